@@ -1,0 +1,50 @@
+"""What a data set is: stable ids, inputs by index, and, where somebody knows them, targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Dataset(Protocol):
+    """Samples by index. Order and ids never change between two openings of the same files."""
+
+    name: str
+    ids: Sequence[str]
+    classes: tuple[str, ...]
+    """Names of the classes; their position is the label."""
+    input_shape: tuple[int, ...]
+    """Shape of one input as `inputs` gives it: (c, h, w) for images."""
+    resident: bool
+    """True where all inputs fit in memory and training may keep them on the device."""
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(n, *input_shape): uint8 images in 0..255, or floats taken as they are.
+
+        Raises:
+            DataError: a sample cannot be read; the message names its file.
+        """
+        ...
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """(n, ...): int64 labels, masks ... what an oracle would answer.
+
+        Raises:
+            DataError: nobody knows the label of one of these samples.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The pool that is learnt from, the test set that nothing but evaluation reads, and perhaps a
+    validation set, the only one that may choose a checkpoint."""
+
+    pool: Dataset
+    test: Dataset
+    validation: Dataset | None = None

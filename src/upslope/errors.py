@@ -1,0 +1,51 @@
+"""The errors that Upslope raises on purpose.
+
+Every message names the value that was found, what was expected, and what to do about it. The
+command line prints the message alone, without a traceback, and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UpslopeError(Exception):
+    """Base of every error that Upslope raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(UpslopeError):
+    """A configuration that cannot work: unknown keys, wrong types, values out of range."""
+
+    exit_code = 2
+
+
+class DataError(UpslopeError):
+    """Data that cannot be used: a corrupt file, a wrong shape, a label out of range."""
+
+    exit_code = 3
+
+
+class ModelError(UpslopeError):
+    """A model or a checkpoint that does not fit what is asked of it."""
+
+    exit_code = 4
+
+
+class SelectionError(UpslopeError):
+    """A selection that cannot be made: empty pool, budget too large, scores not finite."""
+
+    exit_code = 5
+
+
+class RunError(UpslopeError):
+    """A run directory that cannot be used: locked, of another configuration, damaged, full."""
+
+    exit_code = 6
+
+
+class GradientNormError(UpslopeError, ValueError):
+    """A model, an input or a loss for which one gradient norm a sample is not defined."""
+
+    exit_code = 4

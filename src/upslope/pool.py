@@ -1,0 +1,153 @@
+"""What a strategy sees of the pool, and what it answers.
+
+A strategy is pure: it gets a `PoolView` (ids and signals, no model, no device, no loader) and
+answers with a `Selection`. Which signals it wants, it says with `Need`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from upslope.errors import SelectionError
+
+Option = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Need:
+    """A signal that a strategy wants: its name in the signal table, and its options.
+
+    `labelled=True` asks for the signal over the labelled set as well (core-set, GCN).
+    Two strategies that ask for equal needs share one computation.
+    """
+
+    name: str
+    options: tuple[tuple[str, Option], ...] = ()
+    labelled: bool = False
+
+    @classmethod
+    def of(cls, name: str, *, labelled: bool = False, **options: Option) -> Need:
+        """`Need.of("gradnorm", loss="entropy", norm="global")`."""
+        return cls(name, tuple(sorted(options.items())), labelled)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.options)})"
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """The candidates and their signals, frozen, on the CPU.
+
+    candidates: ids, in pool order.
+    signals: need -> tensor (n_candidates, ...).
+    labelled: ids of the labelled set, in pool order; `labelled_signals`: need -> (n_labelled, ...),
+    for the needs that asked for it; `labels`: (n_labelled, ...), what the annotators said.
+    """
+
+    candidates: Sequence[str]
+    signals: Mapping[Need, Tensor] = field(default_factory=dict)
+    labelled: Sequence[str] = ()
+    labelled_signals: Mapping[Need, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def signal(self, need: Need) -> Tensor:
+        """The signal over the candidates, (n_candidates, ...).
+
+        Raises:
+            SelectionError: the signal is missing, has another length, or is not finite.
+        """
+        return self._checked(self.signals, need, self.candidates, "candidates")
+
+    def labelled_signal(self, need: Need) -> Tensor:
+        """The signal over the labelled set, (n_labelled, ...). Raises as `signal` does."""
+        return self._checked(self.labelled_signals, need, self.labelled, "labelled samples")
+
+    @staticmethod
+    def _checked(
+        table: Mapping[Need, Tensor], need: Need, ids: Sequence[str], what: str
+    ) -> Tensor:
+        if need not in table:
+            raise SelectionError(
+                f"Expected the signal {need} over the {what} but the pool holds "
+                f"{[str(n) for n in table]}. Compute it first: strategies list theirs in `needs`."
+            )
+        values = table[need]
+        if len(values) != len(ids):
+            raise SelectionError(
+                f"Expected the signal {need} to have {len(ids)} rows, one for each of the {what}, "
+                f"but got {len(values)}."
+            )
+        finite = torch.isfinite(values.reshape(len(values), -1)).all(dim=1)
+        if not bool(finite.all()):
+            bad = [ids[i] for i in (~finite).nonzero().flatten()[:3].tolist()]
+            raise SelectionError(
+                f"Expected the signal {need} to be finite but it is NaN or infinite for "
+                f"{int((~finite).sum())} of {len(ids)} {what}, first {bad}. Look at these samples "
+                "and at the training loss: a diverged model gives such scores."
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The ids chosen, in the order of choice, and the acquisition score of every candidate.
+
+    scores: (n_candidates,), higher is chosen first; None where a strategy has no such number.
+    """
+
+    ids: tuple[str, ...]
+    scores: Tensor | None = None
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """A query strategy: a frozen dataclass whose fields are its configuration.
+
+    Add one in `upslope/strategies/`, one small file, and one line in its table.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The signals that `select` will read."""
+        ...
+
+    def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:
+        """Choose exactly `budget` distinct candidates.
+
+        Deterministic given `rng`; independent of the order of the candidates up to ties.
+
+        Raises:
+            SelectionError: budget below 1 or above the candidates; a signal missing or not finite.
+        """
+        ...
+
+
+def check_budget(pool: PoolView, budget: int) -> None:
+    """Raise SelectionError unless 1 <= budget <= number of candidates."""
+    if not 1 <= budget <= len(pool):
+        raise SelectionError(
+            f"Expected a budget between 1 and the {len(pool)} candidates left but got {budget}. "
+            "Lower the budget per cycle or add samples to the pool."
+        )
+
+
+def top(pool: PoolView, scores: Tensor, budget: int) -> Selection:
+    """The `budget` candidates of highest score; ties go to the smaller id.
+
+    scores: (n_candidates,). Breaking ties by id, not by position, makes the choice independent
+    of the order of the candidates.
+    """
+    check_budget(pool, budget)
+    values = scores.tolist()
+    order = sorted(range(len(pool)), key=lambda i: (-values[i], pool.candidates[i]))
+    return Selection(tuple(pool.candidates[i] for i in order[:budget]), scores)

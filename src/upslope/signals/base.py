@@ -1,0 +1,50 @@
+"""What a signal is: a number, a vector, a map computed per sample with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from upslope.datasets.base import Dataset
+from upslope.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a signal may learn from before it is computed: never the test set.
+
+    unlabelled, labelled: positions in `dataset`; targets: (n_labelled, ...).
+    progress: called with (done, total).
+    """
+
+    model: nn.Module
+    task: Task
+    dataset: Dataset
+    unlabelled: Sequence[int]
+    labelled: Sequence[int]
+    targets: Tensor
+    device: torch.device
+    rng: torch.Generator
+    progress: Callable[[int, int], None]
+
+
+class Signal(Protocol):
+    """A frozen dataclass whose fields are its options; one file, one line in the table."""
+
+    name: ClassVar[str]
+
+    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
+        """(n, ...) for a prepared batch; `model` is in eval mode and is left as it was found."""
+        ...
+
+
+class FittedSignal(Signal, Protocol):
+    """A signal with something of its own to train (VAE, GCN, committee)."""
+
+    def fit(self, context: FitContext) -> Any:
+        """Returns the signal to compute with, carrying what was learnt."""
+        ...

@@ -1,0 +1,50 @@
+"""What a task is: how outputs become losses, posteriors and figures."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Metrics(Protocol):
+    """Accumulates over batches; knows which figure is the one that curves show."""
+
+    def update(self, outputs: Any, targets: Tensor) -> None:
+        """Take one batch in."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """The figures over everything seen, shares between 0 and 1."""
+        ...
+
+
+class Task(Protocol):
+    """A frozen dataclass; add one in `upslope/tasks/`, one file, and one line in its table."""
+
+    primary: str
+    """The figure that learning curves show, a key of `Metrics.compute`."""
+
+    def losses(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The training criterion, one loss a sample: (n,)."""
+        ...
+
+    def logits(self, outputs: Any) -> Tensor:
+        """(n, classes, ...): what the softmax takes."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """A fresh accumulator."""
+        ...
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """What the model takes, from what the data set gives: floats, normalised. (n, ...)"""
+        ...
+
+    def augment(self, inputs: Tensor, targets: Tensor, rng: Any) -> tuple[Tensor, Tensor]:
+        """A random variant of a prepared batch, for training alone; `rng` is a torch.Generator."""
+        ...
+
+    def check(self, model: nn.Module, sample: Tensor) -> None:
+        """Run one prepared sample through the model; raise ModelError if the output cannot serve."""
+        ...
