@@ -1,0 +1,29 @@
+"""Statistics of learning curves: pure functions on arrays, nothing of a run or a model.
+
+>>> from upslope.evaluation import area, mean_interval
+>>> area([10, 20, 30], [[0.5, 0.7, 0.8]])
+array([0.675])
+"""
+
+from __future__ import annotations
+
+from upslope.evaluation.curves import Interval, area, labels_to_reach, mean_interval
+from upslope.evaluation.paired import (
+    PairedResult,
+    holm,
+    paired_comparison,
+    sign_flip_test,
+    smallest_sign_flip_p,
+)
+
+__all__ = [
+    "Interval",
+    "PairedResult",
+    "area",
+    "holm",
+    "labels_to_reach",
+    "mean_interval",
+    "paired_comparison",
+    "sign_flip_test",
+    "smallest_sign_flip_p",
+]

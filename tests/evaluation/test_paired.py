@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from upslope.errors import DataError
+from upslope.evaluation import holm, paired_comparison, sign_flip_test, smallest_sign_flip_p
+
+
+def test_sign_flip_by_hand() -> None:
+    # sums of +-1 +-2 +-3: |6| twice of 8
+    assert sign_flip_test([1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
+    # observed |sum| 4: the patterns of |6| and |4|
+    assert sign_flip_test([-1.0, 2.0, 3.0]) == pytest.approx(4 / 8)
+
+
+def test_sign_flip_agrees_with_scipy_permutations() -> None:
+    differences = np.random.default_rng(3).normal(0.5, 1.0, size=8)
+    oracle = stats.permutation_test(
+        (differences,), np.sum, permutation_type="samples", n_resamples=np.inf
+    )
+    assert sign_flip_test(differences) == pytest.approx(oracle.pvalue)
+
+
+def test_sign_flip_at_ties_counts_every_tie() -> None:
+    assert sign_flip_test([0.1, 0.1, 0.1, 0.1]) == pytest.approx(2 / 16)
+    assert sign_flip_test([0.0, 0.0]) == 1.0
+
+
+def test_sign_flip_with_many_seeds_is_sampled_repeatably_and_close_to_t() -> None:
+    differences = np.random.default_rng(4).normal(0.4, 1.0, size=30)
+    p = sign_flip_test(differences)
+    assert p == sign_flip_test(differences)
+    assert p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue, abs=0.02)
+
+
+def test_the_smallest_p_is_reached() -> None:
+    for n in (1, 2, 5, 10):
+        assert sign_flip_test(np.arange(1.0, n + 1)) == pytest.approx(smallest_sign_flip_p(n))
+
+
+def test_paired_t_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=7), rng.normal(size=7)
+    result = paired_comparison(a, b)
+    oracle = stats.ttest_rel(a, b)
+    assert result.p_t == pytest.approx(oracle.pvalue)
+    assert result.difference.low == pytest.approx(oracle.confidence_interval().low)
+    assert result.wins == int((a > b).sum())
+
+
+def test_differences_without_spread() -> None:
+    assert paired_comparison([1.0, 2.0], [1.0, 2.0]).p_t == 1.0
+    assert paired_comparison([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]).p_t == 0.0
+
+
+def test_one_seed_is_not_tested() -> None:
+    result = paired_comparison([0.9], [0.8])
+    assert math.isnan(result.p_t)
+    assert math.isnan(result.p_sign_flip)
+    assert result.difference.mean == pytest.approx(0.1)
+
+
+def test_holm_by_hand() -> None:
+    # sorted .01 .03 .04 -> x3, x2, x1 = .03 .06 .04 -> running maximum .03 .06 .06
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.6, 0.9]) == pytest.approx([1.0, 1.0])
+
+
+def test_holm_leaves_out_what_was_not_tested() -> None:
+    adjusted = holm([0.02, math.nan, 0.03])
+    assert adjusted[[0, 2]] == pytest.approx([0.04, 0.04])
+    assert math.isnan(adjusted[1])
+
+
+def test_unpaired_lengths_are_refused() -> None:
+    with pytest.raises(DataError, match=r"shapes \(2,\) and \(3,\)"):
+        paired_comparison([1, 2], [1, 2, 3])
+    with pytest.raises(DataError, match="finite differences"):
+        sign_flip_test([])
