@@ -1,0 +1,100 @@
+"""How an active-learning run goes: how many labels, when, chosen among which candidates."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from upslope.errors import ConfigError, SelectionError
+from upslope.fields import check_ranges, option
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """Algorithm 1 of the paper: an initial set, then `cycles - 1` times `budget` more labels.
+
+    A whole number counts samples; a fraction (0.05, and 1.0 for all) is a share of the pool.
+    The defaults are the paper's budgets: seven points, from 10% to 40% of the pool in steps of
+    5%, chosen among a random subset of ten times the budget (A.8).
+
+    Raises:
+        ConfigError: values out of range, all of them named.
+    """
+
+    initial: int | float = option(0.1, "Labels to start from: a count, or a share of the pool.")
+    budget: int | float = option(0.05, "Labels per cycle (K): a count, or a share of the pool.")
+    cycles: int = option(7, "Budget points: trainings on a growing labelled set.", ge=1)
+    candidates: int | str = option(
+        "10x", 'Unlabelled samples scored per cycle: "10x" the budget, "all", or a count.'
+    )
+    retrain: Literal["scratch", "warm"] = option(
+        "scratch",
+        "Each cycle starts from the initial weights, or from the cycle before (authors' code).",
+        choices=("scratch", "warm"),
+    )
+    seed: int = option(0, "Seed of everything random in the run.", ge=0)
+    on_corrupt: Literal["fail", "skip"] = option(
+        "fail",
+        "A pool sample that cannot be read: stop, or leave it out and record it.",
+        choices=("fail", "skip"),
+    )
+    score_batch: int = option(256, "Samples in a batch when scoring and evaluating.", ge=1)
+    keep_models: Literal["last", "all"] = option(
+        "last", "Trained weights kept on disk: the last cycle's, or all.", choices=("last", "all")
+    )
+
+    def __post_init__(self) -> None:
+        extra = [
+            p for name in ("initial", "budget") if (p := _amount_problem(name, getattr(self, name)))
+        ]
+        try:
+            candidate_count(self.candidates, 1)
+        except ConfigError as error:
+            extra.append(str(error))
+        check_ranges(self, extra)
+
+
+def _amount_problem(name: str, value: object) -> str | None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    share = isinstance(value, float) and 0 < value <= 1
+    if whole or share:
+        return None
+    return (
+        f"Expected `{name}` to be a count (a whole number of at least 1) or a share of the pool "
+        f"(a fraction above 0.0, at most 1.0) but got {value!r}."
+    )
+
+
+def amount(value: int | float, pool: int, name: str) -> int:
+    """A count or a share, as a count of samples of a pool of `pool`; shares round half up.
+
+    Raises:
+        SelectionError: a count above the pool, or a share that is less than one sample.
+    """
+    count = int(value * pool + 0.5) if isinstance(value, float) else value
+    if not 1 <= count <= pool:
+        raise SelectionError(
+            f"Expected `{name}` to be between 1 and the {pool} samples of the pool but {value!r} "
+            f"is {count}. Lower it, or add samples to the pool."
+        )
+    return count
+
+
+def candidate_count(value: int | str, budget: int) -> int | None:
+    """How many candidates to score for a budget; None for all.
+
+    Raises:
+        ConfigError: neither "all", nor "<n>x" with n >= 1, nor a count.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return max(value, budget)
+    if value == "all":
+        return None
+    match = re.fullmatch(r"([1-9][0-9]*)x", value) if isinstance(value, str) else None
+    if match is None:
+        raise ConfigError(
+            'Expected `candidates` to be "all", a multiple of the budget such as "10x", or a count '
+            f"of at least 1 but got {value!r}."
+        )
+    return int(match.group(1)) * budget

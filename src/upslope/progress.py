@@ -1,0 +1,86 @@
+"""What long work tells whoever watches, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report. `done` of `total` in `phase`; a phase starts at done=0 and ends at done=total.
+
+    phase: "train" (batches over all epochs), "evaluate", "fit", "score" (samples), "select",
+    "cycle" (a cycle is finished: `metrics` holds its test figures), "run" (runs of a comparison).
+    run: which run of a comparison, as "<strategy>/seed-<s>"; empty for a single run.
+    """
+
+    phase: str
+    done: int
+    total: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
+    cycle: int = 0
+    cycles: int = 0
+    labelled: int = 0
+
+
+Observer = Callable[[Progress], None]
+"""Called often, from the thread that works: keep it quick. The work itself never prints."""
+
+
+def silent(_: Progress) -> None:
+    """The observer that looks away."""
+
+
+def within(observer: Observer, **context: object) -> Observer:
+    """An observer that fills in `run`, `cycle`, `cycles`, `labelled` on the way to `observer`."""
+    return lambda progress: observer(replace(progress, **context))  # type: ignore[arg-type]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The work was asked to stop and did, between two batches, with everything recorded."""
+
+
+class Stop:
+    """A request to stop, looked at between batches."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def request(self) -> None:
+        """Ask the work to stop at its next batch."""
+        self.requested = True
+
+    def check(self) -> None:
+        """Raise Interrupted if a stop was requested."""
+        if self.requested:
+            raise Interrupted("Stopped on request; the same call goes on from here.")
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM request a stop; a second one interrupts at once, as Python does.
+
+    Outside the main thread no handler can be set: the stop is then never requested.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.request()
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
