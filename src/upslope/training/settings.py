@@ -53,7 +53,7 @@ class TrainingSettings:
         extra = []
         if self.schedule == "milestones" and not self.milestones:
             extra.append(
-                'Expected `milestones` to name at least one epoch as `schedule` is "milestones" but '
-                'got (). Name the epochs, or take schedule="constant".'
+                'Expected `milestones` to name at least one epoch, as `schedule` is "milestones", '
+                'but got (). Name the epochs, or take schedule="constant".'
             )
         check_ranges(self, extra)

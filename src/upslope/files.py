@@ -1,0 +1,61 @@
+"""Files that are whole or absent, and the one error for a disk that cannot take them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from upslope.errors import RunError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing `path` into a RunError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"Expected room on the disk for {path} but it is full. Free some space and run the "
+                "same command again: nothing recorded before is lost."
+            ) from error
+        raise RunError(
+            f"Expected to be able to write {path} but got: {error}. Check the folder and its "
+            "permissions, then run the same command again: nothing recorded before is lost."
+        ) from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, and give it the name `path` once it is on the disk.
+
+    A kill at any moment leaves the old file or the new one, never a torn one.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

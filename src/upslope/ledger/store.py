@@ -1,0 +1,236 @@
+"""The ledger of a run: one SQLite file, one transaction a step, readable by any tool.
+
+`meta` holds what never changes (config, environment, info), `events` what happened, as JSON; the
+view `labels` lists every label with the cycle that asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from upslope.errors import RunError
+from upslope.files import disk_errors
+from upslope.ledger.events import Event, State, fold
+from upslope.ledger.lock import RunLock
+from upslope.ledger.records import RunResult
+
+FILE = "ledger.sqlite"
+_APPLICATION = 0x55505350  # "UPSP" in the header of the file: a ledger and not just any database
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, time REAL NOT NULL, cycle INTEGER NOT NULL, kind TEXT NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE VIEW labels AS
+    SELECT e.cycle AS cycle, l.key AS id, l.value AS label
+    FROM events AS e, json_each(e.body, '$.labels') AS l WHERE e.kind = 'labelled';
+"""
+_META = ("config", "environment", "info")
+
+
+class Ledger:
+    """The ledger of a run directory, open for writing and locked against other processes.
+
+    config: what the run is; it must equal the one that the run began with. environment: where it
+    began. info: strategy, seed, primary figure and sizes.
+
+    Raises:
+        RunError: locked by another process, of another configuration, damaged, foreign, or on a
+            disk that is full.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        info: Mapping[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.path = folder / FILE
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock(folder)
+        try:
+            with _sqlite_errors(self.path):
+                self._db = sqlite3.connect(self.path, isolation_level=None)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                if _is_empty(self._db):
+                    self._create({"config": config, "environment": environment, "info": info})
+            self.meta, self.state = _read(self._db, self.path)
+            _same_config(self.meta["config"], config, folder)
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self, meta: Mapping[str, Any]) -> None:
+        statements = "".join(
+            f"INSERT INTO meta VALUES ({_quote(key)}, {_quote(_json(value))});\n"
+            for key, value in meta.items()
+        )
+        self._db.executescript(
+            f"BEGIN;\n{_SCHEMA}\n{statements}"
+            f"PRAGMA application_id = {_APPLICATION};\nPRAGMA user_version = {_VERSION};\nCOMMIT;"
+        )
+
+    def record(self, *events: Event) -> State:
+        """Record events in one transaction: after it they are on the disk, all or none.
+
+        Raises:
+            RunError: the disk is full; nothing recorded before is lost.
+            ValueError: an event that cannot follow those before it; nothing is recorded.
+        """
+        state = fold(events, self.state)
+        rows = [(time.time(), e.cycle, e.kind, _json(e.body)) for e in events]
+        with _sqlite_errors(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(
+                    "INSERT INTO events (time, cycle, kind, body) VALUES (?, ?, ?, ?)", rows
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        self.state = state
+        return state
+
+    def close(self) -> None:
+        """Close the file and let other processes in."""
+        if hasattr(self, "_db"):
+            self._db.close()
+        self._lock.release()
+
+
+def read_run(path: Path | str) -> RunResult:
+    """Read a run directory, or its ledger file, while it runs or after.
+
+    Raises:
+        RunError: no ledger there, or one that is damaged or foreign.
+    """
+    given = Path(path)
+    file = given / FILE if given.is_dir() else given
+    if not file.is_file():
+        raise RunError(
+            f"Expected {given} to be a run directory, which holds {FILE}, but there is none. Give "
+            "the folder of a run, or start one there."
+        )
+    with _sqlite_errors(file):
+        db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        meta, state = _read(db, file)
+    finally:
+        db.close()
+    info = meta["info"]
+    return RunResult(
+        path=file.parent,
+        config=meta["config"],
+        environment=meta["environment"],
+        info=info,
+        cycles=state.cycles,
+        initial=state.initial,
+        labels=state.labels,
+        pending=state.pending,
+        finished=len(state.cycles) >= info["cycles"],
+    )
+
+
+def _read(db: sqlite3.Connection, path: Path) -> tuple[dict[str, Any], State]:
+    with _sqlite_errors(path):
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if application != _APPLICATION:
+            raise RunError(
+                f"Expected {path} to be a ledger of Upslope but it is another program's database. "
+                "Choose another folder."
+            )
+        if version != _VERSION:
+            raise RunError(
+                f"Expected {path} to have ledger version {_VERSION} but it has {version}. Read it "
+                "with the version of Upslope that wrote it."
+            )
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        try:
+            meta = {key: json.loads(text) for key, text in db.execute("SELECT * FROM meta")}
+            meta = {key: meta[key] for key in _META}
+            rows = db.execute("SELECT kind, cycle, body FROM events ORDER BY number")
+            return meta, fold(Event(kind, cycle, json.loads(body)) for kind, cycle, body in rows)
+        except (ValueError, KeyError, TypeError) as error:
+            raise sqlite3.DatabaseError(f"its events do not add up: {error}") from error
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    """A file without a table: new, or left by a kill before the first transaction."""
+    return bool(db.execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()[0])
+
+
+@contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "full" in text or "disk I/O" in text:
+            raise RunError(
+                f"Expected room on the disk for {path} but SQLite says: {text}. Free some space "
+                "and run the same command again: nothing recorded before is lost."
+            ) from error
+        raise RunError(
+            f"Expected to be able to use the ledger {path} but SQLite says: {text}. Check that "
+            "the folder can be written and that no other program holds the file."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise RunError(
+            f"Expected {path} to be a sound ledger but it is damaged: {error}. Restore it from a "
+            "copy, or start the run in another folder."
+        ) from error
+
+
+def _same_config(stored: Any, given: Mapping[str, Any], folder: Path) -> None:
+    before, now = _flat(stored), _flat(json.loads(_json(given)))
+    keys = sorted(before.keys() | now.keys())
+    different = [k for k in keys if before.get(k, _MISSING) != now.get(k, _MISSING)]
+    if different:
+        lines = [
+            f"  {key}: {before.get(key, _MISSING)} there, {now.get(key, _MISSING)} now"
+            for key in different
+        ]
+        raise RunError(
+            f"Expected the run in {folder} to have this configuration but it differs:\n"
+            + "\n".join(lines)
+            + "\nGo on with the configuration that it began with, or choose another folder."
+        )
+
+
+_MISSING = "absent"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, inner in value.items()
+        for name, leaf in _flat(inner, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value)
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
