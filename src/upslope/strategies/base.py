@@ -1,0 +1,96 @@
+"""What every strategy shares: its place in the table, and independence of the pool's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from upslope.options import Options
+from upslope.pool import Need, PoolView, Selection, check_budget, top
+
+
+@dataclass(frozen=True)
+class QueryStrategy(Options):
+    """A query strategy: a frozen dataclass whose fields are its options.
+
+    reference: where it was published; requires: what it costs to get its signals, in words;
+    cost: of the selection, once the signals are there (n candidates, m labelled, K budget,
+    d features, C classes); home: the budgets where it is at its best.
+    """
+
+    reference: ClassVar[str]
+    requires: ClassVar[str]
+    cost: ClassVar[str]
+    home: ClassVar[str]
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The signals that `select` will read."""
+        return ()
+
+    def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:
+        """Choose exactly `budget` distinct candidates; see `upslope.pool.Strategy`.
+
+        The pool is put in the order of its ids first, so that neither the choice nor what `rng`
+        draws depends on the order in which the candidates came, and ties go to the smaller id.
+        """
+        check_budget(pool, budget)
+        view, order = by_id(pool)
+        chosen, scores = self.choose(view, budget, rng)
+        if scores is not None:
+            scores = torch.empty_like(scores).index_copy_(0, torch.tensor(order), scores)
+        return Selection(tuple(view.candidates[i] for i in chosen), scores)
+
+    def choose(
+        self, pool: PoolView, budget: int, rng: torch.Generator
+    ) -> tuple[Sequence[int], Tensor | None]:
+        """The positions of `budget` distinct candidates, in order of choice, and the scores (n,),
+        if there are any. `pool` is in the order of its ids and `budget` is within it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TopStrategy(QueryStrategy):
+    """Takes the candidates of highest score; ties go to the smaller id."""
+
+    cost: ClassVar[str] = "n log n"
+
+    def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:  # noqa: ARG002
+        """Choose the `budget` candidates of highest score."""
+        check_budget(pool, budget)
+        return top(pool, self.score(pool), budget)
+
+    def score(self, pool: PoolView) -> Tensor:
+        """(n_candidates,), higher is chosen first: the one signal, unless overridden."""
+        return pool.signal(self.needs[0])
+
+
+def by_id(pool: PoolView) -> tuple[PoolView, list[int]]:
+    """The same pool with candidates and labelled set in the order of their ids, and where each
+    candidate stood before."""
+    order, labelled = _order(pool.candidates), _order(pool.labelled)
+    view = PoolView(
+        candidates=[pool.candidates[i] for i in order],
+        signals={need: _take(values, order) for need, values in pool.signals.items()},
+        labelled=[pool.labelled[i] for i in labelled],
+        labelled_signals={
+            n: _take(values, labelled) for n, values in pool.labelled_signals.items()
+        },
+        labels=None if pool.labels is None else _take(pool.labels, labelled),
+    )
+    return view, order
+
+
+def _order(ids: Sequence[str]) -> list[int]:
+    return sorted(range(len(ids)), key=ids.__getitem__)
+
+
+def _take(values: Tensor, order: list[int]) -> Tensor:
+    # A signal of another length is left as it is, for PoolView to refuse by name.
+    if len(values) != len(order) or order == list(range(len(order))):
+        return values
+    return values[torch.tensor(order)]

@@ -1,0 +1,134 @@
+"""Gradient norm: the samples whose loss gradient is largest (Wang et al., AAAI 2022).
+
+Leaving a sample out of the training set raises the upper bound of the test loss by no more than
+its gradient norm allows (Eq. 5), so the largest are labelled first. Without a label the loss is
+taken in expectation over the model's posterior p:
+
+    entropy-gradnorm   || grad -sum_i p_i log p_i ||         Eq. 7
+    expected-gradnorm  || grad sum_i p_i L_i ||              Eq. 6
+    egl                sum_i p_i || grad L_i ||              Settles, Craven and Ray 2007
+    egl-rms            sqrt(sum_i p_i || grad L_i ||^2)      its root mean square
+
+With cross-entropy, L_i = -log p_i, the first two are the same number. docs/gradient-norm-scores.md
+shows when they differ, where they are zero, and which to take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from upslope.errors import ConfigError
+from upslope.fields import option
+from upslope.pool import Need
+from upslope.strategies.base import TopStrategy
+
+PAPER = "Wang et al., AAAI 2022"
+EGL_PAPER = "Settles, Craven and Ray 2007"
+
+
+@dataclass(frozen=True)
+class GradientNormStrategy(TopStrategy):
+    """What the four share: which norm, by which parameters."""
+
+    home: ClassVar[str] = "medium and large budgets"
+
+    norm: str = option(
+        "global",
+        "norm of the whole gradient (the paper's text), or sum over tensors (its code)",
+        choices=("global", "tensor-sum"),
+    )
+    parameters: str | None = option(
+        None, "parameters to differentiate by, as name patterns: fc.*,layer4.*; nothing for all"
+    )
+
+
+@dataclass(frozen=True)
+class EntropyGradNorm(GradientNormStrategy):
+    """The gradient norm of the entropy of the posterior."""
+
+    name: ClassVar[str] = "entropy-gradnorm"
+    reference: ClassVar[str] = f"{PAPER}, Eq. 7"
+    requires: ClassVar[str] = "one forward and backward a candidate"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The gradient norm of the entropy."""
+        return (Need.of("gradnorm", loss="entropy", norm=self.norm, parameters=self.parameters),)
+
+
+@dataclass(frozen=True)
+class ExpectedGradNorm(GradientNormStrategy):
+    """The gradient norm of the loss expected under the posterior."""
+
+    name: ClassVar[str] = "expected-gradnorm"
+    reference: ClassVar[str] = f"{PAPER}, Eq. 6"
+    requires: ClassVar[str] = "one forward and backward a candidate"
+
+    criterion: str = option(
+        "cross-entropy",
+        "the loss expected; with cross-entropy this is entropy-gradnorm, number by number",
+        choices=("cross-entropy", "label-smoothing", "focal", "hinge"),
+    )
+    posterior: str = option(
+        "graph", "whether the posterior is differentiated too", choices=("graph", "detached")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.criterion == "cross-entropy" and self.posterior == "detached":
+            raise ConfigError(
+                "expected-gradnorm: with criterion=cross-entropy and posterior=detached the "
+                "gradient is zero for every sample, p - p. Take posterior=graph (which is "
+                "entropy-gradnorm), another criterion, or the strategy egl."
+            )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The gradient norm of the expected loss."""
+        return (
+            Need.of(
+                "gradnorm",
+                loss="expected",
+                criterion=self.criterion,
+                posterior=self.posterior,
+                norm=self.norm,
+                parameters=self.parameters,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class EGL(GradientNormStrategy):
+    """The expected gradient length."""
+
+    name: ClassVar[str] = "egl"
+    reference: ClassVar[str] = EGL_PAPER
+    requires: ClassVar[str] = "one forward and, at most, C backwards a candidate"
+    kind: ClassVar[str] = "mean"
+
+    share: float = option(
+        1.0, "share of the posterior whose classes are summed; below 1 saves backwards", gt=0, le=1
+    )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The expected gradient length, of this kind."""
+        return (
+            Need.of(
+                "egl",
+                kind=self.kind,
+                share=self.share,
+                norm=self.norm,
+                parameters=self.parameters,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class EGLRms(EGL):
+    """The root mean square of the gradient lengths."""
+
+    name: ClassVar[str] = "egl-rms"
+    reference: ClassVar[str] = f"{EGL_PAPER}, squared; the trace of the Fisher information"
+    kind: ClassVar[str] = "rms"

@@ -1,0 +1,30 @@
+"""Random: the baseline that a strategy has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from upslope.pool import PoolView
+from upslope.strategies.base import QueryStrategy
+
+
+@dataclass(frozen=True)
+class Random(QueryStrategy):
+    """Uniform, without replacement."""
+
+    name: ClassVar[str] = "random"
+    reference: ClassVar[str] = "uniform sampling"
+    requires: ClassVar[str] = "nothing"
+    cost: ClassVar[str] = "n"
+    home: ClassVar[str] = "the baseline at every budget; hard to beat with very few labels"
+
+    def choose(
+        self, pool: PoolView, budget: int, rng: torch.Generator
+    ) -> tuple[Sequence[int], Tensor | None]:
+        """The first `budget` of a random permutation."""
+        return torch.randperm(len(pool), generator=rng)[:budget].tolist(), None

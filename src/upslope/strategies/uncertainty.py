@@ -1,0 +1,63 @@
+"""Uncertainty sampling: the samples whose posterior is least sure.
+
+With p_(1) >= p_(2) >= ... the posterior in order,
+
+    least-confidence  1 - p_(1)               (Lewis and Gale 1994; Culotta and McCallum 2005)
+    margin            1 - (p_(1) - p_(2))     (Scheffer, Decomain and Wrobel 2001)
+    entropy           -sum_i p_i log p_i      (Settles and Craven 2008)
+
+The three agree for two classes. A dense task takes the mean over positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from upslope.pool import Need
+from upslope.strategies.base import TopStrategy
+
+
+@dataclass(frozen=True)
+class LeastConfidence(TopStrategy):
+    """The candidates whose most probable class is least probable."""
+
+    name: ClassVar[str] = "least-confidence"
+    reference: ClassVar[str] = "Lewis and Gale 1994; Culotta and McCallum 2005"
+    requires: ClassVar[str] = "one forward a candidate"
+    home: ClassVar[str] = "medium and large budgets"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The uncertainty 1 - p_(1)."""
+        return (Need.of("uncertainty", measure="least-confidence"),)
+
+
+@dataclass(frozen=True)
+class Margin(TopStrategy):
+    """The candidates whose two most probable classes are nearest."""
+
+    name: ClassVar[str] = "margin"
+    reference: ClassVar[str] = "Scheffer, Decomain and Wrobel 2001"
+    requires: ClassVar[str] = "one forward a candidate"
+    home: ClassVar[str] = "medium and large budgets; a strong default"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The uncertainty 1 - (p_(1) - p_(2))."""
+        return (Need.of("uncertainty", measure="margin"),)
+
+
+@dataclass(frozen=True)
+class Entropy(TopStrategy):
+    """The candidates whose posterior has the highest entropy."""
+
+    name: ClassVar[str] = "entropy"
+    reference: ClassVar[str] = "Shannon 1948; Settles and Craven 2008"
+    requires: ClassVar[str] = "one forward a candidate"
+    home: ClassVar[str] = "medium and large budgets"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The entropy of the posterior."""
+        return (Need.of("uncertainty", measure="entropy"),)

@@ -1,0 +1,85 @@
+"""The table of strategies: names, options, and how wrong ones are told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pools import generator
+
+from upslope.errors import ConfigError
+from upslope.pool import Need, PoolView
+from upslope.strategies import STRATEGIES, build, describe
+
+
+def test_every_strategy_says_what_it_is() -> None:
+    rows = describe()
+    assert [row["name"] for row in rows] == list(STRATEGIES)
+    for row in rows:
+        assert all(row[key] for key in ("reference", "needs", "cost", "home")), row["name"]
+    egl = next(row for row in rows if row["name"] == "egl")
+    assert "share=1.0" in egl["options"]
+
+
+def test_table_names_are_the_classes_own() -> None:
+    assert all(cls.name == name for name, cls in STRATEGIES.items())
+
+
+def test_unknown_strategy_suggests_the_nearest() -> None:
+    with pytest.raises(
+        ConfigError, match=r"got 'entropy-gradnrm'\. Did you mean 'entropy-gradnorm'"
+    ):
+        build("entropy-gradnrm")
+
+
+def test_unknown_option_lists_the_known_and_suggests() -> None:
+    with pytest.raises(ConfigError, match=r"norm, parameters, share but got nrm\..*'norm'"):
+        build("egl", nrm="global")
+
+
+def test_faults_are_told_together() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)`norm`.*'l1'.*`share`.*above 0.*got 0"):
+        build("egl", norm="l1", share=0)
+
+
+def test_wrong_type_is_named() -> None:
+    with pytest.raises(ConfigError, match="`parameters` to be of type str or nothing but got 3"):
+        build("entropy-gradnorm", parameters=3)
+    with pytest.raises(ConfigError, match="`share` to be of type float but got True"):
+        build("egl", share=True)
+
+
+def test_detached_posterior_under_cross_entropy_is_refused() -> None:
+    with pytest.raises(ConfigError, match="zero for every sample"):
+        build("expected-gradnorm", posterior="detached")
+    build("expected-gradnorm", posterior="detached", criterion="focal")
+
+
+def test_options_reach_the_need() -> None:
+    assert build("entropy-gradnorm", norm="tensor-sum").needs == (
+        Need.of("gradnorm", loss="entropy", norm="tensor-sum", parameters=None),
+    )
+    assert build("egl-rms", share=0.9).needs == (
+        Need.of("egl", kind="rms", share=0.9, norm="global", parameters=None),
+    )
+
+
+@pytest.mark.parametrize("name", ["least-confidence", "margin", "entropy", "egl", "egl-rms"])
+def test_takes_the_highest_score_and_breaks_ties_by_id(name: str) -> None:
+    strategy = build(name)
+    scores = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.5])
+    pool = PoolView(["e", "d", "c", "a", "b"], {strategy.needs[0]: scores})
+    selection = strategy.select(pool, 3, generator())
+    assert selection.ids == ("d", "a", "b")
+    assert selection.scores is not None
+    assert torch.equal(selection.scores, scores)
+
+
+def test_random_is_uniform() -> None:
+    rng = generator(7)
+    pool = PoolView([f"{i}" for i in range(10)])
+    counts = torch.zeros(10)
+    for _ in range(2000):
+        for chosen in build("random").select(pool, 3, rng).ids:
+            counts[int(chosen)] += 1
+    # 2000 draws of 3 of 10: mean 600, standard deviation 20.5.
+    assert (counts - 600).abs().max() < 5 * 20.5
