@@ -12,14 +12,30 @@ from torch import Tensor
 class Dataset(Protocol):
     """Samples by index. Order and ids never change between two openings of the same files."""
 
-    name: str
-    ids: Sequence[str]
-    classes: tuple[str, ...]
-    """Names of the classes; their position is the label."""
-    input_shape: tuple[int, ...]
-    """Shape of one input as `inputs` gives it: (c, h, w) for images."""
-    resident: bool
-    """True where all inputs fit in memory and training may keep them on the device."""
+    @property
+    def name(self) -> str:
+        """What messages call this data set."""
+        ...
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """One stable id a sample."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; their position is the label."""
+        ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input as `inputs` gives it: (c, h, w) for images."""
+        ...
+
+    @property
+    def resident(self) -> bool:
+        """True where all inputs fit in memory and training may keep them on the device."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -22,8 +22,10 @@ class Metrics(Protocol):
 class Task(Protocol):
     """A frozen dataclass; add one in `upslope/tasks/`, one file, and one line in its table."""
 
-    primary: str
-    """The figure that learning curves show, a key of `Metrics.compute`."""
+    @property
+    def primary(self) -> str:
+        """The figure that learning curves show, a key of `Metrics.compute`."""
+        ...
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
         """The training criterion, one loss a sample: (n,)."""
@@ -46,5 +48,9 @@ class Task(Protocol):
         ...
 
     def check(self, model: nn.Module, sample: Tensor) -> None:
-        """Run one prepared sample through the model; raise ModelError if the output cannot serve."""
+        """Run a prepared batch (n, ...) through the model.
+
+        Raises:
+            ModelError: the model fails on it, or its output cannot serve.
+        """
         ...

@@ -1,0 +1,147 @@
+"""Samples held in one array: what every small data set becomes once it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from upslope.errors import DataError
+
+UNKNOWN = -1
+"""The label of a sample that nobody has labelled."""
+
+Array = NDArray[np.generic]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """A data set over an array of inputs, (n, *input_shape), and its labels, (n,).
+
+    images: uint8 in 0..255, or float32 taken as it is. labels: `UNKNOWN` where nobody knows.
+    mean, std: published statistics a channel of the images scaled to 0..1; empty where unknown.
+
+    Build one with `checked`, which refuses what cannot be learnt from.
+    """
+
+    name: str
+    ids: Sequence[str]
+    classes: tuple[str, ...]
+    images: Array
+    labels: Labels
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resident: bool = True
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(n, *input_shape), a copy."""
+        return torch.from_numpy(self.images[np.asarray(indices, dtype=np.int64)])
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """(n,) int64. Raises DataError for a sample without a label."""
+        return known_targets(self.labels, self.ids, indices)
+
+
+def checked(
+    name: str,
+    images: Array,
+    labels: Array,
+    classes: Sequence[str],
+    *,
+    source: object,
+    ids: Sequence[str] | None = None,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> ArrayDataset:
+    """An `ArrayDataset` after the checks that every array must pass.
+
+    images: (n, ...) uint8 or floats; labels: (n,) integers in 0..len(classes)-1, or `UNKNOWN`.
+    source: the file that messages name. ids: `<last word of the name>-00042` where not given.
+
+    Raises:
+        DataError: no samples, counts that differ, NaN or infinite inputs, labels out of range.
+    """
+    if len(images) == 0:
+        raise DataError(f"Expected at least one sample in {source} but got none.")
+    if len(images) != len(labels):
+        raise DataError(
+            f"Expected one label for each of the {len(images)} images of {source} but got "
+            f"{len(labels)} labels. The two come from different sets, or one file is cut short."
+        )
+    if images.dtype != np.uint8:
+        images = finite_floats(images, source)
+    if ids is None:
+        ids = numbered(name.rpartition("/")[2], len(images))
+    return ArrayDataset(
+        name, ids, tuple(classes), images, check_labels(labels, classes, ids, source), mean, std
+    )
+
+
+def numbered(prefix: str, count: int) -> tuple[str, ...]:
+    """Ids for samples that have none of their own: `train-00000`, `train-00001`, ..."""
+    width = max(5, len(str(count - 1)))
+    return tuple(f"{prefix}-{i:0{width}d}" for i in range(count))
+
+
+def finite_floats(values: Array, source: object) -> NDArray[np.float32]:
+    """Float32, or a DataError where the numbers are no floats, or are NaN or infinite."""
+    if values.dtype.kind != "f":
+        raise DataError(
+            f"Expected images of type uint8 (0..255) or of a float type in {source} but got "
+            f"{values.dtype}. Convert them, e.g. `x.astype('uint8')` where they lie in 0..255."
+        )
+    floats = values.astype(np.float32)
+    bad = ~np.isfinite(floats.reshape(len(floats), -1)).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"Expected finite numbers in {source} but {int(bad.sum())} of {len(floats)} samples "
+            f"hold NaN or infinity (in float32), first at rows {np.flatnonzero(bad)[:3].tolist()}. "
+            "Remove or repair these rows."
+        )
+    return floats
+
+
+def check_labels(
+    labels: Array, classes: Sequence[str], ids: Sequence[str], source: object
+) -> Labels:
+    """(n,) int64 in 0..len(classes)-1 or `UNKNOWN`; DataError otherwise."""
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise DataError(
+            f"Expected one integer label a sample in {source} but got an array of type "
+            f"{labels.dtype} and shape {labels.shape}."
+        )
+    result = labels.astype(np.int64)
+    bad = np.flatnonzero((result < UNKNOWN) | (result >= len(classes)))
+    if len(bad):
+        raise DataError(
+            f"Expected labels between 0 and {len(classes) - 1} ({len(classes)} classes), or -1 for "
+            f"a sample without a label, in {source} but got {int(result[bad[0]])} at "
+            f"{ids[bad[0]]!r} ({len(bad)} such labels). Name all classes or repair the labels."
+        )
+    return result
+
+
+def known_targets(labels: Labels, ids: Sequence[str], indices: Sequence[int]) -> Tensor:
+    """(n,) int64 labels of the samples at `indices`; DataError where one is `UNKNOWN`."""
+    positions = np.asarray(indices, dtype=np.int64)
+    values = labels[positions]
+    missing = positions[values == UNKNOWN]
+    if len(missing):
+        raise DataError(
+            f"Expected a label for {ids[missing[0]]!r} but the data set has none "
+            f"({len(missing)} of {len(positions)} samples asked for). Only an annotator can give it."
+        )
+    return torch.from_numpy(values)

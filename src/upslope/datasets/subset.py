@@ -1,0 +1,69 @@
+"""Parts of a data set, and the rule by which they are drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from upslope.datasets.arrays import UNKNOWN, Labels
+from upslope.datasets.base import Dataset
+
+
+class Subset:
+    """The samples of `dataset` at `positions`, under the ids they have there."""
+
+    def __init__(self, dataset: Dataset, positions: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.positions = np.asarray(positions, dtype=np.int64)
+        self.name = dataset.name
+        self.ids: Sequence[str] = tuple(dataset.ids[i] for i in self.positions)
+        self.classes = dataset.classes
+        self.input_shape = dataset.input_shape
+        self.resident = dataset.resident
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def labels(self) -> Labels:
+        """(n,) labels, `UNKNOWN` where there is none."""
+        return labels_of(self.dataset)[self.positions]
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(n, *input_shape)."""
+        return self.dataset.inputs(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """(n, ...). Raises DataError for a sample without a label."""
+        return self.dataset.targets(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
+
+
+def labels_of(dataset: Dataset) -> Labels:
+    """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label a sample."""
+    labels = getattr(dataset, "labels", None)
+    return np.full(len(dataset), UNKNOWN, dtype=np.int64) if labels is None else labels
+
+
+def draw(ids: Sequence[str], labels: Labels, count: int, purpose: str) -> tuple[Labels, Labels]:
+    """(drawn, rest): `count` positions that hold every label in proportion, and the others.
+
+    Within a label, samples are taken in the order of the SHA-256 of purpose and id: the draw
+    depends on nothing else, neither on a seed nor on the order of the files, so that a set opened
+    twice, or on two machines, is divided alike. Both results are in ascending order.
+    """
+    values, sizes = np.unique(labels, return_counts=True)
+    exact = sizes * (count / len(labels))
+    quota = np.floor(exact).astype(np.int64)
+    # Largest remainders get the samples that rounding down has left over; ties by label.
+    left_over = count - int(quota.sum())
+    quota[np.argsort(-(exact - quota), kind="stable")[:left_over]] += 1
+    keys = [hashlib.sha256(f"{purpose}/{i}".encode()).digest() for i in ids]
+    chosen: list[int] = []
+    for value, size in zip(values, quota, strict=True):
+        members = np.flatnonzero(labels == value).tolist()
+        chosen += sorted(members, key=keys.__getitem__)[:size]
+    drawn = np.array(sorted(chosen), dtype=np.int64)
+    return drawn, np.setdiff1d(np.arange(len(ids), dtype=np.int64), drawn)

@@ -1,0 +1,89 @@
+"""The penultimate features of any classifier: what its last linear layer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from upslope.errors import ModelError
+
+
+def head(model: nn.Module) -> nn.Linear:
+    """The linear layer that makes the logits: the last one that `model` registers.
+
+    A model whose layers are registered in another order than they run names its own in an
+    attribute `head_name`, e.g. `"classifier.2"`. `with_features` checks that it was right.
+
+    Raises:
+        ModelError: `model` has no linear layer, or names one that is none.
+    """
+    named = getattr(model, "head_name", None)
+    if isinstance(named, str):
+        chosen = dict(model.named_modules()).get(named)
+        if not isinstance(chosen, nn.Linear):
+            raise ModelError(
+                f"Expected `head_name` of {type(model).__name__} to name an nn.Linear but "
+                f"{named!r} is {type(chosen).__name__}."
+            )
+        return chosen
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise ModelError(
+            f"Expected {type(model).__name__} to have a linear layer that makes its logits, whose "
+            "input serves as features, but it has no nn.Linear. Use a strategy without features."
+        )
+    return linears[-1]
+
+
+def with_features(model: nn.Module, x: Any) -> tuple[Any, Tensor]:
+    """(outputs of `model(x)`, input of its head): features are (n, d).
+
+    Grad mode and train mode are the caller's. The hook is gone when this returns or raises.
+
+    Raises:
+        ModelError: the head did not run exactly once, or what it gave is not what the model
+            returned, so that its input would not be the features behind the logits.
+    """
+    layer = head(model)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append((args[0], output))
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        outputs = model(x)
+    finally:
+        handle.remove()
+    advice = "Name the layer that makes the logits in an attribute `head_name` of the model."
+    if len(seen) != 1:
+        raise ModelError(
+            f"Expected the last linear layer of {type(model).__name__} to run once in a forward "
+            f"pass but it ran {len(seen)} times. {advice}"
+        )
+    features, made = seen[0]
+    if not any(_same(made, tensor) for tensor in _tensors(outputs)):
+        raise ModelError(
+            f"Expected the last linear layer of {type(model).__name__} to make the output of the "
+            f"model but its output, of shape {tuple(made.shape)}, is changed or not returned. "
+            f"{advice}"
+        )
+    return outputs, features
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr())
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    """The tensors that a model may return: one, a tuple, or a mapping of them."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, (tuple, list)):
+        for value in outputs:
+            yield from _tensors(value)

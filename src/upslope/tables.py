@@ -1,0 +1,122 @@
+"""The explicit tables behind `datasets`, `models` and `tasks`: a name, a callable, its options.
+
+A callable's keyword parameters are its options. Types, ranges and help texts are written once,
+in the signature, as `Annotated[float, Field(ge=0, lt=1, description="...")]`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from upslope.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """One option as `upslope list` shows it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """One line of a table as `upslope list` shows it."""
+
+    name: str
+    summary: str
+    options: tuple[OptionInfo, ...]
+
+
+def describe(name: str, target: Callable[..., Any], given: Iterable[str]) -> Description:
+    """What `target` is and takes. `given` are the parameters that no user sets as an option.
+
+    The summary is the first line of its docstring.
+    """
+    hints = get_type_hints(target, include_extras=True)
+    infos = []
+    for parameter in _parameters(target, given):
+        hint = hints[parameter.name]
+        helps = [
+            item.description
+            for item in get_args(hint)
+            if isinstance(item, FieldInfo) and item.description
+        ]
+        infos.append(
+            OptionInfo(
+                parameter.name, _type_name(hint), parameter.default, helps[0] if helps else ""
+            )
+        )
+    summary = (inspect.getdoc(target) or "").partition("\n\n")[0].replace("\n", " ")
+    return Description(name, summary, tuple(infos))
+
+
+def check_options(
+    where: str, target: Callable[..., Any], options: Mapping[str, Any], given: Iterable[str]
+) -> dict[str, Any]:
+    """`options` with every value of the type and in the range that `target` states.
+
+    `where` opens each line of the error, e.g. "dataset 'digits'".
+
+    Raises:
+        ConfigError: unknown options, wrong types and values out of range, all in one message.
+    """
+    hints = get_type_hints(target, include_extras=True)
+    known = [parameter.name for parameter in _parameters(target, given)]
+    checked: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in options.items():
+        if name not in known:
+            expected = ", ".join(f"`{k}`" for k in known) or "none"
+            problems.append(
+                f"{where}: Expected options among {expected} but got `{name}`{hint(name, known)}."
+            )
+            continue
+        try:
+            checked[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            problems.append(
+                f"{where}: Expected `{name}` to be {_type_name(hints[name])} but got {value!r} "
+                f"({reason})."
+            )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return checked
+
+
+def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> Any:
+    """`table[name]`, or a ConfigError that lists the names there are and `more`."""
+    if name in table:
+        return table[name]
+    raise ConfigError(
+        f"Expected a {kind} among {', '.join(table)}{more} but got {name!r}{hint(name, table)}."
+    )
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """A did-you-mean clause, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _parameters(target: Callable[..., Any], given: Iterable[str]) -> list[inspect.Parameter]:
+    given = set(given)
+    return [p for p in inspect.signature(target).parameters.values() if p.name not in given]
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if isinstance(hint, type) and not get_args(hint):
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("Literal", "one of ")

@@ -1,0 +1,58 @@
+"""Tasks: one file each, one line a name in `TABLE`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from upslope import tables
+from upslope.tasks.base import Metrics, Task
+from upslope.tasks.classification import Classification
+
+__all__ = ["TABLE", "Classification", "Metrics", "Task", "build", "check_options", "describe"]
+
+TABLE: Mapping[str, Callable[..., Task]] = {
+    "classification": Classification,
+}
+"""name -> class, called as `Task(num_classes=..., mean=..., std=..., classes=..., **options)`."""
+
+_GIVEN = ("num_classes", "mean", "std", "classes")
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    classes: Sequence[str] = (),
+    **options: Any,
+) -> Task:
+    """A task. mean, std: what `datasets.statistics(pool)` gives; classes: their names.
+
+    Raises:
+        ConfigError: an unknown name or option, or a value out of range.
+    """
+    checked = check_options(name, options)
+    return TABLE[name](
+        num_classes=num_classes,
+        mean=tuple(mean),
+        std=tuple(std),
+        classes=tuple(classes),
+        **checked,
+    )
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `build` with their types and ranges checked.
+
+    Raises:
+        ConfigError: an unknown task; every unknown or wrong option, in one message.
+    """
+    task = tables.lookup("task", TABLE, name)
+    return tables.check_options(f"task {name!r}", task, options, _GIVEN)
+
+
+def describe() -> list[tables.Description]:
+    """Every task: its name, one line about it, and its options with defaults and help."""
+    return [tables.describe(name, task, _GIVEN) for name, task in TABLE.items()]

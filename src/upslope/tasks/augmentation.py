@@ -1,0 +1,31 @@
+"""Random variants of whole batches, without a loop over their images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def padded_crop(
+    images: Tensor, pad: int, *, flip: bool, border: Tensor | None, rng: torch.Generator
+) -> Tensor:
+    """Each image padded by `pad` pixels, cropped back at a random place, perhaps mirrored.
+
+    images: (n, c, h, w). border: (1, c, 1, 1), the value outside; 0 where None. flip: mirror
+    left-right with probability 1/2. rng: on the CPU, so that a run draws the same on any device;
+    two draws a batch: offsets (2, n) in 0..2 * pad, then, where `flip`, coins (n,).
+    """
+    n, c, h, w = images.shape
+    offsets = torch.randint(0, 2 * pad + 1, (2, n), generator=rng)
+    rows = offsets[0, :, None] + torch.arange(h)  # (n, h)
+    columns = offsets[1, :, None] + torch.arange(w)  # (n, w)
+    if flip:
+        mirrored = torch.randint(0, 2, (n, 1), generator=rng).bool()
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    # Padding around a shifted image puts `border` outside: zero is then the border itself.
+    padded = F.pad(images if border is None else images - border, (pad,) * 4)
+    pixels = rows[:, :, None] * (w + 2 * pad) + columns[:, None, :]  # (n, h, w)
+    index = pixels.reshape(n, 1, h * w).to(images.device, non_blocking=True)
+    crops = padded.flatten(2).gather(2, index.expand(n, c, h * w)).reshape(n, c, h, w)
+    return crops if border is None else crops.add_(border)

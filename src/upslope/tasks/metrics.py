@@ -1,0 +1,68 @@
+"""Figures of a classifier, accumulated over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BINS = 15
+"""Bins of the calibration error: C. Guo et al., On Calibration of Modern Neural Networks, 2017."""
+
+
+class _HasLogits(Protocol):
+    def logits(self, outputs: Any) -> Tensor: ...
+
+
+class ClassificationMetrics:
+    """accuracy, mean_class_accuracy, loss (mean negative log-likelihood), calibration_error
+    (expected, 15 bins of equal width over the confidence), and accuracy/<class> of every class
+    that was seen."""
+
+    def __init__(self, task: _HasLogits, classes: Sequence[str]) -> None:
+        self._task = task
+        self._classes = tuple(classes)
+        count = len(self._classes)
+        self._seen = torch.zeros(count, dtype=torch.float64)
+        self._right = torch.zeros(count, dtype=torch.float64)
+        self._loss = 0.0
+        # A row a bin of confidence: samples, right answers, summed confidence.
+        self._bins = torch.zeros(BINS, 3, dtype=torch.float64)
+
+    def update(self, outputs: Any, targets: Tensor) -> None:
+        """outputs: what the model returned for n samples; targets: (n,)."""
+        logits = self._task.logits(outputs).detach().float()
+        confidence, answer = logits.softmax(dim=1).max(dim=1)
+        self._loss += F.cross_entropy(logits, targets, reduction="sum").item()
+        targets = targets.cpu()
+        right = (answer.cpu() == targets).double()
+        self._seen += torch.bincount(targets, minlength=len(self._seen))
+        self._right += torch.bincount(targets, right, minlength=len(self._seen))
+        confidence = confidence.cpu().double()
+        bins = (confidence * BINS).long().clamp(max=BINS - 1)
+        self._bins.index_add_(
+            0, bins, torch.stack((torch.ones_like(right), right, confidence), dim=1)
+        )
+
+    def compute(self) -> dict[str, float]:
+        """The figures over everything seen; empty before the first `update`."""
+        total = self._seen.sum().item()
+        if not total:
+            return {}
+        known = self._seen > 0
+        shares = self._right[known] / self._seen[known]
+        gaps = (self._bins[:, 1] - self._bins[:, 2]).abs().sum().item()
+        names = [name for name, seen in zip(self._classes, known.tolist(), strict=True) if seen]
+        return {
+            "accuracy": self._right.sum().item() / total,
+            "mean_class_accuracy": shares.mean().item(),
+            "loss": self._loss / total,
+            "calibration_error": gaps / total,
+            **{
+                f"accuracy/{name}": share
+                for name, share in zip(names, shares.tolist(), strict=True)
+            },
+        }
