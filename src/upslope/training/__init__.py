@@ -1,5 +1,18 @@
 """Training a task model: plain PyTorch, resumable at any batch, deterministic on the CPU."""
 
+from upslope.training.companion import Accompanied, Companion, Step
+from upslope.training.evaluate import evaluate
+from upslope.training.loop import TrainingReport, deterministic, place, train
 from upslope.training.settings import TrainingSettings
 
-__all__ = ["TrainingSettings"]
+__all__ = [
+    "Accompanied",
+    "Companion",
+    "Step",
+    "TrainingReport",
+    "TrainingSettings",
+    "deterministic",
+    "evaluate",
+    "place",
+    "train",
+]

@@ -1,0 +1,124 @@
+"""Moving samples from a data set to the device: resident where they fit, streamed where not."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from upslope.datasets.base import Dataset
+from upslope.errors import ConfigError
+
+_AHEAD = 2  # batches read while the device works on another
+
+
+def resolve_device(device: torch.device | str = "auto") -> torch.device:
+    """The device meant: "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(1, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f'Expected `device` to be "auto" or a device of this machine but got "{device}": '
+            f"{reason}. Devices are named cpu, cuda, cuda:1, mps."
+        ) from error
+    if str(resolved) == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return resolved
+
+
+Read = Callable[[Sequence[int]], tuple[Tensor, ...]]
+"""Reads samples by index: tensors whose first dimension is the sample."""
+
+
+def with_targets(dataset: Dataset) -> Read:
+    """Reads (inputs, targets)."""
+    return lambda indices: (dataset.inputs(indices), dataset.targets(indices))
+
+
+def inputs_only(dataset: Dataset) -> Read:
+    """Reads (inputs,): for samples whose label nobody knows."""
+    return lambda indices: (dataset.inputs(indices),)
+
+
+class Source(Protocol):
+    """A fixed list of samples, read by position."""
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """What is read of each batch of positions, on the device, in order."""
+        ...
+
+
+class ResidentSource:
+    """Everything on the device, as the data set gives it (uint8 for images)."""
+
+    def __init__(self, read: Read, indices: Sequence[int], device: torch.device) -> None:
+        self._tensors = tuple(t.to(device) for t in read(indices))
+        self._device = device
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """One gather a batch."""
+        for positions in batches:
+            where = positions.to(self._device)
+            yield tuple(t[where] for t in self._tensors)
+
+
+class StreamedSource:
+    """Read batch by batch in a thread, a few batches ahead; memory does not grow."""
+
+    def __init__(self, read: Read, indices: Sequence[int], device: torch.device) -> None:
+        self._read = read
+        self._indices = list(indices)
+        self._device = device
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """Read ahead, hand over in order; an unreadable sample raises when its batch is due."""
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upslope-read")
+        waiting: deque[Future[tuple[Tensor, ...]]] = deque()
+        try:
+            for i in range(len(batches) + _AHEAD):
+                if i < len(batches):
+                    indices = [self._indices[p] for p in batches[i].tolist()]
+                    waiting.append(pool.submit(self._read, indices))
+                if i >= _AHEAD:
+                    batch = waiting.popleft().result()
+                    yield tuple(t.to(self._device, non_blocking=True) for t in batch)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def source(dataset: Dataset, read: Read, indices: Sequence[int], device: torch.device) -> Source:
+    """Resident where the data set says that it fits, streamed otherwise."""
+    kind = ResidentSource if dataset.resident else StreamedSource
+    return kind(read, indices, device)
+
+
+def in_order(n: int, batch_size: int) -> list[Tensor]:
+    """Positions 0..n-1 in batches of `batch_size`, the last one perhaps smaller."""
+    return [torch.arange(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for every module, and afterwards each module's own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,145 @@
+"""Weights on disk: ours as safetensors, foreign ones read without running any of their code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from upslope.errors import ModelError
+from upslope.files import write_atomically
+
+_HEADER = "upslope"
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+_SHOWN = 5
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """Write tensors and a JSON header, whole or not at all; returns the file's SHA-256.
+
+    Tensors that share memory (tied weights) are written once a name.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    metadata = {_HEADER: json.dumps(header, sort_keys=True)}
+    digest = ""
+
+    def write(temporary: Path) -> None:
+        nonlocal digest
+        try:
+            save_file(plain, temporary, metadata=metadata)
+        except SafetensorError as error:  # how safetensors reports what the system said
+            code = 28 if "os error 28" in str(error) or "No space" in str(error) else 5
+            raise OSError(code, str(error)) from error
+        digest = file_sha256(temporary)
+
+    write_atomically(path, write)
+    return digest
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and header of a file written by `save_tensors`, or any safetensors.
+
+    Raises:
+        ModelError: missing, torn or not safetensors.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(metadata.get(_HEADER, "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(
+            f"Expected {path} to be a readable safetensors file but got: {error}. Give another "
+            "checkpoint, or write this one again."
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_weights(model: nn.Module, path: Path | str) -> None:
+    """Load a checkpoint into `model`, in place: safetensors, or .pt/.pth with weights only.
+
+    A foreign file may hold the weights themselves or a dictionary with them under "state_dict" or
+    "model"; a "module." before every name (DataParallel) is dropped.
+
+    Raises:
+        ModelError: unreadable, holding more than weights, or of another network; the message
+            names the first keys that are missing, unexpected or of another shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"Expected a checkpoint at {path} but there is no such file.")
+    tensors = _read(path)
+    for prefix in ("module.", "_orig_mod."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    _check_fit(model, tensors, path)
+    model.load_state_dict(tensors)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_tensors(path)[0]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"Expected {path} to hold tensors alone but it holds other objects, which could run "
+            "code when loaded. Save `model.state_dict()` instead of the whole model."
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"Expected {path} to be a PyTorch or safetensors checkpoint but got: {reason}."
+        ) from error
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        found = list(content)[:_SHOWN] if isinstance(content, dict) else type(content).__name__
+        raise ModelError(
+            f"Expected {path} to hold a state dict, or one under {', '.join(_WRAPPERS[:3])}, but "
+            f"found {found}. Save `model.state_dict()`."
+        )
+    return dict(content)
+
+
+def _check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    problems = []
+    for words, names in (
+        ("missing", [k for k in own if k not in tensors]),
+        ("unexpected", [k for k in tensors if k not in own]),
+        (
+            "of another shape",
+            [
+                f"{k} {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
+                for k in own
+                if k in tensors and tensors[k].shape != own[k].shape
+            ],
+        ),
+    ):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            problems.append(f"{len(names)} {words}: {', '.join(names[:_SHOWN])}{more}")
+    if problems:
+        raise ModelError(
+            f"Expected {path} to fit {type(model).__name__} but its weights are of another "
+            f"network: {'; '.join(problems)}. Give the model, and the number of classes, that "
+            "this checkpoint was trained with."
+        )

@@ -1,0 +1,37 @@
+"""Randomness without global state: every generator is derived from (seed, purpose, ...).
+
+Two runs that share a seed share what they derive for the same purpose, whatever else they do in
+between: that is how strategies get the same initial set, weights and data order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive(seed: int, *purpose: str | int) -> int:
+    """A number below 2**63 that depends on the seed and the whole purpose, and on nothing else."""
+    text = "\0".join([str(seed), *(f"{type(p).__name__}:{p}" for p in purpose)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A fresh CPU generator for one purpose: the draws are the same on every device."""
+    return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+@contextmanager
+def global_generator(seed: int, *purpose: str | int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for code that knows no other (initialisation, dropout).
+
+    They are put back afterwards, so that the caller's random numbers are untouched.
+    """
+    kind = device.type if device.type in ("cuda", "mps", "xpu") else "cuda"
+    devices = [device] if device.type not in ("cpu", "meta") else []
+    with torch.random.fork_rng(devices=devices, device_type=kind):
+        torch.manual_seed(derive(seed, *purpose))
+        yield

@@ -1,0 +1,75 @@
+"""The seam for what trains along with the task model: learning loss and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from upslope.pool import Need
+from upslope.signals.base import Signal
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training batch, after the forward pass and before the backward.
+
+    losses: (n,), in the graph. progress: share of the training done, 0 to 1. lr: this step's rate.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+    outputs: Any
+    losses: Tensor
+    epoch: int
+    progress: float
+    lr: float
+
+
+class Companion(Protocol):
+    """Owns its parameters and their optimiser; both are checkpointed with the task model.
+
+    A training calls `begin`, then for each batch `loss` and, once gradients are there, `step`,
+    and finally `end`, an exception included. Scoring asks `signal` before the signal table.
+    """
+
+    def begin(self, model: nn.Module, device: torch.device, seed: int) -> None:
+        """Attach to a model (hooks) and start anew; every random number comes from `seed`."""
+        ...
+
+    def loss(self, step: Step) -> Tensor | None:
+        """A scalar added to the mean of the losses; None for nothing."""
+        ...
+
+    def step(self, step: Step) -> None:
+        """Update its own parameters; their gradients are there and are its to clear."""
+        ...
+
+    def end(self) -> None:
+        """Detach from the model."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and optimiser state, as tensors."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave, after `begin`."""
+        ...
+
+    def signal(self, need: Need) -> Signal | None:
+        """The signal that it computes itself, None for one that it does not know."""
+        ...
+
+
+@runtime_checkable
+class Accompanied(Protocol):
+    """A strategy with a companion."""
+
+    def companion(self) -> Companion:
+        """A new companion, for one run."""
+        ...

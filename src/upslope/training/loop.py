@@ -1,0 +1,330 @@
+"""The training loop: plain PyTorch, resumable at any batch, bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upslope.batches import Source, source, with_targets
+from upslope.datasets.base import Dataset
+from upslope.errors import DataError, ModelError
+from upslope.progress import Interrupted, Observer, Progress, Stop, silent
+from upslope.seeds import derive, generator, global_generator
+from upslope.tasks.base import Task
+from upslope.training.companion import Companion, Step
+from upslope.training.evaluate import evaluate
+from upslope.training.schedule import learning_rate
+from upslope.training.settings import TrainingSettings
+from upslope.training.state import Position, load_position, save_position
+
+CHECKPOINT_SECONDS = 20.0
+"""Least wall time between two checkpoints: what a kill may cost."""
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """loss: mean over the last epoch; seconds: wall time over all sittings; best_epoch: the epoch
+    whose weights were kept, counted from 0, where a validation set chose it."""
+
+    loss: float
+    seconds: float
+    best_epoch: int | None = None
+
+
+def place(model: nn.Module, settings: TrainingSettings, device: torch.device) -> nn.Module:
+    """The model on the device, in the memory layout that the settings ask for."""
+    model = model.to(device)
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    dataset: Dataset,
+    indices: Sequence[int],
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    cycle: int = 0,
+    device: torch.device,
+    validation: Dataset | None = None,
+    companion: Companion | None = None,
+    checkpoint: Path | None = None,
+    observer: Observer = silent,
+    stop: Stop | None = None,
+) -> TrainingReport:
+    """Train `model` in place on `indices` of `dataset`, with the targets that the data set gives.
+
+    The order of the data, the augmentation and the dropout depend on (seed, cycle, epoch) alone.
+    A batch of one sample left over at the end of an epoch joins the batch before it, because
+    BatchNorm cannot train on one. The weights are the last epoch's; with `validation`, those of
+    the epoch with the best primary figure there, the first of equals. With `checkpoint`, a call
+    that was killed or stopped goes on from that file when it is made again.
+
+    Raises:
+        ModelError: the loss is not finite, or one sample alone meets BatchNorm.
+        DataError: nothing to train on, or a sample that cannot be read.
+        RunError: the disk is full.
+        Interrupted: a stop was requested; the checkpoint is written.
+    """
+    if not len(indices):
+        raise DataError("Expected at least one labelled sample to train on but got none.")
+    with deterministic(device):
+        run = _Training(
+            place(model, settings, device),
+            task,
+            source(dataset, with_targets(dataset), indices, device),
+            settings,
+            seed=seed,
+            cycle=cycle,
+            device=device,
+            n=len(indices),
+            companion=companion,
+            checkpoint=checkpoint,
+            key=_key(settings, seed, cycle, dataset.name, indices),
+            observer=observer,
+            stop=stop or Stop(),
+        )
+        return run.to_the_end(validation)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU, operations that give the same bits on every run; elsewhere as torch is set."""
+    if device.type != "cpu":
+        yield
+        return
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    extras: Any = torch.utils.deterministic
+    fill = extras.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling every new tensor guards against reading garbage, at a cost in each operation.
+    extras.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        extras.fill_uninitialized_memory = fill
+
+
+def epoch_batches(n: int, batch_size: int, seed: int, cycle: int, epoch: int) -> list[Tensor]:
+    """Positions 0..n-1 in this epoch's order; a lone last sample joins the batch before."""
+    order = torch.randperm(n, generator=generator(seed, "order", cycle, epoch))
+    batches = list(order.split(batch_size))  # type: ignore[no-untyped-call]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+class _Training:
+    """One training in progress: `to_the_end` reads top to bottom."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        data: Source,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        cycle: int,
+        device: torch.device,
+        n: int,
+        companion: Companion | None,
+        checkpoint: Path | None,
+        key: str,
+        observer: Observer,
+        stop: Stop,
+    ) -> None:
+        self.model, self.task, self.data, self.settings = model, task, data, settings
+        self.seed, self.cycle, self.device, self.n = seed, cycle, device, n
+        self.companion, self.checkpoint, self.key = companion, checkpoint, key
+        self.observer, self.stop = observer, stop
+        self.optimizer = _optimizer(model, settings)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "fp16")
+        self.steps = len(epoch_batches(n, settings.batch_size, seed, cycle, 0))
+        self.augment = torch.Generator()
+        self.started = self.saved = time.monotonic()
+        self.loss_sum = torch.zeros((), device=device)
+
+    def to_the_end(self, validation: Dataset | None) -> TrainingReport:
+        if self.companion:
+            self.companion.begin(self.model, self.device, derive(self.seed, "companion"))
+        try:
+            self.at = self._load()
+            while self.at.epoch < self.settings.epochs:
+                self.model.train()
+                self._epoch(validation)
+        finally:
+            if self.companion:
+                self.companion.end()
+        if self.at.best_weights:
+            self.model.load_state_dict(self.at.best_weights)
+        return TrainingReport(self.at.last_loss, self._seconds(), self.at.best_epoch)
+
+    def _epoch(self, validation: Dataset | None) -> None:
+        at, cycle, settings = self.at, self.cycle, self.settings
+        batches = epoch_batches(self.n, settings.batch_size, self.seed, cycle, at.epoch)
+        self.augment = generator(self.seed, "augment", cycle, at.epoch)
+        self.loss_sum = torch.full((), at.loss_sum, device=self.device)
+        with global_generator(self.seed, "dropout", cycle, at.epoch, device=self.device):
+            self._restore_generators()
+            for inputs, targets in self.data.stream(batches[at.step :]):
+                if self.stop.requested:
+                    self._save()
+                    self.stop.check()
+                self._step(inputs, targets)
+                at.step += 1
+                if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+                    self._save()
+            if validation is not None:
+                self._validate(validation)
+        self._check_loss(self.optimizer.param_groups[0]["lr"])
+        at.last_loss = float(self.loss_sum) / at.seen
+        at.epoch, at.step, at.seen, at.loss_sum = at.epoch + 1, 0, 0, 0.0
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> None:
+        at, settings = self.at, self.settings
+        progress = (at.epoch * self.steps + at.step) / (settings.epochs * self.steps)
+        lr = learning_rate(settings, at.epoch, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        inputs = self.task.prepare(inputs)
+        if settings.augment:
+            inputs, targets = self.task.augment(inputs, targets, self.augment)
+        if settings.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            outputs = self._forward(inputs)
+            losses = self.task.losses(outputs, targets)
+            step = Step(self.model, inputs, targets, outputs, losses, at.epoch, progress, lr)
+            extra = self.companion.loss(step) if self.companion else None
+        loss = losses.mean() if extra is None else losses.mean() + extra
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.companion:
+            self.companion.step(step)
+        at.seen += len(targets)
+        self.loss_sum += losses.detach().sum()
+        if self.device.type == "cpu":  # elsewhere reading a number waits for the device
+            self._check_loss(lr)
+        done = at.epoch * self.steps + at.step + 1
+        self.observer(Progress("train", done, settings.epochs * self.steps))
+
+    def _forward(self, inputs: Tensor) -> object:
+        try:
+            return self.model(inputs)
+        except ValueError as error:
+            if len(inputs) == 1 and "more than 1 value per channel" in str(error):
+                raise ModelError(
+                    "Expected at least two labelled samples because the model has BatchNorm, which "
+                    "cannot train on one, but got 1. Label more, or take a network without it."
+                ) from error
+            raise
+
+    def _validate(self, validation: Dataset) -> None:
+        at = self.at
+        try:
+            figures = evaluate(
+                self.model, self.task, validation, device=self.device, stop=self.stop
+            )
+        except Interrupted:
+            self._save()
+            raise
+        figure = figures[self.task.primary]
+        if at.best is None or figure > at.best:
+            at.best, at.best_epoch = figure, at.epoch
+            state = self.model.state_dict()
+            at.best_weights = {k: v.detach().cpu().clone() for k, v in state.items()}
+
+    def _check_loss(self, lr: float) -> None:
+        value = float(self.loss_sum)
+        if not math.isfinite(value):
+            mixed = " Train without autocast." if self.settings.autocast else ""
+            raise ModelError(
+                f"Expected a finite training loss but it is {value} in epoch {self.at.epoch + 1} "
+                f"of {self.settings.epochs}, at learning rate {lr:.3g}. Lower `lr` (try "
+                f"{self.settings.lr / 10:.3g}), and look for inputs that are not finite.{mixed}"
+            )
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.settings.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.settings.autocast])
+
+    def _seconds(self) -> float:
+        return self.at.seconds + time.monotonic() - self.started
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        self._check_loss(self.optimizer.param_groups[0]["lr"])
+        at = self.at
+        at.random = {"augment": self.augment.get_state(), "cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            at.random["cuda"] = torch.cuda.get_rng_state(self.device)
+        at.loss_sum = float(self.loss_sum)
+        at.seconds, self.started = self._seconds(), time.monotonic()
+        save_position(
+            self.checkpoint, self.key, at, self.model, self.optimizer, self.scaler, self.companion
+        )
+        at.random = {}
+        self.saved = time.monotonic()
+
+    def _load(self) -> Position:
+        if self.checkpoint is None:
+            return Position()
+        return load_position(
+            self.checkpoint, self.key, self.model, self.optimizer, self.scaler, self.companion
+        )
+
+    def _restore_generators(self) -> None:
+        """Go on in the middle of an epoch with the random numbers that come next there."""
+        random, self.at.random = self.at.random, {}
+        if random:
+            self.augment.set_state(random["augment"])
+            torch.set_rng_state(random["cpu"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self.device)
+
+
+def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ModelError(
+            f"Expected {type(model).__name__} to have trainable parameters but it has none. Set "
+            "requires_grad on those to train."
+        )
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _key(
+    settings: TrainingSettings, seed: int, cycle: int, name: str, indices: Sequence[int]
+) -> str:
+    """Which training this is: a checkpoint of another one is not gone on from."""
+    text = json.dumps([asdict(settings), seed, cycle, name, list(indices)])
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""Everything that a training in progress is, to and from one safetensors file: never a pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upslope.checkpoints import load_tensors, save_tensors
+from upslope.training.companion import Companion
+
+
+@dataclass
+class Position:
+    """How far a training is: the next batch is number `step` of epoch `epoch`.
+
+    loss_sum, seen: over the batches of this epoch so far; last_loss: mean of the epoch before.
+    seconds: spent in the sittings before this one. best, best_epoch: on the validation set.
+    random: states of the generators in the middle of an epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seen: int = 0
+    last_loss: float = 0.0
+    seconds: float = 0.0
+    best: float | None = None
+    best_epoch: int | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    random: dict[str, Tensor] = field(default_factory=dict)
+
+
+_PLAIN = ("epoch", "step", "loss_sum", "seen", "last_loss", "seconds", "best", "best_epoch")
+
+
+def save_position(
+    path: Path,
+    key: str,
+    position: Position,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    companion: Companion | None,
+) -> None:
+    """Write a checkpoint; `key` says which training it belongs to."""
+    states = optimizer.state_dict()["state"]
+    tensors = {
+        **_prefixed("model", model.state_dict()),
+        **{f"optimizer.{i}.{k}": v for i, s in states.items() for k, v in _tensors(s).items()},
+        **_prefixed("companion", companion.state() if companion else {}),
+        **_prefixed("best", position.best_weights),
+        **_prefixed("random", position.random),
+    }
+    header = {
+        "key": key,
+        "position": {name: getattr(position, name) for name in _PLAIN},
+        "scaler": scaler.state_dict(),
+    }
+    save_tensors(path, tensors, header)
+
+
+def load_position(
+    path: Path,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    companion: Companion | None,
+) -> Position:
+    """Take a checkpoint back, or the start where there is none of this training."""
+    if not path.exists():
+        return Position()
+    tensors, header = load_tensors(path)
+    if header.get("key") != key:
+        return Position()
+    model.load_state_dict(_stripped("model", tensors))
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in _stripped("optimizer", tensors).items():
+        number, _, entry = name.partition(".")
+        states.setdefault(int(number), {})[entry] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    if header["scaler"]:
+        scaler.load_state_dict(header["scaler"])
+    if companion:
+        companion.load(_stripped("companion", tensors))
+    return Position(
+        **header["position"],
+        best_weights=_stripped("best", tensors),
+        random=_stripped("random", tensors),
+    )
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _stripped(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
