@@ -9,9 +9,10 @@ A new strategy is a file beside this one and a line in `STRATEGIES`.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
-from upslope import options
+from upslope import tables
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
 from upslope.strategies.random import Random
@@ -29,28 +30,36 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
 }
 
 
-def build(name: str, **chosen: Any) -> QueryStrategy:
+@dataclass(frozen=True)
+class StrategyDescription(tables.Description):
+    """One strategy as `upslope list strategies` shows it."""
+
+    reference: str
+    needs: str
+    cost: str
+    home: str
+
+
+def build(name: str, **options: Any) -> QueryStrategy:
     """The strategy of this name, with these options.
 
     Raises:
         ConfigError: no such strategy, no such option, or a value that the option may not take.
     """
-    return options.build(STRATEGIES, "strategy", name, chosen)
+    strategy = tables.lookup("strategy", STRATEGIES, name)
+    checked = tables.check_options(f"strategy {name!r}", strategy, options, ())
+    return cast(QueryStrategy, strategy(**checked))
 
 
-def describe() -> list[dict[str, str]]:
-    """One row a strategy: name, reference, needs and costs in words, home, options."""
+def describe() -> list[StrategyDescription]:
+    """Every strategy: summary, reference, needs and cost in words, where it is at home, options."""
+    rows = [(cls, tables.describe(name, cls, ())) for name, cls in STRATEGIES.items()]
     return [
-        {
-            "name": name,
-            "reference": cls.reference,
-            "needs": cls.requires,
-            "cost": cls.cost,
-            "home": cls.home,
-            "options": options.options_in_words(cls),
-        }
-        for name, cls in STRATEGIES.items()
+        StrategyDescription(
+            row.name, row.summary, row.options, cls.reference, cls.requires, cls.cost, cls.home
+        )
+        for cls, row in rows
     ]
 
 
-__all__ = ["STRATEGIES", "QueryStrategy", "build", "describe"]
+__all__ = ["STRATEGIES", "QueryStrategy", "StrategyDescription", "build", "describe"]

@@ -16,10 +16,11 @@ shows when they differ, where they are zero, and which to take.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from upslope.errors import ConfigError
-from upslope.fields import option
 from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
 
@@ -33,14 +34,13 @@ class GradientNormStrategy(TopStrategy):
 
     home: ClassVar[str] = "medium and large budgets"
 
-    norm: str = option(
-        "global",
-        "norm of the whole gradient (the paper's text), or sum over tensors (its code)",
-        choices=("global", "tensor-sum"),
-    )
-    parameters: str | None = option(
-        None, "parameters to differentiate by, as name patterns: fc.*,layer4.*; nothing for all"
-    )
+    norm: Annotated[
+        Literal["global", "tensor-sum"],
+        Field(description="norm of the whole gradient (paper's text), or sum over tensors (code)"),
+    ] = "global"
+    parameters: Annotated[
+        str | None, Field(description="name patterns of parameters, as fc.*,layer4.*; none for all")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class ExpectedGradNorm(GradientNormStrategy):
     reference: ClassVar[str] = f"{PAPER}, Eq. 6"
     requires: ClassVar[str] = "one forward and backward a candidate"
 
-    criterion: str = option(
-        "cross-entropy",
-        "the loss expected; with cross-entropy this is entropy-gradnorm, number by number",
-        choices=("cross-entropy", "label-smoothing", "focal", "hinge"),
-    )
-    posterior: str = option(
-        "graph", "whether the posterior is differentiated too", choices=("graph", "detached")
-    )
+    criterion: Annotated[
+        Literal["cross-entropy", "label-smoothing", "focal", "hinge"],
+        Field(description="the loss expected; cross-entropy makes this entropy-gradnorm"),
+    ] = "cross-entropy"
+    posterior: Annotated[
+        Literal["graph", "detached"],
+        Field(description="whether the posterior is differentiated with the loss, or held fixed"),
+    ] = "graph"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,9 +107,9 @@ class EGL(GradientNormStrategy):
     requires: ClassVar[str] = "one forward and, at most, C backwards a candidate"
     kind: ClassVar[str] = "mean"
 
-    share: float = option(
-        1.0, "share of the posterior whose classes are summed; below 1 saves backwards", gt=0, le=1
-    )
+    share: Annotated[
+        float, Field(gt=0, le=1, description="share of the posterior whose classes are summed")
+    ] = 1.0
 
     @property
     def needs(self) -> tuple[Need, ...]:

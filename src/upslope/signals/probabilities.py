@@ -1,0 +1,78 @@
+"""Posteriors, and the uncertainties read from them.
+
+With p = softmax(z) over C classes and p_(1) >= p_(2) >= ... its values in order:
+
+    least-confidence  1 - p_(1)
+    margin            1 - (p_(1) - p_(2))       (Scheffer et al. 2001), turned so that high is near
+    entropy           H = -sum_i p_i log p_i    (Shannon 1948; Lewis and Gale 1994), in nats
+
+A dense task has a posterior at every position; its uncertainty is the mean over positions, taken
+batch by batch so that the maps themselves are never kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from upslope.options import Options
+from upslope.tasks.base import Task
+
+
+def least_confidence(p: Tensor) -> Tensor:
+    """1 - max_i p_i. p: (n, C, ...), returns (n, ...)."""
+    return 1 - p.amax(dim=1)
+
+
+def margin(p: Tensor) -> Tensor:
+    """1 - (p_(1) - p_(2)); 1 at an exact tie. p: (n, C, ...), returns (n, ...)."""
+    if p.shape[1] < 2:
+        return torch.zeros_like(p[:, 0])
+    first, second = p.topk(2, dim=1).values.unbind(dim=1)
+    return 1 - (first - second)
+
+
+def entropy(p: Tensor) -> Tensor:
+    """-sum_i p_i log p_i in nats, with 0 log 0 = 0. p: (n, C, ...), returns (n, ...)."""
+    return -torch.xlogy(p, p).sum(dim=1)
+
+
+MEASURES = {"least-confidence": least_confidence, "margin": margin, "entropy": entropy}
+
+
+def over_positions(values: Tensor) -> Tensor:
+    """One number a sample: the mean over the positions of a dense task. (n, ...) -> (n,)."""
+    return values.flatten(start_dim=1).mean(dim=1) if values.ndim > 1 else values
+
+
+@dataclass(frozen=True)
+class Probabilities(Options):
+    """The posterior, one forward a sample: (n, classes, ...)."""
+
+    name: ClassVar[str] = "probabilities"
+
+    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
+        """(n, C, ...) for a prepared batch."""
+        with torch.no_grad():
+            return task.logits(model(inputs)).float().softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Uncertainty(Options):
+    """How unsure the posterior is, one forward a sample: (n,)."""
+
+    name: ClassVar[str] = "uncertainty"
+
+    measure: Annotated[
+        Literal["least-confidence", "margin", "entropy"],
+        Field(description="how it is read from the posterior"),
+    ] = "entropy"
+
+    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
+        """(n,) for a prepared batch."""
+        p = Probabilities().compute(model, task, inputs)
+        return over_positions(MEASURES[self.measure](p))

@@ -1,0 +1,14 @@
+"""The code of docs/gradient-norm-scores.md runs, top to bottom, as a reader would run it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "gradient-norm-scores.md"
+
+
+def test_the_page_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    exec(compile("\n".join(blocks), str(PAGE), "exec"), {})
