@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from upslope.errors import ConfigError, SelectionError
-from upslope.fields import check_ranges, option
+from upslope.options import Options
+
+Amount = int | float
 
 
 @dataclass(frozen=True)
-class ExperimentSettings:
+class ExperimentSettings(Options):
     """Algorithm 1 of the paper: an initial set, then `cycles - 1` times `budget` more labels.
 
     A whole number counts samples; a fraction (0.05, and 1.0 for all) is a share of the pool.
@@ -19,40 +23,53 @@ class ExperimentSettings:
     5%, chosen among a random subset of ten times the budget (A.8).
 
     Raises:
-        ConfigError: values out of range, all of them named.
+        ConfigError: values of a wrong type or out of range, all of them named.
     """
 
-    initial: int | float = option(0.1, "Labels to start from: a count, or a share of the pool.")
-    budget: int | float = option(0.05, "Labels per cycle (K): a count, or a share of the pool.")
-    cycles: int = option(7, "Budget points: trainings on a growing labelled set.", ge=1)
-    candidates: int | str = option(
-        "10x", 'Unlabelled samples scored per cycle: "10x" the budget, "all", or a count.'
-    )
-    retrain: Literal["scratch", "warm"] = option(
-        "scratch",
-        "Each cycle starts from the initial weights, or from the cycle before (authors' code).",
-        choices=("scratch", "warm"),
-    )
-    seed: int = option(0, "Seed of everything random in the run.", ge=0)
-    on_corrupt: Literal["fail", "skip"] = option(
-        "fail",
-        "A pool sample that cannot be read: stop, or leave it out and record it.",
-        choices=("fail", "skip"),
-    )
-    score_batch: int = option(256, "Samples in a batch when scoring and evaluating.", ge=1)
-    keep_models: Literal["last", "all"] = option(
-        "last", "Trained weights kept on disk: the last cycle's, or all.", choices=("last", "all")
-    )
+    name: ClassVar[str] = "experiment"
+
+    initial: Annotated[
+        Amount, Field(gt=0, description="labels to start from: a count, or a share of the pool")
+    ] = 0.1
+    budget: Annotated[
+        Amount, Field(gt=0, description="labels per cycle (K): a count, or a share of the pool")
+    ] = 0.05
+    cycles: Annotated[
+        int, Field(ge=1, description="budget points: trainings on a growing labelled set")
+    ] = 7
+    candidates: Annotated[
+        int | str,
+        Field(description='unlabelled samples scored per cycle: "10x" the budget, "all", a count'),
+    ] = "10x"
+    retrain: Annotated[
+        Literal["scratch", "warm"],
+        Field(description="start each cycle from the initial weights, or from the cycle before"),
+    ] = "scratch"
+    seed: Annotated[int, Field(ge=0, description="seed of everything random in the run")] = 0
+    on_corrupt: Annotated[
+        Literal["fail", "skip"],
+        Field(description="a pool sample that cannot be read: stop, or leave it out and record it"),
+    ] = "fail"
+    score_batch: Annotated[
+        int, Field(ge=1, description="samples in a batch when scoring and evaluating")
+    ] = 256
+    keep_models: Annotated[
+        Literal["last", "all"], Field(description="trained weights kept: the last cycle's, or all")
+    ] = "last"
 
     def __post_init__(self) -> None:
-        extra = [
-            p for name in ("initial", "budget") if (p := _amount_problem(name, getattr(self, name)))
+        super().__post_init__()
+        problems = [
+            problem
+            for name in ("initial", "budget")
+            if (problem := _amount_problem(name, getattr(self, name)))
         ]
         try:
             candidate_count(self.candidates, 1)
         except ConfigError as error:
-            extra.append(str(error))
-        check_ranges(self, extra)
+            problems.append(str(error))
+        if problems:
+            raise ConfigError("\n".join(f"experiment: {problem}" for problem in problems))
 
 
 def _amount_problem(name: str, value: object) -> str | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from upslope.fields import check_ranges, option
+from pydantic import Field
+
+from upslope.errors import ConfigError
+from upslope.options import Options
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Options):
     """One training, from the first epoch to the last.
 
     The defaults suit small networks on a CPU. The protocol of the paper (A.8, CIFAR-10) is
@@ -17,43 +20,55 @@ class TrainingSettings:
     schedule="milestones", milestones=(160,), gamma=0.1`.
 
     Raises:
-        ConfigError: values out of range, all of them named.
+        ConfigError: values of a wrong type or out of range, all of them named.
     """
 
-    epochs: int = option(20, "Passes over the labelled set in each cycle.", ge=1)
-    batch_size: int = option(
-        64, "Samples in a batch; a last batch of one sample joins the batch before it.", ge=1
+    name: ClassVar[str] = "training"
+
+    epochs: Annotated[
+        int, Field(ge=1, description="passes over the labelled set in each cycle")
+    ] = 20
+    batch_size: Annotated[
+        int, Field(ge=1, description="samples in a batch; a lone last one joins the batch before")
+    ] = 64
+    optimizer: Annotated[
+        Literal["sgd", "adam"], Field(description="SGD with momentum, or Adam")
+    ] = "sgd"
+    lr: Annotated[
+        float, Field(gt=0, description="learning rate at the start; the peak of one-cycle")
+    ] = 0.05
+    momentum: Annotated[
+        float, Field(ge=0, lt=1, description="momentum of SGD; Adam ignores it")
+    ] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty, added to the gradient")] = (
+        5e-4
     )
-    optimizer: Literal["sgd", "adam"] = option(
-        "sgd", "Optimiser: SGD with momentum, or Adam.", choices=("sgd", "adam")
-    )
-    lr: float = option(0.05, "Learning rate at the start; the peak of one-cycle.", gt=0)
-    momentum: float = option(0.9, "Momentum of SGD; Adam ignores it.", ge=0, lt=1)
-    weight_decay: float = option(5e-4, "L2 penalty added to the gradient.", ge=0)
-    schedule: Literal["milestones", "one-cycle", "constant"] = option(
-        "one-cycle",
-        "Learning rate: times gamma at each milestone, one warm-up and cosine decay, or constant.",
-        choices=("milestones", "one-cycle", "constant"),
-    )
-    milestones: tuple[int, ...] = option(
-        (), "Epochs, counted from 0, at whose start the rate is multiplied by gamma.", ge=1
-    )
-    gamma: float = option(0.1, "Factor of the learning rate at a milestone.", gt=0, le=1)
-    augment: bool = option(True, "Apply the task's random augmentation to training batches.")
-    channels_last: bool = option(
-        False, "Channels-last memory layout for image networks: pays on CUDA, often on CPU."
-    )
-    autocast: Literal["bf16", "fp16"] | None = option(
-        None, "Mixed precision for training; fp16 scales the loss.", choices=(None, "bf16", "fp16")
-    )
+    schedule: Annotated[
+        Literal["milestones", "one-cycle", "constant"],
+        Field(description="times gamma at each milestone; warm-up and cosine decay; or constant"),
+    ] = "one-cycle"
+    milestones: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(description="epochs, counted from 0, from whose start on the rate is times gamma"),
+    ] = ()
+    gamma: Annotated[
+        float, Field(gt=0, le=1, description="factor of the learning rate at a milestone")
+    ] = 0.1
+    augment: Annotated[
+        bool, Field(description="apply the task's random augmentation to training batches")
+    ] = True
+    channels_last: Annotated[
+        bool, Field(description="channels-last layout for image networks: often pays")
+    ] = False
+    autocast: Annotated[
+        Literal["bf16", "fp16"] | None,
+        Field(description="mixed precision in training; fp16 scales the loss; none for float32"),
+    ] = None
 
     def __post_init__(self) -> None:
-        # YAML and command lines bring lists; a frozen dataclass wants something hashable.
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        extra = []
+        super().__post_init__()
         if self.schedule == "milestones" and not self.milestones:
-            extra.append(
-                'Expected `milestones` to name at least one epoch, as `schedule` is "milestones", '
-                'but got (). Name the epochs, or take schedule="constant".'
+            raise ConfigError(
+                "training: Expected `milestones` to name at least one epoch, as `schedule` is "
+                '"milestones", but got (). Name the epochs, or take schedule="constant".'
             )
-        check_ranges(self, extra)
