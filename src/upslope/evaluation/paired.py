@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from upslope.errors import DataError
@@ -112,7 +112,7 @@ def holm(p_values: ArrayLike) -> Array:
     return adjusted
 
 
-def _at_least(patterns: Array, differences: Array) -> Array:
+def _at_least(patterns: NDArray[np.integer], differences: Array) -> NDArray[np.bool_]:
     """Which sign patterns (m, n) give a |sum| of at least the observed one; (m,) of bool."""
     sums = np.abs((2 * patterns - 1) @ differences)
     observed = abs(float(differences.sum()))

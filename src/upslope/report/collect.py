@@ -1,0 +1,108 @@
+"""From run directories on disk to a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from upslope.comparison import FULL_DATA
+from upslope.errors import RunError
+from upslope.ledger import RunResult, read_run
+from upslope.ledger.store import FILE
+from upslope.report.study import Run, Study
+
+
+def collect(paths: Iterable[Path | str]) -> Study:
+    """Read runs, finished or not.
+
+    Args:
+        paths: run directories, or directories above them, such as that of a comparison.
+
+    Raises:
+        RunError: no run there, a damaged one, or runs that do not belong together.
+    """
+    found = [folder for path in paths for folder in _run_directories(Path(path))]
+    return study_of([read_run(folder) for folder in dict.fromkeys(found)])
+
+
+def study_of(results: Sequence[RunResult]) -> Study:
+    """A study of runs read back; those trained on the whole pool give the ceiling of their seed.
+
+    Raises:
+        RunError: no run, or runs of different figures or pools.
+    """
+    ceilings = {r.seed: r.curve()[1][-1] for r in results if _is_full_data(r) and r.cycles}
+    runs = [r for r in results if not _is_full_data(r)]
+    if not runs:
+        raise RunError("Expected at least one run of a strategy but got none.")
+    first = runs[0]
+    for run in runs[1:]:
+        _same(first, run, "figure", first.primary, run.primary)
+        _same(first, run, "pool", first.info.get("pool"), run.info.get("pool"))
+        _same(first, run, "configuration", _shared_config(first), _shared_config(run))
+    return Study(
+        runs=tuple(_as_run(run, ceilings.get(run.seed)) for run in runs),
+        metric=first.primary,
+        pool_size=first.info.get("pool"),
+        config=_shared_config(first),
+        environment=first.environment,
+    )
+
+
+def _as_run(result: RunResult, ceiling: float | None) -> Run:
+    budgets, scores = result.curve()
+    run = Run(result.strategy, result.seed, budgets, scores, int(result.info["cycles"]))
+    return replace(
+        run,
+        training_seconds=sum(cycle.train_seconds for cycle in result.cycles),
+        selecting_seconds=sum(cycle.select_seconds for cycle in result.cycles),
+        ceiling=ceiling,
+    )
+
+
+def _is_full_data(result: RunResult) -> bool:
+    return result.path.parent.name == FULL_DATA
+
+
+def _shared_config(result: RunResult) -> Mapping[str, Any]:
+    """What the runs of one study have in common: all but the strategy and the seed."""
+    config = {key: value for key, value in result.config.items() if key != "strategy"}
+    return {
+        key: {k: v for k, v in value.items() if k != "seed"}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in config.items()
+        if key != "seed"
+    }
+
+
+def _same(one: RunResult, other: RunResult, what: str, a: Any, b: Any) -> None:
+    if a != b:
+        where = _difference(a, b)
+        raise RunError(
+            f"Expected runs of one {what} but {one.path} and {other.path} differ{where}. Report "
+            "them apart."
+        )
+
+
+def _difference(a: Any, b: Any, path: str = "") -> str:
+    """` in training.epochs: 20 and 30`: the first place where two nested mappings differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in [*a, *(key for key in b if key not in a)]:
+            if a.get(key) != b.get(key):
+                return _difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    return f" in {path}: {a!r} and {b!r}" if path else f": {a!r} and {b!r}"
+
+
+def _run_directories(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise RunError(f"Expected {path} to be a run directory but there is no such folder.")
+    found = sorted(file.parent for file in path.rglob(FILE))
+    if not found:
+        raise RunError(
+            f"Expected {path} to hold runs, each with a {FILE}, but there is none. Start one with "
+            "`upslope compare` or `upslope run`."
+        )
+    return found

@@ -1,0 +1,206 @@
+"""Learning curves as pictures: one Matplotlib figure, saved as PNG and SVG or set in the page.
+
+Colours are Okabe and Ito's, told apart under the common forms of colour blindness; the reference is
+grey. Each curve carries its name at its end, so no legend has to be matched by colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
+
+from upslope.report.summary import Row, Summary
+from upslope.report.tables import name_of
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195")
+REFERENCE = "#6e7781"
+INK, FAINT, PAPER = "#1f2328", "#d0d7de", "#ffffff"
+DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+def save_curves(summary: Summary, directory: Path, name: str = "curves") -> list[Path]:
+    """Write the learning curves as `<name>.png` and `<name>.svg`; returns the two paths."""
+    paths = [directory / f"{name}.png", directory / f"{name}.svg"]
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = curves_figure(summary)
+        figure.savefig(paths[0], dpi=160, metadata={"Software": "Upslope"})
+        figure.savefig(paths[1], metadata={"Date": None, "Creator": "Upslope"})
+    return paths
+
+
+def inline_svg(summary: Summary, kind: str, description: str) -> str:
+    """One figure as an `<svg>` element for the page, its colours as CSS variables.
+
+    Args:
+        summary: what to draw.
+        kind: `curves` or `differences`.
+        description: read out in place of the picture.
+    """
+    draw = {"curves": curves_figure, "differences": differences_figure}[kind]
+    buffer = io.StringIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": kind}):
+        draw(summary).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    for colour, variable in _variables().items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+
+
+def curves_figure(summary: Summary) -> Figure:
+    """The figure over labels: mean, interval over seeds, full-data ceiling, unfinished runs."""
+    figure, axes = _axes(summary)
+    budgets = np.asarray(summary.budgets)
+    axes.margins(x=0.02, y=0.08)
+    marker = "o" if len(budgets) <= 12 else None
+    for row, look in zip(summary.rows, looks(summary), strict=True):
+        axes.fill_between(
+            budgets, 100 * row.curve.low, 100 * row.curve.high, color=look[0], alpha=0.13, lw=0
+        )
+    for row, look in zip(summary.rows, looks(summary), strict=True):
+        axes.plot(
+            budgets,
+            100 * row.curve.mean,
+            color=look[0],
+            linestyle=look[1],
+            linewidth=2,
+            marker=marker,
+            markersize=3.5,
+        )
+    for run in summary.study.incomplete:
+        if run.scores:
+            scores = 100 * np.asarray(run.scores)
+            axes.plot(run.budgets, scores, color=REFERENCE, linewidth=0.8, linestyle=(0, (1, 2)))
+    ceiling = summary.study.ceiling
+    if ceiling is not None:
+        axes.axhline(100 * ceiling, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"all labels: {100 * ceiling:.1f}%",
+            (budgets[0], 100 * ceiling),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color=INK,
+            fontsize=9,
+        )
+    axes.set_ylabel(f"{name_of(summary.study.metric)} on the test set (%)")
+    ends = [100 * float(row.curve.mean[-1]) for row in summary.rows]
+    _name_ends(axes, summary.rows, ends, [look[0] for look in looks(summary)])
+    return figure
+
+
+def differences_figure(summary: Summary) -> Figure:
+    """The paired difference to the reference at each budget, with its interval."""
+    figure, axes = _axes(summary)
+    axes.axhline(0.0, color=REFERENCE, linewidth=2)
+    compared = [
+        (row, look)
+        for row, look in zip(summary.rows, looks(summary), strict=True)
+        if row.comparison is not None
+    ]
+    budgets = np.asarray(summary.budgets)
+    step = float(np.min(np.diff(budgets))) if len(budgets) > 1 else 1.0
+    # Side by side within a budget, so that the bars of the intervals do not hide each other.
+    shifts = (np.arange(len(compared)) - (len(compared) - 1) / 2) * step * 0.4
+    shifts = shifts / max(1, len(compared) - 1)
+    for (row, look), shift in zip(compared, shifts, strict=True):
+        assert row.comparison is not None
+        curve = row.comparison.curve
+        x = budgets + shift
+        axes.plot(x, 100 * curve.mean, color=look[0], linestyle=look[1], linewidth=1.3, alpha=0.6)
+        axes.vlines(x, 100 * curve.low, 100 * curve.high, color=look[0], linewidth=1.6)
+        axes.plot(x, 100 * curve.mean, "o", color=look[0], markersize=5)
+    axes.set_ylabel(f"Difference to {summary.reference} (points)")
+    ends = [100 * float(r.comparison.curve.mean[-1]) for r, _ in compared if r.comparison]
+    _name_ends(axes, [row for row, _ in compared], ends, [look[0] for _, look in compared])
+    return figure
+
+
+def looks(summary: Summary) -> list[tuple[str, Any]]:
+    """(colour, dashes) of each row: the reference grey, the others in the palette's order."""
+    found, used = [], 0
+    for row in summary.rows:
+        if row.strategy == summary.reference:
+            found.append((REFERENCE, DASHES[0]))
+            continue
+        dashes = DASHES[used // len(PALETTE) % len(DASHES)]
+        found.append((PALETTE[used % len(PALETTE)], dashes))
+        used += 1
+    return found
+
+
+def _axes(summary: Summary) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8.4, 4.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(axis="y")
+    axes.tick_params(length=0)
+    pool = summary.study.pool_size
+    budgets = summary.budgets
+    if len(budgets) <= 12:
+        share = [f"{b:,}\n{100 * b / pool:.0f}%" if pool else f"{b:,}" for b in budgets]
+        axes.set_xticks(budgets, share)
+    axes.set_xlabel("Labels" + (" (and their share of the pool)" if pool else ""))
+    return figure, axes
+
+
+def _name_ends(axes: Any, rows: Sequence[Row], ends: list[float], colours: list[str]) -> None:
+    """Write each row's name beside the end of its curve, moved apart where they would overlap."""
+    if not rows:
+        return
+    low, high = axes.get_ylim()
+    gap = (high - low) * min(0.052, 0.95 / len(rows))
+    order = np.argsort(ends)
+    # The places nearest to the ends, by least squares, that keep the order and the gap.
+    steps = gap * np.arange(len(order))
+    places = isotonic_regression(np.asarray(ends)[order] - steps).x + steps
+    places += min(0.0, high - places[-1])
+    places += max(0.0, low - places[0])
+    for place, i in zip(places, order, strict=True):
+        axes.annotate(
+            rows[i].strategy,
+            (1.0, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=colours[i],
+            fontsize=9.5,
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+def _variables() -> dict[str, str]:
+    names = {colour: f"--series-{i}" for i, colour in enumerate(PALETTE)}
+    return {**names, REFERENCE: "--reference", INK: "--ink", FAINT: "--line"}

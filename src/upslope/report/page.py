@@ -1,0 +1,206 @@
+"""One HTML page that holds everything: no script, no request, light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from upslope.evaluation import smallest_sign_flip_p
+from upslope.report import tables
+from upslope.report.figures import PALETTE, inline_svg, looks
+from upslope.report.summary import LEVEL, Row, Summary
+
+
+def page(summary: Summary, title: str = "Learning curves") -> str:
+    """The whole document."""
+    css = files("upslope.report").joinpath("page.css").read_text(encoding="utf-8")
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(_lead(summary))}</p>',
+        _answer(summary),
+        _figure(
+            inline_svg(summary, "curves", f"Learning curves of {_names(summary)}"),
+            "Lines: mean over seeds. Bands: 95% confidence interval of the mean (Student t)."
+            + (" Dashed: trained on every label of the pool." if summary.study.ceiling else ""),
+        ),
+        *_difference(summary),
+        "<h2>Table</h2>",
+        _table(tables.header(summary), [tables.cells(summary, row) for row in summary.rows]),
+        *[f'<p class="note">{escape(note)}</p>' for note in tables.notes(summary)],
+        *_tests(summary),
+        "<h2>Protocol</h2>",
+        _protocol(summary),
+        "<h2>Made with</h2>",
+        _definitions(summary.study.environment),
+    ]
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title><style>{css}</style></head><body>",
+            *body,
+            "</body></html>\n",
+        ]
+    )
+
+
+def _lead(summary: Summary) -> str:
+    seeds = sorted({len(row.seeds) for row in summary.rows})
+    how_many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    first, last = summary.budgets[0], summary.budgets[-1]
+    pool = summary.study.pool_size
+    of_pool = f" of {pool:,}" if pool else ""
+    return (
+        f"{len(summary.rows)} strategies, {how_many} paired seed{'s' if how_many != '1' else ''}, "
+        f"{len(summary.budgets)} budgets from {first:,} to {last:,} labels{of_pool}."
+    )
+
+
+def _answer(summary: Summary) -> str:
+    """One sentence a strategy: better, worse or not shown to differ."""
+    if summary.reference is None:
+        return ""
+    items = []
+    for row, (colour, _) in zip(summary.rows, looks(summary), strict=True):
+        if row.comparison is None:
+            continue
+        variable = f"var(--series-{PALETTE.index(colour)})"
+        items.append(f'<li style="--c: {variable}">{_sentence(summary, row)}</li>')
+    return f'<ul class="answer">{"".join(items)}</ul>' if items else ""
+
+
+def _sentence(summary: Summary, row: Row) -> str:
+    found, reference = row.comparison, escape(str(summary.reference))
+    assert found is not None
+    words = {
+        "better": f'<span class="verdict-better">better</span> than {reference}',
+        "worse": f'<span class="verdict-worse">worse</span> than {reference}',
+        "no difference shown": f"not shown to differ from {reference}",
+        "not tested": f"not tested against {reference} (one seed)",
+    }[found.verdict]
+    saved = ""
+    if not math.isnan(found.labels_needed) and found.labels_needed < summary.budgets[-1]:
+        share = 1 - found.labels_needed / summary.budgets[-1]
+        saved = (
+            f"; its mean curve reaches {reference}'s last figure with "
+            f"{found.labels_needed:,.0f} labels, {100 * share:.0f}% fewer"
+        )
+    return (
+        f"<strong>{escape(row.strategy)}</strong> {words}: {tables.difference(found)} points of "
+        f"area{_p(found.p_adjusted)}{saved}."
+    )
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return ""
+    shown = tables.p_value(p)
+    return escape(f", p {shown[0]} {shown[1:]}" if shown.startswith("<") else f", p = {shown}")
+
+
+def _difference(summary: Summary) -> list[str]:
+    if not any(row.comparison for row in summary.rows):
+        return []
+    svg = inline_svg(summary, "differences", f"Paired differences to {summary.reference}")
+    return [
+        f"<h2>Difference to {escape(str(summary.reference))}, seed by seed</h2>",
+        _figure(
+            svg,
+            "Runs of one seed share the initial set, the initial weights and the data order, so "
+            "the difference is taken within each seed. Bars: 95% interval of the mean difference, "
+            "not corrected for the number of comparisons.",
+        ),
+    ]
+
+
+def _tests(summary: Summary) -> list[str]:
+    compared = [(row, row.comparison) for row in summary.rows if row.comparison is not None]
+    if not compared:
+        return []
+    head = ["strategy", "difference of area", "seeds better", "p, paired t", "p, Holm"]
+    rows = [
+        [
+            row.strategy,
+            tables.difference(found),
+            f"{found.area.wins} of {len(found.seeds)}",
+            tables.p_value(found.area.p_t),
+            tables.p_value(found.p_adjusted),
+            tables.p_value(found.area.p_sign_flip),
+            found.verdict,
+        ]
+        for row, found in compared
+    ]
+    floor = smallest_sign_flip_p(min(len(found.seeds) for _, found in compared))
+    caveat = (
+        f"The verdict is by Holm's p below {LEVEL}. The sign-flip test assumes nothing about the "
+        f"shape of the differences, but with these seeds its p cannot fall below {floor:.2g}"
+        + (", so it cannot confirm any difference at that level." if floor >= LEVEL else ".")
+    )
+    return [
+        "<h2>Paired tests</h2>",
+        _table([*head, "p, sign flip", "verdict"], rows),
+        f'<p class="note">{escape(caveat)} A difference that is not shown is not a difference '
+        "shown to be zero.</p>",
+    ]
+
+
+def _protocol(summary: Summary) -> str:
+    study = summary.study
+    if not study.config:
+        return '<p class="note">The runs carry no configuration.</p>'
+    text = yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True)
+    return (
+        "<p>The test set is read by evaluation alone; no strategy and no choice of a checkpoint "
+        "sees it.</p>"
+        f"<details open><summary>Resolved configuration</summary><pre>{escape(text)}</pre>"
+        "</details>"
+    )
+
+
+def _figure(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _table(head: Iterable[str], rows: Iterable[list[str]]) -> str:
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{_quiet_half(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>'
+        "</div>"
+    )
+
+
+def _quiet_half(cell: str) -> str:
+    """`95.1 ±0.8` with the half-width in small, soft letters."""
+    mean, sign, half = escape(cell).partition(" ±")
+    return f"{mean} <small>±{half}</small>" if sign else mean
+
+
+def _definitions(values: Mapping[str, Any]) -> str:
+    items = "".join(
+        f"<dt>{escape(str(key))}</dt><dd>{escape(_flat(value))}</dd>"
+        for key, value in values.items()
+    )
+    return f"<dl>{items}</dl>" if items else '<p class="note">Not recorded.</p>'
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_flat(v) for v in value)
+    return "not known" if value is None else str(value)
+
+
+def _names(summary: Summary) -> str:
+    return ", ".join(escape(row.strategy) for row in summary.rows)

@@ -1,0 +1,147 @@
+"""From curves to the figures that a table shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from upslope.errors import RunError
+from upslope.evaluation import (
+    Interval,
+    PairedResult,
+    area,
+    holm,
+    labels_to_reach,
+    mean_interval,
+    paired_comparison,
+)
+from upslope.report.study import Study
+
+LEVEL = 0.05
+"""A difference is called one where Holm's adjusted p of the paired t test is below this."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One strategy against the reference, on the area under the budget curve."""
+
+    seeds: tuple[int, ...]
+    """The seeds that both have."""
+    area: PairedResult
+    p_adjusted: float
+    """Holm's correction of the paired t test over all the strategies compared."""
+    curve: Interval
+    """The paired difference at each budget, (n_budgets,)."""
+    labels_needed: float
+    """Labels at which the mean curve reaches the reference's final mean; NaN where it does not."""
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, `no difference shown`, or `not tested` with a single seed."""
+        if np.isnan(self.p_adjusted):
+            return "not tested"
+        if self.p_adjusted >= LEVEL:
+            return "no difference shown"
+        return "better" if float(self.area.difference.mean) > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strategy: means over its complete seeds. Figures are shares, times are seconds a run."""
+
+    strategy: str
+    seeds: tuple[int, ...]
+    curve: Interval
+    area: Interval
+    selecting_seconds: float
+    training_seconds: float
+    comparison: Comparison | None
+    """None for the reference itself, and where no seed is shared with it."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that tables, figures and the page show."""
+
+    study: Study
+    budgets: tuple[int, ...]
+    reference: str | None
+    rows: tuple[Row, ...]
+
+    @property
+    def seeds(self) -> int:
+        """The fewest seeds that any strategy has."""
+        return min(len(row.seeds) for row in self.rows)
+
+
+def summarise(study: Study, reference: str | None = None) -> Summary:
+    """Statistics of every strategy with a complete run.
+
+    Args:
+        study: the runs.
+        reference: what the others are compared with; `random` where it is there, else nothing.
+
+    Raises:
+        RunError: no complete run; runs that do not belong together; an unknown reference.
+    """
+    budgets = study.budgets
+    names = [name for name in study.strategies if study.complete(name)]
+    if reference is None and "random" in names:
+        reference = "random"
+    if reference is not None and reference not in names:
+        raise RunError(
+            f"Expected the reference to be one of the strategies with a complete run, {names}, "
+            f"but got {reference!r}."
+        )
+    compared = {name: _compare(study, name, reference) for name in names}
+    tested = [name for name, found in compared.items() if found is not None]
+    adjusted = holm([found.area.p_t for found in compared.values() if found is not None])
+    p_adjusted = dict(zip(tested, adjusted.tolist(), strict=True))
+    rows = []
+    for name in names:
+        runs = study.complete(name)
+        curves = study.curves(name, list(runs))
+        found = compared[name]
+        rows.append(
+            Row(
+                strategy=name,
+                seeds=tuple(runs),
+                curve=mean_interval(curves),
+                area=mean_interval(_areas(budgets, curves)),
+                selecting_seconds=float(np.mean([r.selecting_seconds for r in runs.values()])),
+                training_seconds=float(np.mean([r.training_seconds for r in runs.values()])),
+                comparison=_with_p(found, p_adjusted[name]) if found is not None else None,
+            )
+        )
+    return Summary(study, budgets, reference, tuple(rows))
+
+
+def _areas(budgets: tuple[int, ...], curves: np.ndarray) -> np.ndarray:
+    """(n_seeds,); with a single budget there is no area, and the figure itself stands for it."""
+    return area(budgets, curves) if len(budgets) > 1 else curves[:, 0]
+
+
+def _compare(study: Study, name: str, reference: str | None) -> Comparison | None:
+    if reference is None or name == reference:
+        return None
+    seeds = [seed for seed in study.complete(name) if seed in study.complete(reference)]
+    if not seeds:
+        return None
+    ours, theirs = study.curves(name, seeds), study.curves(reference, seeds)
+    budgets = study.budgets
+    return Comparison(
+        seeds=tuple(seeds),
+        area=paired_comparison(_areas(budgets, ours), _areas(budgets, theirs)),
+        p_adjusted=float("nan"),
+        curve=mean_interval(ours - theirs),
+        labels_needed=(
+            labels_to_reach(budgets, ours.mean(axis=0), float(theirs.mean(axis=0)[-1]))
+            if len(budgets) > 1
+            else float("nan")
+        ),
+    )
+
+
+def _with_p(found: Comparison, p: float) -> Comparison:
+    return Comparison(found.seeds, found.area, p, found.curve, found.labels_needed)

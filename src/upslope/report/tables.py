@@ -1,0 +1,175 @@
+"""The table of a study: as rows of text, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from typing import Any
+
+from upslope.report.summary import Comparison, Row, Summary
+
+
+def header(summary: Summary) -> list[str]:
+    """Column names, as `cells` fills them."""
+    budgets = [f"{b:,}" for b in summary.budgets]
+    against = [f"vs {summary.reference}", "p (Holm)"] if summary.reference else []
+    return ["strategy", *budgets, "area", *against, "select s", "train s", "seeds"]
+
+
+def cells(summary: Summary, row: Row) -> list[str]:
+    """One row: percentages with the half-width of their interval, seconds a run."""
+    curve = [
+        percent(float(m), float(high))
+        for m, high in zip(row.curve.mean, row.curve.high, strict=True)
+    ]
+    against = []
+    if summary.reference:
+        found = row.comparison
+        against = [difference(found), p_value(found.p_adjusted)] if found else ["", ""]
+    return [
+        row.strategy,
+        *curve,
+        percent(float(row.area.mean), float(row.area.high)),
+        *against,
+        f"{row.selecting_seconds:.1f}",
+        f"{row.training_seconds:.1f}",
+        str(len(row.seeds)),
+    ]
+
+
+def percent(mean: float, high: float) -> str:
+    """`95.1 ±0.8`, from shares; without the interval where there is none."""
+    half = "" if math.isnan(high) else f" ±{100 * (high - mean):.1f}"
+    return f"{100 * mean:.1f}{half}"
+
+
+def difference(found: Comparison) -> str:
+    """`+1.24 ±0.45`: points of area, strategy minus reference, within the seed."""
+    d = found.area.difference
+    half = "" if math.isnan(float(d.high)) else f" ±{100 * float(d.high - d.mean):.2f}"
+    return f"{100 * float(d.mean):+.2f}{half}"
+
+
+def p_value(p: float) -> str:
+    """`0.013`, `<0.001`, or a dash where nothing was tested."""
+    if math.isnan(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def name_of(metric: str) -> str:
+    """A figure's key as a reader calls it."""
+    return {"miou": "Mean IoU"}.get(metric, metric.replace("_", " ").capitalize())
+
+
+def markdown(summary: Summary) -> str:
+    """The table, with a line that says how to read it."""
+    head = header(summary)
+    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    lines += [f"| {' | '.join(cells(summary, row))} |" for row in summary.rows]
+    return "\n".join([*lines, "", *[f"{note}  " for note in notes(summary)], ""])
+
+
+def notes(summary: Summary) -> list[str]:
+    """What a reader must know to read the figures honestly."""
+    study = summary.study
+    found = [
+        f"{name_of(study.metric)} on the test set in percent at each number of labels: mean over "
+        "seeds, ± half of the 95% Student t interval. Area: the mean over the budgets (trapezoid "
+        "rule)."
+    ]
+    if summary.reference:
+        found.append(
+            f"vs {summary.reference}: paired difference of the area within each seed, in points; "
+            "p: paired t test, Holm-corrected over the strategies."
+        )
+    if summary.seeds == 1:
+        found.append(
+            "One seed: no interval and no test. The order of the strategies may be chance."
+        )
+    elif summary.seeds < 10:
+        found.append(
+            f"{summary.seeds} seeds are few: small differences cannot be shown, and intervals rest "
+            "on the assumption that seeds vary about normally."
+        )
+    found += [
+        f"Not counted: {run.strategy} seed {run.seed}, at {len(run.scores)} of {run.cycles} "
+        "cycles. Run the same command again to finish it."
+        for run in study.incomplete
+    ]
+    return found
+
+
+def as_csv(summary: Summary) -> str:
+    """Long form, one line a strategy and budget, shares at full precision."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["strategy", "labels", "mean", "low", "high", "seeds", "metric"])
+    for row in summary.rows:
+        for i, labels in enumerate(summary.budgets):
+            figures = (float(x[i]) for x in (row.curve.mean, row.curve.low, row.curve.high))
+            shown = ["" if math.isnan(x) else repr(x) for x in figures]
+            writer.writerow([row.strategy, labels, *shown, len(row.seeds), summary.study.metric])
+    return buffer.getvalue()
+
+
+def as_json(summary: Summary) -> str:
+    """Everything, numbers at full precision; null where there is no number."""
+    document = {
+        "metric": summary.study.metric,
+        "budgets": list(summary.budgets),
+        "pool_size": summary.study.pool_size,
+        "full_data": summary.study.ceiling,
+        "reference": summary.reference,
+        "strategies": [_as_object(row) for row in summary.rows],
+        "incomplete": [
+            {"strategy": r.strategy, "seed": r.seed, "done": len(r.scores), "cycles": r.cycles}
+            for r in summary.study.incomplete
+        ],
+        "notes": notes(summary),
+        "config": dict(summary.study.config),
+        "environment": dict(summary.study.environment),
+    }
+    return json.dumps(_without_nan(document), indent=2, default=str) + "\n"
+
+
+def _as_object(row: Row) -> dict[str, Any]:
+    found = row.comparison
+    return {
+        "strategy": row.strategy,
+        "seeds": list(row.seeds),
+        "mean": row.curve.mean.tolist(),
+        "low": row.curve.low.tolist(),
+        "high": row.curve.high.tolist(),
+        "area": {
+            "mean": float(row.area.mean),
+            "low": float(row.area.low),
+            "high": float(row.area.high),
+        },
+        "selecting_seconds": row.selecting_seconds,
+        "training_seconds": row.training_seconds,
+        "against_reference": None
+        if found is None
+        else {
+            "seeds": list(found.seeds),
+            "area_difference": float(found.area.difference.mean),
+            "low": float(found.area.difference.low),
+            "high": float(found.area.difference.high),
+            "p_paired_t": found.area.p_t,
+            "p_paired_t_holm": found.p_adjusted,
+            "p_sign_flip": found.area.p_sign_flip,
+            "seeds_better": found.area.wins,
+            "labels_to_reach_the_reference": found.labels_needed,
+            "verdict": found.verdict,
+        },
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

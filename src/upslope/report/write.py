@@ -1,0 +1,49 @@
+"""A summary on disk: page, pictures, tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from upslope.files import disk_errors
+from upslope.report import tables
+from upslope.report.figures import save_curves
+from upslope.report.page import page
+from upslope.report.summary import Summary
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where everything was written."""
+
+    page: Path
+    png: Path
+    svg: Path
+    markdown: Path
+    csv: Path
+    json: Path
+
+
+def write(summary: Summary, out: Path | str, title: str = "Learning curves") -> Files:
+    """Write `report.html`, `curves.png`, `curves.svg`, `table.md`, `curves.csv`, `results.json`.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    out = Path(out)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        png, svg = save_curves(summary, out)
+        files = Files(
+            page=out / "report.html",
+            png=png,
+            svg=svg,
+            markdown=out / "table.md",
+            csv=out / "curves.csv",
+            json=out / "results.json",
+        )
+        files.page.write_text(page(summary, title), encoding="utf-8")
+        files.markdown.write_text(tables.markdown(summary), encoding="utf-8")
+        files.csv.write_text(tables.as_csv(summary), encoding="utf-8")
+        files.json.write_text(tables.as_json(summary), encoding="utf-8")
+    return files
