@@ -61,24 +61,32 @@ def describe(name: str, target: Callable[..., Any], given: Iterable[str]) -> Des
 
 
 def check_options(
-    where: str, target: Callable[..., Any], options: Mapping[str, Any], given: Iterable[str]
+    where: str,
+    target: Callable[..., Any],
+    options: Mapping[str, Any],
+    given: Iterable[str],
+    *also: Callable[..., Any],
 ) -> dict[str, Any]:
     """`options` with every value of the type and in the range that `target` states.
 
-    `where` opens each line of the error, e.g. "dataset 'digits'".
+    where: opens each line of the error, e.g. "data set 'digits'". given: as in `describe`.
+    also: further callables whose options are known here.
 
     Raises:
         ConfigError: unknown options, wrong types and values out of range, all in one message.
     """
-    hints = get_type_hints(target, include_extras=True)
-    known = [parameter.name for parameter in _parameters(target, given)]
+    hints: dict[str, Any] = {}
+    for one in (target, *also):
+        stated = get_type_hints(one, include_extras=True)
+        hints |= {p.name: stated[p.name] for p in _parameters(one, given)}
     checked: dict[str, Any] = {}
     problems: list[str] = []
     for name, value in options.items():
-        if name not in known:
-            expected = ", ".join(f"`{k}`" for k in known) or "none"
+        if name not in hints:
+            expected = ", ".join(f"`{k}`" for k in hints) or "none"
             problems.append(
-                f"{where}: Expected options among {expected} but got `{name}`{hint(name, known)}."
+                f"{where}: Expected options among {expected} but got "
+                f"`{name}`{did_you_mean(name, hints)}."
             )
             continue
         try:
@@ -99,11 +107,12 @@ def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> An
     if name in table:
         return table[name]
     raise ConfigError(
-        f"Expected a {kind} among {', '.join(table)}{more} but got {name!r}{hint(name, table)}."
+        f"Expected a {kind} among {', '.join(table)}{more} but got "
+        f"{name!r}{did_you_mean(name, table)}."
     )
 
 
-def hint(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A did-you-mean clause, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""

@@ -142,6 +142,6 @@ def known_targets(labels: Labels, ids: Sequence[str], indices: Sequence[int]) ->
     if len(missing):
         raise DataError(
             f"Expected a label for {ids[missing[0]]!r} but the data set has none "
-            f"({len(missing)} of {len(positions)} samples asked for). Only an annotator can give it."
+            f"({len(missing)} of {len(positions)} asked for lack one). Only an annotator can give it."
         )
     return torch.from_numpy(values)

@@ -12,8 +12,8 @@ import numpy as np
 
 from upslope.datasets.arrays import checked, numbered
 from upslope.datasets.base import Splits
-from upslope.datasets.progress import Progress, silent
 from upslope.datasets.subset import Subset, draw
+from upslope.progress import Observer, silent
 
 TEST = 397
 """Test samples, stratified by class; 1,400 are left for the pool."""
@@ -21,7 +21,7 @@ TEST = 397
 MEAN, STD = (0.3053,), (0.3760,)
 
 
-def load(root: Path | None = None, *, progress: Progress = silent) -> Splits:
+def load(root: Path | None = None, *, progress: Observer = silent) -> Splits:
     """Handwritten digits of scikit-learn: 1,400 in the pool, 397 to test on, 8x8 grey, built in."""
     del root, progress  # nothing is read from disk
     from sklearn.datasets import load_digits  # import takes a second

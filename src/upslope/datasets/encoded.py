@@ -1,0 +1,156 @@
+"""Encoded images: decoded once where all fit in memory, at each reading where they do not."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from os import cpu_count
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upslope.datasets.arrays import ArrayDataset, Labels, checked, known_targets
+from upslope.datasets.images import Form, Mode, Pixels, decode, natural_form
+from upslope.errors import DataError
+from upslope.progress import Observer, Progress
+
+ModeOption = Annotated[
+    Mode | None, Field(description="RGB or L (grey); as the first image, if not given")
+]
+SizeOption = Annotated[
+    int | None,
+    Field(ge=1, description="bring images to size x size; all of the first's size, if not given"),
+]
+OnError = Annotated[
+    Literal["raise", "skip"],
+    Field(description="what a corrupt image does: end the work, or be left out with a warning"),
+]
+Memory = Annotated[
+    float,
+    Field(ge=0, description="GiB of decoded images to hold at most; decode at each reading above"),
+]
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedDataset:
+    """Images decoded when they are asked for, several at a time, in threads.
+
+    source: position -> the encoded bytes or the file. labels: (n,), `UNKNOWN` where nobody knows.
+    """
+
+    name: str
+    ids: Sequence[str]
+    classes: tuple[str, ...]
+    source: Callable[[int], bytes | Path]
+    labels: Labels
+    form: Form
+    input_shape: tuple[int, ...]
+    resident: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(n, c, h, w) uint8. Raises DataError naming the image that cannot be decoded."""
+        out = np.empty((len(indices), *self.input_shape), dtype=np.uint8)
+        positions = list(indices)
+
+        def read(k: int) -> None:
+            out[k] = self.image(positions[k])
+
+        if len(positions) < 8:  # threads would cost more than they save
+            for k in range(len(positions)):
+                read(k)
+        else:
+            with ThreadPoolExecutor(cpu_count() or 1) as threads:
+                for _ in threads.map(read, range(len(positions))):
+                    pass
+        return torch.from_numpy(out)
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """(n,) int64. Raises DataError for a sample without a label."""
+        return known_targets(self.labels, self.ids, indices)
+
+    def image(self, position: int) -> Pixels:
+        """(c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
+        source = self.source(position)
+        name = str(source) if isinstance(source, Path) else f"{self.name} ({self.ids[position]})"
+        pixels = decode(source, name, self.form)
+        if pixels.shape != self.input_shape:
+            raise DataError(
+                f"Expected {name} to be of shape (c, h, w) = {self.input_shape}, as the first "
+                f"image, but got {pixels.shape}. Set `size` to bring all images to one size."
+            )
+        return pixels
+
+
+def form_of(
+    first: bytes | Path, name: str, mode: Mode | None, size: int | None
+) -> tuple[Form, tuple[int, int, int]]:
+    """(form, input shape) as the options say, or else as the first image is."""
+    natural = natural_form(first, name) if mode is None or size is None else None
+    chosen = mode or (natural.mode if natural else "RGB")
+    height, width = (size, size) if size else natural.size  # type: ignore[union-attr, misc]
+    form = Form(chosen, (size, size) if size else None)
+    return form, (1 if chosen == "L" else 3, height, width)
+
+
+def materialise(
+    dataset: EncodedDataset, on_error: str, memory: float, progress: Observer
+) -> ArrayDataset | EncodedDataset:
+    """All images in memory where `memory` GiB hold them; otherwise the data set as it is.
+
+    With `on_error="skip"` the images that cannot be decoded are left out, with one warning that
+    counts them; a streamed set is decoded once through to find them.
+
+    Raises:
+        DataError: with `on_error="raise"`, an image that cannot be decoded, if all are held.
+    """
+    fits = len(dataset) * math.prod(dataset.input_shape) <= memory * 2**30
+    skip = on_error == "skip"
+    if not fits and not skip:
+        return dataset
+    out = np.empty((len(dataset) if fits else 0, *dataset.input_shape), dtype=np.uint8)
+    broken: dict[int, DataError] = {}
+
+    def read(i: int) -> None:
+        try:
+            pixels = dataset.image(i)
+        except DataError as error:
+            if not skip:
+                raise
+            broken[i] = error
+        else:
+            if fits:
+                out[i] = pixels
+
+    progress(Progress("read", 0, len(dataset)))
+    with ThreadPoolExecutor(cpu_count() or 1, thread_name_prefix="upslope-decode") as threads:
+        for start in range(0, len(dataset), _CHUNK):
+            stop = min(start + _CHUNK, len(dataset))
+            for _ in threads.map(read, range(start, stop)):
+                pass
+            progress(Progress("read", stop, len(dataset)))
+    kept = np.array([i for i in range(len(dataset)) if i not in broken], dtype=np.int64)
+    if broken:
+        warnings.warn(
+            f"{dataset.name}: left out {len(broken)} of {len(dataset)} images that cannot be "
+            f"used. The first: {broken[min(broken)]}",
+            stacklevel=2,
+        )
+        out = out[kept] if fits else out
+    ids = tuple(dataset.ids[i] for i in kept)
+    labels = dataset.labels[kept]
+    if fits:
+        return checked(dataset.name, out, labels, dataset.classes, source=dataset.name, ids=ids)
+    source = dataset.source
+    return replace(dataset, ids=ids, labels=labels, source=lambda i: source(int(kept[i])))

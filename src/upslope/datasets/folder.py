@@ -1,0 +1,174 @@
+"""A folder of images: by class, or listed in a CSV manifest.
+
+    root/train/<class>/...  and  root/test/<class>/... (or val/; with both, val/ validates)
+    root/<class>/...        a stated share of each class is the test set (see `subset.draw`)
+    root/<manifest>.csv     columns path, label and, if there is to be no drawing, split
+
+Ids are paths relative to the root, with `/`. Images without a label, of the folder `unlabelled`
+(or `unlabeled`) or with an empty label in the manifest, belong to the pool.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from upslope.datasets.arrays import UNKNOWN, ArrayDataset
+from upslope.datasets.base import Splits
+from upslope.datasets.encoded import (
+    EncodedDataset,
+    Memory,
+    ModeOption,
+    OnError,
+    SizeOption,
+    form_of,
+    materialise,
+)
+from upslope.datasets.files import needed_root
+from upslope.datasets.subset import draw
+from upslope.errors import DataError
+from upslope.progress import Observer, silent
+
+SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+UNLABELLED = ("unlabelled", "unlabeled")
+_ALIASES = {"val": "validation", "valid": "validation"}
+
+Entry = tuple[str, str, str]
+"""(id, name of the class or "", split or "")."""
+
+
+def load(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    manifest: Annotated[
+        str | None, Field(description="CSV file in the folder: path, label and perhaps split")
+    ] = None,
+    test_share: Annotated[
+        float, Field(gt=0, lt=1, description="share of each class to test on, if files state none")
+    ] = 0.2,
+    mode: ModeOption = "RGB",
+    size: SizeOption = None,
+    on_error: OnError = "raise",
+    memory: Memory = 4.0,
+) -> Splits:
+    """A folder of images by class, or with a CSV manifest; streamed when too large to hold."""
+    folder = needed_root(root, "folder", "your own images")
+    entries = _manifest(folder, manifest) if manifest else _by_class(folder)
+    classes = tuple(sorted({label for _, label, _ in entries if label}))
+    if len(classes) < 2:
+        raise DataError(
+            f"Expected images of at least two classes in {folder} but got {list(classes)}. Lay "
+            "them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest."
+        )
+    splits = _splits(entries, test_share, folder)
+    number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
+    first = folder / splits["train"][0][0]
+    form, shape = form_of(first, str(first), mode, size)
+
+    def open_split(split: str) -> ArrayDataset | EncodedDataset | None:
+        if not splits[split]:
+            return None
+        ids = tuple(id_ for id_, _, _ in splits[split])
+        labels = np.array([number[label] for _, label, _ in splits[split]], dtype=np.int64)
+        encoded = EncodedDataset(
+            f"{folder.name}/{split}", ids, classes, lambda i: folder / ids[i], labels, form, shape
+        )
+        return materialise(encoded, on_error, memory, progress)
+
+    pool, test = open_split("train"), open_split("test")
+    assert pool is not None  # `_splits` has refused an empty pool and an empty test set
+    assert test is not None
+    return Splits(pool, test, open_split("validation"))
+
+
+def _by_class(folder: Path) -> list[Entry]:
+    tops = {path.name for path in folder.iterdir() if path.is_dir()}
+    if "train" not in tops:
+        return list(_class_folders(folder, folder, ""))
+    entries: list[Entry] = []
+    for top in sorted(tops & {"train", "test", "validation", "val", "valid"}):
+        entries += _class_folders(folder, folder / top, _ALIASES.get(top, top))
+    return entries
+
+
+def _class_folders(root: Path, folder: Path, split: str) -> Iterable[Entry]:
+    loose = next((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), None)
+    if loose is not None:
+        raise DataError(
+            f"Expected images in one folder a class under {folder} but {loose.name} lies beside "
+            f"them. Move images without a label to {folder / UNLABELLED[0]}."
+        )
+    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
+        label = "" if path.name in UNLABELLED else path.name
+        found = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+        if not found:
+            raise DataError(
+                f"Expected images ({', '.join(sorted(SUFFIXES))}) in {path} but there are none. "
+                "Remove the folder if it is no class."
+            )
+        # Paths are compared as text, so that the order is the same on every system.
+        for id_ in sorted(p.relative_to(root).as_posix() for p in found):
+            yield id_, label, split
+
+
+def _manifest(folder: Path, manifest: str) -> list[Entry]:
+    path = folder / manifest
+    if not path.is_file():
+        raise DataError(f"Expected the manifest {path} but there is no such file.")
+    entries: list[Entry] = []
+    seen: set[str] = set()
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if "path" not in columns or "label" not in columns:
+            raise DataError(
+                f"Expected the columns path, label and perhaps split in the first line of {path} "
+                f"but got {list(columns)}."
+            )
+        for row in reader:
+            id_, label = (row["path"] or "").replace("\\", "/"), row["label"] or ""
+            split = (row.get("split") or "").lower()
+            split = _ALIASES.get(split, split)
+            where = f"line {reader.line_num} of {path}"
+            if split not in ("", "train", "test", "validation"):
+                raise DataError(
+                    f"Expected the split of {where} to be train, test or val but got {split!r}."
+                )
+            if not (folder / id_).is_file():
+                raise DataError(f"Expected the image {folder / id_}, {where}, but it is missing.")
+            if id_ in seen:
+                raise DataError(f"Expected each image once but {id_!r} is listed again, {where}.")
+            seen.add(id_)
+            entries.append((id_, label, split))
+    return entries
+
+
+def _splits(entries: list[Entry], test_share: float, folder: Path) -> dict[str, list[Entry]]:
+    """Entries by split: as stated, or else a stratified share of the labelled ones for the test."""
+    if not any(split for _, _, split in entries):
+        labelled = [entry for entry in entries if entry[1]]
+        names = np.unique([label for _, label, _ in labelled], return_inverse=True)[1]
+        ids = [id_ for id_, _, _ in labelled]
+        drawn, _ = draw(ids, names.astype(np.int64), round(test_share * len(ids)), "test")
+        test = {ids[i] for i in drawn}
+        entries = [(i, label, "test" if i in test else "train") for i, label, _ in entries]
+    parts: dict[str, list[Entry]] = {"train": [], "test": [], "validation": []}
+    for entry in entries:
+        parts[entry[2] or "train"].append(entry)
+    if not parts["test"]:  # a lone validation split is what the test is made on
+        parts["test"], parts["validation"] = parts["validation"], []
+    for part in ("train", "test"):
+        if not parts[part]:
+            raise DataError(
+                f"Expected images to {'learn from' if part == 'train' else 'test on'} in {folder} "
+                f"but got none. Add a folder or a split `{part}`, or images to draw it from."
+            )
+    return parts

@@ -1,0 +1,164 @@
+"""IDX files: MNIST, Fashion-MNIST and their kin as published, gzipped or not.
+
+An IDX file is two zero bytes, a type code (8 is uint8), the number of dimensions, each dimension
+as a big-endian 32-bit integer, then the values: http://yann.lecun.com/exdb/mnist/.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from upslope.datasets.arrays import Array, ArrayDataset, checked
+from upslope.datasets.base import Splits
+from upslope.datasets.files import needed_root
+from upslope.errors import DataError
+from upslope.progress import Observer, silent
+
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_UINT8 = 8
+
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+def mnist(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+    """MNIST: handwritten digits, 60,000 and 10,000 of 28x28, grey; the four published IDX files."""
+    where = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    del progress  # decompression takes a second
+    return _read(root, "mnist", where, DIGITS, (0.1307,), (0.3081,))
+
+
+def fashion_mnist(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+    """Fashion-MNIST: clothes, 60,000 and 10,000 of 28x28, grey; the four published IDX files."""
+    where = "https://github.com/zalandoresearch/fashion-mnist (folder data/fashion)"
+    del progress
+    return _read(root, "fashion-mnist", where, CLOTHES, (0.2860,), (0.3530,))
+
+
+def load(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    classes: Annotated[
+        list[str] | None, Field(min_length=2, description="names; the labels found, if not given")
+    ] = None,
+) -> Splits:
+    """Any IDX image set under the file names of MNIST: KMNIST, EMNIST and the like."""
+    del progress
+    return _read(root, "idx", "where the data set is published", classes, (), ())
+
+
+def _read(
+    root: Path | None,
+    name: str,
+    where: str,
+    classes: tuple[str, ...] | list[str] | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Splits:
+    folder = needed_root(root, name, where)
+    paths = {(split, file): _find(folder, file) for split in FILES for file in FILES[split]}
+    missing = [file for (_, file), path in paths.items() if path is None]
+    if missing:
+        raise DataError(
+            f"Expected the files {', '.join(missing)} (each may end in .gz) in {folder} but they "
+            f"are missing. Get them from {where}; nothing is downloaded for you."
+        )
+    arrays = {key: read_idx(path) for key, path in paths.items() if path is not None}
+    names = classes or [
+        str(i) for i in range(1 + max(int(arrays[s, FILES[s][1]].max(initial=0)) for s in FILES))
+    ]
+    part = partial(_split, name, paths, arrays, names, mean, std)
+    return Splits(pool=part("train"), test=part("test"))
+
+
+def _split(
+    name: str,
+    paths: dict[tuple[str, str], Path | None],
+    arrays: dict[tuple[str, str], Array],
+    classes: tuple[str, ...] | list[str],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    split: str,
+) -> ArrayDataset:
+    image_key, label_key = ((split, file) for file in FILES[split])
+    for key, dimensions, what in ((image_key, 3, "images"), (label_key, 1, "labels")):
+        if arrays[key].ndim != dimensions:
+            raise DataError(
+                f"Expected {what} of {dimensions} dimension(s) in {paths[key]} but got shape "
+                f"{arrays[key].shape}. Files may have been renamed."
+            )
+    return checked(
+        f"{name}/{split}",
+        arrays[image_key][:, None],  # (n, 1, h, w)
+        arrays[label_key],
+        classes,
+        source=paths[image_key],
+        mean=mean,
+        std=std,
+    )
+
+
+def _find(folder: Path, file: str) -> Path | None:
+    """`file`, gzipped or not, under its name or the one with a dot that some mirrors give it."""
+    for name in (file, file.replace("-idx", ".idx")):
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+    return None
+
+
+def read_idx(path: Path) -> Array:
+    """The uint8 array of an IDX file, read-only.
+
+    Raises:
+        DataError: not an IDX file of uint8, cut short, longer than its header says, or a damaged
+            gzip stream.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"Expected a whole gzip file in {path} but reading it failed: {error}. Get it again."
+        ) from error
+    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UINT8 or not data[3]:
+        raise DataError(
+            f"Expected an IDX file of uint8 (first bytes 00 00 08 and the number of dimensions) in "
+            f"{path} but got {data[:4].hex(' ') or 'an empty file'}. Get the file again."
+        )
+    start = 4 + 4 * data[3]
+    if len(data) < start:
+        raise DataError(
+            f"Expected a header of {start} bytes in {path} but the file has {len(data)}. It is cut "
+            "short: get it again."
+        )
+    shape = struct.unpack(f">{data[3]}I", data[4:start])
+    if len(data) - start != math.prod(shape):
+        raise DataError(
+            f"Expected {math.prod(shape)} values in {path}, as its header says (shape {shape}), "
+            f"but got {len(data) - start}. The file is damaged: get it again."
+        )
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)

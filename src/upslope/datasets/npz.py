@@ -1,0 +1,158 @@
+"""NumPy archives: arrays of images or of any float features, with their labels.
+
+Either `x_train, y_train, x_test, y_test`, or `images, labels, split`, where `split` holds "train"
+or "test" for each sample. Optional: `classes`, the names; `ids` (with the second form). A label of
+-1 means that nobody knows it. Nothing is unpickled: arrays of Python objects are refused.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from upslope.datasets.arrays import Array, ArrayDataset, checked
+from upslope.datasets.base import Splits
+from upslope.datasets.files import needed_root
+from upslope.errors import ConfigError, DataError
+from upslope.progress import Observer, silent
+
+Layout = Literal["auto", "channels-first", "channels-last"]
+
+_FOUR = ("x_train", "y_train", "x_test", "y_test")
+_THREE = ("images", "labels", "split")
+
+
+def load(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    layout: Annotated[
+        Layout, Field(description="where images of 4 dimensions have their channels")
+    ] = "auto",
+) -> Splits:
+    """Arrays in one .npz file: x_train, y_train, x_test, y_test, or images, labels, split."""
+    del progress
+    path = _the_file(needed_root(root, "npz", "your own arrays, saved with numpy.savez"))
+    arrays = _read(path)
+    if all(key in arrays for key in _FOUR):
+        parts: dict[str, tuple[Array, Array, list[str] | None]] = {
+            "train": (arrays["x_train"], arrays["y_train"], None),
+            "test": (arrays["x_test"], arrays["y_test"], None),
+        }
+    elif all(key in arrays for key in _THREE):
+        parts = _by_split(arrays, path)
+    else:
+        raise DataError(
+            f"Expected the arrays {', '.join(_FOUR)}, or {', '.join(_THREE)}, in {path} but got "
+            f"{', '.join(arrays) or 'none'}. Rename them with numpy.savez."
+        )
+    labels = {name: _labels(part[1], path) for name, part in parts.items()}
+    if "classes" in arrays:
+        classes = [str(c) for c in arrays["classes"]]
+    else:
+        highest = max(int(part.max(initial=0)) for part in labels.values())
+        classes = [str(i) for i in range(max(2, highest + 1))]
+
+    def build(name: str) -> ArrayDataset:
+        images, _, ids = parts[name]
+        images = _channels_first(images, layout, path)
+        return checked(f"npz/{name}", images, labels[name], classes, source=path, ids=ids)
+
+    pool, test = build("train"), build("test")
+    if pool.input_shape != test.input_shape or pool.images.dtype != test.images.dtype:
+        raise DataError(
+            f"Expected training and test samples of one shape and type in {path} but got "
+            f"{pool.input_shape} {pool.images.dtype} and {test.input_shape} {test.images.dtype}."
+        )
+    return Splits(pool, test)
+
+
+def _the_file(root: Path) -> Path:
+    if root.is_file():
+        return root
+    found = sorted(root.glob("*.npz"))
+    if len(found) != 1:
+        raise DataError(
+            f"Expected one .npz file in {root} but got {[p.name for p in found] or 'none'}. Give "
+            "the path of the file itself."
+        )
+    return found[0]
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not hasattr(archive, "files"):
+                raise DataError(
+                    f"Expected an .npz archive in {path} but got a single array. Save images and "
+                    "labels together with numpy.savez."
+                )
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"Expected an .npz archive of plain arrays in {path} but reading it failed: {error}. "
+            "Save it again with numpy.savez; arrays of Python objects are not read."
+        ) from error
+
+
+def _by_split(
+    arrays: dict[str, Array], path: Path
+) -> dict[str, tuple[Array, Array, list[str] | None]]:
+    images, labels, split = (arrays[key] for key in _THREE)
+    ids = arrays.get("ids", np.array([f"sample-{i:05d}" for i in range(len(split))]))
+    if not len(images) == len(labels) == len(split) == len(ids):
+        raise DataError(
+            f"Expected images, labels, split and ids of one length in {path} but got "
+            f"{len(images)}, {len(labels)}, {len(split)} and {len(ids)}."
+        )
+    if len(np.unique(ids)) != len(ids):
+        raise DataError(f"Expected `ids` in {path} to differ but some are equal.")
+    unknown = set(np.unique(split).tolist()) - {"train", "test"}
+    if unknown:
+        raise DataError(
+            f"Expected `split` in {path} to hold 'train' or 'test' but got {sorted(unknown)}."
+        )
+    return {
+        name: (images[split == name], labels[split == name], ids[split == name].tolist())
+        for name in ("train", "test")
+    }
+
+
+def _labels(labels: Array, path: Path) -> Array:
+    """(n,) from (n,) or (n, 1), as Keras saves them."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise DataError(
+            f"Expected one integer label a sample in {path} but got an array of type "
+            f"{labels.dtype} and shape {labels.shape}. One-hot rows become labels by argmax(1)."
+        )
+    return labels
+
+
+def _channels_first(images: Array, layout: Layout, path: Path) -> Array:
+    """uint8 (n, h, w), (n, c, h, w) or (n, h, w, c) -> (n, c, h, w); others as they are."""
+    if images.ndim < 2:
+        raise DataError(
+            f"Expected samples along the first dimension of at least 2 in {path} but got an array "
+            f"of shape {images.shape}."
+        )
+    if images.ndim == 3 and images.dtype == np.uint8:
+        return images[:, None]
+    if images.ndim != 4:
+        return images
+    if layout == "auto":
+        first, last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
+        if first == last:
+            raise ConfigError(
+                f"Expected 1 or 3 channels either in front or at the end of the images in {path} "
+                f"but got shape {images.shape}. Set `layout` to channels-first or channels-last."
+            )
+        layout = "channels-first" if first else "channels-last"
+    if layout == "channels-first":
+        return images
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))

@@ -1,0 +1,85 @@
+"""What every data set can be asked for beyond its files: a smaller pool, a validation split."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from upslope.datasets.arrays import UNKNOWN
+from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.subset import Subset, draw, labels_of
+from upslope.errors import ConfigError, DataError
+
+COMMON = ("limit", "test_limit", "validation")
+"""The options of `shape`."""
+
+
+def shape(
+    splits: Splits,
+    name: str,
+    limit: Annotated[
+        int | None, Field(ge=1, description="keep so many samples of the pool, stratified")
+    ] = None,
+    test_limit: Annotated[
+        int | None, Field(ge=1, description="keep so many test samples, stratified")
+    ] = None,
+    validation: Annotated[
+        float, Field(ge=0, lt=1, description="share of the (limited) pool set apart to validate")
+    ] = 0.0,
+) -> Splits:
+    """Apply the options that every data set has, and check what every data set must keep."""
+    pool, test, held = splits.pool, splits.test, splits.validation
+    if validation and held is not None:
+        raise ConfigError(
+            f"data set {name!r}: Expected `validation` to be 0 but got {validation}: the files "
+            f"hold a validation split of their own ({len(held)} samples)."
+        )
+    if limit is not None:
+        pool = _limited(pool, limit)
+    if test_limit is not None:
+        test = _limited(test, test_limit)
+    if validation:
+        pool, held = _set_apart(pool, validation, name)
+    for part, dataset in (("test", test), ("validation", held)):
+        if dataset is not None and hasattr(dataset, "labels"):
+            _all_labelled(dataset, part, name)
+    return Splits(pool, test, held)
+
+
+def _set_apart(pool: Dataset, share: float, name: str) -> tuple[Dataset, Dataset]:
+    """(pool, validation): a stratified share of the labelled samples, or of all where the data
+    set has no label a sample to stratify by."""
+    labels = labels_of(pool)
+    known = np.flatnonzero(labels != UNKNOWN)
+    candidates = known if len(known) else np.arange(len(pool))
+    count = round(share * len(candidates))
+    if not 1 <= count < len(pool):
+        raise ConfigError(
+            f"data set {name!r}: Expected `validation` to leave samples on both sides but "
+            f"{share} of {len(candidates)} labelled samples is {count}."
+        )
+    drawn, _ = draw(
+        [pool.ids[i] for i in candidates.tolist()], labels[candidates], count, "validation"
+    )
+    chosen = candidates[drawn]
+    rest = np.setdiff1d(np.arange(len(pool)), chosen)
+    return Subset(pool, rest.tolist()), Subset(pool, chosen.tolist())
+
+
+def _all_labelled(dataset: Dataset, part: str, name: str) -> None:
+    missing = np.flatnonzero(labels_of(dataset) == UNKNOWN)
+    if len(missing):
+        raise DataError(
+            f"data set {name!r}: Expected every {part} sample to have a label but {len(missing)} "
+            f"of {len(dataset)} have none, first {dataset.ids[missing[0]]!r}. Label them, or move "
+            "them to the pool."
+        )
+
+
+def _limited(dataset: Dataset, limit: int) -> Dataset:
+    if limit >= len(dataset):
+        return dataset
+    drawn, _ = draw(dataset.ids, labels_of(dataset), limit, "limit")
+    return Subset(dataset, drawn.tolist())
