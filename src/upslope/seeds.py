@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -35,3 +36,23 @@ def global_generator(seed: int, *purpose: str | int, device: torch.device) -> It
     with torch.random.fork_rng(devices=devices, device_type=kind):
         torch.manual_seed(derive(seed, *purpose))
         yield
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU, operations that give the same bits on every run; elsewhere as torch is set."""
+    if device.type != "cpu":
+        yield
+        return
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    extras: Any = torch.utils.deterministic
+    fill = extras.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling every new tensor guards against reading garbage, at a cost in each operation.
+    extras.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        extras.fill_uninitialized_memory = fill

@@ -2,7 +2,7 @@
 
 from upslope.training.companion import Accompanied, Companion, Step
 from upslope.training.evaluate import evaluate
-from upslope.training.loop import TrainingReport, deterministic, place, train
+from upslope.training.loop import TrainingReport, place, train
 from upslope.training.settings import TrainingSettings
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Step",
     "TrainingReport",
     "TrainingSettings",
-    "deterministic",
     "evaluate",
     "place",
     "train",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from upslope.pool import Need
-from upslope.signals.base import Signal
+
+if TYPE_CHECKING:
+    from upslope.signals.base import Signal
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from upslope.batches import Source, source, with_targets
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError, ModelError
 from upslope.progress import Interrupted, Observer, Progress, Stop, silent
-from upslope.seeds import derive, generator, global_generator
+from upslope.seeds import derive, deterministic, generator, global_generator
 from upslope.tasks.base import Task
 from upslope.training.companion import Companion, Step
 from upslope.training.evaluate import evaluate
@@ -100,26 +99,6 @@ def train(
             stop=stop or Stop(),
         )
         return run.to_the_end(validation)
-
-
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """On the CPU, operations that give the same bits on every run; elsewhere as torch is set."""
-    if device.type != "cpu":
-        yield
-        return
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    extras: Any = torch.utils.deterministic
-    fill = extras.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling every new tensor guards against reading garbage, at a cost in each operation.
-    extras.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        extras.fill_uninitialized_memory = fill
 
 
 def epoch_batches(n: int, batch_size: int, seed: int, cycle: int, epoch: int) -> list[Tensor]:

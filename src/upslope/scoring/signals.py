@@ -1,0 +1,198 @@
+"""Runs signals over samples: batched, read ahead, each distinct signal once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from upslope.batches import Read, StreamedSource, evaluating, in_order
+from upslope.datasets.base import Dataset
+from upslope.errors import DataError
+from upslope.pool import Need
+from upslope.progress import Observer, Progress, Stop, silent
+from upslope.seeds import deterministic, generator, global_generator
+from upslope.signals import FitContext, Signal, build
+from upslope.tasks.base import Task
+
+OnCorrupt = Literal["fail", "skip"]
+
+
+class KnowsSignals(Protocol):
+    """Something that computes signals of its own, as what was trained along with the model."""
+
+    def signal(self, need: Need) -> Signal | None:
+        """The signal of that need, None for one that it does not know."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """What a signal may be fitted on: positions in the data set, and their targets (n, ...)."""
+
+    indices: Sequence[int] = ()
+    targets: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class SignalTable:
+    """Signals over candidates, on the CPU.
+
+    candidates: positions in the data set, in the order given, without `skipped`, those that could
+    not be read. signals: need -> (n_candidates, ...). labelled_signals: need -> (n_labelled, ...),
+    for the needs that ask for it.
+    """
+
+    candidates: tuple[int, ...]
+    signals: dict[Need, Tensor]
+    labelled_signals: dict[Need, Tensor]
+    skipped: tuple[int, ...] = ()
+
+
+def compute_signals(
+    needs: Sequence[Need],
+    model: nn.Module,
+    task: Task,
+    dataset: Dataset,
+    candidates: Sequence[int],
+    *,
+    device: torch.device,
+    seed: int,
+    cycle: int = 0,
+    labelled: LabelledSet | None = None,
+    unlabelled: Sequence[int] | None = None,
+    batch_size: int = 256,
+    on_corrupt: OnCorrupt = "fail",
+    companion: KnowsSignals | None = None,
+    observer: Observer = silent,
+    stop: Stop | None = None,
+) -> SignalTable:
+    """The signals of `needs` over `candidates`, with `model` in eval mode.
+
+    Equal signals are computed once; signals with something to train are fitted first, on
+    `unlabelled` (the candidates by default) and `labelled`. Random signals (dropout passes) draw
+    from (seed, cycle). The model's modes and torch's generators are as before afterwards.
+
+    Raises:
+        ConfigError: a signal that does not exist.
+        DataError: a sample cannot be read and `on_corrupt` is "fail".
+        Interrupted: a stop was requested.
+    """
+    labelled, stop = labelled or LabelledSet(), stop or Stop()
+    plain = list(dict.fromkeys(replace(need, labelled=False) for need in needs))
+    with evaluating(model), deterministic(device):
+        signals: dict[Need, Signal] = {}
+        for need in plain:
+            signal = (companion.signal(need) if companion else None) or build(need)
+            fit = getattr(signal, "fit", None)
+            if fit is not None:
+                context = FitContext(
+                    model=model,
+                    task=task,
+                    dataset=dataset,
+                    unlabelled=candidates if unlabelled is None else unlabelled,
+                    labelled=labelled.indices,
+                    targets=labelled.targets,
+                    device=device,
+                    rng=generator(seed, "fit", str(need), cycle),
+                    progress=_fitting(observer, stop),
+                )
+                signal = fit(context)
+            signals[need] = signal
+        for_labelled = {replace(n, labelled=False): n for n in needs if n.labelled}
+        with global_generator(seed, "signals", cycle, device=device):
+            run = _Pass(model, task, dataset, device, batch_size, on_corrupt, observer, stop)
+            values, kept, skipped = run(signals, candidates)
+            labelled_values: dict[Need, Tensor] = {}
+            if for_labelled and labelled.indices:
+                chosen = {need: signals[need] for need in for_labelled}
+                labelled_values, _, _ = replace(run, on_corrupt="fail")(chosen, labelled.indices)
+    return SignalTable(
+        kept,
+        {need: values[replace(need, labelled=False)] for need in needs},
+        {for_labelled[need]: tensor for need, tensor in labelled_values.items()},
+        skipped,
+    )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over samples that computes several signals from each batch."""
+
+    model: nn.Module
+    task: Task
+    dataset: Dataset
+    device: torch.device
+    batch_size: int
+    on_corrupt: OnCorrupt
+    observer: Observer
+    stop: Stop
+
+    def __call__(
+        self, signals: dict[Need, Signal], indices: Sequence[int]
+    ) -> tuple[dict[Need, Tensor], tuple[int, ...], tuple[int, ...]]:
+        parts: dict[Need, list[Tensor]] = {need: [] for need in signals}
+        kept: list[int] = []
+        # Without a signal there is nothing to read, unless unreadable samples must be found.
+        if signals or self.on_corrupt == "skip":
+            for positions, values in self.stream(signals, indices):
+                kept += [indices[p] for p in positions]
+                for need, value in values.items():
+                    parts[need].append(value)
+        else:
+            kept = list(indices)
+        skipped = tuple(sorted(set(indices) - set(kept)))
+        empty = torch.empty(0)
+        return {n: torch.cat(p) if p else empty for n, p in parts.items()}, tuple(kept), skipped
+
+    def stream(
+        self, signals: dict[Need, Signal], indices: Sequence[int]
+    ) -> Iterator[tuple[list[int], dict[Need, Tensor]]]:
+        """(positions in `indices` that could be read, their signals), batch by batch."""
+        batches = in_order(len(indices), self.batch_size)
+        read = readable(self.dataset, self.on_corrupt)
+        data = StreamedSource(read, indices, self.device)
+        self.observer(Progress("score", 0, len(indices)))
+        for batch, (inputs, mask) in zip(batches, data.stream(batches), strict=True):
+            self.stop.check()
+            values: dict[Need, Tensor] = {}
+            if len(inputs):
+                prepared = self.task.prepare(inputs)
+                for need, signal in signals.items():
+                    value = signal.compute(self.model, self.task, prepared)
+                    values[need] = value.detach().cpu()
+            yield batch[mask.cpu()].tolist(), values
+            self.observer(Progress("score", int(batch[-1]) + 1, len(indices)))
+
+
+def readable(dataset: Dataset, on_corrupt: OnCorrupt) -> Read:
+    """Reads (inputs of the samples that can be read, mask of these among all (n,))."""
+
+    def read(indices: Sequence[int]) -> tuple[Tensor, ...]:
+        try:
+            return dataset.inputs(indices), torch.ones(len(indices), dtype=torch.bool)
+        except DataError:
+            if on_corrupt == "fail":
+                raise
+        found: list[Tensor] = []
+        mask = torch.zeros(len(indices), dtype=torch.bool)
+        for i, index in enumerate(indices):
+            try:
+                found.append(dataset.inputs([index]))
+            except DataError:
+                continue
+            mask[i] = True
+        return (torch.cat(found) if found else torch.empty(0)), mask
+
+    return read
+
+
+def _fitting(observer: Observer, stop: Stop) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        stop.check()
+        observer(Progress("fit", done, total))
+
+    return report
