@@ -67,7 +67,12 @@ class PoolView:
         return self._checked(self.signals, need, self.candidates, "candidates")
 
     def labelled_signal(self, need: Need) -> Tensor:
-        """The signal over the labelled set, (n_labelled, ...). Raises as `signal` does."""
+        """The signal over the labelled set, (n_labelled, ...). Raises as `signal` does.
+
+        With nothing labelled yet, no rows of the shape that the candidates have.
+        """
+        if not self.labelled:
+            return self.signal(need)[:0]
         return self._checked(self.labelled_signals, need, self.labelled, "labelled samples")
 
     @staticmethod
@@ -85,7 +90,9 @@ class PoolView:
                 f"Expected the signal {need} to have {len(ids)} rows, one for each of the {what}, "
                 f"but got {len(values)}."
             )
-        finite = torch.isfinite(values.reshape(len(values), -1)).all(dim=1)
+        finite = torch.isfinite(values)
+        if finite.ndim > 1:
+            finite = finite.flatten(start_dim=1).all(dim=1)
         if not bool(finite.all()):
             bad = [ids[i] for i in (~finite).nonzero().flatten()[:3].tolist()]
             raise SelectionError(
@@ -101,10 +108,12 @@ class Selection:
     """The ids chosen, in the order of choice, and the acquisition score of every candidate.
 
     scores: (n_candidates,), higher is chosen first; None where a strategy has no such number.
+    notes: figures of the choice worth recording, such as the radius of a cover and its bound.
     """
 
     ids: tuple[str, ...]
     scores: Tensor | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from upslope import tables
 from upslope.strategies.base import QueryStrategy
+from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
 from upslope.strategies.random import Random
 from upslope.strategies.uncertainty import Entropy, LeastConfidence, Margin
@@ -27,6 +28,8 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "expected-gradnorm": ExpectedGradNorm,
     "egl": EGL,
     "egl-rms": EGLRms,
+    "core-set": CoreSet,
+    "core-set-robust": RobustCoreSet,
 }
 
 

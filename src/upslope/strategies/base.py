@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -11,6 +11,15 @@ from torch import Tensor
 
 from upslope.options import Options
 from upslope.pool import Need, PoolView, Selection, check_budget, top
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A `Selection` by position: where in the pool, in order of choice; scores (n,) if any."""
+
+    positions: Sequence[int]
+    scores: Tensor | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,16 +49,15 @@ class QueryStrategy(Options):
         """
         check_budget(pool, budget)
         view, order = by_id(pool)
-        chosen, scores = self.choose(view, budget, rng)
+        choice = self.choose(view, budget, rng)
+        scores = choice.scores
         if scores is not None:
             scores = torch.empty_like(scores).index_copy_(0, torch.tensor(order), scores)
-        return Selection(tuple(view.candidates[i] for i in chosen), scores)
+        ids = tuple(view.candidates[i] for i in choice.positions)
+        return Selection(ids, scores, choice.notes)
 
-    def choose(
-        self, pool: PoolView, budget: int, rng: torch.Generator
-    ) -> tuple[Sequence[int], Tensor | None]:
-        """The positions of `budget` distinct candidates, in order of choice, and the scores (n,),
-        if there are any. `pool` is in the order of its ids and `budget` is within it."""
+    def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
+        """Choose `budget` distinct positions of `pool`, which is in the order of its ids."""
         raise NotImplementedError
 
 

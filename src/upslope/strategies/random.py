@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from upslope.pool import PoolView
-from upslope.strategies.base import QueryStrategy
+from upslope.strategies.base import Choice, QueryStrategy
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,6 @@ class Random(QueryStrategy):
     cost: ClassVar[str] = "n"
     home: ClassVar[str] = "the baseline at every budget; hard to beat with very few labels"
 
-    def choose(
-        self, pool: PoolView, budget: int, rng: torch.Generator
-    ) -> tuple[Sequence[int], Tensor | None]:
+    def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The first `budget` of a random permutation."""
-        return torch.randperm(len(pool), generator=rng)[:budget].tolist(), None
+        return Choice(torch.randperm(len(pool), generator=rng)[:budget].tolist())

@@ -1,0 +1,44 @@
+"""Distances between feature vectors, in blocks: never an n x n matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK = 2**24
+"""Entries of one block of a distance matrix: 64 MB in float32."""
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """||x_i - y_j||^2 >= 0. x: (n, d), y: (m, d), returns (n, m)."""
+    products = torch.addmm(y.square().sum(dim=1), x, y.T, alpha=-2)
+    return products.add_(x.square().sum(dim=1, keepdim=True)).clamp_(min=0)
+
+
+def blocks(n: int, m: int) -> Iterator[slice]:
+    """Slices of n rows, such that the rows of one times m columns make a block."""
+    rows = max(1, BLOCK // max(1, m))
+    return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
+
+
+def nearest_squared(x: Tensor, y: Tensor) -> Tensor:
+    """min_j ||x_i - y_j||^2, infinite where y is empty. x: (n, d), y: (m, d), returns (n,)."""
+    nearest = torch.full((len(x),), torch.inf)
+    if len(y):
+        for rows in blocks(len(x), len(y)):
+            nearest[rows] = squared_distances(x[rows], y).amin(dim=1)
+    return nearest
+
+
+def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """All of them less the mean of the first: distances stay, and lose no digits to an offset."""
+    x = x.flatten(start_dim=1).float()
+    mean = x.mean(dim=0) if len(x) else 0
+    return (x - mean, *(other.flatten(start_dim=1).float() - mean for other in others))
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Rows of unit length; a row of zeros stays. x: (n, ...), returns (n, d)."""
+    return torch.nn.functional.normalize(x.flatten(start_dim=1).float(), dim=1)
