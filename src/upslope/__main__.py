@@ -1,0 +1,7 @@
+"""`python -m upslope`."""
+
+from __future__ import annotations
+
+from upslope.cli import main
+
+main()

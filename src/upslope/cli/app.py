@@ -1,0 +1,264 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from upslope import __version__
+from upslope.cli.console import told
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Choose which unlabelled samples are worth a label, by the norm of their loss gradient."
+    "\n\n[bold]Start here[/bold]\n\n"
+    "  upslope compare                  the demonstration on handwritten digits\n\n"
+    "  upslope compare configs/fashion-mnist.yaml --dry-run\n\n"
+    "  upslope score model.pt my.yaml --out scores.parquet\n\n"
+    "  upslope list strategies",
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Argument(help="YAML configuration, see configs/. Without one: handwritten digits."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one value: training.epochs=5"),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the runs.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
+Seeds = Annotated[
+    str | None, typer.Option(help="How many (5: 0 to 4), or which, in brackets: [3] or [0,7].")
+]
+FullData = Annotated[
+    int | None,
+    typer.Option(help="Seeds that also get a model trained on every label of the pool."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print sizes, budgets and steps; train nothing.")
+]
+Resume = "Run the same command again: it goes on where it stopped."
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"upslope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of `upslope` itself."""
+
+
+@app.command()
+def run(
+    config: Config = None,
+    strategy: Annotated[str, typer.Option(help="Which; `upslope list strategies`.")] = "margin",
+    seeds: Seeds = None,
+    out: Out = None,
+    device: Device = None,
+    sets: Sets = None,
+    full_data: FullData = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run one strategy: train, score, ask, label, again.
+
+    Everything is recorded step by step in the folder given by --out. After Ctrl-C or a crash,
+    the same command goes on where it stopped.
+
+    [bold]Examples[/bold]
+
+      upslope run --strategy egl --seeds [0]
+
+      upslope run configs/fashion-mnist.yaml --strategy entropy-gradnorm --out runs/fashion
+
+      upslope run -s training.epochs=5 -s experiment.candidates=all
+    """
+    overrides = {"strategies": strategy, "device": device, "full_data": full_data}
+    _compare(config, sets, seeds, overrides, out, dry_run)
+
+
+@app.command()
+def compare(
+    config: Config = None,
+    strategies: Annotated[
+        str | None, typer.Option(help="Names with commas between, or all.")
+    ] = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    device: Device = None,
+    sets: Sets = None,
+    full_data: FullData = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Compare strategies over seeds under one protocol, and report.
+
+    Runs of one seed share the initial set, the initial weights and the data order. The report, a
+    table, curves and one HTML page, is in the folder `report` beside the runs.
+
+    [bold]Examples[/bold]
+
+      upslope compare --strategies random,margin,entropy-gradnorm,egl --seeds 5
+
+      upslope compare configs/cifar10-small.yaml --seeds 3 --full-data 1
+
+      upslope compare configs/cifar10-paper.yaml --device cuda --dry-run
+    """
+    overrides = {"strategies": strategies, "device": device, "full_data": full_data}
+    _compare(config, sets, seeds, overrides, out, dry_run)
+
+
+@app.command()
+def score(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Weights: .safetensors, or .pt/.pth of a state_dict.")
+    ],
+    config: Config = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write, .parquet or .csv.")
+    ] = Path("scores.parquet"),
+    scores: Annotated[
+        str, typer.Option(help="Strategies whose scores to compute, with commas between.")
+    ] = "entropy-gradnorm",
+    device: Device = None,
+    sets: Sets = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave out samples that cannot be read.")
+    ] = False,
+) -> None:
+    """Score every sample of a pool with a trained model: ids and scores to a file.
+
+    Data set and network are those of the configuration; the network may be a function of yours,
+    model.name=package.module:function. A higher score is more worth a label.
+
+    [bold]Examples[/bold]
+
+      upslope score model.pt my.yaml --scores entropy-gradnorm,egl --out scores.parquet
+
+      upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
+    """
+    from upslope.cli.console import out as console
+    from upslope.cli.watch import watching
+
+    with told():
+        from upslope.config import assemble, load, scorers
+        from upslope.scoring import score_to_file
+
+        settings = load(config, sets=sets or (), overrides={"device": device})
+        chosen = scorers(scores)
+        job = assemble(settings)
+        model, on = job.trained(checkpoint, settings.device)
+        with watching(1) as observer:
+            written = score_to_file(
+                out,
+                chosen,
+                model=model,
+                task=job.task,
+                dataset=job.splits.pool,
+                device=on,
+                batch_size=settings.experiment.score_batch,
+                on_corrupt="skip" if skip_corrupt else "fail",
+                observer=observer,
+            )
+        console.print(f"{written.scored:,} samples scored: {out}", markup=False)
+        if written.skipped:
+            names = ", ".join(written.skipped[:5])
+            console.print(f"{len(written.skipped)} could not be read: {names}", markup=False)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or above them.")],
+    out: Out = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Compare the others with this strategy; random by default.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Learning curves",
+) -> None:
+    """Make the table, the curves and the HTML page again from runs, finished or not.
+
+    [bold]Examples[/bold]
+
+      upslope report runs/digits
+
+      upslope report runs/digits runs/more-seeds --reference margin --out report
+    """
+    from upslope.cli.show import show_report
+
+    with told():
+        from upslope import report as reports
+
+        summary = reports.summarise(reports.collect(runs), reference)
+        show_report(summary, reports.write(summary, out or runs[0] / "report", title))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="strategies, signals, models, datasets or tasks.")
+    ] = "strategies",
+) -> None:
+    """List what there is to choose from, with references, costs and options.
+
+    [bold]Example[/bold]: upslope list models
+    """
+    from upslope.cli.show import show_list
+
+    with told():
+        show_list(what)
+
+
+def _compare(
+    config_file: Path | None,
+    sets: list[str] | None,
+    seeds: str | None,
+    overrides: dict[str, Any],
+    out: Path | None,
+    dry_run: bool,
+) -> None:
+    from upslope.cli.show import show_plan, show_report
+    from upslope.cli.watch import watching
+
+    with told(Resume):
+        from upslope import report as reports
+        from upslope.comparison import compare
+        from upslope.config import assemble, load, plan
+
+        assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
+        config = load(config_file, sets=assignments, overrides=overrides)
+        name = config_file.stem if config_file else config.data.name
+        folder = out or Path("runs") / name
+        job = assemble(config)
+        planned = plan(config, job)
+        show_plan(config, planned, folder)
+        if dry_run:
+            return
+        with watching(planned.runs) as observer:
+            compare(
+                folder,
+                strategies=job.strategies,
+                seeds=config.seeds,
+                splits=job.splits,
+                task=job.task,
+                model=job.model,
+                settings=config.experiment,
+                training=config.training,
+                full_data_seeds=config.seeds[: config.full_data],
+                config=config.protocol(),
+                device=config.device,
+                observer=observer,
+            )
+        summary = reports.summarise(reports.collect([folder]))
+        show_report(summary, reports.write(summary, folder / "report", f"Upslope: {name}"))

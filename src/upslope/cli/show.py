@@ -1,0 +1,111 @@
+"""Plans, tables and lists on the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from upslope.cli.console import out
+from upslope.errors import ConfigError
+
+if TYPE_CHECKING:
+    from upslope.config import Config, Plan
+    from upslope.report import Files, Summary
+
+
+def show_plan(config: Config, plan: Plan, folder: Path) -> None:
+    """What will happen, in a few lines."""
+    shape = "x".join(str(n) for n in plan.input_shape)
+    names = ", ".join(choice.label for choice in config.strategies)
+    seeds = ", ".join(str(seed) for seed in config.seeds)
+    rows = [
+        ("data", f"{config.data.name}: pool {plan.pool:,}, test {plan.test:,}, "
+                 f"{plan.classes} classes, {shape}"),
+        ("model", f"{config.model.name}, {plan.parameters:,} parameters"),
+        ("strategies", names),
+        ("seeds", seeds),
+        ("labels", " ".join(f"{n:,}" for n in plan.budgets)),
+        ("candidates", " ".join(f"{n:,}" for n in plan.candidates) or "none"),
+        ("steps", f"{sum(plan.steps):,} a run, at most {plan.total_steps:,} in {plan.runs} runs"
+                  f"{f' and {plan.full_data_runs} on all labels' if plan.full_data_runs else ''}"),
+        ("folder", str(folder)),
+    ]  # fmt: skip
+    grid = Table.grid(padding=(0, 2))
+    for name, text in rows:
+        grid.add_row(Text(name, style="dim"), Text(text))
+    out.print(grid)
+    out.print()
+
+
+def show_report(summary: Summary, files: Files) -> None:
+    """The final table, what it says, and where everything is."""
+    from upslope.report import tables
+
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for i, name in enumerate(tables.header(summary)):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in summary.rows:
+        first, *rest = tables.cells(summary, row)
+        table.add_row(Text(first, style="bold"), *[_half_dim(cell) for cell in rest])
+    # A pipe or a file is as wide as it needs to be: nothing is cut off there.
+    out.print(table, width=None if out.is_terminal else 240)
+    out.print()
+    for row in summary.rows:
+        if row.comparison is not None:
+            out.print(_verdict(row, str(summary.reference)))
+    for note in tables.notes(summary):
+        out.print(Text(note, style="dim"))
+    out.print()
+    for name, path in (("page", files.page), ("curves", files.png), ("table", files.markdown)):
+        out.print(Text(f"{name:7} {path}"), soft_wrap=True)
+
+
+def show_list(what: str) -> None:
+    """One table of the library, described.
+
+    Raises:
+        ConfigError: there is no such table.
+    """
+    kinds = ("strategies", "signals", "models", "datasets", "tasks")
+    if what not in kinds:
+        raise ConfigError(f"Expected one of {', '.join(kinds)} but got {what!r}.")
+    import importlib
+
+    for entry in importlib.import_module(f"upslope.{what}").describe():
+        _show_entry(entry if isinstance(entry, dict) else dataclasses.asdict(entry))
+
+
+def _show_entry(entry: dict[str, Any]) -> None:
+    out.print(Text(str(entry["name"]), style="bold"))
+    for key, value in entry.items():
+        if key in ("name", "options") or not value:
+            continue
+        label = "" if key == "summary" else f"{key}: "
+        out.print(Text(f"  {label}{value}"), soft_wrap=True)
+    options = entry.get("options") or ()
+    lines = options.splitlines() if isinstance(options, str) else [_option(o) for o in options]
+    for line in lines:
+        out.print(Text(f"    {line}", style="dim"), soft_wrap=True)
+
+
+def _option(option: dict[str, Any]) -> str:
+    return f"{option['name']}={option['default']}  {option['help']} ({option['type']})"
+
+
+def _half_dim(cell: str) -> Text:
+    mean, sign, half = cell.partition(" ±")
+    return Text.assemble(mean, (f" ±{half}", "dim")) if sign else Text(cell)
+
+
+def _verdict(row: Any, reference: str) -> Text:
+    words, style = {
+        "better": (f"better than {reference}", "green"),
+        "worse": (f"worse than {reference}", "red"),
+        "no difference shown": (f"not shown to differ from {reference}", ""),
+        "not tested": (f"not tested against {reference}: one seed", "dim"),
+    }[row.comparison.verdict]
+    return Text.assemble((row.strategy, "bold"), " ", (words, style))

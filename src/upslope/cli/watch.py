@@ -1,0 +1,148 @@
+"""What a comparison says while it works: bars in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from upslope.cli.console import err
+from upslope.progress import Observer, Progress
+
+UNITS = {"train": "batches", "evaluate": "samples", "score": "samples", "fit": "steps"}
+QUIET_SECONDS = 10.0
+"""Without a terminal, no more than one line in this time."""
+
+
+@contextmanager
+def watching(runs: int) -> Iterator[Observer]:
+    """An observer for so many runs, on the terminal or as plain lines."""
+    if err.is_terminal:
+        with _Bars(runs) as bars:
+            yield bars
+    else:
+        yield Lines(runs, lambda line: err.print(line, markup=False))
+
+
+class Share:
+    """How much of all runs is done, from the reports of each."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs = max(1, runs)
+        self._done: dict[str, float] = {}
+
+    def update(self, progress: Progress) -> float:
+        """Runs done, with fractions, after this report."""
+        if progress.phase == "cycle" and progress.cycles:
+            self._done[progress.run] = (progress.cycle + 1) / progress.cycles
+        return sum(self._done.values())
+
+
+class Lines:
+    """Plain lines: what was reached, how far, how long still."""
+
+    def __init__(
+        self,
+        runs: int,
+        write: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._share, self._write, self._clock = Share(runs), write, clock
+        self._start = self._last = clock()
+
+    def __call__(self, progress: Progress) -> None:
+        """Write a line where a cycle is finished and the last line is long enough ago."""
+        done = self._share.update(progress)
+        now = self._clock()
+        if progress.phase != "cycle" or now - self._last < QUIET_SECONDS:
+            return
+        self._last = now
+        left = (now - self._start) / done * (self._share.runs - done) if done else 0.0
+        self._write(
+            f"{100 * done / self._share.runs:3.0f}%  {about(progress)}  "
+            f"about {_clock_words(left)} left"
+        )
+
+
+class _Bars:
+    """Two bars: all runs, and what the present one is doing, with its rate."""
+
+    def __init__(self, runs: int) -> None:
+        self._share = Share(runs)
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+        self._all = self._bars.add_task("runs", total=runs, unit="")
+        self._now = self._bars.add_task("preparing", total=None, unit="")
+        self._doing: tuple[str, str, int] | None = None
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        done = self._share.update(progress)
+        if progress.phase == "cycle":
+            self._bars.update(self._all, completed=round(done, 2))
+            self._bars.console.print(about(progress), style="dim", markup=False)
+        if progress.phase not in UNITS:
+            return
+        doing = (progress.phase, progress.run, progress.cycle)
+        if doing != self._doing:
+            self._doing = doing
+            where = f"{progress.run}, {progress.labelled} labels: " if progress.run else ""
+            self._bars.reset(
+                self._now,
+                total=progress.total,
+                description=where + progress.phase,
+                unit=UNITS[progress.phase],
+            )
+        self._bars.update(self._now, completed=progress.done)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """`1,234 samples/s`."""
+        if not task.speed or not task.fields.get("unit"):
+            return Text("")
+        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s", style="progress.data.speed")
+
+
+def about(progress: Progress) -> str:
+    """`margin/seed-0  cycle 3 of 7  280 labels  accuracy 91.2%`."""
+    figures = [
+        f"{name} {100 * value:.1f}%"
+        for name, value in progress.metrics.items()
+        if name in ("accuracy", "miou")
+    ]
+    cycle = f"cycle {progress.cycle + 1} of {progress.cycles}"
+    return "  ".join([progress.run, cycle, f"{progress.labelled} labels", *figures]).strip()
+
+
+def _clock_words(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

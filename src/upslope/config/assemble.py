@@ -1,0 +1,162 @@
+"""From a configuration to the objects of a comparison, and what it will cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import device as Device
+from torch import nn
+
+from upslope import datasets, models, strategies, tasks
+from upslope.batches import resolve_device
+from upslope.checkpoints import load_weights
+from upslope.config.schema import Config
+from upslope.datasets.base import Splits
+from upslope.errors import ConfigError, SelectionError
+from upslope.experiment import ExperimentSettings
+from upslope.experiment.settings import amount, candidate_count
+from upslope.pool import Strategy
+from upslope.progress import Observer, silent
+from upslope.scoring import Scorer
+from upslope.strategies.base import TopStrategy
+from upslope.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `comparison.compare` and `Experiment` take."""
+
+    splits: Splits
+    task: Task
+    model: Callable[[], nn.Module]
+    strategies: Mapping[str, Strategy]
+
+    def trained(self, checkpoint: Path | str, device: str = "auto") -> tuple[nn.Module, Device]:
+        """The model with the weights of a checkpoint, in eval mode, on a device, and which.
+
+        Raises:
+            ModelError: a checkpoint that cannot be read, or of another network.
+        """
+        model, on = self.model(), resolve_device(device)
+        load_weights(model, checkpoint)
+        return model.eval().to(on), on
+
+
+def scorers(names: str) -> dict[str, Scorer]:
+    """The strategies that have one score a sample, by names with commas between.
+
+    Raises:
+        ConfigError: an unknown strategy, or one that chooses without such a score.
+    """
+    chosen: dict[str, Scorer] = {}
+    for name in (name.strip() for name in names.split(",")):
+        strategy = strategies.build(name)
+        if not isinstance(strategy, TopStrategy):
+            able = [n for n, kind in strategies.STRATEGIES.items() if issubclass(kind, TopStrategy)]
+            raise ConfigError(
+                f"Expected strategies that score each sample by itself, {', '.join(able)}, but "
+                f"got {name!r}, which chooses a batch as a whole."
+            )
+        chosen[name] = strategy
+    return chosen
+
+
+def assemble(config: Config, progress: Observer = silent) -> Job:
+    """Open the data set and build the rest around it.
+
+    Raises:
+        ConfigError, DataError, ModelError: what does not exist or does not fit together.
+    """
+    splits = datasets.load(
+        config.data.name, config.root, progress=progress, **dict(config.data.options)
+    )
+    pool = splits.pool
+    mean, std = datasets.statistics(pool)
+    task = tasks.build(
+        config.task.name,
+        num_classes=len(pool.classes),
+        mean=mean,
+        std=std,
+        classes=pool.classes,
+        **config.task.options,
+    )
+
+    def model() -> nn.Module:
+        return models.build(
+            config.model.name,
+            num_classes=len(pool.classes),
+            input_shape=pool.input_shape,
+            **config.model.options,
+        )
+
+    chosen: dict[str, Strategy] = {
+        choice.label: strategies.build(choice.name, **choice.options)
+        for choice in config.strategies
+    }
+    return Job(splits, task, model, chosen)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison will do, before it does it.
+
+    budgets: labels at each cycle. candidates: scored in each cycle. steps: optimiser steps at each
+    cycle. parameters: trainable numbers of the model.
+    """
+
+    pool: int
+    test: int
+    classes: int
+    input_shape: tuple[int, ...]
+    parameters: int
+    budgets: tuple[int, ...]
+    candidates: tuple[int, ...]
+    steps: tuple[int, ...]
+    runs: int
+    full_data_runs: int
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of all runs, without what runs of one seed share."""
+        return self.runs * sum(self.steps)
+
+
+def plan(config: Config, job: Job) -> Plan:
+    """Sizes, budgets and steps; trains nothing.
+
+    Raises:
+        SelectionError: more labels asked for than the pool holds.
+    """
+    settings, size = config.experiment, len(job.splits.pool)
+    budgets, candidates = _budgets(settings, size)
+    batch, epochs = config.training.batch_size, config.training.epochs
+    model = job.model()
+    return Plan(
+        pool=size,
+        test=len(job.splits.test),
+        classes=len(job.splits.pool.classes),
+        input_shape=tuple(job.splits.pool.input_shape),
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        budgets=budgets,
+        candidates=candidates,
+        steps=tuple(epochs * math.ceil(labels / batch) for labels in budgets),
+        runs=len(config.strategies) * len(config.seeds),
+        full_data_runs=min(config.full_data, len(config.seeds)),
+    )
+
+
+def _budgets(settings: ExperimentSettings, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    initial = amount(settings.initial, size, "initial")
+    step = amount(settings.budget, size, "budget")
+    budgets = tuple(initial + i * step for i in range(settings.cycles))
+    if budgets[-1] > size:
+        raise SelectionError(
+            f"Expected the last cycle to need at most the {size} labels of the pool but {initial} "
+            f"and {settings.cycles - 1} times {step} are {budgets[-1]}. Lower `cycles` or `budget`."
+        )
+    most = candidate_count(settings.candidates, step)
+    left = (size - labels for labels in budgets[:-1])
+    return budgets, tuple(n if most is None else min(n, most) for n in left)

@@ -1,0 +1,85 @@
+"""A configuration from a YAML file with assignments on top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from upslope.config.schema import Config, parse
+from upslope.errors import ConfigError
+
+
+def load(
+    path: Path | str | None = None,
+    *,
+    sets: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read, put on top, check.
+
+    Args:
+        path: a YAML file; none for the defaults (digits).
+        sets: assignments `a.b=c`, the value as YAML: `training.epochs=5`, `seeds=[1, 2]`.
+        overrides: dotted keys with values, applied last; None values are left out.
+
+    Raises:
+        ConfigError: a file that cannot be read or is no YAML mapping; an assignment that is none;
+            faults of the values, all together.
+    """
+    document = _read(Path(path)) if path is not None else {}
+    for assignment in sets:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(
+                f"Expected --set to be like training.epochs=5 but got {assignment!r}."
+            )
+        _assign(document, key.strip(), _yaml(text, f"the value of --set {key}"))
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            _assign(document, key, value)
+    return parse(document)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"Expected a YAML file at {path} but it cannot be read: {error}."
+        ) from error
+    document = _yaml(text, str(path))
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"Expected {path} to hold a mapping of sections but got {type(document).__name__}."
+        )
+    return document
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Expected {where} to be YAML but: {error}.") from error
+
+
+def _assign(document: dict[str, Any], key: str, value: Any) -> None:
+    """`document["a"]["b"] = value` for `a.b`; a section given as a name becomes a mapping.
+
+    A new name drops the options of the old one: they were its own.
+    """
+    *parents, last = key.split(".")
+    here = document
+    for parent in parents:
+        below = here.get(parent)
+        if not isinstance(below, dict):
+            below = {"name": below} if isinstance(below, str) else {}
+        here[parent] = below
+        here = below
+    if parents and last == "name" and here.get("name") != value:
+        here.clear()
+    here[last] = value

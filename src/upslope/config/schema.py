@@ -1,0 +1,229 @@
+"""The configuration as frozen dataclasses, and the check that finds every fault at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeVar, get_args
+
+from upslope import datasets, models, strategies, tables, tasks
+from upslope.errors import ConfigError
+from upslope.experiment import ExperimentSettings
+from upslope.training import TrainingSettings
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Settings = TypeVar("Settings", ExperimentSettings, TrainingSettings)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An entry of a table, and its options. `label` is what reports call a strategy."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a comparison is. The defaults are the demonstration on digits."""
+
+    data: Choice = Choice("digits")
+    root: str | None = None
+    """File or folder of the data set; else the environment's UPSLOPE_DATA."""
+    model: Choice = Choice("cnn-small")
+    task: Choice = Choice("classification")
+    strategies: tuple[Choice, ...] = (Choice("random", label="random"),)
+    seeds: tuple[int, ...] = (0,)
+    experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    device: Device = "auto"
+    full_data: int = 0
+    """So many of the seeds get a model trained on every label of the pool."""
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides the figures, as plain data: stored with each run, shown in reports.
+
+        Where the files lie, the device and which strategies and seeds run beside are no part of
+        it, so a run can go on elsewhere, or get company.
+        """
+        return {
+            "data": {"name": self.data.name, **self.data.options},
+            "model": {"name": self.model.name, **self.model.options},
+            "task": {"name": self.task.name, **self.task.options},
+            "experiment": {k: v for k, v in asdict(self.experiment).items() if k != "seed"},
+            "training": {**asdict(self.training), "milestones": list(self.training.milestones)},
+        }
+
+
+SECTIONS = (
+    "data", "model", "task", "strategies", "seeds", "experiment", "training", "device", "full_data"
+)  # fmt: skip
+
+
+def parse(document: Mapping[str, Any]) -> Config:
+    """A configuration from plain data, such as YAML gives.
+
+    Raises:
+        ConfigError: unknown keys, wrong types and values out of range: all of them, one a line,
+            each with its path.
+    """
+    faults: list[str] = []
+    config = Config()
+    for key in document:
+        if key not in SECTIONS:
+            close = tables.did_you_mean(str(key), SECTIONS) or "."
+            faults.append(f"{key}: unknown key{close} Expected one of {', '.join(SECTIONS)}.")
+    checks: dict[str, Callable[[Any, list[str]], dict[str, Any]]] = {
+        "data": _data,
+        "model": lambda v, f: {"model": _choice("model", v, models.check_options, f, "cnn-small")},
+        "task": lambda v, f: {"task": _choice("task", v, tasks.check_options, f, "classification")},
+        "strategies": lambda v, f: {"strategies": _strategies(v, f)},
+        "seeds": lambda v, f: {"seeds": _seeds(v, f)},
+        "experiment": lambda v, f: {"experiment": _settings(ExperimentSettings, v, f)},
+        "training": lambda v, f: {"training": _settings(TrainingSettings, v, f)},
+        "device": lambda v, f: {"device": _device(v, f)},
+        "full_data": lambda v, f: {"full_data": _count("full_data", v, 0, f)},
+    }
+    for key, check in checks.items():
+        if key in document:
+            config = replace(config, **check(document[key], faults))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def _data(value: Any, faults: list[str]) -> dict[str, Any]:
+    root = None
+    if isinstance(value, Mapping):
+        root = value.get("root")
+        value = {k: v for k, v in value.items() if k != "root"}
+        if root is not None and not isinstance(root, str):
+            faults.append(f"data.root: expected a path but got {root!r}")
+            root = None
+    return {"data": _choice("data", value, datasets.check_options, faults, "digits"), "root": root}
+
+
+def _choice(
+    path: str,
+    value: Any,
+    check: Callable[[str, Mapping[str, Any]], Any],
+    faults: list[str],
+    default: str = "",
+) -> Choice:
+    """A name, or a mapping with a name and options, checked by the table it comes from."""
+    if isinstance(value, str):
+        value = {"name": value}
+    elif isinstance(value, Mapping) and default:
+        value = {"name": default, **value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        faults.append(f"{path}.name: expected a name, and its options beside it, but got {value!r}")
+        return Choice("")
+    name, label = value["name"], value.get("label", value["name"])
+    options = {str(k): v for k, v in value.items() if k not in ("name", "label")}
+    try:
+        checked = check(name, options)
+    except ConfigError as error:
+        faults.extend(_at(path, line) for line in str(error).splitlines())
+        checked = {}
+    return Choice(name, checked if isinstance(checked, dict) else options, str(label))
+
+
+def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
+    if isinstance(value, str):
+        value = list(strategies.STRATEGIES) if value == "all" else value.split(",")
+    if not isinstance(value, list | tuple) or not value:
+        faults.append(f'strategies: expected a list of strategies, or "all", but got {value!r}')
+        return ()
+    chosen = tuple(
+        _choice(
+            f"strategies[{i}]",
+            item.strip() if isinstance(item, str) else item,
+            lambda name, options: strategies.build(name, **options),
+            faults,
+        )
+        for i, item in enumerate(value)
+    )
+    labels = [choice.label for choice in chosen if choice.label]
+    faults += [
+        f"strategies: expected each to be there once but got {label!r} {labels.count(label)} "
+        "times. Give variants of one strategy a `label` each."
+        for label in dict.fromkeys(labels)
+        if labels.count(label) > 1
+    ]
+    faults += [
+        f"strategies: expected labels of letters, digits and . + = - _, as they name folders, but "
+        f"got {label!r}"
+        for label in labels
+        if not re.fullmatch(r"[\w.+=-]+", label)
+    ]
+    return chosen
+
+
+def _seeds(value: Any, faults: list[str]) -> tuple[int, ...]:
+    if isinstance(value, list | tuple):
+        good = value and all(_whole(v) and v >= 0 for v in value) and len({*value}) == len(value)
+        if good:
+            return tuple(value)
+    elif _whole(value) and value >= 1:
+        return tuple(range(value))
+    faults.append(f"seeds: expected how many (1 or more) or a list of them but got {value!r}")
+    return ()
+
+
+def _count(path: str, value: Any, least: int, faults: list[str]) -> int:
+    if _whole(value) and value >= least:
+        return int(value)
+    faults.append(f"{path}: expected a whole number of at least {least} but got {value!r}")
+    return least
+
+
+def _device(value: Any, faults: list[str]) -> Any:
+    if value not in get_args(Device):
+        faults.append(f"device: expected one of {', '.join(get_args(Device))} but got {value!r}")
+    return value
+
+
+def _settings(kind: type[Settings], value: Any, faults: list[str]) -> Settings:
+    if not isinstance(value, Mapping):
+        faults.append(f"{kind.name}: expected a mapping but got {value!r}")
+        return kind()
+    if kind is ExperimentSettings and "seed" in value:
+        faults.append("experiment.seed: say which seeds under `seeds`, for all strategies alike")
+        value = {k: v for k, v in value.items() if k != "seed"}
+    good: dict[str, Any] = {}
+    for key, given in value.items():  # one by one: a fault in one must not hide another's
+        try:
+            good |= tables.check_options(kind.name, kind, {key: given}, ())
+        except ConfigError as error:
+            faults.extend(_at(kind.name, line) for line in str(error).splitlines())
+    try:
+        return kind(**good)
+    except ConfigError as error:
+        faults.extend(_at(kind.name, line) for line in str(error).splitlines())
+        return kind()
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_TYPES = {"int | float": "a number", "int": "an integer", "float": "a number", "str": "text"}
+_VALUE = re.compile(r"(?:.*?: )?Expected `(?P<key>\w+)` to be (?P<rest>.*)")
+_UNKNOWN = re.compile(
+    r"(?:.*?: )?Expected options among (?P<known>.*) but got `(?P<key>[^`]*)`(?P<hint>.*)"
+)
+
+
+def _at(path: str, line: str) -> str:
+    """A table's message, led by the path of the value it is about."""
+    if found := _UNKNOWN.fullmatch(line):
+        hint = found["hint"].rstrip(".") or "."
+        return f"{path}.{found['key']}: unknown key{hint} Expected one of {found['known']}."
+    if found := _VALUE.fullmatch(line):
+        rest = found["rest"]
+        for name, words in _TYPES.items():
+            rest = rest.replace(f"{name} but got", f"{words} but got", 1)
+        return f"{path}.{found['key']}: expected {rest}"
+    return f"{path}: {line}"
