@@ -1,5 +1,6 @@
 """Algorithm 1 of the paper: train, score, ask, label, again; recorded step by step."""
 
+from upslope.experiment.run import Experiment
 from upslope.experiment.settings import ExperimentSettings
 
-__all__ = ["ExperimentSettings"]
+__all__ = ["Experiment", "ExperimentSettings"]

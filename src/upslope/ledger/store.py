@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,9 @@ class Ledger:
     def close(self) -> None:
         """Close the file and let other processes in."""
         if hasattr(self, "_db"):
+            # A ledger at rest is one plain file; the log stays where something else still reads.
+            with suppress(sqlite3.Error):
+                self._db.execute("PRAGMA journal_mode = DELETE")
             self._db.close()
         self._lock.release()
 

@@ -1,0 +1,218 @@
+"""Strategies x seeds under one protocol, paired seed by seed.
+
+The runs lie in `<out>/<strategy>/seed-<s>/`, the references trained on every label of the pool in
+`<out>/full-data/seed-<s>/`. Runs of one seed share the initial set, the initial weights, the data
+order and hence the first model, which is trained once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from upslope.comparison.workers import run_in_workers
+from upslope.datasets.base import Splits
+from upslope.errors import ConfigError, RunError
+from upslope.experiment import Experiment, ExperimentSettings
+from upslope.ledger import RunResult, read_run
+from upslope.pool import Need, PoolView, Selection, Strategy
+from upslope.progress import Observer, Progress, Stop, silent, stop_on_signals, within
+from upslope.tasks.base import Task
+from upslope.training import TrainingSettings
+
+FULL_DATA = "full-data"
+_FIRST_MODELS = ".first-models"
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """runs: strategy -> one run a seed; full_data: one reference a seed."""
+
+    path: Path
+    runs: Mapping[str, tuple[RunResult, ...]]
+    full_data: tuple[RunResult, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Every run has every budget point."""
+        return all(run.finished for runs in (*self.runs.values(), self.full_data) for run in runs)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """The reference's place in a strategy's column: it has all labels and chooses nothing."""
+
+    name: ClassVar[str] = FULL_DATA
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Nothing."""
+        return ()
+
+    def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:  # noqa: ARG002
+        """Nothing is left to choose."""
+        return Selection(())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the runs of a comparison have in common; pickled to reach other processes."""
+
+    out: Path
+    strategies: Mapping[str, Strategy]
+    splits: Splits
+    task: Task
+    model: Callable[[], nn.Module]
+    settings: ExperimentSettings
+    training: TrainingSettings
+    seeds: frozenset[int]
+    full_data_seeds: frozenset[int]
+    config: Mapping[str, Any] | None
+    device: torch.device | str
+
+    def names(self, seed: int) -> list[str]:
+        """The runs of one seed, in order."""
+        strategies = self.strategies if seed in self.seeds else ()
+        return [*strategies, *([FULL_DATA] if seed in self.full_data_seeds else [])]
+
+    def read(self, name: str, seed: int) -> RunResult:
+        """What one has recorded."""
+        return read_run(self.out / name / f"seed-{seed}")
+
+    def run(self, name: str, seed: int, observer: Observer, stop: Stop) -> None:
+        """Run one, from where it stands; nothing is done where it is finished."""
+        settings = replace(self.settings, seed=seed)
+        if name == FULL_DATA:
+            settings = replace(settings, initial=1.0, cycles=1)
+        label = f"{name}/seed-{seed}"
+        with Experiment(
+            self.out / label,
+            splits=self.splits,
+            task=self.task,
+            model=self.model,
+            strategy=Everything() if name == FULL_DATA else self.strategies[name],
+            settings=settings,
+            training=self.training,
+            config=self.config,
+            device=self.device,
+            observer=within(observer, run=label),
+            shared=None if name == FULL_DATA else self.out / _FIRST_MODELS / f"seed-{seed}",
+            stop=stop,
+        ) as experiment:
+            experiment.run()
+
+
+def compare(
+    out: Path | str,
+    *,
+    strategies: Mapping[str, Strategy],
+    seeds: Sequence[int],
+    splits: Splits,
+    task: Task,
+    model: Callable[[], nn.Module],
+    settings: ExperimentSettings | None = None,
+    training: TrainingSettings | None = None,
+    full_data_seeds: Sequence[int] = (),
+    config: Mapping[str, Any] | None = None,
+    device: torch.device | str = "auto",
+    workers: int = 1,
+    observer: Observer = silent,
+) -> ComparisonResult:
+    """Run what is not finished yet, seed by seed, and read everything back.
+
+    strategies: name of the folder -> strategy. settings.seed is replaced by each of `seeds`.
+    full_data_seeds: those of the seeds that get a reference trained on the whole pool. config:
+    what all runs share (data set, model), without the strategies and seeds: both may grow.
+
+    workers: processes, each taking a whole seed at a time, with an equal part of the threads; the
+    number of threads decides the order of sums, hence the last bits of every figure, and is kept
+    with each run. Everything passed here must then be picklable.
+
+    Raises:
+        ConfigError: no strategy, no seed, a name that is no folder's, workers out of range.
+        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        UpslopeError: a run failed; what was recorded stays.
+    """
+    plan = Plan(
+        Path(out),
+        dict(strategies),
+        splits,
+        task,
+        model,
+        settings or ExperimentSettings(),
+        training or TrainingSettings(),
+        frozenset(seeds),
+        frozenset(full_data_seeds),
+        config,
+        device,
+    )
+    order = list(dict.fromkeys([*seeds, *full_data_seeds]))
+    _check(plan, order, workers)
+    with stop_on_signals() as stop:
+        if workers > 1:
+            run_in_workers(plan, order, workers, observer, stop)
+        else:
+            _run_here(plan, order, observer, stop)
+    return ComparisonResult(
+        plan.out,
+        {name: tuple(plan.read(name, seed) for seed in seeds) for name in strategies},
+        tuple(plan.read(FULL_DATA, seed) for seed in full_data_seeds),
+    )
+
+
+def read_comparison(out: Path | str) -> ComparisonResult:
+    """Read the runs under `out`, finished or not.
+
+    Raises:
+        RunError: no run there, or a damaged one.
+    """
+    out = Path(out)
+    runs: dict[str, list[RunResult]] = {}
+    for ledger in sorted(out.glob("*/seed-*/ledger.sqlite")):
+        runs.setdefault(ledger.parts[-3], []).append(read_run(ledger.parent))
+    if not runs:
+        raise RunError(
+            f"Expected runs in {out}, as <strategy>/seed-<number>/, but there are none. Give the "
+            "folder of a comparison."
+        )
+    by_seed = {name: tuple(sorted(found, key=lambda r: r.seed)) for name, found in runs.items()}
+    full_data = by_seed.pop(FULL_DATA, ())
+    return ComparisonResult(out, by_seed, full_data)
+
+
+def _run_here(plan: Plan, seeds: Sequence[int], observer: Observer, stop: Stop) -> None:
+    jobs = [(seed, name) for seed in seeds for name in plan.names(seed)]
+    observer(Progress("run", 0, len(jobs)))
+    for done, (seed, name) in enumerate(jobs, 1):
+        stop.check()
+        plan.run(name, seed, observer, stop)
+        observer(Progress("run", done, len(jobs), run=f"{name}/seed-{seed}"))
+
+
+def _check(plan: Plan, seeds: Sequence[int], workers: int) -> None:
+    problems = []
+    if not plan.strategies:
+        problems.append("Expected at least one strategy to compare but got none.")
+    if not seeds:
+        problems.append("Expected at least one seed but got none.")
+    problems += [
+        f"Expected `seeds` to be whole numbers of at least 0 but got {seed!r}."
+        for seed in seeds
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0
+    ]
+    problems += [
+        f"Expected names of strategies to serve as folders (letters, digits, - _ .), and none to "
+        f"be {FULL_DATA!r}, but got {name!r}."
+        for name in plan.strategies
+        if name == FULL_DATA or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)
+    ]
+    if workers < 1:
+        problems.append(f"Expected `workers` to be at least 1 but got {workers}.")
+    if problems:
+        raise ConfigError("\n".join(problems))

@@ -1,0 +1,78 @@
+"""What is checked before a run spends anything, and after a strategy has spoken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upslope.errors import DataError, SelectionError
+from upslope.pool import PoolView, Selection, Strategy
+
+
+def positions(ids: Sequence[str]) -> dict[str, int]:
+    """Id -> position.
+
+    Raises:
+        DataError: an empty pool, or ids that are not distinct.
+    """
+    if not len(ids):
+        raise DataError("Expected samples in the pool but it is empty. Check the data set's files.")
+    position = {id_: i for i, id_ in enumerate(ids)}
+    if len(position) != len(ids):
+        twice = next(id_ for i, id_ in enumerate(ids) if position[id_] != i)
+        raise DataError(f"Expected the ids of the pool to be distinct but {twice!r} comes twice.")
+    return position
+
+
+def check_total(initial: int, budget: int, cycles: int, pool: int) -> None:
+    """Raise SelectionError unless all cycles together fit the pool."""
+    total = initial + (cycles - 1) * budget
+    if total > pool:
+        raise SelectionError(
+            f"Expected `initial` + (`cycles` - 1) x `budget` to be at most the {pool} samples of "
+            f"the pool but {initial} + {cycles - 1} x {budget} is {total}. Lower `budget` to at "
+            f"most {(pool - initial) // (cycles - 1) if cycles > 1 else pool}, or run fewer cycles."
+        )
+
+
+def check_selection(name: str, view: PoolView, selection: Selection, budget: int) -> None:
+    """Raise SelectionError unless a strategy kept its contract."""
+    chosen = set(selection.ids)
+    strangers = chosen - set(view.candidates)
+    if len(selection.ids) != budget or len(chosen) != budget or strangers:
+        raise SelectionError(
+            f"Expected the strategy {name!r} to choose {budget} distinct candidates but it gave "
+            f"{len(selection.ids)} ids, {len(chosen)} of them distinct, {len(strangers)} of them "
+            "not candidates. This is a fault of the strategy."
+        )
+
+
+def scores_of(view: PoolView, selection: Selection) -> list[float] | None:
+    """The acquisition scores of the chosen, in order of choice."""
+    if selection.scores is None:
+        return None
+    score = dict(zip(view.candidates, selection.scores.tolist(), strict=True))
+    return [score[i] for i in selection.ids]
+
+
+def as_tensor(labels: Sequence[int | None]) -> Tensor | None:
+    """(n,) labels, None where they are the data set's own masks or the like."""
+    numbers = [label for label in labels if label is not None]
+    return torch.tensor(numbers, dtype=torch.int64) if len(numbers) == len(labels) else None
+
+
+def described(strategy: Strategy) -> dict[str, Any]:
+    """Name and options of a strategy, for the record."""
+    instance: Any = strategy
+    return {"name": strategy.name, **(asdict(instance) if is_dataclass(strategy) else {})}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

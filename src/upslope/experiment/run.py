@@ -1,0 +1,446 @@
+"""Algorithm 1 of the paper, one recorded step at a time.
+
+    with Experiment("runs/mine", splits=splits, task=task, model=factory, strategy=Margin()) as run:
+        while ids := run.ask():            # trains, scores and chooses as far as it can
+            run.tell({i: label(i) for i in ids})
+
+Every step is on the disk before the next begins. A process killed at any moment goes on, when the
+same call is made again, and ends with the same selections, weights and figures, on the CPU bit
+for bit (with the same number of threads: they decide the order of sums).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from upslope.batches import resolve_device
+from upslope.checkpoints import load_tensors, load_weights, save_tensors
+from upslope.datasets.base import Splits
+from upslope.errors import DataError
+from upslope.experiment.checks import (
+    as_tensor,
+    check_selection,
+    check_total,
+    described,
+    digest,
+    positions,
+    scores_of,
+)
+from upslope.experiment.environment import environment
+from upslope.experiment.labels import LabelledPool, checked, oracle
+from upslope.experiment.settings import ExperimentSettings, amount, candidate_count
+from upslope.experiment.sharing import SharedModel
+from upslope.ledger import Event, Ledger, RunResult, State, read_run
+from upslope.pool import PoolView, Strategy
+from upslope.progress import Observer, Progress, Stop, silent, stop_on_signals, within
+from upslope.scoring import LabelledSet, compute_signals
+from upslope.seeds import generator, global_generator
+from upslope.tasks.base import Task
+from upslope.training import Accompanied, TrainingSettings, evaluate, place, train
+
+
+class Experiment:
+    """One strategy under one seed, in one run directory.
+
+    model: a factory of a fresh network; its initial weights come from the seed. config: whatever
+    else a reader of the run should know (data set, model and their options); a run is only gone
+    on with under the same. shared: a folder where runs of one seed share their first model.
+    stop: a request to stop that somebody else owns; otherwise Ctrl-C and SIGTERM make one.
+
+    Nothing after the last training is selected: the last cycle's model is for evaluation.
+
+    Raises:
+        RunError: the directory is in use, of another configuration, damaged, or the disk is full.
+        SelectionError: the budgets do not fit the pool.
+        DataError: an empty pool, or ids that are not distinct.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        splits: Splits,
+        task: Task,
+        model: Callable[[], nn.Module],
+        strategy: Strategy,
+        settings: ExperimentSettings | None = None,
+        training: TrainingSettings | None = None,
+        config: Mapping[str, Any] | None = None,
+        device: torch.device | str = "auto",
+        observer: Observer = silent,
+        shared: Path | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.splits, self.task, self.strategy = splits, task, strategy
+        self.settings = settings or ExperimentSettings()
+        self.training = training or TrainingSettings()
+        self.device = resolve_device(device)
+        self._factory = model
+        self._stop = stop
+        self._observer = observer
+        self._position = positions(splits.pool.ids)
+        pool, cycles = len(splits.pool), self.settings.cycles
+        self._initial = amount(self.settings.initial, pool, "initial")
+        self._budget = amount(self.settings.budget, pool, "budget") if cycles > 1 else 0
+        check_total(self._initial, self._budget, cycles, pool)
+        self._companion = strategy.companion() if isinstance(strategy, Accompanied) else None
+        self._shared = SharedModel(shared) if shared and not self._companion else None
+        self._common = {
+            **(config or {}),
+            "experiment": asdict(self.settings),
+            "training": asdict(self.training),
+        }
+        self._ledger = Ledger(
+            self.path,
+            config={**self._common, "strategy": described(strategy)},
+            environment=environment(self.device),
+            info={
+                "strategy": strategy.name,
+                "seed": self.settings.seed,
+                "primary": task.primary,
+                "cycles": cycles,
+                "data": splits.pool.name,
+                "classes": list(splits.pool.classes),
+                "pool": pool,
+                "pool_sha256": digest(list(splits.pool.ids)),
+                "test": len(splits.test),
+            },
+        )
+        self._loaded: tuple[int, nn.Module] | None = None
+        self._tidy()
+
+    @property
+    def state(self) -> State:
+        """Where the run stands."""
+        return self._ledger.state
+
+    @property
+    def finished(self) -> bool:
+        """Every budget point has been evaluated."""
+        return len(self.state.cycles) >= self.settings.cycles
+
+    def ask(self) -> tuple[str, ...]:
+        """The ids that wait for a label, in order of choice; empty once the run is finished.
+
+        Trains, evaluates, scores and selects first, as far as that can go without a label.
+
+        Raises:
+            UpslopeError: a step failed; the ones before it are recorded.
+            Interrupted: a stop was requested; the same call goes on.
+        """
+        with self._stopping() as stop:
+            while not self.state.pending and not self.finished:
+                self._advance(stop)
+        return self.state.pending
+
+    def tell(self, labels: Mapping[str, int | None]) -> None:
+        """Record labels of some or all of the ids asked; None: as the data set says.
+
+        Raises:
+            DataError: an id that was not asked, or has its label; a label out of range. Then no
+                label of this call is recorded.
+        """
+        state = self.state
+        told = checked(self.splits.pool, self._position, state.pending, state.labels, labels)
+        if told:
+            self._ledger.record(Event("labelled", state.cycle, {"labels": told}))
+
+    def run(self) -> RunResult:
+        """Run to the end with the data set's own labels for an oracle. Raises as `ask` does."""
+        with self._stopping() as stop:
+            while not self.finished:
+                if self.state.pending:
+                    answer = oracle(self.splits.pool, self._position, self.state.pending)
+                    self._ledger.record(Event("labelled", self.state.cycle, {"labels": answer}))
+                else:
+                    self._advance(stop)
+        return self.result()
+
+    def result(self) -> RunResult:
+        """The run so far, read back from its directory."""
+        return read_run(self.path)
+
+    def model(self) -> nn.Module:
+        """The model trained last, on the device, in eval mode.
+
+        Raises:
+            DataError: nothing is trained yet.
+        """
+        if self.state.trained is None and not self.state.cycles:
+            raise DataError("Expected a trained model but none is yet: `ask` and `tell` first.")
+        return self._model().eval()
+
+    def close(self) -> None:
+        """Let other processes at the run directory."""
+        self._ledger.close()
+
+    def __enter__(self) -> Experiment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- the steps: each does one thing and records it ---
+
+    def _advance(self, stop: Stop) -> None:
+        stop.check()
+        state = self.state
+        if not state.started:
+            self._ask_initial()
+        elif state.trained is None:
+            self._train(stop)
+        elif len(state.cycles) == state.cycle:
+            self._evaluate(stop)
+        else:
+            self._select(stop)
+
+    def _ask_initial(self) -> None:
+        """Draw the initial set: the same for every strategy under this seed."""
+        pool, seed = self.splits.pool, self.settings.seed
+        order = torch.randperm(len(pool), generator=generator(seed, "initial")).tolist()
+        chosen, skipped = self._readable(order, self._initial)
+        events = [Event("asked", 0, {"ids": [pool.ids[i] for i in sorted(chosen)]})]
+        if skipped:
+            events.insert(0, Event("skipped", 0, {"ids": [pool.ids[i] for i in skipped]}))
+        self._ledger.record(*events)
+
+    def _readable(self, order: Sequence[int], count: int) -> tuple[list[int], list[int]]:
+        """The first `count` of `order`, without those that cannot be read where these may be."""
+        if self.settings.on_corrupt == "fail":
+            return list(order[:count]), []
+        chosen: list[int] = []
+        skipped: list[int] = []
+        for i in order:
+            if len(chosen) == count:
+                break
+            try:
+                self.splits.pool.inputs([i])
+                chosen.append(i)
+            except DataError:
+                skipped.append(i)
+        return chosen, skipped
+
+    def _train(self, stop: Stop) -> None:
+        cycle, seed = self.state.cycle, self.settings.seed
+        file = self._model_file(cycle)
+        labelled = self._labelled()
+        key = digest([self._common, self.state.labels]) if cycle == 0 else ""
+        record = self._shared.fetch(key, file) if self._shared and cycle == 0 else None
+        if record is not None:
+            body = {**record["trained"], "file": str(file.relative_to(self.path)), "reused": True}
+            self._ledger.record(
+                Event("trained", 0, body), Event("evaluated", 0, record["evaluated"])
+            )
+            self._report_cycle()
+            return
+        model = place(self._fresh(), self.training, self.device)
+        if cycle == 0:
+            sample = self.task.prepare(self.splits.pool.inputs(labelled[:2]).to(self.device))
+            self.task.check(model, sample)
+        elif self.settings.retrain == "warm":
+            load_weights(model, self._model_file(cycle - 1))
+        report = train(
+            model,
+            self.task,
+            LabelledPool(self.splits.pool, self.state.labels),
+            labelled,
+            self.training,
+            seed=seed,
+            cycle=cycle,
+            device=self.device,
+            validation=self.splits.validation,
+            companion=self._companion,
+            checkpoint=self._checkpoint,
+            observer=self._within(),
+            stop=stop,
+        )
+        if self._companion:
+            save_tensors(file.with_suffix(".companion"), self._companion.state(), {"cycle": cycle})
+        sha256 = save_tensors(file, model.state_dict(), {"cycle": cycle, "seed": seed})
+        body = {
+            "file": str(file.relative_to(self.path)),
+            "sha256": sha256,
+            "n_labelled": len(labelled),
+            "loss": report.loss,
+            "seconds": report.seconds,
+            "best_epoch": report.best_epoch,
+            "reused": False,
+        }
+        self._ledger.record(Event("trained", cycle, body))
+        self._tidy()
+
+    def _evaluate(self, stop: Stop) -> None:
+        cycle = self.state.cycle
+        figures = {
+            name: evaluate(
+                self._model(),
+                self.task,
+                dataset,
+                indices,
+                device=self.device,
+                batch_size=self.settings.score_batch,
+                observer=self._within(),
+                stop=stop,
+            )
+            for name, dataset, indices in (
+                ("test", self.splits.test, None),
+                ("train", LabelledPool(self.splits.pool, self.state.labels), self._labelled()),
+            )
+        }
+        self._ledger.record(Event("evaluated", cycle, figures))
+        trained = self.state.trained
+        if cycle == 0 and self._shared and trained and not trained["reused"]:
+            key = digest([self._common, self.state.labels])
+            self._shared.publish(
+                key,
+                self._model_file(0),
+                {"sha256": trained["sha256"], "trained": dict(trained), "evaluated": figures},
+            )
+        self._report_cycle()
+
+    def _select(self, stop: Stop) -> None:
+        """Score the candidates with the model of this cycle and ask the next cycle's labels."""
+        started = time.monotonic()
+        state, pool, cycle = self.state, self.splits.pool, self.state.cycle
+        labelled = self._labelled()
+        labels = as_tensor([state.labels[pool.ids[i]] for i in labelled])
+        unlabelled = self._unlabelled()
+        candidates = self._candidates(unlabelled)
+        with self._companion_of(cycle) as companion:
+            table = compute_signals(
+                self.strategy.needs,
+                self._model(),
+                self.task,
+                pool,
+                candidates,
+                device=self.device,
+                seed=self.settings.seed,
+                cycle=cycle,
+                labelled=LabelledSet(labelled, labels) if labels is not None else None,
+                unlabelled=unlabelled,
+                batch_size=self.settings.score_batch,
+                on_corrupt=self.settings.on_corrupt,
+                companion=companion,
+                observer=self._within(),
+                stop=stop,
+            )
+        view = PoolView(
+            candidates=[pool.ids[i] for i in table.candidates],
+            signals=table.signals,
+            labelled=[pool.ids[i] for i in labelled],
+            labelled_signals=table.labelled_signals,
+            labels=labels,
+        )
+        self._within()(Progress("select", 0, self._budget))
+        rng = generator(self.settings.seed, "select", cycle)
+        selection = self.strategy.select(view, self._budget, rng)
+        check_selection(self.strategy.name, view, selection, self._budget)
+        self._within()(Progress("select", self._budget, self._budget))
+        body = {
+            "ids": list(selection.ids),
+            "scores": scores_of(view, selection),
+            "seconds": time.monotonic() - started,
+            "candidates": len(view),
+        }
+        skipped = [pool.ids[i] for i in table.skipped]
+        events = [Event("skipped", cycle + 1, {"ids": skipped})] if skipped else []
+        self._ledger.record(*events, Event("asked", cycle + 1, body))
+
+    # --- what the steps are made of ---
+
+    def _fresh(self) -> nn.Module:
+        with global_generator(self.settings.seed, "weights", device=torch.device("cpu")):
+            return self._factory()
+
+    def _model(self) -> nn.Module:
+        """The model of this cycle, always read from its file: a resumed run has no other."""
+        cycle = self.state.cycle
+        if self._loaded is None or self._loaded[0] != cycle:
+            model = place(self._fresh(), self.training, self.device)
+            load_weights(model, self._model_file(cycle))
+            self._loaded = (cycle, model)
+        return self._loaded[1]
+
+    def _model_file(self, cycle: int) -> Path:
+        return self.path / "models" / f"cycle-{cycle}.safetensors"
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.path / "training.safetensors"
+
+    def _tidy(self) -> None:
+        """Remove what the record has left behind, also where a kill came before the removal."""
+        if self.state.trained is not None:
+            self._checkpoint.unlink(missing_ok=True)
+        for torn in (*self.path.glob(".*.part"), *self.path.glob("models/.*.part")):
+            torn.unlink(missing_ok=True)
+        if self.state.trained is not None and self.settings.keep_models == "last":
+            for cycle in range(self.state.cycle):
+                self._model_file(cycle).unlink(missing_ok=True)
+                self._model_file(cycle).with_suffix(".companion").unlink(missing_ok=True)
+
+    def _labelled(self) -> list[int]:
+        """Positions of the labelled set in pool order, whatever the order of the answers."""
+        return sorted(self._position[i] for i in self.state.labels)
+
+    def _unlabelled(self) -> list[int]:
+        known = self.state.labels.keys() | self.state.skipped
+        return [p for i, p in self._position.items() if i not in known]
+
+    def _candidates(self, unlabelled: Sequence[int]) -> list[int]:
+        """The random subset R_U, in pool order: the first unlabelled ones of an order that all
+        strategies share, so that their candidates overlap as far as their labelled sets do."""
+        count = candidate_count(self.settings.candidates, self._budget)
+        if count is None or count >= len(unlabelled):
+            return list(unlabelled)
+        rng = generator(self.settings.seed, "candidates", self.state.cycle)
+        rank = torch.randperm(len(self.splits.pool), generator=rng).tolist()
+        return sorted(sorted(unlabelled, key=rank.__getitem__)[:count])
+
+    @contextmanager
+    def _companion_of(self, cycle: int) -> Iterator[Any]:
+        if self._companion is None:
+            yield None
+            return
+        tensors, _ = load_tensors(self._model_file(cycle).with_suffix(".companion"))
+        self._companion.begin(self._model(), self.device, self.settings.seed)
+        try:
+            self._companion.load(tensors)
+            yield self._companion
+        finally:
+            self._companion.end()
+
+    def _within(self) -> Observer:
+        return within(
+            self._observer,
+            cycle=self.state.cycle,
+            cycles=self.settings.cycles,
+            labelled=len(self.state.labels),
+        )
+
+    def _report_cycle(self) -> None:
+        done = self.state.cycles[-1]
+        self._within()(Progress("cycle", done.cycle + 1, self.settings.cycles, done.metrics))
+
+    @contextmanager
+    def _stopping(self) -> Iterator[Stop]:
+        if self._stop is not None:
+            yield self._stop
+            return
+        with stop_on_signals() as stop:
+            yield stop

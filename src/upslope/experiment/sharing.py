@@ -1,0 +1,54 @@
+"""The first model of runs that share a seed: same labels, weights and order, so trained once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upslope.checkpoints import file_sha256
+from upslope.files import write_atomically
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """A folder where the first run to train leaves its model, its figures and its seconds."""
+
+    folder: Path
+
+    def publish(self, key: str, model: Path, record: Mapping[str, Any]) -> None:
+        """Leave a model for others. The record is written last: what it names is whole."""
+        write_atomically(self._model, lambda temporary: _copy(model, temporary))
+        text = json.dumps({"key": key, **record})
+        write_atomically(self._record, lambda temporary: _write(temporary, text))
+
+    def fetch(self, key: str, model: Path) -> dict[str, Any] | None:
+        """Copy a model of this key to `model` and return its record, None where there is none."""
+        try:
+            record: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        fits = record.get("key") == key and self._model.is_file()
+        if not fits or file_sha256(self._model) != record["sha256"]:
+            return None
+        write_atomically(model, lambda temporary: _copy(self._model, temporary))
+        return record
+
+    @property
+    def _model(self) -> Path:
+        return self.folder / "first.safetensors"
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "first.json"
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
