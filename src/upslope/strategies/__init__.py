@@ -15,6 +15,7 @@ from typing import Any, cast
 from upslope import tables
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.core_set import CoreSet, RobustCoreSet
+from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
 from upslope.strategies.random import Random
 from upslope.strategies.uncertainty import Entropy, LeastConfidence, Margin
@@ -30,6 +31,10 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "egl-rms": EGLRms,
     "core-set": CoreSet,
     "core-set-robust": RobustCoreSet,
+    "prob-cover": ProbCover,
+    "max-herding": MaxHerding,
+    "u-herding": UHerding,
+    "facility-location": FacilityLocation,
 }
 
 

@@ -1,0 +1,176 @@
+"""Coverage: label the samples that stand for the others best.
+
+Four strategies are one greedy algorithm. With a similarity k(i, j) >= 0, a weight w_i of each
+candidate and the labelled set L, take K times the candidate x of largest gain
+
+    sum_i w_i [ k(i, x) - max_{l in L + s} k(i, l) ]_+
+
+where s is what was taken before. They differ in k and w, over features of unit length, distance d:
+
+    prob-cover          k = 1 if d <= delta                      w = 1             (Yehuda 2022)
+    max-herding         k = exp(-(d / h)^2)                      w = 1             (Bae 2024)
+    u-herding           k = exp(-(d / h)^2), h from L            w = uncertainty   (Bae 2025)
+    facility-location   k = cosine, where positive               w = 1             (Wei 2015)
+
+The gain is submodular: it only falls while samples are taken. So gains are recomputed lazily
+(Minoux 1978), best first, in blocks, and the n x n matrix is never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upslope.pool import Need, PoolView
+from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.distances import (
+    BLOCK,
+    blocks,
+    normalised,
+    smallest_distance,
+    squared_distances,
+)
+
+Similarity = Callable[[Tensor], Tensor]
+
+FIRST = 32
+"""Gains recomputed at once to begin with; twice as many each time that was not enough."""
+
+
+def gaussian(width: float) -> Similarity:
+    """exp(-(d / h)^2) of squared distances."""
+    return lambda squared: (squared / -(width**2)).exp_()
+
+
+@dataclass(frozen=True)
+class CoverageStrategy(QueryStrategy):
+    """The greedy algorithm; a similarity and a weight make a strategy of it."""
+
+    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
+    cost: ClassVar[str] = "n (n + m) d, and n d for each gain recomputed; memory n d"
+    home: ClassVar[str] = "small budgets, on features good without labels"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Features, of the labelled set too."""
+        return (Need.of("features", labelled=True),)
+
+    def similarity(self, labelled: Tensor) -> Similarity:
+        """k, from squared distances, elementwise; `labelled`: (m, d), the labelled features."""
+        raise NotImplementedError
+
+    def weights(self, pool: PoolView) -> Tensor:
+        """w: (n_candidates,)."""
+        return torch.ones(len(pool))
+
+    def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
+        """The candidate of largest gain, `budget` times; scores are the gains before the first."""
+        need = self.needs[0]
+        x, y = normalised(pool.signal(need)), normalised(pool.labelled_signal(need))
+        w = self.weights(pool)
+
+        k = self.similarity(y)
+        covered = torch.zeros(len(x))
+        for rows in blocks(len(y), len(x)):
+            covered = torch.maximum(covered, k(squared_distances(y[rows], x)).amax(dim=0))
+        gains = torch.empty(len(x))
+        for rows in blocks(len(x), len(x)):
+            gains[rows] = (k(squared_distances(x[rows], x)) - covered).clamp_(min=0) @ w
+        scores = gains.clone()
+        exact = torch.ones(len(x), dtype=torch.bool)
+        most = min(len(x), max(1, BLOCK // len(x)))
+        chosen: list[int] = []
+        for _ in range(budget):
+            at_once = FIRST
+            while not exact[best := int(gains.argmax())]:
+                stale = gains.masked_fill(exact, -torch.inf).topk(min(at_once, most)).indices
+                stale = stale[~exact[stale]]
+                gains[stale] = (k(squared_distances(x[stale], x)) - covered).clamp_(min=0) @ w
+                exact[stale] = True
+                at_once *= 2
+            chosen.append(best)
+            covered = torch.maximum(covered, k(squared_distances(x[best : best + 1], x))[0])
+            gains[best] = -torch.inf
+            # A gain of nothing cannot fall further.
+            exact = gains <= 0
+        return Choice(chosen, scores, {"coverage": float(covered @ w / w.sum())})
+
+
+@dataclass(frozen=True)
+class ProbCover(CoverageStrategy):
+    """The most samples within a ball of given radius around a label."""
+
+    name: ClassVar[str] = "prob-cover"
+    reference: ClassVar[str] = "Yehuda et al., NeurIPS 2022"
+
+    delta: Annotated[
+        float, Field(gt=0, le=2, description="radius of the balls, between unit vectors")
+    ] = 0.75
+
+    def similarity(self, labelled: Tensor) -> Similarity:  # noqa: ARG002
+        """1 within the ball, 0 outside."""
+        return lambda squared: (squared <= self.delta**2).float()
+
+
+@dataclass(frozen=True)
+class MaxHerding(CoverageStrategy):
+    """The best generalised coverage under a Gaussian kernel."""
+
+    name: ClassVar[str] = "max-herding"
+    reference: ClassVar[str] = "Bae et al., ECCV 2024"
+
+    width: Annotated[float, Field(gt=0, description="h of the kernel, between unit vectors")] = 1.0
+
+    def similarity(self, labelled: Tensor) -> Similarity:  # noqa: ARG002
+        """exp(-(d / h)^2)."""
+        return gaussian(self.width)
+
+
+@dataclass(frozen=True)
+class UHerding(CoverageStrategy):
+    """Coverage of the uncertain, under a kernel that narrows as labels come."""
+
+    name: ClassVar[str] = "u-herding"
+    reference: ClassVar[str] = "Bae et al., ICLR 2025"
+    home: ClassVar[str] = "small to medium budgets"
+
+    temperature: Annotated[
+        float, Field(gt=0, description="of the posterior whose margin is the weight")
+    ] = 1.0
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Features, of the labelled set too, and posteriors."""
+        return (Need.of("features", labelled=True), Need.of("probabilities"))
+
+    def similarity(self, labelled: Tensor) -> Similarity:
+        """exp(-(d / h)^2), h the smallest distance between labelled samples; 1 before there are
+        two that differ."""
+        return gaussian(smallest_distance(labelled))
+
+    def weights(self, pool: PoolView) -> Tensor:
+        """1 - (p_(1) - p_(2)) of the tempered posterior; 1 for all where it is 0 for all."""
+        p = pool.signal(self.needs[1]).float()
+        p = (p.clamp(min=torch.finfo(p.dtype).tiny).log() / self.temperature).softmax(dim=1)
+        if p.shape[1] < 2:
+            return torch.ones(len(p))
+        first, second = p.topk(2, dim=1).values.unbind(dim=1)
+        u = 1 - (first - second)
+        return u if bool(u.any()) else torch.ones(len(p))
+
+
+@dataclass(frozen=True)
+class FacilityLocation(CoverageStrategy):
+    """Every sample served by its most similar label."""
+
+    name: ClassVar[str] = "facility-location"
+    reference: ClassVar[str] = "Wei, Iyer and Bilmes, ICML 2015"
+
+    def similarity(self, labelled: Tensor) -> Similarity:  # noqa: ARG002
+        """The cosine, 1 - d^2 / 2 between unit vectors, where positive."""
+        return lambda squared: (1 - squared / 2).clamp_(min=0)

@@ -1,0 +1,108 @@
+"""The coverage strategies against their formula, computed directly at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from pools import generator, make_pool
+from torch import Tensor
+
+from upslope.pool import PoolView
+from upslope.strategies import build, coverage, distances
+
+KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "prob-cover": lambda d, _: (d <= 0.75).double(),
+    "max-herding": lambda d, _: torch.exp(-(d**2)),
+    "u-herding": lambda d, y: torch.exp(-((d / smallest(y)) ** 2)),
+    "facility-location": lambda d, _: (1 - d**2 / 2).clamp(min=0),
+}
+
+
+def smallest(y: Tensor) -> float:
+    pairs = torch.nn.functional.pdist(y)
+    return float(pairs.min()) if len(pairs) else 1.0
+
+
+def unit(x: Tensor) -> Tensor:
+    return x.double() / x.double().norm(dim=1, keepdim=True)
+
+
+def shortfall(name: str, pool: PoolView, chosen: tuple[str, ...]) -> float:
+    """How much gain the choice ever gave up, every gain from the whole kernel matrix at each step.
+
+    Not the ids are compared: two samples that cover each other and nothing else gain the same.
+    """
+    need = build(name).needs[0]
+    x, y = unit(pool.signal(need)), unit(pool.labelled_signal(need))
+    k = KERNELS[name](torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist"), y)
+    w = torch.ones(len(x), dtype=torch.float64)
+    if name == "u-herding":
+        p = pool.signal(build(name).needs[1]).double().sort(dim=1, descending=True).values
+        w = 1 - (p[:, 0] - p[:, 1])
+    covered = torch.zeros(len(x), dtype=torch.float64)
+    if len(y):
+        to_labelled = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+        covered = KERNELS[name](to_labelled, y).amax(dim=1)
+    worst = 0.0
+    for pick in chosen:
+        gains = w @ (k - covered[:, None]).clamp(min=0)
+        position = pool.candidates.index(pick)
+        worst = max(worst, float(gains.max() - gains[position]))
+        covered = torch.maximum(covered, k[:, position])
+    return worst
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("labelled", [0, 1, 6])
+@pytest.mark.parametrize("seed", range(3))
+def test_takes_the_largest_gain_of_the_formula(name: str, labelled: int, seed: int) -> None:
+    pool = make_pool(build(name).needs, 40, labelled, seed)
+    assert shortfall(name, pool, build(name).select(pool, 12, generator()).ids) < 1e-5
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_blocks_and_laziness_do_not_change_the_choice(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(build(name).needs, 60, 5)
+    whole = build(name).select(pool, 20, generator()).notes["coverage"]
+    monkeypatch.setattr(distances, "BLOCK", 128)
+    monkeypatch.setattr(coverage, "BLOCK", 128)
+    monkeypatch.setattr(coverage, "FIRST", 1)
+    selection = build(name).select(pool, 20, generator())
+    assert shortfall(name, pool, selection.ids) < 1e-5
+    assert selection.notes["coverage"] == pytest.approx(whole, rel=1e-3)
+
+
+def test_prob_cover_covers_what_its_note_says() -> None:
+    pool = make_pool(build("prob-cover").needs, 40, 4)
+    selection = build("prob-cover", delta=0.9).select(pool, 5, generator())
+    need = build("prob-cover").needs[0]
+    x = unit(pool.signal(need))
+    chosen = [pool.candidates.index(i) for i in selection.ids]
+    centres = torch.cat([x[chosen], unit(pool.labelled_signal(need))])
+    share = (torch.cdist(x, centres).amin(dim=1) <= 0.9).double().mean()
+    assert selection.notes["coverage"] == pytest.approx(float(share))
+
+
+def test_u_herding_of_a_flat_posterior_is_max_herding() -> None:
+    pool = make_pool(build("u-herding").needs, 40, 0)
+    flat = dict(pool.signals)
+    flat[build("u-herding").needs[1]] = torch.full((40, 4), 0.25)
+    pool = PoolView(pool.candidates, flat, labels=pool.labels)
+    assert (
+        build("u-herding").select(pool, 9, generator()).ids
+        == build("max-herding", width=1.0).select(pool, 9, generator()).ids
+    )
+
+
+def test_temperature_divides_the_logits() -> None:
+    pool = make_pool(build("u-herding").needs, 10, 0)
+    need = build("u-herding").needs[1]
+    logits = torch.randn(10, 4, generator=generator())
+    pool.signals[need] = logits.softmax(dim=1)  # type: ignore[index]
+    p = (logits / 5).softmax(dim=1).sort(dim=1, descending=True).values
+    hot = coverage.UHerding(temperature=5.0)
+    assert torch.allclose(hot.weights(pool), 1 - p[:, 0] + p[:, 1], atol=1e-6)
