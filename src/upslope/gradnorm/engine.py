@@ -1,0 +1,107 @@
+"""Exact per-sample gradient norms of any network: the public functions.
+
+    ||dL(f(x_n)) / d theta||        for every sample n of a batch, over all parameters theta
+
+from one batched forward and one batched backward pass, in which no parameter's gradient is formed
+(paper: Eq. 5 says what they are good for; Eq. 6 and 7 say of which loss).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.losses import Loss, named
+from upslope.gradnorm.parts import SCRATCH
+from upslope.gradnorm.recording import Inputs, recording
+from upslope.gradnorm.weights import Weights
+
+Parameters = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
+"""Which parameters: None or "all", "last" (the last module that has any), names or prefixes of
+names, or a predicate of name and parameter."""
+
+
+def gradient_norms(
+    model: nn.Module,
+    inputs: Inputs,
+    loss: str | Loss,
+    *,
+    norm: str = "global",
+    parameters: Parameters = None,
+    max_memory: int | None = None,
+) -> Tensor:
+    """The norm of each sample's loss gradient with respect to the model's parameters, (n,).
+
+    model: any module that treats each sample by itself; it is left as it was found.
+    inputs: what the model takes, samples in dimension 0: a tensor, or a tuple or dict of them.
+    loss: from the model's output to one loss a sample, (n,); or "entropy" (Eq. 7) or "expected"
+        (Eq. 6, with cross-entropy), for models that return logits (n, classes, ...).
+    norm: "global", the norm of the whole gradient (the paper's text), or "tensor-sum", the sum of
+        the norms of each parameter tensor's gradient (the authors' code).
+    parameters: which parameters; all that require a gradient by default.
+    max_memory: bytes of scratch beyond what an ordinary forward and backward pass takes.
+
+    Raises:
+        GradientNormError: the model mixes samples (batch normalisation in training mode, say), the
+            loss is reduced over the batch or not finite, or no parameter is asked for.
+    """
+    chosen = _norm(norm)
+    weights = Weights(select(model, parameters))
+    scratch = SCRATCH if max_memory is None else min(SCRATCH, max_memory)
+    with recording(model, inputs, weights, scratch) as record:
+        return chosen(record.squared_norms(named(loss)))
+
+
+def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Parameter]:
+    """name -> parameter, for those that are asked for and require a gradient.
+
+    Raises:
+        GradientNormError: none does, or a name is not in the model.
+    """
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if parameters is None or parameters == "all":
+        chosen = trainable
+    elif parameters == "last":
+        owners = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
+        chosen = {n: p for n, p in trainable.items() if n.rpartition(".")[0] == owners[-1:][0]}
+    elif callable(parameters):
+        chosen = {name: p for name, p in trainable.items() if parameters(name, p)}
+    else:
+        wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+        every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        missing = [w for w in wanted if not any(_under(name, w) for name in every)]
+        if missing:
+            raise GradientNormError(
+                f"Expected `parameters` to name parameters or modules of the model but {missing} "
+                f"are none. It has {every[:3]} ... {every[-2:]}."
+            )
+        chosen = {n: p for n, p in trainable.items() if any(_under(n, w) for w in wanted)}
+    if not chosen:
+        raise GradientNormError(
+            f"Expected at least one parameter that requires a gradient but `parameters="
+            f"{parameters!r}` chooses none of {len(trainable)} trainable ones. Unfreeze some with "
+            "`requires_grad_(True)`, or choose others."
+        )
+    return chosen
+
+
+def _under(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith(wanted + ".")
+
+
+def _norm(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
+    table = {"global": _global, "tensor-sum": _tensor_sum}
+    if name not in table:
+        raise GradientNormError(f"Expected `norm` to be one of {sorted(table)} but got {name!r}.")
+    return table[name]
+
+
+def _global(squares: dict[str, Tensor]) -> Tensor:
+    return torch.stack([s.double() for s in squares.values()]).sum(dim=0).sqrt()
+
+
+def _tensor_sum(squares: dict[str, Tensor]) -> Tensor:
+    return torch.stack([s.double().sqrt() for s in squares.values()]).sum(dim=0)

@@ -1,0 +1,189 @@
+"""Sees every operator that a network runs, and puts a kernel where a weight meets a sample.
+
+A `torch.overrides.TorchFunctionMode` gets every call of a torch function, whoever makes it and
+however the parameter came there: through `nn.Linear`, through `F.linear(x, self.w.t())`, through a
+bare `x * self.scale`. Tensors are of three kinds: those that depend on the samples, weights
+(parameters, and what is computed from parameters alone), and all others, which are constants.
+Where weights and samples meet, in this order:
+
+1. a kernel of the table computes the operator and knows its per-sample gradients;
+2. an operator written in Python is run with the interceptor inside, and meets again below;
+3. in an operator that works entry by entry, weights are lifted to the samples' shape first;
+4. anything else is replayed: exact, and slow (`kernels/replay.py`).
+
+What escapes even this (TorchScript, custom autograd functions holding a parameter) leaves a
+gradient on the parameter itself, which the engine looks for.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from upslope.gradnorm.kernels import TABLE
+from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.replay import replay
+from upslope.gradnorm.tape import Tape
+
+ENTRYWISE = frozenset(
+    "add sub rsub mul div true_divide pow maximum minimum where lerp addcmul addcdiv float_power "
+    "atan2 hypot fmod remainder logaddexp copysign xlogy clamp clip masked_fill".split()
+)
+"""Operators whose output has the broadcast shape of their inputs, entry by entry."""
+
+JOINING = frozenset("cat concat concatenate stack hstack vstack dstack".split())
+"""Operators that put tensors side by side: each weight is lifted in its own shape."""
+
+LIKE_ANOTHER = frozenset("to type_as expand_as view_as reshape_as broadcast_to".split())
+"""Operators that take the kind of their first tensor; the others only lend a shape or a type."""
+
+_session = itertools.count()
+
+
+class Interceptor(TorchFunctionMode):
+    """Records on `tape` every meeting of weights and samples while it is entered."""
+
+    def __init__(self, tape: Tape):
+        super().__init__()
+        self.tape = tape
+        self._session = next(_session)
+
+    def sampled(self, tensor: Tensor) -> Tensor:
+        """An alias of a tensor, known to depend on the samples."""
+        alias = tensor.detach()
+        alias.__dict__["_upslope_sample"] = self._session
+        return alias
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run one operator, through a kernel if weights and samples meet in it."""
+        kwargs = kwargs or {}
+        kinds = {self._kind(t) for t in _tensors((args, tuple(kwargs.values())))}
+        if "other" in kinds:
+            # A parameter that is not asked about is a constant: no gradient need reach it.
+            args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
+        if "weight" not in kinds:
+            out = func(*args, **kwargs)
+        elif "sample" in kinds and not self._takes_kind_of_first(func, args):
+            out = self._meet(func, args, kwargs)
+        else:
+            out = _as_view(func, args, kwargs)
+            for tensor in _tensors(out):
+                self.tape.weights.adopt(tensor)
+            return out
+        if "sample" in kinds:
+            for tensor in _tensors((out, args[:1] if out is None else ())):
+                tensor.__dict__["_upslope_sample"] = self._session
+        return out
+
+    def _takes_kind_of_first(self, func: Callable[..., Any], args: Any) -> bool:
+        return getattr(func, "__name__", "") in LIKE_ANOTHER and self._kind(args[0]) == "weight"
+
+    def _meet(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        name = getattr(func, "__name__", str(func))
+        if name in LIKE_ANOTHER:
+            return func(*args, **kwargs)
+        rule = TABLE.get(name)
+        if rule is not None and not _guarded(func):
+            out = rule(self.tape, *args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        if isinstance(func, types.FunctionType):
+            with self:
+                return _unguarded(func)(*args, **kwargs)
+        plain = name.strip("_")
+        if plain in ENTRYWISE or (plain[:1] in "ri" and plain[1:] in ENTRYWISE):
+            return self._entrywise(func, name, args, kwargs)
+        if name in JOINING:
+            lifted = self._lifted((args, kwargs), None)
+            return func(*lifted[0], **lifted[1])
+        if name == "__setitem__":
+            target, index, value = args
+            return func(target, index, lift(self.tape, value, target[index].shape))
+        return replay(self.tape, func, args, kwargs, self._is_sample)
+
+    def _entrywise(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+        shape = torch.broadcast_shapes(*(t.shape for t in _tensors((args, tuple(kwargs.values())))))
+        args, kwargs = self._lifted((args, kwargs), shape)
+        return func(*args, **kwargs)
+
+    def _lifted(self, tree: Any, shape: torch.Size | None) -> Any:
+        def one(tensor: Tensor) -> Tensor:
+            if self._kind(tensor) != "weight":
+                return tensor
+            return lift(self.tape, tensor, tensor.shape if shape is None else shape)
+
+        return tree_map_only(Tensor, one, tree)
+
+    def _without_gradient(self, parameter: nn.Parameter) -> Tensor:
+        return parameter if self.tape.weights.tracks(parameter) else parameter.detach()
+
+    def _is_sample(self, tensor: Tensor) -> bool:
+        return self._kind(tensor) == "sample"
+
+    def _kind(self, tensor: Tensor) -> str:
+        if self.tape.weights.made_of(tensor):
+            return "weight"
+        if tensor.__dict__.get("_upslope_sample") == self._session:
+            return "sample"
+        return "other" if isinstance(tensor, nn.Parameter) and tensor.requires_grad else "constant"
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for branch in tree:
+            yield from _tensors(branch)
+
+
+def _as_view(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run an operator on weights; `repeat` of single entries becomes the `expand` that it is."""
+    if getattr(func, "__name__", "") == "repeat" and args and isinstance(args[0], Tensor):
+        weight, times = args[0], tuple(torch.Size(args[1] if len(args) == 2 else args[1:]))
+        shape = (1,) * (len(times) - weight.dim()) + tuple(weight.shape)
+        if all(size == 1 or time == 1 for size, time in zip(shape, times, strict=True)):
+            return weight.expand([s * t for s, t in zip(shape, times, strict=True)])
+    return func(*args, **kwargs)
+
+
+def _guarded(func: Callable[..., Any]) -> bool:
+    """Whether a function is Python code that only hands on to another torch function."""
+    return isinstance(func, types.FunctionType) and func.__name__ not in _WHOLE
+
+
+_WHOLE = frozenset({"einsum", "embedding_bag", "multi_head_attention_forward"})
+
+
+@functools.cache
+def _unguarded(func: types.FunctionType) -> Callable[..., Any]:
+    """A copy of a torch function written in Python, without its hand-over to the mode.
+
+    `torch.nn.functional` asks `has_torch_function` first and would come back here for ever.
+    """
+    never = {
+        name: _never for name in func.__globals__ if name.startswith("has_torch_function")
+    }
+    copy = types.FunctionType(
+        func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
+        func.__closure__,
+    )  # fmt: skip
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy
+
+
+def _never(*_: Any) -> bool:
+    return False

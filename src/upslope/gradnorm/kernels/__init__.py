@@ -1,0 +1,30 @@
+"""The operators that have a kernel: name of the torch function -> rule.
+
+A rule takes the tape and the operator's own arguments, and answers with the output, or with
+NotImplemented where its kernel does not cover the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from upslope.gradnorm.kernels import conv, embedding, linear, norm
+
+TABLE: Mapping[str, Callable[..., Any]] = {
+    "linear": linear.linear,
+    "matmul": linear.matmul,
+    "__matmul__": linear.matmul,
+    "mm": linear.matmul,
+    "addmm": linear.addmm,
+    **{f"conv{d}d": conv.convolution(d) for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": conv.transposed_convolution(d) for d in (1, 2, 3)},
+    "batch_norm": norm.batch_norm,
+    "layer_norm": norm.layer_norm,
+    "group_norm": norm.group_norm,
+    "instance_norm": norm.instance_norm,
+    "rms_norm": norm.rms_norm,
+    "prelu": norm.prelu,
+    "embedding": embedding.embedding,
+    "embedding_bag": embedding.embedding_bag,
+}

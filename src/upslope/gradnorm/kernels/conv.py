@@ -1,0 +1,134 @@
+"""Convolutions in one, two and three dimensions, and transposed ones.
+
+    y = conv(x, W) + b        dL_n/dW = the weight gradient of sample n alone (see `conv_part`)
+                              dL_n/db = sum of g_n over its positions
+
+A transposed convolution is the input gradient of a convolution, so that its weight gradient is
+that of the convolution with input and output gradient exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upslope.gradnorm.kernels.conv_part import ConvPart, Geometry
+from upslope.gradnorm.layout import Inseparable, Samples
+from upslope.gradnorm.parts import Dense, Part
+from upslope.gradnorm.tape import Kernel, Tape
+
+
+class Convolution(Kernel):
+    """y = conv(x, W) + b. x: (n, c, *space), W: (o, c / groups, *kernel); transposed: (c, o / ...)."""
+
+    def __init__(
+        self,
+        tape: Tape,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        output_padding: Sequence[int] | None,
+    ):
+        self.weight, self.bias, self.geometry = weight, bias, geometry
+        self.output_padding = list(output_padding or [0] * len(geometry.stride))
+        self.transposed = output_padding is not None
+        self.weights = tape.weights.asked(weight, bias)
+        self.name = f"conv{'_transpose' if self.transposed else ''}{weight.dim() - 2}d"
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See `Kernel`."""
+        s, p, d, groups = self.geometry
+        return torch.convolution(
+            inputs[0], self.weight, self.bias, s, p, d, self.transposed, self.output_padding, groups
+        )
+
+    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        """See `Kernel`."""
+        s, p, d, groups = self.geometry
+        pulled, _, _ = torch.ops.aten.convolution_backward(
+            g, inputs[0], self.weight.detach(), None, s, p, d,
+            self.transposed, self.output_padding, groups, (True, False, False),
+        )  # fmt: skip
+        return (pulled,)
+
+    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+        """See `Kernel`."""
+        if samples.layout.dim != 0:
+            raise Inseparable
+        front = samples.front(g)  # (n, k, o, *space)
+        for weight in self.weights:
+            if weight is self.weight:
+                pair = samples.front(inputs[0]), front
+                x, y = reversed(pair) if self.transposed else pair
+                yield weight, ConvPart(x, y, self.geometry, tuple(weight.shape))
+            else:
+                yield weight, Dense(front.sum(dim=(1, *range(3, front.dim()))))
+
+
+def convolution(dimensions: int) -> Callable[..., Any]:
+    """`torch.conv1d`, `conv2d`, `conv3d`."""
+
+    def rule(
+        tape: Tape,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> Any:
+        if tape.weights.made_of(input):
+            return NotImplemented
+        s, d = _each(stride, dimensions), _each(dilation, dimensions)
+        if padding == "same":
+            # What is odd goes to the end, as torch does it.
+            total = [(k - 1) * e for k, e in zip(weight.shape[2:], d, strict=True)]
+            ends = [(t // 2, t - t // 2) for t in total]
+            input = F.pad(input, [side for pair in reversed(ends) for side in pair])
+            padding = 0
+        p = _each(0 if isinstance(padding, str) else padding, dimensions)
+        kernel = Convolution(tape, weight, bias, Geometry(s, p, d, groups), None)
+        return _batched(tape, kernel, input, dimensions)
+
+    return rule
+
+
+def transposed_convolution(dimensions: int) -> Callable[..., Any]:
+    """`torch.conv_transpose1d`, `conv_transpose2d`, `conv_transpose3d`."""
+
+    def rule(
+        tape: Tape,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        dilation: int | Sequence[int] = 1,
+    ) -> Any:
+        if tape.weights.made_of(input):
+            return NotImplemented
+        s, p, d = (_each(v, dimensions) for v in (stride, padding, dilation))
+        geometry = Geometry(s, p, d, groups)
+        kernel = Convolution(tape, weight, bias, geometry, _each(output_padding, dimensions))
+        return _batched(tape, kernel, input, dimensions)
+
+    return rule
+
+
+def _batched(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Tensor:
+    if input.dim() != dimensions + 2:
+        raise Inseparable
+    return tape.use(kernel, input)
+
+
+def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * dimensions
+    return tuple(value) * dimensions if len(value) == 1 else tuple(value)

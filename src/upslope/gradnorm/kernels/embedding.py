@@ -1,0 +1,85 @@
+"""Rows of a table: y_s = W[id_s].
+
+dL_n/dW adds g_ns to row id_ns, so that the squared norm is the sum over pairs of positions of
+equal id of <g_ns, g_ns'>; no (rows x width) gradient is formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upslope.gradnorm.layout import Samples
+from upslope.gradnorm.parts import Part, Rows
+from upslope.gradnorm.tape import Kernel, Tape
+
+
+class Embedding(Kernel):
+    """weight: (v, e). The row `padding` gets no gradient, as in `nn.Embedding`."""
+
+    name = "embedding"
+
+    def __init__(self, weight: Tensor, padding: int):
+        self.weights = (weight,)
+        self.padding = padding
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See `Kernel`. ids: (...) -> (..., e)."""
+        return F.embedding(inputs[0], self.weights[0])
+
+    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG002
+        """See `Kernel`: ids have no gradient."""
+        return (None,)
+
+    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+        """See `Kernel`."""
+        (weight,), ids = self.weights, inputs[0]
+        if self.padding >= 0:
+            g = g.masked_fill((ids == self.padding)[..., None], 0)
+        flat_ids = samples.rows(ids[..., None])[..., 0]
+        yield weight, Rows(flat_ids, samples.rows(g), weight.shape[0])
+
+
+def embedding(
+    tape: Tape,
+    weight: Tensor,
+    input: Tensor,
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,  # noqa: ARG001
+) -> Any:
+    """`torch.embedding`. Scaling by frequency mixes samples and is left to the refusal there."""
+    if scale_grad_by_freq or not tape.weights.made_of(weight):
+        return NotImplemented
+    return tape.use(Embedding(weight, padding_idx), input)
+
+
+def embedding_bag(
+    tape: Tape,
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,  # noqa: ARG001
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,  # noqa: ARG001
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,  # noqa: ARG001
+    padding_idx: int | None = None,
+) -> Any:
+    """`F.embedding_bag` over bags in rows, (n, t) ids: an embedding, then a weighted sum."""
+    known = offsets is None and input.dim() == 2 and max_norm is None and mode in ("sum", "mean")
+    if not known or scale_grad_by_freq or not tape.weights.made_of(weight):
+        return NotImplemented
+    padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    rows: Tensor = tape.use(Embedding(weight, padding), input)  # (n, t, e)
+    there = (input != padding).to(rows.dtype)
+    if per_sample_weights is not None:
+        there = there * per_sample_weights
+    total = torch.einsum("nte,nt->ne", rows, there)
+    return total / there.sum(dim=1, keepdim=True).clamp(min=1) if mode == "mean" else total

@@ -1,0 +1,81 @@
+"""Products with a matrix: y = x W^T + b, over any leading dimensions.
+
+    dL_n/dW = sum_s g_ns x_ns^T        dL_n/db = sum_s g_ns
+
+over the positions s of sample n (Goodfellow 2015, arXiv:1510.01799, for one position; Rochette et
+al. 2019, arXiv:1912.06015, for several).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.layout import Samples
+from upslope.gradnorm.parts import Dense, Outer, Part, Transposed
+from upslope.gradnorm.tape import Kernel, Tape
+
+
+class Linear(Kernel):
+    """y = x W^T + b. weight: (o, i), or (i, o) where `transposed`; bias: (o,)."""
+
+    name = "linear"
+
+    def __init__(self, tape: Tape, weight: Tensor, bias: Tensor | None, transposed: bool = False):
+        self.weight, self.bias, self.transposed = weight, bias, transposed
+        self.weights = tape.weights.asked(weight, bias)
+
+    def _matrix(self) -> Tensor:
+        return self.weight.detach().mT if self.transposed else self.weight.detach()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See `Kernel`. x: (..., i) -> (..., o)."""
+        return F.linear(inputs[0], self._matrix(), self.bias)
+
+    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """See `Kernel`."""
+        return (g @ self._matrix(),)
+
+    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+        """See `Kernel`."""
+        rows = samples.rows(g)
+        for weight in self.weights:
+            if weight is self.weight:
+                outer = Outer(samples.rows(inputs[0]), rows)
+                yield weight, Transposed(outer) if self.transposed else outer
+            else:
+                yield weight, Dense(rows.sum(dim=1))
+
+
+def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """`F.linear`."""
+    if not tape.weights.made_of(weight) and not tape.weights.made_of(bias):
+        return NotImplemented
+    if tape.weights.made_of(input) or weight.dim() != 2:
+        return NotImplemented
+    return tape.use(Linear(tape, weight, bias), input)
+
+
+def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
+    """`x @ W` for a matrix W; `W @ x` is left to the replay."""
+    if tape.weights.made_of(input) or other.dim() != 2:
+        return NotImplemented
+    return tape.use(Linear(tape, other, None, transposed=True), input)
+
+
+def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Any:
+    """`b + x @ W`."""
+    if scales or tape.weights.made_of(mat1):
+        return NotImplemented
+    if tape.weights.made_of(mat2):
+        product = tape.use(Linear(tape, mat2, None, transposed=True), mat1)
+    else:
+        product = mat1 @ mat2
+    if tape.weights.made_of(input):
+        input = lift(tape, input, product.shape)
+    return torch.add(product, input)

@@ -1,0 +1,194 @@
+"""Normalisation layers in which no sample sees another: y = xhat * w + b.
+
+    dL_n/dw = sum of g * xhat        dL_n/db = sum of g        over the positions of sample n
+
+Layer, group, instance and root-mean-square normalisation compute xhat without weights; autograd
+differentiates that, and `Affine` the scale and shift. Batch normalisation in eval mode is itself
+a scale and shift by constants, xhat = (x - mean) / sqrt(var + eps), and has its own kernel, for
+it is everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.layout import Samples
+from upslope.gradnorm.parts import Dense, Part
+from upslope.gradnorm.tape import Kernel, Tape
+
+
+class Affine(Kernel):
+    """y = x * w + b, where w and b are viewed in `shape`, which broadcasts to that of x."""
+
+    name = "affine"
+
+    def __init__(self, tape: Tape, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]):
+        self.weight, self.bias, self.shape = weight, bias, tuple(shape)
+        self.weights = tape.weights.asked(weight, bias)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See `Kernel`."""
+        x = inputs[0]
+        if self.weight is None:
+            assert self.bias is not None
+            return x + self.bias.view(self.shape)
+        if self.bias is None:
+            return x * self.weight.view(self.shape)
+        return torch.addcmul(self.bias.view(self.shape), x, self.weight.view(self.shape))
+
+    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """See `Kernel`."""
+        return (g if self.weight is None else g * self.weight.detach().view(self.shape),)
+
+    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+        """See `Kernel`."""
+        for weight in self.weights:
+            product = g * inputs[0] if weight is self.weight else g
+            values = samples.summed(product, self.shape)
+            yield weight, Dense(values.reshape(samples.n, *weight.shape))
+
+
+class BatchNormEval(Kernel):
+    """y = (x - mean) / sqrt(var + eps) * w + b, with the running statistics as constants."""
+
+    name = "batch_norm (eval)"
+
+    def __init__(
+        self,
+        tape: Tape,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        statistics: tuple[Tensor, Tensor],
+        eps: float,
+    ):
+        self.weight, self.bias, self.eps = weight, bias, eps
+        self.mean, self.var = statistics
+        self.weights = tape.weights.asked(weight, bias)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See `Kernel`. x: (n, c, ...)."""
+        return torch.nn.functional.batch_norm(
+            inputs[0], self.mean, self.var, self.weight, self.bias, eps=self.eps
+        )
+
+    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """See `Kernel`."""
+        scale = (self.var + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight.detach()
+        return (g * scale.to(g.dtype).view(-1, *(1,) * (g.dim() - 2)),)
+
+    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+        """See `Kernel`."""
+        shape = (-1, *(1,) * (g.dim() - 2))
+        channels = (g.shape[1], *shape[1:])
+        total = samples.summed(g, channels).flatten(1)  # (n, c)
+        for weight in self.weights:
+            if weight is self.weight:
+                product = samples.summed(g * inputs[0], channels).flatten(1)
+                rstd = (self.var + self.eps).rsqrt()
+                yield weight, Dense((product - self.mean * total) * rstd)
+            else:
+                yield weight, Dense(total)
+
+
+def batch_norm(
+    tape: Tape,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,  # noqa: ARG001
+    eps: float,
+    cudnn_enabled: bool,  # noqa: ARG001
+) -> Any:
+    """`torch.batch_norm`, which `nn.BatchNorm*d` calls."""
+    if training or running_mean is None or running_var is None:
+        raise GradientNormError(
+            f"Expected batch normalisation with fixed statistics but {_named(tape, weight)} "
+            "normalises by the batch, so that no sample has a loss gradient of its own. Call "
+            "`model.eval()` first; where it keeps no running statistics, replace it by GroupNorm."
+        )
+    kernel = BatchNormEval(tape, weight, bias, (running_mean, running_var), eps)
+    return tape.use(kernel, input)
+
+
+def _named(tape: Tape, weight: Tensor | None) -> str:
+    names = () if weight is None else tape.weights.sources(weight)
+    return f"`{names[0].rpartition('.')[0] or 'the model'}`" if names else "a layer"
+
+
+def layer_norm(
+    tape: Tape,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,  # noqa: ARG001
+) -> Any:
+    """`torch.layer_norm`."""
+    xhat = torch.nn.functional.layer_norm(input, normalized_shape, eps=eps)
+    return tape.use(Affine(tape, weight, bias, normalized_shape), xhat)
+
+
+def rms_norm(
+    tape: Tape,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor,
+    eps: float | None = None,
+) -> Any:
+    """`torch.rms_norm`."""
+    xhat = torch.rms_norm(input, normalized_shape, None, eps)
+    return tape.use(Affine(tape, weight, None, normalized_shape), xhat)
+
+
+def group_norm(
+    tape: Tape,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,  # noqa: ARG001
+) -> Any:
+    """`torch.group_norm`. x: (n, c, ...)."""
+    xhat = torch.group_norm(input, num_groups, None, None, eps)
+    return tape.use(Affine(tape, weight, bias, _channels(input)), xhat)
+
+
+def instance_norm(
+    tape: Tape,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Any:
+    """`torch.instance_norm`. x: (n, c, ...)."""
+    statistics = (running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled)
+    xhat = torch.instance_norm(input, None, None, *statistics)
+    return tape.use(Affine(tape, weight, bias, _channels(input)), xhat)
+
+
+def _channels(input: Tensor) -> tuple[int, ...]:
+    return (input.shape[1], *(1,) * (input.dim() - 2))
+
+
+def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Any:
+    """`torch.prelu`: x where positive, w * x elsewhere."""
+    shape = _channels(input) if weight.numel() > 1 else (1,) * input.dim()
+    scaled = tape.use(Affine(tape, weight, None, shape), input)
+    return torch.where(input >= 0, input, scaled)

@@ -1,0 +1,201 @@
+"""The forms that a per-sample gradient takes before anybody forms it.
+
+The gradient of one sample's loss with respect to one weight is a `Part`. Most weights meet their
+input in a sum over positions s of products, G = sum_s g_s x_s^T (an `Outer`), whose norm needs
+either the product itself ("direct": t*i*o multiply-adds for t positions) or two t x t Gram
+matrices ("ghost norm", Li et al. 2021, arXiv:2110.05679: t^2 (i+o)):
+
+    ||G||^2 = sum_{s,s'} <x_s, x_s'> <g_s, g_s'>
+
+A part never leaves the samples' order: row k of everything is sample k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+SCRATCH = 8 << 20
+"""Bytes of scratch a chunk may take: what stays in the cache is computed faster."""
+
+
+def squared_norms(values: Tensor) -> Tensor:
+    """(n, ...) -> (n,): sums of squares, accumulated in float32 or better."""
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    return torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=dtype).square()
+
+
+def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
+    """Slices of range(n) whose scratch stays within the bound, at least one sample each."""
+    size = max(1, min(n, scratch // max(bytes_each, 1)))
+    for start in range(0, n, size):
+        yield slice(start, min(n, start + size))
+
+
+class Part(Protocol):
+    """The gradients of n samples' losses with respect to one weight, in some form."""
+
+    def __len__(self) -> int:
+        """n, the number of samples."""
+        ...
+
+    def sqnorm(self, scratch: int) -> Tensor:
+        """(n,): squared Frobenius norms, in chunks of at most `scratch` bytes where possible."""
+        ...
+
+    def dense(self, rows: slice) -> Tensor:
+        """(len(rows), *weight.shape): the gradients themselves, for some of the samples."""
+        ...
+
+    def plus(self, others: Sequence[Part]) -> Part | None:
+        """The sum with other parts of the same weight, if they have the same form."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Gradients small enough to be there: biases, scales, bare parameters. values: (n, *shape)."""
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def sqnorm(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """See `Part`."""
+        return squared_norms(self.values)
+
+    def dense(self, rows: slice) -> Tensor:
+        """See `Part`."""
+        return self.values[rows]
+
+    def plus(self, others: Sequence[Part]) -> Part | None:
+        """See `Part`."""
+        same = [other.values for other in others if isinstance(other, Dense)]
+        return Dense(sum(same, self.values)) if len(same) == len(others) else None
+
+
+@dataclass(frozen=True)
+class Outer:
+    """G_n = sum_s g_ns x_ns^T, of shape (o, i). x: (n, t, i), g: (n, t, o)."""
+
+    x: Tensor
+    g: Tensor
+
+    def __len__(self) -> int:
+        return len(self.g)
+
+    def sqnorm(self, scratch: int) -> Tensor:
+        """See `Part`. The cheaper of both methods, in multiply-adds and in memory."""
+        n, t, i = self.x.shape
+        o = self.g.shape[2]
+        if t == 1:
+            return squared_norms(self.x) * squared_norms(self.g)
+        size = self.x.element_size()
+        if t * (i + o) < i * o:
+            return torch.cat([self._gram(c) for c in chunks(n, 2 * t * t * size, scratch)])
+        width = max(1, min(o, scratch // (i * size)))
+        return torch.cat([self._direct(c, width) for c in chunks(n, i * width * size, scratch)])
+
+    def _gram(self, c: slice) -> Tensor:
+        x, g = self.x[c], self.g[c]
+        xx, gg = x @ x.mT, g @ g.mT  # (c, t, t)
+        # A sum of products of either sign can round to just below zero.
+        return _wide(xx).mul_(gg).sum(dim=(1, 2)).clamp_min_(0)
+
+    def _direct(self, c: slice, width: int) -> Tensor:
+        x, g = self.x[c], self.g[c].mT  # (c, t, i), (c, o, t)
+        blocks = (squared_norms(g[:, o : o + width] @ x) for o in range(0, g.shape[1], width))
+        return torch.stack(list(blocks)).sum(dim=0)
+
+    def dense(self, rows: slice) -> Tensor:
+        """See `Part`."""
+        return self.g[rows].mT @ self.x[rows]
+
+    def plus(self, others: Sequence[Part]) -> Part | None:
+        """See `Part`. More positions: a sum of sums of outer products is one."""
+        same = [self, *(other for other in others if isinstance(other, Outer))]
+        if len(same) <= len(others):
+            return None
+        return Outer(torch.cat([p.x for p in same], dim=1), torch.cat([p.g for p in same], dim=1))
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """The transpose of another part's matrix: x @ W instead of x @ W.T."""
+
+    part: Outer
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def sqnorm(self, scratch: int) -> Tensor:
+        """See `Part`."""
+        return self.part.sqnorm(scratch)
+
+    def dense(self, rows: slice) -> Tensor:
+        """See `Part`."""
+        return self.part.dense(rows).mT
+
+    def plus(self, others: Sequence[Part]) -> Part | None:
+        """See `Part`."""
+        same = [other.part for other in others if isinstance(other, Transposed)]
+        total = self.part.plus(same) if len(same) == len(others) else None
+        return Transposed(total) if isinstance(total, Outer) else None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """G_n has g_ns added to its row ids_ns (embeddings). ids: (n, t), g: (n, t, e), v rows."""
+
+    ids: Tensor
+    g: Tensor
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.g)
+
+    def sqnorm(self, scratch: int) -> Tensor:
+        """See `Part`. The Gram matrix of one-hot vectors is the equality of their indices."""
+        n, t, e = self.g.shape
+        size = self.g.element_size()
+        if t * t < e * min(t, self.count) * 4:
+            return torch.cat([self._gram(c) for c in chunks(n, 2 * t * t * size, scratch)])
+        return torch.cat([self._sorted(c) for c in chunks(n, 3 * t * e * size, scratch)])
+
+    def _gram(self, c: slice) -> Tensor:
+        ids, g = self.ids[c], self.g[c]
+        same = ids[:, :, None] == ids[:, None, :]
+        return _wide(g @ g.mT).mul_(same).sum(dim=(1, 2)).clamp_min_(0)
+
+    def _sorted(self, c: slice) -> Tensor:
+        # Sum the rows of equal index: compact the indices of each sample to 0..distinct-1 first.
+        ids, order = self.ids[c].sort(dim=1)
+        new = torch.ones_like(ids, dtype=torch.bool)
+        new[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        place = (new.cumsum(dim=1) - 1)[:, :, None].expand_as(self.g[c])
+        g = self.g[c].gather(1, order[:, :, None].expand_as(self.g[c]))
+        return squared_norms(torch.zeros_like(g).scatter_add_(1, place, g))
+
+    def dense(self, rows: slice) -> Tensor:
+        """See `Part`."""
+        ids, g = self.ids[rows], self.g[rows]
+        out = g.new_zeros(len(g), self.count, g.shape[2])
+        return out.scatter_add_(1, ids[:, :, None].expand_as(g), g)
+
+    def plus(self, others: Sequence[Part]) -> Part | None:
+        """See `Part`."""
+        same = [self, *(other for other in others if isinstance(other, Rows))]
+        if len(same) <= len(others):
+            return None
+        ids, g = torch.cat([p.ids for p in same], dim=1), torch.cat([p.g for p in same], dim=1)
+        return Rows(ids, g, self.count)
+
+
+def _wide(gram: Tensor) -> Tensor:
+    """A Gram matrix in a type whose sums can be trusted."""
+    return gram.float() if gram.dtype in (torch.bfloat16, torch.float16) else gram

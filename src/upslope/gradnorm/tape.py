@@ -1,0 +1,92 @@
+"""What one forward pass used of the weights.
+
+A `Kernel` stands for one use of one or more weights by one operator. In the forward pass it
+computes the operator's output; in the backward pass it hands on the gradient of its inputs, as
+autograd would, and can tell the per-sample gradient of its weights as `Part`s. The gradient of a
+weight itself, summed over the batch, is never formed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.layout import Samples
+from upslope.gradnorm.parts import Part
+from upslope.gradnorm.weights import Weights
+
+class Kernel(ABC):
+    """One operator that meets weights. Add one in `kernels/`, one file, one line in its table."""
+
+    name: str
+    """The operator's name, for `explain`."""
+    weights: tuple[Tensor, ...]
+    """The weights that are differentiated: parameters, or tensors made of parameters alone."""
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The operator's output. Runs without autograd."""
+
+    @abstractmethod
+    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs, from that of the output."""
+
+    @abstractmethod
+    def parts(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
+        """The per-sample gradients of each of `weights`."""
+
+
+class Listener(Protocol):
+    """Hears the gradient that reaches each use, during a backward pass."""
+
+    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        """`g` is the gradient of the output of use `index`; `inputs` are that use's inputs."""
+        ...
+
+
+class Tape:
+    """The uses of the weights in one forward pass, in order."""
+
+    def __init__(self, weights: Weights):
+        self.weights = weights
+        self.kernels: list[Kernel] = []
+        self.uses_of: Counter[str] = Counter()
+        self.anchor = torch.zeros((), requires_grad=True)
+        """Keeps an edge to every use, also where the input needs no gradient."""
+        self.listener: Listener | None = None
+
+    def use(self, kernel: Kernel, *inputs: Tensor) -> Tensor:
+        """Run the kernel on its inputs; the output carries the gradient edge."""
+        self.kernels.append(kernel)
+        for weight in kernel.weights:
+            self.uses_of.update(self.weights.sources(weight))
+        output: Tensor = _Record.apply(self, len(self.kernels) - 1, self.anchor, *inputs)
+        return output
+
+
+class _Record(torch.autograd.Function):
+    """Autograd's view of a kernel: an operator of its inputs alone."""
+
+    @staticmethod
+    def forward(ctx: Any, tape: Tape, index: int, _anchor: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.tape, ctx.index = tape, index
+        ctx.save_for_backward(*inputs)
+        return tape.kernels[index].forward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        tape, inputs = ctx.tape, ctx.saved_tensors
+        if tape.listener is not None:
+            tape.listener.hear(ctx.index, g, inputs)
+        pulled: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        if any(ctx.needs_input_grad[3:]):
+            pulled = tape.kernels[ctx.index].pull(g, *inputs)
+        return (None, None, None, *pulled)

@@ -1,0 +1,157 @@
+"""The tracked parameters, and tensors made of parameters alone.
+
+A network may use a parameter as it is, through a view (one third of a packed projection, a
+transpose), or through a function of parameters (weight normalisation, a low-rank update merged
+into a base weight). All are "weights": what a use is differentiated by. `sources` says from which
+parameters a weight is made, `combined` adds up all uses of one parameter, exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from upslope.gradnorm.parts import Part, chunks, squared_norms
+
+
+class Weights:
+    """The parameters whose gradient is asked for, by name."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]):
+        self.parameters = dict(parameters)
+        self._names = {id(p): name for name, p in self.parameters.items()}
+        self._sources: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
+
+    def adopt(self, tensor: Tensor) -> None:
+        """Take in a tensor that was computed from weights alone."""
+        if tensor.requires_grad and not self.tracks(tensor):
+            tensor.__dict__["_upslope_weights"] = self
+
+    def made_of(self, tensor: object) -> bool:
+        """Whether something is a weight: a tracked parameter, or made of such alone."""
+        if not isinstance(tensor, Tensor):
+            return False
+        return self.tracks(tensor) or tensor.__dict__.get("_upslope_weights") is self
+
+    def asked(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """Those of an operator's weights whose gradient is asked for."""
+        return tuple(t for t in tensors if t is not None and self.made_of(t))
+
+    def tracks(self, tensor: Tensor) -> bool:
+        """Whether the tensor is one of the tracked parameters."""
+        return id(tensor) in self._names
+
+    def sources(self, weight: Tensor) -> tuple[str, ...]:
+        """The names of the tracked parameters that a weight is made of."""
+        name = self._names.get(id(weight))
+        if name is not None:
+            return (name,)
+        if id(weight) not in self._sources:
+            found = {id(leaf) for leaf in _leaves(weight)}
+            names = tuple(name for i, name in self._names.items() if i in found)
+            self._sources[id(weight)] = (weight, names)  # holds the tensor: its id stays its own
+        return self._sources[id(weight)][1]
+
+    def isometric(self, weight: Tensor) -> bool:
+        """Whether the weight's entries are distinct entries of one parameter.
+
+        Then the gradient of the parameter has the norm of the gradient of the weight.
+        """
+        if self.tracks(weight):
+            return True
+        base = weight._base
+        return base is not None and self.tracks(base) and not _overlaps(weight)
+
+    def pulled(self, name: str, weight: Tensor, dense: Tensor) -> Tensor:
+        """(m, *parameter.shape), from the gradients of a weight made of it, (m, *weight.shape)."""
+        parameter = self.parameters[name]
+        if weight is parameter:
+            return dense
+        try:
+            (out,) = torch.autograd.grad(
+                weight, parameter, dense, retain_graph=True, is_grads_batched=True
+            )
+        except RuntimeError:  # an operator that cannot be batched: one sample at a time
+            rows = [torch.autograd.grad(weight, parameter, d, retain_graph=True)[0] for d in dense]
+            out = torch.stack(rows)
+        return out
+
+
+def combined(
+    weights: Weights, name: str, uses: Sequence[tuple[Tensor, Part]], scratch: int
+) -> Tensor:
+    """(n,): squared norms of the sum of all uses of the parameter `name`.
+
+    Uses of one form are summed in that form; disjoint slices of the parameter add their squares;
+    anything else is formed densely, a few samples at a time.
+    """
+    tensors = [weight for weight, _ in uses]
+    parts = [part for _, part in uses]
+    first = tensors[0]
+    if weights.isometric(first) and all(t is first for t in tensors):
+        total = parts[0].plus(parts[1:]) if len(parts) > 1 else parts[0]
+        if total is not None:
+            return total.sqnorm(scratch)
+    if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
+        return torch.stack([part.sqnorm(scratch) for part in parts]).sum(dim=0)
+    parameter = weights.parameters[name]
+    each = 3 * parameter.element_size() * max(parameter.numel(), *(t.numel() for t in tensors))
+    squares = []
+    for rows in chunks(len(parts[0]), each, scratch):
+        total_rows = sum(weights.pulled(name, t, p.dense(rows)) for t, p in uses)
+        assert isinstance(total_rows, Tensor)
+        squares.append(squared_norms(total_rows))
+    return torch.cat(squares)
+
+
+def _leaves(tensor: Tensor) -> list[Tensor]:
+    """The leaves of a tensor's autograd graph."""
+    found: list[Tensor] = []
+    stack, seen = [tensor.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.append(variable)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return found
+
+
+def _overlaps(view: Tensor) -> bool:
+    """Whether two entries of a view may share memory (expanded, or windows that overlap)."""
+    reach = 0
+    for stride, size in sorted(zip(view.stride(), view.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += (size - 1) * stride
+    return False
+
+
+def _disjoint(parameter: Tensor, views: Sequence[Tensor]) -> bool:
+    """Whether views of one parameter, none of which overlaps itself, share no entry."""
+    if any(view is parameter for view in views):
+        return len(views) == 1
+    spans = sorted((v.storage_offset(), v.storage_offset() + _reach(v)) for v in views)
+    if all(end < start for (_, end), (start, _) in itertools.pairwise(spans)):
+        return True
+    places = torch.cat([_places(view) for view in views])
+    return places.unique().numel() == places.numel()
+
+
+def _reach(view: Tensor) -> int:
+    return sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
+
+
+def _places(view: Tensor) -> Tensor:
+    """The positions in memory of a view's entries, (numel,)."""
+    place = torch.full((), view.storage_offset(), dtype=torch.int64)
+    for size, stride in zip(view.shape, view.stride(), strict=True):
+        place = place[..., None] + torch.arange(size) * stride
+    return place.flatten()
