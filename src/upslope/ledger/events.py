@@ -93,7 +93,8 @@ def _labelled(state: State, cycle: int, body: Mapping[str, Any]) -> State:
 
 
 def _trained(state: State, cycle: int, body: Mapping[str, Any]) -> State:
-    _require(cycle == state.cycle and not state.pending, f"a model of cycle {cycle} out of turn")
+    ready = state.started and not state.pending and state.trained is None
+    _require(cycle == state.cycle and ready, f"a model of cycle {cycle} out of turn")
     return replace(state, trained=dict(body))
 
 
