@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upslope.errors import ConfigError, ModelError
+from upslope.errors import ConfigError, GradientNormError, ModelError
+from upslope.gradnorm import entropy, expected
 from upslope.pool import Need
 from upslope.signals import SIGNALS, build, describe
-from upslope.signals.losses import class_losses, entropy_loss, expected_loss
+from upslope.signals.criteria import CRITERIA
 from upslope.tasks.classification import Classification
 
 C = 5
@@ -44,7 +45,8 @@ def make_inputs(n: int = 6) -> Tensor:
 
 def by_autograd(model: nn.Module, loss: Tensor, norm: str, only: str = "") -> float:
     """The gradient norm of one sample's loss, the slow way."""
-    parameters = [p for n, p in model.named_parameters() if n.startswith(only)]
+    layers = only.split(",") if only else [str(i) for i in range(7)]
+    parameters = [p for n, p in model.named_parameters() if n.split(".")[0] in layers]
     grads = torch.autograd.grad(loss, parameters, retain_graph=True)
     norms = [float(g.norm()) for g in grads]
     return sum(norms) if norm == "tensor-sum" else math.hypot(*norms)
@@ -59,14 +61,14 @@ def test_posteriors_and_uncertainties_by_hand() -> None:
     p = F.softmax(model(inputs), dim=1).detach()
     ordered = p.sort(dim=1, descending=True).values
     assert torch.allclose(compute(model, "probabilities", inputs).double(), p, atol=1e-6)
-    for measure, expected in {
+    for measure, truth in {
         "least-confidence": 1 - ordered[:, 0],
         "margin": 1 - ordered[:, 0] + ordered[:, 1],
         "entropy": -(p * p.log()).sum(dim=1),
     }.items():
         values = compute(model, "uncertainty", inputs, measure=measure)
         assert values.shape == (6,)
-        assert torch.allclose(values.double(), expected, atol=1e-6)
+        assert torch.allclose(values.double(), truth, atol=1e-6)
 
 
 def test_uncertainty_of_a_certain_posterior_is_zero_not_nan() -> None:
@@ -94,7 +96,7 @@ def test_features_are_what_the_head_takes() -> None:
 
 
 @pytest.mark.parametrize("norm", ["global", "tensor-sum"])
-@pytest.mark.parametrize("only", ["", "6."])
+@pytest.mark.parametrize("only", ["", "6", "1,4"])
 @pytest.mark.parametrize(
     ("loss", "criterion", "posterior"),
     [
@@ -120,7 +122,7 @@ def test_gradnorm_is_autograds(
         criterion=criterion,
         posterior=posterior,
         norm=norm,
-        parameters=f"{only}*" if only else None,
+        parameters=only or None,
     )
     for x, value in zip(inputs, values, strict=True):
         z = model(x[None])
@@ -164,7 +166,7 @@ def test_egl_is_autograds(kind: str, norm: str) -> None:
 
 def test_eq6_is_eq7_under_cross_entropy() -> None:
     z = torch.randn(7, C, dtype=torch.float64)
-    assert torch.allclose(expected_loss(z, "cross-entropy"), entropy_loss(z), rtol=1e-14)
+    assert torch.allclose(expected()(z), entropy(z), rtol=1e-14)
     model, inputs = make_model(), make_inputs()
     assert torch.allclose(
         compute(model, "gradnorm", inputs, loss="expected"),
@@ -175,7 +177,7 @@ def test_eq6_is_eq7_under_cross_entropy() -> None:
 
 def test_detached_posterior_under_cross_entropy_has_no_gradient() -> None:
     z = torch.randn(7, C, dtype=torch.float64, requires_grad=True)
-    expected_loss(z, "cross-entropy", detached=True).sum().backward()
+    expected(posterior="detached")(z).sum().backward()
     assert z.grad is not None
     assert z.grad.abs().max() < 1e-15
     with pytest.raises(ConfigError, match="zero for every sample"):
@@ -206,18 +208,17 @@ def test_scoring_leaves_the_model_as_it_was() -> None:
     assert all(not m._forward_hooks and not m._backward_hooks for m in model.modules())
 
 
-def test_parameters_that_match_nothing_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"'fc\.\*' matches none"):
-        compute(make_model(), "gradnorm", make_inputs(), parameters="6.*, fc.*")
+def test_parameters_that_are_not_there_are_refused() -> None:
+    with pytest.raises(GradientNormError, match="'fc'"):
+        compute(make_model(), "gradnorm", make_inputs(), parameters="6, fc")
 
 
-def test_dense_losses_are_means_over_positions() -> None:
-    z = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    p = z.softmax(dim=1)
-    assert torch.allclose(entropy_loss(z), -(p * p.log()).sum(dim=1).mean(dim=(1, 2)))
-    assert torch.allclose(
-        class_losses(z, "hinge")[:, :, 1, 2], class_losses(z[:, :, 1, 2], "hinge")
-    )
+@pytest.mark.parametrize("name", ["label-smoothing", "focal"])
+def test_criteria_of_a_dense_task_are_those_of_each_position(name: str) -> None:
+    z, labels = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    dense = CRITERIA[name](z, labels, reduction="none")
+    one = CRITERIA[name](z[:, :, 1, 2], labels[:, 1, 2], reduction="none")
+    assert torch.allclose(dense[:, 1, 2], one)
 
 
 def test_table_describes_itself_and_refuses_unknown_names() -> None:

@@ -16,6 +16,7 @@ from upslope.pool import Need
 from upslope.signals.base import FitContext, FittedSignal, Signal
 from upslope.signals.features import Features
 from upslope.signals.gradnorm import ExpectedGradientLength, GradNorm
+from upslope.signals.mc_dropout import McDropout, McPosteriors
 from upslope.signals.probabilities import Probabilities, Uncertainty
 
 SIGNALS: dict[str, type[Options]] = {
@@ -24,6 +25,8 @@ SIGNALS: dict[str, type[Options]] = {
     "features": Features,
     "gradnorm": GradNorm,
     "egl": ExpectedGradientLength,
+    "mc-dropout": McDropout,
+    "mc-posteriors": McPosteriors,
 }
 
 

@@ -12,7 +12,6 @@ tensors of their norms ("tensor-sum", the paper's code). Batches are scored in e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -20,9 +19,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError, ModelError
-from upslope.gradnorm import expected_gradient_length, gradient_norms
+from upslope.gradnorm import entropy, expected, gradient_norms
+from upslope.gradnorm.losses import Loss
 from upslope.options import Options
-from upslope.signals.losses import Criterion, entropy_loss, expected_loss
+from upslope.signals.criteria import CRITERIA, Criterion
 from upslope.tasks.base import Task
 
 Norm = Annotated[
@@ -30,44 +30,16 @@ Norm = Annotated[
     Field(description="norm of the whole gradient, or the sum over parameter tensors of theirs"),
 ]
 Parameters = Annotated[
-    str | None, Field(description="name patterns of parameters, as fc.*,layer4.*; none for all")
+    str | None,
+    Field(description="names or prefixes, as fc,layer4; or last; none for all"),
 ]
 
 
-class Logits(nn.Module):
-    """The model followed by the task's reading of its output: inputs -> (n, C, ...)."""
-
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.model = model
-        self.task = task
-        self.training = model.training
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(n, C, ...)."""
-        return self.task.logits(self.model(inputs))
-
-
-def parameters_named(model: nn.Module, patterns: str | None) -> list[nn.Parameter] | None:
-    """The trainable parameters whose names match one of the comma-separated patterns.
-
-    Raises:
-        ModelError: a pattern matches none.
-    """
-    if patterns is None:
-        return None
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    chosen: dict[str, nn.Parameter] = {}
-    for pattern in patterns.split(","):
-        matched = {n: p for n, p in trainable.items() if fnmatchcase(n, pattern.strip())}
-        if not matched:
-            raise ModelError(
-                f"Expected `parameters` to name trainable parameters but {pattern.strip()!r} "
-                f"matches none of the {len(trainable)}: {', '.join(list(trainable)[-6:])} ... "
-                "Write names as in `model.named_parameters()`; * stands for anything."
-            )
-        chosen |= matched
-    return list(chosen.values())
+def chosen(parameters: str | None) -> str | list[str] | None:
+    """ "fc, layer4" as the engine takes it: names, or prefixes of names, of parameters."""
+    if parameters is None or "," not in parameters:
+        return parameters
+    return [name.strip() for name in parameters.split(",")]
 
 
 @dataclass(frozen=True)
@@ -95,19 +67,16 @@ class GradNorm(Options):
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n,) for a prepared batch."""
-        norms: Tensor = gradient_norms(
-            Logits(model, task),
+        of_logits: Loss = entropy
+        if self.loss == "expected":
+            of_logits = expected(CRITERIA[self.criterion], posterior=self.posterior)
+        return gradient_norms(
+            model,
             inputs,
-            self._loss,
+            lambda outputs: of_logits(task.logits(outputs)),
             norm=self.norm,
-            parameters=parameters_named(model, self.parameters),
+            parameters=chosen(self.parameters),
         )
-        return norms.detach()
-
-    def _loss(self, logits: Tensor) -> Tensor:
-        if self.loss == "entropy":
-            return entropy_loss(logits)
-        return expected_loss(logits, self.criterion, detached=self.posterior == "detached")
 
 
 def refuse_zero_gradient(criterion: str, posterior: str) -> None:
@@ -143,20 +112,20 @@ class ExpectedGradientLength(Options):
             ModelError: the task has a posterior at every position, where the expectation runs
                 over all label maps, C to the power of the positions.
         """
-        logits_of = Logits(model, task)
+        from upslope.gradnorm import expected_gradient_length
+
         with torch.no_grad():
-            shape = logits_of(inputs[:1]).shape
+            shape = task.logits(model(inputs[:1])).shape
         if len(shape) != 2:
             raise ModelError(
                 f"Expected logits of shape (n, classes) but got {tuple(shape)}: the expected "
                 "gradient length of a dense task sums over every label map. Use entropy-gradnorm."
             )
-        result = expected_gradient_length(
-            logits_of,
+        return expected_gradient_length(
+            model,
             inputs,
             share=self.share,
             norm=self.norm,
-            parameters=parameters_named(model, self.parameters),
+            parameters=chosen(self.parameters),
             kind=self.kind,
-        )
-        return result.scores.detach()
+        ).scores

@@ -17,6 +17,7 @@ from upslope.strategies.base import QueryStrategy
 from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
+from upslope.strategies.mc_dropout import Bald, McEntropy, MeanStd, VariationRatio
 from upslope.strategies.random import Random
 from upslope.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
@@ -29,6 +30,10 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "expected-gradnorm": ExpectedGradNorm,
     "egl": EGL,
     "egl-rms": EGLRms,
+    "bald": Bald,
+    "mc-entropy": McEntropy,
+    "variation-ratio": VariationRatio,
+    "mean-std": MeanStd,
     "core-set": CoreSet,
     "core-set-robust": RobustCoreSet,
     "prob-cover": ProbCover,

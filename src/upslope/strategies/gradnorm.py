@@ -39,7 +39,8 @@ class GradientNormStrategy(TopStrategy):
         Field(description="norm of the whole gradient (paper's text), or sum over tensors (code)"),
     ] = "global"
     parameters: Annotated[
-        str | None, Field(description="name patterns of parameters, as fc.*,layer4.*; none for all")
+        str | None,
+        Field(description="names or prefixes, as fc,layer4; or last; none for all"),
     ] = None
 
 
