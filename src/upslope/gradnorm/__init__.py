@@ -1,6 +1,15 @@
 """Exact per-sample gradient norms of any PyTorch network. Needs torch alone."""
 
+from upslope.gradnorm.egl import ExpectedLength, expected_gradient_length
 from upslope.gradnorm.engine import gradient_norms, select
 from upslope.gradnorm.losses import entropy, expected, supervised
 
-__all__ = ["entropy", "expected", "gradient_norms", "select", "supervised"]
+__all__ = [
+    "ExpectedLength",
+    "entropy",
+    "expected",
+    "expected_gradient_length",
+    "gradient_norms",
+    "select",
+    "supervised",
+]

@@ -48,11 +48,10 @@ def gradient_norms(
         GradientNormError: the model mixes samples (batch normalisation in training mode, say), the
             loss is reduced over the batch or not finite, or no parameter is asked for.
     """
-    chosen = _norm(norm)
+    reduce = reduction(norm)
     weights = Weights(select(model, parameters))
-    scratch = SCRATCH if max_memory is None else min(SCRATCH, max_memory)
-    with recording(model, inputs, weights, scratch) as record:
-        return chosen(record.squared_norms(named(loss)))
+    with recording(model, inputs, weights, scratch_of(max_memory)) as record:
+        return reduce(record.squared_norms(named(loss)))
 
 
 def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Parameter]:
@@ -92,7 +91,17 @@ def _under(name: str, wanted: str) -> bool:
     return name == wanted or name.startswith(wanted + ".")
 
 
-def _norm(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
+def scratch_of(max_memory: int | None) -> int:
+    """Bytes of scratch that stay within the caller's bound."""
+    return SCRATCH if max_memory is None else min(SCRATCH, max_memory)
+
+
+def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
+    """From squared norms by parameter to the norm of this name, (n,) float64.
+
+    Raises:
+        GradientNormError: there is no norm of this name.
+    """
     table = {"global": _global, "tensor-sum": _tensor_sum}
     if name not in table:
         raise GradientNormError(f"Expected `norm` to be one of {sorted(table)} but got {name!r}.")

@@ -68,7 +68,17 @@ class Recording:
         self._rng = torch.get_rng_state()
         self._plain = False
         self._probed: dict[int, Layout] | None = None
-        self.outputs = self._forward()
+        try:
+            self.outputs = self._forward()
+        except Inseparable:
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Run the model again without the tape, on the same random numbers."""
+        self._plain = True
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._rng)
+            self.outputs = self._forward()
 
     def _forward(self) -> Any:
         if self._plain:
@@ -94,9 +104,8 @@ class Recording:
         """
         squares: dict[str, Tensor] | None = None
         if not self._plain:
-            losses = self.losses(loss)
             with contextlib.suppress(Inseparable):
-                squares = self._recorded(losses)
+                squares = self._recorded(self.losses(loss))
         if squares is None:
             squares = self._one_by_one(loss)
         zeros = torch.zeros(self.n, device=_device(self.outputs))
@@ -174,10 +183,7 @@ class Recording:
     def _one_by_one(self, loss: Loss) -> dict[str, Tensor]:
         """One backward pass a sample over an ordinary forward pass: always right, and slow."""
         if not self._plain:
-            self._plain = True
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(self._rng)
-                self.outputs = self._forward()
+            self._fall_back()
         losses = self.losses(loss)
         rows: dict[str, list[Tensor]] = {name: [] for name in self.weights.parameters}
         for i in range(self.n):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from upslope.gradnorm.kernels import conv, embedding, linear, norm
+from upslope.gradnorm.kernels import conv, embedding, linear, norm, recurrent
 
 TABLE: Mapping[str, Callable[..., Any]] = {
     "linear": linear.linear,
@@ -27,4 +27,5 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "prelu": norm.prelu,
     "embedding": embedding.embedding,
     "embedding_bag": embedding.embedding_bag,
+    **recurrent.RULES,
 }

@@ -1,0 +1,133 @@
+"""Expected gradient length (Settles, Craven & Ray 2007) and its root-mean-square sibling.
+
+    EGL_n = sum_i p_i ||grad L_i||        rms_n = sqrt(sum_i p_i ||grad L_i||^2)
+
+over the classes i, with L_i the cross-entropy at label i and p the posterior, held constant. All
+classes share one forward pass. Truncated to the likeliest classes that hold a stated share of
+each sample's posterior, it takes as many backward passes as the most uncertain sample needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.engine import Parameters, reduction, scratch_of, select
+from upslope.gradnorm.losses import Loss, logits_of
+from upslope.gradnorm.recording import Inputs, Recording, recording
+from upslope.gradnorm.weights import Weights
+
+PROBES = 4
+"""Backward passes spent on bounding what a truncation left out."""
+
+
+class ExpectedLength(NamedTuple):
+    """scores: (n,). covered: (n,), the share of the posterior that was summed over.
+
+    error_bound: (n,), how far the exact mean lies above `scores` at most; zero where nothing was
+    left out. By Cauchy and Schwarz, sum_rest p_i ||g_i|| <= sqrt(sum_rest p_i * sum_rest p_i
+    ||g_i||^2). The last sum is the mean of ||sum_rest +-sqrt(p_i) g_i||^2 over orthogonal
+    patterns of signs: exact for up to four classes left out, and for more an estimate, which the
+    bound doubles. For kind="rms" the bound is on the root, and is that last sum's root.
+    """
+
+    scores: Tensor
+    covered: Tensor
+    error_bound: Tensor
+
+
+def expected_gradient_length(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    share: float = 1.0,
+    kind: str = "mean",
+    norm: str = "global",
+    parameters: Parameters = None,
+    max_memory: int | None = None,
+) -> ExpectedLength:
+    """Expected gradient length of each sample; see the head of this file.
+
+    The model must return logits (n, classes). Other arguments are those of `gradient_norms`.
+    share: the share of each sample's posterior to sum over; 1 is exact, one pass a class.
+    kind: "mean" or "rms".
+
+    Raises:
+        GradientNormError: as `gradient_norms`; `share` outside (0, 1]; unknown `kind`.
+    """
+    if not 0 < share <= 1:
+        raise GradientNormError(f"Expected `share` in (0, 1] but got {share}.")
+    if kind not in ("mean", "rms"):
+        raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {kind!r}.')
+    reduce = reduction(norm)
+    weights = Weights(select(model, parameters))
+    with recording(model, inputs, weights, scratch_of(max_memory)) as record:
+        logits = logits_of(record.outputs).detach()
+        if logits.dim() != 2:
+            raise GradientNormError(
+                "Expected logits of shape (n, classes) for the expected gradient length but got "
+                f"{tuple(logits.shape)}: with a class for every pixel the sum over labels has "
+                'classes^pixels terms. Use loss="entropy".'
+            )
+        p, labels = logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        # The likeliest classes up to the first that completes the share.
+        kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
+        total = p.new_zeros(len(p), dtype=torch.float64)
+        power = 1 if kind == "mean" else 2
+        for rank in range(int(kept.sum(dim=1).max())):
+            norms = reduce(record.squared_norms(_at(labels[:, rank])))
+            total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
+        bound = _bound(record, reduce, p, labels, kept, power)
+        score = total if power == 1 else total.sqrt()
+        return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), bound)
+
+
+def _bound(
+    record: Recording, reduce: Any, p: Tensor, labels: Tensor, kept: Tensor, power: int
+) -> Tensor:
+    """(n,): see `ExpectedLength`."""
+    rest = torch.where(kept, 0, p)
+    left_out = (~kept).sum(dim=1)
+    if not bool(left_out.any()):
+        return p.new_zeros(len(p), dtype=torch.float64)
+    second = p.new_zeros(len(p), dtype=torch.float64)
+    place = (torch.cumsum(~kept, dim=1) - 1).clamp(min=0)  # 0, 1, 2 ... among those left out
+    for pattern in _signs():
+        roots = rest.sqrt() * pattern.to(p)[place % PROBES]
+        roots = roots * _block_signs(place // PROBES, p)
+        coefficients = torch.zeros_like(p).scatter_(1, labels, roots)
+        second += reduce(record.squared_norms(_weighted(coefficients))) ** 2 / PROBES
+    second *= torch.where(left_out > PROBES, 4, 1)
+    return second.sqrt() if power == 2 else (rest.sum(dim=1).double() * second).sqrt()
+
+
+def _signs() -> Iterator[Tensor]:
+    """The rows of the Hadamard matrix of order four: orthogonal patterns of signs."""
+    two = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    yield from torch.kron(two, two)
+
+
+def _block_signs(block: Tensor, like: Tensor) -> Tensor:
+    """A fixed pattern that sets blocks of classes against each other."""
+    return torch.where((block * 0x9E3779B1) >> 16 & 1 == 1, -1.0, 1.0).to(like)
+
+
+def _at(labels: Tensor) -> Loss:
+    def loss(outputs: Any) -> Tensor:
+        return F.cross_entropy(logits_of(outputs), labels, reduction="none")
+
+    return loss
+
+
+def _weighted(coefficients: Tensor) -> Loss:
+    """sum_i a_i L_i with constants a_i."""
+
+    def loss(outputs: Any) -> Tensor:
+        return -(coefficients * F.log_softmax(logits_of(outputs), dim=1)).sum(dim=1)
+
+    return loss

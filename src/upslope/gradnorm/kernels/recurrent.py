@@ -1,0 +1,123 @@
+"""Recurrent networks, one product with a weight per step instead of one opaque operator.
+
+Every step is a `linear` of weights that all steps share, so that the gradient of each weight is a
+sum of outer products over the steps (`parts.Outer`), in the equations of `nn.LSTM`, `nn.GRU` and
+`nn.RNN`. The products with the input need no recursion and are made for all steps at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upslope.gradnorm.kernels.linear import linear
+from upslope.gradnorm.tape import Tape
+
+State = tuple[Tensor, ...]
+Step = Callable[[Tensor, Tensor, State], State]
+"""From the input's and the hidden state's products to the next state; its first is the output."""
+
+
+def _lstm(x: Tensor, h: Tensor, state: State) -> State:
+    i, f, g, o = (x + h).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru(x: Tensor, h: Tensor, state: State) -> State:
+    (rx, zx, nx), (rh, zh, nh) = x.chunk(3, dim=-1), h.chunk(3, dim=-1)
+    r, z = torch.sigmoid(rx + rh), torch.sigmoid(zx + zh)
+    n = torch.tanh(nx + r * nh)
+    return ((1 - z) * n + z * state[0],)
+
+
+def _tanh(x: Tensor, h: Tensor, _: State) -> State:
+    return (torch.tanh(x + h),)
+
+
+def _relu(x: Tensor, h: Tensor, _: State) -> State:
+    return (torch.relu(x + h),)
+
+
+def _product(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = linear(tape, x, weight, bias)
+    return F.linear(x, weight, bias) if out is NotImplemented else out
+
+
+def _network(step: Step, states: int) -> Callable[..., Any]:
+    """The rule of `torch.lstm`, `torch.gru` ... for batches that are not packed."""
+
+    def rule(
+        tape: Tape,
+        input: Tensor,
+        hx: Tensor | Sequence[Tensor],
+        params: Any,
+        has_biases: Any,
+        num_layers: Any,
+        dropout: Any,
+        train: Any,
+        bidirectional: Any,
+        batch_first: Any = None,
+    ) -> Any:
+        if batch_first is None or (train and dropout > 0):
+            return NotImplemented  # packed sequences; dropout between layers
+        initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        x = input.transpose(0, 1) if batch_first else input  # (t, n, i)
+        each, directions = (4 if has_biases else 2), (2 if bidirectional else 1)
+        finals: list[State] = []
+        for layer in range(num_layers):
+            outputs = []
+            for direction in range(directions):
+                index = layer * directions + direction
+                w_x, w_h, *biases = params[index * each : (index + 1) * each]
+                b_x, b_h = biases or (None, None)
+                state: State = tuple(s[index] for s in initial)
+                products = _product(tape, x, w_x, b_x)
+                order = range(len(x)) if direction == 0 else range(len(x) - 1, -1, -1)
+                steps: list[Tensor] = [x] * len(x)
+                for t in order:
+                    state = step(products[t], _product(tape, state[0], w_h, b_h), state)
+                    steps[t] = state[0]
+                outputs.append(torch.stack(steps))
+                finals.append(state)
+            x = torch.cat(outputs, dim=-1)
+        last = tuple(torch.stack([final[i] for final in finals]) for i in range(states))
+        return (x.transpose(0, 1) if batch_first else x, *last)
+
+    return rule
+
+
+def _cell(step: Step) -> Callable[..., Any]:
+    """The rule of `torch.lstm_cell`, `torch.gru_cell` ..."""
+
+    def rule(
+        tape: Tape,
+        input: Tensor,
+        hx: Tensor | Sequence[Tensor],
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None = None,
+        b_hh: Tensor | None = None,
+    ) -> Any:
+        state: State = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        x, h = _product(tape, input, w_ih, b_ih), _product(tape, state[0], w_hh, b_hh)
+        after = step(x, h, state)
+        return after if len(after) > 1 else after[0]
+
+    return rule
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    "lstm": _network(_lstm, 2),
+    "gru": _network(_gru, 1),
+    "rnn_tanh": _network(_tanh, 1),
+    "rnn_relu": _network(_relu, 1),
+    "lstm_cell": _cell(_lstm),
+    "gru_cell": _cell(_gru),
+    "rnn_tanh_cell": _cell(_tanh),
+    "rnn_relu_cell": _cell(_relu),
+}
