@@ -28,6 +28,9 @@ Config = Annotated[
     Path | None,
     typer.Argument(help="YAML configuration, see configs/. Without one: handwritten digits."),
 ]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes, each with one seed at a time; default 1.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one value: training.epochs=5"),
@@ -71,6 +74,7 @@ def run(
     device: Device = None,
     sets: Sets = None,
     full_data: FullData = None,
+    workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run one strategy: train, score, ask, label, again.
@@ -86,7 +90,9 @@ def run(
 
       upslope run -s training.epochs=5 -s experiment.candidates=all
     """
-    overrides = {"strategies": strategy, "device": device, "full_data": full_data}
+    overrides = {
+        "strategies": strategy, "device": device, "full_data": full_data, "workers": workers
+    }  # fmt: skip
     _compare(config, sets, seeds, overrides, out, dry_run)
 
 
@@ -101,6 +107,7 @@ def compare(
     device: Device = None,
     sets: Sets = None,
     full_data: FullData = None,
+    workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
     """Compare strategies over seeds under one protocol, and report.
@@ -116,7 +123,9 @@ def compare(
 
       upslope compare configs/cifar10-paper.yaml --device cuda --dry-run
     """
-    overrides = {"strategies": strategies, "device": device, "full_data": full_data}
+    overrides = {
+        "strategies": strategies, "device": device, "full_data": full_data, "workers": workers
+    }  # fmt: skip
     _compare(config, sets, seeds, overrides, out, dry_run)
 
 
@@ -246,7 +255,7 @@ def _compare(
         if dry_run:
             return
         with watching(planned.runs) as observer:
-            compare(
+            result = compare(
                 folder,
                 strategies=job.strategies,
                 seeds=config.seeds,
@@ -258,7 +267,9 @@ def _compare(
                 full_data_seeds=config.seeds[: config.full_data],
                 config=config.protocol(),
                 device=config.device,
+                workers=config.workers,
                 observer=observer,
             )
-        summary = reports.summarise(reports.collect([folder]))
+        runs = [run for results in result.runs.values() for run in results]
+        summary = reports.summarise(reports.study_of([*runs, *result.full_data]))
         show_report(summary, reports.write(summary, folder / "report", f"Upslope: {name}"))

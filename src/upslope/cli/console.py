@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,10 @@ from rich.console import Console
 
 from upslope.errors import UpslopeError
 
-out = Console(highlight=False)
+WIDE = 200
+"""Columns of what goes to a pipe or a file: nothing is cut off there."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,15 +46,17 @@ def show_report(summary: Summary, files: Files) -> None:
     """The final table, what it says, and where everything is."""
     from upslope.report import tables
 
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for i, name in enumerate(tables.header(summary)):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in summary.rows:
-        first, *rest = tables.cells(summary, row)
-        table.add_row(Text(first, style="bold"), *[_half_dim(cell) for cell in rest])
-    # A pipe or a file is as wide as it needs to be: nothing is cut off there.
-    out.print(table, width=None if out.is_terminal else 240)
-    out.print()
+    names, *lines = zip(
+        tables.header(summary), *[tables.cells(summary, row) for row in summary.rows], strict=True
+    )
+    for columns in _that_fit([names, *lines], out.width):
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for i in columns:
+            table.add_column(names[i] if i else "labels", justify="right" if i else "left")
+        for line in lines:
+            table.add_row(*[_half_dim(line[i]) if i else Text(line[i]) for i in columns])
+        out.print(table)
+        out.print()
     for row in summary.rows:
         if row.comparison is not None:
             out.print(_verdict(row, str(summary.reference)))
@@ -62,6 +65,17 @@ def show_report(summary: Summary, files: Files) -> None:
     out.print()
     for name, path in (("page", files.page), ("curves", files.png), ("table", files.markdown)):
         out.print(Text(f"{name:7} {path}"), soft_wrap=True)
+
+
+def _that_fit(lines: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Columns in groups no wider than `width`, each led by the first column."""
+    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
+    groups: list[list[int]] = [[0]]
+    for i in range(1, len(widths)):
+        if len(groups[-1]) > 1 and sum(widths[j] for j in [*groups[-1], i]) > width:
+            groups.append([0])
+        groups[-1].append(i)
+    return groups
 
 
 def show_list(what: str) -> None:

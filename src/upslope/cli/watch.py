@@ -46,6 +46,10 @@ class Share:
 
     def update(self, progress: Progress) -> float:
         """Runs done, with fractions, after this report."""
+        if progress.phase == "run":
+            self.runs = max(1, progress.total)
+            if progress.run:
+                self._done[progress.run] = 1.0
         if progress.phase == "cycle" and progress.cycles:
             self._done[progress.run] = (progress.cycle + 1) / progress.cycles
         return sum(self._done.values())
@@ -106,8 +110,9 @@ class _Bars:
 
     def __call__(self, progress: Progress) -> None:
         done = self._share.update(progress)
+        if progress.phase in ("cycle", "run"):
+            self._bars.update(self._all, completed=round(done, 2), total=self._share.runs)
         if progress.phase == "cycle":
-            self._bars.update(self._all, completed=round(done, 2))
             self._bars.console.print(about(progress), style="dim", markup=False)
         if progress.phase not in UNITS:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import device as Device
@@ -84,14 +85,14 @@ def assemble(config: Config, progress: Observer = silent) -> Job:
         **config.task.options,
     )
 
-    def model() -> nn.Module:
-        return models.build(
-            config.model.name,
-            num_classes=len(pool.classes),
-            input_shape=pool.input_shape,
-            **config.model.options,
-        )
-
+    # A partial function, unlike a nested one, can travel to worker processes.
+    model = partial(
+        models.build,
+        config.model.name,
+        num_classes=len(pool.classes),
+        input_shape=tuple(pool.input_shape),
+        **config.model.options,
+    )
     chosen: dict[str, Strategy] = {
         choice.label: strategies.build(choice.name, **choice.options)
         for choice in config.strategies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +32,7 @@ class Config:
 
     data: Choice = Choice("digits")
     root: str | None = None
-    """File or folder of the data set; else the environment's UPSLOPE_DATA."""
+    """File or folder of the data set, `data.root`; else the environment's UPSLOPE_DATA."""
     model: Choice = Choice("cnn-small")
     task: Choice = Choice("classification")
     strategies: tuple[Choice, ...] = (Choice("random", label="random"),)
@@ -41,6 +42,8 @@ class Config:
     device: Device = "auto"
     full_data: int = 0
     """So many of the seeds get a model trained on every label of the pool."""
+    workers: int = 1
+    """Processes, each with a seed at a time."""
 
     def protocol(self) -> dict[str, Any]:
         """What decides the figures, as plain data: stored with each run, shown in reports.
@@ -58,7 +61,8 @@ class Config:
 
 
 SECTIONS = (
-    "data", "model", "task", "strategies", "seeds", "experiment", "training", "device", "full_data"
+    "data", "model", "task", "strategies", "seeds", "experiment", "training", "device", "full_data",
+    "workers",
 )  # fmt: skip
 
 
@@ -85,6 +89,7 @@ def parse(document: Mapping[str, Any]) -> Config:
         "training": lambda v, f: {"training": _settings(TrainingSettings, v, f)},
         "device": lambda v, f: {"device": _device(v, f)},
         "full_data": lambda v, f: {"full_data": _count("full_data", v, 0, f)},
+        "workers": lambda v, f: {"workers": _count("workers", v, 1, f)},
     }
     for key, check in checks.items():
         if key in document:
@@ -102,6 +107,7 @@ def _data(value: Any, faults: list[str]) -> dict[str, Any]:
         if root is not None and not isinstance(root, str):
             faults.append(f"data.root: expected a path but got {root!r}")
             root = None
+    root = os.path.expandvars(root) if root else None
     return {"data": _choice("data", value, datasets.check_options, faults, "digits"), "root": root}
 
 
@@ -153,10 +159,10 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
         if labels.count(label) > 1
     ]
     faults += [
-        f"strategies: expected labels of letters, digits and . + = - _, as they name folders, but "
+        f"strategies: expected labels of letters, digits and . - _, as they name folders, but "
         f"got {label!r}"
         for label in labels
-        if not re.fullmatch(r"[\w.+=-]+", label)
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label)
     ]
     return chosen
 

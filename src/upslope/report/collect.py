@@ -53,13 +53,19 @@ def study_of(results: Sequence[RunResult]) -> Study:
 
 def _as_run(result: RunResult, ceiling: float | None) -> Run:
     budgets, scores = result.curve()
-    run = Run(result.strategy, result.seed, budgets, scores, int(result.info["cycles"]))
+    run = Run(_label(result), result.seed, budgets, scores, int(result.info["cycles"]))
     return replace(
         run,
         training_seconds=sum(cycle.train_seconds for cycle in result.cycles),
         selecting_seconds=sum(cycle.select_seconds for cycle in result.cycles),
         ceiling=ceiling,
     )
+
+
+def _label(result: RunResult) -> str:
+    """The name of the folder above `seed-<s>`, which tells variants of one strategy apart."""
+    folder = result.path
+    return folder.parent.name if folder.name == f"seed-{result.seed}" else result.strategy
 
 
 def _is_full_data(result: RunResult) -> bool:

@@ -94,6 +94,7 @@ def summarise(study: Study, reference: str | None = None) -> Summary:
             f"Expected the reference to be one of the strategies with a complete run, {names}, "
             f"but got {reference!r}."
         )
+    names.sort(key=lambda name: name != reference)  # the reference first, else in the given order
     compared = {name: _compare(study, name, reference) for name in names}
     tested = [name for name, found in compared.items() if found is not None]
     adjusted = holm([found.area.p_t for found in compared.values() if found is not None])

@@ -1,0 +1,49 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: each makes .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+OUT ?= runs/digits
+
+.PHONY: help demo test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   active learning on handwritten digits: table, curves, HTML page"
+	@echo "make test   the tests"
+	@echo "make check  lint, format, types, import rules"
+	@echo "make bench  speed of the gradient norms"
+
+demo: $(VENV)/core
+	@$(BIN)/upslope compare configs/digits.yaml --out $(OUT)
+
+# Two workers with one thread each: torch's own threads would fight over the cores.
+test: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(VENV)/dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -W error -c "import upslope, upslope.cli, upslope.gradnorm"
+
+bench: $(VENV)/core
+	$(BIN)/python benchmarks/gradnorm.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Expected Python 3.11 or newer but $(PYTHON) is older: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (once) ..."
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/core
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@

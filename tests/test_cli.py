@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from upslope import models
+from upslope.cli import app
+from upslope.cli.watch import Lines, Share, about
+from upslope.progress import Progress
+
+QUICK = [
+    *("-s", "data.limit=120", "-s", "data.test_limit=50", "-s", "model={name: mlp, hidden: 16}"),
+    *("-s", "training.epochs=2", "-s", "experiment.cycles=2", "--device", "cpu"),
+]
+
+
+def call(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], prog_name="upslope")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("run",), ("compare",), ("score",), ("report",), ("list",)]
+)
+def test_help_has_an_example(command: tuple[str, ...]) -> None:
+    code, out, _ = call(*command, "--help")
+    assert code == 0
+    assert "upslope " in out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, upslope.cli\n"
+        "try: upslope.cli.app(['--help'], prog_name='upslope')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'matplotlib', 'sklearn', 'scipy', 'numpy', 'pyarrow', 'pydantic'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "compare" in done.stdout
+
+
+def test_compare_end_to_end_and_again(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    command = ["compare", "--strategies", "random,margin", "--seeds", "2", "--full-data", "1"]
+    code, out, err = call(*command, "--out", folder, *QUICK)
+    assert code == 0, err
+    assert "margin" in out
+    assert (folder / "report" / "report.html").is_file()
+    first = json.loads((folder / "report" / "results.json").read_text())
+    assert [s["strategy"] for s in first["strategies"]] == ["random", "margin"]
+    assert first["full_data"] is not None
+    assert first["config"]["training"]["epochs"] == 2
+    assert "seed" not in first["config"]["experiment"]
+
+    code, _, err = call(*command, "--out", folder, *QUICK)  # nothing is left to do
+    assert code == 0, err
+    assert json.loads((folder / "report" / "results.json").read_text()) == first
+
+    code, out, err = call("report", folder, "--out", tmp_path / "r", "--reference", "margin")
+    assert code == 0, err
+    again = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert again["reference"] == "margin"
+
+    code, _, err = call(*command, "--out", folder, *QUICK, "-s", "training.epochs=3")
+    assert code == 6
+    assert "epochs" in err
+
+
+def test_dry_run_trains_nothing(tmp_path: Path) -> None:
+    code, out, _ = call("run", "--dry-run", "--out", tmp_path / "runs")
+    assert code == 0
+    assert "140 210 280" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_errors_go_to_stderr_with_their_code_and_no_traceback(tmp_path: Path) -> None:
+    code, out, err = call("compare", "-s", "training.epoch=1", "-s", "device=tpu")
+    assert code == 2
+    assert out == ""
+    assert "training.epoch: unknown key; did you mean `epochs`?" in err
+    assert "device: expected one of" in err
+    assert "Traceback" not in err
+    assert call("report", tmp_path)[0] == 6
+    assert call("list", "nothing")[0] == 2
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("upslope.comparison.compare", interrupted)
+    code, _, err = call("run", "--out", tmp_path, *QUICK)
+    assert code == 130
+    assert "Run the same command again" in err
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_score_writes_one_row_a_sample(tmp_path: Path, ending: str) -> None:
+    torch.manual_seed(0)
+    model = models.build("mlp", num_classes=10, input_shape=(1, 8, 8), hidden=16)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    target = tmp_path / f"scores.{ending}"
+    code, out, err = call(
+        *("score", tmp_path / "w.safetensors", "--out", target, "--scores", "margin,entropy"),
+        *("-s", "data.limit=120", "-s", "model={name: mlp, hidden: 16}", "--device", "cpu"),
+    )
+    assert code == 0, err
+    assert "120 samples scored" in out
+    if ending == "parquet":
+        table = pq.read_table(target)
+        assert table.column_names == ["id", "margin", "entropy"]
+        assert table.num_rows == 120
+    else:
+        lines = target.read_text().splitlines()
+        assert lines[0] == "id,margin,entropy"
+        assert len(lines) == 121
+
+
+def test_score_refuses_what_has_no_score_and_another_network(tmp_path: Path) -> None:
+    code, _, err = call("score", tmp_path / "w.safetensors", "--scores", "random")
+    assert code == 2
+    assert "score each sample by itself" in err
+    model = models.build("mlp", num_classes=10, input_shape=(1, 8, 8), hidden=8)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    code, _, err = call("score", tmp_path / "w.safetensors", "-o", tmp_path / "s.csv")
+    assert code == 4
+    assert "missing" in err
+
+
+@pytest.mark.parametrize("what", ["strategies", "signals", "models", "datasets", "tasks"])
+def test_list_names_everything(what: str) -> None:
+    code, out, _ = call("list", what)
+    assert code == 0
+    expected = {
+        "strategies": "entropy-gradnorm",
+        "signals": "gradnorm",
+        "models": "resnet18-cifar",
+        "datasets": "fashion-mnist",
+        "tasks": "classification",
+    }
+    assert expected[what] in out
+
+
+def test_version() -> None:
+    assert call("--version")[1].startswith("upslope 0.")
+
+
+def test_plain_lines_come_at_sensible_intervals() -> None:
+    now, lines = [0.0], []
+    watch = Lines(2, lines.append, clock=lambda: now[0])
+    for cycle in range(4):
+        now[0] += 6.0
+        watch(Progress("train", 1, 9, run="random/seed-0", cycle=cycle, cycles=4))
+        watch(
+            Progress(
+                "cycle", cycle + 1, 4, {"accuracy": 0.5}, "random/seed-0", cycle, 4, 10 * cycle
+            )
+        )
+    assert len(lines) == 2  # at 12 and 24 seconds
+    assert "accuracy 50.0%" in lines[0]
+    assert lines[1].startswith(" 50%")
+    assert "about 24 s left" in lines[1]
+
+
+def test_share_counts_runs_that_were_finished_before() -> None:
+    share = Share(4)
+    share.update(Progress("run", 1, 4, run="a"))
+    assert share.update(Progress("cycle", 1, 2, run="b", cycle=0, cycles=2)) == pytest.approx(1.5)
+    assert about(Progress("cycle", 1, 2, {}, "b", 0, 2, 9)) == "b  cycle 1 of 2  9 labels"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from upslope.config import Config, assemble, load, parse, plan
+from upslope.errors import ConfigError, SelectionError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def faults(**document: object) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        parse(document)
+    return str(error.value).splitlines()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    assert load(path).strategies
+
+
+def test_the_paper_s_protocol_is_that_of_appendix_a8() -> None:
+    config = load(next(p for p in CONFIGS if p.stem == "cifar10-paper"))
+    training, experiment = config.training, config.experiment
+    assert (training.epochs, training.batch_size, training.lr) == (200, 128, 0.1)
+    assert (training.momentum, training.weight_decay) == (0.9, 5e-4)
+    assert (training.milestones, training.gamma) == ((160,), 0.1)
+    assert (experiment.initial, experiment.budget, experiment.cycles) == (0.1, 0.05, 7)
+    assert experiment.candidates == "10x"
+    assert config.model.name == "resnet18-cifar"
+    norms = {c.options["norm"] for c in config.strategies if "norm" in c.options}
+    assert norms == {"global", "tensor-sum"}
+
+
+def test_all_faults_are_told_together_with_their_paths() -> None:
+    found = faults(
+        traning={},
+        data={"limit": "x"},
+        model="cnn-smal",
+        strategies=["random", "margn", "random"],
+        seeds=[1, 1],
+        training={"epochs": "abc", "batch": 3, "lr": -1},
+        experiment={"initial": 0, "candidates": "9y", "seed": 3},
+        device="tpu",
+        full_data=-1,
+    )
+    starts = [
+        "traning: unknown key; did you mean `training`?",
+        "data.limit: expected int | None but got 'x'",
+        "model: Expected a model among",
+        "strategies[1]: Expected a strategy among",
+        "strategies: expected each to be there once but got 'random' 2 times",
+        "seeds: expected how many (1 or more) or a list of them but got [1, 1]",
+        "experiment.seed: say which seeds under `seeds`",
+        "experiment.initial: expected a number but got 0",
+        'experiment.candidates: expected "all", a multiple',
+        "training.epochs: expected an integer but got 'abc'",
+        "training.batch: unknown key; did you mean `batch_size`?",
+        "training.lr: expected a number but got -1",
+        "device: expected one of auto, cpu, cuda, mps but got 'tpu'",
+        "full_data: expected a whole number of at least 0 but got -1",
+    ]
+    for start in starts:
+        assert any(line.startswith(start) for line in found), (start, found)
+    assert len(found) == len(starts)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"data": 3},
+        {"model": {"name": 5}},
+        {"training": [1]},
+        {"strategies": []},
+        {"strategies": [{"norm": "global"}]},
+        {"strategies": [{"name": "random", "label": "../up"}]},
+        {"seeds": 0},
+        {"seeds": True},
+        {"data": {"root": 3}},
+    ],
+)
+def test_wrong_kinds_are_config_errors(document: dict[str, object]) -> None:
+    assert len(faults(**document)) == 1
+
+
+def test_assignments_go_on_top_and_overrides_last(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("training: {epochs: 3, lr: 1e-2}\nseeds: 2\n")
+    config = load(
+        path,
+        sets=["training.epochs=4", "data.limit=200", "strategies=[random, margin]"],
+        overrides={"seeds": 3, "device": None},
+    )
+    assert (config.training.epochs, config.training.lr) == (4, 0.01)
+    assert config.data.options == {"limit": 200}
+    assert config.seeds == (0, 1, 2)
+    assert [c.label for c in config.strategies] == ["random", "margin"]
+    assert config.device == "auto"
+
+
+def test_a_new_name_drops_the_options_of_the_old() -> None:
+    config = load(sets=["model.width=8", "model.name=mlp", "model.hidden=16"])
+    assert (config.model.name, config.model.options) == ("mlp", {"hidden": 16})
+
+
+def test_variants_of_one_strategy_have_labels() -> None:
+    config = parse(
+        {
+            "strategies": [
+                {"name": "egl", "norm": "global"},
+                {"name": "egl", "norm": "tensor-sum", "label": "egl-sum"},
+            ]
+        }
+    )
+    assert [c.label for c in config.strategies] == ["egl", "egl-sum"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "a mapping of sections but got list"), ("a: [", "to be YAML")],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"training\.epochs=5 but got 'x'"):
+        load(sets=["x"])
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("# nothing\n")
+    assert load(path) == Config()
+
+
+def test_the_protocol_says_nothing_of_place_seeds_or_company() -> None:
+    one = load(sets=["data.root=/a", "device=cpu", "seeds=3", "strategies=[margin]"])
+    two = load(sets=["data.root=/b", "seeds=[7]"])
+    assert one.protocol() == two.protocol()
+    assert "/a" not in str(one.protocol())
+
+
+def test_plan_of_the_digits_by_hand() -> None:
+    config = load(sets=["training.epochs=2", "training.batch_size=64", "seeds=2", "full_data=1"])
+    planned = plan(config, assemble(config))
+    assert planned.pool == 1400
+    assert planned.budgets == (140, 210, 280, 350, 420, 490, 560)
+    assert planned.candidates == (700,) * 6
+    assert planned.steps == (6, 8, 10, 12, 14, 16, 18)
+    assert (planned.runs, planned.full_data_runs, planned.total_steps) == (2, 1, 168)
+
+
+def test_a_plan_for_more_labels_than_there_are_is_refused() -> None:
+    config = load(sets=["experiment.cycles=30"])
+    with pytest.raises(SelectionError, match="at most the 1400 labels"):
+        plan(config, assemble(config))

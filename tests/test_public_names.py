@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import upslope
+
+
+def test_public_names_are_these() -> None:
+    assert upslope.__all__ == [
+        "ComparisonResult",
+        "Experiment",
+        "ExperimentSettings",
+        "PoolView",
+        "Progress",
+        "RunResult",
+        "Selection",
+        "Splits",
+        "Strategy",
+        "TrainingSettings",
+        "UpslopeError",
+        "__version__",
+        "compare",
+        "explain",
+        "gradient_norms",
+        "read_run",
+    ]
+
+
+@pytest.mark.parametrize("name", upslope.__all__)
+def test_each_is_there_and_documented(name: str) -> None:
+    value = getattr(upslope, name)
+    assert name in dir(upslope)
+    if name != "__version__":
+        assert value.__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'gradnorms'"):
+        upslope.gradnorms  # noqa: B018
+
+
+def test_import_is_light() -> None:
+    code = "import sys, upslope; print('torch' in sys.modules or 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
