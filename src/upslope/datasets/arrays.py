@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from upslope.datasets.base import Dataset, Splits
 from upslope.errors import DataError
 
 UNKNOWN = -1
@@ -90,6 +91,18 @@ def checked(
     )
 
 
+def with_statistics(splits: Splits, mean: tuple[float, ...], std: tuple[float, ...]) -> Splits:
+    """`splits` with published statistics on those of its parts that are arrays."""
+
+    def known(dataset: Dataset) -> Dataset:
+        if not isinstance(dataset, ArrayDataset):
+            return dataset
+        return replace(dataset, mean=mean, std=std)
+
+    held = splits.validation
+    return Splits(known(splits.pool), known(splits.test), None if held is None else known(held))
+
+
 def numbered(prefix: str, count: int) -> tuple[str, ...]:
     """Ids for samples that have none of their own: `train-00000`, `train-00001`, ..."""
     width = max(5, len(str(count - 1)))
@@ -142,6 +155,6 @@ def known_targets(labels: Labels, ids: Sequence[str], indices: Sequence[int]) ->
     if len(missing):
         raise DataError(
             f"Expected a label for {ids[missing[0]]!r} but the data set has none "
-            f"({len(missing)} of {len(positions)} asked for lack one). Only an annotator can give it."
+            f"({len(missing)} of {len(positions)} asked for). An annotator must give it."
         )
     return torch.from_numpy(values)

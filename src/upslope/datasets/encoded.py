@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import cpu_count
@@ -37,7 +37,7 @@ Memory = Annotated[
     Field(ge=0, description="GiB of decoded images to hold at most; decode at each reading above"),
 ]
 
-_CHUNK = 256
+_CHUNK, _SMALL = 256, 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +67,20 @@ class EncodedDataset:
         def read(k: int) -> None:
             out[k] = self.image(positions[k])
 
-        if len(positions) < 8:  # threads would cost more than they save
-            for k in range(len(positions)):
-                read(k)
-        else:
-            with ThreadPoolExecutor(cpu_count() or 1) as threads:
-                for _ in threads.map(read, range(len(positions))):
-                    pass
+        for _ in _each(read, len(positions), self._threads()):
+            pass
         return torch.from_numpy(out)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """(n,) int64. Raises DataError for a sample without a label."""
         return known_targets(self.labels, self.ids, indices)
+
+    def _threads(self) -> int:
+        """Under a few kilobytes an image, Python's share of the decoding, which runs in one
+        thread at a time, outweighs Pillow's: more threads than one then make it slower."""
+        source = self.source(0)
+        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        return 1 if size < _SMALL else cpu_count() or 1
 
     def image(self, position: int) -> Pixels:
         """(c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
@@ -134,12 +136,8 @@ def materialise(
                 out[i] = pixels
 
     progress(Progress("read", 0, len(dataset)))
-    with ThreadPoolExecutor(cpu_count() or 1, thread_name_prefix="upslope-decode") as threads:
-        for start in range(0, len(dataset), _CHUNK):
-            stop = min(start + _CHUNK, len(dataset))
-            for _ in threads.map(read, range(start, stop)):
-                pass
-            progress(Progress("read", stop, len(dataset)))
+    for done in _each(read, len(dataset), dataset._threads()):
+        progress(Progress("read", done, len(dataset)))
     kept = np.array([i for i in range(len(dataset)) if i not in broken], dtype=np.int64)
     if broken:
         warnings.warn(
@@ -154,3 +152,13 @@ def materialise(
         return checked(dataset.name, out, labels, dataset.classes, source=dataset.name, ids=ids)
     source = dataset.source
     return replace(dataset, ids=ids, labels=labels, source=lambda i: source(int(kept[i])))
+
+
+def _each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:
+    """Call work(0) to work(count - 1), in threads if more than one; yields the number done."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="upslope-decode") as pool:
+        for start in range(0, count, _CHUNK):
+            chunk = range(start, min(start + _CHUNK, count))
+            for _ in pool.map(work, chunk) if threads > 1 else map(work, chunk):
+                pass
+            yield chunk.stop

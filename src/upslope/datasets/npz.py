@@ -8,6 +8,7 @@ or "test" for each sample. Optional: `classes`, the names; `ids` (with the secon
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -85,14 +86,15 @@ def _the_file(root: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
                 raise DataError(
                     f"Expected an .npz archive in {path} but got a single array. Save images and "
                     "labels together with numpy.savez."
                 )
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"Expected an .npz archive of plain arrays in {path} but reading it failed: {error}. "
             "Save it again with numpy.savez; arrays of Python objects are not read."

@@ -17,13 +17,18 @@ from torch import nn
 
 from upslope import tables
 from upslope.errors import ConfigError
-from upslope.models import resnet, small
+from upslope.models import resnet, small, vgg
 from upslope.models.features import head, with_features
 
 __all__ = ["TABLE", "build", "check_options", "describe", "head", "with_features"]
 
 TABLE: Mapping[str, Callable[..., nn.Module]] = {
     "resnet18-cifar": resnet.resnet18_cifar,
+    "resnet50-cifar": resnet.resnet50_cifar,
+    "resnet18": resnet.resnet18,
+    "resnet50": resnet.resnet50,
+    "vgg16": vgg.vgg16,
+    "vgg16-bn": vgg.vgg16_bn,
     "resnet-small": resnet.resnet_small,
     "cnn-small": small.cnn_small,
     "mlp": small.mlp,

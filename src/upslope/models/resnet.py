@@ -152,3 +152,31 @@ def resnet_small(
     channels = image_channels("resnet-small", input_shape, 8)
     widths = (width, 2 * width, 4 * width)
     return ResNet(BasicBlock, (blocks,) * 3, widths, num_classes, channels, dropout=dropout)
+
+
+def resnet50_cifar(
+    num_classes: int, input_shape: tuple[int, ...], dropout: Dropout = 0.0
+) -> ResNet:
+    """ResNet-50 with a 3x3 stem, for 32x32 images: the paper's larger network on CIFAR."""
+    channels = image_channels("resnet50-cifar", input_shape, 8)
+    return ResNet(
+        Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), num_classes, channels, dropout=dropout
+    )
+
+
+def resnet18(num_classes: int, input_shape: tuple[int, ...], dropout: Dropout = 0.0) -> ResNet:
+    """ResNet-18 in its ImageNet form, for images from 32x32 up; torchvision's weights load."""
+    channels = image_channels("resnet18", input_shape, 32)
+    widths = (64, 128, 256, 512)
+    return ResNet(
+        BasicBlock, (2, 2, 2, 2), widths, num_classes, channels, imagenet=True, dropout=dropout
+    )
+
+
+def resnet50(num_classes: int, input_shape: tuple[int, ...], dropout: Dropout = 0.0) -> ResNet:
+    """ResNet-50 in its ImageNet form, for images from 32x32 up; torchvision's weights load."""
+    channels = image_channels("resnet50", input_shape, 32)
+    widths = (64, 128, 256, 512)
+    return ResNet(
+        Bottleneck, (3, 4, 6, 3), widths, num_classes, channels, imagenet=True, dropout=dropout
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,9 +22,9 @@ def padded_crop(
     if flip:
         mirrored = torch.randint(0, 2, (n, 1), generator=rng).bool()
         columns = torch.where(mirrored, columns.flip(1), columns)
-    # Padding around a shifted image puts `border` outside: zero is then the border itself.
-    padded = F.pad(images if border is None else images - border, (pad,) * 4)
+    outside = images.new_zeros(1) if border is None else border
+    padded = outside.expand(n, c, h + 2 * pad, w + 2 * pad).clone()
+    padded[:, :, pad:-pad, pad:-pad] = images
     pixels = rows[:, :, None] * (w + 2 * pad) + columns[:, None, :]  # (n, h, w)
     index = pixels.reshape(n, 1, h * w).to(images.device, non_blocking=True)
-    crops = padded.flatten(2).gather(2, index.expand(n, c, h * w)).reshape(n, c, h, w)
-    return crops if border is None else crops.add_(border)
+    return padded.flatten(2).gather(2, index.expand(n, c, h * w)).reshape(n, c, h, w)

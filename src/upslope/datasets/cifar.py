@@ -1,0 +1,205 @@
+"""CIFAR-10 and CIFAR-100 in each form that they are published in, found in this order:
+
+    train-*.parquet, test-*.parquet                            Hugging Face
+    cifar-10-batches-bin/*.bin  or  cifar-100-binary/*.bin     the authors' binary archive, unpacked
+    cifar-10-batches-py/        or  cifar-100-python/          the authors' Python archive, unpacked
+
+A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+
+The Python archive consists of pickles, and loading a pickle runs what it says. Here it is only
+cut into its tokens (`pickletools.genops`, which builds nothing and imports nothing), among which
+the pixels are one long string and the labels a run of integers.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from upslope.datasets import parquet
+from upslope.datasets.arrays import Array, ArrayDataset, checked, with_statistics
+from upslope.datasets.base import Splits
+from upslope.datasets.files import needed_root
+from upslope.errors import DataError
+from upslope.progress import Observer, silent
+
+PIXELS = 3 * 32 * 32
+"""A row: red, green, blue planes of 32x32, row by row."""
+
+
+@dataclass(frozen=True)
+class _Published:
+    """How one of the two is laid out in the authors' archives."""
+
+    name: str
+    binary: str
+    python: str
+    train: tuple[str, ...]
+    test: str
+    label_bytes: int
+    """Label bytes in front of the pixels of a binary row; the last is the (fine) label."""
+    key: str
+    """Key of the labels in a pickled batch."""
+    names_files: tuple[str, str]
+    """File of the class names: text beside the binary files, pickle in the Python archive."""
+    names_key: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_TEN = _Published(
+    "cifar10",
+    "cifar-10-batches-bin",
+    "cifar-10-batches-py",
+    tuple(f"data_batch_{i}" for i in range(1, 6)),
+    "test_batch",
+    1,
+    "labels",
+    ("batches.meta.txt", "batches.meta"),
+    "label_names",
+    (0.4914, 0.4822, 0.4465),
+    (0.2470, 0.2435, 0.2616),
+)
+_HUNDRED = _Published(
+    "cifar100",
+    "cifar-100-binary",
+    "cifar-100-python",
+    ("train",),
+    "test",
+    2,
+    "fine_labels",
+    ("fine_label_names.txt", "meta"),
+    "fine_label_names",
+    (0.5071, 0.4865, 0.4409),
+    (0.2673, 0.2564, 0.2762),
+)
+
+
+def cifar10(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+    """CIFAR-10: 50,000 and 10,000 of 32x32, ten classes; Parquet or either archive."""
+    return _load(_TEN, root, progress)
+
+
+def cifar100(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+    """CIFAR-100: 50,000 and 10,000 of 32x32, 100 fine classes; Parquet or either archive."""
+    return _load(_HUNDRED, root, progress)
+
+
+def _load(form: _Published, root: Path | None, progress: Observer) -> Splits:
+    where = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    folder = needed_root(root, form.name, where)
+    if parquet.has_files(folder):
+        splits = parquet.load(folder, progress=progress)
+        return with_statistics(splits, form.mean, form.std)
+    for name, pickled in ((form.binary, False), (form.python, True)):
+        inside = folder if folder.name == name else folder / name
+        if inside.is_dir():
+            return _archive(form, inside, pickled, where)
+    raise DataError(
+        f"Expected the data set {form.name!r} in {folder}: files train-*.parquet and "
+        f"test-*.parquet, or a folder {form.binary} or {form.python}. Get and "
+        f"unpack an archive from {where}; nothing is downloaded for you."
+    )
+
+
+def _archive(form: _Published, folder: Path, pickled: bool, where: str) -> Splits:
+    suffix = "" if pickled else ".bin"
+    names_file = form.names_files[pickled]
+    needed = [f"{file}{suffix}" for file in (*form.train, form.test)] + [names_file]
+    if missing := [file for file in needed if not (folder / file).is_file()]:
+        raise DataError(
+            f"Expected the files {', '.join(missing)} in {folder} but they are missing. Unpack the "
+            f"archive again, or get it from {where}; nothing is downloaded for you."
+        )
+    if pickled:
+        names = _strings_after(form.names_key, folder / names_file)
+    else:
+        names = (folder / names_file).read_text("utf-8").split()
+
+    def split(name: str, files: tuple[str, ...]) -> ArrayDataset:
+        read = _pickled if pickled else _binary
+        parts = [read(folder / f"{file}{suffix}", form) for file in files]
+        return checked(
+            f"{form.name}/{name}",
+            np.concatenate([images for images, _ in parts]),
+            np.concatenate([labels for _, labels in parts]),
+            names,
+            source=folder,
+            mean=form.mean,
+            std=form.std,
+        )
+
+    return Splits(pool=split("train", form.train), test=split("test", (form.test,)))
+
+
+def _binary(path: Path, form: _Published) -> tuple[Array, Array]:
+    """(images (n, 3, 32, 32) uint8, labels (n,)) of rows of label bytes and pixels."""
+    data = np.fromfile(path, dtype=np.uint8)
+    row = form.label_bytes + PIXELS
+    if not len(data) or len(data) % row:
+        raise DataError(
+            f"Expected rows of {row} bytes in {path} but got {len(data)} bytes, which is no "
+            "multiple. The file is cut short: unpack the archive again."
+        )
+    rows = data.reshape(-1, row)
+    return rows[:, form.label_bytes :].reshape(-1, 3, 32, 32), rows[:, form.label_bytes - 1]
+
+
+def _pickled(path: Path, form: _Published) -> tuple[Array, Array]:
+    """(images, labels) as `_binary`, from the tokens of a pickled dict."""
+    pixels: bytes | None = None
+    labels: list[int] = []
+    key: object = None
+    for value in _tokens(path):
+        if isinstance(value, str):
+            if len(value) >= PIXELS:  # no other string is a row long
+                pixels = value.encode("latin-1")
+            key = value
+        elif key == form.key and isinstance(value, int):
+            labels.append(value)
+    if pixels is None or len(pixels) != len(labels) * PIXELS:
+        raise DataError(
+            f"Expected {PIXELS} bytes of `data` for each of `{form.key}` in {path} but got "
+            f"{len(pixels or b'')} bytes and {len(labels)} labels. Unpack the archive again."
+        )
+    images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, 3, 32, 32)
+    return images, np.array(labels)
+
+
+def _strings_after(key: str, path: Path) -> list[str]:
+    """The strings of the list that follows `key` in a pickled dict, up to its end."""
+    found: list[str] | None = None
+    for value in _tokens(path):
+        if found is None:
+            found = [] if value == key else None
+        elif isinstance(value, str):
+            found.append(value)
+        elif value is _END and found:
+            return found
+    raise DataError(f"Expected a list `{key}` in {path} but got none. Unpack the archive again.")
+
+
+_END = object()
+"""Stands for the end of a list among the tokens."""
+
+_STRINGS = frozenset(("STRING", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE"))
+_INTEGERS = frozenset(("INT", "BININT", "BININT1", "BININT2"))
+
+
+def _tokens(path: Path) -> Iterator[object]:
+    """Strings (bytes as latin-1) and integers of a pickle in order, and `_END` after each list."""
+    try:
+        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
+            if opcode.name in _STRINGS | _INTEGERS:
+                yield argument
+            elif opcode.name == "APPENDS":
+                yield _END
+    except (ValueError, IndexError) as error:
+        raise DataError(
+            f"Expected a pickle of protocol 2, as published, in {path} but got {error}. Unpack the "
+            "archive again."
+        ) from error

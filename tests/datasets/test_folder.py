@@ -1,0 +1,111 @@
+"""Folders of images: by class, split or not, or with a manifest."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upslope import datasets
+from upslope.errors import DataError
+
+
+def save(path, level, size=(6, 6), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, level if mode == "L" else (level,) * 3).save(path)
+
+
+def by_class(root, counts):
+    for label, count in counts.items():
+        for i in range(count):
+            save(root / label / f"{i}.png", i)
+
+
+def test_stated_splits(tmp_path):
+    by_class(tmp_path / "train", {"cat": 3, "dog": 2, "unlabelled": 2})
+    by_class(tmp_path / "test", {"cat": 1, "dog": 1})
+    by_class(tmp_path / "val", {"dog": 2})
+    (tmp_path / "train/cat/notes.txt").write_text("no image")
+    splits = datasets.load("folder", tmp_path)
+    pool = splits.pool
+    assert pool.ids[:4] == (
+        "train/cat/0.png",
+        "train/cat/1.png",
+        "train/cat/2.png",
+        "train/dog/0.png",
+    )
+    assert pool.classes == ("cat", "dog")
+    assert pool.targets(range(5)).tolist() == [0, 0, 0, 1, 1]
+    assert pool.inputs([2])[0, 0, 0, 0] == 2
+    with pytest.raises(DataError, match=r"label for 'train/unlabelled/1\.png'"):
+        pool.targets([6])
+    assert splits.test.ids == ("test/cat/0.png", "test/dog/0.png")
+    assert splits.validation.targets([0, 1]).tolist() == [1, 1]
+
+
+def test_lone_validation_folder_is_the_test_set(tmp_path):
+    by_class(tmp_path / "train", {"cat": 2, "dog": 2})
+    by_class(tmp_path / "val", {"cat": 2, "dog": 1})
+    splits = datasets.load("folder", tmp_path)
+    assert len(splits.test) == 3
+    assert splits.validation is None
+
+
+def test_drawn_split_is_stratified_and_stable(tmp_path):
+    by_class(tmp_path, {"cat": 20, "dog": 10})
+    first = datasets.load("folder", tmp_path)
+    assert sorted(np.bincount(first.test.labels)) == [2, 4]
+    assert not set(first.pool.ids) & set(first.test.ids)
+    assert len(first.pool) + len(first.test) == 30
+    assert datasets.load("folder", tmp_path).test.ids == first.test.ids
+
+
+def test_manifest(tmp_path):
+    for i in range(6):
+        save(tmp_path / f"images/{i}.png", i)
+    lines = ["path,label,split", "images/0.png,a,train", "images/1.png,b,", "images/2.png,,train"]
+    (tmp_path / "m.csv").write_text("\n".join([*lines, "images/3.png,b,test"]))
+    splits = datasets.load("folder", tmp_path, manifest="m.csv")
+    assert splits.pool.ids == ("images/0.png", "images/1.png", "images/2.png")
+    assert splits.pool.targets([0, 1]).tolist() == [0, 1]
+    assert splits.test.ids == ("images/3.png",)
+    for bad, message in (
+        ("file,label\n", "columns path, label"),
+        ("path,label\nimages/9.png,a\n", r"images/9\.png, line 2 of"),
+        ("path,label\nimages/1.png,a\nimages/1.png,b\n", "listed again, line 3"),
+        ("path,label,split\nimages/1.png,a,tset\n", "split of line 2 .* 'tset'"),
+    ):
+        (tmp_path / "m.csv").write_text(bad)
+        with pytest.raises(DataError, match=message):
+            datasets.load("folder", tmp_path, manifest="m.csv")
+
+
+@pytest.mark.parametrize("memory", [4.0, 0.0], ids=["held", "streamed"])
+def test_streamed_equals_held_and_names_corrupt_files(tmp_path, memory):
+    by_class(tmp_path / "train", {"cat": 12, "dog": 3})
+    by_class(tmp_path / "test", {"cat": 1, "dog": 1})
+    splits = datasets.load("folder", tmp_path, memory=memory)
+    assert splits.pool.resident == (memory > 0)
+    levels = splits.pool.inputs([14, 3, 0, *range(12)])[:, 0, 0, 0].tolist()
+    first = [int(id_.split("/")[-1][:-4]) for id_ in splits.pool.ids]
+    assert levels == [first[14], first[3], first[0], *first[:12]]
+    broken = tmp_path / "train/cat/5.png"
+    broken.write_bytes(broken.read_bytes()[:30])
+    with pytest.raises(DataError, match=r"train/cat/5\.png but it cannot be decoded"):
+        datasets.load("folder", tmp_path, memory=memory).pool.inputs(range(15))
+    with pytest.warns(UserWarning, match=r"left out 1 of 15 .*train/cat/5\.png"):
+        splits = datasets.load("folder", tmp_path, memory=memory, on_error="skip")
+    assert "train/cat/5.png" not in splits.pool.ids
+    levels = splits.pool.inputs(range(14))[:, 0, 0, 0].tolist()
+    assert levels == [int(id_.split("/")[-1][:-4]) for id_ in splits.pool.ids]
+
+
+def test_layouts_that_cannot_be_meant(tmp_path):
+    with pytest.raises(DataError, match="at least two classes"):
+        datasets.load("folder", tmp_path)
+    by_class(tmp_path, {"cat": 2, "dog": 2})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"Expected images \(.*\) in .*empty but there are none"):
+        datasets.load("folder", tmp_path)
+    (tmp_path / "empty").rmdir()
+    save(tmp_path / "loose.png", 0)
+    with pytest.raises(DataError, match=r"loose\.png lies beside"):
+        datasets.load("folder", tmp_path)

@@ -1,0 +1,82 @@
+"""Decoding to one form: modes, depth, transparency, rotation, size."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upslope.datasets.images import Form, decode, natural_form
+from upslope.errors import DataError
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_grey_to_rgb_and_back():
+    grey = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    rgb = decode(encoded(grey), "x", Form("RGB", None))
+    assert rgb.shape == (3, 3, 4)
+    assert (rgb == np.arange(12).reshape(3, 4)).all()
+    assert decode(encoded(Image.new("RGB", (4, 3), (9, 9, 9))), "x", Form("L", None)).tolist() == [
+        [[9] * 4] * 3
+    ]
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    levels = np.array([[0, 257, 65535, 32896]], dtype=np.uint16)
+    pixels = decode(encoded(Image.fromarray(levels)), "x", Form("L", None))
+    assert pixels.tolist() == [[[0, 1, 255, 128]]]
+
+
+def test_transparency_is_laid_over_white():
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    assert decode(encoded(image), "x", Form("RGB", None))[:, 0].T.tolist() == [
+        [255, 255, 255],
+        [10, 20, 30],
+    ]
+
+
+def test_exif_rotation_is_applied():
+    image = Image.fromarray(np.array([[0, 50, 100], [150, 200, 250]], dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    data = encoded(image, exif=exif)
+    assert decode(data, "x", Form("L", None)).tolist() == [[[150, 0], [200, 50], [250, 100]]]
+    assert natural_form(data, "x") == Form("L", (3, 2))
+
+
+def test_size_crops_the_centre_and_keeps_the_shape_of_things():
+    pixels = np.zeros((10, 30), dtype=np.uint8)
+    pixels[:, 10:20] = 200
+    square = decode(encoded(Image.fromarray(pixels)), "x", Form("L", (5, 5)))[0].astype(int)
+    # The black sides are gone, but for what bicubic resampling takes from beyond the crop.
+    assert np.abs(square - 200).max() < 20
+    assert np.abs(square[:, 1:4] - 200).max() <= 2
+
+
+def test_reduced_jpeg_decoding_changes_little():
+    y, x = np.mgrid[:400, :400]
+    smooth = Image.fromarray(((x + y) / 4).astype(np.uint8))
+    data = encoded(smooth, "JPEG", quality=95)
+    whole = np.asarray(Image.open(io.BytesIO(data)).resize((32, 32), Image.Resampling.BICUBIC))
+    reduced = decode(data, "x", Form("L", (32, 32)))[0]
+    assert np.abs(whole.astype(int) - reduced).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "cannot identify"),
+        (b"no image at all", "cannot identify"),
+        (encoded(Image.new("L", (40, 40)), "JPEG")[:200], "[Tt]runcated|identify"),
+        (encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"), "floats"),
+    ],
+)
+def test_what_cannot_be_decoded_is_named(data, reason):
+    with pytest.raises(DataError, match=rf"holiday\.jpg .*({reason})"):
+        decode(data, "holiday.jpg", Form("L", None))

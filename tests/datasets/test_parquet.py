@@ -1,0 +1,142 @@
+"""Parquet in the Hugging Face image layout, written with pyarrow and Pillow as `datasets` does."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from upslope import datasets
+from upslope.errors import ConfigError, DataError
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(path, images, labels, names=("cat", "dog"), column="img", label="label"):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [{"bytes": image, "path": None} for image in images]
+    table = pa.table({column: pa.array(rows, kind), label: pa.array(labels, pa.int64())})
+    if names:
+        features = {label: {"names": list(names), "_type": "ClassLabel"}}
+        info = json.dumps({"info": {"features": {column: {"_type": "Image"}, **features}}})
+        table = table.replace_schema_metadata({"huggingface": info})
+    pq.write_table(table, path, row_group_size=3)
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path, pixels):
+    images = [png(p) for p in pixels]
+    write(tmp_path / "train-00000-of-00002.parquet", images[:5], [0, 1, 0, 1, None])
+    write(tmp_path / "train-00001-of-00002.parquet", images[5:8], [1, 1, 0])
+    write(tmp_path / "test-00000-of-00001.parquet", images[8:], [0, 1, 0, 1])
+    return tmp_path
+
+
+@pytest.mark.parametrize("memory", [4.0, 0.0], ids=["held", "streamed"])
+def test_images_labels_and_names(root, pixels, memory):
+    seen = []
+    splits = datasets.load("parquet", root, memory=memory, progress=seen.append)
+    pool = splits.pool
+    assert pool.resident == (memory > 0)
+    np.testing.assert_array_equal(pool.inputs(range(8)).numpy(), pixels[:8].transpose(0, 3, 1, 2))
+    assert pool.inputs([7, 2]).shape == (2, 3, 6, 5)
+    assert pool.targets([0, 1, 5, 7]).tolist() == [0, 1, 1, 0]
+    assert pool.classes == ("cat", "dog")
+    assert pool.ids[4] == "train-00004"
+    with pytest.raises(DataError, match="label for 'train-00004'"):
+        pool.targets([3, 4])
+    assert [(p.phase, p.total) for p in seen[-1:]] == ([("read", 4)] if memory else [])
+
+
+def test_other_columns_splits_below_and_no_names(tmp_path, pixels):
+    (tmp_path / "data").mkdir()
+    images = [png(p) for p in pixels]
+    for file, part in (("train-0", slice(0, 6)), ("val-0", slice(6, 9))):
+        labels = list(range(9))[part]
+        write(tmp_path / f"data/{file}.parquet", images[part], labels, None, "photo", "kind")
+    with pytest.raises(DataError, match=r"`image` or `img` in .* \['photo', 'kind'\]"):
+        datasets.load("parquet", tmp_path)
+    splits = datasets.load("parquet", tmp_path, image="photo", label="kind", mode="L", size=4)
+    assert splits.pool.input_shape == (1, 4, 4)
+    assert splits.pool.classes == tuple(str(i) for i in range(9))
+    assert splits.test.targets([0]).tolist() == [6]
+    with pytest.raises(ConfigError, match="`image` to name a column"):
+        datasets.load("parquet", tmp_path, image="foto", label="kind")
+
+
+def test_corrupt_image_is_named_or_left_out(root, pixels):
+    images = [png(p) for p in pixels]
+    images[1] = images[1][:40]
+    write(root / "train-00000-of-00002.parquet", images[:5], [0, 1, 0, 1, 0])
+    with pytest.raises(DataError, match="train-00001"):
+        datasets.load("parquet", root)
+    for memory in (4.0, 0.0):
+        with pytest.warns(UserWarning, match="left out 1 of 8 images"):
+            splits = datasets.load("parquet", root, on_error="skip", memory=memory)
+        assert splits.pool.ids[:2] == ("train-00000", "train-00002")
+        np.testing.assert_array_equal(
+            splits.pool.inputs([1]).numpy()[0], pixels[2].transpose(2, 0, 1)
+        )
+        assert splits.pool.targets([1]).tolist() == [0]
+
+
+def test_images_of_two_sizes(root, pixels):
+    images = [png(p) for p in pixels[:2]] + [png(pixels[2][:4])]
+    write(root / "train-00001-of-00002.parquet", images, [1, 1, 0])
+    with pytest.raises(DataError, match=r"train-00007.*\(3, 6, 5\).*\(3, 4, 5\).*`size`"):
+        datasets.load("parquet", root)
+    assert datasets.load("parquet", root, size=5).pool.input_shape == (3, 5, 5)
+
+
+def test_bad_files(root):
+    (root / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match=r"Expected 2 files, as train-00000-of-00002\.parquet"):
+        datasets.load("parquet", root)
+    (root / "train-00000-of-00002.parquet").write_bytes(b"PAR1 no")
+    (root / "train-00001-of-00002.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match=r"Parquet file in .*train-00000-of-00002"):
+        datasets.load("parquet", root)
+    (root / "nothing").mkdir()
+    with pytest.raises(DataError, match="there are none"):
+        datasets.load("parquet", root / "nothing")
+    with pytest.raises(DataError, match="no such path"):
+        datasets.load("parquet", root / "nowhere")
+
+
+def test_label_out_of_range_and_unlabelled_test(root, pixels):
+    images = [png(p) for p in pixels[8:]]
+    write(root / "test-00000-of-00001.parquet", images, [0, 1, 2, 1])
+    with pytest.raises(DataError, match=r"between 0 and 1 .* got 2 at 'test-00002'"):
+        datasets.load("parquet", root)
+    write(root / "test-00000-of-00001.parquet", images, [0, 1, None, 1])
+    with pytest.raises(DataError, match=r"every test sample to have a label .* 'test-00002'"):
+        datasets.load("parquet", root)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_cifar10_as_published():
+    root = os.environ.get("UPSLOPE_DATA", "")
+    if not Path(root, "cifar10").is_dir():
+        pytest.skip("UPSLOPE_DATA names no folder with cifar10")
+    splits = datasets.load("cifar10", root, test_limit=100)
+    assert (len(splits.pool), len(splits.test)) == (50_000, 100)
+    assert np.bincount(splits.pool.targets(range(50_000)).numpy()).tolist() == [5000] * 10
+    assert splits.pool.classes[8] == "ship"
+    values = splits.pool.inputs(range(50_000)).double().div_(255).transpose(0, 1).flatten(1)
+    assert splits.pool.mean == pytest.approx(values.mean(1).tolist(), abs=1e-4)
+    assert splits.pool.std == pytest.approx(values.std(1).tolist(), abs=1e-4)

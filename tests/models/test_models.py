@@ -1,0 +1,175 @@
+"""The table of models, parameter counts, shapes, factories of the user's."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from upslope import models
+from upslope.errors import ConfigError, ModelError
+from upslope.models.small import quarters
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "shape", "expected"),
+    [
+        ("resnet18-cifar", 10, (3, 32, 32), 11_173_962),
+        ("resnet18-cifar", 100, (3, 32, 32), 11_220_132),
+        ("resnet50-cifar", 10, (3, 32, 32), 23_520_842),
+        ("resnet18", 1000, (3, 224, 224), 11_689_512),
+        ("resnet50", 1000, (3, 224, 224), 25_557_032),
+        ("vgg16", 1000, (3, 224, 224), 138_357_544),
+        ("vgg16-bn", 1000, (3, 224, 224), 138_365_992),
+    ],
+)
+def test_published_parameter_counts(name, classes, shape, expected):
+    with torch.device("meta"):
+        model = models.build(name, num_classes=classes, input_shape=shape)
+        assert model(torch.empty(2, *shape)).shape == (2, classes)
+    assert count(model) == expected
+
+
+@pytest.mark.parametrize("name", ["resnet-small", "cnn-small", "mlp", "resnet18-cifar"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 64, 48)])
+def test_small_networks_take_any_image_and_learn(name, shape):
+    torch.manual_seed(0)
+    model = models.build(name, num_classes=5, input_shape=shape)
+    logits = model(torch.randn(3, *shape))
+    assert logits.shape == (3, 5)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_stages_are_modules_that_run_in_order_and_halve_the_image():
+    model = models.build("resnet18-cifar", num_classes=10, input_shape=(3, 32, 32)).eval()
+    seen = []
+    for stage in model.stages:
+        model.get_submodule(stage).register_forward_hook(
+            lambda _m, _i, out, stage=stage: seen.append((stage, tuple(out.shape[1:])))
+        )
+    model(torch.zeros(1, 3, 32, 32))
+    assert seen == [
+        ("layer1", (64, 32, 32)),
+        ("layer2", (128, 16, 16)),
+        ("layer3", (256, 8, 8)),
+        ("layer4", (512, 4, 4)),
+    ]
+    for name in models.TABLE:
+        shape = (3, 32, 32)
+        with torch.device("meta"):
+            model = models.build(name, num_classes=3, input_shape=shape)
+        assert all(model.get_submodule(stage) is not None for stage in model.stages)
+        assert len(model.stages) >= 2
+
+
+def test_residual_block_is_what_the_paper_says():
+    """Against the block written out: relu(bn(conv(relu(bn(conv(x))))) + bn(conv1x1(x)))."""
+    torch.manual_seed(0)
+    model = models.build("resnet-small", num_classes=4, input_shape=(3, 8, 8)).double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    block = model.layer2[0]
+    x = torch.randn(2, 16, 8, 8, dtype=torch.float64)
+
+    def conv_bn(x, conv, bn, stride, padding):
+        y = nn.functional.conv2d(x, conv.weight, stride=stride, padding=padding)
+        scale = (bn.running_var + bn.eps).rsqrt() * bn.weight
+        return (y - bn.running_mean.view(-1, 1, 1)) * scale.view(-1, 1, 1) + bn.bias.view(-1, 1, 1)
+
+    y = conv_bn(x, block.conv1, block.bn1, 2, 1).relu()
+    y = conv_bn(y, block.conv2, block.bn2, 1, 1)
+    expected = (y + conv_bn(x, *block.downsample, 2, 0)).relu()
+    torch.testing.assert_close(block(x.clone()), expected)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (7, 7), (3, 8), (5, 4)])
+def test_quarters_are_adaptive_pooling(size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(quarters(x), nn.functional.adaptive_avg_pool2d(x, 2))
+
+
+def test_torchvision_keys():
+    with torch.device("meta"):
+        keys = set(
+            models.build("resnet50", num_classes=1000, input_shape=(3, 224, 224)).state_dict()
+        )
+        vgg = models.build("vgg16", num_classes=1000, input_shape=(3, 224, 224)).state_dict()
+    assert {"conv1.weight", "layer1.0.downsample.1.running_var", "layer4.2.conv3.weight"} <= keys
+    assert {"fc.weight", "fc.bias", "layer2.3.bn2.num_batches_tracked"} <= keys
+    assert len(keys) == 320
+    assert list(vgg)[:2] == ["features.0.weight", "features.0.bias"]
+    assert list(vgg)[-2:] == ["classifier.6.weight", "classifier.6.bias"]
+    assert len(vgg) == 32
+
+
+def test_dropout_sits_in_front_of_the_head():
+    for name in ("resnet-small", "cnn-small", "mlp"):
+        model = models.build(name, num_classes=3, input_shape=(1, 8, 8), dropout=0.5)
+        x = torch.randn(2, 1, 8, 8)
+        model.eval()
+        assert torch.equal(model(x), model(x))
+        model.dropout.train()  # the rest stays in eval mode, as MC-dropout wants it
+        assert not torch.equal(model(x), model(x))
+
+
+def test_options_are_checked_together():
+    with pytest.raises(ConfigError) as error:
+        models.build("cnn-small", num_classes=3, input_shape=(1, 8, 8), width=0, dropot=0.1)
+    assert "`width`" in str(error.value)
+    assert "did you mean `dropout`" in str(error.value)
+    with pytest.raises(ConfigError, match="did you mean `resnet18-cifar`"):
+        models.build("resnet18cifar", num_classes=3, input_shape=(3, 32, 32))
+    with pytest.raises(ModelError, match=r"at least 8 .*'resnet-small' but got \(3, 4, 4\)"):
+        models.build("resnet-small", num_classes=3, input_shape=(3, 4, 4))
+    for line in models.describe():
+        assert 20 < len(line.summary) < 100
+        assert all(option.help for option in line.options)
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "number = 3\n"
+        "def make(num_classes, input_shape, bias=True):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1], num_classes, bias))\n"
+        "def number_of(num_classes, input_shape):\n"
+        "    return num_classes\n"
+    )
+    (tmp_path / "broken_nets.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("my_nets", None)
+
+
+def test_factory_of_the_users_own(nets):
+    model = models.build("my_nets:make", num_classes=4, input_shape=(1, 7), bias=False)
+    assert count(model) == 28
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_nets:make", "importing 'no_such_nets' failed"),
+        ("broken_nets:make", "No module named 'no_such_package'"),
+        ("my_nets:mak", "nothing of that name"),
+        ("my_nets:number", "a function .* but got int"),
+        ("my_nets:number_of", "to return a torch.nn.Module but got int"),
+        ("my_nets:", "nothing of that name"),
+    ],
+)
+def test_factories_that_are_none(nets, name, message):
+    with pytest.raises(ConfigError, match=message):
+        models.build(name, num_classes=4, input_shape=(1, 7))
+
+
+def test_factory_that_does_not_take_the_options(nets):
+    with pytest.raises(ConfigError, match=r"input_shape=, depth= but .*unexpected keyword"):
+        models.build("my_nets:make", num_classes=4, input_shape=(1, 7), depth=3)
