@@ -72,6 +72,12 @@ def load(
     return Splits(pool=open_split("train"), test=open_split("test"))
 
 
+def tiny_imagenet_32(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+    """Tiny ImageNet reduced to 32x32: 100,000 and 10,000 of 200 classes; Parquet."""
+    needed_root(root, "tiny-imagenet-32", "the page of the data set on Hugging Face")
+    return load(root, progress=progress, mode="RGB", size=32)
+
+
 def has_files(folder: Path) -> bool:
     """True where `folder` holds both splits in this layout."""
     return all(any(_matching(folder, prefix) for prefix in p) for p in (TRAIN, TEST))

@@ -1,0 +1,63 @@
+"""SVHN, Street View House Numbers, cropped digits: the two .mat files as published.
+
+Y. Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, 2011.
+`X` is (32, 32, 3, n) and `y` is (n, 1), where 10 stands for the digit 0.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from upslope.datasets.arrays import ArrayDataset, checked
+from upslope.datasets.base import Splits
+from upslope.datasets.files import needed_root
+from upslope.errors import DataError
+from upslope.progress import Observer, silent
+
+WHERE = "http://ufldl.stanford.edu/housenumbers/"
+FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
+MEAN, STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+
+
+def load(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+    """SVHN: house numbers, 73,257 and 26,032 of 32x32, ten digits; the two published .mat files."""
+    del progress
+    folder = needed_root(root, "svhn", WHERE)
+    if missing := [file for file in FILES.values() if not (folder / file).is_file()]:
+        raise DataError(
+            f"Expected the files {', '.join(missing)} in {folder} but they are missing. Get them "
+            f"from {WHERE} (format 2, cropped digits); nothing is downloaded for you."
+        )
+    return Splits(pool=_split(folder, "train"), test=_split(folder, "test"))
+
+
+def _split(folder: Path, split: str) -> ArrayDataset:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    path = folder / FILES[split]
+    try:
+        content = loadmat(path, variable_names=["X", "y"])
+    except (MatReadError, OSError, ValueError, TypeError, NotImplementedError) as error:
+        raise DataError(
+            f"Expected a MATLAB 5 file in {path} but reading it failed: {error}. Get it again."
+        ) from error
+    images, labels = content.get("X"), content.get("y")
+    if images is None or labels is None or images.shape[:3] != (32, 32, 3):
+        found = {k: v.shape for k, v in content.items() if isinstance(v, np.ndarray)}
+        raise DataError(
+            f"Expected X of shape (32, 32, 3, n) and y of shape (n, 1) in {path} but got "
+            f"{found or 'neither'}. The file with full numbers (format 1) is another one."
+        )
+    digits = np.where(labels.ravel() == 10, 0, labels.ravel())
+    return checked(
+        f"svhn/{split}",
+        np.ascontiguousarray(images.transpose(3, 2, 0, 1)),  # (n, 3, 32, 32)
+        digits,
+        tuple("0123456789"),
+        source=path,
+        mean=MEAN,
+        std=STD,
+    )
