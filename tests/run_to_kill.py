@@ -28,7 +28,9 @@ def experiment(path: Path, pause: float = 0.0, **settings: object) -> Experiment
     return Experiment(
         path,
         splits=splits,
-        task=tasks.build("classification", num_classes=10, mean=mean, std=std, augmentation="shift"),
+        task=tasks.build(
+            "classification", num_classes=10, mean=mean, std=std, augmentation="shift"
+        ),
         model=partial(models.build, "cnn-small", num_classes=10, input_shape=shape),
         strategy=strategies.build("margin"),
         settings=ExperimentSettings(

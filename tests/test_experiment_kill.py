@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-import run_to_kill
 import torch
 
+import run_to_kill
 from upslope.checkpoints import load_tensors
 from upslope.errors import RunError
 from upslope.ledger import RunResult, read_run

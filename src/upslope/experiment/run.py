@@ -12,7 +12,7 @@ for bit (with the same number of threads: they decide the order of sums).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from upslope.batches import resolve_device
-from upslope.checkpoints import load_tensors, load_weights, save_tensors
+from upslope.checkpoints import load_weights
 from upslope.datasets.base import Splits
 from upslope.errors import DataError
 from upslope.experiment.checks import (
@@ -35,17 +35,19 @@ from upslope.experiment.checks import (
     positions,
     scores_of,
 )
+from upslope.experiment.drawing import candidates, initial_set
 from upslope.experiment.environment import environment
 from upslope.experiment.labels import LabelledPool, checked, oracle
 from upslope.experiment.settings import ExperimentSettings, amount, candidate_count
 from upslope.experiment.sharing import SharedModel
+from upslope.experiment.weights import Weights
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
 from upslope.pool import PoolView, Strategy
 from upslope.progress import Observer, Progress, Stop, silent, stop_on_signals, within
 from upslope.scoring import LabelledSet, compute_signals
-from upslope.seeds import generator, global_generator
+from upslope.seeds import generator
 from upslope.tasks.base import Task
-from upslope.training import Accompanied, TrainingSettings, evaluate, place, train
+from upslope.training import Accompanied, TrainingSettings, evaluate, train
 
 
 class Experiment:
@@ -85,7 +87,6 @@ class Experiment:
         self.settings = settings or ExperimentSettings()
         self.training = training or TrainingSettings()
         self.device = resolve_device(device)
-        self._factory = model
         self._stop = stop
         self._observer = observer
         self._position = positions(splits.pool.ids)
@@ -93,12 +94,26 @@ class Experiment:
         self._initial = amount(self.settings.initial, pool, "initial")
         self._budget = amount(self.settings.budget, pool, "budget") if cycles > 1 else 0
         check_total(self._initial, self._budget, cycles, pool)
-        self._companion = strategy.companion() if isinstance(strategy, Accompanied) else None
-        self._shared = SharedModel(shared) if shared and not self._companion else None
+        self._weights = Weights(
+            self.path,
+            model,
+            self.settings.seed,
+            self.training,
+            self.device,
+            strategy.companion() if isinstance(strategy, Accompanied) else None,
+            keep_all=self.settings.keep_models == "all",
+        )
+        self._shared = SharedModel(shared) if shared and not self._weights.companion else None
         self._common = {
             **(config or {}),
             "experiment": asdict(self.settings),
             "training": asdict(self.training),
+            "samples": {
+                "pool": pool,
+                "pool_ids_sha256": digest(list(splits.pool.ids)),
+                "test": len(splits.test),
+                "validation": len(splits.validation) if splits.validation else 0,
+            },
         }
         self._ledger = Ledger(
             self.path,
@@ -112,12 +127,10 @@ class Experiment:
                 "data": splits.pool.name,
                 "classes": list(splits.pool.classes),
                 "pool": pool,
-                "pool_sha256": digest(list(splits.pool.ids)),
                 "test": len(splits.test),
             },
         )
-        self._loaded: tuple[int, nn.Module] | None = None
-        self._tidy()
+        self._weights.tidy(self.state.cycle if self.state.trained else None)
 
     @property
     def state(self) -> State:
@@ -178,7 +191,7 @@ class Experiment:
         """
         if self.state.trained is None and not self.state.cycles:
             raise DataError("Expected a trained model but none is yet: `ask` and `tell` first.")
-        return self._model().eval()
+        return self._weights.load(self.state.cycle).eval()
 
     def close(self) -> None:
         """Let other processes at the run directory."""
@@ -211,33 +224,21 @@ class Experiment:
 
     def _ask_initial(self) -> None:
         """Draw the initial set: the same for every strategy under this seed."""
-        pool, seed = self.splits.pool, self.settings.seed
-        order = torch.randperm(len(pool), generator=generator(seed, "initial")).tolist()
-        chosen, skipped = self._readable(order, self._initial)
-        events = [Event("asked", 0, {"ids": [pool.ids[i] for i in sorted(chosen)]})]
+        pool = self.splits.pool
+        chosen, skipped = initial_set(
+            pool,
+            self._initial,
+            seed=self.settings.seed,
+            skip_corrupt=self.settings.on_corrupt == "skip",
+        )
+        events = [Event("asked", 0, {"ids": [pool.ids[i] for i in chosen]})]
         if skipped:
             events.insert(0, Event("skipped", 0, {"ids": [pool.ids[i] for i in skipped]}))
         self._ledger.record(*events)
 
-    def _readable(self, order: Sequence[int], count: int) -> tuple[list[int], list[int]]:
-        """The first `count` of `order`, without those that cannot be read where these may be."""
-        if self.settings.on_corrupt == "fail":
-            return list(order[:count]), []
-        chosen: list[int] = []
-        skipped: list[int] = []
-        for i in order:
-            if len(chosen) == count:
-                break
-            try:
-                self.splits.pool.inputs([i])
-                chosen.append(i)
-            except DataError:
-                skipped.append(i)
-        return chosen, skipped
-
     def _train(self, stop: Stop) -> None:
-        cycle, seed = self.state.cycle, self.settings.seed
-        file = self._model_file(cycle)
+        cycle = self.state.cycle
+        file = self._weights.file(cycle)
         labelled = self._labelled()
         key = digest([self._common, self.state.labels]) if cycle == 0 else ""
         record = self._shared.fetch(key, file) if self._shared and cycle == 0 else None
@@ -248,33 +249,30 @@ class Experiment:
             )
             self._report_cycle()
             return
-        model = place(self._fresh(), self.training, self.device)
+        model = self._weights.fresh()
         if cycle == 0:
-            sample = self.task.prepare(self.splits.pool.inputs(labelled[:2]).to(self.device))
-            self.task.check(model, sample)
+            sample = self.splits.pool.inputs(labelled[:2]).to(self.device)
+            self.task.check(model, self.task.prepare(sample))
         elif self.settings.retrain == "warm":
-            load_weights(model, self._model_file(cycle - 1))
+            load_weights(model, self._weights.file(cycle - 1))
         report = train(
             model,
             self.task,
             LabelledPool(self.splits.pool, self.state.labels),
             labelled,
             self.training,
-            seed=seed,
+            seed=self.settings.seed,
             cycle=cycle,
             device=self.device,
             validation=self.splits.validation,
-            companion=self._companion,
-            checkpoint=self._checkpoint,
+            companion=self._weights.companion,
+            checkpoint=self._weights.checkpoint,
             observer=self._within(),
             stop=stop,
         )
-        if self._companion:
-            save_tensors(file.with_suffix(".companion"), self._companion.state(), {"cycle": cycle})
-        sha256 = save_tensors(file, model.state_dict(), {"cycle": cycle, "seed": seed})
         body = {
             "file": str(file.relative_to(self.path)),
-            "sha256": sha256,
+            "sha256": self._weights.save(cycle, model),
             "n_labelled": len(labelled),
             "loss": report.loss,
             "seconds": report.seconds,
@@ -282,13 +280,13 @@ class Experiment:
             "reused": False,
         }
         self._ledger.record(Event("trained", cycle, body))
-        self._tidy()
+        self._weights.tidy(self.state.cycle if self.state.trained else None)
 
     def _evaluate(self, stop: Stop) -> None:
         cycle = self.state.cycle
         figures = {
             name: evaluate(
-                self._model(),
+                self._weights.load(self.state.cycle),
                 self.task,
                 dataset,
                 indices,
@@ -308,7 +306,7 @@ class Experiment:
             key = digest([self._common, self.state.labels])
             self._shared.publish(
                 key,
-                self._model_file(0),
+                self._weights.file(0),
                 {"sha256": trained["sha256"], "trained": dict(trained), "evaluated": figures},
             )
         self._report_cycle()
@@ -320,14 +318,15 @@ class Experiment:
         labelled = self._labelled()
         labels = as_tensor([state.labels[pool.ids[i]] for i in labelled])
         unlabelled = self._unlabelled()
-        candidates = self._candidates(unlabelled)
-        with self._companion_of(cycle) as companion:
+        count = candidate_count(self.settings.candidates, self._budget)
+        scored = candidates(unlabelled, count, len(pool), seed=self.settings.seed, cycle=cycle)
+        with self._weights.with_companion(cycle) as companion:
             table = compute_signals(
                 self.strategy.needs,
-                self._model(),
+                self._weights.load(self.state.cycle),
                 self.task,
                 pool,
-                candidates,
+                scored,
                 device=self.device,
                 seed=self.settings.seed,
                 cycle=cycle,
@@ -363,37 +362,6 @@ class Experiment:
 
     # --- what the steps are made of ---
 
-    def _fresh(self) -> nn.Module:
-        with global_generator(self.settings.seed, "weights", device=torch.device("cpu")):
-            return self._factory()
-
-    def _model(self) -> nn.Module:
-        """The model of this cycle, always read from its file: a resumed run has no other."""
-        cycle = self.state.cycle
-        if self._loaded is None or self._loaded[0] != cycle:
-            model = place(self._fresh(), self.training, self.device)
-            load_weights(model, self._model_file(cycle))
-            self._loaded = (cycle, model)
-        return self._loaded[1]
-
-    def _model_file(self, cycle: int) -> Path:
-        return self.path / "models" / f"cycle-{cycle}.safetensors"
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.path / "training.safetensors"
-
-    def _tidy(self) -> None:
-        """Remove what the record has left behind, also where a kill came before the removal."""
-        if self.state.trained is not None:
-            self._checkpoint.unlink(missing_ok=True)
-        for torn in (*self.path.glob(".*.part"), *self.path.glob("models/.*.part")):
-            torn.unlink(missing_ok=True)
-        if self.state.trained is not None and self.settings.keep_models == "last":
-            for cycle in range(self.state.cycle):
-                self._model_file(cycle).unlink(missing_ok=True)
-                self._model_file(cycle).with_suffix(".companion").unlink(missing_ok=True)
-
     def _labelled(self) -> list[int]:
         """Positions of the labelled set in pool order, whatever the order of the answers."""
         return sorted(self._position[i] for i in self.state.labels)
@@ -401,29 +369,6 @@ class Experiment:
     def _unlabelled(self) -> list[int]:
         known = self.state.labels.keys() | self.state.skipped
         return [p for i, p in self._position.items() if i not in known]
-
-    def _candidates(self, unlabelled: Sequence[int]) -> list[int]:
-        """The random subset R_U, in pool order: the first unlabelled ones of an order that all
-        strategies share, so that their candidates overlap as far as their labelled sets do."""
-        count = candidate_count(self.settings.candidates, self._budget)
-        if count is None or count >= len(unlabelled):
-            return list(unlabelled)
-        rng = generator(self.settings.seed, "candidates", self.state.cycle)
-        rank = torch.randperm(len(self.splits.pool), generator=rng).tolist()
-        return sorted(sorted(unlabelled, key=rank.__getitem__)[:count])
-
-    @contextmanager
-    def _companion_of(self, cycle: int) -> Iterator[Any]:
-        if self._companion is None:
-            yield None
-            return
-        tensors, _ = load_tensors(self._model_file(cycle).with_suffix(".companion"))
-        self._companion.begin(self._model(), self.device, self.settings.seed)
-        try:
-            self._companion.load(tensors)
-            yield self._companion
-        finally:
-            self._companion.end()
 
     def _within(self) -> Observer:
         return within(

@@ -1,0 +1,54 @@
+"""What is drawn at random: the initial set and the candidates, alike for all strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from upslope.datasets.base import Dataset
+from upslope.errors import DataError, SelectionError
+from upslope.seeds import generator
+
+
+def initial_set(
+    pool: Dataset, count: int, *, seed: int, skip_corrupt: bool
+) -> tuple[list[int], list[int]]:
+    """(positions in pool order, positions that could not be read): `count` samples at random.
+
+    Raises:
+        SelectionError: fewer than `count` samples can be read.
+    """
+    order = torch.randperm(len(pool), generator=generator(seed, "initial")).tolist()
+    if not skip_corrupt:
+        return sorted(order[:count]), []
+    chosen: list[int] = []
+    skipped: list[int] = []
+    for i in order:
+        if len(chosen) == count:
+            break
+        try:
+            pool.inputs([i])
+            chosen.append(i)
+        except DataError:
+            skipped.append(i)
+    if len(chosen) < count:
+        raise SelectionError(
+            f"Expected `initial` to be at most the {len(chosen)} samples of {pool.name} that can be "
+            f"read but got {count}. Lower it, or repair the {len(skipped)} others."
+        )
+    return sorted(chosen), skipped
+
+
+def candidates(
+    unlabelled: Sequence[int], count: int | None, pool: int, *, seed: int, cycle: int
+) -> list[int]:
+    """The random subset R_U of the paper (A.8), in pool order; all where `count` is None.
+
+    They are the first unlabelled ones in a random order of the whole pool that all strategies
+    share, so that their candidates overlap as far as their labelled sets do.
+    """
+    if count is None or count >= len(unlabelled):
+        return list(unlabelled)
+    rank = torch.randperm(pool, generator=generator(seed, "candidates", cycle)).tolist()
+    return sorted(sorted(unlabelled, key=rank.__getitem__)[:count])

@@ -1,0 +1,86 @@
+"""Checkpoints: ours, foreign ones, and those of another network."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from small_tasks import perceptron
+from upslope import checkpoints
+from upslope.checkpoints import load_tensors, load_weights, save_tensors
+from upslope.errors import ModelError, RunError
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    mine, other = a.state_dict(), b.state_dict()
+    return all(torch.equal(mine[k], other[k]) for k in mine)
+
+
+def test_ours_comes_back(tmp_path: Path) -> None:
+    a, b, file = perceptron(), perceptron(), tmp_path / "a.safetensors"
+    sha = save_tensors(file, a.state_dict(), {"cycle": 3})
+    load_weights(b, file)
+    assert same(a, b)
+    assert load_tensors(file)[1] == {"cycle": 3}
+    assert sha == checkpoints.file_sha256(file)
+    assert sha == save_tensors(tmp_path / "b.safetensors", b.state_dict(), {"cycle": 3})
+
+
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_foreign_files(tmp_path: Path, wrap: str | None, prefix: str) -> None:
+    a, b, file = perceptron(), perceptron(), tmp_path / "a.pth"
+    state = {prefix + k: v for k, v in a.state_dict().items()}
+    torch.save({wrap: state, "epoch": 3} if wrap else state, file)
+    load_weights(b, file)
+    assert same(a, b)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "whole.pt"
+    torch.save(perceptron(), file)
+    with pytest.raises(ModelError, match="other objects"):
+        load_weights(perceptron(), file)
+
+
+def test_another_network_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    save_tensors(file, perceptron(width=8).state_dict(), {})
+    with pytest.raises(
+        ModelError, match=r"of another shape: 0.weight \(8, 2\) instead of \(16, 2\)"
+    ):
+        load_weights(perceptron(width=16), file)
+    model = perceptron(width=8, norm=True)
+    before = model[0].weight.clone()
+    with pytest.raises(ModelError, match=r"5 missing: 1.weight, 1.bias"):
+        load_weights(model, file)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_torn_missing_and_empty_files(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    with pytest.raises(ModelError, match="no such file"):
+        load_weights(perceptron(), file)
+    for name in ("a.safetensors", "a.pt"):
+        (tmp_path / name).write_bytes(b"torn")
+        with pytest.raises(ModelError):
+            load_weights(perceptron(), tmp_path / name)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, model = tmp_path / "a.safetensors", perceptron()
+    save_tensors(file, model.state_dict(), {})
+    before = file.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(RunError, match="it is full"):
+        save_tensors(file, perceptron().state_dict(), {})
+    assert file.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
