@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope import tables
-from upslope.datasets import cifar, digits, folder, idx, npz, parquet, svhn
+from upslope.datasets import caltech, cifar, digits, folder, idx, npz, parquet, svhn
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.shape import COMMON, shape
 from upslope.datasets.statistics import statistics
@@ -41,6 +41,7 @@ TABLE: Mapping[str, Callable[..., Splits]] = {
     "cifar100": cifar.cifar100,
     "svhn": svhn.load,
     "tiny-imagenet-32": parquet.tiny_imagenet_32,
+    "caltech101": caltech.load,
     "idx": idx.load,
     "parquet": parquet.load,
     "folder": folder.load,

@@ -30,6 +30,7 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.files import needed_root
+from upslope.datasets.images import Mode
 from upslope.datasets.subset import draw
 from upslope.errors import DataError
 from upslope.progress import Observer, silent
@@ -61,7 +62,35 @@ def load(
 ) -> Splits:
     """A folder of images by class, or with a CSV manifest; streamed when too large to hold."""
     folder = needed_root(root, "folder", "your own images")
-    entries = _manifest(folder, manifest) if manifest else _by_class(folder)
+    entries = _manifest(folder, manifest) if manifest else by_class(folder)
+    return open_entries(
+        folder,
+        entries,
+        test_share,
+        mode=mode,
+        size=size,
+        on_error=on_error,
+        memory=memory,
+        progress=progress,
+    )
+
+
+def open_entries(
+    folder: Path,
+    entries: list[Entry],
+    test_share: float,
+    *,
+    mode: Mode | None,
+    size: int | None,
+    on_error: str,
+    memory: float,
+    progress: Observer,
+) -> Splits:
+    """The splits of the images listed in `entries`; the options are those of `load`.
+
+    Raises:
+        DataError: fewer than two classes, nothing to learn from or to test on, a corrupt image.
+    """
     classes = tuple(sorted({label for _, label, _ in entries if label}))
     if len(classes) < 2:
         raise DataError(
@@ -89,7 +118,8 @@ def load(
     return Splits(pool, test, open_split("validation"))
 
 
-def _by_class(folder: Path) -> list[Entry]:
+def by_class(folder: Path) -> list[Entry]:
+    """Every image of a folder laid out by class; DataError where the layout cannot be meant."""
     tops = {path.name for path in folder.iterdir() if path.is_dir()}
     if "train" not in tops:
         return list(_class_folders(folder, folder, ""))
