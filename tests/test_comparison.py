@@ -70,7 +70,7 @@ def test_strategies_and_seeds_may_be_added(tmp_path: Path) -> None:
     assert result.finished
     assert "random/seed-0" not in {p.run for p in seen if p.phase == "train"}
     assert [p.done for p in seen if p.phase == "run"] == [0, 1, 2, 3, 4]
-    with pytest.raises(RunError, match="training.epochs"):
+    with pytest.raises(RunError, match=r"training\.epochs"):
         run(tmp_path, training=TrainingSettings(epochs=3, batch_size=8))
 
 

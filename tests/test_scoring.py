@@ -180,7 +180,7 @@ def test_a_score_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
     torch.nn.init.constant_(model[-1].bias, float("nan"))
     with pytest.raises(SelectionError, match="NaN"):
         score_to_file(file, score, dataset=Points(9), **{**common, "model": model})
-    with pytest.raises(ConfigError, match="parquet or .csv"):
+    with pytest.raises(ConfigError, match=r"parquet or \.csv"):
         score_to_file(tmp_path / "scores.xlsx", score, dataset=Points(9), **common)
     with pytest.raises(DataError, match="gave none"):
         score_to_file(file, score, dataset=Points(9), indices=[], **common)
