@@ -98,6 +98,17 @@ def test_streamed_equals_held_and_names_corrupt_files(tmp_path, memory):
     assert levels == [int(id_.split("/")[-1][:-4]) for id_ in splits.pool.ids]
 
 
+def test_a_corrupt_first_image_does_not_end_a_run_that_skips(tmp_path):
+    by_class(tmp_path / "train", {"cat": 3, "dog": 2})
+    by_class(tmp_path / "test", {"cat": 1, "dog": 1})
+    (tmp_path / "train/cat/0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"train/cat/0\.png"):
+        datasets.load("folder", tmp_path)
+    with pytest.warns(UserWarning, match="left out 1 of 5"):
+        splits = datasets.load("folder", tmp_path, on_error="skip")
+    assert splits.pool.ids[0] == "train/cat/1.png"
+
+
 def test_layouts_that_cannot_be_meant(tmp_path):
     with pytest.raises(DataError, match="at least two classes"):
         datasets.load("folder", tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from upslope.datasets.images import Form, decode, natural_form
+from upslope.datasets.images import Form, Natural, decode, natural_form
 from upslope.errors import DataError
 
 
@@ -47,7 +47,7 @@ def test_exif_rotation_is_applied():
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     data = encoded(image, exif=exif)
     assert decode(data, "x", Form("L", None)).tolist() == [[[150, 0], [200, 50], [250, 100]]]
-    assert natural_form(data, "x") == Form("L", (3, 2))
+    assert natural_form(data, "x") == Natural("L", (3, 2))
 
 
 def test_size_crops_the_centre_and_keeps_the_shape_of_things():

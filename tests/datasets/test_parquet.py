@@ -117,6 +117,16 @@ def test_bad_files(root):
         datasets.load("parquet", root / "nowhere")
 
 
+def test_files_without_rows(root):
+    write(root / "test-00000-of-00001.parquet", [], [])
+    with pytest.raises(DataError, match="at least one test sample"):
+        datasets.load("parquet", root)
+    for part in ("train-00000-of-00002", "train-00001-of-00002"):
+        write(root / f"{part}.parquet", [], [])
+    with pytest.raises(DataError, match="at least one training image"):
+        datasets.load("parquet", root)
+
+
 def test_label_out_of_range_and_unlabelled_test(root, pixels):
     images = [png(p) for p in pixels[8:]]
     write(root / "test-00000-of-00001.parquet", images, [0, 1, 2, 1])

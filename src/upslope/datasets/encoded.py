@@ -96,12 +96,34 @@ class EncodedDataset:
 
 
 def form_of(
-    first: bytes | Path, name: str, mode: Mode | None, size: int | None
+    source: Callable[[int], bytes | Path],
+    ids: Sequence[str],
+    mode: Mode | None,
+    size: int | None,
+    on_error: str,
 ) -> tuple[Form, tuple[int, int, int]]:
-    """(form, input shape) as the options say, or else as the first image is."""
-    natural = natural_form(first, name) if mode is None or size is None else None
-    chosen = mode or (natural.mode if natural else "RGB")
-    height, width = (size, size) if size else natural.size  # type: ignore[union-attr, misc]
+    """(form, input shape) as the options say, or else as the first image is.
+
+    With `on_error="skip"`, the first that can be decoded.
+
+    Raises:
+        DataError: there is no image, or that image cannot be decoded.
+    """
+    if not ids:
+        raise DataError("Expected at least one training image but the files hold none.")
+    if mode is not None and size is not None:
+        return Form(mode, (size, size)), (1 if mode == "L" else 3, size, size)
+    for i, id_ in enumerate(ids):
+        encoded = source(i)
+        try:
+            natural = natural_form(encoded, str(encoded) if isinstance(encoded, Path) else id_)
+        except DataError:
+            if on_error == "skip" and i < len(ids) - 1:
+                continue
+            raise
+        break
+    chosen = mode or natural.mode
+    height, width = (size, size) if size else natural.size
     form = Form(chosen, (size, size) if size else None)
     return form, (1 if chosen == "L" else 3, height, width)
 
@@ -119,7 +141,7 @@ def materialise(
     """
     fits = len(dataset) * math.prod(dataset.input_shape) <= memory * 2**30
     skip = on_error == "skip"
-    if not fits and not skip:
+    if (not fits and not skip) or not len(dataset):
         return dataset
     out = np.empty((len(dataset) if fits else 0, *dataset.input_shape), dtype=np.uint8)
     broken: dict[int, DataError] = {}

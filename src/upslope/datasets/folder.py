@@ -99,8 +99,8 @@ def open_entries(
         )
     splits = _splits(entries, test_share, folder)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
-    first = folder / splits["train"][0][0]
-    form, shape = form_of(first, str(first), mode, size)
+    pool_ids = [id_ for id_, _, _ in splits["train"]]
+    form, shape = form_of(lambda i: folder / pool_ids[i], pool_ids, mode, size, on_error)
 
     def open_split(split: str) -> ArrayDataset | EncodedDataset | None:
         if not splits[split]:

@@ -55,13 +55,21 @@ def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def natural_form(source: bytes | Path, name: str) -> Form:
-    """The form in which nothing is lost: grey stays grey, the size stays. Raises as `decode`."""
+@dataclass(frozen=True)
+class Natural:
+    """The form in which nothing of an image is lost: its mode, and its (height, width)."""
+
+    mode: Mode
+    size: tuple[int, int]
+
+
+def natural_form(source: bytes | Path, name: str) -> Natural:
+    """How an image is, once turned as its EXIF data say. Raises as `decode`."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
             turned = ImageOps.exif_transpose(image)
-            return Form("L" if grey else "RGB", (turned.height, turned.width))
+            return Natural("L" if grey else "RGB", (turned.height, turned.width))
     except _BROKEN as error:
         raise DataError(
             f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it."

@@ -57,8 +57,8 @@ def load(
     for split, prefixes in (("train", TRAIN), ("test", TEST)):
         tables[split] = _table(_files(folder, prefixes), image, label)
     names = _class_names(tables)
-    first = _source(tables["train"][0], folder)(0)
-    form, shape = form_of(first, f"the first image of {folder}", mode, size)
+    source, ids = _source(tables["train"][0], folder), numbered("train", len(tables["train"][1]))
+    form, shape = form_of(source, ids, mode, size, on_error)
 
     def open_split(split: str) -> Dataset:
         images, labels, _, path = tables[split]

@@ -42,6 +42,9 @@ def shape(
         test = _limited(test, test_limit)
     if validation:
         pool, held = _set_apart(pool, validation, name)
+    for part, size in (("pool", len(pool)), ("test", len(test))):
+        if not size:
+            raise DataError(f"data set {name!r}: Expected at least one {part} sample but got none.")
     for part, dataset in (("test", test), ("validation", held)):
         if dataset is not None and hasattr(dataset, "labels"):
             _all_labelled(dataset, part, name)
