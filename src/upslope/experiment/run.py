@@ -89,7 +89,8 @@ class Experiment:
         self.device = resolve_device(device)
         self._stop = stop
         self._observer = observer
-        self._position = positions(splits.pool.ids)
+        self._ids = splits.pool.ids
+        self._position = positions(self._ids)
         pool, cycles = len(splits.pool), self.settings.cycles
         self._initial = amount(self.settings.initial, pool, "initial")
         self._budget = amount(self.settings.budget, pool, "budget") if cycles > 1 else 0
@@ -110,7 +111,7 @@ class Experiment:
             "training": asdict(self.training),
             "samples": {
                 "pool": pool,
-                "pool_ids_sha256": digest(list(splits.pool.ids)),
+                "pool_ids_sha256": digest(list(self._ids)),
                 "test": len(splits.test),
                 "validation": len(splits.validation) if splits.validation else 0,
             },
@@ -231,9 +232,9 @@ class Experiment:
             seed=self.settings.seed,
             skip_corrupt=self.settings.on_corrupt == "skip",
         )
-        events = [Event("asked", 0, {"ids": [pool.ids[i] for i in chosen]})]
+        events = [Event("asked", 0, {"ids": [self._ids[i] for i in chosen]})]
         if skipped:
-            events.insert(0, Event("skipped", 0, {"ids": [pool.ids[i] for i in skipped]}))
+            events.insert(0, Event("skipped", 0, {"ids": [self._ids[i] for i in skipped]}))
         self._ledger.record(*events)
 
     def _train(self, stop: Stop) -> None:
@@ -316,7 +317,7 @@ class Experiment:
         started = time.monotonic()
         state, pool, cycle = self.state, self.splits.pool, self.state.cycle
         labelled = self._labelled()
-        labels = as_tensor([state.labels[pool.ids[i]] for i in labelled])
+        labels = as_tensor([state.labels[self._ids[i]] for i in labelled])
         unlabelled = self._unlabelled()
         count = candidate_count(self.settings.candidates, self._budget)
         scored = candidates(unlabelled, count, len(pool), seed=self.settings.seed, cycle=cycle)
@@ -339,9 +340,9 @@ class Experiment:
                 stop=stop,
             )
         view = PoolView(
-            candidates=[pool.ids[i] for i in table.candidates],
+            candidates=[self._ids[i] for i in table.candidates],
             signals=table.signals,
-            labelled=[pool.ids[i] for i in labelled],
+            labelled=[self._ids[i] for i in labelled],
             labelled_signals=table.labelled_signals,
             labels=labels,
         )
@@ -356,7 +357,7 @@ class Experiment:
             "seconds": time.monotonic() - started,
             "candidates": len(view),
         }
-        skipped = [pool.ids[i] for i in table.skipped]
+        skipped = [self._ids[i] for i in table.skipped]
         events = [Event("skipped", cycle + 1, {"ids": skipped})] if skipped else []
         self._ledger.record(*events, Event("asked", cycle + 1, body))
 
