@@ -191,4 +191,4 @@ def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Any:
     """`torch.prelu`: x where positive, w * x elsewhere."""
     shape = _channels(input) if weight.numel() > 1 else (1,) * input.dim()
     scaled = tape.use(Affine(tape, weight, None, shape), input)
-    return torch.where(input >= 0, input, scaled)
+    return torch.where(input > 0, input, scaled)
