@@ -22,6 +22,7 @@ from upslope.errors import ConfigError
 from upslope.progress import Interrupted, Observer, Progress, Stop
 
 _QUIET_SECONDS = 0.1  # between two reports of the same phase of the same process
+_PATIENCE_SECONDS = 1.0  # for workers to write a checkpoint once they are asked to stop
 
 
 class Runs(Protocol):
@@ -59,21 +60,26 @@ def run_in_workers(
                 report = Progress("run", done, total, run=report.run)
             observer(report)
 
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
         workers, context, initializer=_start, initargs=(pickled, stopping, reports, threads)
     ) as executor:
-        futures: list[Future[None]] = [executor.submit(_run_seed, seed) for seed in seeds]
-        waiting = set(futures)
-        while waiting:
+        waiting: set[Future[None]] = {executor.submit(_run_seed, seed) for seed in seeds}
+        errors: list[BaseException] = []
+        until = float("inf")
+        while waiting and time.monotonic() < until:
             finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION)
             drain()
-            failed = any(f.exception() is not None for f in finished if not f.cancelled())
-            if stop.requested or failed:
+            errors += [e for f in finished if not f.cancelled() and (e := f.exception())]
+            if (stop.requested or errors) and not stopping.is_set():
                 stopping.set()
+                until = time.monotonic() + _PATIENCE_SECONDS
                 for future in waiting:
                     future.cancel()
-        drain()
-    errors = [e for f in futures if not f.cancelled() and (e := f.exception()) is not None]
+        if stopping.is_set():
+            # What counts is recorded, and a killed run goes on: no need to wait for orderly exits.
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
     for error in sorted(errors, key=lambda e: isinstance(e, Interrupted)):
         raise error
     stop.check()
