@@ -20,6 +20,8 @@ def make_signal(need: Need, n: int, rng: torch.Generator) -> Tensor:
         return (2 * torch.randn(n, CLASSES, generator=rng)).softmax(dim=1)
     if need.name == "features":
         return torch.randn(n, WIDTH, generator=rng)
+    if need.name == "mc-posteriors":
+        return (2 * torch.randn(n, 5, CLASSES, generator=rng)).softmax(dim=2)
     return torch.rand(n, generator=rng)
 
 

@@ -10,7 +10,7 @@ from pools import generator, make_pool
 from torch import Tensor
 
 from upslope.pool import PoolView
-from upslope.strategies import build, coverage, distances
+from upslope.strategies import build, coverage, distances, greedy
 
 KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "prob-cover": lambda d, _: (d <= 0.75).double(),
@@ -70,7 +70,7 @@ def test_blocks_and_laziness_do_not_change_the_choice(
     whole = build(name).select(pool, 20, generator()).notes["coverage"]
     monkeypatch.setattr(distances, "BLOCK", 128)
     monkeypatch.setattr(coverage, "BLOCK", 128)
-    monkeypatch.setattr(coverage, "FIRST", 1)
+    monkeypatch.setattr(greedy, "FIRST", 1)
     selection = build(name).select(pool, 20, generator())
     assert shortfall(name, pool, selection.ids) < 1e-5
     assert selection.notes["coverage"] == pytest.approx(whole, rel=1e-3)

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError, ModelError
-from upslope.gradnorm import entropy, expected, gradient_norms
+from upslope.gradnorm import entropy, expected, expected_gradient_length, gradient_norms
 from upslope.gradnorm.losses import Loss
 from upslope.options import Options
 from upslope.signals.criteria import CRITERIA, Criterion
@@ -112,8 +112,6 @@ class ExpectedGradientLength(Options):
             ModelError: the task has a posterior at every position, where the expectation runs
                 over all label maps, C to the power of the positions.
         """
-        from upslope.gradnorm import expected_gradient_length
-
         with torch.no_grad():
             shape = task.logits(model(inputs[:1])).shape
         if len(shape) != 2:

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from upslope import tables
+from upslope.strategies.badge import Badge
 from upslope.strategies.base import QueryStrategy
+from upslope.strategies.batch_bald import BatchBald
 from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
+from upslope.strategies.gcn import CoreGCN, UncertainGCN
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
 from upslope.strategies.mc_dropout import Bald, McEntropy, MeanStd, VariationRatio
 from upslope.strategies.random import Random
+from upslope.strategies.typiclust import TCM, TypiClust
 from upslope.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
 STRATEGIES: dict[str, type[QueryStrategy]] = {
@@ -36,6 +40,12 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "mean-std": MeanStd,
     "core-set": CoreSet,
     "core-set-robust": RobustCoreSet,
+    "uncertain-gcn": UncertainGCN,
+    "core-gcn": CoreGCN,
+    "badge": Badge,
+    "batch-bald": BatchBald,
+    "typiclust": TypiClust,
+    "tcm": TCM,
     "prob-cover": ProbCover,
     "max-herding": MaxHerding,
     "u-herding": UHerding,

@@ -47,7 +47,7 @@ class QueryStrategy(Options):
         The pool is put in the order of its ids first, so that neither the choice nor what `rng`
         draws depends on the order in which the candidates came, and ties go to the smaller id.
         """
-        check_budget(pool, budget)
+        self.check(pool, budget)
         view, order = by_id(pool)
         choice = self.choose(view, budget, rng)
         scores = choice.scores
@@ -55,6 +55,14 @@ class QueryStrategy(Options):
             scores = torch.empty_like(scores).index_copy_(0, torch.tensor(order), scores)
         ids = tuple(view.candidates[i] for i in choice.positions)
         return Selection(ids, scores, choice.notes)
+
+    def check(self, pool: PoolView, budget: int) -> None:
+        """Raise SelectionError unless the budget can be met and every signal is there, finite."""
+        check_budget(pool, budget)
+        for need in self.needs:
+            pool.signal(need)
+            if need.labelled:
+                pool.labelled_signal(need)
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """Choose `budget` distinct positions of `pool`, which is in the order of its ids."""
@@ -69,7 +77,7 @@ class TopStrategy(QueryStrategy):
 
     def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:  # noqa: ARG002
         """Choose the `budget` candidates of highest score."""
-        check_budget(pool, budget)
+        self.check(pool, budget)
         return top(pool, self.score(pool), budget)
 
     def score(self, pool: PoolView) -> Tensor:

@@ -12,8 +12,7 @@ where s is what was taken before. They differ in k and w, over features of unit 
     u-herding           k = exp(-(d / h)^2), h from L            w = uncertainty   (Bae 2025)
     facility-location   k = cosine, where positive               w = 1             (Wei 2015)
 
-The gain is submodular: it only falls while samples are taken. So gains are recomputed lazily
-(Minoux 1978), best first, in blocks, and the n x n matrix is never held.
+The gain is submodular, so it is recomputed lazily, in blocks, and no n x n matrix is ever held.
 """
 
 from __future__ import annotations
@@ -35,11 +34,9 @@ from upslope.strategies.distances import (
     smallest_distance,
     squared_distances,
 )
+from upslope.strategies.greedy import lazy_greedy
 
 Similarity = Callable[[Tensor], Tensor]
-
-FIRST = 32
-"""Gains recomputed at once to begin with; twice as many each time that was not enough."""
 
 
 def gaussian(width: float) -> Similarity:
@@ -81,24 +78,15 @@ class CoverageStrategy(QueryStrategy):
         gains = torch.empty(len(x))
         for rows in blocks(len(x), len(x)):
             gains[rows] = (k(squared_distances(x[rows], x)) - covered).clamp_(min=0) @ w
-        scores = gains.clone()
-        exact = torch.ones(len(x), dtype=torch.bool)
-        most = min(len(x), max(1, BLOCK // len(x)))
-        chosen: list[int] = []
-        for _ in range(budget):
-            at_once = FIRST
-            while not exact[best := int(gains.argmax())]:
-                stale = gains.masked_fill(exact, -torch.inf).topk(min(at_once, most)).indices
-                stale = stale[~exact[stale]]
-                gains[stale] = (k(squared_distances(x[stale], x)) - covered).clamp_(min=0) @ w
-                exact[stale] = True
-                at_once *= 2
-            chosen.append(best)
-            covered = torch.maximum(covered, k(squared_distances(x[best : best + 1], x))[0])
-            gains[best] = -torch.inf
-            # A gain of nothing cannot fall further.
-            exact = gains <= 0
-        return Choice(chosen, scores, {"coverage": float(covered @ w / w.sum())})
+
+        def gains_of(rows: Tensor) -> Tensor:
+            return (k(squared_distances(x[rows], x)) - covered).clamp_(min=0) @ w
+
+        def take(row: int) -> None:
+            torch.maximum(covered, k(squared_distances(x[row : row + 1], x))[0], out=covered)
+
+        chosen = lazy_greedy(gains, budget, gains_of, take, most=max(1, BLOCK // len(x)))
+        return Choice(chosen, gains, {"coverage": float(covered @ w / w.sum())})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""BADGE: a batch of gradients that are long and differ (Ash et al., ICLR 2020).
+
+With y the most probable class, the gradient of the cross-entropy at the label y by the last weight
+matrix is g = (p - e_y) h^T. The batch is a k-means++ seeding of these vectors: each sample is drawn
+in proportion to the squared distance of its gradient to the nearest one drawn before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from upslope.pool import Need, PoolView
+from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.seeding import OuterProducts, k_means_plus_plus
+
+
+@dataclass(frozen=True)
+class Badge(QueryStrategy):
+    """K-means++ seeding of last-layer gradients at the label that the model would give."""
+
+    name: ClassVar[str] = "badge"
+    reference: ClassVar[str] = "Ash et al., ICLR 2020"
+    requires: ClassVar[str] = "one forward a candidate"
+    cost: ClassVar[str] = "n K (C + d); memory n (C + d)"
+    home: ClassVar[str] = "medium and large budgets; a strong default for batches"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Posteriors and features."""
+        return (Need.of("probabilities"), Need.of("features"))
+
+    def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
+        """The seeds; scores are the gradient norms."""
+        p, h = (pool.signal(need).float() for need in self.needs)
+        y = torch.nn.functional.one_hot(p.argmax(dim=1), p.shape[1])
+        gradients = OuterProducts(p - y, h)
+        chosen = k_means_plus_plus(gradients, budget, rng)
+        return Choice(chosen, gradients.squared_norms().sqrt())

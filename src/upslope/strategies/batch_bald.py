@@ -1,0 +1,102 @@
+"""BatchBALD: the batch whose labels together tell most about the weights (Kirsch et al. 2019).
+
+BALD adds up the information of each label as if labels told different things. BatchBALD takes it
+jointly, I(y_1 ... y_K ; w), greedily: the gain of a sample x after b others is
+
+    I(y_x ; w | y_1 ... y_b)  =  sum_m pi_m H[ sum_t W_mt p_t(x) ]  -  (1/T) sum_t H[p_t(x)]
+
+over the possible answers m = (y_1 ... y_b), pi_m their probability, and W_mt that of the network t
+given those answers. All answers are listed while there are at most `answers` of them; then that
+many are drawn, and each draws its own next answer. W is all that is kept: rows that sum to 1, so
+that no product of probabilities underflows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upslope.pool import Need, PoolView
+from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.greedy import lazy_greedy
+
+
+@dataclass(frozen=True)
+class BatchBald(QueryStrategy):
+    """BALD of the batch, not of each of its samples."""
+
+    name: ClassVar[str] = "batch-bald"
+    reference: ClassVar[str] = "Kirsch, van Amersfoort and Gal, NeurIPS 2019"
+    requires: ClassVar[str] = "a network with dropout; T forwards of what lies behind it"
+    cost: ClassVar[str] = "answers T C for each gain recomputed; memory n T C"
+    home: ClassVar[str] = "budgets of tens a cycle"
+
+    passes: Annotated[int, Field(ge=2, description="T, the number of passes")] = 100
+    answers: Annotated[int, Field(ge=1, description="joint answers that are listed or drawn")] = (
+        1000
+    )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The T posteriors."""
+        return (Need.of("mc-posteriors", passes=self.passes),)
+
+    def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
+        """The candidate of largest gain, `budget` times; scores are BALD's."""
+        p = pool.signal(self.needs[0]).float()  # (n, T, C)
+        expected = torch.cat([_entropy(part).mean(dim=1) for part in p.split(256)])  # type: ignore[no-untyped-call]
+        joint = Answers.none(p.shape[1])
+
+        def gains_of(rows: Tensor) -> Tensor:
+            return (joint.entropy(p[rows]) - expected[rows]).clamp_(min=0)
+
+        def take(row: int) -> None:
+            joint.extend(p[row], self.answers, rng)
+
+        scores = (_entropy(p.mean(dim=1)) - expected).clamp_(min=0)
+        return Choice(lazy_greedy(scores, budget, gains_of, take, most=256), scores)
+
+
+@dataclass
+class Answers:
+    """Answers to the samples so far. pi: (M,) their probability; w: (M, T), given them, of each
+    network."""
+
+    pi: Tensor
+    w: Tensor
+
+    @classmethod
+    def none(cls, passes: int) -> Answers:
+        """The one answer to no question."""
+        return cls(torch.ones(1), torch.full((1, passes), 1 / passes))
+
+    def entropy(self, p: Tensor) -> Tensor:
+        """Expected entropy of the next answer: sum_m pi_m H[y_x | m]. p: (b, T, C) -> (b,)."""
+        predicted = torch.einsum("mt,btc->bmc", self.w, p)
+        return _entropy(predicted) @ self.pi
+
+    def extend(self, p: Tensor, most: int, rng: torch.Generator) -> None:
+        """Add the answers to one sample more. p: (T, C)."""
+        predicted = self.w @ p  # (M, C)
+        if predicted.numel() <= most:
+            self.pi = (self.pi[:, None] * predicted).flatten()
+            w = (self.w[:, None] * p.T).flatten(0, 1)  # (M C, T)
+        else:
+            rows = torch.arange(len(self.pi))
+            if len(self.pi) < most:
+                rows = torch.multinomial(self.pi, most, replacement=True, generator=rng)
+            drawn = torch.multinomial(predicted[rows], 1, generator=rng).flatten()
+            self.pi = torch.full((len(rows),), 1 / len(rows))
+            w = self.w[rows] * p.T[drawn]
+        total = w.sum(dim=1, keepdim=True)
+        # An answer that no network gives has probability 0: which network gave it is moot.
+        self.w = torch.where(total > 0, w / total, 1 / w.shape[1])
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """-sum_c p_c log p_c over the last dimension."""
+    return -torch.xlogy(p, p).sum(dim=-1)

@@ -1,0 +1,123 @@
+"""TypiClust: the most typical sample of each cluster that no label speaks for yet (Hacohen 2022).
+
+Labelled samples and candidates are put into min(|L| + K, 500) clusters by k-means on features of
+unit length. Clusters are visited by fewest labels, then largest, over and over; from each, the
+candidate of highest typicality is taken,
+
+    typicality(x) = 1 / mean distance of x to its k nearest neighbours among the cluster's
+    candidates,  k = min(20, half their number).
+
+Clusters of at most 5 samples wait until the others are used up.
+TCM (Doucet et al. 2024) starts with TypiClust and goes on with margin.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upslope.pool import Need, PoolView, Selection, top
+from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.distances import blocks, normalised, squared_distances
+
+NEIGHBOURS = 20
+SMALL = 5
+
+
+def typicality(x: Tensor) -> Tensor:
+    """1 / mean distance to the min(20, n / 2) nearest others. x: (n, d), returns (n,)."""
+    k = min(NEIGHBOURS, len(x) // 2)
+    if k == 0:
+        return torch.ones(len(x))
+    mean = torch.empty(len(x))
+    for rows in blocks(len(x), len(x)):
+        squared = squared_distances(x[rows], x)
+        squared[torch.arange(len(squared)), torch.arange(rows.start, rows.stop)] = torch.inf
+        mean[rows] = squared.topk(k, dim=1, largest=False).values.sqrt().mean(dim=1)
+    return 1 / (mean + 1e-5)
+
+
+def clusters(x: Tensor, k: int, rng: torch.Generator) -> Tensor:
+    """A cluster for every row, by k-means; mini-batches beyond 50 clusters. Returns (n,)."""
+    # Importing scikit-learn takes a second that most commands need not wait for.
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    seed = int(torch.randint(2**31 - 1, (), generator=rng))
+    if k <= 50:
+        means = KMeans(k, n_init=10, random_state=seed)
+    else:
+        means = MiniBatchKMeans(k, batch_size=5000, n_init=3, random_state=seed)
+    # One thread, because sums in the order in which threads finish differ from run to run.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct samples than clusters
+        return torch.from_numpy(means.fit_predict(x.numpy())).long()
+
+
+@dataclass(frozen=True)
+class TypiClust(QueryStrategy):
+    """Typical samples of clusters without labels."""
+
+    name: ClassVar[str] = "typiclust"
+    reference: ClassVar[str] = "Hacohen, Dekel and Weinshall, ICML 2022"
+    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
+    cost: ClassVar[str] = "k-means into (m + K) clusters, at most 500; memory n d"
+    home: ClassVar[str] = "few labels, on features good without labels"
+
+    max_clusters: Annotated[int, Field(ge=1, description="most clusters")] = 500
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Features, of the labelled set too."""
+        return (Need.of("features", labelled=True),)
+
+    def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
+        """The most typical candidate of the next cluster, `budget` times."""
+        need = self.needs[0]
+        x, y = normalised(pool.signal(need)), normalised(pool.labelled_signal(need))
+        k = min(len(y) + budget, self.max_clusters, len(x) + len(y))
+        of = clusters(torch.cat([x, y]), k, rng)
+        sizes = torch.bincount(of, minlength=k).tolist()
+        labels = torch.bincount(of[len(x) :], minlength=k).tolist()
+        order = sorted(range(k), key=lambda c: (sizes[c] <= SMALL, labels[c], -sizes[c], c))
+        rooms = {c: (of[: len(x)] == c).nonzero().flatten() for c in order}
+        large = [c for c in order if sizes[c] > SMALL and len(rooms[c])]
+        small = [c for c in order if sizes[c] <= SMALL and len(rooms[c])]
+        chosen: list[int] = []
+        for visited in (large, small):
+            while visited and len(chosen) < budget:
+                for c in visited[: budget - len(chosen)]:
+                    best = int(typicality(x[rooms[c]]).argmax())
+                    chosen.append(int(rooms[c][best]))
+                    rooms[c] = torch.cat([rooms[c][:best], rooms[c][best + 1 :]])
+                visited = [c for c in visited if len(rooms[c])]
+        return Choice(chosen)
+
+
+@dataclass(frozen=True)
+class TCM(TypiClust):
+    """TypiClust while labels are few, margin from then on."""
+
+    name: ClassVar[str] = "tcm"
+    reference: ClassVar[str] = "Doucet et al. 2024 (TypiClust to Margin)"
+    home: ClassVar[str] = "from no labels to many"
+
+    switch: Annotated[int, Field(ge=0, description="labels from which margin is used")] = 1000
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Features, of the labelled set too, and the margin."""
+        return (*super().needs, Need.of("uncertainty", measure="margin"))
+
+    def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:
+        """By TypiClust below `switch` labels, by margin from there on."""
+        if len(pool.labelled) < self.switch:
+            return super().select(pool, budget, rng)
+        self.check(pool, budget)
+        return top(pool, pool.signal(self.needs[1]), budget)
