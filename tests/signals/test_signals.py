@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upslope.errors import ConfigError, GradientNormError, ModelError
+from upslope.errors import ConfigError, GradientNormError
 from upslope.gradnorm import entropy, expected
 from upslope.pool import Need
 from upslope.signals import SIGNALS, build, describe
@@ -84,7 +84,7 @@ def test_a_dense_task_takes_the_mean_over_positions() -> None:
     p = model(x).softmax(dim=1).detach()
     expected = -(p * p.log()).sum(dim=1).mean(dim=(1, 2))
     assert torch.allclose(compute(model, "uncertainty", x, measure="entropy"), expected, atol=1e-6)
-    with pytest.raises(ModelError, match="label map"):
+    with pytest.raises(GradientNormError, match="class for every pixel"):
         compute(model, "egl", x)
 
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from upslope.errors import ConfigError, ModelError
+from upslope.errors import ConfigError
 from upslope.gradnorm import entropy, expected, expected_gradient_length, gradient_norms
 from upslope.gradnorm.losses import Loss
 from upslope.options import Options
@@ -105,20 +104,13 @@ class ExpectedGradientLength(Options):
     norm: Norm = "global"
     parameters: Parameters = None
 
-    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
-        """(n,) for a prepared batch.
+    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:  # noqa: ARG002
+        """(n,) for a prepared batch; `model` returns logits (n, C).
 
         Raises:
-            ModelError: the task has a posterior at every position, where the expectation runs
-                over all label maps, C to the power of the positions.
+            GradientNormError: the task has a posterior at every position, where the expectation
+                runs over all label maps, C to the power of the positions.
         """
-        with torch.no_grad():
-            shape = task.logits(model(inputs[:1])).shape
-        if len(shape) != 2:
-            raise ModelError(
-                f"Expected logits of shape (n, classes) but got {tuple(shape)}: the expected "
-                "gradient length of a dense task sums over every label map. Use entropy-gradnorm."
-            )
         return expected_gradient_length(
             model,
             inputs,

@@ -20,6 +20,7 @@ from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
 from upslope.strategies.gcn import CoreGCN, UncertainGCN
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
+from upslope.strategies.learning_loss import LL4AL
 from upslope.strategies.mc_dropout import Bald, McEntropy, MeanStd, VariationRatio
 from upslope.strategies.random import Random
 from upslope.strategies.typiclust import TCM, TypiClust
@@ -40,6 +41,7 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "mean-std": MeanStd,
     "core-set": CoreSet,
     "core-set-robust": RobustCoreSet,
+    "ll4al": LL4AL,
     "uncertain-gcn": UncertainGCN,
     "core-gcn": CoreGCN,
     "badge": Badge,
