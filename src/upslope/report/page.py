@@ -100,7 +100,8 @@ def _p(p: float) -> str:
     if math.isnan(p):
         return ""
     shown = tables.p_value(p)
-    return escape(f", p {shown[0]} {shown[1:]}" if shown.startswith("<") else f", p = {shown}")
+    sign, number = ("<", shown[1:]) if shown.startswith("<") else ("=", shown)
+    return escape(f", p\N{NO-BREAK SPACE}{sign}\N{NO-BREAK SPACE}{number}")
 
 
 def _difference(summary: Summary) -> list[str]:
