@@ -23,7 +23,6 @@ def test_public_names_are_these() -> None:
         "UpslopeError",
         "__version__",
         "compare",
-        "explain",
         "gradient_norms",
         "read_run",
     ]

@@ -27,7 +27,6 @@ _PUBLIC = {
     "TrainingSettings": "upslope.training",
     "UpslopeError": "upslope.errors",
     "compare": "upslope.comparison",
-    "explain": "upslope.gradnorm",
     "gradient_norms": "upslope.gradnorm",
     "read_run": "upslope.ledger",
 }
@@ -46,7 +45,6 @@ __all__ = [
     "UpslopeError",
     "__version__",
     "compare",
-    "explain",
     "gradient_norms",
     "read_run",
 ]
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
     from upslope.datasets import Splits
     from upslope.errors import UpslopeError
     from upslope.experiment import Experiment, ExperimentSettings
-    from upslope.gradnorm import explain, gradient_norms
+    from upslope.gradnorm import gradient_norms
     from upslope.ledger import RunResult, read_run
     from upslope.pool import PoolView, Selection, Strategy
     from upslope.progress import Progress
