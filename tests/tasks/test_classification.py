@@ -129,6 +129,6 @@ def test_table():
         tasks.build("classification", num_classes=2, augmentation="rotate", label_smooting=0.1)
     assert "'rotate'" in str(error.value)
     assert "did you mean `label_smoothing`" in str(error.value)
-    (line,) = tasks.describe()
+    line = tasks.describe()[0]
     assert [o.name for o in line.options] == ["augmentation", "pad", "label_smoothing"]
     assert all(o.help for o in line.options)

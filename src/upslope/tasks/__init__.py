@@ -8,11 +8,22 @@ from typing import Any
 from upslope import tables
 from upslope.tasks.base import Metrics, Task
 from upslope.tasks.classification import Classification
+from upslope.tasks.segmentation import Segmentation
 
-__all__ = ["TABLE", "Classification", "Metrics", "Task", "build", "check_options", "describe"]
+__all__ = [
+    "TABLE",
+    "Classification",
+    "Metrics",
+    "Segmentation",
+    "Task",
+    "build",
+    "check_options",
+    "describe",
+]
 
 TABLE: Mapping[str, Callable[..., Task]] = {
     "classification": Classification,
+    "segmentation": Segmentation,
 }
 """name -> class, called as `Task(num_classes=..., mean=..., std=..., classes=..., **options)`."""
 

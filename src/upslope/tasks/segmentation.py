@@ -1,0 +1,104 @@
+"""Semantic segmentation: softmax cross-entropy at every pixel, one mask a sample.
+
+The acquisition scores take the mean over pixels of the posterior's entropy (Eq. 7): the expected
+cross-entropy of a whole mask under per-pixel posteriors is the sum of the pixels' entropies, so
+that the C^(h w) masks of A.4 need not be enumerated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from upslope.errors import ConfigError
+from upslope.tasks.confusion import SegmentationMetrics
+from upslope.tasks.masks import random_window
+from upslope.tasks.softmax import SoftmaxTask
+
+
+@dataclass(frozen=True)
+class Segmentation(SoftmaxTask):
+    """One of `num_classes` labels a pixel, by softmax and cross-entropy.
+
+    Outputs are logits (n, num_classes, h, w) at the size of the input, or an object that carries
+    them as `.logits`. Targets are masks (n, h, w) of any integer type.
+    """
+
+    ignore_index: Annotated[
+        int, Field(ge=-100, le=255, description="mask value of pixels that count nowhere")
+    ] = 255
+    crop: Annotated[
+        int | None, Field(ge=1, description="train on random crop x crop; whole images without")
+    ] = None
+    flip: Annotated[bool, Field(description="mirror left-right, half of the time, in training")] = (
+        False
+    )
+    scale: Annotated[
+        float,
+        Field(ge=1, le=8, description="train at sizes from 1/scale to scale times; 1 for none"),
+    ] = 1.0
+
+    primary = "miou"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 <= self.ignore_index < self.num_classes:
+            raise ConfigError(
+                f"Expected `ignore_index` to be no class but {self.ignore_index} is one of the "
+                f"{self.num_classes}, numbered from 0. Take 255."
+            )
+
+    def losses(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Cross-entropy of each sample, (n,): the mean over its valid pixels; 0 if it has none.
+
+        Training takes the mean of these, in which every image weighs the same, however much of it
+        is ignored.
+        """
+        targets = targets.long()
+        losses = F.cross_entropy(
+            self.logits(outputs), targets, ignore_index=self.ignore_index, reduction="none"
+        )
+        valid = (targets != self.ignore_index).flatten(1).sum(dim=1)
+        return losses.flatten(1).sum(dim=1) / valid.clamp(min=1)
+
+    def metrics(self) -> SegmentationMetrics:
+        """A fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""
+        return SegmentationMetrics(self, self.class_names, self.ignore_index)
+
+    def augment(
+        self, inputs: Tensor, targets: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A random window of a prepared batch (n, c, h, w) and its masks (n, h, w).
+
+        What lies outside an image is black, and ignored in the mask. `rng` lives on the CPU.
+        """
+        if self.crop is None and not self.flip and self.scale == 1:
+            return inputs, targets
+        size = (self.crop, self.crop) if self.crop else (inputs.shape[2], inputs.shape[3])
+        return random_window(
+            inputs,
+            targets,
+            size,
+            flip=self.flip,
+            scale=self.scale,
+            border=self.black(inputs),
+            ignore_index=self.ignore_index,
+            rng=rng,
+        )
+
+    def check(self, model: nn.Module, sample: Tensor) -> None:
+        """Run a prepared batch of one or more, (n, c, h, w), through the model in eval mode.
+
+        The mode of every module is as before afterwards.
+
+        Raises:
+            ModelError: the model fails on it, or its output is not finite logits
+                (n, num_classes, h, w).
+        """
+        where = "one row a sample, one plane a class, at the size of the image"
+        self.check_logits(model, sample, tuple(sample.shape[2:]), where)

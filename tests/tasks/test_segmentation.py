@@ -1,0 +1,194 @@
+"""Segmentation: losses, figures over a whole set, windows of images and masks together."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import jaccard_score
+from torch import nn
+
+from upslope import tasks
+from upslope.errors import ConfigError, ModelError
+from upslope.gradnorm import gradient_norms
+from upslope.tasks import Segmentation, Task
+from upslope.tasks.masks import random_window
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_losses_are_means_over_valid_pixels():
+    logits = torch.randn(3, 4, 5, 6, generator=rng(), dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 4, (3, 5, 6), generator=rng(), dtype=torch.uint8)
+    targets[0, :2] = 255
+    targets[2] = 255
+    losses = Segmentation(4).losses(logits, targets)
+    p = logits.detach().softmax(dim=1).numpy()
+    for i in (0, 1):
+        picked = [
+            -math.log(p[i, targets[i, y, x], y, x])
+            for y in range(5)
+            for x in range(6)
+            if targets[i, y, x] != 255
+        ]
+        assert losses[i].item() == pytest.approx(np.mean(picked))
+    assert losses[2].item() == 0  # nothing valid, and nothing to divide by
+    losses.mean().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[2] == 0).all()
+
+
+def test_figures_over_batches_equal_those_of_all_pixels():
+    targets = torch.randint(0, 3, (11, 6, 7), generator=rng(1))  # class 3 is never in a target
+    logits = torch.randn(11, 5, 6, 7, generator=rng(2))
+    logits[:, 4] = -9  # class 4 occurs nowhere
+    targets[torch.rand(targets.shape, generator=rng(3)) < 0.2] = 200
+    task = Segmentation(5, classes=tuple("abcde"), ignore_index=200)
+    metrics = task.metrics()
+    assert metrics.compute() == {}
+    for rows in torch.arange(11).split(4):
+        metrics.update(logits[rows], targets[rows].to(torch.uint8))
+    figures = metrics.compute()
+    valid = targets != 200
+    truth, answer = targets[valid].numpy(), logits.argmax(dim=1)[valid].numpy()
+    iou = jaccard_score(truth, answer, average=None, labels=range(4))
+    assert figures == pytest.approx(
+        {
+            "miou": iou.mean(),
+            "pixel_accuracy": (truth == answer).mean(),
+            "mean_class_accuracy": np.mean([(answer[truth == k] == k).mean() for k in range(3)]),
+            "loss": F.cross_entropy(logits, targets, ignore_index=200).item(),
+            **{f"iou/{name}": v for name, v in zip("abcd", iou, strict=True)},
+        },
+        rel=1e-5,
+    )
+    assert metrics.matrix.sum() == valid.sum()
+
+
+def test_one_matrix_is_not_a_mean_over_images():
+    metrics = Segmentation(2).metrics()
+    answers = torch.tensor([[[0, 0, 0, 0]], [[0, 1, 1, 1]]])
+    targets = torch.tensor([[[0, 0, 0, 1]], [[1, 1, 1, 1]]])
+    metrics.update(F.one_hot(answers, 2).permute(0, 3, 1, 2).float(), targets)
+    # Class 0: 3 right of 5 in the union; class 1: 3 of 5.
+    assert metrics.compute()["miou"] == pytest.approx(3 / 5)
+
+
+def one_by_one(image, mask, size, draws, scale, flip, border, ignore):
+    """The window of one image, pixel by pixel, in plain Python."""
+    c, h, w = image.shape
+    factor = math.exp((2 * draws[0] - 1) * math.log(scale))
+    offsets = []
+    for extent, window, draw in ((h, size[0], draws[1]), (w, size[1], draws[2])):
+        slack = round(factor * extent) - window
+        offsets.append(math.copysign(math.floor(draw * (abs(slack) + 1)), slack))
+    out = np.empty((c, *size))
+    labels = np.empty(size, dtype=int)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            k = size[1] - 1 - j if flip and draws[3] < 0.5 else j
+            y = (i + offsets[0] + 0.5) / factor - 0.5
+            x = (k + offsets[1] + 0.5) / factor - 0.5
+            if not (-0.5 <= y < h - 0.5 and -0.5 <= x < w - 0.5):
+                out[:, i, j], labels[i, j] = border, ignore
+                continue
+            labels[i, j] = mask[math.floor(y + 0.5), math.floor(x + 0.5)]
+            y0, x0 = math.floor(y), math.floor(x)
+            total = np.zeros(c)
+            for dy, wy in ((0, 1 - (y - y0)), (1, y - y0)):
+                for dx, wx in ((0, 1 - (x - x0)), (1, x - x0)):
+                    row, column = min(max(y0 + dy, 0), h - 1), min(max(x0 + dx, 0), w - 1)
+                    total += wy * wx * image[:, row, column]
+            out[:, i, j] = total
+    return out, labels
+
+
+@pytest.mark.parametrize("size", [(6, 6), (11, 14), (9, 5)])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+@pytest.mark.parametrize("flip", [True, False])
+def test_windows_equal_the_loop(size, scale, flip):
+    images = torch.randn(5, 2, 9, 8, generator=rng(4))
+    masks = torch.randint(0, 4, (5, 9, 8), generator=rng(5), dtype=torch.uint8)
+    border = torch.tensor([5.0, -5.0]).reshape(1, 2, 1, 1)
+    got, labels = random_window(
+        images, masks, size, flip=flip, scale=scale, border=border, ignore_index=77, rng=rng(6)
+    )
+    draws = torch.rand(4, 5, generator=rng(6), dtype=torch.float64).T.tolist()
+    for i in range(5):
+        expected = one_by_one(
+            images[i].numpy(), masks[i].numpy(), size, draws[i], scale, flip, [5, -5], 77
+        )
+        np.testing.assert_allclose(got[i], expected[0], atol=1e-5)
+        np.testing.assert_array_equal(labels[i], expected[1])
+
+
+def test_image_and_mask_move_together():
+    """Where the image is its own mask, it still is after any window, at factor 1 to the bit."""
+    masks = torch.randint(0, 5, (40, 20, 24), generator=rng(7), dtype=torch.uint8)
+    task = Segmentation(5, flip=True, crop=16)
+    images = masks[:, None].float()
+    got, labels = task.augment(images, masks, rng(8))
+    assert got.shape == (40, 1, 16, 16)
+    assert torch.equal(got[:, 0], labels.float())
+    mirrored = sum(
+        any(torch.equal(labels[i], masks[i, a : a + 16, b : b + 16].flip(1))
+            for a in range(5) for b in range(9))
+        for i in range(40)
+    )  # fmt: skip
+    assert 8 <= mirrored <= 32
+    # Enlarged edges of a half plane agree to within a pixel's interpolation.
+    half = torch.zeros(30, 24, 24, dtype=torch.uint8)
+    half[:, :, 12:] = 1
+    got, labels = Segmentation(2, scale=3).augment(half[:, None].float(), half, rng(9))
+    inside = labels != 255
+    assert ((got[:, 0] - labels.float()).abs()[inside] <= 0.5).all()
+
+
+def test_what_lies_outside_is_black_and_ignored():
+    images = torch.full((64, 3, 8, 8), 255, dtype=torch.uint8)
+    masks = torch.zeros(64, 8, 8, dtype=torch.uint8)
+    task = Segmentation(2, (0.5, 0.4, 0.3), (0.2, 0.3, 0.1), crop=12)
+    got, labels = task.augment(task.prepare(images), masks, rng())
+    black = task.prepare(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
+    white = task.prepare(images[:1, :, :1, :1])
+    ignored = (labels == 255)[:, None].expand_as(got)
+    torch.testing.assert_close(got, torch.where(ignored, black, white))
+    assert (ignored[:, 0].sum(dim=(1, 2)) == 144 - 64).all()  # all of the image, somewhere
+    plain = Segmentation(2)
+    state = rng().get_state()
+    same = rng()
+    assert plain.augment(images, masks, same)[0] is images
+    assert torch.equal(same.get_state(), state)
+
+
+def test_gradient_norms_of_the_pixel_entropy():
+    """The engine against one backward a sample of the mean pixel entropy (Eq. 7)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 5, 1)).double()
+    x = torch.randn(3, 3, 6, 7, dtype=torch.float64)
+    expected = []
+    for i in range(3):
+        p = model(x[i : i + 1]).softmax(dim=1)
+        entropy = -(p * p.log()).sum(dim=1).mean()
+        grads = torch.autograd.grad(entropy, tuple(model.parameters()))
+        expected.append(torch.cat([g.flatten() for g in grads]).norm())
+    torch.testing.assert_close(gradient_norms(model, x, "entropy"), torch.stack(expected))
+
+
+def test_check_wants_the_size_of_the_image():
+    task = Segmentation(3)
+    task.check(nn.Conv2d(2, 3, 3, padding=1), torch.zeros(2, 2, 8, 9))
+    with pytest.raises(ModelError, match=r"\(2, 3, 8, 9\).*size of the image.*\(2, 3, 6, 7\)"):
+        task.check(nn.Conv2d(2, 3, 3), torch.zeros(2, 2, 8, 9))
+
+
+def test_table_and_ranges():
+    task: Task = tasks.build("segmentation", num_classes=3, crop=64, flip=True, scale=2)
+    assert task == Segmentation(3, crop=64, flip=True, scale=2.0)
+    with pytest.raises(ConfigError, match=r"`scale`.*0\.5"):
+        tasks.build("segmentation", num_classes=3, scale=0.5)
+    with pytest.raises(ConfigError, match="`ignore_index` to be no class but 2"):
+        Segmentation(3, ignore_index=2)
