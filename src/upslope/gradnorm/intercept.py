@@ -25,13 +25,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.kernels import TABLE
 from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.norm import refuse_batch_statistics
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.tape import Tape
+from upslope.gradnorm.weights import leaves
 
 ENTRYWISE = frozenset(
     "add sub rsub mul div true_divide pow maximum minimum where lerp addcmul addcdiv float_power "
@@ -45,16 +48,23 @@ JOINING = frozenset("cat concat concatenate stack hstack vstack dstack".split())
 LIKE_ANOTHER = frozenset("to type_as expand_as view_as reshape_as broadcast_to".split())
 """Operators that take the kind of their first tensor; the others only lend a shape or a type."""
 
+_CHOOSING = frozenset(
+    {Tensor.__getitem__, torch.index_select, Tensor.index_select, torch.masked_select,
+     Tensor.masked_select, torch.take, Tensor.take}
+)  # fmt: skip
+
 _session = itertools.count()
 
 
 class Interceptor(TorchFunctionMode):
     """Records on `tape` every meeting of weights and samples while it is entered."""
 
-    def __init__(self, tape: Tape):
+    def __init__(self, tape: Tape, model: nn.Module, n: int):
         super().__init__()
-        self.tape = tape
+        self.tape, self.model, self.n = tape, model, n
         self._session = next(_session)
+        self.routed = False
+        """Whether the model chose among its entries by the data: no batch is like another then."""
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
@@ -72,18 +82,27 @@ class Interceptor(TorchFunctionMode):
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
         kinds = {self._kind(t) for t in _tensors((args, tuple(kwargs.values())))}
+        if "sample" in kinds and func in (F.batch_norm, torch.batch_norm):
+            refuse_batch_statistics(self.model, func, args, kwargs)
+        if func in _CHOOSING and "sample" in kinds:
+            self.routed = self.routed or self._chooses(args)
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
         if "weight" not in kinds:
+            if func is Tensor.view and "sample" in kinds:
+                func = Tensor.reshape  # a convolution here may have put the channels last
             out = func(*args, **kwargs)
         elif "sample" in kinds and not self._takes_kind_of_first(func, args):
             out = self._meet(func, args, kwargs)
         else:
             out = _as_view(func, args, kwargs)
-            for tensor in _tensors(out):
-                self.tape.weights.adopt(tensor)
-            return out
+            if not self._one_a_sample(out):
+                for tensor in _tensors(out):
+                    self.tape.weights.adopt(tensor)
+                return out
+            out = lift(self.tape, out, out.shape)
+            kinds.add("sample")
         if "sample" in kinds:
             for tensor in _tensors((out, args[:1] if out is None else ())):
                 tensor.__dict__["_upslope_sample"] = self._session
@@ -131,6 +150,22 @@ class Interceptor(TorchFunctionMode):
     def _without_gradient(self, parameter: nn.Parameter) -> Tensor:
         return parameter if self.tape.weights.tracks(parameter) else parameter.detach()
 
+    def _one_a_sample(self, out: Any) -> bool:
+        """Whether a weight was just expanded to the batch: one copy for each sample."""
+        return (
+            isinstance(out, Tensor)
+            and out.requires_grad
+            and self.n > 1
+            and any(s == 0 and size == self.n for s, size in zip(out.stride(), out.shape, strict=True))
+        )
+
+    def _chooses(self, args: tuple[Any, ...]) -> bool:
+        """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
+        index = list(_tensors(args[1:]))
+        paired = any(len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i))
+        chosen = any(map(self._is_sample, index))
+        return self._is_sample(args[0]) and chosen and not paired
+
     def _is_sample(self, tensor: Tensor) -> bool:
         return self._kind(tensor) == "sample"
 
@@ -139,7 +174,20 @@ class Interceptor(TorchFunctionMode):
             return "weight"
         if tensor.__dict__.get("_upslope_sample") == self._session:
             return "sample"
-        return "other" if isinstance(tensor, nn.Parameter) and tensor.requires_grad else "constant"
+        if isinstance(tensor, nn.Parameter):
+            return "other" if tensor.requires_grad else "constant"
+        return self._kind_by_graph(tensor) if tensor.grad_fn is not None else "constant"
+
+    def _kind_by_graph(self, tensor: Tensor) -> str:
+        """For what no operator here put out: custom functions, TorchScript, caches, writes."""
+        found = list(leaves(tensor))
+        if any(leaf is self.tape.anchor for leaf in found):
+            tensor.__dict__["_upslope_sample"] = self._session
+            return "sample"
+        if any(self.tape.weights.tracks(leaf) for leaf in found):
+            self.tape.weights.adopt(tensor)
+            return "weight"
+        return "constant"
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -165,7 +213,7 @@ def _guarded(func: Callable[..., Any]) -> bool:
     return isinstance(func, types.FunctionType) and func.__name__ not in _WHOLE
 
 
-_WHOLE = frozenset({"einsum", "embedding_bag", "multi_head_attention_forward"})
+_WHOLE = frozenset({"einsum", "embedding_bag"})
 
 
 @functools.cache

@@ -9,6 +9,8 @@ the gradient that reaches a use is zero exactly where the samples of the other h
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -62,7 +64,7 @@ class Samples:
             Inseparable: the samples are in one of the last `keep` dimensions.
         """
         if self.layout.dim >= tensor.dim() - keep:
-            raise Inseparable
+            raise Inseparable("samples lie in a dimension that a weight acts on")
         return self.front(tensor).flatten(1, -1 - keep)
 
     def summed(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -75,12 +77,11 @@ class Samples:
         if self.n == 1:
             return tensor.sum_to_size(full).reshape(1, *shape)
         if full[self.layout.dim] != 1:
-            raise Inseparable
+            raise Inseparable("a weight has entries for single samples of the batch")
         front = self.front(tensor)
         others = full[: self.layout.dim] + full[self.layout.dim + 1 :]
         over = [1, *(2 + d for d, size in enumerate(others) if size == 1)]
         return front.sum(dim=over).reshape(self.n, *shape)
-
 
     def owners(self, tensor: Tensor) -> Tensor:
         """To which sample each entry belongs, (1, ..., size, ..., 1) along the samples."""
@@ -107,21 +108,27 @@ class LayoutProbe:
     kept: Tensor
     """(n,) bool: the samples whose losses are summed in the pass that comes."""
     fitting: dict[int, list[Layout]] = field(default_factory=dict)
+    heard: set[int] = field(default_factory=set)
+    """The uses that some pass reached with more than zeros."""
     silent: set[int] = field(default_factory=set)
     """The uses that some pass reached with nothing but zeros, which proves nothing."""
 
     def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """See `Listener`."""
-        if not bool(g.any()):
-            self.silent.add(index)
+        (self.heard if bool(g.any()) else self.silent).add(index)
         among = self.fitting.get(index) or list(candidates(g, len(self.kept)))
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
 
-    def layouts(self) -> dict[int, Layout] | None:
-        """use -> layout; None if the samples of some use cannot be told apart."""
+    def layouts(self) -> tuple[dict[int, Layout], dict[int, Layout]]:
+        """use -> layout: for this batch, and those that hold for other batches as well.
+
+        Raises:
+            Inseparable: the samples of some use cannot be told apart.
+        """
         if not all(self.fitting.values()):
-            return None
-        return {index: fits[0] for index, fits in self.fitting.items()}
+            raise Inseparable("the samples cannot be told apart in the input of some layer")
+        found = {index: fits[0] for index, fits in self.fitting.items() if index in self.heard}
+        return found, {index: at for index, at in found.items() if index not in self.silent}
 
 
 def halves(n: int) -> Iterator[Tensor]:
@@ -131,3 +138,16 @@ def halves(n: int) -> Iterator[Tensor]:
     first[order[: (n + 1) // 2]] = True
     yield first
     yield ~first
+
+
+def codes(n: int) -> Iterator[Tensor]:
+    """(n,) masks that tell every sample from every other, for places that follow no pattern.
+
+    Each sample is in half of the masks, and no two in the same half of them: were an entry held to
+    belong to another sample than its own, some mask would show it.
+    """
+    count = next(m for m in itertools.count(2) if math.comb(m, m // 2) >= n)
+    chosen = itertools.islice(itertools.combinations(range(count), count // 2), n)
+    table = torch.tensor(list(chosen))  # (n, count // 2)
+    for i in range(count):
+        yield (table == i).any(dim=1)

@@ -18,15 +18,19 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.intercept import Interceptor
-from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, Samples, halves
+from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, Samples, codes, halves
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.parts import Part, squared_norms
-from upslope.gradnorm.tape import Tape
+from upslope.gradnorm.tape import Listener, Tape
 from upslope.gradnorm.weights import Weights, combined
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 _layouts: WeakKeyDictionary[nn.Module, dict[Any, dict[int, Layout]]] = WeakKeyDictionary()
+
+
+class Unplaced(Inseparable):
+    """A gradient reached a use whose layout is not known: none had reached it before."""
 
 
 class NormListener:
@@ -39,6 +43,10 @@ class NormListener:
 
     def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
         """See `Listener`."""
+        if index not in self.layouts and self.n > 1:
+            if bool(g.any()):
+                raise Unplaced
+            return  # a use that no gradient has reached yet, nor does now
         samples = Samples(self.n, self.layouts.get(index, Layout()))
         weights = self.tape.weights
         for weight, part in self.tape.kernels[index].parts(g, *inputs, samples=samples):
@@ -49,6 +57,7 @@ class NormListener:
                 for name in names:
                     self._pending.setdefault(name, []).append((weight, part))
 
+    @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
         """name -> (n,), for every weight that a gradient reached."""
         for name, uses in self._pending.items():
@@ -61,30 +70,42 @@ class Recording:
     """The outputs of one forward pass, and the tape that belongs to them."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, weights: Weights, scratch: int):
-        self.model, self.inputs, self.weights, self.scratch = model, inputs, weights, scratch
-        self.n = _batch_size(inputs)
+        self.model, self.weights, self.scratch = model, weights, scratch
+        self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        self.n = _batch_size(self.inputs)
         self._tape = Tape(weights)
-        self._interceptor = Interceptor(self._tape)
+        self._interceptor = Interceptor(self._tape, model, self.n)
         self._rng = torch.get_rng_state()
-        self._plain = False
-        self._probed: dict[int, Layout] | None = None
+        self.why_slow: str | None = None
+        """Why the samples go one by one, if they do."""
         try:
             self.outputs = self._forward()
-        except Inseparable:
-            self._fall_back()
+        except (Inseparable, RuntimeError) as error:
+            self._fall_back(error)
 
-    def _fall_back(self) -> None:
-        """Run the model again without the tape, on the same random numbers."""
-        self._plain = True
+    @property
+    def _plain(self) -> bool:
+        return self.why_slow is not None
+
+    def _fall_back(self, error: Exception) -> None:
+        """Run the model again without the tape, on the same random numbers.
+
+        What the model itself raises, it will raise again.
+        """
+        if isinstance(error, torch.OutOfMemoryError):
+            raise error
+        self.why_slow = str(error).partition("\n")[0]
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._rng)
             self.outputs = self._forward()
 
     def _forward(self) -> Any:
+        # Copies, for a model may write into what it is given.
+        inputs = tree_map_only(Tensor, lambda t: t.detach().clone(), self.inputs)
         if self._plain:
-            return _call(self.model, self.inputs)
+            return _call(self.model, inputs)
         with self._interceptor:
-            return _call(self.model, tree_map_only(Tensor, self._taken, self.inputs))
+            return _call(self.model, tree_map_only(Tensor, self._taken, inputs))
 
     def _taken(self, tensor: Tensor) -> Tensor:
         per_sample = tensor.dim() > 0 and tensor.shape[0] == self.n
@@ -102,26 +123,37 @@ class Recording:
 
         A weight that no gradient reaches has zeros.
         """
-        squares: dict[str, Tensor] | None = None
-        if not self._plain:
-            with contextlib.suppress(Inseparable):
+        squares: dict[str, Tensor] = {}
+        if self.n > 0 and not self._plain:
+            try:
                 squares = self._recorded(self.losses(loss))
-        if squares is None:
+            except (Inseparable, RuntimeError) as error:
+                self._fall_back(error)
+        if self.n > 0 and self._plain:
             squares = self._one_by_one(loss)
         zeros = torch.zeros(self.n, device=_device(self.outputs))
         return {name: squares.get(name, zeros) for name in self.weights.parameters}
 
-    def _recorded(self, losses: Tensor) -> dict[str, Tensor] | None:
-        if self._probed is None:
-            self._probed = self._find_layouts(losses)
-        listener = NormListener(self._tape, self.n, self._probed, self.scratch)
-        escaped = self._backward(losses, torch.ones_like(losses), listener)
-        return None if escaped else listener.finish()
+    def _recorded(self, losses: Tensor) -> dict[str, Tensor]:
+        known = self._remembered() if self.n > 1 else {}
+        if known is not None:
+            with contextlib.suppress(Unplaced):
+                return self._norms(losses, known)
+        return self._norms(losses, self._find_layouts(losses))
 
-    def _backward(self, losses: Tensor, share: Tensor, listener: Any) -> bool:
-        """One backward pass; whether some gradient reached a parameter past every kernel."""
+    def _norms(self, losses: Tensor, layouts: Mapping[int, Layout]) -> dict[str, Tensor]:
+        listener = NormListener(self._tape, self.n, layouts, self.scratch)
+        self._backward(losses, torch.ones_like(losses), listener)
+        return listener.finish()
+
+    def _backward(self, losses: Tensor, share: Tensor, listener: Listener) -> None:
+        """One backward pass.
+
+        Raises:
+            Inseparable: some gradient reached a parameter past every kernel.
+        """
         if not losses.requires_grad:
-            return False
+            return
         self._tape.listener = listener
         try:
             reached = torch.autograd.grad(
@@ -133,37 +165,50 @@ class Recording:
             )
         finally:
             self._tape.listener = None
-        return any(gradient is not None for gradient in reached[1:])
+        escaped = [
+            name
+            for name, gradient in zip(self.weights.parameters, reached[1:], strict=True)
+            if gradient is not None
+        ]
+        if escaped:
+            raise Inseparable(f"`{escaped[0]}` is used where no operator can be seen")
+
+    def _keys(self) -> tuple[Any, Any]:
+        """Under what layouts are remembered: with the input's shape, and for any shape."""
+        uses = (self.model.training, *(kernel.name for kernel in self._tape.kernels))
+        leaves = tree_flatten(self.inputs)[0]
+        return (uses, tuple(t.shape[1:] for t in leaves if isinstance(t, Tensor))), uses
+
+    def _remembered(self) -> dict[int, Layout] | None:
+        if self._interceptor.routed:
+            return None
+        known = _layouts.get(self.model, {})
+        return next((known[key] for key in self._keys() if key in known), None)
 
     def _find_layouts(self, losses: Tensor) -> dict[int, Layout]:
-        if self.n == 1:
-            return {}
-        known = _layouts.setdefault(self.model, {})
-        uses = tuple(kernel.name for kernel in self._tape.kernels)
-        shapes = tuple(t.shape[1:] for t in tree_flatten(self.inputs)[0] if isinstance(t, Tensor))
-        for key in (uses, (uses, shapes)):
-            if key in known:
-                return known[key]
         self._refuse_mixing()
         probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool))
-        for kept in halves(self.n):
-            probe.kept = kept
-            self._backward(losses, kept.to(losses), probe)
-        found = probe.layouts()
-        if found is None:
-            raise Inseparable
-        if not probe.silent:
+        routed = self._interceptor.routed
+        for kept in codes(self.n) if routed else halves(self.n):
+            probe.kept = kept.to(losses.device)
+            self._backward(losses, probe.kept.to(losses), probe)
+        found, proven = probe.layouts()
+        if not routed:
             plain = all(layout == Layout() for layout in found.values())
-            known[uses if plain else (uses, shapes)] = found
+            _layouts.setdefault(self.model, {})[self._keys()[plain]] = proven
         return found
 
     def _refuse_mixing(self) -> None:
         """Raise if the outputs for the first sample change when it comes alone."""
-        alone = tree_map_only(
-            Tensor, lambda t: t[:1] if t.dim() and t.shape[0] == self.n else t, self.inputs
-        )
+
+        def first(tensor: Tensor) -> Tensor:
+            return (tensor[:1] if tensor.shape[:1] == (self.n,) else tensor).clone()
+
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            once, again = (_outputs(_call(self.model, alone)) for _ in range(2))
+            once, again = (
+                _outputs(_call(self.model, tree_map_only(Tensor, first, self.inputs)))
+                for _ in range(2)
+            )
         together = _outputs(self.outputs)
         if not all(torch.equal(a, b) for a, b in zip(once, again, strict=True)):
             return  # dropout and the like: nothing can be said
@@ -182,8 +227,6 @@ class Recording:
 
     def _one_by_one(self, loss: Loss) -> dict[str, Tensor]:
         """One backward pass a sample over an ordinary forward pass: always right, and slow."""
-        if not self._plain:
-            self._fall_back()
         losses = self.losses(loss)
         rows: dict[str, list[Tensor]] = {name: [] for name in self.weights.parameters}
         for i in range(self.n):
@@ -192,8 +235,11 @@ class Recording:
                 allow_unused=True,
             )  # fmt: skip
             for name, gradient in zip(rows, gradients, strict=True):
-                square = torch.zeros(1) if gradient is None else squared_norms(gradient[None])
-                rows[name].append(square)
+                if gradient is None:
+                    rows[name].append(losses.new_zeros(1))
+                else:
+                    dense = gradient.to_dense() if gradient.is_sparse else gradient
+                    rows[name].append(squared_norms(dense[None]))
         return {name: torch.cat(row) for name, row in rows.items()}
 
 
@@ -202,17 +248,23 @@ def recording(
     model: nn.Module, inputs: Inputs, weights: Weights, scratch: int
 ) -> Iterator[Recording]:
     """Run the model once, with its tape; leave it as it was found, whatever happens."""
-    training = [m for m in model.modules() if m.training]
-    buffers = [b for m in training for b in m.buffers(recurse=False)]
-    before = [b.clone() for b in buffers]
+    buffers = [
+        (module, name, buffer, buffer._version, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield Recording(model, inputs, weights, scratch)
     finally:
         with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+            for module, name, buffer, version, before in buffers:
+                module._buffers[name] = buffer
+                # Normalisation in training mode writes past the counter of versions.
+                silent = module.training and not torch.equal(buffer, before)
+                if silent or buffer._version != version:
+                    buffer.copy_(before)
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:
@@ -233,6 +285,8 @@ def _batch_size(inputs: Inputs) -> int:
 
 def _outputs(outputs: Any) -> list[Tensor]:
     leaves = tree_flatten(outputs)[0]
+    opened = (tree_flatten(vars(leaf))[0] if hasattr(leaf, "__dict__") else [] for leaf in leaves)
+    leaves += [inner for inners in opened for inner in inners]
     return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point() and t.dim() > 0]
 
 

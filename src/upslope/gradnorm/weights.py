@@ -9,7 +9,7 @@ parameters a weight is made, `combined` adds up all uses of one parameter, exact
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,11 @@ class Weights:
         """Take in a tensor that was computed from weights alone."""
         if tensor.requires_grad and not self.tracks(tensor):
             tensor.__dict__["_upslope_weights"] = self
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """The same, for a kernel's own views of a weight."""
+        self.adopt(tensor)
+        return tensor
 
     def made_of(self, tensor: object) -> bool:
         """Whether something is a weight: a tracked parameter, or made of such alone."""
@@ -50,7 +55,7 @@ class Weights:
         if name is not None:
             return (name,)
         if id(weight) not in self._sources:
-            found = {id(leaf) for leaf in _leaves(weight)}
+            found = {id(leaf) for leaf in leaves(weight)}
             names = tuple(name for i, name in self._names.items() if i in found)
             self._sources[id(weight)] = (weight, names)  # holds the tensor: its id stays its own
         return self._sources[id(weight)][1]
@@ -107,9 +112,8 @@ def combined(
     return torch.cat(squares)
 
 
-def _leaves(tensor: Tensor) -> list[Tensor]:
+def leaves(tensor: Tensor) -> Iterator[Tensor]:
     """The leaves of a tensor's autograd graph."""
-    found: list[Tensor] = []
     stack, seen = [tensor.grad_fn], set()
     while stack:
         node = stack.pop()
@@ -118,9 +122,8 @@ def _leaves(tensor: Tensor) -> list[Tensor]:
         seen.add(node)
         variable = getattr(node, "variable", None)
         if variable is not None:
-            found.append(variable)
+            yield variable
         stack.extend(parent for parent, _ in node.next_functions)
-    return found
 
 
 def _overlaps(view: Tensor) -> bool:

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from upslope.gradnorm.kernels import conv, embedding, linear, norm, recurrent
+from upslope.gradnorm.kernels import attention, conv, einsum, embedding, linear, norm, recurrent
 
 TABLE: Mapping[str, Callable[..., Any]] = {
     "linear": linear.linear,
     "matmul": linear.matmul,
     "__matmul__": linear.matmul,
     "mm": linear.matmul,
+    "mv": linear.matmul,
+    "bmm": linear.matmul,
     "addmm": linear.addmm,
+    "einsum": einsum.einsum,
+    "scaled_dot_product_attention": attention.scaled_dot_product_attention,
     **{f"conv{d}d": conv.convolution(d) for d in (1, 2, 3)},
     **{f"conv_transpose{d}d": conv.transposed_convolution(d) for d in (1, 2, 3)},
     "batch_norm": norm.batch_norm,
@@ -26,6 +30,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "rms_norm": norm.rms_norm,
     "prelu": norm.prelu,
     "embedding": embedding.embedding,
+    "__getitem__": embedding.index,
     "embedding_bag": embedding.embedding_bag,
     **recurrent.RULES,
 }

@@ -58,6 +58,17 @@ def embedding(
     return tape.use(Embedding(weight, padding_idx), input)
 
 
+def index(tape: Tape, input: Tensor, index: Any) -> Any:
+    """`table[ids]`: rows of a vector or matrix of weights."""
+    if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
+        return NotImplemented
+    if input.dim() > 2 or not tape.weights.made_of(input):
+        return NotImplemented
+    table = input if input.dim() == 2 else tape.weights.view(input[:, None])
+    rows: Tensor = tape.use(Embedding(table, -1), index % len(input))
+    return rows if input.dim() == 2 else rows.squeeze(-1)
+
+
 def embedding_bag(
     tape: Tape,
     input: Tensor,

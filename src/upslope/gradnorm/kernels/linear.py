@@ -62,10 +62,21 @@ def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None
 
 
 def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
-    """`x @ W` for a matrix W; `W @ x` is left to the replay."""
-    if tape.weights.made_of(input) or other.dim() != 2:
+    """`x @ W` for a vector, a matrix or one matrix a group, and `W @ x`, its mirror image."""
+    if tape.weights.made_of(input):
+        if tape.weights.made_of(other) or input.dim() < 2 or other.dim() < 2:
+            return NotImplemented
+        mirrored = matmul(tape, other.mT, tape.weights.view(input.mT))
+        return mirrored if mirrored is NotImplemented else mirrored.mT
+    if other.dim() == 1:
+        return matmul(tape, input, tape.weights.view(other[:, None])).squeeze(-1)
+    if other.dim() == 2:
+        return tape.use(Linear(tape, other, None, transposed=True), input)
+    if other.dim() > 3 or input.dim() < 3 or input.shape[-3] not in (1, len(other)):
         return NotImplemented
-    return tape.use(Linear(tape, other, None, transposed=True), input)
+    own = input.expand(*input.shape[:-3], len(other), *input.shape[-2:]).unbind(-3)
+    matrices = (tape.weights.view(other[i]) for i in range(len(other)))
+    return torch.stack([matmul(tape, x, w) for x, w in zip(own, matrices, strict=True)], dim=-3)
 
 
 def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Any:

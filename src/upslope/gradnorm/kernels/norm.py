@@ -10,11 +10,11 @@ it is everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.layout import Samples
@@ -102,27 +102,41 @@ def batch_norm(
     input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool,  # noqa: ARG001
     momentum: float,  # noqa: ARG001
     eps: float,
     cudnn_enabled: bool,  # noqa: ARG001
 ) -> Any:
     """`torch.batch_norm`, which `nn.BatchNorm*d` calls."""
-    if training or running_mean is None or running_var is None:
-        raise GradientNormError(
-            f"Expected batch normalisation with fixed statistics but {_named(tape, weight)} "
-            "normalises by the batch, so that no sample has a loss gradient of its own. Call "
-            "`model.eval()` first; where it keeps no running statistics, replace it by GroupNorm."
-        )
     kernel = BatchNormEval(tape, weight, bias, (running_mean, running_var), eps)
     return tape.use(kernel, input)
 
 
-def _named(tape: Tape, weight: Tensor | None) -> str:
-    names = () if weight is None else tape.weights.sources(weight)
-    return f"`{names[0].rpartition('.')[0] or 'the model'}`" if names else "a layer"
+def refuse_batch_statistics(
+    model: nn.Module, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Refuse a call of `F.batch_norm` or `torch.batch_norm` whose statistics are the batch's.
+
+    Raises:
+        GradientNormError: naming the module.
+    """
+    statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
+    order = (*statistics, *affine) if func is nn.functional.batch_norm else (*affine, *statistics)
+    given = {**dict(zip(("input", *order, "training"), args, strict=False)), **kwargs}
+    if given.get("training") or any(given.get(name) is None for name in statistics):
+        own = {id(given[name]) for name in order if given.get(name) is not None}
+        where = (
+            f"`{name or 'the model'}`"
+            for name, module in model.named_modules()
+            if own & {id(t) for t in (*module.parameters(False), *module.buffers(False))}
+        )
+        raise GradientNormError(
+            f"Expected batch normalisation with fixed statistics but {next(where, 'a layer')} "
+            "normalises by the batch, so that no sample has a loss gradient of its own. Call "
+            "`model.eval()` first; where it keeps no running statistics, replace it by GroupNorm."
+        )
 
 
 def layer_norm(

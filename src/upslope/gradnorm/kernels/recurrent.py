@@ -61,26 +61,31 @@ def _network(step: Step, states: int) -> Callable[..., Any]:
         dropout: Any,
         train: Any,
         bidirectional: Any,
-        batch_first: Any = None,
+        batch_first: Any,
     ) -> Any:
-        if batch_first is None or (train and dropout > 0):
+        packed = isinstance(hx, Tensor) and not hx.is_floating_point()
+        if packed or (train and dropout > 0):
             return NotImplemented  # packed sequences; dropout between layers
         initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         x = input.transpose(0, 1) if batch_first else input  # (t, n, i)
-        each, directions = (4 if has_biases else 2), (2 if bidirectional else 1)
+        directions = 2 if bidirectional else 1
+        each = len(params) // (num_layers * directions)
         finals: list[State] = []
         for layer in range(num_layers):
             outputs = []
             for direction in range(directions):
                 index = layer * directions + direction
-                w_x, w_h, *biases = params[index * each : (index + 1) * each]
-                b_x, b_h = biases or (None, None)
+                w_x, w_h, *others = params[index * each : (index + 1) * each]
+                b_x, b_h = others[:2] if has_biases else (None, None)
+                projection = others[2 * has_biases] if each == 3 + 2 * has_biases else None
                 state: State = tuple(s[index] for s in initial)
                 products = _product(tape, x, w_x, b_x)
                 order = range(len(x)) if direction == 0 else range(len(x) - 1, -1, -1)
                 steps: list[Tensor] = [x] * len(x)
                 for t in order:
                     state = step(products[t], _product(tape, state[0], w_h, b_h), state)
+                    if projection is not None:
+                        state = (_product(tape, state[0], projection, None), *state[1:])
                     steps[t] = state[0]
                 outputs.append(torch.stack(steps))
                 finals.append(state)

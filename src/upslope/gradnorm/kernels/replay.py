@@ -37,7 +37,7 @@ def replay(
     inputs = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and is_sample(leaf)]
     weights = [i for i, leaf in enumerate(leaves) if tape.weights.made_of(leaf)]
     if name.endswith("_") and not name.endswith("__"):
-        raise Inseparable
+        raise Inseparable(f"`{name}` writes a weight into samples, and has no kernel")
 
     def run(tensors: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
         filled = list(leaves)
@@ -46,7 +46,7 @@ def replay(
         a, k = tree_unflatten(filled, spec)
         out = func(*a, **k)
         if not isinstance(out, Tensor):
-            raise Inseparable
+            raise Inseparable(f"`{name}` has several outputs, and no kernel")
         return out
 
     kernel = Replay(name, run, tuple(leaves[i] for i in weights))

@@ -1,0 +1,178 @@
+"""What the engine is held against: one sample at a time, ordinary autograd, float64.
+
+`agree` compares both norms, asserts which path was taken, and that the model is as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.recording import Recording
+from upslope.gradnorm.tape import Tape
+
+NORMS = ("global", "tensor-sum")
+TOLERANCE = 1e-9
+PointLoss = Callable[[Any, int], Tensor]
+"""From the outputs for sample i alone, and i, to its loss."""
+
+
+def logits_in(outputs: Any) -> Tensor:
+    if isinstance(outputs, Tensor):
+        return outputs
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
+
+
+def entropy_alone(outputs: Any, _: int) -> Tensor:
+    p = logits_in(outputs)[0].softmax(dim=0)
+    return torch.special.entr(p).sum(dim=0).mean()
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def count(inputs: Any) -> int:
+    if isinstance(inputs, Tensor):
+        return len(inputs)
+    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0])
+
+
+def alone(inputs: Any, i: int) -> Any:
+    n = count(inputs)
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    return tree_map_only(Tensor, lambda t: t[i : i + 1].clone() if len(t) == n else t, inputs)
+
+
+def norms_one_by_one(
+    model: nn.Module,
+    inputs: Any,
+    loss: PointLoss = entropy_alone,
+    norm: str = "global",
+    wanted: Callable[[str], bool] = lambda _: True,
+) -> Tensor:
+    """(n,) float64."""
+    parameters = [p for name, p in model.named_parameters() if p.requires_grad and wanted(name)]
+    rows = []
+    for i in range(count(inputs)):
+        value = loss(call(model, alone(inputs, i)), i)
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        each = torch.stack(
+            [torch.zeros(()) if g is None else g.abs().square().sum() for g in gradients]
+        )
+        rows.append(each.sum().sqrt() if norm == "global" else each.sqrt().sum())
+    return torch.stack(rows).detach().double()
+
+
+class Seen:
+    """What a call did: the operators that met weights, and whether it went sample by sample."""
+
+    def __init__(self) -> None:
+        self.operators: list[str] = []
+        self.one_by_one = 0
+
+    @property
+    def path(self) -> str:
+        if self.one_by_one:
+            return "one by one"
+        return "replayed" if any("replayed" in name for name in self.operators) else "kernels"
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Seen]:
+    """Sees every use of a weight, and every fall back to one backward pass a sample."""
+    seen = Seen()
+    use, slow = Tape.use, Recording._one_by_one
+
+    def watched_use(self: Tape, kernel: Any, *inputs: Tensor) -> Tensor:
+        seen.operators.append(kernel.name)
+        return use(self, kernel, *inputs)
+
+    def watched_slow(self: Recording, loss: Any) -> Any:
+        seen.one_by_one += 1
+        return slow(self, loss)
+
+    with (
+        mock.patch.object(Tape, "use", watched_use),
+        mock.patch.object(Recording, "_one_by_one", watched_slow),
+    ):
+        yield seen
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """All that a call must leave as it was."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        "modes": [m.training for m in model.modules()],
+        "hooks": [[len(v) for k, v in vars(m).items() if "hooks" in k] for m in model.modules()],
+        "attributes": [sorted(vars(m)) for m in model.modules()],
+        "identity": {name: id(t) for name, t in tensors.items()},
+        "values": {name: t.detach().clone() for name, t in tensors.items()},
+        "requires_grad": {name: t.requires_grad for name, t in tensors.items()},
+        "grad": {name: (id(t.grad), copy.copy(t.grad)) for name, t in tensors.items()},
+        "on tensors": {name: dict(vars(t)) for name, t in tensors.items()},
+    }
+
+
+def assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    for key in before:
+        if key == "values":
+            for name, value in before[key].items():
+                assert torch.equal(value, after[key][name]), name
+        elif key == "grad":
+            assert {n: i for n, (i, _) in before[key].items()} == {
+                n: i for n, (i, _) in after[key].items()
+            }
+            for name, (_, value) in before[key].items():
+                assert value is None or torch.equal(value, after[key][name][1]), name
+        else:
+            assert before[key] == after[key], key
+
+
+def relative_error(found: Tensor, truth: Tensor) -> float:
+    return float(((found - truth).abs() / truth.abs().clamp_min(1e-12)).max())
+
+
+def agree(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    path: str = "kernels",
+    loss: Any = "entropy",
+    point_loss: PointLoss = entropy_alone,
+    parameters: Any = None,
+    wanted: Callable[[str], bool] = lambda _: True,
+    evaluate: bool = True,
+) -> Seen:
+    """Assert that the engine agrees with the oracle to 1e-9 for both norms, by this path."""
+    model = model.double()
+    model = model.eval() if evaluate else model
+    doubled = tree_map_only(
+        Tensor,
+        lambda t: t.double() if t.is_floating_point() else t,
+        dict(inputs) if isinstance(inputs, Mapping) else inputs,
+    )
+    before = state(model)
+    seen = Seen()
+    for norm in NORMS:
+        truth = norms_one_by_one(model, doubled, point_loss, norm, wanted)
+        with watched() as seen:
+            found = gradient_norms(model, doubled, loss, norm=norm, parameters=parameters)
+        assert found.shape == truth.shape
+        assert found.dtype == torch.float64
+        assert not found.requires_grad
+        assert relative_error(found, truth) < TOLERANCE, (norm, found, truth, seen.operators)
+        assert seen.path == path, (seen.path, seen.operators)
+    assert truth.max() > 1e-8, "the comparison is empty: all gradients are zero"
+    assert_unchanged(before, state(model))
+    return seen

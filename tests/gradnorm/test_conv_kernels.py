@@ -1,0 +1,235 @@
+"""Convolutions of every geometry against the oracle, by every method, in every dimension."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from oracle import agree, relative_error
+from torch import Tensor, nn
+
+from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.kernels.conv_part import ConvPart
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+METHODS = sorted(ConvPart._METHODS)
+checked = settings(max_examples=10, deadline=None, derandomize=True, database=None)
+
+
+class Net(nn.Module):
+    """A convolution, something smooth, the mean over positions, logits."""
+
+    def __init__(self, conv: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.conv, self.head = conv, nn.Linear(channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.conv(x)).square().flatten(2).mean(dim=2))
+
+
+sizes = st.tuples(*[st.integers(3, 7)] * 3)
+kernels = st.tuples(*[st.integers(1, 3)] * 3)
+small = st.tuples(*[st.integers(1, 2)] * 3)
+pads = st.tuples(*[st.integers(0, 2)] * 3)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@checked
+@given(
+    size=sizes, kernel=kernels, stride=small, dilation=small, padding=pads,
+    groups=st.sampled_from([1, 2]), each=st.integers(1, 3), bias=st.booleans(), n=st.integers(1, 3),
+)  # fmt: skip
+def test_any_geometry(dimensions, size, kernel, stride, dilation, padding, groups, each, bias, n):
+    d = dimensions
+    spans = [(k - 1) * e + 1 for k, e in zip(kernel[:d], dilation[:d], strict=True)]
+    assume(all(s + 2 * p >= k for s, p, k in zip(size, padding, spans, strict=False)))
+    torch.manual_seed(sum(size))
+    conv = CONVOLUTIONS[d - 1](
+        groups * each, 2 * groups, kernel[:d], stride[:d], padding[:d], dilation[:d], groups, bias
+    )
+    agree(Net(conv, 2 * groups), torch.randn(n, groups * each, *size[:d]))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", ["same", "valid", 1])
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_padding_modes(dimensions, padding, mode):
+    torch.manual_seed(0)
+    # An even kernel makes "same" lopsided.
+    kernel, dilation = (2, 3, 2)[:dimensions], (1, 2, 1)[:dimensions]
+    conv = CONVOLUTIONS[dimensions - 1](
+        2, 3, kernel, padding=padding, dilation=dilation, padding_mode=mode
+    )
+    agree(Net(conv, 3), torch.randn(2, 2, *(5, 6, 4)[:dimensions]))
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_depthwise(dimensions, multiplier):
+    torch.manual_seed(0)
+    conv = CONVOLUTIONS[dimensions - 1](4, 4 * multiplier, 3, padding=1, groups=4)
+    agree(Net(conv, 4 * multiplier), torch.randn(3, 4, *(6, 5, 3)[:dimensions]))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@checked
+@given(
+    size=sizes, kernel=kernels, stride=small, padding=st.tuples(*[st.integers(0, 1)] * 3),
+    extra=st.integers(0, 1), groups=st.sampled_from([1, 2]), bias=st.booleans(), n=st.integers(1, 3),
+)  # fmt: skip
+def test_transposed(dimensions, size, kernel, stride, padding, extra, groups, bias, n):
+    d = dimensions
+    assume(all(k > 2 * p for k, p in zip(kernel[:d], padding[:d], strict=True)))
+    torch.manual_seed(sum(size))
+    output_padding = [min(extra, s - 1) for s in stride[:d]]
+    conv = TRANSPOSED[d - 1](
+        2 * groups, groups, kernel[:d], stride[:d], padding[:d], output_padding, groups, bias
+    )
+    agree(Net(conv, groups), torch.randn(n, 2 * groups, *size[:d]))
+
+
+def test_transposed_with_dilation_and_an_output_size():
+    torch.manual_seed(0)
+
+    class Up(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(3, 2, 3, stride=2, dilation=2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(x, output_size=(12, 14))
+
+    agree(Net(Up(), 2), torch.randn(2, 3, 5, 6))
+
+
+GEOMETRIES = {
+    "3x3": lambda: (nn.Conv2d(5, 6, 3, padding=1), (5, 6, 7)),
+    "3x3, no padding": lambda: (nn.Conv2d(5, 6, 3), (5, 6, 7)),
+    "3x3, wide padding": lambda: (nn.Conv2d(3, 4, 3, padding=4), (3, 4, 3)),
+    "oblong": lambda: (nn.Conv2d(4, 3, (1, 5), padding=(0, 2)), (4, 5, 6)),
+    "dilated": lambda: (nn.Conv2d(4, 3, 3, dilation=2, padding=2), (4, 6, 5)),
+    "dilated past the image": lambda: (nn.Conv2d(4, 3, 3, dilation=6, padding=6), (4, 5, 5)),
+    "strided": lambda: (nn.Conv2d(4, 3, 3, stride=2, padding=1), (4, 7, 6)),
+    "1x1": lambda: (nn.Conv2d(4, 3, 1), (4, 5, 5)),
+    "1x1, strided and padded": lambda: (nn.Conv2d(4, 3, 1, stride=2, padding=1), (4, 5, 4)),
+    "1d": lambda: (nn.Conv1d(4, 3, 5, padding=2, dilation=2), (4, 11)),
+    "3d": lambda: (nn.Conv3d(3, 4, 3, padding=1), (3, 4, 3, 5)),
+    "even": lambda: (nn.Conv2d(3, 4, 2, padding="same"), (3, 5, 5)),
+    "transposed": lambda: (nn.ConvTranspose2d(4, 3, 3, padding=1), (4, 5, 4)),
+    "transposed, strided": lambda: (nn.ConvTranspose2d(4, 3, 3, stride=2), (4, 4, 4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_method_that_applies_gives_the_same_norm(geometry):
+    torch.manual_seed(0)
+    conv, shape = GEOMETRIES[geometry]()
+    model = Net(conv, conv.out_channels).double()
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    costs = ConvPart.costs
+    agree(model, x)
+    reference = gradient_norms(model, x, "entropy")
+    for method in METHODS:
+        used: list[str] = []
+
+        def only(self, method=method, used=used):
+            possible = costs(self)
+            if method not in possible:
+                return possible
+            used.append(method)
+            return {method: 0.0}
+
+        with mock.patch.object(ConvPart, "costs", only):
+            for memory in (None, 1):
+                found = gradient_norms(model, x, "entropy", max_memory=memory)
+                assert relative_error(found, reference) < 1e-12, method
+        if geometry in ("3x3", "1d", "3d"):
+            assert used, f"{method} was never tried"
+
+
+def test_the_method_follows_the_shape():
+    """Wide images take a direct form, narrow ones of many channels a Gram form."""
+
+    def best(channels: int, side: int, stride: int = 1) -> str:
+        x = torch.empty(1, 1, channels, side, side)
+        conv = nn.Conv2d(channels, channels, 3, stride, padding=1)
+        g = conv(x[:, 0])[:, None]
+        part = ConvPart(x, g, _geometry(stride), tuple(conv.weight.shape))
+        return min(part.costs(), key=part.costs().__getitem__)
+
+    assert best(64, 32) in ("direct", "columns")
+    assert best(512, 4) == "shifted gram"
+    assert best(512, 8, stride=2) == "gram"
+
+
+def _geometry(stride: int):
+    from upslope.gradnorm.kernels.conv_part import Geometry
+
+    return Geometry((stride,) * 2, (1, 1), (1, 1), 1)
+
+
+def test_one_convolution_on_images_of_one_and_of_two_sizes():
+    class Pyramid(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.conv, self.head, self.scale = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 4), scale
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = torch.tanh(self.conv(x))
+            b = nn.functional.avg_pool2d(a, 2) if self.scale < 1 else a
+            b = torch.tanh(self.conv(b))
+            return self.head(a.mean(dim=(2, 3)) + b.square().mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    for scale in (1.0, 0.5):
+        agree(Pyramid(scale), torch.randn(3, 3, 6, 6))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_views_behind_a_convolution_in_either_memory_format(memory_format):
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 25, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.head(torch.tanh(y.contiguous().view(y.size(0), -1)))
+
+    torch.manual_seed(0)
+    model = Viewed().to(memory_format=memory_format)
+    agree(model, torch.randn(3, 3, 5, 5).to(memory_format=memory_format))
+
+
+def test_view_of_an_output_that_an_ordinary_convolution_would_lay_out_so():
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 25, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.conv(x).view(-1, 100)))
+
+    torch.manual_seed(0)
+    agree(Viewed(), torch.randn(3, 3, 5, 5))
+
+
+def test_windows_folded_into_the_batch():
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.head = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:  # (n, k, 2, h, w)
+            n, k = x.shape[:2]
+            y = torch.relu(self.bn(self.conv(x.flatten(0, 1))))
+            return self.head(y.mean(dim=(2, 3)).unflatten(0, (n, k)).amax(dim=1))
+
+    torch.manual_seed(0)
+    agree(Windows(), torch.randn(4, 5, 2, 5, 5))

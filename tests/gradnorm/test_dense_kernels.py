@@ -1,0 +1,198 @@
+"""Linear layers, normalisation, PReLU, embeddings: every shape and option against the oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import agree
+from torch import Tensor, nn
+
+checked = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+
+
+class Head(nn.Module):
+    """A body, then the mean over all positions, then logits."""
+
+    def __init__(self, body: nn.Module, width: int, *, channels_first: bool = False) -> None:
+        super().__init__()
+        self.body, self.head, self.channels_first = body, nn.Linear(width, 3), channels_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.body(x))
+        x = x.flatten(2).mean(dim=2) if self.channels_first else x.flatten(1, -2).mean(dim=1)
+        return self.head(x)
+
+
+@checked
+@given(
+    n=st.integers(1, 5),
+    leading=st.lists(st.integers(1, 4), max_size=3),
+    width=st.integers(1, 7),
+    out=st.integers(1, 9),
+    bias=st.booleans(),
+)
+def test_linear_over_any_leading_dimensions(n, leading, width, out, bias):
+    torch.manual_seed(n + width)
+    model = Head(nn.Linear(width, out, bias), out)
+    agree(model, torch.randn(n, *(leading or [1]), width))
+
+
+@pytest.mark.parametrize(("positions", "i", "o"), [(40, 3, 4), (2, 20, 30), (1, 5, 6)])
+def test_linear_direct_gram_and_single_position(positions, i, o):
+    torch.manual_seed(0)
+    agree(Head(nn.Linear(i, o), o), torch.randn(3, positions, i))
+
+
+@checked
+@given(n=st.integers(1, 4), space=st.integers(0, 3), c=st.integers(1, 6), affine=st.booleans())
+def test_batch_norm_in_eval_mode(n, space, c, affine):
+    torch.manual_seed(c)
+    kind = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[space]
+    bn = kind(c, affine=affine)
+    bn.running_mean.normal_()
+    bn.running_var.uniform_(0.2, 2)
+    if affine:
+        nn.init.normal_(bn.weight)
+        nn.init.normal_(bn.bias)
+    body = nn.Sequential(nn.PReLU(), bn)
+    agree(Head(body, c, channels_first=True), torch.randn(n, c, *([3, 4, 2][:space] or [1])[:3])
+          if space else torch.randn(n, c)[..., None])  # fmt: skip
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-30, 1e-12, -1e-3])
+def test_batch_norm_with_vanishing_scale_after_a_convolution(gamma):
+    torch.manual_seed(0)
+    conv, bn = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+    bn.running_mean.normal_()
+    with torch.no_grad():
+        bn.weight[1:3] = gamma
+        bn.bias.normal_()
+    body = nn.Sequential(conv, bn, nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, bias=False),
+                         nn.BatchNorm2d(4), nn.ReLU(inplace=True))  # fmt: skip
+    agree(Head(body, 4, channels_first=True), torch.randn(3, 2, 6, 6))
+
+
+def test_batch_norm_that_is_frozen_between_convolutions():
+    torch.manual_seed(0)
+    bn = nn.BatchNorm2d(4).requires_grad_(False)
+    bn.running_var.uniform_(0.5, 2)
+    body = nn.Sequential(nn.Conv2d(2, 4, 3), bn, nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1))
+    agree(Head(body, 4, channels_first=True), torch.randn(3, 2, 6, 6))
+
+
+@pytest.mark.parametrize("affine", ["both", "weight", "none"])
+@pytest.mark.parametrize("shape", [(5,), (4, 5)])
+def test_layer_norm(affine, shape):
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(shape, elementwise_affine=affine != "none", bias=affine == "both")
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    agree(Head(nn.Sequential(nn.Linear(5, 5), norm), 5), torch.randn(3, 4, 5))
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3)])
+def test_rms_norm(leading):
+    torch.manual_seed(0)
+    norm = nn.RMSNorm(5)
+    nn.init.normal_(norm.weight)
+    body = nn.Sequential(nn.Linear(5, 5), norm)
+    agree(Head(body, 5), torch.randn(3, *(leading or (1,)), 5))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("space", [(5,), (3, 4)])
+def test_group_norm(groups, affine, space):
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(groups, 6, affine=affine)
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    body = nn.Sequential(nn.PReLU(6), norm)
+    agree(Head(body, 6, channels_first=True), torch.randn(3, 6, *space))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_instance_norm(dimensions, tracked, affine):
+    torch.manual_seed(0)
+    kind = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[dimensions - 1]
+    norm = kind(4, affine=affine, track_running_stats=tracked)
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    body = nn.Sequential(nn.PReLU(4), norm)
+    agree(Head(body, 4, channels_first=True), torch.randn(3, 4, *(5, 3, 2)[:dimensions]))
+
+
+class PartlyZero(nn.Module):
+    """Exact zeros that let the gradient through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x.detach() > 0, x, x - x.detach())
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_prelu_also_where_its_input_is_exactly_zero(count):
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv1d(4, 4, 1), PartlyZero(), nn.PReLU(count), nn.Conv1d(4, 4, 1))
+    agree(Head(body, 4, channels_first=True), torch.randn(3, 4, 6))
+
+
+class Words(nn.Module):
+    def __init__(self, table: nn.Module, width: int) -> None:
+        super().__init__()
+        self.table, self.head = table, nn.Linear(width, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        return self.head(torch.tanh(x if x.dim() == 2 else x.flatten(1, -2).mean(dim=1)))
+
+
+@pytest.mark.parametrize("padding", [None, 0, 5, -1])
+@pytest.mark.parametrize(("length", "rows", "width"), [(1, 6, 4), (7, 6, 4), (30, 6, 5), (4, 50, 9)])
+def test_embedding(padding, length, rows, width):
+    torch.manual_seed(0)
+    table = nn.Embedding(rows, width, padding_idx=padding)
+    agree(Words(table, width), torch.randint(0, rows, (4, length)))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 2, 3)])
+def test_embedding_of_ids_of_any_shape(shape):
+    torch.manual_seed(0)
+    agree(Words(nn.Embedding(6, 4), 4), torch.randint(0, 6, shape))
+
+
+def test_sparse_embedding():
+    torch.manual_seed(0)
+    table = nn.Embedding(6, 4, sparse=True)
+    agree(Words(table, 4), torch.randint(0, 6, (4, 5)))
+
+
+@pytest.mark.parametrize("padding", [None, 2])
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_embedding_bag_of_rows(mode, padding):
+    torch.manual_seed(0)
+    table = nn.EmbeddingBag(6, 4, mode=mode, padding_idx=padding)
+    agree(Words(table, 4), torch.randint(0, 6, (4, 5)))
+
+
+def test_embedding_bag_of_maxima_takes_the_exact_slow_path():
+    torch.manual_seed(0)
+    table = nn.EmbeddingBag(6, 4, mode="max")
+    agree(Words(table, 4), torch.randint(0, 6, (4, 5)), path="one by one")
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(6, 4, mode="sum"), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.bag(ids, per_sample_weights=weights)))
+
+
+def test_embedding_bag_with_weights_in_the_input():
+    torch.manual_seed(0)
+    agree(Weighted(), (torch.randint(0, 6, (4, 5)), torch.randn(4, 5)))

@@ -1,0 +1,111 @@
+"""LSTM, GRU and RNN, whole and as cells, against the oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import agree
+from torch import Tensor, nn
+
+
+class Sequences(nn.Module):
+    def __init__(self, kind: str, **options) -> None:
+        super().__init__()
+        name, _, nonlinearity = kind.partition(" ")
+        if nonlinearity:
+            options["nonlinearity"] = nonlinearity
+        self.rnn = getattr(nn, name)(3, 4, **options)
+        width = options.get("proj_size") or 4
+        self.head = nn.Linear(width * (2 if options.get("bidirectional") else 1), 3)
+
+    def forward(self, x: Tensor) -> Tensor:  # (n, t, 3)
+        batch_first = self.rnn.batch_first
+        out, state = self.rnn(x if batch_first else x.transpose(0, 1))
+        last = state[0] if isinstance(state, tuple) else state
+        pooled = out.mean(dim=1 if batch_first else 0)
+        return self.head(pooled) + last.sum(dim=(0, 2))[:, None] * pooled[:, :3]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN tanh", "RNN relu"])
+def test_recurrent_networks(kind, layers, bidirectional, batch_first):
+    torch.manual_seed(layers)
+    model = Sequences(
+        kind, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first
+    )
+    agree(model, torch.randn(3, 5, 3))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("n", [1, 5])
+def test_as_many_samples_as_steps_and_a_single_sample(n, batch_first):
+    torch.manual_seed(0)
+    agree(Sequences("LSTM", batch_first=batch_first), torch.randn(n, 5, 3))
+
+
+def test_without_biases():
+    torch.manual_seed(0)
+    agree(Sequences("GRU", bias=False, batch_first=True), torch.randn(3, 4, 3))
+
+
+def test_lstm_with_projection():
+    torch.manual_seed(0)
+    agree(Sequences("LSTM", proj_size=3, batch_first=True), torch.randn(3, 4, 3))
+
+
+class Cells(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        name, _, nonlinearity = kind.partition(" ")
+        options = {"nonlinearity": nonlinearity} if nonlinearity else {}
+        self.cell, self.head = getattr(nn, name)(3, 4, **options), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for t in range(x.shape[1]):
+            state = self.cell(x[:, t], state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell tanh", "RNNCell relu"])
+def test_cells(kind):
+    torch.manual_seed(0)
+    agree(Cells(kind), torch.randn(3, 4, 3))
+
+
+class LearnedStart(nn.Module):
+    """The first hidden state is a parameter, expanded to the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.rnn = nn.Parameter(torch.randn(1, 1, 4)), nn.GRU(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.rnn(x, self.start.expand(1, len(x), 4).contiguous())
+        return self.head(out[:, -1])
+
+
+def test_a_learned_initial_state():
+    torch.manual_seed(0)
+    agree(LearnedStart(), torch.randn(3, 4, 3))
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        _, (h, _) = self.rnn(packed)
+        return self.head(h[-1])
+
+
+def test_packed_sequences_take_the_exact_slow_path():
+    torch.manual_seed(0)
+    agree(Packed(), (torch.randn(3, 5, 3), torch.tensor([5, 2, 4])), path="one by one")
