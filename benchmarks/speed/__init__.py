@@ -1,0 +1,1 @@
+"""What `gradnorm.py` runs: networks, methods, measurement, display. One idea a file."""
