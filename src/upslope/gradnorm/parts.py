@@ -25,8 +25,10 @@ SCRATCH = 8 << 20
 
 def squared_norms(values: Tensor) -> Tensor:
     """(n, ...) -> (n,): sums of squares, accumulated in float32 or better."""
+    values = torch.view_as_real(values) if values.is_complex() else values
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    return torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=dtype).square()
+    flat = values.reshape(len(values), -1)
+    return torch.linalg.vector_norm(flat, dim=1, dtype=dtype).square()
 
 
 def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
@@ -95,22 +97,30 @@ class Outer:
         o = self.g.shape[2]
         if t == 1:
             return squared_norms(self.x) * squared_norms(self.g)
-        size = self.x.element_size()
-        if t * (i + o) < i * o:
-            return torch.cat([self._gram(c) for c in chunks(n, 2 * t * t * size, scratch)])
-        width = max(1, min(o, scratch // (i * size)))
-        return torch.cat([self._direct(c, width) for c in chunks(n, i * width * size, scratch)])
+        return self.gram(scratch) if t * (i + o) < i * o else self.direct(scratch)
 
-    def _gram(self, c: slice) -> Tensor:
-        x, g = self.x[c], self.g[c]
-        xx, gg = x @ x.mT, g @ g.mT  # (c, t, t)
-        # A sum of products of either sign can round to just below zero.
-        return _wide(xx).mul_(gg).sum(dim=(1, 2)).clamp_min_(0)
+    def gram(self, scratch: int) -> Tensor:
+        """(n,): squared norms from both Gram matrices."""
+        t = self.x.shape[1]
+        out = []
+        for c in chunks(len(self), 2 * t * t * self.x.element_size(), scratch):
+            x, g = self.x[c], self.g[c]
+            xx, gg = x @ x.mT, g @ g.mT  # (c, t, t)
+            # A sum of products of either sign can round to just below zero.
+            out.append(wide(xx).mul_(gg).sum(dim=(1, 2)).clamp_min_(0))
+        return torch.cat(out)
 
-    def _direct(self, c: slice, width: int) -> Tensor:
-        x, g = self.x[c], self.g[c].mT  # (c, t, i), (c, o, t)
-        blocks = (squared_norms(g[:, o : o + width] @ x) for o in range(0, g.shape[1], width))
-        return torch.stack(list(blocks)).sum(dim=0)
+    def direct(self, scratch: int) -> Tensor:
+        """(n,): squared norms of the products themselves, a block of rows of each at a time."""
+        i, o = self.x.shape[2], self.g.shape[2]
+        row = i * self.x.element_size()
+        width = max(1, min(o, scratch // row))
+        out = []
+        for c in chunks(len(self), row * width, scratch):
+            x, g = self.x[c], self.g[c].mT  # (c, t, i), (c, o, t)
+            blocks = (squared_norms(g[:, k : k + width] @ x) for k in range(0, o, width))
+            out.append(torch.stack(list(blocks)).sum(dim=0))
+        return torch.cat(out)
 
     def dense(self, rows: slice) -> Tensor:
         """See `Part`."""
@@ -170,7 +180,7 @@ class Rows:
     def _gram(self, c: slice) -> Tensor:
         ids, g = self.ids[c], self.g[c]
         same = ids[:, :, None] == ids[:, None, :]
-        return _wide(g @ g.mT).mul_(same).sum(dim=(1, 2)).clamp_min_(0)
+        return wide(g @ g.mT).mul_(same).sum(dim=(1, 2)).clamp_min_(0)
 
     def _sorted(self, c: slice) -> Tensor:
         # Sum the rows of equal index: compact the indices of each sample to 0..distinct-1 first.
@@ -196,6 +206,6 @@ class Rows:
         return Rows(ids, g, self.count)
 
 
-def _wide(gram: Tensor) -> Tensor:
+def wide(gram: Tensor) -> Tensor:
     """A Gram matrix in a type whose sums can be trusted."""
     return gram.float() if gram.dtype in (torch.bfloat16, torch.float16) else gram
