@@ -17,7 +17,7 @@ from torch import nn
 
 from upslope import tables
 from upslope.errors import ConfigError
-from upslope.models import resnet, small, vgg
+from upslope.models import drn, resnet, resnet3d, small, vgg
 from upslope.models.features import head, with_features
 
 __all__ = ["TABLE", "build", "check_options", "describe", "head", "with_features"]
@@ -32,6 +32,10 @@ TABLE: Mapping[str, Callable[..., nn.Module]] = {
     "resnet-small": resnet.resnet_small,
     "cnn-small": small.cnn_small,
     "mlp": small.mlp,
+    "drn-d-22": drn.drn_d_22,
+    "dilated-small": drn.dilated_small,
+    "resnet18-3d": resnet3d.resnet18_3d,
+    "resnet-small-3d": resnet3d.resnet_small_3d,
 }
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
 
