@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import agree
+from oracle import TOLERANCE, agree, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+
+from upslope.gradnorm import gradient_norms
 
 
 class Functional(nn.Module):
@@ -53,6 +55,21 @@ KERNELS = {
     "also a regulariser": (lambda m, x: F.linear(x, m.w) * m.w.norm(), {"w": (3, 4)}),
     "concatenated": (lambda m, x: F.linear(x, torch.cat([m.a, m.b])), {"a": (1, 4), "b": (2, 4)}),
     "prompt": (lambda m, x: torch.cat([m.p.expand(len(x), 2), x], 1) @ m.w, {"p": (2,), "w": (6, 3)}),
+    "attention pooling": (lambda m, x: (x.sin() @ m.v)[:, None] * (x @ m.w), {"v": (4,), "w": (4, 3)}),
+    "one matrix a group": (lambda m, x: (x[:, None, None] @ m.w)[..., 0, :].flatten(1),
+                           {"w": (3, 4, 2)}),
+    "bmm over groups": (lambda m, x: torch.bmm(x.unflatten(1, (2, 2)).transpose(0, 1), m.w)
+                        .sum(0), {"w": (2, 2, 3)}),
+    "rows by index": (lambda m, x: m.w[x.abs().mul(2).long() % 5].sin().mean(1) * m.b[x.abs().long() % 3][:, :3],
+                      {"w": (5, 3), "b": (3,)}),
+    "einsum ni,oi": (lambda m, x: torch.einsum("ni,oi->no", x, m.w), {"w": (3, 4)}),
+    "einsum io,ni": (lambda m, x: torch.einsum("io,ni->on", m.w, x).t(), {"w": (4, 3)}),
+    "einsum heads": (lambda m, x: torch.einsum("nhi,hio->noh", x.unflatten(1, (2, 2)), m.w)
+                     .sin().flatten(1), {"w": (2, 2, 3)}),
+    "einsum projection": (lambda m, x: torch.einsum("nti,iho->nhto", x.unflatten(1, (2, 2)), m.w)
+                          .sin().flatten(1), {"w": (2, 3, 2)}),
+    "einsum sums": (lambda m, x: torch.einsum("nti,io->n", x.unflatten(1, (2, 2)), m.w)[:, None]
+                    .mul(x.cos()), {"w": (2, 3)}),
     "stacked": (lambda m, x: torch.stack([x, m.p.expand_as(x)], 1).sin().flatten(1) @ m.w,
                 {"p": (4,), "w": (8, 3)}),
 }  # fmt: skip
@@ -80,11 +97,9 @@ def test_functional_use_has_a_kernel(case, n):
 
 
 REPLAYED = {
-    "einsum": (lambda m, x: torch.einsum("ni,oi->no", x, m.w), {"w": (3, 4)}),
     "bilinear": (lambda m, x: F.bilinear(x, x, m.w, m.b), {"w": (3, 4, 4), "b": (3,)}),
     "distance": (lambda m, x: -torch.cdist(x, m.w), {"w": (3, 4)}),
     "similarity": (lambda m, x: F.cosine_similarity(x[:, None], m.w[None], dim=-1), {"w": (3, 4)}),
-    "batched matmul": (lambda m, x: (x[:, None, None] @ m.w)[..., 0].flatten(1), {"w": (3, 4, 1)}),
     "tensordot": (lambda m, x: torch.tensordot(x, m.w, dims=1), {"w": (4, 3)}),
     "comparison": (lambda m, x: x @ m.w * (x[:, :3] > m.w[0]), {"w": (4, 3)}),
     "complex": (lambda m, x: torch.view_as_real(x[:, :2] * torch.view_as_complex(m.w)).flatten(1),
@@ -232,6 +247,11 @@ def test_a_parameter_list_and_dict():
 def test_parametrisation_held_in_the_cache_of_the_caller():
     torch.manual_seed(0)
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3))).double()
+    x = torch.randn(3, 4).double()
+    truth = norms_one_by_one(model, x)
     with nn.utils.parametrize.cached():
-        model(torch.randn(1, 4).double())
-        agree(model, torch.randn(3, 4))
+        model(x)
+        with watched() as seen:
+            found = gradient_norms(model, x, "entropy")
+    assert relative_error(found, truth) < TOLERANCE
+    assert seen.path == "kernels"

@@ -116,7 +116,9 @@ class LayoutProbe:
     def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """See `Listener`."""
         (self.heard if bool(g.any()) else self.silent).add(index)
-        among = self.fitting.get(index) or list(candidates(g, len(self.kept)))
+        if index not in self.fitting:
+            self.fitting[index] = list(candidates(g, len(self.kept)))
+        among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
 
     def layouts(self) -> tuple[dict[int, Layout], dict[int, Layout]]:

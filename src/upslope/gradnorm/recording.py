@@ -21,7 +21,7 @@ from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, Samples, codes, halves
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.parts import Part, squared_norms
-from upslope.gradnorm.tape import Listener, Tape
+from upslope.gradnorm.tape import Listener, Means, Tape
 from upslope.gradnorm.weights import Weights, combined
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -36,8 +36,8 @@ class Unplaced(Inseparable):
 class NormListener:
     """Turns the gradients of a backward pass into squared norms, weight by weight."""
 
-    def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], scratch: int):
-        self.tape, self.n, self.layouts, self.scratch = tape, n, layouts, scratch
+    def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout]):
+        self.tape, self.n, self.layouts, self.scratch = tape, n, layouts, tape.means.scratch
         self.squares: dict[str, Tensor] = {}
         self._pending: dict[str, list[tuple[Tensor, Part]]] = {}
 
@@ -69,12 +69,12 @@ class NormListener:
 class Recording:
     """The outputs of one forward pass, and the tape that belongs to them."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs, weights: Weights, scratch: int):
-        self.model, self.weights, self.scratch = model, weights, scratch
+    def __init__(self, model: nn.Module, inputs: Inputs, weights: Weights, means: Means):
+        self.model, self.weights = model, weights
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.n = _batch_size(self.inputs)
-        self._tape = Tape(weights)
-        self._interceptor = Interceptor(self._tape, model, self.n)
+        self.tape = Tape(weights, means)
+        self._interceptor = Interceptor(self.tape, model, self.n)
         self._rng = torch.get_rng_state()
         self.why_slow: str | None = None
         """Why the samples go one by one, if they do."""
@@ -113,8 +113,11 @@ class Recording:
 
     def losses(self, loss: Loss) -> Tensor:
         """(n,): the losses of the outputs; what a loss does with weights is seen as well."""
+        outputs = self.outputs
         with contextlib.nullcontext() if self._plain else self._interceptor:
-            losses = loss(self.outputs)
+            if self.tape.means.dtype is not None:
+                outputs = tree_map_only(Tensor, _widened, outputs)
+            losses = loss(outputs)
         _check_losses(losses, self.n)
         return losses
 
@@ -135,18 +138,18 @@ class Recording:
         return {name: squares.get(name, zeros) for name in self.weights.parameters}
 
     def _recorded(self, losses: Tensor) -> dict[str, Tensor]:
-        known = self._remembered() if self.n > 1 else {}
+        known = self._remembered()
         if known is not None:
             with contextlib.suppress(Unplaced):
                 return self._norms(losses, known)
-        return self._norms(losses, self._find_layouts(losses))
+        return self._norms(losses, self.layouts(losses))
 
     def _norms(self, losses: Tensor, layouts: Mapping[int, Layout]) -> dict[str, Tensor]:
-        listener = NormListener(self._tape, self.n, layouts, self.scratch)
-        self._backward(losses, torch.ones_like(losses), listener)
+        listener = NormListener(self.tape, self.n, layouts)
+        self.backward(losses, torch.ones_like(losses), listener)
         return listener.finish()
 
-    def _backward(self, losses: Tensor, share: Tensor, listener: Listener) -> None:
+    def backward(self, losses: Tensor, share: Tensor, listener: Listener) -> None:
         """One backward pass.
 
         Raises:
@@ -154,17 +157,17 @@ class Recording:
         """
         if not losses.requires_grad:
             return
-        self._tape.listener = listener
+        self.tape.listener = listener
         try:
             reached = torch.autograd.grad(
                 losses,
-                [self._tape.anchor, *self.weights.parameters.values()],
+                [self.tape.anchor, *self.weights.parameters.values()],
                 share,
                 retain_graph=True,
                 allow_unused=True,
             )
         finally:
-            self._tape.listener = None
+            self.tape.listener = None
         escaped = [
             name
             for name, gradient in zip(self.weights.parameters, reached[1:], strict=True)
@@ -175,23 +178,33 @@ class Recording:
 
     def _keys(self) -> tuple[Any, Any]:
         """Under what layouts are remembered: with the input's shape, and for any shape."""
-        uses = (self.model.training, *(kernel.name for kernel in self._tape.kernels))
+        uses = (self.model.training, *(kernel.name for kernel in self.tape.kernels))
         leaves = tree_flatten(self.inputs)[0]
         return (uses, tuple(t.shape[1:] for t in leaves if isinstance(t, Tensor))), uses
 
     def _remembered(self) -> dict[int, Layout] | None:
+        if self.n == 1:
+            return {}
         if self._interceptor.routed:
             return None
         known = _layouts.get(self.model, {})
         return next((known[key] for key in self._keys() if key in known), None)
 
-    def _find_layouts(self, losses: Tensor) -> dict[int, Layout]:
+    def layouts(self, losses: Tensor) -> dict[int, Layout]:
+        """use -> where its samples are, read off backward passes from some of the losses.
+
+        Raises:
+            Inseparable: they cannot be told apart.
+            GradientNormError: the model mixes samples.
+        """
+        if self.n == 1:
+            return {}
         self._refuse_mixing()
         probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool))
         routed = self._interceptor.routed
         for kept in codes(self.n) if routed else halves(self.n):
             probe.kept = kept.to(losses.device)
-            self._backward(losses, probe.kept.to(losses), probe)
+            self.backward(losses, probe.kept.to(losses), probe)
         found, proven = probe.layouts()
         if not routed:
             plain = all(layout == Layout() for layout in found.values())
@@ -206,10 +219,10 @@ class Recording:
 
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             once, again = (
-                _outputs(_call(self.model, tree_map_only(Tensor, first, self.inputs)))
+                tensors_in(_call(self.model, tree_map_only(Tensor, first, self.inputs)))
                 for _ in range(2)
             )
-        together = _outputs(self.outputs)
+        together = tensors_in(self.outputs)
         if not all(torch.equal(a, b) for a, b in zip(once, again, strict=True)):
             return  # dropout and the like: nothing can be said
         for one, all_ in zip(once, together, strict=True):
@@ -245,7 +258,7 @@ class Recording:
 
 @contextlib.contextmanager
 def recording(
-    model: nn.Module, inputs: Inputs, weights: Weights, scratch: int
+    model: nn.Module, inputs: Inputs, weights: Weights, means: Means
 ) -> Iterator[Recording]:
     """Run the model once, with its tape; leave it as it was found, whatever happens."""
     buffers = [
@@ -256,7 +269,7 @@ def recording(
     ]
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            yield Recording(model, inputs, weights, scratch)
+            yield Recording(model, inputs, weights, means)
     finally:
         with torch.no_grad():
             for module, name, buffer, version, before in buffers:
@@ -265,6 +278,10 @@ def recording(
                 silent = module.training and not torch.equal(buffer, before)
                 if silent or buffer._version != version:
                     buffer.copy_(before)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:
@@ -283,7 +300,8 @@ def _batch_size(inputs: Inputs) -> int:
     return tensors[0].shape[0]
 
 
-def _outputs(outputs: Any) -> list[Tensor]:
+def tensors_in(outputs: Any) -> list[Tensor]:
+    """The tensors of numbers in what a model returned: a tensor, a container or an object."""
     leaves = tree_flatten(outputs)[0]
     opened = (tree_flatten(vars(leaf))[0] if hasattr(leaf, "__dict__") else [] for leaf in leaves)
     leaves += [inner for inners in opened for inner in inners]
@@ -291,7 +309,7 @@ def _outputs(outputs: Any) -> list[Tensor]:
 
 
 def _device(outputs: Any) -> torch.device:
-    found = _outputs(outputs)
+    found = tensors_in(outputs)
     return found[0].device if found else torch.device("cpu")
 
 

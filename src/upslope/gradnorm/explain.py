@@ -1,0 +1,198 @@
+"""Which path every use of a parameter takes, and what it costs.
+
+With inputs, one forward and a few backward passes are recorded and every use of a parameter is
+listed in order. Without, the modules alone are read: what functional code does with parameters is
+then not known, and neither are the shapes that decide about methods.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from upslope.gradnorm.engine import Parameters, select
+from upslope.gradnorm.kernels.conv_part import ConvPart
+from upslope.gradnorm.kernels.replay import Replay, ReplayPart
+from upslope.gradnorm.layout import Inseparable, Layout, Samples
+from upslope.gradnorm.parts import SCRATCH, Outer, Part, Rows, Transposed
+from upslope.gradnorm.recording import Inputs, Recording, recording, tensors_in
+from upslope.gradnorm.weights import Weights
+
+KERNEL, REPLAYED, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
+
+_KNOWN = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
+    nn.ConvTranspose3d, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm, nn.PReLU, nn.Embedding,
+    nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention,
+)  # fmt: skip
+"""Modules whose own forward meets kernels only."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of parameters by one operator."""
+
+    parameters: tuple[str, ...]
+    operator: str
+    path: str
+    """"kernel"; "replayed": the operator is run again for every sample's share of the gradient;
+    "one by one": one backward pass of the whole network for every sample."""
+    method: str = ""
+    """How the norm of a matrix or convolution is found: "direct", "gram", "shifted gram" ..."""
+    work: float = math.nan
+    """Estimated multiply-adds a sample: forward, gradient of the input, and norm."""
+    share: float = math.nan
+    """`work` as a share of that of all uses; not a number where it is not known."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found; `print` it."""
+
+    uses: tuple[Use, ...]
+    note: str
+    """How the table was made, and why the network is slow, if it is."""
+
+    @property
+    def path(self) -> str:
+        """The slowest path that some use takes."""
+        return max((use.path for use in self.uses), key=_SLOWNESS.index, default=KERNEL)
+
+    def __str__(self) -> str:
+        heads = ("parameters", "operator", "path", "method", "work", "share")
+        rows = [heads, *(_cells(use) for use in self.uses)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if i > 3 else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        return "\n".join([self.note, "", *lines])
+
+
+_SLOWNESS = (KERNEL, UNKNOWN, REPLAYED, ONE_BY_ONE)
+
+
+def explain(
+    model: nn.Module, inputs: Inputs | None = None, *, parameters: Parameters = None
+) -> Explanation:
+    """Tell, for every use of a parameter in order, its path, its method and its cost.
+
+    inputs: as for `gradient_norms`, two samples or more; None reads the modules alone.
+
+    Raises:
+        GradientNormError: as `gradient_norms`.
+    """
+    chosen = select(model, parameters)
+    if inputs is None:
+        return _from_modules(model, chosen)
+    with recording(model, inputs, Weights(chosen), Means()) as record:
+        if record.why_slow is None:
+            try:
+                return _from_recording(record)
+            except Inseparable as error:
+                return _slow(chosen, str(error))
+        return _slow(chosen, record.why_slow)
+
+
+def _slow(chosen: dict[str, nn.Parameter], why: str) -> Explanation:
+    note = f"The whole network goes one backward pass a sample: {why}."
+    return Explanation(tuple(Use((name,), "", ONE_BY_ONE) for name in chosen), note)
+
+
+def _from_modules(model: nn.Module, chosen: dict[str, nn.Parameter]) -> Explanation:
+    uses = []
+    for name, parameter in chosen.items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        known = isinstance(owner, _KNOWN) and any(p is parameter for p in owner.parameters(False))
+        uses.append(Use((name,), type(owner).__name__, KERNEL if known else UNKNOWN))
+    return Explanation(
+        tuple(uses),
+        "Read from the modules alone. Pass `inputs` to see every use of every parameter, with the "
+        "method and its cost.",
+    )
+
+
+@dataclass
+class _CostListener:
+    """Builds the parts of every use, and counts instead of computing."""
+
+    record: Recording
+    layouts: dict[int, Layout]
+    found: dict[int, tuple[list[str], float]]
+
+    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        """See `Listener`."""
+        samples = Samples(self.record.n, self.layouts.get(index, Layout()))
+        # Entry by entry, a layer moves its output three times: forward, backward, norm.
+        methods, work = self.found.setdefault(index, ([], 3.0 * g.numel() / self.record.n))
+        for _, part in self.record.tape.kernels[index].parts(g, *inputs, samples=samples):
+            method, cost = _cost(part)
+            methods += [method] if method else []
+            work += cost
+        self.found[index] = methods, work
+
+
+def _from_recording(record: Recording) -> Explanation:
+    losses = _any_loss(record.outputs, record.n)
+    layouts = record.layouts(losses)
+    listener = _CostListener(record, layouts, {})
+    record.backward(losses, torch.ones_like(losses), listener)
+    uses, weights = [], record.tape.weights
+    total = sum(work for _, work in listener.found.values())
+    for index, kernel in enumerate(record.tape.kernels):
+        names = tuple(dict.fromkeys(n for w in kernel.weights for n in weights.sources(w)))
+        methods, work = listener.found.get(index, (["no gradient"], 0.0))
+        path = REPLAYED if isinstance(kernel, Replay) else KERNEL
+        share = work / total if total else 0.0
+        uses.append(Use(names, kernel.name, path, ", ".join(methods), work, share))
+    seen = {name for use in uses for name in use.parameters}
+    unused = [name for name in weights.parameters if name not in seen]
+    note = f"One batch of {record.n}: {len(uses)} uses of {len(weights.parameters)} parameters."
+    if unused:
+        note += f" Not used, and so zero: {', '.join(unused)}."
+    return Explanation(tuple(uses), note)
+
+
+def _any_loss(outputs: object, n: int) -> Tensor:
+    """(n,): something that depends on all that the model puts out."""
+    own = [t for t in tensors_in(outputs) if len(t) == n]
+    return torch.stack([t.square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
+
+
+def _cost(part: Part) -> tuple[str, float]:
+    """The method of a part, and the multiply-adds a sample of its layer and its norm."""
+    if isinstance(part, Transposed):
+        return _cost(part.part)
+    if isinstance(part, Outer):
+        (t, i), o = part.x.shape[1:], part.g.shape[2]
+        direct, gram = float(t * i * o), float(t * t * (i + o))
+        if t == 1:
+            return "product", 2 * direct + i + o
+        return min(("direct", 3 * direct), ("gram", 2 * direct + gram), key=lambda m: m[1])
+    if isinstance(part, ConvPart):
+        layer = math.prod(part.shape) * math.prod(part.g.shape[3:]) * part.g.shape[1]
+        method, cost = min(part.costs().items(), key=lambda item: item[1])
+        return method, 2.0 * layer + cost
+    if isinstance(part, Rows):
+        return "rows", float(min(part.g.shape[1], part.g.shape[2]) * part.g[0].numel())
+    if isinstance(part, ReplayPart):
+        return "", 3.0 * part.leaf.numel() * len(part)
+    return "", 0.0
+
+
+def _cells(use: Use) -> tuple[str, ...]:
+    owners = {name.rpartition(".")[0] for name in use.parameters}
+    names = ", ".join(use.parameters)
+    if len(owners) == 1 and len(use.parameters) > 1:
+        owner = owners.pop()
+        names = f"{owner}: {', '.join(n.removeprefix(owner + '.') for n in use.parameters)}"
+    work = "" if math.isnan(use.work) else f"{use.work:.2g}"
+    share = "" if math.isnan(use.share) else f"{use.share:.1%}"
+    return names, use.operator, use.path, use.method, work, share
