@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.engine import Parameters, reduction, scratch_of, select
+from upslope.gradnorm.engine import Parameters, reduction, means_of, select
 from upslope.gradnorm.losses import Loss, logits_of
 from upslope.gradnorm.recording import Inputs, Recording, recording
 from upslope.gradnorm.weights import Weights
@@ -50,6 +50,8 @@ def expected_gradient_length(
     norm: str = "global",
     parameters: Parameters = None,
     max_memory: int | None = None,
+    compile: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> ExpectedLength:
     """Expected gradient length of each sample; see the head of this file.
 
@@ -66,7 +68,8 @@ def expected_gradient_length(
         raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {kind!r}.')
     reduce = reduction(norm)
     weights = Weights(select(model, parameters))
-    with recording(model, inputs, weights, scratch_of(max_memory)) as record:
+    means = means_of(max_memory, compile, dtype)
+    with recording(model, inputs, weights, means) as record:
         logits = logits_of(record.outputs).detach()
         if logits.dim() != 2:
             raise GradientNormError(

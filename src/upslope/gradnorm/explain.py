@@ -17,8 +17,9 @@ from upslope.gradnorm.engine import Parameters, select
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.replay import Replay, ReplayPart
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
-from upslope.gradnorm.parts import SCRATCH, Outer, Part, Rows, Transposed
+from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
 from upslope.gradnorm.recording import Inputs, Recording, recording, tensors_in
+from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
 KERNEL, REPLAYED, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"

@@ -11,14 +11,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.parts import Part
+from upslope.gradnorm.parts import SCRATCH, Part
 from upslope.gradnorm.weights import Weights
+
+class Means(NamedTuple):
+    """How to compute: what changes speed and memory, and results by rounding alone."""
+
+    scratch: int = SCRATCH
+    """Bytes of scratch beyond what an ordinary forward and backward pass takes."""
+    compiled: bool = False
+    """Whether to use what needs `torch.compile`, and a C++ compiler, to be fast."""
+    dtype: torch.dtype | None = None
+    """The type of products with weights, where it is not that of the weights: torch.bfloat16."""
+
 
 class Kernel(ABC):
     """One operator that meets weights. Add one in `kernels/`, one file, one line in its table."""
@@ -54,8 +65,8 @@ class Listener(Protocol):
 class Tape:
     """The uses of the weights in one forward pass, in order."""
 
-    def __init__(self, weights: Weights):
-        self.weights = weights
+    def __init__(self, weights: Weights, means: Means):
+        self.weights, self.means = weights, means
         self.kernels: list[Kernel] = []
         self.uses_of: Counter[str] = Counter()
         self.anchor = torch.zeros((), requires_grad=True)

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels.conv_part import ConvPart, Geometry
+from upslope.gradnorm.kernels import winograd
+from upslope.gradnorm.kernels.conv_part import ConvPart
+from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.layout import Inseparable, Samples
 from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
@@ -36,21 +38,37 @@ class Convolution(Kernel):
         self.weight, self.bias, self.geometry = weight, bias, geometry
         self.output_padding = list(output_padding or [0] * len(geometry.stride))
         self.transposed = output_padding is not None
+        self.compiled, self.dtype = tape.means.compiled, tape.means.dtype
         self.weights = tape.weights.asked(weight, bias)
         self.name = f"conv{'_transpose' if self.transposed else ''}{weight.dim() - 2}d"
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`."""
+        x, weight, bias = inputs[0], self._typed(self.weight), self._typed(self.bias)
+        assert weight is not None
+        if self._minimal(x):
+            return winograd.conv(x, weight, bias)
         s, p, d, groups = self.geometry
         return torch.convolution(
-            inputs[0], self.weight, self.bias, s, p, d, self.transposed, self.output_padding, groups
+            x, weight, bias, s, p, d, self.transposed, self.output_padding, groups
         )
+
+    def _typed(self, weight: Tensor | None) -> Tensor | None:
+        return weight if self.dtype is None or weight is None else weight.to(self.dtype)
+
+    def _minimal(self, x: Tensor) -> bool:
+        there = self.compiled and not self.transposed
+        return there and winograd.fits(x, self.weight.shape, self.geometry)
 
     def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
+        weight = self._typed(self.weight)
+        assert weight is not None
+        if self._minimal(inputs[0]):
+            return (winograd.input_gradient(g, weight),)
         s, p, d, groups = self.geometry
         pulled, _, _ = torch.ops.aten.convolution_backward(
-            g, inputs[0], self.weight.detach(), None, s, p, d,
+            g, inputs[0], weight, None, s, p, d,
             self.transposed, self.output_padding, groups, (True, False, False),
         )  # fmt: skip
         return (pulled,)
@@ -64,7 +82,7 @@ class Convolution(Kernel):
             if weight is self.weight:
                 pair = samples.front(inputs[0]), front
                 x, y = reversed(pair) if self.transposed else pair
-                yield weight, ConvPart(x, y, self.geometry, tuple(weight.shape))
+                yield weight, ConvPart(x, y, self.geometry, tuple(weight.shape), self.compiled)
             else:
                 yield weight, Dense(front.sum(dim=(1, *range(3, front.dim()))))
 
@@ -128,7 +146,7 @@ def _batched(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) ->
     if dimensions == 2:
         # Channels last is the faster order, and what the per-sample products want.
         input = input.contiguous(memory_format=torch.channels_last)
-    return tape.use(kernel, input)
+    return tape.use(kernel, input if kernel.dtype is None else input.to(kernel.dtype))
 
 
 def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The per-sample gradient of a convolution's weight, and four ways to its norm.
+"""The per-sample gradient of a convolution's weight, and five ways to its norm.
 
 For output position l and offset k of the kernel, dL/dW[:, :, k] = sum_l g_l x_(l*s + k*d)^T.
 
@@ -19,22 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upslope.gradnorm.kernels import winograd
+from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.parts import Outer, Part, chunks, squared_norms, wide
-
-
-class Geometry(NamedTuple):
-    """Stride, zero padding and dilation in each dimension; groups."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,7 @@ class ConvPart:
     g: Tensor
     geometry: Geometry
     shape: tuple[int, ...]
+    compiled: bool = False
 
     def __len__(self) -> int:
         return len(self.g)
@@ -66,6 +59,8 @@ class ConvPart:
         costs = {"direct": 1.25 * k * t * taps * o * c}
         if k == 1 and groups == 1:
             costs["columns"] = t * taps * c * (o + 28.0)
+            if self.compiled and winograd.fits(self.x[:, 0], self.shape, self.geometry):
+                costs["winograd"] = (2.7 * t + 2500.0) * o * c
             # An entry of a Gram matrix is written, summed and multiplied: some 30 multiply-adds.
             costs["gram"] = t * t * (taps * c + o + 30.0) + 28.0 * t * taps * c
             if all(s == 1 for s in self.geometry.stride):
@@ -99,7 +94,7 @@ class ConvPart:
         if len(same) <= len(others):
             return None
         x, g = torch.cat([o.x for o in same], dim=1), torch.cat([o.g for o in same], dim=1)
-        return ConvPart(x, g, self.geometry, self.shape)
+        return ConvPart(x, g, self.geometry, self.shape, self.compiled)
 
     def _matches(self, other: ConvPart) -> bool:
         return (
@@ -139,6 +134,9 @@ class ConvPart:
         order = (0, *range(2, 2 + spaces), 1, *range(2 + spaces, 2 + 2 * spaces))
         return x.permute(order).flatten(1 + spaces).flatten(1, spaces)
 
+    def _winograd(self, scratch: int) -> Tensor:
+        return winograd.sqnorm(self.x[:, 0], self.g[:, 0], scratch)
+
     def _shifted_gram(self, scratch: int) -> Tensor:
         _, padding, d, _ = self.geometry
         pixels, positions = self.x.shape[3:], self.g.shape[3:]
@@ -156,7 +154,13 @@ class ConvPart:
             out.append(_inner(gram.flatten(1), (g.mT @ g).flatten(1)))
         return torch.cat(out)
 
-    _METHODS = {"direct": _direct, "columns": _columns, "gram": _gram, "shifted gram": _shifted_gram}  # noqa: RUF012
+    _METHODS = {  # noqa: RUF012
+        "direct": _direct,
+        "columns": _columns,
+        "gram": _gram,
+        "shifted gram": _shifted_gram,
+        "winograd": _winograd,
+    }
 
 
 def _window_sum(

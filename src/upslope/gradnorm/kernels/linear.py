@@ -29,13 +29,20 @@ class Linear(Kernel):
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor | None, transposed: bool = False):
         self.weight, self.bias, self.transposed = weight, bias, transposed
         self.weights = tape.weights.asked(weight, bias)
+        self.dtype = tape.means.dtype or weight.dtype
+
+    def of(self, tape: Tape, x: Tensor) -> Tensor:
+        """The product with x, on the tape."""
+        return tape.use(self, x if tape.means.dtype is None else x.to(self.dtype))
 
     def _matrix(self) -> Tensor:
-        return self.weight.detach().mT if self.transposed else self.weight.detach()
+        weight = self.weight.detach().to(self.dtype)
+        return weight.mT if self.transposed else weight
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (..., i) -> (..., o)."""
-        return F.linear(inputs[0], self._matrix(), self.bias)
+        bias = None if self.bias is None else self.bias.to(self.dtype)
+        return F.linear(inputs[0], self._matrix(), bias)
 
     def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
@@ -58,7 +65,7 @@ def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None
         return NotImplemented
     if tape.weights.made_of(input) or weight.dim() != 2:
         return NotImplemented
-    return tape.use(Linear(tape, weight, bias), input)
+    return Linear(tape, weight, bias).of(tape, input)
 
 
 def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
@@ -71,7 +78,7 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
     if other.dim() == 1:
         return matmul(tape, input, tape.weights.view(other[:, None])).squeeze(-1)
     if other.dim() == 2:
-        return tape.use(Linear(tape, other, None, transposed=True), input)
+        return Linear(tape, other, None, transposed=True).of(tape, input)
     if other.dim() > 3 or input.dim() < 3 or input.shape[-3] not in (1, len(other)):
         return NotImplemented
     own = input.expand(*input.shape[:-3], len(other), *input.shape[-2:]).unbind(-3)
@@ -84,7 +91,7 @@ def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) 
     if scales or tape.weights.made_of(mat1):
         return NotImplemented
     if tape.weights.made_of(mat2):
-        product = tape.use(Linear(tape, mat2, None, transposed=True), mat1)
+        product = Linear(tape, mat2, None, transposed=True).of(tape, mat1)
     else:
         product = mat1 @ mat2
     if tape.weights.made_of(input):

@@ -16,6 +16,7 @@ Layout: channels last; x: (n, h, w, c), y and g: (n, h, w, o), transforms: (6, 6
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ def fits(x: Tensor, shape: Sequence[int], geometry: Geometry) -> bool:
         and geometry == Geometry((1, 1), (1, 1), (1, 1), 1)
         and min(shape[:2]) >= 32
         and min(x.shape[2:]) >= 4
+        # The weight's transform is paid once a batch.
+        and 9 * shape[0] * shape[1] <= len(x) * math.prod(x.shape[2:]) * sum(shape[:2])
     )
 
 
@@ -47,7 +50,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     transformed = _weight(weight)
     images = x.permute(0, 2, 3, 1)
     out = x.new_empty(n, h, w, weight.shape[0])
-    size = max(1, min(n, _CHUNK // (h * w) or 1))
+    size = max(1, min(n, _CHUNK // (h * w)))
     for start in range(0, n, size):
         piece = _padded(images[start : start + size], size)
         product = torch.bmm(_fused(_input)(piece).flatten(0, 1), transformed)
@@ -61,12 +64,13 @@ def input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     return conv(g, weight.flip(2, 3).transpose(0, 1), None)
 
 
-def sqnorm(x: Tensor, g: Tensor) -> Tensor:
+def sqnorm(x: Tensor, g: Tensor, scratch: int) -> Tensor:
     """(n,): squared norms of the weight gradients. x: (n, c, h, w), g: (n, o, h, w)."""
     n, c, h, w = x.shape
     o = g.shape[1]
     x, g = x.permute(0, 2, 3, 1), g.permute(0, 2, 3, 1)
-    size = max(1, min(n, _CHUNK // (h * w) or 1))
+    each = 36 * x.element_size() * (o * c + _tiles(h) * _tiles(w) * (o + c))
+    size = max(1, min(n, _CHUNK // (h * w), scratch // each))
     out = []
     for start in range(0, n, size):
         d = _fused(_input)(_padded(x[start : start + size], size))
