@@ -144,9 +144,10 @@ def _warm_up(
         for size in method.sizes(batch):
             run(x[:size])
             now = _timed(run, x[:size], size) / size
-            if now > taken:  # past its best
+            if now < taken:
+                row.chunk, taken = size, now
+            elif now > 1.2 * taken:  # clearly past its best
                 break
-            row.chunk, taken = size, now
         _check(run, row, x, expected)
     except NotInstalledError as error:
         row.refused = str(error)
