@@ -15,7 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from upslope import tables
-from upslope.datasets import caltech, cifar, digits, folder, idx, npz, parquet, svhn
+from upslope.datasets import (
+    caltech,
+    camvid,
+    cifar,
+    cityscapes,
+    digits,
+    folder,
+    idx,
+    mask_folder,
+    npz,
+    parquet,
+    svhn,
+    voc,
+)
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.shape import COMMON, shape
 from upslope.datasets.statistics import statistics
@@ -46,6 +59,10 @@ TABLE: Mapping[str, Callable[..., Splits]] = {
     "parquet": parquet.load,
     "folder": folder.load,
     "npz": npz.load,
+    "camvid": camvid.load,
+    "cityscapes": cityscapes.load,
+    "voc": voc.load,
+    "mask-folder": mask_folder.load,
 }
 """name -> loader, called as `loader(root, progress=..., **options)`."""
 

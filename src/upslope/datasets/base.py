@@ -48,7 +48,7 @@ class Dataset(Protocol):
         ...
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n, ...): int64 labels, masks ... what an oracle would answer.
+        """(n,) int64 labels, (n, h, w) uint8 masks ...: what an oracle would answer.
 
         Raises:
             DataError: nobody knows the label of one of these samples.

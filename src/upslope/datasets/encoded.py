@@ -67,7 +67,7 @@ class EncodedDataset:
         def read(k: int) -> None:
             out[k] = self.image(positions[k])
 
-        for _ in _each(read, len(positions), self._threads()):
+        for _ in each(read, len(positions), self.threads()):
             pass
         return torch.from_numpy(out)
 
@@ -75,7 +75,7 @@ class EncodedDataset:
         """(n,) int64. Raises DataError for a sample without a label."""
         return known_targets(self.labels, self.ids, indices)
 
-    def _threads(self) -> int:
+    def threads(self) -> int:
         """Under a few kilobytes an image, Python's share of the decoding, which runs in one
         thread at a time, outweighs Pillow's: more threads than one then make it slower."""
         source = self.source(0)
@@ -158,7 +158,7 @@ def materialise(
                 out[i] = pixels
 
     progress(Progress("read", 0, len(dataset)))
-    for done in _each(read, len(dataset), dataset._threads()):
+    for done in each(read, len(dataset), dataset.threads()):
         progress(Progress("read", done, len(dataset)))
     kept = np.array([i for i in range(len(dataset)) if i not in broken], dtype=np.int64)
     if broken:
@@ -176,7 +176,7 @@ def materialise(
     return replace(dataset, ids=ids, labels=labels, source=lambda i: source(int(kept[i])))
 
 
-def _each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:
+def each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:
     """Call work(0) to work(count - 1), in threads if more than one; yields the number done."""
     with ThreadPoolExecutor(threads, thread_name_prefix="upslope-decode") as pool:
         for start in range(0, count, _CHUNK):

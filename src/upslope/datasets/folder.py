@@ -39,7 +39,7 @@ SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 UNLABELLED = ("unlabelled", "unlabeled")
-_ALIASES = {"val": "validation", "valid": "validation"}
+ALIASES = {"val": "validation", "valid": "validation"}
 
 Entry = tuple[str, str, str]
 """(id, name of the class or "", split or "")."""
@@ -125,7 +125,7 @@ def by_class(folder: Path) -> list[Entry]:
         return list(_class_folders(folder, folder, ""))
     entries: list[Entry] = []
     for top in sorted(tops & {"train", "test", "validation", "val", "valid"}):
-        entries += _class_folders(folder, folder / top, _ALIASES.get(top, top))
+        entries += _class_folders(folder, folder / top, ALIASES.get(top, top))
     return entries
 
 
@@ -166,7 +166,7 @@ def _manifest(folder: Path, manifest: str) -> list[Entry]:
         for row in reader:
             id_, label = (row["path"] or "").replace("\\", "/"), row["label"] or ""
             split = (row.get("split") or "").lower()
-            split = _ALIASES.get(split, split)
+            split = ALIASES.get(split, split)
             where = f"line {reader.line_num} of {path}"
             if split not in ("", "train", "test", "validation"):
                 raise DataError(

@@ -17,7 +17,7 @@ from upslope.errors import DataError
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
 
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on damaged files, format by format."""
 
 
@@ -48,7 +48,7 @@ def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
             if form.size is not None and image.size != form.size[::-1]:
                 image = ImageOps.fit(image, form.size[::-1], Image.Resampling.BICUBIC)
             pixels = np.asarray(image, dtype=np.uint8)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DataError(
             f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it."
         ) from error
@@ -70,7 +70,7 @@ def natural_form(source: bytes | Path, name: str) -> Natural:
             grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
             turned = ImageOps.exif_transpose(image)
             return Natural("L" if grey else "RGB", (turned.height, turned.width))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DataError(
             f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it."
         ) from error

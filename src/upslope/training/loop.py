@@ -222,7 +222,12 @@ class _Training:
         at = self.at
         try:
             figures = evaluate(
-                self.model, self.task, validation, device=self.device, stop=self.stop
+                self.model,
+                self.task,
+                validation,
+                device=self.device,
+                batch_size=self.settings.batch_size,
+                stop=self.stop,
             )
         except Interrupted:
             self._save()

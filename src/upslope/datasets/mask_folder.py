@@ -1,0 +1,90 @@
+"""A folder of images and masks of the user's own, with a class table (see `codes.read_codes`).
+
+root/classes.csv
+root/images/train/...  root/masks/train/...   and test/, perhaps val/: splits as stated
+root/images/...        root/masks/...         a share is drawn for the test set
+root/images/unlabelled/...                    in the pool, without masks
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from upslope.datasets.arrays import UNKNOWN
+from upslope.datasets.base import Splits
+from upslope.datasets.codes import read_codes
+from upslope.datasets.encoded import Memory, OnError, SizeOption
+from upslope.datasets.files import needed_root
+from upslope.datasets.folder import ALIASES, UNLABELLED
+from upslope.datasets.images import Mode
+from upslope.datasets.masks import Pair, by_name, open_pairs, paired
+from upslope.datasets.subset import draw
+from upslope.progress import Observer, silent
+
+WHERE = "your own images"
+
+
+def load(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    table: Annotated[
+        str, Field(description="CSV in the folder: name,id or name,red,green,blue")
+    ] = "classes.csv",
+    test_share: Annotated[
+        float, Field(gt=0, lt=1, description="share to test on, if the folders state no split")
+    ] = 0.2,
+    mode: Annotated[Mode, Field(description="RGB or L (grey)")] = "RGB",
+    size: SizeOption = None,
+    on_error: OnError = "raise",
+    memory: Memory = 4.0,
+) -> Splits:
+    """Your own images/ and masks/ of the same names, with a class table; indices or colours.
+
+    Raises:
+        DataError: missing pairs, a class table that cannot be read, nothing to learn from or to
+            test on; what `MaskDataset` raises, where all pairs are held.
+    """
+    folder = needed_root(root, "mask-folder", WHERE)
+    codes = read_codes(folder / table)
+    images, drawn = (by_name(folder / kind, WHERE) for kind in ("images", "masks"))
+    unlabelled = {key: path for key, path in images.items() if key.partition("/")[0] in UNLABELLED}
+    found = paired({k: p for k, p in images.items() if k not in unlabelled}, drawn, folder)
+    pairs = [Pair(*triple) for triple in found]
+    parts = _by_folder(pairs) or _by_share(pairs, test_share)
+    parts["train"] += [Pair(key, path, None) for key, path in sorted(unlabelled.items())]
+    return open_pairs(
+        folder.name,
+        parts,
+        codes,
+        mode=mode,
+        size=(size, size) if size else None,
+        on_error=on_error,
+        memory=memory,
+        progress=progress,
+    )
+
+
+def _by_folder(pairs: list[Pair]) -> dict[str, list[Pair]]:
+    """Pairs by the split that their first folder names; empty where the folders name none."""
+    parts: dict[str, list[Pair]] = {"train": [], "test": [], "validation": []}
+    tops = {pair.id.partition("/")[0] for pair in pairs if "/" in pair.id}
+    if "train" not in tops:
+        return {}
+    for pair in pairs:
+        top = pair.id.partition("/")[0]
+        if ALIASES.get(top, top) in parts:
+            parts[ALIASES.get(top, top)].append(pair)
+    if not parts["test"]:  # a lone validation split is what the test is made on
+        parts["test"], parts["validation"] = parts["validation"], []
+    return parts
+
+
+def _by_share(pairs: list[Pair], share: float) -> dict[str, list[Pair]]:
+    labels = np.full(len(pairs), UNKNOWN, dtype=np.int64)  # nothing to stratify by
+    drawn, rest = draw([pair.id for pair in pairs], labels, round(share * len(pairs)), "test")
+    return {"train": [pairs[i] for i in rest], "test": [pairs[i] for i in drawn]}

@@ -1,0 +1,303 @@
+"""Images with a mask each: held where all fit in memory, decoded at each reading where not."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upslope.datasets.arrays import UNKNOWN, Labels
+from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.codes import IGNORE, Codes, Mask
+from upslope.datasets.encoded import each
+from upslope.datasets.folder import SUFFIXES
+from upslope.datasets.images import Form, Mode, Pixels, decode, natural_form
+from upslope.errors import DataError
+from upslope.progress import Observer, Progress
+
+_THREADS = 4
+
+
+class Pair(NamedTuple):
+    """An image, its id, and its mask; None where nobody has drawn one."""
+
+    id: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class MaskDataset:
+    """Images and masks decoded when they are asked for, several at a time, in threads.
+
+    mean, std: published statistics a channel of the images scaled to 0..1; empty where unknown.
+    """
+
+    name: str
+    pairs: Sequence[Pair]
+    codes: Codes
+    form: Form
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resident: bool = False
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """One a pair."""
+        return tuple(pair.id for pair in self.pairs)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of pixels."""
+        return self.codes.classes
+
+    @property
+    def labels(self) -> Labels:
+        """(n,): 0 where there is a mask, `UNKNOWN` where not. Sets are divided by it."""
+        return np.array([0 if pair.mask else UNKNOWN for pair in self.pairs], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(n, c, h, w) uint8. Raises DataError naming the image that cannot be used."""
+        out = np.empty((len(indices), *self.input_shape), dtype=np.uint8)
+        return _filled(out, indices, self.image)
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """(n, h, w) uint8, 255 where ignored. Raises DataError naming the mask that cannot be used,
+        or the image that has none."""
+        out = np.empty((len(indices), *self.input_shape[1:]), dtype=np.uint8)
+        return _filled(out, indices, self.mask)
+
+    def image(self, position: int) -> Pixels:
+        """(c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
+        path = self.pairs[position].image
+        pixels = decode(path, str(path), self.form)
+        if pixels.shape != self.input_shape:
+            raise DataError(
+                f"Expected {path} to be of shape (c, h, w) = {self.input_shape}, as the first "
+                f"image, but got {pixels.shape}. Set `size` to bring all images to one size."
+            )
+        return pixels
+
+    def mask(self, position: int) -> Mask:
+        """(h, w) uint8. Raises DataError: there is none, or it does not belong to its image."""
+        pair = self.pairs[position]
+        if pair.mask is None:
+            raise DataError(
+                f"Expected a mask for {pair.id!r} but the data set has none. An annotator must "
+                "draw it."
+            )
+        return self.codes.read(pair.mask, pair.image, self.form)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldMasks:
+    """A `MaskDataset` decoded: images (n, c, h, w) and masks (n, h, w), both uint8."""
+
+    name: str
+    pairs: Sequence[Pair]
+    codes: Codes
+    images: Pixels
+    masks: Mask
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resident: bool = True
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """One a pair."""
+        return tuple(pair.id for pair in self.pairs)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of pixels."""
+        return self.codes.classes
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(c, h, w)."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def labels(self) -> Labels:
+        """(n,) of 0: every image has its mask."""
+        return np.zeros(len(self), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(n, c, h, w) uint8, a copy."""
+        return torch.from_numpy(self.images[np.asarray(indices, dtype=np.int64)])
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """(n, h, w) uint8, 255 where ignored, a copy."""
+        return torch.from_numpy(self.masks[np.asarray(indices, dtype=np.int64)])
+
+
+def open_pairs(
+    name: str,
+    parts: Mapping[str, Sequence[Pair]],
+    codes: Codes,
+    *,
+    mode: Mode = "RGB",
+    size: tuple[int, int] | None,
+    on_error: str,
+    memory: float,
+    progress: Observer,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> Splits:
+    """The splits of the pairs under "train", "test" and, where there are some, "validation".
+
+    size: (height, width) that all are brought to; None where all have the first's. memory: GiB
+    of decoded pairs to hold at most, in each part. on_error: "skip" leaves out pairs that cannot
+    be used, with one warning that counts them.
+
+    Raises:
+        DataError: nothing to learn from or to test on; with `on_error="raise"`, a pair that
+            cannot be used, if all are held.
+    """
+    for part in ("train", "test"):
+        if not parts.get(part):
+            raise DataError(
+                f"Expected images with masks to {'learn from' if part == 'train' else 'test on'} "
+                f"in {name} but got none."
+            )
+    form, shape = _form(parts["train"], mode, size, on_error)
+
+    def open_part(part: str) -> Dataset:
+        dataset = MaskDataset(f"{name}/{part}", parts[part], codes, form, shape, mean, std)
+        return _held(dataset, on_error, memory, progress)
+
+    validation = open_part("validation") if parts.get("validation") else None
+    return Splits(open_part("train"), open_part("test"), validation)
+
+
+def by_name(folder: Path, where: str) -> dict[str, Path]:
+    """Every image file under `folder`: its path without suffix, with `/` -> itself.
+
+    Raises:
+        DataError: no such folder, no image in it, or two of one name.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"Expected the folder {folder} but there is none. Get the data from {where}; nothing "
+            "is downloaded for you."
+        )
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != ".":
+            key = path.relative_to(folder).with_suffix("").as_posix()
+            if key in found:
+                raise DataError(
+                    f"Expected one file a name but got both {found[key]} and {path}. Remove one."
+                )
+            found[key] = path
+    if not found:
+        raise DataError(f"Expected images in {folder} but there are none.")
+    return found
+
+
+def paired(
+    images: Mapping[str, Path], masks: Mapping[str, Path], where: object
+) -> list[tuple[str, Path, Path]]:
+    """(key, image, mask) of each key, in order.
+
+    Raises:
+        DataError: an image without a mask, or a mask without an image; names the first of each.
+    """
+    problems = []
+    for kind, other, keys in (
+        ("image", "mask", sorted(images.keys() - masks.keys())),
+        ("mask", "image", sorted(masks.keys() - images.keys())),
+    ):
+        if keys:
+            shown = ", ".join(repr(key) for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
+            problems.append(f"{len(keys)} {kind}s have no {other}: {shown}")
+    if problems:
+        raise DataError(
+            f"Expected a mask of the same name for each image in {where} but "
+            f"{'; '.join(problems)}. Add what is missing, or remove the others."
+        )
+    return [(key, images[key], masks[key]) for key in sorted(images)]
+
+
+def _form(
+    pairs: Sequence[Pair], mode: Mode, size: tuple[int, int] | None, on_error: str
+) -> tuple[Form, tuple[int, int, int]]:
+    channels = 1 if mode == "L" else 3
+    if size is not None:
+        return Form(mode, size), (channels, *size)
+    for pair in pairs:
+        try:
+            natural = natural_form(pair.image, str(pair.image))
+        except DataError:
+            if on_error == "skip" and pair is not pairs[-1]:
+                continue
+            raise
+        break
+    return Form(mode, None), (channels, *natural.size)
+
+
+def _held(dataset: MaskDataset, on_error: str, memory: float, progress: Observer) -> Dataset:
+    """All in memory where they fit and every image has its mask; otherwise as it is."""
+    shape, skip = dataset.input_shape, on_error == "skip"
+    size = len(dataset) * (shape[0] + 1) * math.prod(shape[1:])
+    fits = size <= memory * 2**30 and all(pair.mask for pair in dataset.pairs)
+    if not fits and not skip:
+        return dataset
+    rows = len(dataset) if fits else 0
+    images = np.empty((rows, *shape), dtype=np.uint8)
+    masks = np.empty((rows, *shape[1:]), dtype=np.uint8)
+    broken: dict[int, DataError] = {}
+
+    def read(i: int) -> None:
+        try:
+            image = dataset.image(i)
+            mask = dataset.mask(i) if dataset.pairs[i].mask else IGNORE
+        except DataError as error:
+            if not skip:
+                raise
+            broken[i] = error
+        else:
+            if fits:
+                images[i], masks[i] = image, mask
+
+    progress(Progress("read", 0, len(dataset)))
+    for done in each(read, len(dataset), _THREADS):
+        progress(Progress("read", done, len(dataset)))
+    kept = [i for i in range(len(dataset)) if i not in broken]
+    if broken:
+        warnings.warn(
+            f"{dataset.name}: left out {len(broken)} of {len(dataset)} images that cannot be used. "
+            f"The first: {broken[min(broken)]}",
+            stacklevel=2,
+        )
+        images, masks = (images[kept], masks[kept]) if fits else (images, masks)
+    pairs = [dataset.pairs[i] for i in kept]
+    if not fits:
+        return replace(dataset, pairs=pairs)
+    return HeldMasks(dataset.name, pairs, dataset.codes, images, masks, dataset.mean, dataset.std)
+
+
+def _filled(out: Mask, indices: Sequence[int], read: Callable[[int], Mask]) -> Tensor:
+    positions = list(indices)
+
+    def fill(k: int) -> None:
+        out[k] = read(positions[k])
+
+    for _ in each(fill, len(positions), _THREADS):
+        pass
+    return torch.from_numpy(out)
