@@ -18,6 +18,8 @@ from upslope.signals.features import Features
 from upslope.signals.gradnorm import ExpectedGradientLength, GradNorm
 from upslope.signals.mc_dropout import McDropout, McPosteriors
 from upslope.signals.probabilities import Probabilities, Uncertainty
+from upslope.signals.sraal import Sraal
+from upslope.signals.vaal import Vaal
 
 SIGNALS: dict[str, type[Options]] = {
     "probabilities": Probabilities,
@@ -27,11 +29,15 @@ SIGNALS: dict[str, type[Options]] = {
     "egl": ExpectedGradientLength,
     "mc-dropout": McDropout,
     "mc-posteriors": McPosteriors,
+    "vaal": Vaal,
+    "sraal": Sraal,
 }
 
 
 def build(need: Need) -> Signal:
     """The signal that a need names, with its options.
+
+    One that has something to train first, a `FittedSignal`, has `fit`, which gives the signal.
 
     Raises:
         ConfigError: no such signal, no such option, or a value that the option may not take.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,15 @@ class Signal(Protocol):
         ...
 
 
-class FittedSignal(Signal, Protocol):
-    """A signal with something of its own to train (VAE, GCN, committee)."""
+class FittedSignal(Protocol):
+    """A signal with something of its own to train first (an autoencoder, a committee).
 
-    def fit(self, context: FitContext) -> Any:
+    A frozen dataclass whose fields are its options, as a `Signal` is, which has no `compute` of
+    its own: what it learns has.
+    """
+
+    name: ClassVar[str]
+
+    def fit(self, context: FitContext) -> Signal:
         """Returns the signal to compute with, carrying what was learnt."""
         ...

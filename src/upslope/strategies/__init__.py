@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from upslope import tables
+from upslope.strategies.adversarial import SRAAL, VAAL
 from upslope.strategies.badge import Badge
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.batch_bald import BatchBald
 from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
+from upslope.strategies.diverse import GradNormDiverse
 from upslope.strategies.gcn import CoreGCN, UncertainGCN
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
 from upslope.strategies.learning_loss import LL4AL
@@ -35,6 +37,7 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "expected-gradnorm": ExpectedGradNorm,
     "egl": EGL,
     "egl-rms": EGLRms,
+    "gradnorm-diverse": GradNormDiverse,
     "bald": Bald,
     "mc-entropy": McEntropy,
     "variation-ratio": VariationRatio,
@@ -42,6 +45,8 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "core-set": CoreSet,
     "core-set-robust": RobustCoreSet,
     "ll4al": LL4AL,
+    "vaal": VAAL,
+    "sraal": SRAAL,
     "uncertain-gcn": UncertainGCN,
     "core-gcn": CoreGCN,
     "badge": Badge,

@@ -1,0 +1,49 @@
+"""VAAL and SRAAL: the samples that a discriminator finds least like the labelled ones.
+
+The networks that tell are signals; what is selected is the highest score. See
+`upslope.signals.vaal` (Sinha et al., ICCV 2019) and `upslope.signals.sraal` (Zhang et al., CVPR
+2020) for the losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from upslope.pool import Need
+from upslope.strategies.base import TopStrategy
+
+
+@dataclass(frozen=True)
+class VAAL(TopStrategy):
+    """The candidates least like labelled samples, to an autoencoder's discriminator."""
+
+    name: ClassVar[str] = "vaal"
+    reference: ClassVar[str] = "Sinha, Ebrahimi and Darrell, ICCV 2019"
+    requires: ClassVar[str] = "a variational autoencoder and a discriminator, trained each cycle"
+    home: ClassVar[str] = "large budgets"
+
+    steps: Annotated[int, Field(ge=1, description="steps of training; the source has 39062")] = 1000
+    latent: Annotated[int, Field(ge=2, description="latent dimensions")] = 32
+    width: Annotated[
+        int, Field(ge=1, description="channels of the first stage; the source has 128")
+    ] = 32
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Minus the discriminator's logit."""
+        return (Need.of(self.name, steps=self.steps, latent=self.latent, width=self.width),)
+
+
+@dataclass(frozen=True)
+class SRAAL(VAAL):
+    """VAAL with a state of the unlabelled that grows with their uncertainty."""
+
+    name: ClassVar[str] = "sraal"
+    reference: ClassVar[str] = "Zhang et al., CVPR 2020"
+    requires: ClassVar[str] = "a generator, a classifier and a discriminator, trained each cycle"
+
+    steps: Annotated[int, Field(ge=1, description="steps of training; the source has 20000")] = 1000
+    latent: Annotated[int, Field(ge=2, description="latent dimensions; the source has 200")] = 64

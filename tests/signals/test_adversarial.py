@@ -1,0 +1,220 @@
+"""VAAL and SRAAL: losses by hand, one update step, and what they learn on toy data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from upslope.pool import Need
+from upslope.signals import FitContext, build, sraal, vaal
+from upslope.signals.vae import VAE, Discriminator, batches, divergence, sampled, towards
+from upslope.tasks.classification import Classification
+
+
+@dataclass
+class Toy:
+    """Bright images are labelled; the unlabelled are bright and dark."""
+
+    values: Tensor
+    name: str = "toy"
+    classes: tuple[str, ...] = ("a", "b")
+    resident: bool = True
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def inputs(self, indices: list[int]) -> Tensor:
+        return self.values[list(indices)]
+
+    def targets(self, indices: list[int]) -> Tensor:
+        raise AssertionError("a signal reads no labels but those it is given")
+
+
+def context(seed: int = 0, labelled: int = 30) -> FitContext:
+    rng = torch.Generator().manual_seed(1)
+    level = torch.tensor([1.0] * 60 + [-1.0] * 60)[:, None, None, None]
+    values = level + 0.3 * torch.randn(120, 1, 8, 8, generator=rng)
+    done: list[int] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).eval()
+    return FitContext(
+        model=model,
+        task=Classification(num_classes=2),
+        dataset=Toy(values),  # type: ignore[arg-type]
+        unlabelled=list(range(labelled, 120)),
+        labelled=list(range(labelled)),
+        targets=torch.arange(labelled) % 2,
+        device=torch.device("cpu"),
+        rng=torch.Generator().manual_seed(seed),
+        progress=lambda at, _total: done.append(at),
+    )
+
+
+def bce(probability: Tensor, target: Tensor) -> Tensor:
+    return -(target * probability.log() + (1 - target) * (1 - probability).log()).mean()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 32, 32), (1, 8, 8), (1, 28, 28), (2, 13, 21), (1, 8, 9, 10), (2, 40), (5,), (3, 2, 2)],
+)
+def test_autoencoder_takes_any_size(shape: tuple[int, ...]) -> None:
+    vae = VAE(shape, latent=6, width=4)
+    x = torch.randn(3, *shape)
+    mean, log_variance = vae.encode(x)
+    assert mean.shape == log_variance.shape == (3, 6)
+    assert vae.decode(mean).shape == x.shape
+
+
+def test_decoder_sees_only_its_half() -> None:
+    vae = VAE((1, 8, 8), latent=6, width=4, decoded=3).eval()
+    z = torch.randn(2, 6)
+    other = torch.cat([z[:, :3], torch.randn(2, 3)], dim=1)
+    assert torch.equal(vae.decode(z), vae.decode(other))
+
+
+def test_divergence_is_the_kl_of_the_distributions() -> None:
+    mean, log_variance = torch.randn(4, 3), torch.randn(4, 3)
+    q = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    p = torch.distributions.Normal(torch.zeros(4, 3), torch.ones(4, 3))
+    expected = torch.distributions.kl_divergence(q, p).sum(dim=1).mean()
+    assert torch.allclose(divergence(mean, log_variance), expected, atol=1e-5)
+
+
+def test_batches_pass_over_all_and_never_hold_one_alone() -> None:
+    ctx = context()
+    stream = batches(ctx, list(range(9)), 4)
+    first = [next(stream) for _ in range(2)]
+    assert [len(b) for b in first] == [4, 4]
+    assert len(next(batches(ctx, [7], 4))) == 2
+    assert next(batches(ctx, [], 4), None) is None
+
+
+@torch.no_grad()
+def test_vaal_losses_by_hand() -> None:
+    torch.manual_seed(0)
+    vae, d = VAE((1, 8, 8), 4, 4).eval(), Discriminator(4).eval()
+    known, new = torch.randn(5, 1, 8, 8), torch.randn(7, 1, 8, 8)
+    rng = torch.Generator().manual_seed(3)
+    ours = vaal.generator_loss(vae, d, known, new, rng)
+    rng.manual_seed(3)
+    expected = torch.zeros(())
+    for x in (known, new):
+        mean, log_variance = vae.encode(x)
+        restored = vae.decode(sampled(mean, log_variance, rng))
+        expected += ((restored - x) ** 2).sum() / len(x)
+        expected += -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum() / len(x)
+        expected += bce(d(mean).sigmoid(), torch.ones(len(x)))
+    assert torch.allclose(ours, expected, rtol=1e-5)
+    of_d = bce(d(vae.encode(known)[0]).sigmoid(), torch.ones(5))
+    of_d += bce(d(vae.encode(new)[0]).sigmoid(), torch.zeros(7))
+    assert torch.allclose(vaal.discriminator_loss(vae, d, known, new), of_d, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_sraal_losses_by_hand() -> None:
+    torch.manual_seed(0)
+    vae, d = VAE((1, 8, 8), 4, 4, decoded=2).eval(), Discriminator(4, layers=4).eval()
+    classifier = nn.Linear(2, 3)
+    known, y, new = torch.randn(5, 1, 8, 8), torch.randint(3, (5,)), torch.randn(7, 1, 8, 8)
+    u = torch.rand(7)
+    rng = torch.Generator().manual_seed(3)
+    ours = sraal.generator_loss(vae, classifier, d, (known, y), new, rng)
+    rng.manual_seed(3)
+    expected = torch.zeros(())
+    for x in (known, new):
+        mean, log_variance = vae.encode(x)
+        restored = vae.decode(sampled(mean, log_variance, rng))
+        expected += 5 * ((restored - x) ** 2).sum() / len(x)
+        expected += -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum() / len(x)
+        expected += bce(d(mean).sigmoid(), torch.ones(len(x)))
+    scores = classifier(vae.encode(known)[0][:, 2:]).log_softmax(dim=1)
+    expected += -5 * scores[torch.arange(5), y].mean()
+    assert torch.allclose(ours, expected, rtol=1e-5)
+    of_d = bce(d(vae.encode(new)[0]).sigmoid(), u)
+    of_d += bce(d(vae.encode(known)[0]).sigmoid(), torch.zeros(5))
+    assert torch.allclose(sraal.discriminator_loss(vae, d, known, new, u), of_d, rtol=1e-5)
+
+
+def test_indicator_by_hand() -> None:
+    # 0.6, 0.4, 0: variance (0.0711 + 0.0044 + 0.1111) / 3; with 0.6, 0.2, 0.2 it is 0.0356.
+    p = torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.2, 0.2], [1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    expected = [1 - 0.6 * 0.035556 / 0.062222, 1 - 0.6, 0.0, 2 / 3]
+    assert sraal.indicator(p).tolist() == pytest.approx(expected, abs=1e-4)
+    assert sraal.indicator(torch.ones(2, 1)).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("module", [vaal, sraal])
+def test_one_update_is_adams_first_step(module: object) -> None:
+    """Adam's first step moves every weight that has a gradient by the rate, against its sign."""
+    torch.manual_seed(0)
+    vae, d = VAE((1, 8, 8), 4, 4), Discriminator(4)
+    known, new = torch.randn(5, 1, 8, 8), torch.randn(7, 1, 8, 8)
+    loss = (
+        vaal.discriminator_loss(vae, d, known, new)
+        if module is vaal
+        else sraal.discriminator_loss(vae, d, known, new, torch.rand(7))
+    )
+    loss.backward()
+    assert all(p.grad is None for p in vae.parameters())
+    adam = torch.optim.Adam(d.parameters(), lr=5e-4)
+    before = [p.detach().clone() for p in d.parameters()]
+    adam.step()
+    for p, old in zip(d.parameters(), before, strict=True):
+        assert p.grad is not None
+        clear = p.grad.abs() > 1e-5
+        moved = (p - old)[clear].detach()
+        assert torch.allclose(moved, -5e-4 * p.grad[clear].sign(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vaal", "sraal"])
+def test_what_is_unlike_the_labelled_scores_highest(name: str) -> None:
+    ctx = context()
+    signal = build(Need.of(name, steps=60, width=4, latent=8)).fit(ctx)  # type: ignore[attr-defined]
+    inputs = ctx.dataset.inputs(list(range(30, 120)))
+    scores = signal.compute(ctx.model, ctx.task, inputs)
+    assert scores.shape == (90,)
+    assert scores[30:].mean() > scores[:30].mean()
+
+
+@pytest.mark.parametrize("name", ["vaal", "sraal"])
+def test_fit_is_deterministic_leaves_the_model_and_the_global_generator(name: str) -> None:
+    need = Need.of(name, steps=2, width=4, latent=8)
+    state = torch.get_rng_state()
+    runs = []
+    for _ in range(2):
+        ctx = context(seed=5)
+        before = {k: v.clone() for k, v in ctx.model.state_dict().items()}
+        signal = build(need).fit(ctx)  # type: ignore[attr-defined]
+        runs.append(signal.compute(ctx.model, ctx.task, ctx.dataset.inputs([3, 70])))
+        assert all(torch.equal(before[k], v) for k, v in ctx.model.state_dict().items())
+        assert not ctx.model.training
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["vaal", "sraal"])
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_nothing_or_one_sample_labelled(name: str, labelled: int) -> None:
+    ctx = context(labelled=labelled)
+    signal = build(Need.of(name, steps=2, width=4, latent=8)).fit(ctx)  # type: ignore[attr-defined]
+    scores = signal.compute(ctx.model, ctx.task, ctx.dataset.inputs([3, 70]))
+    assert torch.isfinite(scores).all()
+
+
+def test_a_score_does_not_depend_on_its_batch() -> None:
+    ctx = context()
+    signal = build(Need.of("vaal", steps=2, width=4, latent=8)).fit(ctx)  # type: ignore[attr-defined]
+    whole = signal.compute(ctx.model, ctx.task, ctx.dataset.inputs(list(range(8))))
+    alone = signal.compute(ctx.model, ctx.task, ctx.dataset.inputs([5]))
+    assert torch.allclose(whole[5:6], alone, atol=1e-5)
+    assert towards(torch.zeros(3), 1.0) == pytest.approx(0.6931, abs=1e-3)
