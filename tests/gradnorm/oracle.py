@@ -162,17 +162,17 @@ def agree(
         lambda t: t.double() if t.is_floating_point() else t,
         dict(inputs) if isinstance(inputs, Mapping) else inputs,
     )
-    before = state(model)
     seen = Seen()
     for norm in NORMS:
         truth = norms_one_by_one(model, doubled, point_loss, norm, wanted)
+        before = state(model)
         with watched() as seen:
             found = gradient_norms(model, doubled, loss, norm=norm, parameters=parameters)
+        assert_unchanged(before, state(model))
         assert found.shape == truth.shape
         assert found.dtype == torch.float64
         assert not found.requires_grad
         assert relative_error(found, truth) < TOLERANCE, (norm, found, truth, seen.operators)
         assert seen.path == path, (seen.path, seen.operators)
     assert truth.max() > 1e-8, "the comparison is empty: all gradients are zero"
-    assert_unchanged(before, state(model))
     return seen

@@ -149,7 +149,7 @@ def test_every_method_that_applies_gives_the_same_norm(geometry):
             for memory in (None, 1):
                 found = gradient_norms(model, x, "entropy", max_memory=memory)
                 assert relative_error(found, reference) < 1e-12, method
-        if geometry in ("3x3", "1d", "3d"):
+        if geometry in ("3x3", "1d", "3d") and method in ("direct", "gram", "shifted gram"):
             assert used, f"{method} was never tried"
 
 

@@ -98,15 +98,17 @@ def _bound(
     left_out = (~kept).sum(dim=1)
     if not bool(left_out.any()):
         return p.new_zeros(len(p), dtype=torch.float64)
-    second = p.new_zeros(len(p), dtype=torch.float64)
+    # Of each parameter tensor by itself, for the sum of their norms obeys the bound as well.
+    second: dict[str, Tensor] = {}
     place = (torch.cumsum(~kept, dim=1) - 1).clamp(min=0)  # 0, 1, 2 ... among those left out
     for pattern in _signs():
         roots = rest.sqrt() * pattern.to(p)[place % PROBES]
         roots = roots * _block_signs(place // PROBES, p)
         coefficients = torch.zeros_like(p).scatter_(1, labels, roots)
-        second += reduce(record.squared_norms(_weighted(coefficients))) ** 2 / PROBES
-    second *= torch.where(left_out > PROBES, 4, 1)
-    return second.sqrt() if power == 2 else (rest.sum(dim=1).double() * second).sqrt()
+        for name, square in record.squared_norms(_weighted(coefficients)).items():
+            second[name] = second.get(name, 0) + square.double() / PROBES
+    root: Tensor = reduce(second) * torch.where(left_out > PROBES, 2, 1)
+    return root if power == 2 else rest.sum(dim=1).double().sqrt() * root
 
 
 def _signs() -> Iterator[Tensor]:

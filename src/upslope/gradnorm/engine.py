@@ -68,24 +68,35 @@ def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Para
     Raises:
         GradientNormError: none does, or a name is not in the model.
     """
+    every = list(model.named_parameters(remove_duplicate=False))
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # A tied parameter answers to each of its names.
+    names = {name: [n for n, q in every if q is p] for name, p in trainable.items()}
     if parameters is None or parameters == "all":
         chosen = trainable
     elif parameters == "last":
         owners = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
-        chosen = {n: p for n, p in trainable.items() if n.rpartition(".")[0] == owners[-1:][0]}
+        last = owners[-1] if owners else ""
+        chosen = {
+            name: p
+            for name, p in trainable.items()
+            if any(n.rpartition(".")[0] == last for n in names[name])
+        }
     elif callable(parameters):
         chosen = {name: p for name, p in trainable.items() if parameters(name, p)}
     else:
         wanted = [parameters] if isinstance(parameters, str) else list(parameters)
-        every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-        missing = [w for w in wanted if not any(_under(name, w) for name in every)]
+        missing = [w for w in wanted if not any(_under(name, w) for name, _ in every)]
         if missing:
             raise GradientNormError(
                 f"Expected `parameters` to name parameters or modules of the model but {missing} "
-                f"are none. It has {every[:3]} ... {every[-2:]}."
+                f"are none. It has {[n for n, _ in every[:3]]} ... {[n for n, _ in every[-2:]]}."
             )
-        chosen = {n: p for n, p in trainable.items() if any(_under(n, w) for w in wanted)}
+        chosen = {
+            name: p
+            for name, p in trainable.items()
+            if any(_under(n, w) for n in names[name] for w in wanted)
+        }
     if not chosen:
         raise GradientNormError(
             f"Expected at least one parameter that requires a gradient but `parameters="

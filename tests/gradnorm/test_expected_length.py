@@ -1,0 +1,143 @@
+"""Expected gradient length against brute force; losses without labels and what they imply."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import agree, norms_one_by_one, relative_error
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm import (
+    entropy,
+    expected,
+    expected_gradient_length,
+    gradient_norms,
+    supervised,
+)
+
+
+def net(classes: int = 5, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.Flatten(),
+        nn.Linear(16, classes),
+    ).double().eval()  # fmt: skip
+
+
+def batch(n: int = 4, seed: int = 0, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(n, 2, 6, generator=generator, dtype=torch.float64)
+
+
+def by_brute_force(model: nn.Module, x: Tensor, norm: str, power: int) -> Tensor:
+    p = model(x).softmax(dim=1).detach()
+    total = torch.zeros(len(x), dtype=torch.float64)
+    for label in range(p.shape[1]):
+        norms = norms_one_by_one(
+            model, x, lambda out, _, label=label: -out[0].log_softmax(dim=0)[label], norm
+        )
+        total += p[:, label] * norms**power
+    return total if power == 1 else total.sqrt()
+
+
+@pytest.mark.parametrize("norm", ["global", "tensor-sum"])
+@pytest.mark.parametrize(("kind", "power"), [("mean", 1), ("rms", 2)])
+def test_exact_over_all_classes(kind, power, norm):
+    model, x = net(), batch()
+    found = expected_gradient_length(model, x, kind=kind, norm=norm)
+    assert relative_error(found.scores, by_brute_force(model, x, norm, power)) < 1e-9
+    assert torch.allclose(found.covered, torch.ones(4, dtype=torch.float64))
+    assert not found.error_bound.any()
+
+
+@pytest.mark.parametrize("norm", ["global", "tensor-sum"])
+@pytest.mark.parametrize(("kind", "power"), [("mean", 1), ("rms", 2)])
+@pytest.mark.parametrize("classes", [3, 5, 12])
+def test_truncation_error_is_within_its_bound(classes, kind, power, norm):
+    for seed in range(6):
+        model, x = net(classes, seed), batch(8, seed, scale=1.0 + 3 * (seed % 3))
+        exact = by_brute_force(model, x, norm, power)
+        for share in (0.3, 0.7, 0.95):
+            found = expected_gradient_length(model, x, share=share, kind=kind, norm=norm)
+            missing = exact - found.scores
+            assert (missing >= -1e-12).all()
+            assert (missing <= found.error_bound + 1e-12).all(), (seed, share)
+            assert (found.covered >= share - 1e-12).all()
+
+
+def test_truncation_that_leaves_out_nothing_is_exact():
+    model, x = net(2), batch(scale=0.01)  # both classes near one half
+    found = expected_gradient_length(model, x, share=0.9)
+    assert relative_error(found.scores, by_brute_force(model, x, "global", 1)) < 1e-9
+    assert not found.error_bound.any()
+
+
+def test_logits_by_the_pixel_are_refused():
+    model = nn.Conv2d(2, 3, 1).double()
+    with pytest.raises(GradientNormError, match=r"shape \(n, classes\).*classes\^pixels"):
+        expected_gradient_length(model, torch.randn(2, 2, 4, 4).double())
+
+
+def test_entropy_is_the_expected_cross_entropy():
+    model, x = net(), batch()
+    one, other = (gradient_norms(model, x, loss) for loss in ("entropy", "expected"))
+    assert relative_error(one, other) < 1e-9
+
+
+def test_a_detached_posterior_leaves_no_gradient():
+    model, x = net(), batch()
+    scale = gradient_norms(model, x, "entropy").max()
+    assert gradient_norms(model, x, expected(posterior="detached")).max() < 1e-12 * scale
+
+
+def test_the_entropy_gradient_is_zero_at_ties_and_the_expected_length_is_not():
+    model = nn.Linear(4, 4).double()
+    with torch.no_grad():
+        model.weight[1] = model.weight[0]
+        model.weight[2:] = 0
+        model.bias.copy_(torch.tensor([0.0, 0.0, -1e4, -1e4]))
+    x = torch.randn(3, 4).double()
+    assert gradient_norms(model, x, "entropy").max() < 1e-12
+    assert expected_gradient_length(model, x).scores.min() > 0.1
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)  # uniform
+    assert gradient_norms(model, x, "entropy").max() < 1e-12
+
+
+def focal(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
+    assert reduction == "none"
+    log_p = -F.cross_entropy(logits, labels, reduction="none")
+    return -((1 - log_p.exp()) ** 2) * log_p
+
+
+@pytest.mark.parametrize("posterior", ["graph", "detached"])
+def test_expected_loss_of_another_criterion(posterior):
+    def alone(out: Tensor, _: int) -> Tensor:
+        p = out[0].softmax(dim=0)
+        weights = p if posterior == "graph" else p.detach()
+        return (weights * -((1 - p) ** 2) * p.log()).sum()
+
+    agree(net(), batch(), loss=expected(focal, posterior=posterior), point_loss=alone)
+
+
+def test_supervised_loss():
+    labels = torch.tensor([0, 3, 1, 4])
+    agree(net(), batch(), loss=supervised(labels),
+          point_loss=lambda out, i: F.cross_entropy(out[0], labels[i]))  # fmt: skip
+
+
+def test_losses_by_the_pixel_are_averaged_over_the_sample():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 1))
+    x, labels = torch.randn(3, 2, 5, 4), torch.randint(0, 3, (3, 5, 4))
+    agree(model, x)
+    agree(model, x, loss=supervised(labels),
+          point_loss=lambda out, i: F.cross_entropy(out, labels[i : i + 1]))  # fmt: skip
+
+
+def test_entropy_is_finite_for_certain_logits():
+    logits = torch.tensor([[1e4, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert torch.allclose(entropy(logits), torch.tensor([0.0, 3.0]).log1p() * 0 + torch.tensor(
+        [0.0, 1.0986123]))  # fmt: skip
