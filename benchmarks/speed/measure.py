@@ -31,7 +31,7 @@ class Row:
 
     method: str
     kind: str
-    reduced: bool
+    aside: bool
     chunk: int = 0
     samples: int = 0
     times: list[float] = field(default_factory=list)  # seconds a sample, one a round
@@ -67,7 +67,7 @@ class Report:
 
     def best(self, *names: str) -> float:
         """The highest rate among methods whose names begin with one of these."""
-        rates = [r.rate for r in self.rows if r.method.startswith(names) and not r.reduced]
+        rates = [r.rate for r in self.rows if r.method.startswith(names) and not r.aside]
         return max((rate for rate in rates if rate == rate), default=math.nan)
 
 
@@ -98,7 +98,7 @@ def measure(
     for method in methods:
         if method.applies(network):
             tell(f"{name}: {method.name}, warming up")
-            row = Row(method.name, method.kind, method.reduced)
+            row = Row(method.name, method.kind, method.aside)
             rows.append(row)
             entry = _warm_up(method, row, network, x, expected, batch, seconds)
             if entry is not None:

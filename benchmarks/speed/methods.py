@@ -36,7 +36,7 @@ class Method:
     kind: str
     chunks: str = "batch"
     channels_last: bool = False
-    reduced: bool = False  # of lower precision: never the yardstick of a ratio
+    aside: bool = False  # compiled, or of lower precision: never the yardstick of a ratio
 
     def applies(self, network: Network) -> bool:
         """Whether the method differs from another on this network: words have no channels."""
@@ -78,16 +78,14 @@ def forward(*, channels_last: bool = False) -> Make:
     return _laid_out(make, channels_last)
 
 
-def plain(*, channels_last: bool = False, autocast: torch.dtype | None = None) -> Make:
+def plain(*, channels_last: bool = False) -> Make:
     """One gradient for the whole batch: what a step of training costs."""
 
     def make(model: nn.Module, _: Network) -> Run:
         parameters = list(model.parameters())
 
         def run(x: Tensor) -> None:
-            with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
-                loss = entropy(model(x)).sum()
-            torch.autograd.grad(loss, parameters)
+            torch.autograd.grad(entropy(model(x)).sum(), parameters)
 
         return run
 
@@ -128,17 +126,11 @@ def by_vmap(network: Network, device: str) -> Run:
     return run
 
 
-def ours(
-    *, channels_last: bool = False, autocast: torch.dtype | None = None, **options: Any
-) -> Make:
+def ours(*, channels_last: bool = False, **options: Any) -> Make:
     """upslope.gradnorm. options: more arguments of `gradient_norms`."""
 
     def make(model: nn.Module, _: Network) -> Run:
-        def run(x: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
-                return gradient_norms(model, x, entropy, **options)
-
-        return run
+        return lambda x: gradient_norms(model, x, entropy, **options)
 
     return _laid_out(make, channels_last)
 
@@ -160,6 +152,7 @@ METHODS: tuple[Method, ...] = (
     Method("BackPACK", rivals.backpack, "rival", "best"),
     Method("upslope", ours(), "ours"),
     Method("upslope, channels_last", ours(channels_last=True), "ours", channels_last=True),
-    Method("upslope, bf16", ours(autocast=torch.bfloat16), "ours", reduced=True),
+    Method("upslope, compiled", ours(compile=True), "ours", aside=True),
+    Method("upslope, bf16", ours(dtype=torch.bfloat16), "ours", aside=True),
 )
 """In this order: a round of the measurement goes through them once."""

@@ -18,7 +18,7 @@ from speed.measure import Report, Row
 from upslope.experiment.environment import environment
 
 PLAIN, OURS = "forward + backward", "upslope"
-"""What ratios are taken to: the faster memory format of each, in full precision."""
+"""What ratios are taken to: the faster memory format of each, eager and in full precision."""
 
 
 def table(report: Report, console: Console) -> None:
