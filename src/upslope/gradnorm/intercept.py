@@ -82,6 +82,8 @@ class Interceptor(TorchFunctionMode):
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
         kinds = {self._kind(t) for t in _tensors((args, tuple(kwargs.values())))}
+        if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
+            kinds.add("sample")
         if "sample" in kinds and func in (F.batch_norm, torch.batch_norm):
             refuse_batch_statistics(self.model, func, args, kwargs)
         if func in _CHOOSING and "sample" in kinds:
@@ -149,6 +151,12 @@ class Interceptor(TorchFunctionMode):
 
     def _without_gradient(self, parameter: nn.Parameter) -> Tensor:
         return parameter if self.tape.weights.tracks(parameter) else parameter.detach()
+
+    def _for_each_sample(self, args: tuple[Any, ...]) -> bool:
+        """Whether rows are looked up for every sample, though by constants: repeated positions."""
+        tensors = _tensors(args)
+        places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
+        return self.n > 1 and any(len(p) == self.n for p in places)
 
     def _one_a_sample(self, out: Any) -> bool:
         """Whether a weight was just expanded to the batch: one copy for each sample."""

@@ -79,7 +79,8 @@ def _network(step: Step, states: int) -> Callable[..., Any]:
                 b_x, b_h = others[:2] if has_biases else (None, None)
                 projection = others[2 * has_biases] if each == 3 + 2 * has_biases else None
                 state: State = tuple(s[index] for s in initial)
-                products = _product(tape, x, w_x, b_x)
+                # Unbound at once: indexing would fill a gradient of all steps at every step.
+                products = _product(tape, x, w_x, b_x).unbind(0)
                 order = range(len(x)) if direction == 0 else range(len(x) - 1, -1, -1)
                 steps: list[Tensor] = [x] * len(x)
                 for t in order:
