@@ -162,7 +162,6 @@ def agree(
         lambda t: t.double() if t.is_floating_point() else t,
         dict(inputs) if isinstance(inputs, Mapping) else inputs,
     )
-    seen = Seen()
     for norm in NORMS:
         truth = norms_one_by_one(model, doubled, point_loss, norm, wanted)
         before = state(model)

@@ -44,12 +44,12 @@ def test_self_attention(n, options, batch_first):
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("options", [{}, {"kdim": 5, "vdim": 6}, {"kdim": 8, "vdim": 6},
-                                     {"kdim": 5, "vdim": 6, "add_bias_kv": True}], ids=str)  # fmt: skip
-def test_cross_attention(options, batch_first):
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize(("kdim", "vdim"), [(8, 8), (5, 6), (8, 6)])
+def test_cross_attention(kdim, vdim, extra, batch_first):
     torch.manual_seed(0)
-    k, v = torch.randn(3, 6, options.get("kdim", 8)), torch.randn(3, 6, options.get("vdim", 8))
-    agree(CrossAttention(batch_first, **options), (torch.randn(3, 4, 8), k, v))
+    model = CrossAttention(batch_first, kdim=kdim, vdim=vdim, add_bias_kv=extra)
+    agree(model, (torch.randn(3, 4, 8), torch.randn(3, 6, kdim), torch.randn(3, 6, vdim)))
 
 
 class Masked(nn.Module):

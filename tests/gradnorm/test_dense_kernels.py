@@ -151,7 +151,9 @@ class Words(nn.Module):
 
 
 @pytest.mark.parametrize("padding", [None, 0, 5, -1])
-@pytest.mark.parametrize(("length", "rows", "width"), [(1, 6, 4), (7, 6, 4), (30, 6, 5), (4, 50, 9)])
+@pytest.mark.parametrize(
+    ("length", "rows", "width"), [(1, 6, 4), (7, 6, 4), (30, 6, 5), (4, 50, 9)]
+)
 def test_embedding(padding, length, rows, width):
     torch.manual_seed(0)
     table = nn.Embedding(rows, width, padding_idx=padding)

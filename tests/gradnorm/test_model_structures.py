@@ -101,7 +101,11 @@ def test_a_nested_tuple_in_and_an_object_out():
 class SequenceFirst(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.norm, self.conv = nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 3, padding=1)
+        self.body, self.norm, self.conv = (
+            nn.Linear(4, 4),
+            nn.LayerNorm(4),
+            nn.Conv1d(4, 4, 3, padding=1),
+        )
         self.shift, self.head = nn.Parameter(torch.randn(4)), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, t, 4)
@@ -184,7 +188,11 @@ class LastWord(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.rnn, self.head = nn.Embedding(6, 4), nn.GRU(4, 4, batch_first=True), nn.Linear(4, 3)
+        self.words, self.rnn, self.head = (
+            nn.Embedding(6, 4),
+            nn.GRU(4, 4, batch_first=True),
+            nn.Linear(4, 3),
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         out, _ = self.rnn(self.words(ids))

@@ -32,9 +32,7 @@ class Sequences(nn.Module):
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN tanh", "RNN relu"])
 def test_recurrent_networks(kind, layers, bidirectional, batch_first):
     torch.manual_seed(layers)
-    model = Sequences(
-        kind, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first
-    )
+    model = Sequences(kind, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first)
     agree(model, torch.randn(3, 5, 3))
 
 

@@ -43,7 +43,9 @@ def test_batch_norm_in_training_mode_is_refused_by_name_where_it_is_frozen():
 
 
 def test_batch_norm_without_parameters_or_with_a_single_value_is_refused():
-    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False), nn.Linear(3, 3)).double()
+    model = nn.Sequential(
+        nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False), nn.Linear(3, 3)
+    ).double()
     refused(model, "`1` normalises by the batch", torch.randn(3, 4).double())
     refused(model, "`1` normalises by the batch", torch.randn(1, 4).double())
 
@@ -149,7 +151,7 @@ def test_the_state_survives_an_exception_in_the_model_and_in_the_loss():
             self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, x: Tensor) -> Tensor:
-            y = self.body(x)
+            self.body(x)
             self.calls += 1
             raise KeyError("in the model")
 

@@ -27,52 +27,92 @@ class Functional(nn.Module):
 
 KERNELS = {
     "x @ w": (lambda m, x: torch.tanh(x @ m.w) @ m.v, {"w": (4, 5), "v": (5, 3)}),
-    "w @ x": (lambda m, x: (m.w @ torch.tanh(m.v @ x[..., None]))[..., 0], {"v": (5, 4), "w": (3, 5)}),
+    "w @ x": (
+        lambda m, x: (m.w @ torch.tanh(m.v @ x[..., None]))[..., 0],
+        {"v": (5, 4), "w": (3, 5)},
+    ),
     "torch.mm": (lambda m, x: torch.mm(x, m.w), {"w": (4, 3)}),
     "torch.addmm": (lambda m, x: torch.addmm(m.b, x, m.w), {"w": (4, 3), "b": (3,)}),
     "scale and shift": (lambda m, x: (x * m.s + m.b) @ m.w, {"s": (4,), "b": (1, 4), "w": (4, 3)}),
-    "in place": (lambda m, x: (x.clone().mul_(m.s).add_(m.b)) @ m.w,
-                 {"s": (4,), "b": (4,), "w": (4, 3)}),
+    "in place": (
+        lambda m, x: (x.clone().mul_(m.s).add_(m.b)) @ m.w,
+        {"s": (4,), "b": (4,), "w": (4, 3)},
+    ),
     "augmented": (lambda m, x: _augmented(m, x), {"s": (4,), "b": (4,), "w": (4, 3)}),
     "scalar": (lambda m, x: torch.tanh(x * m.t) @ m.w / m.t.exp(), {"t": (), "w": (4, 3)}),
     "reflected": (lambda m, x: (1 - x) * m.s + (m.s - x) / m.d, {"s": (4,), "d": (4,)}),
     "power": (lambda m, x: x.abs().pow(m.p.sigmoid()) @ m.w, {"p": (4,), "w": (4, 3)}),
-    "gate": (lambda m, x: torch.lerp(x, x.cos(), torch.sigmoid(m.g)) @ m.w, {"g": (4,), "w": (4, 3)}),
+    "gate": (
+        lambda m, x: torch.lerp(x, x.cos(), torch.sigmoid(m.g)) @ m.w,
+        {"g": (4,), "w": (4, 3)},
+    ),
     "where": (lambda m, x: torch.where(x > 0, x, m.s) @ m.w, {"s": (4,), "w": (4, 3)}),
     "one column set": (lambda m, x: _column_set(m, x), {"s": (), "w": (4, 3)}),
-    "slices": (lambda m, x: torch.tanh(F.linear(x, m.w[:3, :4])) * F.linear(x, m.w[3:]),
-               {"w": (6, 4)}),
+    "slices": (
+        lambda m, x: torch.tanh(F.linear(x, m.w[:3, :4])) * F.linear(x, m.w[3:]),
+        {"w": (6, 4)},
+    ),
     "split": (lambda m, x: sum(F.linear(x, w).sin() for w in m.w.chunk(3)), {"w": (9, 4)}),
-    "overlapping slices": (lambda m, x: F.linear(x, m.w[:3]).sin() + F.linear(x, m.w[1:]),
-                           {"w": (4, 4)}),
-    "slice and whole": (lambda m, x: F.linear(x, m.w).sin()[:, :3] + F.linear(x, m.w[1:]),
-                        {"w": (4, 4)}),
+    "overlapping slices": (
+        lambda m, x: F.linear(x, m.w[:3]).sin() + F.linear(x, m.w[1:]),
+        {"w": (4, 4)},
+    ),
+    "slice and whole": (
+        lambda m, x: F.linear(x, m.w).sin()[:, :3] + F.linear(x, m.w[1:]),
+        {"w": (4, 4)},
+    ),
     "transpose": (lambda m, x: F.linear(torch.tanh(F.linear(x, m.w)), m.w.t()), {"w": (5, 4)}),
     "reshaped": (lambda m, x: F.linear(x, m.w.view(3, 4)) * m.w[:3], {"w": (12,)}),
-    "composed": (lambda m, x: F.linear(x, m.w + m.b @ m.a), {"w": (3, 4), "b": (3, 2), "a": (2, 4)}),
+    "composed": (
+        lambda m, x: F.linear(x, m.w + m.b @ m.a),
+        {"w": (3, 4), "b": (3, 2), "a": (2, 4)},
+    ),
     "normalised": (lambda m, x: F.linear(x, F.normalize(m.w)), {"w": (3, 4)}),
-    "kernel of a network": (lambda m, x: F.linear(x, torch.tanh(m.u @ m.v)), {"u": (3, 2), "v": (2, 4)}),
+    "kernel of a network": (
+        lambda m, x: F.linear(x, torch.tanh(m.u @ m.v)),
+        {"u": (3, 2), "v": (2, 4)},
+    ),
     "also a regulariser": (lambda m, x: F.linear(x, m.w) * m.w.norm(), {"w": (3, 4)}),
     "concatenated": (lambda m, x: F.linear(x, torch.cat([m.a, m.b])), {"a": (1, 4), "b": (2, 4)}),
-    "prompt": (lambda m, x: torch.cat([m.p.expand(len(x), 2), x], 1) @ m.w, {"p": (2,), "w": (6, 3)}),
-    "attention pooling": (lambda m, x: (x.sin() @ m.v)[:, None] * (x @ m.w), {"v": (4,), "w": (4, 3)}),
-    "one matrix a group": (lambda m, x: (x[:, None, None] @ m.w)[..., 0, :].flatten(1),
-                           {"w": (3, 4, 2)}),
-    "bmm over groups": (lambda m, x: torch.bmm(x.unflatten(1, (2, 2)).transpose(0, 1), m.w)
-                        .sum(0), {"w": (2, 2, 3)}),
-    "rows by index": (lambda m, x: m.w[x.abs().mul(2).long() % 5].sin().mean(1) * m.b[x.abs().long() % 3][:, :3],
-                      {"w": (5, 3), "b": (3,)}),
+    "prompt": (
+        lambda m, x: torch.cat([m.p.expand(len(x), 2), x], 1) @ m.w,
+        {"p": (2,), "w": (6, 3)},
+    ),
+    "attention pooling": (
+        lambda m, x: (x.sin() @ m.v)[:, None] * (x @ m.w),
+        {"v": (4,), "w": (4, 3)},
+    ),
+    "one matrix a group": (
+        lambda m, x: (x[:, None, None] @ m.w)[..., 0, :].flatten(1),
+        {"w": (3, 4, 2)},
+    ),
+    "bmm over groups": (
+        lambda m, x: torch.bmm(x.unflatten(1, (2, 2)).transpose(0, 1), m.w).sum(0),
+        {"w": (2, 2, 3)},
+    ),
+    "rows by index": (
+        lambda m, x: m.w[x.abs().mul(2).long() % 5].sin().mean(1) * m.b[x.abs().long() % 3][:, :3],
+        {"w": (5, 3), "b": (3,)},
+    ),
     "einsum ni,oi": (lambda m, x: torch.einsum("ni,oi->no", x, m.w), {"w": (3, 4)}),
     "einsum io,ni": (lambda m, x: torch.einsum("io,ni->on", m.w, x).t(), {"w": (4, 3)}),
-    "einsum heads": (lambda m, x: torch.einsum("nhi,hio->noh", x.unflatten(1, (2, 2)), m.w)
-                     .sin().flatten(1), {"w": (2, 2, 3)}),
-    "einsum projection": (lambda m, x: torch.einsum("nti,iho->nhto", x.unflatten(1, (2, 2)), m.w)
-                          .sin().flatten(1), {"w": (2, 3, 2)}),
-    "einsum sums": (lambda m, x: torch.einsum("nti,io->n", x.unflatten(1, (2, 2)), m.w)[:, None]
-                    .mul(x.cos()), {"w": (2, 3)}),
-    "stacked": (lambda m, x: torch.stack([x, m.p.expand_as(x)], 1).sin().flatten(1) @ m.w,
-                {"p": (4,), "w": (8, 3)}),
-}  # fmt: skip
+    "einsum heads": (
+        lambda m, x: torch.einsum("nhi,hio->noh", x.unflatten(1, (2, 2)), m.w).sin().flatten(1),
+        {"w": (2, 2, 3)},
+    ),
+    "einsum projection": (
+        lambda m, x: torch.einsum("nti,iho->nhto", x.unflatten(1, (2, 2)), m.w).sin().flatten(1),
+        {"w": (2, 3, 2)},
+    ),
+    "einsum sums": (
+        lambda m, x: torch.einsum("nti,io->n", x.unflatten(1, (2, 2)), m.w)[:, None].mul(x.cos()),
+        {"w": (2, 3)},
+    ),
+    "stacked": (
+        lambda m, x: torch.stack([x, m.p.expand_as(x)], 1).sin().flatten(1) @ m.w,
+        {"p": (4,), "w": (8, 3)},
+    ),
+}
 
 
 def _augmented(m, x):
@@ -102,9 +142,11 @@ REPLAYED = {
     "similarity": (lambda m, x: F.cosine_similarity(x[:, None], m.w[None], dim=-1), {"w": (3, 4)}),
     "tensordot": (lambda m, x: torch.tensordot(x, m.w, dims=1), {"w": (4, 3)}),
     "comparison": (lambda m, x: x @ m.w * (x[:, :3] > m.w[0]), {"w": (4, 3)}),
-    "complex": (lambda m, x: torch.view_as_real(x[:, :2] * torch.view_as_complex(m.w)).flatten(1),
-                {"w": (2, 2)}),
-}  # fmt: skip
+    "complex": (
+        lambda m, x: torch.view_as_real(x[:, :2] * torch.view_as_complex(m.w)).flatten(1),
+        {"w": (2, 2)},
+    ),
+}
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -197,7 +239,10 @@ class LoRA(nn.Module):
 def test_low_rank_adapters_with_the_base_frozen(started):
     torch.manual_seed(0)
     model = nn.Sequential(
-        LoRA(nn.Linear(4, 6)), nn.LayerNorm(6).requires_grad_(False), nn.GELU(), LoRA(nn.Linear(6, 3))
+        LoRA(nn.Linear(4, 6)),
+        nn.LayerNorm(6).requires_grad_(False),
+        nn.GELU(),
+        LoRA(nn.Linear(6, 3)),
     )
     if started:
         for module in (model[0], model[3]):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.engine import Parameters, reduction, means_of, select
+from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.losses import Loss, logits_of
 from upslope.gradnorm.recording import Inputs, Recording, recording
 from upslope.gradnorm.weights import Weights

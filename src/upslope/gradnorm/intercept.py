@@ -38,14 +38,14 @@ from upslope.gradnorm.weights import leaves
 
 ENTRYWISE = frozenset(
     "add sub rsub mul div true_divide pow maximum minimum where lerp addcmul addcdiv float_power "
-    "atan2 hypot fmod remainder logaddexp copysign xlogy clamp clip masked_fill".split()
+    "atan2 hypot fmod remainder logaddexp copysign xlogy clamp clip masked_fill".split()  # noqa: SIM905
 )
 """Operators whose output has the broadcast shape of their inputs, entry by entry."""
 
-JOINING = frozenset("cat concat concatenate stack hstack vstack dstack".split())
+JOINING = frozenset(["cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"])
 """Operators that put tensors side by side: each weight is lifted in its own shape."""
 
-LIKE_ANOTHER = frozenset("to type_as expand_as view_as reshape_as broadcast_to".split())
+LIKE_ANOTHER = frozenset(["to", "type_as", "expand_as", "view_as", "reshape_as", "broadcast_to"])
 """Operators that take the kind of their first tensor; the others only lend a shape or a type."""
 
 _CHOOSING = frozenset(
@@ -75,7 +75,7 @@ class Interceptor(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Any,  # noqa: ARG002
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
@@ -127,7 +127,7 @@ class Interceptor(TorchFunctionMode):
                 return _unguarded(func)(*args, **kwargs)
         plain = name.strip("_")
         if plain in ENTRYWISE or (plain[:1] in "ri" and plain[1:] in ENTRYWISE):
-            return self._entrywise(func, name, args, kwargs)
+            return self._entrywise(func, args, kwargs)
         if name in JOINING:
             lifted = self._lifted((args, kwargs), None)
             return func(*lifted[0], **lifted[1])
@@ -136,7 +136,7 @@ class Interceptor(TorchFunctionMode):
             return func(target, index, lift(self.tape, value, target[index].shape))
         return replay(self.tape, func, args, kwargs, self._is_sample)
 
-    def _entrywise(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         shape = torch.broadcast_shapes(*(t.shape for t in _tensors((args, tuple(kwargs.values())))))
         args, kwargs = self._lifted((args, kwargs), shape)
         return func(*args, **kwargs)
@@ -164,7 +164,7 @@ class Interceptor(TorchFunctionMode):
             isinstance(out, Tensor)
             and out.requires_grad
             and self.n > 1
-            and any(s == 0 and size == self.n for s, size in zip(out.stride(), out.shape, strict=True))
+            and (self.n, 0) in zip(out.shape, out.stride(), strict=True)
         )
 
     def _chooses(self, args: tuple[Any, ...]) -> bool:

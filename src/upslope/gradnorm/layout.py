@@ -42,7 +42,7 @@ class Layout:
         return not bool(self.samples(gradient, len(kept))[~kept].any())
 
 
-class Inseparable(Exception):
+class Inseparable(Exception):  # noqa: N818 (a finding that the engine acts on, not an error)
     """A use whose samples cannot be told apart; the engine then goes sample by sample."""
 
 

@@ -20,6 +20,7 @@ from upslope.gradnorm.layout import Samples
 from upslope.gradnorm.parts import SCRATCH, Part
 from upslope.gradnorm.weights import Weights
 
+
 class Means(NamedTuple):
     """How to compute: what changes speed and memory, and results by rounding alone."""
 

@@ -28,7 +28,8 @@ def einsum(tape: Tape, equation: str, *operands: Any) -> Any:
     if any(len(set(term)) < len(term) for term in (*terms, out)):
         return NotImplemented
     order = (1, 0) if tape.weights.made_of(tensors[0]) else (0, 1)
-    (x, w), (x_term, w_term) = ([pair[i] for i in order] for pair in (tensors, terms))
+    x, w = (tensors[i] for i in order)
+    x_term, w_term = (terms[i] for i in order)
     if tape.weights.made_of(x):
         return NotImplemented
     positions = [i for i in x_term if i in out and i not in w_term]
