@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,16 @@ def test_every_strategy_says_what_it_is() -> None:
 
 def test_table_names_are_the_classes_own() -> None:
     assert all(cls.name == name for name, cls in STRATEGIES.items())
+
+
+def test_every_strategy_has_a_page() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "strategies"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    for name in STRATEGIES:
+        row = next((line for line in index.splitlines() if f"`{name}`" in line), None)
+        assert row, f"{name} is in no row of docs/strategies/README.md"
+        page = folder / row.split("](")[1].split(")")[0]
+        assert f"`{name}`" in page.read_text(encoding="utf-8").splitlines()[0] or name == "random"
 
 
 def test_unknown_strategy_suggests_the_nearest() -> None:

@@ -14,8 +14,10 @@ from upslope import tables
 from upslope.options import Options
 from upslope.pool import Need
 from upslope.signals.base import FitContext, FittedSignal, Signal
+from upslope.signals.committee import Committee
 from upslope.signals.features import Features
 from upslope.signals.gradnorm import ExpectedGradientLength, GradNorm
+from upslope.signals.isal import Influence
 from upslope.signals.mc_dropout import McDropout, McPosteriors
 from upslope.signals.probabilities import Probabilities, Uncertainty
 from upslope.signals.sraal import Sraal
@@ -29,6 +31,8 @@ SIGNALS: dict[str, type[Options]] = {
     "egl": ExpectedGradientLength,
     "mc-dropout": McDropout,
     "mc-posteriors": McPosteriors,
+    "committee": Committee,
+    "influence": Influence,
     "vaal": Vaal,
     "sraal": Sraal,
 }

@@ -28,12 +28,11 @@ from torch.nn import functional as F
 from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
+from upslope.signals.fitting import batches, read, seeded
 from upslope.signals.vae import (
     VAE,
     Discriminator,
-    batches,
     divergence,
-    read,
     sampled,
     squared_error,
     towards,
@@ -108,8 +107,7 @@ class Sraal(Options):
     def networks(self, context: FitContext) -> tuple[VAE, nn.Linear, Discriminator]:
         """All three, with weights from the context's generator."""
         half = self.latent // 2
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=context.rng)))
+        with seeded(context):
             vae = VAE(context.dataset.input_shape, self.latent, self.width, decoded=half)
             classifier = nn.Linear(self.latent - half, len(context.dataset.classes))
             discriminator = Discriminator(self.latent, layers=4)

@@ -21,12 +21,11 @@ from torch import Tensor, nn
 
 from upslope.options import Options
 from upslope.signals.base import FitContext
+from upslope.signals.fitting import batches, read, seeded
 from upslope.signals.vae import (
     VAE,
     Discriminator,
-    batches,
     divergence,
-    read,
     sampled,
     squared_error,
     towards,
@@ -83,8 +82,7 @@ class Vaal(Options):
     def networks(self, context: FitContext) -> tuple[VAE, Discriminator]:
         """Both, with weights from the context's generator."""
         shape = context.dataset.input_shape
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=context.rng)))
+        with seeded(context):
             networks = VAE(shape, self.latent, self.width), Discriminator(self.latent)
         return networks[0].to(context.device), networks[1].to(context.device)
 

@@ -7,14 +7,12 @@ two linear layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from upslope.signals.base import FitContext
 
 STAGES = 4
 
@@ -95,22 +93,6 @@ def towards(logits: Tensor, target: Tensor | float) -> Tensor:
     if isinstance(target, float):
         target = torch.full_like(logits, target)
     return F.binary_cross_entropy_with_logits(logits, target)
-
-
-def batches(context: FitContext, indices: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Endless batches of places in `indices`, shuffled at each pass; none where it is empty."""
-    while len(indices):
-        order = torch.randperm(len(indices), generator=context.rng).tolist()
-        if len(order) == 1:
-            order *= 2  # BatchNorm cannot train on one sample
-        for start in range(0, len(order) - 1, size):
-            yield order[start : start + size]
-
-
-def read(context: FitContext, indices: Sequence[int]) -> Tensor:
-    """Prepared inputs of these positions in the data set, on the device, as float32."""
-    inputs = context.dataset.inputs(indices).to(context.device)
-    return context.task.prepare(inputs).float()
 
 
 _LAYERS: dict[int, tuple[type[nn.Module], type[nn.Module], type[nn.Module]]] = {

@@ -17,11 +17,13 @@ from upslope.strategies.adversarial import SRAAL, VAAL
 from upslope.strategies.badge import Badge
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.batch_bald import BatchBald
+from upslope.strategies.committee import QBC
 from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
 from upslope.strategies.diverse import GradNormDiverse
 from upslope.strategies.gcn import CoreGCN, UncertainGCN
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
+from upslope.strategies.isal import ISAL
 from upslope.strategies.learning_loss import LL4AL
 from upslope.strategies.mc_dropout import Bald, McEntropy, MeanStd, VariationRatio
 from upslope.strategies.random import Random
@@ -47,6 +49,8 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "ll4al": LL4AL,
     "vaal": VAAL,
     "sraal": SRAAL,
+    "qbc": QBC,
+    "isal": ISAL,
     "uncertain-gcn": UncertainGCN,
     "core-gcn": CoreGCN,
     "badge": Badge,

@@ -1,0 +1,37 @@
+"""What signals that train something share: batches, and a seed for fresh weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from upslope.signals.base import FitContext
+
+
+@contextmanager
+def seeded(context: FitContext) -> Iterator[None]:
+    """Torch's global generator seeded from the context's, and as it was afterwards: layers draw
+    their first weights, and dropout its units, from the global one."""
+    devices = [context.device] if context.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=context.rng)))
+        yield
+
+
+def batches(context: FitContext, indices: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Endless batches of places in `indices`, shuffled at each pass; none where it is empty."""
+    while len(indices):
+        order = torch.randperm(len(indices), generator=context.rng).tolist()
+        if len(order) == 1:
+            order *= 2  # BatchNorm cannot train on one sample
+        for start in range(0, len(order) - 1, size):
+            yield order[start : start + size]
+
+
+def read(context: FitContext, indices: Sequence[int]) -> Tensor:
+    """Prepared inputs of these positions in the data set, on the device, as float32."""
+    inputs = context.dataset.inputs(indices).to(context.device)
+    return context.task.prepare(inputs).float()

@@ -1,0 +1,166 @@
+"""Influence of a label on the loss over a reference set (ISAL: Liu et al., ICCV 2021).
+
+With v the gradient of the mean loss over labelled reference samples, H its Hessian and g_x the
+gradient that the sample x would bring, adding x to the training set changes the reference loss by
+-v^T (H + damping I)^-1 g_x, up to the step. The score is
+
+    v^T (H + damping I)^-1 g_x = s^T g_x:   high where the loss would fall most.
+
+The label of x being unknown, g_x is the gradient of
+
+    pseudo    the cross-entropy at the most probable class
+    expected  the loss expected under the posterior, with the posterior differentiated too: held
+              fixed, its gradient is p - p = 0 for every x, and so would be every score.
+
+s is solved for once, by conjugate gradients; s^T g_x of a whole batch is one forward-mode
+derivative, here as a derivative of a derivative. Only tensors of two or more dimensions count, as
+in the source. The test set is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from upslope.errors import ModelError
+from upslope.gradnorm import entropy
+from upslope.options import Options
+from upslope.signals.base import FitContext
+from upslope.signals.fitting import read
+from upslope.tasks.base import Task
+
+BATCH = 128
+TOLERANCE = 1e-4
+
+Vectors = tuple[Tensor, ...]
+"""One tensor for each weight."""
+
+
+@dataclass(frozen=True)
+class Influence(Options):
+    """How much a label would lower the loss of labelled samples, by influence functions: (n,)."""
+
+    name: ClassVar[str] = "influence"
+
+    label: Annotated[
+        Literal["pseudo", "expected"], Field(description="what stands for the unknown label")
+    ] = "pseudo"
+    damping: Annotated[float, Field(gt=0, description="added to the Hessian's diagonal")] = 100.0
+    iterations: Annotated[int, Field(ge=1, description="most conjugate gradient steps")] = 20
+    reference: Annotated[int, Field(ge=1, description="most labelled samples taken")] = 1000
+
+    def fit(self, context: FitContext) -> FittedInfluence:
+        """Solve (H + damping I) s = v over a random part of the labelled set.
+
+        Raises:
+            ModelError: nothing is labelled.
+        """
+        if not context.labelled:
+            raise ModelError(
+                "Expected labelled samples, whose loss isal wants to lower, but there are none. "
+                "Start with another strategy."
+            )
+        order = torch.randperm(len(context.labelled), generator=context.rng)
+        places = order[: self.reference].tolist()
+
+        def losses() -> Iterator[Tensor]:
+            """The mean loss over the reference, in parts that add up to it."""
+            for start in range(0, len(places), BATCH):
+                part = places[start : start + BATCH]
+                inputs = read(context, [context.labelled[i] for i in part])
+                targets = context.targets[part].to(context.device)
+                yield context.task.losses(context.model(inputs), targets).sum() / len(places)
+
+        chosen = weights(context.model)
+        with torch.enable_grad():
+            v = total(torch.autograd.grad(loss, chosen) for loss in losses())
+
+            def damped(x: Vectors) -> Vectors:
+                product = total(hessian_times(loss, chosen, x) for loss in losses())
+                return tuple(h + self.damping * e for h, e in zip(product, x, strict=True))
+
+            def report(done: int) -> None:
+                context.progress(done, self.iterations)
+
+            s = conjugate_gradients(damped, v, self.iterations, report)
+        return FittedInfluence(self.label, s)
+
+
+@dataclass(frozen=True)
+class FittedInfluence:
+    """s^T g_x: (n,)."""
+
+    label: str
+    direction: Vectors
+    name: ClassVar[str] = "influence"
+
+    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
+        """(n,) for a prepared batch."""
+        with torch.enable_grad():
+            outputs = model(inputs)
+            if self.label == "expected":
+                losses = entropy(task.logits(outputs))
+            else:
+                losses = task.losses(outputs, task.logits(outputs).argmax(dim=1))
+            # d/du of s^T grad(u^T losses) is s^T grad(losses_n) for every n.
+            u = torch.ones_like(losses, requires_grad=True)
+            grads = torch.autograd.grad(losses @ u, weights(model), create_graph=True)
+            along = dot(grads, self.direction)
+            return torch.autograd.grad(along, u)[0].detach()
+
+
+def weights(model: nn.Module) -> list[nn.Parameter]:
+    """The trainable tensors of two or more dimensions."""
+    return [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+
+
+def hessian_times(loss: Tensor, parameters: Sequence[nn.Parameter], x: Vectors) -> Vectors:
+    """H x, by differentiating grad(loss)^T x."""
+    grads = torch.autograd.grad(loss, parameters, create_graph=True)
+    return torch.autograd.grad(dot(grads, x), parameters, materialize_grads=True)
+
+
+def dot(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """The inner product over all tensors."""
+    return torch.stack([(a * b).sum() for a, b in zip(x, y, strict=True)]).sum()
+
+
+def total(parts: Iterator[Vectors]) -> Vectors:
+    """Their sum."""
+    result = next(parts)
+    for part in parts:
+        result = tuple(a + b for a, b in zip(result, part, strict=True))
+    return result
+
+
+def conjugate_gradients(
+    times: Callable[[Vectors], Vectors], v: Vectors, iterations: int, report: Callable[[int], None]
+) -> Vectors:
+    """x with A x = v, to a relative residual of 1e-4 or as far as `iterations` bring it.
+
+    Along a direction of negative curvature, where damping is too small for A to be positive, it
+    stops at what it has; before the first step, at v.
+    """
+    x = tuple(torch.zeros_like(part) for part in v)
+    residual = direction = v
+    old = start = dot(v, v)
+    for iteration in range(iterations):
+        if old <= TOLERANCE**2 * start:
+            break
+        image = times(direction)
+        curvature = dot(direction, image)
+        if curvature <= 0:
+            return x if iteration else v
+        step = old / curvature
+        x = tuple(a + step * d for a, d in zip(x, direction, strict=True))
+        residual = tuple(r - step * i for r, i in zip(residual, image, strict=True))
+        new = dot(residual, residual)
+        direction = tuple(r + new / old * d for r, d in zip(residual, direction, strict=True))
+        old = new
+        report(iteration + 1)
+    return x
