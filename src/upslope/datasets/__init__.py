@@ -26,6 +26,7 @@ from upslope.datasets import (
     mask_folder,
     npz,
     parquet,
+    simulated,
     svhn,
     voc,
 )
@@ -63,6 +64,9 @@ TABLE: Mapping[str, Callable[..., Splits]] = {
     "cityscapes": cityscapes.load,
     "voc": voc.load,
     "mask-folder": mask_folder.load,
+    "50c-clean": simulated.clean_50,
+    "50c-snr005": simulated.noisy_50,
+    "cryoet-simulated": simulated.load,
 }
 """name -> loader, called as `loader(root, progress=..., **options)`."""
 

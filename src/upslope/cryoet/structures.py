@@ -1,0 +1,149 @@
+"""What is imaged: atoms of a PDB or mmCIF entry, or a density map of an MRC file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upslope.cryoet.mrc import read_volume
+from upslope.errors import ConfigError, DataError
+
+ATOMS = (".pdb", ".ent", ".cif", ".mmcif")
+MAPS = (".mrc", ".map", ".mrcs", ".rec")
+
+Volume = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Atoms:
+    """Atoms of a molecule. xyz: (n, 3), in angstrom, centred. weights: (n,), atomic numbers."""
+
+    id: str
+    xyz: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A density map. density: (d, h, w) in z, y, x; voxel: its edge in angstrom."""
+
+    id: str
+    density: Volume
+    voxel: float
+
+
+Structure = Atoms | Map
+
+
+def read_structure(path: Path | str) -> Structure:
+    """A structure from a file: .pdb, .ent, .cif (gzipped or not) or .mrc, .map, .rec.
+
+    Of a PDB or mmCIF entry, the first biological assembly is built where the file gives one;
+    hydrogen and water are left out.
+
+    Raises:
+        DataError: the file cannot be read, holds no atom, or is of another kind.
+        ConfigError: gemmi or mrcfile is not installed.
+    """
+    path = Path(path)
+    name = path.name.removesuffix(".gz")
+    suffix = Path(name).suffix.lower()
+    if not path.is_file():
+        raise DataError(f"Expected a structure in {path} but there is no such file.")
+    if suffix in MAPS:
+        volume = read_volume(path)
+        return Map(Path(name).stem, volume.values, volume.voxel)
+    if suffix not in ATOMS:
+        raise DataError(
+            f"Expected a structure of one of the kinds {', '.join(ATOMS + MAPS)} but got {path}."
+        )
+    return _read_atoms(path, Path(name).stem)
+
+
+def read_library(folder: Path) -> dict[str, Structure]:
+    """The structures of structures.npz and maps.npz in `folder`, in their order there.
+
+    structures.npz holds `<id>_xyz` (n, 3) and `<id>_z` (n,); maps.npz holds `<id>` (d, h, w) and
+    `<id>_voxel_A`.
+
+    Raises:
+        DataError: neither file is there, or one is damaged or of another layout.
+    """
+    found: dict[str, Structure] = {}
+    for file in ("structures.npz", "maps.npz"):
+        path = folder / file
+        if not path.is_file():
+            continue
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                found |= _from_arrays({key: stored[key] for key in stored.files})
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise DataError(
+                f"Expected structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path} "
+                f"but reading it failed: {error}. Get it again."
+            ) from error
+    if not found:
+        raise DataError(f"Expected structures.npz or maps.npz in {folder} but there is neither.")
+    return found
+
+
+def needed(module: str) -> ModuleType:
+    """The optional module, or a ConfigError that says how to install it."""
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"Expected the package {module} to read this file but it is not installed. "
+            "Install it: pip install 'upslope[cryoet]'."
+        ) from error
+
+
+def _from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Structure]:
+    found: dict[str, Structure] = {}
+    for key, values in arrays.items():
+        if key.endswith("_xyz"):
+            id_ = key.removesuffix("_xyz")
+            found[id_] = _centred(id_, values, arrays[f"{id_}_z"])
+        elif f"{key}_voxel_A" in arrays:
+            voxel = float(arrays[f"{key}_voxel_A"])
+            found[key] = Map(key, values.astype(np.float32), voxel)
+    return found
+
+
+def _centred(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -> Atoms:
+    places, mass = xyz.astype(np.float64), weights.astype(np.float64)
+    if not np.isfinite(places).all() or not len(places) or not mass.sum() > 0:
+        raise ValueError(f"{id_} has no atoms, or places that are not finite")
+    return Atoms(id_, places - (mass[:, None] * places).sum(axis=0) / mass.sum(), mass)
+
+
+def _read_atoms(path: Path, id_: str) -> Atoms:
+    gemmi = needed("gemmi")
+    try:
+        entry = gemmi.read_structure(str(path))
+        entry.setup_entities()
+        if entry.assemblies:
+            entry.transform_to_assembly(
+                entry.assemblies[0].name, gemmi.HowToNameCopiedChain.AddNumber
+            )
+        entry.remove_hydrogens()
+        entry.remove_waters()
+        atoms = [
+            (*site.atom.pos.tolist(), site.atom.element.atomic_number * site.atom.occ)
+            for site in entry[0].all()
+        ]
+        rows = np.array(atoms, dtype=np.float64).reshape(-1, 4)
+        return _centred(id_, rows[:, :3], rows[:, 3])
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"Expected a PDB or mmCIF entry with atoms in {path} but got: {error}. "
+            "Get the file again."
+        ) from error
