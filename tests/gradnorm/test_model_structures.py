@@ -9,6 +9,7 @@ import torch
 from oracle import TOLERANCE, agree, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from upslope.gradnorm import gradient_norms
 
@@ -317,6 +318,48 @@ class Forces(nn.Module):
 def test_a_model_that_differentiates_itself_takes_the_exact_slow_path():
     torch.manual_seed(0)
     agree(Forces(), torch.randn(3, 4), path="one by one")
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = checkpoint(lambda y: torch.tanh(self.b(y)), self.a(x), use_reentrant=False)
+        return self.c(y)
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_checkpoints_take_the_exact_slow_path(n):
+    torch.manual_seed(0)
+    agree(Checkpointed(), torch.randn(n, 4), path="one by one")
+
+
+class WritesThroughAView(nn.Module):
+    def __init__(self, through: str) -> None:
+        super().__init__()
+        self.conv, self.head, self.through = nn.Conv2d(2, 4, 3), nn.Linear(64, 3), through
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        flat = y.view(len(y), -1)
+        if self.through == "index":
+            flat[:, :9] = 0
+        elif self.through == "slice":
+            flat[:, :9].mul_(2)
+        else:
+            flat *= 3
+        return self.head(torch.tanh(y.flatten(1)))
+
+
+@pytest.mark.parametrize("through", ["index", "slice", "whole"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_writes_through_a_view_of_a_convolutions_output(n, through):
+    torch.manual_seed(0)
+    model, x = WritesThroughAView(through).double(), torch.randn(n, 2, 6, 6).double()
+    found = gradient_norms(model, x, "entropy")
+    assert relative_error(found, norms_one_by_one(model, x)) < TOLERANCE
 
 
 class Mapped(nn.Module):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,12 +34,16 @@ from upslope.gradnorm.kernels import TABLE
 from upslope.gradnorm.kernels.lift import lift
 from upslope.gradnorm.kernels.norm import refuse_batch_statistics
 from upslope.gradnorm.kernels.replay import replay
+from upslope.gradnorm.layout import Inseparable
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.weights import leaves
 
 ENTRYWISE = frozenset(
-    "add sub rsub mul div true_divide pow maximum minimum where lerp addcmul addcdiv float_power "
-    "atan2 hypot fmod remainder logaddexp copysign xlogy clamp clip masked_fill".split()  # noqa: SIM905
+    {
+        "add", "sub", "rsub", "mul", "div", "true_divide", "pow", "maximum", "minimum", "where",
+        "lerp", "addcmul", "addcdiv", "float_power", "atan2", "hypot", "fmod", "remainder",
+        "logaddexp", "copysign", "xlogy", "clamp", "clip", "masked_fill",
+    }  # fmt: skip
 )
 """Operators whose output has the broadcast shape of their inputs, entry by entry."""
 
@@ -92,9 +97,10 @@ class Interceptor(TorchFunctionMode):
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
         if "weight" not in kinds:
-            if func is Tensor.view and "sample" in kinds:
-                func = Tensor.reshape  # a convolution here may have put the channels last
-            out = func(*args, **kwargs)
+            if "sample" in kinds:
+                _refuse_write_through_copy(func, args)
+            shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
+            out = _viewed(*args, **kwargs) if shaped else func(*args, **kwargs)
         elif "sample" in kinds and not self._takes_kind_of_first(func, args):
             out = self._meet(func, args, kwargs)
         else:
@@ -196,6 +202,33 @@ class Interceptor(TorchFunctionMode):
             self.tape.weights.adopt(tensor)
             return "weight"
         return "constant"
+
+
+def _viewed(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`tensor.view`, by a copy where a convolution here has put the channels last."""
+    out = tensor.reshape(*args, **kwargs)
+    if out.data_ptr() != tensor.data_ptr():
+        out.__dict__["_upslope_copy"] = True
+    return out
+
+
+def _refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
+    """A write into such a copy would not reach the tensor that the model means.
+
+    Raises:
+        Inseparable: there is one.
+    """
+    name = getattr(func, "__name__", "")
+    if name == "__setitem__" or name.startswith("__i") or re.fullmatch(r"\w*[a-z0-9]_", name):
+        for tensor in _tensors(args[:1]):
+            base = tensor if tensor._base is None else tensor._base
+            if "_upslope_copy" in (tensor.__dict__ | base.__dict__):
+                raise Inseparable("the model writes through a view of a convolution's output")
+
+
+def _as_type(args: Any, kwargs: Any) -> bool:
+    """Whether a view is of another type, not of another shape."""
+    return any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -104,7 +104,9 @@ class Recording:
         inputs = tree_map_only(Tensor, lambda t: t.detach().clone(), self.inputs)
         if self._plain:
             return _call(self.model, inputs)
-        with self._interceptor:
+        # Checkpoints run parts of the model again during the backward pass, where no one intercepts.
+        no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
+        with no_hooks, self._interceptor:
             return _call(self.model, tree_map_only(Tensor, self._taken, inputs))
 
     def _taken(self, tensor: Tensor) -> Tensor:
