@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upslope.errors import ConfigError, GradientNormError
+from upslope.errors import ConfigError, GradientNormError, ModelError
 from upslope.gradnorm import entropy, expected
 from upslope.pool import Need
-from upslope.signals import SIGNALS, build, describe
+from upslope.signals import SIGNALS, build, check, describe
 from upslope.signals.criteria import CRITERIA
 from upslope.tasks.classification import Classification
 
@@ -228,3 +228,19 @@ def test_table_describes_itself_and_refuses_unknown_names() -> None:
         build(Need.of("gradnrm"))
     with pytest.raises(ConfigError, match="did you mean `norm`"):
         build(Need.of("gradnorm", nrm="global"))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_check_tells_before_training_what_the_model_cannot_give(n: int) -> None:
+    model = make_model().train()
+    model[1].eval()
+    needs = [
+        Need.of(name) for name in ("probabilities", "uncertainty", "features", "gradnorm", "egl")
+    ]
+    untold = [Need.of("vaal"), Need.of("predicted-loss")]
+    check([*needs, *untold], model, TASK, make_inputs(n))
+    assert model.training
+    assert not model[1].training
+    with pytest.raises(ModelError, match="dropout"):
+        check([Need.of("mc-dropout")], model, TASK, make_inputs(n))
+    assert model.training

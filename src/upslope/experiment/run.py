@@ -46,6 +46,7 @@ from upslope.pool import PoolView, Strategy
 from upslope.progress import Observer, Progress, Stop, silent, stop_on_signals, within
 from upslope.scoring import LabelledSet, compute_signals
 from upslope.seeds import generator
+from upslope.signals import check as check_signals
 from upslope.tasks.base import Task
 from upslope.training import Accompanied, TrainingSettings, evaluate, train
 
@@ -253,7 +254,9 @@ class Experiment:
         model = self._weights.fresh()
         if cycle == 0:
             sample = self.splits.pool.inputs(labelled[:2]).to(self.device)
-            self.task.check(model, self.task.prepare(sample))
+            prepared = self.task.prepare(sample)
+            self.task.check(model, prepared)
+            check_signals(self.strategy.needs, model, self.task, prepared)
         elif self.settings.retrain == "warm":
             load_weights(model, self._weights.file(cycle - 1))
         report = train(

@@ -8,7 +8,10 @@ A new signal is a file beside this one and a line in `SIGNALS`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
+
+from torch import Tensor, nn
 
 from upslope import tables
 from upslope.options import Options
@@ -22,6 +25,7 @@ from upslope.signals.mc_dropout import McDropout, McPosteriors
 from upslope.signals.probabilities import Probabilities, Uncertainty
 from upslope.signals.sraal import Sraal
 from upslope.signals.vaal import Vaal
+from upslope.tasks.base import Task
 
 SIGNALS: dict[str, type[Options]] = {
     "probabilities": Probabilities,
@@ -53,9 +57,31 @@ def build(need: Need) -> Signal:
     )
 
 
+def check(needs: Iterable[Need], model: nn.Module, task: Task, inputs: Tensor) -> None:
+    """Compute each signal once on a prepared batch, so that one that the model or the task cannot
+    give is told before any training. Signals that must be fitted first are left out, and those
+    that are not in the table, which belong to what trains along.
+
+    The mode of every module is as before afterwards.
+
+    Raises:
+        UpslopeError: what the signal itself raises: no dropout layer, no features, dense logits.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for need in needs:
+            signal = build(need) if need.name in SIGNALS else None
+            if signal is not None and not hasattr(signal, "fit"):
+                signal.compute(model, task, inputs)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def describe() -> list[tables.Description]:
     """Every signal: its name, one line about it, its options with defaults and help."""
     return [tables.describe(name, signal, ()) for name, signal in SIGNALS.items()]
 
 
-__all__ = ["SIGNALS", "FitContext", "FittedSignal", "Signal", "build", "describe"]
+__all__ = ["SIGNALS", "FitContext", "FittedSignal", "Signal", "build", "check", "describe"]
