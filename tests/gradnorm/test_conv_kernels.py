@@ -80,8 +80,8 @@ def test_depthwise(dimensions, multiplier):
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 @checked
 @given(
-    size=sizes, kernel=kernels, stride=small, padding=narrow_pads,
-    extra=st.integers(0, 1), groups=st.sampled_from([1, 2]), bias=st.booleans(), n=st.integers(1, 3),
+    size=sizes, kernel=kernels, stride=small, padding=narrow_pads, extra=st.integers(0, 1),
+    groups=st.sampled_from([1, 2]), bias=st.booleans(), n=st.integers(1, 3),
 )  # fmt: skip
 def test_transposed(dimensions, size, kernel, stride, padding, extra, groups, bias, n):
     d = dimensions

@@ -43,8 +43,8 @@ ENTRYWISE = frozenset(
         "add", "sub", "rsub", "mul", "div", "true_divide", "pow", "maximum", "minimum", "where",
         "lerp", "addcmul", "addcdiv", "float_power", "atan2", "hypot", "fmod", "remainder",
         "logaddexp", "copysign", "xlogy", "clamp", "clip", "masked_fill",
-    }  # fmt: skip
-)
+    }
+)  # fmt: skip
 """Operators whose output has the broadcast shape of their inputs, entry by entry."""
 
 JOINING = frozenset(["cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"])
@@ -143,7 +143,8 @@ class Interceptor(TorchFunctionMode):
         return replay(self.tape, func, args, kwargs, self._is_sample)
 
     def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        shape = torch.broadcast_shapes(*(t.shape for t in _tensors((args, tuple(kwargs.values())))))
+        shapes = (t.shape for t in _tensors((args, tuple(kwargs.values()))))
+        shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
         args, kwargs = self._lifted((args, kwargs), shape)
         return func(*args, **kwargs)
 
@@ -263,9 +264,7 @@ def _unguarded(func: types.FunctionType) -> Callable[..., Any]:
 
     `torch.nn.functional` asks `has_torch_function` first and would come back here for ever.
     """
-    never = {
-        name: _never for name in func.__globals__ if name.startswith("has_torch_function")
-    }
+    never = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
     copy = types.FunctionType(
         func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
         func.__closure__,

@@ -30,12 +30,12 @@ class Layout:
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:
         """(n, k, *other dimensions): the k = a*b entries of each sample along `dim`."""
-        if self.dim == 0 and self.b is None:
-            return tensor.unflatten(0, (n, -1))
         moved = tensor.movedim(self.dim, 0)
         k = moved.shape[0] // n
         b = k if self.b is None else self.b
-        return moved.unflatten(0, (k // b, n, b)).transpose(0, 1).flatten(1, 2)
+        if b == k:
+            return moved.reshape(n, k, *moved.shape[1:])
+        return moved.reshape(k // b, n, b, *moved.shape[1:]).transpose(0, 1).flatten(1, 2)
 
     def explains(self, gradient: Tensor, kept: Tensor) -> bool:
         """Whether `gradient` is zero for all samples but those of `kept`, (n,) bool."""

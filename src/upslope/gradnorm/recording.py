@@ -72,16 +72,21 @@ class Recording:
     def __init__(self, model: nn.Module, inputs: Inputs, weights: Weights, means: Means):
         self.model, self.weights = model, weights
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        self.means = means
         self.n = _batch_size(self.inputs)
-        self.tape = Tape(weights, means)
-        self._interceptor = Interceptor(self.tape, model, self.n)
         self._rng = torch.get_rng_state()
         self.why_slow: str | None = None
         """Why the samples go one by one, if they do."""
         try:
-            self.outputs = self._forward()
+            self._start()
         except (Inseparable, RuntimeError) as error:
             self._fall_back(error)
+
+    def _start(self) -> None:
+        """Run the model with a new tape."""
+        self.tape = Tape(self.weights, self.means)
+        self._interceptor = Interceptor(self.tape, self.model, self.n)
+        self.outputs = self._forward()
 
     @property
     def _plain(self) -> bool:
@@ -95,16 +100,21 @@ class Recording:
         if isinstance(error, torch.OutOfMemoryError):
             raise error
         self.why_slow = str(error).partition("\n")[0]
+        with self._same_random_numbers():
+            self.outputs = self._forward()
+
+    @contextlib.contextmanager
+    def _same_random_numbers(self) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._rng)
-            self.outputs = self._forward()
+            yield
 
     def _forward(self) -> Any:
         # Copies, for a model may write into what it is given.
         inputs = tree_map_only(Tensor, lambda t: t.detach().clone(), self.inputs)
         if self._plain:
             return _call(self.model, inputs)
-        # Checkpoints run parts of the model again during the backward pass, where no one intercepts.
+        # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
         no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
         with no_hooks, self._interceptor:
             return _call(self.model, tree_map_only(Tensor, self._taken, inputs))
@@ -123,15 +133,16 @@ class Recording:
         _check_losses(losses, self.n)
         return losses
 
-    def squared_norms(self, loss: Loss) -> dict[str, Tensor]:
+    def squared_norms(self, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
         """name -> (n,) squared norms of each weight's per-sample gradient of `loss`.
 
-        A weight that no gradient reaches has zeros.
+        A weight that no gradient reaches has zeros. After the `last` pass the activations are
+        gone: they make room while it runs, which saves memory, and time where memory is fresh.
         """
         squares: dict[str, Tensor] = {}
         if self.n > 0 and not self._plain:
             try:
-                squares = self._recorded(self.losses(loss))
+                squares = self._recorded(loss, last)
             except (Inseparable, RuntimeError) as error:
                 self._fall_back(error)
         if self.n > 0 and self._plain:
@@ -139,19 +150,29 @@ class Recording:
         zeros = torch.zeros(self.n, device=_device(self.outputs))
         return {name: squares.get(name, zeros) for name in self.weights.parameters}
 
-    def _recorded(self, losses: Tensor) -> dict[str, Tensor]:
+    def _recorded(self, loss: Loss, last: bool) -> dict[str, Tensor]:
+        losses = self.losses(loss)
         known = self._remembered()
         if known is not None:
-            with contextlib.suppress(Unplaced):
-                return self._norms(losses, known)
-        return self._norms(losses, self.layouts(losses))
+            try:
+                return self._norms(losses, known, last)
+            except Unplaced:
+                if last:
+                    with self._same_random_numbers():
+                        self._start()
+                    losses = self.losses(loss)
+        return self._norms(losses, self.layouts(losses), last)
 
-    def _norms(self, losses: Tensor, layouts: Mapping[int, Layout]) -> dict[str, Tensor]:
+    def _norms(
+        self, losses: Tensor, layouts: Mapping[int, Layout], last: bool
+    ) -> dict[str, Tensor]:
         listener = NormListener(self.tape, self.n, layouts)
-        self.backward(losses, torch.ones_like(losses), listener)
+        self.backward(losses, torch.ones_like(losses), listener, last=last)
         return listener.finish()
 
-    def backward(self, losses: Tensor, share: Tensor, listener: Listener) -> None:
+    def backward(
+        self, losses: Tensor, share: Tensor, listener: Listener, *, last: bool = False
+    ) -> None:
         """One backward pass.
 
         Raises:
@@ -165,7 +186,7 @@ class Recording:
                 losses,
                 [self.tape.anchor, *self.weights.parameters.values()],
                 share,
-                retain_graph=True,
+                retain_graph=not last,
                 allow_unused=True,
             )
         finally:
@@ -225,6 +246,11 @@ class Recording:
                 for _ in range(2)
             )
         together = tensors_in(self.outputs)
+        if self.means.dtype is not None:  # the comparison is in full precision
+            with torch.no_grad(), self._same_random_numbers():
+                together = tensors_in(
+                    _call(self.model, tree_map_only(Tensor, torch.clone, self.inputs))
+                )
         if not all(torch.equal(a, b) for a, b in zip(once, again, strict=True)):
             return  # dropout and the like: nothing can be said
         for one, all_ in zip(once, together, strict=True):
@@ -250,11 +276,7 @@ class Recording:
                 allow_unused=True,
             )  # fmt: skip
             for name, gradient in zip(rows, gradients, strict=True):
-                if gradient is None:
-                    rows[name].append(losses.new_zeros(1))
-                else:
-                    dense = gradient.to_dense() if gradient.is_sparse else gradient
-                    rows[name].append(squared_norms(dense[None]))
+                rows[name].append(_squared_norm(gradient, losses))
         return {name: torch.cat(row) for name, row in rows.items()}
 
 
@@ -290,6 +312,12 @@ def _call(model: nn.Module, inputs: Inputs) -> Any:
     if isinstance(inputs, Tensor):
         return model(inputs)
     return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def _squared_norm(gradient: Tensor | None, like: Tensor) -> Tensor:
+    if gradient is None:
+        return like.new_zeros(1)
+    return squared_norms((gradient.to_dense() if gradient.is_sparse else gradient)[None])
 
 
 def _batch_size(inputs: Inputs) -> int:

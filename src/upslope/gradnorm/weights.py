@@ -144,8 +144,8 @@ def _disjoint(parameter: Tensor, views: Sequence[Tensor]) -> bool:
     spans = sorted((v.storage_offset(), v.storage_offset() + _reach(v)) for v in views)
     if all(end < start for (_, end), (start, _) in itertools.pairwise(spans)):
         return True
-    places = torch.cat([_places(view) for view in views])
-    return places.unique().numel() == places.numel()
+    places = torch.cat([_places(view) for view in views]).sort().values
+    return bool(places.diff().all())
 
 
 def _reach(view: Tensor) -> int:
@@ -154,7 +154,7 @@ def _reach(view: Tensor) -> int:
 
 def _places(view: Tensor) -> Tensor:
     """The positions in memory of a view's entries, (numel,)."""
-    place = torch.full((), view.storage_offset(), dtype=torch.int64)
+    place = torch.tensor(int(view.storage_offset()))
     for size, stride in zip(view.shape, view.stride(), strict=True):
         place = place[..., None] + torch.arange(size) * stride
     return place.flatten()

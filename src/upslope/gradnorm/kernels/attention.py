@@ -25,7 +25,7 @@ def scaled_dot_product_attention(
     **options: Any,
 ) -> Any:
     """`F.scaled_dot_product_attention`. query: (..., l, e), key: (..., s, e), bias: (..., l, s)."""
-    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (query, key, value)))
+    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (query, key, value)))  # type: ignore[no-untyped-call]
     if options.get("enable_gqa"):
         batch = batch[:0]  # heads differ in number: each keeps its own
 
