@@ -46,9 +46,11 @@ def test_draws_in_proportion_to_the_squared_distance() -> None:
     g = gradients(pool)
     squared = (g - g[int(g.norm(dim=1).argmax())]).square().sum(dim=1)
     expected = squared / squared.sum()
-    rng, counts, draws = generator(5), torch.zeros(12, dtype=torch.float64), 3000
+    p, h = (pool.signal(need) for need in build("badge").needs)
+    vectors = OuterProducts(p - torch.nn.functional.one_hot(p.argmax(dim=1), p.shape[1]), h)
+    rng, counts, draws = generator(5), torch.zeros(12, dtype=torch.float64), 2000
     for _ in range(draws):
-        counts[pool.candidates.index(build("badge").select(pool, 2, rng).ids[1])] += 1
+        counts[k_means_plus_plus(vectors, 2, rng)[1]] += 1
     spread = (expected * (1 - expected) / draws).sqrt().clamp(min=1e-9)
     assert ((counts / draws - expected).abs() / spread).max() < 4.5
 

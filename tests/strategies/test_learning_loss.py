@@ -12,13 +12,8 @@ from upslope.errors import ModelError
 from upslope.models.resnet import resnet_small
 from upslope.pool import Need
 from upslope.strategies import build
-from upslope.strategies.learning_loss import (
-    PREDICTED,
-    LearningLossCompanion,
-    LossPrediction,
-    pooled,
-    ranking_loss,
-)
+from upslope.strategies.learning_loss import PREDICTED, LearningLossCompanion
+from upslope.strategies.loss_prediction import LossPrediction, pooled, ranking_loss
 from upslope.training import Accompanied
 
 CPU = torch.device("cpu")
