@@ -59,7 +59,7 @@ def gradient_norms(
     weights = Weights(select(model, parameters))
     means = means_of(max_memory, compile, dtype)
     with recording(model, inputs, weights, means) as record:
-        return reduce(record.squared_norms(named(loss)))
+        return reduce(record.squared_norms(named(loss), last=True))
 
 
 def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Parameter]:

@@ -19,8 +19,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-SCRATCH = 8 << 20
-"""Bytes of scratch a chunk may take: what stays in the cache is computed faster."""
+SCRATCH = 64 << 20
+"""Bytes of scratch that a chunk may take, where the caller sets no bound."""
+CACHE = 8 << 20
+"""Bytes of scratch that a chunk does take, where more gains nothing: caches are small."""
 
 
 def squared_norms(values: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ def squared_norms(values: Tensor) -> Tensor:
 
 def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
     """Slices of range(n) whose scratch stays within the bound, at least one sample each."""
-    size = max(1, min(n, scratch // max(bytes_each, 1)))
+    size = max(1, min(n, min(scratch, CACHE) // max(bytes_each, 1)))
     for start in range(0, n, size):
         yield slice(start, min(n, start + size))
 
@@ -114,7 +116,8 @@ class Outer:
         """(n,): squared norms of the products themselves, a block of rows of each at a time."""
         i, o = self.x.shape[2], self.g.shape[2]
         row = i * self.x.element_size()
-        scratch //= 4  # the products are read once more, which the second-level cache makes free
+        # The products are read once more, which the second-level cache makes free.
+        scratch = min(scratch, CACHE // 4)
         width = max(1, min(o, scratch // row))
         out = []
         for c in chunks(len(self), row * width, scratch):

@@ -20,6 +20,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, Samples, codes, halves
 from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.outputs import check_losses, device_of, tensors_in
 from upslope.gradnorm.parts import Part, squared_norms
 from upslope.gradnorm.tape import Listener, Means, Tape
 from upslope.gradnorm.weights import Weights, combined
@@ -130,7 +131,7 @@ class Recording:
             if self.tape.means.dtype is not None:
                 outputs = tree_map_only(Tensor, _widened, outputs)
             losses = loss(outputs)
-        _check_losses(losses, self.n)
+        check_losses(losses, self.n)
         return losses
 
     def squared_norms(self, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
@@ -147,7 +148,7 @@ class Recording:
                 self._fall_back(error)
         if self.n > 0 and self._plain:
             squares = self._one_by_one(loss)
-        zeros = torch.zeros(self.n, device=_device(self.outputs))
+        zeros = torch.zeros(self.n, device=device_of(self.outputs))
         return {name: squares.get(name, zeros) for name in self.weights.parameters}
 
     def _recorded(self, loss: Loss, last: bool) -> dict[str, Tensor]:
@@ -328,33 +329,3 @@ def _batch_size(inputs: Inputs) -> int:
             f"dimension 0 but got {type(inputs).__name__} without such a tensor."
         )
     return tensors[0].shape[0]
-
-
-def tensors_in(outputs: Any) -> list[Tensor]:
-    """The tensors of numbers in what a model returned: a tensor, a container or an object."""
-    leaves = tree_flatten(outputs)[0]
-    opened = (tree_flatten(vars(leaf))[0] if hasattr(leaf, "__dict__") else [] for leaf in leaves)
-    leaves += [inner for inners in opened for inner in inners]
-    return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point() and t.dim() > 0]
-
-
-def _device(outputs: Any) -> torch.device:
-    found = tensors_in(outputs)
-    return found[0].device if found else torch.device("cpu")
-
-
-def _check_losses(losses: Any, n: int) -> None:
-    if not isinstance(losses, Tensor) or losses.shape != (n,):
-        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        reduced = got == ()
-        raise GradientNormError(
-            f"Expected the loss to be one number a sample, shape ({n},), but got {got}. "
-            + ('A reduced loss mixes the samples: use reduction="none".' if reduced else
-               "Reduce what each sample holds (positions, pixels) and nothing else.")
-        )  # fmt: skip
-    if not bool(torch.isfinite(losses).all()):
-        bad = (~torch.isfinite(losses)).nonzero().flatten()[:5].tolist()
-        raise GradientNormError(
-            f"Expected finite losses but those of samples {bad} are {losses[bad].tolist()}. Look "
-            "at these inputs, and at the model's weights."
-        )

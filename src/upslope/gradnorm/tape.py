@@ -49,9 +49,7 @@ class Kernel(ABC):
         """Gradients of the inputs, from that of the output."""
 
     @abstractmethod
-    def parts(
-        self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """The per-sample gradients of each of `weights`."""
 
 

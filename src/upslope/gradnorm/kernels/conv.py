@@ -143,9 +143,10 @@ def transposed_convolution(dimensions: int) -> Callable[..., Any]:
 def _batched(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Tensor:
     if input.dim() != dimensions + 2:
         raise Inseparable
-    if dimensions == 2:
+    if dimensions > 1:
         # Channels last is the faster order, and what the per-sample products want.
-        input = input.contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if dimensions == 2 else torch.channels_last_3d
+        input = input.contiguous(memory_format=order)
     return tape.use(kernel, input if kernel.dtype is None else input.to(kernel.dtype))
 
 

@@ -106,9 +106,11 @@ class ConvPart:
     def _direct(self, scratch: int) -> Tensor:
         size = self.x.element_size()
         each = size * (math.prod(self.shape) + self.x[0].numel() + self.g[0].numel())
-        # One sample a thread keeps every core busy, and more gain nothing.
-        together = min(scratch, each * max(2, torch.get_num_threads()))
-        return torch.cat([squared_norms(self.dense(c)) for c in chunks(len(self), each, together)])
+        # One sample a thread keeps every core busy, and more gain nothing; a sample alone is far
+        # slower in three dimensions.
+        size = max(1, min(scratch // each, max(2, torch.get_num_threads())))
+        pieces = (slice(i, i + size) for i in range(0, len(self), size))
+        return torch.cat([squared_norms(self.dense(c)) for c in pieces])
 
     def _columns(self, scratch: int) -> Tensor:
         return self._unfolded(Outer.direct, scratch)
@@ -163,9 +165,7 @@ class ConvPart:
     }
 
 
-def _window_sum(
-    gram: Tensor, axes: tuple[int, int], offsets: Sequence[int], size: int
-) -> Tensor:
+def _window_sum(gram: Tensor, axes: tuple[int, int], offsets: Sequence[int], size: int) -> Tensor:
     """sum_k gram[l + offset_k, l' + offset_k] along one axis of rows and columns, l < size.
 
     What lies outside is zero: the padding of the image never enters the products.
@@ -197,6 +197,7 @@ def _side_by_side(x: Tensor) -> Tensor:
     Channels that lie last in memory stay there: whole rows of them are copied.
     """
     n, k, c = x.shape[:3]
-    if x.dim() == 5 and x.stride(2) == 1:
-        return x.permute(1, 3, 4, 0, 2).reshape(k, *x.shape[3:], n * c).permute(0, 3, 1, 2)
+    if x.dim() >= 5 and x.stride(2) == 1:
+        last = x.movedim((0, 2), (-2, -1)).flatten(-2)  # (k, *space, n * c)
+        return last.movedim(-1, 1)
     return x.transpose(0, 1).reshape(k, n * c, *x.shape[3:])

@@ -17,9 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.layout import Samples
+from upslope.gradnorm.layout import Layout, Samples
 from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
+
+
+_LARGE = 1 << 16
+"""Entries a sample from which on it pays to take samples one at a time: they leave the cache."""
 
 
 class Affine(Kernel):
@@ -27,7 +31,9 @@ class Affine(Kernel):
 
     name = "affine"
 
-    def __init__(self, tape: Tape, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]):
+    def __init__(
+        self, tape: Tape, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]
+    ):
         self.weight, self.bias, self.shape = weight, bias, tuple(shape)
         self.weights = tape.weights.asked(weight, bias)
 
@@ -85,16 +91,29 @@ class BatchNormEval(Kernel):
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
-        shape = (-1, *(1,) * (g.dim() - 2))
-        channels = (g.shape[1], *shape[1:])
-        total = samples.summed(g, channels).flatten(1)  # (n, c)
+        if samples.layout == Layout() and len(g) == samples.n and g[0].numel() >= _LARGE:
+            scale, shift = self._one_by_one(g, inputs[0])
+        else:
+            scale, shift = self._at_once(g, inputs[0], samples)
         for weight in self.weights:
-            if weight is self.weight:
-                product = samples.summed(g * inputs[0], channels).flatten(1)
-                rstd = (self.var + self.eps).rsqrt()
-                yield weight, Dense((product - self.mean * total) * rstd)
-            else:
-                yield weight, Dense(total)
+            yield weight, Dense(scale if weight is self.weight else shift)
+
+    def _at_once(self, g: Tensor, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        channels = (g.shape[1], *(1,) * (g.dim() - 2))
+        shift = samples.summed(g, channels).flatten(1)  # (n, c)
+        product = samples.summed(g * x, channels).flatten(1)
+        return (product - self.mean * shift) * (self.var + self.eps).rsqrt(), shift
+
+    def _one_by_one(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sums in one reading of g and x, with torch's own backward pass of one sample."""
+        sums = [
+            torch.ops.aten.native_batch_norm_backward(
+                g[i : i + 1], x[i : i + 1], self.var, self.mean, self.var, None, None,
+                False, self.eps, (False, True, True),
+            )[1:]
+            for i in range(len(g))
+        ]  # fmt: skip
+        return torch.stack([scale for scale, _ in sums]), torch.stack([shift for _, shift in sums])
 
 
 def batch_norm(
