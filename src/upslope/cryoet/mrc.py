@@ -68,9 +68,7 @@ def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:
 
     mrcfile = needed("mrcfile")
     with mrcfile.new(path, overwrite=True) as out:
-        out.set_data(values.astype(np.float32))
-        if values.ndim == 4:
-            out.set_volume_stack()
+        out.set_data(values.astype(np.float32))  # four dimensions make it a stack of volumes
         out.voxel_size = voxel
 
 

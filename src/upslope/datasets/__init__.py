@@ -27,6 +27,7 @@ from upslope.datasets import (
     npz,
     parquet,
     simulated,
+    subtomograms,
     svhn,
     voc,
 )
@@ -67,6 +68,7 @@ TABLE: Mapping[str, Callable[..., Splits]] = {
     "50c-clean": simulated.clean_50,
     "50c-snr005": simulated.noisy_50,
     "cryoet-simulated": simulated.load,
+    "subtomograms": subtomograms.load,
 }
 """name -> loader, called as `loader(root, progress=..., **options)`."""
 

@@ -1,0 +1,198 @@
+"""Particles of tomograms: a RELION STAR file or a CSV table says where they lie.
+
+Either each particle is a volume of its own, `rlnImageName` (a file, or 000012@stack.mrc for one of
+a stack, counted from 1), or it is a place in a tomogram: `rlnTomoName` or `rlnMicrographName` with
+`rlnCoordinateX`, Y, Z in voxels, less `rlnOriginXAngst`, Y, Z where there are such columns. A CSV
+table has the columns image, or tomogram, x, y, z, and perhaps label.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upslope.cryoet.star import Block, read_star, write_star
+from upslope.errors import DataError
+
+_CSV = {
+    "image": "rlnImageName",
+    "tomogram": "rlnTomoName",
+    "x": "rlnCoordinateX",
+    "y": "rlnCoordinateY",
+    "z": "rlnCoordinateZ",
+}
+_TOMOGRAM = ("rlnTomoName", "rlnMicrographName")
+_PLACE = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
+_OFFSET = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
+_NAMES = ("rlnTomoParticleName", "rlnImageName")
+UNKNOWN = ("", "None", "none", "?", "<NA>")
+SCORE, RANK = "upslopeScore", "upslopeRank"
+
+
+@dataclass(frozen=True)
+class Particle:
+    """file: of the volume or the tomogram. index: of a stack, from 0; None for a whole file.
+    centre: (x, y, z) in voxels of the tomogram, and offset: (x, y, z) in angstrom to be taken off
+    it; both None for a volume of its own. label: "" where nobody has said."""
+
+    id: str
+    file: Path
+    index: int | None
+    centre: tuple[float, float, float] | None
+    offset: tuple[float, float, float]
+    label: str
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """The particles of a file, in its order, and the blocks they came from."""
+
+    path: Path
+    blocks: tuple[Block, ...]
+    at: int
+    """Which block holds the particles."""
+    particles: tuple[Particle, ...]
+
+
+def read_particles(path: Path, label: str | None = None) -> ParticleTable:
+    """The particles of a .star or .csv file; files are sought beside it and above it.
+
+    label: the column that holds the classes; `label` in a CSV table and `rlnClassNumber` in a STAR
+    file, if there is one.
+
+    Raises:
+        DataError: columns are missing, coordinates are no numbers, two particles have one name,
+            or the file of one is missing.
+    """
+    blocks = (_from_csv(path),) if path.suffix.lower() == ".csv" else tuple(read_star(path))
+    at = next((i for i, block in enumerate(blocks) if _layout(block)), None)
+    if at is None:
+        found = "; ".join(f"data_{b.name}: {', '.join(b.columns)}" for b in blocks)
+        raise DataError(
+            f"Expected a table with rlnImageName, or with rlnTomoName (or rlnMicrographName) and "
+            f"{', '.join(_PLACE)}, in {path} but got {found}."
+        )
+    block = blocks[at]
+    if label is not None and label not in block.columns:
+        raise DataError(
+            f"Expected the column {label!r}, which is to hold the classes, in {path} but got "
+            f"{', '.join(block.columns)}."
+        )
+    if label is None:
+        label = next((n for n in ("label", "rlnClassNumber") if n in block.columns), None)
+    labels = block.column(label) if label else [""] * len(block.rows)
+    seen: dict[str, int] = {}
+    folders: dict[str, Path] = {}
+    particles = []
+    for row, (values, said) in enumerate(zip(block.rows, labels, strict=True)):
+        record = dict(zip(block.columns, values, strict=True))
+        particle = _particle(record, row, path, folders, "" if said in UNKNOWN else said)
+        if particle.id in seen:
+            raise DataError(
+                f"Expected each particle once in {path} but {particle.id!r} is there in rows "
+                f"{seen[particle.id] + 1} and {row + 1}."
+            )
+        seen[particle.id] = row
+        particles.append(particle)
+    return ParticleTable(path, blocks, at, tuple(particles))
+
+
+def write_selection(
+    table: ParticleTable,
+    path: Path,
+    chosen: Sequence[str],
+    scores: Mapping[str, float] | None = None,
+) -> None:
+    """Write a STAR file of the particles chosen, in the order of choice, with all their columns.
+
+    Two columns are added: `upslopeRank`, from 1, and, with `scores`, `upslopeScore`. Other blocks,
+    such as optics, are written as they were.
+
+    Raises:
+        DataError: an id that is no particle of the table, or has no score.
+        RunError: the file cannot be written.
+    """
+    row_of = {particle.id: i for i, particle in enumerate(table.particles)}
+    unknown = [i for i in chosen if i not in row_of or (scores is not None and i not in scores)]
+    if unknown:
+        raise DataError(
+            f"Expected particles of {table.path}{' with scores' if scores is not None else ''} but "
+            f"got {unknown[0]!r} ({len(unknown)} of {len(chosen)})."
+        )
+    block = table.blocks[table.at]
+    kept = [i for i, name in enumerate(block.columns) if name not in (SCORE, RANK)]
+    rows = []
+    for rank, id_ in enumerate(chosen, start=1):
+        values = [block.rows[row_of[id_]][i] for i in kept]
+        added = [str(rank)] if scores is None else [str(rank), f"{scores[id_]:.9g}"]
+        rows.append((*values, *added))
+    columns = [block.columns[i] for i in kept] + [RANK] + ([SCORE] if scores is not None else [])
+    blocks = list(table.blocks)
+    blocks[table.at] = Block(block.name, tuple(columns), tuple(rows))
+    write_star(path, blocks)
+
+
+def _layout(block: Block) -> bool:
+    places = set(_PLACE) <= set(block.columns) and any(n in block.columns for n in _TOMOGRAM)
+    return block.loop and ("rlnImageName" in block.columns or places)
+
+
+def _particle(
+    record: Mapping[str, str], row: int, path: Path, folders: dict[str, Path], label: str
+) -> Particle:
+    where = f"row {row + 1} of {path}"
+    if "rlnImageName" in record:
+        stack, _, file = record["rlnImageName"].rpartition("@")
+        if stack and not stack.isdecimal():
+            raise DataError(f"Expected a number before @ but got {stack!r}, {where}.")
+        index, centre, offset = (int(stack) - 1 if stack else None), None, (0.0, 0.0, 0.0)
+        name = record["rlnImageName"]
+    else:
+        file = next(record[n] for n in _TOMOGRAM if n in record)
+        index = None
+        centre = _numbers([record[n] for n in _PLACE], where)
+        offset = _numbers([record.get(n, "0") for n in _OFFSET], where)
+        name = f"{Path(file).stem}-{row:06d}"
+    id_ = next((record[n] for n in _NAMES if n in record), name)
+    if file not in folders:
+        homes = [path.parent, *path.parent.parents]  # RELION's paths begin at its project's folder
+        home = next((home for home in homes if (home / file).is_file()), None)
+        if home is None:
+            raise DataError(
+                f"Expected the file {file!r}, {where}, beside {path.name} or in a folder above it "
+                "but it is missing."
+            )
+        folders[file] = home / file
+    return Particle(id_, folders[file], index, centre, offset, label)
+
+
+def _numbers(texts: Sequence[str], where: str) -> tuple[float, float, float]:
+    try:
+        x, y, z = (float(text) for text in texts)
+    except ValueError as error:
+        raise DataError(f"Expected coordinates but got {list(texts)}, {where}.") from error
+    if not all(math.isfinite(v) for v in (x, y, z)):
+        raise DataError(f"Expected finite coordinates but got {list(texts)}, {where}.")
+    return x, y, z
+
+
+def _from_csv(path: Path) -> Block:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [row for row in csv.reader(file, skipinitialspace=True) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Expected a table in {path} but reading it failed: {error}.") from error
+    if not lines:
+        raise DataError(f"Expected a table in {path} but it is empty.")
+    columns = [name.strip() for name in lines[0]]
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(columns):
+            raise DataError(
+                f"Expected {len(columns)} values, one a column, but got {len(line)}, row {number} "
+                f"of {path}."
+            )
+    rows = tuple(tuple(value.strip() for value in line) for line in lines[1:])
+    return Block("particles", tuple(_CSV.get(name, name) for name in columns), rows)

@@ -1,0 +1,203 @@
+"""Subtomograms of real tomograms: MRC volumes, stacks, or places in a tomogram.
+
+A RELION STAR file or a CSV table lists them; see `upslope.cryoet.particles` for its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from upslope.cryoet.mrc import MrcVolume, read_volume
+from upslope.cryoet.particles import Particle, read_particles
+from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
+from upslope.datasets.base import Splits
+from upslope.datasets.files import needed_root
+from upslope.datasets.subset import Subset, draw
+from upslope.errors import DataError
+from upslope.progress import Observer, silent
+
+WHERE = "your own tomograms: a .star or .csv file, or the folder that holds one"
+_OPEN = 4  # files kept in memory
+_INSIDE = 0.5  # least share of a box that must lie within its tomogram
+
+
+@dataclass(frozen=True, eq=False)
+class SubtomogramDataset:
+    """Volumes cut out or read when they are asked for, each at mean 0 and variance 1.
+
+    box: voxels along each edge. invert: change the sign, where the molecules are dark.
+    voxel: the voxel size in angstrom where a header has none.
+    """
+
+    name: str
+    particles: Sequence[Particle]
+    ids: Sequence[str]
+    classes: tuple[str, ...]
+    labels: Labels
+    box: int
+    invert: bool
+    voxel: float | None
+    resident: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(1, box, box, box)."""
+        return (1, self.box, self.box, self.box)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(n, 1, box, box, box) float32 in z, y, x. Raises DataError naming the particle's file."""
+        out = np.empty((len(indices), *self.input_shape), dtype=np.float32)
+        for k, i in enumerate(indices):
+            out[k, 0] = self._volume(self.particles[i])
+        return torch.from_numpy(out)
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """(n,) int64. Raises DataError for a particle without a class."""
+        return known_targets(self.labels, self.ids, indices)
+
+    def _volume(self, particle: Particle) -> NDArray[np.float32]:
+        opened = _read(particle.file, self.voxel)
+        if particle.centre is None:
+            volume = _of_stack(particle, opened.values)
+            if volume.shape != (self.box,) * 3:
+                raise DataError(
+                    f"Expected {particle.id} to be of {self.box} voxels along each edge, as the "
+                    f"first, but got {volume.shape} in {particle.file}. Crop or pad it."
+                )
+        else:
+            volume = _cut(particle, opened, self.box)
+        spread = float(volume.std())
+        if not spread > 0:
+            raise DataError(
+                f"Expected {particle.id} in {particle.file} to vary but it is constant."
+            )
+        sign = -1 if self.invert else 1
+        result: NDArray[np.float32] = sign * (volume - volume.mean()) / spread
+        return result
+
+
+def load(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    label: Annotated[
+        str | None,
+        Field(description="column of the classes; label or rlnClassNumber, if not given"),
+    ] = None,
+    box: Annotated[
+        int | None, Field(ge=8, description="voxels to cut out of tomograms; volumes have theirs")
+    ] = None,
+    invert: Annotated[bool, Field(description="change the sign: molecules are dark")] = False,
+    voxel: Annotated[
+        float | None, Field(gt=0, description="angstrom, where a header has no voxel size")
+    ] = None,
+    test_share: Annotated[
+        float, Field(gt=0, lt=1, description="share of each class, of the labelled, to test on")
+    ] = 0.2,
+) -> Splits:
+    """Subtomograms of your own: a RELION STAR file or a CSV table, and MRC volumes or tomograms."""
+    del progress
+    path = _table(needed_root(root, "subtomograms", WHERE))
+    particles = read_particles(path, label).particles
+    if not particles:
+        raise DataError(f"Expected particles in {path} but it lists none.")
+    classes = tuple(sorted({p.label for p in particles if p.label}))
+    if len(classes) < 2:
+        raise DataError(
+            f"Expected particles of at least two classes in {path} but got {list(classes)}. Name "
+            "the column that holds them in `label`; leave it empty (or None) where nobody knows."
+        )
+    if particles[0].centre is None:
+        box = _of_stack(particles[0], _read(particles[0].file, voxel).values).shape[0]
+    elif box is None:
+        raise DataError(
+            f"Expected `box`, the voxels to cut out around each place of {path}, but got none."
+        )
+    number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
+    everything = SubtomogramDataset(
+        path.stem,
+        particles,
+        tuple(p.id for p in particles),
+        classes,
+        np.array([number[p.label] for p in particles], dtype=np.int64),
+        box,
+        invert,
+        voxel,
+    )
+    known = np.flatnonzero(everything.labels != UNKNOWN)
+    ids = [everything.ids[i] for i in known.tolist()]
+    drawn, _ = draw(ids, everything.labels[known], round(test_share * len(known)), "test")
+    test = known[drawn]
+    pool = np.setdiff1d(np.arange(len(particles)), test)
+    return Splits(Subset(everything, pool.tolist()), Subset(everything, test.tolist()))
+
+
+def _table(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in (".star", ".csv"))
+    if len(found) != 1:
+        raise DataError(
+            f"Expected one .star or .csv file in {path} but got "
+            f"{[p.name for p in found] or 'none'}. Name the file itself."
+        )
+    return found[0]
+
+
+@lru_cache(maxsize=_OPEN)
+def _read(path: Path, voxel: float | None) -> MrcVolume:
+    return read_volume(path, voxel)
+
+
+def _of_stack(particle: Particle, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if particle.index is None:
+        if values.ndim != 3:
+            raise DataError(
+                f"Expected one volume in {particle.file} but got a stack of {len(values)}. Name "
+                "one of it as 000001@file."
+            )
+        return values
+    if values.ndim != 4 or not 0 <= particle.index < len(values):
+        held = f"a stack of {len(values)} volumes" if values.ndim == 4 else "a single volume"
+        raise DataError(
+            f"Expected volume {particle.index + 1} of a stack in {particle.file} but it holds "
+            f"{held}."
+        )
+    chosen: NDArray[np.float32] = values[particle.index]
+    return chosen
+
+
+def _cut(particle: Particle, tomogram: MrcVolume, box: int) -> NDArray[np.float32]:
+    """The box around a particle; where it leaves the tomogram, the mean of what is inside."""
+    assert particle.centre is not None
+    if tomogram.values.ndim != 3:
+        raise DataError(f"Expected a tomogram in {particle.file} but got a stack of volumes.")
+    centre = [c - o / tomogram.voxel for c, o in zip(particle.centre, particle.offset, strict=True)]
+    low = np.array([int(np.floor(c + 0.5)) for c in reversed(centre)]) - box // 2  # z, y, x
+    start, stop = np.clip(low, 0, None), np.minimum(low + box, tomogram.values.shape)
+    share = np.clip(stop - start, 0, None).prod() / box**3
+    if share < _INSIDE:
+        x, y, z = centre
+        shape = tomogram.values.shape[::-1]
+        raise DataError(
+            f"Expected {particle.id} to lie in its tomogram {particle.file}, x, y, z within "
+            f"{shape}, but only {share:.0%} of its box does, at {x:.1f}, {y:.1f}, {z:.1f}. "
+            "Coordinates are in voxels of this very file: binned ones must be scaled."
+        )
+    found = tomogram.values[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+    out = np.full((box,) * 3, found.mean(), dtype=np.float32)
+    out[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = found
+    return out

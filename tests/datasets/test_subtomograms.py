@@ -1,0 +1,131 @@
+"""Subtomograms of tomograms and of MRC stacks, written with mrcfile."""
+
+import numpy as np
+import pytest
+
+from upslope import datasets
+from upslope.cryoet.mrc import read_volume, write_volume
+from upslope.errors import DataError
+
+mrcfile = pytest.importorskip("mrcfile")
+
+
+def standard(volume):
+    return (volume - volume.mean()) / volume.std()
+
+
+def write(path, data, voxel=10.0):
+    with mrcfile.new(path, overwrite=True) as out:
+        out.set_data(data)
+        out.voxel_size = voxel
+
+
+@pytest.fixture
+def stack(tmp_path):
+    data = np.random.default_rng(0).normal(size=(10, 8, 8, 8)).astype(np.float32)
+    write(tmp_path / "stack.mrc", data)
+    rows = "\n".join(f"{i + 1:06d}@stack.mrc {'AB'[i % 2] if i < 8 else 'None'}" for i in range(10))
+    (tmp_path / "p.star").write_text(f"data_\nloop_\n_rlnImageName\n_kind\n{rows}\n")
+    return tmp_path, data
+
+
+def test_stack(stack):
+    root, data = stack
+    splits = datasets.load("subtomograms", root, label="kind", test_share=0.25)
+    assert splits.pool.classes == ("A", "B")
+    assert (len(splits.pool), len(splits.test)) == (8, 2)
+    assert sorted(splits.test.targets([0, 1]).tolist()) == [0, 1]
+    for part in (splits.pool, splits.test):
+        for i, id_ in enumerate(part.ids):
+            expected = standard(data[int(id_[:6]) - 1])
+            np.testing.assert_allclose(part.inputs([i])[0, 0], expected, atol=1e-5)
+    with pytest.raises(DataError, match="label for '000009@stack"):
+        splits.pool.targets([splits.pool.ids.index("000009@stack.mrc")])
+    dark = datasets.load("subtomograms", root / "p.star", label="kind", invert=True)
+    i = dark.pool.ids.index("000010@stack.mrc")
+    np.testing.assert_allclose(dark.pool.inputs([i])[0, 0], -standard(data[9]), atol=1e-5)
+
+
+def test_places_in_a_tomogram(tmp_path):
+    data = np.random.default_rng(1).normal(size=(30, 40, 50)).astype(np.float32)  # z, y, x
+    write(tmp_path / "tomo.mrc", data, voxel=5.0)
+    (tmp_path / "p.star").write_text(
+        "data_particles\nloop_\n_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n"
+        "_rlnOriginXAngst\n_rlnClassNumber\n"
+        "tomo.mrc 25 20 15 0 1\ntomo.mrc 31.4 20 15 10 1\ntomo.mrc 2 20 15 0 2\n"
+        "tomo.mrc 30 30 20 0 2\n"
+    )
+    splits = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5)
+    everything = splits.pool.dataset
+    np.testing.assert_allclose(
+        everything.inputs([0])[0, 0], standard(data[11:19, 16:24, 21:29]), atol=1e-5
+    )
+    # 31.4 voxels less 10 angstrom, which are 2 voxels: the voxel nearest is 29.
+    np.testing.assert_allclose(
+        everything.inputs([1])[0, 0], standard(data[11:19, 16:24, 25:33]), atol=1e-5
+    )
+    # At the border: two of eight columns lie outside and take the mean of the others.
+    part = data[11:19, 16:24, 0:6]
+    padded = np.concatenate([np.full((8, 8, 2), part.mean()), part], axis=2)
+    np.testing.assert_allclose(everything.inputs([2])[0, 0], standard(padded), atol=1e-5)
+    with pytest.raises(DataError, match="`box`, the voxels to cut out"):
+        datasets.load("subtomograms", tmp_path)
+    text = (tmp_path / "p.star").read_text().replace("30 30 20", "300 30 20")
+    (tmp_path / "p.star").write_text(text)
+    far = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).pool.dataset
+    with pytest.raises(DataError, match=r"\(50, 40, 30\), but only 0% .* 300\.0, 30\.0, 20\.0"):
+        far.inputs([3])
+
+
+def test_files_that_cannot_be_used(stack):
+    root, data = stack
+    path = root / "stack.mrc"
+
+    def load():
+        datasets.subtomograms._read.cache_clear()
+        return datasets.load("subtomograms", root, label="kind")
+
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(DataError, match=r"an MRC file in .*stack\.mrc"):
+        load()
+    path.write_bytes(b"not an mrc file")
+    with pytest.raises(DataError, match=r"an MRC file in .*stack\.mrc"):
+        load()
+    with pytest.warns(RuntimeWarning, match="NaN"):
+        write(path, np.where(data == data[3, 2, 1, 0], np.nan, data).astype(np.float32))
+    with pytest.raises(DataError, match="1 of 5120 voxels are NaN"):
+        load()
+    write(path, data, voxel=0.0)
+    with pytest.raises(DataError, match=r"voxel size in the header .* Give `voxel`"):
+        load()
+    assert read_volume(path, voxel=3.0).voxel == 3.0
+    write(path, data, voxel=(10.0, 10.0, 12.0))
+    with pytest.raises(DataError, match=r"one edge length in .*\[10\.0, 10\.0, 12\.0\]"):
+        load()
+    write(path, data[:5])
+    with pytest.raises(DataError, match=r"volume 10 of a stack .* a stack of 5 volumes"):
+        load().pool.dataset.inputs([9])
+    write(path, np.ones_like(data))
+    with pytest.raises(DataError, match="to vary but it is constant"):
+        load().pool.inputs([0])
+    (root / "q.star").write_text("data_\n")
+    with pytest.raises(DataError, match=r"one \.star or \.csv file .*p\.star.*q\.star"):
+        load()
+
+
+def test_one_class_is_nothing_to_learn(stack):
+    root, _ = stack
+    (root / "p.star").write_text("data_\nloop_\n_rlnImageName\n000001@stack.mrc\n")
+    with pytest.raises(DataError, match="two classes"):
+        datasets.load("subtomograms", root)
+
+
+def test_written_volumes_are_read_back(tmp_path):
+    data = np.random.default_rng(2).normal(size=(3, 4, 5, 6)).astype(np.float32)
+    write_volume(tmp_path / "s.mrc", data, 7.5)
+    write_volume(tmp_path / "v.mrc", data[0], 7.5)
+    assert np.array_equal(read_volume(tmp_path / "s.mrc").values, data)
+    one = read_volume(tmp_path / "v.mrc")
+    assert np.array_equal(one.values, data[0])
+    assert one.voxel == pytest.approx(7.5)
