@@ -24,13 +24,14 @@ model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1024), n
                       nn.Linear(1024, 10)).eval()
 x = torch.randn(n, 24, 1024)
 loss = lambda out: out.square().sum(dim=(1, 2))
-def work():
+def work(x):
     if what == "plain":
         loss(model(x)).sum().backward()
     else:
         gradient_norms(model, x, loss, max_memory=4 << 20)
+work(x[:2])  # what the libraries take once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-work()
+work(x)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
@@ -43,9 +44,9 @@ def peak(what: str, n: int) -> float:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory as Linux counts it")
 def test_peak_memory_is_that_of_a_plain_pass_plus_the_bound():
-    # One gradient a sample is 8 MiB here: 48 samples would take 390 MiB.
-    plain, ours = peak("plain", 48), peak("norms", 48)
-    assert ours < plain + 4 + 40, (plain, ours)
+    # One gradient a sample is 8 MiB here: 96 samples would take 770 MiB.
+    plain, ours = peak("plain", 96), peak("norms", 96)
+    assert ours < plain + 4 + 9 + 32, (plain, ours)  # the bound, a copy of the input, noise
 
 
 def test_the_bound_does_not_change_the_result():
