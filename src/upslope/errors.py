@@ -49,3 +49,9 @@ class GradientNormError(UpslopeError, ValueError):
     """A model, an input or a loss for which one gradient norm a sample is not defined."""
 
     exit_code = 4
+
+
+class InfluenceError(UpslopeError, ValueError):
+    """A curvature, a solve or an influence that is not defined for what was given."""
+
+    exit_code = 4

@@ -1,0 +1,52 @@
+"""The losses of the paper as functions of outputs and targets: Eq. 6, Eq. 7 and the true label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from upslope.errors import InfluenceError
+from upslope.gradnorm import entropy, expected, supervised
+
+LossFunction = Callable[[Any, Any], Tensor]
+"""From a model's outputs and the targets of a batch to one loss a sample, (n,)."""
+
+
+def label_loss(outputs: Any, targets: Tensor) -> Tensor:
+    """Cross-entropy at the true label, (n,); the mean over pixels or voxels if any."""
+    return supervised(targets)(outputs)
+
+
+def entropy_loss(outputs: Any, _targets: Any) -> Tensor:
+    """Entropy of the posterior in nats (Eq. 7), (n,)."""
+    return entropy(outputs)
+
+
+def expected_loss(outputs: Any, _targets: Any) -> Tensor:
+    """Expected cross-entropy (Eq. 6), the posterior in the graph, (n,): equal to the entropy."""
+    return expected()(outputs)
+
+
+_NAMED: dict[str, LossFunction] = {
+    "label": label_loss,
+    "entropy": entropy_loss,
+    "expected": expected_loss,
+}
+
+
+def loss_named(loss: str | LossFunction) -> LossFunction:
+    """The loss itself, or the one of this name: "label", "entropy" (Eq. 7), "expected" (Eq. 6).
+
+    Raises:
+        InfluenceError: there is no loss of this name.
+    """
+    if callable(loss):
+        return loss
+    if loss not in _NAMED:
+        raise InfluenceError(
+            f"Expected `loss` to be a callable of outputs and targets or one of {sorted(_NAMED)} "
+            f"but got {loss!r}."
+        )
+    return _NAMED[loss]

@@ -1,0 +1,239 @@
+"""A network as a function of its parameters: theta -> outputs, losses and their derivatives.
+
+The module itself is never written to. Parameters and buffers are taken once, in the type asked
+for, and handed to each call, so that a float32 model can be differentiated in float64.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from upslope.errors import InfluenceError
+from upslope.gradnorm import select
+from upslope.gradnorm.engine import Parameters
+from upslope.influence.losses import LossFunction, loss_named
+
+Batches = Iterable[tuple[Any, Any]]
+"""Batches of (inputs, targets), to be gone through many times: a list, a DataLoader. Inputs are a
+tensor, or a tuple or dict of them, samples in dimension 0; targets are what the loss takes."""
+Theta = dict[str, Tensor]
+T = TypeVar("T")
+
+
+class Network:
+    """The model and the loss, at the parameters that the model has now."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str | LossFunction,
+        parameters: Parameters,
+        dtype: torch.dtype | None,
+    ):
+        if dtype not in (None, torch.float32, torch.float64):
+            raise InfluenceError(
+                f"Expected `dtype` to be None, torch.float32 or torch.float64 but got {dtype}."
+            )
+        self.model, self.loss, self.parameters = model, loss_named(loss), parameters
+        chosen = select(model, parameters)
+        first = next(iter(chosen.values()))
+        self.device, self.dtype = first.device, dtype or first.dtype
+        self.theta: Theta = {name: self.moved(p.detach().clone()) for name, p in chosen.items()}
+        state = (*model.named_parameters(), *model.named_buffers())
+        self._rest = {name: self.moved(t.detach()) for name, t in state if name not in chosen}
+        self.size = sum(p.numel() for p in self.theta.values())
+        _refuse_batch_statistics(model)
+
+    def moved(self, tree: T) -> T:
+        """Tensors of a batch on the model's device; floating ones in the type asked for."""
+        if isinstance(tree, Tensor):
+            return tree.to(self.device, self.dtype if tree.is_floating_point() else None)  # type: ignore[return-value]
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(self.moved(t) for t in tree)
+        if isinstance(tree, dict):
+            return {key: self.moved(t) for key, t in tree.items()}  # type: ignore[return-value]
+        return tree
+
+    def batches(self, data: Batches, name: str) -> Iterator[tuple[Any, Any]]:
+        """The batches of the data set `name`, moved.
+
+        Raises:
+            InfluenceError: the data can be gone through only once, is empty, or not of pairs.
+        """
+        if isinstance(data, Iterator):
+            raise InfluenceError(
+                f"Expected `{name}` to be batches that can be gone through many times but got "
+                f"{type(data).__name__}, which is used up after one. Pass a list or a DataLoader."
+            )
+        empty = True
+        for batch in data:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise InfluenceError(
+                    f"Expected each batch of `{name}` to be a pair (inputs, targets) but got "
+                    f"{type(batch).__name__}. Where the loss takes no targets, pass (inputs, None)."
+                )
+            yield self.moved(batch[0]), self.moved(batch[1])
+            empty = False
+        if empty:
+            raise InfluenceError(f"Expected `{name}` to have at least one batch but got none.")
+
+    def leaves(self) -> Theta:
+        """The parameters, for autograd to differentiate."""
+        return {name: p.clone().requires_grad_() for name, p in self.theta.items()}
+
+    def outputs(self, theta: Theta, inputs: Any) -> Any:
+        """What the model returns at these parameters."""
+        state = {**self._rest, **theta}
+        if isinstance(inputs, dict):
+            return functional_call(self.model, state, (), inputs)
+        args = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        return functional_call(self.model, state, tuple(args))
+
+    def losses(self, theta: Theta, batch: tuple[Any, Any], loss: LossFunction) -> Tensor:
+        """One loss a sample, (n,).
+
+        Raises:
+            InfluenceError: the loss gives something else.
+        """
+        inputs, targets = batch
+        losses = loss(self.outputs(theta, inputs), targets)
+        if not isinstance(losses, Tensor) or losses.dim() != 1:
+            what = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise InfluenceError(
+                f"Expected the loss to give one value a sample, of shape (n,), but got {what}. "
+                'Use reduction="none", and the mean over what is left of each sample.'
+            )
+        return losses
+
+    def gradient_sum(self, data: Batches, loss: LossFunction, name: str) -> tuple[Tensor, int]:
+        """(sum_j grad L(x_j) over the data, (p,); the number of samples)."""
+        total, n = torch.zeros(self.size, dtype=self.dtype, device=self.device), 0
+        with evaluating(self.model):
+            for batch in self.batches(data, name):
+                theta = self.leaves()
+                losses = self.losses(theta, batch, loss)
+                total += self.joined(pulled(losses.sum(), theta))
+                n += len(losses)
+        return total, n
+
+    def along(self, function: Callable[[Theta], Tensor], direction: Tensor) -> Tensor:
+        """The derivative of function(theta) in this direction: forward-mode, one pass.
+
+        Where an operator of the model knows no forward mode, by differentiating the backward pass
+        in its weights: the same number at about twice the price.
+        """
+        tangent = self.split(direction)
+        _ready_forward_mode()
+        try:
+            derivative: Tensor = jvp(function, (self.theta,), (tangent,))[1]
+            return derivative.detach()
+        except torch.OutOfMemoryError:
+            raise
+        except (NotImplementedError, RuntimeError):
+            # An error of the model's own is raised again here.
+            return _along_by_two_backwards(function, self.leaves(), tangent)
+
+    def slopes(self, batch: tuple[Any, Any], loss: LossFunction, direction: Tensor) -> Tensor:
+        """<direction, grad L(x)> for each sample of a batch, (n,), by `along`."""
+        return self.along(lambda theta: self.losses(theta, batch, loss), direction)
+
+    def split(self, vector: Tensor) -> Theta:
+        """(p,) -> one tensor a parameter."""
+        shapes = [p.shape for p in self.theta.values()]
+        pieces = torch.split(vector, [shape.numel() for shape in shapes])
+        return {name: v.view(s) for name, v, s in zip(self.theta, pieces, shapes, strict=True)}
+
+    def joined(self, theta: Theta) -> Tensor:
+        """One tensor a parameter -> (p,)."""
+        return torch.cat([theta[name].detach().reshape(-1) for name in self.theta])
+
+    def checked(self, vector: Tensor, name: str) -> Tensor:
+        """The vector, on the device and in the type of the parameters.
+
+        Raises:
+            InfluenceError: it has not one finite entry a parameter.
+        """
+        if vector.shape != (self.size,):
+            raise InfluenceError(
+                f"Expected `{name}` of shape ({self.size},), one entry a parameter, but got "
+                f"{tuple(vector.shape)}."
+            )
+        if not bool(torch.isfinite(vector).all()):
+            raise InfluenceError(f"Expected `{name}` to be finite but it holds NaN or infinity.")
+        return vector.to(self.device, self.dtype)
+
+
+def pulled(output: Tensor, theta: Theta, weights: Tensor | None = None) -> Theta:
+    """The gradient of sum(weights * output) by theta; zeros where the output does not use it."""
+    if not output.requires_grad:
+        return {name: torch.zeros_like(p) for name, p in theta.items()}
+    leaves = list(theta.values())
+    grads = torch.autograd.grad(output, leaves, weights, allow_unused=True, materialize_grads=True)
+    return dict(zip(theta, grads, strict=True))
+
+
+def sample_count(batch: tuple[Any, Any]) -> int:
+    """The samples in a batch: the length of its first input."""
+    inputs = batch[0]
+    while not isinstance(inputs, Tensor):
+        inputs = next(iter(inputs.values() if isinstance(inputs, dict) else inputs))
+    return len(inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and attention by formulas that can be differentiated twice; then as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _along_by_two_backwards(
+    function: Callable[[Theta], Tensor], theta: Theta, tangent: Theta
+) -> Tensor:
+    """d/du of <grad sum(u * f), tangent>: linear in u, so its derivative is <grad f, tangent>."""
+    outputs = function(theta)
+    u = torch.zeros_like(outputs, requires_grad=True)
+    leaves = list(theta.values())
+    grads = torch.autograd.grad(
+        outputs, leaves, u, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    inner = sum((g * t).sum() for g, t in zip(grads, tangent.values(), strict=True))
+    assert isinstance(inner, Tensor)
+    return torch.autograd.grad(inner, u)[0]
+
+
+@cache
+def _ready_forward_mode() -> None:
+    """Its first use compiles formulas by means that torch itself has deprecated, and warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
+
+
+def _refuse_batch_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise InfluenceError(
+                f"Expected every sample's loss to depend on that sample alone but {name!r} "
+                "normalises by the statistics of the batch, also in eval mode. Build it with "
+                "`track_running_stats=True`."
+            )

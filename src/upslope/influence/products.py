@@ -1,0 +1,202 @@
+"""Products of a curvature matrix over a data set with a vector; the matrix is never formed.
+
+    hessian            (1/n) sum_i  grad^2 L_i                 H of Eq. 1
+    gauss-newton       (1/n) sum_i  J_i^T (d^2 L_i / dz^2) J_i     z = f(x_i), J_i = dz / dtheta
+    fisher             (1/n) sum_i  E_y[g_i(y) g_i(y)^T]       y drawn from the model's posterior
+    empirical-fisher   (1/n) sum_i  g_i g_i^T                  at the given targets
+
+over the samples i of the data. For cross-entropy on logits, `fisher` and `gauss-newton` are one
+matrix. The last two, and `gauss-newton` where the loss is convex in z, are positive semi-definite;
+the Hessian of a network is not, in general. Each product costs one pass over the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import InfluenceError
+from upslope.gradnorm.engine import Parameters
+from upslope.influence.losses import LossFunction
+from upslope.influence.network import Batches, Network, evaluating, pulled, sample_count
+
+LARGEST_MATRIX = 5000
+"""Parameters up to which the matrix itself may be asked for."""
+
+
+class Curvature:
+    """A curvature matrix C over the training data, (p, p), known by its products.
+
+    model: any module that treats each sample by itself. It is read once, now; it is run in eval
+        mode and left as it was found.
+    data: batches (inputs, targets) of the n training samples, the same at every pass: without
+        random augmentation.
+    loss: "label", "entropy", "expected", or a function of outputs and targets to (n,).
+    kind: "hessian", "gauss-newton", "fisher" or "empirical-fisher": see the head of this file.
+    parameters: which parameters, as `upslope.gradient_norms` takes them; p is their number.
+    dtype: torch.float64 to compute so; by default the type of the model's parameters.
+
+    Raises:
+        InfluenceError: unknown `kind` or `loss`, data that cannot be gone through twice.
+        GradientNormError: no parameter is asked for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Batches,
+        loss: str | LossFunction = "label",
+        *,
+        kind: str = "hessian",
+        parameters: Parameters = None,
+        dtype: torch.dtype | None = None,
+    ):
+        if kind not in _KINDS:
+            raise InfluenceError(f"Expected `kind` to be one of {sorted(_KINDS)} but got {kind!r}.")
+        self.kind, self.data = kind, data
+        self.network = Network(model, loss, parameters, dtype)
+        self.gradient, self.samples = self._mean_gradient()
+        """The mean gradient over the data, (p,), and n."""
+
+    @property
+    def size(self) -> int:
+        """p, the number of parameters."""
+        return self.network.size
+
+    def product(self, vector: Tensor) -> Tensor:
+        """C v, (p,), for v of shape (p,): parameters in the order of `model.named_parameters()`.
+
+        Raises:
+            InfluenceError: a vector of another shape, or a product that is not finite.
+        """
+        vector = self.network.checked(vector, "vector")
+        total = torch.zeros_like(vector)
+        with evaluating(self.network.model):
+            for batch in self.network.batches(self.data, "data"):
+                total += _KINDS[self.kind](self.network, batch, vector)
+        if not bool(torch.isfinite(total).all()):
+            raise InfluenceError(
+                f"Expected a finite {self.kind} product but got NaN or infinity. Look at the "
+                "model's outputs and the loss on the data, or compute in torch.float64."
+            )
+        return total / self.samples
+
+    def batch_product(self, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
+        """C v over one batch of the data alone, (p,)."""
+        with evaluating(self.network.model):
+            batch = self.network.moved(batch)
+            return _KINDS[self.kind](self.network, batch, vector) / sample_count(batch)
+
+    def matrix(self) -> Tensor:
+        """C itself, (p, p), by p products: for small networks.
+
+        Raises:
+            InfluenceError: there are more than 5000 parameters.
+        """
+        if self.size > LARGEST_MATRIX:
+            raise InfluenceError(
+                f"Expected at most {LARGEST_MATRIX} parameters to form the matrix but the model "
+                f"has {self.size}. Use products, or fewer `parameters`."
+            )
+        unit = torch.eye(self.size, dtype=self.network.dtype, device=self.network.device)
+        matrix = torch.stack([self.product(e) for e in unit])
+        return (matrix + matrix.T) / 2
+
+    def diagonal(self, probes: int = 16, seed: int = 0) -> Tensor:
+        """An unbiased estimate of the diagonal of C, (p,), from this many products.
+
+        Source: Bekas, Kokiopoulou and Saad (2007), "An estimator for the diagonal of a matrix".
+        """
+        if probes < 1:
+            raise InfluenceError(f"Expected `probes` to be at least 1 but got {probes}.")
+        rng = torch.Generator().manual_seed(seed)
+        total = torch.zeros_like(self.gradient)
+        for _ in range(probes):
+            signs = (torch.randint(0, 2, (self.size,), generator=rng) * 2 - 1).to(total)
+            total += signs * self.product(signs)
+        return total / probes
+
+    def _mean_gradient(self) -> tuple[Tensor, int]:
+        total, n = self.network.gradient_sum(self.data, self.network.loss, "data")
+        return total / n, n
+
+
+BatchProduct = Callable[[Network, tuple[Any, Any], Tensor], Tensor]
+"""The product summed over the samples of a batch, (p,)."""
+
+
+def _hessian(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
+    theta = network.leaves()
+    total = network.losses(theta, batch, network.loss).sum()
+    # Backward twice and not forward over backward: more operators know how.
+    grads = torch.autograd.grad(
+        total, list(theta.values()), create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    direction = network.split(vector).values()
+    inner = torch.stack([(g * v).sum() for g, v in zip(grads, direction, strict=True)]).sum()
+    return network.joined(pulled(inner, theta))
+
+
+def _gauss_newton(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
+    def curved(outputs: Tensor, tangent: Tensor) -> Tensor:
+        z = outputs.detach().requires_grad_()
+        losses = network.loss(z, batch[1])
+        (slope,) = torch.autograd.grad(losses.sum(), z, create_graph=True)
+        return pulled((slope * tangent).sum(), {"z": z})["z"]
+
+    return _through_outputs(network, batch, vector, curved)
+
+
+def _fisher(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
+    def curved(outputs: Tensor, tangent: Tensor) -> Tensor:
+        if outputs.dim() != 2:
+            raise InfluenceError(
+                "Expected logits of shape (n, classes) for the Fisher matrix, whose labels are "
+                f"drawn from their softmax, but got {tuple(outputs.shape)}. Use "
+                'kind="gauss-newton".'
+            )
+        p = outputs.detach().softmax(dim=1)
+        # (diag(p) - p p^T) t: the covariance of the one-hot label.
+        return p * (tangent - (p * tangent).sum(dim=1, keepdim=True))
+
+    return _through_outputs(network, batch, vector, curved)
+
+
+def _through_outputs(
+    network: Network,
+    batch: tuple[Any, Any],
+    vector: Tensor,
+    curved: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """J^T (curved(J v)): forward mode in, backward out."""
+    inputs = batch[0]
+    tangent = network.along(lambda theta: _tensor(network.outputs(theta, inputs)), vector)
+    theta = network.leaves()
+    outputs = network.outputs(theta, inputs)
+    return network.joined(pulled(outputs, theta, curved(outputs, tangent)))
+
+
+def _empirical_fisher(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
+    inner = network.slopes(batch, network.loss, vector)  # (n,)
+    theta = network.leaves()
+    return network.joined(pulled(network.losses(theta, batch, network.loss), theta, inner))
+
+
+_KINDS: dict[str, BatchProduct] = {
+    "hessian": _hessian,
+    "gauss-newton": _gauss_newton,
+    "fisher": _fisher,
+    "empirical-fisher": _empirical_fisher,
+}
+
+
+def _tensor(outputs: Any) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise InfluenceError(
+            "Expected the model to return a tensor for this kind of curvature but got "
+            f"{type(outputs).__name__}. Wrap the model so that it returns its logits."
+        )
+    return outputs

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from small_problems import Explicit, problem, relative
+from test_solvers import exact_solution, positive
+from torch import nn
+
+from upslope.errors import InfluenceError
+from upslope.influence import (
+    EKFAC,
+    ConjugateGradients,
+    Curvature,
+    Lissa,
+    entropy_loss,
+    influence_on_test_loss,
+    leave_one_out,
+)
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutional"])
+@pytest.mark.parametrize("loss", ["label", "entropy"])
+def test_influences_are_those_of_the_explicit_matrix(name: str, loss: str) -> None:
+    """Eq. 2, with the 1/n of the training set, a sum over the test set, and its sign."""
+    model, train = problem(name)
+    test, candidates = problem(name, 11, seed=3)[1], problem(name, 14, seed=4)[1]
+    matrix = Explicit(model, train).hessian()
+    damping = positive(matrix)
+    s = exact_solution(matrix, Explicit(model, test).gradients(loss).sum(0), damping)
+    exact = Explicit(model, candidates).gradients(loss) @ s / 23
+    solver = ConjugateGradients(damping=damping, tolerance=1e-10)
+    found = influence_on_test_loss(Curvature(model, train), test, candidates, loss, solver=solver)
+    assert relative(found.values, exact) < 1e-6
+    assert relative(found.solve.vector, s) < 1e-6
+    assert (found.samples, found.test_samples) == (23, 11)
+
+
+def test_float32_differs_by_rounding() -> None:
+    model, train = problem("convolutional")
+    test = problem("convolutional", 11, seed=3)[1]
+    solver = ConjugateGradients(damping=0.3, tolerance=1e-5)
+    exact = influence_on_test_loss(Curvature(model, train), test, test, solver=solver).values
+    single = Curvature(model.float(), [(x.float(), y) for x, y in train])
+    found = influence_on_test_loss(single, test, test, solver=solver).values
+    assert found.dtype == torch.float32
+    assert relative(found.double(), exact) < 1e-3
+
+
+def test_negative_curvature_and_divergence_are_errors() -> None:
+    model, data = problem("perceptron")
+    curvature = Curvature(model, data)
+    with pytest.raises(InfluenceError, match=r"reports negative curvature .* damping above"):
+        influence_on_test_loss(curvature, data, data, solver=ConjugateGradients())
+    with pytest.raises(InfluenceError, match=r"reports diverged .* raise `scale`"):
+        influence_on_test_loss(curvature, data, data, solver=Lissa(scale=0.1))
+
+
+def test_a_candidate_that_is_not_finite_is_named() -> None:
+    model, data = problem("perceptron")
+    spoiled = [(x.clone(), y) for x, y in data]
+    spoiled[1][0][2] = torch.nan
+    with pytest.raises(InfluenceError, match="1 of 23 candidates, the first at index 11"):
+        influence_on_test_loss(
+            Curvature(model, data, kind="fisher"),
+            data,
+            spoiled,
+            solver=ConjugateGradients(damping=1),
+        )
+
+
+def test_unlabelled_candidates_by_a_loss_without_targets() -> None:
+    model, data = problem("perceptron")
+    curvature, solver = Curvature(model, data, kind="fisher"), ConjugateGradients(damping=0.1)
+    unlabelled = [(x, None) for x, _ in data]
+    by_function = influence_on_test_loss(curvature, data, unlabelled, entropy_loss, solver=solver)
+    by_name = influence_on_test_loss(curvature, data, data, "entropy", solver=solver)
+    assert torch.equal(by_function.values, by_name.values)
+
+
+class TestDigits:
+    """Logistic regression with an L2 penalty on images of digits: convex, so there is a truth."""
+
+    weight_decay = 0.01
+
+    @pytest.fixture(scope="class")
+    def digits(self):  # type: ignore[no-untyped-def]
+        images, labels = load_digits(n_class=5, return_X_y=True)
+        x = torch.from_numpy(images)[:, ::2] / 16  # (n, 32)
+        y = torch.from_numpy(labels).long()
+        # A tenth of the training labels are wrong, so that some samples harm.
+        y[:15] = (y[:15] + 1) % 5
+        train = [(x[:150], y[:150])]
+        return train, [(x[300:700], y[300:700])]
+
+    @pytest.fixture(scope="class")
+    def truth(self, digits):  # type: ignore[no-untyped-def]
+        train, test = digits
+        torch.manual_seed(0)
+        return leave_one_out(nn.Linear(32, 5), train, test, weight_decay=self.weight_decay)
+
+    def test_the_minimum_is_that_of_another_optimiser(self, digits, truth) -> None:  # type: ignore[no-untyped-def]
+        (x, y), (test_x, test_y) = digits[0][0], digits[1][0]
+        ones = torch.ones(len(x), 1, dtype=torch.float64)
+
+        def fitted(keep: torch.Tensor) -> torch.Tensor:
+            # The bias is penalised too, as one more input; C is 1 / (weight_decay * n).
+            other = LogisticRegression(
+                C=1 / (self.weight_decay * len(x)), fit_intercept=False, tol=1e-10, max_iter=5000
+            )
+            other.fit(torch.cat([x, ones], 1)[keep].numpy(), y[keep].numpy())
+            return torch.from_numpy(other.coef_)
+
+        def loss(weights: torch.Tensor) -> float:
+            logits = torch.cat([test_x, ones[:1].expand(len(test_x), 1)], 1) @ weights.T
+            return float(nn.functional.cross_entropy(logits, test_y, reduction="sum"))
+
+        everything = torch.arange(len(x))
+        ours = torch.cat([truth.model.weight, truth.model.bias[:, None]], 1).detach()
+        assert relative(ours, fitted(everything)) < 1e-5
+        assert truth.largest_gradient <= 1e-10
+        for i in (0, 77):
+            change = loss(fitted(everything[everything != i])) - loss(fitted(everything))
+            assert float(truth.changes[i]) == pytest.approx(change, rel=1e-3, abs=1e-4)
+
+    def test_influence_is_leave_one_out_retraining(self, digits, truth) -> None:  # type: ignore[no-untyped-def]
+        train, test = digits
+        found = influence_on_test_loss(
+            Curvature(truth.model, train),
+            test,
+            train,
+            solver=ConjugateGradients(damping=self.weight_decay, tolerance=1e-9),
+        )
+        assert found.solve.converged
+        assert pearsonr(found.values, truth.changes)[0] > 0.99
+        assert spearmanr(found.values, truth.changes)[0] > 0.99
+        # The scale too, not only the order.
+        slope = float((found.values @ truth.changes) / (found.values @ found.values))
+        assert 0.9 < slope < 1.2
+        assert float(truth.changes[:15].mean()) < 0 < float(truth.changes[15:].mean())
+
+    def test_ekfac_orders_the_samples_much_as_the_hessian(self, digits, truth) -> None:  # type: ignore[no-untyped-def]
+        train, test = digits
+        curvature = Curvature(truth.model, train)
+        found = influence_on_test_loss(
+            curvature, test, train, solver=EKFAC(curvature).solver(self.weight_decay)
+        )
+        assert found.solve.status == "approximate"
+        assert spearmanr(found.values, truth.changes)[0] > 0.8
+
+    def test_wrong_arguments_are_named(self, digits) -> None:  # type: ignore[no-untyped-def]
+        train, test = digits
+        with pytest.raises(InfluenceError, match="`weight_decay` to be positive but got 0"):
+            leave_one_out(nn.Linear(32, 5), train, test, weight_decay=0)
+        with pytest.raises(InfluenceError, match="indices below 150, .* but got 150"):
+            leave_one_out(nn.Linear(32, 5), train, test, weight_decay=0.1, removed=[150])
+        torch.manual_seed(0)
+        deep = nn.Sequential(nn.Linear(32, 4), nn.Tanh(), nn.Linear(4, 5))
+        with pytest.raises(InfluenceError, match="Expected a convex training loss"):
+            leave_one_out(deep, train, test, weight_decay=1e-4, removed=[0])

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_problems import Explicit, problem, relative
+from torch import Tensor, nn
+
+from upslope.errors import InfluenceError
+from upslope.influence import ConjugateGradients, Curvature, Lissa
+
+
+def right_side(size: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def exact_solution(matrix: Tensor, b: Tensor, damping: float) -> Tensor:
+    return torch.linalg.solve(matrix + damping * torch.eye(len(b), dtype=b.dtype), b)
+
+
+def positive(matrix: Tensor) -> float:
+    """A damping that makes the matrix positive definite."""
+    return max(0.0, -float(torch.linalg.eigvalsh(matrix)[0])) + 0.05
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutional"])
+@pytest.mark.parametrize("kind", ["hessian", "gauss-newton", "empirical-fisher"])
+def test_conjugate_gradients_solve_as_the_explicit_matrix(name: str, kind: str) -> None:
+    model, data = problem(name)
+    oracle = Explicit(model, data)
+    matrix = {
+        "hessian": oracle.hessian,
+        "gauss-newton": oracle.gauss_newton,
+        "empirical-fisher": oracle.empirical_fisher,
+    }[kind]()
+    curvature = Curvature(model, data, kind=kind)
+    b, damping = right_side(curvature.size), positive(matrix)
+    solve = ConjugateGradients(damping=damping, tolerance=1e-10)(curvature, b)
+    exact = exact_solution(matrix, b, damping)
+    assert solve.converged
+    assert relative(solve.vector, exact) < 1e-6
+    left = b - matrix @ solve.vector - damping * solve.vector
+    assert solve.residual == pytest.approx(float(left.norm() / b.norm()), rel=1e-3, abs=1e-13)
+    assert solve.residual <= 1e-10
+
+
+def test_preconditioners_change_the_way_and_not_the_end() -> None:
+    """Inputs of very different scale: what a diagonal preconditioner is for."""
+    model, data = problem("perceptron")
+    scales = torch.logspace(-1.5, 1.5, 5, dtype=torch.float64)
+    curvature = Curvature(model, [(x * scales, y) for x, y in data], kind="fisher")
+    b = right_side(curvature.size)
+    plain = ConjugateGradients(damping=1e-3, tolerance=1e-9)
+    jacobi = replace(plain, preconditioner="jacobi")
+    inverse = torch.linalg.inv(curvature.matrix() + 1e-3 * torch.eye(len(b)))
+    perfect = replace(plain, preconditioner=lambda r: inverse @ r)
+    solves = [solver(curvature, b) for solver in (plain, jacobi, perfect)]
+    assert all(solve.converged for solve in solves)
+    assert all(relative(solve.vector, inverse @ b) < 1e-6 for solve in solves)
+    without, diagonal, exact = (solve.iterations for solve in solves)
+    assert exact <= 2 < diagonal < without
+
+
+def test_negative_curvature_is_found_and_said() -> None:
+    model, data = problem("perceptron")
+    matrix = Explicit(model, data).hessian()
+    lowest = float(torch.linalg.eigvalsh(matrix)[0])
+    assert lowest < 0
+    solve = ConjugateGradients()(Curvature(model, data), right_side(len(matrix)))
+    assert solve.status == "negative curvature"
+    assert not solve.converged
+    # The direction met bounds the lowest eigenvalue from above.
+    bound = float(solve.detail.split("at most ")[1].split(":")[0])
+    assert lowest <= bound <= 0
+    assert "damping above" in solve.detail
+
+
+def test_what_stops_it() -> None:
+    model, data = problem("perceptron")
+    curvature = Curvature(model, data, kind="gauss-newton")
+    b = right_side(curvature.size)
+    short = ConjugateGradients(damping=1e-3, max_iterations=3)(curvature, b)
+    assert (short.status, short.iterations) == ("iteration limit", 3)
+    assert 1e-6 < short.residual
+    single = Curvature(model.float(), [(x.float(), y) for x, y in data], kind="gauss-newton")
+    stuck = ConjugateGradients(damping=1e-3, tolerance=1e-12)(single, b.float())
+    assert stuck.status == "stagnated"
+    assert stuck.residual < 1e-3
+    assert "float64" in stuck.detail
+    nothing = ConjugateGradients()(curvature, torch.zeros_like(b))
+    assert nothing.converged
+    assert not nothing.vector.any()
+
+
+def test_lissa_nears_conjugate_gradients() -> None:
+    model, data = problem("perceptron")
+    curvature = Curvature(model, data, kind="gauss-newton")
+    b = right_side(curvature.size)
+    exact = ConjugateGradients(damping=0.2, tolerance=1e-10)(curvature, b).vector
+    top = max(
+        float(torch.linalg.eigvalsh(Curvature(model, [batch], kind="gauss-newton").matrix())[-1])
+        for batch in data
+    )
+    whole = [(torch.cat([x for x, _ in data]), torch.cat([y for _, y in data]))]
+    one_batch = Curvature(model, whole, kind="gauss-newton")
+    full = Lissa(damping=0.2, scale=1.1 * top + 0.2, depth=150)(one_batch, b)
+    assert full.converged
+    assert relative(full.vector, exact) < 1e-5
+    drawn = [Lissa(damping=0.2, scale=10 * top, depth=400, repeats=r)(curvature, b) for r in (1, 4)]
+    errors = [relative(solve.vector, exact) for solve in drawn]
+    assert errors[1] < errors[0] < 0.2
+    assert drawn[1].iterations == 1600
+
+
+def test_lissa_sees_that_it_diverges() -> None:
+    model, data = problem("perceptron")
+    curvature = Curvature(model, data)
+    for solver in (Lissa(damping=0.01, scale=0.1), Lissa(damping=0.0, scale=0.1)):
+        solve = solver(curvature, right_side(curvature.size))
+        assert solve.status == "diverged"
+        assert solve.iterations < 50
+        assert "raise `scale` above 0.1" in solve.detail
+
+
+def test_wrong_settings_are_named() -> None:
+    model, data = problem("perceptron")
+    curvature = Curvature(model, data, kind="fisher")
+    with pytest.raises(InfluenceError, match=r"`damping` .* but got -1"):
+        ConjugateGradients(damping=-1)
+    with pytest.raises(InfluenceError, match="`damping` .* but got nan"):
+        Lissa(damping=float("nan"))
+    with pytest.raises(InfluenceError, match="`tolerance` above 0"):
+        ConjugateGradients(tolerance=0)
+    with pytest.raises(InfluenceError, match="but got 'ilu'"):
+        ConjugateGradients(preconditioner="ilu")  # type: ignore[arg-type]
+    with pytest.raises(InfluenceError, match="`depth` to be positive but got 0"):
+        Lissa(depth=0)
+    with pytest.raises(InfluenceError, match=r"`b` of shape \(74,\)"):
+        ConjugateGradients()(curvature, torch.ones(5))
+    with pytest.raises(InfluenceError, match="positive definite preconditioner"):
+        ConjugateGradients(preconditioner=lambda r: -r)(curvature, right_side(74))
+
+
+def test_a_parameter_that_nothing_depends_on() -> None:
+    model, data = problem("perceptron")
+    model.register_parameter("idle", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    curvature = Curvature(model, data, kind="fisher")
+    solver = ConjugateGradients(damping=0.5, preconditioner="jacobi", tolerance=1e-9)
+    b = right_side(curvature.size)
+    found = curvature.network.split(solver(curvature, b).vector)["idle"]
+    assert torch.allclose(found, curvature.network.split(b)["idle"] / 0.5)
