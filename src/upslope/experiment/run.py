@@ -357,6 +357,7 @@ class Experiment:
         body = {
             "ids": list(selection.ids),
             "scores": scores_of(view, selection),
+            "notes": dict(selection.notes),
             "seconds": time.monotonic() - started,
             "candidates": len(view),
         }
