@@ -31,8 +31,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.kernels import TABLE
+from upslope.gradnorm.kernels.batch_norm import refuse_batch_statistics
 from upslope.gradnorm.kernels.lift import lift
-from upslope.gradnorm.kernels.norm import refuse_batch_statistics
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.layout import Inseparable
 from upslope.gradnorm.tape import Tape

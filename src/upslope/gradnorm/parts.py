@@ -30,7 +30,8 @@ def squared_norms(values: Tensor) -> Tensor:
     values = torch.view_as_real(values) if values.is_complex() else values
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     flat = values.reshape(len(values), -1)
-    return torch.linalg.vector_norm(flat, dim=1, dtype=dtype).square()
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
+    return norms.square()
 
 
 def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
@@ -95,7 +96,7 @@ class Outer:
 
     def sqnorm(self, scratch: int) -> Tensor:
         """See `Part`. The cheaper of both methods, in multiply-adds and in memory."""
-        n, t, i = self.x.shape
+        _, t, i = self.x.shape
         o = self.g.shape[2]
         if t == 1:
             return squared_norms(self.x) * squared_norms(self.g)

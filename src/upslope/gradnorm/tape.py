@@ -77,7 +77,9 @@ class Tape:
         self.kernels.append(kernel)
         for weight in kernel.weights:
             self.uses_of.update(self.weights.sources(weight))
-        output: Tensor = _Record.apply(self, len(self.kernels) - 1, self.anchor, *inputs)
+        output: Tensor = _Record.apply(  # type: ignore[no-untyped-call]
+            self, len(self.kernels) - 1, self.anchor, *inputs
+        )
         return output
 
 

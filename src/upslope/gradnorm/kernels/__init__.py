@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from upslope.gradnorm.kernels import attention, conv, einsum, embedding, linear, norm, recurrent
+from upslope.gradnorm.kernels import (
+    attention,
+    batch_norm,
+    conv,
+    einsum,
+    embedding,
+    linear,
+    norm,
+    recurrent,
+)
 
 TABLE: Mapping[str, Callable[..., Any]] = {
     "linear": linear.linear,
@@ -23,7 +32,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "scaled_dot_product_attention": attention.scaled_dot_product_attention,
     **{f"conv{d}d": conv.convolution(d) for d in (1, 2, 3)},
     **{f"conv_transpose{d}d": conv.transposed_convolution(d) for d in (1, 2, 3)},
-    "batch_norm": norm.batch_norm,
+    "batch_norm": batch_norm.batch_norm,
     "layer_norm": norm.layer_norm,
     "group_norm": norm.group_norm,
     "instance_norm": norm.instance_norm,

@@ -70,10 +70,10 @@ class ConvPart:
         return costs
 
     def _pointwise(self) -> Outer:
-        space = zip(self.geometry.padding, self.geometry.stride, strict=True)
         x = F.pad(self.x[:, 0], [p for p in reversed(self.geometry.padding) for _ in range(2)])
-        x = x[(..., *(slice(None, None, s) for _, s in space))]
-        return Outer(x.flatten(2).mT, self.g[:, 0].flatten(2).mT)
+        strided = (slice(None), *(slice(None, None, s) for s in self.geometry.stride))
+        x = x.movedim(1, -1)[strided].flatten(1, -2)  # (n, t, c)
+        return Outer(x, self.g[:, 0].flatten(2).mT)
 
     def dense(self, rows: slice) -> Tensor:
         """See `Part`. All samples and groups side by side, as the groups of one convolution."""
@@ -146,7 +146,7 @@ class ConvPart:
         out = []
         for c in chunks(len(self), each, scratch):
             x = self.x[c, 0].flatten(2)  # (n, c, pixels)
-            gram = wide(x.mT @ x).unflatten(2, pixels).unflatten(1, pixels)
+            gram = wide(x.mT @ x).view(len(x), *pixels, *pixels)
             for axis, (k, gap, pad, size) in enumerate(
                 zip(self.shape[2:], d, padding, positions, strict=True), start=1
             ):

@@ -2,28 +2,22 @@
 
     dL_n/dw = sum of g * xhat        dL_n/db = sum of g        over the positions of sample n
 
-Layer, group, instance and root-mean-square normalisation compute xhat without weights; autograd
-differentiates that, and `Affine` the scale and shift. Batch normalisation in eval mode is itself
-a scale and shift by constants, xhat = (x - mean) / sqrt(var + eps), and has its own kernel, for
-it is everywhere.
+Group, instance and root-mean-square normalisation compute xhat without weights; autograd
+differentiates that, and `Affine` the scale and shift. Layer normalisation, which transformers are
+full of, is taken as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from upslope.errors import GradientNormError
-from upslope.gradnorm.layout import Layout, Samples
+from upslope.gradnorm.layout import Samples
 from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
-
-
-_LARGE = 1 << 16
-"""Entries a sample from which on it pays to take samples one at a time: they leave the cache."""
 
 
 class Affine(Kernel):
@@ -59,103 +53,38 @@ class Affine(Kernel):
             yield weight, Dense(values.reshape(samples.n, *weight.shape))
 
 
-class BatchNormEval(Kernel):
-    """y = (x - mean) / sqrt(var + eps) * w + b, with the running statistics as constants."""
+class LayerNorm(Kernel):
+    """y = (x - mean) / std * w + b over the last dimensions, `shape`; w and b have that shape."""
 
-    name = "batch_norm (eval)"
+    name = "layer_norm"
 
-    def __init__(
-        self,
-        tape: Tape,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        statistics: tuple[Tensor, Tensor],
-        eps: float,
-    ):
-        self.weight, self.bias, self.eps = weight, bias, eps
-        self.mean, self.var = statistics
+    def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, shape: Sequence[int], eps: float):
+        self.weight, self.bias, self.shape, self.eps = weight, bias, list(shape), eps
         self.weights = tape.weights.asked(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """See `Kernel`. x: (n, c, ...)."""
-        return torch.nn.functional.batch_norm(
-            inputs[0], self.mean, self.var, self.weight, self.bias, eps=self.eps
-        )
-
-    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
-        scale = (self.var + self.eps).rsqrt()
-        if self.weight is not None:
-            scale = scale * self.weight.detach()
-        return (g * scale.to(g.dtype).view(-1, *(1,) * (g.dim() - 2)),)
+        y, self.mean, self.rstd = torch.native_layer_norm(
+            inputs[0], self.shape, self.weight, self.bias, self.eps
+        )
+        return y
+
+    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        """See `Kernel`."""
+        pulled, _, _ = torch.ops.aten.native_layer_norm_backward(
+            g, inputs[0], self.shape, self.mean, self.rstd, self.weight, self.bias,
+            (True, False, False),
+        )  # fmt: skip
+        return (pulled,)
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
-        if samples.layout == Layout() and len(g) == samples.n and g[0].numel() >= _LARGE:
-            scale, shift = self._one_by_one(g, inputs[0])
-        else:
-            scale, shift = self._at_once(g, inputs[0], samples)
         for weight in self.weights:
-            yield weight, Dense(scale if weight is self.weight else shift)
-
-    def _at_once(self, g: Tensor, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-        channels = (g.shape[1], *(1,) * (g.dim() - 2))
-        shift = samples.summed(g, channels).flatten(1)  # (n, c)
-        product = samples.summed(g * x, channels).flatten(1)
-        return (product - self.mean * shift) * (self.var + self.eps).rsqrt(), shift
-
-    def _one_by_one(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both sums in one reading of g and x, with torch's own backward pass of one sample."""
-        sums = [
-            torch.ops.aten.native_batch_norm_backward(
-                g[i : i + 1], x[i : i + 1], self.var, self.mean, self.var, None, None,
-                False, self.eps, (False, True, True),
-            )[1:]
-            for i in range(len(g))
-        ]  # fmt: skip
-        return torch.stack([scale for scale, _ in sums]), torch.stack([shift for _, shift in sums])
-
-
-def batch_norm(
-    tape: Tape,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    training: bool,  # noqa: ARG001
-    momentum: float,  # noqa: ARG001
-    eps: float,
-    cudnn_enabled: bool,  # noqa: ARG001
-) -> Any:
-    """`torch.batch_norm`, which `nn.BatchNorm*d` calls."""
-    kernel = BatchNormEval(tape, weight, bias, (running_mean, running_var), eps)
-    return tape.use(kernel, input)
-
-
-def refuse_batch_statistics(
-    model: nn.Module, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
-    """Refuse a call of `F.batch_norm` or `torch.batch_norm` whose statistics are the batch's.
-
-    Raises:
-        GradientNormError: naming the module.
-    """
-    statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
-    order = (*statistics, *affine) if func is nn.functional.batch_norm else (*affine, *statistics)
-    given = {**dict(zip(("input", *order, "training"), args, strict=False)), **kwargs}
-    if given.get("training") or any(given.get(name) is None for name in statistics):
-        own = {id(given[name]) for name in order if given.get(name) is not None}
-        where = (
-            f"`{name or 'the model'}`"
-            for name, module in model.named_modules()
-            if own & {id(t) for t in (*module.parameters(False), *module.buffers(False))}
-        )
-        raise GradientNormError(
-            f"Expected batch normalisation with fixed statistics but {next(where, 'a layer')} "
-            "normalises by the batch, so that no sample has a loss gradient of its own. Call "
-            "`model.eval()` first; where it keeps no running statistics, replace it by GroupNorm."
-        )
+            if weight is self.weight:
+                xhat = (inputs[0] - self.mean) * self.rstd
+                yield weight, Dense(samples.summed(xhat.mul_(g), self.shape))
+            else:
+                yield weight, Dense(samples.summed(g, self.shape))
 
 
 def layer_norm(
@@ -168,6 +97,8 @@ def layer_norm(
     cudnn_enable: bool = True,  # noqa: ARG001
 ) -> Any:
     """`torch.layer_norm`."""
+    if weight is not None and bias is not None and weight.dtype == input.dtype:
+        return tape.use(LayerNorm(tape, weight, bias, normalized_shape, eps), input)
     xhat = torch.nn.functional.layer_norm(input, normalized_shape, eps=eps)
     return tape.use(Affine(tape, weight, bias, normalized_shape), xhat)
 

@@ -121,7 +121,7 @@ def _tiles(extent: int) -> int:
 
 def _input(x: Tensor) -> Tensor:
     """(n, h, w, c) -> (6, 6, n * tiles, c): B^T d B of every tile of 6 x 6 pixels, padded by 1."""
-    _, h, w, c = x.shape
+    h, w = x.shape[1:3]
     ty, tx = _tiles(h), _tiles(w)
     x = F.pad(x, (0, 0, 1, 1 + 4 * tx - w, 1, 1 + 4 * ty - h))
     rows = [x[:, j : j + 4 * (ty - 1) + 1 : 4] for j in range(6)]
@@ -132,7 +132,7 @@ def _input(x: Tensor) -> Tensor:
 
 def _gradient(g: Tensor) -> Tensor:
     """(n, h, w, o) -> (6, 6, n * tiles, o): E_4 g E_4^T of every tile of 4 x 4."""
-    _, h, w, o = g.shape
+    h, w = g.shape[1:3]
     ty, tx = _tiles(h), _tiles(w)
     g = F.pad(g, (0, 0, 0, 4 * tx - w, 0, 4 * ty - h))
     down = torch.stack([_combined(row, [g[:, j::4] for j in range(4)]) for row in _E4])
