@@ -5,7 +5,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from small_problems import Explicit, problem, relative
+from small_problems import Data, Explicit, problem, relative
 from test_solvers import exact_solution, positive
 from torch import nn
 
@@ -14,6 +14,7 @@ from upslope.influence import (
     EKFAC,
     ConjugateGradients,
     Curvature,
+    LeaveOneOut,
     Lissa,
     entropy_loss,
     influence_on_test_loss,
@@ -80,83 +81,91 @@ def test_unlabelled_candidates_by_a_loss_without_targets() -> None:
     assert torch.equal(by_function.values, by_name.values)
 
 
-class TestDigits:
-    """Logistic regression with an L2 penalty on images of digits: convex, so there is a truth."""
+# Logistic regression with an L2 penalty on images of digits: convex, so there is a truth.
+WEIGHT_DECAY = 0.01
 
-    weight_decay = 0.01
 
-    @pytest.fixture(scope="class")
-    def digits(self):  # type: ignore[no-untyped-def]
-        images, labels = load_digits(n_class=5, return_X_y=True)
-        x = torch.from_numpy(images)[:, ::2] / 16  # (n, 32)
-        y = torch.from_numpy(labels).long()
-        # A tenth of the training labels are wrong, so that some samples harm.
-        y[:15] = (y[:15] + 1) % 5
-        train = [(x[:150], y[:150])]
-        return train, [(x[300:700], y[300:700])]
+@pytest.fixture(scope="module")
+def digits() -> tuple[Data, Data]:
+    images, labels = load_digits(n_class=5, return_X_y=True)
+    x = torch.from_numpy(images)[:, ::2] / 16  # (n, 32)
+    y = torch.from_numpy(labels).long()
+    # A tenth of the training labels are wrong, so that some samples harm.
+    y[:15] = (y[:15] + 1) % 5
+    return [(x[:150], y[:150])], [(x[300:700], y[300:700])]
 
-    @pytest.fixture(scope="class")
-    def truth(self, digits):  # type: ignore[no-untyped-def]
-        train, test = digits
-        torch.manual_seed(0)
-        return leave_one_out(nn.Linear(32, 5), train, test, weight_decay=self.weight_decay)
 
-    def test_the_minimum_is_that_of_another_optimiser(self, digits, truth) -> None:  # type: ignore[no-untyped-def]
-        (x, y), (test_x, test_y) = digits[0][0], digits[1][0]
-        ones = torch.ones(len(x), 1, dtype=torch.float64)
+@pytest.fixture(scope="module")
+def truth(digits: tuple[Data, Data]) -> LeaveOneOut:
+    torch.manual_seed(0)
+    return leave_one_out(nn.Linear(32, 5), *digits, weight_decay=WEIGHT_DECAY)
 
-        def fitted(keep: torch.Tensor) -> torch.Tensor:
-            # The bias is penalised too, as one more input; C is 1 / (weight_decay * n).
-            other = LogisticRegression(
-                C=1 / (self.weight_decay * len(x)), fit_intercept=False, tol=1e-10, max_iter=5000
-            )
-            other.fit(torch.cat([x, ones], 1)[keep].numpy(), y[keep].numpy())
-            return torch.from_numpy(other.coef_)
 
-        def loss(weights: torch.Tensor) -> float:
-            logits = torch.cat([test_x, ones[:1].expand(len(test_x), 1)], 1) @ weights.T
-            return float(nn.functional.cross_entropy(logits, test_y, reduction="sum"))
+def test_the_minimum_is_that_of_another_optimiser(
+    digits: tuple[Data, Data], truth: LeaveOneOut
+) -> None:
+    (x, y), (test_x, test_y) = digits[0][0], digits[1][0]
+    ones = torch.ones(len(x), 1, dtype=torch.float64)
 
-        everything = torch.arange(len(x))
-        ours = torch.cat([truth.model.weight, truth.model.bias[:, None]], 1).detach()
-        assert relative(ours, fitted(everything)) < 1e-5
-        assert truth.largest_gradient <= 1e-10
-        for i in (0, 77):
-            change = loss(fitted(everything[everything != i])) - loss(fitted(everything))
-            assert float(truth.changes[i]) == pytest.approx(change, rel=1e-3, abs=1e-4)
-
-    def test_influence_is_leave_one_out_retraining(self, digits, truth) -> None:  # type: ignore[no-untyped-def]
-        train, test = digits
-        found = influence_on_test_loss(
-            Curvature(truth.model, train),
-            test,
-            train,
-            solver=ConjugateGradients(damping=self.weight_decay, tolerance=1e-9),
+    def fitted(keep: torch.Tensor) -> torch.Tensor:
+        # The bias is penalised too, as one more input; C is 1 / (weight_decay * n).
+        other = LogisticRegression(
+            C=1 / (WEIGHT_DECAY * len(x)), fit_intercept=False, tol=1e-10, max_iter=5000
         )
-        assert found.solve.converged
-        assert pearsonr(found.values, truth.changes)[0] > 0.99
-        assert spearmanr(found.values, truth.changes)[0] > 0.99
-        # The scale too, not only the order.
-        slope = float((found.values @ truth.changes) / (found.values @ found.values))
-        assert 0.9 < slope < 1.2
-        assert float(truth.changes[:15].mean()) < 0 < float(truth.changes[15:].mean())
+        other.fit(torch.cat([x, ones], 1)[keep].numpy(), y[keep].numpy())
+        return torch.from_numpy(other.coef_)
 
-    def test_ekfac_orders_the_samples_much_as_the_hessian(self, digits, truth) -> None:  # type: ignore[no-untyped-def]
-        train, test = digits
-        curvature = Curvature(truth.model, train)
-        found = influence_on_test_loss(
-            curvature, test, train, solver=EKFAC(curvature).solver(self.weight_decay)
-        )
-        assert found.solve.status == "approximate"
-        assert spearmanr(found.values, truth.changes)[0] > 0.8
+    def loss(weights: torch.Tensor) -> float:
+        logits = torch.cat([test_x, ones[:1].expand(len(test_x), 1)], 1) @ weights.T
+        return float(nn.functional.cross_entropy(logits, test_y, reduction="sum"))
 
-    def test_wrong_arguments_are_named(self, digits) -> None:  # type: ignore[no-untyped-def]
-        train, test = digits
-        with pytest.raises(InfluenceError, match="`weight_decay` to be positive but got 0"):
-            leave_one_out(nn.Linear(32, 5), train, test, weight_decay=0)
-        with pytest.raises(InfluenceError, match="indices below 150, .* but got 150"):
-            leave_one_out(nn.Linear(32, 5), train, test, weight_decay=0.1, removed=[150])
-        torch.manual_seed(0)
-        deep = nn.Sequential(nn.Linear(32, 4), nn.Tanh(), nn.Linear(4, 5))
-        with pytest.raises(InfluenceError, match="Expected a convex training loss"):
-            leave_one_out(deep, train, test, weight_decay=1e-4, removed=[0])
+    everything = torch.arange(len(x))
+    ours = torch.cat([truth.model.weight, truth.model.bias[:, None]], 1).detach()
+    assert relative(ours, fitted(everything)) < 1e-5
+    assert truth.largest_gradient <= 1e-10
+    for i in (0, 77):
+        change = loss(fitted(everything[everything != i])) - loss(fitted(everything))
+        assert float(truth.changes[i]) == pytest.approx(change, rel=1e-3, abs=1e-4)
+
+
+def test_influence_is_leave_one_out_retraining(
+    digits: tuple[Data, Data], truth: LeaveOneOut
+) -> None:
+    train, test = digits
+    found = influence_on_test_loss(
+        Curvature(truth.model, train),
+        test,
+        train,
+        solver=ConjugateGradients(damping=WEIGHT_DECAY, tolerance=1e-9),
+    )
+    assert found.solve.converged
+    assert pearsonr(found.values, truth.changes)[0] > 0.99
+    assert spearmanr(found.values, truth.changes)[0] > 0.99
+    # The scale too, not only the order.
+    slope = float((found.values @ truth.changes) / (found.values @ found.values))
+    assert 0.9 < slope < 1.2
+    assert float(truth.changes[:15].mean()) < 0 < float(truth.changes[15:].mean())
+
+
+def test_ekfac_orders_the_samples_much_as_the_hessian(
+    digits: tuple[Data, Data], truth: LeaveOneOut
+) -> None:
+    train, test = digits
+    curvature = Curvature(truth.model, train)
+    found = influence_on_test_loss(
+        curvature, test, train, solver=EKFAC(curvature).solver(WEIGHT_DECAY)
+    )
+    assert found.solve.status == "approximate"
+    assert spearmanr(found.values, truth.changes)[0] > 0.8
+
+
+def test_wrong_arguments_of_leave_one_out_are_named(digits: tuple[Data, Data]) -> None:
+    train, test = digits
+    with pytest.raises(InfluenceError, match="`weight_decay` to be positive but got 0"):
+        leave_one_out(nn.Linear(32, 5), train, test, weight_decay=0)
+    with pytest.raises(InfluenceError, match=r"indices below 150, .* but got 150"):
+        leave_one_out(nn.Linear(32, 5), train, test, weight_decay=0.1, removed=[150])
+    torch.manual_seed(0)
+    deep = nn.Sequential(nn.Linear(32, 4), nn.Tanh(), nn.Linear(4, 5))
+    with pytest.raises(InfluenceError, match="Expected a convex training loss"):
+        leave_one_out(deep, train, test, weight_decay=1e-4, removed=[0])

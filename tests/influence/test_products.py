@@ -218,7 +218,7 @@ def test_a_model_whose_samples_meet_is_refused() -> None:
 
 def test_a_matrix_too_large_is_refused() -> None:
     curvature = Curvature(nn.Linear(100, 60), [(torch.randn(2, 100), torch.tensor([0, 1]))])
-    with pytest.raises(InfluenceError, match="at most 5000 parameters .* has 6060"):
+    with pytest.raises(InfluenceError, match=r"at most 5000 parameters .* has 6060"):
         curvature.matrix()
 
 
