@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,10 @@ def test_made_once_and_the_same_again(library, tmp_path):
     recipe = json.loads(files[0].with_suffix(".json").read_text())
     assert recipe["imaging"]["snr"] == 0.5
     assert recipe["structures"].keys() == {"m0", "m1", "m2", "blob"}
+
+    sent = pickle.dumps(splits.pool)  # to worker processes
+    assert len(sent) < 5_000
+    assert torch.equal(pickle.loads(sent).inputs(range(20)), x)
 
     seen.clear()
     again = datasets.load("cryoet-simulated", library, progress=seen.append, **options)

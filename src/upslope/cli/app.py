@@ -167,7 +167,8 @@ def score(
 
         settings = load(config, sets=sets or (), overrides={"device": device})
         chosen = scorers(scores)
-        job = assemble(settings)
+        with watching(1) as observer:
+            job = assemble(settings, observer)
         model, on = job.trained(checkpoint, settings.device)
         with watching(1) as observer:
             written = score_to_file(
@@ -249,7 +250,8 @@ def _compare(
         config = load(config_file, sets=assignments, overrides=overrides)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
-        job = assemble(config)
+        with watching(1) as observer:
+            job = assemble(config, observer)
         planned = plan(config, job)
         show_plan(config, planned, folder)
         if dry_run:

@@ -22,7 +22,14 @@ from rich.text import Text
 from upslope.cli.console import err
 from upslope.progress import Observer, Progress
 
-UNITS = {"train": "batches", "evaluate": "samples", "score": "samples", "fit": "steps"}
+UNITS = {
+    "read": "images",
+    "simulate": "volumes",
+    "train": "batches",
+    "evaluate": "samples",
+    "score": "samples",
+    "fit": "steps",
+}
 QUIET_SECONDS = 10.0
 """Without a terminal, no more than one line in this time."""
 

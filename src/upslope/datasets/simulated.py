@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -54,19 +55,29 @@ Threads = Annotated[int | None, Field(ge=1, description="to simulate in; one a c
 
 @dataclass(frozen=True, eq=False)
 class VolumeDataset:
-    """Subtomograms in a file, (n, d, h, w) float16, read as they are asked for."""
+    """Subtomograms in a .npy file, (n, box, box, box) float16, read as they are asked for."""
 
     name: str
     classes: tuple[str, ...]
-    volumes: NDArray[np.float16]
+    path: Path
+    box: int
     labels: Labels
     ids: Sequence[str]
     resident: bool
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(1, d, h, w)."""
-        return (1, *self.volumes.shape[1:])
+        """(1, box, box, box)."""
+        return (1, self.box, self.box, self.box)
+
+    @cached_property
+    def volumes(self) -> NDArray[np.float16]:
+        """The file mapped into memory. Raises DataError: it is damaged."""
+        return _opened(self.path, (len(self), self.box, self.box, self.box))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the mapping, which would travel to worker processes as a copy of the file."""
+        return {k: v for k, v in self.__dict__.items() if k != "volumes"}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -211,14 +222,17 @@ def simulated(
             simulation = Simulation(made[0].templates, seen, count, seed, split)
             write_atomically(path, lambda to: _write(to, simulation, shape, threads, progress))
             write_atomically(path.with_suffix(".json"), lambda to: _write_text(to, what))
-        return VolumeDataset(
+        dataset = VolumeDataset(
             f"{name}/{split}",
             tuple(structures),
-            _opened(path, shape),
+            path,
+            seen.box,
             np.arange(count, dtype=np.int64) % len(structures),
             numbered(split, count),
             resident=4 * int(np.prod(shape)) <= memory * 2**30,
         )
+        _ = dataset.volumes  # a damaged file is told now, not in the middle of a run
+        return dataset
 
     return Splits(part("train", train), part("test", test))
 

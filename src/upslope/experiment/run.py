@@ -191,9 +191,11 @@ class Experiment:
         Raises:
             DataError: nothing is trained yet.
         """
-        if self.state.trained is None and not self.state.cycles:
+        state = self.state
+        if state.trained is None and not state.cycles:
             raise DataError("Expected a trained model but none is yet: `ask` and `tell` first.")
-        return self._weights.load(self.state.cycle).eval()
+        # Once more labels are asked, the cycle is theirs, and its model is not trained yet.
+        return self._weights.load(state.cycle - (state.trained is None)).eval()
 
     def close(self) -> None:
         """Let other processes at the run directory."""
