@@ -76,9 +76,7 @@ class PoolView:
         return self._checked(self.labelled_signals, need, self.labelled, "labelled samples")
 
     @staticmethod
-    def _checked(
-        table: Mapping[Need, Tensor], need: Need, ids: Sequence[str], what: str
-    ) -> Tensor:
+    def _checked(table: Mapping[Need, Tensor], need: Need, ids: Sequence[str], what: str) -> Tensor:
         if need not in table:
             raise SelectionError(
                 f"Expected the signal {need} over the {what} but the pool holds "
