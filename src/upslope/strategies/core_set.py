@@ -104,17 +104,18 @@ class RobustCoreSet(CoreSet):
         # Without outliers no cover of K centres beats half the greedy radius; with them, none
         # is known to be worse than 0.
         lower = upper / 2 if allowed == 0 else 0.0
+        to_labels = nearest_squared(x, y)
         end = time.monotonic() + self.seconds
         while upper > (1 + self.gap) * lower and (left := end - time.monotonic()) > 0:
             radius = (lower + upper) / 2
-            found = _cover(x, y, radius, budget, allowed, left)
+            found = _cover(x, to_labels, radius, budget, allowed, left)
             if found is None:
                 break
             if not found:
                 lower = radius
                 continue
             chosen = _filled(found, x, y, budget)
-            attained = nearest_squared(x, torch.cat([y, x[chosen]])).sqrt()
+            attained = torch.minimum(to_labels, nearest_squared(x, x[chosen])).sqrt()
             upper = min(radius, _radius(attained, allowed))
         notes = {"radius": upper, "lower_bound": lower}
         if lower > 0:
@@ -128,11 +129,12 @@ def _radius(nearest: Tensor, outliers: int) -> float:
 
 
 def _cover(
-    x: Tensor, y: Tensor, radius: float, budget: int, outliers: int, seconds: float
+    x: Tensor, to_labels: Tensor, radius: float, budget: int, outliers: int, seconds: float
 ) -> list[int] | None:
-    """At most `budget` rows of x that cover all but `outliers` of those that y leaves uncovered;
-    an empty list if there are proven to be none, None if it is not known."""
-    open_rows = (nearest_squared(x, y) > radius**2).nonzero().flatten()
+    """At most `budget` rows of x that cover all but `outliers` of those that no label covers; an
+    empty list if there are proven to be none, None if it is not known. to_labels: (n,), squared
+    distances to the nearest label."""
+    open_rows = (to_labels > radius**2).nonzero().flatten()
     pairs: list[Tensor] = []
     total = 0
     for rows in blocks(len(open_rows), len(x)):
