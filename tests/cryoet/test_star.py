@@ -1,5 +1,8 @@
 """STAR files as RELION writes them, by hand here; selections written back."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from upslope.cryoet.particles import read_particles, write_selection
@@ -64,7 +67,11 @@ def test_blocks(project, tmp_path):
 def test_particles(project):
     table = read_particles(project)
     first, second, third = table.particles
-    assert [p.id for p in table.particles] == ["a-000000", "a-000001", "b-000002"]
+    assert [p.id for p in table.particles] == [
+        "tomo/a.mrc@10.5,20,30",
+        "tomo/a.mrc@11,21,31",
+        "tomo/b.mrc@12,22,32",
+    ]
     assert first.file == project.parent.parent / "tomo/a.mrc"  # relative to the project's folder
     assert first.centre == (10.5, 20, 30)
     assert first.offset == (5, 0, 0)
@@ -74,9 +81,13 @@ def test_particles(project):
 
 def test_selection_goes_back_as_it_came(project, tmp_path):
     table = read_particles(project)
-    scores = {"a-000000": 0.25, "a-000001": 1e-7, "b-000002": 3.5}
+    scores = {
+        "tomo/a.mrc@10.5,20,30": 0.25,
+        "tomo/a.mrc@11,21,31": 1e-7,
+        "tomo/b.mrc@12,22,32": 3.5,
+    }
     out = tmp_path / "job/selected.star"
-    write_selection(table, out, ["b-000002", "a-000000"], scores)
+    write_selection(table, out, ["tomo/b.mrc@12,22,32", "tomo/a.mrc@10.5,20,30"], scores)
     optics, particles = read_star(out)
     assert optics == table.blocks[0]
     before = table.blocks[1]
@@ -96,7 +107,7 @@ def test_csv_table(tmp_path):
     table = read_particles(path)
     assert table.particles[0].centre == (1, 2, 3)
     assert [p.label for p in table.particles] == ["ribosome", ""]
-    write_selection(table, tmp_path / "out.star", ["t-000001"], {"t-000001": 2.0})
+    write_selection(table, tmp_path / "out.star", ["t.mrc@4,5,6"], {"t.mrc@4,5,6": 2.0})
     (block,) = read_star(tmp_path / "out.star")
     assert block.columns[:4] == (
         "rlnTomoName",
@@ -133,3 +144,14 @@ def test_the_same_particle_twice(project):
         read_particles(project)
     with pytest.raises(DataError, match="the column 'kind'"):
         read_particles(project, "kind")
+
+
+def test_the_code_of_the_documentation_runs(project, monkeypatch):
+    page = Path(__file__).parents[2] / "docs/cryoet.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    monkeypatch.chdir(project.parent)
+    first, _, third = [p.id for p in read_particles(project).particles]
+    Path("scores.csv").write_text(f'id,entropy-gradnorm\n"{first}",0.5\n"{third}",0.75\n')
+    exec(compile(code, str(page), "exec"), {})
+    assert [p.id for p in read_particles(Path("selected.star")).particles] == [third, first]
+    assert read_star(Path("selected.star"))[1].column("upslopeScore") == ["0.75", "0.5"]

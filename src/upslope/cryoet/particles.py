@@ -34,7 +34,10 @@ SCORE, RANK = "upslopeScore", "upslopeRank"
 
 @dataclass(frozen=True)
 class Particle:
-    """file: of the volume or the tomogram. index: of a stack, from 0; None for a whole file.
+    """id: rlnTomoParticleName or rlnImageName, or else tomo/a.mrc@10.5,20,30, so that a part of a
+    table names its particles as the whole does.
+
+    file: of the volume or the tomogram. index: of a stack, from 0; None for a whole file.
     centre: (x, y, z) in voxels of the tomogram, and offset: (x, y, z) in angstrom to be taken off
     it; both None for a volume of its own. label: "" where nobody has said."""
 
@@ -155,10 +158,10 @@ def _particle(
         index = None
         centre = _numbers([record[n] for n in _PLACE], where)
         offset = _numbers([record.get(n, "0") for n in _OFFSET], where)
-        name = f"{Path(file).stem}-{row:06d}"
+        name = f"{file}@{','.join(record[n] for n in _PLACE)}"
     id_ = next((record[n] for n in _NAMES if n in record), name)
     if file not in folders:
-        homes = [path.parent, *path.parent.parents]  # RELION's paths begin at its project's folder
+        homes = path.resolve().parents  # RELION's paths begin at its project's folder
         home = next((home for home in homes if (home / file).is_file()), None)
         if home is None:
             raise DataError(
