@@ -1,0 +1,176 @@
+"""Simulated subtomograms on the disk: made once, kept in a cache, read from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from upslope.cryoet.density import template
+from upslope.cryoet.imaging import Imaging, Volume
+from upslope.cryoet.simulate import Simulation
+from upslope.cryoet.structures import Atoms, Structure
+from upslope.datasets.arrays import Labels, known_targets, numbered
+from upslope.datasets.base import Splits
+from upslope.errors import DataError
+from upslope.files import write_atomically
+from upslope.progress import Observer, silent
+
+VERSION = 1
+"""Of the simulation: raise it whenever the same recipe would give other volumes."""
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeDataset:
+    """Subtomograms in a .npy file, (n, box, box, box) float16, read as they are asked for."""
+
+    name: str
+    classes: tuple[str, ...]
+    path: Path
+    box: int
+    labels: Labels
+    ids: Sequence[str]
+    resident: bool
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(1, box, box, box)."""
+        return (1, self.box, self.box, self.box)
+
+    @cached_property
+    def volumes(self) -> NDArray[np.float16]:
+        """The file mapped into memory. Raises DataError: it is damaged."""
+        return _opened(self.path, (len(self), self.box, self.box, self.box))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the mapping, which would travel to worker processes as a copy of the file."""
+        return {k: v for k, v in self.__dict__.items() if k != "volumes"}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(n, 1, d, h, w) float32, at mean 0 and variance 1."""
+        rows = self.volumes[np.asarray(indices, dtype=np.int64)]
+        return torch.from_numpy(rows.astype(np.float32)[:, None])
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """(n,) int64."""
+        return known_targets(self.labels, self.ids, indices)
+
+
+def simulated(
+    name: str,
+    structures: Mapping[str, Structure],
+    seen: Imaging,
+    *,
+    train: int,
+    test: int,
+    seed: int = 0,
+    cache: str | None = None,
+    threads: int | None = None,
+    memory: float = 4.0,
+    progress: Observer = silent,
+) -> Splits:
+    """A pool and a test set of the structures, one class each, from the cache or made now.
+
+    Raises:
+        DataError: fewer than two structures, one that does not fit into the box, or a damaged file
+            in the cache.
+        RunError: the cache cannot be written.
+    """
+    if len(structures) < 2:
+        raise DataError(f"Expected at least two structures to tell apart but got {[*structures]}.")
+    folder = Path(cache).expanduser() if cache else _default_cache()
+    recipe = {
+        "version": VERSION,
+        "imaging": asdict(seen),
+        "structures": {id_: _digest(structure) for id_, structure in structures.items()},
+        "seed": seed,
+    }
+    made: list[Simulation] = []
+
+    def part(split: str, count: int) -> VolumeDataset:
+        what = json.dumps({**recipe, "split": split, "count": count}, indent=1)
+        key = hashlib.sha256(what.encode()).hexdigest()[:16]
+        path = folder / f"{name}-{split}-{key}.npy"
+        shape = (count, *(seen.box,) * 3)
+        if not path.is_file():
+            if not made:
+                templates = [template(structure, seen) for structure in structures.values()]
+                made.append(Simulation(templates, seen, 1, seed, ""))
+            simulation = Simulation(made[0].templates, seen, count, seed, split)
+            write_atomically(path, lambda to: _write(to, simulation, shape, threads, progress))
+            write_atomically(path.with_suffix(".json"), lambda to: _write_text(to, what))
+        dataset = VolumeDataset(
+            f"{name}/{split}",
+            tuple(structures),
+            path,
+            seen.box,
+            np.arange(count, dtype=np.int64) % len(structures),
+            numbered(split, count),
+            resident=4 * int(np.prod(shape)) <= memory * 2**30,
+        )
+        _ = dataset.volumes  # a damaged file is told now, not in the middle of a run
+        return dataset
+
+    return Splits(part("train", train), part("test", test))
+
+
+def _digest(structure: Structure) -> str:
+    arrays: list[NDArray[np.generic]] = (
+        [structure.xyz, structure.weights]
+        if isinstance(structure, Atoms)
+        else [structure.density, np.array(structure.voxel)]
+    )
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def _write(
+    path: Path,
+    simulation: Simulation,
+    shape: tuple[int, ...],
+    threads: int | None,
+    progress: Observer,
+) -> None:
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+
+    def keep(i: int, volume: Volume) -> None:
+        out[i] = volume
+
+    simulation.run(keep, threads=threads, progress=progress)
+    out.flush()
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    try:
+        volumes: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"Expected simulated volumes in {path} but reading it failed: {error}. Remove the "
+            "file: it is made again."
+        ) from error
+    if volumes.shape != shape or volumes.dtype != np.float16:
+        raise DataError(
+            f"Expected float16 volumes of shape {shape} in {path} but got {volumes.dtype} "
+            f"{volumes.shape}. Remove the file: it is made again."
+        )
+    return volumes
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "upslope"
