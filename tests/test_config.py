@@ -159,3 +159,23 @@ def test_a_plan_for_more_labels_than_there_are_is_refused() -> None:
     config = load(sets=["experiment.cycles=30"])
     with pytest.raises(SelectionError, match="at most the 1400 labels"):
         plan(config, assemble(config))
+
+
+def test_the_paper_s_protocols_of_masks_and_volumes() -> None:
+    """Cityscapes as in A.8 (Adam, constant), the subtomograms as in A.5 (SGD, one milestone)."""
+    configs = {p.stem: load(p) for p in CONFIGS}
+    street = configs["cityscapes-paper"]
+    assert street.model.name == "drn-d-22"
+    assert street.task.options["crop"] == 688
+    assert (street.training.epochs, street.training.batch_size) == (50, 8)
+    assert (street.training.optimizer, street.training.lr) == ("adam", 1e-4)
+    assert street.training.schedule == "constant"
+    for name in ("50c-clean", "50c-snr005"):
+        volumes = configs[f"{name}-paper"]
+        assert (volumes.data.name, volumes.model.name) == (name, "resnet18-3d")
+        training = volumes.training
+        assert (training.epochs, training.milestones, training.gamma) == (100, (80,), 0.1)
+        assert (training.lr, training.momentum, training.weight_decay) == (0.1, 0.9, 5e-4)
+    for config in (street, configs["50c-clean-paper"], configs["50c-snr005-paper"]):
+        experiment = config.experiment
+        assert (experiment.initial, experiment.budget, experiment.cycles) == (0.1, 0.05, 7)
