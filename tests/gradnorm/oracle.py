@@ -98,9 +98,9 @@ def watched() -> Iterator[Seen]:
         seen.operators.append(kernel.name)
         return use(self, kernel, *inputs)
 
-    def watched_slow(self: Recording, loss: Any) -> Any:
+    def watched_slow(self: Recording, *wanted: Any) -> Any:
         seen.one_by_one += 1
-        return slow(self, loss)
+        return slow(self, *wanted)
 
     with (
         mock.patch.object(Tape, "use", watched_use),

@@ -3,17 +3,22 @@
 from upslope.gradnorm.egl import ExpectedLength, expected_gradient_length
 from upslope.gradnorm.engine import gradient_norms, select
 from upslope.gradnorm.explain import Explanation, Use, explain
+from upslope.gradnorm.inner import gradient_inner_products
 from upslope.gradnorm.losses import entropy, expected, supervised
+from upslope.gradnorm.sketch import Sketches, gradient_sketches
 
 __all__ = [
     "ExpectedLength",
     "Explanation",
+    "Sketches",
     "Use",
     "entropy",
     "expected",
     "expected_gradient_length",
     "explain",
+    "gradient_inner_products",
     "gradient_norms",
+    "gradient_sketches",
     "select",
     "supervised",
 ]

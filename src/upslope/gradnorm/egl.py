@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from upslope.errors import GradientNormError
 from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.losses import Loss, logits_of
-from upslope.gradnorm.recording import Inputs, Recording, recording
+from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.recording import Recording, recording
 from upslope.gradnorm.weights import Weights
 
 PROBES = 4

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.losses import Loss, named
+from upslope.gradnorm.outputs import Inputs
 from upslope.gradnorm.parts import SCRATCH
-from upslope.gradnorm.recording import Inputs, recording
+from upslope.gradnorm.recording import recording
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 

@@ -17,9 +17,9 @@ from upslope.gradnorm.engine import Parameters, select
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.replay import Replay, ReplayPart
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
-from upslope.gradnorm.outputs import tensors_in
+from upslope.gradnorm.outputs import Inputs, tensors_in
 from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
-from upslope.gradnorm.recording import Inputs, Recording, recording
+from upslope.gradnorm.recording import Recording, recording
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 

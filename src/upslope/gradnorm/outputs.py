@@ -1,14 +1,40 @@
-"""What models and losses put out: found in whatever they return, and checked."""
+"""What goes into models and comes out of them and of losses: found wherever it is, and checked."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""What a model takes, samples in dimension 0: a tensor, or a tuple or dict of them."""
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """The model's outputs."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def batch_size(inputs: Inputs) -> int:
+    """n, read off the first tensor.
+
+    Raises:
+        GradientNormError: there is none.
+    """
+    tensors = [t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor) and t.dim() > 0]
+    if not tensors:
+        raise GradientNormError(
+            "Expected `inputs` to be a tensor, or a tuple or dict of tensors, with the samples in "
+            f"dimension 0 but got {type(inputs).__name__} without such a tensor."
+        )
+    return tensors[0].shape[0]
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:

@@ -18,53 +18,14 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.intercept import Interceptor
-from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, Samples, codes, halves
+from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, codes, halves
+from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.outputs import check_losses, device_of, tensors_in
-from upslope.gradnorm.parts import Part, squared_norms
+from upslope.gradnorm.outputs import Inputs, batch_size, call, check_losses, tensors_in
 from upslope.gradnorm.tape import Listener, Means, Tape
-from upslope.gradnorm.weights import Weights, combined
-
-Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+from upslope.gradnorm.weights import Weights
 
 _layouts: WeakKeyDictionary[nn.Module, dict[Any, dict[int, Layout]]] = WeakKeyDictionary()
-
-
-class Unplaced(Inseparable):
-    """A gradient reached a use whose layout is not known: none had reached it before."""
-
-
-class NormListener:
-    """Turns the gradients of a backward pass into squared norms, weight by weight."""
-
-    def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout]):
-        self.tape, self.n, self.layouts, self.scratch = tape, n, layouts, tape.means.scratch
-        self.squares: dict[str, Tensor] = {}
-        self._pending: dict[str, list[tuple[Tensor, Part]]] = {}
-
-    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        """See `Listener`."""
-        if index not in self.layouts and self.n > 1:
-            if bool(g.any()):
-                raise Unplaced
-            return  # a use that no gradient has reached yet, nor does now
-        samples = Samples(self.n, self.layouts.get(index, Layout()))
-        weights = self.tape.weights
-        for weight, part in self.tape.kernels[index].parts(g, *inputs, samples=samples):
-            names = weights.sources(weight)
-            if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
-                self.squares[names[0]] = part.sqnorm(self.scratch)
-            else:
-                for name in names:
-                    self._pending.setdefault(name, []).append((weight, part))
-
-    @torch.no_grad()
-    def finish(self) -> dict[str, Tensor]:
-        """name -> (n,), for every weight that a gradient reached."""
-        for name, uses in self._pending.items():
-            self.squares[name] = combined(self.tape.weights, name, uses, self.scratch)
-        self._pending.clear()
-        return self.squares
 
 
 class Recording:
@@ -74,7 +35,7 @@ class Recording:
         self.model, self.weights = model, weights
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.means = means
-        self.n = _batch_size(self.inputs)
+        self.n = batch_size(self.inputs)
         self._rng = torch.get_rng_state()
         self.why_slow: str | None = None
         """Why the samples go one by one, if they do."""
@@ -114,11 +75,11 @@ class Recording:
         # Copies, for a model may write into what it is given.
         inputs = tree_map_only(Tensor, lambda t: t.detach().clone(), self.inputs)
         if self._plain:
-            return _call(self.model, inputs)
+            return call(self.model, inputs)
         # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
         no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
         with no_hooks, self._interceptor:
-            return _call(self.model, tree_map_only(Tensor, self._taken, inputs))
+            return call(self.model, tree_map_only(Tensor, self._taken, inputs))
 
     def _taken(self, tensor: Tensor) -> Tensor:
         per_sample = tensor.dim() > 0 and tensor.shape[0] == self.n
@@ -135,39 +96,48 @@ class Recording:
         return losses
 
     def squared_norms(self, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
-        """name -> (n,) squared norms of each weight's per-sample gradient of `loss`.
+        """name -> (n,) squared norms of each weight's per-sample gradient of `loss`."""
+        return self.reduced(SquaredNorms(), loss, last=last)
+
+    def reduced(self, reduction: Reduction, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
+        """name -> (n, ...): a reduction of each weight's per-sample gradient of `loss`.
 
         A weight that no gradient reaches has zeros. After the `last` pass the activations are
         gone: they make room while it runs, which saves memory, and time where memory is fresh.
         """
-        squares: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         if self.n > 0 and not self._plain:
             try:
-                squares = self._recorded(loss, last)
+                found = self._recorded(reduction, loss, last)
             except (Inseparable, RuntimeError) as error:
                 self._fall_back(error)
         if self.n > 0 and self._plain:
-            squares = self._one_by_one(loss)
-        zeros = torch.zeros(self.n, device=device_of(self.outputs))
-        return {name: squares.get(name, zeros) for name in self.weights.parameters}
+            found = self._one_by_one(reduction, loss)
+        missing = (name for name in self.weights.parameters if name not in found)
+        return found | {name: self._nothing(reduction, name) for name in missing}
 
-    def _recorded(self, loss: Loss, last: bool) -> dict[str, Tensor]:
+    def _nothing(self, reduction: Reduction, name: str) -> Tensor:
+        parameter = self.weights.parameters[name].detach()
+        row = reduction.of_dense(name, torch.zeros_like(parameter)[None])
+        return row.expand(self.n, *row.shape[1:])
+
+    def _recorded(self, reduction: Reduction, loss: Loss, last: bool) -> dict[str, Tensor]:
         losses = self.losses(loss)
         known = self._remembered()
         if known is not None:
             try:
-                return self._norms(losses, known, last)
+                return self._heard(reduction, losses, known, last)
             except Unplaced:
                 if last:
                     with self._same_random_numbers():
                         self._start()
                     losses = self.losses(loss)
-        return self._norms(losses, self.layouts(losses), last)
+        return self._heard(reduction, losses, self.layouts(losses), last)
 
-    def _norms(
-        self, losses: Tensor, layouts: Mapping[int, Layout], last: bool
+    def _heard(
+        self, reduction: Reduction, losses: Tensor, layouts: Mapping[int, Layout], last: bool
     ) -> dict[str, Tensor]:
-        listener = NormListener(self.tape, self.n, layouts)
+        listener = PartListener(self.tape, self.n, layouts, reduction)
         self.backward(losses, torch.ones_like(losses), listener, last=last)
         return listener.finish()
 
@@ -243,14 +213,14 @@ class Recording:
 
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             once, again = (
-                tensors_in(_call(self.model, tree_map_only(Tensor, first, self.inputs)))
+                tensors_in(call(self.model, tree_map_only(Tensor, first, self.inputs)))
                 for _ in range(2)
             )
         together = tensors_in(self.outputs)
         if self.means.dtype is not None:  # the comparison is in full precision
             with torch.no_grad(), self._same_random_numbers():
                 together = tensors_in(
-                    _call(self.model, tree_map_only(Tensor, torch.clone, self.inputs))
+                    call(self.model, tree_map_only(Tensor, torch.clone, self.inputs))
                 )
         if not all(torch.equal(a, b) for a, b in zip(once, again, strict=True)):
             return  # dropout and the like: nothing can be said
@@ -267,17 +237,19 @@ class Recording:
                     "normalise or attend over the batch must be in eval mode or be replaced."
                 )
 
-    def _one_by_one(self, loss: Loss) -> dict[str, Tensor]:
+    def _one_by_one(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
         """One backward pass a sample over an ordinary forward pass: always right, and slow."""
         losses = self.losses(loss)
-        rows: dict[str, list[Tensor]] = {name: [] for name in self.weights.parameters}
+        parameters = self.weights.parameters
+        rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
         for i in range(self.n):
             gradients = torch.autograd.grad(
-                losses[i], list(self.weights.parameters.values()), retain_graph=True,
-                allow_unused=True,
-            )  # fmt: skip
-            for name, gradient in zip(rows, gradients, strict=True):
-                rows[name].append(_squared_norm(gradient, losses))
+                losses[i], list(parameters.values()), retain_graph=True, allow_unused=True
+            )
+            for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+                dense = torch.zeros_like(parameter) if gradient is None else gradient
+                dense = dense.to_dense() if dense.is_sparse else dense
+                rows[name].append(reduction.of_dense(name, dense.detach()[None]))
         return {name: torch.cat(row) for name, row in rows.items()}
 
 
@@ -307,25 +279,3 @@ def recording(
 
 def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _call(model: nn.Module, inputs: Inputs) -> Any:
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-
-
-def _squared_norm(gradient: Tensor | None, like: Tensor) -> Tensor:
-    if gradient is None:
-        return like.new_zeros(1)
-    return squared_norms((gradient.to_dense() if gradient.is_sparse else gradient)[None])
-
-
-def _batch_size(inputs: Inputs) -> int:
-    tensors = [t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor) and t.dim() > 0]
-    if not tensors:
-        raise GradientNormError(
-            "Expected `inputs` to be a tensor, or a tuple or dict of tensors, with the samples in "
-            f"dimension 0 but got {type(inputs).__name__} without such a tensor."
-        )
-    return tensors[0].shape[0]

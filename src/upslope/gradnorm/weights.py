@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from upslope.gradnorm.parts import Part, chunks, squared_norms
 
+Uses = Sequence[tuple[Tensor, Part]]
+"""The uses of one parameter: through which weight, and the gradient of that weight."""
+
 
 class Weights:
     """The parameters whose gradient is asked for, by name."""
@@ -85,9 +88,7 @@ class Weights:
         return out
 
 
-def combined(
-    weights: Weights, name: str, uses: Sequence[tuple[Tensor, Part]], scratch: int
-) -> Tensor:
+def combined(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
     """(n,): squared norms of the sum of all uses of the parameter `name`.
 
     Uses of one form are summed in that form; disjoint slices of the parameter add their squares;
@@ -102,14 +103,20 @@ def combined(
             return total.sqnorm(scratch)
     if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
         return torch.stack([part.sqnorm(scratch) for part in parts]).sum(dim=0)
+    pieces = dense_sum(weights, name, uses, scratch)
+    return torch.cat([squared_norms(rows) for _, rows in pieces])
+
+
+def dense_sum(
+    weights: Weights, name: str, uses: Uses, scratch: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """(samples, their gradients (m, *parameter.shape)), a few samples at a time."""
     parameter = weights.parameters[name]
-    each = 3 * parameter.element_size() * max(parameter.numel(), *(t.numel() for t in tensors))
-    squares = []
-    for rows in chunks(len(parts[0]), each, scratch):
-        total_rows = sum(weights.pulled(name, t, p.dense(rows)) for t, p in uses)
-        assert isinstance(total_rows, Tensor)
-        squares.append(squared_norms(total_rows))
-    return torch.cat(squares)
+    size = max(parameter.numel(), *(weight.numel() for weight, _ in uses))
+    for rows in chunks(len(uses[0][1]), 3 * parameter.element_size() * size, scratch):
+        total = sum(weights.pulled(name, weight, part.dense(rows)) for weight, part in uses)
+        assert isinstance(total, Tensor)
+        yield rows, total
 
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:

@@ -25,7 +25,10 @@ from upslope.gradnorm.tape import Kernel, Tape
 
 
 class Convolution(Kernel):
-    """y = conv(x, W) + b. x: (n, c, *space), W: (o, c / groups, *kernel); transposed: (c, o / ...)."""
+    """y = conv(x, W) + b. x: (n, c, *space), W: (o, c / groups, *kernel).
+
+    Transposed, W: (c, o / groups, *kernel).
+    """
 
     def __init__(
         self,

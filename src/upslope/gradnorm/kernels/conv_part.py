@@ -78,7 +78,7 @@ class ConvPart:
     def dense(self, rows: slice) -> Tensor:
         """See `Part`. All samples and groups side by side, as the groups of one convolution."""
         x, g = self.x[rows], self.g[rows]
-        n, k = x.shape[:2]
+        n = len(x)
         s, p, d, groups = self.geometry
         stencil = x.new_empty(()).expand(n * self.shape[0], *self.shape[1:])
         _, gradient, _ = torch.ops.aten.convolution_backward(

@@ -1,0 +1,81 @@
+"""What is made of the per-sample gradients that a backward pass shows, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.layout import Inseparable, Layout, Samples
+from upslope.gradnorm.parts import Part, squared_norms
+from upslope.gradnorm.tape import Tape
+from upslope.gradnorm.weights import Uses, Weights, combined
+
+
+class Reduction(Protocol):
+    """What is wanted of the gradient of one parameter: one row a sample."""
+
+    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+        """(n, ...), from all uses of the parameter `name`."""
+        ...
+
+    def of_dense(self, name: str, gradients: Tensor) -> Tensor:
+        """(m, ...), from the gradients themselves, (m, *parameter.shape)."""
+        ...
+
+
+class SquaredNorms:
+    """Squared Frobenius norms, (n,)."""
+
+    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+        """See `Reduction`."""
+        return combined(weights, name, uses, scratch)
+
+    def of_dense(self, name: str, gradients: Tensor) -> Tensor:  # noqa: ARG002
+        """See `Reduction`."""
+        return squared_norms(gradients)
+
+
+class Unplaced(Inseparable):
+    """A gradient reached a use whose layout is not known: none had reached it before."""
+
+
+class PartListener:
+    """Reduces the gradient of each parameter as soon as it is complete.
+
+    A parameter with a single use is reduced at once, so that its activations can go.
+    """
+
+    def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
+        self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
+        self._found: dict[str, Tensor] = {}
+        self._pending: dict[str, list[tuple[Tensor, Part]]] = {}
+
+    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        """See `Listener`."""
+        if index not in self.layouts and self.n > 1:
+            if bool(g.any()):
+                raise Unplaced
+            return  # a use that no gradient has reached yet, nor does now
+        samples = Samples(self.n, self.layouts.get(index, Layout()))
+        weights = self.tape.weights
+        for weight, part in self.tape.kernels[index].parts(g, *inputs, samples=samples):
+            names = weights.sources(weight)
+            if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
+                self._found[names[0]] = self._reduced(names[0], [(weight, part)])
+            else:
+                for name in names:
+                    self._pending.setdefault(name, []).append((weight, part))
+
+    @torch.no_grad()
+    def finish(self) -> dict[str, Tensor]:
+        """name -> (n, ...), for every parameter that a gradient reached."""
+        for name, uses in self._pending.items():
+            self._found[name] = self._reduced(name, uses)
+        self._pending.clear()
+        return self._found
+
+    def _reduced(self, name: str, uses: Uses) -> Tensor:
+        return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.means.scratch)

@@ -1,0 +1,130 @@
+"""Sketches of per-sample gradients: few numbers that keep norms and inner products.
+
+A count sketch adds every entry of a vector, with a random sign, to one of d buckets; for any x, y
+
+    E <Sx, Sy> = <x, y>        Var <Sx, Sy> <= (||x||^2 ||y||^2 + <x, y>^2) / d
+
+(Charikar, Chen & Farach-Colton 2002; Weinberger et al. 2009, arXiv:0902.2206). The sketches of all
+parameters are added up in the same buckets. Of a matrix, entry (o, i) goes to bucket a_o + b_i mod
+d with sign s_o r_i, so that the sketch of an outer product is the circular convolution of two
+sketches (Pham & Pagh 2013) and a large product of few positions is never formed; with such hashes
+the variance is at most three times as large.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.engine import Parameters, means_of, select
+from upslope.gradnorm.losses import Loss, named
+from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.parts import Outer, squared_norms
+from upslope.gradnorm.recording import recording
+from upslope.gradnorm.weights import Uses, Weights, dense_sum
+
+
+class Sketches(NamedTuple):
+    """norms: (n,) float64, exact. vectors: (n, dim), their random projections."""
+
+    norms: Tensor
+    vectors: Tensor
+
+
+def gradient_sketches(
+    model: nn.Module,
+    inputs: Inputs,
+    loss: str | Loss,
+    *,
+    dim: int = 512,
+    seed: int = 0,
+    parameters: Parameters = None,
+    max_memory: int | None = None,
+) -> Sketches:
+    """Random projections of each sample's whole gradient, and its exact norm, from one pass.
+
+    dim: numbers a sketch; inner products are kept to about sqrt(2 / dim) of the norms' product.
+    seed: which projection; sketches of different batches compare if made with one seed.
+    The other arguments are those of `gradient_norms`.
+
+    Raises:
+        GradientNormError: as `gradient_norms`; `dim` is not positive.
+    """
+    if dim < 1:
+        raise GradientNormError(f"Expected `dim` to be at least 1 but got {dim}.")
+    weights = Weights(select(model, parameters))
+    with recording(model, inputs, weights, means_of(max_memory, False, None)) as record:
+        reduction = _NormsAndSketches(Projection(dim, seed))
+        rows = record.reduced(reduction, named(loss), last=True)
+    total = torch.stack(list(rows.values())).sum(dim=0)
+    return Sketches(total[:, 0].double().sqrt(), total[:, 1:])
+
+
+class Projection:
+    """The buckets and signs of every parameter, from its name and shape and a seed alone."""
+
+    def __init__(self, dim: int, seed: int):
+        self.dim, self.seed = dim, seed
+
+    def hashes(self, name: str, size: int, side: str) -> tuple[Tensor, Tensor]:
+        """Buckets in 0..dim-1 and signs, (size,) each."""
+        rng = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{name}/{side}".encode()))
+        buckets = torch.randint(self.dim, (size,), generator=rng)
+        return buckets, torch.randint(2, (size,), generator=rng) * 2.0 - 1.0
+
+    def dense(self, name: str, rows: Tensor) -> Tensor:
+        """(m, *shape) -> (m, dim)."""
+        flat = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
+        outer = rows.shape[1] if rows.dim() > 2 else 1
+        (a, s), (b, r) = self._both(name, outer, flat.shape[1] // outer, rows)
+        buckets = ((a[:, None] + b) % self.dim).flatten()
+        signed = flat * (s[:, None] * r).flatten()
+        return rows.new_zeros(len(rows), self.dim).index_add_(1, buckets, signed)
+
+    def outer(self, name: str, part: Outer) -> Tensor:
+        """(n, dim), of sums of outer products that are not formed."""
+        (a, s), (b, r) = self._both(name, part.g.shape[2], part.x.shape[2], part.g)
+        g = torch.fft.rfft(self._side(part.g, a, s))
+        x = torch.fft.rfft(self._side(part.x, b, r))
+        sketch: Tensor = torch.fft.irfft((g * x).sum(dim=1), n=self.dim)
+        return sketch
+
+    def _side(self, values: Tensor, buckets: Tensor, signs: Tensor) -> Tensor:
+        n, t, _ = values.shape
+        return values.new_zeros(n, t, self.dim).index_add_(2, buckets, values * signs)
+
+    def _both(
+        self, name: str, rows: int, columns: int, like: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        sides = ((rows, "rows"), (columns, "columns"))
+        found = (self.hashes(name, size, side) for size, side in sides)
+        return [(buckets.to(like.device), signs.to(like)) for buckets, signs in found]
+
+
+class _NormsAndSketches:
+    """Squared norms and sketches side by side, (n, 1 + dim)."""
+
+    def __init__(self, projection: Projection):
+        self.projection = projection
+
+    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+        """See `Reduction`."""
+        (weight, part), *more = uses
+        if not more and isinstance(part, Outer) and weights.tracks(weight):
+            t, i, o = part.x.shape[1], part.x.shape[2], part.g.shape[2]
+            transform = 2 * self.projection.dim * math.log2(self.projection.dim + 1)
+            if t * (i + o + transform) < i * o:
+                squares = part.sqnorm(scratch)
+                return torch.cat([squares[:, None], self.projection.outer(name, part)], dim=1)
+        pieces = dense_sum(weights, name, uses, scratch)
+        return torch.cat([self.of_dense(name, rows) for _, rows in pieces])
+
+    def of_dense(self, name: str, gradients: Tensor) -> Tensor:
+        """See `Reduction`."""
+        squares = squared_norms(gradients)
+        return torch.cat([squares[:, None], self.projection.dense(name, gradients)], dim=1)

@@ -1,0 +1,150 @@
+"""Sketches keep norms and inner products; inner products are directional derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm import (
+    entropy,
+    gradient_inner_products,
+    gradient_norms,
+    gradient_sketches,
+)
+from upslope.gradnorm.parts import Outer
+from upslope.gradnorm.sketch import Projection
+
+
+class Tied(nn.Module):
+    """An embedding whose table is also the decoder: a parameter with two uses of two forms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(7, 6)
+        self.layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden: Tensor = self.layer(self.words(ids)).mean(dim=1)
+        return hidden @ self.words.weight.T
+
+
+def convolutional() -> tuple[nn.Module, Tensor]:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
+        nn.Flatten(), nn.Linear(8 * 36, 300), nn.ReLU(), nn.Linear(300, 5),
+    )  # fmt: skip
+    return model.double().eval(), torch.randn(5, 3, 6, 6, dtype=torch.float64)
+
+
+def tied() -> tuple[nn.Module, Tensor]:
+    return Tied().double().eval(), torch.randint(7, (5, 4))
+
+
+CASES = pytest.mark.parametrize("make", [convolutional, tied])
+
+
+def gradients(model: nn.Module, x: Tensor) -> Tensor:
+    """(n, parameters), one sample at a time."""
+    rows = []
+    for i in range(len(x)):
+        found = torch.autograd.grad(entropy(model(x[i : i + 1]))[0], list(model.parameters()))
+        rows.append(torch.cat([g.flatten() for g in found]))
+    return torch.stack(rows)
+
+
+@CASES
+def test_sketches_carry_the_exact_norm(make) -> None:
+    torch.manual_seed(0)
+    model, x = make()
+    sketches = gradient_sketches(model, x, "entropy", dim=16)
+    torch.testing.assert_close(
+        sketches.norms, gradient_norms(model, x, "entropy"), rtol=1e-9, atol=0
+    )
+    assert sketches.vectors.shape == (5, 16)
+
+
+@CASES
+def test_sketches_keep_inner_products_to_the_stated_error(make) -> None:
+    torch.manual_seed(0)
+    model, x = make()
+    g = gradients(model, x)
+    exact = g @ g.T
+    dim, seeds = 64, 60
+    errors = []
+    for seed in range(seeds):
+        v = gradient_sketches(model, x, "entropy", dim=dim, seed=seed).vectors
+        errors.append(v @ v.T - exact)
+    error = torch.stack(errors)
+    square = exact.diag()
+    bound = 3 * (square[:, None] * square + exact**2) / dim  # of the variance
+    # The mean over seeds is within four standard errors of zero, the variance within its bound.
+    assert bool((error.mean(dim=0).abs() <= 4 * (bound / seeds).sqrt()).all())
+    assert bool((error.square().mean(dim=0) <= 1.6 * bound).all())
+
+
+def test_a_sketch_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(0)
+    model, x = convolutional()
+    one = gradient_sketches(model, x, "entropy", dim=32, seed=3).vectors
+    torch.manual_seed(1)
+    rest = gradient_sketches(model, x[1:3], "entropy", dim=32, seed=3).vectors
+    torch.testing.assert_close(rest, one[1:3])
+    assert not torch.allclose(one, gradient_sketches(model, x, "entropy", dim=32, seed=4).vectors)
+
+
+def test_a_large_product_is_sketched_as_if_it_were_formed() -> None:
+    torch.manual_seed(0)
+    part = Outer(torch.randn(4, 3, 20).double(), torch.randn(4, 3, 30).double())
+    projection = Projection(16, seed=0)
+    formed = projection.dense("weight", part.dense(slice(0, 4)))
+    torch.testing.assert_close(projection.outer("weight", part), formed)
+
+
+@CASES
+def test_inner_products_are_those_of_the_gradients(make) -> None:
+    torch.manual_seed(0)
+    model, x = make()
+    direction = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    flat = torch.cat([d.flatten() for d in direction.values()])
+    found = gradient_inner_products(model, x, "entropy", direction)
+    torch.testing.assert_close(found, gradients(model, x) @ flat, rtol=1e-9, atol=1e-12)
+
+
+def test_inner_products_without_a_forward_mode() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * ctx.saved_tensors[0] * g
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(Square.apply(self.a(x)))
+            return out
+
+    torch.manual_seed(0)
+    model, x = Net().double(), torch.randn(3, 4, dtype=torch.float64)
+    direction = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    flat = torch.cat([d.flatten() for d in direction.values()])
+    found = gradient_inner_products(model, x, "entropy", direction)
+    torch.testing.assert_close(found, gradients(model, x) @ flat, rtol=1e-9, atol=1e-12)
+
+
+def test_a_direction_must_fit_the_model() -> None:
+    model = nn.Linear(3, 2)
+    with pytest.raises(GradientNormError, match="'weight' has \\(3, 2\\) where the model has"):
+        gradient_inner_products(model, torch.randn(2, 3), "entropy", {"weight": torch.zeros(3, 2)})
+    with pytest.raises(GradientNormError, match="no such parameter"):
+        gradient_inner_products(model, torch.randn(2, 3), "entropy", {"w": torch.zeros(1)})
+    with pytest.raises(GradientNormError, match="`dim` to be at least 1"):
+        gradient_sketches(model, torch.randn(2, 3), "entropy", dim=0)
