@@ -114,17 +114,26 @@ class Outer:
         return torch.cat(out)
 
     def direct(self, scratch: int) -> Tensor:
-        """(n,): squared norms of the products themselves, a block of rows of each at a time."""
-        i, o = self.x.shape[2], self.g.shape[2]
-        row = i * self.x.element_size()
-        # The products are read once more, which the second-level cache makes free.
-        scratch = min(scratch, CACHE // 4)
-        width = max(1, min(o, scratch // row))
+        """(n,): squared norms of the products themselves, a block of rows of each at a time.
+
+        All go to one small buffer, which stays in the second-level cache to be read once more.
+        """
+        n, _, i = self.x.shape
+        o = self.g.shape[2]
+        size = self.x.element_size()
+        width = max(1, min(o, scratch // (i * size)))
+        together = max(torch.get_num_threads(), CACHE // 8 // (i * width * size))
+        together = max(1, min(n, together, scratch // (i * width * size)))
+        buffer = self.x.new_empty(together, width, i)
         out = []
-        for c in chunks(len(self), row * width, scratch):
-            x, g = self.x[c], self.g[c].mT  # (c, t, i), (c, o, t)
-            blocks = (squared_norms(g[:, k : k + width] @ x) for k in range(0, o, width))
-            out.append(torch.stack(list(blocks)).sum(dim=0))
+        for start in range(0, n, together):
+            x, g = self.x[start : start + together], self.g[start : start + together].mT
+            squares = 0
+            for k in range(0, o, width):
+                block = g[:, k : k + width]
+                product = torch.bmm(block, x, out=buffer[: len(x), : block.shape[1]])
+                squares = squares + squared_norms(product)
+            out.append(squares)
         return torch.cat(out)
 
     def dense(self, rows: slice) -> Tensor:
