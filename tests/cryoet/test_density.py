@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from molecules import molecule
 from scipy import stats
 
 from upslope.cryoet.density import place, template
@@ -11,13 +12,6 @@ from upslope.cryoet.structures import Atoms, Map
 from upslope.errors import DataError
 
 SEEN = Imaging()
-
-
-def molecule(seed=0, n=60, reach=100.0):
-    rng = np.random.default_rng(seed)
-    xyz = rng.normal(size=(n, 3))
-    xyz *= (reach * rng.random(n) ** (1 / 3) / np.linalg.norm(xyz, axis=1))[:, None]
-    return Atoms("toy", xyz, rng.choice([6.0, 7.0, 8.0, 16.0], n))
 
 
 def exact(atoms, seen, volume_shape):

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from molecules import molecule
 from scipy import fft
-from test_density import molecule
 
 from upslope.cryoet.density import place, template
 from upslope.cryoet.imaging import (

@@ -1,8 +1,8 @@
 """The page of slices: one column a class, the wedge empty in the row of transforms."""
 
 import numpy as np
+from molecules import molecule
 from PIL import Image
-from test_density import molecule
 
 from upslope.cryoet.density import template
 from upslope.cryoet.imaging import Imaging
