@@ -19,6 +19,7 @@ from upslope.pool import Need
 from upslope.signals.base import FitContext, FittedSignal, Signal
 from upslope.signals.committee import Committee
 from upslope.signals.features import Features
+from upslope.signals.gradient_sketch import GradientSketch
 from upslope.signals.gradnorm import ExpectedGradientLength, GradNorm
 from upslope.signals.isal import Influence
 from upslope.signals.mc_dropout import McDropout, McPosteriors
@@ -33,6 +34,7 @@ SIGNALS: dict[str, type[Options]] = {
     "features": Features,
     "gradnorm": GradNorm,
     "egl": ExpectedGradientLength,
+    "gradient-sketch": GradientSketch,
     "mc-dropout": McDropout,
     "mc-posteriors": McPosteriors,
     "committee": Committee,

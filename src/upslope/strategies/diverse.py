@@ -1,19 +1,16 @@
 """Gradient norm with diversity: a batch that is both steep and spread (ours).
 
-The highest gradient norms of a pool often belong to near-copies of one sample. Here a sample is a
-vector g whose length s is its gradient norm over all chosen parameters, and whose direction is that
-of its gradient by the last weight matrix, a h^T, with h the features and
-
-    entropy-gradnorm   a = p (log p + H)     the gradient of the entropy by the logits
-    egl                a = p - e_y           that of the loss at y, the most probable class
-
-so that <g, g'> = s s' cos(a, a') cos(h, h'), without a gradient ever written down. Spread is
+The highest gradient norms of a pool often belong to near-copies of one sample. Here a sample is
+the gradient g over all parameters, of the entropy of its posterior or of its loss at the most
+probable class, as a sketch that has its exact length and angles to within about 1/sqrt(dim).
+Spread is
 
     k-means++   each drawn in proportion to its squared distance to the nearest drawn before
                 (as BADGE does with last-layer gradients)
     dpp         the greedy mode of the determinantal process of kernel <g, g'>: the sample whose
                 component orthogonal to those chosen is longest (Chen et al. 2018)
-    power       no direction: drawn without replacement in proportion to s^beta (Kirsch et al. 2023)
+    power       no direction: drawn without replacement in proportion to |g|^beta
+                (Kirsch et al. 2023)
 """
 
 from __future__ import annotations
@@ -24,62 +21,59 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.seeding import OuterProducts, k_means_plus_plus
+from upslope.strategies.seeding import Family, Rows, k_means_plus_plus
 
 
 @dataclass(frozen=True)
 class GradNormDiverse(QueryStrategy):
-    """A batch of long gradients that differ."""
+    """A batch of long gradients of the whole network that differ."""
 
     name: ClassVar[str] = "gradnorm-diverse"
     reference: ClassVar[str] = "ours; Wang et al., AAAI 2022, with Ash et al., ICLR 2020"
-    requires: ClassVar[str] = "one forward and backward a candidate (egl: up to C backwards)"
-    cost: ClassVar[str] = "n K (C + d), dpp n K^2; memory n (C + d), dpp n K"
+    requires: ClassVar[str] = "one forward and backward a candidate"
+    cost: ClassVar[str] = "n K dim, dpp n K (K + dim); memory n dim, dpp n (K + dim)"
     home: ClassVar[str] = "large batches"
 
-    score: Annotated[
-        Literal["entropy-gradnorm", "egl"], Field(description="which gradient is spread")
-    ] = "entropy-gradnorm"
+    loss: Annotated[
+        Literal["entropy", "likely-label"],
+        Field(
+            description="whose gradient: the entropy's, or the loss's at the most probable class"
+        ),
+    ] = "entropy"
     spread: Annotated[
         Literal["k-means++", "dpp", "power"], Field(description="how the batch is spread")
     ] = "k-means++"
     beta: Annotated[float, Field(ge=0, description="exponent of spread=power")] = 1.0
-    norm: Annotated[
-        Literal["global", "tensor-sum"],
-        Field(description="norm of the whole gradient, or sum over parameter tensors of theirs"),
-    ] = "global"
+    dim: Annotated[int, Field(ge=1, description="numbers that stand for a gradient")] = 512
+    parameters: Annotated[
+        str | None,
+        Field(description="names or prefixes, as fc,layer4; or last; none for all"),
+    ] = None
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The gradient norm and, unless spread=power, posteriors and features."""
-        norm: Need = (
-            Need.of("gradnorm", loss="entropy", norm=self.norm, parameters=None)
-            if self.score == "entropy-gradnorm"
-            else Need.of("egl", kind="mean", share=1.0, norm=self.norm, parameters=None)
+        """Sketches of the gradients."""
+        return (
+            Need.of(
+                "gradient-sketch",
+                loss=self.loss,
+                dim=self.dim,
+                seed=0,
+                parameters=self.parameters,
+            ),
         )
-        directions = (Need.of("probabilities"), Need.of("features"))
-        return (norm,) if self.spread == "power" else (norm, *directions)
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """A spread batch; scores are the gradient norms."""
-        s = pool.signal(self.needs[0]).double()
+        vectors = Rows(pool.signal(self.needs[0]).double())
+        norms = vectors.squared_norms().sqrt()
         if self.spread == "power":
-            return Choice(power_draw(s, self.beta, budget, rng), s)
-        p, h = (pool.signal(need).double() for need in self.needs[1:])
-        vectors = OuterProducts(s[:, None] * F.normalize(self.logit_gradient(p)), F.normalize(h))
+            return Choice(power_draw(norms, self.beta, budget, rng), norms)
         spread = determinantal if self.spread == "dpp" else k_means_plus_plus
-        return Choice(spread(vectors, budget, rng), s)
-
-    def logit_gradient(self, p: Tensor) -> Tensor:
-        """a: (n, C)."""
-        if self.score == "egl":
-            return p - F.one_hot(p.argmax(dim=1), p.shape[1])
-        entropy = -torch.xlogy(p, p).sum(dim=1, keepdim=True)
-        return torch.xlogy(p, p) + p * entropy
+        return Choice(spread(vectors, budget, rng), norms)
 
 
 def power_draw(s: Tensor, beta: float, budget: int, rng: torch.Generator) -> list[int]:
@@ -91,7 +85,7 @@ def power_draw(s: Tensor, beta: float, budget: int, rng: torch.Generator) -> lis
     return keys.argsort(descending=True, stable=True)[:budget].tolist()
 
 
-def determinantal(vectors: OuterProducts, budget: int, rng: torch.Generator) -> list[int]:  # noqa: ARG001
+def determinantal(vectors: Family, budget: int, rng: torch.Generator) -> list[int]:  # noqa: ARG001
     """Greedy maximisation of the determinant of the Gram matrix of the chosen.
 
     By incremental Cholesky: left holds |component orthogonal to those chosen|^2. Where nothing is

@@ -1,4 +1,4 @@
-"""Spread over rank-one gradients: k-means++ seeding on outer products, never written out.
+"""Spread over gradients: k-means++ seeding, on outer products never written out or plain vectors.
 
 The gradient of a loss by the last weight matrix is g = a h^T, where a is its gradient by the
 logits (C) and h the penultimate features (d). Then <g, g'> = <a, a'> <h, h'>, so that
@@ -11,9 +11,37 @@ takes C + d multiplications where the vectors would take C d.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Family(Protocol):
+    """Vectors g_1 .. g_n, known by their inner products."""
+
+    def squared_norms(self) -> Tensor:
+        """|g_i|^2: (n,)."""
+        ...
+
+    def products(self, i: int) -> Tensor:
+        """<g_j, g_i> for every j: (n,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The vectors themselves. x: (n, d)."""
+
+    x: Tensor
+
+    def squared_norms(self) -> Tensor:
+        """|g_i|^2: (n,)."""
+        return self.x.square().sum(dim=1)
+
+    def products(self, i: int) -> Tensor:
+        """<g_j, g_i> for every j: (n,)."""
+        return self.x @ self.x[i]
 
 
 @dataclass(frozen=True)
@@ -32,7 +60,7 @@ class OuterProducts:
         return (self.a @ self.a[i]) * (self.h @ self.h[i])
 
 
-def k_means_plus_plus(vectors: OuterProducts, budget: int, rng: torch.Generator) -> list[int]:
+def k_means_plus_plus(vectors: Family, budget: int, rng: torch.Generator) -> list[int]:
     """Distinct seeds: the longest vector, then each at random in proportion to its squared
     distance to the nearest seed (Arthur and Vassilvitskii 2007).
 
