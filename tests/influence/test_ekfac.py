@@ -96,7 +96,7 @@ def test_the_inverse_undoes_the_product() -> None:
 
 
 def test_influences_agree_in_order_with_the_exact_ones() -> None:
-    """Measured on these problems: rank correlations of 0.93 and above."""
+    """Measured on these problems: rank correlations of 0.92 and 0.94."""
     for name in ("perceptron", "convolutional"):
         model, data = problem(name, 60)
         test = problem(name, 30, seed=3)[1]
@@ -106,7 +106,6 @@ def test_influences_agree_in_order_with_the_exact_ones() -> None:
         )
         fast = influence_on_test_loss(curvature, test, data, solver=EKFAC(curvature).solver(0.01))
         rank = spearmanr(exact.values, fast.values)[0]
-        print(f"{name}: rank correlation {rank:.3f}, residual {fast.solve.residual:.3f}")
         assert rank > 0.8
 
 
@@ -150,17 +149,22 @@ def test_patches_times_weights_are_the_convolution(conv: nn.Conv2d) -> None:
     assert all(torch.equal(back[name], theta[name]) for name in theta)
 
 
+class Doubling(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, 2 * self.weight, self.bias)
+
+
 def test_a_layer_at_many_positions_of_a_sequence() -> None:
     class Words(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.embed, self.mix = nn.Embedding(9, 4), nn.Linear(4, 5)
             self.shared, self.grouped = nn.Linear(5, 5), nn.Conv1d(4, 4, 1, groups=2)
-            self.head = nn.Linear(5, 3)
+            self.head, self.own = nn.Linear(5, 3), Doubling(3, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.grouped(self.embed(x).transpose(1, 2)).transpose(1, 2)
-            return self.head(F.silu(self.shared(self.shared(self.mix(x)))).mean(1))
+            return self.own(self.head(F.silu(self.shared(self.shared(self.mix(x)))).mean(1)))
 
     torch.manual_seed(0)
     model = Words().double()
@@ -169,7 +173,7 @@ def test_a_layer_at_many_positions_of_a_sequence() -> None:
     ekfac, oracle = EKFAC(curvature), Explicit(model, data)
     assert ekfac.factored == ["mix.weight", "head.weight"]
     assert "shared.weight" in ekfac.diagonal  # used twice: no one patch a gradient
-    assert "grouped.weight" in ekfac.diagonal
+    assert {"grouped.weight", "own.weight"} < set(ekfac.diagonal)
     exact, found = oracle.fisher(), dense(ekfac, curvature.size)
     assert relative(found.trace(), exact.trace()) < 1e-10
     mine, whole = (block(oracle, ekfac.diagonal, m) for m in (found, exact))

@@ -63,7 +63,8 @@ class Layer:
 def layers_of(model: nn.Module, names: Iterable[str]) -> list[Layer]:
     """Those of the named parameters that are weights of plain linear or convolution layers.
 
-    Not those of grouped or circular convolutions, nor weights that several modules share.
+    Not those of grouped or circular convolutions or of subclasses, nor weights that several modules
+    share.
     """
     chosen = set(names)
     modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -72,8 +73,10 @@ def layers_of(model: nn.Module, names: Iterable[str]) -> list[Layer]:
     for name in names:
         owner, _, leaf = name.rpartition(".")
         module = modules[owner]
-        if leaf != "weight" or not isinstance(module, nn.Linear | Convolution):
+        # A subclass may use its weight in another way.
+        if leaf != "weight" or type(module) not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
             continue
+        assert isinstance(module, nn.Linear | Convolution)
         if isinstance(module, Convolution) and (module.groups, module.padding_mode) != (1, "zeros"):
             continue
         if every.count(id(module.weight)) > 1:

@@ -161,8 +161,8 @@ class _Problem:
                 fresh = False
             elif fresh:
                 break
-            # An old Hessian serves for as long as it brings the gradient down quickly.
-            if float(g.norm()) > max(length / 4, tolerance):
+            # A Hessian costs as much as p gradients: an old one is kept for as long as it serves.
+            if float(g.norm()) > max(0.7 * length, tolerance):
                 factor, fresh = self.factor(x), True
         where = "with all samples" if without is None else f"without sample {without}"
         raise InfluenceError(

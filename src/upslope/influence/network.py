@@ -50,7 +50,9 @@ class Network:
         self.device, self.dtype = first.device, dtype or first.dtype
         self.theta: Theta = {name: self.moved(p.detach().clone()) for name, p in chosen.items()}
         state = (*model.named_parameters(), *model.named_buffers())
-        self._rest = {name: self.moved(t.detach()) for name, t in state if name not in chosen}
+        self._rest = {
+            name: self.moved(t.detach().clone()) for name, t in state if name not in chosen
+        }
         self.size = sum(p.numel() for p in self.theta.values())
         _refuse_batch_statistics(model)
 

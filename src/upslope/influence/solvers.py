@@ -114,7 +114,7 @@ class ConjugateGradients:
                 )
             if relative <= self.tolerance:
                 return Solution(x, relative, iterations, "converged")
-            if relative > before / 2:
+            if relative > before / 2 and iterations < self.max_iterations:
                 detail = (
                     f"Rounding in {b.dtype} keeps the residual at {relative:.1e}. Compute the "
                     "curvature in torch.float64, raise the damping, or raise the tolerance."
