@@ -129,13 +129,27 @@ class Strategy(Protocol):
         ...
 
     def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:
-        """Choose exactly `budget` distinct candidates.
+        """Choose exactly `budget` distinct candidates; with a cost budget, see `CostBudgeted`.
 
         Deterministic given `rng`; independent of the order of the candidates up to ties.
 
         Raises:
             SelectionError: budget below 1 or above the candidates; a signal missing or not finite.
         """
+        ...
+
+
+@runtime_checkable
+class CostBudgeted(Protocol):
+    """A strategy that knows what labels cost.
+
+    Where `cost_budget` is not None, `select` chooses what that buys: one distinct candidate or
+    more, at a total cost of `cost_budget` at most, which it notes as "cost"; `budget` is ignored.
+    """
+
+    @property
+    def cost_budget(self) -> float | None:
+        """What the labels of a cycle may cost; None where their number is what counts."""
         ...
 
 

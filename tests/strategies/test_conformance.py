@@ -9,7 +9,8 @@ import torch
 from pools import generator, make_pool, permuted
 
 from upslope.errors import SelectionError
-from upslope.pool import PoolView, Selection, Strategy
+from upslope.experiment.checks import check_selection
+from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
 from upslope.strategies import STRATEGIES, QueryStrategy, build
 
 POSTERIORS = ("probabilities", "mc-posteriors")
@@ -191,3 +192,34 @@ def test_refuses_a_missing_signal(name: str) -> None:
     pool = dataclasses.replace(make_pool(strategy.needs, 20, 5), signals={})
     with pytest.raises(SelectionError, match=strategy.needs[0].name):
         strategy.select(pool, 3, generator())
+
+
+@pytest.mark.parametrize("budget", [10.0, 25.0, 1e6])
+@pytest.mark.parametrize("n", [1, 40])
+def test_with_a_cost_budget_takes_what_it_buys(budget: float, n: int) -> None:
+    """The one exception from the exact count, which a strategy declares by its cost budget."""
+    strategy = build("qbc", costs="boundary", cost_budget=budget)
+    assert isinstance(strategy, CostBudgeted)
+    pool = make_pool(strategy.needs, n, 5)
+    pool.signals[strategy.needs[1]].mul_(9).add_(0.5)
+    first = strategy.select(pool, 1, generator())
+    assert 1 <= len(first.ids) == len(set(first.ids))
+    assert set(first.ids) <= set(pool.candidates)
+    cost = dict(zip(pool.candidates, pool.signals[strategy.needs[1]].ceil().tolist(), strict=True))
+    assert first.notes["cost"] == sum(cost[i] for i in first.ids) <= budget
+    assert first.ids == strategy.select(permuted(pool), 1, generator()).ids
+    assert len(first.ids) == n or budget < 1e6
+
+
+def test_only_a_cost_budget_frees_from_the_exact_count() -> None:
+    view = make_pool((), 5, 0)
+    two = Selection(("u000", "u001"))
+    with pytest.raises(SelectionError, match="choose 3 distinct"):
+        check_selection(make("qbc"), view, two, 3)
+    by_cost = build("qbc", costs="boundary", cost_budget=5)
+    check_selection(by_cost, view, two, 3)
+    for wrong in ((), ("u000", "u000"), ("other",)):
+        with pytest.raises(SelectionError, match="choose 1 or more distinct"):
+            check_selection(by_cost, view, Selection(wrong), 3)
+    for name in STRATEGIES:
+        assert getattr(make(name), "cost_budget", None) is None, name

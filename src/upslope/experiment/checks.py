@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from upslope.errors import DataError, SelectionError
-from upslope.pool import PoolView, Selection, Strategy
+from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
 
 
 def positions(ids: Sequence[str]) -> dict[str, int]:
@@ -41,13 +41,16 @@ def check_total(initial: int, budget: int, cycles: int, pool: int) -> None:
         )
 
 
-def check_selection(name: str, view: PoolView, selection: Selection, budget: int) -> None:
+def check_selection(strategy: Strategy, view: PoolView, selection: Selection, budget: int) -> None:
     """Raise SelectionError unless a strategy kept its contract."""
+    by_cost = isinstance(strategy, CostBudgeted) and strategy.cost_budget is not None
+    expected = max(1, len(selection.ids)) if by_cost else budget
     chosen = set(selection.ids)
     strangers = chosen - set(view.candidates)
-    if len(selection.ids) != budget or len(chosen) != budget or strangers:
+    if len(selection.ids) != expected or len(chosen) != expected or strangers:
         raise SelectionError(
-            f"Expected the strategy {name!r} to choose {budget} distinct candidates but it gave "
+            f"Expected the strategy {strategy.name!r} to choose "
+            f"{'1 or more' if by_cost else budget} distinct candidates but it gave "
             f"{len(selection.ids)} ids, {len(chosen)} of them distinct, {len(strangers)} of them "
             "not candidates. This is a fault of the strategy."
         )

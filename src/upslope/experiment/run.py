@@ -354,7 +354,7 @@ class Experiment:
         self._within()(Progress("select", 0, self._budget))
         rng = generator(self.settings.seed, "select", cycle)
         selection = self.strategy.select(view, self._budget, rng)
-        check_selection(self.strategy.name, view, selection, self._budget)
+        check_selection(self.strategy, view, selection, self._budget)
         self._within()(Progress("select", self._budget, self._budget))
         body = {
             "ids": list(selection.ids),

@@ -17,6 +17,7 @@ from upslope import tables
 from upslope.options import Options
 from upslope.pool import Need
 from upslope.signals.base import FitContext, FittedSignal, Signal
+from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
 from upslope.signals.features import Features
 from upslope.signals.gradient_sketch import GradientSketch
@@ -38,6 +39,7 @@ SIGNALS: dict[str, type[Options]] = {
     "mc-dropout": McDropout,
     "mc-posteriors": McPosteriors,
     "committee": Committee,
+    "boundary-length": BoundaryLength,
     "influence": Influence,
     "vaal": Vaal,
     "sraal": Sraal,

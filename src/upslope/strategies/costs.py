@@ -1,0 +1,60 @@
+"""What labels cost, told sample by sample in a file."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from upslope.errors import ConfigError, SelectionError
+
+
+@lru_cache(maxsize=4)
+def read_costs(path: str) -> Mapping[str, float]:
+    """Id -> cost, from a CSV file with the columns `id` and `cost`.
+
+    Raises:
+        ConfigError: no such file or column, a cost that is no positive number, an id twice.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"Expected `costs` to be unit, boundary, or a CSV file with the columns id and cost, "
+            f"but {path!r} cannot be read: {error}."
+        ) from error
+    if not rows or not {"id", "cost"} <= rows[0].keys():
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise ConfigError(f"Expected the columns id and cost in {path} but got {found}.")
+    costs: dict[str, float] = {}
+    for line, row in enumerate(rows, 2):
+        try:
+            cost = float(row["cost"])
+        except (TypeError, ValueError):
+            cost = math.nan
+        if not 0 < cost < math.inf or row["id"] in costs:
+            raise ConfigError(
+                f"Expected one positive cost for each id but line {line} of {path} says "
+                f"{row['cost']!r} for {row['id']!r}."
+            )
+        costs[row["id"]] = cost
+    return costs
+
+
+def costs_of(ids: Sequence[str], path: str) -> list[float]:
+    """The costs of these samples.
+
+    Raises:
+        SelectionError: the file has none for some of them.
+    """
+    costs = read_costs(path)
+    missing = [i for i in ids if i not in costs]
+    if missing:
+        raise SelectionError(
+            f"Expected a cost for every candidate in {path} but {len(missing)} of {len(ids)} have "
+            f"none, first {missing[:3]}."
+        )
+    return [costs[i] for i in ids]
