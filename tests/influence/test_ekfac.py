@@ -187,6 +187,8 @@ def test_the_model_is_left_as_it_was_and_errors_are_clear() -> None:
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
     v = torch.ones(127, dtype=torch.float64)
+    nothing = ekfac.solver(0.1)(Curvature(model, data), 0 * v)
+    assert (nothing.residual, nothing.status) == (0, "approximate")
     with pytest.raises(InfluenceError, match="`damping` to be positive"):
         ekfac.inverse_product(v, 0)
     with pytest.raises(InfluenceError, match="but got -1"):

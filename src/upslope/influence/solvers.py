@@ -217,7 +217,7 @@ class Lissa:
                     return Solution(h / self.scale, math.inf, steps, "diverged", self._advice(t))
             total += h / self.scale
         x = total / self.repeats
-        residual = float((b - _damped(curvature, x, self.damping)).norm()) / length
+        residual = relative_residual(curvature, x, b, self.damping)
         status: Status = "converged" if residual <= self.tolerance else "iteration limit"
         return Solution(x, residual, self.depth * self.repeats, status)
 
@@ -234,8 +234,9 @@ def _damped(curvature: Curvature, vector: Tensor, damping: float) -> Tensor:
 
 
 def relative_residual(curvature: Curvature, x: Tensor, b: Tensor, damping: float) -> float:
-    """||b - (C + damping I) x|| / ||b||, by one product."""
-    return float((b - _damped(curvature, x, damping)).norm()) / float(b.norm())
+    """||b - (C + damping I) x|| / ||b||, by one product; 0 where b and x are both zero."""
+    left = float((b - _damped(curvature, x, damping)).norm())
+    return left / float(b.norm()) if left else 0.0
 
 
 def _negative(quotient: float, damping: float) -> str:
