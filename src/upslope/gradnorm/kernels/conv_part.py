@@ -28,6 +28,9 @@ from upslope.gradnorm.kernels import winograd
 from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.parts import Outer, Part, chunks, squared_norms, wide
 
+_FEW = 4
+"""Input channels up to which images are unfolded channel by channel."""
+
 
 @dataclass(frozen=True)
 class ConvPart:
@@ -55,14 +58,17 @@ class ConvPart:
         o, c, groups = self.shape[0], self.shape[1], self.geometry.groups
         k = self.g.shape[1]
         # The factors are measured: grouped convolutions reach four fifths of a plain product's
-        # speed, and unfolding an entry costs as much as some 28 multiply-adds.
-        costs = {"direct": 1.25 * k * t * taps * o * c}
+        # speed, in three dimensions in blocks of 16 channels, and unfolding an entry costs as
+        # much as some 28 multiply-adds, or 6 where whole rows of an image can be copied.
+        block = 16 if len(self.shape) == 5 else 1
+        costs = {"direct": 1.25 * k * t * taps * max(o, block) * max(c, block)}
         if k == 1 and groups == 1:
-            costs["columns"] = t * taps * c * (o + 28.0)
+            unfolding = 6.0 if c <= _FEW else 28.0
+            costs["columns"] = t * taps * c * (o + unfolding)
             if self.compiled and winograd.fits(self.x[:, 0], self.shape, self.geometry):
                 costs["winograd"] = (2.7 * t + 2500.0) * o * c
             # An entry of a Gram matrix is written, summed and multiplied: some 30 multiply-adds.
-            costs["gram"] = t * t * (taps * c + o + 30.0) + 28.0 * t * taps * c
+            costs["gram"] = t * t * (taps * c + o + 30.0) + unfolding * t * taps * c
             if all(s == 1 for s in self.geometry.stride):
                 pixels = math.prod(self.x.shape[3:])
                 sums = 30.0 * sum(self.shape[2:])
@@ -128,13 +134,19 @@ class ConvPart:
         return torch.cat(out)
 
     def _patches(self, x: Tensor) -> Tensor:
+        """(n, c, *space) -> (n, t, c * taps)."""
         s, p, d, _ = self.geometry
+        spaces, few = len(s), self.shape[1] <= _FEW
+        if few:
+            x = x.contiguous()
         x = F.pad(x, [side for pad in reversed(p) for side in (pad, pad)])
         for dim, (k, step, gap) in enumerate(zip(self.shape[2:], s, d, strict=True), start=2):
             x = x.unfold(dim, (k - 1) * gap + 1, step)[..., ::gap]
-        spaces = len(s)
-        order = (0, *range(2, 2 + spaces), 1, *range(2 + spaces, 2 + 2 * spaces))
-        return x.permute(order).flatten(1 + spaces).flatten(1, spaces)
+        # Now (n, c, *positions, *taps): copied so that what lies together stays together.
+        positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
+        if few:
+            return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
+        return x.permute(0, *positions, 1, *taps).flatten(1 + spaces).flatten(1, -2)
 
     def _winograd(self, scratch: int) -> Tensor:
         return winograd.sqnorm(self.x[:, 0], self.g[:, 0], scratch)
