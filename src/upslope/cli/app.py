@@ -100,7 +100,7 @@ def run(
 def compare(
     config: Config = None,
     strategies: Annotated[
-        str | None, typer.Option(help="Names with commas between, or all.")
+        str | None, typer.Option(help="Names with commas between; all: those that fit.")
     ] = None,
     seeds: Seeds = None,
     out: Out = None,
@@ -244,16 +244,16 @@ def _compare(
     with told(Resume):
         from upslope import report as reports
         from upslope.comparison import compare
-        from upslope.config import assemble, load, plan
+        from upslope.config import assemble, fitting, load, plan
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
         with watching(1) as observer:
-            job = assemble(config, observer)
+            job = fitting(config, assemble(config, observer))
         planned = plan(config, job)
-        show_plan(config, planned, folder)
+        show_plan(config, job, planned, folder)
         if dry_run:
             return
         with watching(planned.runs) as observer:

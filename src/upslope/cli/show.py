@@ -14,20 +14,24 @@ from upslope.cli.console import out
 from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
-    from upslope.config import Config, Plan
+    from upslope.config import Config, Job, Plan
     from upslope.report import Files, Summary
 
 
-def show_plan(config: Config, plan: Plan, folder: Path) -> None:
+def show_plan(config: Config, job: Job, plan: Plan, folder: Path) -> None:
     """What will happen, in a few lines."""
     shape = "x".join(str(n) for n in plan.input_shape)
-    names = ", ".join(choice.label for choice in config.strategies)
+    names = ", ".join(job.strategies)
+    left_out: dict[str, list[str]] = {}
+    for label, why in job.left_out.items():
+        left_out.setdefault(why, []).append(label)
     seeds = ", ".join(str(seed) for seed in config.seeds)
     rows = [
         ("data", f"{config.data.name}: pool {plan.pool:,}, test {plan.test:,}, "
                  f"{plan.classes} classes, {shape}"),
         ("model", f"{config.model.name}, {plan.parameters:,} parameters"),
         ("strategies", names),
+        *(("without", f"{', '.join(labels)}: {why}") for why, labels in left_out.items()),
         ("seeds", seeds),
         ("labels", " ".join(f"{n:,}" for n in plan.budgets)),
         ("candidates", " ".join(f"{n:,}" for n in plan.candidates) or "none"),

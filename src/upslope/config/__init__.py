@@ -2,6 +2,7 @@
 
     config = load("configs/digits.yaml", sets=["training.epochs=5"])
     job = assemble(config)            # data set, task, model factory, strategies
+    job = fitting(config, job)        # told before any training: strategies that cannot work
 
 Sections: `data`, `model`, `task` (a `name`, the rest are its options), `strategies` (names, or
 mappings with `name` and options), `seeds` (how many, or a list), `experiment`, `training`,
@@ -10,8 +11,19 @@ mappings with `name` and options), `seeds` (how many, or a list), `experiment`, 
 
 from __future__ import annotations
 
-from upslope.config.assemble import Job, Plan, assemble, plan, scorers
+from upslope.config.assemble import Job, Plan, assemble, fitting, plan, scorers
 from upslope.config.read import load
 from upslope.config.schema import Choice, Config, parse
 
-__all__ = ["Choice", "Config", "Job", "Plan", "assemble", "load", "parse", "plan", "scorers"]
+__all__ = [
+    "Choice",
+    "Config",
+    "Job",
+    "Plan",
+    "assemble",
+    "fitting",
+    "load",
+    "parse",
+    "plan",
+    "scorers",
+]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
 from torch import device as Device
-from torch import nn
 
 from upslope import datasets, models, strategies, tasks
 from upslope.batches import resolve_device
 from upslope.checkpoints import load_weights
 from upslope.config.schema import Config
-from upslope.datasets.base import Splits
-from upslope.errors import ConfigError, SelectionError
+from upslope.datasets.base import Dataset, Splits
+from upslope.errors import ConfigError, DataError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
+from upslope.experiment.checks import check_fit
 from upslope.experiment.settings import amount, candidate_count
 from upslope.pool import Strategy
 from upslope.progress import Observer, silent
@@ -34,6 +36,8 @@ class Job:
     task: Task
     model: Callable[[], nn.Module]
     strategies: Mapping[str, Strategy]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Strategies that the task or the network cannot serve, and why not."""
 
     def trained(self, checkpoint: Path | str, device: str = "auto") -> tuple[nn.Module, Device]:
         """The model with the weights of a checkpoint, in eval mode, on a device, and which.
@@ -100,6 +104,43 @@ def assemble(config: Config, progress: Observer = silent) -> Job:
     return Job(splits, task, model, chosen)
 
 
+def fitting(config: Config, job: Job) -> Job:
+    """The same job, once every strategy was tried on a sample with an untrained network.
+
+    Of `strategies: all`, those that cannot be served are left out.
+
+    Raises:
+        ConfigError: strategies that were asked for by name and cannot be served, with the reasons.
+        DataError: no sample can be read.
+    """
+    model, sample = job.model(), job.task.prepare(_sample(job.splits.pool))
+    job.task.check(model, sample)
+    reasons: dict[str, str] = {}
+    for label, strategy in job.strategies.items():
+        try:
+            check_fit(strategy, model, job.task, sample)
+        except UpslopeError as error:
+            reasons[label] = str(error)
+    if reasons and not config.every:
+        raise ConfigError("\n".join(f"strategies.{label}: {why}" for label, why in reasons.items()))
+    kept = {label: s for label, s in job.strategies.items() if label not in reasons}
+    return replace(job, strategies=kept, left_out=reasons)
+
+
+def _sample(pool: Dataset) -> Tensor:
+    """The first two samples that can be read."""
+    found: list[Tensor] = []
+    for i in range(len(pool)):
+        try:
+            found.append(pool.inputs([i]))
+        except DataError:
+            if i == len(pool) - 1 and not found:
+                raise
+        if len(found) == 2:
+            break
+    return torch.cat(found)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a comparison will do, before it does it.
@@ -144,7 +185,7 @@ def plan(config: Config, job: Job) -> Plan:
         budgets=budgets,
         candidates=candidates,
         steps=tuple(epochs * math.ceil(labels / batch) for labels in budgets),
-        runs=len(config.strategies) * len(config.seeds),
+        runs=len(job.strategies) * len(config.seeds),
         full_data_runs=min(config.full_data, len(config.seeds)),
     )
 

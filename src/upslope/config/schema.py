@@ -36,6 +36,8 @@ class Config:
     model: Choice = Choice("cnn-small")
     task: Choice = Choice("classification")
     strategies: tuple[Choice, ...] = (Choice("random", label="random"),)
+    every: bool = False
+    """`strategies: all`: every one that the task and the network can serve."""
     seeds: tuple[int, ...] = (0,)
     experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -83,7 +85,7 @@ def parse(document: Mapping[str, Any]) -> Config:
         "data": _data,
         "model": lambda v, f: {"model": _choice("model", v, models.check_options, f, "cnn-small")},
         "task": lambda v, f: {"task": _choice("task", v, tasks.check_options, f, "classification")},
-        "strategies": lambda v, f: {"strategies": _strategies(v, f)},
+        "strategies": lambda v, f: {"strategies": _strategies(v, f), "every": v == "all"},
         "seeds": lambda v, f: {"seeds": _seeds(v, f)},
         "experiment": lambda v, f: {"experiment": _settings(ExperimentSettings, v, f)},
         "training": lambda v, f: {"training": _settings(TrainingSettings, v, f)},

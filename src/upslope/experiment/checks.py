@@ -9,10 +9,14 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from upslope.errors import DataError, SelectionError
 from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
+from upslope.signals import check as check_signals
+from upslope.strategies import QueryStrategy
+from upslope.tasks.base import Task
+from upslope.training import Accompanied
 
 
 def positions(ids: Sequence[str]) -> dict[str, int]:
@@ -39,6 +43,25 @@ def check_total(initial: int, budget: int, cycles: int, pool: int) -> None:
             f"the pool but {initial} + {cycles - 1} x {budget} is {total}. Lower `budget` to at "
             f"most {(pool - initial) // (cycles - 1) if cycles > 1 else pool}, or run fewer cycles."
         )
+
+
+def check_fit(strategy: Strategy, model: nn.Module, task: Task, sample: Tensor) -> None:
+    """Tell, before any training, a strategy that this model or this task cannot serve.
+
+    sample: a prepared batch of one or more. The mode of every module is as before afterwards.
+
+    Raises:
+        UpslopeError: what the signal, the companion or the strategy itself says.
+    """
+    signals = check_signals(strategy.needs, model, task, sample)
+    if isinstance(strategy, QueryStrategy):
+        strategy.check_shapes(signals)
+    if isinstance(strategy, Accompanied):
+        companion = strategy.companion()
+        try:
+            companion.begin(model, sample.device, 0)
+        finally:
+            companion.end()
 
 
 def check_selection(strategy: Strategy, view: PoolView, selection: Selection, budget: int) -> None:

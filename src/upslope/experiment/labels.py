@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,6 +45,18 @@ class LabelledPool:
             for i, label in zip(indices, told, strict=True)
         ]
         return torch.tensor(known, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class TargetsOf:
+    """The targets of these samples, read when asked for: masks of a whole set may be large."""
+
+    pool: LabelledPool
+    indices: Sequence[int]
+
+    def __getitem__(self, places: list[int], /) -> Tensor:
+        """(n, ...)."""
+        return self.pool.targets([self.indices[i] for i in places])
 
 
 def oracle(pool: Dataset, position: Mapping[str, int], ids: Sequence[str]) -> dict[str, int | None]:

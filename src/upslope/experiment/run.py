@@ -28,6 +28,7 @@ from upslope.datasets.base import Splits
 from upslope.errors import DataError
 from upslope.experiment.checks import (
     as_tensor,
+    check_fit,
     check_selection,
     check_total,
     described,
@@ -37,7 +38,7 @@ from upslope.experiment.checks import (
 )
 from upslope.experiment.drawing import candidates, initial_set
 from upslope.experiment.environment import environment
-from upslope.experiment.labels import LabelledPool, checked, oracle
+from upslope.experiment.labels import LabelledPool, TargetsOf, checked, oracle
 from upslope.experiment.settings import ExperimentSettings, amount, candidate_count
 from upslope.experiment.sharing import SharedModel
 from upslope.experiment.weights import Weights
@@ -46,7 +47,6 @@ from upslope.pool import PoolView, Strategy
 from upslope.progress import Observer, Progress, Stop, silent, stop_on_signals, within
 from upslope.scoring import LabelledSet, compute_signals
 from upslope.seeds import generator
-from upslope.signals import check as check_signals
 from upslope.tasks.base import Task
 from upslope.training import Accompanied, TrainingSettings, evaluate, train
 
@@ -258,7 +258,7 @@ class Experiment:
             sample = self.splits.pool.inputs(labelled[:2]).to(self.device)
             prepared = self.task.prepare(sample)
             self.task.check(model, prepared)
-            check_signals(self.strategy.needs, model, self.task, prepared)
+            check_fit(self.strategy, model, self.task, prepared)
         elif self.settings.retrain == "warm":
             load_weights(model, self._weights.file(cycle - 1))
         report = train(
@@ -322,6 +322,7 @@ class Experiment:
         started = time.monotonic()
         state, pool, cycle = self.state, self.splits.pool, self.state.cycle
         labelled = self._labelled()
+        targets = TargetsOf(LabelledPool(pool, state.labels), labelled)
         labels = as_tensor([state.labels[self._ids[i]] for i in labelled])
         unlabelled = self._unlabelled()
         count = candidate_count(self.settings.candidates, self._budget)
@@ -336,7 +337,7 @@ class Experiment:
                 device=self.device,
                 seed=self.settings.seed,
                 cycle=cycle,
-                labelled=LabelledSet(labelled, labels) if labels is not None else None,
+                labelled=LabelledSet(labelled, targets if labels is None else labels),
                 unlabelled=unlabelled,
                 batch_size=self.settings.score_batch,
                 on_corrupt=self.settings.on_corrupt,

@@ -16,6 +16,7 @@ from upslope.pool import Need
 from upslope.progress import Observer, Progress, Stop, silent
 from upslope.seeds import deterministic, generator, global_generator
 from upslope.signals import FitContext, Signal, build
+from upslope.signals.base import Targets
 from upslope.tasks.base import Task
 
 OnCorrupt = Literal["fail", "skip"]
@@ -31,10 +32,10 @@ class KnowsSignals(Protocol):
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """What a signal may be fitted on: positions in the data set, and their targets (n, ...)."""
+    """What a signal may be fitted on: positions in the data set, and the targets of each."""
 
     indices: Sequence[int] = ()
-    targets: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    targets: Targets = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 @dataclass(frozen=True)

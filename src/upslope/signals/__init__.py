@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from upslope import tables
 from upslope.options import Options
 from upslope.pool import Need
-from upslope.signals.base import FitContext, FittedSignal, Signal
+from upslope.signals.base import Checked, FitContext, FittedSignal, Signal
 from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
 from upslope.signals.features import Features
@@ -61,10 +61,12 @@ def build(need: Need) -> Signal:
     )
 
 
-def check(needs: Iterable[Need], model: nn.Module, task: Task, inputs: Tensor) -> None:
+def check(
+    needs: Iterable[Need], model: nn.Module, task: Task, inputs: Tensor
+) -> dict[Need, Tensor]:
     """Compute each signal once on a prepared batch, so that one that the model or the task cannot
-    give is told before any training. Signals that must be fitted first are left out, and those
-    that are not in the table, which belong to what trains along.
+    give is told before any training; returns them. Signals that must be fitted first are asked
+    whether they can be; those that are not in the table belong to what trains along.
 
     The mode of every module is as before afterwards.
 
@@ -73,14 +75,19 @@ def check(needs: Iterable[Need], model: nn.Module, task: Task, inputs: Tensor) -
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    values: dict[Need, Tensor] = {}
     try:
         for need in needs:
             signal = build(need) if need.name in SIGNALS else None
-            if signal is not None and not hasattr(signal, "fit"):
-                signal.compute(model, task, inputs)
+            trained: object = signal
+            if isinstance(trained, Checked):
+                trained.check(model, task, inputs)
+            elif signal is not None and not hasattr(signal, "fit"):
+                values[need] = signal.compute(model, task, inputs)
     finally:
         for module, mode in modes:
             module.training = mode
+    return values
 
 
 def describe() -> list[tables.Description]:

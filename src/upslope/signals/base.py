@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,19 @@ from upslope.datasets.base import Dataset
 from upslope.tasks.base import Task
 
 
+class Targets(Protocol):
+    """Targets of the labelled samples, by their places: a tensor, or what reads them when asked."""
+
+    def __getitem__(self, places: list[int], /) -> Tensor:
+        """(n, ...)."""
+        ...
+
+
 @dataclass(frozen=True)
 class FitContext:
     """What a signal may learn from before it is computed: never the test set.
 
-    unlabelled, labelled: positions in `dataset`; targets: (n_labelled, ...).
+    unlabelled, labelled: positions in `dataset`; targets: n_labelled of them.
     progress: called with (done, total).
     """
 
@@ -26,7 +34,7 @@ class FitContext:
     dataset: Dataset
     unlabelled: Sequence[int]
     labelled: Sequence[int]
-    targets: Tensor
+    targets: Targets
     device: torch.device
     rng: torch.Generator
     progress: Callable[[int, int], None]
@@ -53,4 +61,13 @@ class FittedSignal(Protocol):
 
     def fit(self, context: FitContext) -> Signal:
         """Returns the signal to compute with, carrying what was learnt."""
+        ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A fitted signal that tells before any training what it could not learn from."""
+
+    def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:
+        """Raise UpslopeError for a model or a task, by a prepared batch, that will not do."""
         ...

@@ -49,6 +49,10 @@ class Committee(Options):
                 members.append(self._trained(fresh(context.model), context, place))
         return FittedCommittee(tuple(members))
 
+    def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:  # noqa: ARG002
+        """Raise ModelError for a network that cannot be started anew."""
+        check_resets(model)
+
     def _trained(self, member: nn.Module, context: FitContext, place: int) -> nn.Module:
         member.train()
         adam = torch.optim.Adam(member.parameters(), lr=RATE)
@@ -86,15 +90,22 @@ def fresh(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: a module has parameters of its own and no such method.
     """
+    check_resets(model)
     member = copy.deepcopy(model)
-    for name, module in member.named_modules():
+    for module in member.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
-        elif next(module.parameters(recurse=False), None) is not None:
+    return member.requires_grad_()
+
+
+def check_resets(model: nn.Module) -> None:
+    """Raise ModelError where a module has parameters of its own and no `reset_parameters`."""
+    for name, module in model.named_modules():
+        own = next(module.parameters(recurse=False), None) is not None
+        if own and not callable(getattr(module, "reset_parameters", None)):
             raise ModelError(
                 f"Expected every module with parameters to have `reset_parameters`, so that the "
                 f"members of a committee start differently, but {name or 'the model'} "
                 f"({type(module).__name__}) has not. Add the method to that class."
             )
-    return member.requires_grad_()

@@ -75,11 +75,6 @@ class Sraal(Options):
         labelled = batches(context, context.labelled, BATCH)
         unlabelled = batches(context, context.unlabelled, BATCH)
         every = max(1, self.steps // DECAYS)
-        if context.targets.ndim != 1:
-            raise ModelError(
-                f"Expected one label a sample for sraal, whose generator learns it, but targets "
-                f"have shape {tuple(context.targets.shape)}. Use vaal, which needs no labels."
-            )
         with torch.enable_grad():
             for step in range(self.steps):
                 places = next(labelled, [])
@@ -103,6 +98,16 @@ class Sraal(Options):
                     group["lr"] = RATE * DECAY ** min(DECAYS, (step + 1) // every)
                 context.progress(step + 1, self.steps)
         return FittedSraal(vae.eval(), discriminator.eval())
+
+    def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:
+        """Raise ModelError for a task with more than one label a sample."""
+        with torch.no_grad():
+            shape = tuple(task.logits(model(inputs)).shape)
+        if len(shape) != 2:
+            raise ModelError(
+                f"Expected one label a sample for sraal, whose generator learns it, but the model "
+                f"puts out {shape[1:]} for each. Use vaal, which needs no labels."
+            )
 
     def networks(self, context: FitContext) -> tuple[VAE, nn.Linear, Discriminator]:
         """All three, with weights from the context's generator."""

@@ -9,8 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.pool import Need, PoolView, Selection, check_budget, top
+
+POSTERIORS = {"probabilities": 2, "mc-posteriors": 3}
+"""Signals and their dimensions where a sample has one label; dense tasks have more."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,21 @@ class QueryStrategy(Options):
             pool.signal(need)
             if need.labelled:
                 pool.labelled_signal(need)
+
+    def check_shapes(self, signals: Mapping[Need, Tensor]) -> None:
+        """Refuse signals of a few samples whose shapes cannot serve, before any training.
+
+        Raises:
+            ModelError: a posterior at every position of a sample where one for all is wanted.
+        """
+        for need, values in signals.items():
+            expected = POSTERIORS.get(need.name, values.ndim)
+            if values.ndim != expected:
+                raise ModelError(
+                    f"Expected one posterior a sample for {self.name} but the task gives "
+                    f"{tuple(values.shape[expected:])} of them, one at each position. Take a "
+                    "strategy that reads one number or gradient a sample, such as entropy."
+                )
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """Choose `budget` distinct positions of `pool`, which is in the order of its ids."""

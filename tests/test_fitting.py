@@ -1,0 +1,137 @@
+"""Which strategies a task and a network can serve is known before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from upslope import models
+from upslope.config import Config, Job, assemble, fitting, load
+from upslope.datasets import Splits
+from upslope.errors import ConfigError, ModelError
+from upslope.experiment import Experiment, ExperimentSettings
+from upslope.strategies import STRATEGIES, build
+from upslope.tasks.segmentation import Segmentation
+from upslope.training import TrainingSettings
+
+DROPOUT = {"bald", "mc-entropy", "variation-ratio", "mean-std", "batch-bald"}
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Images of two halves, told apart by brightness, at a random place."""
+
+    n: int = 24
+    name: str = "halves"
+    classes: tuple[str, ...] = ("dark", "bright")
+    input_shape: tuple[int, ...] = (1, 16, 16)
+    resident: bool = True
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return tuple(f"h{i:02d}" for i in range(self.n))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        edge = 2 + torch.tensor(list(indices))[:, None, None] * 7 % 12
+        return (torch.arange(16).expand(len(indices), 16, 16) >= edge).to(torch.uint8)
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        noise = torch.randn(self.n, 16, 16, generator=torch.Generator().manual_seed(0))
+        return (self.targets(indices) + 0.2 * noise[list(indices)])[:, None]
+
+
+def dense(*names: str, every: bool = False) -> tuple[Config, Job]:
+    network = partial(
+        models.build, "dilated-small", num_classes=2, input_shape=(1, 16, 16), width=4
+    )
+    chosen = {name: build(name) for name in names}
+    data = Halves()
+    return Config(every=every), Job(
+        Splits(data, data), Segmentation(num_classes=2), network, chosen
+    )
+
+
+def test_all_is_what_the_network_can_do_and_the_rest_is_named() -> None:
+    config = load(overrides={"strategies": "all"})
+    job = fitting(config, assemble(config))
+    assert set(job.left_out) == DROPOUT
+    assert all("--set model.dropout" in why for why in job.left_out.values())
+    assert [*job.strategies] == [name for name in STRATEGIES if name not in DROPOUT]
+    config = load(overrides={"strategies": "all"}, sets=["model.dropout=0.1"])
+    job = fitting(config, assemble(config))
+    assert not job.left_out
+    assert [*job.strategies] == [*STRATEGIES]
+
+
+def test_what_was_asked_by_name_is_refused_with_every_reason() -> None:
+    config = load(sets=["strategies=[random, bald, mean-std]"])
+    with pytest.raises(ConfigError) as caught:
+        fitting(config, assemble(config))
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["strategies.bald", "strategies.mean-std"]
+
+
+def test_masks_leave_out_what_wants_one_label_or_features() -> None:
+    config, job = dense(*STRATEGIES, every=True)
+    fitted = fitting(config, job)
+    served = {"random", "least-confidence", "margin", "entropy", "entropy-gradnorm", "ll4al"}
+    served |= {"expected-gradnorm", "gradnorm-diverse", "vaal", "qbc", "isal"}
+    assert set(fitted.strategies) == served
+    assert "one label a sample" in fitted.left_out["sraal"]
+
+
+@pytest.mark.parametrize("name", ["qbc", "isal", "ll4al", "vaal", "gradnorm-diverse"])
+def test_masks_reach_what_learns_from_them(name: str, tmp_path: Path) -> None:
+    _, job = dense()
+    options: dict[str, object] = {"vaal": {"steps": 3}, "qbc": {"epochs": 2}}.get(name, {})
+    with run(job, tmp_path, build(name, **options)) as experiment:
+        result = experiment.run()
+    assert [c.n_labelled for c in result.cycles] == [6, 9]
+
+
+def test_a_cost_budget_decides_how_many_are_asked(tmp_path: Path) -> None:
+    _, job = dense()
+    strategy = build("qbc", epochs=8, costs="boundary", cost_budget=90)
+    with run(job, tmp_path, strategy) as experiment:
+        experiment.tell(dict.fromkeys(experiment.ask()))
+        asked = experiment.ask()
+        assert len(asked) != 3
+        model, data = experiment.model(), job.splits.pool
+        position = {id_: i for i, id_ in enumerate(data.ids)}
+        x = job.task.prepare(data.inputs([position[i] for i in asked]))
+        masks = model(x).argmax(dim=1)
+        pairs = (masks.diff(dim=1) != 0).sum() + (masks.diff(dim=2) != 0).sum()
+        assert pairs <= 90
+        result = experiment.run()
+    assert result.cycles[-1].n_labelled == 6 + len(asked)
+
+
+def test_an_experiment_alone_refuses_before_its_first_training(tmp_path: Path) -> None:
+    _, job = dense()
+    with run(job, tmp_path, build("sraal")) as experiment:
+        experiment.tell(dict.fromkeys(experiment.ask()))
+        with pytest.raises(ModelError, match="one label a sample for sraal"):
+            experiment.ask()
+        assert experiment.state.trained is None
+
+
+def run(job: Job, path: Path, strategy: object) -> Experiment:
+    return Experiment(
+        path,
+        splits=job.splits,
+        task=job.task,
+        model=job.model,
+        strategy=strategy,  # type: ignore[arg-type]
+        settings=ExperimentSettings(initial=6, budget=3, cycles=2, candidates="all"),
+        training=TrainingSettings(epochs=8, batch_size=3, optimizer="adam", lr=0.02),
+        device="cpu",
+    )
