@@ -1,10 +1,12 @@
-"""The per-sample gradient of a convolution's weight, and five ways to its norm.
+"""The per-sample gradient of a convolution's weight, and six ways to its norm.
 
 For output position l and offset k of the kernel, dL/dW[:, :, k] = sum_l g_l x_(l*s + k*d)^T.
 
 - direct: the weight gradient itself, for a few samples at a time. Samples laid side by side as
   groups of one grouped convolution run at nearly the speed of the ordinary weight gradient. With
   a kernel of one entry it is a plain sum of outer products.
+- slices, in three dimensions: for each depth of the kernel, the weight gradient of a convolution
+  in two dimensions, over a batch of slices. Nothing is copied; better for large volumes.
 - columns: the same from unfolded patches, as a plain product; better where many output channels
   share the price of unfolding.
 - Gram: <x_l, x_l'> summed over the kernel's offsets, times <g_l, g_l'> (the ghost norm): for t
@@ -62,8 +64,10 @@ class ConvPart:
         # much as some 28 multiply-adds, or 6 where whole rows of an image can be copied.
         block = 16 if len(self.shape) == 5 else 1
         costs = {"direct": 1.25 * k * t * taps * max(o, block) * max(c, block)}
+        if k == 1 and groups == 1 and len(self.shape) == 5:
+            costs["slices"] = 1.05 * t * taps * o * c + 2.4e7
         if k == 1 and groups == 1:
-            unfolding = 6.0 if c <= _FEW else 28.0
+            unfolding = 6.0 if c <= _FEW and self.geometry.stride[-1] == 1 else 28.0
             costs["columns"] = t * taps * c * (o + unfolding)
             if self.compiled and winograd.fits(self.x[:, 0], self.shape, self.geometry):
                 costs["winograd"] = (2.7 * t + 2500.0) * o * c
@@ -76,7 +80,7 @@ class ConvPart:
         return costs
 
     def _pointwise(self) -> Outer:
-        x = F.pad(self.x[:, 0], [p for p in reversed(self.geometry.padding) for _ in range(2)])
+        x = self._padded(self.x[:, 0])
         strided = (slice(None), *(slice(None, None, s) for s in self.geometry.stride))
         x = x.movedim(1, -1)[strided].flatten(1, -2)  # (n, t, c)
         return Outer(x, self.g[:, 0].flatten(2).mT)
@@ -118,6 +122,26 @@ class ConvPart:
         pieces = (slice(i, i + size) for i in range(0, len(self), size))
         return torch.cat([squared_norms(self.dense(c)) for c in pieces])
 
+    def _slices(self, scratch: int) -> Tensor:  # noqa: ARG002
+        (s, *plane_s), (p, *plane_p), (d, *plane_d), _ = self.geometry
+        o, c, depth, *kernel = self.shape
+        extent, positions = self.x.shape[3], self.g.shape[3]
+        stencil = self.x.new_empty(()).expand(o, c, *kernel)
+        out = []
+        for x, g in zip(self.x[:, 0].transpose(1, 2), self.g[:, 0].transpose(1, 2), strict=True):
+            squares = []  # x: (slices, c, h, w), g: (positions, o, h, w)
+            for offset in (k * d - p for k in range(depth)):
+                low = max(0, -(offset // s))
+                high = min(positions, (extent - 1 - offset) // s + 1)
+                if low < high:
+                    _, gradient, _ = torch.ops.aten.convolution_backward(
+                        g[low:high], x[low * s + offset : (high - 1) * s + offset + 1 : s], stencil,
+                        None, plane_s, plane_p, plane_d, False, [0, 0], 1, (False, True, False),
+                    )  # fmt: skip
+                    squares.append(squared_norms(gradient[None]))
+            out.append(torch.cat(squares).sum(dim=0, keepdim=True))
+        return torch.cat(out)
+
     def _columns(self, scratch: int) -> Tensor:
         return self._unfolded(Outer.direct, scratch)
 
@@ -135,11 +159,11 @@ class ConvPart:
 
     def _patches(self, x: Tensor) -> Tensor:
         """(n, c, *space) -> (n, t, c * taps)."""
-        s, p, d, _ = self.geometry
+        s, _, d, _ = self.geometry
         spaces, few = len(s), self.shape[1] <= _FEW
         if few:
             x = x.contiguous()
-        x = F.pad(x, [side for pad in reversed(p) for side in (pad, pad)])
+        x = self._padded(x)
         for dim, (k, step, gap) in enumerate(zip(self.shape[2:], s, d, strict=True), start=2):
             x = x.unfold(dim, (k - 1) * gap + 1, step)[..., ::gap]
         # Now (n, c, *positions, *taps): copied so that what lies together stays together.
@@ -147,6 +171,10 @@ class ConvPart:
         if few:
             return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
         return x.permute(0, *positions, 1, *taps).flatten(1 + spaces).flatten(1, -2)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        sides = [side for pad in reversed(self.geometry.padding) for side in (pad, pad)]
+        return F.pad(x, sides) if any(sides) else x  # padding by nothing would copy
 
     def _winograd(self, scratch: int) -> Tensor:
         return winograd.sqnorm(self.x[:, 0], self.g[:, 0], scratch)
@@ -170,6 +198,7 @@ class ConvPart:
 
     _METHODS = {  # noqa: RUF012
         "direct": _direct,
+        "slices": _slices,
         "columns": _columns,
         "gram": _gram,
         "shifted gram": _shifted_gram,
