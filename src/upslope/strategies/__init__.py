@@ -15,6 +15,7 @@ from typing import Any, cast
 from upslope import tables
 from upslope.strategies.adversarial import SRAAL, VAAL
 from upslope.strategies.badge import Badge
+from upslope.strategies.bait import Bait
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.batch_bald import BatchBald
 from upslope.strategies.committee import QBC
@@ -54,6 +55,7 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "uncertain-gcn": UncertainGCN,
     "core-gcn": CoreGCN,
     "badge": Badge,
+    "bait": Bait,
     "batch-bald": BatchBald,
     "typiclust": TypiClust,
     "tcm": TCM,

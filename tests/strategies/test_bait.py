@@ -1,0 +1,94 @@
+"""BAIT against explicit matrices: every step of the greedy search, and its own traces."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pools import generator, make_pool
+from torch import Tensor
+
+from upslope.errors import SelectionError
+from upslope.pool import Need, PoolView
+from upslope.strategies import build
+from upslope.strategies.bait import Bait, Fisher, information
+
+
+def explicit(p: Tensor, h: Tensor) -> list[Tensor]:
+    """sum_y p_y g_y g_y^T of each sample, g_y from autograd."""
+    matrices = []
+    for p_x, h_x in zip(p, h, strict=True):
+        total = torch.zeros(len(p_x) * len(h_x), len(p_x) * len(h_x), dtype=p.dtype)
+        for y, share in enumerate(p_x):
+            weight = torch.zeros(len(p_x), len(h_x), dtype=p.dtype, requires_grad=True)
+            loss = -(weight @ h_x + p_x.log()).log_softmax(dim=0)[y]
+            g = torch.autograd.grad(loss, weight)[0].flatten()
+            total += share * torch.outer(g, g)
+        matrices.append(total)
+    return matrices
+
+
+def greedy(pool: PoolView, strategy: Bait, budget: int) -> list[str]:
+    p, h = (pool.signal(need).double() for need in strategy.needs)
+    of = explicit(p, h)
+    fisher = torch.stack(of).sum(dim=0)
+    base = strategy.ridge * torch.eye(len(fisher), dtype=p.dtype)
+    for matrix in explicit(*(pool.labelled_signal(need).double() for need in strategy.needs)):
+        base = base + matrix
+
+    def trace(chosen: list[int]) -> float:
+        matrix = base + sum((of[i] for i in chosen), torch.zeros_like(base))
+        return float(torch.linalg.solve(matrix, fisher).trace())
+
+    chosen: list[int] = []
+    while len(chosen) < min(2 * budget, len(pool)):
+        rest = [i for i in range(len(pool)) if i not in chosen]
+        chosen.append(min(rest, key=lambda i: trace([*chosen, i])))
+    while len(chosen) > budget:
+        chosen.remove(min(chosen, key=lambda i: trace([j for j in chosen if j != i])))
+    return [pool.candidates[i] for i in chosen]
+
+
+@pytest.mark.parametrize("labelled", [0, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_is_the_greedy_search_with_matrices_written_out(seed: int, labelled: int) -> None:
+    strategy = Bait(ridge=0.01 if seed % 2 else 1.0)
+    pool = make_pool(strategy.needs, 14, labelled, seed)
+    assert list(strategy.select(pool, 4, generator()).ids) == greedy(pool, strategy, 4)
+
+
+def test_information_is_that_of_the_gradients() -> None:
+    pool = make_pool(Bait().needs, 6, 0)
+    p, h = (pool.signal(need).double() for need in Bait().needs)
+    assert torch.allclose(information(p, h), torch.stack(explicit(p, h)).sum(dim=0))
+
+
+def test_gains_and_losses_after_many_changes() -> None:
+    pool = make_pool(Bait().needs, 40, 5)
+    p, h = (pool.signal(need).double() for need in Bait().needs)
+    known = information(*(pool.labelled_signal(need).double() for need in Bait().needs))
+    fisher = Fisher(p, h, known, 0.01)
+    for i in range(30):
+        fisher.add(i)
+    for i in range(0, 30, 2):
+        fisher.remove(i)
+    left = list(range(1, 30, 2))
+    again = Fisher(p, h, known + information(p[left], h[left]), 0.01)
+    assert torch.allclose(fisher.gains(), again.gains(), rtol=1e-6)
+    assert torch.allclose(fisher.losses(left), again.losses(left), rtol=1e-6)
+    assert fisher.trace() == pytest.approx(again.trace(), rel=1e-8)
+    before = fisher.trace()
+    gain = float(fisher.gains()[35])
+    fisher.add(35)
+    assert before - fisher.trace() == pytest.approx(gain, rel=1e-6)
+
+
+def test_too_many_classes_and_features_are_refused_before_any_training() -> None:
+    p, h = torch.full((2, 100), 0.01), torch.zeros(2, 512)
+    strategy = build("bait")
+    with pytest.raises(SelectionError, match="100 times 512 is 51200"):
+        strategy.check_shapes(dict(zip(strategy.needs, (p, h), strict=True)))
+    signals = {
+        Need.of(n.name, labelled=True): x for n, x in zip(strategy.needs, (p, h), strict=True)
+    }
+    with pytest.raises(SelectionError, match="Take badge"):
+        strategy.select(PoolView(["a", "b"], signals), 1, generator())
