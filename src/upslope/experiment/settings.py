@@ -51,7 +51,10 @@ class ExperimentSettings(Options):
         Field(description="a pool sample that cannot be read: stop, or leave it out and record it"),
     ] = "fail"
     score_batch: Annotated[
-        int, Field(ge=1, description="samples in a batch when scoring and evaluating")
+        int,
+        Field(
+            ge=1, description="most samples in a batch when scoring; fewer where memory is short"
+        ),
     ] = 256
     keep_models: Annotated[
         Literal["last", "all"], Field(description="trained weights kept: the last cycle's, or all")

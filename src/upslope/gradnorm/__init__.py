@@ -1,5 +1,6 @@
 """Exact per-sample gradient norms of any PyTorch network. Needs torch alone."""
 
+from upslope.gradnorm.capacity import samples_that_fit
 from upslope.gradnorm.egl import ExpectedLength, expected_gradient_length
 from upslope.gradnorm.engine import gradient_norms, select
 from upslope.gradnorm.explain import Explanation, Use, explain
@@ -19,6 +20,7 @@ __all__ = [
     "gradient_inner_products",
     "gradient_norms",
     "gradient_sketches",
+    "samples_that_fit",
     "select",
     "supervised",
 ]

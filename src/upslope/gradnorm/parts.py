@@ -128,12 +128,12 @@ class Outer:
         out = []
         for start in range(0, n, together):
             x, g = self.x[start : start + together], self.g[start : start + together].mT
-            squares = 0
+            squares = []
             for k in range(0, o, width):
                 block = g[:, k : k + width]
                 product = torch.bmm(block, x, out=buffer[: len(x), : block.shape[1]])
-                squares = squares + squared_norms(product)
-            out.append(squares)
+                squares.append(squared_norms(product))
+            out.append(torch.stack(squares).sum(dim=0))
         return torch.cat(out)
 
     def dense(self, rows: slice) -> Tensor:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from upslope.batches import Read, StreamedSource, evaluating, in_order
+from upslope.batches import StreamedSource, evaluating, in_order
 from upslope.datasets.base import Dataset
+from upslope.datasets.readable import readable
 from upslope.errors import DataError
+from upslope.gradnorm import samples_that_fit
 from upslope.pool import Need
 from upslope.progress import Observer, Progress, Stop, silent
 from upslope.seeds import deterministic, generator, global_generator
@@ -105,6 +109,9 @@ def compute_signals(
             signals[need] = signal
         for_labelled = {replace(n, labelled=False): n for n in needs if n.labelled}
         with global_generator(seed, "signals", cycle, device=device):
+            if signals:
+                fitting = _fitting_batch(model, task, dataset, candidates, device)
+                batch_size = min(batch_size, fitting)
             run = _Pass(model, task, dataset, device, batch_size, on_corrupt, observer, stop)
             values, kept, skipped = run(signals, candidates)
             labelled_values: dict[Need, Tensor] = {}
@@ -154,7 +161,7 @@ class _Pass:
     ) -> Iterator[tuple[list[int], dict[Need, Tensor]]]:
         """(positions in `indices` that could be read, their signals), batch by batch."""
         batches = in_order(len(indices), self.batch_size)
-        read = readable(self.dataset, self.on_corrupt)
+        read = partial(readable if self.on_corrupt == "skip" else _all, self.dataset)
         data = StreamedSource(read, indices, self.device)
         self.observer(Progress("score", 0, len(indices)))
         for batch, (inputs, mask) in zip(batches, data.stream(batches), strict=True):
@@ -169,26 +176,23 @@ class _Pass:
             self.observer(Progress("score", int(batch[-1]) + 1, len(indices)))
 
 
-def readable(dataset: Dataset, on_corrupt: OnCorrupt) -> Read:
-    """Reads (inputs of the samples that can be read, mask of these among all (n,))."""
+def _all(dataset: Dataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    return dataset.inputs(indices), torch.ones(len(indices), dtype=torch.bool)
 
-    def read(indices: Sequence[int]) -> tuple[Tensor, ...]:
-        try:
-            return dataset.inputs(indices), torch.ones(len(indices), dtype=torch.bool)
-        except DataError:
-            if on_corrupt == "fail":
-                raise
-        found: list[Tensor] = []
-        mask = torch.zeros(len(indices), dtype=torch.bool)
-        for i, index in enumerate(indices):
-            try:
-                found.append(dataset.inputs([index]))
-            except DataError:
-                continue
-            mask[i] = True
-        return (torch.cat(found) if found else torch.empty(0)), mask
 
-    return read
+def _fitting_batch(
+    model: nn.Module,
+    task: Task,
+    dataset: Dataset,
+    indices: Sequence[int],
+    device: torch.device,
+) -> int:
+    """How many samples fit in memory, judged by the first that can be read."""
+    for index in indices[:100]:
+        with contextlib.suppress(DataError):
+            sample = task.prepare(dataset.inputs([index]).to(device))
+            return samples_that_fit(model, sample)
+    return 1
 
 
 def _fitting(observer: Observer, stop: Stop) -> Callable[[int, int], None]:
