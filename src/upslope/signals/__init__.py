@@ -19,6 +19,7 @@ from upslope.pool import Need
 from upslope.signals.base import Checked, FitContext, FittedSignal, Signal
 from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
+from upslope.signals.extracted import ExtractedFeatures
 from upslope.signals.features import Features
 from upslope.signals.gradient_sketch import GradientSketch
 from upslope.signals.gradnorm import ExpectedGradientLength, GradNorm
@@ -33,6 +34,7 @@ SIGNALS: dict[str, type[Options]] = {
     "probabilities": Probabilities,
     "uncertainty": Uncertainty,
     "features": Features,
+    "extracted-features": ExtractedFeatures,
     "gradnorm": GradNorm,
     "egl": ExpectedGradientLength,
     "gradient-sketch": GradientSketch,

@@ -34,6 +34,7 @@ from upslope.strategies.distances import (
     smallest_distance,
     squared_distances,
 )
+from upslope.strategies.features import Features, features_need
 from upslope.strategies.greedy import lazy_greedy
 
 Similarity = Callable[[Tensor], Tensor]
@@ -52,10 +53,12 @@ class CoverageStrategy(QueryStrategy):
     cost: ClassVar[str] = "n (n + m) d, and n d for each gain recomputed; memory n d"
     home: ClassVar[str] = "small budgets, on features good without labels"
 
+    features: Features = None
+
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too."""
-        return (Need.of("features", labelled=True),)
+        return (features_need(self.features),)
 
     def similarity(self, labelled: Tensor) -> Similarity:
         """k, from squared distances, elementwise; `labelled`: (m, d), the labelled features."""
@@ -134,7 +137,7 @@ class UHerding(CoverageStrategy):
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too, and posteriors."""
-        return (Need.of("features", labelled=True), Need.of("probabilities"))
+        return (features_need(self.features), Need.of("probabilities"))
 
     def similarity(self, labelled: Tensor) -> Similarity:
         """exp(-(d / h)^2), h the smallest distance between labelled samples; 1 before there are

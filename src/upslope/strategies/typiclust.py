@@ -24,6 +24,7 @@ from torch import Tensor
 from upslope.pool import Need, PoolView, Selection, top
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import blocks, normalised, squared_distances
+from upslope.strategies.features import Features, features_need
 
 NEIGHBOURS = 20
 SMALL = 5
@@ -71,11 +72,12 @@ class TypiClust(QueryStrategy):
     home: ClassVar[str] = "few labels, on features good without labels"
 
     max_clusters: Annotated[int, Field(ge=1, description="most clusters")] = 500
+    features: Features = None
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too."""
-        return (Need.of("features", labelled=True),)
+        return (features_need(self.features),)
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The most typical candidate of the next cluster, `budget` times."""
