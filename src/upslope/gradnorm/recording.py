@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.alone import sample_by_sample
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, codes, halves
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
@@ -238,14 +239,13 @@ class Recording:
                 )
 
     def _one_by_one(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
-        """One backward pass a sample over an ordinary forward pass: always right, and slow."""
-        losses = self.losses(loss)
+        """One backward pass a sample: always right, and slow."""
         parameters = self.weights.parameters
         rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
-        for i in range(self.n):
-            gradients = torch.autograd.grad(
-                losses[i], list(parameters.values()), retain_graph=True, allow_unused=True
-            )
+        found = sample_by_sample(
+            self.model, self.inputs, self.outputs, list(parameters.values()), self.n, loss
+        )
+        for gradients in found:
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
                 dense = torch.zeros_like(parameter) if gradient is None else gradient
                 dense = dense.to_dense() if dense.is_sparse else dense
