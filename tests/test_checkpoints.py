@@ -84,3 +84,17 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         save_tensors(file, perceptron().state_dict(), {})
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+class Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('ran')",)
+
+
+def test_files_with_code_are_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    torch.save({"weight": Code()}, tmp_path / "code.pt")
+    (tmp_path / "junk.pt").write_bytes(b"hello junk")
+    for name, words in (("code.pt", "could run code"), ("junk.pt", "its content is neither")):
+        with pytest.raises(ModelError, match=words) as caught:
+            load_weights(torch.nn.Linear(2, 2), tmp_path / name)
+        assert "weights_only" not in str(caught.value)

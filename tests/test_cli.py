@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -126,6 +127,33 @@ def test_score_writes_one_row_a_sample(tmp_path: Path, ending: str) -> None:
         lines = target.read_text().splitlines()
         assert lines[0] == "id,margin,entropy"
         assert len(lines) == 121
+
+
+@pytest.mark.filterwarnings("default:.*left out")
+def test_score_leaves_out_what_cannot_be_read_where_asked_to(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (8, 8), 40 * i).save(tmp_path / "images" / name / f"{i}.png")
+    torn = tmp_path / "images" / "unlabelled" / "torn.png"
+    torn.parent.mkdir()
+    torn.write_bytes(b"not an image")
+    model = models.build("mlp", num_classes=2, input_shape=(1, 8, 8), hidden=16)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    options = [
+        *("score", tmp_path / "w.safetensors", "--out", tmp_path / "s.csv", "--device", "cpu"),
+        *("-s", "data={name: folder, size: 8, mode: L}", "-s", f"data.root={tmp_path / 'images'}"),
+        *("-s", "model={name: mlp, hidden: 16}"),
+    ]
+    code, _, err = call(*options)
+    assert code == 3
+    assert "torn.png" in err
+    assert not (tmp_path / "s.csv").exists()
+    code, out, err = call(*options, "--skip-corrupt")
+    assert code == 0, err
+    assert "torn.png" in err
+    assert ".py:" not in err
+    assert "8 samples scored" in out
 
 
 def test_score_refuses_what_has_no_score_and_another_network(tmp_path: Path) -> None:

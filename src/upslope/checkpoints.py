@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from upslope.files import write_atomically
 _HEADER = "upslope"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _SHOWN = 5
+_OBJECTS = "(?i)unsupported|unrecognized|not an allowed"  # what torch says of more than tensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
@@ -98,14 +100,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn pickle stream fails in any way there is
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and re.search(_OBJECTS, str(error)):
             raise ModelError(
                 f"Expected {path} to hold tensors alone but it holds other objects, which could "
                 "run code when loaded. Save `model.state_dict()` instead of the whole model."
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # Of what torch says, the first line is advice to run whatever code the file holds.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+        if isinstance(error, KeyError) or reason.startswith("Weights only") or not reason:
+            reason = "its content is neither"
         raise ModelError(
-            f"Expected {path} to be a PyTorch or safetensors checkpoint but got: {reason}."
+            f"Expected {path} to be a PyTorch or safetensors checkpoint but: {reason}. Give "
+            "another, or save `model.state_dict()` again."
         ) from error
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):

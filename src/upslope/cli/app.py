@@ -165,7 +165,9 @@ def score(
         from upslope.config import assemble, load, scorers
         from upslope.scoring import score_to_file
 
-        settings = load(config, sets=sets or (), overrides={"device": device})
+        skip = "skip" if skip_corrupt else None
+        overrides = {"device": device, "experiment.on_corrupt": skip}
+        settings = load(config, sets=sets or (), overrides=overrides)
         chosen = scorers(scores)
         with watching(1) as observer:
             job = assemble(settings, observer)
@@ -179,7 +181,7 @@ def score(
                 dataset=job.splits.pool,
                 device=on,
                 batch_size=settings.experiment.score_batch,
-                on_corrupt="skip" if skip_corrupt else "fail",
+                on_corrupt=settings.experiment.on_corrupt,
                 observer=observer,
             )
         console.print(f"{written.scored:,} samples scored: {out}", markup=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -20,9 +22,14 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 @contextmanager
 def told(resume: str = "") -> Iterator[None]:
-    """An UpslopeError as its message and exit code; Ctrl-C as 130 and how to go on."""
+    """An UpslopeError as its message and exit code; Ctrl-C as 130 and how to go on.
+
+    Warnings are lines as well, without the place in the code that gave them.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            yield
     except UpslopeError as error:
         err.print("[bold red]error[/bold red]", end=" ")
         err.print(str(error), markup=False)
@@ -30,3 +37,8 @@ def told(resume: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         err.print(f"Stopped. {resume}".strip(), markup=False)
         raise typer.Exit(130) from None
+
+
+def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
+    err.print("[bold yellow]warning[/bold yellow]", end=" ")
+    err.print(str(message), markup=False)

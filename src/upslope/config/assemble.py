@@ -75,9 +75,10 @@ def assemble(config: Config, progress: Observer = silent) -> Job:
     Raises:
         ConfigError, DataError, ModelError: what does not exist or does not fit together.
     """
-    splits = datasets.load(
-        config.data.name, config.root, progress=progress, **dict(config.data.options)
-    )
+    options = dict(config.data.options)
+    if config.experiment.on_corrupt == "skip" and "on_error" in datasets.options(config.data.name):
+        options.setdefault("on_error", "skip")
+    splits = datasets.load(config.data.name, config.root, progress=progress, **options)
     pool = splits.pool
     mean, std = datasets.statistics(pool)
     task = tasks.build(

@@ -104,6 +104,17 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return tables.check_options(f"data set {name!r}", loader, options, _GIVEN, shape)
 
 
+def options(name: str) -> tuple[str, ...]:
+    """The names of the options of a data set.
+
+    Raises:
+        ConfigError: an unknown data set.
+    """
+    loader = tables.lookup("data set", TABLE, name)
+    both = (tables.describe(name, one, _GIVEN) for one in (loader, shape))
+    return tuple(option.name for line in both for option in line.options)
+
+
 def describe() -> list[tables.Description]:
     """Every data set: its name, one line about it, and its options with defaults and help."""
     common = tables.describe("", shape, _GIVEN).options

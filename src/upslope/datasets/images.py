@@ -50,7 +50,8 @@ def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
             pixels = np.asarray(image, dtype=np.uint8)
     except BROKEN as error:
         raise DataError(
-            f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it."
+            f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it, "
+            'or leave such images out with `on_error` "skip".'
         ) from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -72,7 +73,8 @@ def natural_form(source: bytes | Path, name: str) -> Natural:
             return Natural("L" if grey else "RGB", (turned.height, turned.width))
     except BROKEN as error:
         raise DataError(
-            f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it."
+            f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it, "
+            'or leave such images out with `on_error` "skip".'
         ) from error
 
 

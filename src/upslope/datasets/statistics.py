@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from upslope.datasets.base import Dataset
+from upslope.datasets.readable import readable
 from upslope.datasets.subset import Subset
+from upslope.errors import DataError
 
 SAMPLE = 10_000
 """Samples looked at where no published statistics exist: enough for three digits."""
@@ -17,8 +19,11 @@ def statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
     The published constants of the data set where there are some; otherwise measured on up to
     10,000 samples evenly spaced over `dataset`, which should be the pool: inputs alone are read,
-    no label, and nothing of the test set. Two empty tuples for float inputs: these are taken as
-    they are.
+    no label, and nothing of the test set. Samples that cannot be read are left out: whoever needs
+    them decides what that means. Two empty tuples for float inputs: these are taken as they are.
+
+    Raises:
+        DataError: no sample can be read.
     """
     source = dataset
     while isinstance(source, Subset):
@@ -29,13 +34,19 @@ def statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     positions = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLE, len(dataset))).astype(int))
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in np.array_split(positions, -(-len(positions) // 256)):
-        images = dataset.inputs(chunk.tolist())
+        images, mask = readable(dataset, chunk.tolist())
+        if not bool(mask.any()):
+            continue
         if images.dtype != torch.uint8:
             return (), ()
         values = images.double().flatten(2).div_(255)  # (n, c, pixels)
         count += values.shape[0] * values.shape[2]
         total = total + values.sum(dim=(0, 2))
         squares = squares + values.square().sum(dim=(0, 2))
+    if not count:
+        raise DataError(
+            f"Expected samples of {dataset.name} that can be read but none of {len(positions)} can."
+        )
     centre = total / count
     # A channel that never changes has no scale; one grey level keeps the division finite.
     spread = (squares / count - centre.square()).clamp(min=0).sqrt().clamp(min=1 / 255)

@@ -1,0 +1,28 @@
+"""Reading what can be read, where some samples cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from upslope.datasets.base import Dataset
+from upslope.errors import DataError
+
+
+def readable(dataset: Dataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(inputs of those that can be read (m, *input_shape), mask of these among all (n,))."""
+    try:
+        return dataset.inputs(indices), torch.ones(len(indices), dtype=torch.bool)
+    except DataError:
+        pass  # At least one: each by itself tells which.
+    found: list[Tensor] = []
+    mask = torch.zeros(len(indices), dtype=torch.bool)
+    for i, index in enumerate(indices):
+        try:
+            found.append(dataset.inputs([index]))
+        except DataError:
+            continue
+        mask[i] = True
+    return (torch.cat(found) if found else torch.empty(0)), mask
