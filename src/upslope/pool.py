@@ -153,6 +153,16 @@ class CostBudgeted(Protocol):
         ...
 
 
+@runtime_checkable
+class OwnStart(Protocol):
+    """A strategy that may choose the initial set too, which all strategies share otherwise."""
+
+    @property
+    def start(self) -> Strategy | None:
+        """Chooses the initial set, among all samples and with an untrained model; None: shared."""
+        ...
+
+
 def check_budget(pool: PoolView, budget: int) -> None:
     """Raise SelectionError unless 1 <= budget <= number of candidates."""
     if not 1 <= budget <= len(pool):

@@ -172,3 +172,35 @@ def test_a_score_does_not_depend_on_its_batch() -> None:
     alone = signal.compute(ctx.model, ctx.task, ctx.dataset.inputs([5]))
     assert torch.allclose(whole[5:6], alone, atol=1e-5)
     assert towards(torch.zeros(3), 1.0) == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_latents_restore_the_images_better_the_longer_they_are_trained() -> None:
+    errors = []
+    for steps in (1, 120):
+        ctx = context(labelled=0)
+        fitted = build(Need.of("latents", steps=steps, latent=4, width=4)).fit(ctx)  # type: ignore[attr-defined]
+        x = ctx.dataset.inputs(list(range(120)))
+        z = fitted.compute(ctx.model, ctx.task, x)
+        assert z.shape == (120, 4)
+        with torch.no_grad():
+            errors.append(float((fitted.vae.decode(z) - x).square().mean()))
+    assert errors[1] < errors[0] / 2
+
+
+def test_latents_update_is_adams_on_the_loss_by_hand() -> None:
+    ctx = context(labelled=0)
+    fitted = build(Need.of("latents", steps=1, latent=4, width=4)).fit(ctx)  # type: ignore[attr-defined]
+    again = context(labelled=0)
+    with sraal.seeded(again):
+        vae = VAE((1, 8, 8), 4, 4)
+    order = torch.randperm(120, generator=again.rng).tolist()
+    x = again.dataset.inputs(order)
+    mean, log_variance = vae.encode(x)
+    noise = torch.randn(mean.shape, generator=again.rng)
+    restored = vae.decode(mean + log_variance.exp().sqrt() * noise)
+    error = (restored - x).square().sum(dim=(1, 2, 3)).mean()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
+    (5 * error + kl).backward()
+    torch.optim.Adam(vae.parameters(), lr=5e-4).step()
+    for one, other in zip(vae.parameters(), fitted.vae.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)

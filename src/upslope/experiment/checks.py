@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import DataError, SelectionError
-from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
+from upslope.pool import CostBudgeted, OwnStart, PoolView, Selection, Strategy
 from upslope.signals import check as check_signals
 from upslope.strategies import QueryStrategy
 from upslope.tasks.base import Task
@@ -53,6 +53,8 @@ def check_fit(strategy: Strategy, model: nn.Module, task: Task, sample: Tensor) 
     Raises:
         UpslopeError: what the signal, the companion or the strategy itself says.
     """
+    if isinstance(strategy, OwnStart) and strategy.start is not None:
+        check_fit(strategy.start, model, task, sample)
     signals = check_signals(strategy.needs, model, task, sample)
     if isinstance(strategy, QueryStrategy):
         strategy.check_shapes(signals)

@@ -29,13 +29,13 @@ from upslope.errors import DataError
 from upslope.experiment.checks import (
     as_tensor,
     check_fit,
-    check_selection,
     check_total,
     described,
     digest,
     positions,
     scores_of,
 )
+from upslope.experiment.choosing import Chooser
 from upslope.experiment.drawing import candidates, initial_set
 from upslope.experiment.environment import environment
 from upslope.experiment.labels import LabelledPool, TargetsOf, checked, oracle
@@ -43,10 +43,9 @@ from upslope.experiment.settings import ExperimentSettings, amount, candidate_co
 from upslope.experiment.sharing import SharedModel
 from upslope.experiment.weights import Weights
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
-from upslope.pool import PoolView, Strategy
+from upslope.pool import OwnStart, Strategy
 from upslope.progress import Observer, Progress, Stop, silent, stop_on_signals, within
-from upslope.scoring import LabelledSet, compute_signals
-from upslope.seeds import generator
+from upslope.scoring import LabelledSet
 from upslope.tasks.base import Task
 from upslope.training import Accompanied, TrainingSettings, evaluate, train
 
@@ -105,7 +104,9 @@ class Experiment:
             strategy.companion() if isinstance(strategy, Accompanied) else None,
             keep_all=self.settings.keep_models == "all",
         )
-        self._shared = SharedModel(shared) if shared and not self._weights.companion else None
+        self._own_start = strategy.start if isinstance(strategy, OwnStart) else None
+        alone = self._weights.companion or self._own_start
+        self._shared = SharedModel(shared) if shared and not alone else None
         self._common = {
             **(config or {}),
             "experiment": asdict(self.settings),
@@ -218,7 +219,7 @@ class Experiment:
         stop.check()
         state = self.state
         if not state.started:
-            self._ask_initial()
+            self._ask_initial(stop)
         elif state.trained is None:
             self._train(stop)
         elif len(state.cycles) == state.cycle:
@@ -226,19 +227,27 @@ class Experiment:
         else:
             self._select(stop)
 
-    def _ask_initial(self) -> None:
-        """Draw the initial set: the same for every strategy under this seed."""
-        pool = self.splits.pool
-        chosen, skipped = initial_set(
-            pool,
-            self._initial,
-            seed=self.settings.seed,
-            skip_corrupt=self.settings.on_corrupt == "skip",
-        )
-        events = [Event("asked", 0, {"ids": [self._ids[i] for i in chosen]})]
-        if skipped:
-            events.insert(0, Event("skipped", 0, {"ids": [self._ids[i] for i in skipped]}))
-        self._ledger.record(*events)
+    def _ask_initial(self, stop: Stop) -> None:
+        """Draw the initial set: the same for every strategy under this seed, but for one that
+        has a way of its own to choose it, before any training and label."""
+        pool, settings = self.splits.pool, self.settings
+        if self._own_start is None:
+            chosen, skipped = initial_set(
+                pool,
+                self._initial,
+                seed=settings.seed,
+                skip_corrupt=settings.on_corrupt == "skip",
+            )
+            ids, unread = [self._ids[i] for i in chosen], [self._ids[i] for i in skipped]
+        else:
+            everything = range(len(pool))
+            chooser = self._chooser(self._own_start, "initial", stop)
+            _, selection, unread = chooser.choose(
+                self._initial, 0, self._weights.fresh(), everything, everything, LabelledSet()
+            )
+            ids = list(selection.ids)
+        events = [Event("skipped", 0, {"ids": unread})] if unread else []
+        self._ledger.record(*events, Event("asked", 0, {"ids": ids}))
 
     def _train(self, stop: Stop) -> None:
         cycle = self.state.cycle
@@ -328,35 +337,16 @@ class Experiment:
         count = candidate_count(self.settings.candidates, self._budget)
         scored = candidates(unlabelled, count, len(pool), seed=self.settings.seed, cycle=cycle)
         with self._weights.with_companion(cycle) as companion:
-            table = compute_signals(
-                self.strategy.needs,
-                self._weights.load(self.state.cycle),
-                self.task,
-                pool,
+            view, selection, skipped = self._chooser(self.strategy, "select", stop).choose(
+                self._budget,
+                cycle,
+                self._weights.load(cycle),
                 scored,
-                device=self.device,
-                seed=self.settings.seed,
-                cycle=cycle,
-                labelled=LabelledSet(labelled, targets if labels is None else labels),
-                unlabelled=unlabelled,
-                batch_size=self.settings.score_batch,
-                on_corrupt=self.settings.on_corrupt,
-                companion=companion,
-                observer=self._within(),
-                stop=stop,
+                unlabelled,
+                LabelledSet(labelled, targets if labels is None else labels),
+                labels,
+                companion,
             )
-        view = PoolView(
-            candidates=[self._ids[i] for i in table.candidates],
-            signals=table.signals,
-            labelled=[self._ids[i] for i in labelled],
-            labelled_signals=table.labelled_signals,
-            labels=labels,
-        )
-        self._within()(Progress("select", 0, self._budget))
-        rng = generator(self.settings.seed, "select", cycle)
-        selection = self.strategy.select(view, self._budget, rng)
-        check_selection(self.strategy, view, selection, self._budget)
-        self._within()(Progress("select", self._budget, self._budget))
         body = {
             "ids": list(selection.ids),
             "scores": scores_of(view, selection),
@@ -364,7 +354,6 @@ class Experiment:
             "seconds": time.monotonic() - started,
             "candidates": len(view),
         }
-        skipped = [self._ids[i] for i in table.skipped]
         events = [Event("skipped", cycle + 1, {"ids": skipped})] if skipped else []
         self._ledger.record(*events, Event("asked", cycle + 1, body))
 
@@ -377,6 +366,18 @@ class Experiment:
     def _unlabelled(self) -> list[int]:
         known = self.state.labels.keys() | self.state.skipped
         return [p for i, p in self._position.items() if i not in known]
+
+    def _chooser(self, strategy: Strategy, purpose: str, stop: Stop) -> Chooser:
+        return Chooser(
+            strategy,
+            self.task,
+            self.splits.pool,
+            self.settings,
+            self.device,
+            self._within(),
+            stop,
+            purpose,
+        )
 
     def _within(self) -> Observer:
         return within(

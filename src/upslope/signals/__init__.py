@@ -24,6 +24,7 @@ from upslope.signals.features import Features
 from upslope.signals.gradient_sketch import GradientSketch
 from upslope.signals.gradnorm import ExpectedGradientLength, GradNorm
 from upslope.signals.isal import Influence
+from upslope.signals.latents import Latents
 from upslope.signals.mc_dropout import McDropout, McPosteriors
 from upslope.signals.probabilities import Probabilities, Uncertainty
 from upslope.signals.sraal import Sraal
@@ -45,6 +46,7 @@ SIGNALS: dict[str, type[Options]] = {
     "influence": Influence,
     "vaal": Vaal,
     "sraal": Sraal,
+    "latents": Latents,
 }
 
 

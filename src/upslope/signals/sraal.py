@@ -45,6 +45,10 @@ DECAY = 0.85
 DECAYS = 30
 WEIGHT = 5.0
 
+Steps = Annotated[int, Field(ge=1, description="steps of training; the source has 20000")]
+Latent = Annotated[int, Field(ge=2, description="latent dimensions; the source has 200")]
+Width = Annotated[int, Field(ge=1, description="channels of the first stage")]
+
 
 def indicator(p: Tensor) -> Tensor:
     """u = 1 - max(p) MinVar / Var(p): 0 for a certain posterior. p: (n, C), returns (n,)."""
@@ -63,9 +67,9 @@ class Sraal(Options):
 
     name: ClassVar[str] = "sraal"
 
-    steps: Annotated[int, Field(ge=1, description="steps of training; the source has 20000")] = 1000
-    latent: Annotated[int, Field(ge=2, description="latent dimensions; the source has 200")] = 64
-    width: Annotated[int, Field(ge=1, description="channels of the first stage")] = 32
+    steps: Steps = 1000
+    latent: Latent = 64
+    width: Width = 32
 
     def fit(self, context: FitContext) -> FittedSraal:
         """Train generator, classifier and discriminator on the labelled and the unlabelled."""

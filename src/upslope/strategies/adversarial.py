@@ -8,12 +8,13 @@ The networks that tell are signals; what is selected is the highest score. See
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
+from upslope.strategies.core_set import CoreSet
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,23 @@ class VAAL(TopStrategy):
 
 
 @dataclass(frozen=True)
+class LatentCoreSet(CoreSet):
+    """SRAAL's start: k-center among the latent means of an autoencoder that saw no label."""
+
+    name: ClassVar[str] = "sraal-start"
+
+    steps: Annotated[int, Field(ge=1)] = 1000
+    latent: Annotated[int, Field(ge=2)] = 64
+    width: Annotated[int, Field(ge=1)] = 32
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The latent means."""
+        options = {"steps": self.steps, "latent": self.latent, "width": self.width}
+        return (Need.of("latents", labelled=True, **options),)
+
+
+@dataclass(frozen=True)
 class SRAAL(VAAL):
     """VAAL with a state of the unlabelled that grows with their uncertainty."""
 
@@ -47,3 +65,14 @@ class SRAAL(VAAL):
 
     steps: Annotated[int, Field(ge=1, description="steps of training; the source has 20000")] = 1000
     latent: Annotated[int, Field(ge=2, description="latent dimensions; the source has 200")] = 64
+    initial: Annotated[
+        Literal["shared", "k-center"],
+        Field(description="initial set: that of all strategies, or the source's own"),
+    ] = "shared"
+
+    @property
+    def start(self) -> LatentCoreSet | None:
+        """Chooses the initial set: None for the one that all strategies share."""
+        if self.initial == "shared":
+            return None
+        return LatentCoreSet(steps=self.steps, latent=self.latent, width=self.width)

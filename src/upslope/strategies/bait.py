@@ -136,13 +136,14 @@ class Fisher:
         # Where rounding left 1 - Q singular, features are so long that a label says everything.
         values, axes = torch.linalg.eigh(_one(self.q[i]) + sign * self.q[i])
         w = self.inverse @ v @ (axes / values.clamp(min=SINGULAR).sqrt())
-        u = self.inverse @ (self.pool @ w)
+        pool_w = self.pool @ w
+        u = self.inverse @ pool_w
         # (M^-1 - s W W^T) F (M^-1 - s W W^T), seen from V
         vw, vu = self._seen(w), self._seen(u)
         cross = vw @ vu.mT
         self.q = self.q - sign * vw @ vw.mT
-        self.r = self.r - sign * (cross + cross.mT) + vw @ (w.T @ self.pool @ w) @ vw.mT
-        self.inverse = self.inverse - sign * w @ w.T
+        self.r = self.r - sign * (cross + cross.mT) + vw @ (w.T @ pool_w) @ vw.mT
+        self.inverse.addmm_(w, w.T, alpha=-sign)
 
     def _seen(self, w: Tensor) -> Tensor:
         """V^T w of every candidate: (n, C, k)."""

@@ -1,0 +1,87 @@
+"""One choice: the signals of the candidates, and what a strategy makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from upslope.datasets.base import Dataset
+from upslope.experiment.checks import check_selection
+from upslope.experiment.settings import ExperimentSettings
+from upslope.pool import PoolView, Selection, Strategy
+from upslope.progress import Observer, Progress, Stop
+from upslope.scoring import LabelledSet, compute_signals
+from upslope.scoring.signals import KnowsSignals
+from upslope.seeds import generator
+from upslope.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """What all choices of a run have in common.
+
+    purpose: names the random numbers; choices of different purposes draw different ones.
+    """
+
+    strategy: Strategy
+    task: Task
+    pool: Dataset
+    settings: ExperimentSettings
+    device: torch.device
+    observer: Observer
+    stop: Stop
+    purpose: str = "select"
+
+    def choose(
+        self,
+        budget: int,
+        cycle: int,
+        model: nn.Module,
+        candidates: Sequence[int],
+        unlabelled: Sequence[int],
+        labelled: LabelledSet,
+        labels: Tensor | None = None,
+        companion: KnowsSignals | None = None,
+    ) -> tuple[PoolView, Selection, list[str]]:
+        """(what the strategy saw, what it chose, ids that could not be read).
+
+        candidates, unlabelled: positions in the pool. labels: of the labelled, where a label is
+        one number.
+
+        Raises:
+            SelectionError: a strategy that broke its contract, or a budget that cannot be met.
+        """
+        table = compute_signals(
+            self.strategy.needs,
+            model,
+            self.task,
+            self.pool,
+            candidates,
+            device=self.device,
+            seed=self.settings.seed,
+            cycle=cycle,
+            labelled=labelled,
+            unlabelled=unlabelled,
+            batch_size=self.settings.score_batch,
+            on_corrupt=self.settings.on_corrupt,
+            companion=companion,
+            observer=self.observer,
+            stop=self.stop,
+        )
+        ids = self.pool.ids
+        view = PoolView(
+            candidates=[ids[i] for i in table.candidates],
+            signals=table.signals,
+            labelled=[ids[i] for i in labelled.indices],
+            labelled_signals=table.labelled_signals,
+            labels=labels,
+        )
+        self.observer(Progress("select", 0, budget))
+        rng = generator(self.settings.seed, self.purpose, cycle)
+        selection = self.strategy.select(view, budget, rng)
+        check_selection(self.strategy, view, selection, budget)
+        self.observer(Progress("select", budget, budget))
+        return view, selection, [ids[i] for i in table.skipped]

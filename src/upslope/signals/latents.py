@@ -1,0 +1,65 @@
+"""Latent means of a variational autoencoder that has seen no label: SRAAL's start.
+
+Zhang et al. (CVPR 2020) choose the first labels by k-center in the latent space of the generator's
+unsupervised branch: an autoencoder trained on all samples with
+
+    5 |x^ - x|^2 + KL,        Adam at 5e-4, batches of 250
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from upslope.options import Options
+from upslope.signals.base import FitContext
+from upslope.signals.fitting import batches, read, seeded
+from upslope.signals.sraal import BATCH, RATE, WEIGHT, Latent, Steps, Width
+from upslope.signals.vae import VAE, divergence, sampled, squared_error
+from upslope.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Latents(Options):
+    """Latent means of an autoencoder trained on the unlabelled: (n, latent)."""
+
+    name: ClassVar[str] = "latents"
+
+    steps: Steps = 1000
+    latent: Latent = 64
+    width: Width = 32
+
+    def fit(self, context: FitContext) -> FittedLatents:
+        """Train the autoencoder."""
+        with seeded(context):
+            vae = VAE(context.dataset.input_shape, self.latent, self.width)
+        vae = vae.to(context.device)
+        adam = torch.optim.Adam(vae.parameters(), lr=RATE)
+        stream = batches(context, context.unlabelled, BATCH)
+        with torch.enable_grad():
+            for step in range(self.steps):
+                x = read(context, [context.unlabelled[i] for i in next(stream)])
+                mean, log_variance = vae.encode(x)
+                restored = vae.decode(sampled(mean, log_variance, context.rng))
+                adam.zero_grad()
+                loss = WEIGHT * squared_error(restored, x) + divergence(mean, log_variance)
+                loss.backward()  # type: ignore[no-untyped-call]
+                adam.step()
+                context.progress(step + 1, self.steps)
+        return FittedLatents(vae.eval())
+
+
+@dataclass(frozen=True)
+class FittedLatents:
+    """The means: (n, latent)."""
+
+    vae: VAE
+    name: ClassVar[str] = "latents"
+
+    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:  # noqa: ARG002
+        """(n, latent) for a prepared batch."""
+        with torch.no_grad():
+            return self.vae.encode(inputs.float())[0]
