@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/digits
+BENCH ?= --quick
 
 .PHONY: help demo test check bench clean
 .DEFAULT_GOAL := help
@@ -12,7 +13,7 @@ help:
 	@echo "make demo   active learning on handwritten digits: table, curves, HTML page"
 	@echo "make test   the tests"
 	@echo "make check  lint, format, types, import rules"
-	@echo "make bench  speed of the gradient norms"
+	@echo "make bench  speed of the gradient norms on CIFAR ResNet-18 (all networks: make bench BENCH=)"
 
 demo: $(VENV)/core
 	@$(BIN)/upslope compare configs/digits.yaml --out $(OUT)
@@ -29,7 +30,7 @@ check: $(VENV)/dev
 	$(BIN)/python -W error -c "import upslope, upslope.cli, upslope.gradnorm"
 
 bench: $(VENV)/core
-	$(BIN)/python benchmarks/gradnorm.py
+	$(BIN)/python benchmarks/gradnorm.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
