@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -113,6 +113,18 @@ def test_a_cost_budget_decides_how_many_are_asked(tmp_path: Path) -> None:
         assert pairs <= 90
         result = experiment.run()
     assert result.cycles[-1].n_labelled == 6 + len(asked)
+
+
+def test_a_cost_budget_is_not_compared_at_equal_numbers_of_labels() -> None:
+    _, job = dense("random")
+    by_cost = {"qbc": build("qbc", costs="boundary", cost_budget=90)}
+    alone = replace(job, strategies=by_cost)
+    assert fitting(Config(), alone).strategies == by_cost
+    with pytest.raises(ConfigError, match=r"strategies\.qbc: .* got 1 strategies and 2 seeds"):
+        fitting(Config(seeds=(0, 1)), alone)
+    beside = replace(job, strategies={**job.strategies, **by_cost})
+    with pytest.raises(ConfigError, match=r"got 2 strategies and 1 seeds"):
+        fitting(Config(), beside)
 
 
 def test_an_experiment_alone_refuses_before_its_first_training(tmp_path: Path) -> None:

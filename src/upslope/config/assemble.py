@@ -21,7 +21,7 @@ from upslope.errors import ConfigError, DataError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
 from upslope.experiment.checks import check_fit
 from upslope.experiment.settings import amount, candidate_count
-from upslope.pool import Strategy
+from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, silent
 from upslope.scoring import Scorer
 from upslope.strategies.base import TopStrategy
@@ -111,7 +111,8 @@ def fitting(config: Config, job: Job) -> Job:
     Of `strategies: all`, those that cannot be served are left out.
 
     Raises:
-        ConfigError: strategies that were asked for by name and cannot be served, with the reasons.
+        ConfigError: strategies that were asked for by name and cannot be served, with the reasons;
+            one with a cost budget beside other runs.
         DataError: no sample can be read.
     """
     model, sample = job.model(), job.task.prepare(_sample(job.splits.pool))
@@ -125,6 +126,18 @@ def fitting(config: Config, job: Job) -> Job:
     if reasons and not config.every:
         raise ConfigError("\n".join(f"strategies.{label}: {why}" for label, why in reasons.items()))
     kept = {label: s for label, s in job.strategies.items() if label not in reasons}
+    by_cost = [
+        label
+        for label, strategy in kept.items()
+        if isinstance(strategy, CostBudgeted) and strategy.cost_budget is not None
+    ]
+    if by_cost and len(kept) * len(config.seeds) > 1:
+        raise ConfigError(
+            f"strategies.{by_cost[0]}: expected to run alone and under one seed, since its "
+            "`cost_budget` decides how many labels each cycle has, and curves compare at equal "
+            f"numbers, but got {len(kept)} strategies and {len(config.seeds)} seeds. Take "
+            "`upslope run --seeds [0]`, one folder a run, or leave `cost_budget` out."
+        )
     return replace(job, strategies=kept, left_out=reasons)
 
 

@@ -73,7 +73,7 @@ class QBC(TopStrategy):
         """
         if self.cost_budget is None:
             return super().select(pool, budget, rng)
-        self.check(pool, budget)
+        self.check(pool, 1)  # the cost budget takes the place of `budget`
         view, _ = by_id(pool)
         values = view.signal(self.needs[0]).double().clamp(min=0).tolist()
         costs = self.units(view)
