@@ -25,6 +25,7 @@ from upslope.strategies.diverse import GradNormDiverse
 from upslope.strategies.gcn import CoreGCN, UncertainGCN
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
 from upslope.strategies.isal import ISAL
+from upslope.strategies.lcmd import LCMD
 from upslope.strategies.learning_loss import LL4AL
 from upslope.strategies.mc_dropout import Bald, McEntropy, MeanStd, VariationRatio
 from upslope.strategies.random import Random
@@ -56,6 +57,7 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "core-gcn": CoreGCN,
     "badge": Badge,
     "bait": Bait,
+    "lcmd": LCMD,
     "batch-bald": BatchBald,
     "typiclust": TypiClust,
     "tcm": TCM,

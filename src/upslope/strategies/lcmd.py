@@ -1,0 +1,87 @@
+"""LCMD: the farthest sample of the largest cluster, again and again (Holzmueller et al. 2023).
+
+Labelled and chosen samples are centres, and every candidate belongs to the nearest one, over
+sketches g of gradients. With d(x) the distance of x to its centre, the next sample is
+
+    argmax d(x) over the cluster in which sum_x d(x)^2 is largest.
+
+"Largest cluster, maximum distance". Where nothing is labelled, the first is the longest g.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upslope.pool import Need, PoolView
+from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.distances import blocks, squared_distances
+from upslope.strategies.seeding import Rows
+
+
+@dataclass(frozen=True)
+class LCMD(QueryStrategy):
+    """The farthest gradient of the cluster that is spread most."""
+
+    name: ClassVar[str] = "lcmd"
+    reference: ClassVar[str] = "Holzmüller et al., JMLR 2023"
+    requires: ClassVar[str] = "one forward and backward a candidate and a labelled sample"
+    cost: ClassVar[str] = "n (m + K) dim; memory (n + m) dim"
+    home: ClassVar[str] = "medium and large batches"
+
+    loss: Annotated[
+        Literal["entropy", "likely-label"],
+        Field(
+            description="whose gradient: the entropy's, or the loss's at the most probable class"
+        ),
+    ] = "likely-label"
+    dim: Annotated[int, Field(ge=1, description="numbers that stand for a gradient")] = 512
+    parameters: Annotated[
+        str | None,
+        Field(description="names or prefixes, as fc,layer4; or last; none for all"),
+    ] = None
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Sketches of the gradients, of the labelled set too."""
+        options = {"loss": self.loss, "dim": self.dim, "seed": 0, "parameters": self.parameters}
+        return (Need.of("gradient-sketch", labelled=True, **options),)
+
+    def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
+        """The farthest of the largest cluster, `budget` times."""
+        (need,) = self.needs
+        x, y = pool.signal(need).double(), pool.labelled_signal(need).double()
+        return Choice(largest_cluster(x, y, budget))
+
+
+def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
+    """Positions in x, in order of choice. x: (n, d), y: (m, d), the centres to begin with."""
+    n, m = len(x), len(y)
+    rows = Rows(x)
+    norms = rows.squared_norms()
+    nearest, cluster = torch.full((n,), torch.inf, dtype=x.dtype), torch.zeros(n).long()
+    for part in blocks(n, m) if m else ():
+        nearest[part], cluster[part] = squared_distances(x[part], y).min(dim=1)
+    free = torch.ones(n, dtype=torch.bool)
+    chosen: list[int] = []
+    for k in range(budget):
+        if m + k == 0:
+            best = int(norms.argmax())
+        else:
+            spread = torch.zeros(m + budget, dtype=x.dtype)
+            spread.index_add_(0, cluster[free], nearest[free])
+            # A cluster without a candidate left comes after one whose candidates are all alike.
+            empty = torch.bincount(cluster[free], minlength=m + budget) == 0
+            largest = int(spread.masked_fill(empty, -1.0).argmax())
+            inside = free & (cluster == largest)
+            best = int(nearest.masked_fill(~inside, -1.0).argmax())
+        chosen.append(best)
+        free[best] = False
+        squared = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
+        closer = squared < nearest
+        nearest[closer], cluster[closer] = squared[closer], m + k
+    return chosen
