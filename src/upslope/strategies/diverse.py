@@ -25,6 +25,7 @@ from torch import Tensor
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.seeding import Family, Rows, k_means_plus_plus
+from upslope.strategies.sketches import Dim, Loss, Parameters, sketch_need
 
 
 @dataclass(frozen=True)
@@ -37,34 +38,18 @@ class GradNormDiverse(QueryStrategy):
     cost: ClassVar[str] = "n K dim, dpp n K (K + dim); memory n dim, dpp n (K + dim)"
     home: ClassVar[str] = "large batches"
 
-    loss: Annotated[
-        Literal["entropy", "likely-label"],
-        Field(
-            description="whose gradient: the entropy's, or the loss's at the most probable class"
-        ),
-    ] = "entropy"
+    loss: Loss = "entropy"
     spread: Annotated[
         Literal["k-means++", "dpp", "power"], Field(description="how the batch is spread")
     ] = "k-means++"
     beta: Annotated[float, Field(ge=0, description="exponent of spread=power")] = 1.0
-    dim: Annotated[int, Field(ge=1, description="numbers that stand for a gradient")] = 512
-    parameters: Annotated[
-        str | None,
-        Field(description="names or prefixes, as fc,layer4; or last; none for all"),
-    ] = None
+    dim: Dim = 512
+    parameters: Parameters = None
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Sketches of the gradients."""
-        return (
-            Need.of(
-                "gradient-sketch",
-                loss=self.loss,
-                dim=self.dim,
-                seed=0,
-                parameters=self.parameters,
-            ),
-        )
+        return (sketch_need(self.loss, self.dim, self.parameters),)
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """A spread batch; scores are the gradient norms."""

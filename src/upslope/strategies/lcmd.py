@@ -11,16 +11,16 @@ sketches g of gradients. With d(x) the distance of x to its centre, the next sam
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import blocks, squared_distances
 from upslope.strategies.seeding import Rows
+from upslope.strategies.sketches import Dim, Loss, Parameters, sketch_need
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,14 @@ class LCMD(QueryStrategy):
     cost: ClassVar[str] = "n (m + K) dim; memory (n + m) dim"
     home: ClassVar[str] = "medium and large batches"
 
-    loss: Annotated[
-        Literal["entropy", "likely-label"],
-        Field(
-            description="whose gradient: the entropy's, or the loss's at the most probable class"
-        ),
-    ] = "likely-label"
-    dim: Annotated[int, Field(ge=1, description="numbers that stand for a gradient")] = 512
-    parameters: Annotated[
-        str | None,
-        Field(description="names or prefixes, as fc,layer4; or last; none for all"),
-    ] = None
+    loss: Loss = "likely-label"
+    dim: Dim = 512
+    parameters: Parameters = None
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Sketches of the gradients, of the labelled set too."""
-        options = {"loss": self.loss, "dim": self.dim, "seed": 0, "parameters": self.parameters}
-        return (Need.of("gradient-sketch", labelled=True, **options),)
+        return (sketch_need(self.loss, self.dim, self.parameters, labelled=True),)
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The farthest of the largest cluster, `budget` times."""
