@@ -11,7 +11,7 @@ from torch import nn
 
 from small_tasks import perceptron
 from upslope import checkpoints
-from upslope.checkpoints import load_tensors, load_weights, save_tensors
+from upslope.checkpoints import load_tensors, load_weights, save_tensors, trained_classes
 from upslope.errors import ModelError, RunError
 
 
@@ -98,3 +98,12 @@ def test_files_with_code_are_refused_without_advice_to_run_it(tmp_path: Path) ->
         with pytest.raises(ModelError, match=words) as caught:
             load_weights(torch.nn.Linear(2, 2), tmp_path / name)
         assert "weights_only" not in str(caught.value)
+
+
+def test_the_shapes_of_a_checkpoint_tell_its_number_of_classes() -> None:
+    def build(classes: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 3 * classes + 1), nn.Linear(3 * classes + 1, classes))
+
+    assert trained_classes(build, build(7).state_dict()) == 7
+    assert trained_classes(lambda _: nn.Linear(4, 5), nn.Linear(4, 5).state_dict()) is None
+    assert trained_classes(build, nn.Bilinear(2, 2, 2).state_dict()) is None

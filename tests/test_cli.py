@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
 from upslope import models
@@ -153,7 +154,45 @@ def test_score_leaves_out_what_cannot_be_read_where_asked_to(tmp_path: Path) -> 
     assert code == 0, err
     assert "torn.png" in err
     assert ".py:" not in err
-    assert "8 samples scored" in out
+    assert "10 samples scored" in out
+
+
+def fixed(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    """A network of five classes, whatever it is asked for."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+
+
+@pytest.mark.parametrize("name", ["{name: mlp, hidden: 16}", f"{__name__}:fixed"])
+def test_score_takes_a_plain_folder_and_the_classes_of_the_checkpoint(
+    tmp_path: Path, name: str
+) -> None:
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (6, 8, 8), dtype=torch.uint8)
+    images = tmp_path / "images"
+    (images / "more").mkdir(parents=True)
+    ids = [f"{i}.png" for i in range(4)] + ["more/4.png", "more/5.png"]
+    for id_, grey in zip(ids, pixels, strict=True):
+        Image.fromarray(grey.numpy()).save(images / id_)
+    own = name.endswith("fixed")
+    shape = (1, 8, 8)
+    model = (
+        fixed(2, shape) if own else models.build("mlp", num_classes=5, input_shape=shape, hidden=16)
+    )
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    code, out, err = call(
+        *("score", tmp_path / "w.pt", "--out", tmp_path / "s.csv", "--scores", "entropy"),
+        *("-s", "data={name: folder, mode: L, mean: [0.4], std: [0.2]}", "--device", "cpu"),
+        *("-s", f"data.root={images}", "-s", f"model={name}"),
+    )
+    assert code == 0, err
+    assert "6 samples scored" in out
+    rows = [line.split(",") for line in (tmp_path / "s.csv").read_text().splitlines()[1:]]
+    assert [row[0] for row in rows] == ids
+    inputs = (pixels.unsqueeze(1).float() / 255 - 0.4) / 0.2
+    p = model.eval()(inputs).detach().double().softmax(1)
+    expected = -(p * p.log()).sum(1)
+    got = torch.tensor([float(row[1]) for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_score_refuses_what_has_no_score_and_another_network(tmp_path: Path) -> None:

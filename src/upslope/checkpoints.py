@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,43 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
             names the first keys that are missing, unexpected or of another shape.
     """
     path = Path(path)
+    tensors = read_weights(path)
+    _check_fit(model, tensors, path)
+    model.load_state_dict(tensors)
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU, as `load_weights` takes them.
+
+    Raises:
+        ModelError: missing, unreadable, or holding more than weights.
+    """
+    path = Path(path)
     if not path.is_file():
         raise ModelError(f"Expected a checkpoint at {path} but there is no such file.")
     tensors = _read(path)
     for prefix in ("module.", "_orig_mod."):
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    _check_fit(model, tensors, path)
-    model.load_state_dict(tensors)
+    return tensors
+
+
+def trained_classes(build: Callable[[int], nn.Module], tensors: Mapping[str, Tensor]) -> int | None:
+    """For how many classes a checkpoint was trained; `build` makes its network for a number.
+
+    Networks for two and for three classes show which shape grows with the number, and by how
+    much. None where none does: the network, or the part that the checkpoint holds, is fixed.
+    At least two: loading the weights is what refuses others.
+    """
+    two, three = (build(n).state_dict() for n in (2, 3))
+    for name, value in two.items():
+        if name not in three or name not in tensors:
+            continue
+        sizes = zip(value.shape, three[name].shape, tensors[name].shape, strict=False)
+        for small, large, found in sizes:
+            if small != large:
+                return max(2, int(2 + (found - small) // (large - small)))
+    return None
 
 
 def _read(path: Path) -> dict[str, Tensor]:

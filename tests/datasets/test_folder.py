@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from upslope import datasets
-from upslope.errors import DataError
+from upslope.errors import ConfigError, DataError
 
 
 def save(path, level, size=(6, 6), mode="RGB"):
@@ -120,3 +120,34 @@ def test_layouts_that_cannot_be_meant(tmp_path):
     save(tmp_path / "loose.png", 0)
     with pytest.raises(DataError, match=r"loose\.png lies beside"):
         datasets.load("folder", tmp_path)
+
+
+def test_to_score_every_image_is_the_pool(tmp_path):
+    save(tmp_path / "loose.png", 7)
+    save(tmp_path / ".cache/thumb.png", 1)
+    by_class(tmp_path, {"cat": 3, "deep/er": 1})
+    pool = datasets.load_to_score("folder", tmp_path, test_share=0.5)
+    assert pool.ids == ("cat/0.png", "cat/1.png", "cat/2.png", "deep/er/0.png", "loose.png")
+    assert pool.classes == ()
+    assert pool.inputs(range(5))[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 7]
+    assert len(datasets.load_to_score("folder", tmp_path, limit=2)) == 2
+    (tmp_path / "m.csv").write_text("path,label,split\nloose.png,,\ncat/0.png,,test\n")
+    assert datasets.load_to_score("folder", tmp_path, manifest="m.csv").ids == ("loose.png",)
+    by_class(tmp_path, {"train/new": 1})
+    assert datasets.load_to_score("folder", tmp_path).ids == ("train/new/0.png",)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"to score in .*none but there are none"):
+        datasets.load_to_score("folder", tmp_path / "none")
+
+
+@pytest.mark.parametrize("memory", [4.0, 0.0], ids=["held", "streamed"])
+def test_statistics_of_the_training_are_taken(tmp_path, memory):
+    by_class(tmp_path, {"a": 5, "b": 5})
+    known = {"mode": "L", "mean": [0.25], "std": [0.5], "memory": memory}
+    pool = datasets.load_to_score("folder", tmp_path, **known)
+    assert datasets.statistics(pool) == ((0.25,), (0.5,))
+    assert datasets.statistics(datasets.load("folder", tmp_path, **known).pool) == ((0.25,), (0.5,))
+    with pytest.raises(ConfigError, match="each of the 3 channels"):
+        datasets.load_to_score("folder", tmp_path, mean=[0.25], std=[0.5])
+    with pytest.raises(ConfigError, match="Divide those"):
+        datasets.load_to_score("folder", tmp_path, mode="L", mean=[127.5], std=[64])

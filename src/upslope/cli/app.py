@@ -150,7 +150,8 @@ def score(
     """Score every sample of a pool with a trained model: ids and scores to a file.
 
     Data set and network are those of the configuration; the network may be a function of yours,
-    model.name=package.module:function. A higher score is more worth a label.
+    model.name=package.module:function. A higher score is more worth a label. Of data.name=folder
+    every image is scored, at any depth, with or without a label.
 
     [bold]Examples[/bold]
 
@@ -162,7 +163,7 @@ def score(
     from upslope.cli.watch import watching
 
     with told():
-        from upslope.config import assemble, load, scorers
+        from upslope.config import load, scorers, trained
         from upslope.scoring import score_to_file
 
         skip = "skip" if skip_corrupt else None
@@ -170,16 +171,15 @@ def score(
         settings = load(config, sets=sets or (), overrides=overrides)
         chosen = scorers(scores)
         with watching(1) as observer:
-            job = assemble(settings, observer)
-        model, on = job.trained(checkpoint, settings.device)
+            ready = trained(settings, checkpoint, observer)
         with watching(1) as observer:
             written = score_to_file(
                 out,
                 chosen,
-                model=model,
-                task=job.task,
-                dataset=job.splits.pool,
-                device=on,
+                model=ready.model,
+                task=ready.task,
+                dataset=ready.pool,
+                device=ready.device,
                 batch_size=settings.experiment.score_batch,
                 on_corrupt=settings.experiment.on_corrupt,
                 observer=observer,

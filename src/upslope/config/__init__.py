@@ -11,7 +11,7 @@ mappings with `name` and options), `seeds` (how many, or a list), `experiment`, 
 
 from __future__ import annotations
 
-from upslope.config.assemble import Job, Plan, assemble, fitting, plan, scorers
+from upslope.config.assemble import Job, Plan, Trained, assemble, fitting, plan, scorers, trained
 from upslope.config.read import load
 from upslope.config.schema import Choice, Config, parse
 
@@ -20,10 +20,12 @@ __all__ = [
     "Config",
     "Job",
     "Plan",
+    "Trained",
     "assemble",
     "fitting",
     "load",
     "parse",
     "plan",
     "scorers",
+    "trained",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from torch import device as Device
 
 from upslope import datasets, models, strategies, tasks
 from upslope.batches import resolve_device
-from upslope.checkpoints import load_weights
+from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.schema import Config
 from upslope.datasets.base import Dataset, Splits
-from upslope.errors import ConfigError, DataError, SelectionError, UpslopeError
+from upslope.errors import ConfigError, DataError, ModelError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
 from upslope.experiment.checks import check_fit
 from upslope.experiment.settings import amount, candidate_count
@@ -39,15 +40,69 @@ class Job:
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Strategies that the task or the network cannot serve, and why not."""
 
-    def trained(self, checkpoint: Path | str, device: str = "auto") -> tuple[nn.Module, Device]:
-        """The model with the weights of a checkpoint, in eval mode, on a device, and which.
 
-        Raises:
-            ModelError: a checkpoint that cannot be read, or of another network.
-        """
-        model, on = self.model(), resolve_device(device)
-        load_weights(model, checkpoint)
-        return model.eval().to(on), on
+@dataclass(frozen=True)
+class Trained:
+    """What `scoring.score_to_file` takes: `model` is in eval mode on `device`."""
+
+    pool: Dataset
+    task: Task
+    model: nn.Module
+    device: Device
+
+
+def trained(config: Config, checkpoint: Path | str, progress: Observer = silent) -> Trained:
+    """Open what there is to score, and the network with the weights of a checkpoint.
+
+    The number of classes is that of the data set; of images without classes, the checkpoint's.
+
+    Raises:
+        ConfigError, DataError: as for `assemble`.
+        ModelError: a checkpoint that cannot be read, or of another network.
+    """
+    weights = read_weights(checkpoint)
+    name, options = config.data.name, _data_options(config)
+    pool = datasets.load_to_score(name, config.root, progress=progress, **options)
+    mean, std = datasets.statistics(pool)
+
+    def build(classes: int) -> nn.Module:
+        return models.build(
+            config.model.name,
+            num_classes=classes,
+            input_shape=tuple(pool.input_shape),
+            **config.model.options,
+        )
+
+    def task_of(classes: int) -> Task:
+        return tasks.build(
+            config.task.name,
+            num_classes=classes,
+            mean=mean,
+            std=std,
+            classes=pool.classes,
+            **config.task.options,
+        )
+
+    classes = len(pool.classes) or trained_classes(build, weights)
+    model, device = build(classes or 2), resolve_device(config.device)
+    load_weights(model, checkpoint)
+    model.eval()
+    if classes is None:  # a network of one size whatever it is asked for: its outputs tell
+        classes = _outputs(model, task_of(2), pool)
+    return Trained(pool, task_of(classes), model.to(device), device)
+
+
+def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
+    """How many logits the model has for a sample, or for a position of it."""
+    sample = task.prepare(_sample(pool))
+    try:
+        with torch.no_grad():
+            return task.logits(model(sample)).shape[1]
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"Expected {type(model).__name__} to return logits, (n, classes, ...), for a batch of "
+            f"shape {tuple(sample.shape)} but it raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def scorers(names: str) -> dict[str, Scorer]:
@@ -75,10 +130,9 @@ def assemble(config: Config, progress: Observer = silent) -> Job:
     Raises:
         ConfigError, DataError, ModelError: what does not exist or does not fit together.
     """
-    options = dict(config.data.options)
-    if config.experiment.on_corrupt == "skip" and "on_error" in datasets.options(config.data.name):
-        options.setdefault("on_error", "skip")
-    splits = datasets.load(config.data.name, config.root, progress=progress, **options)
+    splits = datasets.load(
+        config.data.name, config.root, progress=progress, **_data_options(config)
+    )
     pool = splits.pool
     mean, std = datasets.statistics(pool)
     task = tasks.build(
@@ -103,6 +157,13 @@ def assemble(config: Config, progress: Observer = silent) -> Job:
         for choice in config.strategies
     }
     return Job(splits, task, model, chosen)
+
+
+def _data_options(config: Config) -> dict[str, Any]:
+    options = dict(config.data.options)
+    if config.experiment.on_corrupt == "skip" and "on_error" in datasets.options(config.data.name):
+        options.setdefault("on_error", "skip")
+    return options
 
 
 def fitting(config: Config, job: Job) -> Job:

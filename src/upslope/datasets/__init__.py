@@ -32,7 +32,7 @@ from upslope.datasets import (
     voc,
 )
 from upslope.datasets.base import Dataset, Splits
-from upslope.datasets.shape import COMMON, shape
+from upslope.datasets.shape import COMMON, limited, shape
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
 from upslope.progress import Observer, silent
@@ -45,6 +45,7 @@ __all__ = [
     "check_options",
     "describe",
     "load",
+    "load_to_score",
     "statistics",
 ]
 
@@ -92,6 +93,26 @@ def load(
     common = {key: checked.pop(key) for key in COMMON if key in checked}
     splits = TABLE[name](_find_root(name, root), progress=progress, **checked)
     return shape(splits, name, **common)
+
+
+def load_to_score(
+    name: str, root: str | Path | None = None, *, progress: Observer = silent, **options: Any
+) -> Dataset:
+    """The pool that scoring reads: of a `folder`, every image, labelled or not; else as `load`.
+
+    Of a folder nothing is set apart: `test_share`, `test_limit` and `validation` do nothing.
+    Its `classes` are empty, since images alone do not tell which a network knows.
+
+    Raises:
+        ConfigError, DataError: as for `load`.
+    """
+    if name != "folder":
+        return load(name, root, progress=progress, **options).pool
+    checked = check_options(name, options)
+    limit = checked.pop("limit", None)
+    kept = {k: v for k, v in checked.items() if k not in (*COMMON, "test_share")}
+    pool = folder.to_score(_find_root(name, root), progress=progress, **kept)
+    return pool if limit is None else limited(pool, limit)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

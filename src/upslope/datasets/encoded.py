@@ -45,6 +45,7 @@ class EncodedDataset:
     """Images decoded when they are asked for, several at a time, in threads.
 
     source: position -> the encoded bytes or the file. labels: (n,), `UNKNOWN` where nobody knows.
+    mean, std: statistics that are known, as those of `ArrayDataset`.
     """
 
     name: str
@@ -55,6 +56,8 @@ class EncodedDataset:
     form: Form
     input_shape: tuple[int, ...]
     resident: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -3,6 +3,7 @@
     root/train/<class>/...  and  root/test/<class>/... (or val/; with both, val/ validates)
     root/<class>/...        a stated share of each class is the test set (see `subset.draw`)
     root/<manifest>.csv     columns path, label and, if there is to be no drawing, split
+    root/...                to score: images anywhere, labelled or not
 
 Ids are paths relative to the root, with `/`. Images without a label, of the folder `unlabelled`
 (or `unlabeled`) or with an empty label in the manifest, belong to the pool.
@@ -11,7 +12,8 @@ Ids are paths relative to the root, with `/`. Images without a label, of the fol
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
-from upslope.datasets.base import Splits
+from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.encoded import (
     EncodedDataset,
     Memory,
@@ -32,7 +34,7 @@ from upslope.datasets.encoded import (
 from upslope.datasets.files import needed_root
 from upslope.datasets.images import Mode
 from upslope.datasets.subset import draw
-from upslope.errors import DataError
+from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, silent
 
 SUFFIXES = frozenset(
@@ -43,6 +45,12 @@ ALIASES = {"val": "validation", "valid": "validation"}
 
 Entry = tuple[str, str, str]
 """(id, name of the class or "", split or "")."""
+
+# Lists, as a run records its options in JSON and compares them when it goes on.
+Statistic = Annotated[
+    list[float] | None,
+    Field(description="numbers by channel, of images in 0..1, as in training; else measured"),
+]
 
 
 def load(
@@ -59,6 +67,8 @@ def load(
     size: SizeOption = None,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
+    mean: Statistic = None,
+    std: Statistic = None,
 ) -> Splits:
     """A folder of images by class, or with a CSV manifest; streamed when too large to hold."""
     folder = needed_root(root, "folder", "your own images")
@@ -72,7 +82,49 @@ def load(
         on_error=on_error,
         memory=memory,
         progress=progress,
+        mean=mean,
+        std=std,
     )
+
+
+def to_score(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    manifest: str | None = None,
+    mode: Mode | None = "RGB",
+    size: int | None = None,
+    on_error: str = "raise",
+    memory: float = 4.0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Dataset:
+    """All images of a folder, at any depth, as a pool without labels: what scoring needs.
+
+    Of a folder with `train/`, the images in there; of a manifest, those of the split train or of
+    none. Names of folders are no classes here, so `classes` is empty. Options as for `load`.
+
+    Raises:
+        DataError: no image, a corrupt image.
+    """
+    folder = needed_root(root, "folder", "your own images")
+    if manifest:
+        ids = [id_ for id_, _, split in _manifest(folder, manifest) if split in ("", "train")]
+    else:
+        train = folder / "train"
+        ids = _images(folder, train if train.is_dir() else folder)
+    if not ids:
+        raise DataError(
+            f"Expected images ({', '.join(sorted(SUFFIXES))}) to score in {folder} but there are "
+            "none. Give the folder that holds them, or a manifest that lists them."
+        )
+    form, shape = form_of(lambda i: folder / ids[i], ids, mode, size, on_error)
+    labels = np.full(len(ids), UNKNOWN, dtype=np.int64)
+    encoded = EncodedDataset(
+        folder.name, tuple(ids), (), lambda i: folder / ids[i], labels, form, shape
+    )
+    found = materialise(encoded, on_error, memory, progress)
+    return _normalised(found, mean, std)
 
 
 def open_entries(
@@ -85,6 +137,8 @@ def open_entries(
     on_error: str,
     memory: float,
     progress: Observer,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Splits:
     """The splits of the images listed in `entries`; the options are those of `load`.
 
@@ -110,7 +164,7 @@ def open_entries(
         encoded = EncodedDataset(
             f"{folder.name}/{split}", ids, classes, lambda i: folder / ids[i], labels, form, shape
         )
-        return materialise(encoded, on_error, memory, progress)
+        return _normalised(materialise(encoded, on_error, memory, progress), mean, std)
 
     pool, test = open_split("train"), open_split("test")
     assert pool is not None  # `_splits` has refused an empty pool and an empty test set
@@ -138,15 +192,47 @@ def _class_folders(root: Path, folder: Path, split: str) -> Iterable[Entry]:
         )
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
         label = "" if path.name in UNLABELLED else path.name
-        found = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+        found = _images(root, path)
         if not found:
             raise DataError(
                 f"Expected images ({', '.join(sorted(SUFFIXES))}) in {path} but there are none. "
                 "Remove the folder if it is no class."
             )
-        # Paths are compared as text, so that the order is the same on every system.
-        for id_ in sorted(p.relative_to(root).as_posix() for p in found):
+        for id_ in found:
             yield id_, label, split
+
+
+def _images(root: Path, folder: Path) -> list[str]:
+    """Paths, relative to `root`, of the images at any depth of `folder` that are not hidden.
+
+    They are ordered as text, so that the order is the same on every system.
+    """
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    ids = (p.relative_to(root) for p in found)
+    return sorted(id_.as_posix() for id_ in ids if not any(part[0] == "." for part in id_.parts))
+
+
+def _normalised(
+    dataset: ArrayDataset | EncodedDataset,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> ArrayDataset | EncodedDataset:
+    """`dataset` with the statistics that were given, if any."""
+    if mean is None and std is None:
+        return dataset
+    mean, std = tuple(mean or ()), tuple(std or ())
+    channels = dataset.input_shape[0]
+    if len(mean) != channels or len(std) != channels:
+        raise ConfigError(
+            f"Expected `mean` and `std` to have one number for each of the {channels} channels but "
+            f"got {list(mean)} and {list(std)}. Give both, or neither to measure them."
+        )
+    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+        raise ConfigError(
+            "Expected `mean` and `std` of images scaled to 0..1 but got "
+            f"{list(mean)} and {list(std)}. Divide those of images in 0..255 by 255."
+        )
+    return replace(dataset, mean=mean, std=std)
 
 
 def _manifest(folder: Path, manifest: str) -> list[Entry]:

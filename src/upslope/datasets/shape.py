@@ -37,9 +37,9 @@ def shape(
             f"hold a validation split of their own ({len(held)} samples)."
         )
     if limit is not None:
-        pool = _limited(pool, limit)
+        pool = limited(pool, limit)
     if test_limit is not None:
-        test = _limited(test, test_limit)
+        test = limited(test, test_limit)
     if validation:
         pool, held = _set_apart(pool, validation, name)
     for part, size in (("pool", len(pool)), ("test", len(test))):
@@ -81,7 +81,8 @@ def _all_labelled(dataset: Dataset, part: str, name: str) -> None:
         )
 
 
-def _limited(dataset: Dataset, limit: int) -> Dataset:
+def limited(dataset: Dataset, limit: int) -> Dataset:
+    """So many samples, stratified; all of them where there are no more."""
     if limit >= len(dataset):
         return dataset
     drawn, _ = draw(dataset.ids, labels_of(dataset), limit, "limit")
