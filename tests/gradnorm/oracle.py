@@ -1,6 +1,6 @@
 """What the engine is held against: one sample at a time, ordinary autograd, float64.
 
-`agree` compares both norms, asserts which path was taken, and that the model is as it was.
+`assert_agrees` compares both norms, asserts which path was taken, and that the model is as it was.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def relative_error(found: Tensor, truth: Tensor) -> float:
     return float(((found - truth).abs() / truth.abs().clamp_min(1e-12)).max())
 
 
-def agree(
+def assert_agrees(
     model: nn.Module,
     inputs: Any,
     *,

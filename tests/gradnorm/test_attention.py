@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import agree
+from oracle import assert_agrees
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,7 +40,7 @@ class CrossAttention(nn.Module):
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_self_attention(n, options, batch_first):
     torch.manual_seed(0)
-    agree(SelfAttention(batch_first, **options), torch.randn(n, 5, 8))
+    assert_agrees(SelfAttention(batch_first, **options), torch.randn(n, 5, 8))
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -49,7 +49,7 @@ def test_self_attention(n, options, batch_first):
 def test_cross_attention(kdim, vdim, extra, batch_first):
     torch.manual_seed(0)
     model = CrossAttention(batch_first, kdim=kdim, vdim=vdim, add_bias_kv=extra)
-    agree(model, (torch.randn(3, 4, 8), torch.randn(3, 6, kdim), torch.randn(3, 6, vdim)))
+    assert_agrees(model, (torch.randn(3, 4, 8), torch.randn(3, 6, kdim), torch.randn(3, 6, vdim)))
 
 
 class Masked(nn.Module):
@@ -66,7 +66,7 @@ class Masked(nn.Module):
 def test_attention_with_masks():
     torch.manual_seed(0)
     padded = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1]]).bool()
-    agree(Masked(), (torch.randn(3, 4, 8), padded))
+    assert_agrees(Masked(), (torch.randn(3, 4, 8), padded))
 
 
 class Encoder(nn.Module):
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
 @pytest.mark.parametrize(("batch_first", "n"), [(True, 3), (False, 3), (False, 6), (True, 6)])
 def test_transformer_encoder(batch_first, n, norm_first, token):
     torch.manual_seed(0)
-    agree(Encoder(batch_first, norm_first, token), torch.randint(0, 11, (n, 5)))
+    assert_agrees(Encoder(batch_first, norm_first, token), torch.randint(0, 11, (n, 5)))
 
 
 class VisionTransformer(nn.Module):
@@ -127,7 +127,7 @@ class VisionTransformer(nn.Module):
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_vision_transformer_with_attention_bias(n):
     torch.manual_seed(0)
-    agree(VisionTransformer(), torch.randn(n, 3, 8, 8))
+    assert_agrees(VisionTransformer(), torch.randn(n, 3, 8, 8))
 
 
 class Latents(nn.Module):
@@ -151,7 +151,7 @@ class Latents(nn.Module):
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_learned_queries(batch_first):
     torch.manual_seed(0)
-    agree(Latents(batch_first), torch.randn(3, 5, 8))
+    assert_agrees(Latents(batch_first), torch.randn(3, 5, 8))
 
 
 class Windows(nn.Module):
@@ -173,4 +173,4 @@ class Windows(nn.Module):
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_windows_folded_into_the_batch_window_first(n):
     torch.manual_seed(0)
-    agree(Windows(), torch.randn(n, 4, 4, 4))
+    assert_agrees(Windows(), torch.randn(n, 4, 4, 4))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle import agree, relative_error
+from oracle import assert_agrees, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
@@ -52,7 +52,7 @@ def test_any_geometry(dimensions, size, kernel, stride, dilation, padding, group
     conv = CONVOLUTIONS[d - 1](
         groups * each, 2 * groups, kernel[:d], stride[:d], padding[:d], dilation[:d], groups, bias
     )
-    agree(Net(conv, 2 * groups), torch.randn(n, groups * each, *size[:d]))
+    assert_agrees(Net(conv, 2 * groups), torch.randn(n, groups * each, *size[:d]))
 
 
 @pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
@@ -66,7 +66,7 @@ def test_padding_modes(dimensions, padding, mode):
     conv = CONVOLUTIONS[dimensions - 1](
         2, 3, kernel, padding=padding, dilation=dilation, padding_mode=mode
     )
-    agree(Net(conv, 3), torch.randn(2, 2, *(5, 6, 4)[:dimensions]))
+    assert_agrees(Net(conv, 3), torch.randn(2, 2, *(5, 6, 4)[:dimensions]))
 
 
 @pytest.mark.parametrize("multiplier", [1, 2])
@@ -74,7 +74,7 @@ def test_padding_modes(dimensions, padding, mode):
 def test_depthwise(dimensions, multiplier):
     torch.manual_seed(0)
     conv = CONVOLUTIONS[dimensions - 1](4, 4 * multiplier, 3, padding=1, groups=4)
-    agree(Net(conv, 4 * multiplier), torch.randn(3, 4, *(6, 5, 3)[:dimensions]))
+    assert_agrees(Net(conv, 4 * multiplier), torch.randn(3, 4, *(6, 5, 3)[:dimensions]))
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
@@ -91,7 +91,7 @@ def test_transposed(dimensions, size, kernel, stride, padding, extra, groups, bi
     conv = TRANSPOSED[d - 1](
         2 * groups, groups, kernel[:d], stride[:d], padding[:d], output_padding, groups, bias
     )
-    agree(Net(conv, groups), torch.randn(n, 2 * groups, *size[:d]))
+    assert_agrees(Net(conv, groups), torch.randn(n, 2 * groups, *size[:d]))
 
 
 def test_transposed_with_dilation_and_an_output_size():
@@ -105,7 +105,7 @@ def test_transposed_with_dilation_and_an_output_size():
         def forward(self, x: Tensor) -> Tensor:
             return self.up(x, output_size=(12, 14))
 
-    agree(Net(Up(), 2), torch.randn(2, 3, 5, 6))
+    assert_agrees(Net(Up(), 2), torch.randn(2, 3, 5, 6))
 
 
 GEOMETRIES = {
@@ -134,7 +134,7 @@ def test_every_method_that_applies_gives_the_same_norm(geometry):
     model = Net(conv, conv.out_channels).double()
     x = torch.randn(4, *shape, dtype=torch.float64)
     costs = ConvPart.costs
-    agree(model, x)
+    assert_agrees(model, x)
     reference = gradient_norms(model, x, "entropy")
     for method in METHODS:
         used: list[str] = []
@@ -189,7 +189,7 @@ def test_one_convolution_on_images_of_one_and_of_two_sizes():
 
     torch.manual_seed(0)
     for scale in (1.0, 0.5):
-        agree(Pyramid(scale), torch.randn(3, 3, 6, 6))
+        assert_agrees(Pyramid(scale), torch.randn(3, 3, 6, 6))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -205,7 +205,7 @@ def test_views_behind_a_convolution_in_either_memory_format(memory_format):
 
     torch.manual_seed(0)
     model = Viewed().to(memory_format=memory_format)
-    agree(model, torch.randn(3, 3, 5, 5).to(memory_format=memory_format))
+    assert_agrees(model, torch.randn(3, 3, 5, 5).to(memory_format=memory_format))
 
 
 def test_view_of_an_output_that_an_ordinary_convolution_would_lay_out_so():
@@ -218,7 +218,7 @@ def test_view_of_an_output_that_an_ordinary_convolution_would_lay_out_so():
             return self.head(torch.tanh(self.conv(x).view(-1, 100)))
 
     torch.manual_seed(0)
-    agree(Viewed(), torch.randn(3, 3, 5, 5))
+    assert_agrees(Viewed(), torch.randn(3, 3, 5, 5))
 
 
 def test_windows_folded_into_the_batch():
@@ -233,4 +233,4 @@ def test_windows_folded_into_the_batch():
             return self.head(y.mean(dim=(2, 3)).unflatten(0, (n, k)).amax(dim=1))
 
     torch.manual_seed(0)
-    agree(Windows(), torch.randn(4, 5, 2, 5, 5))
+    assert_agrees(Windows(), torch.randn(4, 5, 2, 5, 5))

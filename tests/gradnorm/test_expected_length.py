@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import agree, norms_one_by_one, relative_error
+from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -119,12 +119,12 @@ def test_expected_loss_of_another_criterion(posterior):
         weights = p if posterior == "graph" else p.detach()
         return (weights * -((1 - p) ** 2) * p.log()).sum()
 
-    agree(net(), batch(), loss=expected(focal, posterior=posterior), point_loss=alone)
+    assert_agrees(net(), batch(), loss=expected(focal, posterior=posterior), point_loss=alone)
 
 
 def test_supervised_loss():
     labels = torch.tensor([0, 3, 1, 4])
-    agree(net(), batch(), loss=supervised(labels),
+    assert_agrees(net(), batch(), loss=supervised(labels),
           point_loss=lambda out, i: F.cross_entropy(out[0], labels[i]))  # fmt: skip
 
 
@@ -132,8 +132,8 @@ def test_losses_by_the_pixel_are_averaged_over_the_sample():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 1))
     x, labels = torch.randn(3, 2, 5, 4), torch.randint(0, 3, (3, 5, 4))
-    agree(model, x)
-    agree(model, x, loss=supervised(labels),
+    assert_agrees(model, x)
+    assert_agrees(model, x, loss=supervised(labels),
           point_loss=lambda out, i: F.cross_entropy(out, labels[i : i + 1]))  # fmt: skip
 
 

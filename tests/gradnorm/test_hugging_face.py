@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import agree
+from oracle import assert_agrees
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -66,22 +66,22 @@ def words(n: int = 3, length: int = 6) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("build", [bert, distilbert, gpt2], ids=lambda f: f.__name__)
 def test_text_classifiers(build, n, attention):
     torch.manual_seed(0)
-    agree(build(attention), words(n))
+    assert_agrees(build(attention), words(n))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_vision_transformer(attention):
     torch.manual_seed(0)
-    agree(vit(attention), {"pixel_values": torch.randn(3, 3, 8, 8)})
+    assert_agrees(vit(attention), {"pixel_values": torch.randn(3, 3, 8, 8)})
 
 
 def test_inputs_as_a_tokenizer_returns_them():
     torch.manual_seed(0)
-    agree(bert("sdpa"), transformers.BatchEncoding(words()))
+    assert_agrees(bert("sdpa"), transformers.BatchEncoding(words()))
 
 
 def test_t5_with_its_tied_embeddings_and_position_bias():
     torch.manual_seed(0)
     inputs = words()
     inputs["input_ids"][torch.arange(3), inputs["attention_mask"].sum(dim=1) - 1] = 1
-    agree(t5("eager"), inputs)
+    assert_agrees(t5("eager"), inputs)

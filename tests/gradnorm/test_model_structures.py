@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from oracle import TOLERANCE, agree, norms_one_by_one, relative_error, watched
+from oracle import TOLERANCE, assert_agrees, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -17,7 +17,7 @@ from upslope.gradnorm import gradient_norms
 def test_a_single_sample_and_none():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
-    agree(model, torch.randn(1, 4))
+    assert_agrees(model, torch.randn(1, 4))
     assert gradient_norms(model, torch.empty(0, 4).double(), "entropy").shape == (0,)
 
 
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
 def test_activations_and_residuals_in_place():
     torch.manual_seed(0)
-    agree(Residual(), torch.randn(4, 4))
+    assert_agrees(Residual(), torch.randn(4, 4))
 
 
 class WritesIntoItsInput(nn.Module):
@@ -56,7 +56,7 @@ def test_the_input_stays_as_it_was_even_if_the_model_writes_into_it(n):
     torch.manual_seed(0)
     model, x = WritesIntoItsInput(), torch.randn(n, 4, dtype=torch.float64)
     before = x.clone()
-    agree(model, x)
+    assert_agrees(model, x)
     assert torch.equal(x, before)
     assert vars(x) == {}
 
@@ -75,7 +75,7 @@ class Dictionary(nn.Module):
 def test_inputs_and_outputs_in_a_dict():
     torch.manual_seed(0)
     inputs = {"ids": torch.randint(0, 5, (3, 6)), "image": torch.randn(3, 1, 5, 5), "scale": 2.0}
-    agree(Dictionary(), inputs)
+    assert_agrees(Dictionary(), inputs)
 
 
 @dataclass
@@ -96,7 +96,7 @@ class ToObject(nn.Module):
 
 def test_a_nested_tuple_in_and_an_object_out():
     torch.manual_seed(0)
-    agree(ToObject(), (torch.randn(3, 4), (torch.randn(3, 4), torch.randn(3, 4))))
+    assert_agrees(ToObject(), (torch.randn(3, 4), (torch.randn(3, 4), torch.randn(3, 4))))
 
 
 class SequenceFirst(nn.Module):
@@ -119,8 +119,8 @@ class SequenceFirst(nn.Module):
 def test_sequences_first_also_with_as_many_samples_as_steps(n):
     torch.manual_seed(0)
     model = SequenceFirst()
-    agree(model, torch.randn(n, 5, 4))
-    agree(model, torch.randn(n, 2, 4))  # another length, after the places were remembered
+    assert_agrees(model, torch.randn(n, 5, 4))
+    assert_agrees(model, torch.randn(n, 2, 4))  # another length, after the places were remembered
 
 
 class Positions(nn.Module):
@@ -141,7 +141,7 @@ class Positions(nn.Module):
 @pytest.mark.parametrize(("n", "t"), [(3, 4), (4, 4), (2, 6), (6, 2)])
 def test_positions_flattened_into_the_batch(n, t, slow):
     torch.manual_seed(0)
-    agree(Positions(slow), torch.randn(n, t, 4))
+    assert_agrees(Positions(slow), torch.randn(n, t, 4))
 
 
 class Experts(nn.Module):
@@ -203,7 +203,7 @@ class LastWord(nn.Module):
 def test_the_last_word_of_each_sequence():
     torch.manual_seed(0)
     ids = torch.tensor([[1, 2, 3, 4], [5, 2, 0, 0], [3, 0, 0, 0]])
-    agree(LastWord(), ids)
+    assert_agrees(LastWord(), ids)
 
 
 class TwoHeads(nn.Module):
@@ -222,7 +222,7 @@ def test_a_head_that_an_earlier_loss_left_alone():
     model = TwoHeads()
     x = torch.randn(3, 3, 4)
     for head in ("a", "b"):
-        agree(model, x, loss=lambda out, head=head: out[head].square().sum(dim=1),
+        assert_agrees(model, x, loss=lambda out, head=head: out[head].square().sum(dim=1),
               point_loss=lambda out, _, head=head: out[head].square().sum())  # fmt: skip
 
 
@@ -266,14 +266,14 @@ class Hidden(nn.Module):
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_a_custom_function_without_parameters_keeps_the_fast_path(n):
     torch.manual_seed(0)
-    agree(Hidden(weighted=False, first=False), torch.randn(n, 4))
+    assert_agrees(Hidden(weighted=False, first=False), torch.randn(n, 4))
 
 
 @pytest.mark.parametrize("n", [2, 4])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_custom_function_that_holds_a_parameter_takes_the_exact_slow_path(n, first):
     torch.manual_seed(0)
-    agree(Hidden(weighted=True, first=first), torch.randn(n, 4), path="one by one")
+    assert_agrees(Hidden(weighted=True, first=first), torch.randn(n, 4), path="one by one")
 
 
 @pytest.mark.parametrize("n", [1, 4])
@@ -317,7 +317,7 @@ class Forces(nn.Module):
 
 def test_a_model_that_differentiates_itself_takes_the_exact_slow_path():
     torch.manual_seed(0)
-    agree(Forces(), torch.randn(3, 4), path="one by one")
+    assert_agrees(Forces(), torch.randn(3, 4), path="one by one")
 
 
 class Checkpointed(nn.Module):
@@ -333,7 +333,7 @@ class Checkpointed(nn.Module):
 @pytest.mark.parametrize("n", [3, 4])
 def test_checkpoints_take_the_exact_slow_path(n):
     torch.manual_seed(0)
-    agree(Checkpointed(), torch.randn(n, 4), path="one by one")
+    assert_agrees(Checkpointed(), torch.randn(n, 4), path="one by one")
 
 
 class WritesThroughAView(nn.Module):
@@ -382,7 +382,7 @@ def test_a_loss_that_uses_parameters_itself():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3)).double()
     weight = model[0].weight
-    agree(model, torch.randn(3, 4),
+    assert_agrees(model, torch.randn(3, 4),
           loss=lambda out: (out @ weight).square().sum(dim=1) * weight.norm(),
           point_loss=lambda out, _: (out @ weight).square().sum() * weight.norm())  # fmt: skip
 

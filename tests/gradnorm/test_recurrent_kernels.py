@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import agree
+from oracle import assert_agrees
 from torch import Tensor, nn
 
 
@@ -33,24 +33,24 @@ class Sequences(nn.Module):
 def test_recurrent_networks(kind, layers, bidirectional, batch_first):
     torch.manual_seed(layers)
     model = Sequences(kind, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first)
-    agree(model, torch.randn(3, 5, 3))
+    assert_agrees(model, torch.randn(3, 5, 3))
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("n", [1, 5])
 def test_as_many_samples_as_steps_and_a_single_sample(n, batch_first):
     torch.manual_seed(0)
-    agree(Sequences("LSTM", batch_first=batch_first), torch.randn(n, 5, 3))
+    assert_agrees(Sequences("LSTM", batch_first=batch_first), torch.randn(n, 5, 3))
 
 
 def test_without_biases():
     torch.manual_seed(0)
-    agree(Sequences("GRU", bias=False, batch_first=True), torch.randn(3, 4, 3))
+    assert_agrees(Sequences("GRU", bias=False, batch_first=True), torch.randn(3, 4, 3))
 
 
 def test_lstm_with_projection():
     torch.manual_seed(0)
-    agree(Sequences("LSTM", proj_size=3, batch_first=True), torch.randn(3, 4, 3))
+    assert_agrees(Sequences("LSTM", proj_size=3, batch_first=True), torch.randn(3, 4, 3))
 
 
 class Cells(nn.Module):
@@ -70,7 +70,7 @@ class Cells(nn.Module):
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell tanh", "RNNCell relu"])
 def test_cells(kind):
     torch.manual_seed(0)
-    agree(Cells(kind), torch.randn(3, 4, 3))
+    assert_agrees(Cells(kind), torch.randn(3, 4, 3))
 
 
 class LearnedStart(nn.Module):
@@ -88,7 +88,7 @@ class LearnedStart(nn.Module):
 
 def test_a_learned_initial_state():
     torch.manual_seed(0)
-    agree(LearnedStart(), torch.randn(3, 4, 3))
+    assert_agrees(LearnedStart(), torch.randn(3, 4, 3))
 
 
 class Packed(nn.Module):
@@ -106,4 +106,4 @@ class Packed(nn.Module):
 
 def test_packed_sequences_take_the_exact_slow_path():
     torch.manual_seed(0)
-    agree(Packed(), (torch.randn(3, 5, 3), torch.tensor([5, 2, 4])), path="one by one")
+    assert_agrees(Packed(), (torch.randn(3, 5, 3), torch.tensor([5, 2, 4])), path="one by one")

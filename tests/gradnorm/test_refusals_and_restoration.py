@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import agree, assert_unchanged, state
+from oracle import assert_agrees, assert_unchanged, state
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -140,7 +140,7 @@ def test_the_state_survives_with_gradients_hooks_and_modes_of_the_user():
     model[4].register_full_backward_hook(lambda module, inner, outer: None)
     model[2].train()
     model[0].bias.requires_grad_(False)
-    agree(model, X, evaluate=False)
+    assert_agrees(model, X, evaluate=False)
 
 
 def test_the_state_survives_an_exception_in_the_model_and_in_the_loss():
@@ -193,7 +193,7 @@ class Counting(nn.Module):
 
 def test_buffers_that_the_model_writes_are_put_back():
     torch.manual_seed(0)
-    agree(Counting(), torch.randn(3, 4))
+    assert_agrees(Counting(), torch.randn(3, 4))
 
 
 @pytest.mark.parametrize("evaluate", [True, False])
@@ -202,7 +202,7 @@ def test_instance_norm_in_training_mode_keeps_its_statistics(evaluate):
     norm = nn.InstanceNorm1d(4, affine=True, track_running_stats=True)
     model = nn.Sequential(nn.Conv1d(2, 4, 3), norm, nn.Flatten(), nn.Linear(24, 3)).double()
     if evaluate:
-        agree(model, torch.randn(3, 2, 8))
+        assert_agrees(model, torch.randn(3, 2, 8))
         return
     before = state(model)
     gradient_norms(model, torch.randn(3, 2, 8).double(), "entropy")
@@ -263,14 +263,14 @@ def test_parameters_by_name_prefix_predicate_and_last():
     }
     for parameters, wanted in by_name.items():
         asked = list(parameters) if isinstance(parameters, tuple) else parameters
-        agree(model, X, parameters=asked, wanted=wanted)
-    agree(model, X, parameters=lambda name, p: p.dim() == 1, wanted=lambda n: n not in (
+        assert_agrees(model, X, parameters=asked, wanted=wanted)
+    assert_agrees(model, X, parameters=lambda name, p: p.dim() == 1, wanted=lambda n: n not in (
         "0.weight", "4.weight"))  # fmt: skip
-    agree(model, X, parameters="all")
+    assert_agrees(model, X, parameters="all")
 
 
 def test_last_runs_no_backward_pass_through_the_body():
-    seen = agree(net(), X, parameters="last", wanted=lambda name: name.startswith("4."))
+    seen = assert_agrees(net(), X, parameters="last", wanted=lambda name: name.startswith("4."))
     assert seen.operators == ["linear"]
 
 
@@ -288,4 +288,4 @@ def test_tied_parameters_are_chosen_by_either_name():
     model = Tied()
     for parameters in ("decoder.weight", "words", "last"):
         assert list(select(model, parameters)) == ["words.weight"]
-        agree(model, torch.randint(0, 5, (3, 4)), parameters=parameters)
+        assert_agrees(model, torch.randint(0, 5, (3, 4)), parameters=parameters)

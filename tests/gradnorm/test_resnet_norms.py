@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from oracle import agree
+from oracle import assert_agrees
 
 from upslope.models.resnet import resnet18_cifar, resnet_small
 
@@ -15,12 +15,12 @@ def test_cifar_resnet18_agrees_to_1e_9_for_both_norms():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
-    seen = agree(model, torch.randn(3, 3, 32, 32))
+    seen = assert_agrees(model, torch.randn(3, 3, 32, 32))
     assert len(seen.operators) == 41
 
 
 def test_small_resnet_in_either_memory_format():
     torch.manual_seed(0)
     x = torch.randn(3, 3, 16, 16)
-    agree(resnet_small(5, (3, 16, 16)), x)
-    agree(resnet_small(5, (3, 16, 16)).to(memory_format=torch.channels_last), x)
+    assert_agrees(resnet_small(5, (3, 16, 16)), x)
+    assert_agrees(resnet_small(5, (3, 16, 16)).to(memory_format=torch.channels_last), x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import TOLERANCE, agree, norms_one_by_one, relative_error, watched
+from oracle import TOLERANCE, assert_agrees, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -133,7 +133,7 @@ def _column_set(m, x):
 def test_functional_use_has_a_kernel(case, n):
     function, shapes = KERNELS[case]
     torch.manual_seed(0)
-    agree(Functional(function, **shapes), torch.randn(n, 4))
+    assert_agrees(Functional(function, **shapes), torch.randn(n, 4))
 
 
 REPLAYED = {
@@ -160,10 +160,10 @@ def test_functional_use_without_a_kernel_is_exact_without_slowing_the_network(ca
 
 def agree_fast(model, inputs):
     try:
-        return agree(model, inputs, path="replayed")
+        return assert_agrees(model, inputs, path="replayed")
     except AssertionError as error:
         if error.args and isinstance(error.args[0], tuple) and error.args[0][0] == "kernels":
-            return agree(model, inputs)
+            return assert_agrees(model, inputs)
         raise
 
 
@@ -185,27 +185,29 @@ class Tied(nn.Module):
 
 def test_tied_embedding_and_a_layer_called_three_times():
     torch.manual_seed(0)
-    agree(Tied(), torch.randint(0, 7, (4, 6)))
+    assert_agrees(Tied(), torch.randint(0, 7, (4, 6)))
 
 
 def test_one_module_at_two_places():
     torch.manual_seed(0)
     shared = nn.Linear(4, 4)
     norm = nn.LayerNorm(4)
-    agree(nn.Sequential(shared, norm, nn.Tanh(), shared, norm, nn.Linear(4, 3)), torch.randn(3, 4))
+    assert_agrees(
+        nn.Sequential(shared, norm, nn.Tanh(), shared, norm, nn.Linear(4, 3)), torch.randn(3, 4)
+    )
 
 
 def test_weight_normalisation():
     torch.manual_seed(0)
     layers = [parametrizations.weight_norm(m) for m in (nn.Conv1d(2, 4, 3), nn.Linear(4, 3))]
-    agree(nn.Sequential(layers[0], nn.AdaptiveAvgPool1d(1), nn.Flatten(), layers[1]),
+    assert_agrees(nn.Sequential(layers[0], nn.AdaptiveAvgPool1d(1), nn.Flatten(), layers[1]),
           torch.randn(3, 2, 6))  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
 def test_weight_normalisation_of_the_old_style():
     torch.manual_seed(0)
-    agree(nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 3)),
+    assert_agrees(nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 3)),
           torch.randn(3, 4))  # fmt: skip
 
 
@@ -213,12 +215,14 @@ def test_weight_normalisation_of_the_old_style():
 def test_spectral_normalisation(layer):
     torch.manual_seed(0)
     x = torch.randn(3, 4, 1) if isinstance(layer, nn.Conv1d) else torch.randn(3, 4)
-    agree(nn.Sequential(parametrizations.spectral_norm(layer), nn.Flatten(), nn.Linear(3, 3)), x)
+    assert_agrees(
+        nn.Sequential(parametrizations.spectral_norm(layer), nn.Flatten(), nn.Linear(3, 3)), x
+    )
 
 
 def test_orthogonal_parametrisation():
     torch.manual_seed(0)
-    agree(nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 3))), torch.randn(3, 4))
+    assert_agrees(nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 3))), torch.randn(3, 4))
 
 
 class LoRA(nn.Module):
@@ -247,7 +251,7 @@ def test_low_rank_adapters_with_the_base_frozen(started):
     if started:
         for module in (model[0], model[3]):
             nn.init.normal_(module.b.weight)
-    seen = agree(model, torch.randn(3, 4))
+    seen = assert_agrees(model, torch.randn(3, 4))
     assert seen.operators == ["linear"] * 4  # nothing is spent on the frozen layers
 
 
@@ -255,7 +259,7 @@ def test_parameters_that_are_not_used_count_as_zero():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3))
     model.register_parameter("unused", nn.Parameter(torch.randn(5)))
-    agree(model, torch.randn(3, 4))
+    assert_agrees(model, torch.randn(3, 4))
 
 
 def test_frozen_parameters_anywhere():
@@ -269,7 +273,7 @@ def test_frozen_parameters_anywhere():
         model.requires_grad_(True)
         model.get_parameter(name).requires_grad_(False)
         model.get_parameter(names[(i + 3) % len(names)]).requires_grad_(False)
-        agree(model, torch.randn(2, 2, 6, 6))
+        assert_agrees(model, torch.randn(2, 2, 6, 6))
 
 
 def test_a_parameter_list_and_dict():
@@ -286,7 +290,7 @@ def test_a_parameter_list_and_dict():
                 x = torch.tanh(x @ w) * self.by_name["scale"]
             return x @ self.by_name["out"]
 
-    agree(Lists(), torch.randn(3, 4))
+    assert_agrees(Lists(), torch.randn(3, 4))
 
 
 def test_parametrisation_held_in_the_cache_of_the_caller():
