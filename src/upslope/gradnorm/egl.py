@@ -9,7 +9,7 @@ each sample's posterior, it takes as many backward passes as the most uncertain 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,8 @@ from upslope.gradnorm.losses import Loss, logits_of
 from upslope.gradnorm.outputs import Inputs
 from upslope.gradnorm.recording import Recording, recording
 from upslope.gradnorm.weights import Weights
+
+Logits = Callable[[Any], Tensor]
 
 PROBES = 4
 """Backward passes spent on bounding what a truncation left out."""
@@ -53,10 +55,12 @@ def expected_gradient_length(
     max_memory: int | None = None,
     compile: bool = False,
     dtype: torch.dtype | None = None,
+    logits: Logits = logits_of,
 ) -> ExpectedLength:
     """Expected gradient length of each sample; see the head of this file.
 
-    The model must return logits (n, classes). Other arguments are those of `gradient_norms`.
+    The model must return logits (n, classes), or what `logits` finds them in. Other arguments are
+    those of `gradient_norms`.
     share: the share of each sample's posterior to sum over; 1 is exact, one pass a class.
     kind: "mean" or "rms".
 
@@ -71,28 +75,34 @@ def expected_gradient_length(
     weights = Weights(select(model, parameters))
     means = means_of(max_memory, compile, dtype)
     with recording(model, inputs, weights, means) as record:
-        logits = logits_of(record.outputs).detach()
-        if logits.dim() != 2:
+        z = logits(record.outputs).detach()
+        if z.dim() != 2:
             raise GradientNormError(
                 "Expected logits of shape (n, classes) for the expected gradient length but got "
-                f"{tuple(logits.shape)}: with a class for every pixel the sum over labels has "
+                f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
                 'classes^pixels terms. Use loss="entropy".'
             )
-        p, labels = logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
         # The likeliest classes up to the first that completes the share.
         kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
         total = p.new_zeros(len(p), dtype=torch.float64)
         power = 1 if kind == "mean" else 2
         for rank in range(int(kept.sum(dim=1).max())):
-            norms = reduce(record.squared_norms(_at(labels[:, rank])))
+            norms = reduce(record.squared_norms(_at(labels[:, rank], logits)))
             total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
-        bound = _bound(record, reduce, p, labels, kept, power)
+        bound = _bound(record, reduce, p, labels, kept, power, logits)
         score = total if power == 1 else total.sqrt()
         return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), bound)
 
 
 def _bound(
-    record: Recording, reduce: Any, p: Tensor, labels: Tensor, kept: Tensor, power: int
+    record: Recording,
+    reduce: Any,
+    p: Tensor,
+    labels: Tensor,
+    kept: Tensor,
+    power: int,
+    logits: Logits,
 ) -> Tensor:
     """(n,): see `ExpectedLength`."""
     rest = torch.where(kept, 0, p)
@@ -106,7 +116,7 @@ def _bound(
         roots = rest.sqrt() * pattern.to(p)[place % PROBES]
         roots = roots * _block_signs(place // PROBES, p)
         coefficients = torch.zeros_like(p).scatter_(1, labels, roots)
-        for name, square in record.squared_norms(_weighted(coefficients)).items():
+        for name, square in record.squared_norms(_weighted(coefficients, logits)).items():
             second[name] = second.get(name, 0) + square.double() / PROBES
     root: Tensor = reduce(second) * torch.where(left_out > PROBES, 2, 1)
     return root if power == 2 else rest.sum(dim=1).double().sqrt() * root
@@ -123,17 +133,17 @@ def _block_signs(block: Tensor, like: Tensor) -> Tensor:
     return torch.where((block * 0x9E3779B1) >> 16 & 1 == 1, -1.0, 1.0).to(like)
 
 
-def _at(labels: Tensor) -> Loss:
+def _at(labels: Tensor, logits: Logits) -> Loss:
     def loss(outputs: Any) -> Tensor:
-        return F.cross_entropy(logits_of(outputs), labels, reduction="none")
+        return F.cross_entropy(logits(outputs), labels, reduction="none")
 
     return loss
 
 
-def _weighted(coefficients: Tensor) -> Loss:
+def _weighted(coefficients: Tensor, logits: Logits) -> Loss:
     """sum_i a_i L_i with constants a_i."""
 
     def loss(outputs: Any) -> Tensor:
-        return -(coefficients * F.log_softmax(logits_of(outputs), dim=1)).sum(dim=1)
+        return -(coefficients * F.log_softmax(logits(outputs), dim=1)).sum(dim=1)
 
     return loss

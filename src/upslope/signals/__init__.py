@@ -26,6 +26,7 @@ from upslope.signals.gradnorm import ExpectedGradientLength, GradNorm
 from upslope.signals.isal import Influence
 from upslope.signals.latents import Latents
 from upslope.signals.mc_dropout import McDropout, McPosteriors
+from upslope.signals.model_change import ModelChange
 from upslope.signals.probabilities import Probabilities, Uncertainty
 from upslope.signals.sraal import Sraal
 from upslope.signals.vaal import Vaal
@@ -42,6 +43,7 @@ SIGNALS: dict[str, type[Options]] = {
     "mc-dropout": McDropout,
     "mc-posteriors": McPosteriors,
     "committee": Committee,
+    "model-change": ModelChange,
     "boundary-length": BoundaryLength,
     "influence": Influence,
     "vaal": Vaal,

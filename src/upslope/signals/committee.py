@@ -2,7 +2,7 @@
 
 Its disagreement is the Jensen-Shannon divergence of the members' posteriors p_m, with p their mean,
 
-    H[p] - (1/M) sum_m H[p_m]                     in nats; mean over the positions of a dense task
+    H[p] - (1/M) sum_m H[p_m]                     in nats; a dense task reduces its positions
 
 (Seung et al. 1992 for the idea; Kuo et al. 2018 for this measure.) A member has the task model's
 layers with fresh weights, and is trained on the labelled set with Adam at 1e-3.
@@ -11,6 +11,7 @@ layers with fresh weights, and is trained on the labelled set with Adam at 1e-3.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -23,7 +24,6 @@ from upslope.options import Options
 from upslope.signals.base import FitContext
 from upslope.signals.fitting import batches, read, seeded
 from upslope.signals.mc_dropout import bald
-from upslope.signals.probabilities import over_positions
 from upslope.tasks.base import Task
 
 BATCH = 64
@@ -43,31 +43,15 @@ class Committee(Options):
 
     def fit(self, context: FitContext) -> FittedCommittee:
         """Train the members, one after the other."""
-        members = []
-        for place in range(self.members):
-            with seeded(context), torch.enable_grad():
-                members.append(self._trained(fresh(context.model), context, place))
-        return FittedCommittee(tuple(members))
+        everything = range(len(context.labelled))
+        places = [everything] * self.members
+        return FittedCommittee(trained_members(context, places, self.epochs))
 
-    def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:  # noqa: ARG002
-        """Raise ModelError for a network that cannot be started anew."""
+    def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:
+        """Raise for a network that cannot be started anew, or a task without posteriors."""
         check_resets(model)
-
-    def _trained(self, member: nn.Module, context: FitContext, place: int) -> nn.Module:
-        member.train()
-        adam = torch.optim.Adam(member.parameters(), lr=RATE)
-        stream = batches(context, context.labelled, BATCH)
-        steps = self.epochs * -(-len(context.labelled) // BATCH)
-        for step in range(steps):
-            places = next(stream)
-            inputs = read(context, [context.labelled[i] for i in places])
-            targets = context.targets[places].to(context.device)
-            inputs, targets = context.task.augment(inputs, targets, context.rng)
-            adam.zero_grad()
-            context.task.losses(member(inputs), targets).mean().backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            context.progress(place * steps + step + 1, self.members * steps)
-        return member.eval()
+        with torch.no_grad():
+            task.logits(model(inputs))
 
 
 @dataclass(frozen=True)
@@ -80,8 +64,36 @@ class FittedCommittee:
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """(n,) for a prepared batch."""
         with torch.no_grad():
-            p = [task.logits(member(inputs)).float().softmax(dim=1) for member in self.members]
-        return over_positions(bald(torch.stack(p, dim=1)))
+            each = [task.logits(member(inputs)).float().softmax(dim=1) for member in self.members]
+        p = torch.stack(each, dim=1)
+        return task.per_sample(bald(p), p.mean(dim=1).argmax(dim=1))
+
+
+def trained_members(
+    context: FitContext, places: Sequence[Sequence[int]], epochs: int
+) -> tuple[nn.Module, ...]:
+    """A network of fresh weights for each of `places`, trained there, in eval mode.
+
+    places: for each member, places in the labelled set. epochs: passes over them.
+    """
+    members: list[nn.Module] = []
+    steps = [epochs * -(-len(own) // BATCH) for own in places]
+    for number, own in enumerate(places):
+        with seeded(context), torch.enable_grad():
+            member = fresh(context.model).train()
+            adam = torch.optim.Adam(member.parameters(), lr=RATE)
+            stream = batches(context, own, BATCH)
+            for step in range(steps[number]):
+                chosen = [own[i] for i in next(stream)]
+                inputs = read(context, [context.labelled[i] for i in chosen])
+                targets = context.targets[chosen].to(context.device)
+                inputs, targets = context.task.augment(inputs, targets, context.rng)
+                adam.zero_grad()
+                context.task.losses(member(inputs), targets).mean().backward()  # type: ignore[no-untyped-call]
+                adam.step()
+                context.progress(sum(steps[:number]) + step + 1, sum(steps))
+        members.append(member.eval())
+    return tuple(members)
 
 
 def fresh(model: nn.Module) -> nn.Module:

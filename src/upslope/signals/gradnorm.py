@@ -104,8 +104,8 @@ class ExpectedGradientLength(Options):
     norm: Norm = "global"
     parameters: Parameters = None
 
-    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:  # noqa: ARG002
-        """(n,) for a prepared batch; `model` returns logits (n, C).
+    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
+        """(n,) for a prepared batch; the task's logits are (n, C).
 
         Raises:
             GradientNormError: the task has a posterior at every position, where the expectation
@@ -118,4 +118,5 @@ class ExpectedGradientLength(Options):
             norm=self.norm,
             parameters=chosen(self.parameters),
             kind=self.kind,
+            logits=task.logits,
         ).scores

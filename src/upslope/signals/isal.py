@@ -54,6 +54,11 @@ class Influence(Options):
     iterations: Annotated[int, Field(ge=1, description="most conjugate gradient steps")] = 20
     reference: Annotated[int, Field(ge=1, description="most labelled samples taken")] = 1000
 
+    def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:
+        """Raise for a task without posteriors, whose most probable class there is none of."""
+        with torch.no_grad():
+            task.logits(model(inputs))
+
     def fit(self, context: FitContext) -> FittedInfluence:
         """Solve (H + damping I) s = v over a random part of the labelled set.
 

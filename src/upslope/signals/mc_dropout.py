@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from upslope.errors import ModelError
 from upslope.options import Options
-from upslope.signals.probabilities import entropy, over_positions
+from upslope.signals.probabilities import entropy
 from upslope.tasks.base import Task
 
 ROWS = 2**16
@@ -171,9 +171,9 @@ class McDropout(Options):
     seed: Seed = 0
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
-        """(n,) for a prepared batch; mean over the positions of a dense task."""
+        """(n,) for a prepared batch; a dense task reduces its positions."""
         p = posteriors(model, task, inputs, self.passes, self.seed)
-        return over_positions(MEASURES[self.measure](p))
+        return task.per_sample(MEASURES[self.measure](p), p.mean(dim=1).argmax(dim=1))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ With p = softmax(z) over C classes and p_(1) >= p_(2) >= ... its values in order
     margin            1 - (p_(1) - p_(2))       (Scheffer et al. 2001), turned so that high is near
     entropy           H = -sum_i p_i log p_i    (Shannon 1948; Lewis and Gale 1994), in nats
 
-A dense task has a posterior at every position; its uncertainty is the mean over positions, taken
-batch by batch so that the maps themselves are never kept.
+A dense task has a posterior at every position and says how its uncertainties become one number
+(`Task.per_sample`: the mean, unless it is told otherwise), batch by batch so that the maps
+themselves are never kept.
 """
 
 from __future__ import annotations
@@ -44,11 +45,6 @@ def entropy(p: Tensor) -> Tensor:
 MEASURES = {"least-confidence": least_confidence, "margin": margin, "entropy": entropy}
 
 
-def over_positions(values: Tensor) -> Tensor:
-    """One number a sample: the mean over the positions of a dense task. (n, ...) -> (n,)."""
-    return values.flatten(start_dim=1).mean(dim=1) if values.ndim > 1 else values
-
-
 @dataclass(frozen=True)
 class Probabilities(Options):
     """The posterior, one forward a sample: (n, classes, ...)."""
@@ -75,4 +71,4 @@ class Uncertainty(Options):
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n,) for a prepared batch."""
         p = Probabilities().compute(model, task, inputs)
-        return over_positions(MEASURES[self.measure](p))
+        return task.per_sample(MEASURES[self.measure](p), p.argmax(dim=1))

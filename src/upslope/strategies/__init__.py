@@ -22,6 +22,7 @@ from upslope.strategies.committee import QBC
 from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
 from upslope.strategies.diverse import GradNormDiverse
+from upslope.strategies.emcm import EMCM
 from upslope.strategies.gcn import CoreGCN, UncertainGCN
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
 from upslope.strategies.isal import ISAL
@@ -52,6 +53,7 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "vaal": VAAL,
     "sraal": SRAAL,
     "qbc": QBC,
+    "emcm": EMCM,
     "isal": ISAL,
     "uncertain-gcn": UncertainGCN,
     "core-gcn": CoreGCN,

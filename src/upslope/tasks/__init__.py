@@ -8,14 +8,20 @@ from typing import Any
 from upslope import tables
 from upslope.tasks.base import Metrics, Task
 from upslope.tasks.classification import Classification
+from upslope.tasks.multi_label import MultiLabel
+from upslope.tasks.regression import Regression
 from upslope.tasks.segmentation import Segmentation
+from upslope.tasks.text import TextClassification
 
 __all__ = [
     "TABLE",
     "Classification",
     "Metrics",
+    "MultiLabel",
+    "Regression",
     "Segmentation",
     "Task",
+    "TextClassification",
     "build",
     "check_options",
     "describe",
@@ -24,6 +30,9 @@ __all__ = [
 TABLE: Mapping[str, Callable[..., Task]] = {
     "classification": Classification,
     "segmentation": Segmentation,
+    "text-classification": TextClassification,
+    "multi-label": MultiLabel,
+    "regression": Regression,
 }
 """name -> class, called as `Task(num_classes=..., mean=..., std=..., classes=..., **options)`."""
 

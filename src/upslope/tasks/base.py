@@ -15,7 +15,7 @@ class Metrics(Protocol):
         ...
 
     def compute(self) -> dict[str, float]:
-        """The figures over everything seen, shares between 0 and 1."""
+        """The figures over everything seen; shares are between 0 and 1."""
         ...
 
 
@@ -24,7 +24,7 @@ class Task(Protocol):
 
     @property
     def primary(self) -> str:
-        """The figure that learning curves show, a key of `Metrics.compute`."""
+        """The figure that learning curves show, a key of `Metrics.compute`; higher is better."""
         ...
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
@@ -32,7 +32,27 @@ class Task(Protocol):
         ...
 
     def logits(self, outputs: Any) -> Tensor:
-        """(n, classes, ...): what the softmax takes."""
+        """(n, classes, ...): what the softmax takes.
+
+        Raises:
+            ModelError: there are none in `outputs`.
+            ConfigError: the task has no posterior over classes; the message says what to take.
+        """
+        ...
+
+    def answers(self, outputs: Any) -> Tensor:
+        """What the model says, as targets are: (n,) labels, (n, h, w) masks, (n, d) numbers."""
+        ...
+
+    def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:
+        """One number a sample, (n,), of one at each of its positions.
+
+        values: (n, ...); answers: (n, ...), the most probable class at each position.
+        """
+        ...
+
+    def predict(self, model: nn.Module, inputs: Tensor) -> Any:
+        """Outputs for a prepared batch, for evaluation: `model(inputs)`, or made of its parts."""
         ...
 
     def metrics(self) -> Metrics:

@@ -83,7 +83,7 @@ class Classification(SoftmaxTask):
         Raises:
             ModelError: the model fails on it, or its output is not finite logits (n, num_classes).
         """
-        self.check_logits(model, sample, (), "one row a sample and one column a class")
+        self.check_outputs(model, sample, (), "logits", "one row a sample and one column a class")
 
     def _need(self, inputs: Tensor, dimensions: int, what: str) -> None:
         if inputs.ndim != dimensions:

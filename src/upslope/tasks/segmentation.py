@@ -101,4 +101,4 @@ class Segmentation(SoftmaxTask):
                 (n, num_classes, h, w).
         """
         where = "one row a sample, one plane a class, at the size of the image"
-        self.check_logits(model, sample, tuple(sample.shape[2:]), where)
+        self.check_outputs(model, sample, tuple(sample.shape[2:]), "logits", where)

@@ -43,7 +43,7 @@ def evaluate(
         for inputs, targets in data.stream(batches):
             if stop:
                 stop.check()
-            metrics.update(model(task.prepare(inputs)), targets)
+            metrics.update(task.predict(model, task.prepare(inputs)), targets)
             done += len(targets)
             observer(Progress("evaluate", done, len(chosen)))
     return metrics.compute()

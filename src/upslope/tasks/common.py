@@ -1,0 +1,143 @@
+"""What all our tasks share: how inputs are prepared, how outputs are found and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True)
+class CommonTask:
+    """`num_classes` numbers a sample, or a position of a sample: (n, num_classes, ...).
+
+    mean, std: one number a channel, of images in 0..1; empty leaves them there. classes: names of
+    the classes, labels or numbers that the model puts out.
+    """
+
+    num_classes: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.classes and len(self.classes) != self.num_classes:
+            raise ConfigError(
+                f"Expected {self.num_classes} class names but got {len(self.classes)}."
+            )
+        if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
+            raise ConfigError(
+                "Expected `mean` and `std` to have one number a channel, each std above 0, but "
+                f"got {self.mean} and {self.std}."
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names given, or the numbers of the classes."""
+        return self.classes or tuple(str(i) for i in range(self.num_classes))
+
+    def found(self, outputs: Any) -> Tensor:
+        """(n, num_classes, ...), wherever it is. Raises ModelError where `outputs` has none."""
+        found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+        if not isinstance(found, Tensor):
+            raise ModelError(
+                "Expected the model to return logits, a tensor of shape (n, classes, ...), or an "
+                f"object that has them as `.logits`, but got {type(outputs).__name__}. Wrap the "
+                "model."
+            )
+        return found
+
+    def predict(self, model: nn.Module, inputs: Tensor) -> Any:
+        """The outputs for a prepared batch."""
+        return model(inputs)
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """uint8 (n, c, ...) -> float32 normalised, on their device; floats pass as they are."""
+        if inputs.is_floating_point():
+            return inputs
+        if not self.mean:
+            return inputs.float().div_(255)
+        self.check_channels(inputs)
+        # (x / 255 - mean) / std as one multiply-add over a float copy.
+        scale, shift = _affine(self.mean, self.std, inputs.device, inputs.ndim)
+        return inputs.float().mul_(scale).add_(shift)
+
+    def black(self, inputs: Tensor) -> Tensor | None:
+        """(1, c, 1, ...): what `prepare` makes of black, for prepared `inputs`; None for 0."""
+        if not self.mean:
+            return None
+        self.check_channels(inputs)
+        return _affine(self.mean, self.std, inputs.device, inputs.ndim)[1]
+
+    def check_channels(self, inputs: Tensor) -> None:
+        """Raise ConfigError unless (n, c, ...) has the channels of `mean` and `std`."""
+        if inputs.ndim < 2 or inputs.shape[1] != len(self.mean):
+            raise ConfigError(
+                f"Expected inputs of {len(self.mean)} channels, as `mean` and `std` have, but got "
+                f"shape {tuple(inputs.shape)}."
+            )
+
+    def augment(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        rng: torch.Generator,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """The batch as it is; tasks that know better change it."""
+        return inputs, targets
+
+    def check_outputs(
+        self, model: nn.Module, sample: Tensor, positions: tuple[int, ...], what: str, each: str
+    ) -> None:
+        """Run `sample` (n, ...) through the model in eval mode; modes are as before afterwards.
+
+        positions: what follows (n, num_classes) in the shape wanted; what: "logits"; each: the
+        shape in words.
+
+        Raises:
+            ModelError: the model fails on it, or its outputs are of another shape or not finite.
+        """
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.no_grad():
+                outputs = model(sample)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ModelError(
+                f"Expected {type(model).__name__} to take a batch of shape {tuple(sample.shape)} "
+                f"but it raised {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        found = self.found(outputs)
+        expected = (len(sample), self.num_classes, *positions)
+        if tuple(found.shape) != expected:
+            raise ModelError(
+                f"Expected {type(model).__name__} to return {what} of shape {expected}, {each}, "
+                f"but got {tuple(found.shape)}."
+            )
+        if not bool(torch.isfinite(found).all()):
+            raise ModelError(
+                f"Expected finite {what} from {type(model).__name__} but got NaN or infinity. "
+                "Look at its weights: a diverged or uninitialised checkpoint gives such outputs."
+            )
+
+
+@lru_cache(maxsize=16)
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, ndim: int
+) -> tuple[Tensor, Tensor]:
+    """(scale, shift), each (1, c, 1, ...), kept on the device: a copy a batch would wait for it."""
+    shape = (1, -1, *(1,) * (ndim - 2))
+    centre, spread = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    scale, shift = 1 / (255 * spread), -centre / spread
+    return (
+        scale.float().reshape(shape).to(device),
+        shift.float().reshape(shape).to(device),
+    )

@@ -1,0 +1,116 @@
+"""Regression: squared error, one or several numbers a sample.
+
+Where is there a gradient norm without a label? Not in Eq. 6 and 7: under a predictive normal
+distribution of constant variance the expected squared error is that variance and the entropy a
+function of it, so that the gradient of either is zero for every sample. What is defined is the
+expected change of the model (Cai, Zhang and Zhou, ICDM 2013): with members f_k of a committee, each
+trained on a bootstrap of the labels, standing for what the label might be,
+
+    (1 / K) sum_k || grad 1/2 |f(x) - f_k(x)|^2 ||,  which for one number a sample is
+    || grad f(x) || (1 / K) sum_k |f(x) - f_k(x)|
+
+the norm of the gradient times the mean absolute pseudo-residual: the strategy `emcm`. Whatever
+reads a posterior over classes is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from upslope.errors import ConfigError, DataError
+from upslope.tasks.common import CommonTask
+from upslope.tasks.regression_metrics import RegressionMetrics
+
+Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Regression(CommonTask):
+    """`num_classes` numbers a sample, by half the squared error.
+
+    Outputs are (n, num_classes), or an object that carries them as `.logits`; targets (n,
+    num_classes) floats. The network learns (target - centre) / scale, one of each a number: what
+    is known of the quantity before any label is. Figures are in the units of the targets.
+    """
+
+    centre: Annotated[
+        Numbers, Field(description="of each target, about its mean; zeros where not given")
+    ] = ()
+    scale: Annotated[
+        Numbers, Field(description="of each target, about its deviation; ones where not given")
+    ] = ()
+
+    primary = "r2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_classes < 1:
+            raise ConfigError(f"Expected at least 1 number a sample but got {self.num_classes}.")
+        for name, values in (("centre", self.centre), ("scale", self.scale)):
+            if len(values) not in (0, self.num_classes):
+                raise ConfigError(
+                    f"Expected `{name}` to hold {self.num_classes} numbers, one a target, but got "
+                    f"{list(values)}."
+                )
+        if any(not s > 0 for s in self.scale):
+            raise ConfigError(f"Expected every `scale` above 0 but got {list(self.scale)}.")
+
+    def logits(self, outputs: Any) -> NoReturn:  # noqa: ARG002
+        """Raises ConfigError: there is no posterior over classes."""
+        raise ConfigError(
+            "Expected a task with classes but regression has none: posteriors, and the entropies, "
+            "margins and gradient norms taken from them, are not defined. Take emcm, the expected "
+            "change of the model, or a strategy that needs no posterior: random, core-set, ll4al."
+        )
+
+    def losses(self, outputs: Any, targets: Tensor) -> Tensor:
+        """1/2 |output - (target - centre) / scale|^2 of each sample, (n,), summed over numbers.
+
+        Raises:
+            DataError: targets that are not (n, num_classes) floats.
+        """
+        found = self.found(outputs)
+        if targets.shape != found.shape or not targets.is_floating_point():
+            raise DataError(
+                f"Expected targets of shape {tuple(found.shape)}, floats, for the task regression "
+                f"but got {targets.dtype} of shape {tuple(targets.shape)}. Give a data set whose "
+                "targets are numbers (`table` with `kind: numbers`)."
+            )
+        return (found - self._standard(targets.to(found))).square().sum(dim=1) / 2
+
+    def answers(self, outputs: Any) -> Tensor:
+        """(n, num_classes): what is predicted, in the units of the targets."""
+        found = self.found(outputs)
+        centre, scale = self._affine(found)
+        return found * scale + centre
+
+    def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG002
+        """(n, ...) -> (n,): the mean over the numbers, where there are several."""
+        return values.flatten(start_dim=1).mean(dim=1) if values.ndim > 1 else values
+
+    def metrics(self) -> RegressionMetrics:
+        """A fresh accumulator of R^2, the root of the mean squared error and the mean absolute."""
+        return RegressionMetrics(self, self.class_names)
+
+    def check(self, model: nn.Module, sample: Tensor) -> None:
+        """Run a prepared batch of one or more, (n, ...), through the model in eval mode.
+
+        The mode of every module is as before afterwards.
+
+        Raises:
+            ModelError: the model fails on it, or its output is not finite (n, num_classes).
+        """
+        self.check_outputs(model, sample, (), "numbers", "one row a sample and one column a target")
+
+    def _standard(self, targets: Tensor) -> Tensor:
+        centre, scale = self._affine(targets)
+        return (targets - centre) / scale
+
+    def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        centre = self.centre or (0.0,) * self.num_classes
+        scale = self.scale or (1.0,) * self.num_classes
+        return like.new_tensor(centre), like.new_tensor(scale)
