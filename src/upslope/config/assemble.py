@@ -124,8 +124,12 @@ def scorers(names: str) -> dict[str, Scorer]:
     return chosen
 
 
-def assemble(config: Config, progress: Observer = silent) -> Job:
-    """Open the data set and build the rest around it.
+def assemble(
+    config: Config,
+    progress: Observer = silent,
+    reshape: Callable[[Splits], Splits] | None = None,
+) -> Job:
+    """Open the data set and build the rest around it, or around what `reshape` makes of it.
 
     Raises:
         ConfigError, DataError, ModelError: what does not exist or does not fit together.
@@ -133,6 +137,8 @@ def assemble(config: Config, progress: Observer = silent) -> Job:
     splits = datasets.load(
         config.data.name, config.root, progress=progress, **_data_options(config)
     )
+    if reshape is not None:
+        splits = reshape(splits)
     pool = splits.pool
     mean, std = datasets.statistics(pool)
     task = tasks.build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from upslope.errors import ConfigError
 
 
 def load(
-    path: Path | str | None = None,
+    source: Path | str | Mapping[str, Any] | None = None,
     *,
     sets: Iterable[str] = (),
     overrides: Mapping[str, Any] | None = None,
@@ -21,7 +22,7 @@ def load(
     """Read, put on top, check.
 
     Args:
-        path: a YAML file; none for the defaults (digits).
+        source: a YAML file, or what one holds; none for the defaults (digits).
         sets: assignments `a.b=c`, the value as YAML: `training.epochs=5`, `seeds=[1, 2]`.
         overrides: dotted keys with values, applied last; None values are left out.
 
@@ -29,7 +30,10 @@ def load(
         ConfigError: a file that cannot be read or is no YAML mapping; an assignment that is none;
             faults of the values, all together.
     """
-    document = _read(Path(path)) if path is not None else {}
+    if isinstance(source, Mapping):
+        document = copy.deepcopy(dict(source))
+    else:
+        document = _read(Path(source)) if source is not None else {}
     for assignment in sets:
         key, sign, text = assignment.partition("=")
         if not sign or not key.strip():
