@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from upslope.datasets.images import Form, Natural, decode, natural_form
 from upslope.errors import DataError
+from upslope.images import Form, Natural, decode, natural_form
 
 
 def encoded(image, kind="PNG", **options):

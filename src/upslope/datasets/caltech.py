@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from upslope.datasets.base import Splits
-from upslope.datasets.encoded import Memory, OnError, SizeOption
+from upslope.datasets.encoded import Decoders, Memory, OnError, SizeOption
 from upslope.datasets.files import needed_root
 from upslope.datasets.folder import by_class, open_entries
 from upslope.errors import DataError
@@ -29,6 +29,7 @@ def load(
     size: SizeOption = 224,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
+    decoders: Decoders = 0,
 ) -> Splits:
     """Caltech-101: 8,677 photographs of 101 kinds of objects; the published folder, unpacked."""
     folder = needed_root(root, "caltech101", WHERE)
@@ -55,5 +56,6 @@ def load(
         size=size or 224,  # the photographs differ in size
         on_error=on_error,
         memory=memory,
+        decoders=decoders,
         progress=progress,
     )

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from upslope.datasets.images import BROKEN, Form
 from upslope.errors import DataError
+from upslope.images import BROKEN, Form
 
 IGNORE = 255
 """In every mask that our data sets give: a pixel that counts nowhere."""

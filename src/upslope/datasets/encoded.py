@@ -17,8 +17,9 @@ from pydantic import Field
 from torch import Tensor
 
 from upslope.datasets.arrays import ArrayDataset, Labels, checked, known_targets
-from upslope.datasets.images import Form, Mode, Pixels, decode, natural_form
+from upslope.decoders import Encoded, decode_in_processes
 from upslope.errors import DataError
+from upslope.images import Form, Mode, Pixels, decode, natural_form
 from upslope.progress import Observer, Progress
 
 ModeOption = Annotated[
@@ -36,13 +37,17 @@ Memory = Annotated[
     float,
     Field(ge=0, description="GiB of decoded images to hold at most; decode at each reading above"),
 ]
+Decoders = Annotated[
+    int,
+    Field(ge=0, description="processes to decode in, where images are streamed; 0: in threads"),
+]
 
 _CHUNK, _SMALL = 256, 8192
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedDataset:
-    """Images decoded when they are asked for, several at a time, in threads.
+    """Images decoded when they are asked for, several at a time, in threads or processes.
 
     source: position -> the encoded bytes or the file. labels: (n,), `UNKNOWN` where nobody knows.
     mean, std: statistics that are known, as those of `ArrayDataset`.
@@ -58,6 +63,7 @@ class EncodedDataset:
     resident: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    decoders: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,6 +72,12 @@ class EncodedDataset:
         """(n, c, h, w) uint8. Raises DataError naming the image that cannot be decoded."""
         out = np.empty((len(indices), *self.input_shape), dtype=np.uint8)
         positions = list(indices)
+        if self.decoders:
+            encoded = [self._encoded(position) for position in positions]
+            decoded = decode_in_processes(encoded, self.form, self.decoders)
+            for k, (pixels, (_, name)) in enumerate(zip(decoded, encoded, strict=True)):
+                out[k] = self._of_shape(pixels, name)
+            return torch.from_numpy(out)
 
         def read(k: int) -> None:
             out[k] = self.image(positions[k])
@@ -87,9 +99,15 @@ class EncodedDataset:
 
     def image(self, position: int) -> Pixels:
         """(c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
+        source, name = self._encoded(position)
+        return self._of_shape(decode(source, name, self.form), name)
+
+    def _encoded(self, position: int) -> Encoded:
         source = self.source(position)
         name = str(source) if isinstance(source, Path) else f"{self.name} ({self.ids[position]})"
-        pixels = decode(source, name, self.form)
+        return source, name
+
+    def _of_shape(self, pixels: Pixels, name: str) -> Pixels:
         if pixels.shape != self.input_shape:
             raise DataError(
                 f"Expected {name} to be of shape (c, h, w) = {self.input_shape}, as the first "

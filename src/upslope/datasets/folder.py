@@ -23,6 +23,7 @@ from pydantic import Field
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.encoded import (
+    Decoders,
     EncodedDataset,
     Memory,
     ModeOption,
@@ -32,9 +33,9 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.files import needed_root
-from upslope.datasets.images import Mode
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
+from upslope.images import Mode
 from upslope.progress import Observer, silent
 
 SUFFIXES = frozenset(
@@ -67,6 +68,7 @@ def load(
     size: SizeOption = None,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
+    decoders: Decoders = 0,
     mean: Statistic = None,
     std: Statistic = None,
 ) -> Splits:
@@ -81,6 +83,7 @@ def load(
         size=size,
         on_error=on_error,
         memory=memory,
+        decoders=decoders,
         progress=progress,
         mean=mean,
         std=std,
@@ -96,6 +99,7 @@ def to_score(
     size: int | None = None,
     on_error: str = "raise",
     memory: float = 4.0,
+    decoders: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Dataset:
@@ -121,7 +125,14 @@ def to_score(
     form, shape = form_of(lambda i: folder / ids[i], ids, mode, size, on_error)
     labels = np.full(len(ids), UNKNOWN, dtype=np.int64)
     encoded = EncodedDataset(
-        folder.name, tuple(ids), (), lambda i: folder / ids[i], labels, form, shape
+        folder.name,
+        tuple(ids),
+        (),
+        lambda i: folder / ids[i],
+        labels,
+        form,
+        shape,
+        decoders=decoders,
     )
     found = materialise(encoded, on_error, memory, progress)
     return _normalised(found, mean, std)
@@ -136,6 +147,7 @@ def open_entries(
     size: int | None,
     on_error: str,
     memory: float,
+    decoders: int = 0,
     progress: Observer,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -162,7 +174,14 @@ def open_entries(
         ids = tuple(id_ for id_, _, _ in splits[split])
         labels = np.array([number[label] for _, label, _ in splits[split]], dtype=np.int64)
         encoded = EncodedDataset(
-            f"{folder.name}/{split}", ids, classes, lambda i: folder / ids[i], labels, form, shape
+            f"{folder.name}/{split}",
+            ids,
+            classes,
+            lambda i: folder / ids[i],
+            labels,
+            form,
+            shape,
+            decoders=decoders,
         )
         return _normalised(materialise(encoded, on_error, memory, progress), mean, std)
 

@@ -20,9 +20,9 @@ from upslope.datasets.codes import read_codes
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.files import needed_root
 from upslope.datasets.folder import ALIASES, UNLABELLED
-from upslope.datasets.images import Mode
 from upslope.datasets.masks import Pair, by_name, open_pairs, paired
 from upslope.datasets.subset import draw
+from upslope.images import Mode
 from upslope.progress import Observer, silent
 
 WHERE = "your own images"

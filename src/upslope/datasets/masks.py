@@ -19,8 +19,8 @@ from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.codes import IGNORE, Codes, Mask
 from upslope.datasets.encoded import each
 from upslope.datasets.folder import SUFFIXES
-from upslope.datasets.images import Form, Mode, Pixels, decode, natural_form
 from upslope.errors import DataError
+from upslope.images import Form, Mode, Pixels, decode, natural_form
 from upslope.progress import Observer, Progress
 
 _THREADS = 4

@@ -1,0 +1,76 @@
+"""Processes that decode images, where the threads of one Python are too few.
+
+Pillow decodes outside the interpreter's lock, so threads keep a few cores busy; with more, the
+share that holds the lock (some tenth of a millisecond an image) becomes the limit. A process
+imports Pillow and NumPy alone, and lives until this one ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from pathlib import Path
+
+from upslope.errors import RunError
+from upslope.images import Form, Pixels, decode
+
+_AT_ONCE = 16  # images in a message: few enough that all processes have work
+
+Encoded = tuple[bytes | Path, str]
+"""An encoded image or its file, and what messages call it."""
+
+
+def decode_in_processes(images: Sequence[Encoded], form: Form, processes: int) -> Iterator[Pixels]:
+    """(c, h, w) uint8 each, in order: what `images.decode` gives, bit for bit.
+
+    Raises:
+        DataError: the first image that cannot be decoded.
+        RunError: the processes could not start, or one was killed.
+    """
+    size = max(1, min(_AT_ONCE, -(-len(images) // processes)))
+    pieces = [images[i : i + size] for i in range(0, len(images), size)]
+    try:
+        pool = _pool(processes)
+        waiting = [pool.submit(_decode, piece, form) for piece in pieces]
+        try:
+            for future in waiting:
+                yield from future.result()
+        finally:
+            for future in waiting:
+                future.cancel()
+    except BrokenProcessPool as error:
+        _pool.cache_clear()
+        raise RunError(
+            "Expected the processes that decode images to keep running but one ended: it was "
+            "killed, for want of memory perhaps, or a script started them outside of "
+            '`if __name__ == "__main__":`. Set `decoders` to 0 for threads instead.'
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _pool(processes: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: this process has threads.
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start)
+
+
+def _start() -> None:
+    """Ctrl-C is for the process that asks; when that one is gone, so is this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _decode(images: Sequence[Encoded], form: Form) -> list[Pixels]:
+    return [decode(source, name, form) for source, name in images]
