@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from upslope.signals.base import FitContext
+
+EPOCHS = 10
+MOST_STEPS = 1000
 
 
 @contextmanager
@@ -35,3 +38,23 @@ def read(context: FitContext, indices: Sequence[int]) -> Tensor:
     """Prepared inputs of these positions in the data set, on the device, as float32."""
     inputs = context.dataset.inputs(indices).to(context.device)
     return context.task.prepare(inputs).float()
+
+
+def count(context: FitContext, steps: int | None, size: int) -> int:
+    """Steps to train for: those asked for, or so many that as many samples are drawn from the
+    unlabelled as EPOCHS passes over the pool have, MOST_STEPS at most. size: samples a step.
+
+    The sources of VAAL and SRAAL count by passes as well, and take 100.
+    """
+    pool = len(context.unlabelled) + len(context.labelled)
+    return steps or min(MOST_STEPS, -(-EPOCHS * pool // size))
+
+
+@contextmanager
+def held(network: nn.Module) -> Iterator[None]:
+    """Without gradients of these weights, which the next step would throw away."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, read, seeded
+from upslope.signals.fitting import batches, count, read, seeded
 from upslope.signals.sraal import BATCH, RATE, WEIGHT, Latent, Steps, Width
 from upslope.signals.vae import VAE, divergence, sampled, squared_error
 from upslope.tasks.base import Task
@@ -28,9 +28,9 @@ class Latents(Options):
 
     name: ClassVar[str] = "latents"
 
-    steps: Steps = 1000
+    steps: Steps = None
     latent: Latent = 64
-    width: Width = 32
+    width: Width = 16
 
     def fit(self, context: FitContext) -> FittedLatents:
         """Train the autoencoder."""
@@ -39,8 +39,9 @@ class Latents(Options):
         vae = vae.to(context.device)
         adam = torch.optim.Adam(vae.parameters(), lr=RATE)
         stream = batches(context, context.unlabelled, BATCH)
+        steps = count(context, self.steps, BATCH)
         with torch.enable_grad():
-            for step in range(self.steps):
+            for step in range(steps):
                 x = read(context, [context.unlabelled[i] for i in next(stream)])
                 mean, log_variance = vae.encode(x)
                 restored = vae.decode(sampled(mean, log_variance, context.rng))
@@ -48,7 +49,7 @@ class Latents(Options):
                 loss = WEIGHT * squared_error(restored, x) + divergence(mean, log_variance)
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
-                context.progress(step + 1, self.steps)
+                context.progress(step + 1, steps)
         return FittedLatents(vae.eval())
 
 

@@ -12,7 +12,7 @@ reconstruction in their first half and the label in their second. In turns,
                    + BCE(D(mu_L), 1) + BCE(D(mu_U), 1) + 5 CE(classifier(second half of mu_L), y)
     discriminator  BCE(D(mu_L), 0) + BCE(D(mu_U), u)
 
-with Adam at 5e-4, times 0.85 thirty times. The score is the logit of D.
+with Adam at 5e-4, times 0.85 every 666 steps, thirty times. The score is the logit of D.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, read, seeded
+from upslope.signals.fitting import batches, count, held, read, seeded
 from upslope.signals.vae import (
     VAE,
     Discriminator,
@@ -42,10 +42,13 @@ from upslope.tasks.base import Task
 BATCH = 250
 RATE = 5e-4
 DECAY = 0.85
+EVERY = 666
 DECAYS = 30
 WEIGHT = 5.0
 
-Steps = Annotated[int, Field(ge=1, description="steps of training; the source has 20000")]
+Steps = Annotated[
+    int | None, Field(ge=1, description="of training; none: 10 passes over the pool, 1000 at most")
+]
 Latent = Annotated[int, Field(ge=2, description="latent dimensions; the source has 200")]
 Width = Annotated[int, Field(ge=1, description="channels of the first stage")]
 
@@ -67,9 +70,9 @@ class Sraal(Options):
 
     name: ClassVar[str] = "sraal"
 
-    steps: Steps = 1000
+    steps: Steps = None
     latent: Latent = 64
-    width: Width = 32
+    width: Width = 16
 
     def fit(self, context: FitContext) -> FittedSraal:
         """Train generator, classifier and discriminator on the labelled and the unlabelled."""
@@ -78,9 +81,9 @@ class Sraal(Options):
         adam_d = torch.optim.Adam(discriminator.parameters(), lr=RATE)
         labelled = batches(context, context.labelled, BATCH)
         unlabelled = batches(context, context.unlabelled, BATCH)
-        every = max(1, self.steps // DECAYS)
+        steps = count(context, self.steps, BATCH)
         with torch.enable_grad():
-            for step in range(self.steps):
+            for step in range(steps):
                 places = next(labelled, [])
                 known = None
                 if places:
@@ -91,16 +94,17 @@ class Sraal(Options):
                     logits = context.task.logits(context.model(new))
                 u = indicator(logits.float().softmax(dim=1))
                 adam.zero_grad()
-                loss = generator_loss(vae, classifier, discriminator, known, new, context.rng)
-                loss.backward()  # type: ignore[no-untyped-call]
+                with held(discriminator):
+                    loss = generator_loss(vae, classifier, discriminator, known, new, context.rng)
+                    loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
                 adam_d.zero_grad()
                 x = known[0] if known else None
                 discriminator_loss(vae, discriminator, x, new, u).backward()  # type: ignore[no-untyped-call]
                 adam_d.step()
                 for group in (*adam.param_groups, *adam_d.param_groups):
-                    group["lr"] = RATE * DECAY ** min(DECAYS, (step + 1) // every)
-                context.progress(step + 1, self.steps)
+                    group["lr"] = RATE * DECAY ** min(DECAYS, (step + 1) // EVERY)
+                context.progress(step + 1, steps)
         return FittedSraal(vae.eval(), discriminator.eval())
 
     def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:

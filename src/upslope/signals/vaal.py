@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, read, seeded
+from upslope.signals.fitting import batches, count, held, read, seeded
 from upslope.signals.vae import (
     VAE,
     Discriminator,
@@ -36,7 +36,9 @@ BATCH = 128
 RATE = 5e-4
 TURNS = 2
 
-Steps = Annotated[int, Field(ge=1, description="steps of training; the source takes 39062")]
+Steps = Annotated[
+    int | None, Field(ge=1, description="of training; none: 10 passes over the pool, 1000 at most")
+]
 Latent = Annotated[int, Field(ge=2, description="latent dimensions")]
 Width = Annotated[int, Field(ge=1, description="channels of the first stage; the source has 128")]
 
@@ -47,9 +49,9 @@ class Vaal(Options):
 
     name: ClassVar[str] = "vaal"
 
-    steps: Steps = 1000
+    steps: Steps = None
     latent: Latent = 32
-    width: Width = 32
+    width: Width = 16
 
     def fit(self, context: FitContext) -> FittedVaal:
         """Train both networks on the labelled and the unlabelled."""
@@ -66,17 +68,19 @@ class Vaal(Options):
                 return None, read(context, new)
             return read(context, [context.labelled[i] for i in known]), read(context, new)
 
+        steps = count(context, self.steps, BATCH)
         with torch.enable_grad():
-            for step in range(self.steps):
+            for step in range(steps):
                 for _ in range(TURNS):
                     known, new = both()
                     adam.zero_grad()
-                    generator_loss(vae, discriminator, known, new, context.rng).backward()  # type: ignore[no-untyped-call]
+                    with held(discriminator):
+                        generator_loss(vae, discriminator, known, new, context.rng).backward()  # type: ignore[no-untyped-call]
                     adam.step()
                 adam_d.zero_grad()
                 discriminator_loss(vae, discriminator, known, new).backward()  # type: ignore[no-untyped-call]
                 adam_d.step()
-                context.progress(step + 1, self.steps)
+                context.progress(step + 1, steps)
         return FittedVaal(vae.eval(), discriminator.eval())
 
     def networks(self, context: FitContext) -> tuple[VAE, Discriminator]:

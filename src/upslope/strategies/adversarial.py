@@ -16,6 +16,11 @@ from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
 from upslope.strategies.core_set import CoreSet
 
+Steps = Annotated[
+    int | None,
+    Field(ge=1, description="of training; none: 10 passes over the pool, at most 1000 steps"),
+]
+
 
 @dataclass(frozen=True)
 class VAAL(TopStrategy):
@@ -26,11 +31,11 @@ class VAAL(TopStrategy):
     requires: ClassVar[str] = "a variational autoencoder and a discriminator, trained each cycle"
     home: ClassVar[str] = "large budgets"
 
-    steps: Annotated[int, Field(ge=1, description="steps of training; the source has 39062")] = 1000
+    steps: Steps = None
     latent: Annotated[int, Field(ge=2, description="latent dimensions")] = 32
     width: Annotated[
         int, Field(ge=1, description="channels of the first stage; the source has 128")
-    ] = 32
+    ] = 16
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -44,9 +49,9 @@ class LatentCoreSet(CoreSet):
 
     name: ClassVar[str] = "sraal-start"
 
-    steps: Annotated[int, Field(ge=1)] = 1000
+    steps: Steps = None
     latent: Annotated[int, Field(ge=2)] = 64
-    width: Annotated[int, Field(ge=1)] = 32
+    width: Annotated[int, Field(ge=1)] = 16
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -63,7 +68,6 @@ class SRAAL(VAAL):
     reference: ClassVar[str] = "Zhang et al., CVPR 2020"
     requires: ClassVar[str] = "a generator, a classifier and a discriminator, trained each cycle"
 
-    steps: Annotated[int, Field(ge=1, description="steps of training; the source has 20000")] = 1000
     latent: Annotated[int, Field(ge=2, description="latent dimensions; the source has 200")] = 64
     initial: Annotated[
         Literal["shared", "k-center"],
