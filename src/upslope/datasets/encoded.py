@@ -45,6 +45,30 @@ Decoders = Annotated[
 _CHUNK, _SMALL = 256, 8192
 
 
+@dataclass(frozen=True)
+class Files:
+    """position -> a file of `folder`. A class, unlike a closure, travels to worker processes."""
+
+    folder: Path
+    ids: Sequence[str]
+
+    def __call__(self, position: int) -> Path:
+        """The path of that sample."""
+        return self.folder / self.ids[position]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """position -> what `source` has for the sample that is there after others were left out."""
+
+    source: Callable[[int], bytes | Path]
+    positions: Labels
+
+    def __call__(self, position: int) -> bytes | Path:
+        """The bytes or the path of that sample."""
+        return self.source(int(self.positions[position]))
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedDataset:
     """Images decoded when they are asked for, several at a time, in threads or processes.
@@ -193,8 +217,7 @@ def materialise(
     labels = dataset.labels[kept]
     if fits:
         return checked(dataset.name, out, labels, dataset.classes, source=dataset.name, ids=ids)
-    source = dataset.source
-    return replace(dataset, ids=ids, labels=labels, source=lambda i: source(int(kept[i])))
+    return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, kept))
 
 
 def each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:

@@ -25,6 +25,7 @@ from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.encoded import (
     Decoders,
     EncodedDataset,
+    Files,
     Memory,
     ModeOption,
     OnError,
@@ -122,13 +123,13 @@ def to_score(
             f"Expected images ({', '.join(sorted(SUFFIXES))}) to score in {folder} but there are "
             "none. Give the folder that holds them, or a manifest that lists them."
         )
-    form, shape = form_of(lambda i: folder / ids[i], ids, mode, size, on_error)
+    form, shape = form_of(Files(folder, ids), ids, mode, size, on_error)
     labels = np.full(len(ids), UNKNOWN, dtype=np.int64)
     encoded = EncodedDataset(
         folder.name,
         tuple(ids),
         (),
-        lambda i: folder / ids[i],
+        Files(folder, ids),
         labels,
         form,
         shape,
@@ -166,7 +167,7 @@ def open_entries(
     splits = _splits(entries, test_share, folder)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
     pool_ids = [id_ for id_, _, _ in splits["train"]]
-    form, shape = form_of(lambda i: folder / pool_ids[i], pool_ids, mode, size, on_error)
+    form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error)
 
     def open_split(split: str) -> ArrayDataset | EncodedDataset | None:
         if not splits[split]:
@@ -177,7 +178,7 @@ def open_entries(
             f"{folder.name}/{split}",
             ids,
             classes,
-            lambda i: folder / ids[i],
+            Files(folder, ids),
             labels,
             form,
             shape,

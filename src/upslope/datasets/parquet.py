@@ -7,6 +7,7 @@ folder or one below it. Class names come from the metadata where `datasets` writ
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +58,7 @@ def load(
     for split, prefixes in (("train", TRAIN), ("test", TEST)):
         tables[split] = _table(_files(folder, prefixes), image, label)
     names = _class_names(tables)
-    source, ids = _source(tables["train"][0], folder), numbered("train", len(tables["train"][1]))
+    source, ids = _Cells(tables["train"][0], folder), numbered("train", len(tables["train"][1]))
     form, shape = form_of(source, ids, mode, size, on_error)
 
     def open_split(split: str) -> Dataset:
@@ -65,7 +66,7 @@ def load(
         ids = numbered(split, len(labels))
         checked = check_labels(labels, names, ids, path)
         encoded = EncodedDataset(
-            f"{folder.name}/{split}", ids, names, _source(images, folder), checked, form, shape
+            f"{folder.name}/{split}", ids, names, _Cells(images, folder), checked, form, shape
         )
         return materialise(encoded, on_error, memory, progress)
 
@@ -191,16 +192,18 @@ def _class_names(tables: dict[str, _Table]) -> tuple[str, ...]:
     return tuple(str(i) for i in range(highest + 1))
 
 
-def _source(images: pa.ChunkedArray, folder: Path) -> Any:
+@dataclass(frozen=True, eq=False)
+class _Cells:
     """position -> the encoded bytes, or the file beside it where only a path is stored."""
 
-    def source(position: int) -> bytes | Path:
-        value = images[position].as_py()
+    images: pa.ChunkedArray
+    folder: Path
+
+    def __call__(self, position: int) -> bytes | Path:
+        value = self.images[position].as_py()
         if isinstance(value, dict):
             found = value.get("bytes")
             value = found if found is not None else value.get("path")
         if isinstance(value, str):
-            return folder / value
+            return self.folder / value
         return value if isinstance(value, bytes) else b""
-
-    return source
