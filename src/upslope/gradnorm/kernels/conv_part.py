@@ -1,4 +1,4 @@
-"""The per-sample gradient of a convolution's weight, and six ways to its norm.
+"""The per-sample gradient of a convolution's weight, and seven ways to its norm.
 
 For output position l and offset k of the kernel, dL/dW[:, :, k] = sum_l g_l x_(l*s + k*d)^T.
 
@@ -7,6 +7,8 @@ For output position l and offset k of the kernel, dL/dW[:, :, k] = sum_l g_l x_(
   a kernel of one entry it is a plain sum of outer products.
 - slices, in three dimensions: for each depth of the kernel, the weight gradient of a convolution
   in two dimensions, over a batch of slices. Nothing is copied; better for large volumes.
+- entries, in one dimension and with stride 1: for each entry of the kernel, one product of the
+  signal's shifted by so much. Nothing is copied.
 - columns: the same from unfolded patches, as a plain product; better where many output channels
   share the price of unfolding.
 - Gram: <x_l, x_l'> summed over the kernel's offsets, times <g_l, g_l'> (the ghost norm): for t
@@ -30,6 +32,12 @@ from upslope.gradnorm.kernels import winograd
 from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.parts import Outer, Part, chunks, squared_norms, wide
 
+_CALL = 4.5e6
+"""Price of calling a grouped convolution, in multiply-adds: about 0.1 ms."""
+_COPY = 20.0
+"""Price of moving an entry to where a grouped convolution wants it, in multiply-adds."""
+_WORK = 20_000_000
+"""Multiply-adds of a grouped convolution beside which its call costs little."""
 _FEW = 4
 """Input channels up to which images are unfolded channel by channel."""
 
@@ -63,9 +71,13 @@ class ConvPart:
         # speed, in three dimensions in blocks of 16 channels, and unfolding an entry costs as
         # much as some 28 multiply-adds, or 6 where whole rows of an image can be copied.
         block = 16 if len(self.shape) == 5 else 1
-        costs = {"direct": 1.25 * k * t * taps * max(o, block) * max(c, block)}
+        direct = 1.25 * k * t * taps * max(o, block) * max(c, block)
+        moved = self.x[0].numel() + self.g[0].numel()
+        costs = {"direct": direct + _COPY * moved + _CALL / self._together()}
         if k == 1 and groups == 1 and len(self.shape) == 5:
             costs["slices"] = 1.05 * t * taps * o * c + 2.4e7
+        if k == 1 and groups == 1 and self.geometry.stride == (1,):
+            costs["entries"] = (1 + 12 / min(o, c)) * t * taps * o * c
         if k == 1 and groups == 1:
             unfolding = 6.0 if c <= _FEW and self.geometry.stride[-1] == 1 else 28.0
             costs["columns"] = t * taps * c * (o + unfolding)
@@ -116,11 +128,18 @@ class ConvPart:
     def _direct(self, scratch: int) -> Tensor:
         size = self.x.element_size()
         each = size * (math.prod(self.shape) + self.x[0].numel() + self.g[0].numel())
-        # One sample a thread keeps every core busy, and more gain nothing; a sample alone is far
-        # slower in three dimensions.
-        size = max(1, min(scratch // each, max(2, torch.get_num_threads())))
+        size = max(1, min(scratch // each, self._together()))
         pieces = (slice(i, i + size) for i in range(0, len(self), size))
         return torch.cat([squared_norms(self.dense(c)) for c in pieces])
+
+    def _together(self) -> int:
+        """Samples a call: as few as make its fixed price small, for larger ones leave the cache.
+
+        At least one a thread, to keep every core busy; one alone is far slower in three dimensions.
+        """
+        products = self.g[0].numel() * math.prod(self.shape[1:])
+        most = min(16, max(4, 256 // self.geometry.groups), _WORK // max(1, products))
+        return max(2, torch.get_num_threads(), most)
 
     def _slices(self, scratch: int) -> Tensor:  # noqa: ARG002
         (s, *plane_s), (p, *plane_p), (d, *plane_d), _ = self.geometry
@@ -140,6 +159,22 @@ class ConvPart:
                     )  # fmt: skip
                     squares.append(squared_norms(gradient[None]))
             out.append(torch.cat(squares).sum(dim=0, keepdim=True))
+        return torch.cat(out)
+
+    def _entries(self, scratch: int) -> Tensor:
+        _, (padding,), (gap,), _ = self.geometry
+        o, c, taps = self.shape
+        extent, positions = self.x.shape[3], self.g.shape[3]
+        out = []
+        for rows in chunks(len(self), self.x.element_size() * o * c, scratch):
+            x, g = self.x[rows, 0], self.g[rows, 0]
+            total = g.new_zeros(len(g), dtype=wide(g[:0]).dtype)
+            for offset in (k * gap - padding for k in range(taps)):
+                low, high = max(0, -offset), min(positions, extent - offset)
+                if low < high:
+                    shifted = x[:, :, low + offset : high + offset]
+                    total += squared_norms(g[:, :, low:high] @ shifted.mT)
+            out.append(total)
         return torch.cat(out)
 
     def _columns(self, scratch: int) -> Tensor:
@@ -199,6 +234,7 @@ class ConvPart:
     _METHODS = {  # noqa: RUF012
         "direct": _direct,
         "slices": _slices,
+        "entries": _entries,
         "columns": _columns,
         "gram": _gram,
         "shifted gram": _shifted_gram,
