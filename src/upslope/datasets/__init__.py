@@ -16,6 +16,7 @@ from typing import Any
 
 from upslope import tables
 from upslope.datasets import (
+    built_in,
     caltech,
     camvid,
     cifar,
@@ -30,9 +31,12 @@ from upslope.datasets import (
     simulated,
     subtomograms,
     svhn,
+    table,
+    text,
     voc,
 )
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.published import outline
 from upslope.datasets.shape import COMMON, limited, shape
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
@@ -46,12 +50,15 @@ __all__ = [
     "check_options",
     "describe",
     "load",
+    "load_outline",
     "load_to_score",
     "statistics",
 ]
 
 TABLE: Mapping[str, Callable[..., Splits]] = {
     "digits": digits.load,
+    "breast-cancer": built_in.breast_cancer,
+    "diabetes": built_in.diabetes,
     "mnist": idx.mnist,
     "fashion-mnist": idx.fashion_mnist,
     "cifar10": cifar.cifar10,
@@ -64,6 +71,8 @@ TABLE: Mapping[str, Callable[..., Splits]] = {
     "parquet": parquet.load,
     "folder": folder.load,
     "npz": npz.load,
+    "table": table.load,
+    "text": text.load,
     "camvid": camvid.load,
     "cityscapes": cityscapes.load,
     "voc": voc.load,
@@ -95,6 +104,20 @@ def load(
     common = {key: checked.pop(key) for key in COMMON if key in checked}
     splits = TABLE[name](_find_root(name, root), progress=progress, **checked)
     return shape(splits, name, **common)
+
+
+def load_outline(name: str, **options: Any) -> Splits | None:
+    """The data set as published, in number and shape, without its files: random content.
+
+    To plan with, and to measure what a run costs. None where the sizes are not published.
+
+    Raises:
+        ConfigError: as for `load`.
+    """
+    checked = check_options(name, options)
+    common = {key: checked.pop(key) for key in COMMON if key in checked}
+    splits = outline(name, checked)
+    return None if splits is None else shape(splits, name, **common)
 
 
 def load_to_score(

@@ -17,10 +17,19 @@ from torch import nn
 
 from upslope import tables
 from upslope.errors import ConfigError
-from upslope.models import drn, resnet, resnet3d, small, vgg
+from upslope.models import drn, resnet, resnet3d, small, text, vgg
 from upslope.models.features import head, with_features
+from upslope.models.text import SequenceClassifier
 
-__all__ = ["TABLE", "build", "check_options", "describe", "head", "with_features"]
+__all__ = [
+    "TABLE",
+    "SequenceClassifier",
+    "build",
+    "check_options",
+    "describe",
+    "head",
+    "with_features",
+]
 
 TABLE: Mapping[str, Callable[..., nn.Module]] = {
     "resnet18-cifar": resnet.resnet18_cifar,
@@ -36,6 +45,7 @@ TABLE: Mapping[str, Callable[..., nn.Module]] = {
     "dilated-small": drn.dilated_small,
     "resnet18-3d": resnet3d.resnet18_3d,
     "resnet-small-3d": resnet3d.resnet_small_3d,
+    "transformers": text.from_folder,
 }
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
 

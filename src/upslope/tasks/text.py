@@ -3,7 +3,7 @@
 A sample is one integer tensor, (2, t): token ids, and a mask that is 1 at the tokens and 0 at the
 padding. The loss, the entropy whose gradient is measured, the posteriors and the figures are those
 of classification. Networks that take ids and mask apart, as those of Hugging Face do, are
-wrapped in `upslope.models.TokenClassifier`.
+wrapped in `upslope.models.SequenceClassifier`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""Tables that scikit-learn ships: measurements of tumours, and of diabetes patients. Need no file.
+
+W. N. Street, W. H. Wolberg and O. L. Mangasarian, Nuclear feature extraction for breast tumor
+diagnosis, 1993; B. Efron, T. Hastie, I. Johnstone and R. Tibshirani, Least Angle Regression, 2004.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upslope.datasets.answers import AnsweredRows, Answers
+from upslope.datasets.arrays import ArrayDataset, numbered
+from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.subset import Subset, draw
+from upslope.progress import Observer, silent
+
+SHARE = 0.25
+"""Of the rows, to test on."""
+
+
+def breast_cancer(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+    """Tumours, benign or malignant, by 30 measurements: 427 in the pool, 142 to test; built in."""
+    del root, progress  # nothing is read from disk
+    from sklearn.datasets import load_breast_cancer  # import takes a second
+
+    bunch = load_breast_cancer()
+    labels = bunch.target.astype(np.int64)
+    names = tuple(str(name) for name in bunch.target_names)
+    ids = numbered("tumour", len(labels))
+    test, pool = draw(ids, labels, round(SHARE * len(ids)), "test")
+    inputs = _standardised(bunch.data, pool)
+    return _splits(ArrayDataset("breast-cancer", ids, names, inputs, labels), pool, test)
+
+
+def diabetes(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+    """Progression of diabetes, a number, by 10 measurements: 332 in the pool, 110 to test."""
+    del root, progress
+    from sklearn.datasets import load_diabetes
+
+    bunch = load_diabetes(scaled=False)
+    answers = Answers(("progression",), ("progression",), bunch.target.astype(np.float32)[:, None])
+    ids = numbered("patient", len(bunch.target))
+    test, pool = draw(ids, answers.strata, round(SHARE * len(ids)), "test")
+    inputs = _standardised(bunch.data, pool)
+    return _splits(AnsweredRows("diabetes", ids, answers.names, inputs, answers), pool, test)
+
+
+def _standardised(values: Any, pool: Any) -> Any:
+    """(n, d) float32, by the mean and the deviation of the pool."""
+    chosen = values[pool]
+    return ((values - chosen.mean(axis=0)) / chosen.std(axis=0)).astype(np.float32)
+
+
+def _splits(everything: Dataset, pool: Any, test: Any) -> Splits:
+    return Splits(Subset(everything, pool.tolist()), Subset(everything, test.tolist()))
