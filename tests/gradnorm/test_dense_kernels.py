@@ -21,7 +21,10 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.body(x))
-        x = x.flatten(2).mean(dim=2) if self.channels_first else x.flatten(1, -2).mean(dim=1)
+        if self.channels_first:
+            x = x.reshape(*x.shape[:2], -1).mean(dim=2)
+        else:
+            x = x.flatten(1, -2).mean(dim=1)
         return self.head(x)
 
 
@@ -103,7 +106,7 @@ def test_rms_norm(leading):
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("groups", [1, 2, 6])
-@pytest.mark.parametrize("space", [(5,), (3, 4)])
+@pytest.mark.parametrize("space", [(), (5,), (3, 4), (2, 3, 2)])
 def test_group_norm(groups, affine, space):
     torch.manual_seed(0)
     norm = nn.GroupNorm(groups, 6, affine=affine)
@@ -111,6 +114,12 @@ def test_group_norm(groups, affine, space):
         nn.init.normal_(p)
     body = nn.Sequential(nn.PReLU(6), norm)
     assert_agrees(Head(body, 6, channels_first=True), torch.randn(3, 6, *space))
+
+
+def test_group_norm_of_channels_that_lie_last():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    assert_agrees(Head(body, 4, channels_first=True), torch.randn(3, 3, 5, 6))
 
 
 @pytest.mark.parametrize("affine", [True, False])

@@ -2,9 +2,9 @@
 
     dL_n/dw = sum of g * xhat        dL_n/db = sum of g        over the positions of sample n
 
-Group, instance and root-mean-square normalisation compute xhat without weights; autograd
-differentiates that, and `Affine` the scale and shift. Layer normalisation, which transformers are
-full of, is taken as a whole.
+Layer and group normalisation, which many networks are full of, are taken as a whole. Instance and
+root-mean-square normalisation compute xhat without weights; autograd differentiates that, and
+`Affine` the scale and shift.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Samples
+from upslope.gradnorm.layout import Inseparable, Layout, Samples
 from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
 
@@ -115,6 +115,59 @@ def rms_norm(
     return tape.use(Affine(tape, weight, None, normalized_shape), xhat)
 
 
+class GroupNorm(Kernel):
+    """y = (x - mean) / std * w + b, in each of `groups` groups of channels. x: (n, c, ...).
+
+    With means m and 1 / std r of the channel's group: dL_n/dw = r (sum g x - m sum g).
+    """
+
+    name = "group_norm"
+
+    def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, groups: int, eps: float):
+        self.weight, self.bias, self.groups, self.eps = weight, bias, groups, eps
+        self.weights = tape.weights.asked(weight, bias)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See `Kernel`."""
+        x = inputs[0]
+        sizes = (len(x), x.shape[1], x[0, 0].numel())
+        y, self.mean, self.rstd = torch.native_group_norm(
+            x.contiguous(memory_format=_order(x)),
+            self.weight, self.bias, *sizes, self.groups, self.eps,
+        )  # fmt: skip
+        return y
+
+    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        """See `Kernel`."""
+        order = _order(inputs[0])
+        x, g = (t.contiguous(memory_format=order) for t in (inputs[0], g))
+        pulled, _, _ = torch.ops.aten.native_group_norm_backward(
+            g, x, self.mean, self.rstd, self.weight, len(x), x.shape[1], x[0, 0].numel(),
+            self.groups, (True, False, False),
+        )  # fmt: skip
+        return (pulled,)
+
+    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+        """See `Kernel`."""
+        if samples.layout != Layout() or len(g) != samples.n:
+            raise Inseparable("samples and channels share a dimension of group normalisation")
+        shift = g.reshape(*g.shape[:2], -1).sum(dim=2)  # (n, c)
+        for weight in self.weights:
+            if weight is self.weight:
+                products = (g * inputs[0]).reshape(*g.shape[:2], -1).sum(dim=2)
+                each = self.weight.shape[0] // self.groups
+                mean, rstd = (t.repeat_interleave(each, dim=1) for t in (self.mean, self.rstd))
+                yield weight, Dense(rstd * (products - mean * shift))
+            else:
+                yield weight, Dense(shift)
+
+
+def _order(x: Tensor) -> torch.memory_format:
+    """Channels last, where they are."""
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def group_norm(
     tape: Tape,
     input: Tensor,
@@ -125,6 +178,8 @@ def group_norm(
     cudnn_enabled: bool = True,  # noqa: ARG001
 ) -> Any:
     """`torch.group_norm`. x: (n, c, ...)."""
+    if weight is not None and bias is not None and weight.dtype == input.dtype:
+        return tape.use(GroupNorm(tape, weight, bias, num_groups, eps), input)
     xhat = torch.group_norm(input, num_groups, None, None, eps)
     return tape.use(Affine(tape, weight, bias, _channels(input)), xhat)
 
