@@ -106,16 +106,16 @@ class TextEncoder(nn.Module):
         return logits
 
 
-class TextLSTM(nn.Module):
-    """An embedding, two LSTM layers of 128 and a head; (n, 64) words -> (n, 4)."""
+class TextRecurrent(nn.Module):
+    """An embedding, two recurrent layers of 128 and a head; (n, 64) words -> (n, 4)."""
 
-    def __init__(self, words: int = 10_000, dim: int = 128) -> None:
+    def __init__(self, layer: type[nn.LSTM | nn.GRU], words: int = 10_000, dim: int = 128) -> None:
         super().__init__()
         self.words = nn.Embedding(words, dim)
-        self.lstm = nn.LSTM(dim, dim, num_layers=2, batch_first=True)
+        self.layers = layer(dim, dim, num_layers=2, batch_first=True)
         self.head = nn.Linear(dim, 4)
 
     def forward(self, words: Tensor) -> Tensor:
-        states, _ = self.lstm(self.words(words))
+        states, _ = self.layers(self.words(words))
         logits: Tensor = self.head(states[:, -1])
         return logits

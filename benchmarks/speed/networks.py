@@ -102,5 +102,14 @@ NETWORKS: dict[str, Network] = {
     ),
     "vit": Network("ViT-Ti, patches of 4, 3x32x32", layers.VisionTransformer, (3, 32, 32), 32),
     "bert": Network("BERT-tiny encoder, 128 words", layers.TextEncoder, (128,), 32, words=30_522),
-    "lstm": Network("LSTM of two layers, 64 words", layers.TextLSTM, (64,), 64, words=10_000),
+    "lstm": Network(
+        "LSTM of two layers, 64 words",
+        lambda: layers.TextRecurrent(nn.LSTM),
+        (64,),
+        64,
+        words=10_000,
+    ),
+    "gru": Network(
+        "GRU of two layers, 64 words", lambda: layers.TextRecurrent(nn.GRU), (64,), 64, words=10_000
+    ),
 }

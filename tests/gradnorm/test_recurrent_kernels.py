@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import assert_agrees
+from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
+
+from upslope.gradnorm import expected_gradient_length, gradient_norms
+from upslope.gradnorm.kernels import lstm
 
 
 class Sequences(nn.Module):
@@ -51,6 +54,71 @@ def test_without_biases():
 def test_lstm_with_projection():
     torch.manual_seed(0)
     assert_agrees(Sequences("LSTM", proj_size=3, batch_first=True), torch.randn(3, 4, 3))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_lstm_in_blocks_of_steps(monkeypatch, bidirectional):
+    """Coefficients are found for a few steps at a time: here for two, and one is left over."""
+    monkeypatch.setattr(lstm, "_BLOCK", 2 * 3 * 16)
+    torch.manual_seed(0)
+    model = Sequences("LSTM", bidirectional=bidirectional, batch_first=True)
+    assert_agrees(model, torch.randn(3, 5, 3))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN tanh"])
+def test_long_sequences_share_a_gram_matrix_or_do_without(kind):
+    torch.manual_seed(0)
+    for steps in (2, 40):
+        assert_agrees(Sequences(kind, batch_first=True), torch.randn(2, steps, 3))
+
+
+def test_frozen_weights_and_a_part_of_the_parameters():
+    torch.manual_seed(0)
+    model = Sequences("LSTM", num_layers=2, batch_first=True)
+    model.rnn.weight_ih_l0.requires_grad_(False)
+    model.rnn.bias_hh_l1.requires_grad_(False)
+    assert_agrees(model, torch.randn(3, 5, 3))
+    chosen = ["rnn.weight_hh_l0"]
+    assert_agrees(model, torch.randn(3, 5, 3), parameters=chosen, wanted=lambda n: n in chosen)
+
+
+class WritesIntoStates(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.rnn(x.transpose(0, 1))
+        return self.head(states.mul_(2).sum(dim=0))
+
+
+def test_a_write_into_the_states_is_noticed():
+    torch.manual_seed(0)
+    assert_agrees(WritesIntoStates(), torch.randn(3, 5, 3), path="one by one")
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_several_losses_share_a_forward_pass(kind):
+    """Each backward pass goes through time again, from what the one forward pass kept."""
+    torch.manual_seed(0)
+    model, x = Sequences(kind, batch_first=True).double().eval(), torch.randn(3, 5, 3).double()
+    found = expected_gradient_length(model, x).scores
+    p = model(x).softmax(dim=1).detach()
+    alone = torch.zeros(3, dtype=torch.float64)
+    for label in range(3):
+        alone += p[:, label] * norms_one_by_one(
+            model, x, lambda out, _, label=label: -out.log_softmax(dim=1)[0, label]
+        )
+    torch.testing.assert_close(found, alone, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN tanh", "RNN relu"])
+def test_half_precision_stays_near(kind):
+    torch.manual_seed(0)
+    model, x = Sequences(kind, batch_first=True).eval(), torch.randn(8, 5, 3)
+    exact = gradient_norms(model, x, "entropy")
+    half = gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
+    assert relative_error(half, exact) < 0.1
 
 
 class Cells(nn.Module):

@@ -86,10 +86,14 @@ class Dense:
 
 @dataclass(frozen=True)
 class Outer:
-    """G_n = sum_s g_ns x_ns^T, of shape (o, i). x: (n, t, i), g: (n, t, o)."""
+    """G_n = sum_s g_ns x_ns^T, of shape (o, i). x: (n, t, i), g: (n, t, o).
+
+    gg: g's Gram matrices, (n, t, t), where they are known already.
+    """
 
     x: Tensor
     g: Tensor
+    gg: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.g)
@@ -108,7 +112,7 @@ class Outer:
         out = []
         for c in chunks(len(self), 2 * t * t * self.x.element_size(), scratch):
             x, g = self.x[c], self.g[c]
-            xx, gg = x @ x.mT, g @ g.mT  # (c, t, t)
+            xx, gg = x @ x.mT, g @ g.mT if self.gg is None else self.gg[c]  # (c, t, t)
             # A sum of products of either sign can round to just below zero.
             out.append(wide(xx).mul_(gg).sum(dim=(1, 2)).clamp_min_(0))
         return torch.cat(out)

@@ -1,0 +1,71 @@
+"""Gated recurrent units (Cho et al. 2014, arXiv:1406.1078, in the form of `nn.GRU`).
+
+    s_t = W_nh h_{t-1} + b_nh        n = tanh(W_nx x_t + b_nx + r s_t)
+    h_t = (1 - z) n + z h_{t-1}
+
+With dh_t the whole gradient of h_t and e = (1 - z) (1 - n^2), the sums have the gradients
+
+    r: dh_t e s_t r (1 - r)    z: dh_t (h_{t-1} - n) z (1 - z)    s_t: dh_t e r    W_nx x_t: dh_t e
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.kernels.recurrence import (
+    Pulled,
+    Recurrence,
+    by_gate,
+    sigmoid_slope,
+    tanh,
+    tanh_slope,
+)
+
+
+class GRU(Recurrence):
+    """See the head of this file. The gates are in the order r, z, n."""
+
+    name = "gru"
+
+    def _bias(self) -> Tensor | None:
+        return self.own.b_x
+
+    def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
+        steps, n, width = len(products), products.shape[1], products.shape[2] // 3
+        w_h, b_h = self.own.w_h.mT, self.own.b_h
+        states = products.new_empty(steps + 1, n, width)
+        states[steps if self.reverse else 0] = start[0]
+        self.gates, self.kept, self.slope = products, *products.new_empty(2, steps, n, width)
+        hidden = products.new_empty(n, 3 * width)
+        for t, before, after in self._steps(steps):
+            h = states[before]
+            if b_h is None:
+                torch.mm(h, w_h, out=hidden)
+            else:
+                torch.addmm(b_h, h, w_h, out=hidden)
+            r, z, new = products[t].chunk(3, dim=1)
+            products[t, :, : 2 * width].add_(hidden[:, : 2 * width]).sigmoid_()
+            state = hidden[:, 2 * width :]
+            tanh(new.addcmul_(r, state), out=new)
+            torch.lerp(new, h, z, out=states[after])
+            # The gates give way to what their gradients are multiples of.
+            self.kept[t] = z
+            slope = tanh_slope(1 - z, new, grad_input=self.slope[t])
+            sigmoid_slope(h - new, z, grad_input=z)
+            torch.mul(slope, r, out=new)
+            sigmoid_slope(state.mul_(slope), r, grad_input=r)
+        return states
+
+    def _back(self, g: Tensor) -> Pulled:
+        last = 2 * g.shape[2]
+        x, hidden = torch.empty_like(self.gates), torch.empty_like(self.gates)
+        own, coefficients = by_gate(hidden, 3), by_gate(self.gates, 3)
+        dh = g[0 if self.reverse else -1]
+        for t, before, _ in reversed([*self._steps(len(hidden))]):
+            for k in range(3):
+                torch.mul(dh, coefficients[k][t], out=own[k][t])
+            torch.mul(dh, self.slope[t], out=x[t, :, last:])
+            dh = torch.addcmul(g[before], dh, self.kept[t]).addmm_(hidden[t], self.own.w_h)
+        x[..., :last] = hidden[..., :last]
+        return Pulled(x, hidden, (dh,))
