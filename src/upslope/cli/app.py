@@ -9,6 +9,7 @@ import typer
 
 from upslope import __version__
 from upslope.cli.console import told
+from upslope.cli.reproduce import reproduce
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +22,7 @@ app = typer.Typer(
     "  upslope compare                  the demonstration on handwritten digits\n\n"
     "  upslope compare configs/fashion-mnist.yaml --dry-run\n\n"
     "  upslope score model.pt my.yaml --out scores.parquet\n\n"
+    "  upslope reproduce all            the paper's tables and figures, in a minute\n\n"
     "  upslope list strategies",
 )
 
@@ -230,6 +232,9 @@ def list_(
 
     with told():
         show_list(what)
+
+
+app.command()(reproduce)
 
 
 def _compare(

@@ -1,0 +1,151 @@
+"""`upslope reproduce`: tables and figures of the paper, measured again."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upslope.cli.console import err, out, told
+
+if TYPE_CHECKING:
+    from upslope.progress import Observer
+    from upslope.reproduction import Asked, Report
+    from upslope.reproduction.sheets import Result
+
+
+def reproduce(
+    artefact: Annotated[
+        str, typer.Argument(help="table1 to table9, figure1 to figure4, confound, or all.")
+    ],
+    scale: Annotated[
+        str, typer.Option(help="smoke: a minute; cpu: under an hour on two cores; paper: a GPU.")
+    ] = "smoke",
+    reading: Annotated[
+        str, typer.Option(help="Where the paper's text and its authors' code differ: text or code.")
+    ] = "code",
+    out_: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder; runs/reproduce-SCALE-READING by default."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Of every study: how many, or which, in brackets.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", help="Change one value of every study, workers=2."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Time a few steps, print the plan; train nothing.")
+    ] = False,
+) -> None:
+    """Measure tables and figures of the paper again, beside its own numbers.
+
+    Runs that several artefacts need are made once and kept in the folder. After Ctrl-C or a crash
+    the same command goes on where it stopped. Each artefact is a table (Markdown, CSV, LaTeX), a
+    figure (PNG, SVG) and what it was measured under; README.md leads to all.
+
+    [bold]Examples[/bold]
+
+      upslope reproduce all
+
+      upslope reproduce table1 --scale cpu --out runs/cpu
+
+      upslope reproduce all --scale paper --reading text --device cuda --dry-run
+    """
+    with told("Run the same command again: it goes on where it stopped."):
+        from upslope import reproduction
+
+        assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
+        asked = reproduction.ask(
+            artefact,
+            scale=scale,
+            reading=reading,
+            out=out_,
+            sets=assignments,
+            overrides={"device": device},
+            watch=_watched,
+        )
+        if dry_run:
+            _show_plan(asked)
+            return
+        report = reproduction.reproduce(asked, _command(), _show_result)
+        _show_end(report)
+        for error in report.failed.values():
+            raise error
+
+
+def _command() -> str:
+    return shlex.join(["upslope", *sys.argv[1:]])
+
+
+@contextmanager
+def _watched(title: str) -> Iterator[Observer]:
+    from upslope.cli.watch import watching
+
+    err.print(title, style="dim", markup=False)
+    with watching(1) as observer:
+        yield observer
+
+
+def _show_result(name: str, result: Result) -> None:
+    out.print(f"[bold]{name}[/bold]", end="  ")
+    out.print(" ".join(result.findings), markup=False)
+
+
+def _show_end(report: Report) -> None:
+    for name, why in report.missing.items():
+        err.print(f"{name} left out: {why}", style="yellow", markup=False)
+    for name, error in report.failed.items():
+        err.print(f"{name} failed: {error}", style="red", markup=False)
+    out.print(f"page  {report.page}", markup=False, soft_wrap=True)
+
+
+def _show_plan(asked: Asked) -> None:
+    from rich.table import Table
+
+    from upslope.errors import DataError
+    from upslope.reproduction.estimate import NOT_COUNTED, cost
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("study", "data", "network", "runs", "labels", "steps", "ms a step", "about"):
+        table.add_column(heading, justify="left" if heading in ("study", "data") else "right")
+    total, missing = 0.0, []
+    for name in asked.studies:
+        config = asked.bench.config(name)
+        try:
+            opened = asked.bench.opened(name)
+        except DataError as error:
+            missing.append(f"{name}: {error}")
+            continue
+        known = cost(opened)
+        total += known.seconds
+        table.add_row(
+            name,
+            config.data.name,
+            f"{config.model.name}, {known.plan.parameters:,}",
+            f"{known.plan.runs} + {known.plan.full_data_runs}",
+            f"{known.plan.budgets[0]:,} to {known.plan.budgets[-1]:,} of {known.plan.pool:,}",
+            f"{known.steps:,}",
+            f"{1000 * known.step:.1f}",
+            _duration(known.seconds),
+        )
+    out.print(table)
+    out.print(f"together about {_duration(total)} on this machine, with {asked.bench.out}")
+    out.print(NOT_COUNTED, style="dim")
+    for line in missing:
+        err.print(f"without {line}", style="yellow", markup=False)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,67 @@
+"""What an artefact was measured under, and what the paper measured it under."""
+
+from __future__ import annotations
+
+from upslope.config import plan
+from upslope.reproduction.paper import Protocol
+from upslope.reproduction.study import Opened
+
+Line = tuple[str, str, str]
+"""(what, here, the paper's)."""
+
+
+def differences(studies: list[Opened], theirs: Protocol, reading: str) -> list[Line]:
+    """Line by line; where several studies differ, each of them."""
+    ours = [_described(opened) for opened in studies]
+    lines: list[Line] = [
+        (what, "; ".join(dict.fromkeys(one[what] for one in ours)), printed)
+        for what, printed in (
+            ("data", theirs.data),
+            ("network", theirs.network),
+            ("training", theirs.training),
+            ("labels", theirs.budgets),
+            ("candidates", theirs.candidates),
+            ("seeds", str(theirs.seeds)),
+        )
+    ]
+    norm, start = _reading(studies[0])
+    lines += [
+        ("norm", norm, "of the whole gradient (text); sum over tensors (code)"),
+        ("each cycle starts from", start, "re-trained (text); the cycle before (code)"),
+        ("reading", reading, "text and code differ"),
+        ("checkpoint", "the last epoch's", "the last epoch's in what is reported"),
+    ]
+    return lines
+
+
+def _described(opened: Opened) -> dict[str, str]:
+    config = opened.config
+    sizes, training = plan(config, opened.job), config.training
+    shape = "x".join(map(str, sizes.input_shape))
+    made = f", as {opened.study.stand_in}" if opened.study.stand_in else ""
+    first, last = (round(100 * n / sizes.pool) for n in (sizes.budgets[0], sizes.budgets[-1]))
+    rate = f"{training.optimizer} {training.lr:g}, {training.schedule}"
+    candidates = sizes.candidates or (0,)
+    low, high = min(candidates), max(candidates)
+    return {
+        "data": f"{config.data.name}{made}, {shape}, {sizes.pool:,} to choose from, "
+        f"{sizes.test:,} to test on, {sizes.classes} classes",
+        "network": f"{config.model.name}, {sizes.parameters:,} parameters",
+        "training": f"{training.epochs} epochs, batch {training.batch_size}, {rate}",
+        "labels": f"{first}% to {last}% in {len(sizes.budgets)} steps",
+        "candidates": (f"{low:,}" if low == high else f"{low:,} to {high:,}")
+        + f" ({config.experiment.candidates})",
+        "seeds": str(len(config.seeds)),
+    }
+
+
+def _reading(opened: Opened) -> tuple[str, str]:
+    norms = {
+        str(choice.options.get("norm", "global"))
+        for choice in opened.config.strategies
+        if choice.name.endswith("-gradnorm")
+    }
+    words = {"global": "of the whole gradient", "tensor-sum": "sum over tensors of their norms"}
+    starts = {"warm": "the weights of the cycle before", "scratch": "the initial weights"}
+    norm = ", ".join(words[n] for n in sorted(norms)) or "none"
+    return norm, starts[opened.settings.retrain]

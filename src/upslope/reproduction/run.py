@@ -1,0 +1,122 @@
+"""One artefact, or all: run what is missing, measure, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from upslope import tables
+from upslope.errors import ConfigError, DataError, UpslopeError
+from upslope.reproduction.artefacts import ARTEFACTS
+from upslope.reproduction.bench import Bench, Watch, unwatched
+from upslope.reproduction.scales import scale as scale_named
+from upslope.reproduction.sheets import Result
+from upslope.reproduction.write import index, write
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Report:
+    """folders: artefact -> where it lies. missing: artefact -> which data it lacks. failed:
+    artefact -> what went wrong otherwise. page: the index."""
+
+    folders: Mapping[str, Path]
+    results: Mapping[str, Result]
+    missing: Mapping[str, str]
+    failed: Mapping[str, UpslopeError]
+    page: Path
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be reproduced; checked, but nothing opened.
+
+    Raises:
+        ConfigError: an unknown artefact, scale or reading; settings that cannot be.
+    """
+
+    artefact: str
+    bench: Bench
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = tuple(ARTEFACTS)
+        if self.artefact != ALL and self.artefact not in ARTEFACTS:
+            close = tables.did_you_mean(self.artefact, (*names, ALL))
+            raise ConfigError(
+                f"Expected an artefact among {', '.join(names)}, or {ALL}, but got "
+                f"{self.artefact!r}{close}."
+            )
+        object.__setattr__(self, "names", names if self.artefact == ALL else (self.artefact,))
+        for study in self.studies:
+            self.bench.config(study)
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """The studies that the artefacts need, each once."""
+        scale = self.bench.scale
+        return tuple(dict.fromkeys(s for n in self.names for s in ARTEFACTS[n].studies(scale)))
+
+
+def ask(
+    artefact: str,
+    *,
+    scale: str,
+    reading: str = "code",
+    out: Path | str | None = None,
+    sets: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    watch: Watch = unwatched,
+) -> Asked:
+    """Check what is asked for.
+
+    sets, overrides: on top of the configuration of every study, as `config.load` takes them.
+    out: `runs/reproduce-<scale>-<reading>` where not given.
+
+    Raises:
+        ConfigError: an unknown artefact, scale or reading; settings that cannot be.
+    """
+    chosen = scale_named(scale, reading)
+    folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}-{reading}"
+    return Asked(artefact, Bench(chosen, folder, sets, overrides or {}, watch))
+
+
+def reproduce(
+    asked: Asked, command: str = "", told: Callable[[str, Result], None] | None = None
+) -> Report:
+    """Make each artefact; of `all`, one that cannot be made does not stop the others.
+
+    command: what to type to get the same, kept with each. told: called after each.
+
+    Raises:
+        UpslopeError: the one artefact asked for cannot be made.
+        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+    """
+    bench = asked.bench
+    folders: dict[str, Path] = {}
+    results: dict[str, Result] = {}
+    missing: dict[str, str] = {}
+    failed: dict[str, UpslopeError] = {}
+    for name in asked.names:
+        started = time.monotonic()
+        try:
+            result = ARTEFACTS[name].make(bench)
+            seconds = time.monotonic() - started
+            folders[name] = write(name, result, bench, command, seconds)
+        except UpslopeError as error:
+            if asked.artefact != ALL:
+                raise
+            if isinstance(error, DataError):
+                missing[name] = str(error)
+            else:
+                failed[name] = error
+            continue
+        results[name] = result
+        if told is not None:
+            told(name, result)
+    problems = {**missing, **{name: str(error) for name, error in failed.items()}}
+    return Report(folders, results, missing, failed, index(bench.out, problems))

@@ -1,0 +1,94 @@
+"""Table 9: what the cycles of a strategy cost, in training and in selecting."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from upslope.reproduction import paper
+from upslope.reproduction.bench import Bench
+from upslope.reproduction.scales.declare import ENTROPY
+from upslope.reproduction.sheets import Panel, Result, Row, Series, Table, exactly, over_seeds
+
+
+def table_9(bench: Bench) -> Result:
+    """Seconds of a run, split; and in multiples of entropy-gradnorm's, to be compared."""
+    tables, panels, findings = [], [], []
+    studies: list[str] = []
+    for group in bench.scale.figure_1:
+        runs = bench.runs(*group)
+        studies += group
+        data = bench.config(group[0]).data.name
+        split = {
+            name: [
+                (
+                    sum(c.train_seconds for c in run.cycles),
+                    sum(c.select_seconds for c in run.cycles),
+                )
+                for run in found
+            ]
+            for name, found in runs.items()
+        }
+        basis = float(np.mean([sum(pair) for pair in split[ENTROPY]]))
+        rows = [
+            Row(
+                name,
+                over_seeds([[t, s, t + s, (t + s) / basis] for t, s in pairs]),
+            )
+            for name, pairs in split.items()
+        ]
+        tables.append(
+            Table(
+                f"{data}: seconds of a run",
+                "strategy",
+                ("training", "selecting", "together", f"in multiples of {ENTROPY}"),
+                tuple(rows),
+                decimals=2,
+            )
+        )
+        names = tuple(split)
+        panels.append(
+            Panel(
+                data,
+                "seconds of a run",
+                "",
+                names,
+                tuple(
+                    Series(part, tuple(float(np.mean([p[i] for p in split[n]])) for n in names))
+                    for i, part in enumerate(("training", "selecting"))
+                ),
+                logarithmic=True,
+            )
+        )
+        slow = max(split, key=lambda n: float(np.mean([sum(p) for p in split[n]])))
+        times = float(np.mean([sum(p) for p in split[slow]])) / basis
+        findings.append(f"{data}: {slow} takes longest, {times:.1f} times {ENTROPY}.")
+    tables.append(_printed())
+    return Result(
+        tuple(tables),
+        tuple(panels),
+        tuple(findings),
+        (
+            "Wall time on this machine, means over seeds; other work on it counts in. The first "
+            "model, which strategies share, counts as training in each. Steps and widths of the "
+            "auxiliary networks of vaal and sraal decide their times.",
+            "Hours and seconds of different machines do not compare; multiples of one strategy "
+            "do, to a degree.",
+        ),
+        paper.CLASSIFICATION,
+        tuple(studies),
+    )
+
+
+def _printed() -> Table:
+    first = paper.TABLE_9[ENTROPY]
+    rows = []
+    for name, hours in paper.TABLE_9.items():
+        multiples = [h / b for h, b in zip(hours, first, strict=True)]
+        rows.append(Row(name, exactly([*hours, *multiples]), "paper"))
+    columns = (
+        *(f"{d}, hours" for d in paper.TABLE_9_DATA),
+        *(f"{d}, multiples" for d in paper.TABLE_9_DATA),
+    )
+    return Table(
+        f"The paper: hours, and in multiples of {ENTROPY}", "strategy", columns, tuple(rows), 2
+    )

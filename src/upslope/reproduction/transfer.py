@@ -1,0 +1,55 @@
+"""Table 6: a deeper network, trained from scratch on what a shallower one selected."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from upslope.reproduction import paper
+from upslope.reproduction.bench import Bench
+from upslope.reproduction.given import Trainings, labels_of
+from upslope.reproduction.sheets import Result, Row, Table, exactly, over_seeds, panel_of
+
+
+def table_6(bench: Bench) -> Result:
+    """Its test accuracy, by strategy; that of the network which selected beside it."""
+    runs = bench.runs(bench.scale.main, bench.scale.dropout)
+    opened = bench.opened(bench.scale.main)
+    seeds = opened.config.seeds
+    chosen = {name: {run.seed: labels_of(run) for run in found} for name, found in runs.items()}
+    jobs = Trainings(opened, bench.folder("deeper"), chosen, bench.scale.deeper)
+    bench.train(f"deeper: {len(chosen) * len(seeds)} trainings", jobs, opened)
+    names = tuple(runs)
+    key = next(iter(runs.values()))[0].primary
+    deeper = {
+        name: [100 * r.cycles[0].metrics[key] for r in jobs.results(name, seeds)] for name in names
+    }
+    shallow = {name: [100 * r.cycles[-1].metrics[key] for r in runs[name]] for name in names}
+    network = str(bench.scale.deeper["name"])
+    table = Table(
+        "Test accuracy in percent on the labels selected",
+        "network",
+        names,
+        (
+            Row(network, tuple(over_seeds([[x] for x in deeper[n]])[0] for n in names)),
+            Row("ResNet-50", exactly([paper.TABLE_6.get(n) for n in names]), "paper"),
+            Row(
+                f"{opened.config.model.name}, which selected",
+                tuple(over_seeds([[x] for x in shallow[n]])[0] for n in names),
+            ),
+        ),
+        decimals=2,
+    )
+    means = {n: float(np.mean(deeper[n])) for n in names}
+    best = max(means, key=lambda n: means[n])
+    compared = f", random reaches {means['random']:.1f}%" if "random" in means else ""
+    return Result(
+        (table,),
+        (panel_of(table, names, "", "accuracy (%)"),),
+        (f"{network} is best on the labels of {best}, at {means[best]:.1f}%{compared}.",),
+        (
+            "The deeper network is trained as the other, from scratch, on all labels of the last "
+            "cycle.",
+        ),
+        paper.CIFAR,
+        (bench.scale.main, bench.scale.dropout),
+    )
