@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from upslope.config import assemble, parse, plan
+from upslope.config import assemble, fitting, parse, plan
 from upslope.experiment import Experiment
 from upslope.gradnorm import gradient_norms
 from upslope.ledger import read_run
@@ -117,3 +117,47 @@ def test_asks_trains_and_resumes(tmp_path, name, figure, least):
     assert figures[figure] > least
     assert result.cycles[-1].n_labelled == len(asked) + len(chosen)
     assert read_run(tmp_path / "run").curve()[1][-1] == figures[figure]
+
+
+def test_a_budget_of_boundaries_buys_masks(tmp_path):
+    """QBC with the cost of Kuo et al.: as many masks as the predicted boundaries allow."""
+    budget = 120.0
+    config = parse(
+        {
+            **document("masks", tmp_path / "data", None),
+            "strategies": [
+                {"name": "qbc", "members": 2, "epochs": 2, "costs": "boundary",
+                 "cost_budget": budget},
+            ],
+            "device": "cpu",
+        }
+    )  # fmt: skip
+    job = fitting(config, assemble(config))
+    with Experiment(
+        tmp_path / "run",
+        splits=job.splits,
+        task=job.task,
+        model=job.model,
+        strategy=job.strategies["qbc"],
+        settings=config.experiment,
+        training=config.training,
+        device="cpu",
+    ) as experiment:
+        first = experiment.ask()
+        experiment.tell(dict.fromkeys(first))
+        chosen = experiment.ask()
+        model = experiment.model()
+        result = experiment.run()
+    pool = job.splits.pool
+    rest = [i for i, id_ in enumerate(pool.ids) if id_ not in first]
+    with torch.no_grad():
+        masks = model(job.task.prepare(pool.inputs(rest))).argmax(dim=1).numpy()
+    down, across = masks[:, 1:] != masks[:, :-1], masks[:, :, 1:] != masks[:, :, :-1]
+    lengths = down.sum(axis=(1, 2)) + across.sum(axis=(1, 2))
+    cost = {pool.ids[i]: max(1, int(n)) for i, n in zip(rest, lengths, strict=True)}
+    spent = sum(cost[i] for i in chosen)
+    assert 0 < spent <= budget
+    # Nothing more can be bought with what is left.
+    assert all(spent + cost[i] > budget for i in cost if i not in chosen)
+    assert len({*cost.values()}) > 1
+    assert result.cycles[-1].n_labelled == len(first) + len(chosen)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from upslope.cli import app
 from upslope.config import assemble, fitting, parse
-from upslope.errors import ConfigError
+from upslope.errors import ConfigError, DataError
 from upslope.experiment import Experiment
 from upslope.ledger import read_run
 
@@ -168,7 +168,7 @@ def test_answers_of_another_kind_than_the_task_are_told(tmp_path):
         "experiment": {"initial": 20, "budget": 10, "cycles": 2},
         "training": {"epochs": 1},
     }
-    with pytest.raises(Exception, match="kind: numbers"):
+    with pytest.raises(DataError, match="kind: numbers"):
         finish(document, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"strategies\.margin: .*regression has none"):
         finish({**document, "strategies": ["margin"]}, tmp_path / "other")

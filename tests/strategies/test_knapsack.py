@@ -111,7 +111,7 @@ def test_boundaries_of_masks_by_hand() -> None:
     logits = torch.nn.functional.one_hot(masks, 4).movedim(-1, 1).float()
     model = torch.nn.Identity()
     assert signal.compute(model, Segmentation(num_classes=4), logits).tolist() == [4.0, 0.0]
-    with pytest.raises(ModelError, match="one label a sample"):
+    with pytest.raises(ModelError, match="Expected a mask"):
         signal.compute(model, Classification(num_classes=4), logits[:, :, 0, 0])
 
 

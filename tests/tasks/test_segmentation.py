@@ -12,8 +12,30 @@ from torch import nn
 from upslope import tasks
 from upslope.errors import ConfigError, ModelError
 from upslope.gradnorm import gradient_norms
+from upslope.pool import Need
+from upslope.signals import build
+from upslope.signals.committee import FittedCommittee
 from upslope.tasks import Segmentation, Task
 from upslope.tasks.masks import random_window
+from upslope.training import evaluate
+
+
+class ArrayOfMasks:
+    name, classes, resident = "masks", ("a", "b"), True
+
+    def __init__(self, images, masks):
+        self.images, self.masks = images, masks
+        self.input_shape = images.shape[1:]
+        self.ids = [str(i) for i in range(len(images))]
+
+    def __len__(self):
+        return len(self.ids)
+
+    def inputs(self, indices):
+        return self.images[list(indices)]
+
+    def targets(self, indices):
+        return self.masks[list(indices)]
 
 
 def rng(seed=0):
@@ -183,6 +205,104 @@ def test_check_wants_the_size_of_the_image():
     task.check(nn.Conv2d(2, 3, 3, padding=1), torch.zeros(2, 2, 8, 9))
     with pytest.raises(ModelError, match=r"\(2, 3, 8, 9\).*size of the image.*\(2, 3, 6, 7\)"):
         task.check(nn.Conv2d(2, 3, 3), torch.zeros(2, 2, 8, 9))
+
+
+class Place(nn.Module):
+    """Logits that tell where in its window a pixel is: any mistake of place shows."""
+
+    def forward(self, x):
+        rows = torch.arange(x.shape[2], dtype=x.dtype)[:, None] * torch.ones_like(x[0, 0])
+        return torch.stack(
+            (x[:, 0], x[:, 0] * rows, x.mean(dim=(1, 2, 3))[:, None, None] + rows), 1
+        )
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(4, 0.5), (5, 0.0), (3, 0.7), (6, 0.25)])
+def test_sliding_windows_equal_the_loop_over_pixels(window, overlap):
+    h, w = 11, 7
+    x = torch.randn(2, 3, h, w, generator=rng(1), dtype=torch.float64)
+    task = Segmentation(3, evaluation="sliding", window=window, overlap=overlap)
+    got = task.predict(Place(), x)
+    step = max(1, round(window * (1 - overlap)))
+
+    def begin(extent):
+        last = max(0, extent - window)
+        return sorted({*(s for s in range(0, extent, step) if s < last), last})
+
+    sums, seen = torch.zeros_like(got), torch.zeros(h, w)
+    for top in begin(h):
+        for left in begin(w):
+            part = Place()(x[:, :, top : top + window, left : left + window])
+            for i in range(part.shape[2]):
+                for j in range(part.shape[3]):
+                    sums[:, :, top + i, left + j] += part[:, :, i, j]
+                    seen[top + i, left + j] += 1
+    assert seen.min() >= 1
+    torch.testing.assert_close(got, sums / seen)
+
+
+@pytest.mark.parametrize("window", [12, 40])
+def test_a_window_that_covers_the_image_is_the_whole(window):
+    model = nn.Conv2d(3, 4, 3, padding=1)
+    x = torch.randn(2, 3, 12, 9)
+    task = Segmentation(4, evaluation="sliding", window=window)
+    assert torch.equal(task.predict(model, x), Segmentation(4).predict(model, x))
+
+
+def test_evaluation_slides_and_training_windows_are_the_default():
+    model, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 12, 12)
+    by_crop = Segmentation(4, evaluation="sliding", crop=5).predict(model, x)
+    by_window = Segmentation(4, evaluation="sliding", crop=8, window=5).predict(model, x)
+    assert torch.equal(by_crop, by_window)
+    assert not torch.equal(by_crop, model(x))  # windows have borders of their own
+    with pytest.raises(ConfigError, match="`window`, the side of the windows"):
+        Segmentation(4, evaluation="sliding")
+
+
+def test_figures_come_from_the_windows():
+    torch.manual_seed(0)
+    model = nn.Conv2d(1, 2, 5, padding=2)
+    data = ArrayOfMasks(torch.randn(5, 1, 9, 9), torch.randint(0, 2, (5, 9, 9)))
+    task = Segmentation(2, evaluation="sliding", window=4)
+    figures = evaluate(model, task, data, device=torch.device("cpu"), batch_size=2)
+    metrics = Segmentation(2).metrics()
+    with torch.no_grad():
+        metrics.update(task.predict(model, data.images), data.masks)
+    assert figures == pytest.approx(metrics.compute())
+    whole = evaluate(model, Segmentation(2), data, device=torch.device("cpu"))
+    assert whole["loss"] != pytest.approx(figures["loss"])
+
+
+def test_uncertainties_by_each_rule():
+    torch.manual_seed(1)
+    model, x = nn.Conv2d(2, 4, 1), torch.randn(3, 2, 5, 6)
+    p = model(x).softmax(dim=1).detach()
+    entropy = -(p * p.log()).sum(dim=1)
+    answer = p.argmax(dim=1)
+    for i in range(3):
+        ordered = sorted(entropy[i].flatten().tolist(), reverse=True)
+        by_class = [entropy[i][answer[i] == c].mean().item() for c in answer[i].unique()]
+        assert len(by_class) > 1
+        truth = {
+            "mean": np.mean(ordered),
+            "top": np.mean(ordered[:8]),  # a quarter of 30, rounded up
+            "class-balanced": np.mean(by_class),
+        }
+        for rule, expected in truth.items():
+            task = Segmentation(4, pixels=rule, top_share=0.25)
+            signal = build(Need.of("uncertainty", measure="entropy"))
+            assert signal.compute(model, task, x)[i].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_disagreements_go_by_the_same_rule():
+    torch.manual_seed(1)
+    members = tuple(nn.Conv2d(2, 3, 1) for _ in range(2))
+    x = torch.randn(2, 2, 4, 4)
+    p = torch.stack([m(x).softmax(dim=1) for m in members]).detach()
+    mean = p.mean(dim=0)
+    each = torch.special.entr(mean).sum(1) - torch.special.entr(p).sum(2).mean(0)
+    got = FittedCommittee(members).compute(members[0], Segmentation(3, pixels="top"), x)
+    torch.testing.assert_close(got, each.flatten(1).topk(2, dim=1).values.mean(dim=1))
 
 
 def test_table_and_ranges():

@@ -34,11 +34,8 @@ def bert(transformers):
 def test_gradient_norms_are_autograds():
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     network = bert(transformers)
-    model, task, x = (
-        SequenceClassifier(network).double().eval(),
-        TextClassification(CLASSES),
-        texts(),
-    )
+    model = SequenceClassifier(network).double().eval()
+    task, x = TextClassification(CLASSES), texts()
     task.check(model, task.prepare(x))
     direct = network(input_ids=x[:, 0].long(), attention_mask=x[:, 1].long()).logits
     torch.testing.assert_close(task.logits(model(x)), direct)
@@ -81,7 +78,7 @@ def test_from_a_folder_with_its_weights_or_without(tmp_path):
     with pytest.raises(ModelError, match=r"\(2, t\), token ids .* got \(3, 8, 8\)"):
         models.build("transformers", **{**given, "input_shape": (3, 8, 8)})
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelError, match="model of transformers in .* but loading it failed"):
+    with pytest.raises(ModelError, match=r"model of transformers in .* but loading it failed"):
         models.build("transformers", **given)
 
 

@@ -28,14 +28,14 @@ class BoundaryLength(Options):
         """(n,) for a prepared batch.
 
         Raises:
-            ModelError: the task has one label a sample, hence no boundaries.
+            ModelError: the task has no masks, hence no boundaries.
         """
         with torch.no_grad():
             logits = task.logits(model(inputs))
-        if logits.ndim < 3:
+        if logits.ndim < 4:
             raise ModelError(
-                "Expected a mask, whose boundaries to measure, but the task gives one label a "
-                "sample. Take `costs` unit, or a file of what each label costs."
+                "Expected a mask, whose boundaries to measure, but the task gives logits of shape "
+                f"{tuple(logits.shape)}. Take `costs` unit, or a file of what each label costs."
             )
         return boundary_length(logits.argmax(dim=1))
 

@@ -8,7 +8,7 @@ that the C^(h w) masks of A.4 need not be enumerated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from upslope.errors import ConfigError
 from upslope.tasks.confusion import SegmentationMetrics
 from upslope.tasks.masks import random_window
+from upslope.tasks.pixels import Rule, reduced
+from upslope.tasks.sliding import sliding
 from upslope.tasks.softmax import SoftmaxTask
 
 
@@ -42,6 +44,23 @@ class Segmentation(SoftmaxTask):
         float,
         Field(ge=1, le=8, description="train at sizes from 1/scale to scale times; 1 for none"),
     ] = 1.0
+    evaluation: Annotated[
+        Literal["whole", "sliding"],
+        Field(description="evaluate on whole images, or on windows whose logits are averaged"),
+    ] = "whole"
+    window: Annotated[
+        int | None, Field(ge=1, description="side of a sliding window; `crop` where not given")
+    ] = None
+    overlap: Annotated[
+        float, Field(ge=0, lt=1, description="share of a window's side that the next one covers")
+    ] = 0.5
+    pixels: Annotated[
+        Rule,
+        Field(description="how the uncertainties of an image's pixels become one number"),
+    ] = "mean"
+    top_share: Annotated[float, Field(gt=0, le=1, description="of the pixels, for pixels=top")] = (
+        0.1
+    )
 
     primary = "miou"
 
@@ -51,6 +70,11 @@ class Segmentation(SoftmaxTask):
             raise ConfigError(
                 f"Expected `ignore_index` to be no class but {self.ignore_index} is one of the "
                 f"{self.num_classes}, numbered from 0. Take 255."
+            )
+        if self.evaluation == "sliding" and not (self.window or self.crop):
+            raise ConfigError(
+                "Expected `window`, the side of the windows of evaluation=sliding, but got "
+                f"{self.window}, and no `crop` to take instead. Give the size of training windows."
             )
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
@@ -65,6 +89,20 @@ class Segmentation(SoftmaxTask):
         )
         valid = (targets != self.ignore_index).flatten(1).sum(dim=1)
         return losses.flatten(1).sum(dim=1) / valid.clamp(min=1)
+
+    def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:
+        """(n, h, w) -> (n,), by the rule `pixels`; (n,) as it is."""
+        if values.ndim == 1:
+            return values
+        return reduced(values, answers, self.pixels, self.top_share, self.num_classes)
+
+    def predict(self, model: nn.Module, inputs: Tensor) -> Any:
+        """The outputs for a prepared batch (n, c, h, w): of whole images, or put together from
+        windows. Scoring takes whole images in either case."""
+        side = self.window or self.crop
+        if self.evaluation == "whole" or side is None:
+            return model(inputs)
+        return sliding(lambda part: self.logits(model(part)), inputs, side, self.overlap)
 
     def metrics(self) -> SegmentationMetrics:
         """A fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""

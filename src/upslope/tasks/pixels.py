@@ -1,0 +1,35 @@
+"""From one number a pixel to one an image, by a stated rule.
+
+mean            over all pixels, as in Eq. 7
+top             over the `share` of the pixels where it is highest, rounded up: an image is worth
+                what its hardest part is, however much easy ground is around it
+class-balanced  over the pixels answered c, then over the classes c that are answered: a small
+                object counts as much as the sky
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Rule = Literal["mean", "top", "class-balanced"]
+
+
+def reduced(values: Tensor, answers: Tensor, rule: Rule, share: float, classes: int) -> Tensor:
+    """(n,) from values (n, h, w) and the class answered at each pixel, (n, h, w)."""
+    values, answers = values.flatten(start_dim=1), answers.flatten(start_dim=1)
+    if rule == "mean":
+        return values.mean(dim=1)
+    if rule == "top":
+        return values.topk(math.ceil(share * values.shape[1]), dim=1).values.mean(dim=1)
+    total = torch.zeros_like(values[:, 0])
+    answered = torch.zeros_like(total)
+    for label in range(classes):  # not scattered: sums in one order, on any device
+        there = answers == label
+        count = there.sum(dim=1)
+        total += (values * there).sum(dim=1) / count.clamp(min=1)
+        answered += count > 0
+    return total / answered
