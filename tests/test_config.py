@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from upslope.config import Config, assemble, load, parse, plan
+from upslope.config import Config, assemble, load, outlined, parse, plan
 from upslope.errors import ConfigError, SelectionError
 
+estimates = import_module("upslope.config.estimate")
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
@@ -179,3 +181,77 @@ def test_the_paper_s_protocols_of_masks_and_volumes() -> None:
     for config in (street, configs["50c-clean-paper"], configs["50c-snr005-paper"]):
         experiment = config.experiment
         assert (experiment.initial, experiment.budget, experiment.cycles) == (0.1, 0.05, 7)
+
+
+PAPER = {
+    "cifar10-paper": (50_000, (5_000, 2_500, 25_000)),
+    "cifar100-paper": (50_000, (5_000, 2_500, 25_000)),
+    "svhn-paper": (73_257, (7_326, 3_663, 36_630)),
+    "caltech101-paper": (6_942, (694, 347, 3_470)),
+    "imagenet-paper": (1_281_167, (128_117, 64_058, 640_580)),
+    "cityscapes-paper": (2_975, (298, 149, 1_490)),
+    "50c-clean-paper": (24_000, (2_400, 1_200, 12_000)),
+    "50c-snr005-paper": (24_000, (2_400, 1_200, 12_000)),
+}
+"""Pool, and initial labels, budget and candidates of the first cycle."""
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_paper_s_protocols_are_planned_without_their_data(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes by hand; time from a pretended step of one second an operation, counted on shapes."""
+    config = load(next(p for p in CONFIGS if p.stem == name), overrides={"device": "cpu"})
+    job = outlined(config)
+    assert job is not None
+    planned = plan(config, job)
+    pool, (initial, budget, candidates) = PAPER[name]
+    cycles = 5 if name == "imagenet-paper" else 7
+    assert planned.pool == pool
+    # Shares are rounded half up, so that a step may be one above the paper's rounded-down number.
+    assert planned.budgets[0] == initial
+    assert planned.budgets[1] - initial in (budget, budget + 1)
+    assert len(planned.budgets) == cycles
+    assert planned.candidates[0] in (candidates, candidates + 10)
+    monkeypatch.setattr(estimates, "_steps", lambda *_: (2.0, 1))
+    monkeypatch.setattr(estimates, "_scores", lambda *a: (dict.fromkeys(a[3], 0.5), {}))
+    costs = estimates.estimate(config, job, planned)
+    assert costs.total > costs.training > costs.step > 0
+    assert costs.weights > 3 * 4 * planned.parameters  # gradients and optimiser beside them
+    assert costs.activations > 0
+
+
+def test_operations_and_kept_tensors_by_hand() -> None:
+    """A linear layer: 2 n_in n_out operations forward, as much for its weights' gradient and, but
+    for the first layer, for its inputs'."""
+    config = load(sets=["model.name=mlp", "model.hidden=32", "model.layers=1"])
+    job = assemble(config)
+    work = estimates._work(job.model, job.task, estimates._samples(job.splits.pool))
+    first, second = 64 * 32, 32 * 10
+    assert work.forward == 2 * (first + second)
+    assert work.training == 2 * (2 * first + 3 * second)
+
+
+def test_an_estimate_is_near_what_a_run_takes() -> None:
+    config = load(sets=["strategies=[random, margin, ll4al]", "training.epochs=2"])
+    job = assemble(config)
+    costs = estimates.estimate(config, job, plan(config, job))
+    assert 0 < costs.step < 5
+    assert costs.scoring["random"] == 0
+    assert 0 < costs.scoring["margin"] < 60
+    assert costs.left_out == {"ll4al": "trains something of its own"}
+    assert costs.measured == "3 steps of batch 64 of 1x8x8 on cpu"
+
+
+def test_a_corner_is_measured_where_a_sample_is_much_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One eighth of each edge is 1/64 of the operations of a network of convolutions."""
+    monkeypatch.setitem(estimates.OPERATIONS, "cpu", 1e8)
+    sets = ["strategies=[random]", "model=dilated-small", "data.name=camvid", "data.limit=20"]
+    config = load(sets=[*sets, "task.name=segmentation", "device=cpu"])
+    job = outlined(config)
+    assert job is not None
+    costs = estimates.estimate(config, job, plan(config, job))
+    assert (
+        costs.measured
+        == "3 steps of batch 2 of 3x45x60 on cpu, scaled by floating-point operations"
+    )

@@ -47,7 +47,8 @@ FullData = Annotated[
     typer.Option(help="Seeds that also get a model trained on every label of the pool."),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print sizes, budgets and steps; train nothing.")
+    bool,
+    typer.Option("--dry-run", help="Print sizes, budgets, steps, time and memory; train nothing."),
 ]
 Resume = "Run the same command again: it goes on where it stopped."
 
@@ -245,23 +246,32 @@ def _compare(
     out: Path | None,
     dry_run: bool,
 ) -> None:
-    from upslope.cli.show import show_plan, show_report
+    from upslope.cli.show import show_estimate, show_plan, show_report
     from upslope.cli.watch import watching
 
     with told(Resume):
         from upslope import report as reports
         from upslope.comparison import compare
-        from upslope.config import assemble, fitting, load, plan
+        from upslope.config import assemble, estimate, fitting, load, outlined, plan
+        from upslope.errors import DataError
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
+        missing = ""
         with watching(1) as observer:
-            job = fitting(config, assemble(config, observer))
+            try:
+                job = fitting(config, assemble(config, observer))
+            except DataError as error:
+                outline = outlined(config) if dry_run else None
+                if outline is None:
+                    raise
+                job, missing = outline, str(error)
         planned = plan(config, job)
-        show_plan(config, job, planned, folder)
+        show_plan(config, job, planned, folder, missing)
         if dry_run:
+            show_estimate(config, estimate(config, job, planned))
             return
         with watching(planned.runs) as observer:
             result = compare(

@@ -14,12 +14,12 @@ from upslope.cli.console import out
 from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
-    from upslope.config import Config, Job, Plan
+    from upslope.config import Config, Estimate, Job, Plan
     from upslope.report import Files, Summary
 
 
-def show_plan(config: Config, job: Job, plan: Plan, folder: Path) -> None:
-    """What will happen, in a few lines."""
+def show_plan(config: Config, job: Job, plan: Plan, folder: Path, missing: str = "") -> None:
+    """What will happen, in a few lines; `missing`: why it is by published sizes alone."""
     shape = "x".join(str(n) for n in plan.input_shape)
     names = ", ".join(job.strategies)
     left_out: dict[str, list[str]] = {}
@@ -39,6 +39,52 @@ def show_plan(config: Config, job: Job, plan: Plan, folder: Path) -> None:
                   f"{f' and {plan.full_data_runs} on all labels' if plan.full_data_runs else ''}"),
         ("folder", str(folder)),
     ]  # fmt: skip
+    if missing:
+        rows.insert(1, ("", "sizes as published: the data was not checked, nor were strategies "
+                            f"tried on it. {missing}"))  # fmt: skip
+    _show_rows(rows)
+
+
+def show_estimate(config: Config, costs: Estimate) -> None:
+    """Time and memory, and what they rest on."""
+    scoring = ", ".join(f"{name} {duration(s)}" for name, s in costs.scoring.items())
+    why = "; ".join(f"{name}: {reason}" for name, reason in costs.left_out.items())
+    step = f"{duration(costs.step)} a step of {config.training.batch_size}"
+    rows = [
+        ("time", f"about {duration(costs.total)}, one run after the other"
+                 ", at most: runs of a seed share their first model"),
+        ("a run", f"training {duration(costs.training)} ({step}), evaluation "
+                  f"{duration(costs.evaluation)}"),
+        ("scoring", scoring or "not measured"),
+        *([("without", why)] if why else []),
+        ("memory", f"training {size(costs.weights + costs.activations)} (parameters, gradients and "
+                   f"optimiser {size(costs.weights)}, activations of a batch "
+                   f"{size(costs.activations)}), scoring up to {size(costs.scoring_memory)}"),
+        ("", "without the data, the libraries and what the device sets aside for its kernels"),
+        ("measured", f"here, {costs.measured}; data read from memory, float32 activations"),
+    ]  # fmt: skip
+    _show_rows(rows)
+
+
+def duration(seconds: float) -> str:
+    """Two digits, with a unit that suits."""
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= 2 * length or (unit == "s" and seconds >= 1):
+            return f"{_two_digits(seconds / length)} {unit}"
+    return f"{_two_digits(1000 * seconds)} ms"
+
+
+def size(count: float) -> str:
+    """Two digits, in MiB or GiB."""
+    unit, length = ("GiB", 2**30) if count >= 2**30 else ("MiB", 2**20)
+    return f"{_two_digits(count / length)} {unit}"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _show_rows(rows: Sequence[tuple[str, str]]) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, text in rows:
         grid.add_row(Text(name, style="dim"), Text(text))

@@ -3,6 +3,7 @@
     config = load("configs/digits.yaml", sets=["training.epochs=5"])
     job = assemble(config)            # data set, task, model factory, strategies
     job = fitting(config, job)        # told before any training: strategies that cannot work
+    costs = estimate(config, job, plan(config, job))      # a few steps measured: time, memory
 
 Sections: `data`, `model`, `task` (a `name`, the rest are its options), `strategies` (names, or
 mappings with `name` and options), `seeds` (how many, or a list), `experiment`, `training`,
@@ -11,19 +12,33 @@ mappings with `name` and options), `seeds` (how many, or a list), `experiment`, 
 
 from __future__ import annotations
 
-from upslope.config.assemble import Job, Plan, Trained, assemble, fitting, plan, scorers, trained
+from upslope.config.assemble import (
+    Job,
+    Plan,
+    Trained,
+    assemble,
+    fitting,
+    outlined,
+    plan,
+    scorers,
+    trained,
+)
+from upslope.config.estimate import Estimate, estimate
 from upslope.config.read import load
 from upslope.config.schema import Choice, Config, parse
 
 __all__ = [
     "Choice",
     "Config",
+    "Estimate",
     "Job",
     "Plan",
     "Trained",
     "assemble",
+    "estimate",
     "fitting",
     "load",
+    "outlined",
     "parse",
     "plan",
     "scorers",

@@ -137,8 +137,22 @@ def assemble(
     splits = datasets.load(
         config.data.name, config.root, progress=progress, **_data_options(config)
     )
-    if reshape is not None:
-        splits = reshape(splits)
+    return _around(config, reshape(splits) if reshape is not None else splits)
+
+
+def outlined(config: Config) -> Job | None:
+    """The same around the published sizes of a data set whose files are not there: for a plan.
+
+    Its samples are random. None where the sizes are not known.
+
+    Raises:
+        ConfigError, ModelError: what does not exist or does not fit together.
+    """
+    splits = datasets.load_outline(config.data.name, **_data_options(config))
+    return None if splits is None else _around(config, splits)
+
+
+def _around(config: Config, splits: Splits) -> Job:
     pool = splits.pool
     mean, std = datasets.statistics(pool)
     task = tasks.build(
@@ -256,7 +270,7 @@ def plan(config: Config, job: Job) -> Plan:
     settings, size = config.experiment, len(job.splits.pool)
     budgets, candidates = _budgets(settings, size)
     batch, epochs = config.training.batch_size, config.training.epochs
-    model = job.model()
+    model = without_weights(job.model)
     return Plan(
         pool=size,
         test=len(job.splits.test),
@@ -269,6 +283,15 @@ def plan(config: Config, job: Job) -> Plan:
         runs=len(job.strategies) * len(config.seeds),
         full_data_runs=min(config.full_data, len(config.seeds)),
     )
+
+
+def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
+    """The network in shapes alone, on the device "meta": nothing is allocated or initialised."""
+    try:
+        with torch.device("meta"):
+            return model().to("meta")
+    except RuntimeError:  # one that reads numbers while it is built
+        return model().to("meta")
 
 
 def _budgets(settings: ExperimentSettings, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

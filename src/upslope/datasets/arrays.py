@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from upslope.datasets.base import Dataset, Splits
 from upslope.errors import DataError
 
 UNKNOWN = -1
@@ -89,18 +88,6 @@ def checked(
     return ArrayDataset(
         name, ids, tuple(classes), images, check_labels(labels, classes, ids, source), mean, std
     )
-
-
-def with_statistics(splits: Splits, mean: tuple[float, ...], std: tuple[float, ...]) -> Splits:
-    """`splits` with published statistics on those of its parts that are arrays."""
-
-    def known(dataset: Dataset) -> Dataset:
-        if not isinstance(dataset, ArrayDataset):
-            return dataset
-        return replace(dataset, mean=mean, std=std)
-
-    held = splits.validation
-    return Splits(known(splits.pool), known(splits.test), None if held is None else known(held))
 
 
 def numbered(prefix: str, count: int) -> tuple[str, ...]:

@@ -14,16 +14,17 @@ the pixels are one long string and the labels a run of integers.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from upslope.datasets import parquet
-from upslope.datasets.arrays import Array, ArrayDataset, checked, with_statistics
+from upslope.datasets.arrays import Array, ArrayDataset, checked
 from upslope.datasets.base import Splits
 from upslope.datasets.files import needed_root
+from upslope.datasets.folder import Statistic, normalised
 from upslope.errors import DataError
 from upslope.progress import Observer, silent
 
@@ -79,22 +80,45 @@ _HUNDRED = _Published(
 )
 
 
-def cifar10(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def cifar10(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    mean: Statistic = None,
+    std: Statistic = None,
+) -> Splits:
     """CIFAR-10: 50,000 and 10,000 of 32x32, ten classes; Parquet or either archive."""
-    return _load(_TEN, root, progress)
+    return _load(_TEN, root, progress, mean, std)
 
 
-def cifar100(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def cifar100(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    mean: Statistic = None,
+    std: Statistic = None,
+) -> Splits:
     """CIFAR-100: 50,000 and 10,000 of 32x32, 100 fine classes; Parquet or either archive."""
-    return _load(_HUNDRED, root, progress)
+    return _load(_HUNDRED, root, progress, mean, std)
 
 
-def _load(form: _Published, root: Path | None, progress: Observer) -> Splits:
+def _load(
+    form: _Published,
+    root: Path | None,
+    progress: Observer,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Splits:
+    splits = _opened(form, root, progress)
+    given = (form.mean, form.std) if mean is None and std is None else (mean, std)
+    return Splits(normalised(splits.pool, *given), normalised(splits.test, *given))
+
+
+def _opened(form: _Published, root: Path | None, progress: Observer) -> Splits:
     where = "https://www.cs.toronto.edu/~kriz/cifar.html"
     folder = needed_root(root, form.name, where)
     if parquet.has_files(folder):
-        splits = parquet.load(folder, progress=progress)
-        return with_statistics(splits, form.mean, form.std)
+        return parquet.load(folder, progress=progress)
     for name, pickled in ((form.binary, False), (form.python, True)):
         inside = folder if folder.name == name else folder / name
         if inside.is_dir():
@@ -129,8 +153,6 @@ def _archive(form: _Published, folder: Path, pickled: bool, where: str) -> Split
             np.concatenate([labels for _, labels in parts]),
             names,
             source=folder,
-            mean=form.mean,
-            std=form.std,
         )
 
     return Splits(pool=split("train", form.train), test=split("test", (form.test,)))

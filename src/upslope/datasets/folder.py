@@ -136,7 +136,7 @@ def to_score(
         decoders=decoders,
     )
     found = materialise(encoded, on_error, memory, progress)
-    return _normalised(found, mean, std)
+    return normalised(found, mean, std)
 
 
 def open_entries(
@@ -169,7 +169,7 @@ def open_entries(
     pool_ids = [id_ for id_, _, _ in splits["train"]]
     form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error)
 
-    def open_split(split: str) -> ArrayDataset | EncodedDataset | None:
+    def open_split(split: str) -> Dataset | None:
         if not splits[split]:
             return None
         ids = tuple(id_ for id_, _, _ in splits[split])
@@ -184,7 +184,7 @@ def open_entries(
             shape,
             decoders=decoders,
         )
-        return _normalised(materialise(encoded, on_error, memory, progress), mean, std)
+        return normalised(materialise(encoded, on_error, memory, progress), mean, std)
 
     pool, test = open_split("train"), open_split("test")
     assert pool is not None  # `_splits` has refused an empty pool and an empty test set
@@ -232,14 +232,17 @@ def _images(root: Path, folder: Path) -> list[str]:
     return sorted(id_.as_posix() for id_ in ids if not any(part[0] == "." for part in id_.parts))
 
 
-def _normalised(
-    dataset: ArrayDataset | EncodedDataset,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> ArrayDataset | EncodedDataset:
-    """`dataset` with the statistics that were given, if any."""
+def normalised(
+    dataset: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Dataset:
+    """`dataset` with the statistics that were given, if any.
+
+    Raises:
+        ConfigError: not one number a channel of both, or numbers that are not of images in 0..1.
+    """
     if mean is None and std is None:
         return dataset
+    assert isinstance(dataset, ArrayDataset | EncodedDataset)
     mean, std = tuple(mean or ()), tuple(std or ())
     channels = dataset.input_shape[0]
     if len(mean) != channels or len(std) != channels:

@@ -1,0 +1,61 @@
+"""`--dry-run`: what is planned, what it will cost, and that without the data it says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from upslope.cli.app import app
+from upslope.cli.show import duration, size
+
+
+def dry_run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["compare", "--dry-run", "--device", "cpu", *arguments])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_time_and_memory_are_measured_and_nothing_is_made(tmp_path: Path) -> None:
+    code, text = dry_run("--strategies", "random,margin", "--out", str(tmp_path / "runs"))
+    assert code == 0
+    for part in ("pool 1,400", "a step of 64", "margin", "GiB" if "GiB" in text else "MiB"):
+        assert part in text
+    assert "measured here, 3 steps of batch 64 of 1x8x8 on cpu" in text
+    assert "sizes as published" not in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_the_data_the_plan_is_by_published_sizes(tmp_path: Path) -> None:
+    code, text = dry_run(
+        "-s", "data.name=fashion-mnist", "-s", f"data.root={tmp_path}", "-s", "model=mlp",
+        "--strategies", "random",
+    )  # fmt: skip
+    assert code == 0
+    assert "pool 60,000, test 10,000, 10 classes, 1x28x28" in text
+    assert "sizes as published: the data was not checked" in text
+    assert "train-images-idx3-ubyte" in text
+    assert "about" in text
+
+
+def test_without_published_sizes_what_is_missing_is_an_error(tmp_path: Path) -> None:
+    code, text = dry_run("-s", "data.name=npz", "-s", f"data.root={tmp_path}")
+    assert code != 0
+    assert "one .npz file" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0123, "12 ms"), (1.5, "1.5 s"), (90, "90 s"), (600, "10 min"), (8000, "2.2 h"),
+     (200_000, "2.3 days")],
+)  # fmt: skip
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_sizes() -> None:
+    assert [size(n) for n in (3 * 2**19, 300 * 2**20, 5 * 2**30)] == [
+        "1.5 MiB",
+        "300 MiB",
+        "5.0 GiB",
+    ]
