@@ -13,7 +13,7 @@ help:
 	@echo "make demo   active learning on handwritten digits: table, curves, HTML page"
 	@echo "make test   the tests"
 	@echo "make check  lint, format, types, import rules"
-	@echo "make bench  speed of the gradient norms on CIFAR ResNet-18 (all networks: make bench BENCH=)"
+	@echo "make bench  speed of gradient norms and of selection, small (whole: make bench BENCH=)"
 
 demo: $(VENV)/core
 	@$(BIN)/upslope compare configs/digits.yaml --out $(OUT)
@@ -31,6 +31,7 @@ check: $(VENV)/dev
 
 bench: $(VENV)/core
 	$(BIN)/python benchmarks/gradnorm.py $(BENCH)
+	$(BIN)/python benchmarks/selection.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

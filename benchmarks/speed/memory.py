@@ -14,15 +14,10 @@ import os
 import subprocess
 import sys
 import warnings
-from contextlib import suppress
-from pathlib import Path
-
-import torch
 
 from speed.methods import METHODS
 from speed.networks import NETWORKS
-
-STATUS = Path("/proc/self/status")
+from speed.peak import forget_peak, peak
 
 
 def peak_mib(network: str, method: str, batch: int, chunk: int, device: str) -> float | None:
@@ -48,33 +43,11 @@ def main(network: str, method: str, batch: str, chunk: str, device: str) -> None
     by_name = {m.name: m for m in METHODS}
     parts = NETWORKS[network].inputs(int(batch), device).split(int(chunk))
     run = by_name[method].make(NETWORKS[network], device)
-    _forget_peak(device)
-    before = _peak(device)
+    forget_peak(device)
+    before = peak(device)
     for part in (parts * 2)[:2]:
         run(part)
-    print(json.dumps(_peak(device) - before))
-
-
-def _peak(device: str) -> int:
-    """Bytes at most since the peak was forgotten."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if STATUS.exists():
-        # Not getrusage: on Linux a process inherits that peak from the one that started it.
-        line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource  # not on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _forget_peak(device: str) -> None:
-    """From here on; where the system has no such thing, building counts as well."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    print(json.dumps(peak(device) - before))
 
 
 if __name__ == "__main__":
