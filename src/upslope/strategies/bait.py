@@ -79,12 +79,13 @@ class Bait(QueryStrategy):
             gains[chosen] = -torch.inf
             chosen.append(int(gains.argmax()))
             fisher.add(chosen[-1])
-        while len(chosen) > budget:
+        fisher.keep(chosen)
+        kept = list(range(len(chosen)))
+        while len(kept) > budget:
             # Of equal ones the last chosen goes, so that ties stay with the smaller id.
-            losses = fisher.losses(chosen)
-            gone = len(chosen) - 1 - int(losses.flip(0).argmin())
-            fisher.remove(chosen.pop(gone))
-        return Choice(chosen, scores, {"trace": fisher.trace()})
+            gone = len(kept) - 1 - int(fisher.losses(kept).flip(0).argmin())
+            fisher.remove(kept.pop(gone))
+        return Choice([chosen[i] for i in kept], scores, {"trace": fisher.trace()})
 
 
 class Fisher:
@@ -100,14 +101,14 @@ class Fisher:
         self.r = self.quadratic(self.inverse @ self.pool @ self.inverse)
 
     def quadratic(self, matrix: Tensor) -> Tensor:
-        """V^T matrix V of every candidate: (n, C, C)."""
+        """V^T matrix V of every candidate, the matrix being symmetric: (n, C, C)."""
         n, c = self.a.shape[:2]
         d = self.h.shape[1]
         blocks = matrix.reshape(c, d, c, d)
         inner = torch.empty(n, c, c, dtype=matrix.dtype)
         for i in range(c):
-            for j in range(c):
-                inner[:, i, j] = ((self.h @ blocks[i, :, j]) * self.h).sum(dim=1)
+            for j in range(i + 1):
+                inner[:, i, j] = inner[:, j, i] = ((self.h @ blocks[i, :, j]) * self.h).sum(dim=1)
         return self.a.mT @ inner @ self.a
 
     def gains(self) -> Tensor:
@@ -126,6 +127,10 @@ class Fisher:
     def remove(self, i: int) -> None:
         """M - V V^T: the inverse and W W^T, with W = M^-1 V (1 - Q)^-1/2."""
         self._change(i, -1.0)
+
+    def keep(self, rows: list[int]) -> None:
+        """Forget all other candidates: from here on, row i is rows[i]. F stays that of all."""
+        self.h, self.a, self.q, self.r = (t[rows] for t in (self.h, self.a, self.q, self.r))
 
     def trace(self) -> float:
         """tr(M^-1 F)."""
