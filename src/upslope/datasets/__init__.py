@@ -3,7 +3,8 @@
     splits = load("digits")
     splits = load("cifar10", "path/to/folder", limit=5000, validation=0.1)
 
-Nothing is ever downloaded: where files are missing, the error names them and where to get them.
+Nothing is downloaded unless the name says so, hf:owner/dataset: where files are missing, the error
+names them and where to get them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from upslope.datasets import (
     cityscapes,
     digits,
     folder,
+    hugging_face,
     idx,
     imagenet,
     mask_folder,
@@ -70,6 +72,7 @@ TABLE: Mapping[str, Callable[..., Splits]] = {
     "idx": idx.load,
     "parquet": parquet.load,
     "folder": folder.load,
+    "hf": hugging_face.load,
     "npz": npz.load,
     "table": table.load,
     "text": text.load,
@@ -92,9 +95,9 @@ def load(
 ) -> Splits:
     """Open a data set.
 
-    name: a key of `TABLE`. root: its file or folder, or the folder above one of that name; the
-    environment's `UPSLOPE_DATA` where not given. options: those that `describe` lists, the ones
-    every data set has (`limit`, `test_limit`, `validation`) among them.
+    name: a key of `TABLE`, or hf:owner/dataset. root: its file or folder, or the folder above one
+    of that name; the environment's `UPSLOPE_DATA` where not given. options: those that `describe`
+    lists, the ones every data set has (`limit`, `test_limit`, `validation`) among them.
 
     Raises:
         ConfigError: an unknown name or option, or a value out of range.
@@ -102,7 +105,8 @@ def load(
     """
     checked = check_options(name, options)
     common = {key: checked.pop(key) for key in COMMON if key in checked}
-    splits = TABLE[name](_find_root(name, root), progress=progress, **checked)
+    key, _ = _entry(name)
+    splits = TABLE[key](_find_root(key, root), progress=progress, **checked)
     return shape(splits, name, **common)
 
 
@@ -146,8 +150,16 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown data set; every unknown or wrong option, in one message.
     """
-    loader = tables.lookup("data set", TABLE, name)
-    return tables.check_options(f"data set {name!r}", loader, options, _GIVEN, shape)
+    key, implied = _entry(name)
+    loader = tables.lookup("data set", TABLE, key)
+    given = {**options, **implied}
+    return tables.check_options(f"data set {name!r}", loader, given, _GIVEN, shape)
+
+
+def _entry(name: str) -> tuple[str, dict[str, Any]]:
+    """(key of `TABLE`, options that the name itself gives): "hf:owner/dataset" is "hf"."""
+    key, colon, path = name.partition(":")
+    return (key, {"path": path}) if colon and key == "hf" and path else (name, {})
 
 
 def options(name: str) -> tuple[str, ...]:
@@ -156,7 +168,7 @@ def options(name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown data set.
     """
-    loader = tables.lookup("data set", TABLE, name)
+    loader = tables.lookup("data set", TABLE, _entry(name)[0])
     both = (tables.describe(name, one, _GIVEN) for one in (loader, shape))
     return tuple(option.name for line in both for option in line.options)
 

@@ -1,0 +1,252 @@
+"""Images through Hugging Face `datasets`: from its Hub, or saved on the disk.
+
+    data: {name: "hf:owner/dataset"}    from the Hub or its cache, downloading if need be
+    data: {name: hf, root: folder}      what `save_to_disk` wrote, or .arrow files
+
+This is the one reader that may download, and only of the first form: asking for `hf:` is asking
+for that. No code of a data set's is run. Parquet files need no library: see `parquet`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from upslope.datasets.arrays import UNKNOWN, Labels, check_labels, checked, numbered
+from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.encoded import (
+    Decoders,
+    EncodedDataset,
+    Memory,
+    ModeOption,
+    OnError,
+    SizeOption,
+    form_of,
+    materialise,
+)
+from upslope.datasets.files import needed_root
+from upslope.errors import ConfigError, DataError
+from upslope.progress import Observer, silent
+
+WHERE = "a folder that `datasets` saved, or give the name hf:owner/dataset to take it from the Hub"
+TESTS = ("test", "validation", "valid", "val")
+_ROWS = 4096  # read at once
+
+
+def load(
+    root: Path | None = None,
+    *,
+    progress: Observer = silent,
+    path: Annotated[
+        str | None, Field(description="owner/dataset on the Hub; hf:owner/dataset is short for it")
+    ] = None,
+    subset: Annotated[
+        str | None, Field(description="configuration of the data set, where it has several")
+    ] = None,
+    train: Annotated[str, Field(description="split to learn from")] = "train",
+    test: Annotated[
+        str | None, Field(description="split to test on; test, or validation, if not given")
+    ] = None,
+    image: Annotated[
+        str | None, Field(description="column of images; the one of that type, if not given")
+    ] = None,
+    label: Annotated[
+        str | None, Field(description="column of labels; the one of classes, if not given")
+    ] = None,
+    mode: ModeOption = None,
+    size: SizeOption = None,
+    on_error: OnError = "raise",
+    memory: Memory = 4.0,
+    decoders: Decoders = 0,
+) -> Splits:
+    """Images through Hugging Face `datasets`: hf:owner/dataset from the Hub, or a saved folder."""
+    splits = _from_hub(path, subset) if path else _from_disk(needed_root(root, "hf", WHERE))
+    name = path or str(root)
+    test = test or next((s for s in TESTS if s in splits), "test")
+    if missing := [s for s in (train, test) if s not in splits]:
+        raise DataError(
+            f"Expected the splits {train} and {test} in {name} but {' and '.join(missing)} is not "
+            f"among {', '.join(splits)}. Name them with `train` and `test`."
+        )
+    features = splits[train].features
+    columns = _image_column(features, image, name), _label_column(features, label, name)
+    if type(features[columns[0]]).__name__ != "Image":
+        given = {"mode": mode, "size": size}
+        if any(given.values()):
+            raise ConfigError(
+                f"data set 'hf': Expected `mode` and `size` for encoded images alone but got "
+                f"{given}, and {columns[0]!r} of {name} holds arrays."
+            )
+        return Splits(
+            _of_arrays(splits[train], f"{name}/{train}", *columns),
+            _of_arrays(splits[test], f"{name}/{test}", *columns),
+        )
+    source = _Rows(_undecoded(splits[train], columns[0]), columns[0])
+    form, shape = form_of(source, numbered(train, len(splits[train])), mode, size, on_error)
+
+    def open_split(split: str) -> Dataset:
+        rows = splits[split]
+        ids = numbered(split, len(rows))
+        labels, names = _labels(rows, columns[1], f"{name}/{split}")
+        encoded = EncodedDataset(
+            f"{name}/{split}",
+            ids,
+            names,
+            _Rows(_undecoded(rows, columns[0]), columns[0]),
+            check_labels(labels, names, ids, f"{name}/{split}"),
+            form,
+            shape,
+            decoders=decoders,
+        )
+        return materialise(encoded, on_error, memory, progress)
+
+    return Splits(open_split(train), open_split(test))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """position -> the encoded bytes, or the file where only a path is stored."""
+
+    rows: Any
+    column: str
+
+    def __call__(self, position: int) -> bytes | Path:
+        value = self.rows[position][self.column] or {}
+        if value.get("bytes") is not None:
+            return bytes(value["bytes"])
+        return Path(value["path"]) if value.get("path") else b""
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(
+            "Expected the package `datasets` for the data set 'hf' but it is not installed. "
+            "Install it: pip install 'upslope[hf]'."
+        ) from error
+    return datasets
+
+
+def _from_hub(path: str, subset: str | None) -> dict[str, Any]:
+    """The splits of a data set on the Hub, from the cache where it is there."""
+    library = _library()
+    try:
+        return dict(library.load_dataset(path, subset))
+    # Whatever goes wrong between here and the Hub: the library has no base of its errors.
+    except Exception as error:
+        raise DataError(
+            f"Expected the data set {path!r} on the Hugging Face Hub or in its cache but loading "
+            f"it failed: {type(error).__name__}: {error}. Without a network, save it where there "
+            "is one (`save_to_disk`) and give the folder as data.root with the name hf."
+        ) from error
+
+
+def _from_disk(folder: Path) -> dict[str, Any]:
+    """The splits of what `save_to_disk` wrote, or of files train*.arrow, test*.arrow."""
+    library = _library()
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            opened = library.load_from_disk(str(folder))
+            return dict(opened) if isinstance(opened, dict) else {"train": opened}
+        found: dict[str, list[Any]] = {}
+        for file in sorted(folder.glob("*.arrow")):
+            split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
+            if split:
+                found.setdefault(split, []).append(library.Dataset.from_file(str(file)))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"Expected a data set that `datasets` saved in {folder} but opening it failed: "
+            f"{type(error).__name__}: {error}. Save it again."
+        ) from error
+    if not found:
+        raise DataError(
+            f"Expected dataset_dict.json, as `save_to_disk` writes it, or files train*.arrow and "
+            f"test*.arrow in {folder} but there are none. Parquet files are for the data set "
+            "`parquet`."
+        )
+    return {split: library.concatenate_datasets(parts) for split, parts in found.items()}
+
+
+def _image_column(features: Any, wanted: str | None, name: str) -> str:
+    kinds = {column: type(feature).__name__ for column, feature in features.items()}
+    fitting = [c for c, kind in kinds.items() if kind in ("Image", "Array2D", "Array3D")]
+    return _chosen("image", wanted, fitting, kinds, name)
+
+
+def _label_column(features: Any, wanted: str | None, name: str) -> str:
+    kinds = {c: getattr(f, "dtype", type(f).__name__) for c, f in features.items()}
+    classes = [c for c, f in features.items() if type(f).__name__ == "ClassLabel"]
+    usual = [
+        c for c in ("label", "fine_label", "labels") if str(kinds.get(c, "")).startswith("int")
+    ]
+    return _chosen("label", wanted, classes if len(classes) == 1 else usual[:1], kinds, name)
+
+
+def _chosen(
+    what: str, wanted: str | None, fitting: list[str], kinds: dict[str, Any], name: str
+) -> str:
+    """The column wanted, or the one that fits.
+
+    Raises:
+        ConfigError: no such column; none that fits, or several.
+    """
+    if wanted is not None and wanted in kinds:
+        return wanted
+    if wanted is None and len(fitting) == 1:
+        return fitting[0]
+    found = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
+    raise ConfigError(
+        f"data set 'hf': Expected `{what}` to name a column of {name} but got {wanted!r}; it has "
+        f"{found}."
+    )
+
+
+def _undecoded(rows: Any, image: str) -> Any:
+    """`rows` that give encoded images as they lie, so that we alone decode them."""
+    return rows.cast_column(image, _library().Image(decode=False)).select_columns([image])
+
+
+def _labels(rows: Any, label: str, name: str) -> tuple[Labels, tuple[str, ...]]:
+    """((n,) labels, `UNKNOWN` where there is none; names of the classes)."""
+    column = rows.data.column(label)
+    if rows._indices is not None:  # a selection of rows that are not in this order on the disk
+        column = rows.flatten_indices().data.column(label)
+    try:
+        labels = column.fill_null(UNKNOWN).to_numpy().astype(np.int64, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"Expected whole numbers in the column {label!r} of {name} but got {column.type}. Name "
+            "another column with `label`."
+        ) from error
+    stated = getattr(rows.features[label], "names", None)
+    if stated is None:
+        stated = [str(i) for i in range(max(2, int(labels.max(initial=0)) + 1))]
+    return labels, tuple(stated)
+
+
+def _of_arrays(rows: Any, name: str, image: str, label: str) -> Dataset:
+    """Images stored as arrays, (c, h, w), (h, w, c) or (h, w), in the type that they have."""
+    feature = rows.features[image]
+    kind = getattr(feature, "dtype", type(feature).__name__)
+    if kind != "uint8" and not str(kind).startswith("float"):
+        raise DataError(
+            f"Expected encoded images, or arrays of uint8 or floats, in the column {image!r} of "
+            f"{name} but got {kind}. Name another column with `image`."
+        )
+    # Unless told, the library hands out integers as int64.
+    typed = rows.select_columns([image]).with_format("numpy", dtype=np.dtype(str(kind)))
+    parts = [np.asarray(typed[i : i + _ROWS][image]) for i in range(0, len(rows), _ROWS)]
+    images = np.concatenate(parts)
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    labels, names = _labels(rows, label, name)
+    return checked(
+        name, images, labels, names, source=name, ids=numbered(name.rpartition("/")[2], len(images))
+    )

@@ -1,0 +1,101 @@
+"""Data sets built by `datasets` itself; nothing is asked of a network."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upslope import datasets
+from upslope.config import parse
+from upslope.errors import ConfigError, DataError
+
+hf = pytest.importorskip("datasets", reason="datasets is not installed")
+
+
+def images(count, mode="RGB"):
+    shape = (5, 6, 3) if mode == "RGB" else (5, 6)
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def saved(folder, features, **splits):
+    made = {k: hf.Dataset.from_dict(v, features=hf.Features(features)) for k, v in splits.items()}
+    hf.DatasetDict(made).save_to_disk(str(folder))
+    return folder
+
+
+NAMES = hf.ClassLabel(names=["cat", "dog", "owl"])
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": 0}, {"memory": 0, "decoders": 1}])
+def test_encoded_images_and_the_names_of_classes(tmp_path, options):
+    pixels = images(8)
+    rows = {"picture": [Image.fromarray(p) for p in pixels], "kind": [0, 1, 2, 0, 1, 2, -1, 0]}
+    test = {"picture": rows["picture"][:2], "kind": [2, 2]}
+    saved(tmp_path, {"picture": hf.Image(), "kind": NAMES}, train=rows, validation=test)
+    splits = datasets.load("hf", tmp_path, **options)
+    assert splits.pool.classes == ("cat", "dog", "owl")
+    np.testing.assert_array_equal(
+        splits.pool.inputs([7, 0, 3]).numpy(), pixels[[7, 0, 3]].transpose(0, 3, 1, 2)
+    )
+    assert splits.pool.targets([1, 2]).tolist() == [1, 2]
+    with pytest.raises(DataError, match="train-00006"):
+        splits.pool.targets([6])
+    assert splits.test.targets([0, 1]).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_arrays_keep_their_type(tmp_path, last):
+    pixels = images(4) if last else images(4).transpose(0, 3, 1, 2)
+    rows = {"x": list(pixels), "label": [0, 1, 1, 0]}
+    kind = {"x": hf.Array3D(pixels.shape[1:], "uint8"), "label": hf.Value("int64")}
+    splits = datasets.load("hf", saved(tmp_path, kind, train=rows, test=rows))
+    assert splits.pool.inputs([0]).dtype == splits.pool.inputs([0]).new_zeros(1).byte().dtype
+    np.testing.assert_array_equal(
+        splits.pool.inputs(range(4)).numpy(), images(4).transpose(0, 3, 1, 2)
+    )
+    assert splits.pool.classes == ("0", "1")
+
+
+def test_columns_splits_and_folders_that_do_not_fit(tmp_path):
+    rows = {"a": [Image.fromarray(p) for p in images(2)], "n": [0, 1], "s": ["x", "y"]}
+    kind = {"a": hf.Image(), "n": hf.Value("int64"), "s": hf.Value("string")}
+    root = saved(tmp_path / "one", kind, train=rows, holdout=rows)
+    with pytest.raises(DataError, match="test is not among train, holdout"):
+        datasets.load("hf", root)
+    with pytest.raises(ConfigError, match=r"`label` to name a column of .* n \(int64\)"):
+        datasets.load("hf", root, test="holdout")
+    with pytest.raises(DataError, match=r"whole numbers in the column 's'"):
+        datasets.load("hf", root, test="holdout", label="s")
+    assert len(datasets.load("hf", root, test="holdout", label="n").pool) == 2
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"dataset_dict\.json, as `save_to_disk`"):
+        datasets.load("hf", tmp_path / "none")
+
+
+def test_the_name_says_what_to_load(monkeypatch, tmp_path):
+    asked = []
+    rows = {"image": [Image.fromarray(p) for p in images(2)], "label": [0, 2]}
+    made = hf.Dataset.from_dict(rows, features=hf.Features({"image": hf.Image(), "label": NAMES}))
+
+    def load_dataset(*arguments, **options):
+        asked.append((arguments, options))
+        return hf.DatasetDict(train=made, test=made)
+
+    monkeypatch.setattr(hf, "load_dataset", load_dataset)
+    splits = datasets.load("hf:owner/things", limit=1, subset="small")
+    assert asked == [(("owner/things", "small"), {})]  # and no leave to run its code
+    assert len(splits.pool) == 1
+    config = parse({"data": {"name": "hf:owner/things", "size": 32}})
+    assert config.data.name == "hf:owner/things"
+
+    def offline(*_):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hf, "load_dataset", offline)
+    with pytest.raises(DataError, match=r"'owner/things' on the Hugging Face Hub .*no network"):
+        datasets.load("hf:owner/things")
+
+
+def test_without_the_library_the_error_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"pip install 'upslope\[hf\]'"):
+        datasets.load("hf", tmp_path)
