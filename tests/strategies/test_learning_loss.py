@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,62 @@ def test_one_update_is_sgds_on_the_ranking_loss() -> None:
         assert p.grad is None
     companion.end()
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_two_updates_in_numpy() -> None:
+    """Forward, gradient of the ranking loss, and SGD with momentum, by their formulas."""
+    torch.manual_seed(1)
+    model, companion = Staged(), LearningLossCompanion()
+    companion.begin(model, CPU, 3)
+    inputs = [torch.randn(5, 1, 8, 8) for _ in range(2)]
+    losses = [torch.tensor([0.9, 0.1, 0.5, 0.7, 0.3]), torch.tensor([0.2, 0.8, 0.1, 0.4, 0.6])]
+    weights: list[np.ndarray] = []
+    momenta: list[np.ndarray] = []
+    for x, true in zip(inputs, losses, strict=True):
+        model(x)
+        extra = companion.loss(Batch(true))
+        assert extra is not None
+        assert companion.module is not None
+        if not weights:
+            weights = [p.detach().double().numpy().copy() for p in companion.module.parameters()]
+            momenta = [np.zeros_like(w) for w in weights]
+        extra.backward()
+        companion.step(Batch(true, lr=0.05))
+
+        w1, b1, w2, b2, w, b = weights
+        with torch.no_grad():
+            one = model.one(x)
+            two = model.two(one.relu())
+        s1, s2 = (t.double().numpy().mean(axis=(2, 3)) for t in (one, two))
+        z1, z2 = s1 @ w1.T + b1, s2 @ w2.T + b2
+        h = np.concatenate([np.maximum(z1, 0), np.maximum(z2, 0)], axis=1)
+        predicted = (h @ w.T + b)[:, 0]
+        slope = np.zeros(5)
+        total = 0.0
+        for i, j in ((0, 4), (1, 3)):
+            sign = 1.0 if true[i] > true[j] else -1.0
+            hinge = 1 - sign * (predicted[i] - predicted[j])
+            if hinge > 0:
+                total += hinge / 2
+                slope[i] -= sign / 2
+                slope[j] += sign / 2
+        assert extra.item() == pytest.approx(total, rel=1e-5)
+        to_h = slope[:, None] * w
+        to_z1, to_z2 = to_h[:, :128] * (z1 > 0), to_h[:, 128:] * (z2 > 0)
+        grads = [
+            to_z1.T @ s1,
+            to_z1.sum(0),
+            to_z2.T @ s2,
+            to_z2.sum(0),
+            slope[None] @ h,
+            slope.sum(),
+        ]
+        for k, grad in enumerate(grads):
+            momenta[k] = 0.9 * momenta[k] + grad + 5e-4 * weights[k]
+            weights[k] = weights[k] - 0.05 * momenta[k]
+    assert companion.module is not None
+    for p, expected in zip(companion.module.parameters(), weights, strict=True):
+        assert np.allclose(p.detach().numpy(), expected, atol=1e-6)
 
 
 def test_late_in_training_no_gradient_reaches_the_task_network() -> None:
