@@ -1,5 +1,7 @@
 """Regression: losses, figures, and the gradient norm at what a committee answers."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,20 @@ from torch import nn
 from upslope import models
 from upslope.errors import ConfigError, DataError, ModelError, UpslopeError
 from upslope.experiment.checks import check_fit
-from upslope.signals.model_change import FittedModelChange
+from upslope.signals import FitContext
+from upslope.signals.model_change import FittedModelChange, ModelChange
 from upslope.strategies import STRATEGIES, build
 from upslope.tasks import Classification, Regression, Segmentation
 from upslope.tasks.regression_metrics import RegressionMetrics
+
+
+@dataclass
+class Numbers:
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def inputs(self, indices):
+        return self.x[list(indices)]
 
 
 def network(outputs=2, seed=0):
@@ -127,6 +139,33 @@ def test_expected_change_of_masks_is_at_the_masks_drawn():
         model, x, lambda o, i: nn.functional.cross_entropy(o, mask[i : i + 1], reduction="mean")
     )
     torch.testing.assert_close(found, truth, rtol=1e-10, atol=0)
+
+
+def test_the_committee_learns_on_bootstraps_of_the_labels():
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(2))
+    data = Numbers(x, 100 + 20 * x[:, :1])
+    task = Regression(1, centre=(100.0,), scale=(20.0,))
+    context = FitContext(
+        model=network(1).float(),
+        task=task,
+        dataset=data,
+        unlabelled=range(40, 60),
+        labelled=range(40),
+        targets=data.y[:40],
+        device=torch.device("cpu"),
+        rng=torch.Generator().manual_seed(0),
+        progress=lambda done, total: None,
+    )
+    fitted = ModelChange(members=3, epochs=300).fit(context)
+    answers = torch.stack([task.answers(m(x[40:])) for m in fitted.members]).detach()
+    assert (answers - data.y[40:]).square().mean().sqrt() < 8  # the deviation is 20
+    assert answers.std(dim=0).min() > 0
+    again = ModelChange(members=3, epochs=300)
+    context.rng.manual_seed(0)
+    same = again.fit(context).compute(context.model, task, x)
+    assert torch.equal(fitted.compute(context.model, task, x), same)
+    with pytest.raises(ModelError, match="labelled samples, on which the committee"):
+        again.fit(replace(context, labelled=()))
 
 
 def test_what_reads_a_posterior_is_refused_and_the_rest_is_not():

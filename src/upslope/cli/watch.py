@@ -149,7 +149,7 @@ def about(progress: Progress) -> str:
     figures = [
         f"{name} {100 * value:.1f}%"
         for name, value in progress.metrics.items()
-        if name in ("accuracy", "miou")
+        if name in ("accuracy", "miou", "map", "r2")
     ]
     cycle = f"cycle {progress.cycle + 1} of {progress.cycles}"
     return "  ".join([progress.run, cycle, f"{progress.labelled} labels", *figures]).strip()

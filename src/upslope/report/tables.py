@@ -61,7 +61,8 @@ def p_value(p: float) -> str:
 
 def name_of(metric: str) -> str:
     """A figure's key as a reader calls it."""
-    return {"miou": "Mean IoU"}.get(metric, metric.replace("_", " ").capitalize())
+    known = {"miou": "Mean IoU", "map": "Mean average precision", "r2": "R²"}
+    return known.get(metric, metric.replace("_", " ").capitalize())
 
 
 def markdown(summary: Summary) -> str:

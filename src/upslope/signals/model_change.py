@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from upslope.errors import ModelError
 from upslope.gradnorm import gradient_norms
 from upslope.options import Options
 from upslope.signals.base import FitContext
@@ -41,12 +42,19 @@ class ModelChange(Options):
     parameters: Parameters = None
 
     def fit(self, context: FitContext) -> FittedModelChange:
-        """Train the members, each on as many labelled samples drawn with replacement."""
+        """Train the members, each on as many labelled samples drawn with replacement.
+
+        Raises:
+            ModelError: nothing is labelled, so that no member could say anything.
+        """
         n = len(context.labelled)
-        places = [
-            torch.randint(max(1, n), (n,), generator=context.rng).tolist()
-            for _ in range(self.members)
-        ]
+        if not n:
+            raise ModelError(
+                "Expected labelled samples, on which the committee of emcm learns what to answer, "
+                "but there are none. Start with another strategy, such as random."
+            )
+        rng = context.rng
+        places = [torch.randint(n, (n,), generator=rng).tolist() for _ in range(self.members)]
         members = trained_members(context, places, self.epochs)
         return FittedModelChange(members, self.norm, self.parameters)
 
