@@ -10,6 +10,8 @@ from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from upslope.models.resnet import resnet_small
+
 Data = list[tuple[Tensor, Tensor]]
 
 
@@ -36,9 +38,34 @@ def convolutional() -> nn.Module:
     return model
 
 
+def layer_normed() -> nn.Module:
+    """With layer normalisation, GELU and a grouped convolution."""
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2),
+        nn.LayerNorm((4, 2, 2)),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(5, 3),
+    )
+
+
+def residual() -> nn.Module:
+    """The network of three stages that the package itself has, one channel wide."""
+    torch.manual_seed(3)
+    model = resnet_small(3, (2, 8, 8), width=1, dropout=0.2)
+    for _ in range(3):
+        model(torch.randn(16, 2, 8, 8))
+    return model
+
+
 MODELS = {
     "perceptron": (perceptron, (5,), 4),
     "convolutional": (convolutional, (2, 4, 4), 3),
+    "layer-normed": (layer_normed, (2, 4, 4), 3),
+    "residual": (residual, (2, 8, 8), 3),
 }
 
 
@@ -50,6 +77,18 @@ def problem(name: str, n: int = 23, seed: int = 2) -> tuple[nn.Module, Data]:
     x = torch.randn(n, *shape, generator=rng, dtype=torch.float64)
     y = torch.randint(0, classes, (n,), generator=rng)
     return model, list(zip(x.split(9), y.split(9), strict=True))
+
+
+def altered(
+    data: Data, index: int, *, value: float | None = None, label: int | None = None
+) -> Data:
+    """The data with another number in the inputs of one sample, or another label."""
+    x, y = (t.clone() for t in whole(data))
+    if value is not None:
+        x[index, 0] = value
+    if label is not None:
+        y[index] = label
+    return list(zip(x.split(9), y.split(9), strict=True))
 
 
 def whole(data: Data) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from small_problems import Data, Explicit, problem, relative
+from small_problems import MODELS, Data, Explicit, altered, problem, relative
 from test_solvers import exact_solution, positive
 from torch import nn
 
@@ -22,7 +22,7 @@ from upslope.influence import (
 )
 
 
-@pytest.mark.parametrize("name", ["perceptron", "convolutional"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("loss", ["label", "entropy"])
 def test_influences_are_those_of_the_explicit_matrix(name: str, loss: str) -> None:
     """Eq. 2, with the 1/n of the training set, a sum over the test set, and its sign."""
@@ -61,15 +61,33 @@ def test_negative_curvature_and_divergence_are_errors() -> None:
 
 def test_a_candidate_that_is_not_finite_is_named() -> None:
     model, data = problem("perceptron")
-    spoiled = [(x.clone(), y) for x, y in data]
-    spoiled[1][0][2] = torch.nan
+    curvature, solver = Curvature(model, data, kind="fisher"), ConjugateGradients(damping=1)
+    spoiled = altered(data, 11, value=torch.nan)
     with pytest.raises(InfluenceError, match="1 of 23 candidates, the first at index 11"):
-        influence_on_test_loss(
-            Curvature(model, data, kind="fisher"),
-            data,
-            spoiled,
-            solver=ConjugateGradients(damping=1),
-        )
+        influence_on_test_loss(curvature, data, spoiled, solver=solver)
+    with pytest.raises(InfluenceError, match="that of sample 11 of `test` is nan"):
+        influence_on_test_loss(curvature, spoiled, data, solver=solver)
+
+
+@pytest.mark.parametrize("which", ["test", "candidates"])
+def test_samples_that_cannot_be_taken_are_named(which: str) -> None:
+    model, data = problem("perceptron")
+    curvature, solver = Curvature(model, data, kind="fisher"), ConjugateGradients(damping=1)
+
+    def asked(wrong: Data) -> None:
+        given = {"test": data, "candidates": data, which: wrong}
+        influence_on_test_loss(curvature, **given, solver=solver)
+
+    with pytest.raises(
+        InfluenceError, match=f"`{which}` .* sample 9 on.* Target 4 is out of bound"
+    ):
+        asked(altered(data, 11, label=4))
+    with pytest.raises(InfluenceError, match=f"`{which}` .* sample 0 on, inputs .9, 3. float64"):
+        asked([(x[:, :3], y) for x, y in data])
+    with pytest.raises(InfluenceError, match=f"`{which}` to have at least one batch but got none"):
+        asked([])
+    with pytest.raises(InfluenceError, match=f"`{which}` to have at least one sample but got"):
+        asked([(data[0][0][:0], data[0][1][:0])])
 
 
 def test_unlabelled_candidates_by_a_loss_without_targets() -> None:
@@ -165,6 +183,8 @@ def test_wrong_arguments_of_leave_one_out_are_named(digits: tuple[Data, Data]) -
         leave_one_out(nn.Linear(32, 5), train, test, weight_decay=0)
     with pytest.raises(InfluenceError, match=r"indices below 150, .* but got 150"):
         leave_one_out(nn.Linear(32, 5), train, test, weight_decay=0.1, removed=[150])
+    with pytest.raises(InfluenceError, match="that of sample 5 of `test` is nan"):
+        leave_one_out(nn.Linear(32, 5), train, altered(test, 5, value=torch.nan), weight_decay=0.1)
     torch.manual_seed(0)
     deep = nn.Sequential(nn.Linear(32, 4), nn.Tanh(), nn.Linear(4, 5))
     with pytest.raises(InfluenceError, match="Expected a convex training loss"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_problems import Explicit, problem, relative
+from small_problems import MODELS, Explicit, problem, relative
 from torch import Tensor, nn
 
 from upslope.errors import InfluenceError
@@ -24,7 +24,7 @@ def positive(matrix: Tensor) -> float:
     return max(0.0, -float(torch.linalg.eigvalsh(matrix)[0])) + 0.05
 
 
-@pytest.mark.parametrize("name", ["perceptron", "convolutional"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", ["hessian", "gauss-newton", "empirical-fisher"])
 def test_conjugate_gradients_solve_as_the_explicit_matrix(name: str, kind: str) -> None:
     model, data = problem(name)

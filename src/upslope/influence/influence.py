@@ -19,7 +19,7 @@ from torch import Tensor
 
 from upslope.errors import InfluenceError
 from upslope.influence.losses import LossFunction, loss_named
-from upslope.influence.network import Batches, Network, evaluating
+from upslope.influence.network import Batches, Network, evaluating, naming
 from upslope.influence.products import Curvature
 from upslope.influence.solvers import Solution, Solver
 
@@ -89,12 +89,17 @@ def inner_products(
     """<direction, grad L(x)> for every sample x of the data, (m,).
 
     Raises:
-        InfluenceError: values that are not finite, or a loss that is not one a sample.
+        InfluenceError: values that are not finite, a loss that is not one a sample, or a batch
+            that the model or the loss does not take.
     """
     direction = network.checked(direction, "direction")
     with evaluating(network.model):
-        batches = network.batches(data, "candidates")
-        values = torch.cat([network.slopes(batch, loss, direction) for batch in batches])
+        parts, first = [], 0
+        for batch in network.batches(data, "candidates"):
+            with naming(batch, "candidates", first):
+                parts.append(network.slopes(batch, loss, direction))
+            first += len(parts[-1])
+    values = torch.cat(parts)
     bad = torch.nonzero(~torch.isfinite(values)).flatten().tolist()
     if bad:
         raise InfluenceError(

@@ -18,7 +18,7 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from upslope.errors import InfluenceError
+from upslope.errors import InfluenceError, UpslopeError
 from upslope.gradnorm import select
 from upslope.gradnorm.engine import Parameters
 from upslope.influence.losses import LossFunction, loss_named
@@ -40,14 +40,17 @@ class Network:
         parameters: Parameters,
         dtype: torch.dtype | None,
     ):
-        if dtype not in (None, torch.float32, torch.float64):
-            raise InfluenceError(
-                f"Expected `dtype` to be None, torch.float32 or torch.float64 but got {dtype}."
-            )
         self.model, self.loss, self.parameters = model, loss_named(loss), parameters
         chosen = select(model, parameters)
         first = next(iter(chosen.values()))
         self.device, self.dtype = first.device, dtype or first.dtype
+        if self.dtype not in (torch.float32, torch.float64):
+            whose = "the model's parameters" if dtype is None else "`dtype`"
+            raise InfluenceError(
+                f"Expected {whose} to be torch.float32 or torch.float64 but got {self.dtype}, in "
+                "which no curvature can be inverted. Pass `dtype=torch.float32`: it computes so, "
+                "and leaves the model as it is."
+            )
         self.theta: Theta = {name: self.moved(p.detach().clone()) for name, p in chosen.items()}
         state = (*model.named_parameters(), *model.named_buffers())
         self._rest = {
@@ -70,7 +73,8 @@ class Network:
         """The batches of the data set `name`, moved.
 
         Raises:
-            InfluenceError: the data can be gone through only once, is empty, or not of pairs.
+            InfluenceError: the data can be gone through only once, is not of pairs, or is empty,
+                or a batch of it is.
         """
         if isinstance(data, Iterator):
             raise InfluenceError(
@@ -84,7 +88,13 @@ class Network:
                     f"Expected each batch of `{name}` to be a pair (inputs, targets) but got "
                     f"{type(batch).__name__}. Where the loss takes no targets, pass (inputs, None)."
                 )
-            yield self.moved(batch[0]), self.moved(batch[1])
+            pair = self.moved(batch[0]), self.moved(batch[1])
+            if sample_count(pair) == 0:
+                raise InfluenceError(
+                    f"Expected each batch of `{name}` to have at least one sample but got inputs "
+                    f"{_shape(pair[0])}. Leave empty batches out."
+                )
+            yield pair
             empty = False
         if empty:
             raise InfluenceError(f"Expected `{name}` to have at least one batch but got none.")
@@ -117,15 +127,42 @@ class Network:
             )
         return losses
 
+    def finite_losses(
+        self, theta: Theta, batch: tuple[Any, Any], loss: LossFunction, name: str, first: int
+    ) -> Tensor:
+        """`losses` of a batch of the data set `name`, whose first sample is number `first`.
+
+        Raises:
+            InfluenceError: the model or the loss fails on the batch; a loss is not finite.
+        """
+        with naming(batch, name, first):
+            losses = self.losses(theta, batch, loss)
+        bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+        if bad:
+            raise InfluenceError(
+                f"Expected finite losses but that of sample {first + bad[0]} of `{name}` is "
+                f"{losses[bad[0]].item()}. Look at its inputs and at the model's outputs on it."
+            )
+        return losses
+
     def gradient_sum(self, data: Batches, loss: LossFunction, name: str) -> tuple[Tensor, int]:
-        """(sum_j grad L(x_j) over the data, (p,); the number of samples)."""
+        """(sum_j grad L(x_j) over the data, (p,); the number of samples).
+
+        Raises:
+            InfluenceError: see `batches` and `finite_losses`; a gradient is not finite.
+        """
         total, n = torch.zeros(self.size, dtype=self.dtype, device=self.device), 0
         with evaluating(self.model):
             for batch in self.batches(data, name):
                 theta = self.leaves()
-                losses = self.losses(theta, batch, loss)
+                losses = self.finite_losses(theta, batch, loss, name, n)
                 total += self.joined(pulled(losses.sum(), theta))
                 n += len(losses)
+        if not bool(torch.isfinite(total).all()):
+            raise InfluenceError(
+                f"Expected a finite gradient of the losses of `{name}` but it holds NaN or "
+                "infinity. Look for roots and divisions in the model and the loss."
+            )
         return total, n
 
     def along(self, function: Callable[[Theta], Tensor], direction: Tensor) -> Tensor:
@@ -190,6 +227,33 @@ def sample_count(batch: tuple[Any, Any]) -> int:
     while not isinstance(inputs, Tensor):
         inputs = next(iter(inputs.values() if isinstance(inputs, dict) else inputs))
     return len(inputs)
+
+
+@contextmanager
+def naming(batch: tuple[Any, Any], name: str, first: int) -> Iterator[None]:
+    """Says of which batch an error is that the model or the loss raises.
+
+    Raises:
+        InfluenceError: in place of an error that is not Upslope's own.
+    """
+    try:
+        yield
+    except (UpslopeError, torch.OutOfMemoryError):
+        raise
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise InfluenceError(
+            f"Expected the model and the loss to take every batch of `{name}` but the one from "
+            f"sample {first} on, inputs {_shape(batch[0])} and targets {_shape(batch[1])}, raised "
+            f"{type(error).__name__}: {reason[0].rstrip('.')}. Inputs are what the model takes, "
+            "and targets what the loss takes: with C outputs, an integer from 0 to C - 1 a sample."
+        ) from error
+
+
+def _shape(tree: Any) -> str:
+    if isinstance(tree, Tensor):
+        return f"{tuple(tree.shape)} {tree.dtype}".replace("torch.", "")
+    return type(tree).__name__
 
 
 @contextmanager
