@@ -36,6 +36,9 @@ def finish(document, folder):
         device="cpu",
     ) as run:
         asked = run.ask()
+        if job.splits.pool.targets([0]).ndim > 1:
+            with pytest.raises(DataError, match=rf"None for '{asked[0]}', whose target of shape"):
+                run.tell({asked[0]: 0})
         run.tell(dict.fromkeys(asked))
         result = run.run()
     assert result.cycles[-1].n_labelled > len(asked)

@@ -99,6 +99,12 @@ def checked(
             pool.targets([position[id_]])  # raises DataError where the data set has none
             labels[id_] = None
             continue
+        if shape := _shape_of_target(pool, position[id_]):
+            problems.append(
+                f"Expected None for {id_!r}, whose target of shape {shape} is the data set's to "
+                f"say, but got {label!r}."
+            )
+            continue
         try:
             if isinstance(label, bool):
                 raise TypeError
@@ -112,6 +118,14 @@ def checked(
         problems += [problem] if problem else []
     _refuse(problems)
     return labels
+
+
+def _shape_of_target(pool: Dataset, index: int) -> tuple[int, ...]:
+    """That of a mask, a label set or numbers; () for a class, or where nobody knows it."""
+    try:
+        return tuple(pool.targets([index]).shape[1:])
+    except DataError:
+        return ()
 
 
 def _why_not(id_: str, position: Mapping[str, int], known: Mapping[str, Any]) -> str:
