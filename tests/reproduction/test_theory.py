@@ -18,6 +18,7 @@ from upslope.reproduction.theory import (
     chance_overlap,
     figure_3_terms,
     influences,
+    influences_by_loss,
     label_norms,
     reduced,
     scheme_norms,
@@ -209,6 +210,16 @@ def test_influences_are_eq_3(name: str, scheme: Any) -> None:
     candidates = rows(model, POOL, CANDIDATES_AT, scheme)
     assert close(found.values, candidates @ direction(model, "label") / len(TRAIN_AT), 1e-8)
     assert (found.samples, found.test_samples) == (len(TRAIN_AT), len(TEST_AT))
+
+
+def test_losses_of_the_candidates_share_a_solve() -> None:
+    model = built("convolutional").float()
+    common: dict[str, Any] = {"damping": DAMPING, "device": CPU, "batch_size": 7}
+    where: Any = (model, TASK, TRAIN, TESTED, (POOL, CANDIDATES_AT))
+    together = influences_by_loss(*where, ("label", "entropy"), **common)
+    assert together["label"].solve is together["entropy"].solve
+    for scheme, found in together.items():
+        assert torch.equal(found.values, influences(*where, scheme, **common).values)  # type: ignore[arg-type]
 
 
 def test_a_float32_model_is_computed_in_float64_where_asked_and_left_as_it_was(name: str) -> None:

@@ -18,7 +18,7 @@ from upslope.reproduction.measured import Figures
 from upslope.reproduction.subject import Subject
 from upslope.reproduction.theory import (
     figure_3_terms,
-    influences,
+    influences_by_loss,
     label_norms,
     reduced,
     scheme_norms,
@@ -78,22 +78,19 @@ def consistency(
         tested = _part(subject, list(range(len(subject.test))), test, "test", cycle)
         known = {"device": subject.device, "batch_size": subject.batch}
         solver = _solver(tolerance, iterations)
-        influence: dict[str, Tensor] = {}
-        residual = 0.0
-        losses: tuple[Literal["label"] | Scheme, ...] = ("label", scheme)
-        for loss in losses:
-            solved = influences(
-                model,
-                subject.task,
-                _labelled(subject.pool, trained),
-                _labelled(subject.test, tested),
-                (subject.pool, candidates),
-                loss,
-                damping=damping,
-                solver=solver,
-                **known,  # type: ignore[arg-type]
-            )
-            influence[loss], residual = solved.values, solved.solve.residual
+        solved = influences_by_loss(
+            model,
+            subject.task,
+            _labelled(subject.pool, trained),
+            _labelled(subject.test, tested),
+            (subject.pool, candidates),
+            ("label", scheme),
+            damping=damping,
+            solver=solver,
+            **known,  # type: ignore[arg-type]
+        )
+        influence = {loss: one.values for loss, one in solved.items()}
+        residual = solved["label"].solve.residual
         norms: dict[str, Tensor] = {
             "scheme": scheme_norms(
                 model,

@@ -43,8 +43,8 @@ from upslope.reproduction.theory_data import Batches
 from upslope.reproduction.theory_influence import (
     Scheme,
     figure_3_terms,
-    influence_ranking,
     influences,
+    influences_by_loss,
 )
 from upslope.signals.gradnorm import GradNorm
 from upslope.tasks.base import Task
@@ -52,8 +52,8 @@ from upslope.tasks.base import Task
 __all__ = [
     "chance_overlap",
     "figure_3_terms",
-    "influence_ranking",
     "influences",
+    "influences_by_loss",
     "label_norms",
     "reduced",
     "scheme_norms",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from upslope.errors import InfluenceError
 from upslope.gradnorm import entropy, expected
@@ -56,47 +56,53 @@ def influences(
         InfluenceError: `damping` is not positive, the scheme is unknown, a list of samples is
             empty, or what is computed is not finite.
     """
-    losses = _losses(task)
-    if scheme not in losses:
-        raise InfluenceError(f"Expected `scheme` to be one of {list(losses)} but got {scheme!r}.")
-    dataset, indices = candidates
-    known = dataset.targets(indices) if scheme == "label" else None
-    chosen = Batches(task, dataset, indices, known, device, batch_size, "candidates")
-    curvature, solve = _solvable(model, task, train, damping, device, batch_size, solver, dtype)
-    tested = Batches(task, *test, device, batch_size, "test")
-    solution, count = inverse_test_gradient(curvature, tested, losses["label"], solve)
-    values = inner_products(curvature.network, chosen, losses[scheme], solution.vector)
-    return Influence(values.cpu() / curvature.samples, solution, curvature.samples, count)
+    return influences_by_loss(
+        model,
+        task,
+        train,
+        test,
+        candidates,
+        (scheme,),
+        damping=damping,
+        device=device,
+        batch_size=batch_size,
+        solver=solver,
+        dtype=dtype,
+    )[scheme]
 
 
-def influence_ranking(
+def influences_by_loss(
     model: nn.Module,
     task: Task,
     train: Labelled,
     test: Labelled,
     candidates: Unlabelled,
-    scheme: Literal["label"] | Scheme,
+    schemes: Sequence[str],
     *,
     damping: float,
     device: torch.device,
     batch_size: int,
     solver: MakeSolver | None = None,
     dtype: torch.dtype | None = None,
-) -> Tensor:
-    """The values of `influences`, (m,) on the CPU: the largest are those that Eq. 3 selects."""
-    return influences(
-        model,
-        task,
-        train,
-        test,
-        candidates,
-        scheme,
-        damping=damping,
-        device=device,
-        batch_size=batch_size,
-        solver=solver,
-        dtype=dtype,
-    ).values
+) -> dict[str, Influence]:
+    """`influences` for several losses of the candidates, from one solve: they share the test's."""
+    losses = _losses(task)
+    if unknown := [scheme for scheme in schemes if scheme not in losses]:
+        raise InfluenceError(
+            f"Expected `scheme` to be one of {list(losses)} but got {unknown[0]!r}."
+        )
+    dataset, indices = candidates
+    known = dataset.targets(indices) if "label" in schemes else None
+    chosen = Batches(task, dataset, indices, known, device, batch_size, "candidates")
+    curvature, solve = _solvable(model, task, train, damping, device, batch_size, solver, dtype)
+    tested = Batches(task, *test, device, batch_size, "test")
+    solution, count = inverse_test_gradient(curvature, tested, losses["label"], solve)
+    found = {}
+    for scheme in schemes:
+        values = inner_products(curvature.network, chosen, losses[scheme], solution.vector)
+        scaled = values.cpu() / curvature.samples
+        found[scheme] = Influence(scaled, solution, curvature.samples, count)
+    return found
 
 
 def figure_3_terms(
