@@ -2,11 +2,13 @@
 
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from upslope import datasets
+from upslope.datasets import cifar
 from upslope.errors import DataError
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -147,3 +149,20 @@ def test_damaged_and_missing_files_are_named(ten):
         datasets.load("cifar10", root / "b")
     with pytest.raises(DataError, match=r"train-\*\.parquet"):
         datasets.load("cifar10", root)
+
+
+def test_whole_files_of_the_python_archive_have_published_checksums(ten, monkeypatch):
+    root, _ = ten
+    assert len(cifar._TEN.md5) == 6
+    assert len(cifar._HUNDRED.md5) == 2
+    monkeypatch.setattr(cifar, "_TEN", replace(cifar._TEN, rows=(7, 10_000)))
+    with pytest.raises(DataError, match=r"data_batch_1 to have the published MD5 c99cafc152244af7"):
+        datasets.load("cifar10", root / "p")
+    datasets.load("cifar10", root / "b")
+
+
+def test_statistics_of_the_authors_code_can_be_taken(ten):
+    root, _ = ten
+    mean, std = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
+    splits = datasets.load("cifar10", root / "b", mean=mean, std=std)
+    assert datasets.statistics(splits.pool) == (tuple(mean), tuple(std))

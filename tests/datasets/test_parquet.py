@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from upslope import datasets
+from upslope.datasets import encoded
 from upslope.errors import ConfigError, DataError
 
 
@@ -150,3 +151,26 @@ def test_cifar10_as_published():
     values = splits.pool.inputs(range(50_000)).double().div_(255).transpose(0, 1).flatten(1)
     assert splits.pool.mean == pytest.approx(values.mean(1).tolist(), abs=1e-4)
     assert splits.pool.std == pytest.approx(values.std(1).tolist(), abs=1e-4)
+
+
+def test_many_images_are_decoded_once_and_kept(root, pixels, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(encoded, "_MANY", 1)
+    first = datasets.load("parquet", root)
+    files = sorted((tmp_path / "cache/upslope").iterdir())
+    assert len(files) == 2
+    calls = []
+    decode = encoded.decode
+    monkeypatch.setattr(encoded, "decode", lambda *a: calls.append(a) or decode(*a))
+    again = datasets.load("parquet", root)
+    assert not calls
+    everything = range(len(first.pool))
+    assert again.pool.inputs(everything).equal(first.pool.inputs(everything))
+    assert again.pool.targets([0, 7]).tolist() == [0, 0]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-1])  # cut short: made anew
+    assert (
+        datasets.load("parquet", root).pool.inputs(everything).equal(first.pool.inputs(everything))
+    )
+    assert calls
+    assert len(datasets.load("parquet", root, size=3).pool.inputs([0])[0, 0]) == 3

@@ -1,10 +1,12 @@
 """Subtomograms of tomograms and of MRC stacks, written with mrcfile."""
 
+import gzip
+
 import numpy as np
 import pytest
 
 from upslope import datasets
-from upslope.cryoet.mrc import read_volume, write_volume
+from upslope.cryoet.mrc import map_volume, read_volume, write_volume
 from upslope.errors import DataError
 
 mrcfile = pytest.importorskip("mrcfile")
@@ -94,8 +96,16 @@ def test_files_that_cannot_be_used(stack):
         load()
     with pytest.warns(RuntimeWarning, match="NaN"):
         write(path, np.where(data == data[3, 2, 1, 0], np.nan, data).astype(np.float32))
+    with pytest.raises(DataError, match=r"000004@stack\.mrc of .* 1 of 512 voxels are NaN"):
+        load().pool.dataset.inputs([3])
     with pytest.raises(DataError, match="1 of 5120 voxels are NaN"):
-        load()
+        read_volume(path)
+    datasets.subtomograms._read.cache_clear()
+    with pytest.warns(UserWarning, match=r"left out 1 of 10 particles .*000004@stack\.mrc"):
+        kept = datasets.load("subtomograms", root, label="kind", on_error="skip")
+    assert "000004@stack.mrc" not in (*kept.pool.ids, *kept.test.ids)
+    assert len(kept.pool) + len(kept.test) == 9
+    assert kept.pool.inputs(range(len(kept.pool))).isfinite().all()
     write(path, data, voxel=0.0)
     with pytest.raises(DataError, match=r"voxel size in the header .* Give `voxel`"):
         load()
@@ -129,3 +139,26 @@ def test_written_volumes_are_read_back(tmp_path):
     one = read_volume(tmp_path / "v.mrc")
     assert np.array_equal(one.values, data[0])
     assert one.voxel == pytest.approx(7.5)
+
+
+def test_a_tomogram_is_mapped_and_only_its_boxes_are_read(tmp_path):
+    data = np.random.default_rng(3).integers(-99, 99, size=(40, 300, 300)).astype(np.int16)
+    write(tmp_path / "t.mrc", data)
+    (tmp_path / "t.mrc.gz").write_bytes(gzip.compress((tmp_path / "t.mrc").read_bytes(), 1))
+    mapped = map_volume(tmp_path / "t.mrc")
+    assert isinstance(mapped.values, np.memmap)
+    assert mapped.values.dtype == np.int16
+    assert np.array_equal(mapped.values[3:9, 5, 7:9], data[3:9, 5, 7:9])
+    assert np.array_equal(map_volume(tmp_path / "t.mrc.gz").values, data)
+    rows = "".join(
+        f"{file} {x} 100 20 {x % 2}\n" for file in ("t.mrc", "t.mrc.gz") for x in (40, 51)
+    )
+    (tmp_path / "p.star").write_text(
+        "data_\nloop_\n_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n"
+        f"_rlnClassNumber\n{rows}"
+    )
+    everything = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).pool.dataset
+    plain, packed = everything.inputs([0, 1]), everything.inputs([2, 3])
+    assert plain.equal(packed)
+    expected = standard(data[16:24, 96:104, 36:44].astype(np.float32))
+    np.testing.assert_allclose(plain[0, 0], expected, atol=1e-5)

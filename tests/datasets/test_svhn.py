@@ -1,10 +1,13 @@
 """SVHN, written with scipy.io.savemat as MATLAB writes it."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from upslope import datasets
+from upslope.datasets import svhn
 from upslope.errors import DataError
 
 
@@ -39,4 +42,13 @@ def test_bad_files(root):
         datasets.load("svhn", root)
     path.unlink()
     with pytest.raises(DataError, match=r"files train_32x32\.mat in .*housenumbers"):
+        datasets.load("svhn", root)
+
+
+def test_the_published_checksum_is_checked(root, monkeypatch):
+    path = root / "test_32x32.mat"
+    monkeypatch.setitem(svhn.PUBLISHED, "test", (5, hashlib.md5(path.read_bytes()).hexdigest()))
+    assert len(datasets.load("svhn", root).test) == 5
+    monkeypatch.setitem(svhn.PUBLISHED, "test", (5, "0" * 32))
+    with pytest.raises(DataError, match=r"test_32x32\.mat to have the published MD5 0{32}"):
         datasets.load("svhn", root)

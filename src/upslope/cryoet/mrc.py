@@ -12,27 +12,48 @@ from numpy.typing import NDArray
 
 from upslope.errors import DataError
 
+_HEADER = 1024  # bytes, before the extended header
 ANISOTROPY = 1e-3
 """Relative difference of voxel edges above which they count as different."""
 
 
 @dataclass(frozen=True, eq=False)
 class MrcVolume:
-    """values: (..., z, y, x) float32; voxel: edge in angstrom."""
+    """values: (..., z, y, x); voxel: edge in angstrom."""
 
     values: NDArray[np.float32]
+    voxel: float
+
+
+@dataclass(frozen=True, eq=False)
+class MappedVolume:
+    """values: (..., z, y, x) in the type of the file, read as they are looked at; voxel: edge."""
+
+    values: NDArray[np.generic]
     voxel: float
 
 
 def read_volume(path: Path, voxel: float | None = None) -> MrcVolume:
     """A volume (z, y, x), or a stack of volumes (n, z, y, x), of an MRC2014 file, gzipped or not.
 
-    voxel: the voxel size where the header has none.
+    voxel: the voxel size where the header has none. The values are float32.
 
     Raises:
         DataError: the file is truncated or no MRC file, holds complex numbers, NaN or infinity,
             has no voxel size, or one that differs between the axes.
         ConfigError: mrcfile is not installed.
+    """
+    opened = map_volume(path, voxel)
+    return MrcVolume(finite(opened.values, path), opened.voxel)
+
+
+def map_volume(path: Path, voxel: float | None = None) -> MappedVolume:
+    """The same without reading it: of a tomogram, only the pages that are looked at are read.
+
+    A compressed file cannot be mapped, and is read. Values are not checked: `finite` does that.
+
+    Raises:
+        DataError, ConfigError: as for `read_volume`, but for what the values are.
     """
     from upslope.cryoet.structures import needed
 
@@ -40,26 +61,36 @@ def read_volume(path: Path, voxel: float | None = None) -> MrcVolume:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # mrcfile warns of files cut short
-            with mrcfile.open(path, permissive=False) as opened:
-                data = np.array(opened.data)
+            with path.open("rb") as file:
+                packed = file.read(3)[:2] in (b"\x1f\x8b", b"BZ")
+            with (mrcfile.open if packed else mrcfile.mmap)(path, permissive=False) as opened:
+                shape, kind = opened.data.shape, opened.data.dtype
+                offset = _HEADER + int(opened.header.nsymbt)
+                data = np.array(opened.data) if packed else None
                 edges = [float(getattr(opened.voxel_size, axis)) for axis in "xyz"]
     except (ValueError, OSError, EOFError, RuntimeWarning) as error:
         raise DataError(
             f"Expected an MRC file in {path} but reading it failed: {error}. Get it again."
         ) from error
-    if data.ndim not in (3, 4) or data.dtype.kind not in "fiu":
+    if len(shape) not in (3, 4) or kind.kind not in "fiu":
         raise DataError(
-            f"Expected volumes of real numbers in {path} but got shape {data.shape} of "
-            f"{data.dtype}."
+            f"Expected volumes of real numbers in {path} but got shape {shape} of {kind}."
         )
-    values = data.astype(np.float32)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
+    if data is None:
+        data = np.memmap(path, kind, "r", offset, shape)
+    return MappedVolume(data, _isotropic(path, edges, voxel))
+
+
+def finite(values: NDArray[np.generic], name: object) -> NDArray[np.float32]:
+    """The values, which messages call `name`, as float32. Raises DataError: NaN or infinity."""
+    floats = np.asarray(values).astype(np.float32)
+    if not np.isfinite(floats).all():
+        bad = int((~np.isfinite(floats)).sum())
         raise DataError(
-            f"Expected finite numbers in {path} but {bad} of {values.size} voxels are NaN or "
+            f"Expected finite numbers in {name} but {bad} of {floats.size} voxels are NaN or "
             "infinite. Repair or remove the file."
         )
-    return MrcVolume(values, _isotropic(path, edges, voxel))
+    return floats
 
 
 def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +14,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import PIL
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from upslope.datasets.arrays import ArrayDataset, Labels, checked, known_targets
+from upslope.datasets.files import cache_folder
 from upslope.decoders import Encoded, decode_in_processes
-from upslope.errors import DataError
+from upslope.errors import DataError, RunError
+from upslope.files import write_atomically
 from upslope.images import Form, Mode, Pixels, decode, natural_form
 from upslope.progress import Observer, Progress
 
@@ -43,6 +48,7 @@ Decoders = Annotated[
 ]
 
 _CHUNK, _SMALL = 256, 8192
+_MANY = 10_000  # images that take seconds to decode
 
 
 @dataclass(frozen=True)
@@ -174,9 +180,11 @@ def form_of(
 
 
 def materialise(
-    dataset: EncodedDataset, on_error: str, memory: float, progress: Observer
+    dataset: EncodedDataset, on_error: str, memory: float, progress: Observer, digest: str = ""
 ) -> ArrayDataset | EncodedDataset:
     """All images in memory where `memory` GiB hold them; otherwise the data set as it is.
+
+    digest: of the files' content; with it, many decoded images are kept in the user's cache.
 
     With `on_error="skip"` the images that cannot be decoded are left out, with one warning that
     counts them; a streamed set is decoded once through to find them.
@@ -188,6 +196,17 @@ def materialise(
     skip = on_error == "skip"
     if (not fits and not skip) or not len(dataset):
         return dataset
+    kept_in = None
+    if fits and digest and len(dataset) >= _MANY:
+        what = f"{digest} {dataset.form} {dataset.input_shape} Pillow {PIL.__version__}"
+        key = hashlib.sha256(what.encode()).hexdigest()[:16]
+        kept_in = cache_folder() / f"decoded-{key}.npy"
+        known = _cached(kept_in, (len(dataset), *dataset.input_shape))
+        if known is not None:
+            return checked(
+                dataset.name, known, dataset.labels, dataset.classes,
+                source=dataset.name, ids=dataset.ids,
+            )  # fmt: skip
     out = np.empty((len(dataset) if fits else 0, *dataset.input_shape), dtype=np.uint8)
     broken: dict[int, DataError] = {}
 
@@ -205,6 +224,9 @@ def materialise(
     progress(Progress("read", 0, len(dataset)))
     for done in each(read, len(dataset), dataset.threads()):
         progress(Progress("read", done, len(dataset)))
+    if kept_in is not None and not broken:
+        with contextlib.suppress(RunError):  # a cache that cannot be written saves no time
+            write_atomically(kept_in, lambda to: _save(to, out))
     kept = np.array([i for i in range(len(dataset)) if i not in broken], dtype=np.int64)
     if broken:
         warnings.warn(
@@ -218,6 +240,20 @@ def materialise(
     if fits:
         return checked(dataset.name, out, labels, dataset.classes, source=dataset.name, ids=ids)
     return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, kept))
+
+
+def _cached(path: Path, shape: tuple[int, ...]) -> Pixels | None:
+    """What an earlier opening decoded; None where there is nothing, or nothing whole."""
+    try:
+        found: Pixels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.uint8 else None
+
+
+def _save(path: Path, pixels: Pixels) -> None:
+    with path.open("wb") as file:
+        np.save(file, pixels, allow_pickle=False)
 
 
 def each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:

@@ -1,7 +1,9 @@
-"""Finding files, and saying exactly which are missing."""
+"""Finding files, and saying exactly which are missing or damaged; where to keep what was made."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 from upslope.errors import DataError
@@ -24,3 +26,24 @@ def needed_root(root: Path | None, name: str, where: str) -> Path:
             f"Expected the data set {name!r} in {root} but there is no such path. {advice}"
         )
     return root
+
+
+def check_md5(path: Path, published: str, where: str) -> None:
+    """Compare a file with the checksum that its publisher states.
+
+    Raises:
+        DataError: it has another one.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != published:
+        raise DataError(
+            f"Expected {path} to have the published MD5 {published} but it has {found}: the file "
+            f"is damaged, or not the published one. Get it again from {where}."
+        )
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be made again: $XDG_CACHE_HOME/upslope or ~/.cache/upslope."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "upslope"

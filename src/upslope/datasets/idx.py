@@ -19,7 +19,7 @@ from pydantic import Field
 
 from upslope.datasets.arrays import Array, ArrayDataset, checked
 from upslope.datasets.base import Splits
-from upslope.datasets.files import needed_root
+from upslope.datasets.files import check_md5, needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, silent
 
@@ -27,6 +27,20 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+COUNTS = {"train": 60_000, "test": 10_000}
+MNIST_MD5 = (
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "d53e105ee54ea40749a09fcbcd1e9432",
+    "9fb629c4189551a2d022fa330f9573f3",
+    "ec29112dd5afa0611ce80d1b7f02629c",
+)
+FASHION_MD5 = (
+    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "25c81989df183df01b3e8a0aad5dffbe",
+    "bef4ecab320f06d8554ea6380940ec79",
+    "bb300cfdad3c16e7a12a480ee83cd310",
+)
+"""Of the gzipped files, in the order of `FILES`."""
 _UINT8 = 8
 
 DIGITS = tuple("0123456789")
@@ -48,14 +62,14 @@ def mnist(root: Path | None = None, *, progress: Observer = silent) -> Splits:
     """MNIST: handwritten digits, 60,000 and 10,000 of 28x28, grey; the four published IDX files."""
     where = "https://ossci-datasets.s3.amazonaws.com/mnist/"
     del progress  # decompression takes a second
-    return _read(root, "mnist", where, DIGITS, (0.1307,), (0.3081,))
+    return _read(root, "mnist", where, DIGITS, (0.1307,), (0.3081,), MNIST_MD5)
 
 
 def fashion_mnist(root: Path | None = None, *, progress: Observer = silent) -> Splits:
     """Fashion-MNIST: clothes, 60,000 and 10,000 of 28x28, grey; the four published IDX files."""
     where = "https://github.com/zalandoresearch/fashion-mnist (folder data/fashion)"
     del progress
-    return _read(root, "fashion-mnist", where, CLOTHES, (0.2860,), (0.3530,))
+    return _read(root, "fashion-mnist", where, CLOTHES, (0.2860,), (0.3530,), FASHION_MD5)
 
 
 def load(
@@ -78,6 +92,7 @@ def _read(
     classes: tuple[str, ...] | list[str] | None,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    md5: tuple[str, ...] = (),
 ) -> Splits:
     folder = needed_root(root, name, where)
     paths = {(split, file): _find(folder, file) for split in FILES for file in FILES[split]}
@@ -88,6 +103,11 @@ def _read(
             f"are missing. Get them from {where}; nothing is downloaded for you."
         )
     arrays = {key: read_idx(path) for key, path in paths.items() if path is not None}
+    for (split, file), published in zip(paths, md5, strict=bool(md5)):
+        path = paths[split, file]
+        # Unpacked, or in part, a file has no published checksum.
+        if path and path.suffix == ".gz" and len(arrays[split, file]) == COUNTS[split]:
+            check_md5(path, published, where)
     names = classes or [
         str(i) for i in range(1 + max(int(arrays[s, FILES[s][1]].max(initial=0)) for s in FILES))
     ]

@@ -6,6 +6,7 @@ folder or one below it. Class names come from the metadata where `datasets` writ
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,8 @@ def load(
 ) -> Splits:
     """Parquet in the Hugging Face image layout: train-*.parquet and test-*.parquet."""
     folder = needed_root(root, "parquet", "the page of the data set on Hugging Face")
-    tables = {}
-    for split, prefixes in (("train", TRAIN), ("test", TEST)):
-        tables[split] = _table(_files(folder, prefixes), image, label)
+    paths = {split: _files(folder, p) for split, p in (("train", TRAIN), ("test", TEST))}
+    tables = {split: _table(files, image, label) for split, files in paths.items()}
     names = _class_names(tables)
     source, ids = _Cells(tables["train"][0], folder), numbered("train", len(tables["train"][1]))
     form, shape = form_of(source, ids, mode, size, on_error)
@@ -68,7 +68,7 @@ def load(
         encoded = EncodedDataset(
             f"{folder.name}/{split}", ids, names, _Cells(images, folder), checked, form, shape
         )
-        return materialise(encoded, on_error, memory, progress)
+        return materialise(encoded, on_error, memory, progress, _digest(paths[split]))
 
     return Splits(pool=open_split("train"), test=open_split("test"))
 
@@ -154,6 +154,15 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
         names = names or _names_in(table.schema, label_column)
     chunks = [chunk for column in images for chunk in column.chunks]
     return pa.chunked_array(chunks), np.concatenate(labels), names, files[0]
+
+
+def _digest(files: list[Path]) -> str:
+    """Of the content of all files."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _column(

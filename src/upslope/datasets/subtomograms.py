@@ -5,8 +5,9 @@ A RELION STAR file or a CSV table lists them; see `upslope.cryoet.particles` for
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -17,17 +18,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from upslope.cryoet.mrc import MrcVolume, read_volume
+from upslope.cryoet.mrc import MappedVolume, finite, map_volume
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
 from upslope.datasets.base import Splits
+from upslope.datasets.encoded import OnError
 from upslope.datasets.files import needed_root
 from upslope.datasets.subset import Subset, draw
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, Progress, silent
 
 WHERE = "your own tomograms: a .star or .csv file, or the folder that holds one"
-_OPEN = 4  # files kept in memory
+_OPEN = 4  # files mapped into memory, of which only what is looked at is read
 _INSIDE = 0.5  # least share of a box that must lie within its tomogram
 
 
@@ -71,7 +73,7 @@ class SubtomogramDataset:
     def _volume(self, particle: Particle) -> NDArray[np.float32]:
         opened = _read(particle.file, self.voxel)
         if particle.centre is None:
-            volume = _of_stack(particle, opened.values)
+            volume = finite(_of_stack(particle, opened.values), f"{particle.id} of {particle.file}")
             if volume.shape != (self.box,) * 3:
                 raise DataError(
                     f"Expected {particle.id} to be of {self.box} voxels along each edge, as the "
@@ -107,9 +109,9 @@ def load(
     test_share: Annotated[
         float, Field(gt=0, lt=1, description="share of each class, of the labelled, to test on")
     ] = 0.2,
+    on_error: OnError = "raise",
 ) -> Splits:
     """Subtomograms of your own: a RELION STAR file or a CSV table, and MRC volumes or tomograms."""
-    del progress
     path = _table(needed_root(root, "subtomograms", WHERE))
     particles = read_particles(path, label).particles
     if not particles:
@@ -137,12 +139,47 @@ def load(
         invert,
         voxel,
     )
+    if on_error == "skip":
+        everything = _readable(everything, progress)
     known = np.flatnonzero(everything.labels != UNKNOWN)
     ids = [everything.ids[i] for i in known.tolist()]
     drawn, _ = draw(ids, everything.labels[known], round(test_share * len(known)), "test")
     test = known[drawn]
-    pool = np.setdiff1d(np.arange(len(particles)), test)
+    pool = np.setdiff1d(np.arange(len(everything)), test)
     return Splits(Subset(everything, pool.tolist()), Subset(everything, test.tolist()))
+
+
+def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDataset:
+    """Without the particles that cannot be used, of which one warning tells; reads all once.
+
+    Raises:
+        DataError: none can be used.
+    """
+    kept: list[int] = []
+    first: DataError | None = None
+    progress(Progress("read", 0, len(dataset)))
+    for i in range(len(dataset)):
+        try:
+            dataset.inputs([i])
+            kept.append(i)
+        except DataError as error:
+            first = first or error
+        progress(Progress("read", i + 1, len(dataset)))
+    if first is None:
+        return dataset
+    if not kept:
+        raise first
+    warnings.warn(
+        f"{dataset.name}: left out {len(dataset) - len(kept)} of {len(dataset)} particles that "
+        f"cannot be used. The first: {first}",
+        stacklevel=2,
+    )
+    return replace(
+        dataset,
+        particles=[dataset.particles[i] for i in kept],
+        ids=tuple(dataset.ids[i] for i in kept),
+        labels=dataset.labels[kept],
+    )
 
 
 def _table(path: Path) -> Path:
@@ -158,11 +195,11 @@ def _table(path: Path) -> Path:
 
 
 @lru_cache(maxsize=_OPEN)
-def _read(path: Path, voxel: float | None) -> MrcVolume:
-    return read_volume(path, voxel)
+def _read(path: Path, voxel: float | None) -> MappedVolume:
+    return map_volume(path, voxel)
 
 
-def _of_stack(particle: Particle, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _of_stack(particle: Particle, values: NDArray[np.generic]) -> NDArray[np.generic]:
     if particle.index is None:
         if values.ndim != 3:
             raise DataError(
@@ -176,11 +213,11 @@ def _of_stack(particle: Particle, values: NDArray[np.float32]) -> NDArray[np.flo
             f"Expected volume {particle.index + 1} of a stack in {particle.file} but it holds "
             f"{held}."
         )
-    chosen: NDArray[np.float32] = values[particle.index]
+    chosen: NDArray[np.generic] = values[particle.index]
     return chosen
 
 
-def _cut(particle: Particle, tomogram: MrcVolume, box: int) -> NDArray[np.float32]:
+def _cut(particle: Particle, tomogram: MappedVolume, box: int) -> NDArray[np.float32]:
     """The box around a particle; where it leaves the tomogram, the mean of what is inside."""
     assert particle.centre is not None
     if tomogram.values.ndim != 3:
@@ -197,7 +234,8 @@ def _cut(particle: Particle, tomogram: MrcVolume, box: int) -> NDArray[np.float3
             f"{shape}, but only {share:.0%} of its box does, at {x:.1f}, {y:.1f}, {z:.1f}. "
             "Coordinates are in voxels of this very file: binned ones must be scaled."
         )
-    found = tomogram.values[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+    inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    found = finite(tomogram.values[inside], f"{particle.id} of {particle.file}")
     out = np.full((box,) * 3, found.mean(), dtype=np.float32)
     out[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = found
     return out

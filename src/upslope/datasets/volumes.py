@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from upslope.cryoet.simulate import Simulation
 from upslope.cryoet.structures import Atoms, Structure
 from upslope.datasets.arrays import Labels, known_targets, numbered
 from upslope.datasets.base import Splits
+from upslope.datasets.files import cache_folder
 from upslope.errors import DataError
 from upslope.files import write_atomically
 from upslope.progress import Observer, silent
@@ -90,7 +90,7 @@ def simulated(
     """
     if len(structures) < 2:
         raise DataError(f"Expected at least two structures to tell apart but got {[*structures]}.")
-    folder = Path(cache).expanduser() if cache else _default_cache()
+    folder = Path(cache).expanduser() if cache else cache_folder()
     recipe = {
         "version": VERSION,
         "imaging": asdict(seen),
@@ -169,8 +169,3 @@ def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
             f"{volumes.shape}. Remove the file: it is made again."
         )
     return volumes
-
-
-def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "upslope"
