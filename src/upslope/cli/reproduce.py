@@ -112,40 +112,41 @@ def _show_end(report: Report) -> None:
 def _show_plan(asked: Asked) -> None:
     from rich.table import Table
 
+    from upslope.cli.show import duration
     from upslope.errors import DataError
-    from upslope.reproduction.estimate import NOT_COUNTED, cost
+    from upslope.reproduction.costs import NOT_COUNTED, cost
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("study", "data", "network", "runs", "labels", "steps", "ms a step", "about"):
+    for heading in ("study", "data", "network", "runs", "labels", "steps", "a step", "about"):
         table.add_column(heading, justify="left" if heading in ("study", "data") else "right")
-    total, missing = 0.0, []
+    total, said = 0.0, []
     for name in asked.studies:
-        config = asked.bench.config(name)
         try:
-            opened = asked.bench.opened(name)
+            known = cost(asked.bench, name)
         except DataError as error:
-            missing.append(f"{name}: {error}")
+            said.append(f"without {name}: {error}")
             continue
-        known = cost(opened)
-        total += known.seconds
+        if known.missing:
+            said.append(f"{name}, by published sizes: {known.missing}")
+        for strategy, why in known.estimate.left_out.items():
+            said.append(f"{name}, selection of {strategy} not counted: {why}")
+        planned, total = known.plan, total + known.seconds
         table.add_row(
             name,
-            config.data.name,
-            f"{config.model.name}, {known.plan.parameters:,}",
-            f"{known.plan.runs} + {known.plan.full_data_runs}",
-            f"{known.plan.budgets[0]:,} to {known.plan.budgets[-1]:,} of {known.plan.pool:,}",
-            f"{known.steps:,}",
-            f"{1000 * known.step:.1f}",
-            _duration(known.seconds),
+            known.config.data.name,
+            f"{known.config.model.name}, {planned.parameters:,}",
+            f"{planned.runs} + {planned.full_data_runs}",
+            f"{planned.budgets[0]:,} to {planned.budgets[-1]:,} of {planned.pool:,}",
+            f"{planned.total_steps:,}",
+            duration(known.estimate.step),
+            duration(known.seconds),
         )
     out.print(table)
-    out.print(f"together about {_duration(total)} on this machine, with {asked.bench.out}")
-    out.print(NOT_COUNTED, style="dim")
-    for line in missing:
-        err.print(f"without {line}", style="yellow", markup=False)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    out.print(
+        f"together about {duration(total)} on this machine, from a few steps and scored batches of "
+        f"each study measured now; to be kept in {asked.bench.out}",
+        soft_wrap=True,
+    )
+    out.print(NOT_COUNTED, style="dim", soft_wrap=True)
+    for line in said:
+        err.print(line, style="yellow", markup=False)

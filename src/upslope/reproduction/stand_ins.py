@@ -1,6 +1,7 @@
 """Data in place of the paper's, made of what is at hand.
 
     imbalanced      classes in the proportions of SVHN's, which Tables 7 and 8 print
+    forty-classes   the first forty classes alone, of a data set with more
     masks           a segmentation: every bright pixel is of its image's class, the rest background
     volumes         images extruded along z: a classification of volumes, noise free
     noisy-volumes   the same volumes with Gaussian noise, at a signal to noise ratio of 0.05
@@ -28,6 +29,7 @@ from upslope.seeds import generator
 NOISE = 0.05
 """Variance of the signal over that of the noise, as in 50c-snr005."""
 BRIGHT = 128
+FEWER = 40
 
 
 def imbalanced(splits: Splits) -> Splits:
@@ -55,6 +57,15 @@ def imbalanced(splits: Splits) -> Splits:
     )
 
 
+def forty_classes(splits: Splits) -> Splits:
+    """Samples of the first forty classes."""
+
+    def first(dataset: Dataset) -> Dataset:
+        return Fewer(Subset(dataset, np.flatnonzero(labels_of(dataset) < FEWER).tolist()))
+
+    return Splits(first(splits.pool), first(splits.test))
+
+
 class _Around:
     """A data set in another form, under the ids it has."""
 
@@ -76,6 +87,14 @@ class _Around:
     def targets(self, indices: Sequence[int]) -> Tensor:
         """What an oracle would answer."""
         return self.dataset.targets(indices)
+
+
+class Fewer(_Around):
+    """Of which no sample has a later class."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self.classes = dataset.classes[:FEWER]
 
 
 class Masks(_Around):
@@ -126,6 +145,7 @@ def _both(kind: Callable[[Dataset], Dataset], splits: Splits) -> Splits:
 
 STAND_INS: Mapping[str, Callable[[Splits], Splits]] = {
     "imbalanced": imbalanced,
+    "forty-classes": forty_classes,
     "masks": partial(_both, Masks),
     "volumes": partial(_both, Volumes),
     "noisy-volumes": partial(_both, partial(Volumes, snr=NOISE)),

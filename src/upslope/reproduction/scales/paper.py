@@ -52,16 +52,18 @@ def paper(reading: Reading) -> Scale:
     caltech = {
         **others,
         "data": {"name": "caltech101", "size": 224},
+        "task": {"name": "classification", "augmentation": "flip-crop", "pad": 28},
         "model": {"name": "resnet18"},
         "training": {**training, "epochs": 50, "batch_size": 64, "lr": 0.01, "milestones": [40]},
     }
     imagenet = {
         **others,
-        "data": {"name": "folder", "root": "$UPSLOPE_DATA/imagenet", "size": 224},
+        "data": {"name": "imagenet", "size": 224},
+        "task": {"name": "classification", "augmentation": "flip-crop", "pad": 28},
         "model": {"name": "vgg16"},
-        "experiment": {**budgets, "cycles": 5},
+        "experiment": {**budgets, "cycles": 5, "score_batch": 64},
         "seeds": 2,
-        "full_data": 0,
+        "full_data": 1,
         "training": {
             "epochs": 100,
             "batch_size": 64,
