@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from upslope.cli.app import app
 from upslope.cli.show import duration, size
+from upslope.config import load, plan, to_plan
 
 
 def dry_run(*arguments: str) -> tuple[int, str]:
@@ -59,3 +60,11 @@ def test_sizes() -> None:
         "300 MiB",
         "5.0 GiB",
     ]
+
+
+def test_nothing_is_simulated_for_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UPSLOPE_DATA", raising=False)
+    config = load(sets=["data.name=50c-clean", "model=resnet-small-3d", "strategies=[random]"])
+    job, unseen = to_plan(config)
+    assert unseen == "Its volumes are simulated when the run begins."
+    assert plan(config, job).input_shape == (1, 32, 32, 32)

@@ -252,24 +252,20 @@ def _compare(
     with told(Resume):
         from upslope import report as reports
         from upslope.comparison import compare
-        from upslope.config import assemble, estimate, fitting, load, outlined, plan
-        from upslope.errors import DataError
+        from upslope.config import assemble, estimate, fitting, load, plan, to_plan
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
-        missing = ""
         with watching(1) as observer:
-            try:
-                job = fitting(config, assemble(config, observer))
-            except DataError as error:
-                outline = outlined(config) if dry_run else None
-                if outline is None:
-                    raise
-                job, missing = outline, str(error)
+            job, unseen = (
+                to_plan(config, observer)
+                if dry_run
+                else (fitting(config, assemble(config, observer)), "")
+            )
         planned = plan(config, job)
-        show_plan(config, job, planned, folder, missing)
+        show_plan(config, job, planned, folder, unseen)
         if dry_run:
             show_estimate(config, estimate(config, job, planned))
             return

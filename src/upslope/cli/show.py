@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from upslope.report import Files, Summary
 
 
-def show_plan(config: Config, job: Job, plan: Plan, folder: Path, missing: str = "") -> None:
-    """What will happen, in a few lines; `missing`: why it is by published sizes alone."""
+def show_plan(config: Config, job: Job, plan: Plan, folder: Path, unseen: str = "") -> None:
+    """What will happen, in a few lines; `unseen`: why the data was not opened."""
     shape = "x".join(str(n) for n in plan.input_shape)
     names = ", ".join(job.strategies)
     left_out: dict[str, list[str]] = {}
@@ -39,9 +39,9 @@ def show_plan(config: Config, job: Job, plan: Plan, folder: Path, missing: str =
                   f"{f' and {plan.full_data_runs} on all labels' if plan.full_data_runs else ''}"),
         ("folder", str(folder)),
     ]  # fmt: skip
-    if missing:
+    if unseen:
         rows.insert(1, ("", "sizes as published: the data was not checked, nor were strategies "
-                            f"tried on it. {missing}"))  # fmt: skip
+                            f"tried on it. {unseen}"))  # fmt: skip
     _show_rows(rows)
 
 

@@ -21,6 +21,7 @@ from upslope.config.assemble import (
     outlined,
     plan,
     scorers,
+    to_plan,
     trained,
 )
 from upslope.config.estimate import Estimate, estimate
@@ -42,5 +43,6 @@ __all__ = [
     "parse",
     "plan",
     "scorers",
+    "to_plan",
     "trained",
 ]

@@ -152,6 +152,29 @@ def outlined(config: Config) -> Job | None:
     return None if splits is None else _around(config, splits)
 
 
+def to_plan(config: Config, progress: Observer = silent) -> tuple[Job, str]:
+    """(the job, why its data was not opened): what `plan` and `estimate` need, and no more.
+
+    Where files are missing, and where they would have to be simulated first, the published sizes
+    stand in for the data; otherwise the data is opened and the strategies are tried, and the
+    second is empty.
+
+    Raises:
+        ConfigError, DataError, ModelError: as for `assemble` and `fitting`.
+    """
+    if config.data.name in datasets.SIMULATED:
+        outline = outlined(config)
+        if outline is not None:
+            return outline, "Its volumes are simulated when the run begins."
+    try:
+        return fitting(config, assemble(config, progress)), ""
+    except DataError as error:
+        outline = outlined(config)
+        if outline is None:
+            raise
+        return outline, str(error)
+
+
 def _around(config: Config, splits: Splits) -> Job:
     pool = splits.pool
     mean, std = datasets.statistics(pool)

@@ -45,6 +45,7 @@ from upslope.datasets.subset import Subset
 from upslope.progress import Observer, silent
 
 __all__ = [
+    "SIMULATED",
     "TABLE",
     "Dataset",
     "Splits",
@@ -86,6 +87,9 @@ TABLE: Mapping[str, Callable[..., Splits]] = {
     "subtomograms": subtomograms.load,
 }
 """name -> loader, called as `loader(root, progress=..., **options)`."""
+
+SIMULATED = ("50c-clean", "50c-snr005")
+"""Those that are made before they are read, which takes a while."""
 
 _GIVEN = ("root", "progress", "splits", "name")
 
