@@ -111,7 +111,7 @@ class Outer:
         t = self.x.shape[1]
         out = []
         for c in chunks(len(self), 2 * t * t * self.x.element_size(), scratch):
-            x, g = self.x[c], self.g[c]
+            x, g = _gathered(self.x[c]), _gathered(self.g[c])
             xx, gg = x @ x.mT, g @ g.mT if self.gg is None else self.gg[c]  # (c, t, t)
             # A sum of products of either sign can round to just below zero.
             out.append(wide(xx).mul_(gg).sum(dim=(1, 2)).clamp_min_(0))
@@ -131,7 +131,8 @@ class Outer:
         buffer = self.x.new_empty(together, width, i)
         out = []
         for start in range(0, n, together):
-            x, g = self.x[start : start + together], self.g[start : start + together].mT
+            rows = slice(start, start + together)
+            x, g = _gathered(self.x[rows]), _gathered(self.g[rows]).mT
             squares = []
             for k in range(0, o, width):
                 block = g[:, k : k + width]
@@ -150,6 +151,11 @@ class Outer:
         if len(same) <= len(others):
             return None
         return Outer(torch.cat([p.x for p in same], dim=1), torch.cat([p.g for p in same], dim=1))
+
+
+def _gathered(x: Tensor) -> Tensor:
+    """(n, t, i), copied if a sample's rows lie far apart: a product would miss the caches."""
+    return x.contiguous() if x.stride(2) == 1 and x.stride(1) > 2 * x.shape[2] else x
 
 
 @dataclass(frozen=True)
@@ -188,26 +194,21 @@ class Rows:
         return len(self.g)
 
     def sqnorm(self, scratch: int) -> Tensor:
-        """See `Part`. The Gram matrix of one-hot vectors is the equality of their indices."""
-        n, t, e = self.g.shape
-        size = self.g.element_size()
-        if t * t < e * min(t, self.count) * 4:
-            return torch.cat([self._gram(c) for c in chunks(n, 2 * t * t * size, scratch)])
-        return torch.cat([self._sorted(c) for c in chunks(n, 3 * t * e * size, scratch)])
+        """See `Part`. A table of the rows that a sample has, at most t, stands for that of v."""
+        _, t, e = self.g.shape
+        pieces = chunks(len(self), 2 * t * e * self.g.element_size(), scratch)
+        return torch.cat([squared_norms(self._compact(c)) for c in pieces])
 
-    def _gram(self, c: slice) -> Tensor:
-        ids, g = self.ids[c], self.g[c]
-        same = ids[:, :, None] == ids[:, None, :]
-        return wide(g @ g.mT).mul_(same).sum(dim=(1, 2)).clamp_min_(0)
-
-    def _sorted(self, c: slice) -> Tensor:
-        # Sum the rows of equal index: compact the indices of each sample to 0..distinct-1 first.
-        ids, order = self.ids[c].sort(dim=1)
-        new = torch.ones_like(ids, dtype=torch.bool)
-        new[:, 1:] = ids[:, 1:] != ids[:, :-1]
-        place = (new.cumsum(dim=1) - 1)[:, :, None].expand_as(self.g[c])
-        g = self.g[c].gather(1, order[:, :, None].expand_as(self.g[c]))
-        return squared_norms(torch.zeros_like(g).scatter_add_(1, place, g))
+    def _compact(self, c: slice) -> Tensor:
+        """(c, t, e): the sums of the rows of equal index, and zeros."""
+        ids, g = self.ids[c], wide(self.g[c])
+        n, t, e = g.shape
+        ordered, order = ids.sort(dim=1)
+        place = torch.zeros_like(ids)  # the rows of sample k lie from k * t on
+        place[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=1)
+        place += t * torch.arange(n, device=ids.device)[:, None]
+        place = torch.empty_like(ids).scatter_(1, order, place)
+        return g.new_zeros(n * t, e).index_add_(0, place.flatten(), g.flatten(0, 1)).view(n, t, e)
 
     def dense(self, rows: slice) -> Tensor:
         """See `Part`."""

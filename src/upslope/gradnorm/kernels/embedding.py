@@ -1,7 +1,7 @@
 """Rows of a table: y_s = W[id_s].
 
-dL_n/dW adds g_ns to row id_ns, so that the squared norm is the sum over pairs of positions of
-equal id of <g_ns, g_ns'>; no (rows x width) gradient is formed.
+dL_n/dW adds g_ns to row id_ns: at most t rows of a sample's gradient are not zero, and only they
+are formed.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
-from upslope.gradnorm.parts import Dense, Part
+from upslope.gradnorm.parts import CACHE, Dense, Part, chunks
 from upslope.gradnorm.tape import Kernel, Tape
 
 
@@ -81,10 +81,23 @@ class LayerNorm(Kernel):
         """See `Kernel`."""
         for weight in self.weights:
             if weight is self.weight:
-                xhat = (inputs[0] - self.mean) * self.rstd
-                yield weight, Dense(samples.summed(xhat.mul_(g), self.shape))
+                rows = (
+                    samples.rows(tensor, keep=len(self.shape)).flatten(2)
+                    for tensor in (g, inputs[0], self.mean, self.rstd)
+                )
+                yield weight, Dense(_scale_gradient(*rows).view(samples.n, *self.shape))
             else:
                 yield weight, Dense(samples.summed(g, self.shape))
+
+
+def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """(n, e): sum_t g (x - mean) rstd. g, x: (n, t, e), mean, rstd: (n, t, 1)."""
+    out = []
+    for c in chunks(len(g), 4 * g[0].numel() * g.element_size(), CACHE // 8):
+        scaled = g[c] * rstd[c]
+        centre = (mean[c].mT @ scaled)[:, 0]
+        out.append(scaled.mul_(x[c]).sum(dim=1) - centre)
+    return torch.cat(out)
 
 
 def layer_norm(
