@@ -94,6 +94,7 @@ def compute_signals(
             signal = (companion.signal(need) if companion else None) or build(need)
             fit = getattr(signal, "fit", None)
             if fit is not None:
+                when = () if getattr(signal, "once", False) else (cycle,)
                 context = FitContext(
                     model=model,
                     task=task,
@@ -102,7 +103,7 @@ def compute_signals(
                     labelled=labelled.indices,
                     targets=labelled.targets,
                     device=device,
-                    rng=generator(seed, "fit", str(need), cycle),
+                    rng=generator(seed, "fit", str(need), *when),
                     progress=_fitting(observer, stop),
                 )
                 signal = fit(context)

@@ -19,6 +19,7 @@ from upslope.pool import Need
 from upslope.signals.base import Checked, FitContext, FittedSignal, Signal
 from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
+from upslope.signals.contrastive import ContrastiveFeatures
 from upslope.signals.extracted import ExtractedFeatures
 from upslope.signals.features import Features
 from upslope.signals.gradient_sketch import GradientSketch
@@ -37,6 +38,7 @@ SIGNALS: dict[str, type[Options]] = {
     "uncertainty": Uncertainty,
     "features": Features,
     "extracted-features": ExtractedFeatures,
+    "contrastive-features": ContrastiveFeatures,
     "gradnorm": GradNorm,
     "egl": ExpectedGradientLength,
     "gradient-sketch": GradientSketch,

@@ -54,7 +54,8 @@ class FittedSignal(Protocol):
     """A signal with something of its own to train first (an autoencoder, a committee).
 
     A frozen dataclass whose fields are its options, as a `Signal` is, which has no `compute` of
-    its own: what it learns has.
+    its own: what it learns has. One that learns from what is the same in every cycle may say
+    `once = True`: it is then given the same random numbers each time, and may keep what it learnt.
     """
 
     name: ClassVar[str]

@@ -40,14 +40,14 @@ def read(context: FitContext, indices: Sequence[int]) -> Tensor:
     return context.task.prepare(inputs).float()
 
 
-def count(context: FitContext, steps: int | None, size: int) -> int:
-    """Steps to train for: those asked for, or so many that as many samples are drawn from the
-    unlabelled as EPOCHS passes over the pool have, MOST_STEPS at most. size: samples a step.
+def count(context: FitContext, steps: int | None, size: int, passes: int = EPOCHS) -> int:
+    """Steps to train for: those asked for, or so many that as many samples are drawn as `passes`
+    over the pool have, MOST_STEPS at most. size: samples a step.
 
     The sources of VAAL and SRAAL count by passes as well, and take 100.
     """
     pool = len(context.unlabelled) + len(context.labelled)
-    return steps or min(MOST_STEPS, -(-EPOCHS * pool // size))
+    return steps or min(MOST_STEPS, -(-passes * pool // size))
 
 
 @contextmanager

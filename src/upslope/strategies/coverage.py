@@ -34,7 +34,7 @@ from upslope.strategies.distances import (
     smallest_distance,
     squared_distances,
 )
-from upslope.strategies.features import Features, features_need
+from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.greedy import lazy_greedy
 
 Similarity = Callable[[Tensor], Tensor]
@@ -54,11 +54,12 @@ class CoverageStrategy(QueryStrategy):
     home: ClassVar[str] = "small budgets, on features good without labels"
 
     features: Features = None
+    steps: Steps = None
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too."""
-        return (features_need(self.features),)
+        return (features_need(self.features, self.steps),)
 
     def similarity(self, labelled: Tensor) -> Similarity:
         """k, from squared distances, elementwise; `labelled`: (m, d), the labelled features."""
@@ -137,7 +138,7 @@ class UHerding(CoverageStrategy):
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too, and posteriors."""
-        return (features_need(self.features), Need.of("probabilities"))
+        return (features_need(self.features, self.steps), Need.of("probabilities"))
 
     def similarity(self, labelled: Tensor) -> Similarity:
         """exp(-(d / h)^2), h the smallest distance between labelled samples; 1 before there are

@@ -24,7 +24,7 @@ from torch import Tensor
 from upslope.pool import Need, PoolView, Selection, top
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import blocks, normalised, squared_distances
-from upslope.strategies.features import Features, features_need
+from upslope.strategies.features import Features, Steps, features_need
 
 NEIGHBOURS = 20
 SMALL = 5
@@ -73,11 +73,12 @@ class TypiClust(QueryStrategy):
 
     max_clusters: Annotated[int, Field(ge=1, description="most clusters")] = 500
     features: Features = None
+    steps: Steps = None
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too."""
-        return (features_need(self.features),)
+        return (features_need(self.features, self.steps),)
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The most typical candidate of the next cluster, `budget` times."""

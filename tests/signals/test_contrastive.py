@@ -1,0 +1,180 @@
+"""Features learnt by contrast: the loss by its formula, the variants, once for a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from toy import Toy, context
+
+from upslope.errors import ConfigError, ModelError
+from upslope.pool import Need
+from upslope.scoring import LabelledSet, compute_signals
+from upslope.signals import FitContext, contrastive
+from upslope.signals.contrastive import ContrastiveFeatures, network, nt_xent, variant
+from upslope.strategies import build
+from upslope.tasks.classification import Classification
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_loss_by_its_formula() -> None:
+    z = torch.randn(10, 4, generator=rng())
+    total = 0.0
+    for i in range(10):
+
+        def similar(j: int, i: int = i) -> float:
+            cosine = float(z[i] @ z[j] / (z[i].norm() * z[j].norm()))
+            return math.exp(cosine / 0.5)
+
+        total -= math.log(similar((i + 5) % 10) / sum(similar(j) for j in range(10) if j != i))
+    assert nt_xent(z).item() == pytest.approx(total / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 20), (1, 28, 28)])
+def test_network_and_variants_take_grey_and_colour(shape: tuple[int, ...]) -> None:
+    x = torch.randn(6, *shape, generator=rng())
+    changed, again = (variant(x, rng(1), mirror=True) for _ in range(2))
+    assert changed.shape == x.shape
+    assert torch.equal(changed, again)
+    assert all(not torch.allclose(a, b) for a, b in zip(changed, x, strict=True))
+    assert network(shape).eval()(x).shape == (6, 512)
+
+
+def test_a_variant_of_everything_is_the_image_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrastive, "SMALLEST", 1.0)
+    monkeypatch.setattr(contrastive, "JITTER", 0.0)
+    x = torch.randn(20, 3, 9, 9, generator=rng())
+    assert torch.allclose(variant(x, rng(), mirror=False), x, atol=1e-5)
+    mirrored = variant(x, rng(), mirror=True)
+    kinds = [
+        (torch.allclose(a, b, atol=1e-5), torch.allclose(a, b.flip(-1), atol=1e-5))
+        for a, b in zip(mirrored, x, strict=True)
+    ]
+    assert set(kinds) == {(True, False), (False, True)}
+
+
+def test_crops_stay_inside_and_cover_at_least_the_least_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a ramp, what a crop shows tells where it is and how wide."""
+    monkeypatch.setattr(contrastive, "JITTER", 0.0)
+    ramp = (torch.arange(64) + 0.5).expand(200, 1, 64, 64).clone()
+    row = variant(ramp, rng(), mirror=False)[:, 0, 30]
+    width = (row[:, -1] - row[:, 0]) / 63 * 64
+    assert float(width.min()) >= 64 * 0.5**0.5 - 1
+    assert float(width.min()) < 50
+    assert float(width.max()) > 60
+    assert float(row.min()) >= 0
+    assert float(row.max()) <= 64
+
+
+def textures(seed: int = 0) -> FitContext:
+    """Stripes along and across, at any phase and level: alike in pixels, unlike in kind."""
+    draw = rng(9)
+    phase = 6.3 * torch.rand(120, 1, 1, generator=draw)
+    wave = torch.sin(torch.arange(8.0)[:, None] * 1.6 + phase).expand(120, 8, 8)
+    images = torch.where(torch.arange(120)[:, None, None] < 60, wave, wave.mT)[:, None]
+    ctx = context(seed)
+    toy = Toy(images + 0.3 * torch.randn(120, 1, 8, 8, generator=draw))
+    return dataclasses.replace(ctx, dataset=toy)  # type: ignore[arg-type]
+
+
+def neighbours_agree(x: Tensor) -> float:
+    unit = torch.nn.functional.normalize(x.flatten(start_dim=1), dim=1)
+    nearest = (unit @ unit.T).fill_diagonal_(-2).topk(5).indices
+    kind = torch.arange(120) < 60
+    return float((kind[nearest] == kind[:, None]).float().mean())
+
+
+def test_training_lowers_the_loss_and_brings_like_images_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    losses: list[float] = []
+
+    def noted(z: Tensor) -> Tensor:
+        loss = nt_xent(z)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(contrastive, "nt_xent", noted)
+    ctx = textures()
+    told: list[tuple[int, int]] = []
+    ctx = dataclasses.replace(ctx, progress=lambda done, total: told.append((done, total)))
+    fitted = ContrastiveFeatures(steps=40).fit(ctx)
+    features = fitted.compute(ctx.model, ctx.task, ctx.dataset.inputs(list(range(120))))
+    assert features.shape == (120, 512)
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
+    assert neighbours_agree(features) > 0.95
+    assert told == [(i + 1, 40) for i in range(40)]
+
+
+def test_same_seed_same_weights_and_the_model_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    runs = []
+    for seed in (1, 1, 2):
+        ctx = context(seed)  # another data set each time: nothing is taken over
+        before = {k: v.clone() for k, v in ctx.model.state_dict().items()}
+        fitted = ContrastiveFeatures(steps=2).fit(ctx)
+        runs.append(fitted.compute(ctx.model, ctx.task, ctx.dataset.inputs([3, 70])))
+        assert all(torch.equal(before[k], v) for k, v in ctx.model.state_dict().items())
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_trained_once_for_a_run_whatever_is_labelled_by_now() -> None:
+    ctx = context(seed=1, labelled=30)
+    signal = ContrastiveFeatures(steps=1)
+    first = signal.fit(ctx)
+    later = dataclasses.replace(
+        ctx, labelled=list(range(40)), unlabelled=list(range(40, 120)), rng=rng(1)
+    )
+    assert signal.fit(later).encoder is first.encoder
+    assert ContrastiveFeatures(steps=2).fit(later).encoder is not first.encoder
+    fewer = dataclasses.replace(later, unlabelled=list(range(40, 100)), rng=rng(1))
+    assert signal.fit(fewer).encoder is not first.encoder
+
+
+def test_every_cycle_and_every_process_gives_the_same_features() -> None:
+    need = Need.of("contrastive-features", steps=2, labelled=True)
+    tables = []
+    for cycle, known in ((0, 10), (3, 20)):
+        ctx = context()  # a fresh data set, as in a process that resumes
+        tables.append(
+            compute_signals(
+                [need],
+                ctx.model,
+                ctx.task,
+                ctx.dataset,
+                [90, 91],
+                device=ctx.device,
+                seed=4,
+                cycle=cycle,
+                labelled=LabelledSet(range(known), torch.zeros(known, dtype=torch.int64)),
+                unlabelled=range(known, 120),
+            )
+        )
+    assert torch.equal(tables[0].signals[need], tables[1].signals[need])
+    assert len(tables[1].labelled_signals[need]) == 20
+
+
+@pytest.mark.parametrize("name", ["typiclust", "prob-cover", "max-herding", "u-herding"])
+def test_strategies_take_them(name: str) -> None:
+    strategy = build(name, features="contrastive", steps=7)
+    assert Need.of("contrastive-features", steps=7, labelled=True) in strategy.needs
+    with pytest.raises(ConfigError, match="features"):
+        build(name, features="contrasting")
+    with pytest.raises(ConfigError, match="steps"):
+        _ = build(name, steps=7).needs
+
+
+def test_what_is_no_image_is_refused_before_any_training() -> None:
+    for shape in ((2, 20), (2, 1, 8, 8, 8), (2, 1, 5, 9)):
+        with pytest.raises(ModelError, match="8 x 8"):
+            ContrastiveFeatures().check(torch.nn.Identity(), Classification(2), torch.zeros(shape))
