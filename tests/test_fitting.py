@@ -84,7 +84,7 @@ def test_masks_leave_out_what_wants_one_label_or_features() -> None:
     config, job = dense(*STRATEGIES, every=True)
     fitted = fitting(config, job)
     served = {"random", "least-confidence", "margin", "entropy", "entropy-gradnorm", "ll4al"}
-    served |= {"expected-gradnorm", "gradnorm-diverse", "lcmd", "vaal", "qbc", "isal"}
+    served |= {"expected-gradnorm", "gradnorm-diverse", "lcmd", "vaal", "qbc", "isal", "emcm"}
     assert set(fitted.strategies) == served
     assert "one label a sample" in fitted.left_out["sraal"]
 
