@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from upslope import datasets, reproduction
+from upslope.cli import app
+from upslope.datasets.subset import labels_of
+from upslope.errors import ConfigError, DataError
+from upslope.reproduction import ARTEFACTS, READINGS, SCALES, paper
+from upslope.reproduction.scales import scale
+from upslope.reproduction.stand_ins import STAND_INS, Volumes
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("name", SCALES)
+def test_every_study_is_a_valid_configuration(name: str, reading: str) -> None:
+    chosen = scale(name, reading)
+    for artefact in ARTEFACTS.values():
+        assert set(artefact.studies(chosen)) <= set(chosen.studies)
+    for study in chosen.studies.values():
+        config = study.config()
+        assert study.stand_in is None or study.stand_in in STAND_INS
+        ours = [s for s in config.strategies if s.name.endswith("-gradnorm")]
+        assert {s.options["norm"] for s in ours} <= {READINGS[reading].norm}
+    main, other = chosen.studies[chosen.main], chosen.studies[chosen.other_start]
+    starts = {s.config().experiment.retrain for s in (main, other)}
+    assert starts == {"warm", "scratch"}
+    assert main.config().experiment.retrain == READINGS[reading].retrain
+    assert main.config().experiment.keep_models == "all"
+
+
+def test_paper_scale_is_the_papers_protocol() -> None:
+    config = scale("paper", "code").studies["main"].config()
+    assert (config.data.name, config.model.name) == ("cifar10", "resnet18-cifar")
+    training, experiment = config.training, config.experiment
+    assert (training.epochs, training.batch_size, training.milestones) == (200, 128, (160,))
+    assert (training.lr, training.momentum, training.weight_decay) == (0.1, 0.9, 5e-4)
+    assert (experiment.initial, experiment.budget, experiment.cycles) == (0.1, 0.05, 7)
+    assert (experiment.candidates, experiment.retrain) == ("10x", "warm")
+    assert len(config.seeds) == 3
+    text = scale("paper", "text").studies["main"].config().experiment
+    assert (text.candidates, text.retrain) == ("all", "scratch")
+
+
+def test_printed_numbers_are_consistent() -> None:
+    assert sum(paper.SVHN_TEST) == 26_032  # the size of SVHN's test set
+    for row in paper.TABLE_1.values():
+        assert len(row) == len(paper.BUDGETS)
+        assert max(row) <= paper.K
+    assert max(paper.TABLE_2 + paper.TABLE_4 + paper.TABLE_5) <= paper.K
+    # "more than 90%" (A.2), but for the last of Table 5, which is 90% exactly
+    assert min(paper.TABLE_4) > 0.9 * paper.K
+    assert min(paper.TABLE_5) == 0.9 * paper.K
+    assert paper.TABLE_6["expected-gradnorm"] == max(paper.TABLE_6.values())
+
+
+def test_imbalanced_has_the_proportions_of_svhn() -> None:
+    splits = STAND_INS["imbalanced"](datasets.load("digits"))
+    sizes = np.bincount(labels_of(splits.pool), minlength=10)
+    shares = sizes / sizes.sum()
+    expected = np.array(paper.SVHN_TEST) / sum(paper.SVHN_TEST)
+    np.testing.assert_allclose(shares, expected, atol=1 / sizes.sum() * 5)
+    assert len(splits.test) == 397
+    assert len(set(splits.pool.ids)) == len(splits.pool)
+
+
+def test_masks_say_the_class_where_the_image_is_bright() -> None:
+    plain = datasets.load("digits", limit=20)
+    splits = STAND_INS["masks"](plain)
+    masks, images = splits.pool.targets([3, 5]), plain.pool.inputs([3, 5])
+    labels = plain.pool.targets([3, 5])
+    assert masks.dtype == torch.uint8
+    for mask, image, label in zip(masks, images[:, 0], labels, strict=True):
+        assert bool((mask[image >= 128] == label).all())
+        assert bool((mask[image < 128] == 10).all())
+    assert len(splits.pool.classes) == 11
+
+
+def test_volumes_are_standardised_and_noise_belongs_to_the_sample() -> None:
+    pool = datasets.load("digits", limit=60).pool
+    clean, noisy = Volumes(pool), Volumes(pool, snr=0.05)
+    assert clean.inputs([0]).shape == (1, *clean.input_shape) == (1, 1, 8, 8, 8)
+    volumes = clean.inputs(range(60))
+    torch.testing.assert_close(volumes.mean(dim=(1, 2, 3, 4)), torch.zeros(60), atol=1e-5, rtol=0)
+    assert torch.equal(volumes[:, :, 0], volumes[:, :, 7])
+    added = noisy.inputs(range(60)) - volumes
+    assert float(volumes.var() / added.var()) == pytest.approx(0.05, rel=0.03)
+    assert torch.equal(noisy.inputs([7]), noisy.inputs([3, 7])[1:])
+
+
+def test_forty_classes() -> None:
+    with pytest.raises(DataError, match="Expected 10 classes"):
+        STAND_INS["imbalanced"](STAND_INS["masks"](datasets.load("digits", limit=50)))
+    kept = STAND_INS["forty-classes"](datasets.load("digits", limit=50))
+    assert len(kept.pool) == 50  # ten classes are fewer than forty
+    assert kept.pool.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"artefact": "tabel1", "scale": "smoke"}, "did you mean `table1`"),
+        ({"artefact": "all", "scale": "cpus"}, "did you mean `cpu`"),
+        ({"artefact": "all", "scale": "cpu", "reading": "texts"}, "did you mean `text`"),
+        ({"artefact": "all", "scale": "cpu", "sets": ["training.epoch=1"]}, "training.epoch"),
+    ],
+)
+def test_what_does_not_exist_is_told_before_anything_runs(
+    options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        reproduction.ask(**options)  # type: ignore[arg-type]
+
+
+def test_missing_data_fails_what_was_asked_and_not_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPSLOPE_DATA", str(tmp_path / "nothing"))
+    asked = reproduction.ask("table7", scale="cpu", out=tmp_path / "out")
+    with pytest.raises(DataError, match="fashion-mnist"):
+        reproduction.reproduce(asked)
+
+    everything = reproduction.ask("all", scale="cpu", out=tmp_path / "all")
+    object.__setattr__(everything, "names", ("table1", "table7", "figure2"))
+    report = reproduction.reproduce(everything)
+    assert list(report.missing) == ["table1", "table7", "figure2"]
+    assert not report.failed
+    page = report.page.read_text()
+    assert "table7" in page
+    assert "fashion-mnist" in page
+
+
+def test_dry_run_plans_and_trains_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["reproduce", "figure2", "--dry-run", "--out", str(tmp_path / "none")]
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "digits-mlp" in result.stdout
+    assert "together about" in result.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_help_has_an_example() -> None:
+    result = CliRunner().invoke(app, ["reproduce", "--help"], prog_name="upslope")
+    assert result.exit_code == 0
+    assert "upslope reproduce all" in result.stdout

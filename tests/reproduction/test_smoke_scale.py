@@ -1,0 +1,168 @@
+"""`upslope reproduce all --scale smoke`: every artefact, end to end, once for all tests here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from upslope import reproduction
+from upslope.cli import app
+from upslope.ledger import read_run
+from upslope.reproduction import ARTEFACTS, paper
+from upslope.reproduction.measured import Measurements
+from upslope.reproduction.overlap import OVERLAP
+from upslope.reproduction.study import Opened
+from upslope.reproduction.subject import Subject
+
+
+@dataclass(frozen=True)
+class Made:
+    out: Path
+    asked: reproduction.Asked
+    report: reproduction.Report
+
+    def opened(self, name: str) -> Opened:
+        return self.asked.bench.opened(name)
+
+    def lines(self, artefact: str) -> list[dict[str, str]]:
+        with (self.out / artefact / "table.csv").open(encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    out = tmp_path_factory.mktemp("smoke")
+    asked = reproduction.ask("all", scale="smoke", out=out, overrides={"device": "cpu"})
+    return Made(out, asked, reproduction.reproduce(asked, "upslope reproduce all"))
+
+
+@pytest.mark.slow
+def test_every_artefact_is_written(made: Made) -> None:
+    assert not made.report.missing
+    assert not made.report.failed
+    assert list(made.report.folders) == list(ARTEFACTS)
+    for name, folder in made.report.folders.items():
+        there = {path.name for path in folder.iterdir()}
+        assert there == {
+            "table.csv", "table.md", "table.tex", "figure.png", "figure.svg", "meta.json",
+        }, name  # fmt: skip
+        meta = json.loads((folder / "meta.json").read_text())
+        assert meta["command"] == "upslope reproduce all"
+        assert meta["environment"]["packages"]["torch"]
+        assert meta["findings"]
+        assert (folder / "table.tex").read_text().count("\\toprule") >= 1
+        assert f"({name}/table.md)" in made.report.page.read_text()
+
+
+@pytest.mark.slow
+def test_papers_numbers_are_marked_as_such(made: Made) -> None:
+    of_entropy = {
+        line["column"]: float(line["mean"])
+        for line in made.lines("table1")
+        if line["row"] == "entropy-gradnorm" and line["source"] == "paper"
+    }
+    at_40 = dict(zip(paper.BUDGETS, paper.TABLE_1["entropy-gradnorm"], strict=True))[40]
+    assert of_entropy["40%"] == pytest.approx(100 * at_40 / paper.K)
+    assert set(of_entropy) == {"10%", "25%", "40%"}  # columns are ours, where the paper has them
+    page = (made.out / "table1" / "table.md").read_text()
+    assert "*entropy-gradnorm (paper)*" in page
+    assert "| data | digits" in page
+
+
+@pytest.mark.slow
+def test_same_choice_when_made_again(made: Made) -> None:
+    opened = made.opened("main")
+    for strategy in opened.job.strategies:
+        subject = Subject(opened, strategy, 1)
+        assert subject.choose(1) == subject.selected(1), strategy
+
+
+@pytest.mark.slow
+def test_overlap_counts_as_its_definition(made: Made) -> None:
+    import torch
+    import torch.nn.functional as F
+
+    opened = made.opened("main")
+    subject = Subject(opened, "random", 0)
+    found = Measurements(opened, OVERLAP, ("random",)).figures("random", 0)
+    for cycle in range(subject.cycles):
+        model, candidates = subject.model(cycle), subject.candidates(cycle)
+        norms = []
+        for i in candidates:  # one backward pass a sample
+            inputs = subject.task.prepare(subject.pool.inputs([i]))
+            loss = F.cross_entropy(model(inputs), subject.targets([i]))
+            parts = torch.autograd.grad(loss, list(model.parameters()))
+            norms.append(float(torch.cat([p.flatten() for p in parts]).double().norm()))
+        top = sorted(range(len(norms)), key=lambda j: -norms[j])[: subject.budget]
+        large = {candidates[j] for j in top}
+        assert found["overlap"][cycle] == len(large & set(subject.selected(cycle)))
+        assert found["candidates"][cycle] == len(candidates)
+    assert not set(subject.candidates(1)) & set(subject.labelled(1))
+
+
+@pytest.mark.slow
+def test_gap_is_of_the_recorded_figures(made: Made) -> None:
+    runs = [read_run(made.out / f"studies/main/core-set/seed-{s}") for s in (0, 1)]
+    gaps = [
+        100 * (r.cycles[-1].train_metrics["accuracy"] - r.cycles[-1].metrics["accuracy"])
+        for r in runs
+    ]
+    shown = [
+        float(line["mean"])
+        for line in made.lines("table3")
+        if (line["row"], line["source"], line["column"]) == ("core-set", "ours", "40%")
+    ]
+    assert shown == [pytest.approx(sum(gaps) / 2)]
+
+
+@pytest.mark.slow
+def test_deeper_network_has_the_labels_that_were_selected(made: Made) -> None:
+    selected = read_run(made.out / "studies/main/vaal/seed-0")
+    deeper = read_run(made.out / "studies/deeper/vaal/seed-0")
+    asked = [i for cycle in selected.cycles for i in cycle.asked]
+    assert set(deeper.initial) == {*selected.initial, *asked}
+    assert deeper.config["model"]["name"] == "mlp"
+    assert len(deeper.cycles) == 1
+
+
+@pytest.mark.slow
+def test_steps_of_the_confound_are_those_taken(made: Made) -> None:
+    steps = {
+        line["row"]: float(line["mean"])
+        for line in made.lines("confound")
+        if line["column"] == "steps in all"
+    }
+    # 4 epochs in batches of 16: of 20, 50 and 80 labels; and of all 200, the last 8 a batch.
+    assert steps["entropy-gradnorm, warm start"] == 4 * (2 + 4 + 5)
+    assert steps["all labels, as long as one cycle"] == 4 * 13
+    assert abs(steps["all labels, as many steps"] - 44) <= 13 / 2
+
+
+@pytest.mark.slow
+def test_goes_on_without_training_again(made: Made) -> None:
+    kept = [
+        *made.out.glob("studies/*/*/seed-*/models/*"),
+        *made.out.glob("studies/*/measured/*/*/*"),
+    ]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    assert len(before) > 100
+    again = CliRunner().invoke(
+        app, ["reproduce", "table1", "--out", str(made.out), "--device", "cpu"]
+    )
+    assert again.exit_code == 0, again.stderr
+    assert "table1" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+@pytest.mark.slow
+def test_other_settings_are_refused_in_the_same_folder(made: Made) -> None:
+    result = CliRunner().invoke(
+        app, ["reproduce", "table3", "--out", str(made.out), "-s", "training.epochs=5"]
+    )
+    assert result.exit_code == 6
+    assert "training.epochs" in result.stderr
