@@ -240,7 +240,7 @@ def test_an_estimate_is_near_what_a_run_takes() -> None:
     assert costs.scoring["random"] == 0
     assert 0 < costs.scoring["margin"] < 60
     assert costs.left_out == {"ll4al": "trains something of its own"}
-    assert costs.measured == "3 steps of batch 64 of 1x8x8 on cpu"
+    assert costs.measured == "10 steps of batch 64 of 1x8x8 on cpu"
 
 
 def test_a_corner_is_measured_where_a_sample_is_much_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,5 +253,5 @@ def test_a_corner_is_measured_where_a_sample_is_much_work(monkeypatch: pytest.Mo
     costs = estimates.estimate(config, job, plan(config, job))
     assert (
         costs.measured
-        == "3 steps of batch 2 of 3x45x60 on cpu, scaled by floating-point operations"
+        == "10 steps of batch 2 of 3x45x60 on cpu, scaled by floating-point operations"
     )

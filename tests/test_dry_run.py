@@ -22,7 +22,7 @@ def test_time_and_memory_are_measured_and_nothing_is_made(tmp_path: Path) -> Non
     assert code == 0
     for part in ("pool 1,400", "a step of 64", "margin", "GiB" if "GiB" in text else "MiB"):
         assert part in text
-    assert "measured here, 3 steps of batch 64 of 1x8x8 on cpu" in text
+    assert "measured here, 10 steps of batch 64 of 1x8x8 on cpu" in text
     assert "sizes as published" not in text
     assert not (tmp_path / "runs").exists()
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ from upslope.training import Accompanied, TrainingSettings, train
 
 SECONDS = 8.0
 """To spend on steps, and up to twice that on scores; what has begun is finished."""
-STEPS = 3
+STEPS = 10
 OPERATIONS = {"cpu": 4e10, "mps": 4e11, "cuda": 4e12}
 """Floating-point operations that a measured step may take: a second or so."""
 _LEAST = 32  # pixels or voxels along an edge
@@ -268,7 +269,7 @@ def _steps(
         )
     spans = [b - a for a, b in pairwise(times)]
     measured = spans[1:] or spans
-    return sum(measured) / len(measured), len(measured)
+    return median(measured), len(measured)  # others may use the machine as well
 
 
 def _scores(
