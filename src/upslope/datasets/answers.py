@@ -190,9 +190,9 @@ def as_numbers(column: pa.ChunkedArray, what: str) -> NDArray[np.float64]:
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise DataError(f"Expected {what} but got cells of type {kind}.")
-    values = np.array(
-        [np.nan if cell is None else float(cell) for cell in column.to_pylist()], dtype=np.float64
-    )
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
     if np.isinf(values).any():
         raise DataError(f"Expected finite {what} but row {int(np.isinf(values).argmax())} is not.")
     return values
