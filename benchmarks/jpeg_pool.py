@@ -1,17 +1,16 @@
 """Scoring a folder of many JPEGs: memory over time, samples a second, the decoder's share.
 
-    python benchmarks/jpeg_pool.py [--count 50000] [--decoders 0] [--folder /scratch/jpegs]
+    python benchmarks/jpeg_pool.py [--count 50000] [--decoders 0] [--folder jpegs]
 
 Makes a folder of 224x224 JPEGs (smooth random fields, each file another), scores all of it as
 `upslope score` does, with the entropy's gradient norm of a network of two strided convolutions, so
-that decoding is what counts, and removes it again.
+that decoding is what counts, and removes it again; a folder that you name is kept, and used again.
 Resident memory is that of this process and of those that decode, sampled twice a second.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import tempfile
 import threading
 import time
@@ -44,32 +43,32 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--model", help="another network: a name of `upslope list models`")
     parser.add_argument("--score", default="entropy-gradnorm")
-    parser.add_argument("--folder", help="parent of the folder that is made; the system's if none")
+    parser.add_argument("--folder", type=Path, help="to make and keep; a temporary one if none")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="jpegs-", dir=options.folder) as folder:
-        bytes_ = generate(Path(folder), options.count)
-        print(f"{options.count:,} JPEGs, {bytes_ / options.count / 1024:.1f} KiB each", flush=True)
-        measure(Path(folder), options)
+    if options.folder is None:
+        with tempfile.TemporaryDirectory(prefix="jpegs-") as temporary:
+            generate(Path(temporary), options.count)
+            measure(Path(temporary), options)
+    else:
+        if not options.folder.exists():
+            options.folder.mkdir(parents=True)
+            generate(options.folder, options.count)
+        measure(options.folder, options)
 
 
-def generate(folder: Path, count: int) -> int:
-    """Write `count` JPEGs of 224x224 in folders of 1,000; returns their bytes."""
+def generate(folder: Path, count: int) -> None:
+    """Write `count` JPEGs of 224x224 in folders of 1,000."""
     rng = np.random.default_rng(0)
     bases = []
     for _ in range(BASES):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
         field_ = np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
         bases.append(np.clip(field_ + rng.normal(0, 4, field_.shape), 0, 255).astype(np.uint8))
-    total = 0
     for i in range(count):
         base = np.roll(bases[i % BASES], tuple(rng.integers(0, SIZE, 2)), axis=(0, 1))
-        encoded = io.BytesIO()
-        Image.fromarray(base).save(encoded, "JPEG", quality=85)
         path = folder / f"{i // IN_A_FOLDER:03d}" / f"{i:06d}.jpg"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(encoded.getvalue())
-        total += len(encoded.getvalue())
-    return total
+        Image.fromarray(base).save(path, quality=85)
 
 
 _lock = threading.Lock()
@@ -143,6 +142,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
         named = {"num_classes": 10, "input_shape": pool.input_shape}
         model = (models.build(options.model, **named) if options.model else tiny()).eval()
+    size = sum((folder / id_).stat().st_size for id_ in pool.ids) / len(pool) / 1024
+    print(f"{len(pool):,} JPEGs, {size:.1f} KiB each, {torch.get_num_threads()} threads of torch")
     mean, std = datasets.statistics(pool)
     task = tasks.build("classification", num_classes=10, mean=mean, std=std)
 
@@ -154,7 +155,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         for i in range(0, probe, options.batch):
             reader.inputs(range(i, min(i + options.batch, probe)))
         kind = f"{processes} processes" if processes else f"{pool.threads()} threads"
-        print(f"decoding alone, {kind}: {probe / (time.perf_counter() - start):.0f} samples/s")
+        print(f"decoding alone, {kind}: {probe / (time.perf_counter() - start):.0f} samples/s",
+              flush=True)  # fmt: skip
 
     global _decoding
     _decoding = 0.0
@@ -163,8 +165,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     before = time.process_time(), seconds_of_children()
     start = time.perf_counter()
     sampler.start()
+    written = folder / "scores.parquet"
     score_to_file(
-        folder / "scores.parquet",
+        written,
         {options.score: build(options.score)},  # type: ignore[dict-item]
         model=model,
         task=task,
@@ -173,6 +176,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         batch_size=options.batch,
         observer=memory,
     )
+    written.unlink()
     seconds = time.perf_counter() - start
     own, children = time.process_time() - before[0], seconds_of_children() - before[1]
     memory.running = False
