@@ -149,6 +149,8 @@ def _batched(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) ->
     if dimensions > 1:
         # Channels last is the faster order, and what the per-sample products want.
         order = torch.channels_last if dimensions == 2 else torch.channels_last_3d
+        if input.shape[1] == 1:  # one channel is last and first: only a copy says which is meant
+            input = input.clone(memory_format=order)
         input = input.contiguous(memory_format=order)
     return tape.use(kernel, input if kernel.dtype is None else input.to(kernel.dtype))
 

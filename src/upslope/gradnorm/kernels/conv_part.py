@@ -36,6 +36,8 @@ _CALL = 4.5e6
 """Price of calling a grouped convolution, in multiply-adds: about 0.1 ms."""
 _COPY = 20.0
 """Price of moving an entry to where a grouped convolution wants it, in multiply-adds."""
+_UNFOLD = 30.0
+"""Price of copying an entry of a patch, in multiply-adds."""
 _WORK = 20_000_000
 """Multiply-adds of a grouped convolution beside which its call costs little."""
 _FEW = 4
@@ -67,24 +69,24 @@ class ConvPart:
         t, taps = math.prod(self.g.shape[3:]), math.prod(self.shape[2:])
         o, c, groups = self.shape[0], self.shape[1], self.geometry.groups
         k = self.g.shape[1]
-        # The factors are measured: grouped convolutions reach four fifths of a plain product's
-        # speed, in three dimensions in blocks of 16 channels, and unfolding an entry costs as
-        # much as some 28 multiply-adds, or 6 where whole rows of an image can be copied.
-        block = 16 if len(self.shape) == 5 else 1
-        direct = 1.25 * k * t * taps * max(o, block) * max(c, block)
+        # The factors are measured: grouped convolutions reach five sevenths of a plain product's
+        # speed, in three dimensions in blocks of 16 channels, and thin products are slow.
+        block = 16 if len(self.shape) == 5 else 2
+        direct = 1.4 * k * t * taps * max(o, block) * max(c, block)
         moved = self.x[0].numel() + self.g[0].numel()
         costs = {"direct": direct + _COPY * moved + _CALL / self._together()}
         if k == 1 and groups == 1 and len(self.shape) == 5:
             costs["slices"] = 1.05 * t * taps * o * c + 2.4e7
         if k == 1 and groups == 1 and self.geometry.stride == (1,):
-            costs["entries"] = (1 + 12 / min(o, c)) * t * taps * o * c
+            costs["entries"] = _thin(o, c) * t * taps * o * c
         if k == 1 and groups == 1:
-            unfolding = 6.0 if c <= _FEW and self.geometry.stride[-1] == 1 else 28.0
-            costs["columns"] = t * taps * c * (o + unfolding)
+            scattered = c <= _FEW and self.geometry.stride[-1] > 1
+            unfolding = (2.5 if scattered else 1) * _UNFOLD * t * taps * c
+            costs["columns"] = _thin(o, taps * c) * t * taps * c * o + unfolding
             if self.compiled and winograd.fits(self.x[:, 0], self.shape, self.geometry):
                 costs["winograd"] = (2.7 * t + 2500.0) * o * c
             # An entry of a Gram matrix is written, summed and multiplied: some 30 multiply-adds.
-            costs["gram"] = t * t * (taps * c + o + 30.0) + unfolding * t * taps * c
+            costs["gram"] = t * t * (taps * c + o + 30.0) + unfolding
             if all(s == 1 for s in self.geometry.stride):
                 pixels = math.prod(self.x.shape[3:])
                 sums = 30.0 * sum(self.shape[2:])
@@ -193,7 +195,7 @@ class ConvPart:
         return torch.cat(out)
 
     def _patches(self, x: Tensor) -> Tensor:
-        """(n, c, *space) -> (n, t, c * taps)."""
+        """(n, c, *space) -> (n, t, c * taps), channels and taps in either order."""
         s, _, d, _ = self.geometry
         spaces, few = len(s), self.shape[1] <= _FEW
         if few:
@@ -205,7 +207,8 @@ class ConvPart:
         positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
         if few:
             return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
-        return x.permute(0, *positions, 1, *taps).flatten(1 + spaces).flatten(1, -2)
+        order = (*taps, 1) if x.stride(1) == 1 else (1, *taps)
+        return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
 
     def _padded(self, x: Tensor) -> Tensor:
         sides = [side for pad in reversed(self.geometry.padding) for side in (pad, pad)]
@@ -240,6 +243,11 @@ class ConvPart:
         "shifted gram": _shifted_gram,
         "winograd": _winograd,
     }
+
+
+def _thin(*sides: int) -> float:
+    """How much longer a product takes for each multiply-add, if its result has a short side."""
+    return 1 + 12 / min(sides)
 
 
 def _window_sum(gram: Tensor, axes: tuple[int, int], offsets: Sequence[int], size: int) -> Tensor:
