@@ -10,7 +10,8 @@ from torch import Tensor
 from upslope.errors import SelectionError
 from upslope.pool import PoolView
 from upslope.strategies import build
-from upslope.strategies.bait import Bait, Fisher, information
+from upslope.strategies.bait import Bait
+from upslope.strategies.fisher import Fisher, basis, information
 
 
 def explicit(p: Tensor, h: Tensor) -> list[Tensor]:
@@ -59,7 +60,10 @@ def test_is_the_greedy_search_with_matrices_written_out(seed: int, labelled: int
 def test_information_is_that_of_the_gradients() -> None:
     pool = make_pool(Bait().needs, 6, 0)
     p, h = (pool.signal(need).double() for need in Bait().needs)
-    assert torch.allclose(information(p, h), torch.stack(explicit(p, h)).sum(dim=0))
+    whole = torch.stack(explicit(p, h)).sum(dim=0)
+    b = torch.kron(basis(p.shape[1]).contiguous(), torch.eye(h.shape[1], dtype=p.dtype))
+    assert torch.allclose(information(p, h), b.T @ whole @ b, atol=1e-6)
+    assert torch.allclose(b @ information(p, h) @ b.T, whole, atol=1e-6)
 
 
 def test_gains_and_losses_after_many_changes() -> None:
@@ -100,3 +104,17 @@ def test_too_many_classes_and_features_are_refused_before_any_training() -> None
         strategy.check_shapes(pool.signals)
     with pytest.raises(SelectionError, match="Take badge"):
         strategy.select(pool, 1, generator())
+
+
+def test_posteriors_of_single_precision_and_long_features() -> None:
+    """Sums that miss 1 by rounding, times features this long, would outweigh the ridge."""
+    pool = make_pool(Bait().needs, 30, 200)
+    p_need, h_need = Bait().needs
+    for signals in (pool.signals, pool.labelled_signals):
+        signals[h_need].add_(3).mul_(1e3)
+        signals[p_need].mul_(1 + 2e-7)
+    assert float((pool.labelled_signal(p_need).double().sum(dim=1) - 1).mean()) > 1e-8
+    ids = Bait().select(pool, 5, generator()).ids
+    for signals in (pool.signals, pool.labelled_signals):
+        signals[p_need] = signals[p_need].double() / signals[p_need].double().sum(1, keepdim=True)
+    assert Bait().select(pool, 5, generator()).ids == ids
