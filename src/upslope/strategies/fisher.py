@@ -121,7 +121,8 @@ def basis(classes: int) -> Tensor:
     if classes == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     centring = torch.eye(classes, dtype=torch.float64) - 1 / classes
-    return torch.linalg.qr(centring[:, :-1]).Q
+    columns: Tensor = torch.linalg.qr(centring[:, :-1]).Q
+    return columns
 
 
 def _traces(matrices: Tensor) -> Tensor:
