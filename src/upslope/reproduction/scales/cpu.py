@@ -130,5 +130,13 @@ def cpu(reading: Reading) -> Scale:
         figure_4=(("volumes",), ("noisy-volumes",)),
         class_wise="imbalanced",
         deeper={"name": "resnet-small"},
-        theory=Theory(train=300, test=1000, candidates=500, iterations=60, seeds=2),
+        theory=Theory(
+            train=300,
+            test=1000,
+            candidates=500,
+            damping=0.1,
+            tolerance=0.01,
+            iterations=100,
+            seeds=2,
+        ),
     )
