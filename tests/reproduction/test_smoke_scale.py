@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 from typer.testing import CliRunner
 
 from upslope import reproduction
@@ -84,9 +87,6 @@ def test_same_choice_when_made_again(made: Made) -> None:
 
 @pytest.mark.slow
 def test_overlap_counts_as_its_definition(made: Made) -> None:
-    import torch
-    import torch.nn.functional as F
-
     opened = made.opened("main")
     subject = Subject(opened, "random", 0)
     found = Measurements(opened, OVERLAP, ("random",)).figures("random", 0)
@@ -103,6 +103,40 @@ def test_overlap_counts_as_its_definition(made: Made) -> None:
         assert found["overlap"][cycle] == len(large & set(subject.selected(cycle)))
         assert found["candidates"][cycle] == len(candidates)
     assert not set(subject.candidates(1)) & set(subject.labelled(1))
+
+
+@pytest.mark.slow
+def test_reduced_counts_as_its_definition(made: Made) -> None:
+    subject = Subject(made.opened("main"), "entropy-gradnorm", 1)
+    norm = made.asked.bench.scale.reading.norm
+    assert norm == "tensor-sum"
+
+    def score(model: nn.Module, position: int) -> float:
+        logits = model(subject.task.prepare(subject.pool.inputs([position])))
+        entropy = torch.distributions.Categorical(logits=logits).entropy().sum()
+        parts = torch.autograd.grad(entropy, list(model.parameters()))
+        return sum(float(part.double().norm()) for part in parts)
+
+    shares = []
+    for cycle in (0, 1):
+        before, after = subject.model(cycle), subject.model(cycle + 1)
+        chosen = subject.selected(cycle)
+        shares.append(sum(score(after, i) <= score(before, i) for i in chosen) / len(chosen))
+    folder = made.out / "studies/main/measured/reduced-entropy/entropy-gradnorm"
+    found = json.loads((folder / "seed-1.json").read_text())["figures"]
+    assert [n / found["k"] for n in found["reduced"]] == shares
+
+
+@pytest.mark.slow
+def test_bounds_are_in_order(made: Made) -> None:
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    for line in made.lines("figure3"):
+        key = (line["table"], line["column"])
+        values.setdefault(key, {})[line["row"]] = float(line["mean"])
+    assert len(values) == 4  # two schemes, two cycles
+    for terms in values.values():
+        assert terms["Target"] <= terms["Approx-1"] <= terms["Approx-2"]
+        assert terms["Approx-3"] > 0
 
 
 @pytest.mark.slow
