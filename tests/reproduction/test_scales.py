@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from upslope import datasets, reproduction
 from upslope.cli import app
+from upslope.config import assemble, fitting, load
 from upslope.datasets.subset import labels_of
 from upslope.errors import ConfigError, DataError
 from upslope.reproduction import ARTEFACTS, READINGS, SCALES, paper
@@ -32,6 +33,31 @@ def test_every_study_is_a_valid_configuration(name: str, reading: str) -> None:
     assert starts == {"warm", "scratch"}
     assert main.config().experiment.retrain == READINGS[reading].retrain
     assert main.config().experiment.keep_models == "all"
+
+
+@pytest.mark.parametrize("name", ["cpu", "paper"])
+def test_every_strategy_can_be_served_by_a_network_of_its_kind(name: str) -> None:
+    """On a few digits, as images, masks or volumes, by the smoke scale's networks."""
+    small, chosen = scale("smoke").studies, scale(name).studies
+    kinds: dict[str, dict[str, object]] = {}
+    for study in chosen.values():
+        network = study.document["model"]["name"]
+        kind = "volumes" if network.endswith("3d") else "masks"
+        if study.document["task"]["name"] == "classification" and kind == "masks":
+            kind = "main-dropout" if "dropout" in study.document["model"] else "main"
+        for choice in study.document["strategies"]:
+            kinds.setdefault(kind, {})[choice["label"]] = {
+                key: value for key, value in choice.items() if key not in ("steps", "width")
+            }
+    for kind, strategies in kinds.items():
+        assert len(strategies) >= 1
+        like = small[kind]
+        document = {**like.document, "strategies": list(strategies.values())}
+        config = load(document, sets=["data.limit=20", "data.test_limit=10"])
+        reshape = STAND_INS[like.stand_in] if like.stand_in else None
+        job = fitting(config, assemble(config, reshape=reshape))
+        assert set(job.strategies) == set(strategies)
+    assert {"main", "main-dropout", "masks", "volumes"} == set(kinds)
 
 
 def test_paper_scale_is_the_papers_protocol() -> None:

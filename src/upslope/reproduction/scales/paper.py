@@ -78,7 +78,7 @@ def paper(reading: Reading) -> Scale:
         "data": {"name": "cityscapes"},
         "model": {"name": "drn-d-22"},
         "task": {"name": "segmentation", "crop": 688, "flip": True},
-        "strategies": strategies(f"random core-set qbc {ENTROPY}", reading),
+        "strategies": strategies(f"random ll4al qbc {ENTROPY}", reading),
         "experiment": {**budgets, "score_batch": 1},
         "full_data": 0,
         "training": {
