@@ -28,7 +28,7 @@ from torch import Tensor
 
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.distances import blocks, centred, nearest_squared, squared_distances
+from upslope.strategies.distances import centred, distance_blocks, nearest_squared
 
 PAIRS = 5_000_000
 """Most (sample, centre) pairs in one integer program: a few GB in the solver."""
@@ -137,8 +137,8 @@ def _cover(
     open_rows = (to_labels > radius**2).nonzero().flatten()
     pairs: list[Tensor] = []
     total = 0
-    for rows in blocks(len(open_rows), len(x)):
-        within = (squared_distances(x[open_rows[rows]], x) <= radius**2).nonzero()
+    for rows, squared in distance_blocks(x[open_rows], x):
+        within = (squared <= radius**2).nonzero()
         total += len(within)
         if total > PAIRS:
             return None

@@ -29,7 +29,7 @@ from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import (
     BLOCK,
-    blocks,
+    distance_blocks,
     normalised,
     smallest_distance,
     squared_distances,
@@ -38,11 +38,12 @@ from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.greedy import lazy_greedy
 
 Similarity = Callable[[Tensor], Tensor]
+"""Of squared distances, which it may overwrite."""
 
 
 def gaussian(width: float) -> Similarity:
     """exp(-(d / h)^2) of squared distances."""
-    return lambda squared: (squared / -(width**2)).exp_()
+    return lambda squared: squared.div_(-(width**2)).exp_()
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,21 @@ class CoverageStrategy(QueryStrategy):
 
         k = self.similarity(y)
         covered = torch.zeros(len(x))
-        for rows in blocks(len(y), len(x)):
-            covered = torch.maximum(covered, k(squared_distances(y[rows], x)).amax(dim=0))
-        gains = torch.empty(len(x))
-        for rows in blocks(len(x), len(x)):
-            gains[rows] = (k(squared_distances(x[rows], x)) - covered).clamp_(min=0) @ w
+        for _, squared in distance_blocks(y, x):
+            torch.maximum(covered, k(squared).amax(dim=0), out=covered)
+
+        def gain(squared: Tensor) -> Tensor:
+            return k(squared).sub_(covered).clamp_(min=0) @ w
+
+        gains = torch.cat([gain(squared) for _, squared in distance_blocks(x, x)])
+        squares = x.square().sum(dim=1)
 
         def gains_of(rows: Tensor) -> Tensor:
-            return (k(squared_distances(x[rows], x)) - covered).clamp_(min=0) @ w
+            return gain(squared_distances(x[rows], x, squares))
 
         def take(row: int) -> None:
-            torch.maximum(covered, k(squared_distances(x[row : row + 1], x))[0], out=covered)
+            squared = squared_distances(x[row : row + 1], x, squares)
+            torch.maximum(covered, k(squared)[0], out=covered)
 
         chosen = lazy_greedy(gains, budget, gains_of, take, most=max(1, BLOCK // len(x)))
         return Choice(chosen, gains, {"coverage": float(covered @ w / w.sum())})
@@ -165,4 +170,4 @@ class FacilityLocation(CoverageStrategy):
 
     def similarity(self, labelled: Tensor) -> Similarity:  # noqa: ARG002
         """The cosine, 1 - d^2 / 2 between unit vectors, where positive."""
-        return lambda squared: (1 - squared / 2).clamp_(min=0)
+        return lambda squared: squared.div_(-2).add_(1).clamp_(min=0)

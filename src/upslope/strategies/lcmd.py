@@ -18,7 +18,7 @@ from torch import Tensor
 
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.distances import blocks, squared_distances
+from upslope.strategies.distances import distance_blocks
 from upslope.strategies.seeding import Rows
 from upslope.strategies.sketches import Dim, Loss, Parameters, sketch_need
 
@@ -55,8 +55,8 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
     rows = Rows(x)
     norms = rows.squared_norms()
     nearest, cluster = torch.full((n,), torch.inf, dtype=x.dtype), torch.zeros(n).long()
-    for part in blocks(n, m) if m else ():
-        nearest[part], cluster[part] = squared_distances(x[part], y).min(dim=1)
+    for part, squared in distance_blocks(x, y):
+        nearest[part], cluster[part] = squared.min(dim=1)
     free = torch.ones(n, dtype=torch.bool)
     chosen: list[int] = []
     for k in range(budget):

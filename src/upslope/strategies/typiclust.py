@@ -23,7 +23,7 @@ from torch import Tensor
 
 from upslope.pool import Need, PoolView, Selection, top
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.distances import blocks, normalised, squared_distances
+from upslope.strategies.distances import distance_blocks, normalised
 from upslope.strategies.features import Features, Steps, features_need
 
 NEIGHBOURS = 20
@@ -36,8 +36,7 @@ def typicality(x: Tensor) -> Tensor:
     if k == 0:
         return torch.ones(len(x))
     mean = torch.empty(len(x))
-    for rows in blocks(len(x), len(x)):
-        squared = squared_distances(x[rows], x)
+    for rows, squared in distance_blocks(x, x):
         squared[torch.arange(len(squared)), torch.arange(rows.start, rows.stop)] = torch.inf
         mean[rows] = squared.topk(k, dim=1, largest=False).values.sqrt().mean(dim=1)
     return 1 / (mean + 1e-5)
