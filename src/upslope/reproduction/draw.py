@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from upslope.report.figures import DASHES, INK, PALETTE, REFERENCE, STYLE
 from upslope.reproduction.sheets import Panel, Series
 
 WIDTH, HEIGHT = 6.4, 4.2
+FEW = 6
+"""Names that fit into a picture without hiding it."""
 
 
 def save(panels: tuple[Panel, ...], folder: Path) -> list[Path]:
@@ -40,7 +43,7 @@ def picture(panels: tuple[Panel, ...]) -> Figure:
         axes = figure.add_subplot(rows, columns, i)
         axes.grid(axis="y")
         axes.tick_params(length=0)
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(textwrap.fill(panel.title, 62), fontsize=10)
         axes.set_xlabel(panel.xlabel)
         axes.set_ylabel(panel.ylabel)
         (_bars if panel.bars else _lines)(axes, panel, looks)
@@ -49,8 +52,15 @@ def picture(panels: tuple[Panel, ...]) -> Figure:
         if panel.level is not None:
             name, level = panel.level
             axes.axhline(level, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=name)
-        axes.legend(fontsize=7.5, frameon=False, loc="best", ncols=2)
+        _legend(axes)
     return figure
+
+
+def _legend(axes: Any) -> None:
+    """Inside where names are few, beside where they would hide the curves."""
+    many = len(axes.get_legend_handles_labels()[1]) > FEW
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if many else {"loc": "best"}
+    axes.legend(fontsize=7.5, frameon=False, ncols=1 if many else 2, **place)
 
 
 def _width(panel: Panel) -> float:
@@ -66,7 +76,7 @@ def _looks(panels: tuple[Panel, ...]) -> dict[str, tuple[str, Any]]:
         name: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)])
         for i, name in enumerate(names)
     }
-    return {**found, "random": (REFERENCE, DASHES[0])}
+    return {**found, "random": (REFERENCE, DASHES[0]), "chance": (INK, DASHES[0])}
 
 
 def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
@@ -95,6 +105,9 @@ def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
         )
         if not theirs and any(not math.isnan(h) for h in series.half):
             half = np.asarray(series.half)
+            low, high = axes.get_ylim()
+            if not panel.logarithmic and 2 * np.nanmax(half) > high - low:
+                continue  # of two seeds, mostly: a fog over everything, which the table tells
             axes.fill_between(x, y - half, y + half, color=colour, alpha=0.12, lw=0)
 
 
@@ -122,7 +135,11 @@ def _bars(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
             label=f"{series.label} (paper)" if theirs else series.label,
             error_kw={"linewidth": 1},
         )
-    axes.set_xticks(places, panel.x, rotation=30, ha="right", fontsize=8)
+    names = [textwrap.fill(str(name), 20) for name in panel.x]
+    turned = max(map(len, names)) > 3
+    axes.set_xticks(
+        places, names, rotation=30 if turned else 0, ha="right" if turned else "center", fontsize=8
+    )
     values = np.array([v for s in panel.series for v in s.y if math.isfinite(v)])
     if len(values) and not panel.logarithmic:
         axes.set_ylim(0, 1.25 * float(values.max()))
