@@ -21,7 +21,7 @@ import functools
 import itertools
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,6 +58,14 @@ _CHOOSING = frozenset(
      Tensor.masked_select, torch.take, Tensor.take}
 )  # fmt: skip
 
+ASKING = frozenset(
+    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.__len__, Tensor.is_contiguous,
+     Tensor.is_floating_point, Tensor.data_ptr}
+    | {getattr(Tensor, name).__get__
+       for name in ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout")}
+)  # fmt: skip
+"""What tells of a tensor and computes nothing."""
+
 _session = itertools.count()
 
 
@@ -86,7 +94,9 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
-        kinds = {self._kind(t) for t in _tensors((args, tuple(kwargs.values())))}
+        if func in ASKING:
+            return func(*args, **kwargs)
+        kinds = {self._kind(t) for t in _tensors((*args, *kwargs.values()))}
         if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
             kinds.add("sample")
         if "sample" in kinds and func in (F.batch_norm, torch.batch_norm):
@@ -176,7 +186,7 @@ class Interceptor(TorchFunctionMode):
 
     def _chooses(self, args: tuple[Any, ...]) -> bool:
         """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
-        index = list(_tensors(args[1:]))
+        index = _tensors(args[1:])
         paired = any(len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i))
         chosen = any(map(self._is_sample, index))
         return self._is_sample(args[0]) and chosen and not paired
@@ -232,12 +242,18 @@ def _as_type(args: Any, kwargs: Any) -> bool:
     return any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def _tensors(tree: Any) -> list[Tensor]:
+    """All tensors in nested tuples and lists. Called for every operator: it must be fast."""
     if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
+        return [tree]
+    found: list[Tensor] = []
+    if isinstance(tree, (tuple, list)):
         for branch in tree:
-            yield from _tensors(branch)
+            if isinstance(branch, Tensor):
+                found.append(branch)
+            elif isinstance(branch, (tuple, list)):
+                found += _tensors(branch)
+    return found
 
 
 def _as_view(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
