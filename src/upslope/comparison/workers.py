@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
 import torch
@@ -80,6 +81,9 @@ def run_in_workers(
             # What counts is recorded, and a killed run goes on: no need to wait for orderly exits.
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
+    if stop.requested:
+        # SIGTERM can reach a whole group of processes: then the workers died of the same request.
+        errors = [e for e in errors if not isinstance(e, BrokenProcessPool)]
     for error in sorted(errors, key=lambda e: isinstance(e, Interrupted)):
         raise error
     stop.check()
