@@ -8,7 +8,7 @@ the longest text, `length` at most. The tokenizer is a file `tokenizer.json`, as
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +109,6 @@ def _tokenizer(name: str) -> Tokenizer:
             f"one, but there is no {file}. Older folders: load them with transformers' "
             "AutoTokenizer, and save_pretrained writes the file."
         )
-    tokenizers: Any
     try:
         import tokenizers
     except ImportError as error:
