@@ -81,6 +81,8 @@ def run_in_workers(
             # What counts is recorded, and a killed run goes on: no need to wait for orderly exits.
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
+    if not stopping.is_set():  # a killed worker may have left half a report
+        drain()
     if stop.requested:
         # SIGTERM can reach a whole group of processes: then the workers died of the same request.
         errors = [e for e in errors if not isinstance(e, BrokenProcessPool)]
