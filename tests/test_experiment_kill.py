@@ -101,7 +101,7 @@ def test_ctrl_c_stops_soon_and_the_run_goes_on_bit_for_bit(
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
     _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - asked < 10  # a second or two, where nothing else runs
+    assert time.monotonic() - asked < 3
     assert "Interrupted" in errors
     assert (path / "training.safetensors").exists()
     process = start(path)
