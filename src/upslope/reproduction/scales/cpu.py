@@ -18,7 +18,7 @@ from upslope.reproduction.scales.declare import (
 
 
 def cpu(reading: Reading) -> Scale:
-    """Small networks on what is at hand: about forty minutes on two cores."""
+    """Small networks on what is at hand, for two cores; `--dry-run` says how long it will take."""
     fashion = {"name": "fashion-mnist", "limit": 3000, "test_limit": 2000}
     budgets = experiment(reading)
     training = {"epochs": 12, "batch_size": 64, "lr": 0.05}
