@@ -13,6 +13,7 @@ from upslope.config import assemble, fitting, load
 from upslope.datasets.subset import labels_of
 from upslope.errors import ConfigError, DataError
 from upslope.reproduction import ARTEFACTS, READINGS, SCALES, paper
+from upslope.reproduction.bench import Bench
 from upslope.reproduction.scales import scale
 from upslope.reproduction.stand_ins import STAND_INS, Volumes
 
@@ -33,6 +34,14 @@ def test_every_study_is_a_valid_configuration(name: str, reading: str) -> None:
     assert starts == {"warm", "scratch"}
     assert main.config().experiment.retrain == READINGS[reading].retrain
     assert main.config().experiment.keep_models == "all"
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_no_two_panels_of_a_picture_are_called_the_same(name: str) -> None:
+    bench = Bench(scale(name), Path())
+    for groups in (bench.scale.figure_1, bench.scale.figure_2, bench.scale.figure_4):
+        titles = [bench.data_of(group[0]) for group in groups]
+        assert len(set(titles)) == len(titles), titles
 
 
 @pytest.mark.parametrize("name", ["cpu", "paper"])

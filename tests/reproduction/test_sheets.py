@@ -106,3 +106,34 @@ def test_pictures_of_curves_and_bars() -> None:
     assert named == ["ours", "ours (paper)", "chance", "all labels"]
     low, high = figure.axes[0].get_ylim()
     assert low < 1.0 < 3.0 < high
+
+
+def test_intervals_are_drawn_of_all_curves_of_a_panel_or_of_none() -> None:
+    def panel(half: float, *, logarithmic: bool = False) -> Panel:
+        curves = (Series("a", (1.0, 3.0), (half, half)), Series("b", (1.5, 2.0), (0.1, 0.1)))
+        return Panel("Curves", "points", "labels", (1.0, 2.0), curves, logarithmic=logarithmic)
+
+    def shades(shown: Panel) -> int:
+        return len(picture((shown,)).axes[0].collections)
+
+    assert shades(panel(0.2)) == 2
+    assert shades(panel(9.0)) == 0
+    assert shades(panel(0.2, logarithmic=True)) == 2
+    assert shades(panel(1.5, logarithmic=True)) == 0  # to below zero, which has no logarithm
+    bars = Panel("Bars", "%", "", ("a", "b"), (Series("ours", (50.0, 60.0), (5.0, 90.0)),))
+    assert not picture((bars,)).axes[0].collections
+
+
+def test_a_curve_on_another_is_dashed_and_shares_stay_in_the_frame() -> None:
+    curves = (Series("a", (90.0, 99.0)), Series("b", (90.0, 99.0)), Series("c", (1.0, 2.0)))
+    axes = picture((Panel("Same", "share (%)", "labels", (1.0, 2.0), curves),)).axes[0]
+    assert [line.is_dashed() for line in axes.lines] == [False, True, False]
+    low, high = axes.get_ylim()
+    assert -6 < low < 0
+    assert 100 < high < 105
+
+
+def test_names_stand_above_bars_of_a_logarithmic_axis() -> None:
+    series = (Series("training", (10.0, 10.0)), Series("selecting", (0.1, 1.0)))
+    axes = picture((Panel("Time", "s", "", ("a", "b"), series, logarithmic=True),)).axes[0]
+    assert axes.get_ylim()[1] > 30

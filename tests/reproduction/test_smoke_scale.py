@@ -58,6 +58,8 @@ def test_every_artefact_is_written(made: Made) -> None:
         assert meta["command"] == "upslope reproduce all"
         assert meta["environment"]["packages"]["torch"]
         assert meta["findings"]
+        for study in meta["studies"].values():
+            assert study["commits"]
         assert (folder / "table.tex").read_text().count("\\toprule") >= 1
         assert f"({name}/table.md)" in made.report.page.read_text()
 
@@ -131,12 +133,25 @@ def test_reduced_counts_as_its_definition(made: Made) -> None:
 def test_bounds_are_in_order(made: Made) -> None:
     values: dict[tuple[str, str], dict[str, float]] = {}
     for line in made.lines("figure3"):
+        if line["row"] not in ("Target", "Approx-1", "Approx-2", "Approx-3"):
+            continue
         key = (line["table"], line["column"])
         values.setdefault(key, {})[line["row"]] = float(line["mean"])
     assert len(values) == 4  # two schemes, two cycles
     for terms in values.values():
         assert terms["Target"] <= terms["Approx-1"] <= terms["Approx-2"]
         assert terms["Approx-3"] > 0
+
+
+@pytest.mark.slow
+def test_seeds_and_titles_are_those_of_the_numbers(made: Made) -> None:
+    """The influences are of the first seed alone; no two panels of a picture share a name."""
+    page = (made.out / "table2" / "table.md").read_text()
+    assert "| seeds | the first 1 of 2 | 3 |" in page
+    assert "| seeds | 2 | 3 |" in (made.out / "table3" / "table.md").read_text()
+    for artefact in ("figure1", "figure2", "figure4", "table9"):
+        lines = made.lines(artefact)
+        assert len({(r["table"], r["row"], r["column"]) for r in lines}) == len(lines), artefact
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from upslope.progress import Observer, silent
 from upslope.reproduction.jobs import each
 from upslope.reproduction.measured import Figures, Measure, Measurements
 from upslope.reproduction.scales import Scale
-from upslope.reproduction.study import Opened, open_study
+from upslope.reproduction.study import Opened, data_of, open_study
 
 Watch = Callable[[str], AbstractContextManager[Observer]]
 """From a line that says what begins to somebody who watches it."""
@@ -43,6 +43,10 @@ class Bench:
     def config(self, name: str) -> Config:
         """The configuration of a study; opens no file."""
         return self.scale.studies[name].config(self.sets, self.overrides)
+
+    def data_of(self, name: str) -> str:
+        """What the data of a study is called in titles; no two of a picture are called the same."""
+        return data_of(self.config(name), self.scale.studies[name].stand_in)
 
     def opened(self, name: str) -> Opened:
         """A study with its data.

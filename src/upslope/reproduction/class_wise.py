@@ -6,6 +6,7 @@ import numpy as np
 
 from upslope.reproduction import paper
 from upslope.reproduction.bench import Bench
+from upslope.reproduction.formats import cell
 from upslope.reproduction.scales.declare import ENTROPY, EXPECTED
 from upslope.reproduction.sheets import Result, Row, Table, exactly, over_seeds, panel_of
 
@@ -27,10 +28,11 @@ def _class_wise(bench: Bench, name: str, printed: tuple[float, ...]) -> Result:
     classes, targets = pool.classes, pool.targets(range(len(pool)))
     sizes = [int((targets == c).sum()) for c in range(len(classes))]
     rows = [Row("samples in the pool", exactly(sizes))]
+    shares: dict[str, list[list[float]]] = {}
     for strategy in (name, "random"):
         figures = [run.cycles[-1].metrics for run in runs[strategy]]
-        shares = [[100 * f[f"accuracy/{c}"] for c in classes] for f in figures]
-        rows.append(Row(f"{strategy}, accuracy", over_seeds(shares)))
+        shares[strategy] = [[100 * f[f"accuracy/{c}"] for c in classes] for f in figures]
+        rows.append(Row(f"{strategy}, accuracy", over_seeds(shares[strategy])))
         counts = [
             [sum(run.labels[i] == c for i in run.labels) for c in range(len(classes))]
             for run in runs[strategy]
@@ -46,10 +48,13 @@ def _class_wise(bench: Bench, name: str, printed: tuple[float, ...]) -> Result:
         tuple(classes),
         tuple(rows),
     )
-    accuracy = {r.label: [v.mean for v in r.values if v] for r in rows if r.source == "ours"}
     order = np.argsort(sizes)
     rare, common = order[: len(order) // 2], order[len(order) // 2 :]
-    ours, random = accuracy[f"{name}, accuracy"], accuracy["random, accuracy"]
+    halves = {
+        strategy: {part: _over(shares[strategy], where) for part, where in
+                   (("rare", rare), ("common", common))}
+        for strategy in (name, "random")
+    }  # fmt: skip
     drawn = Table(
         table.title,
         "class",
@@ -60,9 +65,9 @@ def _class_wise(bench: Bench, name: str, printed: tuple[float, ...]) -> Result:
         (table,),
         (panel_of(drawn, tuple(classes), "", "accuracy (%)"),),
         (
-            f"On the rarer half of the classes {name} reaches {_mean(ours, rare):.1f}% and random "
-            f"{_mean(random, rare):.1f}%; on the commoner half {_mean(ours, common):.1f}% and "
-            f"{_mean(random, common):.1f}%.",
+            f"On the rarer half of the classes, in percent: {name} {halves[name]['rare']}, random "
+            f"{halves['random']['rare']}; on the commoner half {halves[name]['common']} and "
+            f"{halves['random']['common']}.",
         ),
         _notes(bench.scale.studies[study].stand_in),
         paper.SVHN,
@@ -81,5 +86,6 @@ def _notes(stand_in: str | None) -> tuple[str, ...]:
     )
 
 
-def _mean(values: list[float], where: np.ndarray) -> float:
-    return float(np.mean(np.asarray(values)[where]))
+def _over(shares: list[list[float]], where: np.ndarray) -> str:
+    """The mean over some classes, with its interval over seeds."""
+    return cell(over_seeds(np.asarray(shares)[:, where].mean(axis=1, keepdims=True))[0], 1)

@@ -15,7 +15,7 @@ from upslope.reproduction import paper
 from upslope.reproduction.bench import Bench
 from upslope.reproduction.given import Trainings, labels_of
 from upslope.reproduction.scales.declare import ENTROPY
-from upslope.reproduction.sheets import Panel, Result, Row, Series, Table, exactly, over_seeds
+from upslope.reproduction.sheets import Panel, Result, Row, Table, curve, exactly, over_seeds
 from upslope.training import TrainingSettings
 
 
@@ -63,7 +63,8 @@ def confound(bench: Bench) -> Result:
         tuple(rows),
         decimals=2,
     )
-    accuracy = {row.label: row.values[2].mean for row in rows if row.values[2]}
+    measured = {row.label: row.values[2] for row in rows if row.source == "ours"}
+    accuracy = {label: value.mean for label, value in measured.items() if value}
     names = [row.label for row in rows if row.source == "ours"]
     first = accuracy[names[0]]
     return Result(
@@ -74,7 +75,7 @@ def confound(bench: Bench) -> Result:
                 "accuracy (%)",
                 "",
                 tuple(names),
-                (Series("accuracy", tuple(accuracy[n] for n in names)),),
+                (curve("accuracy", [measured[n] for n in names]),),
             ),
         ),
         (

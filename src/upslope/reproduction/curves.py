@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from upslope.config import Config
 from upslope.evaluation import area, holm, paired_comparison
 from upslope.ledger import RunResult
 from upslope.report.tables import name_of
@@ -66,24 +65,26 @@ def _curves(
     tables: list[Table] = []
     panels: list[Panel] = []
     findings: list[str] = []
+    ceilings = False
     for group in groups:
         runs = bench.runs(*group)
-        title = _title(bench.config(group[0]), bench.scale.studies[group[0]].stand_in)
-        metric = name_of(next(iter(runs.values()))[0].primary)
+        title = bench.data_of(group[0])
+        metric = _inside(name_of(next(iter(runs.values()))[0].primary))
         columns = percent_of_pool(bench, group[0])
         ceiling = _ceiling(bench.result(group[0]).full_data)
         rows = [Row(name, over_seeds(_figures(found))) for name, found in runs.items()]
         shown = list(rows)
         if ceiling is not None:
+            ceilings = True
             shown.append(Row("all labels", (None,) * (len(columns) - 1) + (ceiling,)))
         tables.append(
-            Table(f"{title}: {metric.lower()} in percent", "labels",
+            Table(f"{title}: {metric} in percent", "labels",
                   tuple(f"{c}%" for c in columns), tuple(shown))
         )  # fmt: skip
         panels.append(
             Panel(
                 title,
-                f"{metric.lower()} (%)",
+                f"{metric} (%)",
                 "labels (% of the pool)",
                 tuple(columns),
                 tuple(curve(row.label, row.values) for row in rows),
@@ -103,6 +104,7 @@ def _curves(
             "t test with Holm's correction.",
             "The paper draws its curves without numbers: what its text says is all there is to "
             "set beside.",
+            *_more_notes(bench, groups, ceilings),
         ),
         protocol,
         tuple(name for group in groups for name in group),
@@ -158,5 +160,23 @@ def _ceiling(full_data: tuple[RunResult, ...]) -> Value | None:
     return over_seeds([[100 * run.curve()[1][-1]] for run in full_data])[0]
 
 
-def _title(config: Config, stand_in: str | None) -> str:
-    return config.data.name + (f" ({stand_in})" if stand_in else "")
+def _inside(name: str) -> str:
+    """A figure's name inside a sentence: mean IoU."""
+    return name[:1].lower() + name[1:]
+
+
+def _more_notes(bench: Bench, groups: tuple[tuple[str, ...], ...], ceilings: bool) -> list[str]:
+    said = []
+    if ceilings and bench.scale.reading.retrain == "warm":
+        said.append(
+            "All labels are trained on from scratch, for the epochs of one cycle; at the last "
+            "budget the strategies' models have had those of all cycles. `confound` has both at "
+            "equal steps."
+        )
+    if any(bench.scale.dropout in group for group in groups):
+        said.append(
+            "mc-dropout's network has dropout 0.5 before its head; that of the others has none. "
+            "ll4al trains a second loss from the first model on. The first point of both is their "
+            "own."
+        )
+    return said

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from upslope.config import plan
 from upslope.reproduction.paper import Protocol
-from upslope.reproduction.study import Opened
+from upslope.reproduction.study import Opened, data_of
 
 Line = tuple[str, str, str]
 """(what, here, the paper's)."""
 
 
-def differences(studies: list[Opened], theirs: Protocol, reading: str) -> list[Line]:
-    """Line by line; where several studies differ, each of them."""
-    ours = [_described(opened) for opened in studies]
+def differences(
+    studies: list[Opened], theirs: Protocol, reading: str, seeds: int | None = None
+) -> list[Line]:
+    """Line by line; where several studies differ, each of them.
+
+    seeds: of how many the artefact is, where it does not take all that the studies have.
+    """
+    ours = [_described(opened, seeds) for opened in studies]
     lines: list[Line] = [
         (what, "; ".join(dict.fromkeys(one[what] for one in ours)), printed)
         for what, printed in (
@@ -21,7 +26,7 @@ def differences(studies: list[Opened], theirs: Protocol, reading: str) -> list[L
             ("training", theirs.training),
             ("labels", theirs.budgets),
             ("candidates", theirs.candidates),
-            ("seeds", str(theirs.seeds)),
+            ("seeds", theirs.seeds),
         )
     ]
     norm, start = _reading(studies[0])
@@ -34,24 +39,26 @@ def differences(studies: list[Opened], theirs: Protocol, reading: str) -> list[L
     return lines
 
 
-def _described(opened: Opened) -> dict[str, str]:
+def _described(opened: Opened, seeds: int | None) -> dict[str, str]:
     config = opened.config
     sizes, training = plan(config, opened.job), config.training
     shape = "x".join(map(str, sizes.input_shape))
-    made = f", as {opened.study.stand_in}" if opened.study.stand_in else ""
+    there = len(config.seeds)
+    taken = there if seeds is None else min(seeds, there)
     first, last = (round(100 * n / sizes.pool) for n in (sizes.budgets[0], sizes.budgets[-1]))
     rate = f"{training.optimizer} {training.lr:g}, {training.schedule}"
     candidates = sizes.candidates or (0,)
     low, high = min(candidates), max(candidates)
     return {
-        "data": f"{config.data.name}{made}, {shape}, {sizes.pool:,} to choose from, "
+        "data": f"{data_of(config, opened.study.stand_in)}, {shape}, "
+        f"{sizes.pool:,} to choose from, "
         f"{sizes.test:,} to test on, {sizes.classes} classes",
         "network": f"{config.model.name}, {sizes.parameters:,} parameters",
         "training": f"{training.epochs} epochs, batch {training.batch_size}, {rate}",
         "labels": f"{first}% to {last}% in {len(sizes.budgets)} steps",
         "candidates": (f"{low:,}" if low == high else f"{low:,} to {high:,}")
         + f" ({config.experiment.candidates})",
-        "seeds": str(len(config.seeds)),
+        "seeds": str(there) if taken == there else f"the first {taken} of {there}",
     }
 
 

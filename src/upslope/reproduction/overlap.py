@@ -70,9 +70,9 @@ def table_1(bench: Bench) -> Result:
             + f"; chance is {chance[-1]:.0f}%.",
         ),
         (
-            "The true norm is that of the whole gradient, at the known label, among the same "
-            "candidates. Nothing is selected after the last cycle; what would be was found with "
-            "its model.",
+            "The true norm is that of the whole gradient, in both readings, at the known label, "
+            "among the same candidates. Nothing is selected after the last cycle; what would be "
+            "was found with its model.",
             "Strategies without a line of the paper's are not in its table. mc-dropout's network "
             "has dropout 0.5 before its head; that of the others has none.",
         ),
@@ -121,16 +121,19 @@ def table_2(bench: Bench) -> Result:
         ),
         (
             "Eq. 3 selects the K of largest signed influence on the total test loss, with T^c; H "
-            f"is the Gauss-Newton matrix over {_all_or(theory_of.train, 'labelled samples')}, plus "
-            f"{theory_of.damping:g}; the test gradient is over {_all_or(theory_of.test, 'test')}. "
-            f"Conjugate gradients, at most {theory_of.iterations} steps; largest residual "
-            f"{residual:.1e}.",
+            f"is the Gauss-Newton matrix over {all_or(theory_of.train, 'labelled samples')}, plus "
+            f"{theory_of.damping:g}; the test gradient is over "
+            f"{all_or(theory_of.test, 'test samples')}. Conjugate gradients, at most "
+            f"{theory_of.iterations} steps; largest residual {residual:.1e}.",
+            "The test gradient in Eq. 3 is of the loss at the known label in all lines. Norms by "
+            "label are of the whole gradient, norms by entropy those that the strategy selects by.",
             "The paper does not say how it inverts H, with what damping, or which loss is at "
             "either end: three readings are measured. Runs of entropy-gradnorm.",
         ),
         paper.CIFAR,
         (bench.scale.main,),
         {"residual": [f["residual"] for f in seeds]},
+        len(seeds),
     )
 
 
@@ -142,5 +145,6 @@ def _share(counts: list[float], k: int) -> list[float]:
     return [100 * n / k for n in counts]
 
 
-def _all_or(most: int | None, what: str) -> str:
+def all_or(most: int | None, what: str) -> str:
+    """How many of them, in words."""
     return f"all {what}" if most is None else f"at most {most:,} {what}"

@@ -92,7 +92,7 @@ class Protocol:
     training: str
     budgets: str
     candidates: str
-    seeds: int
+    seeds: str
 
 
 _SGD = "SGD 0.1, momentum 0.9, weight decay 5e-4"
@@ -104,7 +104,7 @@ CIFAR = Protocol(
     f"200 epochs, batch 128, {_SGD}, x 0.1 at 160",
     "10% to 40% in 7 steps",
     _TENFOLD,
-    3,
+    "3",
 )
 CLASSIFICATION = Protocol(
     "CIFAR-10, CIFAR-100, SVHN, Caltech-101",
@@ -112,7 +112,7 @@ CLASSIFICATION = Protocol(
     "200 epochs, batch 128, SGD 0.1, x 0.1 at 160; Caltech-101: 50, 64, 0.01, at 40",
     "10% to 40% in 7 steps",
     _TENFOLD,
-    3,
+    "3",
 )
 SVHN = Protocol(
     "SVHN, 73,257 to choose from, 26,032 to test on",
@@ -120,7 +120,7 @@ SVHN = Protocol(
     CIFAR.training,
     CIFAR.budgets,
     _TENFOLD,
-    3,
+    "3",
 )
 LARGE = Protocol(
     "ImageNet, 1.28 million to choose from; Cityscapes, 2,975, cropped to 688x688",
@@ -128,7 +128,7 @@ LARGE = Protocol(
     "100 epochs, batch 64, Adam 0.1; 50 epochs, batch 8, Adam 1e-4",
     "10% to 30% in 5 steps; 10% to 40% in 7",
     _TENFOLD,
-    3,
+    "2; 3",
 )
 CRYOET = Protocol(
     "50c-clean and 50c-snr005: 50 classes, 24,000 to choose from, 1,000 to test on",
@@ -136,5 +136,5 @@ CRYOET = Protocol(
     f"100 epochs, {_SGD}, x 0.1 at 80; batch size not stated",
     "10% to 40% in 7 steps",
     _TENFOLD,
-    3,
+    "3",
 )

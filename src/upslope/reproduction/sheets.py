@@ -96,6 +96,8 @@ class Result:
     studies: tuple[str, ...]
     extra: Mapping[str, object] = field(default_factory=dict)
     """Figures for `meta.json` that no table shows."""
+    seeds: int | None = None
+    """Of how many seeds the numbers are, where not of all that the studies have."""
 
 
 def over_seeds(values: ArrayLike) -> tuple[Value, ...]:

@@ -85,6 +85,13 @@ class Opened:
         )
 
 
+def data_of(config: Config, stand_in: str | None) -> str:
+    """What a study is of, as titles have it: the data set, what is made of it, and its noise."""
+    snr = config.data.options.get("snr")
+    made = f" ({stand_in})" if stand_in else ""
+    return f"{config.data.name}{made}" + (f", SNR {snr}" if snr is not None else "")
+
+
 def open_study(study: Study, config: Config, folder: Path, progress: Observer = silent) -> Opened:
     """Read the data, build the rest, and refuse what cannot work.
 

@@ -47,8 +47,14 @@ def table_6(bench: Bench) -> Result:
         (panel_of(table, names, "", "accuracy (%)"),),
         (f"{network} is best on the labels of {best}, at {means[best]:.1f}%{compared}.",),
         (
-            "The deeper network is trained as the other, from scratch, on all labels of the last "
-            "cycle.",
+            f"{network} is trained as {opened.config.model.name}, from scratch, on all labels of "
+            "the last cycle, for the epochs of one cycle"
+            + (
+                f"; behind {opened.config.model.name} are those of all cycles."
+                if bench.scale.reading.retrain == "warm"
+                else "."
+            ),
+            "mc-dropout's samples were selected by a network with dropout 0.5 before its head.",
         ),
         paper.CIFAR,
         (bench.scale.main, bench.scale.dropout),

@@ -19,6 +19,10 @@ from upslope.reproduction.formats import latex, long_form, markdown
 from upslope.reproduction.sheets import Result
 
 META = "meta.json"
+SHADES = (
+    "Shades and whiskers in the picture are intervals of the table; where one would be larger than "
+    "the picture, it has none."
+)
 
 
 def write(name: str, result: Result, bench: Bench, command: str, seconds: float) -> Path:
@@ -29,7 +33,7 @@ def write(name: str, result: Result, bench: Bench, command: str, seconds: float)
     """
     folder = bench.out / name
     opened = [bench.opened(study) for study in result.studies]
-    lines = differences(opened, result.protocol, bench.scale.reading.name)
+    lines = differences(opened, result.protocol, bench.scale.reading.name, result.seeds)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.csv").write_text(long_form(result.tables), encoding="utf-8")
@@ -45,7 +49,14 @@ def write(name: str, result: Result, bench: Bench, command: str, seconds: float)
         "seconds": seconds,
         "findings": list(result.findings),
         "environment": environment(resolve_device(opened[0].config.device)),
-        "studies": {o.study.name: {**o.protocol, "seeds": list(o.config.seeds)} for o in opened},
+        "studies": {
+            o.study.name: {
+                **o.protocol,
+                "seeds": list(o.config.seeds)[: result.seeds],
+                "commits": _commits(bench, o.study.name),
+            }
+            for o in opened
+        },
         "extra": dict(result.extra),
     }
     text = json.dumps(_without_nan(meta), indent=2, default=str) + "\n"
@@ -82,18 +93,30 @@ def _page(name: str, result: Result, lines: Sequence[Line], command: str) -> str
     parts += ["Lines in italics are the paper's numbers, or chance.", ""]
     parts += [markdown(table) for table in result.tables]
     parts += [f"![{ARTEFACTS[name].title}](figure.png)", ""]
+    halves = [half for panel in result.panels for series in panel.series for half in series.half]
+    if any(math.isfinite(half) for half in halves):
+        parts.append(f"- {SHADES}")
     parts += [f"- {note}" for note in result.notes]
     parts += ["", "| | here | the paper |", "| --- | --- | --- |"]
     parts += [f"| {what} | {ours} | {theirs} |" for what, ours, theirs in lines]
     return "\n".join([*parts, ""])
 
 
+def _commits(bench: Bench, study: str) -> list[str]:
+    """Of the source that its runs were made with; one that was gone on with may have several."""
+    made = {run.environment.get("commit") for runs in bench.runs(study).values() for run in runs}
+    return sorted(str(commit) for commit in made)
+
+
 def _made(meta: Mapping[str, Any]) -> str:
     where = meta["environment"]
-    packages = where["packages"]
+    packages, written = where["packages"], str(where["commit"])
+    commits = sorted({c for study in meta["studies"].values() for c in study.get("commits", ())})
+    runs = ", ".join(commits) or written
     return (
         f"Scale {meta['scale']}, reading {meta['reading']}; {where['device_name']}, "
-        f"{where['processors']} processors, torch {packages['torch']}, commit {where['commit']}."
+        f"{where['processors']} processors, torch {packages['torch']}, commit {runs}"
+        + (f"; tables and pictures written by {written}." if runs != written else ".")
     )
 
 
