@@ -12,6 +12,7 @@ from upslope.cli import app
 from upslope.config import assemble, fitting, load
 from upslope.datasets.subset import labels_of
 from upslope.errors import ConfigError, DataError
+from upslope.experiment.settings import amount
 from upslope.reproduction import ARTEFACTS, READINGS, SCALES, paper
 from upslope.reproduction.bench import Bench
 from upslope.reproduction.scales import scale
@@ -80,6 +81,20 @@ def test_paper_scale_is_the_papers_protocol() -> None:
     assert len(config.seeds) == 3
     text = scale("paper", "text").studies["main"].config().experiment
     assert (text.candidates, text.retrain) == ("all", "scratch")
+
+
+@pytest.mark.parametrize("name", scale("cpu").studies)
+def test_no_training_at_cpu_scale_ends_an_epoch_on_a_few_samples(name: str) -> None:
+    """BatchNorm's statistics of two samples cost a cycle ten points of accuracy."""
+    config = scale("cpu").studies[name].config()
+    options, settings = config.data.options, config.experiment
+    pool = options.get("limit", options.get("train", 1400))  # digits has 1,400
+    pool = {"imbalanced": 1527, "tiny-imagenet": 3200}.get(name, pool)  # what is made of them
+    first, each = (amount(x, pool, "labels") for x in (settings.initial, settings.budget))
+    batch = config.training.batch_size
+    for labels in (*range(first, first + each * settings.cycles, each), pool):
+        rest = labels % batch
+        assert rest == 0 or rest >= batch / 8, (name, labels, rest)
 
 
 def test_printed_numbers_are_consistent() -> None:
