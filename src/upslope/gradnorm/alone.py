@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
-from upslope.gradnorm.layout import halves
+from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.outputs import Inputs, call, check_losses
 
@@ -35,7 +35,7 @@ def sample_by_sample(
     shares = None
     if not any(module.training for module in model.modules()):
         # In training mode a sample might meet other random numbers alone.
-        shares = _at_outputs(outputs, parameters, n, loss)
+        shares = gradients_at_outputs(outputs, parameters, n, loss)
     if shares is None:
         losses = loss(outputs)
         check_losses(losses, n)
@@ -44,40 +44,10 @@ def sample_by_sample(
         return
     for i in range(n):
         own = tree_map_only(Tensor, functools.partial(_one, n=n, i=i), inputs)
-        found = [x for x in tree_flatten(call(model, own))[0] if _differentiable(x)]
+        found = [x for x in tree_flatten(call(model, own))[0] if differentiable(x)]
         share = [g[i : i + 1] for g in shares]
         yield torch.autograd.grad(found, parameters, share, allow_unused=True)
 
 
-def _at_outputs(
-    outputs: Any, parameters: Sequence[Tensor], n: int, loss: Loss
-) -> list[Tensor] | None:
-    """Gradients of the losses at the model's outputs, if they say all there is to say."""
-    leaves, spec = tree_flatten(outputs)
-    cut = [x.detach().requires_grad_() if _differentiable(x) else x for x in leaves]
-    ends = [x for x in cut if _differentiable(x)]
-    if not ends or any(x.shape[:1] != (n,) for x in ends):
-        return None
-    losses = loss(tree_unflatten(cut, spec))
-    check_losses(losses, n)
-    total = [torch.zeros_like(x) for x in ends]
-    for kept in halves(n):
-        found = torch.autograd.grad(
-            losses, [*ends, *parameters], kept.to(losses), retain_graph=True, allow_unused=True
-        )
-        if any(g is not None for g in found[len(ends) :]):
-            return None  # the loss has parameters of its own
-        for sum_, g in zip(total, found, strict=False):
-            if g is not None:
-                if bool(g[~kept.to(g.device)].any()):
-                    return None  # a sample's loss looks at the outputs of others
-                sum_ += g
-    return total
-
-
 def _one(tensor: Tensor, n: int, i: int) -> Tensor:
     return (tensor[i : i + 1] if tensor.shape[:1] == (n,) else tensor).clone()
-
-
-def _differentiable(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.requires_grad

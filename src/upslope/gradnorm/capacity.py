@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -20,6 +22,17 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
     inputs: one sample or more, in dimension 0; the first is run forward, once.
     memory: bytes; by default 4 GiB on a CPU and 70% of what is free on a GPU.
     """
+    held, outputs = held_by_one(model, inputs)
+    found = tensors_in(outputs)
+    if memory is None:
+        device = found[0].device if found else torch.device("cpu")
+        cuda = device.type == "cuda"
+        memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
+    return max(1, memory // max(1, _TRANSIENT * sum(held)))
+
+
+def held_by_one(model: nn.Module, inputs: Inputs) -> tuple[list[int], Any]:
+    """Bytes of each activation that the first sample keeps for the backward pass; its outputs."""
     one = tree_map_only(Tensor, lambda t: t[:1].clone() if t.dim() else t, inputs)
     held: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
@@ -32,9 +45,4 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         outputs = call(model, one)
-    found = tensors_in(outputs)
-    if memory is None:
-        device = found[0].device if found else torch.device("cpu")
-        cuda = device.type == "cuda"
-        memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
-    return max(1, memory // max(1, _TRANSIENT * sum(held.values())))
+    return list(held.values()), outputs

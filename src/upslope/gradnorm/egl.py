@@ -20,10 +20,12 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.losses import Loss, logits_of
 from upslope.gradnorm.outputs import Inputs
-from upslope.gradnorm.recording import Recording, recording
+from upslope.gradnorm.pieces import pieces
+from upslope.gradnorm.recording import Recording, as_found
 from upslope.gradnorm.weights import Weights
 
 Logits = Callable[[Any], Tensor]
+Reduce = Callable[[dict[str, Tensor]], Tensor]
 
 PROBES = 4
 """Backward passes spent on bounding what a truncation left out."""
@@ -74,30 +76,41 @@ def expected_gradient_length(
     reduce = reduction(norm)
     weights = Weights(select(model, parameters))
     means = means_of(max_memory, compile, dtype)
-    with recording(model, inputs, weights, means) as record:
-        z = logits(record.outputs).detach()
-        if z.dim() != 2:
-            raise GradientNormError(
-                "Expected logits of shape (n, classes) for the expected gradient length but got "
-                f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
-                'classes^pixels terms. Use loss="entropy".'
-            )
-        p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
-        # The likeliest classes up to the first that completes the share.
-        kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
-        total = p.new_zeros(len(p), dtype=torch.float64)
-        power = 1 if kind == "mean" else 2
-        for rank in range(int(kept.sum(dim=1).max())):
-            norms = reduce(record.squared_norms(_at(labels[:, rank], logits)))
-            total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
-        bound = _bound(record, reduce, p, labels, kept, power, logits)
-        score = total if power == 1 else total.sqrt()
-        return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), bound)
+    with as_found(model):
+        found = [
+            _length(Recording(model, x, weights, means, first), share, kind, reduce, logits)
+            for first, x in pieces(model, inputs)
+        ]
+    return ExpectedLength(*(torch.cat(rows) for rows in zip(*found, strict=True)))
+
+
+def _length(
+    record: Recording, share: float, kind: str, reduce: Reduce, logits: Logits
+) -> ExpectedLength:
+    """Of the samples of one forward pass."""
+    z = logits(record.outputs).detach()
+    if z.dim() != 2:
+        raise GradientNormError(
+            "Expected logits of shape (n, classes) for the expected gradient length but got "
+            f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
+            'classes^pixels terms. Use loss="entropy".'
+        )
+    p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+    # The likeliest classes up to the first that completes the share.
+    kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
+    total = p.new_zeros(len(p), dtype=torch.float64)
+    power = 1 if kind == "mean" else 2
+    for rank in range(int(kept.sum(dim=1).max())):
+        norms = reduce(record.squared_norms(_at(labels[:, rank], logits)))
+        total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
+    bound = _bound(record, reduce, p, labels, kept, power, logits)
+    score = total if power == 1 else total.sqrt()
+    return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), bound)
 
 
 def _bound(
     record: Recording,
-    reduce: Any,
+    reduce: Reduce,
     p: Tensor,
     labels: Tensor,
     kept: Tensor,

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.outputs import Inputs
 from upslope.gradnorm.parts import SCRATCH
-from upslope.gradnorm.recording import recording
+from upslope.gradnorm.pieces import reduced
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
@@ -59,8 +60,7 @@ def gradient_norms(
     reduce = reduction(norm)
     weights = Weights(select(model, parameters))
     means = means_of(max_memory, compile, dtype)
-    with recording(model, inputs, weights, means) as record:
-        return reduce(record.squared_norms(named(loss), last=True))
+    return reduce(reduced(model, inputs, weights, means, SquaredNorms(), named(loss)))
 
 
 def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Parameter]:

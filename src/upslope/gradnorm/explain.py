@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from upslope.gradnorm.engine import Parameters, select
+from upslope.gradnorm.kernels import conv_methods
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.replay import Replay, ReplayPart
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
 from upslope.gradnorm.outputs import Inputs, tensors_in
 from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
-from upslope.gradnorm.recording import Recording, recording
+from upslope.gradnorm.recording import Recording, as_found
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
@@ -94,7 +95,8 @@ def explain(
     chosen = select(model, parameters)
     if inputs is None:
         return _from_modules(model, chosen)
-    with recording(model, inputs, Weights(chosen), Means()) as record:
+    with as_found(model):
+        record = Recording(model, inputs, Weights(chosen), Means())
         if record.why_slow is None:
             try:
                 return _from_recording(record)
@@ -180,7 +182,7 @@ def _cost(part: Part) -> tuple[str, float]:
         return min(("direct", 3 * direct), ("gram", 2 * direct + gram), key=lambda m: m[1])
     if isinstance(part, ConvPart):
         layer = math.prod(part.shape) * math.prod(part.g.shape[3:]) * part.g.shape[1]
-        method, cost = min(part.costs().items(), key=lambda item: item[1])
+        method, cost = min(conv_methods.costs(part).items(), key=lambda item: item[1])
         return method, 2.0 * layer + cost
     if isinstance(part, Rows):
         return "rows", float(min(part.g.shape[1], part.g.shape[2]) * part.g[0].numel())

@@ -51,8 +51,8 @@ def device_of(outputs: Any) -> torch.device:
     return found[0].device if found else torch.device("cpu")
 
 
-def check_losses(losses: Any, n: int) -> None:
-    """Refuse all but n finite losses.
+def check_losses(losses: Any, n: int, first: int = 0) -> None:
+    """Refuse all but n finite losses. first: the index of the first sample, for the message.
 
     Raises:
         GradientNormError: the loss is reduced, of another shape, NaN or infinite.
@@ -67,7 +67,8 @@ def check_losses(losses: Any, n: int) -> None:
         )  # fmt: skip
     if not bool(torch.isfinite(losses).all()):
         bad = (~torch.isfinite(losses)).nonzero().flatten()[:5].tolist()
+        names = [first + i for i in bad]
         raise GradientNormError(
-            f"Expected finite losses but those of samples {bad} are {losses[bad].tolist()}. Look "
+            f"Expected finite losses but those of samples {names} are {losses[bad].tolist()}. Look "
             "at these inputs, and at the model's weights."
         )

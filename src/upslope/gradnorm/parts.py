@@ -19,8 +19,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.products import faster, linear, products
+
 SCRATCH = 64 << 20
 """Bytes of scratch that a chunk may take, where the caller sets no bound."""
+_WIDE = 32
+"""Rows and columns of a result from which oneDNN is the faster one for a sum of outer products."""
 CACHE = 8 << 20
 """Bytes of scratch that a chunk does take, where more gains nothing: caches are small."""
 
@@ -112,7 +116,8 @@ class Outer:
         out = []
         for c in chunks(len(self), 2 * t * t * self.x.element_size(), scratch):
             x, g = _gathered(self.x[c]), _gathered(self.g[c])
-            xx, gg = x @ x.mT, g @ g.mT if self.gg is None else self.gg[c]  # (c, t, t)
+            xx = products(x, x.mT)  # (c, t, t)
+            gg = products(g, g.mT) if self.gg is None else self.gg[c]
             # A sum of products of either sign can round to just below zero.
             out.append(wide(xx).mul_(gg).sum(dim=(1, 2)).clamp_min_(0))
         return torch.cat(out)
@@ -124,9 +129,11 @@ class Outer:
         """
         # The longer side goes along the rows of the result: a thin product is far slower otherwise.
         left, right = sorted((self.g, self.x), key=lambda side: side.shape[2])
-        n, _, o = left.shape
+        n, t, o = left.shape
         i, size = right.shape[2], right.element_size()
         width = max(1, min(o, scratch // (i * size)))
+        if min(i, o) >= _WIDE and faster(t * i * width, left, right):
+            return torch.stack([_each(g, x, width) for g, x in zip(left, right, strict=True)])
         together = max(torch.get_num_threads(), CACHE // 8 // (i * width * size))
         together = max(1, min(n, together, scratch // (i * width * size)))
         buffer = right.new_empty(together, width, i)
@@ -152,6 +159,13 @@ class Outer:
         if len(same) <= len(others):
             return None
         return Outer(torch.cat([p.x for p in same], dim=1), torch.cat([p.g for p in same], dim=1))
+
+
+def _each(g: Tensor, x: Tensor, width: int) -> Tensor:
+    """The squared norm of g^T x, `width` rows at a time. g: (t, o), x: (t, i)."""
+    blocks = torch.split(g, width, dim=1)
+    norms = [torch.linalg.vector_norm(linear(block.mT, x.mT)) for block in blocks]
+    return torch.stack(norms).square().sum()
 
 
 def _gathered(x: Tensor) -> Tensor:

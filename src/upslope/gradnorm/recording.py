@@ -30,10 +30,15 @@ _layouts: WeakKeyDictionary[nn.Module, dict[Any, dict[int, Layout]]] = WeakKeyDi
 
 
 class Recording:
-    """The outputs of one forward pass, and the tape that belongs to them."""
+    """The outputs of one forward pass, and the tape that belongs to them.
 
-    def __init__(self, model: nn.Module, inputs: Inputs, weights: Weights, means: Means):
-        self.model, self.weights = model, weights
+    first: which sample of the caller's batch is the first here, for messages.
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, weights: Weights, means: Means, first: int = 0
+    ):
+        self.model, self.weights, self.first = model, weights, first
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.means = means
         self.n = batch_size(self.inputs)
@@ -91,9 +96,9 @@ class Recording:
         outputs = self.outputs
         with contextlib.nullcontext() if self._plain else self._interceptor:
             if self.tape.means.dtype is not None:
-                outputs = tree_map_only(Tensor, _widened, outputs)
+                outputs = tree_map_only(Tensor, widened, outputs)
             losses = loss(outputs)
-        check_losses(losses, self.n)
+        check_losses(losses, self.n, self.first)
         return losses
 
     def squared_norms(self, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
@@ -254,10 +259,8 @@ class Recording:
 
 
 @contextlib.contextmanager
-def recording(
-    model: nn.Module, inputs: Inputs, weights: Weights, means: Means
-) -> Iterator[Recording]:
-    """Run the model once, with its tape; leave it as it was found, whatever happens."""
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Record with autograd on; leave the model's buffers as they were, whatever happens."""
     buffers = [
         (module, name, buffer, buffer._version, buffer.clone())
         for module in model.modules()
@@ -266,7 +269,7 @@ def recording(
     ]
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            yield Recording(model, inputs, weights, means)
+            yield
     finally:
         with torch.no_grad():
             for module, name, buffer, version, before in buffers:
@@ -277,5 +280,6 @@ def recording(
                     buffer.copy_(before)
 
 
-def _widened(tensor: Tensor) -> Tensor:
+def widened(tensor: Tensor) -> Tensor:
+    """In a type whose losses can be trusted."""
     return tensor.float() if tensor.is_floating_point() else tensor

@@ -25,7 +25,7 @@ from upslope.gradnorm.engine import Parameters, means_of, select
 from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.outputs import Inputs
 from upslope.gradnorm.parts import Outer, squared_norms
-from upslope.gradnorm.recording import recording
+from upslope.gradnorm.pieces import reduced
 from upslope.gradnorm.weights import Uses, Weights, dense_sum
 
 
@@ -58,9 +58,9 @@ def gradient_sketches(
     if dim < 1:
         raise GradientNormError(f"Expected `dim` to be at least 1 but got {dim}.")
     weights = Weights(select(model, parameters))
-    with recording(model, inputs, weights, means_of(max_memory, False, None)) as record:
-        reduction = _NormsAndSketches(Projection(dim, seed))
-        rows = record.reduced(reduction, named(loss), last=True)
+    means = means_of(max_memory, False, None)
+    reduction = _NormsAndSketches(Projection(dim, seed))
+    rows = reduced(model, inputs, weights, means, reduction, named(loss))
     total = torch.stack(list(rows.values())).sum(dim=0)
     return Sketches(total[:, 0].double().sqrt(), total[:, 1:])
 

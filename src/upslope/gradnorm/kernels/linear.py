@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from upslope.gradnorm import products
 from upslope.gradnorm.kernels.lift import lift
 from upslope.gradnorm.layout import Samples
 from upslope.gradnorm.parts import Dense, Outer, Part, Transposed
@@ -42,11 +42,11 @@ class Linear(Kernel):
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (..., i) -> (..., o)."""
         bias = None if self.bias is None else self.bias.to(self.dtype)
-        return F.linear(inputs[0], self._matrix(), bias)
+        return products.linear(inputs[0], self._matrix(), bias)
 
     def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
-        return (g @ self._matrix(),)
+        return (products.linear(g, self._matrix().mT),)
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from upslope.gradnorm.layout import Inseparable, Samples
 from upslope.gradnorm.parts import Dense, Outer, Part
+from upslope.gradnorm.products import linear, products
 from upslope.gradnorm.tape import Kernel, Tape
 
 sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
@@ -88,8 +88,8 @@ class Recurrence(Kernel):
         x, *start = inputs
         bias = self._bias()
         bias = None if bias is None else bias.to(self.dtype)
-        products = F.linear(x, self.own.w_x.to(self.dtype), bias).to(self.own.w_h.dtype)
-        states = self._run(products, tuple(s.to(products.dtype) for s in start))
+        sums = linear(x, self.own.w_x.to(self.dtype), bias).to(self.own.w_h.dtype)
+        states = self._run(sums, tuple(s.to(sums.dtype) for s in start))
         # Detached: what is kept must not keep the graph that keeps it.
         self.states, self._version = states.detach(), states._version
         return states
@@ -111,7 +111,7 @@ class Recurrence(Kernel):
         self._pulled = None
         if not inputs[0].requires_grad:
             return (None, *pulled.start)
-        return (pulled.x.to(self.dtype) @ self.own.w_x.to(self.dtype), *pulled.start)
+        return (linear(pulled.x.to(self.dtype), self.own.w_x.to(self.dtype).mT), *pulled.start)
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`.
@@ -151,7 +151,7 @@ class Recurrence(Kernel):
             return None
         if any(t * (w.shape[1] + o) >= w.shape[1] * o for w in matrices):
             return None
-        return rows @ rows.mT
+        return products(rows, rows.mT)
 
 
 def by_gate(steps: Tensor, gates: int) -> list[tuple[Tensor, ...]]:

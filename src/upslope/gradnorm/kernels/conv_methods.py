@@ -1,0 +1,262 @@
+"""Ways to the norm of a convolution's per-sample weight gradient, and what each costs.
+
+    dL/dW[:, :, k] = sum_l g_l x_(l*s + k*d)^T        for position l and offset k of the kernel
+
+- direct: the gradient itself, for a few samples at a time. Samples laid side by side as groups of
+  one grouped convolution run at nearly the speed of the ordinary weight gradient.
+- alone: the same, sample by sample, where one fills a call: nothing is laid side by side.
+- exchanged, where every channel is its own group: the gradient is a convolution of the image with
+  the gradient as its kernel.
+- slices, in three dimensions: for each depth of the kernel, the weight gradient of a convolution
+  in two dimensions, over a batch of slices. Nothing is copied; better for large volumes.
+- entries, in one dimension and with stride 1: for each entry of the kernel, one product of the
+  signals shifted by so much. Nothing is copied.
+- columns: the same from unfolded patches, as a plain product; better where many output channels
+  share the price of unfolding.
+- Gram: <x_l, x_l'> summed over the kernel's offsets, times <g_l, g_l'> (the ghost norm): for t
+  positions, t^2 (c k + o) multiply-adds from unfolded patches.
+- shifted Gram, where the stride is 1: the Gram matrix of patches is a sum of shifted entries of
+  the Gram matrix of single pixels, sum_k P[l + k, l' + k] with P = X X^T, so that the unfolding
+  and the factor k go: about t^2 (c + o) multiply-adds and two short window sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.kernels import winograd
+from upslope.gradnorm.parts import Outer, chunks, squared_norms, wide
+from upslope.gradnorm.products import WORTH, products
+
+if TYPE_CHECKING:
+    from upslope.gradnorm.kernels.conv_part import ConvPart
+
+_CALL = 4.5e6
+"""Price of calling a grouped convolution, in multiply-adds: about 0.05 ms."""
+_COPY = 20.0
+"""Price of moving an entry to where a grouped convolution wants it, in multiply-adds."""
+_WRITE = 100.0
+"""Price of an entry of the gradient, which the library writes in its own order and copies back."""
+_LARGE = 600_000
+"""Entries of image and gradient beyond which grouped convolutions of volumes leave the cache."""
+_UNFOLD = 30.0
+"""Price of copying an entry of a patch, in multiply-adds."""
+_WORK = 40_000_000
+"""Multiply-adds of a grouped convolution beside which its call costs little."""
+_FEW = 4
+"""Input channels up to which images are unfolded channel by channel."""
+
+
+def costs(part: ConvPart) -> dict[str, float]:
+    """Method -> estimated cost a sample, in multiply-adds of a well-fed matrix product."""
+    t, taps = math.prod(part.g.shape[3:]), math.prod(part.shape[2:])
+    o, c, *kernel = part.shape
+    images, stride = part.g.shape[1], part.geometry.stride
+    work, weights = images * t * taps * o * c, math.prod(part.shape)
+    moved = part.x[0].numel() + part.g[0].numel()
+    # Blocks of channels are filled up: two, or sixteen in three dimensions.
+    block = 16 if len(kernel) == 3 else 2
+    filled = images * t * taps * max(o, block) * max(c, block)
+    direct = filled + _COPY * moved + _WRITE * weights + _CALL / _together(part)
+    found = {"direct": direct * (4 if len(kernel) == 3 and moved > _LARGE else 1)}
+    if len(kernel) < 3:
+        found["alone"] = filled + _WRITE * weights + 1.8 * _CALL
+    if images == 1 and c == 1 and part.geometry.groups > 1:
+        found["direct"] *= (max(kernel) / 3) ** 2
+        found["exchanged"] = 60 / kernel[-1] * work + _COPY * moved
+    if images > 1 or part.geometry.groups > 1:
+        return found
+    if len(kernel) == 3:
+        found["slices"] = 0.95 * t * taps * o * max(c, 4) + 1.4e7
+    if stride == (1,):
+        found["entries"] = _product(work, o, c)
+    unfolding = (2.5 if c <= _FEW and stride[-1] > 1 else 1) * _UNFOLD * t * taps * c
+    found["columns"] = _product(work, o, taps * c) + unfolding
+    if part.compiled and winograd.fits(part.x[:, 0], part.shape, part.geometry):
+        found["winograd"] = (2.7 * t + 2500.0) * o * c
+    # An entry of a Gram matrix is written, summed and multiplied: some 30 multiply-adds.
+    found["gram"] = _product(t * t * (taps * c + o)) + 30.0 * t * t + unfolding
+    if all(s == 1 for s in stride):
+        pixels = math.prod(part.x.shape[3:])
+        found["shifted gram"] = (
+            _product(pixels * pixels * c) + _product(t * t * o) + 30.0 * sum(kernel) * t * t
+        )
+    return found
+
+
+def _product(work: int, *sides: int) -> float:
+    """Price of a product: more where it is small (`products`), or its result has a short side."""
+    return (1.3 if work >= WORTH else 2.0) * work * (1 + 12 / min(sides) if sides else 1)
+
+
+def _direct(part: ConvPart, scratch: int) -> Tensor:
+    size = part.x.element_size()
+    each = size * (math.prod(part.shape) + part.x[0].numel() + part.g[0].numel())
+    size = max(1, min(scratch // each, _together(part)))
+    pieces = (slice(i, i + size) for i in range(0, len(part), size))
+    return torch.cat([squared_norms(part.dense(c)) for c in pieces])
+
+
+def _together(part: ConvPart) -> int:
+    """Samples a call: as few as make its fixed price small, for larger ones leave the cache.
+
+    At least one a thread, to keep every core busy; one alone is far slower in three dimensions.
+    """
+    work = part.g[0].numel() * math.prod(part.shape[1:])
+    most = min(16, max(4, 256 // part.geometry.groups), _WORK // max(1, work))
+    return max(2, torch.get_num_threads(), most)
+
+
+def _alone(part: ConvPart, scratch: int) -> Tensor:  # noqa: ARG001
+    rows = (slice(i, i + 1) for i in range(len(part)))
+    return torch.stack([torch.linalg.vector_norm(part.dense(c)) for c in rows]).square()
+
+
+def _exchanged(part: ConvPart, scratch: int) -> Tensor:
+    s, p, d, _ = part.geometry
+    n, _, o = part.g.shape[:3]
+    out = []
+    for c in chunks(n, 4 * part.x.element_size() * part.x[0].numel(), scratch):
+        x, g = part.x[c, 0].flatten(0, 1)[None], part.g[c, 0].flatten(0, 1)[:, None]
+        gradient = torch.convolution(
+            x.contiguous(), g.contiguous(), None, d, p, s, False, [0] * len(s), x.shape[1]
+        )
+        for dim, size in enumerate(part.shape[2:], start=2):  # beyond: rows that no step reached
+            gradient = gradient.narrow(dim, 0, size)
+        out.append(squared_norms(gradient.reshape(-1, o, *part.shape[2:])))
+    return torch.cat(out)
+
+
+def _slices(part: ConvPart, scratch: int) -> Tensor:  # noqa: ARG001
+    (s, *plane_s), (p, *plane_p), (d, *plane_d), _ = part.geometry
+    o, c, depth, *kernel = part.shape
+    extent, positions = part.x.shape[3], part.g.shape[3]
+    stencil = part.x.new_empty(()).expand(o, c, *kernel)
+    out = []
+    for x, g in zip(part.x[:, 0].transpose(1, 2), part.g[:, 0].transpose(1, 2), strict=True):
+        squares = []  # x: (slices, c, h, w), g: (positions, o, h, w)
+        for offset in (k * d - p for k in range(depth)):
+            low = max(0, -(offset // s))
+            high = min(positions, (extent - 1 - offset) // s + 1)
+            if low < high:
+                _, gradient, _ = torch.ops.aten.convolution_backward(
+                    g[low:high], x[low * s + offset : (high - 1) * s + offset + 1 : s], stencil,
+                    None, plane_s, plane_p, plane_d, False, [0, 0], 1, (False, True, False),
+                )  # fmt: skip
+                squares.append(squared_norms(gradient[None]))
+        out.append(torch.cat(squares).sum(dim=0, keepdim=True))
+    return torch.cat(out)
+
+
+def _entries(part: ConvPart, scratch: int) -> Tensor:
+    _, (padding,), (gap,), _ = part.geometry
+    o, c, taps = part.shape
+    extent, positions = part.x.shape[3], part.g.shape[3]
+    out = []
+    for rows in chunks(len(part), part.x.element_size() * o * c, scratch):
+        x, g = part.x[rows, 0], part.g[rows, 0]
+        total = g.new_zeros(len(g), dtype=wide(g[:0]).dtype)
+        for offset in (k * gap - padding for k in range(taps)):
+            low, high = max(0, -offset), min(positions, extent - offset)
+            if low < high:
+                shifted = x[:, :, low + offset : high + offset]
+                total += squared_norms(g[:, :, low:high] @ shifted.mT)
+        out.append(total)
+    return torch.cat(out)
+
+
+def _columns(part: ConvPart, scratch: int) -> Tensor:
+    return _unfolded(part, Outer.direct, scratch)
+
+
+def _gram(part: ConvPart, scratch: int) -> Tensor:
+    return _unfolded(part, Outer.gram, scratch)
+
+
+def _unfolded(part: ConvPart, method: Callable[[Outer, int], Tensor], scratch: int) -> Tensor:
+    t, taps = math.prod(part.g.shape[3:]), math.prod(part.shape[2:])
+    each = part.x.element_size() * t * taps * part.shape[1]
+    out = []
+    for c in chunks(len(part), each, scratch):
+        outer = Outer(_patches(part, part.x[c, 0]), part.g[c, 0].flatten(2).mT)
+        out.append(method(outer, scratch))
+    return torch.cat(out)
+
+
+def _patches(part: ConvPart, x: Tensor) -> Tensor:
+    """(n, c, *space) -> (n, t, c * taps), channels and taps in either order."""
+    s, _, d, _ = part.geometry
+    spaces, few = len(s), part.shape[1] <= _FEW
+    if few:
+        x = x.contiguous()
+    x = part.padded(x)
+    for dim, (k, step, gap) in enumerate(zip(part.shape[2:], s, d, strict=True), start=2):
+        x = x.unfold(dim, (k - 1) * gap + 1, step)[..., ::gap]
+    # Now (n, c, *positions, *taps): copied so that what lies together stays together.
+    positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
+    if few:
+        return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
+    order = (*taps, 1) if x.stride(1) == 1 else (1, *taps)
+    return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
+
+
+def _winograd(part: ConvPart, scratch: int) -> Tensor:
+    return winograd.sqnorm(part.x[:, 0], part.g[:, 0], scratch)
+
+
+def _shifted_gram(part: ConvPart, scratch: int) -> Tensor:
+    _, padding, d, _ = part.geometry
+    pixels, positions = part.x.shape[3:], part.g.shape[3:]
+    each = 3 * part.x.element_size() * max(math.prod(pixels), math.prod(positions)) ** 2
+    out = []
+    for c in chunks(len(part), each, scratch):
+        x = part.x[c, 0].flatten(2)  # (n, c, pixels)
+        gram = wide(products(x.mT, x)).view(len(x), *pixels, *pixels)
+        for axis, (k, gap, pad, size) in enumerate(
+            zip(part.shape[2:], d, padding, positions, strict=True), start=1
+        ):
+            offsets = [i * gap - pad for i in range(k)]
+            gram = _window_sum(gram, (axis, axis + len(pixels)), offsets, size)
+        g = part.g[c, 0].flatten(2)
+        # A rounding error below zero is zero.
+        out.append((gram.flatten(1) * products(g.mT, g).flatten(1)).sum(dim=1).clamp_min_(0))
+    return torch.cat(out)
+
+
+def _window_sum(gram: Tensor, axes: tuple[int, int], offsets: Sequence[int], size: int) -> Tensor:
+    """sum_k gram[l + offset_k, l' + offset_k] along one axis of rows and columns, l < size.
+
+    What lies outside is zero: the padding of the image never enters the products.
+    """
+    shape = list(gram.shape)
+    extent = shape[axes[0]]
+    for axis in axes:
+        shape[axis] = size
+    total = gram.new_zeros(shape)
+    for offset in offsets:
+        low, high = max(0, -offset), min(size, extent - offset)
+        if low < high:
+            target, source = total, gram
+            for axis in axes:
+                target = target.narrow(axis, low, high - low)
+                source = source.narrow(axis, low + offset, high - low)
+            target += source
+    return total
+
+
+METHODS: dict[str, Callable[[ConvPart, int], Tensor]] = {
+    "direct": _direct,
+    "alone": _alone,
+    "exchanged": _exchanged,
+    "slices": _slices,
+    "entries": _entries,
+    "columns": _columns,
+    "gram": _gram,
+    "shifted gram": _shifted_gram,
+    "winograd": _winograd,
+}

@@ -1,0 +1,135 @@
+"""A batch in pieces: as many samples at a time as keep every activation in the cache.
+
+A tensor of many megabytes is slow twice: its pages are fresh from the system each time, and what
+one operator wrote has left the cache before the next one reads it. So the forward passes go piece
+by piece, the losses are those of all outputs together (a loss may hold the labels of the whole
+batch), and the backward passes go piece by piece from the gradient at the outputs. How many samples
+make a piece follows from shapes alone: results do not depend on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from upslope.gradnorm.at_outputs import gradients_at_outputs, with_gradients
+from upslope.gradnorm.capacity import held_by_one
+from upslope.gradnorm.listeners import Reduction
+from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.outputs import Inputs, batch_size
+from upslope.gradnorm.recording import Recording, as_found, widened
+from upslope.gradnorm.tape import Means
+from upslope.gradnorm.weights import Weights
+
+_LARGEST = 10 << 20
+"""Bytes of a piece's largest activation: a share of the last cache, below malloc's own limit."""
+
+_sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
+
+
+def reduced(
+    model: nn.Module,
+    inputs: Inputs,
+    weights: Weights,
+    means: Means,
+    reduction: Reduction,
+    loss: Loss,
+) -> dict[str, Tensor]:
+    """name -> (n, ...): a reduction of each weight's per-sample gradient of `loss`.
+
+    The model is left as it was found.
+    """
+    with as_found(model):
+        own = list(pieces(model, inputs))
+        found = None
+        if len(own) > 1:
+            records = [Recording(model, x, weights, means, first) for first, x in own]
+            found = _in_pieces(records, reduction, loss)
+        if found is None:
+            found = Recording(model, inputs, weights, means).reduced(reduction, loss, last=True)
+        return found
+
+
+def pieces(model: nn.Module, inputs: Inputs) -> Iterator[tuple[int, Inputs]]:
+    """The inputs, cut along the samples, each with the index of its first sample.
+
+    In one piece where nothing is gained by more.
+    """
+    n = batch_size(inputs)
+    most = _most(model, inputs) if n > 2 else 2
+    count = max(1, min(-(-n // most), n // 2))  # none of a single sample: some models squeeze it
+    bounds = [n * i // count for i in range(count + 1)]
+    if count == 1:
+        yield 0, inputs
+        return
+    for start, end in itertools.pairwise(bounds):
+        cut = functools.partial(_rows, n=n, rows=slice(start, end))
+        yield start, tree_map_only(Tensor, cut, inputs)
+
+
+def _rows(tensor: Tensor, n: int, rows: slice) -> Tensor:
+    return tensor[rows] if tensor.shape[:1] == (n,) else tensor
+
+
+def _most(model: nn.Module, inputs: Inputs) -> int:
+    """Samples a piece at most."""
+    tensors = [x for x in tree_flatten(inputs)[0] if isinstance(x, Tensor)]
+    # A GPU has no such caches; in training mode random numbers would be drawn in another order.
+    if any(x.device.type != "cpu" for x in tensors) or any(m.training for m in model.modules()):
+        return batch_size(inputs)
+    key = tuple((x.shape[1:], x.dtype) for x in tensors)
+    known = _sizes.setdefault(model, {})
+    if key not in known:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                largest = max(held_by_one(model, inputs)[0], default=1)
+        except RuntimeError:  # whatever it does not like about a sample alone
+            largest = 1
+        known[key] = max(1, _LARGEST // max(1, largest))
+    return known[key]
+
+
+def _in_pieces(
+    records: list[Recording], reduction: Reduction, loss: Loss
+) -> dict[str, Tensor] | None:
+    """None where the outputs cannot be joined, or the losses look beyond their own sample's."""
+    joined = _joined([record.outputs for record in records])
+    if joined is None:
+        return None
+    if records[0].means.dtype is not None:
+        joined = tree_map_only(Tensor, widened, joined)
+    parameters = list(records[0].weights.parameters.values())
+    gradients = gradients_at_outputs(joined, parameters, records[-1].first + records[-1].n, loss)
+    if gradients is None:
+        return None
+    found: list[dict[str, Tensor]] = []
+    while records:
+        record = records.pop(0)  # its activations go as soon as it is done
+        own = [g[record.first : record.first + record.n] for g in gradients]
+        found.append(record.reduced(reduction, with_gradients(own), last=True))
+    return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
+
+
+def _joined(outputs: list[Any]) -> Any:
+    """All samples' outputs in one, or None: an object that cannot be opened, a shared number."""
+    flat = [tree_flatten(output) for output in outputs]
+    columns = list(zip(*(leaves for leaves, _ in flat), strict=False))
+    if any(spec != flat[0][1] for _, spec in flat):
+        return None
+    leaves = []
+    for column in columns:
+        if all(isinstance(leaf, Tensor) and leaf.dim() > 0 for leaf in column):
+            whole = torch.cat([leaf.detach() for leaf in column])  # holds no activation
+            leaves.append(whole.requires_grad_(any(leaf.requires_grad for leaf in column)))
+        elif all(leaf is None or isinstance(leaf, (bool, int, str)) for leaf in column):
+            leaves.append(column[0])
+        else:
+            return None
+    return tree_unflatten(leaves, flat[0][1])

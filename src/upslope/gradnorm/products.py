@@ -1,0 +1,46 @@
+"""Products of matrices, by the faster of the two libraries that torch carries on a CPU.
+
+torch multiplies float32 matrices by BLAS and convolves by oneDNN. Where its BLAS does not make full
+use of the processor (MKL on those of AMD) oneDNN multiplies more than twice as fast; elsewhere they
+are level. A call of it costs more, so small products stay with BLAS, as does everything where
+torch was built without it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_AVAILABLE: bool = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
+    torch.ops.mkldnn, "_linear_pointwise"
+)
+WORTH = 1_500_000
+"""Multiply-adds from which the dearer call pays."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b without autograd. x: (..., i), weight: (o, i), bias: (o,)."""
+    if faster(x.numel() * weight.shape[0], x, weight):
+        if not (weight.is_contiguous() or weight.mT.is_contiguous()):
+            weight = weight.contiguous()  # rows that lie apart would take a slow path
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return out
+    return F.linear(x, weight, bias)
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """(n, r, i) @ (n, i, o) -> (n, r, o), each product by itself, without autograd."""
+    if faster(a[0].numel() * b.shape[2], a, b):
+        return torch.stack([linear(x, w.mT) for x, w in zip(a, b, strict=True)])
+    return a @ b
+
+
+def faster(work: int, *tensors: Tensor) -> bool:
+    """Whether a product of so many multiply-adds goes to oneDNN."""
+    return (
+        work >= WORTH
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        and bool(torch.backends.mkldnn.enabled)
+        and _AVAILABLE
+    )
