@@ -41,7 +41,9 @@ def table_6(bench: Bench) -> Result:
     )
     means = {n: float(np.mean(deeper[n])) for n in names}
     best = max(means, key=lambda n: means[n])
-    compared = f", random reaches {means['random']:.1f}%" if "random" in means else ""
+    compared = (
+        f", random reaches {means['random']:.1f}%" if "random" in means and best != "random" else ""
+    )
     return Result(
         (table,),
         (panel_of(table, names, "", "accuracy (%)"),),
