@@ -28,19 +28,22 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
         device = found[0].device if found else torch.device("cpu")
         cuda = device.type == "cuda"
         memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
-    return max(1, memory // max(1, _TRANSIENT * sum(held)))
+    return max(1, memory // max(1, _TRANSIENT * sum(t.untyped_storage().nbytes() for t in held)))
 
 
-def held_by_one(model: nn.Module, inputs: Inputs) -> tuple[list[int], Any]:
-    """Bytes of each activation that the first sample keeps for the backward pass; its outputs."""
+def held_by_one(model: nn.Module, inputs: Inputs) -> tuple[list[Tensor], Any]:
+    """What the first sample keeps in memory for the backward pass, and its outputs.
+
+    Parameters and buffers are not among it; of views of one tensor there is one.
+    """
     one = tree_map_only(Tensor, lambda t: t[:1].clone() if t.dim() else t, inputs)
-    held: dict[int, int] = {}
+    held: dict[int, Tensor] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes()
+        place = tensor.untyped_storage().data_ptr()
+        if place not in own:
+            held[place] = tensor.detach()
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):

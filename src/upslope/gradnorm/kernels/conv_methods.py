@@ -36,8 +36,8 @@ from upslope.gradnorm.products import WORTH, products
 if TYPE_CHECKING:
     from upslope.gradnorm.kernels.conv_part import ConvPart
 
-_CALL = 4.5e6
-"""Price of calling a grouped convolution, in multiply-adds: about 0.05 ms."""
+_CALL = 8e6
+"""Price of calling a grouped convolution, in multiply-adds: about 0.07 ms."""
 _COPY = 20.0
 """Price of moving an entry to where a grouped convolution wants it, in multiply-adds."""
 _WRITE = 100.0
@@ -59,13 +59,13 @@ def costs(part: ConvPart) -> dict[str, float]:
     images, stride = part.g.shape[1], part.geometry.stride
     work, weights = images * t * taps * o * c, math.prod(part.shape)
     moved = part.x[0].numel() + part.g[0].numel()
-    # Blocks of channels are filled up: two, or sixteen in three dimensions.
-    block = 16 if len(kernel) == 3 else 2
+    # Blocks of channels are filled up: four, or sixteen in three dimensions.
+    block = 16 if len(kernel) == 3 else 4
     filled = images * t * taps * max(o, block) * max(c, block)
     direct = filled + _COPY * moved + _WRITE * weights + _CALL / _together(part)
     found = {"direct": direct * (4 if len(kernel) == 3 and moved > _LARGE else 1)}
     if len(kernel) < 3:
-        found["alone"] = filled + _WRITE * weights + 1.8 * _CALL
+        found["alone"] = filled + _WRITE * weights + _CALL
     if images == 1 and c == 1 and part.geometry.groups > 1:
         found["direct"] *= (max(kernel) / 3) ** 2
         found["exchanged"] = 60 / kernel[-1] * work + _COPY * moved

@@ -1,0 +1,182 @@
+"""A batch in pieces is the batch: same norms, whatever the loss looks at, whatever comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from oracle import assert_agrees, norms_one_by_one, relative_error
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm import (
+    expected_gradient_length,
+    gradient_norms,
+    gradient_sketches,
+    pieces,
+)
+from upslope.gradnorm.recording import Recording
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pieces of two samples or three; the sizes of the pieces, as they are started."""
+    sizes: list[int] = []
+    start = Recording._start
+
+    def noted(self: Recording) -> None:
+        sizes.append(self.n)
+        start(self)
+
+    monkeypatch.setattr(pieces, "_LARGEST", 1)
+    monkeypatch.setattr(Recording, "_start", noted)
+    return sizes
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 3, stride=2), nn.Flatten(), nn.Linear(16, 3),
+    ).double().eval()  # fmt: skip
+
+
+X = torch.randn(7, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7])
+def test_no_piece_is_a_single_sample_unless_all_are(n: int, started: list[int]) -> None:
+    assert_agrees(network(), X[:n])
+    assert sum(started) == 2 * n  # both norms
+    assert min(started) >= min(n, 2)
+    assert max(started) <= 3
+
+
+def test_a_loss_that_holds_the_labels_of_the_batch(started: list[int]) -> None:
+    def at_label(outputs: Tensor, i: int) -> Tensor:
+        return F.cross_entropy(outputs, LABELS[i : i + 1])
+
+    model = network()
+    found = gradient_norms(model, X, lambda z: F.cross_entropy(z, LABELS, reduction="none"))
+    assert relative_error(found, norms_one_by_one(model, X, at_label)) < 1e-9
+    assert len(started) == 3
+
+
+@pytest.mark.usefixtures("started")
+def test_a_loss_that_looks_at_the_outputs_of_others() -> None:
+    def against_the_mean(z: Tensor) -> Tensor:
+        return (z - z.mean(dim=0)).square().sum(dim=1)
+
+    model = network()
+    parameters = list(model.parameters())
+    losses = against_the_mean(model(X))
+    gradients = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    truth = torch.stack([torch.cat([g.flatten() for g in row]).norm() for row in gradients])
+    assert relative_error(gradient_norms(model, X, against_the_mean), truth) < 1e-9
+
+
+@pytest.mark.usefixtures("started")
+def test_a_loss_with_a_parameter_of_its_own() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.scale = network(), nn.Parameter(torch.tensor(0.7).double())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    model = Scaled().eval()
+
+    def scaled(z: Tensor, _: int = 0) -> Tensor:
+        return (z * model.scale).square().sum(dim=1)
+
+    found = gradient_norms(model, X, scaled)
+    truth = norms_one_by_one(model, X, lambda z, i: scaled(z, i)[0])
+    assert relative_error(found, truth) < 1e-9
+
+
+class Opened(nn.Module):
+    """Logits in a structure, beside what is no tensor of samples."""
+
+    def __init__(self, beside: Any) -> None:
+        super().__init__()
+        self.body, self.beside = network(), beside
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"logits": self.body(x), "beside": self.beside(x)}
+
+
+@pytest.mark.parametrize(
+    ("beside", "count"),
+    [
+        (lambda x: None, 3),
+        (lambda x: (x.flatten(1), "name"), 3),
+        (lambda x: x.sum(), 4),  # one number of all samples: the batch goes whole
+        (lambda x: object(), 4),
+    ],
+)
+def test_outputs_are_joined_where_they_can_be(beside: Any, count: int, started: list[int]) -> None:
+    model = Opened(beside).eval()
+    found = gradient_norms(model, X, "entropy")
+    assert relative_error(found, norms_one_by_one(model, X)) < 1e-9
+    assert len(started) == count
+
+
+def test_outputs_that_are_infinite_where_the_loss_does_not_look(started: list[int]) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.pad(self.body(x), (0, 1), value=-torch.inf)
+
+    model = Masked().eval()
+    loss = lambda z: F.cross_entropy(z, LABELS, reduction="none")  # noqa: E731
+    truth = norms_one_by_one(model, X, lambda z, i: F.cross_entropy(z, LABELS[i : i + 1]))
+    assert relative_error(gradient_norms(model, X, loss), truth) < 1e-9
+    assert len(started) == 3
+
+
+@pytest.mark.usefixtures("started")
+def test_bad_samples_are_named_by_their_place_in_the_batch() -> None:
+    x = X.clone()
+    x[5, 0, 0, 0] = torch.nan
+    for score in (
+        lambda: gradient_norms(network(), x, "entropy"),
+        lambda: expected_gradient_length(network(), x),
+    ):
+        with pytest.raises(GradientNormError, match=r"\[5\]"):
+            score()
+
+
+def test_other_scores_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+
+    def scores() -> list[Tensor]:
+        length = expected_gradient_length(model, X, share=0.8)
+        sketches = gradient_sketches(model, X, "entropy", dim=16)
+        return [*length, *sketches]
+
+    whole = scores()
+    monkeypatch.setattr(pieces, "_LARGEST", 1)
+    pieces._sizes.clear()
+    for one, other in zip(whole, scores(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("started")
+def test_a_model_in_training_mode_goes_whole(started: list[int]) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)).train()
+    gradient_norms(model, torch.randn(6, 3), "entropy")
+    assert started == [6]
+
+
+def test_the_size_follows_from_the_largest_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_LARGEST", 4 * 1000 * 5)
+    model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3))
+    starts = [start for start, _ in pieces.pieces(model.eval(), torch.randn(12, 10))]
+    assert starts == [0, 4, 8]

@@ -1,0 +1,71 @@
+"""Products by either library are the product, whatever the strides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upslope.gradnorm import products
+from upslope.gradnorm.parts import SCRATCH, Outer
+
+
+@pytest.fixture(params=[0, 10**12], ids=["oneDNN", "BLAS"])
+def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == 0 and not products._AVAILABLE:
+        pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(products, "WORTH", request.param)
+
+
+def strided(*shape: int) -> list[Tensor]:
+    """The same numbers laid out in several ways."""
+    dense = torch.randn(*shape)
+    wide = torch.randn(*shape[:-1], 3 * shape[-1])
+    wide[..., shape[-1] : 2 * shape[-1]] = dense
+    return [dense, dense.mT.contiguous().mT, wide[..., shape[-1] : 2 * shape[-1]]]
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5), (1, 4, 40, 5), (0, 5)])
+def test_linear(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    bias = torch.randn(7)
+    for x in strided(*shape):
+        for weight in strided(7, 5):
+            for b in (bias, None):
+                expected = F.linear(x.double(), weight.double(), None if b is None else b.double())
+                found = products.linear(x, weight, b)
+                torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_library")
+def test_batches_of_products() -> None:
+    torch.manual_seed(0)
+    for a in strided(3, 4, 6):
+        for b in strided(3, 6, 5):
+            expected = a.double() @ b.double()
+            found = products.products(a, b).double()
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("scratch", [SCRATCH, 40 * 4 * 7])
+def test_sums_of_outer_products_in_float32(scratch: int) -> None:
+    torch.manual_seed(0)
+    for x in strided(3, 9, 40):
+        for g in strided(3, 9, 48):
+            expected = (g.double().mT @ x.double()).square().sum(dim=(1, 2))
+            for method in (Outer.direct, Outer.gram):
+                found = method(Outer(x, g), scratch).double()
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch, of its own flags
+def test_only_large_products_of_single_precision_on_a_cpu_go_to_the_other_library() -> None:
+    single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
+    assert not products.faster(products.WORTH - 1, single)
+    assert not products.faster(products.WORTH, single, double)
+    assert products.faster(products.WORTH, single, single) == products._AVAILABLE
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not products.faster(products.WORTH, single)
