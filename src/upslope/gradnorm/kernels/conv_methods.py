@@ -72,9 +72,9 @@ def costs(part: ConvPart) -> dict[str, float]:
     if images > 1 or part.geometry.groups > 1:
         return found
     if len(kernel) == 3:
-        found["slices"] = 0.95 * t * taps * o * max(c, 4) + 1.4e7
+        found["slices"] = 1.05 * t * taps * o * max(c, 4) + 1.8e7
     if stride == (1,):
-        found["entries"] = _product(work, o, c)
+        found["entries"] = taps * _product(work // taps, o, c)
     unfolding = (2.5 if c <= _FEW and stride[-1] > 1 else 1) * _UNFOLD * t * taps * c
     found["columns"] = _product(work, o, taps * c) + unfolding
     if part.compiled and winograd.fits(part.x[:, 0], part.shape, part.geometry):
@@ -90,8 +90,9 @@ def costs(part: ConvPart) -> dict[str, float]:
 
 
 def _product(work: int, *sides: int) -> float:
-    """Price of a product: more where it is small (`products`), or its result has a short side."""
-    return (1.3 if work >= WORTH else 2.0) * work * (1 + 12 / min(sides) if sides else 1)
+    """Price of a product by either library (`products`): more where its result has a short side."""
+    price = 2.0 * work if work < WORTH else 1.05 * work + 1.1e6
+    return price * (1 + 12 / min(sides)) if sides else price
 
 
 def _direct(part: ConvPart, scratch: int) -> Tensor:
