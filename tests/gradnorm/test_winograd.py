@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.kernels import winograd
+from upslope.gradnorm.kernels import race, winograd
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.parts import SCRATCH
@@ -41,13 +45,44 @@ def test_every_form_is_exact(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.usefixtures("_uncompiled")
-def test_the_option_agrees_with_float64_on_a_network() -> None:
+@pytest.mark.parametrize("winner", ["plain", "winograd"])
+def test_the_option_agrees_with_float64_on_a_network(
+    winner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: set[str] = set()
+
+    def decided(key: object, forms: dict[str, Callable[[], Tensor]]) -> Tensor:
+        name = winner if winner in forms else min(set(forms) - {"winograd"})
+        ran.add(name)
+        return forms[name]()
+
+    monkeypatch.setattr(race, "faster", decided)
     torch.manual_seed(0)
     model = build("resnet18-cifar", num_classes=10, input_shape=(3, 32, 32)).eval()
     x = torch.randn(8, 3, 32, 32)
     fast = gradient_norms(model, x, "entropy", compile=True)
     exact = gradient_norms(model.double(), x.double(), "entropy")
     assert float(((fast - exact) / exact).abs().median()) < 1e-5
+    assert winner in ran
+
+
+def test_a_race_runs_each_form_and_remembers_the_winner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "_won", {})
+    runs: list[str] = []
+
+    def slow() -> Tensor:
+        runs.append("slow")
+        time.sleep(0.02)
+        return torch.zeros(1)
+
+    def fast() -> Tensor:
+        runs.append("fast")
+        return torch.ones(1)
+
+    for _ in range(3):
+        assert race.faster("a shape", {"slow": slow, "fast": fast}) == 1
+    assert runs.count("slow") == 4
+    assert runs[-3:] == ["fast"] * 3
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels import winograd
+from upslope.gradnorm.kernels import race, winograd
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.layout import Inseparable, Samples
@@ -49,32 +49,41 @@ class Convolution(Kernel):
         """See `Kernel`."""
         x, weight, bias = inputs[0], self._typed(self.weight), self._typed(self.bias)
         assert weight is not None
-        if self._minimal(x):
-            return winograd.conv(x, weight, bias)
         s, p, d, groups = self.geometry
-        return torch.convolution(
-            x, weight, bias, s, p, d, self.transposed, self.output_padding, groups
-        )
+
+        def plain() -> Tensor:
+            return torch.convolution(
+                x, weight, bias, s, p, d, self.transposed, self.output_padding, groups
+            )
+
+        return self._faster("forward", x, plain, lambda: winograd.conv(x, weight, bias))
 
     def _typed(self, weight: Tensor | None) -> Tensor | None:
         return weight if self.dtype is None or weight is None else weight.to(self.dtype)
 
-    def _minimal(self, x: Tensor) -> bool:
+    def _faster(
+        self, name: str, x: Tensor, plain: Callable[[], Tensor], minimal: Callable[[], Tensor]
+    ) -> Tensor:
         there = self.compiled and not self.transposed
-        return there and winograd.fits(x, self.weight.shape, self.geometry)
+        if there and winograd.fits(x, self.weight.shape, self.geometry):
+            key = name, x.shape, self.weight.shape
+            return race.faster(key, {"plain": plain, "winograd": minimal})
+        return plain()
 
     def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
-        weight = self._typed(self.weight)
+        x, weight = inputs[0], self._typed(self.weight)
         assert weight is not None
-        if self._minimal(inputs[0]):
-            return (winograd.input_gradient(g, weight),)
         s, p, d, groups = self.geometry
-        pulled, _, _ = torch.ops.aten.convolution_backward(
-            g, inputs[0], weight, None, s, p, d,
-            self.transposed, self.output_padding, groups, (True, False, False),
-        )  # fmt: skip
-        return (pulled,)
+
+        def plain() -> Tensor:
+            pulled: Tensor = torch.ops.aten.convolution_backward(
+                g, x, weight, None, s, p, d,
+                self.transposed, self.output_padding, groups, (True, False, False),
+            )[0]  # fmt: skip
+            return pulled
+
+        return (self._faster("pull", x, plain, lambda: winograd.input_gradient(g, weight)),)
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""

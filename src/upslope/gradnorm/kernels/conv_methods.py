@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.kernels import winograd
 from upslope.gradnorm.parts import Outer, chunks, squared_norms, wide
 from upslope.gradnorm.products import WORTH, products
 
@@ -77,8 +76,6 @@ def costs(part: ConvPart) -> dict[str, float]:
         found["entries"] = taps * _product(work // taps, o, c)
     unfolding = (2.5 if c <= _FEW and stride[-1] > 1 else 1) * _UNFOLD * t * taps * c
     found["columns"] = _product(work, o, taps * c) + unfolding
-    if part.compiled and winograd.fits(part.x[:, 0], part.shape, part.geometry):
-        found["winograd"] = (2.7 * t + 2500.0) * o * c
     # An entry of a Gram matrix is written, summed and multiplied: some 30 multiply-adds.
     found["gram"] = _product(t * t * (taps * c + o)) + 30.0 * t * t + unfolding
     if all(s == 1 for s in stride):
@@ -206,10 +203,6 @@ def _patches(part: ConvPart, x: Tensor) -> Tensor:
     return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
 
 
-def _winograd(part: ConvPart, scratch: int) -> Tensor:
-    return winograd.sqnorm(part.x[:, 0], part.g[:, 0], scratch)
-
-
 def _shifted_gram(part: ConvPart, scratch: int) -> Tensor:
     _, padding, d, _ = part.geometry
     pixels, positions = part.x.shape[3:], part.g.shape[3:]
@@ -259,5 +252,4 @@ METHODS: dict[str, Callable[[ConvPart, int], Tensor]] = {
     "columns": _columns,
     "gram": _gram,
     "shifted gram": _shifted_gram,
-    "winograd": _winograd,
 }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels import conv_methods
+from upslope.gradnorm.kernels import conv_methods, race, winograd
 from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.parts import Outer, Part
 
@@ -38,7 +38,16 @@ class ConvPart:
         if math.prod(self.shape[2:]) == 1 and self.g.shape[1] == 1 and self.geometry.groups == 1:
             return self.pointwise().sqnorm(scratch)
         costs = conv_methods.costs(self)
-        return conv_methods.METHODS[min(costs, key=costs.__getitem__)](self, scratch)
+        best = min(costs, key=costs.__getitem__)
+
+        def chosen() -> Tensor:
+            return conv_methods.METHODS[best](self, scratch)
+
+        x, g = self.x[:, 0], self.g[:, 0]
+        if self.compiled and self.g.shape[1] == 1 and winograd.fits(x, self.shape, self.geometry):
+            forms = {best: chosen, "winograd": lambda: winograd.sqnorm(x, g, scratch)}
+            return race.faster(("norm", x.shape, g.shape), forms)
+        return chosen()
 
     def pointwise(self) -> Outer:
         """The same gradient as a sum of outer products, where the kernel has a single entry."""

@@ -7,8 +7,9 @@ Cook), the transposition principle gives, for a tile d of 6 pixels along each ax
     F(3, 4), its weight's gradient:   dw = E_3^T [ (E_4 g) * (E_6^-T d) ]
 
 (Lavin & Gray 2016, arXiv:1509.09308), with 36 products for 144. The transforms between are worth
-it only where they are fused, so this is used with compilation alone. Sums of larger terms round
-more: float32 results are good to about 1e-6, and float64 does not come here.
+it only where they are fused, so this is used with compilation alone, and where it wins a `race`.
+Sums of larger terms round more: float32 results are good to about 1e-6, and float64 does not come
+here.
 
 Layout: channels last; x: (n, h, w, c), y and g: (n, h, w, o), transforms: (6, 6, n, tiles, c).
 """
@@ -34,7 +35,8 @@ _CHUNK = 4096
 def fits(x: Tensor, shape: Sequence[int], geometry: Geometry) -> bool:
     """Whether a convolution of x, (n, c, h, w), by a weight of this shape can come here."""
     return (
-        x.dtype == torch.float32
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
         and tuple(shape[2:]) == (3, 3)
         and geometry == Geometry((1, 1), (1, 1), (1, 1), 1)
         and min(shape[:2]) >= 32

@@ -1,0 +1,34 @@
+"""Which of two forms of one computation is the faster, found by running both.
+
+For forms that a compiler makes: what they gain depends on the processor more than on shapes. It is
+measured once for each shape and remembered while the process lives. Forms that race must agree to
+rounding; what has to be the same bit for bit in another process is chosen by `costs` instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+
+import torch
+from torch import Tensor
+
+_won: dict[Hashable, str] = {}
+
+
+def faster(key: Hashable, forms: Mapping[str, Callable[[], Tensor]]) -> Tensor:
+    """The result of the form that was the fastest when this key came for the first time."""
+    key = (key, torch.get_num_threads())
+    if key not in _won:
+        times = {name: _seconds(form) for name, form in forms.items()}
+        _won[key] = min(times, key=times.__getitem__)
+    return forms[_won[key]]()
+
+
+def _seconds(form: Callable[[], Tensor]) -> float:
+    times = []
+    for _ in range(4):  # the first compiles
+        start = time.perf_counter()
+        form()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
