@@ -4,16 +4,19 @@ from upslope.gradnorm.capacity import samples_that_fit
 from upslope.gradnorm.egl import ExpectedLength, expected_gradient_length
 from upslope.gradnorm.engine import gradient_norms, select
 from upslope.gradnorm.explain import Explanation, Use, explain
+from upslope.gradnorm.hutchinson import Estimate, estimated_rms_length
 from upslope.gradnorm.inner import gradient_inner_products
 from upslope.gradnorm.losses import entropy, expected, supervised
 from upslope.gradnorm.sketch import Sketches, gradient_sketches
 
 __all__ = [
+    "Estimate",
     "ExpectedLength",
     "Explanation",
     "Sketches",
     "Use",
     "entropy",
+    "estimated_rms_length",
     "expected",
     "expected_gradient_length",
     "explain",

@@ -88,13 +88,7 @@ def _length(
     record: Recording, share: float, kind: str, reduce: Reduce, logits: Logits
 ) -> ExpectedLength:
     """Of the samples of one forward pass."""
-    z = logits(record.outputs).detach()
-    if z.dim() != 2:
-        raise GradientNormError(
-            "Expected logits of shape (n, classes) for the expected gradient length but got "
-            f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
-            'classes^pixels terms. Use loss="entropy".'
-        )
+    z = class_logits(record, logits)
     p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
     # The likeliest classes up to the first that completes the share.
     kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
@@ -106,6 +100,22 @@ def _length(
     bound = _bound(record, reduce, p, labels, kept, power, logits)
     score = total if power == 1 else total.sqrt()
     return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), bound)
+
+
+def class_logits(record: Recording, logits: Logits) -> Tensor:
+    """(n, classes), without gradient.
+
+    Raises:
+        GradientNormError: the model has a posterior at every position.
+    """
+    z = logits(record.outputs).detach()
+    if z.dim() != 2:
+        raise GradientNormError(
+            "Expected logits of shape (n, classes) for the expected gradient length but got "
+            f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
+            'classes^pixels terms. Use loss="entropy".'
+        )
+    return z
 
 
 def _bound(
@@ -129,7 +139,7 @@ def _bound(
         roots = rest.sqrt() * pattern.to(p)[place % PROBES]
         roots = roots * _block_signs(place // PROBES, p)
         coefficients = torch.zeros_like(p).scatter_(1, labels, roots)
-        for name, square in record.squared_norms(_weighted(coefficients, logits)).items():
+        for name, square in record.squared_norms(weighted(coefficients, logits)).items():
             second[name] = second.get(name, 0) + square.double() / PROBES
     root: Tensor = reduce(second) * torch.where(left_out > PROBES, 2, 1)
     return root if power == 2 else rest.sum(dim=1).double().sqrt() * root
@@ -153,7 +163,7 @@ def _at(labels: Tensor, logits: Logits) -> Loss:
     return loss
 
 
-def _weighted(coefficients: Tensor, logits: Logits) -> Loss:
+def weighted(coefficients: Tensor, logits: Logits) -> Loss:
     """sum_i a_i L_i with constants a_i."""
 
     def loss(outputs: Any) -> Tensor:

@@ -1,0 +1,73 @@
+"""The root-mean-square gradient length by random probes, for many classes.
+
+    rms_n^2 = sum_i p_i ||grad L_i||^2 = E ||sum_i s_i sqrt(p_i) grad L_i||^2
+
+for independent random signs s_i: the trace of a Gram matrix of class gradients, by Hutchinson's
+estimator (1990). The inner sum is the gradient of one loss, so that a probe costs one backward pass
+whatever the number of classes. How far the probes are spread gives a standard error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.egl import Logits, class_logits, weighted
+from upslope.gradnorm.engine import Parameters, means_of, reduction, select
+from upslope.gradnorm.losses import logits_of
+from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.pieces import pieces
+from upslope.gradnorm.recording import Recording, as_found
+from upslope.gradnorm.weights import Weights
+
+
+class Estimate(NamedTuple):
+    """scores: (n,) float64. standard_error: (n,), of each score, from the spread of its probes."""
+
+    scores: Tensor
+    standard_error: Tensor
+
+
+def estimated_rms_length(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    probes: int = 16,
+    seed: int = 0,
+    parameters: Parameters = None,
+    max_memory: int | None = None,
+    logits: Logits = logits_of,
+) -> Estimate:
+    """What `expected_gradient_length(..., kind="rms")` computes, estimated; see the head.
+
+    probes: backward passes; with as many classes or fewer, the exact sum costs no more.
+    seed: of the signs; every sample meets the same ones, so that errors largely cancel in ranks.
+    The other arguments are those of `expected_gradient_length`.
+
+    Raises:
+        GradientNormError: as `gradient_norms`; fewer than two probes, which have no spread.
+    """
+    if probes < 2:
+        raise GradientNormError(f"Expected at least 2 `probes` but got {probes}.")
+    norm = reduction("global")
+    weights = Weights(select(model, parameters))
+    means = means_of(max_memory, False, None)
+    found = []
+    with as_found(model):
+        for first, x in pieces(model, inputs):
+            record = Recording(model, x, weights, means, first)
+            roots = class_logits(record, logits).softmax(dim=1).sqrt()
+            rng = torch.Generator().manual_seed(seed)
+            squares = []
+            for _ in range(probes):
+                signs = torch.randint(2, (roots.shape[1],), generator=rng).to(roots) * 2 - 1
+                squares.append(norm(record.squared_norms(weighted(signs * roots, logits))) ** 2)
+            found.append(torch.stack(squares, dim=1))
+    every = torch.cat(found)  # (n, probes)
+    scores = every.mean(dim=1).sqrt()
+    # d sqrt(m) = dm / (2 sqrt(m))
+    error = every.std(dim=1) / probes**0.5 / (2 * scores).clamp_min(torch.finfo(scores.dtype).tiny)
+    return Estimate(scores, error)
