@@ -15,6 +15,7 @@ from upslope.gradnorm import (
     expected_gradient_length,
     gradient_norms,
     gradient_sketches,
+    label_free,
     pieces,
 )
 from upslope.gradnorm.recording import Recording
@@ -55,14 +56,37 @@ def test_no_piece_is_a_single_sample_unless_all_are(n: int, started: list[int]) 
     assert max(started) <= 3
 
 
-def test_a_loss_that_holds_the_labels_of_the_batch(started: list[int]) -> None:
-    def at_label(outputs: Tensor, i: int) -> Tensor:
-        return F.cross_entropy(outputs, LABELS[i : i + 1])
+def supervised(outputs: Any) -> Tensor:
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+    return F.cross_entropy(logits, LABELS, reduction="none")
 
+
+def at_label(outputs: Any, i: int) -> Tensor:
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+    return F.cross_entropy(logits, LABELS[i : i + 1])
+
+
+def test_a_loss_that_holds_the_labels_of_the_batch(started: list[int]) -> None:
     model = network()
-    found = gradient_norms(model, X, lambda z: F.cross_entropy(z, LABELS, reduction="none"))
+    found = gradient_norms(model, X, supervised)
     assert relative_error(found, norms_one_by_one(model, X, at_label)) < 1e-9
     assert len(started) == 3
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_loss_that_is_label_free_sees_a_piece_at_a_time(marked: bool, started: list[int]) -> None:
+    seen: list[int] = []
+
+    def loss(outputs: Tensor) -> Tensor:
+        seen.append(len(outputs))
+        return outputs.square().sum(dim=1)
+
+    model = network()
+    found = gradient_norms(model, X, label_free(loss) if marked else loss)
+    truth = norms_one_by_one(model, X, lambda z, _: z.square().sum())
+    assert relative_error(found, truth) < 1e-9
+    assert len(started) == 3
+    assert set(seen) == ({2, 3} if marked else {7})
 
 
 @pytest.mark.usefixtures("started")
@@ -120,8 +144,8 @@ class Opened(nn.Module):
 )
 def test_outputs_are_joined_where_they_can_be(beside: Any, count: int, started: list[int]) -> None:
     model = Opened(beside).eval()
-    found = gradient_norms(model, X, "entropy")
-    assert relative_error(found, norms_one_by_one(model, X)) < 1e-9
+    found = gradient_norms(model, X, supervised)
+    assert relative_error(found, norms_one_by_one(model, X, at_label)) < 1e-9
     assert len(started) == count
 
 
@@ -135,9 +159,8 @@ def test_outputs_that_are_infinite_where_the_loss_does_not_look(started: list[in
             return F.pad(self.body(x), (0, 1), value=-torch.inf)
 
     model = Masked().eval()
-    loss = lambda z: F.cross_entropy(z, LABELS, reduction="none")  # noqa: E731
-    truth = norms_one_by_one(model, X, lambda z, i: F.cross_entropy(z, LABELS[i : i + 1]))
-    assert relative_error(gradient_norms(model, X, loss), truth) < 1e-9
+    truth = norms_one_by_one(model, X, at_label)
+    assert relative_error(gradient_norms(model, X, supervised), truth) < 1e-9
     assert len(started) == 3
 
 

@@ -6,7 +6,7 @@ from upslope.gradnorm.engine import gradient_norms, select
 from upslope.gradnorm.explain import Explanation, Use, explain
 from upslope.gradnorm.hutchinson import Estimate, estimated_rms_length
 from upslope.gradnorm.inner import gradient_inner_products
-from upslope.gradnorm.losses import entropy, expected, supervised
+from upslope.gradnorm.losses import entropy, expected, label_free, supervised
 from upslope.gradnorm.sketch import Sketches, gradient_sketches
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "gradient_inner_products",
     "gradient_norms",
     "gradient_sketches",
+    "label_free",
     "samples_that_fit",
     "select",
     "supervised",

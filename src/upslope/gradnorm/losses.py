@@ -23,6 +23,20 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, c, ...) and labels (n, ...) to losses (n, ...), one an entry."""
 
 
+def label_free(loss: Loss) -> Loss:
+    """Mark a loss that takes of each sample its outputs alone: no labels, nothing of the batch.
+
+    It may then be called with the outputs of a part of the batch, which saves memory.
+    """
+    loss.__dict__["label_free"] = True
+    return loss
+
+
+def is_label_free(loss: Loss) -> bool:
+    """Whether a loss is marked so."""
+    return getattr(loss, "label_free", False) is True
+
+
 def logits_of(outputs: Any) -> Tensor:
     """The logits in what a model returned: a tensor, or an object or dict with `logits`.
 
@@ -41,6 +55,7 @@ def logits_of(outputs: Any) -> Tensor:
     return found
 
 
+@label_free
 def entropy(outputs: Any) -> Tensor:
     """Entropy of the posterior in nats (Eq. 7), (n,); the mean over pixels or voxels if any."""
     log_p = F.log_softmax(logits_of(outputs), dim=1)
@@ -61,6 +76,7 @@ def expected(criterion: Criterion = F.cross_entropy, *, posterior: str = "graph"
             f'Expected `posterior` to be "graph" or "detached" but got {posterior!r}.'
         )
 
+    @label_free
     def loss(outputs: Any) -> Tensor:
         logits = logits_of(outputs)
         p = logits.softmax(dim=1)

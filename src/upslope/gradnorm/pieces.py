@@ -1,17 +1,18 @@
 """A batch in pieces: as many samples at a time as keep every activation in the cache.
 
 A tensor of many megabytes is slow twice: its pages are fresh from the system each time, and what
-one operator wrote has left the cache before the next one reads it. So the forward passes go piece
-by piece, the losses are those of all outputs together (a loss may hold the labels of the whole
-batch), and the backward passes go piece by piece from the gradient at the outputs. How many samples
-make a piece follows from shapes alone: results do not depend on what else the machine does.
+one operator wrote has left the cache before the next one reads it. With a loss that looks at
+outputs alone, each piece goes by itself. Others may hold the labels of the whole batch: then the
+forward passes go piece by piece, the losses are those of all outputs together, and the backward
+passes go piece by piece from the gradient at the outputs. How many samples make a piece follows
+from shapes alone: results do not depend on what else the machine does.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from upslope.gradnorm.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.capacity import held_by_one
 from upslope.gradnorm.listeners import Reduction
-from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.losses import Loss, is_label_free
 from upslope.gradnorm.outputs import Inputs, batch_size
 from upslope.gradnorm.recording import Recording, as_found, widened
 from upslope.gradnorm.tape import Means
@@ -49,9 +50,14 @@ def reduced(
     with as_found(model):
         own = list(pieces(model, inputs))
         found = None
-        if len(own) > 1:
+        if len(own) > 1 and is_label_free(loss):
+            found = _stacked(
+                Recording(model, x, weights, means, first).reduced(reduction, loss, last=True)
+                for first, x in own
+            )
+        elif len(own) > 1:
             records = [Recording(model, x, weights, means, first) for first, x in own]
-            found = _in_pieces(records, reduction, loss)
+            found = _with_joined_outputs(records, reduction, loss)
         if found is None:
             found = Recording(model, inputs, weights, means).reduced(reduction, loss, last=True)
         return found
@@ -99,7 +105,7 @@ def _most(model: nn.Module, inputs: Inputs) -> int:
     return known[key]
 
 
-def _in_pieces(
+def _with_joined_outputs(
     records: list[Recording], reduction: Reduction, loss: Loss
 ) -> dict[str, Tensor] | None:
     """None where the outputs cannot be joined, or the losses look beyond their own sample's."""
@@ -112,12 +118,19 @@ def _in_pieces(
     gradients = gradients_at_outputs(joined, parameters, records[-1].first + records[-1].n, loss)
     if gradients is None:
         return None
-    found: list[dict[str, Tensor]] = []
-    while records:
-        record = records.pop(0)  # its activations go as soon as it is done
-        own = [g[record.first : record.first + record.n] for g in gradients]
-        found.append(record.reduced(reduction, with_gradients(own), last=True))
-    return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
+
+    def rows() -> Iterator[dict[str, Tensor]]:
+        while records:
+            record = records.pop(0)  # its activations go as soon as it is done
+            own = [g[record.first : record.first + record.n] for g in gradients]
+            yield record.reduced(reduction, with_gradients(own), last=True)
+
+    return _stacked(rows())
+
+
+def _stacked(found: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    every = list(found)
+    return {name: torch.cat([rows[name] for rows in every]) for name in every[0]}
 
 
 def _joined(outputs: list[Any]) -> Any:

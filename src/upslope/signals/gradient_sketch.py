@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upslope.gradnorm import entropy, gradient_sketches
+from upslope.gradnorm import entropy, gradient_sketches, label_free
 from upslope.options import Options
 from upslope.signals.gradnorm import Parameters, chosen
 from upslope.tasks.base import Task
@@ -45,6 +45,7 @@ class GradientSketch(Options):
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, dim) for a prepared batch."""
 
+        @label_free
         def losses(outputs: Any) -> Tensor:
             logits = task.logits(outputs)
             if self.loss == "entropy":

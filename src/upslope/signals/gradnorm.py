@@ -18,7 +18,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError
-from upslope.gradnorm import entropy, expected, expected_gradient_length, gradient_norms
+from upslope.gradnorm import (
+    entropy,
+    expected,
+    expected_gradient_length,
+    gradient_norms,
+    label_free,
+)
 from upslope.gradnorm.losses import Loss
 from upslope.options import Options
 from upslope.signals.criteria import CRITERIA, Criterion
@@ -72,7 +78,7 @@ class GradNorm(Options):
         return gradient_norms(
             model,
             inputs,
-            lambda outputs: of_logits(task.logits(outputs)),
+            label_free(lambda outputs: of_logits(task.logits(outputs))),
             norm=self.norm,
             parameters=chosen(self.parameters),
         )
