@@ -12,6 +12,7 @@ A part never leaves the samples' order: row k of everything is sample k.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,6 +44,16 @@ def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
     size = max(1, min(n, min(scratch, CACHE) // max(bytes_each, 1)))
     for start in range(0, n, size):
         yield slice(start, min(n, start + size))
+
+
+def evenly(n: int, most: int) -> Iterator[slice]:
+    """Slices of range(n), equal but for one, of about `most` at most; none of a single sample.
+
+    Some models squeeze a single sample, and some of torch's operators are slow with one.
+    """
+    count = max(1, min(-(-n // most), n // 2))
+    bounds = [n * i // count for i in range(count + 1)]
+    yield from itertools.starmap(slice, itertools.pairwise(bounds))
 
 
 class Part(Protocol):

@@ -11,7 +11,6 @@ from shapes alone: results do not depend on what else the machine does.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,6 +24,7 @@ from upslope.gradnorm.capacity import held_by_one
 from upslope.gradnorm.listeners import Reduction
 from upslope.gradnorm.losses import Loss, is_label_free
 from upslope.gradnorm.outputs import Inputs, batch_size
+from upslope.gradnorm.parts import evenly
 from upslope.gradnorm.recording import Recording, as_found, widened
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
@@ -69,15 +69,13 @@ def pieces(model: nn.Module, inputs: Inputs) -> Iterator[tuple[int, Inputs]]:
     In one piece where nothing is gained by more.
     """
     n = batch_size(inputs)
-    most = _most(model, inputs) if n > 2 else 2
-    count = max(1, min(-(-n // most), n // 2))  # none of a single sample: some models squeeze it
-    bounds = [n * i // count for i in range(count + 1)]
-    if count == 1:
+    slices = list(evenly(n, _most(model, inputs))) if n > 2 else []
+    if len(slices) < 2:
         yield 0, inputs
         return
-    for start, end in itertools.pairwise(bounds):
-        cut = functools.partial(_rows, n=n, rows=slice(start, end))
-        yield start, tree_map_only(Tensor, cut, inputs)
+    for rows in slices:
+        cut = functools.partial(_rows, n=n, rows=rows)
+        yield rows.start, tree_map_only(Tensor, cut, inputs)
 
 
 def _rows(tensor: Tensor, n: int, rows: slice) -> Tensor:

@@ -22,6 +22,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -35,18 +36,16 @@ from upslope.gradnorm.products import WORTH, products
 if TYPE_CHECKING:
     from upslope.gradnorm.kernels.conv_part import ConvPart
 
-_CALL = 8e6
-"""Price of calling a grouped convolution, in multiply-adds: about 0.07 ms."""
+_CALL = 1e7
+"""Price of calling a grouped convolution, in multiply-adds: about 0.1 ms."""
 _COPY = 20.0
 """Price of moving an entry to where a grouped convolution wants it, in multiply-adds."""
 _WRITE = 100.0
 """Price of an entry of the gradient, which the library writes in its own order and copies back."""
-_LARGE = 600_000
-"""Entries of image and gradient beyond which grouped convolutions of volumes leave the cache."""
-_UNFOLD = 30.0
+_UNFOLD = 22.0
 """Price of copying an entry of a patch, in multiply-adds."""
-_WORK = 40_000_000
-"""Multiply-adds of a grouped convolution beside which its call costs little."""
+_BYTES = 4 << 20
+"""Bytes of images and gradients that a grouped convolution takes: more leave the cache."""
 _FEW = 4
 """Input channels up to which images are unfolded channel by channel."""
 
@@ -58,13 +57,14 @@ def costs(part: ConvPart) -> dict[str, float]:
     images, stride = part.g.shape[1], part.geometry.stride
     work, weights = images * t * taps * o * c, math.prod(part.shape)
     moved = part.x[0].numel() + part.g[0].numel()
-    # Blocks of channels are filled up: four, or sixteen in three dimensions.
-    block = 16 if len(kernel) == 3 else 4
+    # Blocks of channels are filled up: four, or eight in three dimensions.
+    block = 8 if len(kernel) == 3 else 4
     filled = images * t * taps * max(o, block) * max(c, block)
     direct = filled + _COPY * moved + _WRITE * weights + _CALL / _together(part)
-    found = {"direct": direct * (4 if len(kernel) == 3 and moved > _LARGE else 1)}
+    # In three dimensions a single sample finds no fast form.
+    found = {"direct": direct * (15 if len(kernel) == 3 and len(part) == 1 else 1)}
     if len(kernel) < 3:
-        found["alone"] = filled + _WRITE * weights + _CALL
+        found["alone"] = filled + _WRITE * weights + 1.2 * _CALL
     if images == 1 and c == 1 and part.geometry.groups > 1:
         found["direct"] *= (max(kernel) / 3) ** 2
         found["exchanged"] = 60 / kernel[-1] * work + _COPY * moved
@@ -89,25 +89,28 @@ def costs(part: ConvPart) -> dict[str, float]:
 def _product(work: int, *sides: int) -> float:
     """Price of a product by either library (`products`): more where its result has a short side."""
     price = 2.0 * work if work < WORTH else 1.05 * work + 1.1e6
-    return price * (1 + 12 / min(sides)) if sides else price
+    return price * (1 + 16 / min(sides)) if sides else price
 
 
 def _direct(part: ConvPart, scratch: int) -> Tensor:
-    size = part.x.element_size()
-    each = size * (math.prod(part.shape) + part.x[0].numel() + part.g[0].numel())
-    size = max(1, min(scratch // each, _together(part)))
-    pieces = (slice(i, i + size) for i in range(0, len(part), size))
-    return torch.cat([squared_norms(part.dense(c)) for c in pieces])
+    each = part.x.element_size() * (math.prod(part.shape) + part.x[0].numel() + part.g[0].numel())
+    n, size = len(part), max(1, min(scratch // each, _together(part)))
+    starts = list(range(0, n, size))
+    if len(starts) > 1 and size > 1 and n % size == 1:  # no call for a single one: the slowest
+        starts.pop()
+    rows = (slice(a, b) for a, b in itertools.pairwise([*starts, n]))
+    return torch.cat([squared_norms(part.dense(c)) for c in rows])
 
 
 def _together(part: ConvPart) -> int:
-    """Samples a call: as few as make its fixed price small, for larger ones leave the cache.
+    """Samples a call: enough to share its fixed price, and few enough to stay in the cache.
 
-    At least one a thread, to keep every core busy; one alone is far slower in three dimensions.
+    As many for every thread, to keep all cores busy.
     """
-    work = part.g[0].numel() * math.prod(part.shape[1:])
-    most = min(16, max(4, 256 // part.geometry.groups), _WORK // max(1, work))
-    return max(2, torch.get_num_threads(), most)
+    each = part.x.element_size() * (part.x[0].numel() + part.g[0].numel())
+    most = min(16, max(4, 256 // part.geometry.groups), _BYTES // each)
+    threads = max(2, torch.get_num_threads())
+    return max(threads, most - most % threads)
 
 
 def _alone(part: ConvPart, scratch: int) -> Tensor:  # noqa: ARG001
