@@ -30,7 +30,9 @@ from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
 _LARGEST = 13 << 20
-"""Bytes of a piece's largest activation: a share of the last cache, below malloc's own limit."""
+"""Bytes of a piece's largest activation: a share of the last cache, below malloc's own limit.
+
+Models of more bytes than that have pieces whose largest activation is as large as they are."""
 
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
@@ -99,7 +101,9 @@ def _most(model: nn.Module, inputs: Inputs) -> int:
             largest = max(sizes, default=1)
         except RuntimeError:  # whatever it does not like about a sample alone
             largest = 1
-        known[key] = max(1, _LARGEST // max(1, largest))
+        # Every piece goes through all weights: large ones want large pieces.
+        weights = sum(p.nbytes for p in model.parameters())
+        known[key] = max(1, max(_LARGEST, weights) // max(1, largest))
     return known[key]
 
 

@@ -20,7 +20,7 @@ from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
 
 _LARGE = 1 << 16
-"""Entries a sample from which on it pays to take samples one at a time: they leave the cache."""
+"""Entries a sample and thread from which on it pays to take samples one at a time, in the cache."""
 
 
 class BatchNormEval(Kernel):
@@ -55,7 +55,8 @@ class BatchNormEval(Kernel):
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
-        if samples.layout == Layout() and len(g) == samples.n and g[0].numel() >= _LARGE:
+        large = g[0].numel() >= _LARGE * torch.get_num_threads()
+        if samples.layout == Layout() and len(g) == samples.n and large:
             scale, shift = self._one_by_one(g, inputs[0])
         else:
             scale, shift = self._at_once(g, inputs[0], samples)

@@ -44,7 +44,7 @@ _WRITE = 100.0
 """Price of an entry of the gradient, which the library writes in its own order and copies back."""
 _UNFOLD = 22.0
 """Price of copying an entry of a patch, in multiply-adds."""
-_BYTES = 4 << 20
+_BYTES = 3 << 20
 """Bytes of images and gradients that a grouped convolution takes: more leave the cache."""
 _FEW = 4
 """Input channels up to which images are unfolded channel by channel."""
