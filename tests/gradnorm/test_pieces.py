@@ -198,8 +198,16 @@ def test_a_model_in_training_mode_goes_whole(started: list[int]) -> None:
     assert started == [6]
 
 
-def test_the_size_follows_from_the_largest_activation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "_LARGEST", 4 * 1000 * 5)
-    model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3))
-    starts = [start for start, _ in pieces.pieces(model.eval(), torch.randn(12, 10))]
-    assert starts == [0, 4, 8]
+@pytest.mark.parametrize(
+    ("bound", "starts"),
+    [
+        (4 * 1000 * 20, [0, 16, 32]),  # twenty samples' activations of 1000 floats
+        (1, [0, 12, 24, 36]),  # fourteen: as many as the 14,003 weights
+    ],
+)
+def test_the_size_follows_from_the_largest_activation_and_the_weights(
+    bound: int, starts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "_LARGEST", bound)
+    model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3)).eval()
+    assert [start for start, _ in pieces.pieces(model, torch.randn(48, 10))] == starts
