@@ -211,3 +211,19 @@ def test_the_size_follows_from_the_largest_activation_and_the_weights(
     monkeypatch.setattr(pieces, "_LARGEST", bound)
     model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3)).eval()
     assert [start for start, _ in pieces.pieces(model, torch.randn(48, 10))] == starts
+
+
+def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_LARGEST", 1)
+
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) == 1:
+                raise ValueError("one sample is too few")
+            return self.body(x)
+
+    assert [start for start, _ in pieces.pieces(Pairs().eval(), X)] == [0]

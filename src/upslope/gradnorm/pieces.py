@@ -99,7 +99,7 @@ def _most(model: nn.Module, inputs: Inputs) -> int:
             # Bytes are a library's notes: a fused recurrence keeps all its steps in one tensor.
             sizes = [t.untyped_storage().nbytes() for t in held if t.is_floating_point()]
             largest = max(sizes, default=1)
-        except RuntimeError:  # whatever it does not like about a sample alone
+        except Exception:  # whatever a model does not like about a sample alone
             largest = 1
         # Every piece goes through all weights: large ones want large pieces.
         weights = sum(p.nbytes for p in model.parameters())
