@@ -174,3 +174,16 @@ def test_many_images_are_decoded_once_and_kept(root, pixels, tmp_path, monkeypat
     )
     assert calls
     assert len(datasets.load("parquet", root, size=3).pool.inputs([0])[0, 0]) == 3
+
+
+def test_files_of_another_data_set_are_not_taken_for_it(tmp_path, pixels):
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        for split in ("train", "test"):
+            images = [png(p) for p in pixels[:6]]
+            write(tmp_path / folder / f"{split}-00000-of-00001.parquet", images, [0, 1] * 3)
+        if folder == "one":
+            with pytest.raises(DataError, match=r"'cifar100', of 100 classes, .* have 2:"):
+                datasets.load("cifar100", tmp_path)
+    with pytest.raises(DataError, match=r"one data set .* of 2: one, other"):
+        datasets.load("cifar100", tmp_path)

@@ -25,6 +25,7 @@ from upslope.datasets.arrays import Array, ArrayDataset, checked
 from upslope.datasets.base import Splits
 from upslope.datasets.files import check_md5, needed_root
 from upslope.datasets.folder import Statistic, normalised
+from upslope.datasets.published import PUBLISHED
 from upslope.errors import DataError
 from upslope.progress import Observer, silent
 
@@ -133,7 +134,14 @@ def _opened(form: _Published, root: Path | None, progress: Observer) -> Splits:
     where = "https://www.cs.toronto.edu/~kriz/cifar.html"
     folder = needed_root(root, form.name, where)
     if parquet.has_files(folder):
-        return parquet.load(folder, progress=progress)
+        splits = parquet.load(folder, progress=progress)
+        expected, found = PUBLISHED[form.name].classes, len(splits.pool.classes)
+        if found != expected:  # beside it may lie another data set of the same layout
+            raise DataError(
+                f"Expected {form.name!r}, of {expected} classes, in {folder} but the Parquet files "
+                f"there have {found}: they are another data set's. Get it from {where}."
+            )
+        return splits
     for name, pickled in ((form.binary, False), (form.python, True)):
         inside = folder if folder.name == name else folder / name
         if inside.is_dir():

@@ -104,7 +104,13 @@ def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
 
 
 def _all_shards(found: list[Path]) -> list[Path]:
-    """`found`, after checking that of `train-00000-of-00002` there are two."""
+    """`found`, after checking that of `train-00000-of-00002` there are two, in one folder."""
+    folders = sorted({path.parent.name for path in found})
+    if len(folders) > 1:
+        raise DataError(
+            f"Expected the Parquet files of one data set in {found[0].parent.parent} but got those "
+            f"of {len(folders)}: {', '.join(folders)}. Give the folder of one as the root."
+        )
     stated = found[0].stem.rpartition("-of-")[2]
     if stated.isdigit() and len(found) != int(stated):
         raise DataError(
