@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from typing import Any
 
 import pytest
@@ -227,3 +228,19 @@ def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.Mon
             return self.body(x)
 
     assert [start for start, _ in pieces.pieces(Pairs().eval(), X)] == [0]
+
+
+@pytest.mark.usefixtures("started")
+@pytest.mark.parametrize("loss", ["entropy", supervised])
+def test_inputs_in_a_mapping_that_is_no_dict(loss: Any) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.body(pixels)
+
+    expected = gradient_norms(network(), X, loss)
+    found = gradient_norms(Named().eval(), UserDict(pixels=X), loss)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.outputs import Inputs, call, tensors_in
+from upslope.gradnorm.outputs import Inputs, call, opened, tensors_in
 
 _CPU = 4 << 30
 """Bytes on a CPU, where what is free changes from run to run and results must not."""
@@ -36,7 +36,7 @@ def held_by_one(model: nn.Module, inputs: Inputs) -> tuple[list[Tensor], Any]:
 
     Parameters and buffers are not among it; of views of one tensor there is one.
     """
-    one = tree_map_only(Tensor, lambda t: t[:1].clone() if t.dim() else t, inputs)
+    one = tree_map_only(Tensor, lambda t: t[:1].clone() if t.dim() else t, opened(inputs))
     held: dict[int, Tensor] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 

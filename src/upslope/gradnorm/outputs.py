@@ -15,6 +15,11 @@ Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a model takes, samples in dimension 0: a tensor, or a tuple or dict of them."""
 
 
+def opened(inputs: Inputs) -> Inputs:
+    """The inputs as what their tensors can be found in: a tokenizer's mapping is no `dict`."""
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
+
+
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """The model's outputs."""
     if isinstance(inputs, Tensor):
@@ -28,7 +33,7 @@ def batch_size(inputs: Inputs) -> int:
     Raises:
         GradientNormError: there is none.
     """
-    tensors = [t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor) and t.dim() > 0]
+    tensors = [t for t in tree_flatten(opened(inputs))[0] if isinstance(t, Tensor) and t.dim() > 0]
     if not tensors:
         raise GradientNormError(
             "Expected `inputs` to be a tensor, or a tuple or dict of tensors, with the samples in "

@@ -23,7 +23,7 @@ from upslope.gradnorm.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.capacity import held_by_one
 from upslope.gradnorm.listeners import Reduction
 from upslope.gradnorm.losses import Loss, is_label_free
-from upslope.gradnorm.outputs import Inputs, batch_size
+from upslope.gradnorm.outputs import Inputs, batch_size, opened
 from upslope.gradnorm.parts import evenly
 from upslope.gradnorm.recording import Recording, as_found, widened
 from upslope.gradnorm.tape import Means
@@ -70,6 +70,7 @@ def pieces(model: nn.Module, inputs: Inputs) -> Iterator[tuple[int, Inputs]]:
 
     In one piece where nothing is gained by more.
     """
+    inputs = opened(inputs)
     n = batch_size(inputs)
     slices = list(evenly(n, _most(model, inputs))) if n > 2 else []
     if len(slices) < 2:

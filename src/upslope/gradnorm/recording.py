@@ -22,7 +22,14 @@ from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, codes, halves
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.outputs import Inputs, batch_size, call, check_losses, tensors_in
+from upslope.gradnorm.outputs import (
+    Inputs,
+    batch_size,
+    call,
+    check_losses,
+    opened,
+    tensors_in,
+)
 from upslope.gradnorm.tape import Listener, Means, Tape
 from upslope.gradnorm.weights import Weights
 
@@ -39,7 +46,7 @@ class Recording:
         self, model: nn.Module, inputs: Inputs, weights: Weights, means: Means, first: int = 0
     ):
         self.model, self.weights, self.first = model, weights, first
-        self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        self.inputs = opened(inputs)
         self.means = means
         self.n = batch_size(self.inputs)
         self._rng = torch.get_rng_state()

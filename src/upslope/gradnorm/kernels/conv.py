@@ -67,7 +67,7 @@ class Convolution(Kernel):
         there = self.compiled and not self.transposed
         if there and winograd.fits(x, self.weight.shape, self.geometry):
             key = name, x.shape, self.weight.shape
-            return race.faster(key, {"plain": plain, "winograd": minimal})
+            return race.fastest(key, {"plain": plain, "winograd": minimal})
         return plain()
 
     def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -46,7 +46,7 @@ class ConvPart:
         x, g = self.x[:, 0], self.g[:, 0]
         if self.compiled and self.g.shape[1] == 1 and winograd.fits(x, self.shape, self.geometry):
             forms = {best: chosen, "winograd": lambda: winograd.sqnorm(x, g, scratch)}
-            return race.faster(("norm", x.shape, g.shape), forms)
+            return race.fastest(("norm", x.shape, g.shape), forms)
         return chosen()
 
     def pointwise(self) -> Outer:
