@@ -28,9 +28,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     start = Recording._start
 
-    def noted(self: Recording) -> None:
+    def noted(self: Recording, **options: bool) -> None:
         sizes.append(self.n)
-        start(self)
+        start(self, **options)
 
     monkeypatch.setattr(pieces, "_LARGEST", 1)
     monkeypatch.setattr(Recording, "_start", noted)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from upslope.gradnorm.engine import Parameters, select
 from upslope.gradnorm.kernels import conv_methods
 from upslope.gradnorm.kernels.conv_part import ConvPart
+from upslope.gradnorm.kernels.folded import FoldedPart
 from upslope.gradnorm.kernels.replay import Replay, ReplayPart
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
 from upslope.gradnorm.outputs import Inputs, tensors_in
@@ -174,6 +175,8 @@ def _cost(part: Part) -> tuple[str, float]:
     """The method of a part, and the multiply-adds a sample of its layer and its norm."""
     if isinstance(part, Transposed):
         return _cost(part.part)
+    if isinstance(part, FoldedPart):
+        return _cost(part.plain)
     if isinstance(part, Outer):
         (t, i), o = part.x.shape[1:], part.g.shape[2]
         direct, gram = float(t * i * o), float(t * t * (i + o))
@@ -192,11 +195,16 @@ def _cost(part: Part) -> tuple[str, float]:
 
 
 def _cells(use: Use) -> tuple[str, ...]:
-    owners = {name.rpartition(".")[0] for name in use.parameters}
-    names = ", ".join(use.parameters)
-    if len(owners) == 1 and len(use.parameters) > 1:
-        owner = owners.pop()
-        names = f"{owner}: {', '.join(n.removeprefix(owner + '.') for n in use.parameters)}"
+    owned: dict[str, list[str]] = {}
+    for name in use.parameters:
+        owner, _, own = name.rpartition(".")
+        owned.setdefault(owner, []).append(own)
+    names = "; ".join(
+        f"{owner}: {', '.join(own)}"
+        if owner and len(own) > 1
+        else ", ".join(f"{owner}.{name}".strip(".") for name in own)
+        for owner, own in owned.items()
+    )
     work = "" if math.isnan(use.work) else f"{use.work:.2g}"
     share = "" if math.isnan(use.share) else f"{use.share:.1%}"
     return names, use.operator, use.path, use.method, work, share

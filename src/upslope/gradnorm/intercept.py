@@ -36,6 +36,7 @@ from upslope.gradnorm.kernels.lift import lift
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.layout import Inseparable
 from upslope.gradnorm.tape import Tape
+from upslope.gradnorm.tokens import TOKEN, Unfolded
 from upslope.gradnorm.weights import leaves
 
 ENTRYWISE = frozenset(
@@ -59,8 +60,7 @@ _CHOOSING = frozenset(
 )  # fmt: skip
 
 ASKING = frozenset(
-    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.__len__, Tensor.is_contiguous,
-     Tensor.is_floating_point, Tensor.data_ptr}
+    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.is_floating_point}
     | {getattr(Tensor, name).__get__
        for name in ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout")}
 )  # fmt: skip
@@ -99,7 +99,13 @@ class Interceptor(TorchFunctionMode):
         kinds = {self._kind(t) for t in _tensors((*args, *kwargs.values()))}
         if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
             kinds.add("sample")
-        if "sample" in kinds and func in (F.batch_norm, torch.batch_norm):
+        normalising = func in (F.batch_norm, torch.batch_norm)
+        if "token" in kinds:
+            if not (normalising and "weight" in kinds):
+                found = (t.__dict__.get(TOKEN) for t in _tensors((*args, *kwargs.values())))
+                raise Unfolded(next(place for place in found if place is not None))
+            kinds = kinds - {"token"} | {"sample"}
+        if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
         if func in _CHOOSING and "sample" in kinds:
             self.routed = self.routed or self._chooses(args)
@@ -123,7 +129,8 @@ class Interceptor(TorchFunctionMode):
             kinds.add("sample")
         if "sample" in kinds:
             for tensor in _tensors((out, args[:1] if out is None else ())):
-                tensor.__dict__["_upslope_sample"] = self._session
+                if TOKEN not in tensor.__dict__:
+                    tensor.__dict__["_upslope_sample"] = self._session
         return out
 
     def _takes_kind_of_first(self, func: Callable[..., Any], args: Any) -> bool:
@@ -201,7 +208,9 @@ class Interceptor(TorchFunctionMode):
             return "sample"
         if isinstance(tensor, nn.Parameter):
             return "other" if tensor.requires_grad else "constant"
-        return self._kind_by_graph(tensor) if tensor.grad_fn is not None else "constant"
+        if tensor.grad_fn is not None:
+            return self._kind_by_graph(tensor)
+        return "token" if TOKEN in tensor.__dict__ else "constant"
 
     def _kind_by_graph(self, tensor: Tensor) -> str:
         """For what no operator here put out: custom functions, TorchScript, caches, writes."""

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.alone import sample_by_sample
+from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, codes, halves
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
@@ -31,6 +32,7 @@ from upslope.gradnorm.outputs import (
     tensors_in,
 )
 from upslope.gradnorm.tape import Listener, Means, Tape
+from upslope.gradnorm.tokens import Unfolded
 from upslope.gradnorm.weights import Weights
 
 _layouts: WeakKeyDictionary[nn.Module, dict[Any, dict[int, Layout]]] = WeakKeyDictionary()
@@ -57,11 +59,21 @@ class Recording:
         except (Inseparable, RuntimeError) as error:
             self._fall_back(error)
 
-    def _start(self) -> None:
+    def _start(self, folded: bool = True) -> None:
         """Run the model with a new tape."""
-        self.tape = Tape(self.weights, self.means)
-        self._interceptor = Interceptor(self.tape, self.model, self.n)
-        self.outputs = self._forward()
+        known = self.model, self.inputs, self.weights
+        pairs = pairs_of(*known) if folded and self.means.dtype is None else {}
+        for last in range(len(pairs) + 2, -1, -1):  # until what is folded is right, or nothing is
+            self.tape = Tape(self.weights, self.means)
+            folding = PairFolding(self.tape, pairs)
+            self.tape.folding, self._tokens = folding, folding.tokens
+            self._interceptor = Interceptor(self.tape, self.model, self.n)
+            try:
+                self.outputs = self._forward()
+                folding.check(tensors_in(self.outputs))
+                return
+            except Unfolded as found:
+                pairs = corrected(*known, found.place) if last > 1 else {}
 
     @property
     def _plain(self) -> bool:
@@ -121,7 +133,7 @@ class Recording:
         found: dict[str, Tensor] = {}
         if self.n > 0 and not self._plain:
             try:
-                found = self._recorded(reduction, loss, last)
+                found = self._recorded_somehow(reduction, loss, last)
             except (Inseparable, RuntimeError) as error:
                 self._fall_back(error)
         if self.n > 0 and self._plain:
@@ -133,6 +145,17 @@ class Recording:
         parameter = self.weights.parameters[name].detach()
         row = reduction.of_dense(name, torch.zeros_like(parameter)[None])
         return row.expand(self.n, *row.shape[1:])
+
+    def _recorded_somehow(self, reduction: Reduction, loss: Loss, last: bool) -> dict[str, Tensor]:
+        try:
+            return self._recorded(reduction, loss, last)
+        except GradientNormError:
+            if not self._tokens:
+                raise
+        # Tokens are no numbers, for what looks at them unseen.
+        with self._same_random_numbers():
+            self._start(folded=False)
+        return self._recorded(reduction, loss, last)
 
     def _recorded(self, reduction: Reduction, loss: Loss, last: bool) -> dict[str, Tensor]:
         losses = self.losses(loss)
@@ -168,18 +191,15 @@ class Recording:
         try:
             reached = torch.autograd.grad(
                 losses,
-                [self.tape.anchor, *self.weights.parameters.values()],
+                [self.tape.anchor, *self.weights.parameters.values(), *self._tokens],
                 share,
                 retain_graph=not last,
                 allow_unused=True,
             )
         finally:
             self.tape.listener = None
-        escaped = [
-            name
-            for name, gradient in zip(self.weights.parameters, reached[1:], strict=True)
-            if gradient is not None
-        ]
+        names = [*self.weights.parameters, *("a convolution's output" for _ in self._tokens)]
+        escaped = [name for name, g in zip(names, reached[1:], strict=True) if g is not None]
         if escaped:
             raise Inseparable(f"`{escaped[0]}` is used where no operator can be seen")
 

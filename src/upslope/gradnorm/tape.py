@@ -61,6 +61,18 @@ class Listener(Protocol):
         ...
 
 
+class Folding(Protocol):
+    """Makes one kernel of a convolution and the normalisation of its output (`folding`)."""
+
+    def convolved(self, kernel: Any, x: Tensor) -> Tensor:
+        """The output of a convolution, or what stands for it until it is normalised."""
+        ...
+
+    def normalised(self, convolved: Tensor, norm: Any) -> Tensor | None:
+        """The normalised output, where the convolution has it already."""
+        ...
+
+
 class Tape:
     """The uses of the weights in one forward pass, in order."""
 
@@ -71,6 +83,7 @@ class Tape:
         self.anchor = torch.zeros((), requires_grad=True)
         """Keeps an edge to every use, also where the input needs no gradient."""
         self.listener: Listener | None = None
+        self.folding: Folding | None = None
 
     def use(self, kernel: Kernel, *inputs: Tensor) -> Tensor:
         """Run the kernel on its inputs; the output carries the gradient edge."""
@@ -90,7 +103,9 @@ class _Record(torch.autograd.Function):
     def forward(ctx: Any, tape: Tape, index: int, _anchor: Tensor, *inputs: Tensor) -> Tensor:
         ctx.tape, ctx.index = tape, index
         ctx.save_for_backward(*inputs)
-        return tape.kernels[index].forward(*inputs)
+        kernel = tape.kernels[index]
+        output = kernel.forward(*inputs)
+        return _writable(output, (*inputs, *kernel.weights)) if output._is_view() else output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -102,3 +117,14 @@ class _Record(torch.autograd.Function):
         if any(ctx.needs_input_grad[3:]):
             pulled = tape.kernels[ctx.index].pull(g, *inputs)
         return (None, None, None, *pulled)
+
+
+def _writable(view: Tensor, others: tuple[Tensor, ...]) -> Tensor:
+    """The same memory as no view, which a model may write to, unless it belongs to others.
+
+    Autograd refuses writes to a view that was made in a kernel, be it of memory that nobody else
+    knows: of a product that was brought to another shape, for instance.
+    """
+    place = view.untyped_storage().data_ptr()
+    shared = any(t.untyped_storage().data_ptr() == place for t in others)
+    return view if shared else view.data

@@ -9,7 +9,7 @@ the batch, no sample has a gradient of its own, and the layer is refused by name
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,22 +23,29 @@ _LARGE = 1 << 16
 """Entries a sample and thread from which on it pays to take samples one at a time, in the cache."""
 
 
+class Normalisation(NamedTuple):
+    """The tensors of a batch normalisation, as they were given."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor
+    var: Tensor
+    eps: float
+
+    def same(self, other: Normalisation) -> bool:
+        """Whether the tensors are the same ones."""
+        pairs = zip(self[:4], other[:4], strict=True)
+        return self.eps == other.eps and all(a is b for a, b in pairs)
+
+
 class BatchNormEval(Kernel):
     """y = (x - mean) / sqrt(var + eps) * w + b, with the running statistics as constants."""
 
     name = "batch_norm (eval)"
 
-    def __init__(
-        self,
-        tape: Tape,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        statistics: tuple[Tensor, Tensor],
-        eps: float,
-    ):
-        self.weight, self.bias, self.eps = weight, bias, eps
-        self.mean, self.var = statistics
-        self.weights = tape.weights.asked(weight, bias)
+    def __init__(self, tape: Tape, norm: Normalisation):
+        self.weight, self.bias, self.mean, self.var, self.eps = norm
+        self.weights = tape.weights.asked(norm.weight, norm.bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (n, c, ...)."""
@@ -94,8 +101,9 @@ def batch_norm(
     cudnn_enabled: bool,  # noqa: ARG001
 ) -> Any:
     """`torch.batch_norm`, which `nn.BatchNorm*d` calls."""
-    kernel = BatchNormEval(tape, weight, bias, (running_mean, running_var), eps)
-    return tape.use(kernel, input)
+    norm = Normalisation(weight, bias, running_mean, running_var, eps)
+    folded = None if tape.folding is None else tape.folding.normalised(input, norm)
+    return tape.use(BatchNormEval(tape, norm), input) if folded is None else folded
 
 
 def refuse_batch_statistics(

@@ -23,6 +23,9 @@ from upslope.gradnorm.layout import Inseparable, Samples
 from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
 
+ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Number of a tensor's dimensions -> the order in memory that convolutions are fastest in."""
+
 
 class Convolution(Kernel):
     """y = conv(x, W) + b. x: (n, c, *space), W: (o, c / groups, *kernel).
@@ -47,8 +50,8 @@ class Convolution(Kernel):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`."""
-        x, weight, bias = inputs[0], self._typed(self.weight), self._typed(self.bias)
-        assert weight is not None
+        x, weight = inputs[0], self.laid()
+        bias = None if self.bias is None else self.bias.to(weight.dtype)
         s, p, d, groups = self.geometry
 
         def plain() -> Tensor:
@@ -58,8 +61,15 @@ class Convolution(Kernel):
 
         return self._faster("forward", x, plain, lambda: winograd.conv(x, weight, bias))
 
-    def _typed(self, weight: Tensor | None) -> Tensor | None:
-        return weight if self.dtype is None or weight is None else weight.to(self.dtype)
+    def laid(self) -> Tensor:
+        """The weight, channels last: the order from which the library makes its own.
+
+        From others it is up to ten times as slow, where the numbers of channels are large powers
+        of two.
+        """
+        weight = self.weight if self.dtype is None else self.weight.to(self.dtype)
+        order = ORDERS.get(weight.dim())
+        return weight if order is None else weight.contiguous(memory_format=order)
 
     def _faster(
         self, name: str, x: Tensor, plain: Callable[[], Tensor], minimal: Callable[[], Tensor]
@@ -72,8 +82,7 @@ class Convolution(Kernel):
 
     def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
-        x, weight = inputs[0], self._typed(self.weight)
-        assert weight is not None
+        x, weight = inputs[0], self.laid()
         s, p, d, groups = self.geometry
 
         def plain() -> Tensor:
@@ -157,11 +166,14 @@ def _batched(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) ->
         raise Inseparable
     if dimensions > 1:
         # Channels last is the faster order, and what the per-sample products want.
-        order = torch.channels_last if dimensions == 2 else torch.channels_last_3d
+        order = ORDERS[dimensions + 2]
         if input.shape[1] == 1:  # one channel is last and first: only a copy says which is meant
             input = input.clone(memory_format=order)
         input = input.contiguous(memory_format=order)
-    return tape.use(kernel, input if kernel.dtype is None else input.to(kernel.dtype))
+    input = input if kernel.dtype is None else input.to(kernel.dtype)
+    if tape.folding is not None:
+        return tape.folding.convolved(kernel, input)
+    return tape.use(kernel, input)
 
 
 def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:

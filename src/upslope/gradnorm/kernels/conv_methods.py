@@ -2,17 +2,11 @@
 
     dL/dW[:, :, k] = sum_l g_l x_(l*s + k*d)^T        for position l and offset k of the kernel
 
-- direct: the gradient itself, for a few samples at a time. Samples laid side by side as groups of
-  one grouped convolution run at nearly the speed of the ordinary weight gradient.
-- alone: the same, sample by sample, where one fills a call: nothing is laid side by side.
-- exchanged, where every channel is its own group: the gradient is a convolution of the image with
-  the gradient as its kernel.
+- direct, alone, exchanged, columns: from the gradient itself (`conv_gradients`).
 - slices, in three dimensions: for each depth of the kernel, the weight gradient of a convolution
   in two dimensions, over a batch of slices. Nothing is copied; better for large volumes.
 - entries, in one dimension and with stride 1: for each entry of the kernel, one product of the
   signals shifted by so much. Nothing is copied.
-- columns: the same from unfolded patches, as a plain product; better where many output channels
-  share the price of unfolding.
 - Gram: <x_l, x_l'> summed over the kernel's offsets, times <g_l, g_l'> (the ghost norm): for t
   positions, t^2 (c k + o) multiply-adds from unfolded patches.
 - shifted Gram, where the stride is 1: the Gram matrix of patches is a sum of shifted entries of
@@ -22,14 +16,16 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.kernels import conv_gradients
+from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.parts import Outer, chunks, squared_norms, wide
 from upslope.gradnorm.products import WORTH, products
 
@@ -44,42 +40,53 @@ _WRITE = 100.0
 """Price of an entry of the gradient, which the library writes in its own order and copies back."""
 _UNFOLD = 22.0
 """Price of copying an entry of a patch, in multiply-adds."""
-_BYTES = 3 << 20
-"""Bytes of images and gradients that a grouped convolution takes: more leave the cache."""
-_FEW = 4
-"""Input channels up to which images are unfolded channel by channel."""
 
 
-def costs(part: ConvPart) -> dict[str, float]:
+def best(part: ConvPart) -> str:
+    """The cheapest method."""
+    estimated = costs(part)
+    return min(estimated, key=estimated.__getitem__)
+
+
+def costs(part: ConvPart) -> Mapping[str, float]:
     """Method -> estimated cost a sample, in multiply-adds of a well-fed matrix product."""
-    t, taps = math.prod(part.g.shape[3:]), math.prod(part.shape[2:])
-    o, c, *kernel = part.shape
-    images, stride = part.g.shape[1], part.geometry.stride
-    work, weights = images * t * taps * o * c, math.prod(part.shape)
-    moved = part.x[0].numel() + part.g[0].numel()
+    together = conv_gradients.together(part)
+    return _costs(part.x.shape, part.g.shape, part.shape, part.geometry, together)
+
+
+@functools.lru_cache(4096)  # asked for every layer of every batch
+def _costs(
+    x: torch.Size, g: torch.Size, shape: tuple[int, ...], geometry: Geometry, together: int
+) -> Mapping[str, float]:
+    t, taps = math.prod(g[3:]), math.prod(shape[2:])
+    o, c, *kernel = shape
+    n, images = g[:2]
+    stride, groups = geometry.stride, geometry.groups
+    work, weights = images * t * taps * o * c, math.prod(shape)
+    moved = math.prod(x[1:]) + math.prod(g[1:])
     # Blocks of channels are filled up: four, or eight in three dimensions.
     block = 8 if len(kernel) == 3 else 4
     filled = images * t * taps * max(o, block) * max(c, block)
-    direct = filled + _COPY * moved + _WRITE * weights + _CALL / _together(part)
+    direct = filled + _COPY * moved + _WRITE * weights + _CALL / together
     # In three dimensions a single sample finds no fast form.
-    found = {"direct": direct * (15 if len(kernel) == 3 and len(part) == 1 else 1)}
+    found = {"direct": direct * (15 if len(kernel) == 3 and n == 1 else 1)}
     if len(kernel) < 3:
-        found["alone"] = filled + _WRITE * weights + 1.2 * _CALL
-    if images == 1 and c == 1 and part.geometry.groups > 1:
+        found["alone"] = filled + _WRITE * weights + _CALL
+    if images == 1 and c == 1 and groups > 1:
         found["direct"] *= (max(kernel) / 3) ** 2
         found["exchanged"] = 60 / kernel[-1] * work + _COPY * moved
-    if images > 1 or part.geometry.groups > 1:
+    if images > 1 or groups > 1:
         return found
     if len(kernel) == 3:
         found["slices"] = 1.05 * t * taps * o * max(c, 4) + 1.8e7
     if stride == (1,):
         found["entries"] = taps * _product(work // taps, o, c)
-    unfolding = (2.5 if c <= _FEW and stride[-1] > 1 else 1) * _UNFOLD * t * taps * c
+    unfolding = (2.5 if c <= conv_gradients.FEW and stride[-1] > 1 else 1) * _UNFOLD * t * taps * c
     found["columns"] = _product(work, o, taps * c) + unfolding
     # An entry of a Gram matrix is written, summed and multiplied: some 30 multiply-adds.
     found["gram"] = _product(t * t * (taps * c + o)) + 30.0 * t * t + unfolding
     if all(s == 1 for s in stride):
-        pixels = math.prod(part.x.shape[3:])
+        pixels = math.prod(x[3:])
         found["shifted gram"] = (
             _product(pixels * pixels * c) + _product(t * t * o) + 30.0 * sum(kernel) * t * t
         )
@@ -90,47 +97,6 @@ def _product(work: int, *sides: int) -> float:
     """Price of a product by either library (`products`): more where its result has a short side."""
     price = 2.0 * work if work < WORTH else 1.05 * work + 1.1e6
     return price * (1 + 16 / min(sides)) if sides else price
-
-
-def _direct(part: ConvPart, scratch: int) -> Tensor:
-    each = part.x.element_size() * (math.prod(part.shape) + part.x[0].numel() + part.g[0].numel())
-    n, size = len(part), max(1, min(scratch // each, _together(part)))
-    starts = list(range(0, n, size))
-    if len(starts) > 1 and size > 1 and n % size == 1:  # no call for a single one: the slowest
-        starts.pop()
-    rows = (slice(a, b) for a, b in itertools.pairwise([*starts, n]))
-    return torch.cat([squared_norms(part.dense(c)) for c in rows])
-
-
-def _together(part: ConvPart) -> int:
-    """Samples a call: enough to share its fixed price, and few enough to stay in the cache.
-
-    As many for every thread, to keep all cores busy.
-    """
-    each = part.x.element_size() * (part.x[0].numel() + part.g[0].numel())
-    most = min(16, max(4, 256 // part.geometry.groups), _BYTES // each)
-    threads = max(2, torch.get_num_threads())
-    return max(threads, most - most % threads)
-
-
-def _alone(part: ConvPart, scratch: int) -> Tensor:  # noqa: ARG001
-    rows = (slice(i, i + 1) for i in range(len(part)))
-    return torch.stack([torch.linalg.vector_norm(part.dense(c)) for c in rows]).square()
-
-
-def _exchanged(part: ConvPart, scratch: int) -> Tensor:
-    s, p, d, _ = part.geometry
-    n, _, o = part.g.shape[:3]
-    out = []
-    for c in chunks(n, 4 * part.x.element_size() * part.x[0].numel(), scratch):
-        x, g = part.x[c, 0].flatten(0, 1)[None], part.g[c, 0].flatten(0, 1)[:, None]
-        gradient = torch.convolution(
-            x.contiguous(), g.contiguous(), None, d, p, s, False, [0] * len(s), x.shape[1]
-        )
-        for dim, size in enumerate(part.shape[2:], start=2):  # beyond: rows that no step reached
-            gradient = gradient.narrow(dim, 0, size)
-        out.append(squared_norms(gradient.reshape(-1, o, *part.shape[2:])))
-    return torch.cat(out)
 
 
 def _slices(part: ConvPart, scratch: int) -> Tensor:  # noqa: ARG001
@@ -172,38 +138,13 @@ def _entries(part: ConvPart, scratch: int) -> Tensor:
 
 
 def _columns(part: ConvPart, scratch: int) -> Tensor:
-    return _unfolded(part, Outer.direct, scratch)
+    pairs = conv_gradients.unfolded(part, scratch)
+    return torch.cat([Outer(x, g).direct(scratch) for x, g in pairs])
 
 
 def _gram(part: ConvPart, scratch: int) -> Tensor:
-    return _unfolded(part, Outer.gram, scratch)
-
-
-def _unfolded(part: ConvPart, method: Callable[[Outer, int], Tensor], scratch: int) -> Tensor:
-    t, taps = math.prod(part.g.shape[3:]), math.prod(part.shape[2:])
-    each = part.x.element_size() * t * taps * part.shape[1]
-    out = []
-    for c in chunks(len(part), each, scratch):
-        outer = Outer(_patches(part, part.x[c, 0]), part.g[c, 0].flatten(2).mT)
-        out.append(method(outer, scratch))
-    return torch.cat(out)
-
-
-def _patches(part: ConvPart, x: Tensor) -> Tensor:
-    """(n, c, *space) -> (n, t, c * taps), channels and taps in either order."""
-    s, _, d, _ = part.geometry
-    spaces, few = len(s), part.shape[1] <= _FEW
-    if few:
-        x = x.contiguous()
-    x = part.padded(x)
-    for dim, (k, step, gap) in enumerate(zip(part.shape[2:], s, d, strict=True), start=2):
-        x = x.unfold(dim, (k - 1) * gap + 1, step)[..., ::gap]
-    # Now (n, c, *positions, *taps): copied so that what lies together stays together.
-    positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
-    if few:
-        return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
-    order = (*taps, 1) if x.stride(1) == 1 else (1, *taps)
-    return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
+    pairs = conv_gradients.unfolded(part, scratch)
+    return torch.cat([Outer(x, g).gram(scratch) for x, g in pairs])
 
 
 def _shifted_gram(part: ConvPart, scratch: int) -> Tensor:
@@ -246,13 +187,20 @@ def _window_sum(gram: Tensor, axes: tuple[int, int], offsets: Sequence[int], siz
     return total
 
 
+def _explicit(
+    gradients: Callable[[ConvPart, int], Iterator[Tensor]],
+) -> Callable[[ConvPart, int], Tensor]:
+    return lambda part, scratch: torch.cat([squared_norms(g) for g in gradients(part, scratch)])
+
+
 METHODS: dict[str, Callable[[ConvPart, int], Tensor]] = {
-    "direct": _direct,
-    "alone": _alone,
-    "exchanged": _exchanged,
+    "direct": _explicit(conv_gradients.direct),
+    "alone": _explicit(conv_gradients.alone),
+    "exchanged": _explicit(conv_gradients.exchanged),
+    "columns": _columns,
     "slices": _slices,
     "entries": _entries,
-    "columns": _columns,
     "gram": _gram,
     "shifted gram": _shifted_gram,
 }
+"""Part and bytes of scratch -> (n,) squared norms."""

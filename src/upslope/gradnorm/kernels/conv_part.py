@@ -35,10 +35,9 @@ class ConvPart:
 
     def sqnorm(self, scratch: int) -> Tensor:
         """See `Part`. The method is chosen by counting multiply-adds and bytes moved."""
-        if math.prod(self.shape[2:]) == 1 and self.g.shape[1] == 1 and self.geometry.groups == 1:
+        if self.is_pointwise:
             return self.pointwise().sqnorm(scratch)
-        costs = conv_methods.costs(self)
-        best = min(costs, key=costs.__getitem__)
+        best = conv_methods.best(self)
 
         def chosen() -> Tensor:
             return conv_methods.METHODS[best](self, scratch)
@@ -48,6 +47,11 @@ class ConvPart:
             forms = {best: chosen, "winograd": lambda: winograd.sqnorm(x, g, scratch)}
             return race.fastest(("norm", x.shape, g.shape), forms)
         return chosen()
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether `pointwise` has it."""
+        return math.prod(self.shape[2:]) == 1 and self.g.shape[1] == 1 and self.geometry.groups == 1
 
     def pointwise(self) -> Outer:
         """The same gradient as a sum of outer products, where the kernel has a single entry."""

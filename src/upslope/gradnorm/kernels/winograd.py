@@ -51,14 +51,15 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     n, _, h, w = x.shape
     transformed = _weight(weight)
     images = x.permute(0, 2, 3, 1)
-    out = x.new_empty(n, h, w, weight.shape[0])
+    out = torch.empty(n, weight.shape[0], h, w, dtype=x.dtype, memory_format=torch.channels_last)
+    rows = out.permute(0, 2, 3, 1)
     size = max(1, min(n, _CHUNK // (h * w)))
     for start in range(0, n, size):
         piece = _padded(images[start : start + size], size)
         product = torch.bmm(_fused(_input)(piece).flatten(0, 1), transformed)
         result = _fused(_output)(product, bias, size, h, w)
-        out[start : start + size] = result[: n - start]
-    return out.permute(0, 3, 1, 2)
+        rows[start : start + size] = result[: n - start]
+    return out
 
 
 def input_gradient(g: Tensor, weight: Tensor) -> Tensor:

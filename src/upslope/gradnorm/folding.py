@@ -1,0 +1,129 @@
+"""Which convolutions of a model are computed together with the normalisation of their output.
+
+The first pass of two samples shows which kernels are followed by which normalisation. In the passes
+that count, such a convolution puts out what is normalised already (`kernels/folded.py`), and hands
+the model a token in the place of its own output: without values, and of use to that normalisation
+alone. A model that does anything else with it is run again with nothing folded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.utils._pytree import tree_map_only
+
+from upslope.gradnorm.intercept import Interceptor
+from upslope.gradnorm.kernels.batch_norm import Normalisation
+from upslope.gradnorm.kernels.conv import Convolution
+from upslope.gradnorm.kernels.folded import FoldedConvolution, foldable
+from upslope.gradnorm.outputs import Inputs, call
+from upslope.gradnorm.tape import Means, Tape
+from upslope.gradnorm.tokens import TOKEN, Unfolded
+from upslope.gradnorm.weights import Weights
+
+Pairs = Mapping[int, Normalisation]
+"""Place of a convolution among those of a pass -> the normalisation that follows."""
+
+_known: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Pairs]] = WeakKeyDictionary()
+_PLACE = "_upslope_convolution"
+
+
+class PairFolding:
+    """What one forward pass folds. See `tape.Folding`."""
+
+    def __init__(self, tape: Tape, pairs: Pairs):
+        self.tape, self.pairs = tape, pairs
+        self.seen: dict[int, Normalisation] = {}
+        """The pairs that were met and not folded."""
+        self.tokens: list[Tensor] = []
+        self._waiting: dict[int, Tensor] = {}
+        self._places = itertools.count()
+
+    def convolved(self, kernel: Convolution, x: Tensor) -> Tensor:
+        """See `tape.Folding`."""
+        place = next(self._places)
+        norm = self.pairs.get(place)
+        if norm is None or not foldable(kernel, x, norm):
+            out = self.tape.use(kernel, x)
+            out.__dict__[_PLACE] = place
+            return out
+        out = self.tape.use(FoldedConvolution(self.tape, kernel, norm), x)
+        # Whatever looks at it all the same gets no number that it could take for one.
+        token = out.new_full((), math.nan).expand(out.shape).requires_grad_()
+        token.__dict__[TOKEN] = place
+        self.tokens.append(token)
+        self._waiting[place] = out
+        return token
+
+    def normalised(self, convolved: Tensor, norm: Normalisation) -> Tensor | None:
+        """See `tape.Folding`.
+
+        Raises:
+            Unfolded: another normalisation than the one that was folded, or once more.
+        """
+        place = convolved.__dict__.get(TOKEN)
+        if place is not None:
+            if place not in self._waiting or not self.pairs[place].same(norm):
+                raise Unfolded(place)
+            return self._waiting.pop(place)
+        place = convolved.__dict__.get(_PLACE)
+        if place is not None:
+            self.seen[place] = norm
+        return None
+
+    def check(self, outputs: list[Tensor]) -> None:
+        """Raise if some token was not normalised, or is among the outputs of the model.
+
+        Raises:
+            Unfolded: there is one.
+        """
+        leaving = (t.__dict__[TOKEN] for t in outputs if TOKEN in t.__dict__)
+        for place in (*self._waiting, *leaving):
+            raise Unfolded(place)
+
+
+def pairs_of(model: nn.Module, inputs: Inputs, weights: Weights) -> Pairs:
+    """What can be folded. inputs: opened."""
+    own, asked = _known.setdefault(model, {}), tuple(weights.parameters)
+    if asked not in own:
+        own[asked] = _learned(model, inputs, weights)
+    return own[asked] if own[asked] and not _watched(model) else {}
+
+
+def corrected(model: nn.Module, inputs: Inputs, weights: Weights, wrong: int) -> Pairs:
+    """The same after the pair at the place `wrong` proved wrong."""
+    own, asked = _known[model], tuple(weights.parameters)
+    before, now = own[asked], _learned(model, inputs, weights)
+    if wrong in now and now[wrong].same(before[wrong]):  # used for something else as well
+        now = {place: norm for place, norm in before.items() if place != wrong}
+    own[asked] = now
+    return now
+
+
+def _learned(model: nn.Module, inputs: Inputs, weights: Weights) -> Pairs:
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        return {}
+    tape = Tape(weights, Means())
+    tape.folding = folding = PairFolding(tape, {})
+    interceptor = Interceptor(tape, model, 2)
+
+    def few(tensor: Tensor) -> Tensor:
+        return interceptor.sampled(tensor[:2].clone()) if tensor.dim() else tensor
+
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), interceptor:
+            call(model, tree_map_only(Tensor, few, inputs))
+    except Exception:  # what a model does not like will be told in the pass that counts
+        return {}
+    return folding.seen
+
+
+def _watched(model: nn.Module) -> bool:
+    """Whether somebody else gets to see what single layers put out."""
+    return bool(hooks._global_forward_hooks) or any(m._forward_hooks for m in model.modules())

@@ -1,0 +1,127 @@
+"""Ways to form a convolution's weight gradient for each sample, a few samples at a time.
+
+- direct: samples laid side by side as groups of one grouped convolution, which runs at nearly the
+  speed of the ordinary weight gradient.
+- alone: sample by sample, where one fills a call: nothing is laid side by side.
+- exchanged, where every channel is its own group: the gradient is a convolution of the image with
+  the gradient as its kernel.
+- columns: from unfolded patches, as a plain product; better where many output channels share the
+  price of unfolding.
+
+Each yields gradients (m, o, c / groups, *kernel) of the samples in their order, in any memory
+format. What has the norm without forming them is in `conv_methods`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.parts import chunks
+from upslope.gradnorm.products import products
+
+if TYPE_CHECKING:
+    from upslope.gradnorm.kernels.conv_part import ConvPart
+
+_BYTES = 3 << 20
+"""Bytes of images and gradients that a grouped convolution takes: more leave the cache."""
+FEW = 4
+"""Input channels up to which images are unfolded channel by channel."""
+
+
+def direct(part: ConvPart, scratch: int) -> Iterator[Tensor]:
+    """By grouped convolutions."""
+    each = part.x.element_size() * (math.prod(part.shape) + part.x[0].numel() + part.g[0].numel())
+    n, size = len(part), max(1, min(scratch // each, together(part)))
+    starts = list(range(0, n, size))
+    if len(starts) > 1 and size > 1 and n % size == 1:  # no call for a single one: the slowest
+        starts.pop()
+    for a, b in itertools.pairwise([*starts, n]):
+        yield part.dense(slice(a, b))
+
+
+def together(part: ConvPart) -> int:
+    """Samples a call: enough to share its fixed price, and few enough to stay in the cache.
+
+    As many for every thread, to keep all cores busy.
+    """
+    each = part.x.element_size() * (math.prod(part.x.shape[1:]) + math.prod(part.g.shape[1:]))
+    most = min(16, max(4, 256 // part.geometry.groups), _BYTES // each)
+    threads = max(2, torch.get_num_threads())
+    return max(threads, most - most % threads)
+
+
+def alone(part: ConvPart, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
+    """By one call of the library for each sample."""
+    s, p, d, groups = part.geometry
+    stencil = part.x.new_empty(()).expand(part.shape)
+    for g, x in zip(_images(part.g), _images(part.x), strict=True):
+        _, gradient, _ = torch.ops.aten.convolution_backward.default(
+            g, x, stencil, None, s, p, d, False, [0] * len(s), groups, (False, True, False)
+        )
+        yield gradient[None]
+
+
+def _images(x: Tensor) -> Sequence[Tensor]:
+    """(n, k, c, *space) -> n of (k, c, *space)."""
+    # A single image that was cut, not indexed, is still known to have its channels last.
+    return torch.split(x[:, 0], 1) if x.shape[1] == 1 else x.unbind()
+
+
+def exchanged(part: ConvPart, scratch: int) -> Iterator[Tensor]:
+    """By convolutions of images with gradients, a channel each."""
+    s, p, d, _ = part.geometry
+    n, _, o = part.g.shape[:3]
+    for c in chunks(n, 4 * part.x.element_size() * part.x[0].numel(), scratch):
+        x, g = part.x[c, 0].flatten(0, 1)[None], part.g[c, 0].flatten(0, 1)[:, None]
+        gradient = torch.convolution(
+            x.contiguous(), g.contiguous(), None, d, p, s, False, [0] * len(s), x.shape[1]
+        )
+        for dim, size in enumerate(part.shape[2:], start=2):  # beyond: rows that no step reached
+            gradient = gradient.narrow(dim, 0, size)
+        yield gradient.reshape(-1, o, *part.shape[1:])
+
+
+def columns(part: ConvPart, scratch: int) -> Iterator[Tensor]:
+    """By products of gradients with patches."""
+    for x, g in unfolded(part, scratch):
+        product, (o, c, *kernel) = products(g.mT, x), part.shape
+        if _taps_first(part):
+            yield product.view(-1, o, *kernel, c).movedim(-1, 2)
+        else:
+            yield product.view(-1, o, c, *kernel)
+
+
+def unfolded(part: ConvPart, scratch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Patches (m, t, c * taps) and gradients (m, t, o), a few samples at a time."""
+    t, taps = math.prod(part.g.shape[3:]), math.prod(part.shape[2:])
+    each = part.x.element_size() * t * taps * part.shape[1]
+    for c in chunks(len(part), each, scratch):
+        yield _patches(part, part.x[c, 0]), part.g[c, 0].flatten(2).mT
+
+
+def _taps_first(part: ConvPart) -> bool:
+    """Whether the entries of a patch are ordered by taps, and by channels among those of one."""
+    return part.shape[1] > FEW and part.x.stride(2) == 1
+
+
+def _patches(part: ConvPart, x: Tensor) -> Tensor:
+    """(n, c, *space) -> (n, t, c * taps), channels and taps in either order."""
+    s, _, d, _ = part.geometry
+    spaces, few = len(s), part.shape[1] <= FEW
+    if few:
+        x = x.contiguous()
+    x = part.padded(x)
+    for dim, (k, step, gap) in enumerate(zip(part.shape[2:], s, d, strict=True), start=2):
+        x = x.unfold(dim, (k - 1) * gap + 1, step)[..., ::gap]
+    # Now (n, c, *positions, *taps): copied so that what lies together stays together.
+    positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
+    if few:
+        return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
+    order = (*taps, 1) if _taps_first(part) else (1, *taps)
+    return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
