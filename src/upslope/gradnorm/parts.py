@@ -160,6 +160,16 @@ class Outer:
             out.append(torch.stack(squares).sum(dim=0))
         return torch.cat(out)
 
+    def gradients(self, scratch: int) -> Iterator[Tensor]:
+        """(m, o, i): the products themselves, a few samples at a time, in either memory order."""
+        # The longer side along the rows, as in `direct`.
+        left, right = sorted((self.g, self.x), key=lambda side: side.shape[2])
+        size = right.element_size() * left.shape[2] * right.shape[2]
+        times = products if left.shape[2] >= _WIDE else torch.bmm
+        for c in chunks(len(self), size, scratch):
+            product = times(_gathered(left[c]).mT, _gathered(right[c]))
+            yield product if left is self.g else product.mT
+
     def dense(self, rows: slice) -> Tensor:
         """See `Part`."""
         return self.g[rows].mT @ self.x[rows]

@@ -22,22 +22,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.parts import chunks
-from upslope.gradnorm.products import products
+from upslope.gradnorm.parts import Outer, chunks
 
 if TYPE_CHECKING:
     from upslope.gradnorm.kernels.conv_part import ConvPart
 
 _BYTES = 3 << 20
-"""Bytes of images and gradients that a grouped convolution takes: more leave the cache."""
+"""Bytes that a grouped convolution takes and gives: more leave the cache."""
+_MOST = 64
+"""Samples a call at most: its fixed price is well shared then."""
 FEW = 4
 """Input channels up to which images are unfolded channel by channel."""
 
 
 def direct(part: ConvPart, scratch: int) -> Iterator[Tensor]:
     """By grouped convolutions."""
-    each = part.x.element_size() * (math.prod(part.shape) + part.x[0].numel() + part.g[0].numel())
-    n, size = len(part), max(1, min(scratch // each, together(part)))
+    n, size = len(part), max(1, min(scratch // _bytes(part), together(part)))
     starts = list(range(0, n, size))
     if len(starts) > 1 and size > 1 and n % size == 1:  # no call for a single one: the slowest
         starts.pop()
@@ -50,10 +50,15 @@ def together(part: ConvPart) -> int:
 
     As many for every thread, to keep all cores busy.
     """
-    each = part.x.element_size() * (math.prod(part.x.shape[1:]) + math.prod(part.g.shape[1:]))
-    most = min(16, max(4, 256 // part.geometry.groups), _BYTES // each)
+    most = min(_MOST, max(4, 256 // part.geometry.groups), _BYTES // _bytes(part))
     threads = max(2, torch.get_num_threads())
     return max(threads, most - most % threads)
+
+
+def _bytes(part: ConvPart) -> int:
+    """Bytes of an image, its gradient and the weight's gradient, for one sample."""
+    sizes = part.x.shape[1:], part.g.shape[1:], part.shape
+    return part.x.element_size() * sum(math.prod(size) for size in sizes)
 
 
 def alone(part: ConvPart, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
@@ -89,12 +94,19 @@ def exchanged(part: ConvPart, scratch: int) -> Iterator[Tensor]:
 
 def columns(part: ConvPart, scratch: int) -> Iterator[Tensor]:
     """By products of gradients with patches."""
+    _, c, *kernel = part.shape
     for x, g in unfolded(part, scratch):
-        product, (o, c, *kernel) = products(g.mT, x), part.shape
-        if _taps_first(part):
-            yield product.view(-1, o, *kernel, c).movedim(-1, 2)
-        else:
-            yield product.view(-1, o, c, *kernel)
+        for product in Outer(x, g).gradients(scratch):  # (m, o, c * taps)
+            if _taps_first(part):
+                yield torch.unflatten(product, 2, (*kernel, c)).movedim(-1, 2)
+            else:
+                yield torch.unflatten(product, 2, (c, *kernel))
+
+
+def pointwise(part: ConvPart, scratch: int) -> Iterator[Tensor]:
+    """By products of gradients with images, where the kernel has a single entry."""
+    for product in part.pointwise().gradients(scratch):
+        yield product.view(-1, *part.shape)
 
 
 def unfolded(part: ConvPart, scratch: int) -> Iterator[tuple[Tensor, Tensor]]:

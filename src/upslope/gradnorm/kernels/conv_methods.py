@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _CALL = 1e7
 """Price of calling a grouped convolution, in multiply-adds: about 0.1 ms."""
+_GROUP = 4e5
+"""Price of one more group in it."""
 _COPY = 20.0
 """Price of moving an entry to where a grouped convolution wants it, in multiply-adds."""
 _WRITE = 100.0
@@ -67,7 +69,7 @@ def _costs(
     # Blocks of channels are filled up: four, or eight in three dimensions.
     block = 8 if len(kernel) == 3 else 4
     filled = images * t * taps * max(o, block) * max(c, block)
-    direct = filled + _COPY * moved + _WRITE * weights + _CALL / together
+    direct = filled + _COPY * moved + _WRITE * weights + _GROUP + _CALL / together
     # In three dimensions a single sample finds no fast form.
     found = {"direct": direct * (15 if len(kernel) == 3 and n == 1 else 1)}
     if len(kernel) < 3:

@@ -27,8 +27,7 @@ from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import Convolution
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.parts import SCRATCH, Dense, Part, chunks
-from upslope.gradnorm.products import products
+from upslope.gradnorm.parts import SCRATCH, Dense, Part
 from upslope.gradnorm.tape import Tape
 
 GRADIENTS = {
@@ -116,8 +115,11 @@ class FoldedPart:
         squares, along = [], []
         for gradient in self._gradients(scratch):
             rows, own = _rows(gradient, self.weight)
-            norms = torch.linalg.vector_norm(rows, dim=2) * self.scale
-            squares.append(norms.square().sum(dim=1))
+            if rows.stride(2) == 1:
+                found = torch.linalg.vector_norm(rows, dim=2).square()
+            else:  # rows that lie side by side: the other operator is slow then
+                found = rows.square().sum(dim=2)
+            squares.append((found * self.scale.square()).sum(dim=1))
             along.append((rows * own).sum(dim=2))
         self._along[:] = [torch.cat(along)]
         return torch.cat(squares)
@@ -129,17 +131,9 @@ class FoldedPart:
         return self._along[0]
 
     def _gradients(self, scratch: int) -> Iterator[Tensor]:
-        plain = self.plain
-        if not plain.is_pointwise:
-            yield from GRADIENTS[conv_methods.best(plain)](plain, scratch)
-            return
-        outer = plain.pointwise()
-        for c in chunks(len(outer), outer.x.element_size() * math.prod(plain.shape), scratch):
-            x, g = outer.x[c], outer.g[c]
-            # The longer side along the rows of the result: a thin product is far slower otherwise.
-            o, i = plain.shape[:2]
-            product = products(g.mT, x) if i >= o else products(x.mT, g).mT
-            yield product.reshape(-1, *plain.shape)
+        if self.plain.is_pointwise:
+            return conv_gradients.pointwise(self.plain, scratch)
+        return GRADIENTS[conv_methods.best(self.plain)](self.plain, scratch)
 
     def dense(self, rows: slice) -> Tensor:
         """See `Part`."""
