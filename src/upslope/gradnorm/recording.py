@@ -190,9 +190,8 @@ class Recording:
         self.tape.listener = listener
         try:
             reached = torch.autograd.grad(
-                losses,
+                (losses * share).sum(),  # one number: for more, torch imports half a second of code
                 [self.tape.anchor, *self.weights.parameters.values(), *self._tokens],
-                share,
                 retain_graph=not last,
                 allow_unused=True,
             )

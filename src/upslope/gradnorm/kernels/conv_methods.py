@@ -66,14 +66,13 @@ def _costs(
     stride, groups = geometry.stride, geometry.groups
     work, weights = images * t * taps * o * c, math.prod(shape)
     moved = math.prod(x[1:]) + math.prod(g[1:])
-    # Blocks of channels are filled up: four, or eight in three dimensions.
-    block = 8 if len(kernel) == 3 else 4
-    filled = images * t * taps * max(o, block) * max(c, block)
-    direct = filled + _COPY * moved + _WRITE * weights + _GROUP + _CALL / together
+    rows, columns = (8, 8) if len(kernel) == 3 else (16, 4)  # blocks of channels are filled up
+    direct = images * t * taps * max(o, rows) * max(c, columns)
+    direct += _COPY * moved + _WRITE * weights + _GROUP + _CALL / together
     # In three dimensions a single sample finds no fast form.
     found = {"direct": direct * (15 if len(kernel) == 3 and n == 1 else 1)}
     if len(kernel) < 3:
-        found["alone"] = filled + _WRITE * weights + _CALL
+        found["alone"] = images * t * taps * max(o, 4) * max(c, 4) + _WRITE * weights + 1.2 * _CALL
     if images == 1 and c == 1 and groups > 1:
         found["direct"] *= (max(kernel) / 3) ** 2
         found["exchanged"] = 60 / kernel[-1] * work + _COPY * moved
@@ -97,7 +96,7 @@ def _costs(
 
 def _product(work: int, *sides: int) -> float:
     """Price of a product by either library (`products`): more where its result has a short side."""
-    price = 2.0 * work if work < WORTH else 1.05 * work + 1.1e6
+    price = 2.0 * work if work < WORTH else 1.05 * work + 2e6
     return price * (1 + 16 / min(sides)) if sides else price
 
 
