@@ -22,18 +22,28 @@ WORTH = 1_500_000
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b without autograd. x: (..., i), weight: (o, i), bias: (o,)."""
     if faster(x.numel() * weight.shape[0], x, weight):
-        if not (weight.is_contiguous() or weight.mT.is_contiguous()):
-            weight = weight.contiguous()  # rows that lie apart would take a slow path
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return out
+        return _product(x, _packed(weight), bias)
     return F.linear(x, weight, bias)
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
     """(n, r, i) @ (n, i, o) -> (n, r, o), each product by itself, without autograd."""
     if faster(a[0].numel() * b.shape[2], a, b):
-        return torch.stack([linear(x, w.mT) for x, w in zip(a, b, strict=True)])
+        pairs = zip(torch.unbind(a), torch.unbind(_packed(b.mT)), strict=True)
+        return torch.stack([_product(x, w, None) for x, w in pairs])
     return a @ b
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return out
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """(..., o, i), copied if rows or columns lie apart, for which the product has a slow path."""
+    o, i = weight.shape[-2:]
+    fits = weight.stride()[-2:] in ((i, 1), (1, o))
+    return weight if fits else weight.contiguous()
 
 
 def faster(work: int, *tensors: Tensor) -> bool:

@@ -67,8 +67,8 @@ def _costs(
     work, weights = images * t * taps * o * c, math.prod(shape)
     moved = math.prod(x[1:]) + math.prod(g[1:])
     rows, columns = (8, 8) if len(kernel) == 3 else (16, 4)  # blocks of channels are filled up
-    direct = images * t * taps * max(o, rows) * max(c, columns)
-    direct += _COPY * moved + _WRITE * weights + _GROUP + _CALL / together
+    filled = images * t * taps * max(o, rows) * max(c, columns)
+    direct = filled + _COPY * moved + _WRITE * weights + _GROUP + _CALL / together
     # In three dimensions a single sample finds no fast form.
     found = {"direct": direct * (15 if len(kernel) == 3 and n == 1 else 1)}
     if len(kernel) < 3:
