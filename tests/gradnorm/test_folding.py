@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from upslope.gradnorm import gradient_norms, gradient_sketches
 from upslope.gradnorm.folding import pairs_of
 from upslope.gradnorm.kernels import folded
+from upslope.gradnorm.kernels.conv import ORDERS
 from upslope.gradnorm.weights import Weights
 
 FOLDED = "conv2d + batch_norm (eval)"
@@ -82,14 +83,17 @@ def test_any_convolution_with_its_normalisation(data: st.DataObject) -> None:
 @pytest.mark.parametrize("method", sorted(folded.GRADIENTS))
 def test_by_every_method(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folded.conv_methods, "best", lambda _: method)
-    depthwise = method == "exchanged"
+    monkeypatch.setattr(folded, "_WORTH", 0)
+    groups, dimensions = 6 if method == "exchanged" else 1, 3 if method == "slices" else 2
+    kind = nn.Conv3d if dimensions == 3 else nn.Conv2d
+    x = torch.randn(5, 6, *(9, 8, 7)[:dimensions])
     model = nn.Sequential(
-        nn.Conv2d(6, 6, 3, 2, 1, groups=6 if depthwise else 1), norm(6), nn.Flatten(),
-        nn.Linear(6 * 9 * 8, 3),
-    )  # fmt: skip
-    x = torch.randn(5, 6, 17, 16)
-    assert FOLDED in assert_agrees(model, x).operators
-    assert FOLDED in assert_agrees(model.to(memory_format=torch.channels_last), x).operators
+        kind(6, 6, 3, 2, 1, groups=groups), norm(6, dimensions), nn.Flatten(), nn.LazyLinear(3)
+    )
+    model.eval()(x)
+    for order in (torch.contiguous_format, ORDERS[dimensions + 2]):
+        seen = assert_agrees(model.to(memory_format=order), x)
+        assert seen.operators == [f"conv{dimensions}d + batch_norm (eval)", "linear"]
 
 
 def test_what_is_only_normalised_is_folded() -> None:

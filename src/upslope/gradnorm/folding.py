@@ -91,9 +91,11 @@ class PairFolding:
 def pairs_of(model: nn.Module, inputs: Inputs, weights: Weights) -> Pairs:
     """What can be folded. inputs: opened."""
     own, asked = _known.setdefault(model, {}), tuple(weights.parameters)
+    if own.get(asked) == {} or _watched(model):
+        return {}
     if asked not in own:
         own[asked] = _learned(model, inputs, weights)
-    return own[asked] if own[asked] and not _watched(model) else {}
+    return own[asked]
 
 
 def corrected(model: nn.Module, inputs: Inputs, weights: Weights, wrong: int) -> Pairs:

@@ -27,6 +27,7 @@ class Weights:
         self.parameters = dict(parameters)
         self._names = {id(p): name for name, p in self.parameters.items()}
         self._sources: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
+        self._laid: dict[str, Tensor] = {}
 
     def adopt(self, tensor: Tensor) -> None:
         """Take in a tensor that was computed from weights alone."""
@@ -62,6 +63,17 @@ class Weights:
             names = tuple(name for i, name in self._names.items() if i in found)
             self._sources[id(weight)] = (weight, names)  # holds the tensor: its id stays its own
         return self._sources[id(weight)][1]
+
+    def laid(self, weight: Tensor, order: torch.memory_format) -> Tensor:
+        """The weight in this order of memory; copies of parameters serve all passes of a call."""
+        if weight.is_contiguous(memory_format=order):
+            return weight
+        name = self._names.get(id(weight))
+        if name is None:
+            return weight.contiguous(memory_format=order)
+        if name not in self._laid:
+            self._laid[name] = weight.detach().contiguous(memory_format=order)
+        return self._laid[name]
 
     def isometric(self, weight: Tensor) -> bool:
         """Whether the weight's entries are distinct entries of one parameter.

@@ -45,6 +45,7 @@ class Convolution(Kernel):
         self.output_padding = list(output_padding or [0] * len(geometry.stride))
         self.transposed = output_padding is not None
         self.compiled, self.dtype = tape.means.compiled, tape.means.dtype
+        self._all_weights = tape.weights
         self.weights = tape.weights.asked(weight, bias)
         self.name = f"conv{'_transpose' if self.transposed else ''}{weight.dim() - 2}d"
 
@@ -69,7 +70,7 @@ class Convolution(Kernel):
         """
         weight = self.weight if self.dtype is None else self.weight.to(self.dtype)
         order = ORDERS.get(weight.dim())
-        return weight if order is None else weight.contiguous(memory_format=order)
+        return weight if order is None else self._all_weights.laid(weight, order)
 
     def _faster(
         self, name: str, x: Tensor, plain: Callable[[], Tensor], minimal: Callable[[], Tensor]

@@ -3,6 +3,8 @@
 - direct: samples laid side by side as groups of one grouped convolution, which runs at nearly the
   speed of the ordinary weight gradient.
 - alone: sample by sample, where one fills a call: nothing is laid side by side.
+- slices, in three dimensions: for each depth of the kernel, the weight gradient of a convolution
+  in two dimensions, over a batch of slices. Nothing is copied; better for large volumes.
 - exchanged, where every channel is its own group: the gradient is a convolution of the image with
   the gradient as its kernel.
 - columns: from unfolded patches, as a plain product; better where many output channels share the
@@ -76,6 +78,28 @@ def _images(x: Tensor) -> Sequence[Tensor]:
     """(n, k, c, *space) -> n of (k, c, *space)."""
     # A single image that was cut, not indexed, is still known to have its channels last.
     return torch.split(x[:, 0], 1) if x.shape[1] == 1 else x.unbind()
+
+
+def slices(part: ConvPart, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
+    """By convolutions of slices."""
+    (s, *plane_s), (p, *plane_p), (d, *plane_d), _ = part.geometry
+    o, c, depth, *kernel = part.shape
+    extent, positions = part.x.shape[3], part.g.shape[3]
+    stencil = part.x.new_empty(()).expand(o, c, *kernel)
+    for x, g in zip(part.x[:, 0].transpose(1, 2), part.g[:, 0].transpose(1, 2), strict=True):
+        found = []  # x: (slices, c, h, w), g: (positions, o, h, w)
+        for offset in (k * d - p for k in range(depth)):
+            low = max(0, -(offset // s))
+            high = min(positions, (extent - 1 - offset) // s + 1)
+            if low < high:
+                _, gradient, _ = torch.ops.aten.convolution_backward(
+                    g[low:high], x[low * s + offset : (high - 1) * s + offset + 1 : s], stencil,
+                    None, plane_s, plane_p, plane_d, False, [0, 0], 1, (False, True, False),
+                )  # fmt: skip
+                found.append(gradient)
+            else:
+                found.append(x.new_zeros(stencil.shape))
+        yield torch.stack(found, dim=2)[None]
 
 
 def exchanged(part: ConvPart, scratch: int) -> Iterator[Tensor]:

@@ -2,9 +2,7 @@
 
     dL/dW[:, :, k] = sum_l g_l x_(l*s + k*d)^T        for position l and offset k of the kernel
 
-- direct, alone, exchanged, columns: from the gradient itself (`conv_gradients`).
-- slices, in three dimensions: for each depth of the kernel, the weight gradient of a convolution
-  in two dimensions, over a batch of slices. Nothing is copied; better for large volumes.
+- direct, alone, slices, exchanged, columns: from the gradient itself (`conv_gradients`).
 - entries, in one dimension and with stride 1: for each entry of the kernel, one product of the
   signals shifted by so much. Nothing is copied.
 - Gram: <x_l, x_l'> summed over the kernel's offsets, times <g_l, g_l'> (the ghost norm): for t
@@ -68,7 +66,8 @@ def _costs(
     moved = math.prod(x[1:]) + math.prod(g[1:])
     rows, columns = (8, 8) if len(kernel) == 3 else (16, 4)  # blocks of channels are filled up
     filled = images * t * taps * max(o, rows) * max(c, columns)
-    direct = filled + _COPY * moved + _WRITE * weights + _GROUP + _CALL / together
+    copied = (2 if len(kernel) == 3 else 1) * _COPY * moved  # volumes come from beyond the cache
+    direct = filled + copied + _WRITE * weights + _GROUP + _CALL / together
     # In three dimensions a single sample finds no fast form.
     found = {"direct": direct * (15 if len(kernel) == 3 and n == 1 else 1)}
     if len(kernel) < 3:
@@ -98,27 +97,6 @@ def _product(work: int, *sides: int) -> float:
     """Price of a product by either library (`products`): more where its result has a short side."""
     price = 2.0 * work if work < WORTH else 1.05 * work + 2e6
     return price * (1 + 16 / min(sides)) if sides else price
-
-
-def _slices(part: ConvPart, scratch: int) -> Tensor:  # noqa: ARG001
-    (s, *plane_s), (p, *plane_p), (d, *plane_d), _ = part.geometry
-    o, c, depth, *kernel = part.shape
-    extent, positions = part.x.shape[3], part.g.shape[3]
-    stencil = part.x.new_empty(()).expand(o, c, *kernel)
-    out = []
-    for x, g in zip(part.x[:, 0].transpose(1, 2), part.g[:, 0].transpose(1, 2), strict=True):
-        squares = []  # x: (slices, c, h, w), g: (positions, o, h, w)
-        for offset in (k * d - p for k in range(depth)):
-            low = max(0, -(offset // s))
-            high = min(positions, (extent - 1 - offset) // s + 1)
-            if low < high:
-                _, gradient, _ = torch.ops.aten.convolution_backward(
-                    g[low:high], x[low * s + offset : (high - 1) * s + offset + 1 : s], stencil,
-                    None, plane_s, plane_p, plane_d, False, [0, 0], 1, (False, True, False),
-                )  # fmt: skip
-                squares.append(squared_norms(gradient[None]))
-        out.append(torch.cat(squares).sum(dim=0, keepdim=True))
-    return torch.cat(out)
 
 
 def _entries(part: ConvPart, scratch: int) -> Tensor:
@@ -199,7 +177,7 @@ METHODS: dict[str, Callable[[ConvPart, int], Tensor]] = {
     "alone": _explicit(conv_gradients.alone),
     "exchanged": _explicit(conv_gradients.exchanged),
     "columns": _columns,
-    "slices": _slices,
+    "slices": _explicit(conv_gradients.slices),
     "entries": _entries,
     "gram": _gram,
     "shifted gram": _shifted_gram,

@@ -33,6 +33,7 @@ from upslope.gradnorm.tape import Tape
 GRADIENTS = {
     "direct": conv_gradients.direct,
     "alone": conv_gradients.alone,
+    "slices": conv_gradients.slices,
     "exchanged": conv_gradients.exchanged,
     "columns": conv_gradients.columns,
 }
