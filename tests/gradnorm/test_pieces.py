@@ -33,6 +33,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         start(self, **options)
 
     monkeypatch.setattr(pieces, "_LARGEST", 1)
+    monkeypatch.setattr(pieces, "_BLOCK", 0)
     monkeypatch.setattr(Recording, "_start", noted)
     return sizes
 
@@ -187,6 +188,7 @@ def test_other_scores_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
     whole = scores()
     monkeypatch.setattr(pieces, "_LARGEST", 1)
+    monkeypatch.setattr(pieces, "_BLOCK", 0)
     pieces._sizes.clear()
     for one, other in zip(whole, scores(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
@@ -210,12 +212,14 @@ def test_the_size_follows_from_the_largest_activation_and_the_weights(
     bound: int, starts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pieces, "_LARGEST", bound)
+    monkeypatch.setattr(pieces, "_BLOCK", 0)
     model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3)).eval()
     assert [start for start, _ in pieces.pieces(model, torch.randn(48, 10))] == starts
 
 
 def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "_LARGEST", 1)
+    monkeypatch.setattr(pieces, "_BLOCK", 0)
 
     class Pairs(nn.Module):
         def __init__(self) -> None:

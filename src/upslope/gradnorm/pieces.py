@@ -1,6 +1,6 @@
 """A batch in pieces: as many samples at a time as keep every activation in the cache.
 
-A tensor of many megabytes is slow twice: its pages are fresh from the system each time, and what
+A tensor of tens of megabytes is slow twice: its pages are fresh from the system each time, and what
 one operator wrote has left the cache before the next one reads it. With a loss that looks at
 outputs alone, each piece goes by itself. Others may hold the labels of the whole batch: then the
 forward passes go piece by piece, the losses are those of all outputs together, and the backward
@@ -30,9 +30,13 @@ from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
 _LARGEST = 13 << 20
-"""Bytes of a piece's largest activation: a share of the last cache, below malloc's own limit.
+"""Bytes of a piece's largest activation: a share of the last cache.
 
-Models of more bytes than that have pieces whose largest activation is as large as they are."""
+Models of more bytes have pieces whose largest activation is as large as they are."""
+_AVERAGE = 8 << 20
+"""Bytes that its activations may have on average: with less, the prices of calls count."""
+_BLOCK = 31 << 20
+"""Bytes of the largest activation that this allows: malloc has a limit of its own."""
 
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
@@ -49,6 +53,7 @@ def reduced(
 
     The model is left as it was found.
     """
+    _keep_pages()
     with as_found(model):
         own = list(pieces(model, inputs))
         found = None
@@ -63,6 +68,17 @@ def reduced(
         if found is None:
             found = Recording(model, inputs, weights, means).reduced(reduction, loss, last=True)
         return found
+
+
+@functools.cache
+def _keep_pages() -> None:
+    """Let the C library keep what a piece has freed for the next.
+
+    It gives freed pages back to the system, which must clear them anew, beyond twice the size of
+    the largest block that it has seen come and go; and learns from blocks of up to 32 MiB. This one
+    is never touched.
+    """
+    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
 def pieces(model: nn.Module, inputs: Inputs) -> Iterator[tuple[int, Inputs]]:
@@ -99,12 +115,13 @@ def _most(model: nn.Module, inputs: Inputs) -> int:
                 held, _ = held_by_one(model, inputs)
             # Bytes are a library's notes: a fused recurrence keeps all its steps in one tensor.
             sizes = [t.untyped_storage().nbytes() for t in held if t.is_floating_point()]
-            largest = max(sizes, default=1)
         except Exception:  # whatever a model does not like about a sample alone
-            largest = 1
+            sizes = []
+        largest, average = max(sizes, default=1), sum(sizes) / max(1, len(sizes))
         # Every piece goes through all weights: large ones want large pieces.
         weights = sum(p.nbytes for p in model.parameters())
-        known[key] = max(1, max(_LARGEST, weights) // max(1, largest))
+        enough = min(_AVERAGE / max(1, average), _BLOCK / max(1, largest))
+        known[key] = max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
     return known[key]
 
 
