@@ -85,3 +85,34 @@ def test_t5_with_its_tied_embeddings_and_position_bias():
     inputs = words()
     inputs["input_ids"][torch.arange(3), inputs["attention_mask"].sum(dim=1) - 1] = 1
     assert_agrees(t5("eager"), inputs)
+
+
+def xlnet():
+    config = transformers.XLNetConfig(**TEXT, d_model=8, n_layer=2, n_head=2, d_inner=16)
+    return transformers.XLNetForSequenceClassification(config)
+
+
+def deberta():
+    config = transformers.DebertaV2Config(
+        **TEXT, **SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=4,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    return transformers.DebertaV2ForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("build", [xlnet, deberta], ids=lambda f: f.__name__)
+def test_positions_that_are_copied_to_every_sample(build, n):
+    torch.manual_seed(0)
+    assert_agrees(build(), words(n))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_shifted_windows(n):
+    torch.manual_seed(0)
+    config = transformers.SwinConfig(
+        embed_dim=8, depths=[2], num_heads=[2], window_size=2, image_size=8, patch_size=2,
+        num_labels=3,
+    )  # fmt: skip
+    model = transformers.SwinForImageClassification(config)
+    assert_agrees(model, {"pixel_values": torch.randn(n, 3, 8, 8)})

@@ -86,6 +86,10 @@ KERNELS = {
         lambda m, x: (x[:, None, None] @ m.w)[..., 0, :].flatten(1),
         {"w": (3, 4, 2)},
     ),
+    "one matrix a head, for all samples": (
+        lambda m, x: (x[:, None, None] @ m.w.sin())[..., 0, :].flatten(1),
+        {"w": (1, 3, 4, 2)},
+    ),
     "bmm over groups": (
         lambda m, x: torch.bmm(x.unflatten(1, (2, 2)).transpose(0, 1), m.w).sum(0),
         {"w": (2, 2, 3)},
@@ -93,6 +97,10 @@ KERNELS = {
     "rows by index": (
         lambda m, x: m.w[x.abs().mul(2).long() % 5].sin().mean(1) * m.b[x.abs().long() % 3][:, :3],
         {"w": (5, 3), "b": (3,)},
+    ),
+    "matrices by index": (
+        lambda m, x: (x[:, None] @ m.w[x[:, 0].abs().mul(9).long() % 3])[:, 0].sin(),
+        {"w": (3, 4, 2)},
     ),
     "einsum ni,oi": (lambda m, x: torch.einsum("ni,oi->no", x, m.w), {"w": (3, 4)}),
     "einsum io,ni": (lambda m, x: torch.einsum("io,ni->on", m.w, x).t(), {"w": (4, 3)}),

@@ -18,7 +18,7 @@ from upslope.gradnorm.kernels import conv_methods
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.folded import FoldedPart
 from upslope.gradnorm.kernels.replay import Replay, ReplayPart
-from upslope.gradnorm.layout import Inseparable, Layout, Samples
+from upslope.gradnorm.layout import Layout, Samples
 from upslope.gradnorm.outputs import Inputs, tensors_in
 from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
 from upslope.gradnorm.recording import Recording, as_found
@@ -98,15 +98,11 @@ def explain(
         return _from_modules(model, chosen)
     with as_found(model):
         record = Recording(model, inputs, Weights(chosen), Means())
-        if record.why_slow is None:
-            try:
-                return _from_recording(record)
-            except Inseparable as error:
-                return _slow(chosen, str(error))
-        return _slow(chosen, record.why_slow)
+        found = record.tried(lambda: _from_recording(record))
+        return _slow(chosen, record.why_slow) if found is None else found
 
 
-def _slow(chosen: dict[str, nn.Parameter], why: str) -> Explanation:
+def _slow(chosen: dict[str, nn.Parameter], why: str | None) -> Explanation:
     note = f"The whole network goes one backward pass a sample: {why}."
     return Explanation(tuple(Use((name,), "", ONE_BY_ONE) for name in chosen), note)
 

@@ -30,41 +30,24 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from upslope.gradnorm.copies import are_copies, repeated, repeats
 from upslope.gradnorm.kernels import TABLE
 from upslope.gradnorm.kernels.batch_norm import refuse_batch_statistics
 from upslope.gradnorm.kernels.lift import lift
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.layout import Inseparable
+from upslope.gradnorm.operators import (
+    ASKING,
+    CHOOSING,
+    EXPANDING,
+    JOINING,
+    LIKE_ANOTHER,
+    REPEATING,
+    is_entrywise,
+)
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
 from upslope.gradnorm.weights import leaves
-
-ENTRYWISE = frozenset(
-    {
-        "add", "sub", "rsub", "mul", "div", "true_divide", "pow", "maximum", "minimum", "where",
-        "lerp", "addcmul", "addcdiv", "float_power", "atan2", "hypot", "fmod", "remainder",
-        "logaddexp", "copysign", "xlogy", "clamp", "clip", "masked_fill",
-    }
-)  # fmt: skip
-"""Operators whose output has the broadcast shape of their inputs, entry by entry."""
-
-JOINING = frozenset(["cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"])
-"""Operators that put tensors side by side: each weight is lifted in its own shape."""
-
-LIKE_ANOTHER = frozenset(["to", "type_as", "expand_as", "view_as", "reshape_as", "broadcast_to"])
-"""Operators that take the kind of their first tensor; the others only lend a shape or a type."""
-
-_CHOOSING = frozenset(
-    {Tensor.__getitem__, torch.index_select, Tensor.index_select, torch.masked_select,
-     Tensor.masked_select, torch.take, Tensor.take}
-)  # fmt: skip
-
-ASKING = frozenset(
-    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.is_floating_point}
-    | {getattr(Tensor, name).__get__
-       for name in ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout")}
-)  # fmt: skip
-"""What tells of a tensor and computes nothing."""
 
 _session = itertools.count()
 
@@ -72,12 +55,13 @@ _session = itertools.count()
 class Interceptor(TorchFunctionMode):
     """Records on `tape` every meeting of weights and samples while it is entered."""
 
-    def __init__(self, tape: Tape, model: nn.Module, n: int):
+    def __init__(self, tape: Tape, model: nn.Module, n: int, copies: bool = True):
         super().__init__()
         self.tape, self.model, self.n = tape, model, n
         self._session = next(_session)
-        self.routed = False
-        """Whether the model chose among its entries by the data: no batch is like another then."""
+        self._copies = copies
+        self.copied = False
+        """Whether weights were held to be copied to every sample (`copies`)."""
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
@@ -107,8 +91,8 @@ class Interceptor(TorchFunctionMode):
             kinds = kinds - {"token"} | {"sample"}
         if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
-        if func in _CHOOSING and "sample" in kinds:
-            self.routed = self.routed or self._chooses(args)
+        if func in CHOOSING and "sample" in kinds and self._chooses(args):
+            self.tape.route()
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
@@ -117,15 +101,18 @@ class Interceptor(TorchFunctionMode):
                 _refuse_write_through_copy(func, args)
             shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
             out = _viewed(*args, **kwargs) if shaped else func(*args, **kwargs)
+            if "sample" not in kinds and self._expanded_constant(func, args, out):
+                self.copied = True
+                kinds.add("sample")
         elif "sample" in kinds and not self._takes_kind_of_first(func, args):
             out = self._meet(func, args, kwargs)
         else:
-            out = _as_view(func, args, kwargs)
-            if not self._one_a_sample(out):
+            out, copies = self._among_weights(func, args, kwargs)
+            if not copies:
                 for tensor in _tensors(out):
                     self.tape.weights.adopt(tensor)
                 return out
-            out = lift(self.tape, out, out.shape)
+            self.copied = True
             kinds.add("sample")
         if "sample" in kinds:
             for tensor in _tensors((out, args[:1] if out is None else ())):
@@ -134,7 +121,10 @@ class Interceptor(TorchFunctionMode):
         return out
 
     def _takes_kind_of_first(self, func: Callable[..., Any], args: Any) -> bool:
-        return getattr(func, "__name__", "") in LIKE_ANOTHER and self._kind(args[0]) == "weight"
+        """Whether samples only tell a weight's shape or type, or which of its rows to take."""
+        one_row = func is Tensor.__getitem__ and all(i.dim() == 0 for i in _tensors(args[1:]))
+        taking = one_row or getattr(func, "__name__", "") in LIKE_ANOTHER
+        return taking and self._kind(args[0]) == "weight"
 
     def _meet(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", str(func))
@@ -148,8 +138,7 @@ class Interceptor(TorchFunctionMode):
         if isinstance(func, types.FunctionType):
             with self:
                 return _unguarded(func)(*args, **kwargs)
-        plain = name.strip("_")
-        if plain in ENTRYWISE or (plain[:1] in "ri" and plain[1:] in ENTRYWISE):
+        if is_entrywise(name):
             return self._entrywise(func, args, kwargs)
         if name in JOINING:
             lifted = self._lifted((args, kwargs), None)
@@ -158,6 +147,34 @@ class Interceptor(TorchFunctionMode):
             target, index, value = args
             return func(target, index, lift(self.tape, value, target[index].shape))
         return replay(self.tape, func, args, kwargs, self._is_sample)
+
+    def _among_weights(self, func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, bool]:
+        """What weights and constants make, and whether it is copies, one for each sample."""
+        name = getattr(func, "__name__", "")
+        repeating = name in REPEATING and not kwargs and isinstance(args[0], Tensor)
+        out = repeated(args) if repeating else func(*args, **kwargs)
+        entrywise = is_entrywise(name)
+        if not (entrywise or repeating or name in EXPANDING) or not self._are_copies(
+            out, (*args, *kwargs.values())
+        ):
+            return out, False
+        if entrywise:
+            return self._entrywise(func, args, kwargs), True
+        if repeating:
+            view, expanded, shape = repeats(args)
+            return lift(self.tape, self.tape.weights.view(view), expanded).reshape(shape), True
+        return lift(self.tape, args[0], out.shape), True
+
+    def _expanded_constant(self, func: Callable[..., Any], args: Any, out: Any) -> bool:
+        """Whether numbers that know no sample, such as encoded positions, have one copy each."""
+        expanding = getattr(func, "__name__", "") in EXPANDING | REPEATING
+        if not (self._copies and expanding and out.is_floating_point()):
+            return False
+        return are_copies(out.shape, _tensors(args[:1]), self.n)
+
+    def _are_copies(self, out: Tensor, args: Any) -> bool:
+        weights = [t for t in _tensors(args) if self.tape.weights.made_of(t)]
+        return self._copies and out.requires_grad and are_copies(out.shape, weights, self.n)
 
     def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         shapes = (t.shape for t in _tensors((args, tuple(kwargs.values()))))
@@ -181,15 +198,6 @@ class Interceptor(TorchFunctionMode):
         tensors = _tensors(args)
         places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
         return self.n > 1 and any(len(p) == self.n for p in places)
-
-    def _one_a_sample(self, out: Any) -> bool:
-        """Whether a weight was just expanded to the batch: one copy for each sample."""
-        return (
-            isinstance(out, Tensor)
-            and out.requires_grad
-            and self.n > 1
-            and (self.n, 0) in zip(out.shape, out.stride(), strict=True)
-        )
 
     def _chooses(self, args: tuple[Any, ...]) -> bool:
         """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
@@ -215,7 +223,7 @@ class Interceptor(TorchFunctionMode):
     def _kind_by_graph(self, tensor: Tensor) -> str:
         """For what no operator here put out: custom functions, TorchScript, caches, writes."""
         found = list(leaves(tensor))
-        if any(leaf is self.tape.anchor for leaf in found):
+        if any(leaf is anchor for leaf in found for anchor in self.tape.anchors):
             tensor.__dict__["_upslope_sample"] = self._session
             return "sample"
         if any(self.tape.weights.tracks(leaf) for leaf in found):
@@ -263,16 +271,6 @@ def _tensors(tree: Any) -> list[Tensor]:
             elif isinstance(branch, (tuple, list)):
                 found += _tensors(branch)
     return found
-
-
-def _as_view(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Run an operator on weights; `repeat` of single entries becomes the `expand` that it is."""
-    if getattr(func, "__name__", "") == "repeat" and args and isinstance(args[0], Tensor):
-        weight, times = args[0], tuple(torch.Size(args[1] if len(args) == 2 else args[1:]))
-        shape = (1,) * (len(times) - weight.dim()) + tuple(weight.shape)
-        if all(size == 1 or time == 1 for size, time in zip(shape, times, strict=True)):
-            return weight.expand([s * t for s, t in zip(shape, times, strict=True)])
-    return func(*args, **kwargs)
 
 
 def _guarded(func: Callable[..., Any]) -> bool:

@@ -4,11 +4,13 @@ Most layers keep the batch in dimension 0. Attention may transpose it to dimensi
 attention folds windows into it, sequence models flatten positions into rows. A `Layout` says
 which entries belong to which sample. It is not guessed: a `LayoutProbe` reads it off two
 backward passes, one from half of the losses and one from the other half. Under the right layout
-the gradient that reaches a use is zero exactly where the samples of the other half are.
+the gradient that reaches a use is zero exactly where the samples of the other half are. Where the
+data decide (rows sent to experts), more passes tell the sample of every entry: `Scattered`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -37,9 +39,47 @@ class Layout:
             return moved.reshape(n, k, *moved.shape[1:])
         return moved.reshape(k // b, n, b, *moved.shape[1:]).transpose(0, 1).flatten(1, 2)
 
+    def owners(self, size: int, n: int) -> Tensor:
+        """(size,): to which sample each entry along `dim` belongs."""
+        order = Layout(0, self.b).samples(torch.arange(size), n)
+        owners = torch.empty(size, dtype=torch.int64)
+        owners[order] = torch.arange(n)[:, None]
+        return owners
+
     def explains(self, gradient: Tensor, kept: Tensor) -> bool:
         """Whether `gradient` is zero for all samples but those of `kept`, (n,) bool."""
         return not bool(self.samples(gradient, len(kept))[~kept].any())
+
+
+@dataclass(frozen=True, eq=False)
+class Scattered(Layout):
+    """Entry j of dimension `dim` belongs to sample owner[j]; to none, that matters, where -1."""
+
+    owner: Tensor = field(kw_only=True)
+    n: int = field(kw_only=True)
+
+    def samples(self, tensor: Tensor, n: int) -> Tensor:  # noqa: ARG002
+        """As `Layout`, with zeros for what a sample has less than the one that has most."""
+        moved = tensor.movedim(self.dim, 0)
+        places, there = self._places
+        there = there.view(*there.shape, *(1,) * (moved.dim() - 1))
+        return torch.where(there, moved[places], 0)
+
+    def owners(self, size: int, n: int) -> Tensor:  # noqa: ARG002
+        """As `Layout`."""
+        return self.owner
+
+    @functools.cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """(n, k): where each sample's entries are, and whether it has so many."""
+        owned = (self.owner >= 0).nonzero()[:, 0]
+        who, order = self.owner[owned].sort(stable=True)
+        count = torch.bincount(who, minlength=self.n)
+        rank = torch.arange(len(who), device=who.device) - (count.cumsum(0) - count)[who]
+        places = who.new_zeros(self.n, int(count.max()))
+        there = torch.zeros_like(places, dtype=torch.bool)
+        places[who, rank], there[who, rank] = owned[order], True
+        return places, there
 
 
 class Inseparable(Exception):  # noqa: N818 (a finding that the engine acts on, not an error)
@@ -85,10 +125,7 @@ class Samples:
 
     def owners(self, tensor: Tensor) -> Tensor:
         """To which sample each entry belongs, (1, ..., size, ..., 1) along the samples."""
-        size = tensor.shape[self.layout.dim]
-        order = Layout(0, self.layout.b).samples(torch.arange(size, device=tensor.device), self.n)
-        owners = torch.empty(size, dtype=torch.int64, device=tensor.device)
-        owners[order] = torch.arange(self.n, device=tensor.device)[:, None]
+        owners = self.layout.owners(tensor.shape[self.layout.dim], self.n).to(tensor.device)
         return owners.view(-1, *(1,) * (tensor.dim() - 1 - self.layout.dim))
 
 
@@ -107,11 +144,15 @@ class LayoutProbe:
 
     kept: Tensor
     """(n,) bool: the samples whose losses are summed in the pass that comes."""
+    by_data: bool = False
+    """Whether entries may be anywhere; the passes then are those of `codes`."""
     fitting: dict[int, list[Layout]] = field(default_factory=dict)
     heard: set[int] = field(default_factory=set)
     """The uses that some pass reached with more than zeros."""
     silent: set[int] = field(default_factory=set)
     """The uses that some pass reached with nothing but zeros, which proves nothing."""
+    reached: dict[int, list[tuple[Tensor, list[Tensor]]]] = field(default_factory=dict)
+    """`kept`, and along each dimension where the gradient was not zero: of each pass."""
 
     def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """See `Listener`."""
@@ -120,6 +161,9 @@ class LayoutProbe:
             self.fitting[index] = list(candidates(g, len(self.kept)))
         among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
+        if self.by_data:
+            along = [_reached(g, dim) for dim in range(g.dim())]
+            self.reached.setdefault(index, []).append((self.kept, along))
 
     def layouts(self) -> tuple[dict[int, Layout], dict[int, Layout]]:
         """use -> layout: for this batch, and those that hold for other batches as well.
@@ -127,10 +171,36 @@ class LayoutProbe:
         Raises:
             Inseparable: the samples of some use cannot be told apart.
         """
-        if not all(self.fitting.values()):
-            raise Inseparable("the samples cannot be told apart in the input of some layer")
-        found = {index: fits[0] for index, fits in self.fitting.items() if index in self.heard}
+        found = {index: self._layout(index) for index in self.heard}
         return found, {index: at for index, at in found.items() if index not in self.silent}
+
+    def _layout(self, index: int) -> Layout:
+        if self.fitting[index]:
+            return self.fitting[index][0]
+        passes = self.reached.get(index, [])
+        codes = torch.stack([kept for kept, _ in passes]) if passes else self.kept[None]
+        for dim, reached in enumerate(zip(*(along for _, along in passes), strict=True)):
+            owner = _owners(codes, torch.stack(reached))
+            if owner is not None:
+                return Scattered(dim, owner=owner, n=len(self.kept))
+        raise Inseparable("the samples cannot be told apart in the input of some layer")
+
+
+def _reached(g: Tensor, dim: int) -> Tensor:
+    """(size,): where along `dim` some entry is not zero."""
+    return g.movedim(dim, 0).reshape(g.shape[dim], -1).any(dim=1)
+
+
+def _owners(codes: Tensor, reached: Tensor) -> Tensor | None:
+    """(size,): the sample whose code (passes, n) each entry was reached by, (passes, size).
+
+    -1 for what no pass reached; None if some entry was reached from several samples.
+    """
+    same = (codes.mT[:, None] == reached.mT).all(dim=2)  # (n, size)
+    silent = ~reached.any(dim=0)
+    if not bool((same.any(dim=0) | silent).all()):
+        return None
+    return torch.where(silent, -1, same.long().argmax(dim=0))
 
 
 def halves(n: int) -> Iterator[Tensor]:

@@ -8,8 +8,8 @@ they share the forward pass. What the first batch of a model shows about the pla
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,9 +20,17 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.alone import sample_by_sample
 from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
 from upslope.gradnorm.intercept import Interceptor
-from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, codes, halves
+from upslope.gradnorm.layout import (
+    Inseparable,
+    Layout,
+    LayoutProbe,
+    Scattered,
+    codes,
+    halves,
+)
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
 from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.mixing import refuse_mixing
 from upslope.gradnorm.outputs import (
     Inputs,
     batch_size,
@@ -34,6 +42,8 @@ from upslope.gradnorm.outputs import (
 from upslope.gradnorm.tape import Listener, Means, Tape
 from upslope.gradnorm.tokens import Unfolded
 from upslope.gradnorm.weights import Weights
+
+T = TypeVar("T")
 
 _layouts: WeakKeyDictionary[nn.Module, dict[Any, dict[int, Layout]]] = WeakKeyDictionary()
 
@@ -54,10 +64,11 @@ class Recording:
         self._rng = torch.get_rng_state()
         self.why_slow: str | None = None
         """Why the samples go one by one, if they do."""
+        self._copies = True
         try:
             self._start()
         except (Inseparable, RuntimeError) as error:
-            self._fall_back(error)
+            self._give_way(error)
 
     def _start(self, folded: bool = True) -> None:
         """Run the model with a new tape."""
@@ -67,7 +78,7 @@ class Recording:
             self.tape = Tape(self.weights, self.means)
             folding = PairFolding(self.tape, pairs)
             self.tape.folding, self._tokens = folding, folding.tokens
-            self._interceptor = Interceptor(self.tape, self.model, self.n)
+            self._interceptor = Interceptor(self.tape, self.model, self.n, self._copies)
             try:
                 self.outputs = self._forward()
                 folding.check(tensors_in(self.outputs))
@@ -79,13 +90,30 @@ class Recording:
     def _plain(self) -> bool:
         return self.why_slow is not None
 
-    def _fall_back(self, error: Exception) -> None:
-        """Run the model again without the tape, on the same random numbers.
+    def tried(self, passes: Callable[[], T]) -> T | None:
+        """What passes over the tape find; None where the samples must go one by one."""
+        while not self._plain:
+            try:
+                return passes()
+            except (Inseparable, RuntimeError) as error:
+                self._give_way(error)
+        return None
+
+    def _give_way(self, error: Exception) -> None:
+        """Run the model again, on the same random numbers: with no copies, or without the tape.
 
         What the model itself raises, it will raise again.
         """
         if isinstance(error, torch.OutOfMemoryError):
             raise error
+        if self._interceptor.copied:
+            self._copies = False
+            try:
+                with self._same_random_numbers():
+                    self._start()
+                return
+            except (Inseparable, RuntimeError) as again:
+                error = again
         self.why_slow = str(error).partition("\n")[0]
         with self._same_random_numbers():
             self.outputs = self._forward()
@@ -130,13 +158,10 @@ class Recording:
         A weight that no gradient reaches has zeros. After the `last` pass the activations are
         gone: they make room while it runs, which saves memory, and time where memory is fresh.
         """
-        found: dict[str, Tensor] = {}
-        if self.n > 0 and not self._plain:
-            try:
-                found = self._recorded_somehow(reduction, loss, last)
-            except (Inseparable, RuntimeError) as error:
-                self._fall_back(error)
-        if self.n > 0 and self._plain:
+        found: dict[str, Tensor] | None = {}
+        if self.n > 0:
+            found = self.tried(lambda: self._recorded_somehow(reduction, loss, last))
+        if found is None:
             found = self._one_by_one(reduction, loss)
         missing = (name for name in self.weights.parameters if name not in found)
         return found | {name: self._nothing(reduction, name) for name in missing}
@@ -159,7 +184,7 @@ class Recording:
 
     def _recorded(self, reduction: Reduction, loss: Loss, last: bool) -> dict[str, Tensor]:
         losses = self.losses(loss)
-        known = self._remembered()
+        known = self._remembered(losses)
         if known is not None:
             try:
                 return self._heard(reduction, losses, known, last)
@@ -178,9 +203,15 @@ class Recording:
         return listener.finish()
 
     def backward(
-        self, losses: Tensor, share: Tensor, listener: Listener, *, last: bool = False
+        self,
+        losses: Tensor,
+        share: Tensor,
+        listener: Listener,
+        *,
+        last: bool = False,
+        routed: bool = False,
     ) -> None:
-        """One backward pass.
+        """One backward pass; through the uses after the model routes its samples, or through all.
 
         Raises:
             Inseparable: some gradient reached a parameter past every kernel.
@@ -188,33 +219,41 @@ class Recording:
         if not losses.requires_grad:
             return
         self.tape.listener = listener
+        anchors = self.tape.anchors[routed:]
         try:
             reached = torch.autograd.grad(
                 (losses * share).sum(),  # one number: for more, torch imports half a second of code
-                [self.tape.anchor, *self.weights.parameters.values(), *self._tokens],
+                [*anchors, *self.weights.parameters.values(), *self._tokens],
                 retain_graph=not last,
                 allow_unused=True,
             )
         finally:
             self.tape.listener = None
         names = [*self.weights.parameters, *("a convolution's output" for _ in self._tokens)]
-        escaped = [name for name, g in zip(names, reached[1:], strict=True) if g is not None]
+        escaped = [
+            name for name, g in zip(names, reached[len(anchors) :], strict=True) if g is not None
+        ]
         if escaped:
             raise Inseparable(f"`{escaped[0]}` is used where no operator can be seen")
 
     def _keys(self) -> tuple[Any, Any]:
-        """Under what layouts are remembered: with the input's shape, and for any shape."""
-        uses = (self.model.training, *(kernel.name for kernel in self.tape.kernels))
+        """Under what layouts are remembered: with the input's shape, and for any shape.
+
+        Of the uses before samples are routed by the data, if they are.
+        """
+        names = [kernel.name for kernel in self.tape.kernels[: self.tape.routed_from]]
+        uses = (self.model.training, self.tape.routed_from, *names)
         leaves = tree_flatten(self.inputs)[0]
         return (uses, tuple(t.shape[1:] for t in leaves if isinstance(t, Tensor))), uses
 
-    def _remembered(self) -> dict[int, Layout] | None:
+    def _remembered(self, losses: Tensor) -> dict[int, Layout] | None:
         if self.n == 1:
             return {}
-        if self._interceptor.routed:
-            return None
         known = _layouts.get(self.model, {})
-        return next((known[key] for key in self._keys() if key in known), None)
+        found = next((known[key] for key in self._keys() if key in known), None)
+        if found is not None and self.tape.routed_from is not None:
+            found = found | self._probed(losses, by_data=True, routed=True).layouts()[0]
+        return found
 
     def layouts(self, losses: Tensor) -> dict[int, Layout]:
         """use -> where its samples are, read off backward passes from some of the losses.
@@ -225,49 +264,35 @@ class Recording:
         """
         if self.n == 1:
             return {}
-        self._refuse_mixing()
-        probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool))
-        routed = self._interceptor.routed
-        for kept in codes(self.n) if routed else halves(self.n):
-            probe.kept = kept.to(losses.device)
-            self.backward(losses, probe.kept.to(losses), probe)
-        found, proven = probe.layouts()
-        if not routed:
-            plain = all(layout == Layout() for layout in found.values())
-            _layouts.setdefault(self.model, {})[self._keys()[plain]] = proven
+        refuse_mixing(self.model, self.inputs, self._in_full_precision())
+        routed = self.tape.routed_from
+        try:
+            found, proven = self._probed(losses, by_data=routed is not None).layouts()
+        except Inseparable:  # by no rule that follows from shapes
+            if routed is not None:
+                raise
+            return self._probed(losses, by_data=True).layouts()[0]
+        end = len(self.tape.kernels) if routed is None else routed
+        plain = all(layout == Layout() for index, layout in found.items() if index < end)
+        _layouts.setdefault(self.model, {})[self._keys()[plain]] = {
+            index: layout
+            for index, layout in proven.items()
+            if index < end and not isinstance(layout, Scattered)
+        }
         return found
 
-    def _refuse_mixing(self) -> None:
-        """Raise if the outputs for the first sample change when it comes alone."""
+    def _probed(self, losses: Tensor, *, by_data: bool, routed: bool = False) -> LayoutProbe:
+        probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool), by_data)
+        for kept in codes(self.n) if by_data else halves(self.n):
+            probe.kept = kept.to(losses.device)
+            self.backward(losses, probe.kept.to(losses), probe, routed=routed)
+        return probe
 
-        def first(tensor: Tensor) -> Tensor:
-            return (tensor[:1] if tensor.shape[:1] == (self.n,) else tensor).clone()
-
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            once, again = (
-                tensors_in(call(self.model, tree_map_only(Tensor, first, self.inputs)))
-                for _ in range(2)
-            )
-        together = tensors_in(self.outputs)
-        if self.means.dtype is not None:  # the comparison is in full precision
-            with torch.no_grad(), self._same_random_numbers():
-                together = tensors_in(
-                    call(self.model, tree_map_only(Tensor, torch.clone, self.inputs))
-                )
-        if not all(torch.equal(a, b) for a, b in zip(once, again, strict=True)):
-            return  # dropout and the like: nothing can be said
-        for one, all_ in zip(once, together, strict=True):
-            if all_.shape[:1] != (self.n,) or one.shape[:1] != (1,):
-                continue
-            scale = all_[:1].abs().max()
-            tolerance = 1e-3 if one.dtype in (torch.float32, torch.float64) else 3e-2
-            if (one - all_[:1].detach()).abs().max() > tolerance * scale + tolerance**2:
-                raise GradientNormError(
-                    "Expected a model that treats each sample by itself but its output for the "
-                    f"first of {self.n} samples changes when that sample comes alone: the model "
-                    "mixes samples, so that none has a loss gradient of its own. Layers that "
-                    "normalise or attend over the batch must be in eval mode or be replaced."
-                )
+    def _in_full_precision(self) -> Any:
+        if self.means.dtype is None:
+            return self.outputs
+        with torch.no_grad(), self._same_random_numbers():
+            return call(self.model, tree_map_only(Tensor, torch.clone, self.inputs))
 
     def _one_by_one(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
         """One backward pass a sample: always right, and slow."""

@@ -80,10 +80,19 @@ class Tape:
         self.weights, self.means = weights, means
         self.kernels: list[Kernel] = []
         self.uses_of: Counter[str] = Counter()
-        self.anchor = torch.zeros((), requires_grad=True)
-        """Keeps an edge to every use, also where the input needs no gradient."""
+        self.anchors = [torch.zeros((), requires_grad=True)]
+        """Keep an edge to every use, also where the input needs no gradient: one to all uses, or
+        one to those before and one to those after the samples' entries are mixed by the data."""
+        self.routed_from: int | None = None
+        """The first use whose samples are where no other batch has them; see `route`."""
         self.listener: Listener | None = None
         self.folding: Folding | None = None
+
+    def route(self) -> None:
+        """Note that entries were chosen by the data: from here on, no batch is like another."""
+        if self.routed_from is None:
+            self.routed_from = len(self.kernels)
+            self.anchors.append(torch.zeros((), requires_grad=True))
 
     def use(self, kernel: Kernel, *inputs: Tensor) -> Tensor:
         """Run the kernel on its inputs; the output carries the gradient edge."""
@@ -91,7 +100,7 @@ class Tape:
         for weight in kernel.weights:
             self.uses_of.update(self.weights.sources(weight))
         output: Tensor = _Record.apply(  # type: ignore[no-untyped-call]
-            self, len(self.kernels) - 1, self.anchor, *inputs
+            self, len(self.kernels) - 1, self.anchors[-1], *inputs
         )
         return output
 

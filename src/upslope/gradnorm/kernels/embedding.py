@@ -59,14 +59,14 @@ def embedding(
 
 
 def index(tape: Tape, input: Tensor, index: Any) -> Any:
-    """`table[ids]`: rows of a vector or matrix of weights."""
+    """`table[ids]`: entries of a vector of weights, rows of a matrix, one matrix for each id."""
     if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
         return NotImplemented
-    if input.dim() > 2 or not tape.weights.made_of(input):
+    if not tape.weights.made_of(input):
         return NotImplemented
-    table = input if input.dim() == 2 else tape.weights.view(input[:, None])
+    table = input if input.dim() == 2 else tape.weights.view(input.reshape(len(input), -1))
     rows: Tensor = tape.use(Embedding(table, -1), index % len(input))
-    return rows if input.dim() == 2 else rows.squeeze(-1)
+    return rows if input.dim() == 2 else rows.reshape(*index.shape, *input.shape[1:])
 
 
 def embedding_bag(

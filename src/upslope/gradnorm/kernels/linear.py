@@ -79,6 +79,8 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
         return matmul(tape, input, tape.weights.view(other[:, None])).squeeze(-1)
     if other.dim() == 2:
         return Linear(tape, other, None, transposed=True).of(tape, input)
+    if 3 < other.dim() <= input.dim() and other.shape[0] == 1:
+        return matmul(tape, input, tape.weights.view(other[0]))
     if other.dim() > 3 or input.dim() < 3 or input.shape[-3] not in (1, len(other)):
         return NotImplemented
     own = input.expand(*input.shape[:-3], len(other), *input.shape[-2:]).unbind(-3)

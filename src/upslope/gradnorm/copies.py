@@ -1,0 +1,51 @@
+"""Weights that a model copies to every sample before they meet.
+
+A class token expanded to the batch, a table of positions repeated for it, a bias added to a mask
+that has rows for every sample: what comes of it is made of weights and constants alone, and yet it
+has entries for single samples. Such an operator is recorded as a lift (`kernels/lift`): what it
+puts out depends on the samples, and each sample's gradient is summed over its own copies.
+
+Sizes tell: along some dimension the output is a multiple of n times as long as the weights. That
+may be a coincidence. Then the samples cannot be told apart, and the engine runs the model again
+with nothing held to be a copy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def are_copies(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:
+    """Whether some dimension is a multiple of n times as long as that of every weight."""
+    if n < 2:
+        return False
+    rank = len(shape)
+    aligned = [(1,) * (rank - w.dim()) + tuple(w.shape) for w in weights]
+    columns = zip(shape, *aligned, strict=True)
+    return any(size > 0 and all(size % (n * own) == 0 for own in sizes) for size, *sizes in columns)
+
+
+def repeats(args: tuple[Any, ...]) -> tuple[Tensor, list[int], list[int]]:
+    """The arguments of `repeat` or `tile` -> a view, the shape to expand it to, and the result's.
+
+    Each dimension of the result becomes two, of which the first is expanded: no entry is copied.
+    """
+    weight, *rest = args
+    times = tuple(rest[0]) if isinstance(rest[0], (tuple, list)) else tuple(rest)
+    rank = max(len(times), weight.dim())
+    times = (1,) * (rank - len(times)) + times
+    sizes = (1,) * (rank - weight.dim()) + tuple(weight.shape)
+    view = weight.reshape(list(itertools.chain(*((1, size) for size in sizes))))
+    expanded = list(itertools.chain(*zip(times, sizes, strict=True)))
+    return view, expanded, [t * s for t, s in zip(times, sizes, strict=True)]
+
+
+def repeated(args: tuple[Any, ...]) -> Tensor:
+    """`repeat` of a weight: a view where its entries are single ones, as expanding would give."""
+    view, expanded, shape = repeats(args)
+    return view.expand(expanded).reshape(torch.Size(shape))
