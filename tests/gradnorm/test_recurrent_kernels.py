@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest import mock
+
 import pytest
 import torch
-from oracle import assert_agrees, norms_one_by_one, relative_error
+from oracle import assert_agrees, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import expected_gradient_length, gradient_norms
 from upslope.gradnorm.kernels import lstm
+from upslope.gradnorm.layout import LayoutProbe
 
 
 class Sequences(nn.Module):
@@ -160,18 +164,94 @@ def test_a_learned_initial_state():
 
 
 class Packed(nn.Module):
-    def __init__(self) -> None:
+    """All outputs of sequences of unequal lengths, and the states after their own ends."""
+
+    def __init__(
+        self, kind: type[nn.RNNBase], sorted_: bool, learned: bool, **options: Any
+    ) -> None:
         super().__init__()
-        self.rnn, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+        self.rnn = kind(3, 4, batch_first=True, **options)
+        self.start = nn.Parameter(torch.randn(self.states, 1, 4)) if learned else None
+        self.head, self.sorted = nn.LazyLinear(3), sorted_
+
+    @property
+    def states(self) -> int:
+        return self.rnn.num_layers * (2 if self.rnn.bidirectional else 1)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         packed = nn.utils.rnn.pack_padded_sequence(
-            x, lengths.cpu(), batch_first=True, enforce_sorted=False
+            x.sin(), lengths.cpu(), batch_first=True, enforce_sorted=self.sorted
         )
-        _, (h, _) = self.rnn(packed)
-        return self.head(h[-1])
+        start = None
+        if self.start is not None:
+            start = self.start.expand(self.states, len(x), -1).contiguous()
+        out, last = self.rnn(packed, start)
+        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+        last = last if isinstance(last, tuple) else (last,)
+        ends = [state.transpose(0, 1).flatten(1) for state in last]
+        return self.head(torch.cat([out.cos().sum(dim=1) - out.shape[1], *ends], dim=1))
 
 
-def test_packed_sequences_take_the_exact_slow_path():
+def packed(kind: Any, lengths: list[int], **options: Any) -> None:
     torch.manual_seed(0)
-    assert_agrees(Packed(), (torch.randn(3, 5, 3), torch.tensor([5, 2, 4])), path="one by one")
+    options = {"sorted_": False, "learned": False, **options}
+    model, x = Packed(kind, **options), torch.randn(len(lengths), 5, 3)
+    model(x, torch.tensor(lengths))  # tells the head its width
+    assert_agrees(model, (x, torch.tensor(lengths)), path="kernels")
+
+
+@pytest.mark.parametrize("lengths", [[4], [5, 2, 4], [1, 5], [3, 3, 3, 3], [2, 1, 5, 2, 5, 1]])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}])
+def test_packed_sequences(kind, options, lengths):
+    packed(kind, lengths, **options)
+
+
+def test_packed_sequences_of_a_projected_lstm():
+    packed(nn.LSTM, [5, 2, 4], proj_size=2, bidirectional=True)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+def test_packed_sequences_from_a_learned_state(kind):
+    packed(kind, [5, 2, 4], learned=True)
+
+
+def test_packed_sequences_that_are_sorted_already():
+    packed(nn.LSTM, [5, 4, 4, 1], sorted_=True)
+
+
+class PackedBetween(nn.Module):
+    """Layers between packing and unpacking, where samples lie sorted and packed."""
+
+    def __init__(self, between: bool) -> None:
+        super().__init__()
+        self.before, self.rnn = nn.Linear(3, 3), nn.GRU(3, 4, batch_first=True)
+        self.between, self.head = nn.Linear(3, 3) if between else None, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.before(x).sin(), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        if self.between is not None:
+            packed = packed._replace(data=self.between(packed.data).sin())
+        return self.head(self.rnn(packed)[1][-1])
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_batches_that_are_sorted_in_unlike_ways(between):
+    torch.manual_seed(0)
+    model, probed = PackedBetween(between).double().eval(), []
+    hear = LayoutProbe.hear
+
+    def watched_hear(self: LayoutProbe, index: int, *heard: Any) -> None:
+        probed.append(index)
+        hear(self, index, *heard)
+
+    with mock.patch.object(LayoutProbe, "hear", watched_hear), watched() as seen:
+        for batch, lengths in enumerate(([2, 5, 4], [5, 2, 4], [1, 1, 5, 3], [4, 5])):
+            x = torch.randn(len(lengths), 5, 3).double(), torch.tensor(lengths)
+            probed.clear()
+            truth = norms_one_by_one(model, x)
+            assert relative_error(gradient_norms(model, x, "entropy"), truth) < 1e-9
+            assert bool(probed) == (batch == 0 or between)
+    assert seen.path == "kernels"

@@ -21,7 +21,8 @@ from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.losses import Loss, logits_of
 from upslope.gradnorm.outputs import Inputs
 from upslope.gradnorm.pieces import pieces
-from upslope.gradnorm.recording import Recording, as_found
+from upslope.gradnorm.recording import Recording
+from upslope.gradnorm.restoring import as_found
 from upslope.gradnorm.weights import Weights
 
 Logits = Callable[[Any], Tensor]

@@ -21,7 +21,8 @@ from upslope.gradnorm.kernels.replay import Replay, ReplayPart
 from upslope.gradnorm.layout import Layout, Samples
 from upslope.gradnorm.outputs import Inputs, tensors_in
 from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
-from upslope.gradnorm.recording import Recording, as_found
+from upslope.gradnorm.recording import Recording
+from upslope.gradnorm.restoring import as_found
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 

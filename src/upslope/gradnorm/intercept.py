@@ -17,7 +17,6 @@ gradient on the parameter itself, which the engine looks for.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 import types
@@ -45,8 +44,10 @@ from upslope.gradnorm.operators import (
     REPEATING,
     is_entrywise,
 )
+from upslope.gradnorm.orders import Orders, Unordered, mark
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
+from upslope.gradnorm.unguarded import guarded, unguarded
 from upslope.gradnorm.weights import leaves
 
 _session = itertools.count()
@@ -62,6 +63,7 @@ class Interceptor(TorchFunctionMode):
         self._copies = copies
         self.copied = False
         """Whether weights were held to be copied to every sample (`copies`)."""
+        self._orders = Orders(n)
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
@@ -80,19 +82,19 @@ class Interceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in ASKING:
             return func(*args, **kwargs)
-        kinds = {self._kind(t) for t in _tensors((*args, *kwargs.values()))}
+        tensors = _tensors((*args, *kwargs.values()))
+        kinds = {self._kind(t) for t in tensors}
         if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
             kinds.add("sample")
         normalising = func in (F.batch_norm, torch.batch_norm)
         if "token" in kinds:
             if not (normalising and "weight" in kinds):
-                found = (t.__dict__.get(TOKEN) for t in _tensors((*args, *kwargs.values())))
+                found = (t.__dict__.get(TOKEN) for t in tensors)
                 raise Unfolded(next(place for place in found if place is not None))
             kinds = kinds - {"token"} | {"sample"}
         if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
-        if func in CHOOSING and "sample" in kinds and self._chooses(args):
-            self.tape.route()
+        order = self._order_behind(func, args, tensors) if "sample" in kinds else None
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
@@ -118,7 +120,22 @@ class Interceptor(TorchFunctionMode):
             for tensor in _tensors((out, args[:1] if out is None else ())):
                 if TOKEN not in tensor.__dict__:
                     tensor.__dict__["_upslope_sample"] = self._session
+            if order is not None:
+                mark(func, out, order)
         return out
+
+    def _order_behind(
+        self, func: Callable[..., Any], args: Any, tensors: list[Tensor]
+    ) -> Tensor | None:
+        """In which order an operator leaves the samples, if it is not theirs (`orders`)."""
+        chooses = func in CHOOSING and self._chooses(args)
+        if not (chooses or self._orders.met):
+            return None
+        try:
+            return self._orders.behind(func, args, tensors, chooses)
+        except Unordered:
+            self.tape.route()
+            return None
 
     def _takes_kind_of_first(self, func: Callable[..., Any], args: Any) -> bool:
         """Whether samples only tell a weight's shape or type, or which of its rows to take."""
@@ -131,13 +148,13 @@ class Interceptor(TorchFunctionMode):
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
         rule = TABLE.get(name)
-        if rule is not None and not _guarded(func):
+        if rule is not None and not guarded(func):
             out = rule(self.tape, *args, **kwargs)
             if out is not NotImplemented:
                 return out
         if isinstance(func, types.FunctionType):
             with self:
-                return _unguarded(func)(*args, **kwargs)
+                return unguarded(func)(*args, **kwargs)
         if is_entrywise(name):
             return self._entrywise(func, args, kwargs)
         if name in JOINING:
@@ -225,6 +242,8 @@ class Interceptor(TorchFunctionMode):
         found = list(leaves(tensor))
         if any(leaf is anchor for leaf in found for anchor in self.tape.anchors):
             tensor.__dict__["_upslope_sample"] = self._session
+            if self._orders.met:
+                self.tape.route()
             return "sample"
         if any(self.tape.weights.tracks(leaf) for leaf in found):
             self.tape.weights.adopt(tensor)
@@ -271,30 +290,3 @@ def _tensors(tree: Any) -> list[Tensor]:
             elif isinstance(branch, (tuple, list)):
                 found += _tensors(branch)
     return found
-
-
-def _guarded(func: Callable[..., Any]) -> bool:
-    """Whether a function is Python code that only hands on to another torch function."""
-    return isinstance(func, types.FunctionType) and func.__name__ not in _WHOLE
-
-
-_WHOLE = frozenset({"einsum", "embedding_bag"})
-
-
-@functools.cache
-def _unguarded(func: types.FunctionType) -> Callable[..., Any]:
-    """A copy of a torch function written in Python, without its hand-over to the mode.
-
-    `torch.nn.functional` asks `has_torch_function` first and would come back here for ever.
-    """
-    never = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
-    copy = types.FunctionType(
-        func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
-        func.__closure__,
-    )  # fmt: skip
-    copy.__kwdefaults__ = func.__kwdefaults__
-    return copy
-
-
-def _never(*_: Any) -> bool:
-    return False

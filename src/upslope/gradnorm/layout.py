@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -138,12 +139,21 @@ def candidates(tensor: Tensor, n: int) -> Iterator[Layout]:
             yield from (Layout(dim, b) for b in range(1, k) if k % b == 0)
 
 
+class Placed(Protocol):
+    """What an operator knows of where its samples are: all, the dimension, or nothing."""
+
+    layout: Layout | None
+    dim: int | None
+
+
 @dataclass
 class LayoutProbe:
     """Listens to backward passes from some of the losses, and keeps what explains them all."""
 
     kept: Tensor
     """(n,) bool: the samples whose losses are summed in the pass that comes."""
+    uses: Sequence[Placed]
+    """What the operators themselves know, to be held against the passes."""
     by_data: bool = False
     """Whether entries may be anywhere; the passes then are those of `codes`."""
     fitting: dict[int, list[Layout]] = field(default_factory=dict)
@@ -158,7 +168,7 @@ class LayoutProbe:
         """See `Listener`."""
         (self.heard if bool(g.any()) else self.silent).add(index)
         if index not in self.fitting:
-            self.fitting[index] = list(candidates(g, len(self.kept)))
+            self.fitting[index] = list(self._candidates(index, g))
         among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
         if self.by_data:
@@ -174,12 +184,23 @@ class LayoutProbe:
         found = {index: self._layout(index) for index in self.heard}
         return found, {index: at for index, at in found.items() if index not in self.silent}
 
+    def _candidates(self, index: int, g: Tensor) -> Iterator[Layout]:
+        use = self.uses[index]
+        if use.layout is not None:
+            yield use.layout
+            return
+        for layout in candidates(g, len(self.kept)):
+            if use.dim in (None, layout.dim):
+                yield layout
+
     def _layout(self, index: int) -> Layout:
         if self.fitting[index]:
             return self.fitting[index][0]
         passes = self.reached.get(index, [])
         codes = torch.stack([kept for kept, _ in passes]) if passes else self.kept[None]
         for dim, reached in enumerate(zip(*(along for _, along in passes), strict=True)):
+            if self.uses[index].dim not in (None, dim):
+                continue
             owner = _owners(codes, torch.stack(reached))
             if owner is not None:
                 return Scattered(dim, owner=owner, n=len(self.kept))

@@ -55,13 +55,15 @@ class PartListener:
 
     def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
         """See `Listener`."""
-        if index not in self.layouts and self.n > 1:
+        kernel = self.tape.kernels[index]
+        layout = kernel.layout or self.layouts.get(index)
+        if layout is None and self.n > 1:
             if bool(g.any()):
                 raise Unplaced
             return  # a use that no gradient has reached yet, nor does now
-        samples = Samples(self.n, self.layouts.get(index, Layout()))
+        samples = Samples(self.n, layout or Layout())
         weights = self.tape.weights
-        for weight, part in self.tape.kernels[index].parts(g, *inputs, samples=samples):
+        for weight, part in kernel.parts(g, *inputs, samples=samples):
             names = weights.sources(weight)
             if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
                 self._found[names[0]] = self._reduced(names[0], [(weight, part)])

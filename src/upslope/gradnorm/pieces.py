@@ -25,7 +25,8 @@ from upslope.gradnorm.listeners import Reduction
 from upslope.gradnorm.losses import Loss, is_label_free
 from upslope.gradnorm.outputs import Inputs, batch_size, opened
 from upslope.gradnorm.parts import evenly
-from upslope.gradnorm.recording import Recording, as_found, widened
+from upslope.gradnorm.recording import Recording, widened
+from upslope.gradnorm.restoring import as_found
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 

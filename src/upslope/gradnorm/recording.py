@@ -282,7 +282,7 @@ class Recording:
         return found
 
     def _probed(self, losses: Tensor, *, by_data: bool, routed: bool = False) -> LayoutProbe:
-        probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool), by_data)
+        probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool), self.tape.kernels, by_data)
         for kept in codes(self.n) if by_data else halves(self.n):
             probe.kept = kept.to(losses.device)
             self.backward(losses, probe.kept.to(losses), probe, routed=routed)
@@ -307,28 +307,6 @@ class Recording:
                 dense = dense.to_dense() if dense.is_sparse else dense
                 rows[name].append(reduction.of_dense(name, dense.detach()[None]))
         return {name: torch.cat(row) for name, row in rows.items()}
-
-
-@contextlib.contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Record with autograd on; leave the model's buffers as they were, whatever happens."""
-    buffers = [
-        (module, name, buffer, buffer._version, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, version, before in buffers:
-                module._buffers[name] = buffer
-                # Normalisation in training mode writes past the counter of versions.
-                silent = module.training and not torch.equal(buffer, before)
-                if silent or buffer._version != version:
-                    buffer.copy_(before)
 
 
 def widened(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Samples
+from upslope.gradnorm.layout import Layout, Samples
 from upslope.gradnorm.parts import SCRATCH, Part
 from upslope.gradnorm.weights import Weights
 
@@ -39,6 +39,10 @@ class Kernel(ABC):
     """The operator's name, for `explain`."""
     weights: tuple[Tensor, ...]
     """The weights that are differentiated: parameters, or tensors made of parameters alone."""
+    layout: Layout | None = None
+    """Where the samples are in the output, if the operator itself tells."""
+    dim: int | None = None
+    """The dimension along which they must be, if no other makes sense."""
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:

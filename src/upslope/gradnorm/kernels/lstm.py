@@ -63,8 +63,12 @@ class LSTM(Recurrence):
                 else:
                     torch.mul(o, bent[t], out=self.outputs[t])
                     torch.mm(self.outputs[t], projection.mT, out=rows[after])
+                if self.sizes is not None:
+                    ending = self._ending(t)
+                    states[-1, ending] = cells[after, ending]
             self._to_coefficients(block)
-        states[-1] = cells[0 if self.reverse else steps]
+        if self.sizes is None:
+            states[-1] = cells[0 if self.reverse else steps]
         return states
 
     def _to_coefficients(self, block: Sequence[Step]) -> None:
@@ -91,9 +95,13 @@ class LSTM(Recurrence):
         gates = torch.empty_like(self.gates)
         rows, of_h = g[..., : w_h.shape[1]].unbind(0), []
         dc, dh = g[-1], rows[0 if self.reverse else -2]
+        dc = dc if self.sizes is None else torch.zeros_like(dc)
         own, coefficients = by_gate(gates, 4), by_gate(self.gates, 4)
         for t, before, _ in reversed([*self._steps(len(gates))]):
             of_h.append(dh)
+            if self.sizes is not None:
+                ending = self._ending(t)
+                dc[ending] += g[-1, ending]
             dm = dh if projection is None else dh @ projection
             dc = torch.addcmul(dc, dm, self.slope[t])
             for k in range(3):

@@ -13,7 +13,7 @@ entry by entry.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,11 +56,16 @@ class Recurrence(Kernel):
     """x: (t, n, i), start: (n, p), and (n, h) for the cells of an LSTM.
 
     Puts out the hidden states, (t + 1, n, p), with the start among them: first, or last where the
-    steps are taken in `reverse`. An LSTM pads them to (t + 1, n, h) and adds its last cells.
+    steps are taken in `reverse`. An LSTM pads them to (t + 1, n, h) and adds its last cells, those
+    after each sample's own last step.
     """
 
-    def __init__(self, tape: Tape, own: Layer, reverse: bool):
+    dim = 1
+
+    def __init__(self, tape: Tape, own: Layer, reverse: bool, sizes: Sequence[int] | None = None):
         self.own, self.reverse = own, reverse
+        self.sizes = sizes
+        """How many samples take each step, the first ones; None: all of them take all."""
         self.weights = tape.weights.asked(*own)
         self.dtype = tape.means.dtype or own.w_x.dtype
         self.scratch = tape.means.scratch
@@ -99,6 +104,11 @@ class Recurrence(Kernel):
         for t in reversed(range(count)) if self.reverse else range(count):
             yield (t, t + 1, t) if self.reverse else (t, t, t + 1)
 
+    def _ending(self, t: int) -> slice:
+        """The samples whose last step is t."""
+        assert self.sizes is not None
+        return slice(self.sizes[t + 1] if t + 1 < len(self.sizes) else 0, self.sizes[t])
+
     def _moved(self, g: Tensor) -> Pulled:
         """`_back`, once for each g: the parts and the gradients of the inputs both need it."""
         if self._pulled is None or self._pulled[0] is not g:
@@ -117,10 +127,8 @@ class Recurrence(Kernel):
         """See `Kernel`.
 
         Raises:
-            Inseparable: samples lie along the steps, or the model has written into the output.
+            Inseparable: the model has written into the output.
         """
-        if samples.n > 1 and samples.layout.dim != 1:
-            raise Inseparable("samples lie along the steps of a recurrent layer")
         if self.states._version != self._version:
             raise Inseparable("the model writes into the output of a recurrent layer")
         own, x, pulled = self.own, inputs[0], self._moved(g)

@@ -19,7 +19,9 @@ from upslope.gradnorm.kernels.gru import GRU
 from upslope.gradnorm.kernels.lift import lift
 from upslope.gradnorm.kernels.linear import linear
 from upslope.gradnorm.kernels.lstm import LSTM
+from upslope.gradnorm.kernels.packed import Packed
 from upslope.gradnorm.kernels.recurrence import Layer, Recurrence
+from upslope.gradnorm.orders import ORDER
 from upslope.gradnorm.tape import Tape
 
 State = tuple[Tensor, ...]
@@ -54,26 +56,21 @@ def _product(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 
 
 def _network(kind: type[Recurrence]) -> Callable[..., Any]:
-    """The rule of `torch.lstm`, `torch.gru` ... for batches that are not packed."""
+    """The rule of `torch.lstm`, `torch.gru` ..., for packed sequences and for equal lengths."""
 
-    def rule(
-        tape: Tape,
-        input: Tensor,
-        hx: Tensor | Sequence[Tensor],
-        params: Any,
-        has_biases: Any,
-        num_layers: Any,
-        dropout: Any,
-        train: Any,
-        bidirectional: Any,
-        batch_first: Any,
-    ) -> Any:
-        packed = isinstance(hx, Tensor) and not hx.is_floating_point()
-        if packed or (train and dropout > 0):
-            return NotImplemented  # packed sequences; dropout between layers
+    def rule(tape: Tape, input: Tensor, *args: Any) -> Any:
+        packed, batch_first = None, False
+        if isinstance(args[0], Tensor) and not args[0].is_floating_point():
+            sizes, *others = args
+            packed = Packed(sizes, input.device, input.__dict__.get(ORDER))
+        else:
+            *others, batch_first = args
+        hx, params, has_biases, num_layers, dropout, train, bidirectional = others
+        if train and dropout > 0:
+            return NotImplemented  # between layers
         initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         initial = tuple(lift(tape, s, s.shape) if tape.weights.made_of(s) else s for s in initial)
-        x = input.transpose(0, 1) if batch_first else input  # (t, n, i)
+        x = input.transpose(0, 1) if batch_first else input  # (t, n, i), or packed
         directions = 2 if bidirectional else 1
         each = len(params) // (num_layers * directions)
         finals: list[State] = []
@@ -81,21 +78,43 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
             outputs = []
             for direction in range(directions):
                 index = layer * directions + direction
-                w_x, w_h, *others = params[index * each : (index + 1) * each]
-                b_x, b_h = others[:2] if has_biases else (None, None)
-                projection = others[2 * has_biases] if each == 3 + 2 * has_biases else None
-                kernel = kind(tape, Layer(w_x, w_h, b_x, b_h, projection), direction == 1)
-                states = kernel.of(tape, x, *(s[index] for s in initial))
-                steps = len(x)
-                own = states[..., : w_h.shape[1]]
-                outputs.append(own[:steps] if kernel.reverse else own[1 : steps + 1])
-                last = own[0 if kernel.reverse else steps]
-                finals.append((last, states[-1]) if len(initial) == 2 else (last,))
+                w_x, w_h, *rest = params[index * each : (index + 1) * each]
+                b_x, b_h = rest[:2] if has_biases else (None, None)
+                projection = rest[2 * has_biases] if each == 3 + 2 * has_biases else None
+                own = Layer(w_x, w_h, b_x, b_h, projection)
+                start = [s[index] for s in initial]
+                output, last, cells = _over(tape, kind, own, x, start, direction == 1, packed)
+                outputs.append(output)
+                finals.append((last, cells) if len(initial) == 2 else (last,))
             x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
         ends = [torch.stack(states) for states in zip(*finals, strict=True)]
         return (x.transpose(0, 1) if batch_first else x, *ends)
 
     return rule
+
+
+def _over(
+    tape: Tape,
+    kind: type[Recurrence],
+    own: Layer,
+    x: Tensor,
+    start: Sequence[Tensor],
+    reverse: bool,
+    packed: Packed | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One direction of one layer: its output, the last hidden state, and what stands for cells."""
+    if packed is None:
+        kernel = kind(tape, own, reverse)
+        states = kernel.of(tape, x, *start)
+        hidden, steps = states[..., : own.w_h.shape[1]], len(x)
+        output = hidden[:steps] if reverse else hidden[1 : steps + 1]
+        return output, hidden[0 if reverse else steps], states[-1]
+    spread = packed.spread(x, reverse)
+    kernel = kind(tape, own, False, packed.sizes)
+    kernel.layout = packed.layout
+    states = kernel.of(tape, spread, *start)
+    hidden = states[: len(spread) + 1, :, : own.w_h.shape[1]]
+    return packed.joined(hidden[1:], reverse), packed.last(hidden), states[-1]
 
 
 def _cell(step: Step) -> Callable[..., Any]:

@@ -1,0 +1,81 @@
+"""Samples that are sorted by length for a packed sequence, and put back.
+
+`pack_padded_sequence` and its inverse choose by data, which would make the places of all samples
+behind them doubtful (`Tape.route`). They only permute: what is sorted carries the order, the
+recurrence takes it (`kernels/packed`), and what is put back is as before. Anything else that is
+done with sorted samples makes them doubtful after all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ORDER = "_upslope_order"
+"""Attribute of a sorted tensor: (n,), the sample in each place."""
+
+PACKING = "_pack_padded_sequence"
+KEEPING = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu", PACKING, "_pad_packed_sequence"])
+"""Operators whose outputs are sorted as their inputs are."""
+
+
+class Orders:
+    """The orders of n samples in one forward pass."""
+
+    def __init__(self, n: int):
+        self.n = n
+        self.met = False
+        """Whether samples were sorted: what no operator put out may be so as well."""
+
+    def behind(
+        self, func: Callable[..., Any], args: tuple[Any, ...], tensors: list[Tensor], chooses: bool
+    ) -> Tensor | None:
+        """The order in which an operator leaves its samples; None where it is their own.
+
+        chooses: whether it takes entries by data.
+
+        Raises:
+            Unordered: nothing can be said.
+        """
+        orders = [t.__dict__[ORDER] for t in tensors if ORDER in t.__dict__] if self.met else []
+        if not chooses:
+            if orders and getattr(func, "__name__", "") not in KEEPING:
+                raise Unordered
+            return orders[0] if orders else None
+        index = self._permutation(func, args)
+        if index is None or (orders and not _puts_back(index, orders[0])):
+            raise Unordered
+        self.met = True
+        return None if orders else index
+
+    def _permutation(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
+        """The index of an `index_select` that permutes the samples."""
+        if getattr(func, "__name__", "") != "index_select" or len(args) != 3:
+            return None
+        tensor, dim, index = args
+        if tensor.shape[dim] != self.n or index.shape != (self.n,):
+            return None
+        every = torch.arange(self.n, device=index.device)
+        return index if torch.equal(index.sort().values, every) else None
+
+
+class Unordered(Exception):  # noqa: N818 (a finding, not an error)
+    """The places of samples are doubtful from here on."""
+
+
+def mark(func: Callable[..., Any], out: Any, order: Tensor) -> None:
+    """Note the order of an operator's output."""
+    if isinstance(out, Tensor):
+        out.__dict__[ORDER] = order
+        return
+    # Of the two that packing puts out, the number of samples at each step has no order.
+    for tensor in out[:1] if getattr(func, "__name__", "") == PACKING else out:
+        tensor.__dict__[ORDER] = order
+
+
+def _puts_back(index: Tensor, order: Tensor) -> bool:
+    """Whether selecting `index` from what has this order gives samples 0, 1, 2 ..."""
+    return torch.equal(order[index], torch.arange(len(order), device=order.device))
