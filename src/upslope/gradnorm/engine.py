@@ -69,10 +69,13 @@ def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Para
     Raises:
         GradientNormError: none does, or a name is not in the model.
     """
-    every = list(model.named_parameters(remove_duplicate=False))
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))
+    known_by: dict[int, list[str]] = {}
+    for name, p in every:
+        known_by.setdefault(id(p), []).append(name)
     # A tied parameter answers to each of its names.
-    names = {name: [n for n, q in every if q is p] for name, p in trainable.items()}
+    names = {name: known_by.get(id(p), [name]) for name, p in trainable.items()}
     if parameters is None or parameters == "all":
         chosen = trainable
     elif parameters == "last":

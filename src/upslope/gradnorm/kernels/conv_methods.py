@@ -38,6 +38,8 @@ _COPY = 20.0
 """Price of moving an entry to where a grouped convolution wants it, in multiply-adds."""
 _WRITE = 100.0
 """Price of an entry of the gradient, which the library writes in its own order and copies back."""
+_WINDOWS = 3 << 20
+"""Bytes of Gram matrices and their window sums that stay in the cache nearest to a core."""
 _UNFOLD = 22.0
 """Price of copying an entry of a patch, in multiply-adds."""
 
@@ -131,7 +133,7 @@ def _shifted_gram(part: ConvPart, scratch: int) -> Tensor:
     pixels, positions = part.x.shape[3:], part.g.shape[3:]
     each = 3 * part.x.element_size() * max(math.prod(pixels), math.prod(positions)) ** 2
     out = []
-    for c in chunks(len(part), each, scratch):
+    for c in chunks(len(part), each, min(scratch, _WINDOWS)):
         x = part.x[c, 0].flatten(2)  # (n, c, pixels)
         gram = wide(products(x.mT, x)).view(len(x), *pixels, *pixels)
         for axis, (k, gap, pad, size) in enumerate(
