@@ -63,6 +63,26 @@ def test_tables_repeated_for_every_head_of_every_sample(n):
     assert_agrees(RelativePositions(), torch.randn(n, 5, 4))
 
 
+class InPlace(nn.Module):
+    """Copies by way of what is written into constants, and by arguments with names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.scale = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = x.new_ones(len(x), 3)
+        shift += self.shift
+        shift.mul_(self.shift.sin())
+        return x * torch.broadcast_to(input=self.scale, size=x.shape) + shift
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_copies_written_into_constants(n):
+    torch.manual_seed(0)
+    assert_agrees(InPlace(), torch.randn(n, 3))
+
+
 class Tiled(nn.Module):
     """A weight that is as many times as long as the batch by coincidence: no copies."""
 

@@ -103,13 +103,13 @@ class Interceptor(TorchFunctionMode):
                 _refuse_write_through_copy(func, args)
             shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
             out = _viewed(*args, **kwargs) if shaped else func(*args, **kwargs)
-            if "sample" not in kinds and self._expanded_constant(func, args, out):
+            if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
                 kinds.add("sample")
         elif "sample" in kinds and not self._takes_kind_of_first(func, args):
             out = self._meet(func, args, kwargs)
         else:
-            out, copies = self._among_weights(func, args, kwargs)
+            out, copies = self._among_weights(func, args, kwargs, tensors)
             if not copies:
                 for tensor in _tensors(out):
                     self.tape.weights.adopt(tensor)
@@ -165,33 +165,33 @@ class Interceptor(TorchFunctionMode):
             return func(target, index, lift(self.tape, value, target[index].shape))
         return replay(self.tape, func, args, kwargs, self._is_sample)
 
-    def _among_weights(self, func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, bool]:
+    def _among_weights(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor]
+    ) -> tuple[Any, bool]:
         """What weights and constants make, and whether it is copies, one for each sample."""
         name = getattr(func, "__name__", "")
-        repeating = name in REPEATING and not kwargs and isinstance(args[0], Tensor)
+        weights = [t for t in tensors if self.tape.weights.made_of(t)]
+        may_copy = self._copies and self.n > 1 and torch.is_grad_enabled()
+        if may_copy and is_entrywise(name):  # asked first: it may work in place
+            shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
+            if are_copies(shape, weights, self.n):
+                return self._entrywise(func, args, kwargs), True
+        repeating = name in REPEATING and not kwargs
         out = repeated(args) if repeating else func(*args, **kwargs)
-        entrywise = is_entrywise(name)
-        if not (entrywise or repeating or name in EXPANDING) or not self._are_copies(
-            out, (*args, *kwargs.values())
-        ):
+        copying = may_copy and (repeating or name in EXPANDING) and out.requires_grad
+        if not (copying and are_copies(out.shape, weights, self.n)):
             return out, False
-        if entrywise:
-            return self._entrywise(func, args, kwargs), True
         if repeating:
             view, expanded, shape = repeats(args)
             return lift(self.tape, self.tape.weights.view(view), expanded).reshape(shape), True
-        return lift(self.tape, args[0], out.shape), True
+        return lift(self.tape, weights[0], out.shape), True
 
-    def _expanded_constant(self, func: Callable[..., Any], args: Any, out: Any) -> bool:
+    def _expanded_constant(self, func: Callable[..., Any], tensors: list[Tensor], out: Any) -> bool:
         """Whether numbers that know no sample, such as encoded positions, have one copy each."""
         expanding = getattr(func, "__name__", "") in EXPANDING | REPEATING
         if not (self._copies and expanding and out.is_floating_point()):
             return False
-        return are_copies(out.shape, _tensors(args[:1]), self.n)
-
-    def _are_copies(self, out: Tensor, args: Any) -> bool:
-        weights = [t for t in _tensors(args) if self.tape.weights.made_of(t)]
-        return self._copies and out.requires_grad and are_copies(out.shape, weights, self.n)
+        return are_copies(out.shape, tensors[:1], self.n)
 
     def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         shapes = (t.shape for t in _tensors((args, tuple(kwargs.values()))))

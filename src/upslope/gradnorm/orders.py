@@ -17,9 +17,8 @@ from torch import Tensor
 ORDER = "_upslope_order"
 """Attribute of a sorted tensor: (n,), the sample in each place."""
 
-PACKING = "_pack_padded_sequence"
-KEEPING = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu", PACKING, "_pad_packed_sequence"])
-"""Operators whose outputs are sorted as their inputs are."""
+PACKING, PADDING = "_pack_padded_sequence", "_pad_packed_sequence"
+RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 
 
 class Orders:
@@ -42,7 +41,7 @@ class Orders:
         """
         orders = [t.__dict__[ORDER] for t in tensors if ORDER in t.__dict__] if self.met else []
         if not chooses:
-            if orders and getattr(func, "__name__", "") not in KEEPING:
+            if orders and not _keeps(func, args):
                 raise Unordered
             return orders[0] if orders else None
         index = self._permutation(func, args)
@@ -60,6 +59,14 @@ class Orders:
             return None
         every = torch.arange(self.n, device=index.device)
         return index if torch.equal(index.sort().values, every) else None
+
+
+def _keeps(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether an operator packs, unpacks, or runs over packed sequences."""
+    name = getattr(func, "__name__", "")
+    if name not in RECURRENT:
+        return name in (PACKING, PADDING)
+    return isinstance(args[1], Tensor) and not args[1].is_floating_point()  # the sizes of steps
 
 
 class Unordered(Exception):  # noqa: N818 (a finding, not an error)
