@@ -8,12 +8,14 @@ torch was built without it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_AVAILABLE: bool = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
-    torch.ops.mkldnn, "_linear_pointwise"
+_AVAILABLE: bool = torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
+    hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
 WORTH = 1_500_000
 """Multiply-adds from which the dearer call pays."""
@@ -28,10 +30,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def products(a: Tensor, b: Tensor) -> Tensor:
     """(n, r, i) @ (n, i, o) -> (n, r, o), each product by itself, without autograd."""
-    if faster(a[0].numel() * b.shape[2], a, b):
+    # BLAS gives each core a product of its own; oneDNN has them share one, and copies loose rows.
+    loose = a.stride(2) == 1 and a.stride(1) > a.shape[2]
+    dearer = torch.get_num_threads() * (2 if loose else 1)
+    if faster(a[0].numel() * b.shape[2] // dearer, a, b):
         pairs = zip(torch.unbind(a), torch.unbind(_packed(b.mT)), strict=True)
         return torch.stack([_product(x, w, None) for x, w in pairs])
     return a @ b
+
+
+def repeated(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x, y) -> y + x W^T as a new tensor, for x after x: the weight is laid out once.
+
+    x: (rows, i), weight: (o, i), y: (rows, o).
+    """
+    if faster(rows * weight.numel(), weight):
+        laid = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        return lambda x, y: _product(x, laid, None).add_(y)
+    matrix = weight.mT
+    return lambda x, y: torch.addmm(y, x, matrix)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.kernels.recurrence import Pulled, Recurrence, tanh
+from upslope.gradnorm.kernels.recurrence import Pulled, Recurrence, tanh_like
 
 
 class Elman(Recurrence):
@@ -22,14 +22,14 @@ class Elman(Recurrence):
         steps, w_h = len(products), self.own.w_h.mT
         states = products.new_empty(steps + 1, *products.shape[1:])
         states[steps if self.reverse else 0] = start[0]
-        self.slopes = products
+        self.slopes, self._tanh = products, tanh_like(products)
         for t, before, after in self._steps(steps):
             self._bend(products[t].addmm_(states[before], w_h), states[after])
         return states
 
     def _bend(self, a: Tensor, out: Tensor) -> None:
         """Writes the nonlinearity at `a` to `out`, and then its slope to `a`."""
-        tanh(a, out=out)
+        self._tanh(a, out)
         torch.addcmul(out.new_ones(()), out, out, value=-1, out=a)
 
     def _back(self, g: Tensor) -> Pulled:

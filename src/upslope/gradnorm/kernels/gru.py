@@ -18,9 +18,10 @@ from upslope.gradnorm.kernels.recurrence import (
     Recurrence,
     by_gate,
     sigmoid_slope,
-    tanh,
+    tanh_like,
     tanh_slope,
 )
+from upslope.gradnorm.products import repeated
 
 
 class GRU(Recurrence):
@@ -33,21 +34,20 @@ class GRU(Recurrence):
 
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
         steps, n, width = len(products), products.shape[1], products.shape[2] // 3
-        w_h, b_h = self.own.w_h.mT, self.own.b_h
+        b_h = self.own.b_h
+        plus = repeated(self.own.w_h, n)
+        shift = products.new_zeros(1) if b_h is None else b_h
         states = products.new_empty(steps + 1, n, width)
         states[steps if self.reverse else 0] = start[0]
         self.gates, self.kept, self.slope = products, *products.new_empty(2, steps, n, width)
-        hidden = products.new_empty(n, 3 * width)
+        tanh = tanh_like(products)
         for t, before, after in self._steps(steps):
             h = states[before]
-            if b_h is None:
-                torch.mm(h, w_h, out=hidden)
-            else:
-                torch.addmm(b_h, h, w_h, out=hidden)
+            hidden = plus(h, shift)
             r, z, new = products[t].chunk(3, dim=1)
             products[t, :, : 2 * width].add_(hidden[:, : 2 * width]).sigmoid_()
             state = hidden[:, 2 * width :]
-            tanh(new.addcmul_(r, state), out=new)
+            tanh(new.addcmul_(r, state), new)
             torch.lerp(new, h, z, out=states[after])
             # The gates give way to what their gradients are multiples of.
             self.kept[t] = z
@@ -62,10 +62,11 @@ class GRU(Recurrence):
         x, hidden = torch.empty_like(self.gates), torch.empty_like(self.gates)
         own, coefficients = by_gate(hidden, 3), by_gate(self.gates, 3)
         dh = g[0 if self.reverse else -1]
+        plus = repeated(self.own.w_h.mT, len(dh))
         for t, before, _ in reversed([*self._steps(len(hidden))]):
             for k in range(3):
                 torch.mul(dh, coefficients[k][t], out=own[k][t])
             torch.mul(dh, self.slope[t], out=x[t, :, last:])
-            dh = torch.addcmul(g[before], dh, self.kept[t]).addmm_(hidden[t], self.own.w_h)
+            dh = plus(hidden[t], torch.addcmul(g[before], dh, self.kept[t]))
         x[..., :last] = hidden[..., :last]
         return Pulled(x, hidden, (dh,))

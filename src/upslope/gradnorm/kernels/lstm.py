@@ -23,11 +23,12 @@ from upslope.gradnorm.kernels.recurrence import (
     Step,
     by_gate,
     sigmoid_slope,
-    tanh,
+    tanh_like,
     tanh_slope,
 )
 from upslope.gradnorm.layout import Samples
 from upslope.gradnorm.parts import Outer, Part
+from upslope.gradnorm.products import repeated
 
 _BLOCK = 1 << 18
 """Entries of the gates of all steps that are taken together."""
@@ -40,24 +41,25 @@ class LSTM(Recurrence):
 
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
         steps, n, width = len(products), products.shape[1], products.shape[2] // 4
-        w_h, projection = self.own.w_h.mT, self.own.projection
+        w_h, projection = self.own.w_h, self.own.projection
         first = steps if self.reverse else 0
         states = products.new_zeros(steps + 2, n, width)
-        rows = states[..., : w_h.shape[0]].unbind(0)
+        rows = states[..., : w_h.shape[1]].unbind(0)
         rows[first].copy_(start[0])
         cells, bent = products.new_empty(steps + 1, n, width), products.new_empty(steps, n, width)
         cells[first] = start[1]
         self.gates, self.forget, self.slope = products, cells, bent
         self.outputs = bent if projection is None else torch.empty_like(bent)
+        # Twice the sums of g, whose sigmoids s give tanh = 2 s - 1.
+        products[..., 2 * width : 3 * width].mul_(2)
+        w_h = torch.cat([w_h[: 2 * width], 2 * w_h[2 * width : 3 * width], w_h[3 * width :]])
+        plus, gates, tanh = repeated(w_h, n), by_gate(products, 4), tanh_like(products)
         for block in self._blocks(products):
             for t, before, after in block:
-                a = products[t].addmm_(rows[before], w_h)
-                i, f, g, o = a.chunk(4, dim=1)
-                g.mul_(2)  # g becomes the tanh of its sum, as in `tanh`
-                a.sigmoid_()
-                g.mul_(2).sub_(1)
-                torch.mul(f, cells[before], out=cells[after]).addcmul_(i, g)
-                tanh(cells[after], out=bent[t])
+                torch.sigmoid(plus(rows[before], products[t]), out=products[t])
+                i, f, s, o = (gate[t] for gate in gates)
+                c = torch.mul(f, cells[before], out=cells[after])
+                tanh(c.addcmul_(i, s, value=2).sub_(i), bent[t])
                 if projection is None:
                     torch.mul(o, bent[t], out=rows[after])
                 else:
@@ -80,6 +82,7 @@ class LSTM(Recurrence):
         before = self.forget[low + self.reverse : high + self.reverse]
         bent = self.slope[low:high]
         i, f, g, o = self.gates[low:high].chunk(4, dim=2)
+        g.mul_(2).sub_(1)
         kept = i.clone()
         sigmoid_slope(g, i, grad_input=i)
         tanh_slope(kept, g, grad_input=g)
@@ -96,7 +99,7 @@ class LSTM(Recurrence):
         rows, of_h = g[..., : w_h.shape[1]].unbind(0), []
         dc, dh = g[-1], rows[0 if self.reverse else -2]
         dc = dc if self.sizes is None else torch.zeros_like(dc)
-        own, coefficients = by_gate(gates, 4), by_gate(self.gates, 4)
+        plus, own, coefficients = repeated(w_h.mT, len(dc)), _split(gates), _split(self.gates)
         for t, before, _ in reversed([*self._steps(len(gates))]):
             of_h.append(dh)
             if self.sizes is not None:
@@ -104,11 +107,10 @@ class LSTM(Recurrence):
                 dc[ending] += g[-1, ending]
             dm = dh if projection is None else dh @ projection
             dc = torch.addcmul(dc, dm, self.slope[t])
-            for k in range(3):
-                torch.mul(dc, coefficients[k][t], out=own[k][t])
-            torch.mul(dm, coefficients[3][t], out=own[3][t])
+            torch.mul(dc[:, None], coefficients[0][t], out=own[0][t])
+            torch.mul(dm, coefficients[1][t], out=own[1][t])
             dc = dc * self.forget[before]
-            dh = torch.addmm(rows[before], gates[t], w_h)
+            dh = plus(gates[t], rows[before])
         outputs = None
         if projection is not None:
             outputs = torch.stack(of_h if self.reverse else of_h[::-1])
@@ -123,3 +125,9 @@ class LSTM(Recurrence):
         size = max(1, _BLOCK // max(products[0].numel(), 1))
         steps = [*self._steps(len(products))]
         yield from (steps[i : i + size] for i in range(0, len(steps), size))
+
+
+def _split(gates: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """(t, n, 4 h) -> t views of the gates that c_t goes through, (n, 3, h), and of o, (n, h)."""
+    apart = gates.view(*gates.shape[:2], 4, -1)
+    return apart[:, :, :3].unbind(0), apart[:, :, 3].unbind(0)
