@@ -192,7 +192,7 @@ class Packed(nn.Module):
         return self.head(torch.cat([out.cos().sum(dim=1) - out.shape[1], *ends], dim=1))
 
 
-def packed(kind: Any, lengths: list[int], **options: Any) -> None:
+def assert_packed_agrees(kind: Any, lengths: list[int], **options: Any) -> None:
     torch.manual_seed(0)
     options = {"sorted_": False, "learned": False, **options}
     model, x = Packed(kind, **options), torch.randn(len(lengths), 5, 3)
@@ -204,20 +204,20 @@ def packed(kind: Any, lengths: list[int], **options: Any) -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}])
 def test_packed_sequences(kind, options, lengths):
-    packed(kind, lengths, **options)
+    assert_packed_agrees(kind, lengths, **options)
 
 
 def test_packed_sequences_of_a_projected_lstm():
-    packed(nn.LSTM, [5, 2, 4], proj_size=2, bidirectional=True)
+    assert_packed_agrees(nn.LSTM, [5, 2, 4], proj_size=2, bidirectional=True)
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
 def test_packed_sequences_from_a_learned_state(kind):
-    packed(kind, [5, 2, 4], learned=True)
+    assert_packed_agrees(kind, [5, 2, 4], learned=True)
 
 
 def test_packed_sequences_that_are_sorted_already():
-    packed(nn.LSTM, [5, 4, 4, 1], sorted_=True)
+    assert_packed_agrees(nn.LSTM, [5, 4, 4, 1], sorted_=True)
 
 
 class PackedBetween(nn.Module):

@@ -82,7 +82,7 @@ class LSTM(Recurrence):
         before = self.forget[low + self.reverse : high + self.reverse]
         bent = self.slope[low:high]
         i, f, g, o = self.gates[low:high].chunk(4, dim=2)
-        g.mul_(2).sub_(1)
+        g.mul_(2).sub_(1)  # from the sigmoid of twice its sum to the tanh
         kept = i.clone()
         sigmoid_slope(g, i, grad_input=i)
         tanh_slope(kept, g, grad_input=g)
