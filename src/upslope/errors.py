@@ -51,6 +51,10 @@ class GradientNormError(UpslopeError, ValueError):
     exit_code = 4
 
 
+class GradientNormWarning(UserWarning):
+    """Per-sample gradients that are exact, and slow or all zero, for a reason that is named."""
+
+
 class InfluenceError(UpslopeError, ValueError):
     """A curvature, a solve or an influence that is not defined for what was given."""
 

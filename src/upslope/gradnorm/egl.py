@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from upslope.errors import GradientNormError
 from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.losses import Loss, logits_of
-from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.pieces import pieces
 from upslope.gradnorm.recording import Recording
 from upslope.gradnorm.restoring import as_found
@@ -79,8 +79,8 @@ def expected_gradient_length(
     means = means_of(max_memory, compile, dtype)
     with as_found(model):
         found = [
-            _length(Recording(model, x, weights, means, first), share, kind, reduce, logits)
-            for first, x in pieces(model, inputs)
+            _length(Recording(model, piece, weights, means), share, kind, reduce, logits)
+            for piece in pieces(model, inputs)
         ]
     return ExpectedLength(*(torch.cat(rows) for rows in zip(*found, strict=True)))
 

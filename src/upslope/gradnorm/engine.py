@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.parts import SCRATCH
 from upslope.gradnorm.pieces import reduced
 from upslope.gradnorm.tape import Means

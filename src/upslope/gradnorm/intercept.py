@@ -44,6 +44,7 @@ from upslope.gradnorm.operators import (
     REPEATING,
     is_entrywise,
 )
+from upslope.gradnorm.program import Program, name_of
 from upslope.gradnorm.orders import Orders, Unordered, mark
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
@@ -64,6 +65,7 @@ class Interceptor(TorchFunctionMode):
         self.copied = False
         """Whether weights were held to be copied to every sample (`copies`)."""
         self._orders = Orders(n)
+        self.program = Program()
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
@@ -103,6 +105,7 @@ class Interceptor(TorchFunctionMode):
                 _refuse_write_through_copy(func, args)
             shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
             out = _viewed(*args, **kwargs) if shaped else func(*args, **kwargs)
+            self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
                 kinds.add("sample")
