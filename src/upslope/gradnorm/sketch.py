@@ -115,7 +115,8 @@ class _NormsAndSketches:
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """See `Reduction`."""
         (weight, part), *more = uses
-        if not more and isinstance(part, Outer) and weights.tracks(weight):
+        real = not weight.is_complex()
+        if not more and real and isinstance(part, Outer) and weights.tracks(weight):
             t, i, o = part.x.shape[1], part.x.shape[2], part.g.shape[2]
             transform = 2 * self.projection.dim * math.log2(self.projection.dim + 1)
             if t * (i + o + transform) < i * o:
@@ -127,4 +128,6 @@ class _NormsAndSketches:
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:
         """See `Reduction`."""
         squares = squared_norms(gradients)
+        if gradients.is_complex():
+            gradients = torch.view_as_real(gradients.resolve_conj())
         return torch.cat([squares[:, None], self.projection.dense(name, gradients)], dim=1)
