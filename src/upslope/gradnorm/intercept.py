@@ -7,7 +7,8 @@ bare `x * self.scale`. Tensors are of three kinds: those that depend on the samp
 Where weights and samples meet, in this order:
 
 1. a kernel of the table computes the operator and knows its per-sample gradients;
-2. an operator written in Python is run with the interceptor inside, and meets again below;
+2. an operator written in Python, or composed of others (`kernels/compositions.py`), is run with
+   the interceptor inside, and meets again below;
 3. in an operator that works entry by entry, weights are lifted to the samples' shape first;
 4. anything else is replayed: exact, and slow (`kernels/replay.py`).
 
@@ -17,6 +18,8 @@ gradient on the parameter itself, which the engine looks for.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import re
 import types
@@ -30,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.copies import are_copies, repeated, repeats
-from upslope.gradnorm.kernels import TABLE
+from upslope.gradnorm.kernels import COMPOSITIONS, TABLE
 from upslope.gradnorm.kernels.batch_norm import refuse_batch_statistics
 from upslope.gradnorm.kernels.lift import lift
 from upslope.gradnorm.kernels.replay import replay
@@ -147,9 +150,18 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        rule = TABLE.get(name)
-        if rule is not None and not guarded(func):
+        if kwargs.get("out") is not None or (_writes(name) and self._kind(args[0]) == "weight"):
+            raise Inseparable(f"`{name}` writes samples into a weight, or into an `out` of its own")
+        rule, composition = TABLE.get(name), COMPOSITIONS.get(name)
+        if rule is not None and not guarded(func) and _takes(rule, 1 + len(args), tuple(kwargs)):
             out = rule(self.tape, *args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        if composition is not None and not guarded(func) and _takes(
+            composition, len(args), tuple(kwargs)
+        ):  # fmt: skip
+            with self:
+                out = composition(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         if isinstance(func, types.FunctionType):
@@ -265,12 +277,30 @@ def _refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
     Raises:
         Inseparable: there is one.
     """
-    name = getattr(func, "__name__", "")
-    if name == "__setitem__" or name.startswith("__i") or re.fullmatch(r"\w*[a-z0-9]_", name):
+    if _writes(getattr(func, "__name__", "")):
         for tensor in _tensors(args[:1]):
             base = tensor if tensor._base is None else tensor._base
             if "_upslope_copy" in (tensor.__dict__ | base.__dict__):
                 raise Inseparable("the model writes through a view of a convolution's output")
+
+
+@functools.cache
+def _takes(rule: Callable[..., Any], count: int, names: tuple[str, ...]) -> bool:
+    """Whether a rule has these arguments: so many without a name, then those of these names."""
+    try:
+        inspect.signature(rule).bind(*range(count), **dict.fromkeys(names))
+    except TypeError:  # torch has other names for some, and forms of old
+        return False
+    return True
+
+
+def _writes(name: str) -> bool:
+    """Whether an operator of this name works in place."""
+    return (
+        name == "__setitem__"
+        or name.startswith("__i")
+        or re.fullmatch(r"\w*[a-z0-9]_", name) is not None
+    )
 
 
 def _as_type(args: Any, kwargs: Any) -> bool:

@@ -77,8 +77,12 @@ def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None
 def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
     """`x @ W` for a vector, a matrix or one matrix a group, and `W @ x`, its mirror image."""
     if tape.weights.made_of(input):
-        if tape.weights.made_of(other) or input.dim() < 2 or other.dim() < 2:
+        if tape.weights.made_of(other) or 0 in (input.dim(), other.dim()):
             return NotImplemented
+        if input.dim() == 1:
+            return NotImplemented if other.dim() == 1 else matmul(tape, other.mT, input)
+        if other.dim() == 1:
+            return matmul(tape, other, tape.weights.view(input.mT))
         mirrored = matmul(tape, other.mT, tape.weights.view(input.mT))
         return mirrored if mirrored is NotImplemented else mirrored.mT
     if other.dim() == 1:

@@ -115,9 +115,12 @@ class ReplayPart:
 
     def dense(self, rows: slice) -> Tensor:
         """See `Part`."""
-        owner = self.samples.owners(self.g)
-        wanted = torch.arange(len(self), device=owner.device)[rows]
-        shares = [torch.where(owner == i, self.g, 0) for i in wanted]
+        if len(self) == 1:  # all of it, also where the output is a single number
+            shares = [self.g][rows]
+        else:
+            owner = self.samples.owners(self.g)
+            wanted = torch.arange(len(self), device=owner.device)[rows]
+            shares = [torch.where(owner == i, self.g, 0) for i in wanted]
         if not shares:
             return self.leaf.new_empty(0, *self.leaf.shape)
         try:
