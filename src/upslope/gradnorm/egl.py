@@ -95,7 +95,7 @@ def _length(
     kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
     total = p.new_zeros(len(p), dtype=torch.float64)
     power = 1 if kind == "mean" else 2
-    for rank in range(int(kept.sum(dim=1).max())):
+    for rank in range(max(kept.sum(dim=1).tolist(), default=0)):
         norms = reduce(record.squared_norms(_at(labels[:, rank], logits)))
         total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
     bound = _bound(record, reduce, p, labels, kept, power, logits)

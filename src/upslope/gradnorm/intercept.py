@@ -28,14 +28,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.copies import are_copies, repeated, repeats
 from upslope.gradnorm.kernels import COMPOSITIONS, TABLE
-from upslope.gradnorm.kernels.batch_norm import refuse_batch_statistics
 from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.refusals import (
+    BATCH_NORMS,
+    EMBEDDINGS,
+    refuse_batch_statistics,
+    refuse_mixing_embeddings,
+)
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.layout import Inseparable
 from upslope.gradnorm.operators import (
@@ -89,7 +93,7 @@ class Interceptor(TorchFunctionMode):
         kinds = {self._kind(t) for t in tensors}
         if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
             kinds.add("sample")
-        normalising = func in (F.batch_norm, torch.batch_norm)
+        normalising = func in BATCH_NORMS
         if "token" in kinds:
             if not (normalising and "weight" in kinds):
                 found = (t.__dict__.get(TOKEN) for t in tensors)
@@ -97,6 +101,9 @@ class Interceptor(TorchFunctionMode):
             kinds = kinds - {"token"} | {"sample"}
         if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
+        if func in EMBEDDINGS:
+            is_weight = self.tape.weights.made_of
+            refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)
         order = self._order_behind(func, args, tensors) if "sample" in kinds else None
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.

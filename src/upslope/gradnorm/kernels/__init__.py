@@ -47,6 +47,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "prelu": norm.prelu,
     "embedding": embedding.embedding,
     "__getitem__": embedding.index,
+    "index_select": embedding.index_select,
     "embedding_bag": embedding.embedding_bag,
     **recurrent.RULES,
 }
