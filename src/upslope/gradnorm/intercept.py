@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.copies import are_copies, repeated, repeats
+from upslope.gradnorm.hooks import module_with_backward_hook
 from upslope.gradnorm.kernels import COMPOSITIONS, TABLE
 from upslope.gradnorm.kernels.lift import lift
 from upslope.gradnorm.kernels.refusals import (
@@ -71,6 +72,18 @@ class Interceptor(TorchFunctionMode):
         self.copied = False
         """Whether weights were held to be copied to every sample (`copies`)."""
         self._orders = Orders(n)
+        self._hooked = module_with_backward_hook(model)
+
+    def __enter__(self) -> Interceptor:
+        """Start to see operators.
+
+        Raises:
+            Inseparable: a module has hooks on gradients, which are given those of single samples.
+        """
+        if self._hooked is not None:
+            raise Inseparable(f"{self._hooked} has a backward hook, which may change gradients")
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
@@ -89,6 +102,8 @@ class Interceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in ASKING:
             return func(*args, **kwargs)
+        if func is Tensor.register_hook:
+            raise Inseparable("the model registers a hook on a tensor, which may change gradients")
         tensors = _tensors((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
         if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
