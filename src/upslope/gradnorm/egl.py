@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.engine import Parameters, means_of, reduction, select
-from upslope.gradnorm.losses import Loss, logits_of
+from upslope.gradnorm.losses import Loss, classes_first, logits_of
 from upslope.gradnorm.outputs import Inputs
 from upslope.gradnorm.pieces import pieces
 from upslope.gradnorm.recording import Recording
@@ -116,7 +116,7 @@ def class_logits(record: Recording, logits: Logits) -> Tensor:
             f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
             'classes^pixels terms. Use loss="entropy".'
         )
-    return z
+    return classes_first(z, 1)
 
 
 def _bound(
