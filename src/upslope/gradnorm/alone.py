@@ -46,11 +46,7 @@ def sample_by_sample(
         if record.n > 1:
             compare_outputs(record, outputs, rows, shares)
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        if not ends:
-            yield (None,) * len(parameters)
-            continue
-        own = [g[i : i + 1].expand_as(end) for g, end in zip(shares, ends, strict=True)]
-        yield torch.autograd.grad(ends, parameters, own, allow_unused=True)
+        yield pull_back(ends, [g[i : i + 1] for g in shares], parameters)
 
 
 def _in_the_batch(
@@ -71,7 +67,7 @@ def _in_the_batch(
         return
     _refuse_mixing(record, losses, inputs)
     for i in samples:
-        yield torch.autograd.grad(losses[i], parameters, retain_graph=True, allow_unused=True)
+        yield pull_back([losses], [one_hot(losses, i)], parameters)
 
 
 def _refuse_mixing(record: Recording, losses: Tensor, inputs: list[Tensor]) -> None:
@@ -94,3 +90,49 @@ def _refuse_mixing(record: Recording, losses: Tensor, inputs: list[Tensor]) -> N
             wrong = differ(g_scaled, g, u, size)
             if bool(wrong.any()):
                 raise model_mixes(record, wrong.nonzero().flatten().cpu())
+
+
+def one_hot(like: Tensor, place: int) -> Tensor:
+    """Return zeros but for a one."""
+    share = torch.zeros_like(like)
+    share[place] = 1
+    return share
+
+
+def pull_back(
+    ends: Sequence[Tensor], shares: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the parameters from those at the outputs, by autograd alone.
+
+    ends, shares: outputs with a graph, and a gradient for each; what has only zeros is left out, so
+    that an output of which nothing is asked may have any shape.
+    """
+    pairs = [(x, g) for x, g in zip(ends, shares, strict=False) if bool(g.any())]
+    if not pairs:
+        return (None,) * len(parameters)
+    outputs = [x for x, _ in pairs]
+    gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
+    try:
+        # The graph is kept: parts of it may be the caller's, such as a cache of parametrisations.
+        return torch.autograd.grad(
+            outputs, parameters, gradients, retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:
+        if "incompatible with .grad()" not in str(error):
+            raise
+    return _accumulated(outputs, gradients, parameters)
+
+
+def _accumulated(
+    outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """As `pull_back`, through `.grad`: reentrant checkpoints know no other way."""
+    own = [p.grad for p in parameters]
+    try:
+        for p in parameters:
+            p.grad = None
+        torch.autograd.backward(outputs, gradients, retain_graph=True)
+        return tuple(p.grad for p in parameters)
+    finally:
+        for p, grad in zip(parameters, own, strict=True):
+            p.grad = grad

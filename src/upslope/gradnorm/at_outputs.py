@@ -69,8 +69,8 @@ def loss_mixes(samples: Tensor) -> GradientNormError:
     return GradientNormError(
         "Expected a loss in which each sample's number depends on that sample's outputs alone but "
         f"the outputs of samples {which} enter the losses of others: no sample has a loss "
-        "gradient of its own. Contrastive and batch-normalised losses are of this kind; take a "
-        "loss whose comparison partners are constants (`detach`), or score pairs as samples."
+        "gradient of its own. Contrastive and batch-normalised losses, and weights that are made of "
+        "the batch, are of this kind: leave the other samples out of the loss."
     )
 
 
@@ -86,25 +86,31 @@ def _refuse_losses_by_company(
         GradientNormError: some loss has changed.
     """
     places = torch.arange(n)
+    detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    if not torch.equal(_losses_of(loss, detached, leaves, spec), losses):
+        return  # a loss with random numbers: nothing can be said
     for parity in (0, 1):
         stay = places % 2 == parity
         source = torch.where(stay, places, (places + 1) % n)
         moved = [
-            x.detach()[source.to(x.device)]
-            if isinstance(x, Tensor) and x.shape[:1] == (n,)
-            else x
-            for x in leaves
+            x[source.to(x.device)] if isinstance(x, Tensor) and x.shape[:1] == (n,) else x
+            for x in detached
         ]
-        same = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-        again = loss(tree_unflatten(same, spec)).detach()
-        if not torch.equal(again, losses):
-            return  # a loss with random numbers: nothing can be said
-        other = loss(tree_unflatten(moved, spec)).detach()
+        other = _losses_of(loss, moved, leaves, spec)
         stay = stay.to(losses.device)
         allowed = 1e-4 if losses.dtype in (torch.float32, torch.float64) else 3e-2
         changed = (other - losses).abs() > allowed * (losses.abs() + losses.abs().mean())
         if bool((changed & stay).any()):
             raise loss_mixes(changed & stay)
+
+
+def _losses_of(loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any) -> Tensor:
+    """The losses of other outputs than the model's. leaves: the model's, with their graph."""
+    as_before = [
+        value.clone().requires_grad_() if differentiable(leaf) else value
+        for value, leaf in zip(values, leaves, strict=True)
+    ]
+    return loss(tree_unflatten(as_before, spec)).detach()
 
 
 def with_gradients(gradients: Sequence[Tensor]) -> Loss:

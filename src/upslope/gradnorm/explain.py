@@ -99,7 +99,7 @@ def explain(
     Raises:
         GradientNormError: as `gradient_norms`.
     """
-    chosen = select(model, parameters)
+    chosen = select(model, parameters, inputs)
     if inputs is None:
         return _from_modules(model, chosen)
     with as_found(model):

@@ -54,7 +54,7 @@ def estimated_rms_length(
     if probes < 2:
         raise GradientNormError(f"Expected at least 2 `probes` but got {probes}.")
     norm = reduction("global")
-    weights = Weights(select(model, parameters))
+    weights = Weights(select(model, parameters, inputs))
     means = means_of(max_memory, False, None)
     found = []
     with as_found(model):

@@ -114,7 +114,7 @@ def _of_convolution(part: ConvPart, left: Tensor, right: Tensor) -> Tensor:
     # Strides leave a border that no position covers; the positions that there are come first.
     once = once[(..., *(slice(size) for size in g.shape[2:]))]
     products = once.reshape(len(g), groups, space) * weighted[:, :, 0]
-    return products.view(n, k, -1).sum(dim=(1, 2))
+    return products.reshape(n, k, -1).sum(dim=(1, 2))
 
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:

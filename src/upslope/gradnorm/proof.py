@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.alone import sample_by_sample
+from upslope.gradnorm.alone import pull_back, sample_by_sample
 from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.batch import half
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
@@ -214,16 +214,13 @@ def _half_gradients(
     outputs = record.run_plain(record.batch.rows(rows))
     compare_outputs(record, outputs, rows, shares)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    if len(ends) != len(shares) or any(len(end) != len(rows) for end in ends):
+    if len(ends) != len(shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
-    if not ends:
-        return (None,) * len(parameters)
     weighted = []
-    for end, share in zip(ends, shares, strict=True):
+    for share in shares:
         own = share[rows.to(share.device)]
-        own = own * w[rows].to(own).view(-1, *(1,) * (own.dim() - 1))
-        weighted.append(own.to(end.dtype).expand_as(end))
-    return torch.autograd.grad(ends, parameters, weighted, allow_unused=True)
+        weighted.append(own * w[rows].to(own).view(-1, *(1,) * (own.dim() - 1)))
+    return pull_back(ends, weighted, parameters)
 
 
 def _whole_gradients(
@@ -237,7 +234,7 @@ def _whole_gradients(
         raise ProofFailed("the losses are not those of an ordinary forward pass")
     if not plain.requires_grad:
         return (None,) * len(parameters)
-    return torch.autograd.grad((plain * w.to(plain)).sum(), parameters, allow_unused=True)
+    return pull_back([plain], [w.to(plain)], parameters)
 
 
 def _check_one(

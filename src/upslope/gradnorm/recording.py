@@ -15,7 +15,6 @@ The ladder, from fast to slow; every step down is for a reason, and the last one
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from upslope.errors import GradientNormError, GradientNormWarning
+from upslope.errors import GradientNormError, warn_user
 from upslope.gradnorm.alone import sample_by_sample
 from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
@@ -68,6 +67,8 @@ class Recording:
         self._copies = True
         self._key: Any = None
         """The program of the last losses, once they are known."""
+        self._reached = False
+        """Whether the last backward pass came to any weight, be it with zeros."""
         self._has_drawn = False
         self.is_random = False
         """Whether the model draws random numbers that a sample alone would not meet."""
@@ -200,9 +201,9 @@ class Recording:
         if self.n > 0:
             rows = self.tried(lambda: self._recorded_somehow(reduction, loss, last))
         if rows is None:
-            self._tell_slow()
             rows = self._one_by_one(reduction, loss)
-        if self.n > 0 and not rows:
+            self._tell_slow()
+        if self.n > 0 and not rows and not self._reached:
             raise cut_off(self.weights)
         missing = (name for name in self.weights.parameters if name not in rows)
         return rows | {name: self._nothing(reduction, name) for name in missing}
@@ -288,12 +289,14 @@ class Recording:
         if not prove:
             listener = PartListener(self.tape, self.n, layouts, reduction)
             self.backward(losses, ones, listener, last=last)
+            self._reached = listener.reached
             return listener.finish()
         noting = ProvenReduction(reduction)
         parts = PartListener(self.tape, self.n, layouts, noting)
         once, scaled = (Checksums(self.n, layouts, self.tape.kernels) for _ in range(2))
         self.backward(losses, ones, HearingBoth(once, parts), last=last and self.n == 1)
         rows = parts.finish()
+        self._reached = parts.reached
         if self.n > 1:
             u = scales(self.n, losses)
             self.backward(losses, u, scaled, last=last)
@@ -357,12 +360,10 @@ class Recording:
         if self.why_slow is None or "slow" in self._memory.told:
             return
         self._memory.told.add("slow")
-        warnings.warn(
+        warn_user(
             f"{type(self.model).__name__}: per-sample gradients are found one sample at a time, "
-            f"exactly and slowly, because {self.why_slow}. `explain(model, inputs)` shows every "
-            "use of a parameter.",
-            GradientNormWarning,
-            stacklevel=2,
+            f"exactly and slowly, because {self.why_slow.rstrip('.')}. `explain(model, inputs)` "
+            "shows every use of a parameter."
         )
 
     def _one_by_one(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
