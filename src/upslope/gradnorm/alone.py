@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import compare_outputs, model_mixes
-from upslope.gradnorm.outputs import check_losses
+from upslope.gradnorm.mixing import compare_outputs, model_mixes, unused_outputs
+from upslope.gradnorm.outputs import check_losses, tensors_in
 from upslope.gradnorm.separation import differ, scales
 
 if TYPE_CHECKING:
@@ -40,13 +40,22 @@ def sample_by_sample(
     if shares is None:
         yield from _in_the_batch(record, loss, parameters, samples)
         return
+    unused = unused_outputs(record.outputs, shares)
     for i in samples:
         rows = torch.tensor([i])
         outputs = record.run_plain(record.batch.rows(rows))
+        if any(len(x) != 1 for x in tensors_in(outputs)):  # squeezed: it goes twice
+            rows = rows.repeat(2)
+            outputs = record.run_plain(record.batch.rows(rows))
         if record.n > 1:
-            compare_outputs(record, outputs, rows, shares)
+            compare_outputs(record, outputs, rows, unused)
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        yield pull_back(ends, [g[i : i + 1] for g in shares], parameters)
+        own = []
+        for share in shares:
+            row = torch.zeros_like(share[rows])
+            row[0] = share[i]
+            own.append(row)
+        yield pull_back(ends, own, parameters)
 
 
 def _in_the_batch(

@@ -146,6 +146,7 @@ class Interceptor(TorchFunctionMode):
             kinds.add("sample")
         if "sample" in kinds:
             for tensor in _tensors((out, args[:1] if out is None else ())):
+                self.tape.types.add(tensor.dtype)
                 if TOKEN not in tensor.__dict__:
                     tensor.__dict__["_upslope_sample"] = self._session
             if order is not None:

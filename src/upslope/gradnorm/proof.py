@@ -31,7 +31,7 @@ from upslope.gradnorm.batch import half
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
 from upslope.gradnorm.listeners import PartListener, Reduction
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import compare_outputs
+from upslope.gradnorm.mixing import compare_outputs, refuse_company, unused_outputs
 from upslope.gradnorm.projection import Direction, inner_products
 from upslope.gradnorm.separation import differ, scales
 from upslope.gradnorm.weights import Uses, Weights
@@ -171,6 +171,7 @@ def tolerance(record: Recording) -> tuple[float, float]:
     """How far two ways may differ: relative to a parameter's gradient, and to the largest one."""
     types = {p.dtype for p in record.weights.parameters.values()} | record.tape.types
     halves = {torch.float16, torch.bfloat16, torch.complex32}
+    types = {dtype for dtype in types if dtype.is_floating_point or dtype.is_complex}
     if types & halves or record.means.dtype is not None:
         return _HALF
     if types <= {torch.float64, torch.complex128}:
@@ -185,12 +186,13 @@ def _plain_gradients(
     parameters = list(record.weights.parameters.values())
     total: list[Tensor | None] = [None] * len(parameters)
     shares = None
-    if record.n > 1 and not record.is_random:
+    if not record.is_random:
         shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
     if shares is not None:
         parts = (
-            _half_gradients(record, parameters, shares, w, rows)
+            _gradients_of(record, parameters, shares, w, rows)
             for rows in half(record.n, seed=record.n)
+            if len(rows)
         )
     else:
         parts = iter([_whole_gradients(record, parameters, loss, w, losses)])
@@ -203,7 +205,7 @@ def _plain_gradients(
     return dict(zip(record.weights.parameters, total, strict=True))
 
 
-def _half_gradients(
+def _gradients_of(
     record: Recording,
     parameters: Sequence[Tensor],
     shares: Sequence[Tensor],
@@ -211,15 +213,19 @@ def _half_gradients(
     rows: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """Of the samples `rows` in a pass without the others, whose outputs must be the same."""
-    outputs = record.run_plain(record.batch.rows(rows))
-    compare_outputs(record, outputs, rows, shares)
+    # A single sample goes twice: some models squeeze one, and PyTorch's normalisation is wrong there.
+    company = rows.repeat(2) if len(rows) == 1 else rows
+    outputs = record.run_plain(record.batch.rows(company))
+    if record.n > 1:
+        compare_outputs(record, outputs, company, unused_outputs(record.outputs, shares))
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
+    w = torch.where(torch.arange(len(company)) < len(rows), w[company], 0)
     weighted = []
     for share in shares:
-        own = share[rows.to(share.device)]
-        weighted.append(own * w[rows].to(own).view(-1, *(1,) * (own.dim() - 1)))
+        own = share[company.to(share.device)]
+        weighted.append(own * w.to(own).view(-1, *(1,) * (own.dim() - 1)))
     return pull_back(ends, weighted, parameters)
 
 
@@ -234,6 +240,8 @@ def _whole_gradients(
         raise ProofFailed("the losses are not those of an ordinary forward pass")
     if not plain.requires_grad:
         return (None,) * len(parameters)
+    if record.n > 1 and not record.is_random:
+        refuse_company(record, outputs, plain)
     return pull_back([plain], [w.to(plain)], parameters)
 
 
