@@ -55,6 +55,7 @@ from upslope.gradnorm.operators import (
 from upslope.gradnorm.orders import Orders, Unordered, mark
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
+from upslope.gradnorm.torch_faults import run_exactly
 from upslope.gradnorm.unguarded import guarded, unguarded
 from upslope.gradnorm.weights import leaves
 
@@ -127,7 +128,7 @@ class Interceptor(TorchFunctionMode):
             if "sample" in kinds:
                 _refuse_write_through_copy(func, args)
             shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
-            out = _viewed(*args, **kwargs) if shaped else func(*args, **kwargs)
+            out = _viewed(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
                 kinds.add("sample")
