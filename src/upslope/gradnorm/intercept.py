@@ -124,10 +124,10 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "embedding" and self._for_each_sample(args):
             kinds.add("sample")
-        if name in LIKE_ANOTHER and self._kind(args[0]) == "constant":
+        if name in LIKE_ANOTHER and args and self._kind(args[0]) == "constant":
             kinds.discard("sample")  # which only lends a shape or a type
         among_weights = "weight" in kinds and "sample" not in kinds
-        given = among_weights and self._gives_to_each(name, args, tensors)
+        given = among_weights and self._gives_to_each(name, args, kwargs, tensors)
         if given:
             self.copied = True
             kinds.add("sample")
@@ -142,7 +142,10 @@ class Interceptor(TorchFunctionMode):
         if func in EMBEDDINGS:
             is_weight = self.tape.weights.made_of
             refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)
-        order = self._order_behind(func, args, tensors) if "sample" in kinds else None
+        order = None
+        if "sample" in kinds:
+            places = (kwargs[key] for key in ("input", "dim", "index", "mask") if key in kwargs)
+            order = self._order_behind(func, (*args, *places), tensors)
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
@@ -195,13 +198,14 @@ class Interceptor(TorchFunctionMode):
         """Whether samples only tell a weight's shape or type, or which of its rows to take."""
         one_row = func is Tensor.__getitem__ and all(i.dim() == 0 for i in _tensors(args[1:]))
         taking = one_row or getattr(func, "__name__", "") in LIKE_ANOTHER
-        return taking and self._kind(args[0]) == "weight"
+        return taking and any(self._kind(first) == "weight" for first in args[:1])
 
     def _meet(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        if kwargs.get("out") is not None or (_writes(name) and self._kind(args[0]) == "weight"):
+        into_weight = _writes(name) and any(self.tape.weights.made_of(first) for first in args[:1])
+        if kwargs.get("out") is not None or into_weight:
             raise Inseparable(f"`{name}` writes samples into a weight, or into an `out` of its own")
         rule, composition = TABLE.get(name), COMPOSITIONS.get(name)
         if rule is not None and not guarded(func) and _takes(rule, 1 + len(args), tuple(kwargs)):
@@ -282,7 +286,9 @@ class Interceptor(TorchFunctionMode):
         places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
         return self.n > 1 and any(len(p) == self.n for p in places)
 
-    def _gives_to_each(self, name: str, args: tuple[Any, ...], tensors: list[Tensor]) -> bool:
+    def _gives_to_each(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> bool:
         """Whether weights meet constants that have the same row for each sample.
 
         The zeros that a recurrence starts from are multiplied by a weight before any sample is;
@@ -292,7 +298,7 @@ class Interceptor(TorchFunctionMode):
         if not (self._copies and self.n > 1 and torch.is_grad_enabled()):
             return False
         if name in LOOKING_UP:
-            places = args[-1]
+            places = (*args, *kwargs.values())[-1]
             return isinstance(places, Tensor) and places.dtype == torch.int64 and self._even(places)
         constants = (t for t in tensors if not self.tape.weights.made_of(t))
         return name in APPLYING and any(
