@@ -23,6 +23,9 @@ from upslope.gradnorm.separation import differ, scales
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
 
+_APART = 1e-4
+"""The share of a gradient that rounding may account for, between a sample alone and in the batch."""
+
 
 def sample_by_sample(
     record: Recording, loss: Loss, samples: Sequence[int]
@@ -41,6 +44,7 @@ def sample_by_sample(
         yield from _in_the_batch(record, loss, parameters, samples)
         return
     unused = unused_outputs(record.outputs, shares)
+    company = record.run_plain(record.batch) if record.is_felt and record.n > 1 else None
     for i in samples:
         rows = torch.tensor([i])
         outputs = record.run_plain(record.batch.rows(rows))
@@ -55,7 +59,33 @@ def sample_by_sample(
             row = torch.zeros_like(share[rows])
             row[0] = share[i]
             own.append(row)
-        yield pull_back(ends, own, parameters)
+        gradients = pull_back(ends, own, parameters)
+        if company is not None:
+            whole = [x for x in tree_flatten(company)[0] if differentiable(x)]
+            rest = [torch.zeros_like(share) for share in shares]
+            for row, share in zip(rest, shares, strict=True):
+                row[i] = share[i]
+            _refuse_company(record, i, gradients, pull_back(whole, rest, parameters))
+        yield gradients
+
+
+def _refuse_company(
+    record: Recording,
+    sample: int,
+    own: Sequence[Tensor | None],
+    in_company: Sequence[Tensor | None],
+) -> None:
+    """Refuse if the gradient of a sample's loss is another one in the batch than alone.
+
+    Raises:
+        GradientNormError: it is.
+    """
+    pairs = [(a, b) for a, b in zip(own, in_company, strict=True) if not (a is None and b is None)]
+    size = sum(float((a if a is not None else b).abs().sum()) for a, b in pairs)  # type: ignore[union-attr]
+    for a, b in pairs:
+        apart = (0 if a is None else a) - (0 if b is None else b)
+        if float(torch.as_tensor(apart).abs().sum()) > _APART * size:
+            raise model_mixes(record, torch.tensor([sample]))
 
 
 def _in_the_batch(

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.copies import are_copies, repeated, repeats
+from upslope.gradnorm.copies import are_copies, repeated, repeats, self_joined
 from upslope.gradnorm.hooks import module_with_backward_hook
 from upslope.gradnorm.kernels import COMPOSITIONS, TABLE
 from upslope.gradnorm.kernels.lift import lift
@@ -44,11 +44,13 @@ from upslope.gradnorm.kernels.refusals import (
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.layout import Inseparable
 from upslope.gradnorm.operators import (
+    APPLYING,
     ASKING,
     CHOOSING,
     EXPANDING,
     JOINING,
     LIKE_ANOTHER,
+    LOOKING_UP,
     REPEATING,
     is_entrywise,
 )
@@ -56,6 +58,7 @@ from upslope.gradnorm.program import Program, name_of
 from upslope.gradnorm.orders import Orders, Unordered, mark
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
+from upslope.gradnorm.torch_faults import run_exactly
 from upslope.gradnorm.unguarded import guarded, unguarded
 from upslope.gradnorm.weights import leaves
 
@@ -75,6 +78,10 @@ class Interceptor(TorchFunctionMode):
         self._orders = Orders(n)
         self.program = Program()
         self._hooked = module_with_backward_hook(model)
+        self._buffers = {id(buffer) for buffer in model.buffers()}
+        self._written: list[Tensor] = []
+        """Buffers that samples were written into: they lose their mark when the model has run."""
+        self._depth = 0
 
     def __enter__(self) -> Interceptor:
         """Start to see operators.
@@ -85,7 +92,15 @@ class Interceptor(TorchFunctionMode):
         if self._hooked is not None:
             raise Inseparable(f"{self._hooked} has a backward hook, which may change gradients")
         super().__enter__()  # type: ignore[no-untyped-call]
+        self._depth += 1
         return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop to see operators."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._depth -= 1
+        while self._depth == 0 and self._written:
+            self._written.pop().__dict__.pop("_upslope_sample", None)
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
@@ -108,7 +123,15 @@ class Interceptor(TorchFunctionMode):
             raise Inseparable("the model registers a hook on a tensor, which may change gradients")
         tensors = _tensors((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
-        if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
+        name = getattr(func, "__name__", "")
+        if name == "embedding" and self._for_each_sample(args):
+            kinds.add("sample")
+        if name in LIKE_ANOTHER and args and self._kind(args[0]) == "constant":
+            kinds.discard("sample")  # which only lends a shape or a type
+        among_weights = "weight" in kinds and "sample" not in kinds
+        given = among_weights and self._gives_to_each(name, args, kwargs, tensors)
+        if given:
+            self.copied = True
             kinds.add("sample")
         normalising = func in BATCH_NORMS
         if "token" in kinds:
@@ -121,7 +144,10 @@ class Interceptor(TorchFunctionMode):
         if func in EMBEDDINGS:
             is_weight = self.tape.weights.made_of
             refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)
-        order = self._order_behind(func, args, tensors) if "sample" in kinds else None
+        order = None
+        if "sample" in kinds:
+            places = (kwargs[key] for key in ("input", "dim", "index", "mask") if key in kwargs)
+            order = self._order_behind(func, (*args, *places), tensors)
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
@@ -129,13 +155,18 @@ class Interceptor(TorchFunctionMode):
             if "sample" in kinds:
                 _refuse_write_through_copy(func, args)
             shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
-            out = _viewed(*args, **kwargs) if shaped else func(*args, **kwargs)
+            out = _viewed(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
             self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
                 kinds.add("sample")
         elif "sample" in kinds and not self._takes_kind_of_first(func, args):
+            first = len(self.tape.kernels)
             out = self._meet(func, args, kwargs)
+            self.program.note(name_of(func), args, kwargs, out, True)
+            if given:  # told apart from the same uses of samples, of which layouts are remembered
+                for kernel in self.tape.kernels[first:]:
+                    kernel.name = f"{kernel.name} of constants"
         else:
             out, copies = self._among_weights(func, args, kwargs, tensors)
             if not copies:
@@ -149,6 +180,8 @@ class Interceptor(TorchFunctionMode):
                 self.tape.types.add(tensor.dtype)
                 if TOKEN not in tensor.__dict__:
                     tensor.__dict__["_upslope_sample"] = self._session
+                if id(tensor) in self._buffers:
+                    self._written.append(tensor)
             if order is not None:
                 mark(func, out, order)
         return out
@@ -170,13 +203,14 @@ class Interceptor(TorchFunctionMode):
         """Whether samples only tell a weight's shape or type, or which of its rows to take."""
         one_row = func is Tensor.__getitem__ and all(i.dim() == 0 for i in _tensors(args[1:]))
         taking = one_row or getattr(func, "__name__", "") in LIKE_ANOTHER
-        return taking and self._kind(args[0]) == "weight"
+        return taking and any(self._kind(first) == "weight" for first in args[:1])
 
     def _meet(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        if kwargs.get("out") is not None or (_writes(name) and self._kind(args[0]) == "weight"):
+        into_weight = _writes(name) and any(self.tape.weights.made_of(first) for first in args[:1])
+        if kwargs.get("out") is not None or into_weight:
             raise Inseparable(f"`{name}` writes samples into a weight, or into an `out` of its own")
         rule, composition = TABLE.get(name), COMPOSITIONS.get(name)
         if rule is not None and not guarded(func) and _takes(rule, 1 + len(args), tuple(kwargs)):
@@ -214,6 +248,9 @@ class Interceptor(TorchFunctionMode):
             shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
             if are_copies(shape, weights, self.n):
                 return self._entrywise(func, args, kwargs), True
+        if may_copy and (same := self_joined(name, args, kwargs, self.n)) is not None:
+            each = lift(self.tape, self.tape.weights.view(same.weight), same.shape)
+            return each.flatten(*same.merged) if same.merged else each, True
         repeating = name in REPEATING and not kwargs
         out = repeated(args) if repeating else func(*args, **kwargs)
         copying = may_copy and (repeating or name in EXPANDING) and out.requires_grad
@@ -253,6 +290,30 @@ class Interceptor(TorchFunctionMode):
         tensors = _tensors(args)
         places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
         return self.n > 1 and any(len(p) == self.n for p in places)
+
+    def _gives_to_each(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> bool:
+        """Whether weights meet constants that have the same row for each sample.
+
+        The zeros that a recurrence starts from are multiplied by a weight before any sample is;
+        one row of a table is looked up once for each sample. If sizes agree by chance, the samples
+        cannot be told apart, as with copies.
+        """
+        if not (self._copies and self.n > 1 and torch.is_grad_enabled()):
+            return False
+        if name in LOOKING_UP:
+            places = (*args, *kwargs.values())[-1]
+            return isinstance(places, Tensor) and places.dtype == torch.int64 and self._even(places)
+        constants = (t for t in tensors if not self.tape.weights.made_of(t))
+        return name in APPLYING and any(
+            t.dim() > 1 and t.is_floating_point() and self._even(t) for t in constants
+        )
+
+    def _even(self, constant: Tensor) -> bool:
+        """Whether a tensor has n rows, all of them equal."""
+        rows = constant.dim() > 0 and len(constant) == self.n
+        return rows and bool((constant == constant[:1]).all())
 
     def _chooses(self, args: tuple[Any, ...]) -> bool:
         """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""

@@ -50,6 +50,10 @@ class ProofFailed(Inseparable):
     """What the kernels found is not what autograd finds."""
 
 
+class SeparationFailed(ProofFailed):
+    """The losses of other samples reach a sample's place: it is mixed, or its hooks are not linear."""
+
+
 class ProvenReduction:
     """A reduction that notes the inner products of gradients and directions on its way."""
 
@@ -106,7 +110,7 @@ def check_separation(record: Recording, once: Checksums, scaled: Checksums, u: T
     """See 3. in the head of this file. once, scaled: of the passes without and with powers u.
 
     Raises:
-        ProofFailed: naming the operator that other samples' losses reach.
+        SeparationFailed: naming the operator that other samples' losses reach.
     """
     if once.sums.keys() != scaled.sums.keys():
         raise ProofFailed("the backward pass of the model is not the same each time")
@@ -114,7 +118,7 @@ def check_separation(record: Recording, once: Checksums, scaled: Checksums, u: T
         if bool(differ(scaled.sums[index][0], sums, u, size).any()):
             kernel = record.tape.kernels[index]
             names = ", ".join(n for w in kernel.weights for n in record.weights.sources(w))
-            raise ProofFailed(
+            raise SeparationFailed(
                 f"the losses of other samples reach a sample's own place at `{kernel.name}` of "
                 f"{names or 'no parameter'}"
             )

@@ -38,12 +38,14 @@ from upslope.gradnorm.proof import (
     HearingBoth,
     ProofFailed,
     ProvenReduction,
+    SeparationFailed,
     check_gradients,
     check_separation,
 )
 from upslope.gradnorm.restoring import Buffers, RandomState
 from upslope.gradnorm.separation import scales
 from upslope.gradnorm.tape import Listener, Means, Tape
+from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.tokens import Unfolded
 from upslope.gradnorm.weights import Weights
 
@@ -51,7 +53,14 @@ T = TypeVar("T")
 
 
 class KnownSlow(Inseparable):
-    """An earlier batch of the same program failed its proof."""
+    """An earlier batch of the same program failed its proof.
+
+    felt: because samples' losses reached others' places.
+    """
+
+    def __init__(self, why: str, felt: bool):
+        super().__init__(why)
+        self.felt = felt
 
 
 class Recording:
@@ -64,6 +73,8 @@ class Recording:
         self._memory = memory_of(model)
         self.why_slow: str | None = None
         """Why the samples go one by one, if they do."""
+        self.is_felt = False
+        """Whether losses were seen to reach other samples' places."""
         self._copies = True
         self._key: Any = None
         """The program of the last losses, once they are known."""
@@ -128,8 +139,9 @@ class Recording:
             except (Inseparable, RuntimeError) as again:
                 error = again
         self.why_slow = str(error).partition("\n")[0] or type(error).__name__
+        self.is_felt = isinstance(error, SeparationFailed) or getattr(error, "felt", False)
         if self._key is not None and self.repeats:
-            self._memory.keep(self._key, Known(slow=self.why_slow))
+            self._memory.keep(self._key, Known(slow=self.why_slow, felt=self.is_felt))
         self.outputs = self.run_plain(self.batch)
 
     def _forward(self) -> Any:
@@ -170,7 +182,7 @@ class Recording:
                 return next(given).clone()
             return clone_rows(tensor)
 
-        with self._a_pass():
+        with self._a_pass(), exact_batch_norm():
             return call(self.model, batch.map(change))
 
     def losses(self, loss: Loss) -> Tensor:
@@ -229,7 +241,7 @@ class Recording:
         operators = self._operators()
         known = self._memory.recall(program) if self.repeats else None
         if known is not None and known.slow is not None:
-            raise KnownSlow(known.slow)
+            raise KnownSlow(known.slow, known.felt)
         layouts: Mapping[int, Layout] | None = None
         if self.n == 1:
             layouts = {}
