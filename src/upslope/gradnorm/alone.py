@@ -23,7 +23,8 @@ from upslope.gradnorm.separation import differ, scales
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
 
-_APART = 1e-4
+_APART = {torch.float64: 1e-7, torch.float32: 5e-4}
+_APART_HALF = 5e-2
 """The share of a gradient that rounding may account for, between a sample alone and in the batch."""
 
 
@@ -44,7 +45,7 @@ def sample_by_sample(
         yield from _in_the_batch(record, loss, parameters, samples)
         return
     unused = unused_outputs(record.outputs, shares)
-    company = record.run_plain(record.batch) if record.is_felt and record.n > 1 else None
+    company = record.run_plain(record.batch) if record.checks_company else None
     for i in samples:
         rows = torch.tensor([i])
         outputs = record.run_plain(record.batch.rows(rows))
@@ -82,9 +83,10 @@ def _refuse_company(
     """
     pairs = [(a, b) for a, b in zip(own, in_company, strict=True) if not (a is None and b is None)]
     size = sum(float((a if a is not None else b).abs().sum()) for a, b in pairs)  # type: ignore[union-attr]
+    apart_at_most = _APART.get(record.precision, _APART_HALF)
     for a, b in pairs:
         apart = (0 if a is None else a) - (0 if b is None else b)
-        if float(torch.as_tensor(apart).abs().sum()) > _APART * size:
+        if float(torch.as_tensor(apart).abs().sum()) > apart_at_most * size:
             raise model_mixes(record, torch.tensor([sample]))
 
 

@@ -17,7 +17,8 @@ from upslope.gradnorm.outputs import tensors_in
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
 
-_NEAR, _NEAR_HALF = 1e-3, 3e-2
+_NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
+_NEAR_HALF = 3e-2
 """How far an output may move with the company of a sample, relative to the largest of its kind: other
 sizes of batch go through other kernels of the libraries, which round differently."""
 
@@ -36,7 +37,7 @@ def compare_outputs(
     whole, some = tensors_in(record.outputs), tensors_in(outputs)
     if len(whole) != len(some):
         raise model_mixes(record, rows)
-    near = _NEAR_HALF if record.is_half else _NEAR
+    near = _NEAR.get(record.precision, _NEAR_HALF)
     for place, (all_, own) in enumerate(zip(whole, some, strict=True)):
         counted = all_.shape[:1] == (record.n,) and own.shape[:1] == (len(rows),)
         if place in unused or not counted:

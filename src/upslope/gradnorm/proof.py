@@ -173,14 +173,7 @@ def _uses(record: Recording, name: str) -> str:
 
 def tolerance(record: Recording) -> tuple[float, float]:
     """How far two ways may differ: relative to a parameter's gradient, and to the largest one."""
-    types = {p.dtype for p in record.weights.parameters.values()} | record.tape.types
-    halves = {torch.float16, torch.bfloat16, torch.complex32}
-    types = {dtype for dtype in types if dtype.is_floating_point or dtype.is_complex}
-    if types & halves or record.means.dtype is not None:
-        return _HALF
-    if types <= {torch.float64, torch.complex128}:
-        return _TOLERANCES[torch.float64]
-    return _TOLERANCES[torch.float32]
+    return _TOLERANCES.get(record.precision, _HALF)
 
 
 def _plain_gradients(

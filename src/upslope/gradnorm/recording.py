@@ -75,6 +75,8 @@ class Recording:
         """Why the samples go one by one, if they do."""
         self.is_felt = False
         """Whether losses were seen to reach other samples' places."""
+        self.checks_company = False
+        """Whether to hold each sample's gradient alone against that in the batch."""
         self._copies = True
         self._key: Any = None
         """The program of the last losses, once they are known."""
@@ -110,10 +112,13 @@ class Recording:
         return self.why_slow is not None
 
     @property
-    def is_half(self) -> bool:
-        """Whether something was computed in half precision."""
-        halves_ = {torch.float16, torch.bfloat16}
-        return bool(halves_ & self.tape.types) or self.means.dtype is not None
+    def precision(self) -> torch.dtype:
+        """The least precise floating type that the model computed in, of those that occur."""
+        types = {p.dtype for p in self.weights.parameters.values()} | self.tape.types
+        if self.means.dtype is not None:
+            return self.means.dtype
+        floating = {t.to_real() for t in types if t.is_floating_point or t.is_complex}
+        return max(floating, key=lambda t: torch.finfo(t).eps, default=torch.float32)
 
     def tried(self, passes: Callable[[], T]) -> T | None:
         """What passes over the tape find; None where the samples must go one by one."""
@@ -140,8 +145,9 @@ class Recording:
                 error = again
         self.why_slow = str(error).partition("\n")[0] or type(error).__name__
         self.is_felt = isinstance(error, SeparationFailed) or getattr(error, "felt", False)
-        if self._key is not None and self.repeats:
-            self._memory.keep(self._key, Known(slow=self.why_slow, felt=self.is_felt))
+        # What an earlier batch has shown need not be shown again, but for a random share.
+        known = isinstance(error, KnownSlow) and not self.is_felt
+        self.checks_company = self.n > 1 and not (known and not self._memory.draw_proof())
         self.outputs = self.run_plain(self.batch)
 
     def _forward(self) -> Any:
@@ -215,6 +221,8 @@ class Recording:
         if rows is None:
             rows = self._one_by_one(reduction, loss)
             self._tell_slow()
+            if self._key is not None and self.repeats:  # not before: it may have been refused
+                self._memory.keep(self._key, Known(slow=self.why_slow, felt=self.is_felt))
         if self.n > 0 and not rows and not self._reached:
             raise cut_off(self.weights)
         missing = (name for name in self.weights.parameters if name not in rows)
