@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import re
 import types
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +59,7 @@ from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
 from upslope.gradnorm.torch_faults import run_exactly
 from upslope.gradnorm.unguarded import guarded, unguarded
+from upslope.gradnorm.views import as_type, refuse_write_through_copy, tensors_of, viewed, writes
 from upslope.gradnorm.weights import leaves
 
 _session = itertools.count()
@@ -121,7 +121,7 @@ class Interceptor(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is Tensor.register_hook:
             raise Inseparable("the model registers a hook on a tensor, which may change gradients")
-        tensors = _tensors((*args, *kwargs.values()))
+        tensors = tensors_of((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
         name = getattr(func, "__name__", "")
         if name == "embedding" and self._for_each_sample(args):
@@ -153,9 +153,9 @@ class Interceptor(TorchFunctionMode):
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
         if "weight" not in kinds:
             if "sample" in kinds:
-                _refuse_write_through_copy(func, args)
-            shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
-            out = _viewed(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
+                refuse_write_through_copy(func, args)
+            shaped = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
+            out = viewed(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
             self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
@@ -170,13 +170,13 @@ class Interceptor(TorchFunctionMode):
         else:
             out, copies = self._among_weights(func, args, kwargs, tensors)
             if not copies:
-                for tensor in _tensors(out):
+                for tensor in tensors_of(out):
                     self.tape.weights.adopt(tensor)
                 return out
             self.copied = True
             kinds.add("sample")
         if "sample" in kinds:
-            for tensor in _tensors((out, args[:1] if out is None else ())):
+            for tensor in tensors_of((out, args[:1] if out is None else ())):
                 self.tape.types.add(tensor.dtype)
                 if TOKEN not in tensor.__dict__:
                     tensor.__dict__["_upslope_sample"] = self._session
@@ -201,7 +201,7 @@ class Interceptor(TorchFunctionMode):
 
     def _takes_kind_of_first(self, func: Callable[..., Any], args: Any) -> bool:
         """Whether samples only tell a weight's shape or type, or which of its rows to take."""
-        one_row = func is Tensor.__getitem__ and all(i.dim() == 0 for i in _tensors(args[1:]))
+        one_row = func is Tensor.__getitem__ and all(i.dim() == 0 for i in tensors_of(args[1:]))
         taking = one_row or getattr(func, "__name__", "") in LIKE_ANOTHER
         return taking and any(self._kind(first) == "weight" for first in args[:1])
 
@@ -209,7 +209,7 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        into_weight = _writes(name) and any(self.tape.weights.made_of(first) for first in args[:1])
+        into_weight = writes(name) and any(self.tape.weights.made_of(first) for first in args[:1])
         if kwargs.get("out") is not None or into_weight:
             raise Inseparable(f"`{name}` writes samples into a weight, or into an `out` of its own")
         rule, composition = TABLE.get(name), COMPOSITIONS.get(name)
@@ -269,7 +269,7 @@ class Interceptor(TorchFunctionMode):
         return are_copies(out.shape, tensors[:1], self.n)
 
     def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        shapes = (t.shape for t in _tensors((args, tuple(kwargs.values()))))
+        shapes = (t.shape for t in tensors_of((args, tuple(kwargs.values()))))
         shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
         args, kwargs = self._lifted((args, kwargs), shape)
         return func(*args, **kwargs)
@@ -287,7 +287,7 @@ class Interceptor(TorchFunctionMode):
 
     def _for_each_sample(self, args: tuple[Any, ...]) -> bool:
         """Whether rows are looked up for every sample, though by constants: repeated positions."""
-        tensors = _tensors(args)
+        tensors = tensors_of(args)
         places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
         return self.n > 1 and any(len(p) == self.n for p in places)
 
@@ -317,7 +317,7 @@ class Interceptor(TorchFunctionMode):
 
     def _chooses(self, args: tuple[Any, ...]) -> bool:
         """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
-        index = _tensors(args[1:])
+        index = tensors_of(args[1:])
         paired = any(len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i))
         chosen = any(map(self._is_sample, index))
         return self._is_sample(args[0]) and chosen and not paired
@@ -350,27 +350,6 @@ class Interceptor(TorchFunctionMode):
         return "constant"
 
 
-def _viewed(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`tensor.view`, by a copy where a convolution here has put the channels last."""
-    out = tensor.reshape(*args, **kwargs)
-    if out.data_ptr() != tensor.data_ptr():
-        out.__dict__["_upslope_copy"] = True
-    return out
-
-
-def _refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
-    """A write into such a copy would not reach the tensor that the model means.
-
-    Raises:
-        Inseparable: there is one.
-    """
-    if _writes(getattr(func, "__name__", "")):
-        for tensor in _tensors(args[:1]):
-            base = tensor if tensor._base is None else tensor._base
-            if "_upslope_copy" in (tensor.__dict__ | base.__dict__):
-                raise Inseparable("the model writes through a view of a convolution's output")
-
-
 @functools.cache
 def _takes(rule: Callable[..., Any], count: int, names: tuple[str, ...]) -> bool:
     """Whether a rule has these arguments: so many without a name, then those of these names."""
@@ -379,31 +358,3 @@ def _takes(rule: Callable[..., Any], count: int, names: tuple[str, ...]) -> bool
     except TypeError:  # torch has other names for some, and forms of old
         return False
     return True
-
-
-def _writes(name: str) -> bool:
-    """Whether an operator of this name works in place."""
-    return (
-        name == "__setitem__"
-        or name.startswith("__i")
-        or re.fullmatch(r"\w*[a-z0-9]_", name) is not None
-    )
-
-
-def _as_type(args: Any, kwargs: Any) -> bool:
-    """Whether a view is of another type, not of another shape."""
-    return any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    """All tensors in nested tuples and lists. Called for every operator: it must be fast."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    found: list[Tensor] = []
-    if isinstance(tree, (tuple, list)):
-        for branch in tree:
-            if isinstance(branch, Tensor):
-                found.append(branch)
-            elif isinstance(branch, (tuple, list)):
-                found += _tensors(branch)
-    return found

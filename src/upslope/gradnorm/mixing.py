@@ -49,7 +49,7 @@ def compare_outputs(
             continue
         size = torch.where(torch.isfinite(ours), ours.abs(), 0).max()
         same = (own.detach() - ours).abs() <= near * size + near**2
-        same |= (own.detach() == ours) | (own.isnan() & ours.isnan())
+        same |= (own.detach() == ours) | (own.detach().isnan() & ours.isnan())
         if not bool(same.all()):
             wrong = (~same).reshape(len(rows), -1).any(dim=1).cpu()
             raise model_mixes(record, rows[wrong])
