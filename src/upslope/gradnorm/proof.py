@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm.alone import pull_back, sample_by_sample
 from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.batch import half
@@ -217,7 +218,10 @@ def _gradients_of(
     """Of the samples `rows` in a pass without the others, whose outputs must be the same."""
     company, outputs = run_without_others(record, rows)
     if record.n > 1:
-        compare_outputs(record, outputs, company, unused_outputs(record.outputs, shares))
+        try:
+            compare_outputs(record, outputs, company, unused_outputs(record.outputs, shares))
+        except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+            raise ProofFailed("outputs are not those of ordinary passes without company") from error
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")

@@ -265,7 +265,7 @@ class Recording:
                 losses = self.losses(loss)
         probe = self._probed(losses)
         layouts = probe.layouts()
-        rows = self._heard(reduction, loss, losses, layouts, last, prove=True)
+        rows = self._heard(reduction, loss, losses, layouts, last, True)
         if self.repeats and probe.is_settled:
             steady = {i: at for i, at in layouts.items() if i not in probe.silent}
             self._memory.keep(program, Known(steady))
