@@ -1,0 +1,211 @@
+"""Judge the engine's answer for one batch against ordinary autograd.
+
+Two oracles: each sample's loss alone, and each sample's loss in the batch. Where they agree, that is
+the right answer. Where they do not, the sample is tried beside a copy of itself: if that agrees with
+the gradient in the batch, the one-sample pass met a fault of PyTorch (eval-mode batch normalisation
+of one sample has a wrong input gradient for some strides, 2.13), and the batch is right; otherwise
+the model or the loss mixes samples, and the only right answer is a refusal.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from campaign.case import Batch, Case, first_tensor
+from oracle import assert_unchanged, call, state
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm import gradient_norms
+
+NORMS = ("global", "tensor-sum")
+OUTCOMES = ("exact", "refused", "slow and said so", "zeros without a word", "wrong", "crashed")
+FLOOR = 1e-7
+"""Of the largest norm of a batch: a norm smaller than this is rounding (squares are summed)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """outcome: one of OUTCOMES, or "not tried" where the model itself fails. mixes: by the oracle."""
+
+    outcome: str
+    detail: str
+    mixes: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether the engine kept its promise."""
+        return self.outcome in ("exact", "refused", "slow and said so", "not tried")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """gradients: (n, all parameters' entries), None where the model mixes samples.
+
+    reached: whether any loss depends on any parameter.
+    """
+
+    gradients: list[list[Tensor | None]] | None
+    reached: bool
+    why: str = ""
+
+    def norms(self, norm: str) -> Tensor:
+        """(n,), float64."""
+        assert self.gradients is not None
+        rows = []
+        for gradients in self.gradients:
+            squares = [torch.zeros(()).double() if g is None else square(g) for g in gradients]
+            total = torch.stack(squares)
+            rows.append(total.sum().sqrt() if norm == "global" else total.sqrt().sum())
+        return torch.stack(rows)
+
+
+def square(gradient: Tensor) -> Tensor:
+    """The squared norm, in float64."""
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return dense.abs().double().square().sum()
+
+
+def pointwise_entropy(outputs: Any, _: Any = None) -> Tensor:
+    """The entropy of the posterior; written here again, for the oracle is independent."""
+    logits = first_tensor(outputs)
+    p = logits.softmax(dim=1)
+    return torch.special.entr(p).sum(dim=1).flatten(1).mean(dim=1) if logits.dim() > 2 else (
+        torch.special.entr(p).sum(dim=1)
+    )  # fmt: skip
+
+
+def find_truth(case: Case, model: nn.Module, batch: Batch) -> Truth:
+    """The right answer for one batch.
+
+    Raises:
+        Exception: whatever the model raises by itself on the whole batch.
+    """
+    loss = pointwise_entropy if isinstance(case.loss, str) else case.loss
+
+    def gradients(index: list[int], wanted: list[int]) -> list[list[Tensor | None]]:
+        net = copy.deepcopy(model) if case.stateful else model
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        part = batch.rows(index)
+        losses = loss(call(net, part.inputs), part.targets)
+        if losses.shape != (len(index),):
+            raise ValueError(f"the case's loss has shape {tuple(losses.shape)}")
+        if not losses.requires_grad:
+            return [[None] * len(parameters) for _ in wanted]
+        return [differentiate(losses[i], parameters) for i in wanted]
+
+    n = batch.n
+    together = gradients(list(range(n)), list(range(n)))
+    reached = any(g is not None for row in together for g in row)
+    for i in range(n):
+        try:
+            (alone,) = gradients([i], [0])
+        except Exception:  # a model that takes no single sample
+            alone = None
+        if alone is not None and close(alone, together[i], case.tolerance):
+            continue
+        (twin,) = gradients([i] * (n + 1), [0])
+        if not close(twin, together[i], case.tolerance):
+            return Truth(None, reached, f"sample {i} of {n} has another gradient in company")
+    return Truth(together, reached)
+
+
+def differentiate(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor | None]:
+    """The gradient of one loss; the graph stays."""
+    try:
+        return list(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True))
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+    # Reentrant checkpoints work with `backward` alone.
+    held = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    loss.backward(retain_graph=True)
+    gradients = [p.grad for p in parameters]
+    for p, grad in zip(parameters, held, strict=True):
+        p.grad = grad
+    return gradients
+
+
+def close(first: list[Tensor | None], second: list[Tensor | None], tolerance: float) -> bool:
+    """Whether two gradients agree, relative to their length."""
+    apart, size = torch.zeros(()).double(), torch.zeros(()).double()
+    for a, b in zip(first, second, strict=True):
+        a, b = (x.to_dense() if x is not None and x.is_sparse else x for x in (a, b))
+        if a is None and b is None:
+            continue
+        a = torch.zeros_like(b) if a is None else a  # type: ignore[arg-type]
+        b = torch.zeros_like(a) if b is None else b
+        apart, size = apart + square(a - b), size + square(a) + square(b)
+    return bool(apart.sqrt() <= tolerance * size.sqrt() + 1e-10)
+
+
+def judge(case: Case, model: nn.Module, batch: Batch, truth: Truth, norm: str) -> Verdict:
+    """Ask the engine, and compare."""
+    mixes = truth.gradients is None
+    loss: Any = case.loss
+    if not isinstance(loss, str):
+        loss = pointwise_with(case.loss, batch.targets)  # type: ignore[arg-type]
+    asked = copy.deepcopy(model) if case.stateful else model
+    before = state(asked)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            norms = gradient_norms(asked, batch.inputs, loss, norm=norm)
+    except GradientNormError as error:
+        return Verdict("refused", f"{type(error).__name__}: {str(error)[:300]}", mixes)
+    except Exception as error:
+        return Verdict("crashed", f"{type(error).__name__}: {str(error)[:200]}", mixes)
+    try:
+        assert_unchanged(before, state(asked))
+    except AssertionError as error:
+        return Verdict("wrong", f"the model was changed: {str(error)[:100]}", mixes)
+    told = "; ".join(str(w.message) for w in said)
+    if mixes:
+        return Verdict("wrong", f"answered though samples are mixed: {truth.why}", mixes)
+    if not truth.reached:
+        return Verdict("wrong", "answered though no parameter is reached")
+    right = truth.norms(norm)
+    if norms.shape != right.shape:
+        return Verdict("wrong", f"shape {tuple(norms.shape)} instead of {tuple(right.shape)}")
+    apart = (norms - right).abs()
+    bound = case.tolerance * right + FLOOR * right.max() + 1e-8
+    if not bool((apart <= bound).all()):
+        pair = f"ours {shown(norms)}, right {shown(right)}"
+        return Verdict("wrong", pair + (f"; said: {told[:100]}" if told else ""))
+    if not bool(right.any()) and not told:
+        return Verdict("zeros without a word", f"n = {len(right)}")
+    slow = any(word in told for word in ("sample by sample", "one by one", "slow"))
+    return Verdict("slow and said so", told[:200]) if slow else Verdict("exact", told[:200])
+
+
+def pointwise_with(loss: Callable[[Any, Any], Tensor], targets: Any) -> Callable[[Any], Tensor]:
+    """The loss as the engine takes it."""
+    return lambda outputs: loss(outputs, targets)
+
+
+def shown(norms: Tensor) -> str:
+    """A few of them, in short."""
+    return "[" + ", ".join(f"{v:.6g}" for v in norms.tolist()[:8]) + "]"
+
+
+def try_case(case: Case, seed: int = 0, norms: tuple[str, ...] = NORMS) -> list[Verdict]:
+    """The verdicts on a case: its batches in turn, through the same model, for each norm."""
+    model = case.build(seed)
+    verdicts = []
+    for turn, n in enumerate(case.sizes):
+        batch = case.draw(n, 1000 * seed + turn)
+        try:
+            truth = find_truth(case, model, batch)
+        except Exception as error:
+            detail = f"the model itself: {type(error).__name__}: {str(error)[:200]}"
+            verdicts.append(Verdict("not tried", detail))
+            continue
+        verdicts += [judge(case, model, batch, truth, norm) for norm in norms]
+    return verdicts
