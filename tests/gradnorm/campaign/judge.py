@@ -1,10 +1,9 @@
 """Judge the engine's answer for one batch against ordinary autograd.
 
 Two oracles: each sample's loss alone, and each sample's loss in the batch. Where they agree, that is
-the right answer. Where they do not, the sample is tried beside a copy of itself: if that agrees with
-the gradient in the batch, the one-sample pass met a fault of PyTorch (eval-mode batch normalisation
-of one sample has a wrong input gradient for some strides, 2.13), and the batch is right; otherwise
-the model or the loss mixes samples, and the only right answer is a refusal.
+the right answer. Where they do not, the model or the loss mixes samples, and the only right answer
+is a refusal. Both work around a fault of PyTorch 2.13: batch and instance normalisation of one
+sample have a wrong input gradient for some strides of the gradient that comes in.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ import torch
 from campaign.case import Batch, Case, first_tensor
 from oracle import assert_unchanged, call, state
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
@@ -100,19 +101,42 @@ def find_truth(case: Case, model: nn.Module, batch: Batch) -> Truth:
         return [differentiate(losses[i], parameters) for i in wanted]
 
     n = batch.n
-    together = gradients(list(range(n)), list(range(n)))
-    reached = any(g is not None for row in together for g in row)
-    for i in range(n):
-        try:
-            (alone,) = gradients([i], [0])
-        except Exception:  # a model that takes no single sample
-            alone = None
-        if alone is not None and close(alone, together[i], case.tolerance):
-            continue
-        (twin,) = gradients([i] * (n + 1), [0])
-        if not close(twin, together[i], case.tolerance):
-            return Truth(None, reached, f"sample {i} of {n} has another gradient in company")
+    with ContiguousGradients():
+        together = gradients(list(range(n)), list(range(n)))
+        reached = any(g is not None for row in together for g in row)
+        for i in range(n):
+            try:
+                (alone,) = gradients([i], [0])
+            except Exception:  # a model that takes no single sample
+                continue
+            if not close(alone, together[i], case.tolerance):
+                return Truth(None, reached, f"sample {i} of {n} has another gradient in company")
     return Truth(together, reached)
+
+
+NORMALISATIONS = (F.batch_norm, F.instance_norm, torch.batch_norm, torch.instance_norm)
+
+
+class ContiguousGradients(TorchFunctionMode):
+    """Lays out the gradients that reach normalisations as their outputs are laid out."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in NORMALISATIONS and out.requires_grad:
+            out.register_hook(lambda gradient: gradient.contiguous())
+        return out
+
+
+def minus(first: Tensor | None, second: Tensor | None) -> Tensor:
+    """The difference, in which None is zero."""
+    first = first.to_dense() if first is not None and first.is_sparse else first
+    second = second.to_dense() if second is not None and second.is_sparse else second
+    if first is None:
+        assert second is not None
+        return -second
+    return first if second is None else first - second
 
 
 def differentiate(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor | None]:
@@ -137,12 +161,9 @@ def close(first: list[Tensor | None], second: list[Tensor | None], tolerance: fl
     """Whether two gradients agree, relative to their length."""
     apart, size = torch.zeros(()).double(), torch.zeros(()).double()
     for a, b in zip(first, second, strict=True):
-        a, b = (x.to_dense() if x is not None and x.is_sparse else x for x in (a, b))
-        if a is None and b is None:
-            continue
-        a = torch.zeros_like(b) if a is None else a  # type: ignore[arg-type]
-        b = torch.zeros_like(a) if b is None else b
-        apart, size = apart + square(a - b), size + square(a) + square(b)
+        if a is not None or b is not None:
+            apart = apart + square(minus(a, b))
+            size = size + sum(square(x) for x in (a, b) if x is not None)
     return bool(apart.sqrt() <= tolerance * size.sqrt() + 1e-10)
 
 
