@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 PointwiseLoss = Callable[[Any, Any], Tensor]
 """From outputs and targets, samples in dimension 0, to one loss per sample."""
@@ -38,6 +38,12 @@ class Batch:
         pairs = self.inputs.items() if isinstance(self.inputs, Mapping) else enumerate(self.inputs)
         return [(key, value) for key, value in pairs if key not in self.shared]
 
+    def _shared(self) -> list[tuple[Any, Any]]:
+        if isinstance(self.inputs, Tensor):
+            return []
+        pairs = self.inputs.items() if isinstance(self.inputs, Mapping) else enumerate(self.inputs)
+        return [(key, value) for key, value in pairs if key in self.shared]
+
     def rows(self, index: list[int]) -> Batch:
         """The batch of these samples, in tensors of its own."""
 
@@ -51,6 +57,20 @@ class Batch:
         else:
             inputs = tuple(v if k in self.shared else take(v) for k, v in enumerate(self.inputs))
         return Batch(inputs, take(self.targets), self.shared)
+
+    def with_row(self, i: int, other: Batch) -> Batch:
+        """This batch with sample i of the other one, which has as many."""
+        mine, spec = tree_flatten((self.inputs, self.targets))
+        theirs, _ = tree_flatten((other.inputs, other.targets))
+        shared = {id(x) for x in tree_flatten([v for k, v in self._shared()])[0]}
+        leaves = []
+        for own, row in zip(mine, theirs, strict=True):
+            if isinstance(own, Tensor) and id(own) not in shared:
+                own = own.clone()
+                own[i] = row[i]
+            leaves.append(own)
+        inputs, targets = tree_unflatten(leaves, spec)
+        return Batch(inputs, targets, self.shared)
 
     def double(self) -> Batch:
         """The batch in float64."""

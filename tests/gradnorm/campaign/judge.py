@@ -1,14 +1,19 @@
 """Judge the engine's answer for one batch against ordinary autograd.
 
 Two oracles: each sample's loss alone, and each sample's loss in the batch. Where they agree, that is
-the right answer. Where they do not, the model or the loss mixes samples, and the only right answer
-is a refusal. Both work around a fault of PyTorch 2.13: batch and instance normalisation of one
-sample have a wrong input gradient for some strides of the gradient that comes in.
+the right answer. Where they do not, the sample is tried in other company: if its gradient changes
+with the company, the model or the loss mixes samples, and the only right answer is a refusal; if it
+does not, it depends on the number of samples alone, and the gradient in the batch is right.
+
+The oracles work around a fault of PyTorch 2.13: batch and instance normalisation of one sample have
+a wrong input gradient for some strides of the gradient that comes in.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,20 +86,21 @@ def pointwise_entropy(outputs: Any, _: Any = None) -> Tensor:
     )  # fmt: skip
 
 
-def find_truth(case: Case, model: nn.Module, batch: Batch) -> Truth:
-    """The right answer for one batch.
+def find_truth(
+    case: Case, model: nn.Module, batch: Batch, others: Callable[[int], Batch]
+) -> Truth:
+    """The right answer for one batch. others: from a seed to another batch of as many samples.
 
     Raises:
         Exception: whatever the model raises by itself on the whole batch.
     """
     loss = pointwise_entropy if isinstance(case.loss, str) else case.loss
 
-    def gradients(index: list[int], wanted: list[int]) -> list[list[Tensor | None]]:
+    def gradients(part: Batch, wanted: list[int]) -> list[list[Tensor | None]]:
         net = copy.deepcopy(model) if case.stateful else model
         parameters = [p for p in net.parameters() if p.requires_grad]
-        part = batch.rows(index)
         losses = loss(call(net, part.inputs), part.targets)
-        if losses.shape != (len(index),):
+        if losses.shape != (part.n,):
             raise ValueError(f"the case's loss has shape {tuple(losses.shape)}")
         if not losses.requires_grad:
             return [[None] * len(parameters) for _ in wanted]
@@ -102,14 +108,19 @@ def find_truth(case: Case, model: nn.Module, batch: Batch) -> Truth:
 
     n = batch.n
     with ContiguousGradients():
-        together = gradients(list(range(n)), list(range(n)))
+        together = gradients(batch.rows(list(range(n))), list(range(n)))
         reached = any(g is not None for row in together for g in row)
+        apart = []
         for i in range(n):
             try:
-                (alone,) = gradients([i], [0])
+                (alone,) = gradients(batch.rows([i]), [0])
             except Exception:  # a model that takes no single sample
                 continue
             if not close(alone, together[i], case.tolerance):
+                apart.append(i)
+        for i, seed in itertools.product(apart, (1, 2)):
+            (elsewhere,) = gradients(others(seed).with_row(i, batch), [i])
+            if not close(elsewhere, together[i], case.tolerance):
                 return Truth(None, reached, f"sample {i} of {n} has another gradient in company")
     return Truth(together, reached)
 
@@ -216,6 +227,11 @@ def shown(norms: Tensor) -> str:
     return "[" + ", ".join(f"{v:.6g}" for v in norms.tolist()[:8]) + "]"
 
 
+def draw_company(case: Case, n: int, seed: int, which: int) -> Batch:
+    """Another batch of n."""
+    return case.draw(n, seed + 7919 * which)
+
+
 def try_case(case: Case, seed: int = 0, norms: tuple[str, ...] = NORMS) -> list[Verdict]:
     """The verdicts on a case: its batches in turn, through the same model, for each norm."""
     model = case.build(seed)
@@ -223,7 +239,8 @@ def try_case(case: Case, seed: int = 0, norms: tuple[str, ...] = NORMS) -> list[
     for turn, n in enumerate(case.sizes):
         batch = case.draw(n, 1000 * seed + turn)
         try:
-            truth = find_truth(case, model, batch)
+            company = functools.partial(draw_company, case, n, 1000 * seed + turn)
+            truth = find_truth(case, model, batch, company)
         except Exception as error:
             detail = f"the model itself: {type(error).__name__}: {str(error)[:200]}"
             verdicts.append(Verdict("not tried", detail))
