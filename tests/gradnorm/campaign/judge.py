@@ -118,7 +118,7 @@ def find_truth(
                 continue
             if not close(alone, together[i], case.tolerance):
                 apart.append(i)
-        for i, seed in itertools.product(apart, (1, 2)):
+        for i, seed in itertools.product(apart, (1, 2, 3)):
             (elsewhere,) = gradients(others(seed).with_row(i, batch), [i])
             if not close(elsewhere, together[i], case.tolerance):
                 return Truth(None, reached, f"sample {i} of {n} has another gradient in company")
