@@ -6,6 +6,8 @@ command line prints the message alone, without a traceback, and exits with `exit
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import ClassVar
 
 
@@ -51,7 +53,19 @@ class GradientNormError(UpslopeError, ValueError):
     exit_code = 4
 
 
+class GradientNormWarning(UserWarning):
+    """Per-sample gradients that are exact, and slow or all zero, for a reason that is named."""
+
+
 class InfluenceError(UpslopeError, ValueError):
     """A curvature, a solve or an influence that is not defined for what was given."""
 
     exit_code = 4
+
+
+def warn_user(message: str, category: type[Warning] = GradientNormWarning) -> None:
+    """Warn at the line outside this package that led here, where its author can act on it."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("upslope"):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    warnings.warn(message, category, stacklevel=level)

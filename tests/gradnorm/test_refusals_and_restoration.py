@@ -140,7 +140,7 @@ def test_the_state_survives_with_gradients_hooks_and_modes_of_the_user():
     model[4].register_full_backward_hook(lambda module, inner, outer: None)
     model[2].train()
     model[0].bias.requires_grad_(False)
-    assert_agrees(model, X, evaluate=False)
+    assert_agrees(model, X, path="one by one", evaluate=False)  # for the backward hook's sake
 
 
 def test_the_state_survives_an_exception_in_the_model_and_in_the_loss():

@@ -6,7 +6,7 @@ from upslope.gradnorm.engine import gradient_norms, select
 from upslope.gradnorm.explain import Explanation, Use, explain
 from upslope.gradnorm.hutchinson import Estimate, estimated_rms_length
 from upslope.gradnorm.inner import gradient_inner_products
-from upslope.gradnorm.losses import entropy, expected, label_free, supervised
+from upslope.gradnorm.losses import entropy, entropy_over, expected, label_free, supervised
 from upslope.gradnorm.sketch import Sketches, gradient_sketches
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Sketches",
     "Use",
     "entropy",
+    "entropy_over",
     "estimated_rms_length",
     "expected",
     "expected_gradient_length",

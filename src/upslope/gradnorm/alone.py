@@ -1,53 +1,138 @@
 """The last resort: the gradient of one sample at a time, by ordinary means.
 
 Always right, and slow. Where a sample's loss depends on that sample's output alone, a sample costs
-a forward and a backward pass of its own; elsewhere a backward pass of the whole batch.
+a forward and a backward pass of its own, and its outputs must be those that it has in the batch;
+elsewhere a backward pass of the whole batch.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.outputs import Inputs, call, check_losses
+from upslope.gradnorm.mixing import compare_outputs, model_mixes
+from upslope.gradnorm.outputs import check_losses
+from upslope.gradnorm.separation import differ, scales
+
+if TYPE_CHECKING:
+    from upslope.gradnorm.recording import Recording
 
 
 def sample_by_sample(
-    model: nn.Module,
-    inputs: Inputs,
-    outputs: Any,
-    parameters: Sequence[Tensor],
-    n: int,
-    loss: Loss,
+    record: Recording, loss: Loss, samples: Sequence[int]
 ) -> Iterator[tuple[Tensor | None, ...]]:
-    """The gradients of all parameters, for each sample in turn. outputs: the model's, of `inputs`.
+    """Yield the gradients of all parameters, for each of `samples` in turn.
 
     Raises:
-        GradientNormError: the loss is not n finite numbers.
+        GradientNormError: the loss is not n finite numbers, or samples are mixed.
     """
+    parameters = list(record.weights.parameters.values())
     shares = None
-    if not any(module.training for module in model.modules()):
-        # In training mode a sample might meet other random numbers alone.
-        shares = gradients_at_outputs(outputs, parameters, n, loss)
+    if not record.is_random:
+        # With random numbers a sample would meet others when it is alone.
+        shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
     if shares is None:
-        losses = loss(outputs)
-        check_losses(losses, n)
-        for i in range(n):
-            yield torch.autograd.grad(losses[i], parameters, retain_graph=True, allow_unused=True)
+        yield from _in_the_batch(record, loss, parameters, samples)
         return
-    for i in range(n):
-        own = tree_map_only(Tensor, functools.partial(_one, n=n, i=i), inputs)
-        found = [x for x in tree_flatten(call(model, own))[0] if differentiable(x)]
-        share = [g[i : i + 1] for g in shares]
-        yield torch.autograd.grad(found, parameters, share, allow_unused=True)
+    for i in samples:
+        rows = torch.tensor([i])
+        outputs = record.run_plain(record.batch.rows(rows))
+        if record.n > 1:
+            compare_outputs(record, outputs, rows, shares)
+        ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
+        yield pull_back(ends, [g[i : i + 1] for g in shares], parameters)
 
 
-def _one(tensor: Tensor, n: int, i: int) -> Tensor:
-    return (tensor[i : i + 1] if tensor.shape[:1] == (n,) else tensor).clone()
+def _in_the_batch(
+    record: Recording, loss: Loss, parameters: list[Tensor], samples: Sequence[int]
+) -> Iterator[tuple[Tensor | None, ...]]:
+    """Where a sample cannot go alone: one pass forward, and one backward for each sample."""
+    inputs = [
+        leaf.detach().clone().requires_grad_()
+        for leaf, own in zip(record.batch.leaves, record.batch.per_sample, strict=True)
+        if own and leaf.is_floating_point()
+    ]
+    outputs = record.run_plain(record.batch, inputs)
+    losses = loss(outputs)
+    check_losses(losses, record.n, record.batch.first)
+    if not losses.requires_grad:
+        for _ in samples:
+            yield (None,) * len(parameters)
+        return
+    _refuse_mixing(record, losses, inputs)
+    for i in samples:
+        yield pull_back([losses], [one_hot(losses, i)], parameters)
+
+
+def _refuse_mixing(record: Recording, losses: Tensor, inputs: list[Tensor]) -> None:
+    """Refuse if the loss of a sample feels the inputs of another (`separation`).
+
+    Raises:
+        GradientNormError: it does.
+    """
+    if record.n == 1 or not inputs:
+        return
+    u = scales(record.n, losses)
+    once, scaled = (
+        torch.autograd.grad(losses, inputs, share, retain_graph=True, allow_unused=True)
+        for share in (torch.ones_like(losses), u)
+    )
+    for g, g_scaled in zip(once, scaled, strict=True):
+        if g is not None and g_scaled is not None:
+            # Sums over positions may go in another order: what counts is the size of all of them.
+            size = g.abs().amax(dim=tuple(range(1, g.dim())), keepdim=True).expand_as(g)
+            wrong = differ(g_scaled, g, u, size)
+            if bool(wrong.any()):
+                raise model_mixes(record, wrong.nonzero().flatten().cpu())
+
+
+def one_hot(like: Tensor, place: int) -> Tensor:
+    """Return zeros but for a one."""
+    share = torch.zeros_like(like)
+    share[place] = 1
+    return share
+
+
+def pull_back(
+    ends: Sequence[Tensor], shares: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the parameters from those at the outputs, by autograd alone.
+
+    ends, shares: outputs with a graph, and a gradient for each; what has only zeros is left out, so
+    that an output of which nothing is asked may have any shape.
+    """
+    pairs = [(x, g) for x, g in zip(ends, shares, strict=False) if bool(g.any())]
+    if not pairs:
+        return (None,) * len(parameters)
+    outputs = [x for x, _ in pairs]
+    gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
+    try:
+        # The graph is kept: parts of it may be the caller's, such as a cache of parametrisations.
+        return torch.autograd.grad(
+            outputs, parameters, gradients, retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:
+        if "incompatible with .grad()" not in str(error):
+            raise
+    return _accumulated(outputs, gradients, parameters)
+
+
+def _accumulated(
+    outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """As `pull_back`, through `.grad`: reentrant checkpoints know no other way."""
+    own = [p.grad for p in parameters]
+    try:
+        for p in parameters:
+            p.grad = None
+        torch.autograd.backward(outputs, gradients, retain_graph=True)
+        return tuple(p.grad for p in parameters)
+    finally:
+        for p, grad in zip(parameters, own, strict=True):
+            p.grad = grad

@@ -13,15 +13,24 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upslope.gradnorm.layout import halves
+from upslope.errors import GradientNormError
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.outputs import check_losses
+from upslope.gradnorm.separation import differ, scales
 
 
 def gradients_at_outputs(
-    outputs: Any, parameters: Sequence[Tensor], n: int, loss: Loss
+    outputs: Any, parameters: Sequence[Tensor], n: int, loss: Loss, *, prove: bool = True
 ) -> list[Tensor] | None:
-    """Gradients of the losses at the model's outputs, if they say all there is to say."""
+    """Return the gradients of the losses at the model's outputs, if they say all there is to say.
+
+    prove: also see whether losses change with other samples' outputs by ways without gradients.
+
+    None where the loss has parameters of its own, or an output has no samples in dimension 0.
+
+    Raises:
+        GradientNormError: a sample's loss depends on the outputs of others.
+    """
     leaves, spec = tree_flatten(outputs)
     cut = [x.detach().requires_grad_() if differentiable(x) else x for x in leaves]
     ends = [x for x in cut if differentiable(x)]
@@ -29,23 +38,83 @@ def gradients_at_outputs(
         return None
     losses = loss(tree_unflatten(cut, spec))
     check_losses(losses, n)
-    total = [torch.zeros_like(x) for x in ends]
-    for kept in halves(n):
-        found = torch.autograd.grad(
-            losses, [*ends, *parameters], kept.to(losses), retain_graph=True, allow_unused=True
+    if not losses.requires_grad:
+        return [torch.zeros_like(x) for x in ends]
+    u = scales(n, losses)
+    once, scaled = (
+        torch.autograd.grad(
+            losses, [*ends, *parameters], share, retain_graph=True, allow_unused=True
         )
-        if any(g is not None for g in found[len(ends) :]):
-            return None  # the loss has parameters of its own
-        for sum_, g in zip(total, found, strict=False):
-            if g is not None:
-                if bool(g[~kept.to(g.device)].any()):
-                    return None  # a sample's loss looks at the outputs of others
-                sum_ += g
-    return total
+        for share in (torch.ones_like(losses), u)
+    )
+    if any(g is not None for g in once[len(ends) :]):
+        return None  # the loss has parameters of its own
+    gradients = []
+    for end, g, g_scaled in zip(ends, once, scaled, strict=False):
+        if g is None or g_scaled is None:
+            gradients.append(torch.zeros_like(end))
+            continue
+        mixed = differ(g_scaled, g, u)
+        if bool(mixed.any()):
+            raise loss_mixes(mixed)
+        gradients.append(g)
+    if n > 1 and prove:
+        _refuse_losses_by_company(loss, leaves, spec, n, losses.detach())
+    return gradients
+
+
+def loss_mixes(samples: Tensor) -> GradientNormError:
+    """The error for a loss that looks at other samples. samples: (n,) bool."""
+    which = samples.nonzero().flatten()[:5].tolist()
+    return GradientNormError(
+        "Expected a loss in which each sample's number depends on that sample's outputs alone but "
+        f"the outputs of samples {which} enter the losses of others: no sample has a loss "
+        "gradient of its own. Contrastive and batch-normalised losses, and weights that are made of "
+        "the batch, are of this kind: leave the other samples out of the loss."
+    )
+
+
+@torch.no_grad()
+def _refuse_losses_by_company(
+    loss: Loss, leaves: Sequence[Any], spec: Any, n: int, losses: Tensor
+) -> None:
+    """Refuse losses that change when the outputs of other samples do, by ways without gradients.
+
+    Every second sample keeps its outputs, and the others get those of a neighbour, and in reverse.
+
+    Raises:
+        GradientNormError: some loss has changed.
+    """
+    places = torch.arange(n)
+    detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    if not torch.equal(_losses_of(loss, detached, leaves, spec), losses):
+        return  # a loss with random numbers: nothing can be said
+    for parity in (0, 1):
+        stay = places % 2 == parity
+        source = torch.where(stay, places, (places + 1) % n)
+        moved = [
+            x[source.to(x.device)] if isinstance(x, Tensor) and x.shape[:1] == (n,) else x
+            for x in detached
+        ]
+        other = _losses_of(loss, moved, leaves, spec)
+        stay = stay.to(losses.device)
+        allowed = 1e-4 if losses.dtype in (torch.float32, torch.float64) else 3e-2
+        changed = (other - losses).abs() > allowed * (losses.abs() + losses.abs().mean())
+        if bool((changed & stay).any()):
+            raise loss_mixes(changed & stay)
+
+
+def _losses_of(loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any) -> Tensor:
+    """The losses of other outputs than the model's. leaves: the model's, with their graph."""
+    as_before = [
+        value.clone().requires_grad_() if differentiable(leaf) else value
+        for value, leaf in zip(values, leaves, strict=True)
+    ]
+    return loss(tree_unflatten(as_before, spec)).detach()
 
 
 def with_gradients(gradients: Sequence[Tensor]) -> Loss:
-    """A loss of value zero that has these gradients at the outputs, (n, ...) each."""
+    """Return a loss of value zero that has these gradients at the outputs, (n, ...) each."""
 
     def loss(outputs: Any) -> Tensor:
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.outputs import Inputs, call, opened, tensors_in
+from upslope.gradnorm.batch import Batch, Inputs
+from upslope.gradnorm.outputs import tensors_in
+from upslope.gradnorm.restoring import without_traces
 
 _CPU = 4 << 30
 """Bytes on a CPU, where what is free changes from run to run and results must not."""
@@ -22,30 +23,36 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
     inputs: one sample or more, in dimension 0; the first is run forward, once.
     memory: bytes; by default 4 GiB on a CPU and 70% of what is free on a GPU.
     """
-    held, outputs = held_by_one(model, inputs)
-    found = tensors_in(outputs)
+    held, device = held_by_one(model, Batch.of(inputs))
     if memory is None:
-        device = found[0].device if found else torch.device("cpu")
         cuda = device.type == "cuda"
         memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
-    return max(1, memory // max(1, _TRANSIENT * sum(t.untyped_storage().nbytes() for t in held)))
+    return max(1, memory // max(1, _TRANSIENT * sum(size for size, _ in held)))
 
 
-def held_by_one(model: nn.Module, inputs: Inputs) -> tuple[list[Tensor], Any]:
-    """What the first sample keeps in memory for the backward pass, and its outputs.
+def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]], torch.device]:
+    """What the first sample keeps in memory for the backward pass, and the device of its outputs.
 
-    Parameters and buffers are not among it; of views of one tensor there is one.
+    Bytes of each tensor, and whether it holds floating numbers. Parameters and buffers are not
+    among it; of views of one tensor there is one.
     """
-    one = tree_map_only(Tensor, lambda t: t[:1].clone() if t.dim() else t, opened(inputs))
-    held: dict[int, Tensor] = {}
+    held: dict[int, tuple[int, bool]] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
-    def pack(tensor: Tensor) -> Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in own:
-            held[place] = tensor.detach()
-        return tensor
+    def pack(tensor: Tensor) -> None:
+        # Nothing is kept: an output that its own node holds is a circle that is never freed.
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            alive.append(tensor.detach())
+            held[storage.data_ptr()] = (storage.nbytes(), tensor.is_floating_point())
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        outputs = call(model, one)
-    return list(held.values()), outputs
+    alive: list[Tensor] = []  # so that no address is used twice
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+    with without_traces(model), torch.enable_grad(), hooks:
+        outputs = batch.rows(slice(0, 1)).call(model)
+    tensors = tensors_in(outputs)
+    return list(held.values()), tensors[0].device if tensors else torch.device("cpu")
+
+
+def _unpack(_: object) -> Tensor:
+    raise RuntimeError("This pass is run forward only.")

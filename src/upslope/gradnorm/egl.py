@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.engine import Parameters, means_of, reduction, select
-from upslope.gradnorm.losses import Loss, logits_of
-from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.batch import Inputs
+from upslope.gradnorm.losses import Loss, classes_first, logits_of
 from upslope.gradnorm.pieces import pieces
 from upslope.gradnorm.recording import Recording
 from upslope.gradnorm.restoring import as_found
@@ -75,12 +75,12 @@ def expected_gradient_length(
     if kind not in ("mean", "rms"):
         raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {kind!r}.')
     reduce = reduction(norm)
-    weights = Weights(select(model, parameters))
+    weights = Weights(select(model, parameters, inputs))
     means = means_of(max_memory, compile, dtype)
     with as_found(model):
         found = [
-            _length(Recording(model, x, weights, means, first), share, kind, reduce, logits)
-            for first, x in pieces(model, inputs)
+            _length(Recording(model, piece, weights, means), share, kind, reduce, logits)
+            for piece in pieces(model, inputs)
         ]
     return ExpectedLength(*(torch.cat(rows) for rows in zip(*found, strict=True)))
 
@@ -95,7 +95,7 @@ def _length(
     kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
     total = p.new_zeros(len(p), dtype=torch.float64)
     power = 1 if kind == "mean" else 2
-    for rank in range(int(kept.sum(dim=1).max())):
+    for rank in range(max(kept.sum(dim=1).tolist(), default=0)):
         norms = reduce(record.squared_norms(_at(labels[:, rank], logits)))
         total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
     bound = _bound(record, reduce, p, labels, kept, power, logits)
@@ -116,7 +116,7 @@ def class_logits(record: Recording, logits: Logits) -> Tensor:
             f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
             'classes^pixels terms. Use loss="entropy".'
         )
-    return z
+    return classes_first(z, 1)
 
 
 def _bound(

@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from upslope.errors import GradientNormError
+from upslope.errors import GradientNormError, warn_user
+from upslope.gradnorm.hooks import refuse_parameter_hooks
+from upslope.gradnorm.last_module import find_last_module
 from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.parts import SCRATCH
 from upslope.gradnorm.pieces import reduced
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
 Parameters = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
-"""Which parameters: None or "all", "last" (the last module that has any), names or prefixes of
+"""Which parameters: None or "all", "last" (the last module with any that the output went through), names or prefixes of
 names, or a predicate of name and parameter."""
 
 
@@ -58,16 +60,28 @@ def gradient_norms(
             loss is reduced over the batch or not finite, or no parameter is asked for.
     """
     reduce = reduction(norm)
-    weights = Weights(select(model, parameters))
+    weights = Weights(select(model, parameters, inputs))
     means = means_of(max_memory, compile, dtype)
-    return reduce(reduced(model, inputs, weights, means, SquaredNorms(), named(loss)))
+    norms = reduce(reduced(model, inputs, weights, means, SquaredNorms(), named(loss)))
+    if len(norms) and not bool(norms.any()):
+        warn_user(
+            f"The gradient norms of all {len(norms)} samples are exactly zero: the loss is flat at "
+            "these outputs (ties, as the entropy of a uniform posterior has; a margin that every "
+            "sample keeps; a saturated posterior), or a multiplication by zero cuts the model off. "
+            "They rank nothing."
+        )
+    return norms
 
 
-def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Parameter]:
+def select(
+    model: nn.Module, parameters: Parameters = None, inputs: Inputs | None = None
+) -> dict[str, nn.Parameter]:
     """name -> parameter, for those that are asked for and require a gradient.
 
+    inputs: a batch, from which "last" reads which module the output went through last.
+
     Raises:
-        GradientNormError: none does, or a name is not in the model.
+        GradientNormError: none does, a name is not in the model, or one has a gradient hook.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))
@@ -79,8 +93,7 @@ def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Para
     if parameters is None or parameters == "all":
         chosen = trainable
     elif parameters == "last":
-        owners = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
-        last = owners[-1] if owners else ""
+        last = find_last_module(model, inputs)
         chosen = {
             name: p
             for name, p in trainable.items()
@@ -107,6 +120,7 @@ def select(model: nn.Module, parameters: Parameters = None) -> dict[str, nn.Para
             f"{parameters!r}` chooses none of {len(trainable)} trainable ones. Unfreeze some with "
             "`requires_grad_(True)`, or choose others."
         )
+    refuse_parameter_hooks(chosen)
     return chosen
 
 

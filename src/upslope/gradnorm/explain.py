@@ -13,16 +13,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm.engine import Parameters, select
 from upslope.gradnorm.kernels import conv_methods
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.folded import FoldedPart
 from upslope.gradnorm.kernels.replay import Replay, ReplayPart
 from upslope.gradnorm.layout import Layout, Samples
-from upslope.gradnorm.outputs import Inputs, tensors_in
+from upslope.gradnorm.batch import Batch, Inputs
+from upslope.gradnorm.listeners import SquaredNorms
+from upslope.gradnorm.losses import label_free
+from upslope.gradnorm.outputs import tensors_in
 from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
 from upslope.gradnorm.recording import Recording
 from upslope.gradnorm.restoring import as_found
+from upslope.gradnorm.sharing import resolve_shared
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
@@ -94,13 +99,16 @@ def explain(
     Raises:
         GradientNormError: as `gradient_norms`.
     """
-    chosen = select(model, parameters)
+    chosen = select(model, parameters, inputs)
     if inputs is None:
         return _from_modules(model, chosen)
     with as_found(model):
-        record = Recording(model, inputs, Weights(chosen), Means())
-        found = record.tried(lambda: _from_recording(record))
-        return _slow(chosen, record.why_slow) if found is None else found
+        batch = resolve_shared(model, Batch.of(inputs))
+        record = Recording(model, batch, Weights(chosen), Means())
+        # The whole way that `gradient_norms` takes, with its proof: it may end in another path.
+        record.reduced(SquaredNorms(), label_free(lambda outputs: _any_loss(outputs, batch.n)))
+        table = record.tried(lambda: _from_recording(record))
+        return _slow(chosen, record.why_slow) if table is None else table
 
 
 def _slow(chosen: dict[str, nn.Parameter], why: str | None) -> Explanation:
@@ -142,7 +150,7 @@ class _CostListener:
 
 
 def _from_recording(record: Recording) -> Explanation:
-    losses = _any_loss(record.outputs, record.n)
+    losses = record.losses(lambda outputs: _any_loss(outputs, record.n))
     layouts = record.layouts(losses)
     listener = _CostListener(record, layouts, {})
     record.backward(losses, torch.ones_like(losses), listener)
@@ -165,6 +173,11 @@ def _from_recording(record: Recording) -> Explanation:
 def _any_loss(outputs: object, n: int) -> Tensor:
     """(n,): something that depends on all that the model puts out."""
     own = [t for t in tensors_in(outputs) if len(t) == n]
+    if not own:
+        raise GradientNormError(
+            f"Expected outputs with the {n} samples in dimension 0 but the model puts out shapes "
+            f"{[tuple(t.shape) for t in tensors_in(outputs)]}: `explain` knows no loss for them."
+        )
     return torch.stack([t.square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
 
 

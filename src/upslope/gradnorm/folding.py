@@ -16,13 +16,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
-from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import Convolution
 from upslope.gradnorm.kernels.folded import FoldedConvolution, foldable
-from upslope.gradnorm.outputs import Inputs, call
+from upslope.gradnorm.batch import Batch, call, clone_rows
+from upslope.gradnorm.restoring import without_traces
 from upslope.gradnorm.tape import Means, Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
 from upslope.gradnorm.weights import Weights
@@ -88,39 +88,40 @@ class PairFolding:
             raise Unfolded(place)
 
 
-def pairs_of(model: nn.Module, inputs: Inputs, weights: Weights) -> Pairs:
-    """What can be folded. inputs: opened."""
+def pairs_of(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
+    """Return what can be folded."""
     own, asked = _known.setdefault(model, {}), tuple(weights.parameters)
     if own.get(asked) == {} or _watched(model):
         return {}
     if asked not in own:
-        own[asked] = _learned(model, inputs, weights)
+        own[asked] = _learned(model, batch, weights)
     return own[asked]
 
 
-def corrected(model: nn.Module, inputs: Inputs, weights: Weights, wrong: int) -> Pairs:
+def corrected(model: nn.Module, batch: Batch, weights: Weights, wrong: int) -> Pairs:
     """The same after the pair at the place `wrong` proved wrong."""
     own, asked = _known[model], tuple(weights.parameters)
-    before, now = own[asked], _learned(model, inputs, weights)
+    before, now = own[asked], _learned(model, batch, weights)
     if wrong in now and now[wrong].same(before[wrong]):  # used for something else as well
         now = {place: norm for place, norm in before.items() if place != wrong}
     own[asked] = now
     return now
 
 
-def _learned(model: nn.Module, inputs: Inputs, weights: Weights) -> Pairs:
+def _learned(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return {}
     tape = Tape(weights, Means())
     tape.folding = folding = PairFolding(tape, {})
     interceptor = Interceptor(tape, model, 2)
 
-    def few(tensor: Tensor) -> Tensor:
-        return interceptor.sampled(tensor[:2].clone()) if tensor.dim() else tensor
+    def few(tensor: Tensor, per_sample: bool) -> Tensor:
+        own = clone_rows(tensor)
+        return interceptor.sampled(own) if per_sample else own
 
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), interceptor:
-            call(model, tree_map_only(Tensor, few, inputs))
+        with without_traces(model), torch.enable_grad(), interceptor:
+            call(model, batch.rows(slice(0, 2)).map(few))
     except Exception:  # what a model does not like will be told in the pass that counts
         return {}
     return folding.seen

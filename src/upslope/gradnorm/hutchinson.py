@@ -18,7 +18,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.egl import Logits, class_logits, weighted
 from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.losses import logits_of
-from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.pieces import pieces
 from upslope.gradnorm.recording import Recording
 from upslope.gradnorm.restoring import as_found
@@ -54,12 +54,12 @@ def estimated_rms_length(
     if probes < 2:
         raise GradientNormError(f"Expected at least 2 `probes` but got {probes}.")
     norm = reduction("global")
-    weights = Weights(select(model, parameters))
+    weights = Weights(select(model, parameters, inputs))
     means = means_of(max_memory, False, None)
     found = []
     with as_found(model):
-        for first, x in pieces(model, inputs):
-            record = Recording(model, x, weights, means, first)
+        for piece in pieces(model, inputs):
+            record = Recording(model, piece, weights, means)
             roots = class_logits(record, logits).softmax(dim=1).sqrt()
             rng = torch.Generator().manual_seed(seed)
             squares = []

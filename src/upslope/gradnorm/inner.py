@@ -20,7 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.outputs import Inputs, batch_size, check_losses
+from upslope.gradnorm.batch import Batch, Inputs
+from upslope.gradnorm.outputs import check_losses
 
 
 def gradient_inner_products(
@@ -104,5 +105,5 @@ def _losses(
     else:
         outputs = functional_call(model, dict(parameters), inputs)
     losses = loss(outputs)
-    check_losses(losses.detach(), batch_size(inputs))
+    check_losses(losses.detach(), Batch.of(inputs).n)
     return losses

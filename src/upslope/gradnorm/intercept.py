@@ -7,7 +7,8 @@ bare `x * self.scale`. Tensors are of three kinds: those that depend on the samp
 Where weights and samples meet, in this order:
 
 1. a kernel of the table computes the operator and knows its per-sample gradients;
-2. an operator written in Python is run with the interceptor inside, and meets again below;
+2. an operator written in Python, or composed of others (`kernels/compositions.py`), is run with
+   the interceptor inside, and meets again below;
 3. in an operator that works entry by entry, weights are lifted to the samples' shape first;
 4. anything else is replayed: exact, and slow (`kernels/replay.py`).
 
@@ -17,6 +18,8 @@ gradient on the parameter itself, which the engine looks for.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import re
 import types
@@ -25,14 +28,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.copies import are_copies, repeated, repeats
-from upslope.gradnorm.kernels import TABLE
-from upslope.gradnorm.kernels.batch_norm import refuse_batch_statistics
+from upslope.gradnorm.hooks import module_with_backward_hook
+from upslope.gradnorm.kernels import COMPOSITIONS, TABLE
 from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.refusals import (
+    BATCH_NORMS,
+    EMBEDDINGS,
+    refuse_batch_statistics,
+    refuse_mixing_embeddings,
+)
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.layout import Inseparable
 from upslope.gradnorm.operators import (
@@ -44,6 +52,7 @@ from upslope.gradnorm.operators import (
     REPEATING,
     is_entrywise,
 )
+from upslope.gradnorm.program import Program, name_of
 from upslope.gradnorm.orders import Orders, Unordered, mark
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
@@ -64,6 +73,19 @@ class Interceptor(TorchFunctionMode):
         self.copied = False
         """Whether weights were held to be copied to every sample (`copies`)."""
         self._orders = Orders(n)
+        self.program = Program()
+        self._hooked = module_with_backward_hook(model)
+
+    def __enter__(self) -> Interceptor:
+        """Start to see operators.
+
+        Raises:
+            Inseparable: a module has hooks on gradients, which are given those of single samples.
+        """
+        if self._hooked is not None:
+            raise Inseparable(f"{self._hooked} has a backward hook, which may change gradients")
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
@@ -82,11 +104,13 @@ class Interceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in ASKING:
             return func(*args, **kwargs)
+        if func is Tensor.register_hook:
+            raise Inseparable("the model registers a hook on a tensor, which may change gradients")
         tensors = _tensors((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
         if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
             kinds.add("sample")
-        normalising = func in (F.batch_norm, torch.batch_norm)
+        normalising = func in BATCH_NORMS
         if "token" in kinds:
             if not (normalising and "weight" in kinds):
                 found = (t.__dict__.get(TOKEN) for t in tensors)
@@ -94,6 +118,9 @@ class Interceptor(TorchFunctionMode):
             kinds = kinds - {"token"} | {"sample"}
         if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
+        if func in EMBEDDINGS:
+            is_weight = self.tape.weights.made_of
+            refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)
         order = self._order_behind(func, args, tensors) if "sample" in kinds else None
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
@@ -103,6 +130,7 @@ class Interceptor(TorchFunctionMode):
                 _refuse_write_through_copy(func, args)
             shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
             out = _viewed(*args, **kwargs) if shaped else func(*args, **kwargs)
+            self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
                 kinds.add("sample")
@@ -147,9 +175,18 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        rule = TABLE.get(name)
-        if rule is not None and not guarded(func):
+        if kwargs.get("out") is not None or (_writes(name) and self._kind(args[0]) == "weight"):
+            raise Inseparable(f"`{name}` writes samples into a weight, or into an `out` of its own")
+        rule, composition = TABLE.get(name), COMPOSITIONS.get(name)
+        if rule is not None and not guarded(func) and _takes(rule, 1 + len(args), tuple(kwargs)):
             out = rule(self.tape, *args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        if composition is not None and not guarded(func) and _takes(
+            composition, len(args), tuple(kwargs)
+        ):  # fmt: skip
+            with self:
+                out = composition(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         if isinstance(func, types.FunctionType):
@@ -265,12 +302,30 @@ def _refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
     Raises:
         Inseparable: there is one.
     """
-    name = getattr(func, "__name__", "")
-    if name == "__setitem__" or name.startswith("__i") or re.fullmatch(r"\w*[a-z0-9]_", name):
+    if _writes(getattr(func, "__name__", "")):
         for tensor in _tensors(args[:1]):
             base = tensor if tensor._base is None else tensor._base
             if "_upslope_copy" in (tensor.__dict__ | base.__dict__):
                 raise Inseparable("the model writes through a view of a convolution's output")
+
+
+@functools.cache
+def _takes(rule: Callable[..., Any], count: int, names: tuple[str, ...]) -> bool:
+    """Whether a rule has these arguments: so many without a name, then those of these names."""
+    try:
+        inspect.signature(rule).bind(*range(count), **dict.fromkeys(names))
+    except TypeError:  # torch has other names for some, and forms of old
+        return False
+    return True
+
+
+def _writes(name: str) -> bool:
+    """Whether an operator of this name works in place."""
+    return (
+        name == "__setitem__"
+        or name.startswith("__i")
+        or re.fullmatch(r"\w*[a-z0-9]_", name) is not None
+    )
 
 
 def _as_type(args: Any, kwargs: Any) -> bool:

@@ -4,8 +4,10 @@ Most layers keep the batch in dimension 0. Attention may transpose it to dimensi
 attention folds windows into it, sequence models flatten positions into rows. A `Layout` says
 which entries belong to which sample. It is not guessed: a `LayoutProbe` reads it off two
 backward passes, one from half of the losses and one from the other half. Under the right layout
-the gradient that reaches a use is zero exactly where the samples of the other half are. Where the
-data decide (rows sent to experts), more passes tell the sample of every entry: `Scattered`.
+the gradient that reaches a use is zero exactly where the samples of the other half are. Where both
+passes leave more than one layout, or none, more passes (`codes`) tell the sample of every entry:
+whatever explains all of them is right for every entry that a gradient reached. Where the data
+decide (rows sent to experts), nothing else will do: `Scattered`.
 """
 
 from __future__ import annotations
@@ -154,8 +156,8 @@ class LayoutProbe:
     """(n,) bool: the samples whose losses are summed in the pass that comes."""
     uses: Sequence[Placed]
     """What the operators themselves know, to be held against the passes."""
-    by_data: bool = False
-    """Whether entries may be anywhere; the passes then are those of `codes`."""
+    by_codes: bool = False
+    """Whether the passes are those of `codes`, which tell the sample of every single entry."""
     fitting: dict[int, list[Layout]] = field(default_factory=dict)
     heard: set[int] = field(default_factory=set)
     """The uses that some pass reached with more than zeros."""
@@ -171,18 +173,22 @@ class LayoutProbe:
             self.fitting[index] = list(self._candidates(index, g))
         among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
-        if self.by_data:
+        if self.by_codes:
             along = [_reached(g, dim) for dim in range(g.dim())]
             self.reached.setdefault(index, []).append((self.kept, along))
 
-    def layouts(self) -> tuple[dict[int, Layout], dict[int, Layout]]:
-        """use -> layout: for this batch, and those that hold for other batches as well.
+    def layouts(self) -> dict[int, Layout]:
+        """use -> layout, for this batch.
 
         Raises:
             Inseparable: the samples of some use cannot be told apart.
         """
-        found = {index: self._layout(index) for index in self.heard}
-        return found, {index: at for index, at in found.items() if index not in self.silent}
+        return {index: self._layout(index) for index in self.heard}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether one layout is left for every use that some gradient reached."""
+        return all(len(self.fitting[index]) == 1 for index in self.heard)
 
     def _candidates(self, index: int, g: Tensor) -> Iterator[Layout]:
         use = self.uses[index]

@@ -52,9 +52,12 @@ class PartListener:
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
         self._found: dict[str, Tensor] = {}
         self._pending: dict[str, list[tuple[Tensor, Part]]] = {}
+        self.reached = False
+        """Whether the backward pass came to some use of a weight, be it with zeros."""
 
     def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
         """See `Listener`."""
+        self.reached = True
         kernel = self.tape.kernels[index]
         layout = kernel.layout or self.layouts.get(index)
         if layout is None and self.n > 1:

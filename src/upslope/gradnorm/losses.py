@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,32 +42,102 @@ def logits_of(outputs: Any) -> Tensor:
     """The logits in what a model returned: a tensor, or an object or dict with `logits`.
 
     Raises:
-        GradientNormError: there is no such tensor, or it has no class dimension.
+        GradientNormError: there is no such tensor, it has no class dimension, or its numbers are
+            not floating-point ones.
     """
-    found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-    if found is None and isinstance(outputs, dict):
-        found = outputs.get("logits")
-    if not isinstance(found, Tensor) or found.dim() < 2:
-        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(outputs)
+    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if logits is None and isinstance(outputs, dict):
+        logits = outputs.get("logits")
+    if not isinstance(logits, Tensor) or logits.dim() < 2:
+        what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(outputs)
         raise GradientNormError(
             f"Expected logits of shape (n, classes, ...) from the model but got {what}. Pass a "
             "callable as `loss`, from the model's output to one loss a sample."
         )
-    return found
+    if not logits.is_floating_point():
+        raise GradientNormError(
+            f"Expected floating-point logits from the model but got {logits.dtype}: labels that a "
+            "model has settled on, and complex numbers, are no scores of classes. Return the "
+            "scores themselves, or pass a callable as `loss`."
+        )
+    return logits
+
+
+def classes_first(outputs: Any, dim: int | None = None) -> Tensor:
+    """Return logits as (n, classes, ...), for losses that sum over the classes.
+
+    Logits in half precision come back in float32, in which the sum can be trusted.
+    dim: the dimension of the classes. If None, it is dimension 1 of (n, classes), of
+        (n, classes, height, width) and of (n, classes, depth, height, width), and the last one of
+        (n, positions, classes) in an object or dict with `logits`, as models of Hugging Face
+        return tokens.
+
+    Raises:
+        GradientNormError: as `logits_of`; a tensor (n, a, b) by itself, where `dim` is None; `dim`
+            is the samples' own, or is not there; there is a single class.
+    """
+    logits = logits_of(outputs)
+    shape = tuple(logits.shape)
+    if dim is None:
+        if logits.dim() == 3 and isinstance(outputs, Tensor):
+            raise GradientNormError(
+                f"Expected logits whose class dimension is certain but shape {shape} may be "
+                "(n, classes, positions) or (n, positions, classes). Say which: "
+                '`entropy_over(1)` or `entropy_over(2)` in place of "entropy", '
+                '`expected(dim=1)` or `expected(dim=2)` in place of "expected".'
+            )
+        dim = 2 if logits.dim() == 3 else 1
+    if not -logits.dim() < dim < logits.dim() or dim == 0:
+        raise GradientNormError(
+            f"Expected `dim` to be a dimension of the logits other than the samples' (0) but got "
+            f"{dim} for logits of shape {shape}."
+        )
+    logits = logits.movedim(dim, 1)
+    if logits.shape[1] == 1:
+        raise GradientNormError(
+            f"Expected logits of at least two classes but got shape {shape}: over a single class "
+            "the posterior is 1, and every score 0. Where the number is the logit of a binary "
+            "model, give the other class the logit 0: "
+            "`loss=label_free(lambda z: entropy_over(1)(torch.cat((torch.zeros_like(z), z), "
+            "dim=1)))`."
+        )
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return logits.float() if half else logits
+
+
+def entropy_over(dim: int | None = None) -> Loss:
+    """Return the entropy of the posterior (Eq. 7) as a loss, for classes in a given dimension.
+
+    dim: as in `classes_first`: 1 for (n, classes, positions), -1 for (n, positions, classes).
+    """
+
+    @label_free
+    def loss(outputs: Any) -> Tensor:
+        log_p = F.log_softmax(classes_first(outputs, dim), dim=1)
+        # Classes that a model masks with -inf have probability 0, and 0 log 0 = 0.
+        surprise = log_p.masked_fill(log_p == -math.inf, 0)
+        return _per_sample(-(log_p.exp() * surprise).sum(dim=1))
+
+    return loss
 
 
 @label_free
 def entropy(outputs: Any) -> Tensor:
-    """Entropy of the posterior in nats (Eq. 7), (n,); the mean over pixels or voxels if any."""
-    log_p = F.log_softmax(logits_of(outputs), dim=1)
-    return _per_sample(-(log_p.exp() * log_p).sum(dim=1))
+    """Entropy of the posterior in nats (Eq. 7), (n,); the mean over pixels or voxels if any.
+
+    Classes are where `classes_first` finds them; `entropy_over` is told.
+    """
+    return entropy_over()(outputs)
 
 
-def expected(criterion: Criterion = F.cross_entropy, *, posterior: str = "graph") -> Loss:
+def expected(
+    criterion: Criterion = F.cross_entropy, *, posterior: str = "graph", dim: int | None = None
+) -> Loss:
     """The expected loss (Eq. 6) of any criterion, sum_i p_i L_i.
 
-    criterion: called as `criterion(logits, labels, reduction="none")`.
+    criterion: called as `criterion(logits, labels, reduction="none")`, with classes in dimension 1.
     posterior: "graph" differentiates p_i as well, "detached" holds it constant.
+    dim: the dimension of the classes, as in `classes_first`.
 
     Raises:
         GradientNormError: `posterior` is neither.
@@ -78,13 +149,15 @@ def expected(criterion: Criterion = F.cross_entropy, *, posterior: str = "graph"
 
     @label_free
     def loss(outputs: Any) -> Tensor:
-        logits = logits_of(outputs)
+        logits = classes_first(outputs, dim)
         p = logits.softmax(dim=1)
         p = p.detach() if posterior == "detached" else p
         total: Tensor | None = None
         for label in range(logits.shape[1]):
             labels = torch.full_like(logits[:, 0], label, dtype=torch.int64)
-            term = p[:, label] * criterion(logits, labels, reduction="none")  # type: ignore[call-arg]
+            losses = criterion(logits, labels, reduction="none")  # type: ignore[call-arg]
+            # The loss at a class that is masked with -inf is infinite, and its share 0.
+            term = p[:, label] * losses.masked_fill(p[:, label] == 0, 0)
             total = term if total is None else total + term
         assert total is not None
         return _per_sample(total)

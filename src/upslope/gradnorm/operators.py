@@ -9,7 +9,8 @@ ENTRYWISE = frozenset(
     {
         "add", "sub", "rsub", "mul", "div", "true_divide", "pow", "maximum", "minimum", "where",
         "lerp", "addcmul", "addcdiv", "float_power", "atan2", "hypot", "fmod", "remainder",
-        "logaddexp", "copysign", "xlogy", "clamp", "clip", "masked_fill",
+        "logaddexp", "copysign", "xlogy", "clamp", "clip", "masked_fill", "cosine_similarity",
+        "pairwise_distance", "linalg_cross",
     }
 )  # fmt: skip
 """Operators whose output has the broadcast shape of their inputs, entry by entry."""

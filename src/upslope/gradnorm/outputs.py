@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-
-Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
-"""What a model takes, samples in dimension 0: a tensor, or a tuple or dict of them."""
-
-
-def opened(inputs: Inputs) -> Inputs:
-    """The inputs as what their tensors can be found in: a tokenizer's mapping is no `dict`."""
-    return dict(inputs) if isinstance(inputs, Mapping) else inputs
-
-
-def call(model: nn.Module, inputs: Inputs) -> Any:
-    """The model's outputs."""
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-
-
-def batch_size(inputs: Inputs) -> int:
-    """n, read off the first tensor.
-
-    Raises:
-        GradientNormError: there is none.
-    """
-    tensors = [t for t in tree_flatten(opened(inputs))[0] if isinstance(t, Tensor) and t.dim() > 0]
-    if not tensors:
-        raise GradientNormError(
-            "Expected `inputs` to be a tensor, or a tuple or dict of tensors, with the samples in "
-            f"dimension 0 but got {type(inputs).__name__} without such a tensor."
-        )
-    return tensors[0].shape[0]
-
 
 def tensors_in(outputs: Any) -> list[Tensor]:
     """The tensors of numbers in what a model returned: a tensor, a container or an object."""

@@ -5,7 +5,7 @@ input in a sum over positions s of products, G = sum_s g_s x_s^T (an `Outer`), w
 either the product itself ("direct": t*i*o multiply-adds for t positions) or two t x t Gram
 matrices ("ghost norm", Li et al. 2021, arXiv:2110.05679: t^2 (i+o)):
 
-    ||G||^2 = sum_{s,s'} <x_s, x_s'> <g_s, g_s'>
+    ||G||^2 = sum_{s,s'} <x_s, x_s'> <g_s, g_s'>        (complex numbers: <a, b> = a^T conj(b))
 
 A part never leaves the samples' order: row k of everything is sample k.
 """
@@ -32,7 +32,7 @@ CACHE = 8 << 20
 
 def squared_norms(values: Tensor) -> Tensor:
     """(n, ...) -> (n,): sums of squares, accumulated in float32 or better."""
-    values = torch.view_as_real(values) if values.is_complex() else values
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     flat = values.reshape(len(values), -1)
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
@@ -127,10 +127,11 @@ class Outer:
         out = []
         for c in chunks(len(self), 2 * t * t * self.x.element_size(), scratch):
             x, g = _gathered(self.x[c]), _gathered(self.g[c])
-            xx = products(x, x.mT)  # (c, t, t)
-            gg = products(g, g.mT) if self.gg is None else self.gg[c]
+            xx = products(x, x.mH)  # (c, t, t)
+            gg = products(g, g.mH) if self.gg is None else self.gg[c]
+            total = wide(xx).mul_(gg).sum(dim=(1, 2))
             # A sum of products of either sign can round to just below zero.
-            out.append(wide(xx).mul_(gg).sum(dim=(1, 2)).clamp_min_(0))
+            out.append((total.real if total.is_complex() else total).clamp_min(0))
         return torch.cat(out)
 
     def direct(self, scratch: int) -> Tensor:

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from upslope.gradnorm.at_outputs import gradients_at_outputs, with_gradients
+from upslope.gradnorm.batch import Batch, Inputs
 from upslope.gradnorm.capacity import held_by_one
 from upslope.gradnorm.listeners import Reduction
 from upslope.gradnorm.losses import Loss, is_label_free
-from upslope.gradnorm.outputs import Inputs, batch_size, opened
+from upslope.gradnorm.memory import memory_of
 from upslope.gradnorm.parts import evenly
 from upslope.gradnorm.recording import Recording, widened
 from upslope.gradnorm.restoring import as_found
+from upslope.gradnorm.sharing import resolve_shared
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
@@ -57,18 +59,19 @@ def reduced(
     _keep_pages()
     with as_found(model):
         own = list(pieces(model, inputs))
-        found = None
         if len(own) > 1 and is_label_free(loss):
-            found = _stacked(
-                Recording(model, x, weights, means, first).reduced(reduction, loss, last=True)
-                for first, x in own
+            return _stacked(
+                Recording(model, piece, weights, means).reduced(reduction, loss, last=True)
+                for piece in own
             )
-        elif len(own) > 1:
-            records = [Recording(model, x, weights, means, first) for first, x in own]
-            found = _with_joined_outputs(records, reduction, loss)
-        if found is None:
-            found = Recording(model, inputs, weights, means).reduced(reduction, loss, last=True)
-        return found
+        rows = None
+        if len(own) > 1:
+            records = [Recording(model, piece, weights, means) for piece in own]
+            rows = _with_joined_outputs(records, reduction, loss)
+        if rows is None:
+            batch = own[0] if len(own) == 1 else resolve_shared(model, Batch.of(inputs))
+            rows = Recording(model, batch, weights, means).reduced(reduction, loss, last=True)
+        return rows
 
 
 @functools.cache
@@ -82,40 +85,30 @@ def _keep_pages() -> None:
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
-def pieces(model: nn.Module, inputs: Inputs) -> Iterator[tuple[int, Inputs]]:
-    """The inputs, cut along the samples, each with the index of its first sample.
-
-    In one piece where nothing is gained by more.
-    """
-    inputs = opened(inputs)
-    n = batch_size(inputs)
-    slices = list(evenly(n, _most(model, inputs))) if n > 2 else []
+def pieces(model: nn.Module, inputs: Inputs) -> Iterator[Batch]:
+    """Yield the batch, cut along the samples; in one piece where nothing is gained by more."""
+    batch = resolve_shared(model, Batch.of(inputs))
+    slices = list(evenly(batch.n, _most(model, batch))) if batch.n > 2 else []
     if len(slices) < 2:
-        yield 0, inputs
+        yield batch
         return
-    for rows in slices:
-        cut = functools.partial(_rows, n=n, rows=rows)
-        yield rows.start, tree_map_only(Tensor, cut, inputs)
+    yield from map(batch.rows, slices)
 
 
-def _rows(tensor: Tensor, n: int, rows: slice) -> Tensor:
-    return tensor[rows] if tensor.shape[:1] == (n,) else tensor
-
-
-def _most(model: nn.Module, inputs: Inputs) -> int:
+def _most(model: nn.Module, batch: Batch) -> int:
     """Samples a piece at most."""
-    tensors = [x for x in tree_flatten(inputs)[0] if isinstance(x, Tensor)]
     # A GPU has no such caches; in training mode random numbers would be drawn in another order.
-    if any(x.device.type != "cpu" for x in tensors) or any(m.training for m in model.modules()):
-        return batch_size(inputs)
-    key = tuple((x.shape[1:], x.dtype) for x in tensors)
+    if any(x.device.type != "cpu" for x in batch.tensors) or any(
+        m.training for m in model.modules()
+    ):
+        return batch.n
+    key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)
     known = _sizes.setdefault(model, {})
     if key not in known:
         try:
-            with torch.random.fork_rng(devices=[]):
-                held, _ = held_by_one(model, inputs)
+            held, _ = held_by_one(model, batch)
             # Bytes are a library's notes: a fused recurrence keeps all its steps in one tensor.
-            sizes = [t.untyped_storage().nbytes() for t in held if t.is_floating_point()]
+            sizes = [size for size, floating in held if floating]
         except Exception:  # whatever a model does not like about a sample alone
             sizes = []
         largest, average = max(sizes, default=1), sum(sizes) / max(1, len(sizes))
@@ -136,14 +129,21 @@ def _with_joined_outputs(
     if records[0].means.dtype is not None:
         joined = tree_map_only(Tensor, widened, joined)
     parameters = list(records[0].weights.parameters.values())
-    gradients = gradients_at_outputs(joined, parameters, records[-1].first + records[-1].n, loss)
+    total = sum(record.n for record in records)
+    memory = memory_of(records[0].model)
+    key = (getattr(loss, "__code__", type(loss)), total, records[0].batch.shapes)
+    gradients = gradients_at_outputs(
+        joined, parameters, total, loss, prove=not memory.knows_loss(key)
+    )
     if gradients is None:
         return None
+    memory.keep_loss(key)
 
     def rows() -> Iterator[dict[str, Tensor]]:
         while records:
             record = records.pop(0)  # its activations go as soon as it is done
-            own = [g[record.first : record.first + record.n] for g in gradients]
+            first = record.batch.first
+            own = [g[first : first + record.n] for g in gradients]
             yield record.reduced(reduction, with_gradients(own), last=True)
 
     return _stacked(rows())

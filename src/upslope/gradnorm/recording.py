@@ -1,70 +1,77 @@
 """One forward pass of a model with its tape, and backward passes over it.
 
-A `Recording` is made once per batch and can be asked for the squared norms of several losses:
-they share the forward pass. What the first batch of a model shows about the places of its samples
-(`layout`) is remembered for the next.
+A `Recording` is made once per microbatch and can be asked for the squared norms of several losses:
+they share the forward pass. What the first batch of a program (`program`) shows about the places of
+its samples (`layout`) is remembered for the next, once it has been proven (`proof`).
+
+The ladder, from fast to slow; every step down is for a reason, and the last one is told:
+
+1. kernels, with convolutions and the normalisation behind them as one (`folding`);
+2. kernels without folding: the model looked at the output of a convolution itself;
+3. kernels, with no weight held to be copied to every sample (`copies`);
+4. one pass per sample by autograd alone (`alone`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from upslope.errors import GradientNormError
+from upslope.errors import GradientNormError, warn_user
 from upslope.gradnorm.alone import sample_by_sample
+from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
 from upslope.gradnorm.intercept import Interceptor
-from upslope.gradnorm.layout import (
-    Inseparable,
-    Layout,
-    LayoutProbe,
-    Scattered,
-    codes,
-    halves,
-)
+from upslope.gradnorm.layout import Inseparable, Layout, LayoutProbe, codes, halves
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import refuse_mixing
-from upslope.gradnorm.outputs import (
-    Inputs,
-    batch_size,
-    call,
-    check_losses,
-    opened,
-    tensors_in,
+from upslope.gradnorm.memory import Known, memory_of
+from upslope.gradnorm.outputs import check_losses, tensors_in
+from upslope.gradnorm.proof import (
+    Checksums,
+    HearingBoth,
+    ProofFailed,
+    ProvenReduction,
+    check_gradients,
+    check_separation,
 )
+from upslope.gradnorm.restoring import Buffers, RandomState
+from upslope.gradnorm.separation import scales
 from upslope.gradnorm.tape import Listener, Means, Tape
 from upslope.gradnorm.tokens import Unfolded
 from upslope.gradnorm.weights import Weights
 
 T = TypeVar("T")
 
-_layouts: WeakKeyDictionary[nn.Module, dict[Any, dict[int, Layout]]] = WeakKeyDictionary()
+
+class KnownSlow(Inseparable):
+    """An earlier batch of the same program failed its proof."""
 
 
 class Recording:
-    """The outputs of one forward pass, and the tape that belongs to them.
+    """The outputs of one forward pass, and the tape that belongs to them."""
 
-    first: which sample of the caller's batch is the first here, for messages.
-    """
-
-    def __init__(
-        self, model: nn.Module, inputs: Inputs, weights: Weights, means: Means, first: int = 0
-    ):
-        self.model, self.weights, self.first = model, weights, first
-        self.inputs = opened(inputs)
-        self.means = means
-        self.n = batch_size(self.inputs)
-        self._rng = torch.get_rng_state()
+    def __init__(self, model: nn.Module, batch: Batch, weights: Weights, means: Means):
+        self.model, self.batch, self.weights, self.means = model, batch, weights, means
+        self.n = batch.n
+        self._buffers, self._random = Buffers(model), RandomState(model)
+        self._memory = memory_of(model)
         self.why_slow: str | None = None
         """Why the samples go one by one, if they do."""
         self._copies = True
+        self._key: Any = None
+        """The program of the last losses, once they are known."""
+        self._reached = False
+        """Whether the last backward pass came to any weight, be it with zeros."""
+        self._has_drawn = False
+        self.is_random = False
+        """Whether the model draws random numbers that a sample alone would not meet."""
         try:
             self._start()
         except (Inseparable, RuntimeError) as error:
@@ -72,8 +79,8 @@ class Recording:
 
     def _start(self, folded: bool = True) -> None:
         """Run the model with a new tape."""
-        known = self.model, self.inputs, self.weights
-        pairs = pairs_of(*known) if folded and self.means.dtype is None else {}
+        known = self.model, self.batch, self.weights
+        pairs = pairs_of(*known) if folded and self.means.dtype is None and self.n else {}
         for last in range(len(pairs) + 2, -1, -1):  # until what is folded is right, or nothing is
             self.tape = Tape(self.weights, self.means)
             folding = PairFolding(self.tape, pairs)
@@ -82,6 +89,7 @@ class Recording:
             try:
                 self.outputs = self._forward()
                 folding.check(tensors_in(self.outputs))
+                self._ran = self._interceptor.program.identity
                 return
             except Unfolded as found:
                 pairs = corrected(*known, found.place) if last > 1 else {}
@@ -89,6 +97,12 @@ class Recording:
     @property
     def _plain(self) -> bool:
         return self.why_slow is not None
+
+    @property
+    def is_half(self) -> bool:
+        """Whether something was computed in half precision."""
+        halves_ = {torch.float16, torch.bfloat16}
+        return bool(halves_ & self.tape.types) or self.means.dtype is not None
 
     def tried(self, passes: Callable[[], T]) -> T | None:
         """What passes over the tape find; None where the samples must go one by one."""
@@ -106,46 +120,68 @@ class Recording:
         """
         if isinstance(error, torch.OutOfMemoryError):
             raise error
-        if self._interceptor.copied:
+        if self._interceptor.copied and self._copies and not isinstance(error, KnownSlow):
             self._copies = False
             try:
-                with self._same_random_numbers():
-                    self._start()
+                self._start()
                 return
             except (Inseparable, RuntimeError) as again:
                 error = again
-        self.why_slow = str(error).partition("\n")[0]
-        with self._same_random_numbers():
-            self.outputs = self._forward()
-
-    @contextlib.contextmanager
-    def _same_random_numbers(self) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._rng)
-            yield
+        self.why_slow = str(error).partition("\n")[0] or type(error).__name__
+        if self._key is not None and self.repeats:
+            self._memory.keep(self._key, Known(slow=self.why_slow))
+        self.outputs = self.run_plain(self.batch)
 
     def _forward(self) -> Any:
-        # Copies, for a model may write into what it is given.
-        inputs = tree_map_only(Tensor, lambda t: t.detach().clone(), self.inputs)
-        if self._plain:
-            return call(self.model, inputs)
+        """Run the model on this batch under the interceptor."""
         # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
         no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
-        with no_hooks, self._interceptor:
-            return call(self.model, tree_map_only(Tensor, self._taken, inputs))
+        with self._a_pass(), no_hooks, self._interceptor:
+            return call(self.model, self.batch.map(self._taken))
 
-    def _taken(self, tensor: Tensor) -> Tensor:
-        per_sample = tensor.dim() > 0 and tensor.shape[0] == self.n
-        return self._interceptor.sampled(tensor) if per_sample else tensor
+    @contextlib.contextmanager
+    def _a_pass(self) -> Iterator[None]:
+        """Every pass starts from the same buffers and random numbers; the first one draws them."""
+        self._buffers.renew()
+        if self._has_drawn:
+            with self._random.replayed():
+                yield
+            return
+        self._has_drawn = True
+        try:
+            yield
+        finally:
+            self.is_random = self._random.has_moved()
+
+    def _taken(self, tensor: Tensor, per_sample: bool) -> Tensor:
+        # Copies, for a model may write into what it is given.
+        own = clone_rows(tensor)
+        return self._interceptor.sampled(own) if per_sample else own
+
+    def run_plain(self, batch: Batch, differentiable: Sequence[Tensor] = ()) -> Any:
+        """Return the model's outputs for some of the samples, without interception.
+
+        differentiable: what stands for the floating inputs that have samples, in their order.
+        """
+        given = iter(differentiable)
+
+        def change(tensor: Tensor, per_sample: bool) -> Tensor:
+            if differentiable and per_sample and tensor.is_floating_point():
+                return next(given).clone()
+            return clone_rows(tensor)
+
+        with self._a_pass():
+            return call(self.model, batch.map(change))
 
     def losses(self, loss: Loss) -> Tensor:
         """(n,): the losses of the outputs; what a loss does with weights is seen as well."""
         outputs = self.outputs
+        self._interceptor.program.rewind(self._ran)
         with contextlib.nullcontext() if self._plain else self._interceptor:
             if self.tape.means.dtype is not None:
                 outputs = tree_map_only(Tensor, widened, outputs)
             losses = loss(outputs)
-        check_losses(losses, self.n, self.first)
+        check_losses(losses, self.n, self.batch.first)
         return losses
 
     def squared_norms(self, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
@@ -157,14 +193,20 @@ class Recording:
 
         A weight that no gradient reaches has zeros. After the `last` pass the activations are
         gone: they make room while it runs, which saves memory, and time where memory is fresh.
+
+        Raises:
+            GradientNormError: no gradient reaches any of the weights.
         """
-        found: dict[str, Tensor] | None = {}
+        rows: dict[str, Tensor] | None = {}
         if self.n > 0:
-            found = self.tried(lambda: self._recorded_somehow(reduction, loss, last))
-        if found is None:
-            found = self._one_by_one(reduction, loss)
-        missing = (name for name in self.weights.parameters if name not in found)
-        return found | {name: self._nothing(reduction, name) for name in missing}
+            rows = self.tried(lambda: self._recorded_somehow(reduction, loss, last))
+        if rows is None:
+            rows = self._one_by_one(reduction, loss)
+            self._tell_slow()
+        if self.n > 0 and not rows and not self._reached:
+            raise cut_off(self.weights)
+        missing = (name for name in self.weights.parameters if name not in rows)
+        return rows | {name: self._nothing(reduction, name) for name in missing}
 
     def _nothing(self, reduction: Reduction, name: str) -> Tensor:
         parameter = self.weights.parameters[name].detach()
@@ -178,40 +220,94 @@ class Recording:
             if not self._tokens:
                 raise
         # Tokens are no numbers, for what looks at them unseen.
-        with self._same_random_numbers():
-            self._start(folded=False)
+        self._start(folded=False)
         return self._recorded(reduction, loss, last)
 
     def _recorded(self, reduction: Reduction, loss: Loss, last: bool) -> dict[str, Tensor]:
         losses = self.losses(loss)
-        known = self._remembered(losses)
-        if known is not None:
+        self._key = program = self._program(loss)
+        operators = self._operators()
+        known = self._memory.recall(program) if self.repeats else None
+        if known is not None and known.slow is not None:
+            raise KnownSlow(known.slow)
+        layouts: Mapping[int, Layout] | None = None
+        if self.n == 1:
+            layouts = {}
+        elif known is not None:
+            layouts = known.layouts
+        elif self.repeats and self._memory.is_front(operators):
+            layouts = defaultdict(Layout)
+        if layouts is not None:
+            prove = known is None or self._memory.draw_proof()
             try:
-                return self._heard(reduction, losses, known, last)
-            except Unplaced:
-                if last:
-                    with self._same_random_numbers():
-                        self._start()
-                    losses = self.losses(loss)
-        return self._heard(reduction, losses, self.layouts(losses), last)
+                rows = self._heard(reduction, loss, losses, layouts, last, prove)
+                if known is None and self.repeats:
+                    self._memory.keep(program, Known(dict(layouts)))
+                return rows
+            except (Unplaced, ProofFailed):
+                self._memory.forget(program, operators)
+                if self.n == 1:
+                    raise
+                self._start()
+                losses = self.losses(loss)
+        probe = self._probed(losses)
+        layouts = probe.layouts()
+        rows = self._heard(reduction, loss, losses, layouts, last, prove=True)
+        if self.repeats and probe.is_settled:
+            steady = {i: at for i, at in layouts.items() if i not in probe.silent}
+            self._memory.keep(program, Known(steady))
+            if all(layout == Layout() for layout in layouts.values()):
+                self._memory.keep_front(operators)
+        return rows
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the next batch of the same program has its samples in the same places."""
+        return self._interceptor.program.repeats and self.tape.routed_from is None
+
+    def _operators(self) -> tuple[Any, ...]:
+        """The operators that met weights, in order."""
+        return (self.model.training, *self.weights.parameters, *(k.name for k in self.tape.kernels))
+
+    def _program(self, loss: Loss | None = None) -> tuple[Any, ...]:
+        """The identity of what ran (`program`), and what decides on kernels beside it."""
+        code = getattr(loss, "__code__", type(loss))
+        ran = self._interceptor.program.identity
+        return (self._operators(), ran, self.batch.shapes, self._copies, self.means, code)
 
     def _heard(
-        self, reduction: Reduction, losses: Tensor, layouts: Mapping[int, Layout], last: bool
+        self,
+        reduction: Reduction,
+        loss: Loss,
+        losses: Tensor,
+        layouts: Mapping[int, Layout],
+        last: bool,
+        prove: bool,
     ) -> dict[str, Tensor]:
-        listener = PartListener(self.tape, self.n, layouts, reduction)
-        self.backward(losses, torch.ones_like(losses), listener, last=last)
-        return listener.finish()
+        """The pass that counts; where it is to be proven, what the proof needs beside it."""
+        ones = torch.ones_like(losses)
+        if not prove:
+            listener = PartListener(self.tape, self.n, layouts, reduction)
+            self.backward(losses, ones, listener, last=last)
+            self._reached = listener.reached
+            return listener.finish()
+        noting = ProvenReduction(reduction)
+        parts = PartListener(self.tape, self.n, layouts, noting)
+        once, scaled = (Checksums(self.n, layouts, self.tape.kernels) for _ in range(2))
+        self.backward(losses, ones, HearingBoth(once, parts), last=last and self.n == 1)
+        rows = parts.finish()
+        self._reached = parts.reached
+        if self.n > 1:
+            u = scales(self.n, losses)
+            self.backward(losses, u, scaled, last=last)
+            check_separation(self, once, scaled, u)
+        check_gradients(self, loss, noting.products, rows, reduction, losses.detach())
+        return rows
 
     def backward(
-        self,
-        losses: Tensor,
-        share: Tensor,
-        listener: Listener,
-        *,
-        last: bool = False,
-        routed: bool = False,
+        self, losses: Tensor, share: Tensor, listener: Listener, *, last: bool = False
     ) -> None:
-        """One backward pass; through the uses after the model routes its samples, or through all.
+        """One backward pass through all uses of weights.
 
         Raises:
             Inseparable: some gradient reached a parameter past every kernel.
@@ -219,7 +315,7 @@ class Recording:
         if not losses.requires_grad:
             return
         self.tape.listener = listener
-        anchors = self.tape.anchors[routed:]
+        anchors = self.tape.anchors
         try:
             reached = torch.autograd.grad(
                 (losses * share).sum(),  # one number: for more, torch imports half a second of code
@@ -236,79 +332,67 @@ class Recording:
         if escaped:
             raise Inseparable(f"`{escaped[0]}` is used where no operator can be seen")
 
-    def _keys(self) -> tuple[Any, Any]:
-        """Under what layouts are remembered: with the input's shape, and for any shape.
+    def _probed(self, losses: Tensor) -> LayoutProbe:
+        """Backward passes from some of the losses: two, and more where two do not settle it."""
+        probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool), self.tape.kernels)
+        if self.repeats:
+            self._probe(probe, losses, halves(self.n))
+        if not (self.repeats and probe.is_settled):
+            probe.by_codes = True
+            self._probe(probe, losses, codes(self.n))
+        return probe
 
-        Of the uses before samples are routed by the data, if they are.
-        """
-        names = [kernel.name for kernel in self.tape.kernels[: self.tape.routed_from]]
-        uses = (self.model.training, self.tape.routed_from, *names)
-        leaves = tree_flatten(self.inputs)[0]
-        return (uses, tuple(t.shape[1:] for t in leaves if isinstance(t, Tensor))), uses
-
-    def _remembered(self, losses: Tensor) -> dict[int, Layout] | None:
-        if self.n == 1:
-            return {}
-        known = _layouts.get(self.model, {})
-        found = next((known[key] for key in self._keys() if key in known), None)
-        if found is not None and self.tape.routed_from is not None:
-            found = found | self._probed(losses, by_data=True, routed=True).layouts()[0]
-        return found
+    def _probe(self, probe: LayoutProbe, losses: Tensor, masks: Iterator[Tensor]) -> None:
+        for kept in masks:
+            probe.kept = kept.to(losses.device)
+            self.backward(losses, probe.kept.to(losses), probe)
 
     def layouts(self, losses: Tensor) -> dict[int, Layout]:
         """use -> where its samples are, read off backward passes from some of the losses.
 
         Raises:
             Inseparable: they cannot be told apart.
-            GradientNormError: the model mixes samples.
         """
-        if self.n == 1:
-            return {}
-        refuse_mixing(self.model, self.inputs, self._in_full_precision())
-        routed = self.tape.routed_from
-        try:
-            found, proven = self._probed(losses, by_data=routed is not None).layouts()
-        except Inseparable:  # by no rule that follows from shapes
-            if routed is not None:
-                raise
-            return self._probed(losses, by_data=True).layouts()[0]
-        end = len(self.tape.kernels) if routed is None else routed
-        plain = all(layout == Layout() for index, layout in found.items() if index < end)
-        _layouts.setdefault(self.model, {})[self._keys()[plain]] = {
-            index: layout
-            for index, layout in proven.items()
-            if index < end and not isinstance(layout, Scattered)
-        }
-        return found
+        return {} if self.n == 1 else self._probed(losses).layouts()
 
-    def _probed(self, losses: Tensor, *, by_data: bool, routed: bool = False) -> LayoutProbe:
-        probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool), self.tape.kernels, by_data)
-        for kept in codes(self.n) if by_data else halves(self.n):
-            probe.kept = kept.to(losses.device)
-            self.backward(losses, probe.kept.to(losses), probe, routed=routed)
-        return probe
-
-    def _in_full_precision(self) -> Any:
-        if self.means.dtype is None:
-            return self.outputs
-        with torch.no_grad(), self._same_random_numbers():
-            return call(self.model, tree_map_only(Tensor, torch.clone, self.inputs))
+    def _tell_slow(self) -> None:
+        """Warn, once per model, that samples go one by one."""
+        if self.why_slow is None or "slow" in self._memory.told:
+            return
+        self._memory.told.add("slow")
+        warn_user(
+            f"{type(self.model).__name__}: per-sample gradients are found one sample at a time, "
+            f"exactly and slowly, because {self.why_slow.rstrip('.')}. `explain(model, inputs)` "
+            "shows every use of a parameter."
+        )
 
     def _one_by_one(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
-        """One backward pass a sample: always right, and slow."""
+        """One backward pass per sample: always right, and slow."""
         parameters = self.weights.parameters
         rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
-        found = sample_by_sample(
-            self.model, self.inputs, self.outputs, list(parameters.values()), self.n, loss
-        )
-        for gradients in found:
+        reached: set[str] = set()
+        for gradients in sample_by_sample(self, loss, range(self.n)):
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+                if gradient is not None:
+                    reached.add(name)
                 dense = torch.zeros_like(parameter) if gradient is None else gradient
                 dense = dense.to_dense() if dense.is_sparse else dense
                 rows[name].append(reduction.of_dense(name, dense.detach()[None]))
-        return {name: torch.cat(row) for name, row in rows.items()}
+        return {name: torch.cat(rows[name]) for name in parameters if name in reached}
+
+
+def cut_off(weights: Weights) -> GradientNormError:
+    """The error for a loss that depends on none of the parameters."""
+    names = list(weights.parameters)
+    shown = ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return GradientNormError(
+        f"Expected a loss that depends on the parameters asked for ({shown}) but no gradient "
+        "reaches any of them: the model is cut off from autograd (`torch.no_grad`, `.detach()`, "
+        "`.numpy()` or an integer output inside), or the loss does not look at what they make."
+    )
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """In a type whose losses can be trusted."""
+    """Upcast half-precision outputs to float32 before the loss."""
     return tensor.float() if tensor.is_floating_point() else tensor
+

@@ -1,4 +1,8 @@
-"""A model is left as it was found, whatever happens on the way."""
+"""Buffers and random numbers are left as one forward pass would leave them, or as they were.
+
+The engine runs a model more often than its caller does: to learn, to prove, sample by sample. Each
+of these passes starts from the buffers and the random numbers that the caller's model had.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,103 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class Buffers:
+    """The buffers of a model, as they are now."""
+
+    def __init__(self, model: nn.Module):
+        self._own = [
+            _Buffer(module, name, buffer, buffer.detach().clone())
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def renew(self) -> None:
+        """Before another pass: whatever a pass has changed gets a copy of what it was.
+
+        Not the tensor itself, which the graph of an earlier pass may hold.
+        """
+        for buffer in self._own:
+            if buffer.has_changed():
+                buffer.put(buffer.before.clone())
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """At the end: the caller's own tensors are back, and hold what they held."""
+        for buffer in self._own:
+            if buffer.original._version != buffer.first_version or buffer.has_changed():
+                buffer.original.copy_(buffer.before)
+            buffer.put(buffer.original)
+
+
+class _Buffer:
+    """One buffer of one module: the tensor, and a copy of its values."""
+
+    def __init__(self, module: nn.Module, name: str, original: Tensor, before: Tensor):
+        self.module, self.name, self.original, self.before = module, name, original, before
+        self.first_version = original._version
+        self.put(original)
+
+    def put(self, tensor: Tensor) -> None:
+        """Make this the module's buffer."""
+        self.module._buffers[self.name] = self.now = tensor
+        self.version = tensor._version
+
+    def has_changed(self) -> bool:
+        """Whether the last pass wrote to the buffer, or put another in its place."""
+        there = self.module._buffers.get(self.name)
+        if there is not self.now or self.now._version != self.version:
+            return True
+        # Normalisation in training mode writes past the counter of versions.
+        return self.module.training and not torch.equal(self.now, self.before)
+
+
+class RandomState:
+    """The state of torch's generators, on the CPU and on a model's GPUs, as it is now."""
+
+    def __init__(self, model: nn.Module):
+        tensors = (*model.parameters(), *model.buffers())
+        self._devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+        self._cpu = torch.get_rng_state()
+        self._cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
+
+    def has_moved(self) -> bool:
+        """Whether numbers were drawn since."""
+        return not torch.equal(self._cpu, torch.get_rng_state()) or any(
+            not torch.equal(state, torch.cuda.get_rng_state(device))
+            for device, state in zip(self._devices, self._cuda, strict=True)
+        )
+
+    @contextlib.contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Draw the same random numbers again, and leave the generators as they were."""
+        with torch.random.fork_rng(devices=self._devices):
+            torch.set_rng_state(self._cpu)
+            for device, state in zip(self._devices, self._cuda, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
 
 
 @contextlib.contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
     """Record with autograd on; leave the model's buffers as they were, whatever happens."""
-    buffers = [
-        (module, name, buffer, buffer._version, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = Buffers(model)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        with torch.no_grad():
-            for module, name, buffer, version, before in buffers:
-                module._buffers[name] = buffer
-                # Normalisation in training mode writes past the counter of versions.
-                silent = module.training and not torch.equal(buffer, before)
-                if silent or buffer._version != version:
-                    buffer.copy_(before)
+        buffers.restore()
+
+
+@contextlib.contextmanager
+def without_traces(model: nn.Module) -> Iterator[None]:
+    """Run the model for the engine's own purposes: buffers and random numbers stay as they are."""
+    buffers, random = Buffers(model), RandomState(model)
+    try:
+        with random.replayed():
+            yield
+    finally:
+        buffers.restore()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.engine import Parameters, means_of, select
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.outputs import Inputs
+from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.parts import Outer, squared_norms
 from upslope.gradnorm.pieces import reduced
 from upslope.gradnorm.weights import Uses, Weights, dense_sum
@@ -57,7 +57,7 @@ def gradient_sketches(
     """
     if dim < 1:
         raise GradientNormError(f"Expected `dim` to be at least 1 but got {dim}.")
-    weights = Weights(select(model, parameters))
+    weights = Weights(select(model, parameters, inputs))
     means = means_of(max_memory, False, None)
     reduction = _NormsAndSketches(Projection(dim, seed))
     rows = reduced(model, inputs, weights, means, reduction, named(loss))
@@ -115,7 +115,8 @@ class _NormsAndSketches:
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """See `Reduction`."""
         (weight, part), *more = uses
-        if not more and isinstance(part, Outer) and weights.tracks(weight):
+        real = not weight.is_complex()
+        if not more and real and isinstance(part, Outer) and weights.tracks(weight):
             t, i, o = part.x.shape[1], part.x.shape[2], part.g.shape[2]
             transform = 2 * self.projection.dim * math.log2(self.projection.dim + 1)
             if t * (i + o + transform) < i * o:
@@ -127,4 +128,6 @@ class _NormsAndSketches:
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:
         """See `Reduction`."""
         squares = squared_norms(gradients)
+        if gradients.is_complex():
+            gradients = torch.view_as_real(gradients.resolve_conj())
         return torch.cat([squares[:, None], self.projection.dense(name, gradients)], dim=1)

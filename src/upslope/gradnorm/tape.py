@@ -89,6 +89,8 @@ class Tape:
         one to those before and one to those after the samples' entries are mixed by the data."""
         self.routed_from: int | None = None
         """The first use whose samples are where no other batch has them; see `route`."""
+        self.types: set[torch.dtype] = set()
+        """The types of what uses put out, and of autocast where one ran in it."""
         self.listener: Listener | None = None
         self.folding: Folding | None = None
 
@@ -106,6 +108,9 @@ class Tape:
         output: Tensor = _Record.apply(  # type: ignore[no-untyped-call]
             self, len(self.kernels) - 1, self.anchors[-1], *inputs
         )
+        self.types.add(output.dtype)
+        if torch.is_autocast_enabled(output.device.type):
+            self.types.add(torch.get_autocast_dtype(output.device.type))
         return output
 
 

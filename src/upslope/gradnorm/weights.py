@@ -160,20 +160,25 @@ def _disjoint(parameter: Tensor, views: Sequence[Tensor]) -> bool:
     """Whether views of one parameter, none of which overlaps itself, share no entry."""
     if any(view is parameter for view in views):
         return len(views) == 1
-    spans = sorted((v.storage_offset(), v.storage_offset() + _reach(v)) for v in views)
+    spans = sorted(_span(view) for view in views)
     if all(end < start for (_, end), (start, _) in itertools.pairwise(spans)):
         return True
     places = torch.cat([_places(view) for view in views]).sort().values
     return bool(places.diff().all())
 
 
-def _reach(view: Tensor) -> int:
-    return sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
+def _span(view: Tensor) -> tuple[int, int]:
+    """The first and the last place in memory, in real numbers: a complex entry takes two."""
+    each = 2 if view.is_complex() else 1
+    reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
+    start = int(view.storage_offset())
+    return each * start, each * (start + reach) + each - 1
 
 
 def _places(view: Tensor) -> Tensor:
-    """The positions in memory of a view's entries, (numel,)."""
-    place = torch.tensor(int(view.storage_offset()))
+    """The places in memory of a view's real numbers, (numel,), twice as many for complex ones."""
+    each = 2 if view.is_complex() else 1
+    place = each * int(view.storage_offset()) + torch.arange(each)
     for size, stride in zip(view.shape, view.stride(), strict=True):
-        place = place[..., None] + torch.arange(size) * stride
+        place = place[..., None] + torch.arange(size) * (each * stride)
     return place.flatten()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from upslope.errors import InfluenceError
-from upslope.gradnorm import entropy, expected
+from upslope.gradnorm import entropy_over, expected
 from upslope.influence import Bounds, ConjugateGradients, Curvature, Influence, Solver, bounds
 from upslope.influence.influence import inner_products, inverse_test_gradient
 from upslope.influence.losses import LossFunction
@@ -142,11 +142,11 @@ def figure_3_terms(
 
 def _losses(task: Task) -> dict[str, LossFunction]:
     """Of outputs and targets, (n,): what the model was trained with, Eq. 7 and Eq. 6."""
-    of_logits = expected()
+    expected_loss, entropy_loss = expected(dim=1), entropy_over(1)
     return {
         "label": task.losses,
-        "entropy": lambda outputs, _targets: entropy(task.logits(outputs)),
-        "expected": lambda outputs, _targets: of_logits(task.logits(outputs)),
+        "entropy": lambda outputs, _targets: entropy_loss(task.logits(outputs)),
+        "expected": lambda outputs, _targets: expected_loss(task.logits(outputs)),
     }
 
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upslope.gradnorm import entropy, gradient_sketches, label_free
+from upslope.gradnorm import entropy_over, gradient_sketches, label_free
 from upslope.options import Options
 from upslope.signals.gradnorm import Parameters, chosen
 from upslope.tasks.base import Task
@@ -49,7 +49,7 @@ class GradientSketch(Options):
         def losses(outputs: Any) -> Tensor:
             logits = task.logits(outputs)
             if self.loss == "entropy":
-                return entropy(logits)
+                return entropy_over(1)(logits)
             return task.losses(outputs, logits.argmax(dim=1))
 
         sketches = gradient_sketches(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from upslope.errors import ConfigError
 from upslope.gradnorm import (
-    entropy,
+    entropy_over,
     expected,
     expected_gradient_length,
     gradient_norms,
@@ -72,9 +72,9 @@ class GradNorm(Options):
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n,) for a prepared batch."""
-        of_logits: Loss = entropy
+        of_logits: Loss = entropy_over(1)
         if self.loss == "expected":
-            of_logits = expected(CRITERIA[self.criterion], posterior=self.posterior)
+            of_logits = expected(CRITERIA[self.criterion], posterior=self.posterior, dim=1)
         return gradient_norms(
             model,
             inputs,

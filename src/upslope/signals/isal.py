@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ModelError
-from upslope.gradnorm import entropy
+from upslope.gradnorm import entropy_over
 from upslope.options import Options
 from upslope.signals.base import FitContext
 from upslope.signals.fitting import read
@@ -109,7 +109,7 @@ class FittedInfluence:
         with torch.enable_grad():
             outputs = model(inputs)
             if self.label == "expected":
-                losses = entropy(task.logits(outputs))
+                losses = entropy_over(1)(task.logits(outputs))
             else:
                 losses = task.losses(outputs, task.logits(outputs).argmax(dim=1))
             # d/du of s^T grad(u^T losses) is s^T grad(losses_n) for every n.

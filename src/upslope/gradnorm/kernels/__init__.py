@@ -12,6 +12,7 @@ from typing import Any
 from upslope.gradnorm.kernels import (
     attention,
     batch_norm,
+    compositions,
     conv,
     einsum,
     embedding,
@@ -20,6 +21,9 @@ from upslope.gradnorm.kernels import (
     norm,
     recurrent,
 )
+
+COMPOSITIONS = compositions.COMPOSITIONS
+"""The operators that are run as others are: name of the torch function -> the composition."""
 
 TABLE: Mapping[str, Callable[..., Any]] = {
     "linear": linear.linear,
@@ -43,6 +47,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "prelu": norm.prelu,
     "embedding": embedding.embedding,
     "__getitem__": embedding.index,
+    "index_select": embedding.index_select,
     "embedding_bag": embedding.embedding_bag,
     **recurrent.RULES,
 }

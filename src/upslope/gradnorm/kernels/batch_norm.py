@@ -8,13 +8,12 @@ the batch, no sample has a gradient of its own, and the layer is refused by name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from upslope.errors import GradientNormError
 from upslope.gradnorm.layout import Layout, Samples
 from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
@@ -104,28 +103,3 @@ def batch_norm(
     norm = Normalisation(weight, bias, running_mean, running_var, eps)
     folded = None if tape.folding is None else tape.folding.normalised(input, norm)
     return tape.use(BatchNormEval(tape, norm), input) if folded is None else folded
-
-
-def refuse_batch_statistics(
-    model: nn.Module, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
-    """Refuse a call of `F.batch_norm` or `torch.batch_norm` whose statistics are the batch's.
-
-    Raises:
-        GradientNormError: naming the module.
-    """
-    statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
-    order = (*statistics, *affine) if func is nn.functional.batch_norm else (*affine, *statistics)
-    given = {**dict(zip(("input", *order, "training"), args, strict=False)), **kwargs}
-    if given.get("training") or any(given.get(name) is None for name in statistics):
-        own = {id(given[name]) for name in order if given.get(name) is not None}
-        where = (
-            f"`{name or 'the model'}`"
-            for name, module in model.named_modules()
-            if own & {id(t) for t in (*module.parameters(False), *module.buffers(False))}
-        )
-        raise GradientNormError(
-            f"Expected batch normalisation with fixed statistics but {next(where, 'a layer')} "
-            "normalises by the batch, so that no sample has a loss gradient of its own. Call "
-            "`model.eval()` first; where it keeps no running statistics, replace it by GroupNorm."
-        )

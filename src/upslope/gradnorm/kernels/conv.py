@@ -122,7 +122,7 @@ def convolution(dimensions: int) -> Callable[..., Any]:
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
     ) -> Any:
-        if tape.weights.made_of(input):
+        if tape.weights.made_of(input) or weight.is_complex():
             return NotImplemented
         s, d = _each(stride, dimensions), _each(dilation, dimensions)
         if padding == "same":
@@ -152,7 +152,7 @@ def transposed_convolution(dimensions: int) -> Callable[..., Any]:
         groups: int = 1,
         dilation: int | Sequence[int] = 1,
     ) -> Any:
-        if tape.weights.made_of(input):
+        if tape.weights.made_of(input) or weight.is_complex():
             return NotImplemented
         s, p, d = (_each(v, dimensions) for v in (stride, padding, dilation))
         geometry = Geometry(s, p, d, groups)

@@ -4,49 +4,136 @@ Of each index it is told whether it is in the sample x, the weight w and the out
 
     in x and w: summed over (a column of the matrix), or kept (one matrix for each value)
     in x alone: a position, or summed before; in w alone: a row of the matrix, or summed before
+
+Sums of more than two operands are taken two at a time (`pairwise`).
 """
 
 from __future__ import annotations
 
 import math
+import string
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from upslope.gradnorm.kernels.lift import lift
 from upslope.gradnorm.kernels.linear import matmul
 from upslope.gradnorm.tape import Tape
 
 
-def einsum(tape: Tape, equation: str, *operands: Any) -> Any:
-    """`torch.einsum` of two tensors, one of them a weight, no index twice in one of them."""
+def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any:  # noqa: ARG001
+    """`torch.einsum` of two tensors, one of them a weight."""
     tensors = operands[0] if len(operands) == 1 else operands
-    left, arrow, out = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow or "." in equation or len(terms) != 2 or len(tensors) != 2:
+    if not isinstance(equation, str) or len(tensors) != 2:
+        return NotImplemented  # lists of indices come again as letters, others two at a time
+    weight_first = tape.weights.made_of(tensors[0])
+    if weight_first and tape.weights.made_of(tensors[1]):
         return NotImplemented
-    if any(len(set(term)) < len(term) for term in (*terms, out)):
-        return NotImplemented
-    order = (1, 0) if tape.weights.made_of(tensors[0]) else (0, 1)
-    x, w = (tensors[i] for i in order)
+    terms, out, own = _spelt_out(equation, tensors, tape)
+    order = (1, 0) if weight_first else (0, 1)
+    x, w = (own[i] for i in order)
     x_term, w_term = (terms[i] for i in order)
-    if tape.weights.made_of(x):
-        return NotImplemented
+    size = {**_sizes(x_term, x), **_sizes(w_term, w)}
     positions = [i for i in x_term if i in out and i not in w_term]
     kept = [i for i in x_term if i in out and i in w_term]
     summed = [i for i in x_term if i in w_term and i not in out]
     rows = [i for i in w_term if i in out and i not in x_term]
-    size = {**dict(zip(x_term, x.shape, strict=True)), **dict(zip(w_term, w.shape, strict=True))}
     x = torch.einsum(f"{x_term}->{''.join(positions + kept + summed)}", x)
     w = torch.einsum(f"{w_term}->{''.join(kept + summed + rows)}", w)
     p, g, s, r = ([size[i] for i in group] for group in (positions, kept, summed, rows))
-    x = x.reshape(*p, *([math.prod(g), 1] if kept else []), math.prod(s))
-    w = w.reshape(*([math.prod(g)] if kept else []), math.prod(s), math.prod(r))
-    tape.weights.adopt(w)
-    product = matmul(tape, x, w)  # (*p, [g, 1,] r)
-    if product is NotImplemented:
-        return NotImplemented
-    product = product.reshape(*p, *g, *r)
-    found = positions + kept + rows
-    result: Tensor = product.permute([found.index(i) for i in out])
+    if summed or rows:
+        x = x.reshape(*p, *([math.prod(g), 1] if kept else []), math.prod(s))
+        w = w.reshape(*([math.prod(g)] if kept else []), math.prod(s), math.prod(r))
+        product = matmul(tape, x, tape.weights.view(w))  # (*p, [g, 1,] r)
+        if product is NotImplemented:
+            return NotImplemented
+        product = product.reshape(*p, *g, *r)
+    else:  # entry by entry
+        product = x * lift(tape, tape.weights.view(w), x.shape)
+    order_now = positions + kept + rows
+    result: Tensor = product.permute([order_now.index(i) for i in out])
     return result
+
+
+def pairwise(equation: Any, *operands: Any, path: Any = None) -> Any:  # noqa: ARG001
+    """`torch.einsum` of three tensors or more as sums of two, the smallest result first."""
+    tensors = operands[0] if len(operands) == 1 else operands
+    if not isinstance(equation, str) or len(tensors) < 3:
+        return NotImplemented
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    letters, out = _named_indices(terms, out if arrow else None, tensors)
+    # Samples before weights: a product of two weights is a weight of its own for each sample.
+    order = sorted(range(len(tensors)), key=lambda i: isinstance(tensors[i], nn.Parameter))
+    rest = [(letters[i], tensors[i]) for i in order]
+    term, total = rest.pop(0)
+    while rest:
+        needed = [set(out).union(*(t for k, (t, _) in enumerate(rest) if k != j))
+                  for j in range(len(rest))]  # fmt: skip
+        results = ["".join(i for i in dict.fromkeys(term + t) if i in needed[j])
+                   for j, (t, _) in enumerate(rest)]  # fmt: skip
+        sizes = [_count(result, (term, total), rest[j]) for j, result in enumerate(results)]
+        j = sizes.index(min(sizes))
+        other, tensor = rest.pop(j)
+        result = results[j] if rest else out
+        total = torch.einsum(f"{term},{other}->{result}", total, tensor)
+        term = result
+    return total
+
+
+def _count(result: str, *operands: tuple[str, Tensor]) -> int:
+    """The entries of the result of a sum of two operands."""
+    size: dict[str, int] = {}
+    for term, tensor in operands:
+        for i, n in zip(term, tensor.shape, strict=True):
+            size[i] = max(size.get(i, 1), n)
+    return math.prod(size[i] for i in result)
+
+
+def _spelt_out(
+    equation: str, tensors: Sequence[Tensor], tape: Tape
+) -> tuple[list[str], str, list[Tensor]]:
+    """Terms with one letter for every dimension, none twice in a term, the output's, and tensors.
+
+    Diagonals are taken, and indices of size one that stand for any size (broadcasting) are gone.
+    """
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms, out = _named_indices(left.split(","), out if arrow else None, tensors)
+    operands = list(tensors)
+    largest = {i: max(_sizes(t, x)[i] for t, x in zip(terms, operands, strict=True) if i in t)
+               for i in set("".join(terms))}  # fmt: skip
+    for k, (term, tensor) in enumerate(zip(terms, operands, strict=True)):
+        once = "".join(dict.fromkeys(term))
+        x = torch.einsum(f"{term}->{once}", tensor) if once != term else tensor
+        stretched = [d for d, i in enumerate(once) if x.shape[d] < largest[i]]
+        if stretched:
+            x = x.squeeze(stretched)
+            once = "".join(i for d, i in enumerate(once) if d not in stretched)
+        if tape.weights.made_of(tensor):
+            tape.weights.adopt(x)
+        terms[k], operands[k] = once, x
+    return terms, out, operands
+
+
+def _sizes(term: str, tensor: Tensor) -> dict[str, int]:
+    return dict(zip(term, tensor.shape, strict=True))
+
+
+def _named_indices(
+    terms: Sequence[str], out: str | None, tensors: Sequence[Tensor]
+) -> tuple[list[str], str]:
+    """Letters for what `...` stands for, and for an output that is not written out."""
+    used = set("".join(terms))
+    free = [i for i in string.ascii_letters if i not in used]
+    ranks = [
+        x.dim() - len(t.replace("...", "")) if "..." in t else 0
+        for t, x in zip(terms, tensors, strict=True)
+    ]
+    others = "".join(free[: max(ranks, default=0)])
+    named = [t.replace("...", others[len(others) - r :]) for t, r in zip(terms, ranks, strict=True)]
+    if out is None:
+        every = "".join(terms).replace("...", "")
+        out = others + "".join(sorted(i for i in set(every) if every.count(i) == 1))
+    return named, out.replace("...", others)

@@ -49,11 +49,11 @@ def embedding(
     weight: Tensor,
     input: Tensor,
     padding_idx: int = -1,
-    scale_grad_by_freq: bool = False,
+    scale_grad_by_freq: bool = False,  # noqa: ARG001 (refused where the weight is asked about)
     sparse: bool = False,  # noqa: ARG001
 ) -> Any:
-    """`torch.embedding`. Scaling by frequency mixes samples and is left to the refusal there."""
-    if scale_grad_by_freq or not tape.weights.made_of(weight):
+    """`torch.embedding`."""
+    if not tape.weights.made_of(weight):
         return NotImplemented
     return tape.use(Embedding(weight, padding_idx), input)
 
@@ -65,8 +65,16 @@ def index(tape: Tape, input: Tensor, index: Any) -> Any:
     if not tape.weights.made_of(input):
         return NotImplemented
     table = input if input.dim() == 2 else tape.weights.view(input.reshape(len(input), -1))
-    rows: Tensor = tape.use(Embedding(table, -1), index % len(input))
+    ids = torch.where(index < 0, index + len(input), index)  # from the end; no row beyond
+    rows: Tensor = tape.use(Embedding(table, -1), ids)
     return rows if input.dim() == 2 else rows.reshape(*index.shape, *input.shape[1:])
+
+
+def index_select(tape: Tape, input: Tensor, dim: int, index: Tensor) -> Any:
+    """`torch.index_select` of rows."""
+    if not tape.weights.made_of(input) or dim % max(1, input.dim()) != 0 or input.dim() != 2:
+        return NotImplemented
+    return tape.use(Embedding(input, -1), index)
 
 
 def embedding_bag(
@@ -74,9 +82,9 @@ def embedding_bag(
     input: Tensor,
     weight: Tensor,
     offsets: Tensor | None = None,
-    max_norm: float | None = None,
+    max_norm: float | None = None,  # noqa: ARG001 (refused, as scaling by frequency is)
     norm_type: float = 2.0,  # noqa: ARG001
-    scale_grad_by_freq: bool = False,
+    scale_grad_by_freq: bool = False,  # noqa: ARG001
     mode: str = "mean",
     sparse: bool = False,  # noqa: ARG001
     per_sample_weights: Tensor | None = None,
@@ -84,8 +92,8 @@ def embedding_bag(
     padding_idx: int | None = None,
 ) -> Any:
     """`F.embedding_bag` over bags in rows, (n, t) ids: an embedding, then a weighted sum."""
-    known = offsets is None and input.dim() == 2 and max_norm is None and mode in ("sum", "mean")
-    if not known or scale_grad_by_freq or not tape.weights.made_of(weight):
+    known = offsets is None and input.dim() == 2 and mode in ("sum", "mean")
+    if not known or not tape.weights.made_of(weight):
         return NotImplemented
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
     rows: Tensor = tape.use(Embedding(weight, padding), input)  # (n, t, e)

@@ -1,9 +1,10 @@
 """Products with a matrix: y = x W^T + b, over any leading dimensions.
 
-    dL_n/dW = sum_s g_ns x_ns^T        dL_n/db = sum_s g_ns
+    dL_n/dW = sum_s g_ns conj(x_ns)^T        dL_n/db = sum_s g_ns
 
 over the positions s of sample n (Goodfellow 2015, arXiv:1510.01799, for one position; Rochette et
-al. 2019, arXiv:1912.06015, for several).
+al. 2019, arXiv:1912.06015, for several). The gradient of a complex number z is 2 dL/d conj(z), as
+autograd has it, so that the other factor of a product is conjugated.
 """
 
 from __future__ import annotations
@@ -29,11 +30,16 @@ class Linear(Kernel):
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor | None, transposed: bool = False):
         self.weight, self.bias, self.transposed = weight, bias, transposed
         self.weights = tape.weights.asked(weight, bias)
-        self.dtype = tape.means.dtype or weight.dtype
+        # No half type holds a complex number.
+        half = None if weight.is_complex() else tape.means.dtype
+        self.dtype = half or weight.dtype
+        self._converts = half is not None
 
     def of(self, tape: Tape, x: Tensor) -> Tensor:
         """The product with x, on the tape."""
-        return tape.use(self, x if tape.means.dtype is None else x.to(self.dtype))
+        if x.dim() == 1:  # positions and samples are rows: here is one row
+            return self.of(tape, x[None])[0]
+        return tape.use(self, x.to(self.dtype) if self._converts else x)
 
     def _matrix(self) -> Tensor:
         weight = self.weight.detach().to(self.dtype)
@@ -46,14 +52,14 @@ class Linear(Kernel):
 
     def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
-        return (products.linear(g, self._matrix().mT),)
+        return (products.linear(g, self._matrix().mT.conj()),)
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         rows = samples.rows(g)
         for weight in self.weights:
             if weight is self.weight:
-                outer = Outer(samples.rows(inputs[0]), rows)
+                outer = Outer(samples.rows(inputs[0]).conj(), rows)
                 yield weight, Transposed(outer) if self.transposed else outer
             else:
                 yield weight, Dense(rows.sum(dim=1))
@@ -71,8 +77,12 @@ def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None
 def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
     """`x @ W` for a vector, a matrix or one matrix a group, and `W @ x`, its mirror image."""
     if tape.weights.made_of(input):
-        if tape.weights.made_of(other) or input.dim() < 2 or other.dim() < 2:
+        if tape.weights.made_of(other) or 0 in (input.dim(), other.dim()):
             return NotImplemented
+        if input.dim() == 1:
+            return NotImplemented if other.dim() == 1 else matmul(tape, other.mT, input)
+        if other.dim() == 1:
+            return matmul(tape, other, tape.weights.view(input.mT))
         mirrored = matmul(tape, other.mT, tape.weights.view(input.mT))
         return mirrored if mirrored is NotImplemented else mirrored.mT
     if other.dim() == 1:

@@ -9,6 +9,7 @@ root-mean-square normalisation compute xhat without weights; autograd differenti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -143,7 +144,7 @@ class GroupNorm(Kernel):
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`."""
         x = inputs[0]
-        sizes = (len(x), x.shape[1], x[0, 0].numel())
+        sizes = (len(x), x.shape[1], math.prod(x.shape[2:]))
         y, self.mean, self.rstd = torch.native_group_norm(
             x.contiguous(memory_format=_order(x)),
             self.weight, self.bias, *sizes, self.groups, self.eps,
@@ -155,7 +156,7 @@ class GroupNorm(Kernel):
         order = _order(inputs[0])
         x, g = (t.contiguous(memory_format=order) for t in (inputs[0], g))
         pulled, _, _ = torch.ops.aten.native_group_norm_backward(
-            g, x, self.mean, self.rstd, self.weight, len(x), x.shape[1], x[0, 0].numel(),
+            g, x, self.mean, self.rstd, self.weight, len(x), x.shape[1], math.prod(x.shape[2:]),
             self.groups, (True, False, False),
         )  # fmt: skip
         return (pulled,)

@@ -72,15 +72,15 @@ class Replay(Kernel):
 
     def _graph(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         with torch.enable_grad():
-            tensors = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+            tensors = [x.detach().requires_grad_(differentiable(x)) for x in inputs]
             own = [w.detach().requires_grad_() for w in self.weights]
             return self.run(tensors, own), tensors, own
 
     def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         out, tensors, _ = self._graph(inputs)
-        floats = [x for x in tensors if x.requires_grad]
-        pulled = iter(torch.autograd.grad(out, floats, g, allow_unused=True))
+        asked = [x for x in tensors if x.requires_grad]
+        pulled = iter(torch.autograd.grad(out, asked, g, allow_unused=True))
         return tuple(next(pulled) if x.requires_grad else None for x in tensors)
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
@@ -88,6 +88,11 @@ class Replay(Kernel):
         out, _, own = self._graph(inputs)
         for weight, leaf in zip(self.weights, own, strict=True):
             yield weight, ReplayPart(out, leaf, g, samples)
+
+
+def differentiable(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are of a type that has gradients."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,12 @@ class ReplayPart:
 
     def dense(self, rows: slice) -> Tensor:
         """See `Part`."""
-        owner = self.samples.owners(self.g)
-        wanted = torch.arange(len(self), device=owner.device)[rows]
-        shares = [torch.where(owner == i, self.g, 0) for i in wanted]
+        if len(self) == 1:  # all of it, also where the output is a single number
+            shares = [self.g][rows]
+        else:
+            owner = self.samples.owners(self.g)
+            wanted = torch.arange(len(self), device=owner.device)[rows]
+            shares = [torch.where(owner == i, self.g, 0) for i in wanted]
         if not shares:
             return self.leaf.new_empty(0, *self.leaf.shape)
         try:

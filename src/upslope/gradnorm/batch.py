@@ -1,0 +1,142 @@
+"""A batch of samples as the engine sees it: the inputs, and which of their tensors have samples.
+
+Made once, at the door of the engine (`microbatches`); everything behind it cuts samples out of a
+batch by `rows` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from upslope.errors import GradientNormError
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""What a model takes, samples in dimension 0: a tensor, or a tuple or dict of them."""
+
+_MOST_SHARED = 2
+"""Tensors that are tried as shared at once. Models with more such inputs at a batch whose size is
+theirs by chance are refused; 2 covers a mask and a table of weights."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n samples, in the leaves of a model's inputs.
+
+    leaves: the inputs, flattened; spec: how to put them back together. n: the number of samples.
+    per_sample: of each leaf, whether its dimension 0 counts the samples. Others are shared by all.
+    first: which sample of the caller's batch is the first here, for messages.
+    """
+
+    leaves: tuple[Any, ...]
+    spec: Any
+    n: int
+    per_sample: tuple[bool, ...]
+    first: int = 0
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Batch:
+        """Read a batch off a model's inputs; n is the length of the first tensor.
+
+        Every tensor of that length is held to have one row per sample; see `resolve_shared`.
+
+        Raises:
+            GradientNormError: there is no tensor with a dimension.
+        """
+        opened = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        leaves, spec = tree_flatten(opened)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
+        if not tensors:
+            raise GradientNormError(
+                "Expected `inputs` to be a tensor, or a tuple or dict of tensors, with the samples "
+                f"in dimension 0 but got {type(inputs).__name__} without such a tensor."
+            )
+        n = tensors[0].shape[0]
+        per_sample = tuple(isinstance(x, Tensor) and x.shape[:1] == (n,) for x in leaves)
+        return cls(tuple(leaves), spec, n, per_sample)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The leaves that are tensors."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+    def with_shared(self, places: Sequence[int]) -> Batch:
+        """The same batch, with the leaves at these places shared by all samples."""
+        per_sample = tuple(own and i not in places for i, own in enumerate(self.per_sample))
+        return Batch(self.leaves, self.spec, self.n, per_sample, self.first)
+
+    def rows(self, rows: slice | Tensor) -> Batch:
+        """Some of the samples: a slice, or their indices."""
+        leaves = tuple(
+            leaf[rows] if own else leaf
+            for leaf, own in zip(self.leaves, self.per_sample, strict=True)
+        )
+        start = (rows.start or 0) if isinstance(rows, slice) else int(rows[0])
+        n = len(range(self.n)[rows]) if isinstance(rows, slice) else len(rows)
+        return Batch(leaves, self.spec, n, self.per_sample, self.first + start)
+
+    def map(self, change: Callable[[Tensor, bool], Any]) -> Any:
+        """The inputs put back together; `change` gets each tensor, and whether it has samples."""
+        leaves = [
+            change(leaf, own) if isinstance(leaf, Tensor) else leaf
+            for leaf, own in zip(self.leaves, self.per_sample, strict=True)
+        ]
+        return tree_unflatten(leaves, self.spec)
+
+    def call(self, model: nn.Module) -> Any:
+        """Return the model's outputs. It gets copies, for it may write into what it is given."""
+        return call(model, self.map(lambda tensor, _: tensor.detach().clone()))
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        """Shape and type of each tensor, as a key."""
+        return tuple((tuple(x.shape), x.dtype) for x in self.tensors)
+
+    def doubtful(self) -> list[int]:
+        """The leaves that may be as long as the batch by chance, so that all samples share them.
+
+        Those of the first tensor's length in dimension 0, unless dimension 1 agrees with the first
+        tensor as well and is not itself n: (n, length) ids beside an (n, length) mask.
+        """
+        first = next(i for i, own in enumerate(self.per_sample) if own)
+        second = self.leaves[first].shape[1:2]
+
+        def clear(tensor: Tensor) -> bool:
+            own = tensor.shape[1:2]
+            return len(own) == 1 and own == second and own != (self.n,)
+
+        return [
+            i
+            for i, own in enumerate(self.per_sample)
+            if own and i != first and not clear(self.leaves[i])
+        ]
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Return the model's outputs for inputs in any of the forms of `Inputs`."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def shared_choices(places: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the sets of leaves to try as shared, none first."""
+    for count in range(min(_MOST_SHARED, len(places)) + 1):
+        yield from combinations(places, count)
+
+
+def clone_rows(tensor: Tensor) -> Tensor:
+    """Return a copy that belongs to the engine."""
+    return tensor.detach().clone()
+
+
+def half(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of two complementary random halves of n samples, each in order."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order[: n // 2].sort().values, order[n // 2 :].sort().values

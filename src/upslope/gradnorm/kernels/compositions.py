@@ -1,0 +1,148 @@
+"""Operators that others compose: each is run as these, which meet weights and samples themselves.
+
+name of the torch function -> a function of the same arguments, which answers with the output, or
+with NotImplemented where it does not cover the call. It is run with the interceptor inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upslope.gradnorm.kernels.einsum import pairwise
+
+Scale = float | int
+
+
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
+    """`torch.dot`."""
+    return (input * tensor).sum()
+
+
+def vdot(input: Tensor, other: Tensor) -> Tensor:
+    """`torch.vdot`."""
+    return (input.conj() * other).sum()
+
+
+def inner(input: Tensor, other: Tensor) -> Tensor:
+    """`torch.inner`: sums over the last dimension of both."""
+    if input.dim() == 0 or other.dim() == 0:
+        return input * other
+    shape = (*input.shape[:-1], *other.shape[:-1])
+    product = input.reshape(-1, input.shape[-1]) @ other.reshape(-1, other.shape[-1]).mT
+    return product.reshape(shape)
+
+
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """`torch.outer`, `torch.ger`."""
+    return input[:, None] * vec2
+
+
+def tensordot(a: Tensor, b: Tensor, dims_a: Sequence[int], dims_b: Sequence[int]) -> Tensor:
+    """`torch.tensordot` as its Python form hands it on."""
+    dims_a, dims_b = [d % a.dim() for d in dims_a], [d % b.dim() for d in dims_b]
+    rest_a = [d for d in range(a.dim()) if d not in dims_a]
+    rest_b = [d for d in range(b.dim()) if d not in dims_b]
+    shape = [a.shape[d] for d in rest_a] + [b.shape[d] for d in rest_b]
+    summed = math.prod(a.shape[d] for d in dims_a)
+    left = a.permute(rest_a + dims_a).reshape(-1 if summed else math.prod(shape[: len(rest_a)]),
+                                              summed)  # fmt: skip
+    right = b.permute(dims_b + rest_b).reshape(summed, math.prod(shape[len(rest_a) :]))
+    return (left @ right).reshape(shape)
+
+
+def kron(input: Tensor, other: Tensor) -> Tensor:
+    """`torch.kron`."""
+    rank = max(input.dim(), other.dim())
+    a = input.reshape((1,) * (rank - input.dim()) + input.shape)
+    b = other.reshape((1,) * (rank - other.dim()) + other.shape)
+    shape = [m * n for m, n in zip(a.shape, b.shape, strict=True)]
+    a = a.reshape([size for m in a.shape for size in (m, 1)])
+    b = b.reshape([size for n in b.shape for size in (1, n)])
+    return (a * b).reshape(shape)
+
+
+def addmm(
+    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Scale = 1, alpha: Scale = 1
+) -> Tensor:
+    """`torch.addmm`, `torch.addmv` and `torch.baddbmm`: beta * input + alpha * (mat1 @ mat2)."""
+    product = alpha * (mat1 @ mat2)
+    # What nothing is taken of may be infinite.
+    return beta * input + product if beta != 0 else product
+
+
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, **scales: Scale) -> Tensor:
+    """`torch.addmv`."""
+    return addmm(input, mat, vec, **scales)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, **scales: Scale) -> Tensor:
+    """`torch.baddbmm`."""
+    return addmm(input, batch1, batch2, **scales)
+
+
+def addbmm(
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Scale = 1, alpha: Scale = 1
+) -> Tensor:
+    """`torch.addbmm`: summed over the products."""
+    product = alpha * (batch1 @ batch2).sum(dim=0)
+    return beta * input + product if beta != 0 else product
+
+
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Scale = 1, alpha: Scale = 1) -> Tensor:
+    """`torch.addr`."""
+    product = alpha * (vec1[:, None] * vec2)
+    return beta * input + product if beta != 0 else product
+
+
+def chain_matmul(matrices: Sequence[Tensor]) -> Tensor:
+    """`torch.chain_matmul`, `torch.linalg.multi_dot`."""
+    return functools.reduce(torch.matmul, matrices)
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.bilinear`: x1 W_o x2 for each output o."""
+    product = F.linear(input2, weight.flatten(0, 1))
+    product = product.reshape(*product.shape[:-1], *weight.shape[:2])
+    total: Tensor = (product * input1[..., None, :]).sum(dim=-1)
+    return total if bias is None else total + bias
+
+
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """`torch.mm` and `torch.bmm`, where a call names its second matrix."""
+    return input @ mat2
+
+
+def mv(input: Tensor, vec: Tensor) -> Tensor:
+    """`torch.mv`, where a call names its vector."""
+    return input @ vec
+
+
+COMPOSITIONS: Mapping[str, Callable[..., Any]] = {
+    "dot": dot,
+    "vdot": vdot,
+    "linalg_vecdot": lambda input, other, *, dim=-1: (input.conj() * other).sum(dim),
+    "inner": inner,
+    "outer": outer,
+    "ger": outer,
+    "tensordot": tensordot,
+    "kron": kron,
+    "mm": mm,
+    "bmm": mm,
+    "mv": mv,
+    "addmm": addmm,
+    "addmv": addmv,
+    "baddbmm": baddbmm,
+    "addbmm": addbmm,
+    "addr": addr,
+    "chain_matmul": chain_matmul,
+    "linalg_multi_dot": chain_matmul,
+    "bilinear": bilinear,
+    "einsum": pairwise,
+}

@@ -1,0 +1,103 @@
+"""Operators under which no sample has a gradient of its own, or a model is not left as it was.
+
+They are refused by name before they run, whether or not their parameters are asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upslope.errors import GradientNormError
+
+BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
+EMBEDDINGS = frozenset({F.embedding, F.embedding_bag, torch.embedding, torch.embedding_bag})
+
+
+def refuse_batch_statistics(
+    model: nn.Module, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Refuse a call of `F.batch_norm` or `torch.batch_norm` whose statistics are the batch's.
+
+    Raises:
+        GradientNormError: naming the module.
+    """
+    statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
+    order = (*statistics, *affine) if func is F.batch_norm else (*affine, *statistics)
+    given = {**dict(zip(("input", *order, "training"), args, strict=False)), **kwargs}
+    if given.get("training") or any(given.get(name) is None for name in statistics):
+        where = _owner(model, [given.get(name) for name in order])
+        raise GradientNormError(
+            f"Expected batch normalisation with fixed statistics but {where} normalises by the "
+            "batch, so that no sample has a loss gradient of its own. Call `model.eval()` first; "
+            "where it keeps no running statistics, replace it by GroupNorm."
+        )
+
+
+_ARGUMENTS: Mapping[Callable[..., Any], tuple[str, ...]] = {
+    F.embedding: (
+        "input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse",
+    ),
+    torch.embedding: ("weight", "indices", "padding_idx", "scale_grad_by_freq", "sparse"),
+    F.embedding_bag: (
+        "input", "weight", "offsets", "max_norm", "norm_type", "scale_grad_by_freq",
+    ),
+    torch.embedding_bag: ("weight", "indices", "offsets", "scale_grad_by_freq"),
+}  # fmt: skip
+"""Names of the arguments, in their order, as far as they matter here."""
+
+
+def refuse_mixing_embeddings(
+    model: nn.Module,
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    is_weight: Callable[[object], bool],
+) -> None:
+    """Refuse a look-up in a table whose gradient counts the whole batch, or that writes the table.
+
+    func: one of `EMBEDDINGS`. is_weight: whether a tensor's gradient is asked for.
+
+    Raises:
+        GradientNormError: naming the module and the option.
+    """
+    given = {**dict(zip(_ARGUMENTS[func], args, strict=False)), **kwargs}
+    table = given.get("weight")
+    if given.get("scale_grad_by_freq") and is_weight(table):
+        raise GradientNormError(
+            f"Expected embeddings whose gradient is a sum over samples but {_owner(model, [table])}"
+            " has `scale_grad_by_freq=True`, which divides it by how often a row occurs in the "
+            "whole batch, so that no sample has a loss gradient of its own. Set it to False."
+        )
+    if given.get("max_norm") is not None:
+        raise GradientNormError(
+            f"Expected embeddings that leave their table as it is but {_owner(model, [table])} has "
+            f"`max_norm={given['max_norm']}`, with which every look-up writes rows of the table. "
+            "Renormalise the rows once, `weight.data = torch.renorm(weight.data, norm_type, 0, "
+            "max_norm)`, and set `max_norm` to None while scores are computed."
+        )
+
+
+def refuse_renormalising_modules(model: nn.Module) -> None:
+    """Refuse modules whose look-ups write their table, before the model has run at all.
+
+    Raises:
+        GradientNormError: naming the module.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
+            given = {"weight": module.weight, "max_norm": module.max_norm}
+            refuse_mixing_embeddings(model, F.embedding, (), given, lambda _: False)
+
+
+def _owner(model: nn.Module, tensors: Sequence[Tensor | None]) -> str:
+    """The name of the module that owns one of the tensors."""
+    own = {id(tensor) for tensor in tensors if tensor is not None}
+    for name, module in model.named_modules():
+        if own & {id(t) for t in (*module.parameters(False), *module.buffers(False))}:
+            return f"`{name or 'the model'}`"
+    return "a layer"

@@ -1,0 +1,60 @@
+"""The last module of a network: what `parameters="last"` means.
+
+The order in which modules were registered is not the order in which they run. The last module is read
+off the graph of the output of one sample: it owns the parameter that is fewest steps away.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.batch import Batch, Inputs
+from upslope.gradnorm.losses import logits_of
+from upslope.gradnorm.outputs import tensors_in
+from upslope.gradnorm.restoring import without_traces
+
+
+def find_last_module(model: nn.Module, inputs: Inputs | None) -> str:
+    """Return the name of the last module that has parameters and that the output went through.
+
+    inputs: as for `gradient_norms`. Without them, or where no gradient reaches a parameter, the last
+    one in the order of registration.
+    """
+    owners = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
+    if inputs is not None:
+        batch = Batch.of(inputs)
+        with without_traces(model), torch.inference_mode(False), torch.enable_grad():
+            outputs = batch.rows(slice(0, 1)).call(model) if batch.n else ()
+        nearest = _nearest_leaf(_logits(outputs))
+        for name in reversed(owners):
+            if any(p is nearest for p in model.get_submodule(name).parameters(False)):
+                return name
+    return owners[-1] if owners else ""
+
+
+def _logits(outputs: object) -> list[Tensor]:
+    """The logits, where an output is named so; else the first output."""
+    try:
+        return [logits_of(outputs)]
+    except GradientNormError:
+        return tensors_in(outputs)[:1]
+
+
+def _nearest_leaf(outputs: list[Tensor]) -> Tensor | None:
+    """The parameter that is fewest operators away from the outputs."""
+    queue = deque(t.grad_fn for t in outputs if t.grad_fn is not None)
+    seen = set(queue)
+    while queue:
+        node = queue.popleft()
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, nn.Parameter):
+            return variable
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                queue.append(parent)
+    return None

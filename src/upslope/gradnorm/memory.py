@@ -1,0 +1,92 @@
+"""What the engine remembers of a model: where its samples are, and what has been proven.
+
+Kept with the model and gone with it: nothing here refers to a tensor, a module or a graph.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from upslope.gradnorm.layout import Layout
+
+PROOF_SHARE = 1 / 512
+"""The share of the batches of a proven program that are proven again, at random."""
+_PROGRAMS = 512
+"""Programs remembered for each model; texts of many lengths have one for each."""
+
+
+@dataclass
+class Known:
+    """What is known of a program: the layout of each use, or why its samples go one by one."""
+
+    layouts: dict[int, Layout] = field(default_factory=dict)
+    slow: str | None = None
+
+
+class Memory:
+    """The programs of one model."""
+
+    def __init__(self) -> None:
+        self._programs: OrderedDict[Hashable, Known] = OrderedDict()
+        self._front: set[Hashable] = set()
+        self._random = random.Random(0)  # noqa: S311 (a schedule, not a secret)
+        self._losses: OrderedDict[Hashable, None] = OrderedDict()
+        self.told: set[str] = set()
+        """What this model's user was warned of."""
+
+    def recall(self, program: Hashable) -> Known | None:
+        """What was proven of a program."""
+        known = self._programs.get(program)
+        if known is not None:
+            self._programs.move_to_end(program)
+        return known
+
+    def keep(self, program: Hashable, known: Known) -> None:
+        """Remember what was proven."""
+        self._programs[program] = known
+        while len(self._programs) > _PROGRAMS:
+            self._programs.popitem(last=False)
+
+    def forget(self, program: Hashable, operators: Hashable) -> None:
+        """What was remembered has proved wrong."""
+        self._programs.pop(program, None)
+        self._front.discard(operators)
+
+    def keep_front(self, operators: Hashable) -> None:
+        """Remember that these operators had all samples in dimension 0.
+
+        Batches of other shapes are then tried so before anything is probed, and proven.
+        """
+        self._front.add(operators)
+
+    def is_front(self, operators: Hashable) -> bool:
+        """Whether `keep_front` was told of these operators."""
+        return operators in self._front
+
+    def knows_loss(self, loss: Hashable) -> bool:
+        """Whether a loss was proven on outputs of this shape, and need not be now."""
+        return loss in self._losses and not self.draw_proof()
+
+    def keep_loss(self, loss: Hashable) -> None:
+        """Remember that a loss takes each sample by itself."""
+        self._losses[loss] = None
+        while len(self._losses) > _PROGRAMS:
+            self._losses.popitem(last=False)
+
+    def draw_proof(self) -> bool:
+        """Whether a batch of a proven program is to be proven again."""
+        return self._random.random() < PROOF_SHARE
+
+
+_memories: WeakKeyDictionary[nn.Module, Memory] = WeakKeyDictionary()
+
+
+def memory_of(model: nn.Module) -> Memory:
+    """What is remembered of this model."""
+    return _memories.setdefault(model, Memory())

@@ -1,0 +1,101 @@
+"""Which program a model ran on a batch: whether layouts seen once hold for the batch that comes.
+
+Where the samples are in each tensor follows from the operators that a model runs, from the shapes of
+its tensors, and from the order in which it takes entries. All of it is a function of the inputs'
+shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all())`,
+`lengths.tolist()`) and no entry is taken by an index made of samples. So a program is identified by
+
+- the shapes of the inputs, and the operators that met weights, in order;
+- every operator that moves entries, with its sizes, dimensions and indices;
+- every number of a sample that left for Python.
+
+Two batches with one identity have their samples in the same places. Where entries were taken by the
+data themselves, or numbers left in a way that cannot be read (`numpy()`), no two batches are held to
+be the same, and each is proven by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOVING = frozenset(
+    {
+        "__getitem__", "__setitem__", "cat", "chunk", "concat", "concatenate", "expand", "flatten",
+        "flip", "fliplr", "flipud", "gather", "index_add", "index_add_", "index_copy",
+        "index_copy_", "index_fill", "index_put", "index_put_", "index_select", "masked_scatter",
+        "masked_scatter_", "movedim", "moveaxis", "narrow", "permute", "repeat",
+        "repeat_interleave", "reshape", "roll", "rot90", "scatter", "scatter_", "scatter_add",
+        "scatter_add_", "scatter_reduce", "scatter_reduce_", "select", "split", "squeeze", "stack",
+        "swapaxes", "swapdims", "t", "take", "take_along_dim", "tile", "transpose", "unbind",
+        "unflatten", "unfold", "unsqueeze", "view",
+    }
+)  # fmt: skip
+"""Operators that put entries into other places."""
+
+LEAVING = frozenset(
+    {"__bool__", "__float__", "__index__", "__int__", "__contains__", "item", "tolist", "equal",
+     "allclose", "is_nonzero"}
+)  # fmt: skip
+"""Operators that make numbers of Python of a tensor's."""
+
+UNREADABLE = frozenset({"__array__", "__dlpack__", "numpy", "data_ptr", "untyped_storage"})
+"""Operators behind which the numbers of a tensor go where nothing is seen."""
+
+DRAWN = frozenset({"multinomial", "randint", "randperm"})
+"""Operators whose random numbers may serve as an order of samples."""
+
+
+class Program:
+    """The identity of one forward pass, built while it runs."""
+
+    def __init__(self) -> None:
+        self._identity = 0
+        self.repeats = True
+        """Whether a batch of the same identity has its samples in the same places."""
+
+    def note(self, name: str, args: Any, kwargs: Any, out: Any, of_samples: bool) -> None:
+        """Take in one operator. Called for every one: it must be fast."""
+        if name in DRAWN:
+            self.repeats = False
+        elif not of_samples:
+            return
+        elif name in MOVING:
+            self._add((name, *(_descriptor(a) for a in args), *map(_descriptor, kwargs.values())))
+        elif name in LEAVING:
+            self._add((name, repr(out)))
+        elif name in UNREADABLE:
+            self.repeats = False
+
+    def _add(self, description: Any) -> None:
+        self._identity = hash((self._identity, description))
+
+    def rewind(self, identity: int) -> None:
+        """Go back to an earlier identity: another loss follows on the same forward pass."""
+        self._identity = identity
+
+    @property
+    def identity(self) -> int:
+        """Equal for two passes that moved entries alike."""
+        return self._identity
+
+
+def _descriptor(value: Any) -> Any:
+    """What is known of an argument before the samples are: sizes, dimensions, constant indices."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or "_upslope_sample" in value.__dict__:
+            return tuple(value.shape)
+        return tuple(value.shape), hash(value.detach().cpu().numpy().tobytes())
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_descriptor, value))
+    if isinstance(value, (int, float, str, bool, torch.dtype)) or value is None:
+        return value
+    return repr(value)
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The name under which an operator is known."""
+    return getattr(func, "__name__", "") or str(func)

@@ -1,0 +1,123 @@
+"""Inner products of per-sample gradients with one random direction, without forming them.
+
+    <G_n, V>        V = left (x) right, or any V of the weight's shape
+
+A rank-one direction costs next to nothing: of sums of outer products, (g_s . left)(x_s . right). It
+is as good as any other to tell two gradients apart: for G != H, <G - H, left (x) right> is a polynomial
+in the random numbers that is zero almost nowhere. The engine's proofs are made of these
+(`proof`), and kernels that have no cheap form are formed densely.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.kernels.conv_part import ConvPart
+from upslope.gradnorm.kernels.folded import FoldedPart
+from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
+from upslope.gradnorm.weights import Uses, Weights, dense_sum
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A random direction for one parameter, left (x) right. left: (rows,), right: (numel / rows,)."""
+
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, name: str, parameter: Tensor) -> Direction:
+        """Draw a direction for a parameter, always the same one for this name."""
+        rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        rows = parameter.shape[0] if parameter.dim() > 1 else 1
+        sizes = (rows, parameter.numel() // max(1, rows))
+        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        left, right = (torch.randn(size, generator=rng, dtype=dtype) for size in sizes)
+        return cls(left.to(parameter.device), right.to(parameter.device))
+
+    def product(self, gradients: Tensor, rank: int) -> Tensor:
+        """(m,), with gradients (m, *shape) of a parameter of `rank` dimensions; complex: real parts."""
+        flat = gradients.reshape(len(gradients), len(self.left), -1) if rank else gradients
+        flat = flat.reshape(len(gradients), len(self.left), len(self.right))
+        flat = flat.real + flat.imag if flat.is_complex() else flat
+        return (flat.to(self.left.dtype) @ self.right) @ self.left
+
+    def matrix(self, shape: Sequence[int]) -> Tensor:
+        """The direction itself."""
+        return torch.outer(self.left, self.right).view(tuple(shape))
+
+
+def inner_products(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+    """(n,): of the sum of all uses of the parameter `name` with its direction."""
+    parameter = weights.parameters[name]
+    direction = Direction.of(name, parameter)
+    total: Tensor | None = None
+    for weight, part in uses:
+        product = _cheap(weights, parameter, weight, part, direction)
+        if product is None:
+            chunks = dense_sum(weights, name, [(weight, part)], scratch)
+            rows = [direction.product(dense, parameter.dim()) for _, dense in chunks]
+            product = torch.cat(rows)
+        total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def _cheap(
+    weights: Weights, parameter: Tensor, weight: Tensor, part: Part, direction: Direction
+) -> Tensor | None:
+    """The product without forming the gradients; None where there is no such way."""
+    if parameter.is_complex() or weight.is_complex() or parameter.dim() < 2:
+        return None
+    if weight is parameter:
+        return _rank_one(part, direction.left, direction.right)
+    outer = part.part if isinstance(part, Transposed) else part
+    viewed = weight._base is parameter and parameter.is_contiguous() and weights.isometric(weight)
+    if not (viewed and isinstance(outer, Outer) and weight.dim() == 2):
+        return None
+    place = weight.size(), weight.stride(), weight.storage_offset() - parameter.storage_offset()
+    v = direction.matrix(parameter.shape).as_strided(*place)
+    v = v.mT if isinstance(part, Transposed) else v  # (o, i)
+    return ((_like(outer.x, v) @ v.mT) * outer.g).sum(dim=(1, 2))
+
+
+def _rank_one(part: Part, left: Tensor, right: Tensor) -> Tensor | None:
+    if isinstance(part, Transposed):
+        return _rank_one(part.part, right, left)
+    if isinstance(part, Outer):
+        return ((_like(part.g, left) @ left) * (_like(part.x, right) @ right)).sum(dim=1)
+    if isinstance(part, Rows):
+        return (left[part.ids] * (_like(part.g, right) @ right)).sum(dim=1)
+    if isinstance(part, FoldedPart):
+        return _rank_one(part.plain, left * part.scale.to(left), right)
+    if isinstance(part, ConvPart) and not part.x.is_complex():
+        return _of_convolution(part, left, right)
+    return None
+
+
+def _of_convolution(part: ConvPart, left: Tensor, right: Tensor) -> Tensor:
+    """One output channel for each group, instead of all."""
+    s, p, d, groups = part.geometry
+    n, k = part.g.shape[:2]
+    kernel = right.view(1, *part.shape[1:]).repeat(groups, *(1,) * (len(part.shape) - 1))
+    x = _like(part.x.flatten(0, 1), right)
+    once = torch.convolution(x, kernel, None, s, p, d, False, [0] * len(s), groups)
+    g = _like(part.g.flatten(0, 1), left)  # (n k, o, *positions)
+    space = math.prod(g.shape[2:])
+    weighted = left.view(groups, 1, -1) @ g.reshape(len(g), groups, -1, space)  # (n k, groups, 1, l)
+    # Strides leave a border that no position covers; the positions that there are come first.
+    once = once[(..., *(slice(size) for size in g.shape[2:]))]
+    products = once.reshape(len(g), groups, space) * weighted[:, :, 0]
+    return products.reshape(n, k, -1).sum(dim=(1, 2))
+
+
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    return tensor if tensor.dtype == other.dtype else tensor.to(other.dtype)
+
+

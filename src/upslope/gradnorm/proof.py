@@ -1,0 +1,261 @@
+"""Proof that a batch's per-sample gradients are right, by ways that know no kernels and no layouts.
+
+Three things are held against each other:
+
+1. *The gradients.* For random numbers w_n, sum_n w_n G_n of what the kernels found must be the gradient
+   of sum_n w_n L_n, which an ordinary backward pass gives, without interception. Both sides are linear
+   in w: if they agree for random numbers, G_n is right for every sample, with probability one. The
+   tensors are compared through one random direction each (`projection`), which costs next to nothing.
+2. *The norms.* Of one sample, drawn at random, the gradient is formed by autograd alone, and what was
+   asked for (its norm, its sketch) is computed from it.
+3. *The separation.* The ordinary pass runs in two halves, each without the other half's samples: outputs
+   must be the same without their company. And one more pass through the kernels, with a power of two of
+   its own for each sample's loss, must multiply what reaches every use of a weight by that power,
+   sample by sample (`separation`): no loss feels another sample, in the model or in the loss.
+
+A batch that fails is done again sample by sample, and said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from upslope.gradnorm.alone import pull_back, sample_by_sample
+from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.batch import half
+from upslope.gradnorm.layout import Inseparable, Layout, Samples
+from upslope.gradnorm.listeners import PartListener, Reduction
+from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.mixing import compare_outputs
+from upslope.gradnorm.projection import Direction, inner_products
+from upslope.gradnorm.separation import differ, scales
+from upslope.gradnorm.weights import Uses, Weights
+
+if TYPE_CHECKING:
+    from upslope.gradnorm.recording import Recording
+
+_TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (2e-3, 2e-5)}
+"""Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the largest
+gradient of any. Rounding errors of deep networks are below a tenth of this; a gradient of one
+position that went to another sample is far above."""
+_HALF = (0.2, 1e-2)
+
+
+class ProofFailed(Inseparable):
+    """What the kernels found is not what autograd finds."""
+
+
+class ProvenReduction:
+    """A reduction that notes the inner products of gradients and directions on its way."""
+
+    def __init__(self, reduction: Reduction):
+        self.reduction = reduction
+        self.products: dict[str, Tensor] = {}
+
+    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+        """See `Reduction`."""
+        rows = self.reduction.of_uses(weights, name, uses, scratch)
+        self.products[name] = inner_products(weights, name, uses, scratch)
+        return rows
+
+    def of_dense(self, name: str, gradients: Tensor) -> Tensor:
+        """See `Reduction`."""
+        return self.reduction.of_dense(name, gradients)
+
+
+class Checksums:
+    """One random combination of the gradient that reaches each use, per sample."""
+
+    def __init__(self, n: int, layouts: Mapping[int, Layout], kernels: Sequence[Any]):
+        self.n, self.layouts, self.kernels = n, layouts, kernels
+        self.sums: dict[int, tuple[Tensor, Tensor]] = {}
+        """use -> sums (n,), and the sizes of what was added, (n,)."""
+
+    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+        """See `Listener`."""
+        layout = self.kernels[index].layout or self.layouts.get(index)
+        if self.n == 1 or layout is None:
+            return
+        rows = Samples(self.n, layout).front(g).reshape(self.n, -1)
+        rows = torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
+        rng = torch.Generator().manual_seed(index)
+        mix = torch.randn(rows.shape[1], generator=rng).to(rows)
+        if index in self.sums:
+            raise ProofFailed("a backward pass runs inside the backward pass of the model")
+        self.sums[index] = rows @ mix, rows.abs() @ mix.abs()
+
+
+class HearingBoth:
+    """Lets two listeners hear one backward pass."""
+
+    def __init__(self, sums: Checksums, parts: PartListener):
+        self.sums, self.parts = sums, parts
+
+    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        """See `Listener`."""
+        self.sums.hear(index, g, inputs)
+        self.parts.hear(index, g, inputs)
+
+
+def check_separation(record: Recording, once: Checksums, scaled: Checksums, u: Tensor) -> None:
+    """See 3. in the head of this file. once, scaled: of the passes without and with powers u.
+
+    Raises:
+        ProofFailed: naming the operator that other samples' losses reach.
+    """
+    if once.sums.keys() != scaled.sums.keys():
+        raise ProofFailed("the backward pass of the model is not the same each time")
+    for index, (sums, size) in once.sums.items():
+        if bool(differ(scaled.sums[index][0], sums, u, size).any()):
+            kernel = record.tape.kernels[index]
+            names = ", ".join(n for w in kernel.weights for n in record.weights.sources(w))
+            raise ProofFailed(
+                f"the losses of other samples reach a sample's own place at `{kernel.name}` of "
+                f"{names or 'no parameter'}"
+            )
+
+
+def check_gradients(
+    record: Recording,
+    loss: Loss,
+    products: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor],
+    reduction: Reduction,
+    losses: Tensor,
+) -> None:
+    """See 1. and 2. in the head of this file. products, rows: what the kernels found, by parameter.
+
+    Raises:
+        ProofFailed: naming the parameter whose gradients differ.
+        GradientNormError: the model or the loss mixes samples.
+    """
+    rng = torch.Generator().manual_seed(record.n)
+    w = (torch.rand(record.n, generator=rng) + 0.5) * (
+        torch.randint(2, (record.n,), generator=rng) * 2 - 1
+    )
+    plain = _plain_gradients(record, loss, w, losses)
+    near, floor = tolerance(record)
+    sizes = {
+        name: float(torch.linalg.vector_norm(g.abs())) for name, g in plain.items() if g is not None
+    }
+    largest = max(sizes.values(), default=0.0)
+    for name, parameter in record.weights.parameters.items():
+        own, g = products.get(name), plain[name]
+        ours = 0.0 if own is None else float((own.double() * w.to(own).double()).sum())
+        theirs = 0.0
+        if g is not None:
+            direction = Direction.of(name, parameter)
+            theirs = float(direction.product(g.detach()[None], parameter.dim()).double())
+        if not abs(ours - theirs) <= near * sizes.get(name, 0.0) + floor * largest:
+            raise ProofFailed(f"autograd finds another gradient for {_uses(record, name)}")
+    if record.n > 1:
+        _check_one(record, loss, rows, reduction, int(torch.randint(record.n, (1,), generator=rng)))
+
+
+def _uses(record: Recording, name: str) -> str:
+    operators = {
+        kernel.name
+        for kernel in record.tape.kernels
+        if any(name in record.weights.sources(w) for w in kernel.weights)
+    }
+    used = ", ".join(f"`{operator}`" for operator in sorted(operators)) or "an operator not seen"
+    return f"`{name}`, used by {used}"
+
+
+def tolerance(record: Recording) -> tuple[float, float]:
+    """How far two ways may differ: relative to a parameter's gradient, and to the largest one."""
+    types = {p.dtype for p in record.weights.parameters.values()} | record.tape.types
+    halves = {torch.float16, torch.bfloat16, torch.complex32}
+    if types & halves or record.means.dtype is not None:
+        return _HALF
+    if types <= {torch.float64, torch.complex128}:
+        return _TOLERANCES[torch.float64]
+    return _TOLERANCES[torch.float32]
+
+
+def _plain_gradients(
+    record: Recording, loss: Loss, w: Tensor, losses: Tensor
+) -> dict[str, Tensor | None]:
+    """name -> the gradient of sum_n w_n L_n, by autograd alone."""
+    parameters = list(record.weights.parameters.values())
+    total: list[Tensor | None] = [None] * len(parameters)
+    shares = None
+    if record.n > 1 and not record.is_random:
+        shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
+    if shares is not None:
+        parts = (
+            _half_gradients(record, parameters, shares, w, rows)
+            for rows in half(record.n, seed=record.n)
+        )
+    else:
+        parts = iter([_whole_gradients(record, parameters, loss, w, losses)])
+    for part in parts:
+        for i, g in enumerate(part):
+            if g is not None:
+                g = g.to_dense() if g.is_sparse else g
+                before = total[i]
+                total[i] = g if before is None else before + g
+    return dict(zip(record.weights.parameters, total, strict=True))
+
+
+def _half_gradients(
+    record: Recording,
+    parameters: Sequence[Tensor],
+    shares: Sequence[Tensor],
+    w: Tensor,
+    rows: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Of the samples `rows` in a pass without the others, whose outputs must be the same."""
+    outputs = record.run_plain(record.batch.rows(rows))
+    compare_outputs(record, outputs, rows, shares)
+    ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
+    if len(ends) != len(shares):
+        raise ProofFailed("the model's outputs for some of the samples are of another kind")
+    weighted = []
+    for share in shares:
+        own = share[rows.to(share.device)]
+        weighted.append(own * w[rows].to(own).view(-1, *(1,) * (own.dim() - 1)))
+    return pull_back(ends, weighted, parameters)
+
+
+def _whole_gradients(
+    record: Recording, parameters: Sequence[Tensor], loss: Loss, w: Tensor, losses: Tensor
+) -> tuple[Tensor | None, ...]:
+    outputs = record.run_plain(record.batch)
+    plain = loss(outputs)
+    near, floor = tolerance(record)
+    size = losses.detach().abs().max() if record.n else losses.new_zeros(())
+    if not bool(((plain - losses).detach().abs() <= near * size + floor).all()):
+        raise ProofFailed("the losses are not those of an ordinary forward pass")
+    if not plain.requires_grad:
+        return (None,) * len(parameters)
+    return pull_back([plain], [w.to(plain)], parameters)
+
+
+def _check_one(
+    record: Recording, loss: Loss, rows: Mapping[str, Tensor], reduction: Reduction, sample: int
+) -> None:
+    """Hold what was asked of one sample against its gradient by autograd alone."""
+    (gradients,) = sample_by_sample(record, loss, [sample])
+    near, floor = tolerance(record)
+    names = record.weights.parameters
+    pairs = {}
+    for (name, parameter), g in zip(names.items(), gradients, strict=True):
+        if g is None and name not in rows:
+            continue
+        dense = torch.zeros_like(parameter) if g is None else g
+        dense = dense.to_dense() if dense.is_sparse else dense
+        expected = reduction.of_dense(name, dense.detach()[None])[0].double()
+        got = rows[name][sample].double() if name in rows else torch.zeros_like(expected)
+        pairs[name] = got, expected
+    # Reductions are of the square of a norm's size.
+    largest = max((float(e.abs().max()) for _, e in pairs.values()), default=0.0)
+    for name, (got, expected) in pairs.items():
+        allowed = 4 * near * expected.abs().max() + 4 * floor * largest
+        if not bool(((got - expected).abs() <= allowed).all()):
+            raise ProofFailed(f"autograd finds another norm for {_uses(record, name)}")

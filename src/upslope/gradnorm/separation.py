@@ -1,0 +1,47 @@
+"""Whether some numbers of one sample depend on another: by scales of their own.
+
+If the loss L_i of each sample is multiplied by a power of two of its own, u_i, then the gradient at
+whatever belongs to sample j alone is multiplied by u_j: exactly, since powers of two do not round.
+Where another sample's loss reaches it, the gradient is another number, but for coincidences of
+probability zero. One backward pass with all u_i = 1 and one with the u_i tell all pairs apart.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_REACH = {torch.float16: 4}
+"""Powers go from -reach to reach. Half precision would leave its range with more."""
+_REACH_ELSE = 20
+_ROUNDINGS = 64
+"""Roundings in the type of a gradient that its two values may differ by; they differ by none where
+nothing overflows and a library sums in one order."""
+
+
+def scales(n: int, like: Tensor, seed: int = 0) -> Tensor:
+    """(n,): a power of two for each sample; up to 41 samples (9 in half precision) have distinct ones.
+
+    Of more samples, two share a power with a probability of about 1/41.
+    """
+    reach = _REACH.get(like.dtype, _REACH_ELSE)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    powers = order % (2 * reach + 1) - reach
+    return torch.ldexp(torch.ones(n), powers).to(like)
+
+
+def differ(scaled: Tensor, once: Tensor, u: Tensor, size: Tensor | None = None) -> Tensor:
+    """(n,) bool: samples whose entries in `scaled` are not u times those in `once`. (n, ...) each.
+
+    size: what rounding errors are proportional to; by default |once|.
+    """
+    u = u.to(once.real.dtype if once.is_complex() else once.dtype)
+    u = u.view(-1, *(1,) * (once.dim() - 1))
+    expected = once * u
+    info = torch.finfo(once.dtype)
+    allowed = (once.abs() if size is None else size) * u * (_ROUNDINGS * info.eps)
+    # Below the normal numbers a power of two does round.
+    allowed = allowed + info.tiny * u.clamp(min=1) * _ROUNDINGS
+    wrong = ~((scaled - expected).abs() <= allowed)
+    wrong &= torch.isfinite(scaled) & torch.isfinite(expected)
+    return wrong.flatten(1).any(dim=1) if wrong.dim() > 1 else wrong

@@ -1,0 +1,77 @@
+"""Inputs that all samples share, and that are as long as the batch by chance.
+
+A mask of shape (length, length), a table of class weights: where the batch has as many samples as
+these have rows, shapes do not tell them from inputs with one row per sample. The model does: with half
+of the samples, it puts out the same numbers for them if what it shares stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from upslope.gradnorm.batch import Batch, half, shared_choices
+from upslope.gradnorm.outputs import tensors_in
+from upslope.gradnorm.restoring import without_traces
+
+_NEAR = 1e-2
+"""How far outputs may differ, relative to the largest: wrong rows differ by as much as the outputs."""
+
+_choices: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[int, ...]]] = WeakKeyDictionary()
+
+
+def resolve_shared(model: nn.Module, batch: Batch) -> Batch:
+    """Return the batch with the inputs that its samples share told from those with rows for each.
+
+    Where that cannot be told (the model is random, or mixes samples), every input as long as the
+    batch is held to have one row per sample.
+    """
+    doubtful = batch.doubtful() if batch.n > 1 else []
+    if not doubtful:
+        return batch
+    known = _choices.setdefault(model, {})
+    if batch.shapes not in known:
+        known[batch.shapes] = _choose(model, batch, doubtful)
+    return batch.with_shared(known[batch.shapes])
+
+
+def _choose(model: nn.Module, batch: Batch, doubtful: list[int]) -> tuple[int, ...]:
+    """The leaves that are shared: the first choice under which halves put out what the batch does."""
+    with torch.no_grad():
+        try:
+            with without_traces(model):
+                whole = tensors_in(batch.call(model))
+        except Exception:  # the model's own error will be raised by the pass that counts
+            return ()
+        for places in shared_choices(doubtful):
+            if _explains(model, batch.with_shared(places), whole):
+                return places
+    return ()
+
+
+def _explains(model: nn.Module, batch: Batch, whole: list[Tensor]) -> bool:
+    for rows in half(batch.n, seed=batch.n):
+        try:
+            with without_traces(model):
+                own: list[Any] = tensors_in(batch.rows(rows).call(model))
+        except Exception:  # a mask that was cut does not fit: not this choice
+            return False
+        same = [
+            _near(all_[rows], some)
+            for all_, some in zip(whole, own, strict=False)
+            if all_.shape[:1] == (batch.n,) and some.shape[:1] == (len(rows),)
+            and all_.shape[1:] == some.shape[1:]
+        ]  # fmt: skip
+        if not same or not all(same):
+            return False
+    return True
+
+
+def _near(expected: Tensor, value: Tensor) -> bool:
+    size = torch.where(torch.isfinite(expected), expected.abs(), 0).max()
+    close = (value - expected).abs() <= _NEAR * size + torch.finfo(value.dtype).tiny
+    return bool((close | (value == expected) | (value.isnan() & expected.isnan())).all())

@@ -1,0 +1,121 @@
+"""Hooks on gradients are refused by name, or given the gradients of single samples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import assert_agrees
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.hooks import module_with_backward_hook, refuse_parameter_hooks
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def test_hooks_on_parameters_are_refused_by_name_until_they_are_removed():
+    model = net()
+    parameters = dict(model.named_parameters())
+    refuse_parameter_hooks(parameters)
+    handle = model[2].weight.register_hook(lambda g: 2 * g)
+    with pytest.raises(GradientNormError, match=r"\['2\.weight'\] have some.*remove\(\)"):
+        refuse_parameter_hooks(parameters)
+    refuse_parameter_hooks({"0.weight": model[0].weight})  # others are not asked about
+    handle.remove()
+    refuse_parameter_hooks(parameters)
+    for parameter in parameters.values():
+        parameter.register_post_accumulate_grad_hook(lambda p: None)
+    with pytest.raises(
+        GradientNormError, match=r"'0\.weight', '0\.bias', '2\.weight'\] and 1 more"
+    ):
+        refuse_parameter_hooks(parameters)
+
+
+def clipped(_module, _inner, outer):
+    """Not linear: the gradient of a batch would be clipped as a whole."""
+    return tuple(g / g.norm() for g in outer)
+
+
+def test_full_backward_hooks_are_given_single_samples():
+    model = net()
+    model[1].register_full_backward_hook(clipped)
+    assert module_with_backward_hook(model) == "`1`"
+    seen = assert_agrees(model, torch.randn(3, 4), path="one by one")
+    assert seen.one_by_one == 1
+
+
+def test_full_backward_pre_hooks_are_given_single_samples():
+    model = net()
+    model[1].register_full_backward_pre_hook(lambda _, outer: tuple(g / g.norm() for g in outer))
+    assert_agrees(model, torch.randn(3, 4), path="one by one")
+
+
+class Hooked(nn.Module):
+    """A hook on a tensor of the forward pass: on samples, or on what is made of weights."""
+
+    def __init__(self, on_weight: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.on_weight = nn.Linear(4, 5), nn.Linear(5, 3), on_weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = torch.tanh(self.first(x)), self.last.weight * 2
+        (w if self.on_weight else h).register_hook(lambda g: g / g.norm())
+        return nn.functional.linear(h, w, self.last.bias)
+
+
+@pytest.mark.parametrize("on_weight", [True, False])
+@pytest.mark.parametrize("n", [1, 3])
+def test_hooks_on_tensors_are_given_single_samples(on_weight, n):
+    torch.manual_seed(0)
+    assert_agrees(Hooked(on_weight), torch.randn(n, 4), path="one by one")
+
+
+class Equilibrium(nn.Module):
+    """A fixed point whose gradient a hook solves for, by backward passes inside the backward pass.
+
+    After Bai, Kolter & Koltun 2019, arXiv:1909.01377.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state, self.input, self.out = nn.Linear(6, 6), nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.input(x)
+
+        def step(z: Tensor) -> Tensor:
+            return torch.tanh(0.3 * self.state(z) + u)
+
+        with torch.no_grad():
+            z = torch.zeros_like(u)
+            for _ in range(40):
+                z = step(z)
+        z = step(z)
+        inner = z.clone().detach().requires_grad_()
+        again = step(inner)
+
+        def solve(g: Tensor) -> Tensor:
+            v = g
+            for _ in range(40):
+                v = torch.autograd.grad(again, inner, v, retain_graph=True)[0] + g
+            return v
+
+        if z.requires_grad:
+            z.register_hook(solve)
+        return self.out(z)
+
+
+def test_hooks_that_run_backward_passes_of_their_own():
+    torch.manual_seed(0)
+    assert_agrees(Equilibrium(), torch.randn(3, 5), path="one by one")
+
+
+def test_forward_hooks_are_part_of_the_model():
+    model = net()
+    model[0].register_forward_hook(lambda _, taken, out: out * 2 + taken[0][:, :1])
+    model[2].register_forward_pre_hook(lambda _, taken: (taken[0].sin(),))
+    assert module_with_backward_hook(model) is None
+    assert_agrees(model, torch.randn(3, 4))
