@@ -59,18 +59,17 @@ class Batch:
         return Batch(inputs, take(self.targets), self.shared)
 
     def with_row(self, i: int, other: Batch) -> Batch:
-        """This batch with sample i of the other one, which has as many."""
-        mine, spec = tree_flatten((self.inputs, self.targets))
-        theirs, _ = tree_flatten((other.inputs, other.targets))
-        shared = {id(x) for x in tree_flatten([v for k, v in self._shared()])[0]}
+        """The other batch, which has as many samples, with this one's inputs but for sample i."""
+        mine, spec = tree_flatten(self.inputs)
+        theirs, _ = tree_flatten(other.inputs)
+        shared = {id(x) for x in tree_flatten([v for _, v in self._shared()])[0]}
         leaves = []
         for own, row in zip(mine, theirs, strict=True):
             if isinstance(own, Tensor) and id(own) not in shared:
                 own = own.clone()
                 own[i] = row[i]
             leaves.append(own)
-        inputs, targets = tree_unflatten(leaves, spec)
-        return Batch(inputs, targets, self.shared)
+        return Batch(tree_unflatten(leaves, spec), other.targets, self.shared)
 
     def double(self) -> Batch:
         """The batch in float64."""

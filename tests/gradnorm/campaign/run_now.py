@@ -1,4 +1,5 @@
 import sys, collections, time, importlib, traceback
+import torch; torch.set_num_threads(1)
 from campaign.judge import try_case
 mods = sys.argv[1].split(",")
 only = sys.argv[2] if len(sys.argv) > 2 else ""

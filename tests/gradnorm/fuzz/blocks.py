@@ -47,6 +47,11 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape) / max(1, shape[0]) ** 0.5)
 
 
+def score(x: Tensor) -> Tensor:
+    """A number per row of features by which a network may choose: no two are near each other."""
+    return x.detach() @ torch.linspace(1, 2, x.shape[-1]).square().to(x)
+
+
 def act(r: random.Random) -> Callable[[Tensor], Tensor]:
     return r.choice([torch.tanh, F.relu, F.gelu, torch.sigmoid, F.silu, F.softplus])
 
@@ -305,7 +310,7 @@ def bare_parameter(r: random.Random, s: Shape) -> Any:
     if how == "stacked":
         return Do(lambda m, x: x + torch.stack([m.p] * len(x)), p=parameter(*s)), s
     if how == "index":
-        return Do(lambda m, x: x + m.p[(x.flatten(1).sum(1) > 0).long()], p=parameter(2, *s)), s
+        return Do(lambda m, x: x + m.p[(score(x.flatten(1)) > 0).long()], p=parameter(2, *s)), s
     return Do(lambda m, x: x + m.p, p=parameter(*s[-1:])), s
 
 
@@ -400,7 +405,7 @@ def packed(r: random.Random, s: Shape) -> Any:
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
     def run(m: Do, x: Tensor) -> Tensor:
-        lengths = 1 + (x.detach().flatten(1).sum(1).abs() * 3).long() % s[0]
+        lengths = 1 + (score(x.flatten(1)).abs() * 3).long() % s[0]
         rows = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(m.layer(rows)[0], batch_first=True, total_length=s[0])[0]
 
@@ -545,7 +550,7 @@ def picked_tokens(r: random.Random, s: Shape) -> Any:
         return None
 
     def run(m: Do, x: Tensor) -> Tensor:
-        index = x.detach().sum(-1).topk(2, dim=1).indices[..., None].expand(-1, -1, s[1])
+        index = score(x).topk(2, dim=1).indices[..., None].expand(-1, -1, s[1])
         return x.scatter_add(1, index, torch.tanh(m.layer(x.gather(1, index))))
 
     return Do(run, layer=nn.Linear(s[1], s[1])), s

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from campaign.case import Batch, Case, readout
+from campaign.case import Batch, Case
 from campaign.heads import LOSSES
 from campaign.mixing import MIXING_LOSSES
-from fuzz.blocks import BLOCKS, Do, Shape
+from fuzz.blocks import BLOCKS, Shape, score
 from fuzz.mixers import mixer
 from torch import Tensor, nn
 
@@ -94,7 +94,7 @@ def draw(n: int, shape: Shape) -> Batch:
 def read(head: str, h: Tensor, x: Tensor) -> Tensor:
     """(n, f) of (n, L, f) by the data."""
     n, length = h.shape[:2]
-    total = x.detach().flatten(1).sum(1)
+    total = score(x.flatten(1))
     row = torch.arange(n)
     if head == "last":
         return h[:, -1]
@@ -105,11 +105,11 @@ def read(head: str, h: Tensor, x: Tensor) -> Tensor:
     if head == "amax":
         return h.amax(1)
     if head == "argmax":
-        return h[row, h.detach().sum(-1).argmax(1)]
+        return h[row, score(h).argmax(1)]
     if head == "length":
         return h[row, (total.abs() * 5).long() % length]
     if head == "topk":
-        best = h.detach().sum(-1).topk(min(2, length), dim=1).indices
+        best = score(h).topk(min(2, length), dim=1).indices
         return h.gather(1, best[..., None].expand(-1, -1, h.shape[2])).sum(1)
     if head == "masked":
         mask = torch.arange(length) <= ((total.abs() * 5).long() % length)[:, None]
@@ -179,5 +179,3 @@ def smaller(plan: Plan, fails: Any) -> Plan:
                 continue
     return plan
 
-
-_ = (Do, readout)
