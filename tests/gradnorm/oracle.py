@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from upslope.gradnorm import entropy_over, gradient_norms
 from upslope.gradnorm.recording import Recording
 from upslope.gradnorm.tape import Tape
+from upslope.gradnorm.torch_faults import exact_batch_norm
 
 NORMS = ("global", "tensor-sum")
 TOLERANCE = 1e-9
@@ -65,7 +66,9 @@ def norms_one_by_one(
     parameters = [p for name, p in model.named_parameters() if p.requires_grad and wanted(name)]
     rows = []
     for i in range(count(inputs)):
-        value = loss(call(model, alone(inputs, i)), i)
+        with exact_batch_norm():
+            outputs = call(model, alone(inputs, i))
+        value = loss(outputs, i)
         gradients = torch.autograd.grad(value, parameters, allow_unused=True)
         each = torch.stack(
             [torch.zeros(()) if g is None else g.abs().square().sum() for g in gradients]

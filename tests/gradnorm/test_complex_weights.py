@@ -190,3 +190,11 @@ def test_sketches_of_complex_gradients_have_exact_norms():
     assert found.vectors.dtype == REAL
     # 4096 buckets for 56 real numbers: hardly any two share one.
     assert relative_error(found.vectors.norm(dim=1), found.norms) < 0.2
+
+
+def test_half_precision_leaves_complex_products_as_they_are():
+    torch.manual_seed(0)
+    model = Functional(lambda m, x: x.to(torch.complex64) @ m.a, {"a": (torch.complex64, (4, 3))})
+    x = torch.randn(3, 4)
+    found = gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
+    assert torch.equal(found, gradient_norms(model, x, "entropy"))

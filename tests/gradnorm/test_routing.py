@@ -111,7 +111,7 @@ class ExpertsLate(nn.Module):
         return self.experts(x) + x.mean(dim=1)[:, :3]
 
 
-def test_layers_before_the_routing_keep_their_places_from_one_batch_to_the_next():
+def test_every_batch_that_is_routed_is_probed():
     torch.manual_seed(0)
     model, probed = ExpertsLate().double().eval(), []
     hear = LayoutProbe.hear
@@ -121,10 +121,29 @@ def test_layers_before_the_routing_keep_their_places_from_one_batch_to_the_next(
         hear(self, index, *heard)
 
     with mock.patch.object(LayoutProbe, "hear", watched_hear):
-        for batch, n in enumerate((4, 4, 4, 6, 1)):
+        for n in (4, 4, 4, 6, 1):
             x = torch.randn(n, 4, 4).double()
             probed.clear()
             truth = norms_one_by_one(model, x)
             assert relative_error(gradient_norms(model, x, "entropy"), truth) < TOLERANCE
-            assert (0 in probed) == (batch == 0)
             assert bool(probed) == (n > 1)
+
+
+class Permuted(nn.Module):
+    """Sorts its samples by what they hold, and puts them back; the index is given by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        h = torch.tanh(self.first(torch.index_select(x, dim=0, index=order)))
+        return torch.index_select(input=self.last(h), dim=0, index=order.argsort())
+
+
+def test_samples_chosen_by_an_index_that_is_named():
+    torch.manual_seed(0)
+    model = Permuted()
+    for _ in range(3):  # each batch in an order of its own
+        assert_agrees(model, torch.randn(4, 4))

@@ -16,12 +16,16 @@ from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import compare_outputs, model_mixes
-from upslope.gradnorm.outputs import check_losses
+from upslope.gradnorm.mixing import compare_outputs, model_mixes, unused_outputs
+from upslope.gradnorm.outputs import check_losses, tensors_in
 from upslope.gradnorm.separation import differ, scales
 
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
+
+_APART = {torch.float64: 1e-7, torch.float32: 5e-4}
+_APART_HALF = 5e-2
+"""The share of a gradient that rounding may account for, between a sample alone and in the batch."""
 
 
 def sample_by_sample(
@@ -40,13 +44,50 @@ def sample_by_sample(
     if shares is None:
         yield from _in_the_batch(record, loss, parameters, samples)
         return
+    unused = unused_outputs(record.outputs, shares)
+    company = record.run_plain(record.batch) if record.checks_company else None
     for i in samples:
         rows = torch.tensor([i])
         outputs = record.run_plain(record.batch.rows(rows))
+        if any(len(x) != 1 for x in tensors_in(outputs)):  # squeezed: it goes twice
+            rows = rows.repeat(2)
+            outputs = record.run_plain(record.batch.rows(rows))
         if record.n > 1:
-            compare_outputs(record, outputs, rows, shares)
+            compare_outputs(record, outputs, rows, unused)
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        yield pull_back(ends, [g[i : i + 1] for g in shares], parameters)
+        own = []
+        for share in shares:
+            row = torch.zeros_like(share[rows])
+            row[0] = share[i]
+            own.append(row)
+        gradients = pull_back(ends, own, parameters)
+        if company is not None:
+            whole = [x for x in tree_flatten(company)[0] if differentiable(x)]
+            rest = [torch.zeros_like(share) for share in shares]
+            for row, share in zip(rest, shares, strict=True):
+                row[i] = share[i]
+            _refuse_company(record, i, gradients, pull_back(whole, rest, parameters))
+        yield gradients
+
+
+def _refuse_company(
+    record: Recording,
+    sample: int,
+    own: Sequence[Tensor | None],
+    in_company: Sequence[Tensor | None],
+) -> None:
+    """Refuse if the gradient of a sample's loss is another one in the batch than alone.
+
+    Raises:
+        GradientNormError: it is.
+    """
+    pairs = [(a, b) for a, b in zip(own, in_company, strict=True) if not (a is None and b is None)]
+    size = sum(float((a if a is not None else b).abs().sum()) for a, b in pairs)  # type: ignore[union-attr]
+    apart_at_most = _APART.get(record.precision, _APART_HALF)
+    for a, b in pairs:
+        apart = (0 if a is None else a) - (0 if b is None else b)
+        if float(torch.as_tensor(apart).abs().sum()) > apart_at_most * size:
+            raise model_mixes(record, torch.tensor([sample]))
 
 
 def _in_the_batch(

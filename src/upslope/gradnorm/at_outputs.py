@@ -89,6 +89,7 @@ def _refuse_losses_by_company(
     detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
     if not torch.equal(_losses_of(loss, detached, leaves, spec), losses):
         return  # a loss with random numbers: nothing can be said
+    _refuse_losses_by_count(loss, detached, leaves, spec, n, losses)
     for parity in (0, 1):
         stay = places % 2 == parity
         source = torch.where(stay, places, (places + 1) % n)
@@ -98,10 +99,37 @@ def _refuse_losses_by_company(
         ]
         other = _losses_of(loss, moved, leaves, spec)
         stay = stay.to(losses.device)
-        allowed = 1e-4 if losses.dtype in (torch.float32, torch.float64) else 3e-2
-        changed = (other - losses).abs() > allowed * (losses.abs() + losses.abs().mean())
+        changed = (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
         if bool((changed & stay).any()):
             raise loss_mixes(changed & stay)
+
+
+def _refuse_losses_by_count(
+    loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any, n: int, losses: Tensor
+) -> None:
+    """Refuse losses that change when the batch has fewer samples: divided by their number, say.
+
+    A loss that holds labels of the whole batch does not take fewer, and is not asked.
+
+    Raises:
+        GradientNormError: some loss has changed.
+    """
+    count = (n + 1) // 2
+    fewer = [x[:count] if isinstance(x, Tensor) and x.shape[:1] == (n,) else x for x in values]
+    try:
+        own = _losses_of(loss, fewer, leaves, spec)
+    except Exception:
+        return
+    if own.shape != (count,):
+        return
+    changed = (own - losses[:count]).abs() > _near(losses) * losses[:count].abs()
+    if bool(changed.any()):
+        raise loss_mixes(changed)
+
+
+def _near(losses: Tensor) -> float:
+    """How far the loss of a sample may move, relative to its size, before it has changed."""
+    return 1e-4 if losses.dtype in (torch.float32, torch.float64) else 3e-2
 
 
 def _losses_of(loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any) -> Tensor:

@@ -77,7 +77,7 @@ class Batch:
             leaf[rows] if own else leaf
             for leaf, own in zip(self.leaves, self.per_sample, strict=True)
         )
-        start = (rows.start or 0) if isinstance(rows, slice) else int(rows[0])
+        start = (rows.start or 0) if isinstance(rows, slice) else int(rows.min())
         n = len(range(self.n)[rows]) if isinstance(rows, slice) else len(rows)
         return Batch(leaves, self.spec, n, self.per_sample, self.first + start)
 
@@ -137,6 +137,11 @@ def clone_rows(tensor: Tensor) -> Tensor:
 
 
 def half(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of two complementary random halves of n samples, each in order."""
+    """Return the indices of two complementary random halves of n samples.
+
+    Each in reverse order: a model that sorts its samples would put halves in order into the same
+    places as the whole.
+    """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return order[: n // 2].sort().values, order[n // 2 :].sort().values
+    first, second = order[: n // 2], order[n // 2 :]
+    return first.sort(descending=True).values, second.sort(descending=True).values

@@ -13,8 +13,8 @@ with nothing held to be a copy.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,54 @@ def are_copies(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:
     aligned = [(1,) * (rank - w.dim()) + tuple(w.shape) for w in weights]
     columns = zip(shape, *aligned, strict=True)
     return any(size > 0 and all(size % (n * own) == 0 for own in sizes) for size, *sizes in columns)
+
+
+class Copies(NamedTuple):
+    """Copies of one weight side by side, as a view that is expanded, and then flattened."""
+
+    weight: Tensor
+    shape: list[int]
+    merged: tuple[int, int] | None
+    """The first and the last of the dimensions that become one."""
+
+
+def self_joined(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], n: int
+) -> Copies | None:
+    """`cat` or `stack` of a multiple of n times the same weight, or `repeat_interleave` of it.
+
+    None for anything else.
+    """
+    names = ("input", "repeats", "dim") if name == "repeat_interleave" else ("tensors", "dim")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if name == "repeat_interleave":
+        weight, count, dim = given["input"], given.get("repeats"), given.get("dim")
+        weight = weight if dim is not None else weight.flatten()
+        dim, stacked, inner = 0 if dim is None else dim % max(1, weight.dim()), False, 1
+    elif name in ("stack", "cat", "concat", "concatenate"):
+        tensors = given["tensors"]
+        weight, count, dim = tensors[0], len(tensors), given.get("dim", 0)
+        stacked, inner = name == "stack", 0
+        dim = dim % (weight.dim() + stacked) if weight.dim() + stacked else 0
+        if not all(_same(weight, other) for other in tensors[1:]):
+            return None
+    else:
+        return None
+    if not isinstance(count, int) or count == 0 or count % n or (weight.dim() == 0 and not stacked):
+        return None
+    view = weight.unsqueeze(dim + inner)
+    shape = [*view.shape]
+    shape[dim + inner] = count
+    return Copies(view, shape, None if stacked else (dim, dim + 1))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one, or the same view of one."""
+    if a is b:
+        return True
+    geometry = [(t.shape, t.stride(), t.storage_offset(), t.is_conj()) for t in (a, b)]
+    base = a if a._base is None else a._base
+    return geometry[0] == geometry[1] and base is (b if b._base is None else b._base)
 
 
 def repeats(args: tuple[Any, ...]) -> tuple[Tensor, list[int], list[int]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError, warn_user
 from upslope.gradnorm.hooks import refuse_parameter_hooks
+from upslope.gradnorm.kernels.refusals import refuse_renormalising_modules
 from upslope.gradnorm.last_module import find_last_module
 from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import Loss, named
@@ -83,6 +84,7 @@ def select(
     Raises:
         GradientNormError: none does, a name is not in the model, or one has a gradient hook.
     """
+    refuse_renormalising_modules(model)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))
     known_by: dict[int, list[str]] = {}

@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import re
 import types
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.copies import are_copies, repeated, repeats
+from upslope.gradnorm.copies import are_copies, repeated, repeats, self_joined
 from upslope.gradnorm.hooks import module_with_backward_hook
 from upslope.gradnorm.kernels import COMPOSITIONS, TABLE
 from upslope.gradnorm.kernels.lift import lift
@@ -44,11 +43,13 @@ from upslope.gradnorm.kernels.refusals import (
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.layout import Inseparable
 from upslope.gradnorm.operators import (
+    APPLYING,
     ASKING,
     CHOOSING,
     EXPANDING,
     JOINING,
     LIKE_ANOTHER,
+    LOOKING_UP,
     REPEATING,
     is_entrywise,
 )
@@ -56,7 +57,9 @@ from upslope.gradnorm.program import Program, name_of
 from upslope.gradnorm.orders import Orders, Unordered, mark
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
+from upslope.gradnorm.torch_faults import run_exactly
 from upslope.gradnorm.unguarded import guarded, unguarded
+from upslope.gradnorm.views import as_type, refuse_write_through_copy, tensors_of, viewed, writes
 from upslope.gradnorm.weights import leaves
 
 _session = itertools.count()
@@ -75,6 +78,10 @@ class Interceptor(TorchFunctionMode):
         self._orders = Orders(n)
         self.program = Program()
         self._hooked = module_with_backward_hook(model)
+        self._buffers = {id(buffer) for buffer in model.buffers()}
+        self._written: list[Tensor] = []
+        """Buffers that samples were written into: they lose their mark when the model has run."""
+        self._depth = 0
 
     def __enter__(self) -> Interceptor:
         """Start to see operators.
@@ -85,7 +92,15 @@ class Interceptor(TorchFunctionMode):
         if self._hooked is not None:
             raise Inseparable(f"{self._hooked} has a backward hook, which may change gradients")
         super().__enter__()  # type: ignore[no-untyped-call]
+        self._depth += 1
         return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop to see operators."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._depth -= 1
+        while self._depth == 0 and self._written:
+            self._written.pop().__dict__.pop("_upslope_sample", None)
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
@@ -106,9 +121,17 @@ class Interceptor(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is Tensor.register_hook:
             raise Inseparable("the model registers a hook on a tensor, which may change gradients")
-        tensors = _tensors((*args, *kwargs.values()))
+        tensors = tensors_of((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
-        if getattr(func, "__name__", "") == "embedding" and self._for_each_sample(args):
+        name = getattr(func, "__name__", "")
+        if name == "embedding" and self._for_each_sample(args):
+            kinds.add("sample")
+        if name in LIKE_ANOTHER and args and self._kind(args[0]) == "constant":
+            kinds.discard("sample")  # which only lends a shape or a type
+        among_weights = "weight" in kinds and "sample" not in kinds
+        given = among_weights and self._gives_to_each(name, args, kwargs, tensors)
+        if given:
+            self.copied = True
             kinds.add("sample")
         normalising = func in BATCH_NORMS
         if "token" in kinds:
@@ -121,33 +144,44 @@ class Interceptor(TorchFunctionMode):
         if func in EMBEDDINGS:
             is_weight = self.tape.weights.made_of
             refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)
-        order = self._order_behind(func, args, tensors) if "sample" in kinds else None
+        order = None
+        if "sample" in kinds:
+            places = (kwargs[key] for key in ("input", "dim", "index", "mask") if key in kwargs)
+            order = self._order_behind(func, (*args, *places), tensors)
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
         if "weight" not in kinds:
             if "sample" in kinds:
-                _refuse_write_through_copy(func, args)
-            shaped = func is Tensor.view and not _as_type(args, kwargs) and "sample" in kinds
-            out = _viewed(*args, **kwargs) if shaped else func(*args, **kwargs)
+                refuse_write_through_copy(func, args)
+            shaped = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
+            out = viewed(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
             self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
                 kinds.add("sample")
         elif "sample" in kinds and not self._takes_kind_of_first(func, args):
+            first = len(self.tape.kernels)
             out = self._meet(func, args, kwargs)
+            self.program.note(name_of(func), args, kwargs, out, True)
+            if given:  # told apart from the same uses of samples, of which layouts are remembered
+                for kernel in self.tape.kernels[first:]:
+                    kernel.name = f"{kernel.name} of constants"
         else:
             out, copies = self._among_weights(func, args, kwargs, tensors)
             if not copies:
-                for tensor in _tensors(out):
+                for tensor in tensors_of(out):
                     self.tape.weights.adopt(tensor)
                 return out
             self.copied = True
             kinds.add("sample")
         if "sample" in kinds:
-            for tensor in _tensors((out, args[:1] if out is None else ())):
+            for tensor in tensors_of((out, args[:1] if out is None else ())):
+                self.tape.types.add(tensor.dtype)
                 if TOKEN not in tensor.__dict__:
                     tensor.__dict__["_upslope_sample"] = self._session
+                if id(tensor) in self._buffers:
+                    self._written.append(tensor)
             if order is not None:
                 mark(func, out, order)
         return out
@@ -167,15 +201,16 @@ class Interceptor(TorchFunctionMode):
 
     def _takes_kind_of_first(self, func: Callable[..., Any], args: Any) -> bool:
         """Whether samples only tell a weight's shape or type, or which of its rows to take."""
-        one_row = func is Tensor.__getitem__ and all(i.dim() == 0 for i in _tensors(args[1:]))
+        one_row = func is Tensor.__getitem__ and all(i.dim() == 0 for i in tensors_of(args[1:]))
         taking = one_row or getattr(func, "__name__", "") in LIKE_ANOTHER
-        return taking and self._kind(args[0]) == "weight"
+        return taking and any(self._kind(first) == "weight" for first in args[:1])
 
     def _meet(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        if kwargs.get("out") is not None or (_writes(name) and self._kind(args[0]) == "weight"):
+        into_weight = writes(name) and any(self.tape.weights.made_of(first) for first in args[:1])
+        if kwargs.get("out") is not None or into_weight:
             raise Inseparable(f"`{name}` writes samples into a weight, or into an `out` of its own")
         rule, composition = TABLE.get(name), COMPOSITIONS.get(name)
         if rule is not None and not guarded(func) and _takes(rule, 1 + len(args), tuple(kwargs)):
@@ -213,6 +248,9 @@ class Interceptor(TorchFunctionMode):
             shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
             if are_copies(shape, weights, self.n):
                 return self._entrywise(func, args, kwargs), True
+        if may_copy and (same := self_joined(name, args, kwargs, self.n)) is not None:
+            each = lift(self.tape, self.tape.weights.view(same.weight), same.shape)
+            return each.flatten(*same.merged) if same.merged else each, True
         repeating = name in REPEATING and not kwargs
         out = repeated(args) if repeating else func(*args, **kwargs)
         copying = may_copy and (repeating or name in EXPANDING) and out.requires_grad
@@ -231,7 +269,7 @@ class Interceptor(TorchFunctionMode):
         return are_copies(out.shape, tensors[:1], self.n)
 
     def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        shapes = (t.shape for t in _tensors((args, tuple(kwargs.values()))))
+        shapes = (t.shape for t in tensors_of((args, tuple(kwargs.values()))))
         shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
         args, kwargs = self._lifted((args, kwargs), shape)
         return func(*args, **kwargs)
@@ -249,13 +287,37 @@ class Interceptor(TorchFunctionMode):
 
     def _for_each_sample(self, args: tuple[Any, ...]) -> bool:
         """Whether rows are looked up for every sample, though by constants: repeated positions."""
-        tensors = _tensors(args)
+        tensors = tensors_of(args)
         places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
         return self.n > 1 and any(len(p) == self.n for p in places)
 
+    def _gives_to_each(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> bool:
+        """Whether weights meet constants that have the same row for each sample.
+
+        The zeros that a recurrence starts from are multiplied by a weight before any sample is;
+        one row of a table is looked up once for each sample. If sizes agree by chance, the samples
+        cannot be told apart, as with copies.
+        """
+        if not (self._copies and self.n > 1 and torch.is_grad_enabled()):
+            return False
+        if name in LOOKING_UP:
+            places = (*args, *kwargs.values())[-1]
+            return isinstance(places, Tensor) and places.dtype == torch.int64 and self._even(places)
+        constants = (t for t in tensors if not self.tape.weights.made_of(t))
+        return name in APPLYING and any(
+            t.dim() > 1 and t.is_floating_point() and self._even(t) for t in constants
+        )
+
+    def _even(self, constant: Tensor) -> bool:
+        """Whether a tensor has n rows, all of them equal."""
+        rows = constant.dim() > 0 and len(constant) == self.n
+        return rows and bool((constant == constant[:1]).all())
+
     def _chooses(self, args: tuple[Any, ...]) -> bool:
         """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
-        index = _tensors(args[1:])
+        index = tensors_of(args[1:])
         paired = any(len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i))
         chosen = any(map(self._is_sample, index))
         return self._is_sample(args[0]) and chosen and not paired
@@ -288,27 +350,6 @@ class Interceptor(TorchFunctionMode):
         return "constant"
 
 
-def _viewed(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`tensor.view`, by a copy where a convolution here has put the channels last."""
-    out = tensor.reshape(*args, **kwargs)
-    if out.data_ptr() != tensor.data_ptr():
-        out.__dict__["_upslope_copy"] = True
-    return out
-
-
-def _refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
-    """A write into such a copy would not reach the tensor that the model means.
-
-    Raises:
-        Inseparable: there is one.
-    """
-    if _writes(getattr(func, "__name__", "")):
-        for tensor in _tensors(args[:1]):
-            base = tensor if tensor._base is None else tensor._base
-            if "_upslope_copy" in (tensor.__dict__ | base.__dict__):
-                raise Inseparable("the model writes through a view of a convolution's output")
-
-
 @functools.cache
 def _takes(rule: Callable[..., Any], count: int, names: tuple[str, ...]) -> bool:
     """Whether a rule has these arguments: so many without a name, then those of these names."""
@@ -317,31 +358,3 @@ def _takes(rule: Callable[..., Any], count: int, names: tuple[str, ...]) -> bool
     except TypeError:  # torch has other names for some, and forms of old
         return False
     return True
-
-
-def _writes(name: str) -> bool:
-    """Whether an operator of this name works in place."""
-    return (
-        name == "__setitem__"
-        or name.startswith("__i")
-        or re.fullmatch(r"\w*[a-z0-9]_", name) is not None
-    )
-
-
-def _as_type(args: Any, kwargs: Any) -> bool:
-    """Whether a view is of another type, not of another shape."""
-    return any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    """All tensors in nested tuples and lists. Called for every operator: it must be fast."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    found: list[Tensor] = []
-    if isinstance(tree, (tuple, list)):
-        for branch in tree:
-            if isinstance(branch, Tensor):
-                found.append(branch)
-            elif isinstance(branch, (tuple, list)):
-                found += _tensors(branch)
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,23 +11,25 @@ from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.at_outputs import differentiable
+from upslope.gradnorm.batch import half
 from upslope.gradnorm.outputs import tensors_in
 
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
 
-_NEAR, _NEAR_HALF = 1e-3, 3e-2
+_NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
+_NEAR_HALF = 3e-2
 """How far an output may move with the company of a sample, relative to the largest of its kind: other
 sizes of batch go through other kernels of the libraries, which round differently."""
 
 
 def compare_outputs(
-    record: Recording, outputs: Any, rows: Tensor, shares: Sequence[Tensor] | None = None
+    record: Recording, outputs: Any, rows: Tensor, unused: Collection[int] = ()
 ) -> None:
     """Refuse a model whose outputs for some samples change when the others are not there.
 
-    outputs: of the samples `rows` alone. shares: the loss's gradients at the outputs that are
-    differentiable, which say what of the outputs the loss looks at; None: at all of them.
+    outputs: of the samples `rows` alone. unused: the places among the tensors of the outputs
+    (`tensors_in`) that the loss does not look at, and that may be what they like.
 
     Raises:
         GradientNormError: they do.
@@ -35,33 +37,61 @@ def compare_outputs(
     whole, some = tensors_in(record.outputs), tensors_in(outputs)
     if len(whole) != len(some):
         raise model_mixes(record, rows)
-    looked = _looked_at(record.outputs, shares)
-    half = record.is_half
-    for all_, own in zip(whole, some, strict=True):
-        if id(all_) in looked or all_.shape[:1] != (record.n,) or own.shape[:1] != (len(rows),):
+    near = _NEAR.get(record.precision, _NEAR_HALF)
+    for place, (all_, own) in enumerate(zip(whole, some, strict=True)):
+        counted = all_.shape[:1] == (record.n,) and own.shape[:1] == (len(rows),)
+        if place in unused or not counted:
             continue
         ours = all_.detach()[rows.to(all_.device)]
         if ours.shape != own.shape:
             raise model_mixes(record, rows)
         if ours.numel() == 0:
             continue
-        near = _NEAR_HALF if half else _NEAR
         size = torch.where(torch.isfinite(ours), ours.abs(), 0).max()
         same = (own.detach() - ours).abs() <= near * size + near**2
-        same |= (own.detach() == ours) | (own.isnan() & ours.isnan())
+        same |= (own.detach() == ours) | (own.detach().isnan() & ours.isnan())
         if not bool(same.all()):
-            wrong = rows[(~same).flatten(1).any(dim=1).cpu()] if same.dim() > 1 else rows
-            raise model_mixes(record, wrong)
+            wrong = (~same).reshape(len(rows), -1).any(dim=1).cpu()
+            raise model_mixes(record, rows[wrong])
 
 
-def _looked_at(outputs: Any, shares: Sequence[Tensor] | None) -> set[int]:
-    """The ids of the outputs that the loss does not look at: no gradient reaches them."""
-    if shares is None:
-        return set()
+def unused_outputs(outputs: Any, shares: Sequence[Tensor]) -> set[int]:
+    """The places of the outputs that no gradient of the loss reaches.
+
+    shares: the gradient at each output that has a graph, in order.
+    """
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(shares):
         return set()
-    return {id(end) for end, share in zip(ends, shares, strict=True) if not bool(share.any())}
+    still = {id(end) for end, share in zip(ends, shares, strict=True) if not bool(share.any())}
+    return {place for place, tensor in enumerate(tensors_in(outputs)) if id(tensor) in still}
+
+
+def refuse_company(record: Recording, outputs: Any, losses: Tensor) -> None:
+    """Refuse a model whose outputs change with the company, where the loss cannot be cut off.
+
+    outputs, losses: of a pass of the whole batch, with their graph.
+
+    Raises:
+        GradientNormError: what the loss looks at changes.
+    """
+    tensors = tensors_in(outputs)
+    ends = [x for x in tensors if x.requires_grad]
+    gradients = (
+        torch.autograd.grad(losses.sum(), ends, retain_graph=True, allow_unused=True)
+        if ends
+        else ()
+    )
+    still = {id(x) for x, g in zip(ends, gradients, strict=True) if g is None or not bool(g.any())}
+    unused = [place for place, tensor in enumerate(tensors) if id(tensor) in still]
+    for rows in half(record.n, seed=record.n):
+        company = rows.repeat(2) if len(rows) == 1 else rows
+        with torch.no_grad():
+            try:
+                own = record.run_plain(record.batch.rows(company))
+            except Exception:  # a model for this size of batch alone: nothing can be said
+                return
+        compare_outputs(record, own, company, unused)
 
 
 def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:

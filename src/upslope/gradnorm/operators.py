@@ -33,6 +33,16 @@ ASKING = frozenset(
 )  # fmt: skip
 """What tells of a tensor and computes nothing."""
 
+APPLYING = frozenset(
+    ["linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"]
+    + [f"conv{'_transpose' if transposed else ''}{d}d" for d in (1, 2, 3) for transposed in (0, 1)]
+    + [f"{kind}_cell" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")]
+)
+"""Operators that multiply what has rows or images by a weight."""
+
+LOOKING_UP = frozenset(["__getitem__", "index_select"])
+"""Operators that take rows of their first tensor by their last argument."""
+
 EXPANDING = frozenset(["expand", "expand_as", "broadcast_to"])
 """Operators that only broadcast their first tensor."""
 

@@ -10,12 +10,17 @@ from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
 
+
 def tensors_in(outputs: Any) -> list[Tensor]:
     """The tensors of numbers in what a model returned: a tensor, a container or an object."""
     leaves = tree_flatten(outputs)[0]
     opened = (tree_flatten(vars(leaf))[0] if hasattr(leaf, "__dict__") else [] for leaf in leaves)
     leaves += [inner for inners in opened for inner in inners]
-    return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point() and t.dim() > 0]
+    return [
+        t
+        for t in leaves
+        if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()) and t.dim() > 0
+    ]
 
 
 def device_of(outputs: Any) -> torch.device:

@@ -37,7 +37,8 @@ class Direction:
         rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         rows = parameter.shape[0] if parameter.dim() > 1 else 1
         sizes = (rows, parameter.numel() // max(1, rows))
-        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        double = parameter.dtype in (torch.float64, torch.complex128)
+        dtype = torch.float64 if double else torch.float32
         left, right = (torch.randn(size, generator=rng, dtype=dtype) for size in sizes)
         return cls(left.to(parameter.device), right.to(parameter.device))
 

@@ -31,7 +31,7 @@ from upslope.gradnorm.batch import half
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
 from upslope.gradnorm.listeners import PartListener, Reduction
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import compare_outputs
+from upslope.gradnorm.mixing import compare_outputs, refuse_company, unused_outputs
 from upslope.gradnorm.projection import Direction, inner_products
 from upslope.gradnorm.separation import differ, scales
 from upslope.gradnorm.weights import Uses, Weights
@@ -48,6 +48,10 @@ _HALF = (0.2, 1e-2)
 
 class ProofFailed(Inseparable):
     """What the kernels found is not what autograd finds."""
+
+
+class SeparationFailed(ProofFailed):
+    """The losses of other samples reach a sample's place: it is mixed, or its hooks are not linear."""
 
 
 class ProvenReduction:
@@ -106,7 +110,7 @@ def check_separation(record: Recording, once: Checksums, scaled: Checksums, u: T
     """See 3. in the head of this file. once, scaled: of the passes without and with powers u.
 
     Raises:
-        ProofFailed: naming the operator that other samples' losses reach.
+        SeparationFailed: naming the operator that other samples' losses reach.
     """
     if once.sums.keys() != scaled.sums.keys():
         raise ProofFailed("the backward pass of the model is not the same each time")
@@ -114,7 +118,7 @@ def check_separation(record: Recording, once: Checksums, scaled: Checksums, u: T
         if bool(differ(scaled.sums[index][0], sums, u, size).any()):
             kernel = record.tape.kernels[index]
             names = ", ".join(n for w in kernel.weights for n in record.weights.sources(w))
-            raise ProofFailed(
+            raise SeparationFailed(
                 f"the losses of other samples reach a sample's own place at `{kernel.name}` of "
                 f"{names or 'no parameter'}"
             )
@@ -169,13 +173,7 @@ def _uses(record: Recording, name: str) -> str:
 
 def tolerance(record: Recording) -> tuple[float, float]:
     """How far two ways may differ: relative to a parameter's gradient, and to the largest one."""
-    types = {p.dtype for p in record.weights.parameters.values()} | record.tape.types
-    halves = {torch.float16, torch.bfloat16, torch.complex32}
-    if types & halves or record.means.dtype is not None:
-        return _HALF
-    if types <= {torch.float64, torch.complex128}:
-        return _TOLERANCES[torch.float64]
-    return _TOLERANCES[torch.float32]
+    return _TOLERANCES.get(record.precision, _HALF)
 
 
 def _plain_gradients(
@@ -185,12 +183,13 @@ def _plain_gradients(
     parameters = list(record.weights.parameters.values())
     total: list[Tensor | None] = [None] * len(parameters)
     shares = None
-    if record.n > 1 and not record.is_random:
+    if not record.is_random:
         shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
     if shares is not None:
         parts = (
-            _half_gradients(record, parameters, shares, w, rows)
+            _gradients_of(record, parameters, shares, w, rows)
             for rows in half(record.n, seed=record.n)
+            if len(rows)
         )
     else:
         parts = iter([_whole_gradients(record, parameters, loss, w, losses)])
@@ -203,7 +202,7 @@ def _plain_gradients(
     return dict(zip(record.weights.parameters, total, strict=True))
 
 
-def _half_gradients(
+def _gradients_of(
     record: Recording,
     parameters: Sequence[Tensor],
     shares: Sequence[Tensor],
@@ -211,15 +210,19 @@ def _half_gradients(
     rows: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """Of the samples `rows` in a pass without the others, whose outputs must be the same."""
-    outputs = record.run_plain(record.batch.rows(rows))
-    compare_outputs(record, outputs, rows, shares)
+    # A single sample goes twice: some models squeeze one, and PyTorch's normalisation is wrong there.
+    company = rows.repeat(2) if len(rows) == 1 else rows
+    outputs = record.run_plain(record.batch.rows(company))
+    if record.n > 1:
+        compare_outputs(record, outputs, company, unused_outputs(record.outputs, shares))
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
+    w = torch.where(torch.arange(len(company)) < len(rows), w[company], 0)
     weighted = []
     for share in shares:
-        own = share[rows.to(share.device)]
-        weighted.append(own * w[rows].to(own).view(-1, *(1,) * (own.dim() - 1)))
+        own = share[company.to(share.device)]
+        weighted.append(own * w.to(own).view(-1, *(1,) * (own.dim() - 1)))
     return pull_back(ends, weighted, parameters)
 
 
@@ -234,6 +237,8 @@ def _whole_gradients(
         raise ProofFailed("the losses are not those of an ordinary forward pass")
     if not plain.requires_grad:
         return (None,) * len(parameters)
+    if record.n > 1 and not record.is_random:
+        refuse_company(record, outputs, plain)
     return pull_back([plain], [w.to(plain)], parameters)
 
 

@@ -38,12 +38,14 @@ from upslope.gradnorm.proof import (
     HearingBoth,
     ProofFailed,
     ProvenReduction,
+    SeparationFailed,
     check_gradients,
     check_separation,
 )
 from upslope.gradnorm.restoring import Buffers, RandomState
 from upslope.gradnorm.separation import scales
 from upslope.gradnorm.tape import Listener, Means, Tape
+from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.tokens import Unfolded
 from upslope.gradnorm.weights import Weights
 
@@ -51,7 +53,14 @@ T = TypeVar("T")
 
 
 class KnownSlow(Inseparable):
-    """An earlier batch of the same program failed its proof."""
+    """An earlier batch of the same program failed its proof.
+
+    felt: because samples' losses reached others' places.
+    """
+
+    def __init__(self, why: str, felt: bool):
+        super().__init__(why)
+        self.felt = felt
 
 
 class Recording:
@@ -64,6 +73,10 @@ class Recording:
         self._memory = memory_of(model)
         self.why_slow: str | None = None
         """Why the samples go one by one, if they do."""
+        self.is_felt = False
+        """Whether losses were seen to reach other samples' places."""
+        self.checks_company = False
+        """Whether to hold each sample's gradient alone against that in the batch."""
         self._copies = True
         self._key: Any = None
         """The program of the last losses, once they are known."""
@@ -99,10 +112,13 @@ class Recording:
         return self.why_slow is not None
 
     @property
-    def is_half(self) -> bool:
-        """Whether something was computed in half precision."""
-        halves_ = {torch.float16, torch.bfloat16}
-        return bool(halves_ & self.tape.types) or self.means.dtype is not None
+    def precision(self) -> torch.dtype:
+        """The least precise floating type that the model computed in, of those that occur."""
+        types = {p.dtype for p in self.weights.parameters.values()} | self.tape.types
+        if self.means.dtype is not None:
+            return self.means.dtype
+        floating = {t.to_real() for t in types if t.is_floating_point or t.is_complex}
+        return max(floating, key=lambda t: torch.finfo(t).eps, default=torch.float32)
 
     def tried(self, passes: Callable[[], T]) -> T | None:
         """What passes over the tape find; None where the samples must go one by one."""
@@ -128,8 +144,10 @@ class Recording:
             except (Inseparable, RuntimeError) as again:
                 error = again
         self.why_slow = str(error).partition("\n")[0] or type(error).__name__
-        if self._key is not None and self.repeats:
-            self._memory.keep(self._key, Known(slow=self.why_slow))
+        self.is_felt = isinstance(error, SeparationFailed) or getattr(error, "felt", False)
+        # What an earlier batch has shown need not be shown again, but for a random share.
+        known = isinstance(error, KnownSlow) and not self.is_felt
+        self.checks_company = self.n > 1 and not (known and not self._memory.draw_proof())
         self.outputs = self.run_plain(self.batch)
 
     def _forward(self) -> Any:
@@ -170,7 +188,7 @@ class Recording:
                 return next(given).clone()
             return clone_rows(tensor)
 
-        with self._a_pass():
+        with self._a_pass(), exact_batch_norm():
             return call(self.model, batch.map(change))
 
     def losses(self, loss: Loss) -> Tensor:
@@ -203,6 +221,8 @@ class Recording:
         if rows is None:
             rows = self._one_by_one(reduction, loss)
             self._tell_slow()
+            if self._key is not None and self.repeats:  # not before: it may have been refused
+                self._memory.keep(self._key, Known(slow=self.why_slow, felt=self.is_felt))
         if self.n > 0 and not rows and not self._reached:
             raise cut_off(self.weights)
         missing = (name for name in self.weights.parameters if name not in rows)
@@ -229,7 +249,7 @@ class Recording:
         operators = self._operators()
         known = self._memory.recall(program) if self.repeats else None
         if known is not None and known.slow is not None:
-            raise KnownSlow(known.slow)
+            raise KnownSlow(known.slow, known.felt)
         layouts: Mapping[int, Layout] | None = None
         if self.n == 1:
             layouts = {}

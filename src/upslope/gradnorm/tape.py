@@ -90,7 +90,7 @@ class Tape:
         self.routed_from: int | None = None
         """The first use whose samples are where no other batch has them; see `route`."""
         self.types: set[torch.dtype] = set()
-        """The types of what uses put out, and of autocast where one ran in it."""
+        """The types of what depends on samples, and of autocast where one ran."""
         self.listener: Listener | None = None
         self.folding: Folding | None = None
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from upslope.gradnorm.layout import Layout, Samples
 from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
+from upslope.gradnorm.torch_faults import ordered
 
 _LARGE = 1 << 16
 """Entries a sample and thread from which on it pays to take samples one at a time, in the cache."""
@@ -79,8 +80,8 @@ class BatchNormEval(Kernel):
         """Both sums in one reading of g and x, with torch's own backward pass of one sample."""
         sums = [
             torch.ops.aten.native_batch_norm_backward(
-                g[i : i + 1], x[i : i + 1], self.var, self.mean, self.var, None, None,
-                False, self.eps, (False, True, True),
+                ordered(g[i : i + 1]), ordered(x[i : i + 1]), self.var, self.mean, self.var,
+                None, None, False, self.eps, (False, True, True),
             )[1:]
             for i in range(len(g))
         ]  # fmt: skip
