@@ -241,6 +241,11 @@ def shown(norms: Tensor) -> str:
     return "[" + ", ".join(f"{v:.6g}" for v in norms.tolist()[:8]) + "]"
 
 
+def not_tried(error: Exception) -> Verdict:
+    """The verdict where the model fails by itself."""
+    return Verdict("not tried", f"the model itself: {type(error).__name__}: {str(error)[:200]}")
+
+
 def draw_company(case: Case, n: int, seed: int, which: int) -> Batch:
     """Another batch of n."""
     return case.draw(n, seed + 7919 * which)
@@ -248,7 +253,10 @@ def draw_company(case: Case, n: int, seed: int, which: int) -> Batch:
 
 def try_case(case: Case, seed: int = 0, norms: tuple[str, ...] = NORMS) -> list[Verdict]:
     """The verdicts on a case: its batches in turn, through the same model, for each norm."""
-    model = case.build(seed)
+    try:
+        model = case.build(seed)
+    except Exception as error:
+        return [not_tried(error)]
     verdicts = []
     for turn, n in enumerate(case.sizes):
         batch = case.draw(n, 1000 * seed + turn)
@@ -256,8 +264,7 @@ def try_case(case: Case, seed: int = 0, norms: tuple[str, ...] = NORMS) -> list[
             company = functools.partial(draw_company, case, n, 1000 * seed + turn)
             truth = find_truth(case, model, batch, company)
         except Exception as error:
-            detail = f"the model itself: {type(error).__name__}: {str(error)[:200]}"
-            verdicts.append(Verdict("not tried", detail))
+            verdicts.append(not_tried(error))
             continue
         verdicts += [judge(case, model, batch, truth, norm) for norm in norms]
     return verdicts

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 AVAILABLE = importlib.util.find_spec("monai") is not None
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-    "AHNet": ({"spatial_dims": 2, "out_channels": 2, "upsample_mode": "bilinear"}, (1, 32, 32)),
+    "AHNet": None,  # twenty million weights
     "AttentionUnet": (
         {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": (4, 8), "strides": (2,)},
         (1, 8, 8),
@@ -22,9 +22,9 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": (2, 4), "strides": (2, 2)},
         (1, 8, 8),
     ),
-    "BasicUNet": ({"spatial_dims": 2, "features": (4,) * 6}, (1, 16, 16)),
-    "BasicUNetPlusPlus": ({"spatial_dims": 2, "features": (4,) * 6}, (1, 16, 16)),
-    "BasicUnet": ({"spatial_dims": 3, "features": (2,) * 6}, (1, 16, 16, 16)),
+    "BasicUNet": ({"spatial_dims": 2, "features": (4,) * 6}, (1, 32, 32)),
+    "BasicUNetPlusPlus": ({"spatial_dims": 2, "features": (4,) * 6}, (1, 32, 32)),
+    "BasicUnet": ({"spatial_dims": 3, "features": (2,) * 6}, (1, 32, 32, 32)),
     "Classifier": ({"in_shape": (1, 8, 8), "classes": 3, "channels": (2, 4), "strides": (2, 2)}, (1, 8, 8)),
     "Critic": ({"in_shape": (1, 8, 8), "channels": (2, 4), "strides": (2, 2)}, (1, 8, 8)),
     "DenseNet": (
@@ -36,7 +36,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "kernel_size": [3, 3, 3],
          "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 4, 4]}, (1, 8, 8),
     ),
-    "FlexibleUNet": ({"in_channels": 1, "out_channels": 2, "backbone": "resnet10"}, (1, 32, 32)),
+    "FlexibleUNet": None,  # several million weights
     "FullyConnectedNet": ({"in_channels": 4, "out_channels": 3, "hidden_channels": (8, 8)}, (4,)),
     "Generator": ({"latent_shape": (4,), "start_shape": (2, 4, 4), "channels": (4, 1), "strides": (2, 1)}, (4,)),
     "HighResNet": ({"spatial_dims": 2, "in_channels": 1, "out_channels": 2}, (1, 8, 8)),
@@ -49,7 +49,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "SegResNetDS": ({"spatial_dims": 2, "init_filters": 4, "blocks_down": (1, 1)}, (1, 8, 8)),
     "SegResNetVAE": (
         {"input_image_size": (8, 8), "spatial_dims": 2, "init_filters": 8, "blocks_down": (1, 1),
-         "blocks_up": (1,), "use_vae": False}, (1, 8, 8),
+         "blocks_up": (1,)}, (1, 8, 8),
     ),
     "UNETR": (
         {"in_channels": 1, "out_channels": 2, "img_size": (16, 16), "feature_size": 4, "hidden_size": 8,
@@ -59,7 +59,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": (4, 8), "strides": (2,),
          "num_res_units": 1}, (1, 8, 8),
     ),
-    "VNet": ({"spatial_dims": 2, "dropout_prob_down": None, "dropout_prob_up": (None, None)}, (1, 16, 16)),
+    "VNet": None,  # tens of millions of weights
     "VarAutoEncoder": (
         {"spatial_dims": 2, "in_shape": (1, 8, 8), "out_channels": 1, "latent_size": 2,
          "channels": (2, 4), "strides": (2, 2)}, (1, 8, 8),
