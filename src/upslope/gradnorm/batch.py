@@ -81,6 +81,14 @@ class Batch:
         n = len(range(self.n)[rows]) if isinstance(rows, slice) else len(rows)
         return Batch(leaves, self.spec, n, self.per_sample, self.first + start)
 
+    def double(self) -> Batch:
+        """The same batch, with its floating tensors in float64."""
+        leaves = tuple(
+            leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+            for leaf in self.leaves
+        )
+        return Batch(leaves, self.spec, self.n, self.per_sample, self.first)
+
     def map(self, change: Callable[[Tensor, bool], Any]) -> Any:
         """The inputs put back together; `change` gets each tensor, and whether it has samples."""
         leaves = [

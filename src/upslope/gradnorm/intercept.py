@@ -41,7 +41,7 @@ from upslope.gradnorm.kernels.refusals import (
     refuse_mixing_embeddings,
 )
 from upslope.gradnorm.kernels.replay import replay
-from upslope.gradnorm.layout import Inseparable
+from upslope.gradnorm.layout import GradientsHooked, Inseparable
 from upslope.gradnorm.operators import (
     APPLYING,
     ASKING,
@@ -87,10 +87,10 @@ class Interceptor(TorchFunctionMode):
         """Start to see operators.
 
         Raises:
-            Inseparable: a module has hooks on gradients, which are given those of single samples.
+            GradientsHooked: a module has hooks on gradients, which are given those of single samples.
         """
         if self._hooked is not None:
-            raise Inseparable(f"{self._hooked} has a backward hook, which may change gradients")
+            raise GradientsHooked(f"{self._hooked} has a backward hook, which may change gradients")
         super().__enter__()  # type: ignore[no-untyped-call]
         self._depth += 1
         return self
@@ -120,7 +120,7 @@ class Interceptor(TorchFunctionMode):
         if func in ASKING:
             return func(*args, **kwargs)
         if func is Tensor.register_hook:
-            raise Inseparable("the model registers a hook on a tensor, which may change gradients")
+            raise GradientsHooked("the model registers a hook on a tensor, which may change gradients")
         tensors = tensors_of((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
         name = getattr(func, "__name__", "")

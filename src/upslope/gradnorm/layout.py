@@ -89,6 +89,10 @@ class Inseparable(Exception):  # noqa: N818 (a finding that the engine acts on, 
     """A use whose samples cannot be told apart; the engine then goes sample by sample."""
 
 
+class GradientsHooked(Inseparable):
+    """Hooks may change gradients: each must be given those of one sample."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """Brings n samples, kept in some layout, to the front of a tensor."""

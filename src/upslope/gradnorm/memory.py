@@ -27,8 +27,6 @@ class Known:
 
     layouts: dict[int, Layout] = field(default_factory=dict)
     slow: str | None = None
-    felt: bool = False
-    """Whether they do because the losses of samples reached others' places."""
 
 
 class Memory:

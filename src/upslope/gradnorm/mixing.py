@@ -85,13 +85,26 @@ def refuse_company(record: Recording, outputs: Any, losses: Tensor) -> None:
     still = {id(x) for x, g in zip(ends, gradients, strict=True) if g is None or not bool(g.any())}
     unused = [place for place, tensor in enumerate(tensors) if id(tensor) in still]
     for rows in half(record.n, seed=record.n):
-        company = rows.repeat(2) if len(rows) == 1 else rows
         with torch.no_grad():
             try:
-                own = record.run_plain(record.batch.rows(company))
+                company, own = run_without_others(record, rows)
             except Exception:  # a model for this size of batch alone: nothing can be said
                 return
         compare_outputs(record, own, company, unused)
+
+
+def run_without_others(record: Recording, rows: Tensor) -> tuple[Tensor, Any]:
+    """Run the model on some samples alone; return those that went, and its outputs.
+
+    A single sample goes twice, for some models squeeze one. Where a model wants its samples in
+    order (of length, for packed sequences), they go in their own.
+    """
+    company = rows.repeat(2) if len(rows) == 1 else rows
+    try:
+        return company, record.run_plain(record.batch.rows(company))
+    except Exception:
+        ordered = company.sort().values
+        return ordered, record.run_plain(record.batch.rows(ordered))
 
 
 def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:

@@ -31,7 +31,12 @@ from upslope.gradnorm.batch import half
 from upslope.gradnorm.layout import Inseparable, Layout, Samples
 from upslope.gradnorm.listeners import PartListener, Reduction
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import compare_outputs, refuse_company, unused_outputs
+from upslope.gradnorm.mixing import (
+    compare_outputs,
+    refuse_company,
+    run_without_others,
+    unused_outputs,
+)
 from upslope.gradnorm.projection import Direction, inner_products
 from upslope.gradnorm.separation import differ, scales
 from upslope.gradnorm.weights import Uses, Weights
@@ -39,10 +44,10 @@ from upslope.gradnorm.weights import Uses, Weights
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
 
-_TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (2e-3, 2e-5)}
+_TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (1e-2, 2e-5)}
 """Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the largest
-gradient of any. Rounding errors of deep networks are below a tenth of this; a gradient of one
-position that went to another sample is far above."""
+gradient of any. In float32 a few of a million activations round to the other side of a kink, which
+moves a gradient by some thousandths; what differs by more is done again in float64."""
 _HALF = (0.2, 1e-2)
 
 
@@ -210,15 +215,14 @@ def _gradients_of(
     rows: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """Of the samples `rows` in a pass without the others, whose outputs must be the same."""
-    # A single sample goes twice: some models squeeze one, and PyTorch's normalisation is wrong there.
-    company = rows.repeat(2) if len(rows) == 1 else rows
-    outputs = record.run_plain(record.batch.rows(company))
+    company, outputs = run_without_others(record, rows)
     if record.n > 1:
         compare_outputs(record, outputs, company, unused_outputs(record.outputs, shares))
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
-    w = torch.where(torch.arange(len(company)) < len(rows), w[company], 0)
+    once = torch.arange(len(company)) < len(rows)  # a sample that went twice counts once
+    w = torch.where(once, w[company], 0)
     weighted = []
     for share in shares:
         own = share[company.to(share.device)]
