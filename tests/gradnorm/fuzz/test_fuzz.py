@@ -16,7 +16,7 @@ def fails(drawn) -> bool:
 
 
 @settings(
-    max_examples=40, deadline=None, derandomize=True,
+    max_examples=25, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 @given(st.integers(0, 2**31 - 1))
