@@ -1,18 +1,21 @@
-"""Whether gradient norms are exact or refused: a campaign over architectures, and random networks.
+"""Whether gradient norms are exact or refused: a campaign over architectures, and random
+networks.
 
     python benchmarks/exactness.py campaign --seeds 3 --out results/exactness/campaign
     python benchmarks/exactness.py fuzz --models 10000 --seed 0 --out results/exactness/fuzz
 
-Every answer is held against ordinary autograd in float64, one sample at a time and in the batch; how
-is told in `tests/gradnorm/campaign/judge.py`. The work goes in chunks, each in a process of its own,
-whose verdicts are written as it ends: a run that is cut off goes on where it was. `--out` holds the
-chunks, `summary.json` and `summary.md`. A random network that fails is made smaller and printed as a
-script. The campaign includes MONAI and `transformers` where they are installed.
+Every answer is held against ordinary autograd in float64, one sample at a time and in the batch;
+how is told in `tests/gradnorm/campaign/judge.py`. The work goes in chunks, each in a process of
+its own, whose verdicts are written as it ends: a run that is cut off goes on where it was.
+`--out` holds the chunks, `summary.json` and `summary.md`. A random network that fails is made
+smaller and printed as a script. The campaign includes MONAI and `transformers` where they are
+installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -108,7 +111,9 @@ def run_chunk(options: argparse.Namespace, first: int, last: int) -> None:
             verdicts = try_case(drawn.case(), seed)
             records += as_records(verdicts, "random", str(seed))
             if not all(v.good for v in verdicts):
-                small = smaller(drawn, lambda p: not all(v.good for v in try_case(p.case(), p.seed)))
+                small = smaller(
+                    drawn, lambda p: not all(v.good for v in try_case(p.case(), p.seed))
+                )
                 records[-1]["script"] = small.script()
                 print(small.script(), flush=True)
     write(chunk_path(options.out, first, last), records)
@@ -117,9 +122,8 @@ def run_chunk(options: argparse.Namespace, first: int, last: int) -> None:
 def as_records(verdicts: list[Any], family: str, title: str) -> list[Record]:
     """The verdicts as they are written."""
     return [
-        {"family": family, "title": title, "outcome": v.outcome, "detail": v.detail, "mixes": v.mixes}
-        for v in verdicts
-    ]  # fmt: skip
+        {"family": family, "title": title, **dataclasses.asdict(verdict)} for verdict in verdicts
+    ]
 
 
 def write(path: Path, records: list[Record]) -> None:
@@ -142,7 +146,12 @@ def write_summary(out: Path, what: str) -> None:
     records = list(read_records(out))
     families = list(dict.fromkeys(r["family"] for r in records))
     counts = {f: Counter(r["outcome"] for r in records if r["family"] == f) for f in families}
-    networks = {f: len({r["title"].rpartition(", seed")[0] or r["title"] for r in records if r["family"] == f}) for f in families}  # noqa: E501
+    networks = {
+        f: len(
+            {r["title"].rpartition(", seed")[0] or r["title"] for r in records if r["family"] == f}
+        )
+        for f in families
+    }
     refusals = Counter(first_words(r["detail"]) for r in records if r["outcome"] == "refused")
     slow = Counter(reason(r["detail"]) for r in records if r["outcome"] == "slow and said so")
     bad = [r for r in records if r["outcome"] in OUTCOMES[3:] or "script" in r]
@@ -153,13 +162,25 @@ def write_summary(out: Path, what: str) -> None:
         total = counts[family] if family != "all" else sum(counts.values(), Counter())
         models = networks[family] if family != "all" else sum(networks.values())
         tried = sum(total[o] for o in OUTCOMES)
-        lines.append(row([family, models, tried, *(total[o] for o in OUTCOMES), total["not tried"]]))
+        lines.append(
+            row([family, models, tried, *(total[o] for o in OUTCOMES), total["not tried"]])
+        )
     lines += ["", f"Refused though no sample felt another in that batch: {not_mixed}.", ""]
     lines += ["## Refusals", "", *(f"- {n}: {words}" for words, n in refusals.most_common()), ""]
     lines += ["## Slow and said so", "", *(f"- {n}: {why}" for why, n in slow.most_common(20)), ""]
-    lines += ["## Faults", "", *(f"- {r['family']} {r['title']}: {r['outcome']}: {r['detail']}" for r in bad)]  # noqa: E501
+    lines += [
+        "## Faults",
+        "",
+        *(f"- {r['family']} {r['title']}: {r['outcome']}: {r['detail']}" for r in bad),
+    ]
     (out / "summary.md").write_text("\n".join(lines) + "\n")
-    summary = {"counts": counts, "networks": networks, "refusals": refusals, "slow": slow, "faults": bad}  # noqa: E501
+    summary = {
+        "counts": counts,
+        "networks": networks,
+        "refusals": refusals,
+        "slow": slow,
+        "faults": bad,
+    }
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print("\n".join(lines[2 : 5 + len(families)]))
 

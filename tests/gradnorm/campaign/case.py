@@ -1,4 +1,4 @@
-"""A case: a network, how to draw batches for it, and a loss. The cases' files make lists of them."""
+"""A case: a network, how to draw batches for it, and a loss."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ Few gradients are not zero, and as many samples as tokens: which dimension the s
 cannot be read off such gradients.
 """
 
+# ruff: noqa: E501  (tables, which read better whole)
 from __future__ import annotations
 
 import itertools
@@ -11,15 +12,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from campaign.case import Batch, Case, first_tensor, readout
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from campaign.case import Batch, Case, first_tensor, readout
 
 
 class TransformerBody(nn.Module):
     """Tokens (n, L, d) through nn.TransformerEncoder, samples first or second."""
 
-    def __init__(self, d: int, *, batch_first: bool = True, norm_first: bool = False, depth: int = 2):
+    def __init__(
+        self, d: int, *, batch_first: bool = True, norm_first: bool = False, depth: int = 2
+    ):
         super().__init__()
         layer = nn.TransformerEncoderLayer(
             d, 2, 2 * d, dropout=0, batch_first=batch_first, norm_first=norm_first

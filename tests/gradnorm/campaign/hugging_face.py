@@ -1,9 +1,10 @@
-"""Architectures of Hugging Face `transformers`, tiny, with random weights, from configurations alone.
+"""Architectures of Hugging Face `transformers`, tiny, from configurations, with random weights.
 
 SIZES holds the fields that make a configuration small, whichever of them it has; EXTRA what one of
 them needs beside. Architectures that the installed release does not know are left out.
 """
 
+# ruff: noqa: E501  (tables, which read better whole)
 from __future__ import annotations
 
 import functools
@@ -13,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from campaign.case import Batch, Case, first_tensor, readout
 from torch import Tensor, nn
+
+from campaign.case import Batch, Case, first_tensor, readout
 
 AVAILABLE = importlib.util.find_spec("transformers") is not None
 
@@ -93,42 +95,45 @@ EXTRA: dict[str, dict[str, Any]] = {
                   "image_size": 32, "patch_size": 2},
     "swiftformer": {"depths": [1, 1], "embed_dims": [8, 8], "downsamples": [True, True]},
     "audio-spectrogram-transformer": {"max_length": 16, "patch_size": 4},
-    **{name: WAVES for name in (
-        "wav2vec2", "hubert", "unispeech", "unispeech-sat", "wavlm", "sew", "data2vec-audio",
-        "wav2vec2-conformer",
-    )},
+    **dict.fromkeys(("wav2vec2", "hubert", "unispeech", "unispeech-sat", "wavlm", "sew", "data2vec-audio", "wav2vec2-conformer"), WAVES),
     "data2vec-audio": {**WAVES, "conv_pos_kernel_size": 3},
     "whisper": {"max_source_positions": 10},
 }  # fmt: skip
 
-TEXT = """
-    albert arcee bert big_bird biogpt bloom camembert convbert ctrl data2vec-text deberta deberta-v2
-    diffllama distilbert doge electra ernie esm eurobert exaone4 flaubert fnet funnel gemma gemma2
-    gemma3_text glm gpt2 gpt_bigcode gpt_neo gpt_neox gptj gte helium ibert jetmoe layoutlm lilt
-    llama longformer megatron-bert mistral mixtral mobilebert modernbert mpnet mpt nemotron
-    nomic_bert nystromformer olmo olmo2 openai-gpt opt persimmon phi phi3 phimoe qwen2 qwen2_moe
-    qwen3 qwen3_moe rembert roberta roberta-prelayernorm roformer smollm3 squeezebert
+
+def listed(names: str) -> list[str]:
+    """The names, which blanks separate."""
+    return names.split()
+
+
+TEXT = listed("""
+    albert arcee bert big_bird biogpt bloom camembert convbert ctrl data2vec-text deberta
+    deberta-v2 diffllama distilbert doge electra ernie esm eurobert exaone4 flaubert fnet funnel
+    gemma gemma2 gemma3_text glm gpt2 gpt_bigcode gpt_neo gpt_neox gptj gte helium ibert jetmoe
+    layoutlm lilt llama longformer megatron-bert mistral mixtral mobilebert modernbert mpnet mpt
+    nemotron nomic_bert nystromformer olmo olmo2 openai-gpt opt persimmon phi phi3 phimoe qwen2
+    qwen2_moe qwen3 qwen3_moe rembert roberta roberta-prelayernorm roformer smollm3 squeezebert
     stablelm starcoder2 tapas xlm xlm-roberta xlm-roberta-xl xlnet xmod yoso minimax gpt_oss
     canine
-""".split()
-IMAGE = """
+""")
+IMAGE = listed("""
     beit bit convnext convnextv2 data2vec-vision deit dinov2 dinov2_with_registers donut-swin
     focalnet hiera ijepa levit mobilenet_v1 mobilenet_v2 mobilevit poolformer regnet resnet
     segformer swiftformer swin swinv2 vit vit_msn
-""".split()
-AUDIO = """
+""")
+AUDIO = listed("""
     audio-spectrogram-transformer data2vec-audio hubert sew unispeech unispeech-sat wav2vec2
     wav2vec2-conformer wavlm whisper
-""".split()
-CAUSAL = """
+""")
+CAUSAL = listed("""
     bert-generation bitnet blenderbot cohere cohere2 falcon_mamba granite granitemoe lfm2
-    llama4_text mamba marian nanochat olmoe olmo_hybrid pegasus trocr flex_olmo
-    ernie4_5_moe glm4_moe whisper
-""".split()
-PAIRS = """
+    llama4_text mamba marian nanochat olmoe olmo_hybrid pegasus trocr flex_olmo ernie4_5_moe
+    glm4_moe whisper
+""")
+PAIRS = listed("""
     bart bigbird_pegasus blenderbot led longt5 m2m_100 marian mbart mt5 mvp nllb-moe pegasus
     pegasus_x plbart switch_transformers t5 umt5
-""".split()
+""")
 
 HEAVY = ("canine", "ctrl", "mobilebert", "led", "longt5", "pegasus_x", "mobilenet_v1", "mobilevit")
 """Large even so, or slow by themselves: left to the long form."""

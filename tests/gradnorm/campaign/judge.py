@@ -1,14 +1,14 @@
 """Judge the engine's answer for one batch against ordinary autograd.
 
-Two oracles: each sample's loss alone, and each sample's loss in the batch. Where they agree, that is
-the right answer. Where they do not, the sample is tried in other company. If its loss or its gradient
-changes with the company, the model or the loss mixes samples, and the only right answer is a refusal,
-but for one case: where no loss changes and gradients alone are mixed, the gradient of each sample
-alone is a right answer as well. If nothing changes, the gradient depends on the number of samples
-alone, and that in the batch is right.
+Two oracles: each sample's loss alone, and each sample's loss in the batch. Where they agree, that
+is the right answer. Where they do not, the sample is tried in other company. If its loss or its
+gradient changes with the company, the model or the loss mixes samples, and the only right answer
+is a refusal, but for one case: where no loss changes and gradients alone are mixed, the gradient
+of each sample alone is a right answer as well. If nothing changes, the gradient depends on the
+number of samples alone, and that in the batch is right.
 
-The oracles work around a fault of PyTorch 2.13: batch and instance normalisation of one sample have
-a wrong input gradient for some strides of the gradient that comes in.
+The oracles work around a fault of PyTorch 2.13: batch and instance normalisation of one sample
+have a wrong input gradient for some strides of the gradient that comes in.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from campaign.case import Batch, Case, first_tensor
 from oracle import assert_unchanged, call, state
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from campaign.case import Batch, Case, first_tensor
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
 
@@ -39,7 +39,7 @@ FLOOR = 1e-7
 
 @dataclass(frozen=True)
 class Verdict:
-    """outcome: one of OUTCOMES, or "not tried" where the model itself fails. mixes: by the oracle."""
+    """outcome: one of OUTCOMES, or "not tried" where the model fails. mixes: by the oracle."""
 
     outcome: str
     detail: str
@@ -89,9 +89,7 @@ def pointwise_entropy(outputs: Any, _: Any = None) -> Tensor:
     )  # fmt: skip
 
 
-def find_truth(
-    case: Case, model: nn.Module, batch: Batch, others: Callable[[int], Batch]
-) -> Truth:
+def find_truth(case: Case, model: nn.Module, batch: Batch, others: Callable[[int], Batch]) -> Truth:
     """The right answer for one batch. others: from a seed to another batch of as many samples.
 
     Raises:
@@ -99,9 +97,7 @@ def find_truth(
     """
     loss = pointwise_entropy if isinstance(case.loss, str) else case.loss
 
-    def differentiated(
-        part: Batch, wanted: list[int]
-    ) -> tuple[Tensor, list[list[Tensor | None]]]:
+    def differentiated(part: Batch, wanted: list[int]) -> tuple[Tensor, list[list[Tensor | None]]]:
         net = copy.deepcopy(model) if case.stateful else model
         parameters = [p for p in net.parameters() if p.requires_grad]
         losses = loss(call(net, part.inputs), part.targets)

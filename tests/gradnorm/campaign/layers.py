@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from campaign.case import Batch, Case, vectors
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
+
+from campaign.case import Batch, Case, vectors
 
 
 class Take(nn.Module):
@@ -66,7 +67,7 @@ def convolutions() -> Iterator[Entry]:
         if "groups" in o and o["groups"] == 4 and kernel == 2:
             continue
         kind = getattr(nn, f"Conv{dim}d")
-        if kernel == 1 and o.get("padding_mode") or size < 2 * kernel and o.get("dilation"):
+        if (kernel == 1 and o.get("padding_mode")) or (size < 2 * kernel and o.get("dilation")):
             continue
         yield (
             f"Conv{dim}d kernel {kernel}, {o}",
@@ -124,7 +125,11 @@ def recurrences() -> Iterator[Entry]:
             rnn = getattr(nn, k)(4, 4, n, bias=b, batch_first=f, bidirectional=t)
             return Take(turned(rnn, not f), r)
 
-        yield f"{kind}, layers {layers}, both ways {two}, bias {bias}, batch first {batch_first}", make, vectors(4, 4)  # noqa: E501
+        yield (
+            f"{kind}, layers {layers}, both ways {two}, bias {bias}, batch first {batch_first}",
+            make,
+            vectors(4, 4),
+        )
     for kind in ("LSTM", "GRU", "RNN"):
         make = lambda k=kind: Take(getattr(nn, k)(4, 4, 2, batch_first=True), state)  # noqa: E731
         yield f"{kind}, last state", make, vectors(4, 4)
@@ -215,6 +220,7 @@ def rest() -> Iterator[Entry]:
         {"kdim": 4, "vdim": 4}, {"kdim": 6, "vdim": 2},
     )  # fmt: skip
     for o, first in itertools.product(options, (True, False)):
+
         class Attend(nn.Module):
             def __init__(self, o: dict[str, Any], first: bool):
                 super().__init__()
@@ -234,6 +240,7 @@ def rest() -> Iterator[Entry]:
             ),
         )
     for norm_first, first in itertools.product((True, False), (True, False)):
+
         class Both(nn.Module):
             def __init__(self, norm_first: bool, first: bool):
                 super().__init__()
@@ -289,6 +296,7 @@ def cases() -> list[Case]:
     entries = itertools.chain(convolutions(), recurrences(), normalisations(), tables(), rest())
     out = []
     for k, (name, make, batch) in enumerate(entries):
+
         def model(make: Callable[[], nn.Module] = make) -> nn.Module:
             layer = make()
             return layer if isinstance(layer, Take) else Take(layer)

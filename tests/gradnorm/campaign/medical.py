@@ -1,5 +1,6 @@
 """MONAI's networks, small, with random weights; none where MONAI is not installed."""
 
+# ruff: noqa: E501  (tables, which read better whole)
 from __future__ import annotations
 
 import functools
@@ -7,8 +8,9 @@ import importlib.util
 from typing import Any
 
 import torch
-from campaign.case import Case, first_tensor, readout, vectors
 from torch import Tensor, nn
+
+from campaign.case import Case, first_tensor, readout, vectors
 
 AVAILABLE = importlib.util.find_spec("monai") is not None
 

@@ -1,14 +1,16 @@
 """Models and losses that mix samples, somewhere and sometimes: only a refusal is right then."""
 
+# ruff: noqa: PERF401  (one append per case, as in the other families)
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from campaign.case import Batch, Case, first_tensor, readout, vectors
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from campaign.case import Batch, Case, readout, vectors
 
 
 def batch_attention(h: Tensor) -> Tensor:

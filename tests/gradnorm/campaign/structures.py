@@ -1,5 +1,6 @@
 """Networks put together in unusual ways, as research code does; most mix nothing."""
 
+# ruff: noqa: E501  (tables, which read better whole)
 from __future__ import annotations
 
 import itertools
@@ -7,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from campaign.case import Batch, Case, readout, vectors
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
+
+from campaign.case import Batch, Case, readout, vectors
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -370,7 +372,9 @@ def entries() -> dict[str, tuple[Callable[[], nn.Module], Callable[[int], Batch]
                 .requires_grad_(not f), "b": L(4, 3),
             }, vectors(2, 4, 4), sizes=(1, 4, 1))  # fmt: skip
     add("a hook that doubles", lambda m, x: m.b(hooked(m.a(x), lambda g: 2 * g)), two)
-    add("a hook that clips all", lambda m, x: m.b(hooked(m.a(x), lambda g: g / (1 + g.norm()))), two)
+    add(
+        "a hook that clips all", lambda m, x: m.b(hooked(m.a(x), lambda g: g / (1 + g.norm()))), two
+    )
     add("a hook that clips values", lambda m, x: m.b(hooked(m.a(x), lambda g: g.clamp(-0.1, 0.1))), two)  # fmt: skip
     add("class weights among the inputs", lambda m, x, w: m.a(x) * w, lambda: {"a": L(4, 4)},
         lambda n: Batch((torch.randn(n, 4), torch.rand(4)), shared=(1,)), sizes=(3, 3, 5))  # fmt: skip

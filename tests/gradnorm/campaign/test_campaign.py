@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from campaign.judge import NORMS, try_case
 from campaign.registry import every_case
 

@@ -4,6 +4,7 @@ A block is a function from a source of random choices and the shape of a sample 
 new shape; where it has no meaning for that shape it returns None. BLOCKS holds them by name.
 """
 
+# ruff: noqa: E501  (tables, which read better whole)
 from __future__ import annotations
 
 import random
@@ -282,7 +283,7 @@ def rearrangement(r: random.Random, s: Shape) -> Any:
     if len(s) == 1:
         for a in (2, 4, 3):
             if s[0] % a == 0 and s[0] > a:
-                return Do(lambda m, x: x.reshape(-1, a, s[0] // a)), (a, s[0] // a)
+                return Do(lambda m, x, a=a: x.reshape(-1, a, s[0] // a)), (a, s[0] // a)
         return None
     if r.random() < 0.3:
         size = 1
@@ -325,9 +326,11 @@ def einsum(r: random.Random, s: Shape) -> Any:
     how = r.choice(["heads", "tokens", "both"])
     length, d = s
     if how == "heads":
+
         def run(m: Do, x: Tensor) -> Tensor:
             h = torch.einsum("nld,hdk->hnlk", x, m.p)
             return torch.einsum("hnlk,hkd->nld", torch.tanh(h), m.q)
+
         return Do(run, p=parameter(2, d, 3), q=parameter(2, 3, d)), s  # fmt: skip
     if how == "tokens":
         return Do(
@@ -419,7 +422,9 @@ def reparametrised(r: random.Random, s: Shape) -> Any:
     if kind == "weight":
         return Do(lambda m, x: torch.tanh(m.layer(x)), layer=parametrizations.weight_norm(layer)), s
     if kind == "spectral":
-        return Do(lambda m, x: torch.tanh(m.layer(x)), layer=parametrizations.spectral_norm(layer)), s
+        return Do(
+            lambda m, x: torch.tanh(m.layer(x)), layer=parametrizations.spectral_norm(layer)
+        ), s
     if kind == "orthogonal":
         return parametrizations.orthogonal(layer, orthogonal_map="cayley"), s
     if kind == "lora":
@@ -436,6 +441,7 @@ def reparametrised(r: random.Random, s: Shape) -> Any:
 @block
 def hypernetwork(r: random.Random, s: Shape) -> Any:
     """Each sample's own weights come from the sample."""
+
     def run(m: Do, x: Tensor) -> Tensor:
         rows = x.reshape(len(x), -1, s[-1])
         weights = m.layer(rows.mean(1)).view(-1, s[-1], s[-1])
@@ -457,7 +463,9 @@ def graph(r: random.Random, s: Shape) -> Any:
             source = torch.arange(n * length).repeat_interleave(2)
             target = source - source % length + (source * 3 + 1) % length
             rows = m.layer(x).reshape(n * length, -1)
-            return torch.tanh(x + torch.zeros_like(rows).index_add(0, target, rows[source]).view(x.shape))
+            return torch.tanh(
+                x + torch.zeros_like(rows).index_add(0, target, rows[source]).view(x.shape)
+            )
         return torch.tanh(x + table @ m.layer(x))
 
     return Do(run, layer=nn.Linear(s[1], s[1]), sparse=r.random() < 0.5), s
@@ -484,19 +492,19 @@ def out_of_sight(r: random.Random, s: Shape) -> Any:
         return Do(lambda m, x: Scale.apply(x, m.p), p=nn.Parameter(torch.ones(s[-1]))), s
     layer = nn.Linear(s[-1], s[-1])
     if how == "vmap":
-        return Do(
-            lambda m, x: torch.vmap(lambda row: torch.tanh(m.layer(row)))(x), layer=layer
-        ), s
+        return Do(lambda m, x: torch.vmap(lambda row: torch.tanh(m.layer(row)))(x), layer=layer), s
     if how in ("checkpoint", "reentrant"):
         return Do(
             lambda m, x: checkpoint(m.layer, x, use_reentrant=how == "reentrant"), layer=layer
         ), s
     if how == "hook":
+
         def hooked(m: Do, x: Tensor) -> Tensor:
             y = m.layer(x)
             if y.requires_grad:
                 y.register_hook(lambda g: 2 * g)
             return torch.tanh(y)
+
         return Do(hooked, layer=layer), s  # fmt: skip
 
     def forces(m: Do, x: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ import torch
 from campaign.case import Batch, Case
 from campaign.heads import LOSSES
 from campaign.mixing import MIXING_LOSSES
+from torch import Tensor, nn
+
 from fuzz.blocks import BLOCKS, Shape, score
 from fuzz.mixers import mixer
-from torch import Tensor, nn
 
 HEADS = ("last", "first", "mean", "amax", "argmax", "length", "flat", "topk", "masked", "sorted")
 MIXING_RATE = 0.15
@@ -178,4 +179,3 @@ def smaller(plan: Plan, fails: Any) -> Plan:
             except Exception:  # a plan that cannot be built is no simpler plan
                 continue
     return plan
-

@@ -19,7 +19,9 @@ MIXERS: dict[str, Step] = {
     "mean": lambda x, _: x - x.mean(0),
     "detached mean": lambda x, _: x - x.detach().mean(0),
     "softmax": lambda x, _: x * x.softmax(0),
-    "attention": lambda x, _: (x.flatten(1) @ x.flatten(1).T).softmax(1).matmul(x.flatten(1)).view_as(x),
+    "attention": lambda x, _: (
+        (x.flatten(1) @ x.flatten(1).T).softmax(1).matmul(x.flatten(1)).view_as(x)
+    ),
     "running total": lambda x, _: x.cumsum(0),
     "neighbour": lambda x, _: x + 0.5 * x.roll(1, 0),
     "weak neighbour": lambda x, _: x + 1e-3 * x.roll(1, 0),

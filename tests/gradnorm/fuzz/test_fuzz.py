@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from campaign.judge import try_case
-from fuzz.generate import plan, smaller
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fuzz.generate import plan, smaller
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the networks' own
 
@@ -23,7 +24,9 @@ def fails(drawn) -> bool:
 def test_every_answer_is_exact_or_refused(seed: int) -> None:
     drawn = plan(seed)
     if fails(drawn):
-        pytest.fail(f"a random network is wrong; to see it again:\n\n{smaller(drawn, fails).script()}")
+        pytest.fail(
+            f"a random network is wrong; to see it again:\n\n{smaller(drawn, fails).script()}"
+        )
 
 
 def test_a_plan_is_the_same_each_time_and_its_script_runs() -> None:
