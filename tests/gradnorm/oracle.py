@@ -117,7 +117,10 @@ def state(model: nn.Module) -> dict[str, Any]:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
         "modes": [m.training for m in model.modules()],
-        "hooks": [[len(v) for k, v in vars(m).items() if "hooks" in k] for m in model.modules()],
+        "hooks": [
+            [len(v) for k, v in vars(m).items() if "hooks" in k and isinstance(v, dict)]
+            for m in model.modules()
+        ],
         "attributes": [sorted(vars(m)) for m in model.modules()],
         "identity": {name: id(t) for name, t in tensors.items()},
         "values": {name: t.detach().clone() for name, t in tensors.items()},

@@ -1,0 +1,1 @@
+"""Architectures that the engine is held against: every answer exact, or refused by name."""

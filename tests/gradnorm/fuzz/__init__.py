@@ -1,0 +1,1 @@
+"""Random networks that the engine is held against, each from one integer."""
