@@ -19,6 +19,11 @@ from upslope.gradnorm.outputs import check_losses
 from upslope.gradnorm.separation import differ, scales
 
 
+_COMPANY = (1.0, 3.0, -3.0)
+"""What the outputs of other samples are multiplied by, to see whether a loss feels them: a threshold
+over the batch moves with some of these."""
+
+
 def gradients_at_outputs(
     outputs: Any, parameters: Sequence[Tensor], n: int, loss: Loss, *, prove: bool = True
 ) -> list[Tensor] | None:
@@ -80,28 +85,39 @@ def _refuse_losses_by_company(
 ) -> None:
     """Refuse losses that change when the outputs of other samples do, by ways without gradients.
 
-    Every second sample keeps its outputs, and the others get those of a neighbour, and in reverse.
+    Every second sample keeps its outputs, and the others get multiples of a neighbour's; and in reverse.
 
     Raises:
         GradientNormError: some loss has changed.
     """
-    places = torch.arange(n)
     detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
     if not torch.equal(_losses_of(loss, detached, leaves, spec), losses):
         return  # a loss with random numbers: nothing can be said
     _refuse_losses_by_count(loss, detached, leaves, spec, n, losses)
+    places = torch.arange(n)
     for parity in (0, 1):
         stay = places % 2 == parity
-        source = torch.where(stay, places, (places + 1) % n)
-        moved = [
-            x[source.to(x.device)] if isinstance(x, Tensor) and x.shape[:1] == (n,) else x
-            for x in detached
-        ]
-        other = _losses_of(loss, moved, leaves, spec)
-        stay = stay.to(losses.device)
-        changed = (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
-        if bool((changed & stay).any()):
-            raise loss_mixes(changed & stay)
+        neighbour = torch.where(stay, places, (places + 1) % n)
+        for factor in _COMPANY:
+            moved = [
+                _with_company(x, stay, neighbour, factor)
+                if isinstance(x, Tensor) and x.shape[:1] == (n,) and x.is_floating_point()
+                else x
+                for x in detached
+            ]
+            other = _losses_of(loss, moved, leaves, spec)
+            changed = (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
+            changed &= stay.to(losses.device)
+            if bool(changed.any()):
+                raise loss_mixes(changed)
+
+
+def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float) -> Tensor:
+    """Outputs of which some stay, and the others are a multiple of their neighbours'."""
+    others = outputs[neighbour.to(outputs.device)]
+    factors = torch.where(stay, 1.0, factor).to(others).view(-1, *(1,) * (others.dim() - 1))
+    # Infinite outputs, of masked classes, have no multiple.
+    return torch.where(torch.isfinite(others), others * factors, others)
 
 
 def _refuse_losses_by_count(

@@ -150,12 +150,24 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
     """From squared norms by parameter to the norm of this name, (n,) float64.
 
     Raises:
-        GradientNormError: there is no norm of this name.
+        GradientNormError: there is no norm of this name; or, when it is applied, a norm is not finite.
     """
     table = {"global": _global, "tensor-sum": _tensor_sum}
     if name not in table:
         raise GradientNormError(f"Expected `norm` to be one of {sorted(table)} but got {name!r}.")
-    return table[name]
+
+    def reduce(squares: dict[str, Tensor]) -> Tensor:
+        norms = table[name](squares)
+        if not bool(torch.isfinite(norms).all()):
+            bad = (~torch.isfinite(norms)).nonzero().flatten()[:5].tolist()
+            raise GradientNormError(
+                f"Expected finite gradients but the norms of samples {bad} are "
+                f"{norms[bad].tolist()}, though their losses are finite. Look for roots, divisions "
+                "and norms at zero in the model or the loss; or compute in float64."
+            )
+        return norms
+
+    return reduce
 
 
 def _global(squares: dict[str, Tensor]) -> Tensor:

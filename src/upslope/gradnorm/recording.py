@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from upslope.errors import GradientNormError, warn_user
-from upslope.gradnorm.alone import sample_by_sample
+from upslope.gradnorm.alone import pull_back, sample_by_sample
 from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
 from upslope.gradnorm.intercept import Interceptor
@@ -216,10 +216,18 @@ class Recording:
             self._tell_slow()
             if self._key is not None and self.repeats:  # not before: it may have been refused
                 self._memory.keep(self._key, Known(slow=self.why_slow))
-        if self.n > 0 and not rows and not self._reached:
+        if self.n > 0 and not rows and not self._reached and self._is_cut_off(loss):
             raise cut_off(self.weights)
         missing = (name for name in self.weights.parameters if name not in rows)
         return rows | {name: self._nothing(reduction, name) for name in missing}
+
+    def _is_cut_off(self, loss: Loss) -> bool:
+        """Whether no parameter is in the graph of the losses: zeros alone do not say so."""
+        losses = loss(self.run_plain(self.batch))
+        if not losses.requires_grad:
+            return True
+        parameters = list(self.weights.parameters.values())
+        return all(g is None for g in pull_back([losses], [torch.ones_like(losses)], parameters))
 
     def _nothing(self, reduction: Reduction, name: str) -> Tensor:
         parameter = self.weights.parameters[name].detach()

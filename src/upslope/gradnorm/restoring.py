@@ -92,13 +92,18 @@ class RandomState:
 
 @contextlib.contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Record with autograd on; leave the model's buffers as they were, whatever happens."""
+    """Record with autograd on; leave buffers and gradients as they were, whatever happens."""
     buffers = Buffers(model)
+    gradients = [(p, p.grad) for p in model.parameters()]
+    for p, _ in gradients:
+        p.grad = None  # a reentrant checkpoint adds to it
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         buffers.restore()
+        for p, own in gradients:
+            p.grad = own
 
 
 @contextlib.contextmanager
