@@ -113,6 +113,10 @@ class Segmentation(SoftmaxTask):
             "mask into the data set."
         )
 
+    def read_answer(self, text: str, classes: Sequence[str]) -> NoReturn:
+        """Raise MaskNeeded, as `label` does."""
+        self.label(text, classes)
+
     def metrics(self) -> SegmentationMetrics:
         """A fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""
         return SegmentationMetrics(self, self.class_names, self.ignore_index)
