@@ -276,20 +276,13 @@ def _compare(
             )
         if not asks:
             label.refuse_comparison(job)
-        planned = plan(config, job)
+        planned = plan(config, job, label.begun(folder, config))
         show_plan(config, job, planned, folder, unseen)
         if dry_run:
             show_estimate(config, estimate(config, job, planned))
             return
         if asks and label.waits_for_people(job, folder):
-            with watching(1) as observer:
-                run_, sitting = label.sit_once(config, job, folder, observer)
-            label.show_sitting(config, job, sitting)
-            if not run_.tested:
-                label.show_status(run_)
-                return
-            summary = reports.summarise(reports.study_of([run_]))
-            show_report(summary, reports.write(summary, folder / "report", f"Upslope: {name}"))
+            label.ask_people(config, job, folder, f"Upslope: {name}")
             return
         with watching(planned.runs) as observer:
             result = compare(

@@ -44,12 +44,47 @@ def refuse_comparison(job: Job) -> None:
         )
 
 
+def ask_people(config: Config, job: Job, folder: Path, title: str) -> None:
+    """Take answers in, go on, and ask for more; at the end of the run, report.
+
+    Raises:
+        ConfigError: several strategies or seeds, or references on all labels.
+        typer.Exit: with `WAITING`, where people are asked for labels.
+    """
+    from upslope import report as reports
+    from upslope.cli.show import show_report
+    from upslope.display import watching
+
+    with watching(1) as observer:
+        run, sitting = sit_once(config, job, folder, observer)
+    show_sitting(config, job, run, sitting)
+    if not run.tested:
+        show_status(run)
+        return
+    summary = reports.summarise(reports.study_of([run]))
+    show_report(summary, reports.write(summary, folder / "report", title))
+
+
 def run_folder(folder: Path, config: Config) -> Path:
     """Where the one run is: the folder itself, or where `upslope compare` has begun it."""
     from upslope.ledger.store import FILE
 
     nested = folder / config.strategies[0].label / f"seed-{config.seeds[0]}"
     return nested if (nested / FILE).is_file() else folder
+
+
+def begun(folder: Path, config: Config) -> RunResult | None:
+    """The run in the folder, or the first run of a comparison there; None before the first."""
+    from upslope.ledger import read_run
+    from upslope.ledger.store import FILE
+
+    if (folder / FILE).is_file() and (folder / FILE).stat().st_size:
+        return read_run(folder)
+    for choice in config.strategies:
+        path = folder / choice.label / f"seed-{config.seeds[0]}"
+        if (path / FILE).is_file() and (path / FILE).stat().st_size:
+            return read_run(path)
+    return None
 
 
 def sit_once(
@@ -85,13 +120,15 @@ def sit_once(
         observer=observer,
     ) as experiment:
         for change in experiment.changes:
-            _say(f"recorded: {change}")
+            _say(f"changed: {change}")
         sitting = sit(experiment, _question(config, job))
         return experiment.result(), sitting
 
 
-def show_sitting(config: Config, job: Job, sitting: Sitting) -> None:
+def show_sitting(config: Config, job: Job, run: RunResult, sitting: Sitting) -> None:
     """What was taken in and what is to do; exits with `WAITING` where people are asked."""
+    from upslope.ledger.status import last_cycle, status, unfitted_words
+
     counts = sitting.counts
     taken = [
         (counts.labelled, "labels"),
@@ -103,6 +140,11 @@ def show_sitting(config: Config, job: Job, sitting: Sitting) -> None:
         _say("recorded: " + ", ".join(f"{n} {what}" for n, what in taken if n))
     if not sitting.waiting:
         return
+    found = status(run)
+    if run.cycles:
+        _say(f"cycle {len(run.cycles)} of {found['cycles']}: {last_cycle(found)}")
+        if run.unfitted and run.unfitted[-1] is run.cycles[-1]:
+            _say(f"not fitted, {unfitted_words([len(run.cycles)])}")
     _say(f"{len(sitting.waiting)} samples wait for a label: {sitting.sheet}")
     _say(f"  {how_to_answer(config.task.name, job.splits.pool.classes)}")
     _say("  Then run the same command again; a part of the answers will do:")

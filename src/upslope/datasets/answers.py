@@ -102,7 +102,7 @@ class AnsweredRows:
 
 
 def read_answers(
-    rows: Rows, target: str | None, kind: str, classes: Sequence[str] | None = None
+    rows: Rows, target: str | None, kind: str, classes: Sequence[object] | None = None
 ) -> Answers:
     """The answers of all rows.
 
@@ -167,7 +167,7 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
     return columns
 
 
-def _class(rows: Rows, name: str, classes: Sequence[str] | None) -> Answers:
+def _class(rows: Rows, name: str, classes: Sequence[object] | None) -> Answers:
     import pyarrow as pa
 
     column = rows.column(name, "target")

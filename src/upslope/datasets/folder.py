@@ -153,7 +153,7 @@ def open_entries(
     entries: list[Entry],
     test_share: float,
     *,
-    class_list: Sequence[str] | None = None,
+    class_list: Sequence[object] | None = None,
     mode: Mode | None,
     size: int | None,
     on_error: str,

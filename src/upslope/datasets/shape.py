@@ -43,8 +43,8 @@ def shape(
         test = limited(test, test_limit)
     if validation:
         pool, held = _set_apart(pool, validation, name)
-    for part, dataset in (("pool", pool), ("test", test)):
-        if not len(dataset) and not isinstance(dataset, NoTestSet):
+    for part, needed in (("pool", pool), ("test", test)):
+        if not len(needed) and not isinstance(needed, NoTestSet):
             raise DataError(f"data set {name!r}: Expected at least one {part} sample but got none.")
     for part, dataset in (("test", test), ("validation", held)):
         if dataset is not None and hasattr(dataset, "labels"):

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
-from upslope.datasets.subset import Subset, labels_of
+from upslope.datasets.subset import Subset, labels_of, origin
 from upslope.errors import ConfigError, DataError
 
 ClassNames = Annotated[
@@ -47,7 +47,7 @@ def class_names(labels: Iterable[str], given: Sequence[object] | None, where: ob
     if others := [name for name in given if not isinstance(name, str)]:
         raise ConfigError(
             f"Expected `classes` to be names as text but got {others}: without quotes YAML reads "
-            "numbers, and yes and no as truth values. Quote them: data.classes='[\"0\", \"yes\"]'."
+            'numbers, and yes and no as truth values. Quote them: data.classes=\'["0", "yes"]\'.'
         )
     names = [str(name).strip() for name in given]
     if len(names) < 2 or not all(names) or len(set(names)) != len(names):
@@ -62,7 +62,7 @@ def class_names(labels: Iterable[str], given: Sequence[object] | None, where: ob
     return names
 
 
-def is_flat(folder: Path, classes: Sequence[str], others: Iterable[str]) -> bool:
+def is_flat(folder: Path, classes: Sequence[object], others: Iterable[str]) -> bool:
     """Tell whether no folder in `folder` is named as a class or as one of `others`.
 
     Then its images have no label, however they lie.
@@ -82,9 +82,7 @@ def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
 
     root: where ids may be paths from.
     """
-    source, place = dataset, index
-    while isinstance(source, Subset):
-        source, place = source.dataset, int(source.positions[place])
+    source, place = origin(dataset, index)
     pairs = getattr(source, "pairs", None)
     if pairs is not None:
         image: Path = pairs[place].image
@@ -95,9 +93,6 @@ def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
 
 def wants_people(dataset: Dataset) -> bool:
     """Tell whether some sample has no label, so that people must be asked for it."""
-    source = dataset
-    while isinstance(source, Subset):
-        source = source.dataset
-    if getattr(source, "labels", None) is None:
+    if not len(dataset) or getattr(origin(dataset, 0)[0], "labels", None) is None:
         return False
     return bool((labels_of(dataset) == UNKNOWN).any())

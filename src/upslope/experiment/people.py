@@ -1,6 +1,6 @@
 """A run whose labels people give, in sittings: each takes their answers in and asks for more.
 
-    sitting = sit(experiment, question)        # reads to-label.csv, goes on, writes the next one
+sitting = sit(experiment, question)        # reads to-label.csv, goes on, writes the next one
 """
 
 from __future__ import annotations

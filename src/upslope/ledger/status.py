@@ -43,28 +43,32 @@ def status(run: RunResult) -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what `status` found as (title, text), for people."""
-    figure = found["figure"]
-    share = "none finished yet"
-    if found["training"] is not None:
-        share = f"{figure} {100 * found['training']:.1f}% on the labelled set"
-        if found["test"] is not None:
-            share = f"{figure} {100 * found['test']:.1f}% on the test set, {share}"
-        elif not found["test_samples"]:
-            share += "; there is no test set"
     counts = f"{found['labels']:,}"
     counts += f", {found['waiting']:,} asked and waiting" if found["waiting"] else ""
     counts += f", {found['passed']:,} passed" if found["passed"] else ""
+    unfitted = found["unfitted_cycles"]
     return [
         ("run", found["run"]),
         ("strategy", f"{found['strategy']}, seed {found['seed']}"),
         ("pool", f"{found['pool']:,} samples of {found['data']}"),
         ("cycles", f"{found['cycles_done']} of {found['cycles']} finished"),
         ("labels", counts),
-        ("last cycle", share),
-        *([("not fitted", unfitted_words(found["unfitted_cycles"]))] if found["unfitted_cycles"] else []),
+        ("last cycle", last_cycle(found)),
+        *([("not fitted", unfitted_words(unfitted))] if unfitted else []),
         *(("changed", change) for change in found["changes"]),
         ("next", found["next"]),
     ]
+
+
+def last_cycle(found: dict[str, Any]) -> str:
+    """Say what the last finished cycle reached, of what `status` found."""
+    if found["training"] is None:
+        return "none finished yet"
+    figure = found["figure"]
+    words = f"{figure} {100 * found['training']:.1f}% on the labelled set"
+    if found["test"] is not None:
+        return f"{figure} {100 * found['test']:.1f}% on the test set, {words}"
+    return f"{words}; there is no test set"
 
 
 def unfitted_words(cycles: list[int]) -> str:

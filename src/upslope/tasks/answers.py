@@ -19,7 +19,7 @@ NO_LABEL = "none"
 _SHOWN = 10
 
 
-class MaskNeeded(DataError):
+class MaskNeededError(DataError):
     """The labels of a task are masks: annotators draw them, and no answer holds one."""
 
 
