@@ -149,7 +149,7 @@ def test_photographs_from_nothing_to_the_end_and_on(command: list[Any], tmp_path
     assert "the pool has 1 samples more" in out
 
 
-def test_wrong_words_are_told_by_line_and_nothing_is_lost(
+def test_wrong_words_are_told_by_row_and_nothing_is_lost(
     command: list[Any], tmp_path: Path
 ) -> None:
     sheet = tmp_path / "run" / "to-label.csv"
@@ -164,16 +164,16 @@ def test_wrong_words_are_told_by_line_and_nothing_is_lost(
     code, _, err = call(*command)
     assert code == 3
     for words in (
-        f"line 2, '{rows[0]['id']}': Expected one of the classes 'dark', 'bright' but got 'drak'",
-        f"line 4, '{rows[2]['id']}'",
-        f"line 6, '{rows[4]['id']}'",
-        f"line 7, '{rows[5]['id']}'",
-        "line 8: expected the id of a sample that was asked but got 'stranger.png'",
-        f"line 9: '{rows[1]['id']}' is there before, with the label 'dark'",
+        f"row 2, '{rows[0]['id']}': Expected one of the classes 'dark', 'bright' but got 'drak'",
+        f"row 4, '{rows[2]['id']}'",
+        f"row 6, '{rows[4]['id']}'",
+        f"row 7, '{rows[5]['id']}'",
+        "row 8: expected the id of a sample that was asked but got 'stranger.png'",
+        f"row 9: '{rows[1]['id']}' is there before, with the label 'dark'",
     ):
         assert words in err
-    assert "line 3" not in err
-    assert "line 5" not in err
+    assert "row 3" not in err
+    assert "row 5" not in err
     assert sheet.read_bytes() == before
     assert read_run(tmp_path / "run").labels == {}
 
@@ -229,7 +229,8 @@ def test_a_table_without_labels(tmp_path: Path) -> None:
     assert code == WAITING, err
     sheet = tmp_path / "run" / "to-label.csv"
     rows = rows_of(sheet)
-    assert list(rows[0]) == ["id", "label", "why"]
+    assert list(rows[0]) == ["id", "label", "why", "x", "y"]  # the row itself is shown
+    assert all(row["y"] == str(ids.index(unsafe(row["id"]))) for row in rows)
     assert not [row["id"] for row in rows if row["id"][0] in "=+-@"]
     for row in rows:
         row["label"] = "1"
@@ -240,6 +241,11 @@ def test_a_table_without_labels(tmp_path: Path) -> None:
     assert len(labels) == 36
     assert set(labels) <= set(ids)
     assert set(labels.values()) == {0}
+
+
+def unsafe(cell: str) -> str:
+    """The id in a cell, by the rule that the documentation states."""
+    return cell[1:] if cell.startswith("'") else cell
 
 
 def test_masks_that_appear_beside_the_images_are_labels(tmp_path: Path) -> None:
