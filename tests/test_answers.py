@@ -18,8 +18,9 @@ from upslope import datasets, models, strategies, tasks
 from upslope.errors import DataError
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import read_run
+from upslope.progress import Interrupted, Progress, Stop
 from upslope.tasks.answers import class_label, label_set, numbers
-from upslope.training import TrainingSettings
+from upslope.training import TrainingSettings, loop
 
 SETTINGS = ExperimentSettings(initial=8, budget=4, cycles=3)
 TRAINING = TrainingSettings(epochs=1, batch_size=8)
@@ -267,6 +268,74 @@ def test_answers_for_label_sets_and_numbers_train(tmp_path: Path) -> None:
                 run.tell({ids[0]: "red"})
             assert len(run.ask()) == 2
             assert run.result().cycles[0].n_labelled == 6
+
+
+def test_opened_anew_before_every_step_it_is_the_same_run(start: Any) -> None:
+    """What a killed process leaves is its ledger and its models: nothing else counts."""
+
+    def work(opened: Any) -> Any:
+        asked = opened().ask()
+        opened().skip(asked[:3], "blurred")
+        opened().tell(truth(asked[3:5]))
+        opened().take_back([asked[3], asked[0]])
+        asked = opened().ask()
+        opened().tell(truth(asked))
+        opened().tell({asked[0]: "far"})
+        asked = opened().ask()
+        opened().skip([asked[1]])
+        asked = opened().ask()
+        opened().tell(truth(asked))
+        while asked := opened().ask():
+            opened().tell(truth(asked))
+        return opened().result()
+
+    class Anew:
+        run: Any = None
+
+        def __call__(self) -> Any:
+            if self.run is not None:
+                self.run.close()
+            self.run = start("anew")
+            return self.run
+
+    one = start("one")
+    whole, pieces = work(lambda: one), work(Anew())
+    assert pieces.labels == whole.labels
+    assert pieces.passed == whole.passed
+    assert [(c.model_sha256, c.asked, c.scores, c.metrics) for c in pieces.cycles] == [
+        (c.model_sha256, c.asked, c.scores, c.metrics) for c in whole.cycles
+    ]
+
+
+def test_a_correction_ends_a_training_in_progress(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in training, corrected and gone on with: as one that had the right label."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    long = TrainingSettings(epochs=6, batch_size=4)
+    stop, seen = Stop(), []
+
+    def watch(progress: Progress) -> None:
+        if progress.phase == "train":
+            seen.append(progress)
+            if len(seen) == 8:
+                stop.request()
+
+    stopped = start("stopped", training=long, observer=watch, stop=stop)
+    ids = stopped.ask()
+    answers = truth(ids)
+    stopped.tell({**answers, ids[0]: (answers[ids[0]] + 1) % 3})
+    with pytest.raises(Interrupted):
+        stopped.ask()
+    assert (stopped.path / "training.safetensors").exists()
+    stopped.close()
+    again = start("stopped", training=long)
+    again.tell({ids[0]: answers[ids[0]]})
+    again.ask()
+    right = start("right", training=long)
+    right.tell(truth(right.ask()))
+    right.ask()
+    assert again.result().cycles[0].model_sha256 == right.result().cycles[0].model_sha256
 
 
 def events(run: Experiment) -> list[tuple[str, str]]:

@@ -397,6 +397,15 @@ def test_sheets_are_read_as_spreadsheets_save_them(tmp_path: Path) -> None:
         read_sheet(sheet, ["a"], classes, read)
 
 
+def test_ids_that_a_spreadsheet_changed_are_told(tmp_path: Path) -> None:
+    sheet = tmp_path / "s.csv"
+    sheet.write_text("id,label\n12,dog\n7,dog\n")
+    with pytest.raises(DataError) as caught:
+        read_sheet(sheet, ["0012", "0013"], ("cat", "dog"), lambda text: text)
+    assert "got '12', which a spreadsheet may have made of '0012'" in str(caught.value)
+    assert "got '7'\n" in str(caught.value)
+
+
 def test_a_class_called_skip_and_cells_of_other_tasks(tmp_path: Path) -> None:
     sheet = tmp_path / "s.csv"
     sheet.write_text("id,label\na,skip\nb,skip:\nc,skip: no\n")

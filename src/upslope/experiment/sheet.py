@@ -98,6 +98,7 @@ def read_sheet(
         if id_ is None:
             problems.append(
                 f"row {number}: expected the id of a sample that was asked but got {cell!r}"
+                f"{_changed(cell, ids)}"
             )
             continue
         known.append(id_)
@@ -159,6 +160,15 @@ def _reason(text: str, classes: Sequence[str]) -> str | None:
     if word.strip().lower() != SKIP or (text in classes) or (not colon and SKIP in classes):
         return None
     return reason.strip()
+
+
+def _changed(cell: str, ids: Collection[str]) -> str:
+    """Which id a spreadsheet may have made this cell of, as 12 of 0012."""
+    bare = cell.lstrip("0")
+    close = [id_ for id_ in ids if bare and id_.lstrip("0") == bare]
+    if len(close) != 1:
+        return ""
+    return f", which a spreadsheet may have made of {close[0]!r}: open the column as text"
 
 
 def _safe(cell: str) -> str:
