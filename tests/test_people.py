@@ -420,3 +420,7 @@ def test_a_class_called_skip_and_cells_of_other_tasks(tmp_path: Path) -> None:
         numbers_answer("1,5", ("a",))
     assert class_answer("1", ("1", "2")) == "1"
     assert class_answer("1", ("cat", "dog")) == 1
+
+
+def test_help_shows_how_classes_are_named() -> None:
+    assert "data.classes=[cat,dog]" in " ".join(call("run", "--help")[1].split())

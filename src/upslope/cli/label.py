@@ -140,9 +140,9 @@ def show_sitting(config: Config, job: Job, run: RunResult, sitting: Sitting) -> 
         _say("recorded: " + ", ".join(f"{n} {what}" for n, what in taken if n))
     if not sitting.waiting:
         return
-    found = status(run)
+    standing = status(run)
     if run.cycles:
-        _say(f"cycle {len(run.cycles)} of {found['cycles']}: {last_cycle(found)}")
+        _say(f"cycle {len(run.cycles)} of {standing['cycles']}: {last_cycle(standing)}")
         if run.unfitted and run.unfitted[-1] is run.cycles[-1]:
             _say(f"not fitted, {unfitted_words([len(run.cycles)])}")
     _say(f"{len(sitting.waiting)} samples wait for a label: {sitting.sheet}")

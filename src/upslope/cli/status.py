@@ -36,11 +36,11 @@ def status(
                 f"Expected {run} to hold a run, with its {FILE}, but there is none. Start one with "
                 "`upslope run` or `upslope compare`."
             )
-        found = [status_of(read_run(folder)) for folder in folders]
+        standing = [status_of(read_run(folder)) for folder in folders]
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            typer.echo(json.dumps(standing, indent=2))
             return
-        for i, one in enumerate(found):
+        for i, one in enumerate(standing):
             if i:
                 typer.echo()
             for title, text in lines(one):

@@ -46,9 +46,9 @@ def class_names(labels: Iterable[str], given: Sequence[object] | None, where: ob
         ConfigError: names given that are empty or repeated, or fewer than two.
         DataError: labels that are not among the names given.
     """
-    found = set(labels)
+    used = set(labels)
     if given is None:
-        return sorted(found)
+        return sorted(used)
     if others := [name for name in given if not isinstance(name, str)]:
         raise ConfigError(
             f"Expected `classes` to be names as text but got {others}: without quotes YAML reads "
@@ -59,7 +59,7 @@ def class_names(labels: Iterable[str], given: Sequence[object] | None, where: ob
         raise ConfigError(
             f"Expected `classes` to be two or more distinct names but got {list(given)}."
         )
-    if strangers := sorted(found - set(names)):
+    if strangers := sorted(used - set(names)):
         raise DataError(
             f"Expected labels among the `classes` {names} in {where} but got {strangers[:5]}. "
             "Add them to `classes`, or correct the labels."

@@ -43,9 +43,9 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
     counts = experiment.answer(answers.labels, answers.passed)
     own = 0
     while True:
-        known = experiment.own_labels()
-        experiment.tell(known)
-        own += len(known)
+        labels = experiment.own_labels()
+        experiment.tell(labels)
+        own += len(labels)
         waiting = experiment.ask()
         if not experiment.own_labels():
             break

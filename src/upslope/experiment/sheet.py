@@ -89,7 +89,7 @@ def read_sheet(
     labels: dict[str, Any] = {}
     passed: dict[str, str] = {}
     cells: dict[str, str] = {}
-    known: list[str] = []
+    row_ids: list[str] = []
     problems: list[str] = []
     for number, row in rows:
         cell = (row.get("id") or "").strip() if row.get("id") not in by_cell else row["id"]
@@ -101,7 +101,7 @@ def read_sheet(
                 f"{_changed(cell, ids)}"
             )
             continue
-        known.append(id_)
+        row_ids.append(id_)
         if cells.setdefault(id_, text) != text:
             problems.append(f"row {number}: {id_!r} is there before, with the label {cells[id_]!r}")
         elif (reason := _reason(text, classes)) is not None:
@@ -120,7 +120,7 @@ def read_sheet(
             + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
             "and it was left as it is."
         )
-    return Answers(tuple(known), labels, passed)
+    return Answers(tuple(row_ids), labels, passed)
 
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from upslope.ledger.records import FITTED, RunResult
@@ -30,8 +32,8 @@ def status(run: RunResult) -> dict[str, Any]:
         "waiting": len(run.pending),
         "passed": len(run.passed),
         "figure": run.primary,
-        "test": last.metrics.get(run.primary) if last else None,
-        "training": last.train_metrics.get(run.primary) if last else None,
+        "test": _figure(last.metrics, run.primary) if last else None,
+        "training": _figure(last.train_metrics, run.primary) if last else None,
         "test_samples": run.info.get("test"),
         "unfitted_cycles": [c.cycle + 1 for c in run.unfitted],
         "changes": [str(change) for change in run.changes],
@@ -41,33 +43,39 @@ def status(run: RunResult) -> dict[str, Any]:
     }
 
 
-def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what `status` found as (title, text), for people."""
-    counts = f"{found['labels']:,}"
-    counts += f", {found['waiting']:,} asked and waiting" if found["waiting"] else ""
-    counts += f", {found['passed']:,} passed" if found["passed"] else ""
-    unfitted = found["unfitted_cycles"]
+def _figure(metrics: Mapping[str, float], name: str) -> float | None:
+    """A figure as JSON can hold it: None where it is not known, or no number."""
+    value = metrics.get(name)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what `status` says as (title, text), for people."""
+    counts = f"{standing['labels']:,}"
+    counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
+    counts += f", {standing['passed']:,} passed" if standing["passed"] else ""
+    unfitted = standing["unfitted_cycles"]
     return [
-        ("run", found["run"]),
-        ("strategy", f"{found['strategy']}, seed {found['seed']}"),
-        ("pool", f"{found['pool']:,} samples of {found['data']}"),
-        ("cycles", f"{found['cycles_done']} of {found['cycles']} finished"),
+        ("run", standing["run"]),
+        ("strategy", f"{standing['strategy']}, seed {standing['seed']}"),
+        ("pool", f"{standing['pool']:,} samples of {standing['data']}"),
+        ("cycles", f"{standing['cycles_done']} of {standing['cycles']} finished"),
         ("labels", counts),
-        ("last cycle", last_cycle(found)),
+        ("last cycle", last_cycle(standing)),
         *([("not fitted", unfitted_words(unfitted))] if unfitted else []),
-        *(("changed", change) for change in found["changes"]),
-        ("next", found["next"]),
+        *(("changed", change) for change in standing["changes"]),
+        ("next", standing["next"]),
     ]
 
 
-def last_cycle(found: dict[str, Any]) -> str:
-    """Say what the last finished cycle reached, of what `status` found."""
-    if found["training"] is None:
+def last_cycle(standing: dict[str, Any]) -> str:
+    """Say what the last finished cycle reached, of what `status` says."""
+    if standing["training"] is None:
         return "none finished yet"
-    figure = found["figure"]
-    words = f"{figure} {100 * found['training']:.1f}% on the labelled set"
-    if found["test"] is not None:
-        return f"{figure} {100 * found['test']:.1f}% on the test set, {words}"
+    figure = standing["figure"]
+    words = f"{figure} {100 * standing['training']:.1f}% on the labelled set"
+    if standing["test"] is not None:
+        return f"{figure} {100 * standing['test']:.1f}% on the test set, {words}"
     return f"{words}; there is no test set"
 
 
