@@ -1,0 +1,100 @@
+"""Where a run stands, in a few figures and words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from upslope.ledger.records import FITTED, RunResult
+
+SHEET = "to-label.csv"
+"""The file in a run's folder where people answer."""
+
+
+def status(run: RunResult) -> dict[str, Any]:
+    """Return where a run stands, as plain data.
+
+    Figures are shares. `accuracy` and the like stand under `test`, None without a test set, and
+    under `training`, on the labelled set; both None before the first cycle is finished.
+    """
+    last = run.cycles[-1] if run.cycles else None
+    sheet = run.path / SHEET
+    return {
+        "run": str(run.path),
+        "strategy": run.strategy,
+        "seed": run.seed,
+        "data": run.info.get("data"),
+        "pool": run.info.get("pool"),
+        "cycles_done": len(run.cycles),
+        "cycles": run.info["cycles"],
+        "labels": len(run.labels),
+        "waiting": len(run.pending),
+        "passed": len(run.passed),
+        "figure": run.primary,
+        "test": _figure(last.metrics, run.primary) if last else None,
+        "training": _figure(last.train_metrics, run.primary) if last else None,
+        "test_samples": run.info.get("test"),
+        "unfitted_cycles": [c.cycle + 1 for c in run.unfitted],
+        "changes": [str(change) for change in run.changes],
+        "finished": run.finished and not run.pending,
+        "to_label": str(sheet) if run.pending and sheet.is_file() else None,
+        "next": _next(run),
+    }
+
+
+def _figure(metrics: Mapping[str, float], name: str) -> float | None:
+    """A figure as JSON can hold it: None where it is not known, or no number."""
+    value = metrics.get(name)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what `status` says as (title, text), for people."""
+    counts = f"{standing['labels']:,}"
+    counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
+    counts += f", {standing['passed']:,} passed" if standing["passed"] else ""
+    unfitted = standing["unfitted_cycles"]
+    return [
+        ("run", standing["run"]),
+        ("strategy", f"{standing['strategy']}, seed {standing['seed']}"),
+        ("pool", f"{standing['pool']:,} samples of {standing['data']}"),
+        ("cycles", f"{standing['cycles_done']} of {standing['cycles']} finished"),
+        ("labels", counts),
+        ("last cycle", last_cycle(standing)),
+        *([("not fitted", unfitted_words(unfitted))] if unfitted else []),
+        *(("changed", change) for change in standing["changes"]),
+        ("next", standing["next"]),
+    ]
+
+
+def last_cycle(standing: dict[str, Any]) -> str:
+    """Say what the last finished cycle reached, of what `status` says."""
+    if standing["training"] is None:
+        return "none finished yet"
+    figure = standing["figure"]
+    words = f"{figure} {100 * standing['training']:.1f}% on the labelled set"
+    if standing["test"] is not None:
+        return f"{figure} {100 * standing['test']:.1f}% on the test set, {words}"
+    return f"{words}; there is no test set"
+
+
+def unfitted_words(cycles: list[int]) -> str:
+    """Say what it means that the networks of these cycles have not learnt their labels."""
+    many = "s" if len(cycles) > 1 else ""
+    numbers = ", ".join(str(n) for n in cycles)
+    return (
+        f"cycle{many} {numbers}: training accuracy below {100 * FITTED:.0f}%, so that scores and "
+        "comparisons mean little there. Train longer (training.epochs), in a new run."
+    )
+
+
+def _next(run: RunResult) -> str:
+    sheet = run.path / SHEET
+    if run.pending and sheet.is_file():
+        return f"fill in the column `label` of {sheet}, then run the same command again"
+    if run.pending:
+        return "run the same command again: it takes in labels, or says where to write them"
+    if not run.finished:
+        return "run the same command again: it goes on where it stopped"
+    return "nothing is left to do; a larger experiment.cycles in the same command extends the run"
