@@ -9,7 +9,6 @@ An empty cell is an answer that nobody has given yet; the test set may hold none
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +24,7 @@ from upslope.datasets.arrow import is_number, is_text, numbers_of
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.cells import comma_advice, finite, text_numbers
 from upslope.datasets.class_labels import read_classes
-from upslope.datasets.duplicates import duplicate_notes
+from upslope.datasets.duplicates import duplicate_notes, row_key
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.datasets.rows import Rows
 from upslope.datasets.subset import Subset
@@ -154,7 +153,7 @@ def split(
     """Return pool and test set of inputs (n, ...) and their answers."""
     pool, test = rows.divided(answers.strata, test_share)
     classes = answers.strata if answers.values.ndim == 1 else None
-    keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in values]
+    keys = [row_key(row) for row in values]
     told = (
         *rows.notes,
         *answers.notes,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from upslope.datasets.arrays import UNKNOWN, Labels
+from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
+from upslope.datasets.base import Dataset
 
 
 def duplicate_notes(
@@ -52,3 +54,24 @@ def duplicate_notes(
                 "network can fit them all."
             )
     return tuple(notes)
+
+
+def array_duplicate_notes(pool: Dataset, test: Dataset, what: str = "images") -> tuple[str, ...]:
+    """Return `duplicate_notes` of data sets whose inputs are in memory; none for others."""
+    if not isinstance(pool, ArrayDataset) or not isinstance(test, ArrayDataset):
+        return ()
+    keys = [row_key(row) for images in (pool.images, test.images) for row in images]
+    count = len(pool)
+    return duplicate_notes(
+        keys,
+        (*pool.ids, *test.ids),
+        range(count),
+        range(count, len(keys)),
+        np.concatenate([pool.labels, test.labels]) if pool.classes == test.classes else None,
+        what,
+    )
+
+
+def row_key(row: Array) -> bytes:
+    """Return a digest of a sample's inputs, equal for equal inputs."""
+    return hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest()
