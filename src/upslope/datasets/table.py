@@ -261,12 +261,20 @@ def _copies_of_target(rows: Rows, names: list[str], answers: Answers) -> tuple[s
     """Sentences about columns that have one value for each class, and another for each other."""
     if answers.values.ndim != 1:
         return ()
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    labelled = pa.array(answers.strata != UNKNOWN)
+    labels = answers.strata[answers.strata != UNKNOWN].tolist()
     notes = []
-    labelled = answers.strata != UNKNOWN
     for name in names:
-        cells = [str(cell) for cell in rows.column(name, "columns").to_pylist()]
-        pairs = {(c, k) for c, k, it in zip(cells, answers.strata, labelled, strict=True) if it}
-        if len(pairs) == len({cell for cell, _ in pairs}) == len({label for _, label in pairs}):
+        column = rows.column(name, "columns")
+        if pa.types.is_nested(column.type):
+            continue
+        cells = column.filter(labelled)
+        if pc.count_distinct(cells, mode="all").as_py() != len(set(labels)):
+            continue
+        if len(set(zip(cells.to_pylist(), labels, strict=True))) == len(set(labels)):
             notes.append(
                 f"The column `{name}` has one value per class: a copy of the target? Leave it out "
                 "with `columns` where it is not known before the label is."
