@@ -93,7 +93,7 @@ def read_rows(
     *,
     encoding: str | None = None,
     delimiter: str | None = None,
-    decimal: str = ".",
+    decimal: str = "point",
 ) -> Rows:
     """Return the rows of a file, or of the folder's train.* and test.*, in the order of the files.
 
@@ -136,7 +136,7 @@ def read_rows(
         root if len(files) == 2 else files[0],
         frozenset(used),
         untyped=all(path.suffix.lower() in DELIMITED for path in files),
-        decimal=decimal,
+        decimal={"point": ".", "comma": ","}.get(decimal, decimal),
         notes=(*notes, *(note for _, told in opened for note in told)),
     )
 

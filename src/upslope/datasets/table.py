@@ -60,7 +60,7 @@ def load(
     test_share: TestShare = 0.2,
     encoding: EncodingOption = None,
     delimiter: Delimiter = None,
-    decimal: Decimal = ".",
+    decimal: Decimal = "point",
 ) -> Splits:
     """Your own table, CSV, TSV, JSON Lines or Parquet: numbers and categories in columns."""
     del progress
