@@ -358,3 +358,16 @@ def test_classes_that_are_fractions_or_dates(tmp_path):
         datasets.load("table", path)
     path = labelled(tmp_path, lambda i: f"2020-01-0{i % 2 + 1}")
     assert one_note(datasets.load("table", path), "All classes are dates", "'2020-01-01'")
+
+
+def test_named_classes_settle_which_words_are_classes(tmp_path):
+    path = labelled(tmp_path, lambda i: ("none", "crack", "NA")[i % 3])
+    splits = datasets.load("table", path, classes=["none", "crack"])
+    assert splits.pool.classes == ("none", "crack")
+    assert one_note(splits, "10 of 30 rows are unlabelled: their label is 'NA' (10)")
+    with pytest.raises(DataError, match=r"among the `classes` \['crack', 'dent'\] .* \['none'\]"):
+        datasets.load("table", path, classes=["crack", "dent"], missing_labels=["NA"])
+    nothing = labelled(tmp_path, lambda i: "?")
+    splits = datasets.load("table", nothing, classes=["a", "b"])
+    assert (len(splits.pool), len(splits.test)) == (N, 0)
+    assert str(splits).splitlines()[:2] == ["pool: 30: a, b; unlabelled (30)", "test: 0: a, b"]
