@@ -9,7 +9,7 @@ An empty cell is an answer that nobody has given yet; the test set may hold none
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +20,12 @@ from pydantic import Field
 from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
+from upslope.datasets.arrow import is_number, is_text, numbers_of
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.cells import comma_advice, finite, text_numbers
+from upslope.datasets.class_labels import read_classes
+from upslope.datasets.duplicates import duplicate_notes, row_key
+from upslope.datasets.missing import is_missing, missing_notes
 from upslope.datasets.rows import Rows
 from upslope.datasets.subset import Subset
 from upslope.datasets.unlabelled import USUAL, NoTestSet, class_names
@@ -28,6 +33,8 @@ from upslope.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_TRUTH = {"true": "1", "false": "0"}
 
 Kind = Annotated[
     Literal["class", "labels", "numbers"],
@@ -42,11 +49,12 @@ Target = Annotated[
 @dataclass(frozen=True)
 class Answers:
     """columns: where they come from. names: of the classes, labels or numbers. values: (n,) or
-    (n, k), `UNKNOWN` or NaN where nobody knows."""
+    (n, k), `UNKNOWN` or NaN where nobody knows. notes: as those of `Splits`."""
 
     columns: tuple[str, ...]
     names: tuple[str, ...]
     values: NDArray[Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def strata(self) -> Labels:
@@ -100,9 +108,15 @@ class AnsweredRows:
 
 
 def read_answers(
-    rows: Rows, target: str | None, kind: str, classes: Sequence[object] | None = None
+    rows: Rows,
+    target: str | None,
+    kind: str,
+    missing_labels: Collection[str] | None = None,
+    classes: Sequence[object] | None = None,
 ) -> Answers:
-    """The answers of all rows.
+    """Return the answers of all rows.
+
+    missing_labels: words that stand for no answer; None for the usual ones.
 
     classes: their names, in order; then no row need have one, and the column may be missing.
 
@@ -120,11 +134,17 @@ def read_answers(
         return Answers((), names, np.full(len(rows.ids), UNKNOWN, dtype=np.int64))
     columns = _columns(rows, target, kind)
     if kind == "class":
-        return _class(rows, columns[0], classes)
-    read = [_numbers(rows, name, kind) for name in columns]
+        column = rows.column(columns[0], "target")
+        what = f"classes in the column `{columns[0]}` of {rows.path}"
+        _refuse_fractions(column, what)
+        return Answers(columns, *read_classes(column, what, missing_labels, given=classes))
+    read, notes = zip(
+        *(_numbers(rows, name, kind, missing_labels) for name in columns), strict=True
+    )
+    told = tuple(note for one in notes for note in one)
     values = np.stack(read, axis=1)
     if kind == "numbers":
-        return Answers(columns, columns, values.astype(np.float32))
+        return Answers(columns, columns, values.astype(np.float32), told)
     wrong = ~np.isin(values, (0, 1)) & ~np.isnan(values)
     if wrong.any():
         row, column = (int(i[0]) for i in np.nonzero(wrong))
@@ -132,19 +152,36 @@ def read_answers(
             f"Expected 0 or 1 in the columns of labels of {rows.path} but got "
             f"{values[row, column]:g} in `{columns[column]}` of {rows.ids[row]!r}."
         )
-    return Answers(columns, columns, np.where(np.isnan(values), UNKNOWN, values).astype(np.int64))
+    known = np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
+    return Answers(columns, columns, known, told)
 
 
-def split(rows: Rows, name: str, values: Array, answers: Answers, test_share: float) -> Splits:
-    """Pool and test set of inputs (n, ...) and their answers."""
+def split(
+    rows: Rows,
+    name: str,
+    values: Array,
+    answers: Answers,
+    test_share: float,
+    notes: Sequence[str] = (),
+) -> Splits:
+    """Return pool and test set of inputs (n, ...) and their answers."""
     pool, test = rows.divided(answers.strata, test_share)
+    classes = answers.strata if answers.values.ndim == 1 else None
+    keys = [row_key(row) for row in values]
+    told = (
+        *rows.notes,
+        *answers.notes,
+        *notes,
+        *duplicate_notes(keys, rows.ids, pool, test, classes),
+    )
     everything: Dataset
-    if answers.values.ndim == 1:
-        everything = ArrayDataset(name, rows.ids, answers.names, values, answers.strata)
+    if classes is not None:
+        everything = ArrayDataset(name, rows.ids, answers.names, values, classes)
     else:
         everything = AnsweredRows(name, rows.ids, answers.names, values, answers)
     pool_part = Subset(everything, pool)
-    return Splits(pool_part, Subset(everything, test) if test else NoTestSet(pool_part))
+    test_part = Subset(everything, test) if test else NoTestSet(pool_part)
+    return Splits(pool_part, test_part, notes=told)
 
 
 def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
@@ -153,7 +190,7 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
         if not found:
             raise DataError(
                 f"Expected a column {', '.join(USUAL[:-1])} or {USUAL[-1]} in {rows.path} but it "
-                f"has {', '.join(rows.table.column_names)}. Name it with `target`."
+                f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `target`."
             )
         return (found[0],)
     columns = tuple(name.strip() for name in target.split(","))
@@ -165,52 +202,62 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
     return columns
 
 
-def _class(rows: Rows, name: str, classes: Sequence[object] | None) -> Answers:
+def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
+    """Raise DataError where cells are numbers, and not all of them whole."""
+    if is_text(column.type):
+        for decimal in (".", ","):
+            numbers, unread = text_numbers(column, decimal)
+            if not unread.any():
+                break
+        else:
+            return
+        values = numbers.values[:, 0]
+    elif is_number(column.type):
+        values = numbers_of(column)
+    else:
+        return
+    known = values[~np.isnan(values)]
+    fractions = known[~np.isfinite(known) | (known != np.floor(known))]
+    if len(fractions):
+        raise DataError(
+            f"Expected {what} to be names or whole numbers but got {fractions[0]:g}. Set `kind` to "
+            "numbers (and `decimal` where there are decimal commas), or name another column with "
+            "`target`."
+        )
+
+
+def _numbers(
+    rows: Rows, name: str, kind: str, words: Collection[str] | None
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """((n,) values, NaN where there is no answer; notes)."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     column = rows.column(name, "target")
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type) or pa.types.is_nested(column.type):
-        raise DataError(
-            f"Expected classes, names or whole numbers, in the column `{name}` of {rows.path} but "
-            f"got {column.type}. Set `kind` to numbers, or name another column with `target`."
-        )
-    cells = [None if cell == "" else cell for cell in column.to_pylist()]
-    known: list[Any] = sorted({cell for cell in cells if cell is not None})
-    if classes is not None:
-        known = class_names({str(cell) for cell in known}, classes, rows.path)
-        cells = [None if cell is None else str(cell) for cell in cells]
-    if len(known) < 2:
-        raise DataError(
-            f"Expected at least 2 classes in the column `{name}` of {rows.path} but got {known}."
-            " Where nothing is labelled yet, name the classes: data.classes=[cat,dog]."
-        )
-    number = {cell: i for i, cell in enumerate(known)}
-    values = np.array([UNKNOWN if c is None else number[c] for c in cells], dtype=np.int64)
-    return Answers((name,), tuple(str(cell) for cell in known), values)
-
-
-def _numbers(rows: Rows, name: str, kind: str) -> NDArray[np.float64]:
-    column = rows.column(name, "target")
-    return as_numbers(column, f"{kind} in the column `{name}` of {rows.path}")
-
-
-def as_numbers(column: pa.ChunkedArray, what: str) -> NDArray[np.float64]:
-    """(n,) float64 with NaN for empty cells; DataError for a column of another type, or infinity.
-
-    what: "numbers in the column ..." for the message.
-    """
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_null(kind):  # every cell is empty
-        return np.full(len(column), np.nan)
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"Expected {what} but got cells of type {kind}.")
-    if pa.types.is_boolean(kind):
+    what = f"{kind} in the column `{name}` of {rows.path}"
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan), missing_notes([None] * len(column), words)
+    if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
-    if np.isinf(values).any():
-        raise DataError(f"Expected finite {what} but row {int(np.isinf(values).argmax())} is not.")
-    return values
+    if is_number(column.type):
+        values = finite(numbers_of(column), what)
+        empty = int(np.isnan(values).sum())
+        return values, missing_notes([""] * empty + ["0"] * (len(values) - empty), words)
+    if not is_text(column.type):
+        raise DataError(f"Expected {what} but got cells of type {column.type}.")
+    cells = pc.fill_null(column, "").to_pylist()
+    emptied = ["" if is_missing(cell, words) else cell for cell in cells]
+    if kind == "labels":
+        emptied = [_TRUTH.get(cell.strip().lower(), cell) for cell in emptied]
+    numbers, unread = text_numbers(pa.chunked_array([pa.array(emptied)]), rows.decimal)
+    # A word that the user took off the list is no number either.
+    unread |= np.array([bool(n) for n in emptied]) & np.isnan(numbers.values[:, 0])
+    if unread.any():
+        first = int(unread.argmax())
+        advice = comma_advice(column, unread, rows.decimal)
+        raise DataError(
+            f"Expected {what} but {int(unread.sum()):,} of {len(cells):,} cells are no numbers, "
+            f"first {cells[first]!r} of {rows.ids[first]!r}. "
+            f"{advice or 'Empty the cells that have no answer.'}"
+        )
+    return finite(numbers.values[:, 0], what), missing_notes(cells, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
 from upslope.images import BROKEN, Form
 
@@ -112,35 +114,45 @@ class Codes:
         return f"({value >> 16}, {value >> 8 & 255}, {value & 255})"
 
 
-def read_codes(path: Path) -> Codes:
-    """The class table of a CSV file: `name` with `id`, or with `red`, `green` and `blue`.
+def read_codes(path: Path, encoding: str | None = None) -> Codes:
+    """Return the class table of a CSV file: `name` with `id`, or with `red`, `green` and `blue`.
 
     Lines of one name are one class, in the order in which names first occur; the name `ignore` is
-    for pixels that count nowhere.
+    for pixels that count nowhere. encoding: as for `decoding.read_text`.
 
     Raises:
-        DataError: no such file, other columns, values that are no numbers in range or occur twice.
+        ConfigError: an encoding that does not exist.
+        DataError: no such file, one that is not text in that encoding, other columns, values that
+            are no numbers in range or occur twice.
     """
     if not path.is_file():
         raise DataError(
             f"Expected the class table {path} but there is no such file. Write one line a class "
             "under the columns name,id or name,red,green,blue; `ignore` names what counts nowhere."
         )
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        columns = set(reader.fieldnames or ())
-        keys = ("red", "green", "blue") if {"red", "green", "blue"} <= columns else ("id",)
-        if not {"name", *keys} <= columns:
-            raise DataError(
-                f"Expected the columns name,id or name,red,green,blue in {path} but got "
-                f"{','.join(reader.fieldnames or ())}."
-            )
-        rows = [(reader.line_num, row) for row in reader]
+    text = read_text(path, encoding)
+    semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True
+    )
+    columns = set(reader.fieldnames or ())
+    keys = ("red", "green", "blue") if {"red", "green", "blue"} <= columns else ("id",)
+    if not {"name", *keys} <= columns:
+        raise DataError(
+            f"Expected the columns name,id or name,red,green,blue in {path} but got "
+            f"{','.join(reader.fieldnames or ())}."
+        )
+    rows = [(reader.line_num, row) for row in reader]
     top = 255 if len(keys) == 3 else 2**16 - 1
     names: dict[str, int] = {}
     values: dict[int, int] = {}
     for line, row in rows:
         name, numbers = (row["name"] or "").strip(), [(row[key] or "").strip() for key in keys]
+        if None in row:
+            raise DataError(
+                f"Expected {len(columns)} cells in line {line} of {path} but got more. Put double "
+                "quotes around a name that holds the delimiter."
+            )
         if not name or not all(n.isdecimal() and int(n) <= top for n in numbers):
             raise DataError(
                 f"Expected a name and {', '.join(keys)} between 0 and {top} in line {line} of "

@@ -21,6 +21,7 @@ from pydantic import Field
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
 from upslope.datasets.codes import read_codes
+from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.files import needed_root
 from upslope.datasets.folder import ALIASES, UNLABELLED
@@ -46,6 +47,7 @@ def load(
     size: SizeOption = None,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
+    encoding: EncodingOption = None,
 ) -> Splits:
     """Your own images/ and masks/ of the same names, with a class table; indices or colours.
 
@@ -54,7 +56,7 @@ def load(
             test on; what `MaskDataset` raises, where all pairs are held.
     """
     folder = needed_root(root, "mask-folder", WHERE)
-    codes = read_codes(folder / table)
+    codes = read_codes(folder / table, encoding)
     images = by_name(folder / "images", WHERE)
     asked = {key: path for key, path in images.items() if key.partition("/")[0] in UNLABELLED}
     none_yet = asked == images and not any((folder / "masks").glob("**/*.*"))
