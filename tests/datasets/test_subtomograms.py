@@ -162,3 +162,26 @@ def test_a_tomogram_is_mapped_and_only_its_boxes_are_read(tmp_path):
     assert plain.equal(packed)
     expected = standard(data[16:24, 96:104, 36:44].astype(np.float32))
     np.testing.assert_allclose(plain[0, 0], expected, atol=1e-5)
+
+
+def test_missing_labels_encodings_and_odd_files_are_told(stack):
+    root, _ = stack
+    whole = (root / "stack.mrc").read_bytes()
+    (root / "stack.mrc").write_bytes(whole + b"\0" * 9)
+    kinds = ["Käfer", "Biene", "NA", "n/a", "?", "null", "nan", "Käfer", "Biene", "None"]
+    rows = "\n".join(f"{i:06d}@stack.mrc,{kind}" for i, kind in enumerate(kinds, start=1))
+    (root / "p.star").unlink()
+    (root / "p.csv").write_bytes(f"image,label\n{rows}\n".encode("cp1252"))
+    with pytest.raises(DataError, match="Set `encoding`"):
+        datasets.load("subtomograms", root)
+    splits = datasets.load("subtomograms", root, encoding="cp1252", test_share=0.5)
+    assert splits.pool.classes == ("Biene", "Käfer")
+    assert (len(splits.pool), len(splits.test)) == (8, 2)
+    unlabelled, odd = splits.notes
+    assert unlabelled.startswith("6 of 10 particles are unlabelled: their label is '?' (1), 'NA'")
+    assert odd == (
+        "stack.mrc is 9 bytes longer than its header says; the end is not read (1 of 1 files of "
+        "p.csv)."
+    )
+    splits = datasets.load("subtomograms", root, encoding="cp1252", missing_labels=["NA"])
+    assert splits.pool.classes == ("?", "Biene", "Käfer", "None", "n/a", "nan", "null")

@@ -10,12 +10,13 @@ tomogram, x, y, z, and perhaps label.
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upslope.cryoet.star import Block, read_star, write_star
+from upslope.cryoet.star import Block, read_star, utf8, write_star
 from upslope.errors import DataError
 
 _CSV = {
@@ -61,21 +62,38 @@ class ParticleTable:
     at: int
     """Which block holds the particles."""
     particles: tuple[Particle, ...]
+    labels: tuple[str, ...] = ()
+    """As the file has them, one for each particle; empty where no column holds any."""
     notes: tuple[str, ...] = ()
     """Sentences on how the table was taken where it could have been meant otherwise."""
 
 
-def read_particles(path: Path, label: str | None = None) -> ParticleTable:
+def _unknown(label: str) -> bool:
+    return label in UNKNOWN
+
+
+def read_particles(
+    path: Path,
+    label: str | None = None,
+    *,
+    is_missing: Callable[[str], bool] = _unknown,
+    decode: Callable[[bytes, Path], str] = utf8,
+) -> ParticleTable:
     """The particles of a .star or .csv file; files are sought beside it and above it.
 
     label: the column that holds the classes; `label` in a CSV table and `rlnClassNumber` in a STAR
-    file, if there is one.
+    file, if there is one. is_missing: whether a label says that nobody knows. decode: brings the
+    bytes of the file to text.
 
     Raises:
         DataError: columns are missing or contradict each other, coordinates are no numbers, two
             particles have one name, two tables hold particles, or the file of one is missing.
     """
-    blocks = (_from_csv(path),) if path.suffix.lower() == ".csv" else tuple(read_star(path))
+    blocks = (
+        (_from_csv(path, decode),)
+        if path.suffix.lower() == ".csv"
+        else tuple(read_star(path, decode))
+    )
     tables = [i for i, block in enumerate(blocks) if _layout(block)]
     if len(tables) > 1:
         shown = " and ".join(f"{len(blocks[i].rows)} in data_{blocks[i].name}" for i in tables)
@@ -104,7 +122,7 @@ def read_particles(path: Path, label: str | None = None) -> ParticleTable:
     particles = []
     for row, (values, said) in enumerate(zip(block.rows, labels, strict=True)):
         record = dict(zip(block.columns, values, strict=True))
-        particle = _particle(record, row, path, folders, "" if said in UNKNOWN else said)
+        particle = _particle(record, row, path, folders, "" if is_missing(said) else said)
         if particle.id in seen:
             raise DataError(
                 f"Expected each particle once in {path} but {particle.id!r} is there in rows "
@@ -112,7 +130,9 @@ def read_particles(path: Path, label: str | None = None) -> ParticleTable:
             )
         seen[particle.id] = row
         particles.append(particle)
-    return ParticleTable(path, blocks, at, tuple(particles), _notes(block, path))
+    return ParticleTable(
+        path, blocks, at, tuple(particles), tuple(labels) if label else (), _notes(block, path)
+    )
 
 
 def write_selection(
@@ -229,11 +249,11 @@ def _numbers(texts: Sequence[str], where: str) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _from_csv(path: Path) -> Block:
+def _from_csv(path: Path, decode: Callable[[bytes, Path], str]) -> Block:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [row for row in csv.reader(file, skipinitialspace=True) if row]
-    except (OSError, UnicodeDecodeError) as error:
+        text = io.StringIO(decode(path.read_bytes(), path), newline="")
+        lines = [row for row in csv.reader(text, skipinitialspace=True) if row]
+    except (OSError, csv.Error) as error:
         raise DataError(f"Expected a table in {path} but reading it failed: {error}.") from error
     if not lines:
         raise DataError(f"Expected a table in {path} but it is empty.")

@@ -11,8 +11,9 @@ of unequal length; starfile fills short rows with NaN and drops the first of two
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -56,8 +57,22 @@ class Block:
         return [row[at] for row in self.rows]
 
 
-def read_star(path: Path) -> list[Block]:
-    """Read the blocks of a STAR file, in order.
+def utf8(data: bytes, source: object) -> str:
+    """Return the text of bytes in UTF-8, without a byte order mark; `source` is their file.
+
+    Raises:
+        DataError: the bytes are not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"Expected {source} to be text in UTF-8 but got: {error}. Save it as UTF-8."
+        ) from error
+
+
+def read_star(path: Path, decode: Callable[[bytes, Path], str] = utf8) -> list[Block]:
+    """Read the blocks of a STAR file, in order. decode: brings its bytes to text.
 
     A line of a loop is a row where it has one value a column, whatever its first value begins with:
     programs write names such as data_1.mrc without the quotes that the format asks for.
@@ -68,12 +83,12 @@ def read_star(path: Path) -> list[Block]:
             can be read in two ways.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise DataError(
             f"Expected a STAR file in {path} but reading it failed: {error}."
         ) from error
-    lines = _lines(text)
+    lines = _lines(decode(data, path))
     blocks: list[Block] = []
     empty: list[str] = []
     at = 0
@@ -106,7 +121,7 @@ def read_star(path: Path) -> list[Block]:
 def _lines(text: str) -> list[_Line]:
     lines: list[_Line] = []
     gap = False
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         words, quoted = _words(line)
         if words:
             lines.append(_Line(number, tuple(words), "" if quoted else words[0], gap))

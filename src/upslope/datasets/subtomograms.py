@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from upslope.cryoet.mrc import MappedVolume, finite, map_volume
+from upslope.cryoet.mrc import MappedVolume, finite, map_volume, read_header
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import EncodingOption, decode_text
 from upslope.datasets.encoded import OnError
 from upslope.datasets.files import needed_root
+from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
 from upslope.datasets.subset import Subset, draw
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress, silent
@@ -110,10 +112,18 @@ def load(
         float, Field(gt=0, lt=1, description="share of each class, of the labelled, to test on")
     ] = 0.2,
     on_error: OnError = "raise",
+    missing_labels: MissingLabels = None,
+    encoding: EncodingOption = None,
 ) -> Splits:
     """Subtomograms of your own: a RELION STAR file or a CSV table, and MRC volumes or tomograms."""
     path = _table(needed_root(root, "subtomograms", WHERE))
-    particles = read_particles(path, label).particles
+    table = read_particles(
+        path,
+        label,
+        is_missing=partial(is_missing, words=missing_labels),
+        decode=partial(decode_text, encoding=encoding),
+    )
+    particles = table.particles
     if not particles:
         raise DataError(f"Expected particles in {path} but it lists none.")
     classes = tuple(sorted({p.label for p in particles if p.label}))
@@ -139,6 +149,8 @@ def load(
         invert,
         voxel,
     )
+    notes = table.notes + missing_notes(table.labels, missing_labels, "particles")
+    notes += _oddities(particles, path, voxel)
     if on_error == "skip":
         everything = _readable(everything, progress)
     known = np.flatnonzero(everything.labels != UNKNOWN)
@@ -146,7 +158,28 @@ def load(
     drawn, _ = draw(ids, everything.labels[known], round(test_share * len(known)), "test")
     test = known[drawn]
     pool = np.setdiff1d(np.arange(len(everything)), test)
-    return Splits(Subset(everything, pool.tolist()), Subset(everything, test.tolist()))
+    pool_part, test_part = (Subset(everything, chosen.tolist()) for chosen in (pool, test))
+    return Splits(pool_part, test_part, notes=notes)
+
+
+def _oddities(particles: Sequence[Particle], path: Path, voxel: float | None) -> tuple[str, ...]:
+    """Sentences about the headers of the MRC files, each with a count and an example.
+
+    A file that cannot be read is left to the reading of its particles.
+    """
+    files = sorted({particle.file for particle in particles})
+    odd: dict[str, list[Path]] = {}
+    for file in files:
+        try:
+            header = read_header(file, voxel)
+        except DataError:
+            continue
+        for oddity in header.oddities:
+            odd.setdefault(oddity, []).append(file)
+    return tuple(
+        f"{where[0].name} {oddity} ({len(where)} of {len(files)} files of {path.name})."
+        for oddity, where in odd.items()
+    )
 
 
 def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDataset:
