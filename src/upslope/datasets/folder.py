@@ -6,13 +6,14 @@
     root/...                to score: images anywhere, labelled or not
 
 Ids are paths relative to the root, with `/`. Images without a label, of the folder `unlabelled`
-(or `unlabeled`) or with an empty label in the manifest, belong to the pool.
+(or `unlabeled`) or with an empty label in the manifest, belong to the pool. `layout` has the rules
+by which folders are told apart.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.decoding import EncodingOption
+from upslope.datasets.duplicates import Duplicates, DuplicatesOption, duplicate_notes
 from upslope.datasets.encoded import (
     Decoders,
     EncodedDataset,
@@ -30,23 +33,28 @@ from upslope.datasets.encoded import (
     ModeOption,
     OnError,
     SizeOption,
+    White,
     form_of,
     materialise,
 )
 from upslope.datasets.files import needed_root
+from upslope.datasets.image_survey import survey_notes
+from upslope.datasets.layout import (
+    SUFFIXES,
+    Entry,
+    Layout,
+    LayoutOption,
+    LeftOut,
+    by_class,
+    images_in,
+    train_folders,
+)
+from upslope.datasets.manifest import read_manifest
+from upslope.datasets.missing import MissingLabels
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, silent
-
-SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
-UNLABELLED = ("unlabelled", "unlabeled")
-ALIASES = {"val": "validation", "valid": "validation"}
-
-Entry = tuple[str, str, str]
-"""(id, name of the class or "", split or "")."""
 
 # Lists, as a run records its options in JSON and compares them when it goes on.
 Statistic = Annotated[
@@ -72,10 +80,25 @@ def load(
     decoders: Decoders = 0,
     mean: Statistic = None,
     std: Statistic = None,
+    white: White = None,
+    layout: LayoutOption = "auto",
+    duplicates: DuplicatesOption = "auto",
+    missing_labels: MissingLabels = None,
+    encoding: EncodingOption = None,
 ) -> Splits:
     """A folder of images by class, or with a CSV manifest; streamed when too large to hold."""
     folder = needed_root(root, "folder", "your own images")
-    entries = _manifest(folder, manifest) if manifest else by_class(folder)
+    if manifest and layout != "auto":
+        raise ConfigError(
+            f"data set 'folder': Expected `layout` to be auto with a manifest but got {layout!r}: "
+            "folders are not looked at."
+        )
+    if manifest:
+        entries, notes = read_manifest(folder, manifest, missing_labels, encoding)
+    else:
+        left_out = LeftOut()
+        entries = by_class(folder, layout, left_out)
+        notes = left_out.notes()
     return open_entries(
         folder,
         entries,
@@ -88,6 +111,9 @@ def load(
         progress=progress,
         mean=mean,
         std=std,
+        white=white,
+        notes=notes,
+        duplicates=duplicates,
     )
 
 
@@ -103,27 +129,38 @@ def to_score(
     decoders: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    white: int | None = None,
+    layout: Layout = "auto",
+    duplicates: str = "auto",
+    missing_labels: list[str] | None = None,
+    encoding: str | None = None,
 ) -> Dataset:
     """All images of a folder, at any depth, as a pool without labels: what scoring needs.
 
-    Of a folder with `train/`, the images in there; of a manifest, those of the split train or of
-    none. Names of folders are no classes here, so `classes` is empty. Options as for `load`.
+    Of a folder with `train/`, the images in there and in `unlabelled/`; of a manifest, those of the
+    split train or of none. Names of folders are no classes here, so `classes` is empty. Options as
+    for `load`.
 
     Raises:
         DataError: no image, a corrupt image.
     """
+    del duplicates  # nothing is tested on here
     folder = needed_root(root, "folder", "your own images")
     if manifest:
-        ids = [id_ for id_, _, split in _manifest(folder, manifest) if split in ("", "train")]
+        entries, _ = read_manifest(folder, manifest, missing_labels, encoding)
+        ids = [id_ for id_, _, split in entries if split in ("", "train")]
     else:
-        train = folder / "train"
-        ids = _images(folder, train if train.is_dir() else folder)
+        ids = [
+            id_
+            for place in train_folders(folder, layout)
+            for id_ in images_in(folder, place, LeftOut())
+        ]
     if not ids:
         raise DataError(
             f"Expected images ({', '.join(sorted(SUFFIXES))}) to score in {folder} but there are "
             "none. Give the folder that holds them, or a manifest that lists them."
         )
-    form, shape = form_of(Files(folder, ids), ids, mode, size, on_error)
+    form, shape = form_of(Files(folder, ids), ids, mode, size, on_error, white)
     labels = np.full(len(ids), UNKNOWN, dtype=np.int64)
     encoded = EncodedDataset(
         folder.name,
@@ -152,22 +189,35 @@ def open_entries(
     progress: Observer,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    white: int | None = None,
+    notes: tuple[str, ...] = (),
+    duplicates: Duplicates = "off",
 ) -> Splits:
     """The splits of the images listed in `entries`; the options are those of `load`.
+
+    notes: what the listing left out. duplicates: as for `duplicate_notes`.
 
     Raises:
         DataError: fewer than two classes, nothing to learn from or to test on, a corrupt image.
     """
     classes = tuple(sorted({label for _, label, _ in entries if label}))
     if len(classes) < 2:
+        inside = folder / classes[0] if classes else folder
+        hint = (
+            f" If its classes are the folders in {inside}, give that as the root."
+            if inside != folder and inside.is_dir() and any(p.is_dir() for p in inside.iterdir())
+            else ""
+        )
         raise DataError(
             f"Expected images of at least two classes in {folder} but got {list(classes)}. Lay "
-            "them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest."
+            f"them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest.{hint}"
         )
+    _alike(classes, folder)
     splits = _splits(entries, test_share, folder)
+    notes += _class_notes(splits)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
     pool_ids = [id_ for id_, _, _ in splits["train"]]
-    form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error)
+    form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset | None:
         if not splits[split]:
@@ -189,47 +239,15 @@ def open_entries(
     pool, test = open_split("train"), open_split("test")
     assert pool is not None  # `_splits` has refused an empty pool and an empty test set
     assert test is not None
-    return Splits(pool, test, open_split("validation"))
-
-
-def by_class(folder: Path) -> list[Entry]:
-    """Every image of a folder laid out by class; DataError where the layout cannot be meant."""
-    tops = {path.name for path in folder.iterdir() if path.is_dir()}
-    if "train" not in tops:
-        return list(_class_folders(folder, folder, ""))
-    entries: list[Entry] = []
-    for top in sorted(tops & {"train", "test", "validation", "val", "valid"}):
-        entries += _class_folders(folder, folder / top, ALIASES.get(top, top))
-    return entries
-
-
-def _class_folders(root: Path, folder: Path, split: str) -> Iterable[Entry]:
-    loose = next((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), None)
-    if loose is not None:
-        raise DataError(
-            f"Expected images in one folder a class under {folder} but {loose.name} lies beside "
-            f"them. Move images without a label to {folder / UNLABELLED[0]}."
-        )
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
-        label = "" if path.name in UNLABELLED else path.name
-        found = _images(root, path)
-        if not found:
-            raise DataError(
-                f"Expected images ({', '.join(sorted(SUFFIXES))}) in {path} but there are none. "
-                "Remove the folder if it is no class."
-            )
-        for id_ in found:
-            yield id_, label, split
-
-
-def _images(root: Path, folder: Path) -> list[str]:
-    """Paths, relative to `root`, of the images at any depth of `folder` that are not hidden.
-
-    They are ordered as text, so that the order is the same on every system.
-    """
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    ids = (p.relative_to(root) for p in found)
-    return sorted(id_.as_posix() for id_ in ids if not any(part[0] == "." for part in id_.parts))
+    validation = open_split("validation")
+    listed = [folder / id_ for part in splits.values() for id_, _, _ in part]
+    notes += survey_notes(listed, form)
+    if duplicates != "off":
+        opened = {"pool": pool, "test set": test}
+        opened |= {"validation set": validation} if validation is not None else {}
+        files = {part: [folder / id_ for id_ in data.ids] for part, data in opened.items()}
+        notes += duplicate_notes(opened, files, duplicates, progress)
+    return Splits(pool, test, validation, notes)
 
 
 def normalised(
@@ -258,36 +276,32 @@ def normalised(
     return replace(dataset, mean=mean, std=std)
 
 
-def _manifest(folder: Path, manifest: str) -> list[Entry]:
-    path = folder / manifest
-    if not path.is_file():
-        raise DataError(f"Expected the manifest {path} but there is no such file.")
-    entries: list[Entry] = []
-    seen: set[str] = set()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "path" not in columns or "label" not in columns:
+def _alike(classes: Sequence[str], folder: Path) -> None:
+    """Refuse names of classes that differ in white space alone."""
+    bare: dict[str, str] = {}
+    for name in classes:
+        other = bare.setdefault(" ".join(name.split()), name)
+        if other != name:
             raise DataError(
-                f"Expected the columns path, label and perhaps split in the first line of {path} "
-                f"but got {list(columns)}."
+                f"Expected names of classes to differ by more than spaces in {folder} but got "
+                f"{other!r} and {name!r}. Make them one, or rename one."
             )
-        for row in reader:
-            id_, label = (row["path"] or "").replace("\\", "/"), row["label"] or ""
-            split = (row.get("split") or "").lower()
-            split = ALIASES.get(split, split)
-            where = f"line {reader.line_num} of {path}"
-            if split not in ("", "train", "test", "validation"):
-                raise DataError(
-                    f"Expected the split of {where} to be train, test or val but got {split!r}."
-                )
-            if not (folder / id_).is_file():
-                raise DataError(f"Expected the image {folder / id_}, {where}, but it is missing.")
-            if id_ in seen:
-                raise DataError(f"Expected each image once but {id_!r} is listed again, {where}.")
-            seen.add(id_)
-            entries.append((id_, label, split))
-    return entries
+
+
+def _class_notes(splits: Mapping[str, list[Entry]]) -> tuple[str, ...]:
+    """Sentences on classes that are tested without a sample to learn from, and on a lone val/."""
+    learnt = {label for _, label, _ in splits["train"]}
+    notes = []
+    for part in ("test", "validation"):
+        unseen = Counter(label for _, label, _ in splits[part] if label and label not in learnt)
+        if unseen and learnt - {""}:
+            counted = ", ".join(f"{name!r} ({count:,})" for name, count in sorted(unseen.items()))
+            notes.append(
+                f"The {part} set holds classes without a labelled image in the pool: {counted}."
+            )
+    if splits["test"] and all(split == "validation" for _, _, split in splits["test"]):
+        notes.append("The images of the validation split are the test set: no split test is there.")
+    return tuple(notes)
 
 
 def _splits(entries: list[Entry], test_share: float, folder: Path) -> dict[str, list[Entry]]:

@@ -1,0 +1,301 @@
+"""The layout of a folder of images: which folders are splits, which are classes, what is neither.
+
+Names of splits are recognised in other spellings (Train, testing, test_set, dev), since a split
+that is taken for a class puts test images into the pool. Where a layout can be meant in two ways it
+is refused, and the option `layout` says which is meant.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from upslope.errors import DataError
+
+SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+UNLABELLED = ("unlabelled", "unlabeled")
+
+Layout = Literal["auto", "classes", "splits"]
+LayoutOption = Annotated[
+    Layout,
+    Field(description="what the folders at the root are: classes, or splits; auto goes by names"),
+]
+Entry = tuple[str, str, str]
+"""(id, name of the class or "", split or "")."""
+
+_FILLER = r"(?:the|my|data|dataset|set|split|folder|dir|images?|imgs?|files?|samples?|x|\d+)*"
+_CORES = {
+    "train": "train(?:ing)?(?:val(?:idation)?)?|trn",
+    "test": "test(?:ing|s)?|tst|holdout|heldout",
+    "validation": "val|valid|validation|validate|validating|dev|devel|development|eval|evaluation",
+}
+_SPLITS = {split: re.compile(f"{_FILLER}(?:{core}){_FILLER}") for split, core in _CORES.items()}
+_WORDS = {
+    "train": {"train", "training"},
+    "test": {"test", "testing"},
+    "validation": {"val", "valid", "validation"},
+}
+_MONTHS = (
+    "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
+    "|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+)
+_DATE = re.compile(
+    r"(?:19|20)\d\d"  # a year
+    rf"|(?:\d+[-_. ]?)?{_MONTHS}(?:[-_. ]?\d+)*"
+    rf"|(?:19|20)\d\d[-_. ]?(?:\d\d|{_MONTHS})(?:[-_. ]?\d\d?)?"
+    r"|\d\d?[-_. ]\d\d?[-_. ](?:19|20)\d\d",
+    re.IGNORECASE,
+)
+_CAMERA = re.compile(r"\d{3}[A-Z_][A-Z0-9_]{4}|DCIM")  # the folders that cameras make
+_SYSTEM = frozenset(
+    ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
+)
+_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db"))
+_SHOWN = 3
+
+
+@dataclass
+class LeftOut:
+    """What lies in a folder and is not read: reason -> paths relative to the root."""
+
+    paths: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, path: str) -> None:
+        """Count a path under a reason, the end of "Left out 3 ..."."""
+        self.paths.setdefault(reason, []).append(path)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return one sentence for each reason."""
+        return tuple(
+            f"Left out {len(paths):,} {reason}: {shown(paths)}."
+            for reason, paths in sorted(self.paths.items())
+        )
+
+
+def shown(names: Sequence[str]) -> str:
+    """Return the first few of the names, quoted, as a list in a sentence."""
+    few = ", ".join(repr(name) for name in names[:_SHOWN])
+    return few + (", ..." if len(names) > _SHOWN else "")
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a folder or a word names: train, test, validation, or None for none."""
+    letters = re.sub(r"[^a-z0-9]+", "", name.lower())
+    return next((s for s, pattern in _SPLITS.items() if pattern.fullmatch(letters)), None)
+
+
+def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
+    """Return paths, relative to `root`, of the images at any depth of `folder`.
+
+    They are ordered as text, so that the order is the same on every system. Hidden files and
+    folders, those of operating systems, and files of other kinds are counted in `left_out`.
+    """
+    ids: list[str] = []
+    for where, folders, files in os.walk(folder):
+        at = Path(where)
+        for name in sorted(folders):
+            path = (at / name).relative_to(root).as_posix()
+            if is_hidden(name):
+                left_out.add("hidden folders", path)
+            elif (at / name).is_symlink():
+                left_out.add("links to folders, which are not followed", path)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in files:
+            path = (at / name).relative_to(root).as_posix()
+            if is_image(name):
+                ids.append(path)
+            else:
+                leave(name, path, left_out)
+    return sorted(ids)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is read as an image: by its suffix, unless it is hidden."""
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a folder is hidden, or one that an operating system keeps for itself."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def leave(name: str, path: str, left_out: LeftOut) -> None:
+    """Count a file that is no image, unless it is one of those that operating systems write."""
+    suffix = Path(name).suffix.lower()
+    if name.startswith("."):
+        if suffix in SUFFIXES:
+            left_out.add("hidden images", path)
+    elif name.lower() not in _SYSTEM_FILES:
+        kind = f"of the kind {suffix}" if suffix else "without a suffix"
+        left_out.add(f"files {kind}, which are not read as images", path)
+
+
+def by_class(folder: Path, layout: Layout = "auto", left_out: LeftOut | None = None) -> list[Entry]:
+    """Return every image of a folder laid out by class, perhaps within splits.
+
+    Raises:
+        DataError: the layout cannot be meant, or can be meant in two ways.
+    """
+    left_out = LeftOut() if left_out is None else left_out
+    tops = _visible(folder)
+    splits = {} if layout == "classes" else _split_folders(folder, tops, layout)
+    if not splits:
+        if layout == "auto":
+            _no_splits_within(folder, tops)
+        return list(_class_folders(folder, folder, "", layout, left_out))
+    entries: list[Entry] = []
+    for top in tops:
+        if top in splits:
+            entries += _class_folders(folder, folder / top, splits[top], layout, left_out)
+        elif top.lower() in UNLABELLED:
+            images = images_in(folder, folder / top, left_out)
+            entries += [(id_, "", "train") for id_ in images]
+        else:
+            for id_ in images_in(folder, folder / top, left_out):
+                left_out.add(f"images of the folder {top!r}, which names no split", id_)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and is_image(path.name):
+            left_out.add("images that lie beside the folders of the splits", path.name)
+    return entries
+
+
+def train_folders(folder: Path, layout: Layout) -> list[Path]:
+    """Return the folders whose images are the pool: that of the split train and what is unlabelled,
+    or `folder` itself where none names that split."""
+    tops = _visible(folder)
+    train = [] if layout == "classes" else [top for top in tops if split_of(top) == "train"]
+    if len(train) > 1:
+        raise DataError(_twice("train", train, folder))
+    if not train:
+        return [folder]
+    unlabelled = [top for top in tops if top.lower() in UNLABELLED]
+    return [folder / top for top in (*train, *unlabelled)]
+
+
+def _visible(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
+
+
+def _twice(split: str, names: Sequence[str], folder: Path) -> str:
+    return (
+        f"Expected one folder of the split {split} in {folder} but got {shown(names)}. Join or "
+        "rename them, or set `layout` to classes if they are no splits."
+    )
+
+
+def _split_folders(folder: Path, tops: Sequence[str], layout: Layout) -> dict[str, str]:
+    """Folder -> split, of those that name one; empty where the folders are classes.
+
+    Raises:
+        DataError: two folders of one split, none to learn from, or names of splits beside others
+            that may be classes.
+    """
+    named = {top: split for top in tops if (split := split_of(top))}
+    for split, count in Counter(named.values()).items():
+        if count > 1:
+            raise DataError(_twice(split, [t for t, s in named.items() if s == split], folder))
+    others = [top for top in tops if top not in named and top.lower() not in UNLABELLED]
+    if not named and layout == "auto":
+        _no_class_and_split(folder, tops)
+        return {}
+    if "train" not in named.values():
+        raise DataError(
+            f"Expected a folder to learn from, such as train, in {folder} but got "
+            f"{shown(tops) or 'none'}"
+            + (f", of which {shown(list(named))} names a split" if others and named else "")
+            + ". Name it so, or set `layout` to classes if each of these folders is a class."
+        )
+    if layout == "auto" and others and len(named) == 1:
+        flat = [top for top in named if _holds_images(folder / top)]
+        if flat:
+            raise DataError(
+                f"Expected folders of classes, or folders of splits, in {folder} but {flat[0]!r} "
+                f"names a split and {shown(others)} do not. Set `layout` to classes if it is a "
+                "class too, or sort its images into folders of classes."
+            )
+    return named
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.is_file() and is_image(path.name) for path in folder.iterdir())
+
+
+def _no_class_and_split(folder: Path, tops: Sequence[str]) -> None:
+    """Refuse folders such as cats_train, cats_test, which name a class and a split at once."""
+    at: dict[str, str] = {}
+    for top in tops:
+        words = re.findall(r"[a-z]+", top.lower())
+        for split, known in _WORDS.items():
+            if words and ({words[0], words[-1]} & known):
+                at.setdefault(split, top)
+    if len(at) > 1:
+        raise DataError(
+            f"Expected folders of classes, or folders of splits, in {folder} but "
+            f"{shown(list(at.values()))} seem to name both. Lay them out as train/<class>/ and "
+            "test/<class>/, or set `layout` to classes if each is a class."
+        )
+
+
+def _no_splits_within(folder: Path, tops: Sequence[str]) -> None:
+    """Refuse folders of splits inside what would be classes: cat/train/, or images/train/."""
+    for top in tops:
+        inside = [name for name in _visible(folder / top) if split_of(name)]
+        if inside:
+            advice = (
+                f"Give {folder / top} as the root"
+                if len(tops) == 1 or len(inside) > 1
+                else "Lay them out as train/<class>/ and test/<class>/"
+            )
+            raise DataError(
+                f"Expected folders of classes in {folder} but {top!r} holds folders that name "
+                f"splits: {shown(inside)}. {advice}, or set `layout` to classes if {top!r} is a "
+                "class, splits and all."
+            )
+
+
+def _class_folders(
+    root: Path, folder: Path, split: str, layout: Layout, left_out: LeftOut
+) -> Iterable[Entry]:
+    loose = next((p for p in sorted(folder.iterdir()) if p.is_file() and is_image(p.name)), None)
+    if loose is not None:
+        raise DataError(
+            f"Expected images in one folder a class under {folder} but {loose.name} lies beside "
+            f"them. Move images without a label to {folder / UNLABELLED[0]}; classes that are not "
+            "in folders go into a manifest."
+        )
+    classes = [name for name in _visible(folder) if name.lower() not in UNLABELLED]
+    if layout == "auto":
+        _not_by_date(folder, classes)
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            leave(path.name, path.relative_to(root).as_posix(), left_out)
+        elif is_hidden(path.name):
+            left_out.add("hidden folders", path.relative_to(root).as_posix())
+    for name in _visible(folder):
+        images = images_in(root, folder / name, left_out)
+        if not images:
+            raise DataError(
+                f"Expected images ({', '.join(sorted(SUFFIXES))}) in {folder / name} but there are "
+                "none. Remove the folder if it is no class."
+            )
+        for id_ in images:
+            yield id_, "" if name.lower() in UNLABELLED else name, split
+
+
+def _not_by_date(folder: Path, classes: Sequence[str]) -> None:
+    """Refuse folders that are all named by years, dates or as cameras name theirs."""
+    if classes and all(_DATE.fullmatch(name) or _CAMERA.fullmatch(name) for name in classes):
+        raise DataError(
+            f"Expected folders of classes in {folder} but {shown(classes)} are named by date or by "
+            "a camera. List the images with their labels in a manifest, or set `layout` to "
+            "classes (or splits) if these folders are the classes."
+        )
