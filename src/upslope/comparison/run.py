@@ -18,6 +18,7 @@ from torch import nn
 
 from upslope.comparison.workers import run_in_workers
 from upslope.datasets.base import Splits
+from upslope.datasets.checks import check_splits
 from upslope.errors import ConfigError, RunError
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import RunResult, read_run
@@ -135,10 +136,12 @@ def compare(
     with each run. Everything passed here must then be picklable.
 
     Raises:
-        ConfigError: no strategy, no seed, a name that is no folder's, workers out of range.
+        ConfigError: `splits` of another kind, no strategy, no seed, a name that is no folder's,
+            workers out of range.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
         UpslopeError: a run failed; what was recorded stays.
     """
+    check_splits(splits)
     plan = Plan(
         Path(out),
         dict(strategies),

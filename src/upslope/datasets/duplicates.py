@@ -132,28 +132,23 @@ def _near(
     """Each sample with the first before it of each part, and of another class, that is near but not
     equal."""
     thumbnails = torch.cat([_thumbnails(dataset, progress) for dataset in parts.values()])
-    content = torch.arange(len(samples))
+    content = np.arange(len(samples))
     for group in groups:
         content[group] = group[0]
-    labels = torch.tensor([sample.label for sample in samples])
-    ends = np.cumsum([len(dataset) for dataset in parts.values()]).tolist()
+    labels = np.array([sample.label for sample in samples])
+    part = np.repeat(np.arange(len(parts)), [len(dataset) for dataset in parts.values()])
     for start in range(0, len(samples), _CHUNK):
-        rows = torch.arange(start, min(start + _CHUNK, len(samples)))
-        stop = int(rows[-1]) + 1
-        near = thumbnails[start:stop] @ thumbnails[:stop].T >= NEAR
-        near &= torch.arange(stop) < rows[:, None]
-        near &= content[:stop] != content[start:stop, None]
-        known = (labels[:stop] != UNKNOWN) & (labels[start:stop, None] != UNKNOWN)
-        other = near & known & (labels[:stop] != labels[start:stop, None])
-        for low, high in zip([0, *ends], ends, strict=False):
-            yield from _first(near[:, low:high], start, low)
-        yield from _first(other, start, 0)
-
-
-def _first(near: Tensor, start: int, low: int) -> Iterator[_Pair]:
-    """The first true column of each row that has one, as positions of samples."""
-    for row in near.any(dim=1).nonzero().flatten().tolist() if near.shape[1] else ():
-        yield _Pair(start + row, low + int(near[row].to(torch.uint8).argmax()))
+        stop = min(start + _CHUNK, len(samples))
+        alike = (thumbnails[start:stop] @ thumbnails[:stop].T >= NEAR).nonzero().numpy()
+        copy, original = alike[:, 0] + start, alike[:, 1]
+        new = (original < copy) & (content[original] != content[copy])
+        copy, original = copy[new], original[new]
+        other = (labels[copy] != labels[original]) & (labels[original] != UNKNOWN)
+        other &= labels[copy] != UNKNOWN
+        for kind in (part[original], np.where(other, len(parts), -1)):
+            # Rows are in order, so that the first of each kind is the first before the sample.
+            _, first = np.unique(np.stack([copy, kind]), axis=1, return_index=True)
+            yield from (_Pair(int(copy[k]), int(original[k])) for k in first if kind[k] >= 0)
 
 
 def _thumbnails(dataset: Dataset, progress: Observer) -> Tensor:

@@ -241,7 +241,7 @@ def open_entries(
     assert test is not None
     validation = open_split("validation")
     listed = [folder / id_ for part in splits.values() for id_, _, _ in part]
-    notes += survey_notes(listed, form)
+    notes += survey_notes(listed, form, on_error)
     if duplicates != "off":
         opened = {"pool": pool, "test set": test}
         opened |= {"validation set": validation} if validation is not None else {}

@@ -25,6 +25,7 @@ from upslope.datasets.encoded import (
     ModeOption,
     OnError,
     SizeOption,
+    White,
     form_of,
     materialise,
 )
@@ -62,6 +63,7 @@ def load(
     on_error: OnError = "raise",
     memory: Memory = 4.0,
     decoders: Decoders = 0,
+    white: White = None,
 ) -> Splits:
     """Images through Hugging Face `datasets`: hf:owner/dataset from the Hub, or a saved folder."""
     splits = _from_hub(path, subset) if path else _from_disk(needed_root(root, "hf", WHERE))
@@ -86,7 +88,8 @@ def load(
             _of_arrays(splits[test], f"{name}/{test}", *columns),
         )
     source = _Rows(_undecoded(splits[train], columns[0]), columns[0])
-    form, shape = form_of(source, numbered(train, len(splits[train])), mode, size, on_error)
+    ids = numbered(train, len(splits[train]))
+    form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
         rows = splits[split]

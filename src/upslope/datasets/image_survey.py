@@ -19,10 +19,14 @@ _COLOUR = ("1", "L", "P", "RGB", "RGBA", "LA", "PA")
 """Modes that become RGB without a loss but for transparency."""
 
 
-def survey_notes(files: Sequence[Path], form: Form) -> tuple[str, ...]:
+def survey_notes(files: Sequence[Path], form: Form, on_error: str) -> tuple[str, ...]:
     """Return sentences on what `images.decode` changes to bring these files to `form`.
 
-    Files that cannot be read are left to the decoding. Empty where nothing is changed.
+    Empty where nothing is changed.
+
+    Raises:
+        DataError: with `on_error="raise"`, a header that cannot be read, or a stack of pages; told
+            here, since images that are streamed are decoded in the middle of a run.
     """
     headers: dict[Path, Header] = {}
     chosen = _chosen(files)
@@ -30,7 +34,8 @@ def survey_notes(files: Sequence[Path], form: Form) -> tuple[str, ...]:
         try:
             headers[files[i]] = read_header(files[i], str(files[i]))
         except DataError:
-            continue
+            if on_error == "raise":
+                raise
     of = f"of {len(headers):,} images"
     if len(chosen) < len(files):
         of += f" looked at (there are {len(files):,})"

@@ -247,19 +247,20 @@ def _no_class_and_split(folder: Path, tops: Sequence[str]) -> None:
 
 def _no_splits_within(folder: Path, tops: Sequence[str]) -> None:
     """Refuse folders of splits inside what would be classes: cat/train/, or images/train/."""
-    for top in tops:
-        inside = [name for name in _visible(folder / top) if split_of(name)]
-        if inside:
-            advice = (
-                f"Give {folder / top} as the root"
-                if len(tops) == 1 or len(inside) > 1
-                else "Lay them out as train/<class>/ and test/<class>/"
-            )
-            raise DataError(
-                f"Expected folders of classes in {folder} but {top!r} holds folders that name "
-                f"splits: {shown(inside)}. {advice}, or set `layout` to classes if {top!r} is a "
-                "class, splits and all."
-            )
+    within = {top: [name for name in _visible(folder / top) if split_of(name)] for top in tops}
+    divided = [top for top in tops if within[top]]
+    if divided:
+        first = divided[0]
+        advice = (
+            f"Give {folder / first} as the root"
+            if len(divided) == 1
+            else "Lay them out as train/<class>/ and test/<class>/"
+        )
+        raise DataError(
+            f"Expected folders of classes in {folder} but {first!r} holds folders that name "
+            f"splits: {shown(within[first])}. {advice}, or set `layout` to classes if {first!r} is "
+            "a class, splits and all."
+        )
 
 
 def _class_folders(

@@ -190,7 +190,7 @@ def open_pairs(
     pool, test = open_part("train"), open_part("test")
     validation = open_part("validation") if parts.get("validation") else None
     listed = [pair for part in parts.values() for pair in part]
-    notes += survey_notes([pair.image for pair in listed], form)
+    notes += survey_notes([pair.image for pair in listed], form, on_error)
     notes += mask_notes([pair.mask for pair in listed if pair.mask], codes.kind)
     if duplicates != "off":
         opened = {"pool": pool, "test set": test}

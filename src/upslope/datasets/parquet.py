@@ -23,6 +23,7 @@ from upslope.datasets.encoded import (
     ModeOption,
     OnError,
     SizeOption,
+    White,
     form_of,
     materialise,
 )
@@ -52,6 +53,7 @@ def load(
     size: SizeOption = None,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
+    white: White = None,
 ) -> Splits:
     """Parquet in the Hugging Face image layout: train-*.parquet and test-*.parquet."""
     folder = needed_root(root, "parquet", "the page of the data set on Hugging Face")
@@ -59,7 +61,7 @@ def load(
     tables = {split: _table(files, image, label) for split, files in paths.items()}
     names = _class_names(tables)
     source, ids = _Cells(tables["train"][0], folder), numbered("train", len(tables["train"][1]))
-    form, shape = form_of(source, ids, mode, size, on_error)
+    form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
         images, labels, _, path = tables[split]
