@@ -65,12 +65,33 @@ def test_columns_splits_and_folders_that_do_not_fit(tmp_path):
         datasets.load("hf", root)
     with pytest.raises(ConfigError, match=r"`label` to name a column of .* n \(int64\)"):
         datasets.load("hf", root, test="holdout")
-    with pytest.raises(DataError, match=r"whole numbers in the column 's'"):
-        datasets.load("hf", root, test="holdout", label="s")
+    named = datasets.load("hf", root, test="holdout", label="s")
+    assert named.pool.classes == ("x", "y")
+    assert named.pool.targets([0, 1]).tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"column `a` .* whole numbers or text"):
+        datasets.load("hf", root, test="holdout", label="a")
     assert len(datasets.load("hf", root, test="holdout", label="n").pool) == 2
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"dataset_dict\.json, as `save_to_disk`"):
         datasets.load("hf", tmp_path / "none")
+
+
+def test_splits_share_their_classes(tmp_path):
+    pictures = [Image.fromarray(p) for p in images(4)]
+    kind = {"image": hf.Image(), "label": hf.Value("uint8")}
+    train, test = {"image": pictures, "label": [0, 3, 1, 2]}, {"image": pictures, "label": [0] * 4}
+    splits = datasets.load("hf", saved(tmp_path / "whole", kind, train=train, test=test))
+    assert splits.pool.classes == splits.test.classes == ("0", "1", "2", "3")
+    assert any("4 of 4 test images have the same inputs" in note for note in splits.notes)
+    other = {**kind, "label": hf.ClassLabel(names=["dog", "cat", "owl", "elk"])}
+    names = {**kind, "label": hf.ClassLabel(names=["cat", "dog", "owl", "elk"])}
+    made = hf.DatasetDict(
+        train=hf.Dataset.from_dict(train, features=hf.Features(names)),
+        test=hf.Dataset.from_dict(test, features=hf.Features(other)),
+    )
+    made.save_to_disk(str(tmp_path / "named"))
+    with pytest.raises(DataError, match=r"same order .* first differing in 'cat' and 'dog'"):
+        datasets.load("hf", tmp_path / "named")
 
 
 def test_the_name_says_what_to_load(monkeypatch, tmp_path):

@@ -187,3 +187,92 @@ def test_files_of_another_data_set_are_not_taken_for_it(tmp_path, pixels):
                 datasets.load("cifar100", tmp_path)
     with pytest.raises(DataError, match=r"one data set .* of 2: one, other"):
         datasets.load("cifar100", tmp_path)
+
+
+def write_columns(folder, images, labels, kind=None, label_type=None, metadata=None):
+    """Six images to learn from and four to test on, in columns of the types given."""
+    kind = kind or pa.binary()
+    for split, part in (("train", slice(0, 6)), ("test", slice(6, 10))):
+        columns = {
+            "image": pa.array(images[part], kind),
+            "label": pa.array(labels[part], label_type),
+        }
+        table = pa.table(columns)
+        info = metadata and metadata.get(split)
+        if info:
+            features = {"label": {"names": info, "_type": "ClassLabel"}}
+            text = json.dumps({"info": {"features": features}})
+            table = table.replace_schema_metadata({"huggingface": text})
+        pq.write_table(table, folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_binary(), pa.binary(), pa.binary_view(), pa.struct({"bytes": pa.large_binary()})],
+)
+def test_bytes_of_any_type(tmp_path, pixels, kind):
+    images = [png(p) for p in pixels]
+    cells = [{"bytes": one} for one in images] if pa.types.is_struct(kind) else images
+    splits = datasets.load("parquet", write_columns(tmp_path, cells, [0, 1] * 5, kind))
+    np.testing.assert_array_equal(
+        splits.pool.inputs(range(6)).numpy(), pixels[:6].transpose(0, 3, 1, 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "names", "values"),
+    [
+        ([0, 1] * 5, pa.uint8(), ("0", "1"), [0, 1, 0, 1, 0, 1]),
+        ([0, 1] * 5, pa.uint64(), ("0", "1"), [0, 1, 0, 1, 0, 1]),
+        ([None, 1.0, *[0.0, 1.0] * 4], pa.float64(), ("0", "1"), [-1, 1, 0, 1, 0, 1]),
+        ([True, False] * 5, pa.bool_(), ("False", "True"), [1, 0, 1, 0, 1, 0]),
+        (["b", "a"] * 5, pa.large_string(), ("a", "b"), [1, 0, 1, 0, 1, 0]),
+        (["b", "NA", *["b", "a"] * 4], pa.string(), ("a", "b"), [1, -1, 1, 0, 1, 0]),
+        ([b"b", b"a"] * 5, pa.binary(), ("a", "b"), [1, 0, 1, 0, 1, 0]),
+        (["b", "a"] * 5, pa.dictionary(pa.int8(), pa.string()), ("a", "b"), [1, 0, 1, 0, 1, 0]),
+    ],
+)
+def test_labels_of_any_type(tmp_path, pixels, labels, kind, names, values):
+    images = [png(p) for p in pixels]
+    splits = datasets.load("parquet", write_columns(tmp_path, images, labels, label_type=kind))
+    assert splits.pool.classes == splits.test.classes == names
+    assert splits.pool.labels.tolist() == values
+    unlabelled = values.count(-1)
+    assert bool(splits.notes) == bool(unlabelled)
+    assert all("1 of " in note and "unlabelled" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.5, 1.0] * 5, r"whole numbers or text but got 0\.5"),
+        ([2**40, 1] * 5, f"numbered from 0 but got {2**40} as the highest of 2"),
+        ([[0], [1]] * 5, "whole numbers or text in every split but got list"),
+    ],
+)
+def test_labels_that_are_no_classes(tmp_path, pixels, labels, message):
+    with pytest.raises(DataError, match=message):
+        datasets.load("parquet", write_columns(tmp_path, [png(p) for p in pixels], labels))
+
+
+def test_classes_that_splits_name_differently_are_refused(tmp_path, pixels):
+    images = [png(p) for p in pixels]
+    names = {"train": ["cat", "dog"], "test": ["dog", "cat"]}
+    with pytest.raises(DataError, match=r"same order .* first differing in 'cat' and 'dog'"):
+        datasets.load("parquet", write_columns(tmp_path, images, [0, 1] * 5, metadata=names))
+    names = {"train": None, "test": ["cat", "dog"]}
+    splits = datasets.load("parquet", write_columns(tmp_path, images, [0, 1] * 5, metadata=names))
+    assert splits.pool.classes == ("cat", "dog")
+
+
+def test_images_that_are_in_pool_and_test_set_are_told(tmp_path, pixels):
+    images = [png(p) for p in pixels]
+    images[7] = images[2]
+    splits = datasets.load("parquet", write_columns(tmp_path, images, [0, 1] * 5))
+    first, second = splits.notes
+    assert first.startswith(
+        "1 of 4 test images have the same inputs as one of the pool, first 'test-00001' as "
+        "'train-00002'"
+    )
+    assert second.startswith("1 groups of images have the same inputs and different labels")

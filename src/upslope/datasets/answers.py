@@ -9,7 +9,7 @@ An empty cell is an answer that nobody has given yet; the test set may hold none
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +20,12 @@ from pydantic import Field
 from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
+from upslope.datasets.arrow import is_number, is_text, numbers_of
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.cells import comma_advice, finite, text_numbers
+from upslope.datasets.class_labels import read_classes
+from upslope.datasets.duplicates import duplicate_notes, row_key
+from upslope.datasets.missing import is_missing, missing_notes
 from upslope.datasets.rows import Rows
 from upslope.datasets.subset import Subset
 from upslope.errors import ConfigError, DataError
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 USUAL = ("label", "class", "target")
+_TRUTH = {"true": "1", "false": "0"}
 
 Kind = Annotated[
     Literal["class", "labels", "numbers"],
@@ -43,11 +49,12 @@ Target = Annotated[
 @dataclass(frozen=True)
 class Answers:
     """columns: where they come from. names: of the classes, labels or numbers. values: (n,) or
-    (n, k), `UNKNOWN` or NaN where nobody knows."""
+    (n, k), `UNKNOWN` or NaN where nobody knows. notes: as those of `Splits`."""
 
     columns: tuple[str, ...]
     names: tuple[str, ...]
     values: NDArray[Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def strata(self) -> Labels:
@@ -100,8 +107,12 @@ class AnsweredRows:
         return torch.from_numpy(self.answers.values[positions])
 
 
-def read_answers(rows: Rows, target: str | None, kind: str) -> Answers:
-    """The answers of all rows.
+def read_answers(
+    rows: Rows, target: str | None, kind: str, missing_labels: Collection[str] | None = None
+) -> Answers:
+    """Return the answers of all rows.
+
+    missing_labels: words that stand for no answer; None for the usual ones.
 
     Raises:
         ConfigError: columns that do not exist, or several for a class.
@@ -109,11 +120,17 @@ def read_answers(rows: Rows, target: str | None, kind: str) -> Answers:
     """
     columns = _columns(rows, target, kind)
     if kind == "class":
-        return _class(rows, columns[0])
-    read = [_numbers(rows, name, kind) for name in columns]
+        column = rows.column(columns[0], "target")
+        what = f"classes in the column `{columns[0]}` of {rows.path}"
+        _refuse_fractions(column, what)
+        return Answers(columns, *read_classes(column, what, missing_labels))
+    read, notes = zip(
+        *(_numbers(rows, name, kind, missing_labels) for name in columns), strict=True
+    )
+    told = tuple(note for one in notes for note in one)
     values = np.stack(read, axis=1)
     if kind == "numbers":
-        return Answers(columns, columns, values.astype(np.float32))
+        return Answers(columns, columns, values.astype(np.float32), told)
     wrong = ~np.isin(values, (0, 1)) & ~np.isnan(values)
     if wrong.any():
         row, column = (int(i[0]) for i in np.nonzero(wrong))
@@ -121,18 +138,34 @@ def read_answers(rows: Rows, target: str | None, kind: str) -> Answers:
             f"Expected 0 or 1 in the columns of labels of {rows.path} but got "
             f"{values[row, column]:g} in `{columns[column]}` of {rows.ids[row]!r}."
         )
-    return Answers(columns, columns, np.where(np.isnan(values), UNKNOWN, values).astype(np.int64))
+    known = np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
+    return Answers(columns, columns, known, told)
 
 
-def split(rows: Rows, name: str, values: Array, answers: Answers, test_share: float) -> Splits:
-    """Pool and test set of inputs (n, ...) and their answers."""
+def split(
+    rows: Rows,
+    name: str,
+    values: Array,
+    answers: Answers,
+    test_share: float,
+    notes: Sequence[str] = (),
+) -> Splits:
+    """Return pool and test set of inputs (n, ...) and their answers."""
     pool, test = rows.divided(answers.strata, test_share)
+    classes = answers.strata if answers.values.ndim == 1 else None
+    keys = [row_key(row) for row in values]
+    told = (
+        *rows.notes,
+        *answers.notes,
+        *notes,
+        *duplicate_notes(keys, rows.ids, pool, test, classes),
+    )
     everything: Dataset
-    if answers.values.ndim == 1:
-        everything = ArrayDataset(name, rows.ids, answers.names, values, answers.strata)
+    if classes is not None:
+        everything = ArrayDataset(name, rows.ids, answers.names, values, classes)
     else:
         everything = AnsweredRows(name, rows.ids, answers.names, values, answers)
-    return Splits(Subset(everything, pool), Subset(everything, test))
+    return Splits(Subset(everything, pool), Subset(everything, test), notes=told)
 
 
 def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
@@ -153,46 +186,58 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
     return columns
 
 
-def _class(rows: Rows, name: str) -> Answers:
+def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
+    """Raise DataError where cells are numbers, and not all of them whole."""
+    if is_text(column.type):
+        numbers, unread = text_numbers(column, ".")
+        values = numbers.values[:, 0]
+        if unread.any():
+            return
+    elif is_number(column.type):
+        values = numbers_of(column)
+    else:
+        return
+    known = values[~np.isnan(values)]
+    fractions = known[~np.isfinite(known) | (known != np.floor(known))]
+    if len(fractions):
+        raise DataError(
+            f"Expected {what} to be names or whole numbers but got {fractions[0]:g}. Set `kind` to "
+            "numbers, or name another column with `target`."
+        )
+
+
+def _numbers(
+    rows: Rows, name: str, kind: str, words: Collection[str] | None
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """((n,) values, NaN where there is no answer; notes)."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     column = rows.column(name, "target")
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type) or pa.types.is_nested(column.type):
-        raise DataError(
-            f"Expected classes, names or whole numbers, in the column `{name}` of {rows.path} but "
-            f"got {column.type}. Set `kind` to numbers, or name another column with `target`."
-        )
-    cells = [None if cell == "" else cell for cell in column.to_pylist()]
-    known = sorted({cell for cell in cells if cell is not None})
-    if len(known) < 2:
-        raise DataError(
-            f"Expected at least 2 classes in the column `{name}` of {rows.path} but got {known}."
-        )
-    number = {cell: i for i, cell in enumerate(known)}
-    values = np.array([UNKNOWN if c is None else number[c] for c in cells], dtype=np.int64)
-    return Answers((name,), tuple(str(cell) for cell in known), values)
-
-
-def _numbers(rows: Rows, name: str, kind: str) -> NDArray[np.float64]:
-    column = rows.column(name, "target")
-    return as_numbers(column, f"{kind} in the column `{name}` of {rows.path}")
-
-
-def as_numbers(column: pa.ChunkedArray, what: str) -> NDArray[np.float64]:
-    """(n,) float64 with NaN for empty cells; DataError for a column of another type, or infinity.
-
-    what: "numbers in the column ..." for the message.
-    """
-    import pyarrow as pa
-
-    kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"Expected {what} but got cells of type {kind}.")
-    if pa.types.is_boolean(kind):
+    what = f"{kind} in the column `{name}` of {rows.path}"
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan), missing_notes([None] * len(column), words)
+    if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
-    if np.isinf(values).any():
-        raise DataError(f"Expected finite {what} but row {int(np.isinf(values).argmax())} is not.")
-    return values
+    if is_number(column.type):
+        values = finite(numbers_of(column), what)
+        empty = int(np.isnan(values).sum())
+        return values, missing_notes([""] * empty + ["0"] * (len(values) - empty), words)
+    if not is_text(column.type):
+        raise DataError(f"Expected {what} but got cells of type {column.type}.")
+    cells = pc.fill_null(column, "").to_pylist()
+    emptied = ["" if is_missing(cell, words) else cell for cell in cells]
+    if kind == "labels":
+        emptied = [_TRUTH.get(cell.strip().lower(), cell) for cell in emptied]
+    numbers, unread = text_numbers(pa.chunked_array([pa.array(emptied)]), rows.decimal)
+    # A word that the user took off the list is no number either.
+    unread |= np.array([bool(n) for n in emptied]) & np.isnan(numbers.values[:, 0])
+    if unread.any():
+        first = int(unread.argmax())
+        advice = comma_advice(column, unread, rows.decimal)
+        raise DataError(
+            f"Expected {what} but {int(unread.sum()):,} of {len(cells):,} cells are no numbers, "
+            f"first {cells[first]!r} of {rows.ids[first]!r}. "
+            f"{advice or 'Empty the cells that have no answer.'}"
+        )
+    return finite(numbers.values[:, 0], what), missing_notes(cells, words)

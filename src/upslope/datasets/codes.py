@@ -146,21 +146,25 @@ class Codes:
 
 
 def read_codes(path: Path, encoding: str | None = None) -> Codes:
-    """The class table of a CSV file: `name` with `id`, or with `red`, `green` and `blue`.
+    """Return the class table of a CSV file: `name` with `id`, or with `red`, `green` and `blue`.
 
     Lines of one name are one class, in the order in which names first occur; the name `ignore` is
-    for pixels that count nowhere. encoding: of the file.
+    for pixels that count nowhere. encoding: as for `decoding.read_text`.
 
     Raises:
-        DataError: no such file, other columns, values that are no numbers in range or occur twice.
+        ConfigError: an encoding that does not exist.
+        DataError: no such file, one that is not text in that encoding, other columns, values that
+            are no numbers in range or occur twice.
     """
     if not path.is_file():
         raise DataError(
             f"Expected the class table {path} but there is no such file. Write one line a class "
             "under the columns name,id or name,red,green,blue; `ignore` names what counts nowhere."
         )
+    text = read_text(path, encoding)
+    semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal
     reader = csv.DictReader(
-        io.StringIO(read_text(path, encoding), newline=""), skipinitialspace=True
+        io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True
     )
     reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
     columns = set(reader.fieldnames)
@@ -176,6 +180,11 @@ def read_codes(path: Path, encoding: str | None = None) -> Codes:
     values: dict[int, int] = {}
     for line, row in rows:
         name, numbers = (row["name"] or "").strip(), [(row[key] or "").strip() for key in keys]
+        if None in row:
+            raise DataError(
+                f"Expected {len(columns)} cells in line {line} of {path} but got more. Put double "
+                "quotes around a name that holds the delimiter."
+            )
         if not name or not all(n.isdecimal() and int(n) <= top for n in numbers):
             raise DataError(
                 f"Expected a name and {', '.join(keys)} between 0 and {top} in line {line} of "

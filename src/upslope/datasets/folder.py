@@ -24,7 +24,6 @@ from pydantic import Field
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.decoding import EncodingOption
-from upslope.datasets.duplicates import Duplicates, DuplicatesOption, duplicate_notes
 from upslope.datasets.encoded import (
     Decoders,
     EncodedDataset,
@@ -38,6 +37,7 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.files import needed_root
+from upslope.datasets.image_duplicates import Duplicates, DuplicatesOption, copy_notes
 from upslope.datasets.image_survey import survey_notes
 from upslope.datasets.layout import (
     SUFFIXES,
@@ -195,7 +195,7 @@ def open_entries(
 ) -> Splits:
     """The splits of the images listed in `entries`; the options are those of `load`.
 
-    notes: what the listing left out. duplicates: as for `duplicate_notes`.
+    notes: what the listing left out. duplicates: as for `copy_notes`.
 
     Raises:
         DataError: fewer than two classes, nothing to learn from or to test on, a corrupt image.
@@ -246,7 +246,7 @@ def open_entries(
         opened = {"pool": pool, "test set": test}
         opened |= {"validation set": validation} if validation is not None else {}
         files = {part: [folder / id_ for id_ in data.ids] for part, data in opened.items()}
-        notes += duplicate_notes(opened, files, duplicates, progress)
+        notes += copy_notes(opened, files, duplicates, progress)
     return Splits(pool, test, validation, notes)
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import UNKNOWN, Labels, check_labels, checked, numbered
+from upslope.datasets.arrays import Labels, check_labels, checked, numbered
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
     Decoders,
     EncodedDataset,
@@ -30,8 +31,13 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.files import needed_root
+from upslope.datasets.missing import MissingLabels
+from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, silent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 WHERE = "a folder that `datasets` saved, or give the name hf:owner/dataset to take it from the Hub"
 TESTS = ("test", "validation", "valid", "val")
@@ -58,6 +64,7 @@ def load(
     label: Annotated[
         str | None, Field(description="column of labels; the one of classes, if not given")
     ] = None,
+    missing_labels: MissingLabels = None,
     mode: ModeOption = None,
     size: SizeOption = None,
     on_error: OnError = "raise",
@@ -76,6 +83,13 @@ def load(
         )
     features = splits[train].features
     columns = _image_column(features, image, name), _label_column(features, label, name)
+    names, labels, notes = read_split_labels(
+        {split: _column(splits[split], columns[1]) for split in (train, test)},
+        {split: _names(splits[split].features[columns[1]]) for split in (train, test)},
+        columns[1],
+        name,
+        missing_labels,
+    )
     if type(features[columns[0]]).__name__ != "Image":
         given = {"mode": mode, "size": size}
         if any(given.values()):
@@ -83,10 +97,11 @@ def load(
                 f"data set 'hf': Expected `mode` and `size` for encoded images alone but got "
                 f"{given}, and {columns[0]!r} of {name} holds arrays."
             )
-        return Splits(
-            _of_arrays(splits[train], f"{name}/{train}", *columns),
-            _of_arrays(splits[test], f"{name}/{test}", *columns),
+        pool, tested = (
+            _of_arrays(splits[split], f"{name}/{split}", columns[0], labels[split], names)
+            for split in (train, test)
         )
+        return Splits(pool, tested, notes=(*notes, *array_duplicate_notes(pool, tested)))
     source = _Rows(_undecoded(splits[train], columns[0]), columns[0])
     ids = numbered(train, len(splits[train]))
     form, shape = form_of(source, ids, mode, size, on_error, white)
@@ -94,20 +109,20 @@ def load(
     def open_split(split: str) -> Dataset:
         rows = splits[split]
         ids = numbered(split, len(rows))
-        labels, names = _labels(rows, columns[1], f"{name}/{split}")
         encoded = EncodedDataset(
             f"{name}/{split}",
             ids,
             names,
             _Rows(_undecoded(rows, columns[0]), columns[0]),
-            check_labels(labels, names, ids, f"{name}/{split}"),
+            check_labels(labels[split], names, ids, f"{name}/{split}"),
             form,
             shape,
             decoders=decoders,
         )
         return materialise(encoded, on_error, memory, progress)
 
-    return Splits(open_split(train), open_split(test))
+    opened = open_split(train), open_split(test)
+    return Splits(*opened, notes=(*notes, *array_duplicate_notes(*opened)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +198,9 @@ def _image_column(features: Any, wanted: str | None, name: str) -> str:
 
 def _label_column(features: Any, wanted: str | None, name: str) -> str:
     kinds = {c: getattr(f, "dtype", type(f).__name__) for c, f in features.items()}
+    nested = [c for c, f in features.items() if type(f).__name__ not in ("Value", "ClassLabel")]
     classes = [c for c, f in features.items() if type(f).__name__ == "ClassLabel"]
-    usual = [
-        c for c in ("label", "fine_label", "labels") if str(kinds.get(c, "")).startswith("int")
-    ]
+    usual = [c for c in ("label", "fine_label", "labels") if c in kinds and c not in nested]
     return _chosen("label", wanted, classes if len(classes) == 1 else usual[:1], kinds, name)
 
 
@@ -214,25 +228,21 @@ def _undecoded(rows: Any, image: str) -> Any:
     return rows.cast_column(image, _library().Image(decode=False)).select_columns([image])
 
 
-def _labels(rows: Any, label: str, name: str) -> tuple[Labels, tuple[str, ...]]:
-    """((n,) labels, `UNKNOWN` where there is none; names of the classes)."""
-    column = rows.data.column(label)
+def _column(rows: Any, label: str) -> pa.ChunkedArray:
+    """The label column in the order of `rows`."""
     if rows._indices is not None:  # a selection of rows that are not in this order on the disk
-        column = rows.flatten_indices().data.column(label)
-    try:
-        labels = column.fill_null(UNKNOWN).to_numpy().astype(np.int64, casting="same_kind")
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"Expected whole numbers in the column {label!r} of {name} but got {column.type}. Name "
-            "another column with `label`."
-        ) from error
-    stated = getattr(rows.features[label], "names", None)
-    if stated is None:
-        stated = [str(i) for i in range(max(2, int(labels.max(initial=0)) + 1))]
-    return labels, tuple(stated)
+        rows = rows.flatten_indices()
+    column: pa.ChunkedArray = rows.data.column(label)
+    return column
 
 
-def _of_arrays(rows: Any, name: str, image: str, label: str) -> Dataset:
+def _names(feature: Any) -> tuple[str, ...] | None:
+    """The names that a ClassLabel feature states."""
+    stated = getattr(feature, "names", None)
+    return None if stated is None else tuple(str(one) for one in stated)
+
+
+def _of_arrays(rows: Any, name: str, image: str, labels: Labels, names: tuple[str, ...]) -> Dataset:
     """Images stored as arrays, (c, h, w), (h, w, c) or (h, w), in the type that they have."""
     feature = rows.features[image]
     kind = getattr(feature, "dtype", type(feature).__name__)
@@ -249,7 +259,6 @@ def _of_arrays(rows: Any, name: str, image: str, label: str) -> Dataset:
         images = images[:, None]
     elif images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    labels, names = _labels(rows, label, name)
     return checked(
         name, images, labels, names, source=name, ids=numbered(name.rpartition("/")[2], len(images))
     )

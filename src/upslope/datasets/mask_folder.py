@@ -18,9 +18,9 @@ from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
 from upslope.datasets.codes import read_codes
 from upslope.datasets.decoding import EncodingOption
-from upslope.datasets.duplicates import DuplicatesOption
 from upslope.datasets.encoded import Memory, OnError, SizeOption, White
 from upslope.datasets.files import needed_root
+from upslope.datasets.image_duplicates import DuplicatesOption
 from upslope.datasets.layout import UNLABELLED, LeftOut, split_of
 from upslope.datasets.masks import Pair, by_name, open_pairs, paired
 from upslope.datasets.subset import draw

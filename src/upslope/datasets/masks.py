@@ -17,8 +17,8 @@ from torch import Tensor
 from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.base import Splits
 from upslope.datasets.codes import IGNORE, Codes, Mask
-from upslope.datasets.duplicates import Duplicates, duplicate_notes
 from upslope.datasets.encoded import Files, each, form_of
+from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_survey import mask_notes, survey_notes
 from upslope.datasets.layout import LeftOut, images_in
 from upslope.errors import DataError
@@ -169,7 +169,7 @@ def open_pairs(
     size: (height, width) that all are brought to; None where all have the first's. memory: GiB
     of decoded pairs to hold at most, in each part. on_error: "skip" leaves out pairs that cannot
     be used, with one warning that counts them. white: as for `encoded.white_level`. notes: of
-    what the listing left out. duplicates: as for `duplicate_notes`.
+    what the listing left out. duplicates: as for `copy_notes`.
 
     Raises:
         DataError: nothing to learn from or to test on; with `on_error="raise"`, a pair that
@@ -196,7 +196,7 @@ def open_pairs(
         opened = {"pool": pool, "test set": test}
         opened |= {"validation set": validation} if validation is not None else {}
         files = {part: [pair.image for pair in data.pairs] for part, data in opened.items()}
-        notes += duplicate_notes(opened, files, duplicates, progress)
+        notes += copy_notes(opened, files, duplicates, progress)
     return Splits(pool, test, validation, notes)
 
 

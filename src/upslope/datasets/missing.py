@@ -70,7 +70,7 @@ def missing_notes(
         )
         if any(missing):
             note += (
-                " Where such a word is a class, set `missing_labels` to the words that stand for "
+                " Where such a word is a label, set `missing_labels` to the words that stand for "
                 "no label ([]: none but the empty one)."
             )
         notes.append(note)

@@ -10,13 +10,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import UNKNOWN, Labels, check_labels, numbered
+from upslope.datasets.arrays import check_labels, numbered
+from upslope.datasets.arrow import is_bytes, plain_column
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
     EncodedDataset,
     Memory,
@@ -28,6 +29,8 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.files import needed_root
+from upslope.datasets.missing import MissingLabels
+from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, silent
 
@@ -49,6 +52,7 @@ def load(
         str | None,
         Field(description="column of labels; `label`, `fine_label` or `labels`, if not given"),
     ] = None,
+    missing_labels: MissingLabels = None,
     mode: ModeOption = None,
     size: SizeOption = None,
     on_error: OnError = "raise",
@@ -59,20 +63,31 @@ def load(
     folder = needed_root(root, "parquet", "the page of the data set on Hugging Face")
     paths = {split: _files(folder, p) for split, p in (("train", TRAIN), ("test", TEST))}
     tables = {split: _table(files, image, label) for split, files in paths.items()}
-    names = _class_names(tables)
-    source, ids = _Cells(tables["train"][0], folder), numbered("train", len(tables["train"][1]))
+    names, labels, notes = read_split_labels(
+        {split: table.labels for split, table in tables.items()},
+        {split: table.names for split, table in tables.items()},
+        tables["train"].label_column,
+        folder,
+        missing_labels,
+    )
+    source, ids = _Cells(tables["train"].images, folder), numbered("train", len(labels["train"]))
     form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
-        images, labels, _, path = tables[split]
-        ids = numbered(split, len(labels))
-        checked = check_labels(labels, names, ids, path)
+        ids = numbered(split, len(labels[split]))
         encoded = EncodedDataset(
-            f"{folder.name}/{split}", ids, names, _Cells(images, folder), checked, form, shape
+            f"{folder.name}/{split}",
+            ids,
+            names,
+            _Cells(tables[split].images, folder),
+            check_labels(labels[split], names, ids, paths[split][0]),
+            form,
+            shape,
         )
         return materialise(encoded, on_error, memory, progress, _digest(paths[split]))
 
-    return Splits(pool=open_split("train"), test=open_split("test"))
+    pool, test = open_split("train"), open_split("test")
+    return Splits(pool, test, notes=(*notes, *array_duplicate_notes(pool, test)))
 
 
 def tiny_imagenet_32(root: Path | None = None, *, progress: Observer = silent) -> Splits:
@@ -122,17 +137,23 @@ def _all_shards(found: list[Path]) -> list[Path]:
     return found
 
 
-_Table = tuple[Any, Labels, "tuple[str, ...] | None", Path]
+class _Table(NamedTuple):
+    """Both columns of a split over all its files; names: those of the classes, where stated."""
+
+    images: pa.ChunkedArray
+    labels: pa.ChunkedArray
+    names: tuple[str, ...] | None
+    label_column: str
 
 
 def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
-    """(images, labels, class names if stated, first file): both columns over all the files."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     images: list[pa.ChunkedArray] = []
-    labels: list[Labels] = []
-    names: tuple[str, ...] | None = None
+    labels: list[pa.ChunkedArray] = []
+    names: dict[str, tuple[str, ...] | None] = {}
+    label_column = ""
     for path in files:
         try:
             schema = pq.read_schema(path)
@@ -144,24 +165,35 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
                 f"Expected a Parquet file in {path} but reading it failed: {error}. Get it again."
             ) from error
         kind = table.schema.field(image_column).type
-        if not pa.types.is_binary(kind) and not (
+        if not is_bytes(kind) and not (
             pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
         ):
             raise DataError(
                 f"Expected the column `{image_column}` of {path} to hold encoded images, bytes or "
                 f"{{bytes, path}}, but got {kind}. Name another column with `image`."
             )
-        column = table.column(label_column)
-        if not pa.types.is_integer(column.type):
-            raise DataError(
-                f"Expected the column `{label_column}` of {path} to hold integers but got "
-                f"{column.type}. Name another column with `label`."
-            )
-        labels.append(column.fill_null(UNKNOWN).to_numpy().astype(np.int64))
+        labels.append(plain_column(table.column(label_column)))
         images.append(table.column(image_column))
-        names = names or _names_in(table.schema, label_column)
-    chunks = [chunk for column in images for chunk in column.chunks]
-    return pa.chunked_array(chunks), np.concatenate(labels), names, files[0]
+        names[path.name] = _names_in(table.schema, label_column)
+    return _Table(
+        _joined(images, files),
+        _joined(labels, files),
+        same_names(names, files[0].parent),
+        label_column,
+    )
+
+
+def _joined(columns: list[pa.ChunkedArray], files: list[Path]) -> pa.ChunkedArray:
+    """One column of those of all files; DataError where their types differ."""
+    import pyarrow as pa
+
+    try:
+        return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
+    except pa.ArrowException as error:
+        raise DataError(
+            f"Expected columns of the same types in {files[0]} and the files beside it but: "
+            f"{error}."
+        ) from error
 
 
 def _digest(files: list[Path]) -> str:
@@ -199,14 +231,6 @@ def _names_in(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     except (ValueError, KeyError, TypeError):
         return None  # another feature type, which states no names
     return tuple(str(name) for name in names)
-
-
-def _class_names(tables: dict[str, _Table]) -> tuple[str, ...]:
-    stated = tables["train"][2] or tables["test"][2]
-    if stated is not None:
-        return stated
-    highest = max(int(labels.max(initial=1)) for _, labels, _, _ in tables.values())
-    return tuple(str(i) for i in range(highest + 1))
 
 
 @dataclass(frozen=True, eq=False)

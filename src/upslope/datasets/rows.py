@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, Labels, numbered
+from upslope.datasets.arrow import plain_column, texts_of
+from upslope.datasets.decoding import read_text
+from upslope.datasets.delimited import read_delimited
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
-BLOCK = 2**26  # bytes of a CSV file from which the types of its columns are told
+DELIMITED = (".csv", ".tsv")
+SUFFIXES = (*DELIMITED, ".parquet", ".jsonl", ".json")
 
 TestShare = Annotated[
     float, Field(gt=0, lt=1, description="share of the rows to test on, where no file says which")
@@ -36,17 +39,25 @@ IdColumn = Annotated[
 
 @dataclass(frozen=True)
 class Rows:
-    """test: (n,), True for the rows of the test set; None where the files do not say."""
+    """The rows of a table, with their ids.
+
+    test: (n,), True for the rows of the test set; None where the files do not say. used: columns
+    that say what a row is and not what is in it, the ids and the split. untyped: cells are text as
+    written, from CSV, and what they mean is told by their content. decimal: the character between
+    whole and fraction in cells that are text. notes: as those of `Splits`.
+    """
 
     table: pa.Table
     ids: tuple[str, ...]
     test: NDArray[np.bool_] | None
     path: Path
     used: frozenset[str]
-    """Columns that say what a row is and not what is in it: the ids, the split."""
+    untyped: bool = False
+    decimal: str = "."
+    notes: tuple[str, ...] = ()
 
     def column(self, name: str, option: str) -> pa.ChunkedArray:
-        """A column; `option` is what named it.
+        """Return a column in its plain type; `option` is what named it.
 
         Raises:
             ConfigError: there is none of that name.
@@ -56,7 +67,7 @@ class Rows:
                 f"Expected `{option}` to name a column of {self.path} but got {name!r}; it has "
                 f"{', '.join(self.table.column_names)}."
             )
-        return self.table.column(name)
+        return plain_column(self.table.column(name))
 
     def divided(self, labels: Labels, test_share: float) -> tuple[list[int], list[int]]:
         """(pool, test): as the files say, or `test_share` of each label, by the ids, of the rows
@@ -76,17 +87,26 @@ class Rows:
         return pool.tolist(), test.tolist()
 
 
-def read_rows(root: Path, id_column: str | None) -> Rows:
-    """The rows of a file, or of the folder's train.* and test.*, in the order of the files.
+def read_rows(
+    root: Path,
+    id_column: str | None,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    decimal: str = ".",
+) -> Rows:
+    """Return the rows of a file, or of the folder's train.* and test.*, in the order of the files.
 
     Raises:
-        ConfigError: no such column of ids.
-        DataError: no such file, one that cannot be read, no rows, ids that are not distinct.
+        ConfigError: no such column of ids; a delimiter for files that have none.
+        DataError: no such file, one that cannot be read, no rows, ids that are missing or not
+            distinct.
     """
     import pyarrow as pa
 
-    files = _files(root)
-    tables = [_read(path) for path in files]
+    files, notes = _files(root)
+    opened = [_read(path, encoding, delimiter) for path in files]
+    tables = [table for table, _ in opened]
     if tables[0].column_names and set(tables[0].column_names) != set(tables[-1].column_names):
         differing = sorted({*tables[0].column_names} ^ {*tables[-1].column_names})
         raise DataError(
@@ -109,49 +129,85 @@ def read_rows(root: Path, id_column: str | None) -> Rows:
     ids = _ids(table, id_column, parts, files[0])
     if id_column or "id" in table.column_names:
         used.add(id_column or "id")
-    return Rows(table, ids, test, root if len(files) == 2 else files[0], frozenset(used))
+    return Rows(
+        table,
+        ids,
+        test,
+        root if len(files) == 2 else files[0],
+        frozenset(used),
+        untyped=all(path.suffix.lower() in DELIMITED for path in files),
+        decimal=decimal,
+        notes=(*notes, *(note for _, told in opened for note in told)),
+    )
 
 
-def _files(root: Path) -> list[Path]:
-    """One file, or those of the training and the test set."""
+def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """(one file, or those of the training and the test set; notes)."""
     if root.is_file():
-        return [root]
+        return [root], ()
     found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
-    pair = [next((p for p in found if p.stem == name), None) for name in ("train", "test")]
-    if pair[0] and pair[1]:
-        return [pair[0], pair[1]]
+    pair = [[p for p in found if p.stem.lower() == name] for name in ("train", "test")]
+    if all(len(files) == 1 for files in pair):
+        files = [one for files in pair for one in files]
+        others = ", ".join(p.name for p in found if p not in files)
+        return files, (f"Not read in {root.name}: {others}.",) if others else ()
     if len(found) != 1:
         raise DataError(
             f"Expected one table in {root}, or train and test, as {', '.join(SUFFIXES)}, but got "
             f"{', '.join(p.name for p in found) or 'none'}. Give the path of the file itself."
         )
-    return found
+    return found, ()
 
 
-def _read(path: Path) -> pa.Table:
+def _read(
+    path: Path, encoding: str | None, delimiter: str | None
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """(table, notes)."""
     import pyarrow as pa
-    from pyarrow import csv, json, parquet
+    from pyarrow import parquet
 
     suffix = path.suffix.lower()
+    if suffix in DELIMITED:
+        return read_delimited(path, encoding, delimiter)
+    if delimiter is not None:
+        raise ConfigError(
+            f"Expected `delimiter` for {' and '.join(DELIMITED)} files alone but got {delimiter!r} "
+            f"for {path}. Leave it out."
+        )
     try:
         if suffix == ".parquet":
-            return parquet.read_table(path)
-        if suffix in (".jsonl", ".json"):
-            return json.read_json(path)
-        if suffix in (".csv", ".tsv"):
-            return csv.read_csv(
-                path,
-                read_options=csv.ReadOptions(block_size=BLOCK),
-                parse_options=csv.ParseOptions(
-                    delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
-                ),
-            )
+            table = parquet.read_table(path)
+        elif suffix in (".jsonl", ".json"):
+            table = _json(path, encoding)
+        else:
+            raise DataError(f"Expected a file of {', '.join(SUFFIXES)} but got {path}.")
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"Expected a table in {path} but reading it failed: {error}. The first line of CSV "
-            "names the columns; JSON has one object a line."
+            f"Expected a table in {path} but reading it failed: {error}. JSON Lines has one object "
+            "per line."
         ) from error
-    raise DataError(f"Expected a file of {', '.join(SUFFIXES)} but got {path}.")
+    twice = [name for name, n in Counter(table.column_names).items() if n > 1]
+    if twice:
+        raise DataError(
+            f"Expected the columns of {path} to have names of their own but {twice[0]!r} is there "
+            "twice. Rename one."
+        )
+    return table, ()
+
+
+def _json(path: Path, encoding: str | None) -> pa.Table:
+    """A table of JSON Lines, in which text that looks like a date remains text."""
+    import pyarrow as pa
+    from pyarrow import json
+
+    data = pa.py_buffer(read_text(path, encoding).encode())
+    table = json.read_json(pa.BufferReader(data))
+    dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    if not dates:
+        return table
+    as_text = pa.schema([(name, pa.large_string()) for name in dates])
+    options = json.ParseOptions(explicit_schema=as_text)
+    return json.read_json(pa.BufferReader(data), parse_options=options).select(table.column_names)
 
 
 def _split(values: list[Any], path: Path) -> NDArray[np.bool_]:
@@ -175,7 +231,15 @@ def _ids(table: pa.Table, wanted: str | None, parts: Sequence[int], path: Path) 
         if len(parts) == 1:
             return numbered("row", parts[0])
         return numbered("train", parts[0]) + numbered("test", parts[1])
-    ids = tuple(str(v) for v in table.column(name).to_pylist())
+    cells = texts_of(plain_column(table.column(name)), f"ids in the column `{name}` of {path}")
+    ids = tuple(cell for cell in cells if cell)
+    if len(ids) < len(cells):
+        first = next(i for i, cell in enumerate(cells) if not cell)
+        raise DataError(
+            f"Expected an id in every row of {path} but {len(cells) - len(ids)} of {len(cells)} "
+            f"have none in the column `{name}`, first row {first + 1}. Fill them, or name another "
+            "column with `id`."
+        )
     if len(set(ids)) != len(ids):
         twice = next(i for i, n in Counter(ids).items() if n > 1)
         raise DataError(

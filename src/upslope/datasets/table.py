@@ -1,29 +1,39 @@
 """Rows of numbers and categories, from CSV, JSON Lines or Parquet, as vectors for a network.
 
 Columns of numbers are standardised by the mean and the deviation of the rows outside the test set,
-labelled or not: inputs alone are read for it. Columns of text or truth values, and those named in
-`categorical`, become one position a category, 1 where it is the row's; a category that only the
-test set has becomes zeros.
+labelled or not: inputs alone are read for it. Lists of numbers count as so many columns. Columns of
+text or truth values, and those named in `categorical`, become one position per category, 1 where
+it is the row's; a category that only the test set has becomes zeros. What cannot be told to be one
+or the other is refused (see `cells`); what was taken as which is in the notes.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from upslope.datasets.answers import Answers, Kind, Target, as_numbers, read_answers, split
+from upslope.datasets.answers import Answers, Kind, Target, read_answers, split
 from upslope.datasets.base import Splits
+from upslope.datasets.cells import Categories, Decimal, Numbers, looks_like_ids, read_input
+from upslope.datasets.decoding import EncodingOption
+from upslope.datasets.delimited import Delimiter
 from upslope.datasets.files import needed_root
+from upslope.datasets.missing import MissingLabels, is_missing
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
 from upslope.errors import DataError
 from upslope.progress import Observer, silent
 
 MOST = 1000
 """Categories of a column at most: more are ids or free text."""
+_COUNTED = 10
+"""Rows from which a column of numbers that counts them is pointed at."""
+_ID_NAME = re.compile(r"(^|[\W_])(id|ids|uuid|guid|index|key|nr|no|number)$", re.IGNORECASE)
 
 Floats = NDArray[np.float32]
 Missing = Literal["error", "fill"]
@@ -44,81 +54,175 @@ def load(
     missing: Annotated[
         Missing, Field(description="an empty cell: stop, or take the mean and say that it is empty")
     ] = "error",
+    missing_labels: MissingLabels = None,
     id: IdColumn = None,
     test_share: TestShare = 0.2,
+    encoding: EncodingOption = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
 ) -> Splits:
     """Your own table, CSV, TSV, JSON Lines or Parquet: numbers and categories in columns."""
     del progress
     path = needed_root(root, "table", "your own files")
-    rows = read_rows(path, id)
-    answers = read_answers(rows, target, kind)
+    rows = read_rows(path, id, encoding=encoding, delimiter=delimiter, decimal=decimal)
+    answers = read_answers(rows, target, kind, missing_labels)
     pool, _ = rows.divided(answers.strata, test_share)
-    values = features(rows, _inputs(rows, answers, columns), _names(categorical), pool, missing)
-    return split(rows, rows.path.stem, values, answers, test_share)
+    values, notes = features(
+        rows, _inputs(rows, answers, columns), _names(categorical), pool, missing
+    )
+    return split(rows, rows.path.stem, values, answers, test_share, notes)
 
 
 def features(
     rows: Rows, names: list[str], categorical: list[str], pool: list[int], missing: Missing
-) -> Floats:
-    """(n, d): the columns side by side. pool: the rows whose inputs give the statistics.
+) -> tuple[Floats, tuple[str, ...]]:
+    """Return ((n, d): the columns side by side, notes). pool: the rows that give the statistics.
 
     Raises:
         ConfigError: a column that does not exist.
         DataError: empty cells under missing="error"; a column that is neither numbers nor
-            categories, or of more categories than 1,000.
+            categories; one of ids or of more categories than 1,000.
     """
-    import pyarrow as pa
-
     for name in categorical:
         rows.column(name, "categorical")
     parts: list[Floats] = []
+    notes: list[str] = []
+    categories: dict[str, int] = {}
     for name in names:
-        column = rows.column(name, "columns")
-        number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        if number and name not in categorical:
-            values = as_numbers(column, f"numbers in the column `{name}` of {rows.path}")
-            empty = np.isnan(values)
-            parts += _standardised(values, pool) if missing == "fill" or not empty.any() else []
+        column = read_input(rows, name, name in categorical)
+        if missing == "error" and column.empty.any():
+            raise DataError(_empty_cells(column, name, rows))
+        if isinstance(column, Categories):
+            part = _one_hot(column, pool, name, rows, ids_allowed=name in categorical)
+            categories[name] = part.shape[1]
+            parts.append(part)
+            notes += _category_notes(column, pool, name)
+        elif np.isnan(column.values).all():
+            notes.append(f"The column `{name}` is empty in every row: left out.")
         else:
-            cells = column.to_pylist()
-            empty = np.array([cell is None or cell == "" for cell in cells])
-            parts.append(_one_hot(cells, empty, pool, name, rows))
-        if missing == "error" and empty.any():
-            raise DataError(
-                f"Expected no empty cell among the inputs but {int(empty.sum())} of {len(empty)} "
-                f"rows of {rows.path} have none in `{name}`, first "
-                f"{rows.ids[int(empty.argmax())]!r}. Set `missing` to fill, or leave the column "
-                "out with `columns`."
-            )
-    return np.concatenate(parts, axis=1)
+            parts += _standardised(column.values, pool)
+            notes += _number_notes(column, pool, name)
+    if not parts:
+        raise DataError(f"Expected columns of inputs in {rows.path} but all are empty.")
+    if categories:
+        listed = ", ".join(f"{name} ({count:,})" for name, count in categories.items())
+        notes.insert(0, f"Columns taken as categories, with one input each: {listed}.")
+    return np.concatenate(parts, axis=1), tuple(notes)
+
+
+def _empty_cells(column: Numbers | Categories, name: str, rows: Rows) -> str:
+    empty = column.empty
+    words = column.words if isinstance(column, Numbers) else {}
+    said = f", or a word for none ({', '.join(f'{w!r} {n:,}' for w, n in words.items())})"
+    return (
+        f"Expected no empty cell among the inputs but {int(empty.sum())} of {len(empty)} rows of "
+        f"{rows.path} have none in `{name}`{said if words else ''}, first "
+        f"{rows.ids[int(empty.argmax())]!r}. Set `missing` to fill, or leave the column out with "
+        "`columns`."
+    )
 
 
 def _standardised(values: NDArray[np.float64], pool: list[int]) -> list[Floats]:
-    """The column, and where cells of the pool are empty, another that is 1 there."""
-    empty = np.isnan(values)
-    known = values[pool][~empty[pool]]
-    mean = known.mean() if len(known) else 0.0
-    spread = known.std() if len(known) else 0.0
-    # A column that never changes has no scale, and becomes zeros.
-    scaled = (np.where(empty, mean, values) - mean) / (spread if spread > 0 else 1.0)
-    found = [scaled] + ([empty] if empty[pool].any() else [])
-    return [part.astype(np.float32)[:, None] for part in found]
+    """(n, k) standardised, and where cells of the pool are empty, (n, 1) that is 1 there."""
+    parts: list[NDArray[Any]] = []
+    for column in values.T:
+        empty = np.isnan(column)
+        known = column[pool][~empty[pool]]
+        # A column that never changes in the pool has no scale, and becomes zeros everywhere.
+        if not len(known) or not known.std() > 0:
+            parts.append(np.zeros(len(column)))
+        else:
+            mean, spread = known.mean(), known.std()
+            parts.append((np.where(empty, mean, column) - mean) / spread)
+    incomplete = np.asarray(np.isnan(values).any(axis=1))
+    if incomplete[pool].any():
+        parts.append(incomplete)
+    return [part.astype(np.float32)[:, None] for part in parts]
 
 
 def _one_hot(
-    cells: list[object], empty: NDArray[np.bool_], pool: list[int], name: str, rows: Rows
+    column: Categories, pool: list[int], name: str, rows: Rows, *, ids_allowed: bool
 ) -> Floats:
     """(n, categories of the pool); an empty cell is a category of its own."""
-    keys = ["" if nothing else str(cell) for cell, nothing in zip(cells, empty, strict=True)]
-    known = sorted({keys[i] for i in pool})
+    known = sorted({column.cells[i] for i in pool})
     if len(known) > MOST:
         raise DataError(
             f"Expected at most {MOST} categories in the column `{name}` of {rows.path} but got "
             f"{len(known)}: ids, or free text. Leave it out with `columns`, or name it in `id`."
         )
+    if not ids_allowed and looks_like_ids(column):
+        raise DataError(
+            f"Expected categories in the column `{name}` of {rows.path} but nearly every row has "
+            f"one of its own, as {column.cells[0]!r}: ids, or free text. Leave it out with "
+            "`columns`, name it in `id`, or in `categorical` where they are categories."
+        )
     place = {key: i for i, key in enumerate(known)}
-    found = np.array([place.get(key, len(known)) for key in keys])
-    return np.eye(len(known) + 1, dtype=np.float32)[found, : len(known)]
+    positions = np.array([place.get(cell, len(known)) for cell in column.cells])
+    return np.eye(len(known) + 1, dtype=np.float32)[positions, : len(known)]
+
+
+def _category_notes(column: Categories, pool: list[int], name: str) -> list[str]:
+    notes = []
+    counts = Counter(column.cells)
+    known = {column.cells[i] for i in pool}
+    if unseen := sorted(counts.keys() - known):
+        total = sum(counts[cell] for cell in unseen)
+        notes.append(
+            f"{total:,} test rows have a category in `{name}` that the pool has not, first "
+            f"{unseen[0]!r}: all zeros."
+        )
+    if len(known) == 1:
+        notes.append(f"The column `{name}` never changes in the pool, and tells nothing.")
+    if empty := counts[""]:
+        notes.append(f"{empty:,} of {counts.total():,} cells of `{name}` are empty: a category.")
+    words = {cell: n for cell, n in counts.items() if cell.strip() and is_missing(cell)}
+    if words:
+        told = ", ".join(f"{word!r} ({n:,})" for word, n in sorted(words.items()))
+        notes.append(
+            f"In `{name}` words for missing are categories as others are: {told}. Empty the cells "
+            "where nothing is known."
+        )
+    return notes
+
+
+def _number_notes(column: Numbers, pool: list[int], name: str) -> list[str]:
+    notes = []
+    values = column.values
+    if empty := int(column.empty.sum()):
+        words = "".join(f", {word!r} ({n:,})" for word, n in column.words.items())
+        notes.append(
+            f"{empty:,} of {len(values):,} cells of `{name}` are empty{words}: filled with the "
+            "mean of the pool."
+        )
+    if column.leading_zero is not None:
+        notes.append(
+            f"The column `{name}` is taken as numbers but has leading zeros, as "
+            f"{column.leading_zero!r}: where they are codes, name it in `categorical`."
+        )
+    known = values[pool][~np.isnan(values[pool])]
+    if values.shape[1] > 1:
+        notes.append(f"The lists of `{name}` are taken as {values.shape[1]:,} numbers each.")
+    elif not len(known) or known.min() == known.max():
+        notes.append(f"The column `{name}` never changes in the pool, and tells nothing.")
+    elif _counts_rows(values[:, 0]) or (_ID_NAME.search(name) and _distinct(values[:, 0])):
+        notes.append(
+            f"The column `{name}` is taken as numbers but is a whole number of its own in every "
+            "row: where these are ids, name it in `id`, or leave it out with `columns`."
+        )
+    return notes
+
+
+def _distinct(values: NDArray[np.float64]) -> bool:
+    """Whether all are whole numbers, each there once."""
+    return (
+        len(values) >= _COUNTED
+        and bool((values == np.floor(values)).all())
+        and len(np.unique(values)) == len(values)
+    )
+
+
+def _counts_rows(values: NDArray[np.float64]) -> bool:
+    return _distinct(values) and values.max() - values.min() == len(values) - 1
 
 
 def _inputs(rows: Rows, answers: Answers, columns: str | None) -> list[str]:

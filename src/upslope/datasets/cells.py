@@ -1,0 +1,241 @@
+"""Read a column of a table as numbers or as categories, or refuse it by name.
+
+Nothing is guessed: a column is numbers if all its cells are, categories if none is. Decimal commas,
+dates, amounts with a sign, numbers among words and ids are neither, and are refused with the option
+that settles them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from upslope.datasets.arrow import is_list, is_number, is_text, numbers_of
+from upslope.datasets.missing import MISSING_WORDS
+from upslope.datasets.rows import Rows
+from upslope.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Decimal = Annotated[
+    Literal[".", ","],
+    Field(description="between the whole and the fraction of numbers that are written as text"),
+]
+
+_DATES = (
+    r"^\d{4}[-./]\d{1,2}[-./]\d{1,2}([T ]\d{1,2}:\d{2}.*)?$",
+    r"^\d{1,2}[-./]\d{1,2}[-./]\d{2,4}([T ,]+\d{1,2}:\d{2}.*)?$",
+    r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$",
+    r"^\d{1,2}[- .]+[A-Za-z]{3,9}[- .,]+\d{2,4}$",
+)
+_AMOUNT = r"^[€$£¥]?\s*[+-]?\d[\d.,]*\s*[%‰€$£¥]?$"
+_SHARE_OF_IDS = 0.9
+_FEWEST_FOR_IDS = 20
+"""Rows from which a column of (nearly) as many categories as rows is refused."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """values: (n, k), NaN where the cell is empty. words: the words for missing among the cells,
+    with counts. leading_zero: a cell such as 007, where there is one."""
+
+    values: NDArray[np.float64]
+    words: Mapping[str, int] = field(default_factory=dict)
+    leading_zero: str | None = None
+
+    @property
+    def empty(self) -> NDArray[np.bool_]:
+        """(n,): rows with an empty cell."""
+        return np.asarray(np.isnan(self.values).any(axis=1), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class Categories:
+    """cells: the text of each, "" where it is empty."""
+
+    cells: list[str]
+
+    @property
+    def empty(self) -> NDArray[np.bool_]:
+        """(n,): rows with an empty cell."""
+        return np.array([not cell for cell in self.cells])
+
+
+def read_input(rows: Rows, name: str, as_categories: bool) -> Numbers | Categories:
+    """Return a column of inputs as what it is; `as_categories`: the user says that it is these.
+
+    Raises:
+        ConfigError: there is no such column.
+        DataError: it is neither, or both.
+    """
+    import pyarrow as pa
+
+    column = rows.column(name, "columns")
+    kind = column.type
+    where = f"the column `{name}` of {rows.path}"
+    if as_categories and not (is_list(kind) or pa.types.is_nested(kind)):
+        cells = ["" if cell is None else str(cell) for cell in column.to_pylist()]
+        return Categories(["" if cell == "nan" and is_number(kind) else cell for cell in cells])
+    if pa.types.is_null(kind):
+        return Numbers(np.full((len(column), 1), np.nan))
+    if is_number(kind):
+        return Numbers(finite(numbers_of(column), f"numbers in {where}")[:, None])
+    if pa.types.is_boolean(kind):
+        return Categories(["" if cell is None else str(cell) for cell in column.to_pylist()])
+    if is_list(kind):
+        return Numbers(_lists(column, where))
+    if not is_text(kind):
+        raise DataError(
+            f"Expected numbers, text, truth values or lists of numbers in {where} but got cells of "
+            f"type {kind}. Convert them (dates to days since one), or leave the column out with "
+            "`columns`."
+        )
+    return _text(column, name, rows)
+
+
+def text_numbers(column: pa.ChunkedArray, decimal: str) -> tuple[Numbers, NDArray[np.bool_]]:
+    """Return (numbers, (n,) mask of cells that are neither number nor missing) of a column of text.
+
+    Space around a number does not count. Infinity is a number here: `finite` refuses it.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = pc.utf8_trim_whitespace(pc.fill_null(column.cast(pa.large_string()), ""))
+    point = "[.]" if decimal == "." else ","
+    number = rf"^[+-]?(\d+({point}\d*)?|{point}\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
+    is_value = pc.match_substring_regex(cells, number)
+    words = pa.array(["", *MISSING_WORDS], pa.large_string())
+    is_missing = pc.is_in(cells, value_set=words)
+    plain = pc.if_else(is_value, cells, pa.scalar(None, pa.large_string()))
+    if decimal == ",":
+        plain = pc.replace_substring(plain, ",", ".")
+    values = plain.cast(pa.float64()).to_numpy()
+    said = Counter(cell for cell in cells.filter(is_missing).to_pylist() if cell)
+    zeros = cells.filter(pc.match_substring_regex(cells, r"^0\d+$"))
+    first = zeros[0].as_py() if len(zeros) else None
+    unread = ~np.asarray(pc.or_(is_value, is_missing).to_numpy(), dtype=bool)
+    return Numbers(values[:, None], said, first), unread
+
+
+def finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    """Return the values, NaN included; DataError where one is infinite. what: what they are."""
+    if np.isinf(values).any():
+        raise DataError(f"Expected finite {what} but row {int(np.isinf(values).argmax())} is not.")
+    return values
+
+
+def comma_advice(column: pa.ChunkedArray, unread: NDArray[np.bool_], decimal: str) -> str:
+    """Return what to do where all unread cells of a column are numbers in another notation."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = pc.utf8_trim_whitespace(pc.fill_null(column.cast(pa.large_string()), ""))
+    cells = cells.filter(pa.array(unread))
+    if (
+        not len(cells)
+        or not pc.all(pc.match_substring_regex(cells, r"^[+-]?[\d.,]*\d[.,]?$")).as_py()
+    ):
+        return ""
+    both = pc.any(pc.and_(pc.match_substring(cells, "."), pc.match_substring(cells, ","))).as_py()
+    other = "," if decimal == "." else "."
+    if not both:
+        return (
+            f"Where {other!r} is between the whole and the fraction, set `decimal` to {other!r}; "
+            "where it is between thousands, remove it."
+        )
+    return f"Remove what is between thousands; a decimal comma is read with `decimal` {','!r}."
+
+
+def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categories:
+    where = f"the column `{name}` of {rows.path}"
+    numbers, unread = text_numbers(column, rows.decimal)
+    values = numbers.values
+    count, others = int((~np.isnan(values)).sum()), int(unread.sum())
+    cells = ["" if cell is None else cell for cell in column.to_pylist()]
+    first = cells[int(unread.argmax())] if others else ""
+    out = "or leave it out with `columns`"
+    if not others and (count or numbers.words or not any(cell.strip() for cell in cells)):
+        finite(values, f"numbers in {where}")
+        if rows.untyped or not count:
+            return numbers
+        raise DataError(
+            f"Expected numbers in {where} but got numbers written as text, first "
+            f"{next(cell for cell in cells if cell)!r}. Convert them to numbers, name the column "
+            f"in `categorical`, {out}."
+        )
+    if 2 * sum(_matches(column, unread, pattern) for pattern in _DATES) >= others:
+        raise DataError(
+            f"Expected numbers or categories in {where} but got dates or times, first {first!r}. "
+            "Convert them to numbers, such as days since a date, name the column in "
+            f"`categorical`, {out}."
+        )
+    if advice := comma_advice(column, unread, rows.decimal):
+        raise DataError(
+            f"Expected numbers with {rows.decimal!r} in {where} but {others:,} of {len(cells):,} "
+            f"cells are written otherwise, first {first!r}. {advice} Or name the column in "
+            f"`categorical`, {out}."
+        )
+    if 2 * _matches(column, unread, _AMOUNT) >= others:
+        raise DataError(
+            f"Expected numbers or categories in {where} but got numbers with a sign, first "
+            f"{first!r}. Remove the sign, name the column in `categorical`, {out}."
+        )
+    if count:
+        raise DataError(
+            f"Expected numbers alone or words alone in {where} but {count:,} cells are numbers and "
+            f"{others:,} are not, first {first!r} of {rows.ids[int(unread.argmax())]!r}. Empty the "
+            "cells that stand for a missing number; where all cells are categories, name the "
+            f"column in `categorical`, {out}."
+        )
+    return Categories(cells)
+
+
+def _matches(column: pa.ChunkedArray, unread: NDArray[np.bool_], pattern: str) -> int:
+    """The number of unread cells that match."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = pc.utf8_trim_whitespace(column.cast(pa.large_string())).filter(pa.array(unread))
+    return int(pc.sum(pc.match_substring_regex(cells, pattern)).as_py() or 0)
+
+
+def looks_like_ids(categories: Categories) -> bool:
+    """Return whether there are (nearly) as many categories as rows: ids, or free text."""
+    filled = [cell for cell in categories.cells if cell]
+    return len(filled) >= _FEWEST_FOR_IDS and len(set(filled)) > _SHARE_OF_IDS * len(filled)
+
+
+def _lists(column: pa.ChunkedArray, where: str) -> NDArray[np.float64]:
+    """(n, k): the numbers of each row's list; NaN in rows without one.
+
+    Raises:
+        DataError: lists of other things than numbers, or of differing lengths.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(column)
+    sizes = sorted(set(lengths.drop_null().to_pylist()))
+    inner = pc.list_flatten(column)
+    if len(sizes) != 1 or not sizes[0] or not is_number(inner.type):
+        found = (
+            f"of {sizes[0]} to {sizes[-1]} items" if len(sizes) > 1 else f"of type {column.type}"
+        )
+        raise DataError(
+            f"Expected lists of numbers, all of one length, in {where} but got lists {found}. "
+            "Leave the column out with `columns`."
+        )
+    if not isinstance(inner, pa.ChunkedArray):
+        inner = pa.chunked_array([inner])
+    known = lengths.is_valid().to_numpy()
+    values = np.full((len(column), sizes[0]), np.nan)
+    values[known] = finite(numbers_of(inner), f"numbers in {where}").reshape(-1, sizes[0])
+    return values

@@ -1,0 +1,95 @@
+"""Read a column of classes: names as they are written, or whole numbers of any type."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from upslope.datasets.arrays import UNKNOWN, Labels
+from upslope.datasets.arrow import is_number, plain_column, texts_of
+from upslope.datasets.missing import is_missing, missing_notes
+from upslope.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+_FEWEST = 10
+"""Labelled samples from which a class of its own for each is refused."""
+
+
+def read_classes(
+    column: pa.ChunkedArray, what: str, words: Collection[str] | None, samples: str = "rows"
+) -> tuple[tuple[str, ...], Labels, tuple[str, ...]]:
+    """Return (names of the classes in order, (n,) labels, notes) of a column of classes.
+
+    Whole numbers are ordered by size, other names as text. what: "classes in the column ..." for
+    messages. words: the option `missing_labels`. samples: what has the labels, in the plural.
+
+    Raises:
+        DataError: cells that are no classes; fewer than two; one of its own for each sample; two
+            spellings of one number.
+    """
+    column = plain_column(column)
+    cells = texts_of(column, what)
+    notes = list(missing_notes(cells, words, samples))
+    if is_number(column.type) and "int" not in str(column.type):
+        notes.append(f"Labels of type {column.type} are whole numbers, and taken as classes.")
+    known = [cell for cell in cells if cell is not None and not is_missing(cell, words)]
+    names = ordered_names(known, what)
+    if len(names) < 2:
+        raise DataError(
+            f"Expected at least 2 {what} but got {list(names)}"
+            + (", since " + notes[0] if notes else ".")
+        )
+    if len(names) == len(known) and len(names) >= _FEWEST:
+        raise DataError(
+            f"Expected {what} but each of the {len(known):,} labels is there once, as "
+            f"{names[0]!r}: ids or measured numbers. Name another column, or for a table set "
+            "`kind` to numbers."
+        )
+    number = {name: i for i, name in enumerate(names)}
+    values = [
+        UNKNOWN if cell is None or is_missing(cell, words) else number[cell] for cell in cells
+    ]
+    return names, np.array(values, dtype=np.int64), (*notes, *name_notes(known, samples))
+
+
+def ordered_names(cells: Collection[str], what: str) -> tuple[str, ...]:
+    """Return the distinct names: by size where all are numbers, else as text.
+
+    Raises:
+        DataError: two spellings of one number, such as 1 and 01.
+    """
+    names = sorted(set(cells))
+    if not all(_NUMBER.fullmatch(name) for name in names):
+        return tuple(names)
+    sizes: dict[Fraction, str] = {}
+    for name in names:
+        other = sizes.setdefault(Fraction(name), name)
+        if other != name:
+            raise DataError(
+                f"Expected one spelling of each number among the {what} but got {other!r} and "
+                f"{name!r}. Write them alike."
+            )
+    return tuple(sizes[size] for size in sorted(sizes))
+
+
+def name_notes(cells: Sequence[str], samples: str) -> tuple[str, ...]:
+    """Return sentences about classes that differ in case, space or Unicode form alone."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(counts := Counter(cells)):
+        alike.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), []).append(name)
+    return tuple(
+        "Classes that differ in letter case, space or Unicode form alone are counted apart: "
+        f"{', '.join(f'{name!r} ({counts[name]:,} {samples})' for name in group)}. Write them "
+        "alike where they are one."
+        for group in alike.values()
+        if len(group) > 1
+    )

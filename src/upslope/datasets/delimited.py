@@ -1,0 +1,165 @@
+"""Read CSV and TSV files as text, cell by cell as written: no type is guessed, no cell changed.
+
+What a column means (numbers, categories, classes, ids) is decided by whoever uses it. A type
+guessed here would turn the id 0001 into 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from upslope.datasets.decoding import read_text
+from upslope.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Delimiter = Annotated[
+    str | None,
+    Field(
+        description="between cells of CSV files: a comma, semicolon or tab is told, if not given"
+    ),
+]
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+_PROBED = 200
+"""Lines by which the delimiter is told."""
+_AT_ONCE = 20_000
+"""Lines held as Python objects."""
+
+
+def read_delimited(
+    path: Path, encoding: str | None = None, delimiter: str | None = None
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """Return (a table of text columns, notes) of a CSV or TSV file; blank lines are no rows.
+
+    Raises:
+        ConfigError: a delimiter that is not one character.
+        DataError: lines of differing lengths, an unclosed quote, two columns of one name, columns
+            without a name, a delimiter that cannot be told.
+    """
+    import pyarrow as pa
+
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ConfigError(f"Expected `delimiter` to be one character but got {delimiter!r}.")
+    text = read_text(path, encoding)
+    notes: list[str] = []
+    first, _, rest = text.partition("\n")
+    if delimiter is None and first.strip().lower().startswith("sep=") and len(first.strip()) == 5:
+        delimiter, text = first.strip()[4], rest  # Excel's own line about the delimiter
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    if delimiter is None:
+        delimiter = _delimiter(text, usual, path)
+    if delimiter != usual:
+        name = DELIMITERS.get(delimiter, repr(delimiter))
+        notes.append(f"{path.name} has a {name} between cells, not a {DELIMITERS[usual]}.")
+    with _long_cells():
+        lines = _lines(text, delimiter, path)
+        names = next(lines, (0, []))[1]
+        columns: list[list[pa.Array]] = [[] for _ in names]
+        number = 1
+        while chunk := list(islice(lines, _AT_ONCE)):
+            for number, cells in chunk:
+                if len(cells) != len(names):
+                    raise DataError(
+                        f"Expected {len(names)} cells, as in the first line, but line {number} of "
+                        f"{path} has {len(cells)}: {delimiter.join(cells)[:80]!r}. A cell that "
+                        f"holds {delimiter!r} needs double quotes around it."
+                    )
+            across = zip(*(cells for _, cells in chunk), strict=True)
+            for column, down in zip(columns, across, strict=True):
+                column.append(pa.array(down, pa.large_string()))
+    arrays = [pa.chunked_array(chunks, pa.large_string()) for chunks in columns]
+    named, told = _named(names, arrays, path)
+    return pa.table(named), (*notes, *told)
+
+
+def _lines(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line where it ends, cells) of each line that is not blank."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise DataError(
+            f"Expected a table in {path} but reading it failed in line {reader.line_num}: {error}. "
+            "A double quote inside a quoted cell is written twice."
+        ) from error
+
+
+def _delimiter(text: str, usual: str, path: Path) -> str:
+    """The one character that cuts the first lines into cells of one number, `usual` if it does.
+
+    Raises:
+        DataError: several would do.
+    """
+    counts: dict[str, int] = {}
+    for delimiter in DELIMITERS:
+        try:
+            lengths = [len(c) for _, c in islice(_lines(text, delimiter, path), _PROBED)]
+        except DataError:
+            continue
+        # The last of the lines may be cut by nothing: all lines were parsed whole.
+        if lengths and lengths[0] > 1 and len(set(lengths)) == 1:
+            counts[delimiter] = lengths[0]
+    others = [d for d in counts if d != usual]
+    if usual in counts and all(counts[d] < counts[usual] for d in others):
+        return usual
+    if usual in counts or len(others) > 1:
+        found = ", ".join(f"{DELIMITERS[d]} ({n} columns)" for d, n in counts.items())
+        raise DataError(
+            f"Expected one delimiter in {path} but several cut its lines evenly: {found}. Say "
+            "which with `delimiter`."
+        )
+    return others[0] if others else usual
+
+
+def _named(
+    names: list[str], columns: list[pa.ChunkedArray], path: Path
+) -> tuple[dict[str, pa.ChunkedArray], tuple[str, ...]]:
+    """(columns by name, notes) without nameless columns that hold nothing or count the rows."""
+    import pyarrow.compute as pc
+
+    named: dict[str, pa.ChunkedArray] = {}
+    notes: list[str] = []
+    for i, (name, column) in enumerate(zip(names, columns, strict=True), 1):
+        if name.strip():
+            if name in named:
+                raise DataError(
+                    f"Expected the columns of {path} to have names of their own but {name!r} is "
+                    "there twice. Rename one."
+                )
+            named[name] = column
+        elif not len(column) or not pc.any(pc.not_equal(column, "")).as_py():
+            notes.append(f"Column {i} of {path.name} has no name and no cells: left out.")
+        elif column.to_pylist() == [str(k) for k in range(len(column))]:
+            notes.append(
+                f"Column {i} of {path.name} has no name and counts the rows from 0, as the index "
+                "that pandas writes: left out. Name it in the first line where it is an input."
+            )
+        else:
+            raise DataError(
+                f"Expected a name for every column in the first line of {path} but column {i} has "
+                "none. Name it."
+            )
+    return named, tuple(notes)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Cells of any length: the limit of the standard library guards against unclosed quotes, which
+    are told here in any case."""
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

@@ -1,0 +1,128 @@
+"""Read the label columns of several splits as labels of the same classes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from upslope.datasets.arrays import UNKNOWN, Labels
+from upslope.datasets.arrow import is_bytes, is_number, is_text, numbers_of, plain_column, texts_of
+from upslope.datasets.class_labels import read_classes
+from upslope.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Names = tuple[str, ...]
+_SPARSE = 1000
+"""Class numbers without a sample at most, where no names are stated: more are ids or counts."""
+
+
+def read_split_labels(
+    columns: Mapping[str, pa.ChunkedArray],
+    stated: Mapping[str, Names | None],
+    column: str,
+    source: object,
+    words: Collection[str] | None = None,
+) -> tuple[Names, dict[str, Labels], tuple[str, ...]]:
+    """Return (names of the classes, split -> (n,) labels, notes).
+
+    Whole numbers of any type are positions in the names, -1 and empty cells being unlabelled; text
+    and truth values are names themselves. stated: the names that each split's files state, if any.
+    column, source: for messages. words: the option `missing_labels`.
+
+    Raises:
+        DataError: splits that state different names; labels that are no classes, or beyond them.
+    """
+    import pyarrow as pa
+
+    plain = {split: plain_column(one) for split, one in columns.items()}
+    what = f"classes in the column `{column}` of {source}"
+    names = same_names(stated, source)
+    if all(is_number(one.type) or pa.types.is_null(one.type) for one in plain.values()):
+        labels = {split: _whole_numbers(one, what) for split, one in plain.items()}
+        notes = tuple(
+            f"{int((one == UNKNOWN).sum()):,} of {len(one):,} samples of {split} are unlabelled: "
+            "their label is empty or -1."
+            for split, one in labels.items()
+            if (one == UNKNOWN).any()
+        )
+        return (names or _numbered(labels, what)), labels, notes
+    if not all(_is_name(one.type) for one in plain.values()):
+        kinds = ", ".join(sorted({str(one.type) for one in plain.values()}))
+        raise DataError(
+            f"Expected {what} to be whole numbers or text in every split but got {kinds}. Name "
+            "another column with `label`."
+        )
+    texts = [texts_of(one, what) for one in plain.values()]
+    joined = pa.chunked_array([pa.array(one, pa.large_string()) for one in texts])
+    found, values, notes = read_classes(joined, what, words, "samples")
+    if names is not None and (unlisted := sorted(set(found) - set(names))):
+        raise DataError(f"Expected {what} to be among those stated but got {unlisted[:5]}.")
+    if names is not None:
+        place = np.array([names.index(name) for name in found])
+        values = np.where(values == UNKNOWN, UNKNOWN, place[values])
+    ends = np.cumsum([len(one) for one in texts])[:-1]
+    return names or found, dict(zip(plain, np.split(values, ends), strict=True)), notes
+
+
+def _is_name(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(
+        is_text(kind) or is_bytes(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    )
+
+
+def same_names(stated: Mapping[str, Names | None], source: object) -> Names | None:
+    """Return the names that splits or files state; DataError where two state different ones."""
+    known = {split: names for split, names in stated.items() if names is not None}
+    if len(set(known.values())) > 1:
+        (one, first), (other, second) = list(known.items())[:2]
+        differing = next(
+            (a, b) for a, b in zip((*first, ""), (*second, ""), strict=False) if a != b
+        )
+        raise DataError(
+            f"Expected the same classes in the same order everywhere in {source} but {one} "
+            f"states {len(first)} and {other} {len(second)}, first differing in {differing[0]!r} "
+            f"and {differing[1]!r}. Write both with the same names."
+        )
+    return next(iter(known.values()), None)
+
+
+def _whole_numbers(column: pa.ChunkedArray, what: str) -> Labels:
+    """(n,) int64, `UNKNOWN` where a cell is empty."""
+    import pyarrow as pa
+
+    if pa.types.is_null(column.type):
+        return np.full(len(column), UNKNOWN, dtype=np.int64)
+    if pa.types.is_integer(column.type):
+        try:
+            whole: Labels = column.cast(pa.int64()).fill_null(UNKNOWN).to_numpy()
+        except pa.ArrowInvalid as error:
+            raise DataError(f"Expected {what} to fit int64 but: {error}.") from error
+        return whole
+    values = numbers_of(column)
+    known = values[~np.isnan(values)]
+    fractions = known[known != np.floor(known)]
+    if len(fractions) or np.isinf(values).any():
+        wrong = fractions[0] if len(fractions) else np.inf
+        raise DataError(f"Expected {what} to be whole numbers or text but got {wrong:g}.")
+    return np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
+
+
+def _numbered(labels: Mapping[str, Labels], what: str) -> Names:
+    """Names "0", "1", ... up to the highest label.
+
+    Raises:
+        DataError: so high a label, for so few classes, that it is no class.
+    """
+    highest = max(int(one.max(initial=1)) for one in labels.values())
+    distinct = len(np.unique(np.concatenate(list(labels.values()))))
+    if highest + 1 - distinct > _SPARSE:
+        raise DataError(
+            f"Expected {what} to be numbered from 0 but got {highest} as the highest of {distinct}."
+        )
+    return tuple(str(i) for i in range(highest + 1))

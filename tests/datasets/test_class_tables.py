@@ -1,0 +1,43 @@
+"""Class tables of masks: encodings, delimiters, lines that do not fit."""
+
+import pytest
+
+from upslope import datasets
+from upslope.datasets.codes import read_codes
+from upslope.errors import DataError
+
+TEXT = "name,id\nGrund,0\nZähne,1\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (TEXT.encode(), None),
+        (TEXT.encode("utf-8-sig"), None),
+        (TEXT.encode("utf-16"), None),
+        (TEXT.encode("latin-1"), "latin-1"),
+        (TEXT.replace(",", ";").encode("cp1252"), "cp1252"),
+    ],
+)
+def test_names_in_every_encoding(tmp_path, data, encoding):
+    path = tmp_path / "classes.csv"
+    path.write_bytes(data)
+    assert read_codes(path, encoding).classes == ("Grund", "Zähne")
+
+
+def test_an_unnamed_encoding_is_asked_for(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "classes.csv"
+    path.write_bytes(TEXT.encode("latin-1"))
+    with pytest.raises(DataError, match=r"byte 0xe4 at offset 17, line 3, .*`encoding`.*'Zähne,1'"):
+        datasets.load("mask-folder", tmp_path)
+    with pytest.raises(DataError, match="images"):  # the table is read, and nothing is there
+        datasets.load("mask-folder", tmp_path, encoding="latin-1")
+
+
+def test_a_name_with_a_comma_needs_quotes(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("name,id\nroad, 0,1\nother,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="2 cells in line 2 of .* got more"):
+        read_codes(path)
