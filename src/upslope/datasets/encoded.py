@@ -204,25 +204,32 @@ def white_level(
     """
     if white is not None:
         return white
-    highest, deep = -1, 0
+    highest, deep, colour = -1, 0, False
     for i in np.unique(np.linspace(0, len(ids) - 1, min(_LOOKED_AT, len(ids))).astype(int)):
         named = _named(source, ids, int(i))
         try:
-            if not read_header(*named).deep:
+            header = read_header(*named)
+            if not header.deep:
                 continue
             level = highest_level(*named)
         except DataError:
             continue
         deep, highest = deep + 1, max(highest, level)
+        colour = colour or header.natural == "RGB"
         if highest > FULL // 2:
             return FULL
     if not deep:
         return None
+    advice = (
+        "Of colour the upper 8 bits alone can be read: scale the images and save them with 8 bits."
+        if colour
+        else f"Set `white` to the level that is to be white in all of them, such as "
+        f"{_bits(highest)}; {FULL} scales by the full range."
+    )
     raise DataError(
         f"Expected 16-bit images to use their range, 0 to {FULL}, but the highest level of "
         f"{deep} images, {ids[0]!r} and others, is {highest}: read as 8 bits, they would keep "
-        f"{round(highest / 257) + 1} levels. Set `white` to the level that is to be white in all "
-        f"of them, such as {_bits(highest)}; {FULL} scales by the full range."
+        f"{round(highest / 257) + 1} levels. {advice}"
     )
 
 

@@ -41,6 +41,7 @@ NEAR = 0.995
 MANY = 20_000
 """Images above which `auto` compares no thumbnails: the work grows with the square."""
 _FLAT = 2.0  # standard deviation of grey levels under which a thumbnail shows nothing to compare
+_LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green, blue in grey, as Pillow weighs them
 _CHUNK = 512
 
 
@@ -160,7 +161,12 @@ def _thumbnails(dataset: Dataset, progress: Observer) -> Tensor:
         progress(Progress("compare", rows[-1] + 1, len(dataset)))
         if not bool(mask.any()):
             continue
-        grey = images.float().mean(dim=1, keepdim=True)
+        weights = (
+            _LUMA
+            if images.shape[1] == len(_LUMA)
+            else torch.full((images.shape[1],), 1 / images.shape[1])
+        )
+        grey = torch.einsum("nchw,c->nhw", images.float(), weights)[:, None]
         small = F.adaptive_avg_pool2d(grey, SIDE).flatten(1)
         centred = small - small.mean(dim=1, keepdim=True)
         seen = centred.std(dim=1, keepdim=True) >= _FLAT
