@@ -27,13 +27,12 @@ def lay_splits(root, *splits, classes=("cat", "dog"), count=5):
 @pytest.mark.parametrize(
     ("name", "split"),
     [("Train", "train"), ("training", "train"), ("TRAINING_SET", "train"),
-     ("train-images", "train"), ("images_train", "train"), ("train2017", "train"), ("trainval", "train"),
-     ("Test", "test"),
-     ("testing", "test"), ("test_set", "test"), ("test1", "test"), ("hold-out", "test"),
-     ("val", "validation"), ("Valid", "validation"), ("dev", "validation"),
-     ("dev_set", "validation"), ("validation data", "validation"), ("cat", None), ("test tube", None),
-     ("contest", None), ("trains", None), ("station_train", None),
-     ("devil", None), ("3", None), ("", None)],
+     ("train-images", "train"), ("images_train", "train"), ("train2017", "train"),
+     ("trainval", "train"), ("Test", "test"), ("testing", "test"), ("test_set", "test"),
+     ("test1", "test"), ("hold-out", "test"), ("val", "validation"), ("Valid", "validation"),
+     ("dev", "validation"), ("dev_set", "validation"), ("validation data", "validation"),
+     ("cat", None), ("test tube", None), ("contest", None), ("trains", None),
+     ("station_train", None), ("devil", None), ("3", None), ("", None)],
 )  # fmt: skip
 def test_names_of_splits(name, split):
     assert split_of(name) == split

@@ -58,6 +58,12 @@ def test_places_in_a_tomogram(tmp_path):
         "tomo.mrc 30 30 20 0 2\n"
     )
     splits = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5)
+    assert splits.notes == (
+        "1 of 4 particles of p.star have origins (rlnOriginXAngst, ...): they are taken off the "
+        "coordinates, as angstrom.",
+        "1 of 4 boxes of 8 voxels reach beyond their tomogram and are filled with the mean of the "
+        "rest, first that of 'tomo.mrc@2,20,15'.",
+    )
     everything = splits.pool.dataset
     np.testing.assert_allclose(
         everything.inputs([0])[0, 0], standard(data[11:19, 16:24, 21:29]), atol=1e-5
@@ -185,3 +191,23 @@ def test_missing_labels_encodings_and_odd_files_are_told(stack):
     )
     splits = datasets.load("subtomograms", root, encoding="cp1252", missing_labels=["NA"])
     assert splits.pool.classes == ("?", "Biene", "Käfer", "None", "n/a", "nan", "null")
+
+
+def test_coordinates_in_other_pixels_are_told(tmp_path):
+    write(tmp_path / "t.mrc", np.random.default_rng(1).normal(size=(30, 40, 50)).astype("f4"), 10.8)
+    rows = "".join(f"t.mrc {20 + i} 20 15 {i % 2 + 1}\n" for i in range(4))
+    table = (
+        "data_optics\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographPixelSize #2\n1 {}\n\n"
+        "data_particles\nloop_\n_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n"
+        f"_rlnCoordinateZ\n_rlnClassNumber\n{rows}"
+    )
+    for pixel, told in ((1.35, 1), (10.8, 0)):
+        (tmp_path / "p.star").write_text(table.format(pixel))
+        notes = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).notes
+        assert len(notes) == told
+    (tmp_path / "p.star").write_text(table.format(1.35))
+    (note,) = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).notes
+    assert note.startswith(
+        "p.star states pixels of 1.35 angstrom (rlnMicrographPixelSize) and t.mrc has voxels of "
+        "10.8 (1 of 1 tomograms)."
+    )

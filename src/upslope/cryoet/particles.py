@@ -16,6 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from upslope.cryoet.star import Block, read_star, utf8, write_star
 from upslope.errors import DataError
 
@@ -51,6 +54,16 @@ class Particle:
     centre: tuple[float, float, float] | None
     offset: tuple[float, float, float]
     label: str
+
+    def corner(self, box: int, voxel: float) -> tuple[list[float], NDArray[np.int64]]:
+        """Return its place (x, y, z) in voxels, and the first voxel (z, y, x) of a box around it.
+
+        voxel: edge in angstrom. The voxel nearest to the place is number box // 2 of the box.
+        """
+        assert self.centre is not None
+        place = [c - o / voxel for c, o in zip(self.centre, self.offset, strict=True)]
+        nearest = [math.floor(c + 0.5) for c in reversed(place)]
+        return place, np.array(nearest, dtype=np.int64) - box // 2
 
 
 @dataclass(frozen=True)

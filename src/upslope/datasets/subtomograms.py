@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from upslope.cryoet.mrc import MappedVolume, finite, map_volume, read_header
+from upslope.cryoet.mrc import MappedVolume, finite, map_volume
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
 from upslope.datasets.base import Splits
@@ -27,6 +27,7 @@ from upslope.datasets.encoded import OnError
 from upslope.datasets.files import needed_root
 from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
 from upslope.datasets.subset import Subset, draw
+from upslope.datasets.volume_notes import volume_notes
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress, silent
 
@@ -150,7 +151,7 @@ def load(
         voxel,
     )
     notes = table.notes + missing_notes(table.labels, missing_labels, "particles")
-    notes += _oddities(particles, path, voxel)
+    notes += volume_notes(table, box, voxel)
     if on_error == "skip":
         everything = _readable(everything, progress)
     known = np.flatnonzero(everything.labels != UNKNOWN)
@@ -160,26 +161,6 @@ def load(
     pool = np.setdiff1d(np.arange(len(everything)), test)
     pool_part, test_part = (Subset(everything, chosen.tolist()) for chosen in (pool, test))
     return Splits(pool_part, test_part, notes=notes)
-
-
-def _oddities(particles: Sequence[Particle], path: Path, voxel: float | None) -> tuple[str, ...]:
-    """Sentences about the headers of the MRC files, each with a count and an example.
-
-    A file that cannot be read is left to the reading of its particles.
-    """
-    files = sorted({particle.file for particle in particles})
-    odd: dict[str, list[Path]] = {}
-    for file in files:
-        try:
-            header = read_header(file, voxel)
-        except DataError:
-            continue
-        for oddity in header.oddities:
-            odd.setdefault(oddity, []).append(file)
-    return tuple(
-        f"{where[0].name} {oddity} ({len(where)} of {len(files)} files of {path.name})."
-        for oddity, where in odd.items()
-    )
 
 
 def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDataset:
@@ -255,8 +236,7 @@ def _cut(particle: Particle, tomogram: MappedVolume, box: int) -> NDArray[np.flo
     assert particle.centre is not None
     if tomogram.values.ndim != 3:
         raise DataError(f"Expected a tomogram in {particle.file} but got a stack of volumes.")
-    centre = [c - o / tomogram.voxel for c, o in zip(particle.centre, particle.offset, strict=True)]
-    low = np.array([int(np.floor(c + 0.5)) for c in reversed(centre)]) - box // 2  # z, y, x
+    centre, low = particle.corner(box, tomogram.voxel)
     start, stop = np.clip(low, 0, None), np.minimum(low + box, tomogram.values.shape)
     share = np.clip(stop - start, 0, None).prod() / box**3
     if share < _INSIDE:
