@@ -39,5 +39,5 @@ def test_an_unnamed_encoding_is_asked_for(tmp_path):
 def test_a_name_with_a_comma_needs_quotes(tmp_path):
     path = tmp_path / "classes.csv"
     path.write_text("name,id\nroad, 0,1\nother,2\n", encoding="utf-8")
-    with pytest.raises(DataError, match="2 cells in line 2 of .* got more"):
+    with pytest.raises(DataError, match=r"2 cells in line 2 of .* got more"):
         read_codes(path)

@@ -22,7 +22,17 @@ def test_classes_with_counts_of_each_split_and_notes():
         ("test", "1: ant (1), bee (0)"),
         ("note", "So."),
     )
+    assert str(splits).splitlines() == [f"{title}: {text}" for title, text in overview(splits)]
     assert class_counts(Subset(splits.pool, [1, 4])) == {"ant": 0, "bee": 1}
+
+
+def test_classes_that_the_pool_has_not_are_named():
+    everything = array([0, 0, 1, -1], ("ant", "bee"))
+    splits = Splits(Subset(everything, [0, 3]), Subset(everything, [1, 2]))
+    (note,) = (text for title, text in overview(splits) if title == "note")
+    assert note == "No labelled sample of the pool is of 'bee', and test samples are."
+    unlabelled = Splits(Subset(everything, [3]), Subset(everything, [1, 2]))
+    assert all(title != "note" for title, _ in overview(unlabelled))
 
 
 def test_many_classes_are_a_range():

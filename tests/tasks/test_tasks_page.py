@@ -20,7 +20,7 @@ def test_every_task_has_its_row():
 
 def test_configurations_are_valid():
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         parse(yaml.safe_load(block))
 

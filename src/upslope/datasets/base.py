@@ -63,9 +63,17 @@ class Splits:
 
     notes: plain sentences, each about what a reader left out, converted or left unlabelled: what,
     how many, and how to decide otherwise. They are shown to people and recorded nowhere.
+
+    `print(splits)` shows the classes with counts and the notes, as the plan of a run does.
     """
 
     pool: Dataset
     test: Dataset
     validation: Dataset | None = None
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line per split, with its classes and counts, and one per note."""
+        from upslope.datasets.overview import overview  # which imports the kinds of data sets
+
+        return "\n".join(f"{title}: {text}" for title, text in overview(self))

@@ -37,7 +37,7 @@ _DATES = (
 )
 _AMOUNT = r"^[€$£¥]?\s*[+-]?\d[\d.,]*\s*[%‰€$£¥]?$"
 _SHARE_OF_IDS = 0.9
-_FEWEST_FOR_IDS = 20
+_FEWEST_FOR_IDS = 10
 """Rows from which a column of (nearly) as many categories as rows is refused."""
 
 

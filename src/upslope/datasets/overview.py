@@ -32,7 +32,8 @@ def overview(splits: Splits) -> tuple[tuple[str, str], ...]:
     """
     parts = {"pool": splits.pool, "test": splits.test, "validation": splits.validation}
     lines = [(title, _counted(part)) for title, part in parts.items() if part is not None]
-    return (*lines, *(("note", note) for note in splits.notes))
+    notes = (*_absent(splits), *splits.notes)
+    return (*lines, *(("note", note) for note in notes))
 
 
 def class_counts(dataset: Dataset) -> Mapping[str, int] | None:
@@ -60,6 +61,19 @@ def unlabelled_count(dataset: Dataset) -> int | None:
     if isinstance(base, Outline) or not hasattr(base, "labels"):
         return None
     return int((labels_of(base)[positions] == UNKNOWN).sum())
+
+
+def _absent(splits: Splits) -> tuple[str, ...]:
+    """A sentence about classes that test samples have and no labelled sample of the pool."""
+    pool, test = class_counts(splits.pool), class_counts(splits.test)
+    if not pool or not test or not any(pool.values()):
+        return ()
+    absent = [name for name, n in test.items() if n and not pool.get(name)]
+    if not absent:
+        return ()
+    listed = ", ".join(repr(name) for name in absent[:SHOWN])
+    more = f" and {len(absent) - SHOWN:,} more" if len(absent) > SHOWN else ""
+    return (f"No labelled sample of the pool is of {listed}{more}, and test samples are.",)
 
 
 def _base(dataset: Dataset) -> tuple[Dataset, np.ndarray[tuple[int], np.dtype[np.int64]]]:

@@ -1,12 +1,13 @@
 """Texts with a class each, from CSV, JSON Lines or Parquet, as token ids and masks.
 
 A text becomes (2, t) integers: the ids of its tokens, and 1 where there is one; t is the length of
-the longest text, `length` at most. The tokenizer is a file `tokenizer.json`, as `tokenizers` and
-`transformers` write it, or a folder that has one; nothing is downloaded.
+the longest text, `length` at most. The tokens are words, numbered by a hash (see `words`), or those
+of a file `tokenizer.json`, as `tokenizers` and `transformers` write it; nothing is downloaded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +16,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.answers import Target, read_answers, split
+from upslope.datasets.arrow import is_text
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import EncodingOption
+from upslope.datasets.delimited import Delimiter
 from upslope.datasets.files import needed_root
+from upslope.datasets.missing import MissingLabels
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.words import cut_words, hash_word
 from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, Progress, silent
 
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 AT_ONCE = 10_000
+WORDS = "words"
+"""The tokenizer of our own."""
 PADDING = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 
 
@@ -33,28 +41,42 @@ def load(
     *,
     progress: Observer = silent,
     tokenizer: Annotated[
-        str, Field(description="path of a tokenizer.json, or of a folder that has one")
-    ] = "",
+        str,
+        Field(description="words, or the path of a tokenizer.json, or of a folder that has one"),
+    ] = WORDS,
     text: Annotated[str, Field(description="column of the texts")] = "text",
     target: Target = None,
+    missing_labels: MissingLabels = None,
     length: Annotated[int, Field(ge=1, description="tokens of a text at most")] = 128,
     id: IdColumn = None,
     test_share: TestShare = 0.2,
+    encoding: EncodingOption = None,
+    delimiter: Delimiter = None,
 ) -> Splits:
     """Your own texts with a class each, from CSV, TSV, JSON Lines or Parquet, as token ids."""
     path = needed_root(root, "text", "your own files")
-    tokens = _tokenizer(tokenizer)
-    rows = read_rows(path, id)
-    answers = read_answers(rows, target, "class")
-    values = _tokens(tokens, _texts(rows, text), length, progress)
-    return split(rows, rows.path.stem, values, answers, test_share)
+    opened = None if tokenizer == WORDS else _tokenizer(tokenizer)
+    rows = read_rows(path, id, encoding=encoding, delimiter=delimiter)
+    texts = _texts(rows, text)
+    answers = read_answers(rows, target, "class", missing_labels)
+    if opened is None:
+        tokens = [[hash_word(word) for word in cut_words(one)] for one in texts]
+        values, notes = _array([one[:length] for one in tokens], 0), _cut(tokens, length)
+        progress(Progress("read", len(tokens), len(tokens)))
+    else:
+        values, notes = _encoded(opened, texts, length, progress)
+    empty = [i for i, one in enumerate(texts) if not one.strip()]
+    if empty:
+        notes = (
+            *notes,
+            f"{len(empty):,} of {len(texts):,} texts are empty, first {rows.ids[empty[0]]!r}.",
+        )
+    return split(rows, rows.path.stem, values, answers, test_share, notes)
 
 
 def _texts(rows: Rows, name: str) -> list[str]:
-    import pyarrow as pa
-
     column = rows.column(name, "text")
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if not is_text(column.type):
         raise DataError(
             f"Expected texts in the column `{name}` of {rows.path} but got {column.type}. Name "
             "another column with `text`."
@@ -69,20 +91,42 @@ def _texts(rows: Rows, name: str) -> list[str]:
     return texts
 
 
-def _tokens(
+def _cut(tokens: Sequence[Sequence[int]], length: int) -> tuple[str, ...]:
+    """A sentence about the texts that are longer than `length`, if there are any."""
+    longer = [len(one) for one in tokens if len(one) > length]
+    if not longer:
+        return ()
+    return (
+        f"{len(longer):,} of {len(tokens):,} texts are longer than {length:,} tokens, up to "
+        f"{max(longer):,}, and are cut there: raise `length` to read them whole.",
+    )
+
+
+def _encoded(
     tokenizer: Tokenizer, texts: list[str], length: int, progress: Observer
-) -> NDArray[np.int32]:
-    """(n, 2, t)."""
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """((n, 2, t), notes) by a tokenizer from a file, which leaves room for its own marks."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(length)
     ids: list[list[int]] = []
+    longer = 0
     for start in range(0, len(texts), AT_ONCE):
-        part = texts[start : start + AT_ONCE]
-        ids += [one.ids for one in tokenizer.encode_batch(part)]
+        part = tokenizer.encode_batch(texts[start : start + AT_ONCE])
+        ids += [one.ids for one in part]
+        longer += sum(bool(one.overflowing) for one in part)
         progress(Progress("read", len(ids), len(texts)))
+    notes = (
+        f"{longer:,} of {len(texts):,} texts are longer than {length:,} tokens and are cut there: "
+        "raise `length` to read them whole.",
+    )
+    return _array(ids, _padding(tokenizer)), notes if longer else ()
+
+
+def _array(ids: Sequence[Sequence[int]], padding: int) -> NDArray[np.int32]:
+    """(n, 2, t): ids, then the mask; t is the length of the longest, or 1."""
     longest = max(1, *(len(one) for one in ids))
-    values = np.zeros((len(texts), 2, longest), dtype=np.int32)
-    values[:, 0] = _padding(tokenizer)
+    values = np.zeros((len(ids), 2, longest), dtype=np.int32)
+    values[:, 0] = padding
     for row, one in zip(values, ids, strict=True):
         row[0, : len(one)] = one
         row[1, : len(one)] = 1
@@ -96,17 +140,12 @@ def _padding(tokenizer: Tokenizer) -> int:
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    if not name:
-        raise ConfigError(
-            "Expected `tokenizer` to be the path of a tokenizer.json, or of a folder that has one, "
-            "but got none. Take the one that belongs to the model."
-        )
     path = Path(name).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise ConfigError(
-            f"Expected `tokenizer` to be the path of a tokenizer.json, or of a folder that has "
-            f"one, but there is no {file}. Older folders: load them with transformers' "
+            f"Expected `tokenizer` to be {WORDS!r}, the path of a tokenizer.json, or of a folder "
+            f"that has one, but there is no {file}. Older folders: load them with transformers' "
             "AutoTokenizer, and save_pretrained writes the file."
         )
     try:

@@ -17,7 +17,7 @@ from torch import nn
 
 from upslope import tables
 from upslope.errors import ConfigError
-from upslope.models import drn, resnet, resnet3d, small, text, vgg
+from upslope.models import bag_of_words, drn, resnet, resnet3d, small, text, vgg
 from upslope.models.features import head, with_features
 from upslope.models.text import SequenceClassifier
 
@@ -45,6 +45,7 @@ TABLE: Mapping[str, Callable[..., nn.Module]] = {
     "dilated-small": drn.dilated_small,
     "resnet18-3d": resnet3d.resnet18_3d,
     "resnet-small-3d": resnet3d.resnet_small_3d,
+    "bag-of-words": bag_of_words.bag_of_words,
     "transformers": text.from_folder,
 }
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
