@@ -25,6 +25,7 @@ from upslope.progress import Observer, Progress
 UNITS = {
     "read": "images",
     "simulate": "volumes",
+    "compare": "images",
     "train": "batches",
     "evaluate": "samples",
     "score": "samples",

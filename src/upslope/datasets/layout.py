@@ -101,16 +101,17 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
     """
     ids: list[str] = []
     for where, folders, files in os.walk(folder):
-        at = Path(where)
+        at = Path(where).relative_to(root).as_posix()
+        begins = "" if at == "." else f"{at}/"
         for name in sorted(folders):
-            path = (at / name).relative_to(root).as_posix()
+            path = f"{begins}{name}"
             if is_hidden(name):
                 left_out.add("hidden folders", path)
-            elif (at / name).is_symlink():
+            elif (Path(where) / name).is_symlink():
                 left_out.add("links to folders, which are not followed", path)
         folders[:] = [name for name in folders if not is_hidden(name)]
         for name in files:
-            path = (at / name).relative_to(root).as_posix()
+            path = f"{begins}{name}"
             if is_image(name):
                 ids.append(path)
             else:
@@ -120,7 +121,7 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
 
 def is_image(name: str) -> bool:
     """Whether a file is read as an image: by its suffix, unless it is hidden."""
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+    return not name.startswith(".") and name.lower().endswith(tuple(SUFFIXES))
 
 
 def is_hidden(name: str) -> bool:
@@ -182,7 +183,8 @@ def train_folders(folder: Path, layout: Layout) -> list[Path]:
 
 
 def _visible(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
 
 
 def _twice(split: str, names: Sequence[str], folder: Path) -> str:
