@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from upslope import datasets
-from upslope.datasets.layout import split_of
+from upslope.datasets.folder_names import split_of
 from upslope.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -90,6 +90,9 @@ def test_all_three_and_what_is_none_of_them(tmp_path):
         (["January", "Feb 2024"], "named by date"),
         (["01.05.2024", "2.5.2024"], "named by date"),
         (["100CANON", "101CANON"], "or by a camera"),
+        (["fold_0", "fold_1"], "as parts"),
+        (["seg_train", "seg_test"], "seem to name both"),
+        (["Trainingsdaten", "Testdaten"], "seem to name both"),
     ],
 )
 def test_layouts_with_two_meanings_are_refused(tmp_path, folders, message):
@@ -109,7 +112,15 @@ def test_layout_says_which_is_meant(tmp_path, names):
 
 
 @pytest.mark.parametrize(
-    "names", [("1999", "cat"), ("mayfly", "marble"), ("0", "1"), ("test tube", "flask"), ("A", "a")]
+    "names",
+    [
+        ("train station", "valley", "bridge"),
+        ("1999", "cat"),
+        ("mayfly", "marble"),
+        ("0", "1"),
+        ("test tube", "flask"),
+        ("A", "a"),
+    ],
 )
 def test_classes_that_are_no_dates(tmp_path, names):
     lay(tmp_path, *names)

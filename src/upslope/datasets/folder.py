@@ -12,8 +12,7 @@ by which folders are told apart.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -32,12 +31,12 @@ from upslope.datasets.encoded import (
     ModeOption,
     OnError,
     SizeOption,
-    White,
-    form_of,
     materialise,
 )
 from upslope.datasets.files import needed_root
 from upslope.datasets.image_duplicates import Duplicates, DuplicatesOption, copy_notes
+from upslope.datasets.image_form import White, form_of
+from upslope.datasets.image_splits import class_notes, divide
 from upslope.datasets.image_survey import survey_notes
 from upslope.datasets.layout import (
     SUFFIXES,
@@ -51,7 +50,6 @@ from upslope.datasets.layout import (
 )
 from upslope.datasets.manifest import read_manifest
 from upslope.datasets.missing import MissingLabels
-from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, silent
@@ -213,8 +211,8 @@ def open_entries(
             f"them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest.{hint}"
         )
     _alike(classes, folder)
-    splits = _splits(entries, test_share, folder)
-    notes += _class_notes(splits)
+    splits = divide(entries, test_share, folder)
+    notes += class_notes(splits)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
     pool_ids = [id_ for id_, _, _ in splits["train"]]
     form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error, white)
@@ -237,7 +235,7 @@ def open_entries(
         return normalised(materialise(encoded, on_error, memory, progress), mean, std)
 
     pool, test = open_split("train"), open_split("test")
-    assert pool is not None  # `_splits` has refused an empty pool and an empty test set
+    assert pool is not None  # `divide` has refused an empty pool and an empty test set
     assert test is not None
     validation = open_split("validation")
     listed = [folder / id_ for part in splits.values() for id_, _, _ in part]
@@ -286,42 +284,3 @@ def _alike(classes: Sequence[str], folder: Path) -> None:
                 f"Expected names of classes to differ by more than spaces in {folder} but got "
                 f"{other!r} and {name!r}. Make them one, or rename one."
             )
-
-
-def _class_notes(splits: Mapping[str, list[Entry]]) -> tuple[str, ...]:
-    """Sentences on classes that are tested without a sample to learn from, and on a lone val/."""
-    learnt = {label for _, label, _ in splits["train"]}
-    notes = []
-    for part in ("test", "validation"):
-        unseen = Counter(label for _, label, _ in splits[part] if label and label not in learnt)
-        if unseen and learnt - {""}:
-            counted = ", ".join(f"{name!r} ({count:,})" for name, count in sorted(unseen.items()))
-            notes.append(
-                f"The {part} set holds classes without a labelled image in the pool: {counted}."
-            )
-    if splits["test"] and all(split == "validation" for _, _, split in splits["test"]):
-        notes.append("The images of the validation split are the test set: no split test is there.")
-    return tuple(notes)
-
-
-def _splits(entries: list[Entry], test_share: float, folder: Path) -> dict[str, list[Entry]]:
-    """Entries by split: as stated, or else a stratified share of the labelled ones for the test."""
-    if not any(split for _, _, split in entries):
-        labelled = [entry for entry in entries if entry[1]]
-        names = np.unique([label for _, label, _ in labelled], return_inverse=True)[1]
-        ids = [id_ for id_, _, _ in labelled]
-        drawn, _ = draw(ids, names.astype(np.int64), round(test_share * len(ids)), "test")
-        test = {ids[i] for i in drawn}
-        entries = [(i, label, "test" if i in test else "train") for i, label, _ in entries]
-    parts: dict[str, list[Entry]] = {"train": [], "test": [], "validation": []}
-    for entry in entries:
-        parts[entry[2] or "train"].append(entry)
-    if not parts["test"]:  # a lone validation split is what the test is made on
-        parts["test"], parts["validation"] = parts["validation"], []
-    for part in ("train", "test"):
-        if not parts[part]:
-            raise DataError(
-                f"Expected images to {'learn from' if part == 'train' else 'test on'} in {folder} "
-                f"but got none. Add a folder or a split `{part}`, or images to draw it from."
-            )
-    return parts

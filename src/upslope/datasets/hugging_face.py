@@ -26,11 +26,10 @@ from upslope.datasets.encoded import (
     ModeOption,
     OnError,
     SizeOption,
-    White,
-    form_of,
     materialise,
 )
 from upslope.datasets.files import needed_root
+from upslope.datasets.image_form import White, form_of
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError

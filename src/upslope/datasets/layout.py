@@ -8,7 +8,6 @@ is refused, and the option `layout` says which is meant.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from upslope.datasets.folder_names import are_no_classes, split_of, splits_among
 from upslope.errors import DataError
 
 SUFFIXES = frozenset(
@@ -32,30 +32,6 @@ LayoutOption = Annotated[
 Entry = tuple[str, str, str]
 """(id, name of the class or "", split or "")."""
 
-_FILLER = r"(?:the|my|data|dataset|set|split|folder|dir|images?|imgs?|files?|samples?|x|\d+)*"
-_CORES = {
-    "train": "train(?:ing)?(?:val(?:idation)?)?|trn",
-    "test": "test(?:ing|s)?|tst|holdout|heldout",
-    "validation": "val|valid|validation|validate|validating|dev|devel|development|eval|evaluation",
-}
-_SPLITS = {split: re.compile(f"{_FILLER}(?:{core}){_FILLER}") for split, core in _CORES.items()}
-_WORDS = {
-    "train": {"train", "training"},
-    "test": {"test", "testing"},
-    "validation": {"val", "valid", "validation"},
-}
-_MONTHS = (
-    "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
-    "|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
-)
-_DATE = re.compile(
-    r"(?:19|20)\d\d"  # a year
-    rf"|(?:\d+[-_. ]?)?{_MONTHS}(?:[-_. ]?\d+)*"
-    rf"|(?:19|20)\d\d[-_. ]?(?:\d\d|{_MONTHS})(?:[-_. ]?\d\d?)?"
-    r"|\d\d?[-_. ]\d\d?[-_. ](?:19|20)\d\d",
-    re.IGNORECASE,
-)
-_CAMERA = re.compile(r"\d{3}[A-Z_][A-Z0-9_]{4}|DCIM")  # the folders that cameras make
 _SYSTEM = frozenset(
     ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 )
@@ -85,12 +61,6 @@ def shown(names: Sequence[str]) -> str:
     """Return the first few of the names, quoted, as a list in a sentence."""
     few = ", ".join(repr(name) for name in names[:_SHOWN])
     return few + (", ..." if len(names) > _SHOWN else "")
-
-
-def split_of(name: str) -> str | None:
-    """Return the split that a folder or a word names: train, test, validation, or None for none."""
-    letters = re.sub(r"[^a-z0-9]+", "", name.lower())
-    return next((s for s, pattern in _SPLITS.items() if pattern.fullmatch(letters)), None)
 
 
 def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
@@ -233,16 +203,11 @@ def _holds_images(folder: Path) -> bool:
 
 def _no_class_and_split(folder: Path, tops: Sequence[str]) -> None:
     """Refuse folders such as cats_train, cats_test, which name a class and a split at once."""
-    at: dict[str, str] = {}
-    for top in tops:
-        words = re.findall(r"[a-z]+", top.lower())
-        for split, known in _WORDS.items():
-            if words and ({words[0], words[-1]} & known):
-                at.setdefault(split, top)
-    if len(at) > 1:
+    hints = splits_among(tops)
+    if len(hints) > 1:
         raise DataError(
             f"Expected folders of classes, or folders of splits, in {folder} but "
-            f"{shown(list(at.values()))} seem to name both. Lay them out as train/<class>/ and "
+            f"{shown(list(hints.values()))} seem to name both. Lay them out as train/<class>/ and "
             "test/<class>/, or set `layout` to classes if each is a class."
         )
 
@@ -295,10 +260,10 @@ def _class_folders(
 
 
 def _not_by_date(folder: Path, classes: Sequence[str]) -> None:
-    """Refuse folders that are all named by years, dates or as cameras name theirs."""
-    if classes and all(_DATE.fullmatch(name) or _CAMERA.fullmatch(name) for name in classes):
+    """Refuse folders that are all named by years or dates, as parts, or as cameras name theirs."""
+    if are_no_classes(classes):
         raise DataError(
-            f"Expected folders of classes in {folder} but {shown(classes)} are named by date or by "
-            "a camera. List the images with their labels in a manifest, or set `layout` to "
-            "classes (or splits) if these folders are the classes."
+            f"Expected folders of classes in {folder} but {shown(classes)} are named by date, as "
+            "parts, or by a camera. List the images with their labels in a manifest, or set "
+            "`layout` to classes (or splits) if these folders are the classes."
         )

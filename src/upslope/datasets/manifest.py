@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upslope.datasets.decoding import read_text
-from upslope.datasets.layout import Entry, LeftOut, images_in, split_of
+from upslope.datasets.folder_names import split_of
+from upslope.datasets.layout import Entry, LeftOut, images_in
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.errors import DataError
 

@@ -18,10 +18,16 @@ from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
 from upslope.datasets.codes import read_codes
 from upslope.datasets.decoding import EncodingOption
-from upslope.datasets.encoded import Memory, OnError, SizeOption, White
+from upslope.datasets.encoded import (
+    Memory,
+    OnError,
+    SizeOption,
+)
 from upslope.datasets.files import needed_root
+from upslope.datasets.folder_names import split_of
 from upslope.datasets.image_duplicates import DuplicatesOption
-from upslope.datasets.layout import UNLABELLED, LeftOut, split_of
+from upslope.datasets.image_form import White
+from upslope.datasets.layout import UNLABELLED, LeftOut
 from upslope.datasets.masks import Pair, by_name, open_pairs, paired
 from upslope.datasets.subset import draw
 from upslope.errors import DataError

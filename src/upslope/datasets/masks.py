@@ -17,8 +17,12 @@ from torch import Tensor
 from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.base import Splits
 from upslope.datasets.codes import IGNORE, Codes, Mask
-from upslope.datasets.encoded import Files, each, form_of
+from upslope.datasets.encoded import (
+    Files,
+    each,
+)
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
+from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
 from upslope.datasets.layout import LeftOut, images_in
 from upslope.errors import DataError
