@@ -60,7 +60,7 @@ class LeftOut:
 def shown(names: Sequence[str]) -> str:
     """Return the first few of the names, quoted, as a list in a sentence."""
     few = ", ".join(repr(name) for name in names[:_SHOWN])
-    return few + (", ..." if len(names) > _SHOWN else "")
+    return few + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
 def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
