@@ -75,3 +75,27 @@ def test_nothing_is_simulated_for_a_plan(monkeypatch: pytest.MonkeyPatch) -> Non
     job, unseen = to_plan(config)
     assert unseen == "Its volumes are simulated when the run begins."
     assert plan(config, job).input_shape == (1, 32, 32, 32)
+
+
+def test_classes_with_counts_and_notes_are_in_the_plan_and_lead_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    labels = ["NA" if i < 8 else "ab"[i % 2] for i in range(40)]
+    lines = [f"{i * i};{'uvw'[i % 3]};{label}" for i, label in enumerate(labels)]
+    path.write_text("\n".join(["x;c;label", *lines]), encoding="utf-8")
+    options = (
+        "-s", f"data={{name: table, root: {path}}}", "-s", "model=mlp", "--strategies", "random",
+        "-s", "experiment.initial=4", "-s", "experiment.budget=4", "-s", "experiment.cycles=1",
+        "-s", "training.epochs=1", "--out", str(tmp_path / "runs"),
+    )  # fmt: skip
+    code, text = dry_run(*options)
+    assert code == 0
+    # Both parts begin alike: what a run prints first is its plan.
+    result = CliRunner().invoke(app, ["run", "--device", "cpu", *options[:4], *options[6:]])
+    first = " ".join(result.output.split())
+    for shown in (text, first):
+        start = shown.index("pool 34: a (13), b (13); unlabelled (8)")
+        assert shown.index("test 6: a (3), b (3)") > start
+        assert "8 of 40 rows are unlabelled: their label is 'NA' (8)." in shown
+        assert "`missing_labels`" in shown
+        assert "t.csv has a semicolon between cells, not a comma." in shown
+        assert "Columns taken as categories, with one input each: c (3)." in shown

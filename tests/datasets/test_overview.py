@@ -42,6 +42,11 @@ def test_many_classes_are_a_range():
     )  # fmt: skip
 
 
+def test_many_classes_of_one_size_are_one_number():
+    many = array([*range(30), *range(30)], tuple(f"c{i}" for i in range(30)))
+    assert overview(Splits(many, many))[0] == ("pool", "60: 30 classes of 2 samples each")
+
+
 def test_labels_and_numbers(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("x,wet,dry,split\n1,1,0,train\n2,1,,train\n3,1,1,test\n", encoding="utf-8")

@@ -141,7 +141,7 @@ def test_numbers_as_categories_and_a_column_that_never_changes(tmp_path):
     ("text", "options", "message"),
     [
         ("x,label\n1,a\n", {"target": "y"}, "`target` to name a column .* 'y'; it has x, label"),
-        ("x,y\n1,a\n", {}, "column label, class or target in .* it has x, y"),
+        ("x,y\n1,a\n", {}, "column label, class or target in .* it has 'x', 'y'"),
         ("x,label\n1,a\n2,a\n", {}, r"at least 2 classes .* \['a'\]"),
         ("x,label\n1,0.5\n2,0.25\n", {}, r"got 0\.5\. Set `kind` to numbers"),
         ("x,label\n1,a\n2,b\n", {"target": "x,label"}, "names 2: x,label. Set `kind`"),

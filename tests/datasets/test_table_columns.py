@@ -170,7 +170,7 @@ def test_ids_of_typed_files(tmp_path):
         (lambda i: "bad" if i == 3 else i, r"29 cells are numbers and 1 are not, first 'bad'"),
         (lambda i: f"2020-01-{i + 1:02d}", "dates or times, first '2020-01-01'"),
         (lambda i: f"{i + 1:02d}.01.2020", r"dates or times, first '01\.01\.2020'"),
-        (lambda i: f"{i}%", "numbers with a sign, first '0%'"),
+        (lambda i: f"{i}%", "numbers with a sign or a unit, first '0%'"),
         (lambda i: f"p{i}", "nearly every row has one of its own, as 'p0'"),
         (lambda i: "", r"30 of 30 rows of .* have none in `x`"),
         (lambda i: "NA" if i == 3 else i, r"1 of 30 .* or a word for none \('NA' 1\)"),
@@ -206,14 +206,18 @@ def test_decimal_commas_are_read_with_the_option(tmp_path):
 def test_notes_of_inputs(tmp_path):
     path = csv(
         tmp_path,
-        ",n,zip,same,c,gone,word,label",
-        lambda i: f"{i},{i + 7},0{i * i},1,{'uvw'[i % 3]},,{('None', 'x')[i % 2]},{LABELS[i]}",
+        ",n,zip,same,c,gone,word,day,label",
+        lambda i: (
+            f"{i},{i + 7},0{i * i},1,{'uvw'[i % 3]},,{('None', 'x')[i % 2]},202001{i % 9 + 10},"
+            f"{LABELS[i]}"
+        ),
     )
     splits = datasets.load("table", path, missing="fill")
-    assert splits.pool.input_shape == (3 + 3 + 2,)
+    assert splits.pool.input_shape == (4 + 3 + 2,)
     assert one_note(splits, "has no name and counts the rows from 0")
     assert one_note(splits, "`n`", "a whole number of its own in every row")
     assert one_note(splits, "`zip`", "leading zeros")
+    assert one_note(splits, "`day`", "dates such as 20200110")
     assert one_note(splits, "`same` never changes")
     assert one_note(splits, "Columns taken as categories", "c (3), word (2)")
     assert one_note(splits, "`gone` is empty in every row: left out")
@@ -335,3 +339,18 @@ def test_files_that_are_not_read_are_named(tmp_path):
         datasets.load("table", tmp_path)
     with pytest.raises(ConfigError, match=r"`delimiter` for \.csv and \.tsv files alone"):
         datasets.load("table", tmp_path / "train.jsonl", delimiter=";")
+
+
+def test_targets_among_the_inputs(tmp_path):
+    path = csv(tmp_path, "x,code,label", lambda i: f"{i * i},{'uv'[i % 2]},{LABELS[i]}")
+    assert one_note(datasets.load("table", path), "`code` has one value per class")
+    with pytest.raises(ConfigError, match=r"`columns` to name inputs alone but got 'label'"):
+        datasets.load("table", path, columns="x,label")
+
+
+def test_classes_that_are_fractions_or_dates(tmp_path):
+    path = csv(tmp_path, "x;label", lambda i: f"{i * i};{i % 2},5")
+    with pytest.raises(DataError, match=r"got 0\.5\. Set `kind` to numbers .*`decimal`"):
+        datasets.load("table", path)
+    path = labelled(tmp_path, lambda i: f"2020-01-0{i % 2 + 1}")
+    assert one_note(datasets.load("table", path), "All classes are dates", "'2020-01-01'")

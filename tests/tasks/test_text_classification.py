@@ -53,6 +53,14 @@ def test_gradient_norms_are_autograds():
     torch.testing.assert_close(length, truth, rtol=1e-9, atol=0)
 
 
+def test_ids_beyond_the_vocabulary_ask_for_its_tokenizer():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    model, x = SequenceClassifier(bert(transformers)).eval(), texts()
+    x[0, 0, 0] = 2**31 - 1
+    with pytest.raises(ModelError, match=r"ids up to 2147483647 .*`data\.tokenizer`"):
+        TextClassification(CLASSES).check(model, x)
+
+
 def test_what_stands_behind_the_mask_does_not_count():
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     model, x = SequenceClassifier(bert(transformers)).double().eval(), texts()

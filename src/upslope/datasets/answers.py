@@ -174,7 +174,7 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
         if not found:
             raise DataError(
                 f"Expected a column {', '.join(USUAL[:-1])} or {USUAL[-1]} in {rows.path} but it "
-                f"has {', '.join(rows.table.column_names)}. Name it with `target`."
+                f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `target`."
             )
         return (found[0],)
     columns = tuple(name.strip() for name in target.split(","))
@@ -189,10 +189,13 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
 def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
     """Raise DataError where cells are numbers, and not all of them whole."""
     if is_text(column.type):
-        numbers, unread = text_numbers(column, ".")
-        values = numbers.values[:, 0]
-        if unread.any():
+        for decimal in (".", ","):
+            numbers, unread = text_numbers(column, decimal)
+            if not unread.any():
+                break
+        else:
             return
+        values = numbers.values[:, 0]
     elif is_number(column.type):
         values = numbers_of(column)
     else:
@@ -202,7 +205,8 @@ def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
     if len(fractions):
         raise DataError(
             f"Expected {what} to be names or whole numbers but got {fractions[0]:g}. Set `kind` to "
-            "numbers, or name another column with `target`."
+            "numbers (and `decimal` where there are decimal commas), or name another column with "
+            "`target`."
         )
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from upslope.datasets.arrow import is_list, is_number, is_text, numbers_of
 from upslope.datasets.missing import MISSING_WORDS
+from upslope.datasets.notations import first_amount, first_date
 from upslope.datasets.rows import Rows
 from upslope.errors import DataError
 
@@ -29,13 +30,6 @@ Decimal = Annotated[
     Field(description="between the whole and the fraction of numbers that are written as text"),
 ]
 
-_DATES = (
-    r"^\d{4}[-./]\d{1,2}[-./]\d{1,2}([T ]\d{1,2}:\d{2}.*)?$",
-    r"^\d{1,2}[-./]\d{1,2}[-./]\d{2,4}([T ,]+\d{1,2}:\d{2}.*)?$",
-    r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$",
-    r"^\d{1,2}[- .]+[A-Za-z]{3,9}[- .,]+\d{2,4}$",
-)
-_AMOUNT = r"^[€$£¥]?\s*[+-]?\d[\d.,]*\s*[%‰€$£¥]?$"
 _SHARE_OF_IDS = 0.9
 _FEWEST_FOR_IDS = 10
 """Rows from which a column of (nearly) as many categories as rows is refused."""
@@ -171,9 +165,10 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
             f"{next(cell for cell in cells if cell)!r}. Convert them to numbers, name the column "
             f"in `categorical`, {out}."
         )
-    if 2 * sum(_matches(column, unread, pattern) for pattern in _DATES) >= others:
+    others_counted = Counter(cell for cell, it in zip(cells, unread.tolist(), strict=True) if it)
+    if date := first_date(others_counted):
         raise DataError(
-            f"Expected numbers or categories in {where} but got dates or times, first {first!r}. "
+            f"Expected numbers or categories in {where} but got dates or times, first {date!r}. "
             "Convert them to numbers, such as days since a date, name the column in "
             f"`categorical`, {out}."
         )
@@ -183,10 +178,10 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
             f"cells are written otherwise, first {first!r}. {advice} Or name the column in "
             f"`categorical`, {out}."
         )
-    if 2 * _matches(column, unread, _AMOUNT) >= others:
+    if amount := first_amount(others_counted):
         raise DataError(
-            f"Expected numbers or categories in {where} but got numbers with a sign, first "
-            f"{first!r}. Remove the sign, name the column in `categorical`, {out}."
+            f"Expected numbers or categories in {where} but got numbers with a sign or a unit, "
+            f"first {amount!r}. Remove it, name the column in `categorical`, {out}."
         )
     if count:
         raise DataError(
@@ -196,15 +191,6 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
             f"column in `categorical`, {out}."
         )
     return Categories(cells)
-
-
-def _matches(column: pa.ChunkedArray, unread: NDArray[np.bool_], pattern: str) -> int:
-    """The number of unread cells that match."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    cells = pc.utf8_trim_whitespace(column.cast(pa.large_string())).filter(pa.array(unread))
-    return int(pc.sum(pc.match_substring_regex(cells, pattern)).as_py() or 0)
 
 
 def looks_like_ids(categories: Categories) -> bool:

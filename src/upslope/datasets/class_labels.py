@@ -14,6 +14,7 @@ import numpy as np
 from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.arrow import is_number, plain_column, texts_of
 from upslope.datasets.missing import is_missing, missing_notes
+from upslope.datasets.notations import is_date
 from upslope.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def read_classes(
     values = [
         UNKNOWN if cell is None or is_missing(cell, words) else number[cell] for cell in cells
     ]
+    if all(is_date(name) for name in names):
+        notes.append(f"All classes are dates or times, as {names[0]!r}: is this their column?")
     return names, np.array(values, dtype=np.int64), (*notes, *name_notes(known, samples))
 
 

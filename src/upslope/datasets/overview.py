@@ -105,6 +105,8 @@ def _classes(counts: Mapping[str, int]) -> str:
     if len(counts) <= SHOWN:
         return ", ".join(f"{name} ({n:,})" for name, n in counts.items())
     sizes = sorted(counts.values())
+    if sizes[0] == sizes[-1]:
+        return f"{len(counts):,} classes of {sizes[0]:,} samples each"
     least = min(counts, key=counts.__getitem__)
     text = f"{len(counts):,} classes of {sizes[0]:,} ({least}) to {sizes[-1]:,} samples"
     return text + (f", {len(absent):,} of them without any" if absent else "")

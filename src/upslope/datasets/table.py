@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.answers import Answers, Kind, Target, read_answers, split
+from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
 from upslope.datasets.cells import Categories, Decimal, Numbers, looks_like_ids, read_input
 from upslope.datasets.decoding import EncodingOption
@@ -26,7 +27,7 @@ from upslope.datasets.delimited import Delimiter
 from upslope.datasets.files import needed_root
 from upslope.datasets.missing import MissingLabels, is_missing
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
-from upslope.errors import DataError
+from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, silent
 
 MOST = 1000
@@ -67,9 +68,9 @@ def load(
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter, decimal=decimal)
     answers = read_answers(rows, target, kind, missing_labels)
     pool, _ = rows.divided(answers.strata, test_share)
-    values, notes = features(
-        rows, _inputs(rows, answers, columns), _names(categorical), pool, missing
-    )
+    names = _inputs(rows, answers, columns)
+    values, notes = features(rows, names, _names(categorical), pool, missing)
+    notes = (*notes, *_copies_of_target(rows, names, answers))
     return split(rows, rows.path.stem, values, answers, test_share, notes)
 
 
@@ -204,12 +205,26 @@ def _number_notes(column: Numbers, pool: list[int], name: str) -> list[str]:
         notes.append(f"The lists of `{name}` are taken as {values.shape[1]:,} numbers each.")
     elif not len(known) or known.min() == known.max():
         notes.append(f"The column `{name}` never changes in the pool, and tells nothing.")
+    elif _written_dates(known):
+        notes.append(
+            f"The column `{name}` is taken as numbers but may hold dates such as {known[0]:.0f}, "
+            "between which the steps are uneven: convert them to days since a date."
+        )
     elif _counts_rows(values[:, 0]) or (_ID_NAME.search(name) and _distinct(values[:, 0])):
         notes.append(
             f"The column `{name}` is taken as numbers but is a whole number of its own in every "
             "row: where these are ids, name it in `id`, or leave it out with `columns`."
         )
     return notes
+
+
+def _written_dates(values: NDArray[np.float64]) -> bool:
+    """Whether all are whole numbers such as 20200131."""
+    if not len(values) or values.min() < 19000101 or values.max() > 21001231:
+        return False
+    month, day = values // 100 % 100, values % 100
+    whole = values == np.floor(values)
+    return bool((whole & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
 
 
 def _distinct(values: NDArray[np.float64]) -> bool:
@@ -226,9 +241,13 @@ def _counts_rows(values: NDArray[np.float64]) -> bool:
 
 
 def _inputs(rows: Rows, answers: Answers, columns: str | None) -> list[str]:
-    if columns is not None:
-        return _names(columns)
     left_out = rows.used | set(answers.columns)
+    if columns is not None:
+        if targets := [name for name in _names(columns) if name in answers.columns]:
+            raise ConfigError(
+                f"Expected `columns` to name inputs alone but got {targets[0]!r}, a target."
+            )
+        return _names(columns)
     names = [name for name in rows.table.column_names if name not in left_out]
     if not names:
         raise DataError(
@@ -236,6 +255,31 @@ def _inputs(rows: Rows, answers: Answers, columns: str | None) -> list[str]:
             "there are none."
         )
     return names
+
+
+def _copies_of_target(rows: Rows, names: list[str], answers: Answers) -> tuple[str, ...]:
+    """Sentences about columns that have one value for each class, and another for each other."""
+    if answers.values.ndim != 1:
+        return ()
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    labelled = pa.array(answers.strata != UNKNOWN)
+    labels = answers.strata[answers.strata != UNKNOWN].tolist()
+    notes = []
+    for name in names:
+        column = rows.column(name, "columns")
+        if pa.types.is_nested(column.type):
+            continue
+        cells = column.filter(labelled)
+        if pc.count_distinct(cells, mode="all").as_py() != len(set(labels)):
+            continue
+        if len(set(zip(cells.to_pylist(), labels, strict=True))) == len(set(labels)):
+            notes.append(
+                f"The column `{name}` has one value per class: a copy of the target? Leave it out "
+                "with `columns` where it is not known before the label is."
+            )
+    return tuple(notes)
 
 
 def _names(text: str) -> list[str]:

@@ -30,9 +30,21 @@ class SequenceClassifier(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 2, t) -> (n, num_classes)."""
+        """(n, 2, t) -> (n, num_classes).
+
+        Raises:
+            ModelError: ids beyond the network's vocabulary (told on the CPU, where strategies are
+                tried first).
+        """
         ids, mask = x.long().unbind(dim=1)
-        outputs: Any = self.network(input_ids=ids, attention_mask=mask)
+        try:
+            outputs: Any = self.network(input_ids=ids, attention_mask=mask)
+        except IndexError as error:
+            raise ModelError(
+                f"Expected token ids and positions that {type(self.network).__name__} has vectors "
+                f"for but got ids up to {int(ids.max())} and {ids.shape[1]} positions. Give the "
+                "data set the network's own tokenizer (`data.tokenizer`), or a smaller `length`."
+            ) from error
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         return logits
 
