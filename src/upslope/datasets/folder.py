@@ -12,6 +12,7 @@ by which folders are told apart.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -137,7 +138,8 @@ def to_score(
 
     Of a folder with `train/`, the images in there and in `unlabelled/`; of a manifest, those of the
     split train or of none. Names of folders are no classes here, so `classes` is empty. Options as
-    for `load`.
+    for `load`. What is left out of a folder is told
+    in warnings.
 
     Raises:
         DataError: no image, a corrupt image.
@@ -148,11 +150,14 @@ def to_score(
         entries, _ = read_manifest(folder, manifest, missing_labels, encoding)
         ids = [id_ for id_, _, split in entries if split in ("", "train")]
     else:
+        left_out = LeftOut()
         ids = [
             id_
             for place in train_folders(folder, layout)
-            for id_ in images_in(folder, place, LeftOut())
+            for id_ in images_in(folder, place, left_out)
         ]
+        for note in left_out.notes():
+            warnings.warn(note, stacklevel=2)
     if not ids:
         raise DataError(
             f"Expected images ({', '.join(sorted(SUFFIXES))}) to score in {folder} but there are "
