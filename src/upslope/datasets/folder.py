@@ -138,8 +138,7 @@ def to_score(
 
     Of a folder with `train/`, the images in there and in `unlabelled/`; of a manifest, those of the
     split train or of none. Names of folders are no classes here, so `classes` is empty. Options as
-    for `load`. What is left out of a folder is told
-    in warnings.
+    for `load`. What is left out of a folder is told in warnings.
 
     Raises:
         DataError: no image, a corrupt image.
