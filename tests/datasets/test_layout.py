@@ -217,3 +217,22 @@ def test_manifests_that_lose_something_are_refused(tmp_path, text, message):
         datasets.load("folder", tmp_path, manifest="m.csv")
     with pytest.raises(ConfigError, match="`layout` to be auto with a manifest"):
         datasets.load("folder", tmp_path, manifest="m.csv", layout="classes")
+
+
+def test_folders_of_runs_are_no_classes(tmp_path):
+    lay(tmp_path, "cat", "dog", "runs/margin/seed-0/pictures")
+    (tmp_path / "runs/margin/seed-0/ledger.sqlite").touch()
+    splits = datasets.load("folder", tmp_path)
+    assert splits.pool.classes == ("cat", "dog")
+    assert splits.notes == ("Left out 1 folders of runs: 'runs/margin/seed-0'.",)
+
+
+def test_named_classes_and_splits_in_other_spellings(tmp_path):
+    lay(tmp_path, "2023/may", "2024")
+    splits = datasets.load("folder", tmp_path, classes=["dog", "cat"])
+    assert (len(splits.pool), len(splits.test)) == (10, 0)  # by date: nothing is labelled
+    assert set(splits.pool.labels) == {-1}
+    lay_splits(tmp_path / "photos", "Training", "Testing")
+    splits = datasets.load("folder", tmp_path / "photos", classes=["dog", "cat", "cow"])
+    assert splits.pool.classes == ("dog", "cat", "cow")
+    assert {id_.split("/")[0] for id_ in splits.test.ids} == {"Testing"}

@@ -188,16 +188,16 @@ def test_columns_that_are_neither_numbers_nor_categories(tmp_path, cell, message
 
 def test_decimal_commas_are_read_with_the_option(tmp_path):
     path = csv(tmp_path, "x;label", lambda i: f"{i},5;{LABELS[i]}")
-    splits = datasets.load("table", path, decimal=",")
+    splits = datasets.load("table", path, decimal="comma", delimiter="semicolon")
     numbers = np.array([int(i[4:]) + 0.5 for i in splits.pool.ids])
     expected = (numbers - numbers.mean()) / numbers.std()
     np.testing.assert_allclose(splits.pool.inputs(range(24))[:, 0], expected, atol=1e-6)
     assert one_note(splits, "semicolon")
     path = csv(tmp_path, "x;label", lambda i: f"{i}.5;{LABELS[i]}")
-    with pytest.raises(DataError, match=r"set `decimal` to '\.'"):
+    with pytest.raises(DataError, match=r"set `decimal` to point"):
         datasets.load("table", path, decimal=",")
     path = csv(tmp_path, "x;label", lambda i: f"{i * i};{i},5")
-    with pytest.raises(DataError, match=r"first '0,5' of 'row-00000'\. .*set `decimal` to ','"):
+    with pytest.raises(DataError, match=r"first '0,5' of 'row-00000'\. .*set `decimal` to comma"):
         datasets.load("table", path, kind="numbers")
     splits = datasets.load("table", path, kind="numbers", decimal=",")
     assert splits.pool.targets([0]).tolist() == [[int(splits.pool.ids[0][4:]) + 0.5]]
@@ -315,7 +315,11 @@ def test_files_of_excel_and_other_encodings(tmp_path):
         ('x,label\n1,"a\n2,b\n', {}, "reading it failed in line 3: unexpected end of data"),
         ('x,label\n1,"a \\"b\\" c"\n2,b\n', {}, "reading it failed in line 2"),
         ("x;y,z;label\n1;2,3;a\n", {}, r"several cut its lines evenly: comma \(2 columns\)"),
-        ("x,label\n1,a\n", {"delimiter": "ab"}, "`delimiter` to be one character but got 'ab'"),
+        (
+            "x,label\n1,a\n",
+            {"delimiter": "ab"},
+            r"`delimiter` to be comma, .* or one character but got 'ab'",
+        ),
         ("x,label\n1,a\n", {"encoding": "latin-99"}, "`encoding` to be an encoding"),
     ],
 )
@@ -354,3 +358,16 @@ def test_classes_that_are_fractions_or_dates(tmp_path):
         datasets.load("table", path)
     path = labelled(tmp_path, lambda i: f"2020-01-0{i % 2 + 1}")
     assert one_note(datasets.load("table", path), "All classes are dates", "'2020-01-01'")
+
+
+def test_named_classes_settle_which_words_are_classes(tmp_path):
+    path = labelled(tmp_path, lambda i: ("none", "crack", "NA")[i % 3])
+    splits = datasets.load("table", path, classes=["none", "crack"])
+    assert splits.pool.classes == ("none", "crack")
+    assert one_note(splits, "10 of 30 rows are unlabelled: their label is 'NA' (10)")
+    with pytest.raises(DataError, match=r"among the `classes` \['crack', 'dent'\] .* \['none'\]"):
+        datasets.load("table", path, classes=["crack", "dent"], missing_labels=["NA"])
+    nothing = labelled(tmp_path, lambda i: "?")
+    splits = datasets.load("table", nothing, classes=["a", "b"])
+    assert (len(splits.pool), len(splits.test)) == (N, 0)
+    assert str(splits).splitlines()[:2] == ["pool: 30: a, b; unlabelled (30)", "test: 0: a, b"]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upslope.cli.console import err, out, told
+from upslope.cli.console import out, told
+from upslope.display import err
 
 if TYPE_CHECKING:
     from upslope.progress import Observer
@@ -89,7 +90,7 @@ def _command() -> str:
 
 @contextmanager
 def _watched(title: str) -> Iterator[Observer]:
-    from upslope.cli.watch import watching
+    from upslope.display import watching
 
     err.print(title, style="dim", markup=False)
     with watching(1) as observer:

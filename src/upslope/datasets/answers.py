@@ -28,12 +28,12 @@ from upslope.datasets.duplicates import duplicate_notes, row_key
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.datasets.rows import Rows
 from upslope.datasets.subset import Subset
+from upslope.datasets.unlabelled import USUAL, NoTestSet, class_names
 from upslope.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-USUAL = ("label", "class", "target")
 _TRUTH = {"true": "1", "false": "0"}
 
 Kind = Annotated[
@@ -108,22 +108,36 @@ class AnsweredRows:
 
 
 def read_answers(
-    rows: Rows, target: str | None, kind: str, missing_labels: Collection[str] | None = None
+    rows: Rows,
+    target: str | None,
+    kind: str,
+    missing_labels: Collection[str] | None = None,
+    classes: Sequence[object] | None = None,
 ) -> Answers:
     """Return the answers of all rows.
 
     missing_labels: words that stand for no answer; None for the usual ones.
 
+    classes: their names, in order; then no row need have one, and the column may be missing.
+
     Raises:
         ConfigError: columns that do not exist, or several for a class.
         DataError: values that are not of that kind.
     """
+    if classes is not None and kind != "class":
+        raise ConfigError(
+            f"Expected `classes` to be left out where `kind` is {kind} but got {list(classes)}: "
+            "the columns of `target` are the names. They may be empty."
+        )
+    if classes is not None and target is None and not set(USUAL) & set(rows.table.column_names):
+        names = tuple(class_names((), classes, rows.path))
+        return Answers((), names, np.full(len(rows.ids), UNKNOWN, dtype=np.int64))
     columns = _columns(rows, target, kind)
     if kind == "class":
         column = rows.column(columns[0], "target")
         what = f"classes in the column `{columns[0]}` of {rows.path}"
         _refuse_fractions(column, what)
-        return Answers(columns, *read_classes(column, what, missing_labels))
+        return Answers(columns, *read_classes(column, what, missing_labels, given=classes))
     read, notes = zip(
         *(_numbers(rows, name, kind, missing_labels) for name in columns), strict=True
     )
@@ -165,7 +179,9 @@ def split(
         everything = ArrayDataset(name, rows.ids, answers.names, values, classes)
     else:
         everything = AnsweredRows(name, rows.ids, answers.names, values, answers)
-    return Splits(Subset(everything, pool), Subset(everything, test), notes=told)
+    pool_part = Subset(everything, pool)
+    test_part = Subset(everything, test) if test else NoTestSet(pool_part)
+    return Splits(pool_part, test_part, notes=told)
 
 
 def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:

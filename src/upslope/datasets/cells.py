@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Decimal = Annotated[
-    Literal[".", ","],
+    Literal["point", "comma", ".", ","],
     Field(description="between the whole and the fraction of numbers that are written as text"),
 ]
 
@@ -139,13 +139,13 @@ def comma_advice(column: pa.ChunkedArray, unread: NDArray[np.bool_], decimal: st
     ):
         return ""
     both = pc.any(pc.and_(pc.match_substring(cells, "."), pc.match_substring(cells, ","))).as_py()
-    other = "," if decimal == "." else "."
+    other = "comma" if decimal == "." else "point"
     if not both:
         return (
-            f"Where {other!r} is between the whole and the fraction, set `decimal` to {other!r}; "
+            f"Where a {other} is between the whole and the fraction, set `decimal` to {other}; "
             "where it is between thousands, remove it."
         )
-    return f"Remove what is between thousands; a decimal comma is read with `decimal` {','!r}."
+    return "Remove what is between thousands; a decimal comma is read with `decimal` comma."
 
 
 def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categories:

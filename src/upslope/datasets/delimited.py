@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 Delimiter = Annotated[
     str | None,
     Field(
-        description="between cells of CSV files: a comma, semicolon or tab is told, if not given"
+        description="between cells of CSV files: comma, semicolon, tab, bar or one character; told "
+        "by the first lines, if not given"
     ),
 ]
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _PROBED = 200
 """Lines by which the delimiter is told."""
 _AT_ONCE = 20_000
@@ -48,8 +49,13 @@ def read_delimited(
     """
     import pyarrow as pa
 
+    by_name = {name: character for character, name in DELIMITERS.items()}
+    delimiter = by_name.get(delimiter or "", delimiter)
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        raise ConfigError(f"Expected `delimiter` to be one character but got {delimiter!r}.")
+        raise ConfigError(
+            "Expected `delimiter` to be comma, semicolon, tab, bar or one character but got "
+            f"{delimiter!r}."
+        )
     text = read_text(path, encoding)
     notes: list[str] = []
     first, _, rest = text.partition("\n")

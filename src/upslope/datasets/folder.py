@@ -3,7 +3,7 @@
     root/train/<class>/...  and  root/test/<class>/... (or val/; with both, val/ validates)
     root/<class>/...        a stated share of each class is the test set (see `subset.draw`)
     root/<manifest>.csv     columns path, label and, if there is to be no drawing, split
-    root/...                to score: images anywhere, labelled or not
+    root/...                images anywhere, none of them labelled: with `classes`, or to score
 
 Ids are paths relative to the root, with `/`. Images without a label, of the folder `unlabelled`
 (or `unlabeled`) or with an empty label in the manifest, belong to the pool. `layout` has the rules
@@ -51,6 +51,7 @@ from upslope.datasets.layout import (
 )
 from upslope.datasets.manifest import read_manifest
 from upslope.datasets.missing import MissingLabels
+from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, silent
@@ -66,6 +67,7 @@ def load(
     root: Path | None = None,
     *,
     progress: Observer = silent,
+    classes: ClassNames = None,
     manifest: Annotated[
         str | None, Field(description="CSV file in the folder: path, label and perhaps split")
     ] = None,
@@ -96,12 +98,16 @@ def load(
         entries, notes = read_manifest(folder, manifest, missing_labels, encoding)
     else:
         left_out = LeftOut()
-        entries = by_class(folder, layout, left_out)
+        if classes is not None and layout == "auto" and is_flat(folder, classes):
+            entries = [(id_, "", "") for id_ in images_in(folder, folder, left_out)]
+        else:
+            entries = by_class(folder, layout, left_out)
         notes = left_out.notes()
     return open_entries(
         folder,
         entries,
         test_share,
+        class_list=classes,
         mode=mode,
         size=size,
         on_error=on_error,
@@ -183,6 +189,7 @@ def open_entries(
     entries: list[Entry],
     test_share: float,
     *,
+    class_list: Sequence[object] | None = None,
     mode: Mode | None,
     size: int | None,
     on_error: str,
@@ -198,11 +205,13 @@ def open_entries(
     """The splits of the images listed in `entries`; the options are those of `load`.
 
     notes: what the listing left out. duplicates: as for `copy_notes`.
+    class_list: the classes, in order; without it those of the entries.
 
     Raises:
         DataError: fewer than two classes, nothing to learn from or to test on, a corrupt image.
     """
-    classes = tuple(sorted({label for _, label, _ in entries if label}))
+    labels = {label for _, label, _ in entries if label}
+    classes = tuple(class_names(labels, class_list, folder))
     if len(classes) < 2:
         inside = folder / classes[0] if classes else folder
         hint = (
@@ -215,7 +224,7 @@ def open_entries(
             f"them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest.{hint}"
         )
     _alike(classes, folder)
-    splits = divide(entries, test_share, folder)
+    splits = divide(entries, test_share, folder, may_lack_test=class_list is not None)
     notes += class_notes(splits)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
     pool_ids = [id_ for id_, _, _ in splits["train"]]
@@ -239,17 +248,16 @@ def open_entries(
         return normalised(materialise(encoded, on_error, memory, progress), mean, std)
 
     pool, test = open_split("train"), open_split("test")
-    assert pool is not None  # `divide` has refused an empty pool and an empty test set
-    assert test is not None
+    assert pool is not None  # `divide` has refused an empty pool
     validation = open_split("validation")
     listed = [folder / id_ for part in splits.values() for id_, _, _ in part]
     notes += survey_notes(listed, form, on_error)
     if duplicates != "off":
-        opened = {"pool": pool, "test set": test}
-        opened |= {"validation set": validation} if validation is not None else {}
+        drawn = {"pool": pool, "test set": test, "validation set": validation}
+        opened = {name: part for name, part in drawn.items() if part is not None}
         files = {part: [folder / id_ for id_ in data.ids] for part, data in opened.items()}
         notes += copy_notes(opened, files, duplicates, progress)
-    return Splits(pool, test, validation, notes)
+    return Splits(pool, NoTestSet(pool) if test is None else test, validation, notes)
 
 
 def normalised(

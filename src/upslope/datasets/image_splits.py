@@ -13,14 +13,18 @@ from upslope.datasets.subset import draw
 from upslope.errors import DataError
 
 
-def divide(entries: list[Entry], test_share: float, folder: Path) -> dict[str, list[Entry]]:
+def divide(
+    entries: list[Entry], test_share: float, folder: Path, *, may_lack_test: bool
+) -> dict[str, list[Entry]]:
     """Return entries by split: as stated, or with a stratified share of the labelled to test on.
+
+    may_lack_test: the test set may be empty.
 
     Raises:
         DataError: nothing to learn from, or nothing to test on.
     """
-    if not any(split for _, _, split in entries):
-        labelled = [entry for entry in entries if entry[1]]
+    labelled = [entry for entry in entries if entry[1]]
+    if labelled and not any(split for _, _, split in entries):
         names = np.unique([label for _, label, _ in labelled], return_inverse=True)[1]
         ids = [id_ for id_, _, _ in labelled]
         drawn, _ = draw(ids, names.astype(np.int64), round(test_share * len(ids)), "test")
@@ -32,7 +36,7 @@ def divide(entries: list[Entry], test_share: float, folder: Path) -> dict[str, l
     if not parts["test"]:  # a lone validation split is what the test is made on
         parts["test"], parts["validation"] = parts["validation"], []
     for part in ("train", "test"):
-        if not parts[part]:
+        if not parts[part] and not (part == "test" and may_lack_test):
             raise DataError(
                 f"Expected images to {'learn from' if part == 'train' else 'test on'} in {folder} "
                 f"but got none. Add a folder or a split `{part}`, or images to draw it from."

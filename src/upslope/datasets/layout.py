@@ -36,6 +36,8 @@ _SYSTEM = frozenset(
     ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 )
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db"))
+_LEDGER = "ledger.sqlite"  # lies in the folder of a run, which also holds pictures
+_RUNS = "folders of runs"
 _SHOWN = 3
 
 
@@ -71,6 +73,10 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
     """
     ids: list[str] = []
     for where, folders, files in os.walk(folder):
+        if _LEDGER in files:
+            left_out.add(_RUNS, Path(where).relative_to(root).as_posix())
+            folders.clear()
+            continue
         at = Path(where).relative_to(root).as_posix()
         begins = "" if at == "." else f"{at}/"
         for name in sorted(folders):
@@ -237,8 +243,8 @@ def _class_folders(
     if loose is not None:
         raise DataError(
             f"Expected images in one folder a class under {folder} but {loose.name} lies beside "
-            f"them. Move images without a label to {folder / UNLABELLED[0]}; classes that are not "
-            "in folders go into a manifest."
+            f"them. Move images without a label to {folder / UNLABELLED[0]}; where none has one, "
+            "name the classes: data.classes=[cat,dog]. Or list images and labels in a manifest."
         )
     classes = [name for name in _visible(folder) if name.lower() not in UNLABELLED]
     if layout == "auto":
@@ -249,7 +255,10 @@ def _class_folders(
         elif is_hidden(path.name):
             left_out.add("hidden folders", path.relative_to(root).as_posix())
     for name in _visible(folder):
+        runs = len(left_out.paths.get(_RUNS, ()))
         images = images_in(root, folder / name, left_out)
+        if not images and len(left_out.paths.get(_RUNS, ())) > runs:
+            continue
         if not images:
             raise DataError(
                 f"Expected images ({', '.join(sorted(SUFFIXES))}) in {folder / name} but there are "

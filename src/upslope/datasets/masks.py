@@ -17,14 +17,12 @@ from torch import Tensor
 from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.base import Splits
 from upslope.datasets.codes import IGNORE, Codes, Mask
-from upslope.datasets.encoded import (
-    Files,
-    each,
-)
+from upslope.datasets.encoded import Files, each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
 from upslope.datasets.layout import LeftOut, images_in
+from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import DataError
 from upslope.images import Form, Mode, Pixels, decode
 from upslope.progress import Observer, Progress
@@ -157,6 +155,7 @@ def open_pairs(
     parts: Mapping[str, Sequence[Pair]],
     codes: Codes,
     *,
+    may_lack_test: bool = False,
     mode: Mode = "RGB",
     size: tuple[int, int] | None,
     on_error: str,
@@ -173,14 +172,15 @@ def open_pairs(
     size: (height, width) that all are brought to; None where all have the first's. memory: GiB
     of decoded pairs to hold at most, in each part. on_error: "skip" leaves out pairs that cannot
     be used, with one warning that counts them. white: as for `encoded.white_level`. notes: of
-    what the listing left out. duplicates: as for `copy_notes`.
+    what the listing left out. duplicates: as for `copy_notes`. may_lack_test: the test set may be
+    empty.
 
     Raises:
         DataError: nothing to learn from or to test on; with `on_error="raise"`, a pair that
             cannot be used, if all are held.
     """
     for part in ("train", "test"):
-        if not parts.get(part):
+        if not parts.get(part) and not (part == "test" and may_lack_test):
             raise DataError(
                 f"Expected images with masks to {'learn from' if part == 'train' else 'test on'} "
                 f"in {name} but got none."
@@ -191,17 +191,18 @@ def open_pairs(
         dataset = MaskDataset(f"{name}/{part}", parts[part], codes, form, shape, mean, std)
         return _held(dataset, on_error, memory, progress)
 
-    pool, test = open_part("train"), open_part("test")
     validation = open_part("validation") if parts.get("validation") else None
+    pool = open_part("train")
+    test = open_part("test") if parts.get("test") else None
     listed = [pair for part in parts.values() for pair in part]
     notes += survey_notes([pair.image for pair in listed], form, on_error)
     notes += mask_notes([pair.mask for pair in listed if pair.mask], codes.kind)
     if duplicates != "off":
-        opened = {"pool": pool, "test set": test}
-        opened |= {"validation set": validation} if validation is not None else {}
-        files = {part: [pair.image for pair in data.pairs] for part, data in opened.items()}
+        drawn = {"pool": pool, "test set": test, "validation set": validation}
+        opened = {name: part for name, part in drawn.items() if part is not None and len(part)}
+        files = {name: [pair.image for pair in part.pairs] for name, part in opened.items()}
         notes += copy_notes(opened, files, duplicates, progress)
-    return Splits(pool, test, validation, notes)
+    return Splits(pool, NoTestSet(pool) if test is None else test, validation, notes)
 
 
 def by_name(folder: Path, where: str, left_out: LeftOut | None = None) -> dict[str, Path]:
@@ -250,7 +251,8 @@ def paired(
     if problems:
         raise DataError(
             f"Expected a mask of the same name for each image in {where} but "
-            f"{'; '.join(problems)}. Add what is missing, or remove the others."
+            f"{'; '.join(problems)}. Add what is missing, or remove the others; images whose masks "
+            "are still to be drawn belong into images/unlabelled."
         )
     return [(key, images[key], masks[key]) for key in sorted(images)]
 

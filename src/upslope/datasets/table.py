@@ -27,6 +27,7 @@ from upslope.datasets.delimited import Delimiter
 from upslope.datasets.files import needed_root
 from upslope.datasets.missing import MissingLabels, is_missing
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.unlabelled import ClassNames
 from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, silent
 
@@ -45,6 +46,7 @@ def load(
     *,
     progress: Observer = silent,
     target: Target = None,
+    classes: ClassNames = None,
     kind: Kind = "class",
     columns: Annotated[
         str | None, Field(description="columns of inputs, with commas between; all others if not")
@@ -60,13 +62,13 @@ def load(
     test_share: TestShare = 0.2,
     encoding: EncodingOption = None,
     delimiter: Delimiter = None,
-    decimal: Decimal = ".",
+    decimal: Decimal = "point",
 ) -> Splits:
     """Your own table, CSV, TSV, JSON Lines or Parquet: numbers and categories in columns."""
     del progress
     path = needed_root(root, "table", "your own files")
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter, decimal=decimal)
-    answers = read_answers(rows, target, kind, missing_labels)
+    answers = read_answers(rows, target, kind, missing_labels, classes)
     pool, _ = rows.divided(answers.strata, test_share)
     names = _inputs(rows, answers, columns)
     values, notes = features(rows, names, _names(categorical), pool, missing)

@@ -23,6 +23,7 @@ from upslope.datasets.delimited import Delimiter
 from upslope.datasets.files import needed_root
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.unlabelled import ClassNames
 from upslope.datasets.words import cut_words, hash_word
 from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, Progress, silent
@@ -46,6 +47,7 @@ def load(
     ] = WORDS,
     text: Annotated[str, Field(description="column of the texts")] = "text",
     target: Target = None,
+    classes: ClassNames = None,
     missing_labels: MissingLabels = None,
     length: Annotated[int, Field(ge=1, description="tokens of a text at most")] = 128,
     id: IdColumn = None,
@@ -58,7 +60,7 @@ def load(
     opened = None if tokenizer == WORDS else _tokenizer(tokenizer)
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter)
     texts = _texts(rows, text)
-    answers = read_answers(rows, target, "class", missing_labels)
+    answers = read_answers(rows, target, "class", missing_labels, classes)
     if opened is None:
         tokens = [[hash_word(word) for word in cut_words(one)] for one in texts]
         values, notes = _array([one[:length] for one in tokens], 0), _cut(tokens, length)
