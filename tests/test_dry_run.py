@@ -39,6 +39,13 @@ def test_without_the_data_the_plan_is_by_published_sizes(tmp_path: Path) -> None
     assert "about" in text
 
 
+@pytest.mark.parametrize("name", ["fashion-mnist", "50c-clean", "digits"])
+def test_a_root_that_is_not_there_is_an_error(tmp_path: Path, name: str) -> None:
+    code, text = dry_run("-s", f"data.name={name}", "-s", f"data.root={tmp_path}/nowhere")
+    assert code != 0
+    assert "no such path" in text
+
+
 def test_without_published_sizes_what_is_missing_is_an_error(tmp_path: Path) -> None:
     code, text = dry_run("-s", "data.name=npz", "-s", f"data.root={tmp_path}")
     assert code != 0

@@ -33,6 +33,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 UNITS = {
     "read": "images",
     "simulate": "volumes",
+    "compare": "images",
     "train": "batches",
     "evaluate": "samples",
     "score": "samples",

@@ -20,74 +20,215 @@ Pixels = NDArray[np.uint8]
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on damaged files, format by format."""
 
+FULL = 2**16 - 1
+"""White, where 16-bit levels fill their range."""
+_ORIENTATION = 0x0112  # the tag of EXIF
+_TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
+_SUBFILE, _REDUCED, _TRANSPARENCY_MASK = 254, 1, 4  # the tag of TIFF, and bits of its value
+
 
 @dataclass(frozen=True)
 class Form:
-    """The form that every image is brought to: mode, and (height, width) or None to keep it."""
+    """The form that every image is brought to.
+
+    size: (height, width), or None to keep it. white: the level of 16-bit images that becomes 255;
+    None where there are none, and they are refused.
+    """
 
     mode: Mode
     size: tuple[int, int] | None
+    white: int | None = None
 
 
 def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
-    """(c, h, w) uint8.
+    """Decode an image to (c, h, w) uint8.
 
-    EXIF rotation is applied; transparency is laid over white; 16-bit grey is scaled to 8 bits
-    (Pillow alone would clip it). Another size is reached by a centred crop to the shape wanted,
-    then bicubic resampling; a JPEG much larger than wanted is decoded at a reduced scale.
+    EXIF rotation is applied; transparency is laid over white; 16-bit levels are scaled so that
+    `form.white` becomes 255 (Pillow alone would clip them). Another size is reached by a centred
+    crop to the shape wanted, then bicubic resampling; a JPEG much larger than wanted is decoded at
+    a reduced scale.
 
     Raises:
-        DataError: the image cannot be decoded; the message says which and why.
+        DataError: the image cannot be decoded, holds several pages or frames, or levels above
+            `form.white`; the message says which and why.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            refuse_pages(opened)
             if form.size is not None:
                 # Never below twice the size wanted, either way round: EXIF may turn the image.
                 opened.draft(None, (2 * max(form.size), 2 * max(form.size)))
-            image = _to_mode(ImageOps.exif_transpose(opened), form.mode)
+            _check_depth(opened, form.white)
+            image = _to_mode(ImageOps.exif_transpose(opened), form.mode, form.white)
             if form.size is not None and image.size != form.size[::-1]:
                 image = ImageOps.fit(image, form.size[::-1], Image.Resampling.BICUBIC)
             pixels = np.asarray(image, dtype=np.uint8)
     except BROKEN as error:
-        raise DataError(
-            f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it, "
-            'or leave such images out with `on_error` "skip".'
-        ) from error
+        raise _undecodable(name, error) from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
-class Natural:
-    """The form in which nothing of an image is lost: its mode, and its (height, width)."""
+class Header:
+    """An image as its header describes it.
 
-    mode: Mode
+    mode: Pillow's, such as RGB, CMYK or I;16. size: (height, width) once turned. deep: more than 8
+    bits a channel. turned: its EXIF data ask for it. transparent: it has an alpha channel or a
+    transparent colour. further: pictures beside the first that belong to it (MPO files of phones).
+    """
+
+    mode: str
     size: tuple[int, int]
+    deep: bool
+    turned: bool
+    transparent: bool
+    further: bool
+
+    @property
+    def natural(self) -> Mode:
+        """The mode in which nothing of the image is lost, but for transparency and depth."""
+        grey = self.mode in ("1", "L", "I", "F") or self.mode.startswith("I;16")
+        return "L" if grey else "RGB"
 
 
-def natural_form(source: bytes | Path, name: str) -> Natural:
-    """How an image is, once turned as its EXIF data say. Raises as `decode`."""
+def read_header(source: bytes | Path, name: str) -> Header:
+    """Read the header of an image. Raises as `decode`."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
-            turned = ImageOps.exif_transpose(image)
-            return Natural("L" if grey else "RGB", (turned.height, turned.width))
+            refuse_pages(image)
+            deep = _is_deep_grey(image) or _is_deep_colour(image)
+            orientation = _orientation(image)
+            height, width = image.height, image.width
+            if orientation in _TRANSPOSES:
+                height, width = width, height
+            return Header(
+                image.mode,
+                (height, width),
+                deep,
+                orientation in _TURNS,
+                image.has_transparency_data,
+                getattr(image, "n_frames", 1) > 1,
+            )
     except BROKEN as error:
-        raise DataError(
-            f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it, "
-            'or leave such images out with `on_error` "skip".'
-        ) from error
+        raise _undecodable(name, error) from error
 
 
-def _to_mode(image: Image.Image, mode: Mode) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"grey levels from {levels.min()} to {levels.max()} exceed 16 bits")
-        image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+def highest_level(source: bytes | Path, name: str) -> int:
+    """Return the highest level of a 16-bit image, of which Pillow may keep the upper 8 bits alone.
+
+    Raises as `decode`.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            refuse_pages(image)
+            if _is_deep_colour(image):
+                return int(np.asarray(image).max()) * 257
+            return int(np.asarray(image).max())
+    except BROKEN as error:
+        raise _undecodable(name, error) from error
+
+
+def refuse_pages(image: Image.Image) -> None:
+    """Raise ValueError where an open image file holds several pages or frames.
+
+    Reduced copies of the first page in a TIFF, and the further pictures that phones put behind a
+    JPEG (MPO), are no pages of their own.
+    """
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format == "MPO":
+        return
+    if image.format == "TIFF":
+        full = 0
+        for page in range(count):
+            image.seek(page)
+            tags = getattr(image, "tag_v2", {})
+            full += not int(tags.get(_SUBFILE, 0)) & (_REDUCED | _TRANSPARENCY_MASK)
+        image.seek(0)
+        if full <= 1:
+            return
+        count = full
+    raise ValueError(
+        f"it holds {count} pages or frames, of which one alone would be read. Save each as a file "
+        "of its own, or the stack as an array of volumes (data set npz)"
+    )
+
+
+def _undecodable(name: str, error: Exception) -> DataError:
+    return DataError(
+        f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it, "
+        'or leave such images out with `on_error` "skip".'
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none. Of a PNG, what stands before its pixels: to look
+    behind them would decode them."""
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples are stored, such as RGB;16B; Pillow's mode may hold fewer bits."""
+    tile = getattr(image, "tile", None)
+    if not tile:
+        return ""
+    how = tile[0][3]
+    first = how[0] if isinstance(how, tuple) and how else how
+    return first if isinstance(first, str) else ""
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    return not _is_deep_grey(image) and ";16" in _raw_mode(image)
+
+
+def _check_depth(image: Image.Image, white: int | None) -> None:
+    """Refuse 16-bit images of which Pillow gives other levels than they hold.
+
+    Raises:
+        ValueError: colour, of which it keeps the upper 8 bits, unless `white` is the full range;
+            grey of which 0 is white.
+    """
+    if _is_deep_grey(image) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise ValueError("0 is white in its 16-bit levels (WhiteIsZero); save it with 0 as black")
+    if _is_deep_colour(image) and white != FULL:
+        raise ValueError(
+            f"it holds 16 bits a channel ({_raw_mode(image)}), of which the upper 8 can be read; "
+            f"set `white` to {FULL} where its levels fill the range, or save it with 8 bits"
+        )
+
+
+def _to_mode(image: Image.Image, mode: Mode, white: int | None) -> Image.Image:
+    if _is_deep_grey(image):
+        image = Image.fromarray(_scaled(image, white))
     elif image.mode == "F":
         raise ValueError("it holds floats (mode F), which have no grey levels; use the npz format")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        background = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(background, image)
     return image if image.mode == mode else image.convert(mode)
+
+
+def _scaled(image: Image.Image, white: int | None) -> Pixels:
+    """16-bit grey levels as 8 bits: 0 to 0, `white` to 255."""
+    levels = np.asarray(image)
+    low, high = int(levels.min()), int(levels.max())
+    if low < 0 or high > FULL:
+        raise ValueError(f"grey levels from {low} to {high} exceed 16 bits")
+    if white is None:
+        raise ValueError(
+            f"it holds 16-bit grey levels, up to {high}; set `white` to the level that is white in "
+            f"the whole data set, such as 4095 for 12 bits, or {FULL}"
+        )
+    if high > white:
+        raise ValueError(
+            f"it holds the grey level {high}, above the {white} of `white`; set `white` to the "
+            "highest level of the whole data set"
+        )
+    return np.rint(levels.astype(np.float64) * (255 / white)).astype(np.uint8)

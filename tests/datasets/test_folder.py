@@ -1,5 +1,7 @@
 """Folders of images: by class, split or not, or with a manifest."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,13 +128,16 @@ def test_to_score_every_image_is_the_pool(tmp_path):
     save(tmp_path / "loose.png", 7)
     save(tmp_path / ".cache/thumb.png", 1)
     by_class(tmp_path, {"cat": 3, "deep/er": 1})
-    pool = datasets.load_to_score("folder", tmp_path, test_share=0.5)
+    with pytest.warns(UserWarning, match=r"Left out 1 hidden folders: '\.cache'"):
+        pool = datasets.load_to_score("folder", tmp_path, test_share=0.5)
+    shutil.rmtree(tmp_path / ".cache")
     assert pool.ids == ("cat/0.png", "cat/1.png", "cat/2.png", "deep/er/0.png", "loose.png")
     assert pool.classes == ()
     assert pool.inputs(range(5))[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 7]
     assert len(datasets.load_to_score("folder", tmp_path, limit=2)) == 2
     (tmp_path / "m.csv").write_text("path,label,split\nloose.png,,\ncat/0.png,,test\n")
     assert datasets.load_to_score("folder", tmp_path, manifest="m.csv").ids == ("loose.png",)
+    (tmp_path / "m.csv").unlink()
     by_class(tmp_path, {"train/new": 1})
     assert datasets.load_to_score("folder", tmp_path).ids == ("train/new/0.png",)
     (tmp_path / "none").mkdir()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from upslope.errors import DataError
-from upslope.images import Form, Natural, decode, natural_form
+from upslope.images import FULL, Form, decode, read_header
 
 
 def encoded(image, kind="PNG", **options):
@@ -28,7 +28,7 @@ def test_grey_to_rgb_and_back():
 
 def test_sixteen_bits_are_scaled_not_clipped():
     levels = np.array([[0, 257, 65535, 32896]], dtype=np.uint16)
-    pixels = decode(encoded(Image.fromarray(levels)), "x", Form("L", None))
+    pixels = decode(encoded(Image.fromarray(levels)), "x", Form("L", None, FULL))
     assert pixels.tolist() == [[[0, 1, 255, 128]]]
 
 
@@ -47,7 +47,8 @@ def test_exif_rotation_is_applied():
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     data = encoded(image, exif=exif)
     assert decode(data, "x", Form("L", None)).tolist() == [[[150, 0], [200, 50], [250, 100]]]
-    assert natural_form(data, "x") == Natural("L", (3, 2))
+    header = read_header(data, "x")
+    assert (header.natural, header.size, header.turned) == ("L", (3, 2), True)
 
 
 def test_size_crops_the_centre_and_keeps_the_shape_of_things():

@@ -140,8 +140,8 @@ def test_image_and_mask_are_brought_to_one_size_alike(tmp_path):
             r"a mask in .*train/0\.png but it cannot be decoded",
         ),
         (
-            lambda r: (r / "masks/train/0.png").rename(r / "masks/train/0.jpg"),
-            r"lossless mask but got .*0\.jpg",
+            lambda r: Image.new("L", (8, 6)).save(r / "masks/train/0.png", "JPEG"),
+            r"lossless mask but got .*0\.png: JPEG",
         ),
         (
             lambda r: save(r / "images/train/1.png", photo(1, 4, 4)),

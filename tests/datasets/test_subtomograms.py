@@ -58,6 +58,12 @@ def test_places_in_a_tomogram(tmp_path):
         "tomo.mrc 30 30 20 0 2\n"
     )
     splits = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5)
+    assert splits.notes == (
+        "1 of 4 particles of p.star have origins (rlnOriginXAngst, ...): they are taken off the "
+        "coordinates, as angstrom.",
+        "1 of 4 boxes of 8 voxels reach beyond their tomogram and are filled with the mean of the "
+        "rest, first that of 'tomo.mrc@2,20,15'.",
+    )
     everything = splits.pool.dataset
     np.testing.assert_allclose(
         everything.inputs([0])[0, 0], standard(data[11:19, 16:24, 21:29]), atol=1e-5
@@ -162,3 +168,46 @@ def test_a_tomogram_is_mapped_and_only_its_boxes_are_read(tmp_path):
     assert plain.equal(packed)
     expected = standard(data[16:24, 96:104, 36:44].astype(np.float32))
     np.testing.assert_allclose(plain[0, 0], expected, atol=1e-5)
+
+
+def test_missing_labels_encodings_and_odd_files_are_told(stack):
+    root, _ = stack
+    whole = (root / "stack.mrc").read_bytes()
+    (root / "stack.mrc").write_bytes(whole + b"\0" * 9)
+    kinds = ["Käfer", "Biene", "NA", "n/a", "?", "null", "nan", "Käfer", "Biene", "None"]
+    rows = "\n".join(f"{i:06d}@stack.mrc,{kind}" for i, kind in enumerate(kinds, start=1))
+    (root / "p.star").unlink()
+    (root / "p.csv").write_bytes(f"image,label\n{rows}\n".encode("cp1252"))
+    with pytest.raises(DataError, match="Set `encoding`"):
+        datasets.load("subtomograms", root)
+    splits = datasets.load("subtomograms", root, encoding="cp1252", test_share=0.5)
+    assert splits.pool.classes == ("Biene", "Käfer")
+    assert (len(splits.pool), len(splits.test)) == (8, 2)
+    unlabelled, odd = splits.notes
+    assert unlabelled.startswith("6 of 10 particles are unlabelled: their label is '?' (1), 'NA'")
+    assert odd == (
+        "stack.mrc is 9 bytes longer than its header says; the end is not read (1 of 1 files of "
+        "p.csv)."
+    )
+    splits = datasets.load("subtomograms", root, encoding="cp1252", missing_labels=["NA"])
+    assert splits.pool.classes == ("?", "Biene", "Käfer", "None", "n/a", "nan", "null")
+
+
+def test_coordinates_in_other_pixels_are_told(tmp_path):
+    write(tmp_path / "t.mrc", np.random.default_rng(1).normal(size=(30, 40, 50)).astype("f4"), 10.8)
+    rows = "".join(f"t.mrc {20 + i} 20 15 {i % 2 + 1}\n" for i in range(4))
+    table = (
+        "data_optics\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographPixelSize #2\n1 {}\n\n"
+        "data_particles\nloop_\n_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n"
+        f"_rlnCoordinateZ\n_rlnClassNumber\n{rows}"
+    )
+    for pixel, told in ((1.35, 1), (10.8, 0)):
+        (tmp_path / "p.star").write_text(table.format(pixel))
+        notes = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).notes
+        assert len(notes) == told
+    (tmp_path / "p.star").write_text(table.format(1.35))
+    (note,) = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).notes
+    assert note.startswith(
+        "p.star states pixels of 1.35 angstrom (rlnMicrographPixelSize) and t.mrc has voxels of "
+        "10.8 (1 of 1 tomograms)."
+    )

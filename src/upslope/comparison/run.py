@@ -18,6 +18,7 @@ from torch import nn
 
 from upslope.comparison.workers import run_in_workers
 from upslope.datasets.base import Splits
+from upslope.datasets.checks import check_splits
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, RunError
 from upslope.experiment import Experiment, ExperimentSettings
@@ -144,10 +145,12 @@ def compare(
     the latter only where all runs stand at the same cycle.
 
     Raises:
-        ConfigError: no strategy, no seed, a name that is no folder's, workers out of range.
+        ConfigError: `splits` of another kind, no strategy, no seed, a name that is no folder's,
+            workers out of range.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
         UpslopeError: a run failed; what was recorded stays.
     """
+    check_splits(splits)
     plan = Plan(
         Path(out),
         dict(strategies),

@@ -165,6 +165,7 @@ def to_plan(config: Config, progress: Observer = silent) -> tuple[Job, str]:
     Raises:
         ConfigError, DataError, ModelError: as for `assemble` and `fitting`.
     """
+    datasets.check_root(config.root)
     if config.data.name in datasets.SIMULATED:
         outline = outlined(config)
         if outline is not None:

@@ -1,11 +1,22 @@
-"""MRC files: volumes and stacks of volumes, with an isotropic voxel size, checked."""
+"""MRC files: volumes and stacks of volumes, with an isotropic voxel size, checked.
+
+Headers that depart from MRC2014 in ways that leave no doubt about the numbers are read, and each
+departure is put into words (`MrcHeader.oddities`). Those that leave a doubt are refused.
+"""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import math
+import struct
 import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +24,11 @@ from numpy.typing import NDArray
 from upslope.errors import DataError
 
 _HEADER = 1024  # bytes, before the extended header
+_BYTES, _SIGNED_MAX = 0, 127  # the mode of 8-bit files, and the largest value that it can hold
+_IMOD_STAMP, _IMOD_AT, _IMOD_SIGNED = 1146047817, 152, 1
+"""IMOD's mark in a header, where it lies, and the bit of the next word that says "bytes are
+signed"; https://bio3d.colorado.edu/imod/doc/mrc_format.txt."""
+_STAMPS = {0x44: "<", 0x11: ">"}
 ANISOTROPY = 1e-3
 """Relative difference of voxel edges above which they count as different."""
 
@@ -31,12 +47,32 @@ class MappedVolume:
 
     values: NDArray[np.generic]
     voxel: float
+    oddities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MrcHeader:
+    """The layout of an MRC file.
+
+    shape: as stored, (..., sections, rows, columns). kind: type and byte order of the values.
+    offset: bytes before them. axes: how the last three dimensions become z, y, x. voxel: edge in
+    angstrom. oddities: what departs from MRC2014 and how it was taken, each the end of a sentence
+    that begins with the file's name.
+    """
+
+    shape: tuple[int, ...]
+    kind: np.dtype[Any]
+    offset: int
+    axes: tuple[int, int, int]
+    voxel: float
+    oddities: tuple[str, ...]
 
 
 def read_volume(path: Path, voxel: float | None = None) -> MrcVolume:
-    """A volume (z, y, x), or a stack of volumes (n, z, y, x), of an MRC2014 file, gzipped or not.
+    """Read a volume (z, y, x), or a stack of volumes (n, z, y, x), of an MRC file.
 
-    voxel: the voxel size where the header has none. The values are float32.
+    The file may be compressed with gzip or bzip2. voxel: the voxel size where the header has none.
+    The values are float32. Oddities of the header are told in a warning.
 
     Raises:
         DataError: the file is truncated or no MRC file, holds complex numbers, NaN or infinity,
@@ -44,45 +80,52 @@ def read_volume(path: Path, voxel: float | None = None) -> MrcVolume:
         ConfigError: mrcfile is not installed.
     """
     opened = map_volume(path, voxel)
+    for oddity in opened.oddities:
+        warnings.warn(f"{path} {oddity}.", stacklevel=2)
     return MrcVolume(finite(opened.values, path), opened.voxel)
 
 
 def map_volume(path: Path, voxel: float | None = None) -> MappedVolume:
-    """The same without reading it: of a tomogram, only the pages that are looked at are read.
+    """Map a volume into memory: of a tomogram, only the pages that are looked at are read.
 
     A compressed file cannot be mapped, and is read. Values are not checked: `finite` does that.
 
     Raises:
         DataError, ConfigError: as for `read_volume`, but for what the values are.
     """
-    from upslope.cryoet.structures import needed
+    stored: NDArray[np.generic]
+    with _reading(path) as file:
+        if _compression(path) is None:
+            header = _parsed(file.read(_HEADER), path.stat().st_size, path, voxel)
+            stored = np.memmap(path, header.kind, "r", header.offset, header.shape)
+        else:
+            content = file.read()
+            header = _parsed(content[:_HEADER], len(content), path, voxel)
+            count = math.prod(header.shape)
+            stored = np.frombuffer(content, header.kind, count, header.offset)
+            stored = stored.reshape(header.shape)
+    front = tuple(range(stored.ndim - 3))
+    order = (*front, *(len(front) + axis for axis in header.axes))
+    return MappedVolume(stored.transpose(order), header.voxel, header.oddities)
 
-    mrcfile = needed("mrcfile")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # mrcfile warns of files cut short
-            with path.open("rb") as file:
-                packed = file.read(3)[:2] in (b"\x1f\x8b", b"BZ")
-            with (mrcfile.open if packed else mrcfile.mmap)(path, permissive=False) as opened:
-                shape, kind = opened.data.shape, opened.data.dtype
-                offset = _HEADER + int(opened.header.nsymbt)
-                data = np.array(opened.data) if packed else None
-                edges = [float(getattr(opened.voxel_size, axis)) for axis in "xyz"]
-    except (ValueError, OSError, EOFError, RuntimeWarning) as error:
-        raise DataError(
-            f"Expected an MRC file in {path} but reading it failed: {error}. Get it again."
-        ) from error
-    if len(shape) not in (3, 4) or kind.kind not in "fiu":
-        raise DataError(
-            f"Expected volumes of real numbers in {path} but got shape {shape} of {kind}."
-        )
-    if data is None:
-        data = np.memmap(path, kind, "r", offset, shape)
-    return MappedVolume(data, _isotropic(path, edges, voxel))
+
+def read_header(path: Path, voxel: float | None = None) -> MrcHeader:
+    """Read the header of an MRC file, and check it against the length of an uncompressed file.
+
+    Raises:
+        DataError, ConfigError: as for `map_volume`.
+    """
+    with _reading(path) as file:
+        size = path.stat().st_size if _compression(path) is None else None
+        return _parsed(file.read(_HEADER), size, path, voxel)
 
 
 def finite(values: NDArray[np.generic], name: object) -> NDArray[np.float32]:
-    """The values, which messages call `name`, as float32. Raises DataError: NaN or infinity."""
+    """Return the values, which messages call `name`, as float32.
+
+    Raises:
+        DataError: NaN or infinity.
+    """
     floats = np.asarray(values).astype(np.float32)
     if not np.isfinite(floats).all():
         bad = int((~np.isfinite(floats)).sum())
@@ -101,6 +144,132 @@ def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:
     with mrcfile.new(path, overwrite=True) as out:
         out.set_data(values.astype(np.float32))  # four dimensions make it a stack of volumes
         out.voxel_size = voxel
+
+
+def _compression(path: Path) -> Callable[[Path], Any] | None:
+    """What opens a compressed file, told by its first bytes; None for any other file."""
+    with path.open("rb") as file:
+        begins = file.read(3)
+    if begins[:2] == b"\x1f\x8b":
+        return gzip.GzipFile
+    return bz2.BZ2File if begins == b"BZh" else None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    """The content of a file, unpacked where it is compressed; failures become DataErrors."""
+    try:
+        with (_compression(path) or _open)(path) as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"Expected an MRC file in {path} but reading it failed: {error}. Get it again."
+        ) from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _parsed(raw: bytes, size: int | None, path: Path, voxel: float | None) -> MrcHeader:
+    """The header that `raw` holds, in the byte order under which it describes the file.
+
+    size: of the file in bytes; None where it is not known, and not checked.
+    """
+    from upslope.cryoet.structures import needed
+
+    needed("mrcfile")
+    from mrcfile.dtypes import HEADER_DTYPE
+    from mrcfile.utils import (
+        data_dtype_from_header,
+        data_shape_from_header,
+        spacegroup_is_volume_stack,
+    )
+
+    if len(raw) < _HEADER:
+        raise DataError(
+            f"Expected an MRC file in {path}, which begins with {_HEADER} bytes of header, but it "
+            f"has {len(raw)} bytes. Get it again."
+        )
+    stamped = _STAMPS.get(raw[212])
+    problem = ""
+    for order in (stamped or "<", {"<": ">", ">": "<"}[stamped or "<"]):
+        header = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order)).reshape(()).view(np.recarray)
+        sides = [int(n) for n in (header.nx, header.ny, header.nz)]
+        if not all(0 < n < 2**24 for n in sides) or int(header.nsymbt) < 0:
+            problem = problem or f"its header says {sides} columns, rows and sections"
+            continue
+        depth = int(header.mz) if spacegroup_is_volume_stack(header.ispg) else sides[2]
+        if depth < 1 or sides[2] % depth:
+            problem = problem or f"its {sides[2]} sections are no stack of volumes of {depth}"
+            continue
+        try:
+            kind, shape = data_dtype_from_header(header), data_shape_from_header(header)
+        except ValueError as error:
+            problem = problem or str(error)
+            continue
+        offset = _HEADER + int(header.nsymbt)
+        needs = offset + math.prod(shape) * kind.itemsize
+        if size is not None and size < needs:
+            problem = problem or f"it has {size} bytes and its header asks for {needs}"
+            continue
+        break
+    else:
+        raise DataError(
+            f"Expected an MRC file in {path} but {problem}. It is cut short or of another format: "
+            "get it again."
+        )
+    if len(shape) not in (3, 4) or kind.kind not in "fiu":
+        raise DataError(
+            f"Expected volumes of real numbers in {path} but got shape {shape} of {kind}."
+        )
+    odd = []
+    if raw[208:211] != b"MAP":
+        odd.append("has no MAP identifier; its sizes fit its length, and it is read as MRC")
+    if order != stamped:
+        stamp = raw[212:216].hex(" ")
+        word = "little" if order == "<" else "big"
+        odd.append(f"has the machine stamp {stamp}; it is read as {word}-endian, which fits")
+    if size is not None and size > needs:
+        odd.append(f"is {size - needs} bytes longer than its header says; the end is not read")
+    if int(header.mode) == _BYTES and (how := _unsigned(raw, order, header)):
+        kind = np.dtype(np.uint8)
+        odd.append(f"holds bytes that are read as unsigned, {how}")
+    axes = _axes([int(header.mapc), int(header.mapr), int(header.maps)], path)
+    if axes != (0, 1, 2):
+        odd.append("stores its axes in another order; they are brought to z, y, x")
+    edges = [
+        float(header.cella[axis]) / n if (n := int(header[f"m{axis}"])) > 0 else math.nan
+        for axis in "xyz"
+    ]
+    edge = _isotropic(path, edges, voxel)
+    if voxel is not None and abs(edge - voxel) > ANISOTROPY * voxel:
+        odd.append(f"has voxels of {edge:g} angstrom by its header, not the {voxel:g} of `voxel`")
+    return MrcHeader(shape, kind, offset, axes, edge, tuple(odd))
+
+
+def _unsigned(raw: bytes, order: str, header: Any) -> str:
+    """Why bytes are unsigned though MRC2014 has them signed; "" where nothing says so."""
+    mark, flags = struct.unpack_from(f"{order}ii", raw, _IMOD_AT)
+    if mark == _IMOD_STAMP:
+        return "" if flags & _IMOD_SIGNED else "as its IMOD stamp says"
+    if header.dmin >= 0 and header.dmax > _SIGNED_MAX:
+        return f"as its header gives {header.dmax:g} as the largest value"
+    return ""
+
+
+def _axes(stored: list[int], path: Path) -> tuple[int, int, int]:
+    """The dimension, among sections, rows and columns, that is z, that is y and that is x."""
+    if stored == [0, 0, 0]:  # older than the field
+        return 0, 1, 2
+    if sorted(stored) != [1, 2, 3]:
+        raise DataError(
+            f"Expected the columns, rows and sections of {path} to be axes 1, 2 and 3 in some "
+            f"order but got {stored}. Set MAPC, MAPR and MAPS in its header."
+        )
+    columns, rows, sections = stored
+    place = {sections: 0, rows: 1, columns: 2}
+    return place[3], place[2], place[1]
 
 
 def _isotropic(path: Path, edges: list[float], voxel: float | None) -> float:

@@ -2,19 +2,24 @@
 
 Either each particle is a volume of its own, `rlnImageName` (a file, or 000012@stack.mrc for one of
 a stack, counted from 1), or it is a place in a tomogram: `rlnTomoName` or `rlnMicrographName` with
-`rlnCoordinateX`, Y, Z in voxels, less `rlnOriginXAngst`, Y, Z where there are such columns. A CSV
-table has the columns image, or tomogram, x, y, z, and perhaps label.
+`rlnCoordinateX`, Y, Z in voxels, less `rlnOriginXAngst`, Y, Z in angstrom or, as before RELION 3.1,
+`rlnOriginX`, Y, Z in voxels, where there are such columns. A CSV table has the columns image, or
+tomogram, x, y, z, and perhaps label.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upslope.cryoet.star import Block, read_star, write_star
+import numpy as np
+from numpy.typing import NDArray
+
+from upslope.cryoet.star import Block, read_star, utf8, write_star
 from upslope.errors import DataError
 
 _CSV = {
@@ -27,6 +32,7 @@ _CSV = {
 _TOMOGRAM = ("rlnTomoName", "rlnMicrographName")
 _PLACE = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 _OFFSET = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
+_VOXEL_OFFSET = ("rlnOriginX", "rlnOriginY", "rlnOriginZ")
 _NAMES = ("rlnTomoParticleName", "rlnImageName")
 UNKNOWN = ("", "None", "none", "?", "<NA>")
 SCORE, RANK = "upslopeScore", "upslopeRank"
@@ -38,8 +44,9 @@ class Particle:
     table names its particles as the whole does.
 
     file: of the volume or the tomogram. index: of a stack, from 0; None for a whole file.
-    centre: (x, y, z) in voxels of the tomogram, and offset: (x, y, z) in angstrom to be taken off
-    it; both None for a volume of its own. label: "" where nobody has said."""
+    centre: (x, y, z) in voxels of the tomogram, origins in voxels taken off; None for a volume of
+    its own. offset: (x, y, z) in angstrom still to be taken off it. label: "" where nobody has
+    said."""
 
     id: str
     file: Path
@@ -47,6 +54,16 @@ class Particle:
     centre: tuple[float, float, float] | None
     offset: tuple[float, float, float]
     label: str
+
+    def corner(self, box: int, voxel: float) -> tuple[list[float], NDArray[np.int64]]:
+        """Return its place (x, y, z) in voxels, and the first voxel (z, y, x) of a box around it.
+
+        voxel: edge in angstrom. The voxel nearest to the place is number box // 2 of the box.
+        """
+        assert self.centre is not None
+        place = [c - o / voxel for c, o in zip(self.centre, self.offset, strict=True)]
+        nearest = [math.floor(c + 0.5) for c in reversed(place)]
+        return place, np.array(nearest, dtype=np.int64) - box // 2
 
 
 @dataclass(frozen=True)
@@ -58,27 +75,53 @@ class ParticleTable:
     at: int
     """Which block holds the particles."""
     particles: tuple[Particle, ...]
+    labels: tuple[str, ...] = ()
+    """As the file has them, one for each particle; empty where no column holds any."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how the table was taken where it could have been meant otherwise."""
 
 
-def read_particles(path: Path, label: str | None = None) -> ParticleTable:
+def _unknown(label: str) -> bool:
+    return label in UNKNOWN
+
+
+def read_particles(
+    path: Path,
+    label: str | None = None,
+    *,
+    is_missing: Callable[[str], bool] = _unknown,
+    decode: Callable[[bytes, Path], str] = utf8,
+) -> ParticleTable:
     """The particles of a .star or .csv file; files are sought beside it and above it.
 
     label: the column that holds the classes; `label` in a CSV table and `rlnClassNumber` in a STAR
-    file, if there is one.
+    file, if there is one. is_missing: whether a label says that nobody knows. decode: brings the
+    bytes of the file to text.
 
     Raises:
-        DataError: columns are missing, coordinates are no numbers, two particles have one name,
-            or the file of one is missing.
+        DataError: columns are missing or contradict each other, coordinates are no numbers, two
+            particles have one name, two tables hold particles, or the file of one is missing.
     """
-    blocks = (_from_csv(path),) if path.suffix.lower() == ".csv" else tuple(read_star(path))
-    at = next((i for i, block in enumerate(blocks) if _layout(block)), None)
-    if at is None:
+    blocks = (
+        (_from_csv(path, decode),)
+        if path.suffix.lower() == ".csv"
+        else tuple(read_star(path, decode))
+    )
+    tables = [i for i, block in enumerate(blocks) if _layout(block)]
+    if len(tables) > 1:
+        shown = " and ".join(f"{len(blocks[i].rows)} in data_{blocks[i].name}" for i in tables)
+        raise DataError(
+            f"Expected one table of particles in {path} but got {shown}. Keep one, or join them."
+        )
+    if not tables:
         found = "; ".join(f"data_{b.name}: {', '.join(b.columns)}" for b in blocks)
         raise DataError(
             f"Expected a table with rlnImageName, or with rlnTomoName (or rlnMicrographName) and "
             f"{', '.join(_PLACE)}, in {path} but got {found}."
         )
+    at = tables[0]
     block = blocks[at]
+    _one_kind_of_origin(block, path)
     if label is not None and label not in block.columns:
         raise DataError(
             f"Expected the column {label!r}, which is to hold the classes, in {path} but got "
@@ -92,7 +135,7 @@ def read_particles(path: Path, label: str | None = None) -> ParticleTable:
     particles = []
     for row, (values, said) in enumerate(zip(block.rows, labels, strict=True)):
         record = dict(zip(block.columns, values, strict=True))
-        particle = _particle(record, row, path, folders, "" if said in UNKNOWN else said)
+        particle = _particle(record, row, path, folders, "" if is_missing(said) else said)
         if particle.id in seen:
             raise DataError(
                 f"Expected each particle once in {path} but {particle.id!r} is there in rows "
@@ -100,7 +143,9 @@ def read_particles(path: Path, label: str | None = None) -> ParticleTable:
             )
         seen[particle.id] = row
         particles.append(particle)
-    return ParticleTable(path, blocks, at, tuple(particles))
+    return ParticleTable(
+        path, blocks, at, tuple(particles), tuple(labels) if label else (), _notes(block, path)
+    )
 
 
 def write_selection(
@@ -143,6 +188,39 @@ def _layout(block: Block) -> bool:
     return block.loop and ("rlnImageName" in block.columns or places)
 
 
+def _one_kind_of_origin(block: Block, path: Path) -> None:
+    voxels, angstrom = (
+        [name for name in names if name in block.columns] for names in (_VOXEL_OFFSET, _OFFSET)
+    )
+    if voxels and angstrom:
+        raise DataError(
+            f"Expected origins in voxels or in angstrom in {path} but got both, {voxels[0]} and "
+            f"{angstrom[0]}. Remove the columns that are out of date."
+        )
+
+
+def _notes(block: Block, path: Path) -> tuple[str, ...]:
+    """What the origins of a table come to; nothing where it has none, or only zeros."""
+    names = [n for n in (*_VOXEL_OFFSET, *_OFFSET) if n in block.columns]
+    moved = sum(
+        any(_not_zero(v) for v in row) for row in zip(*map(block.column, names), strict=True)
+    )
+    if not moved:
+        return ()
+    of = f"{moved} of {len(block.rows)} particles of {path.name} have origins ({names[0]}, ...)"
+    if "rlnImageName" in block.columns:
+        return (f"{of}: they are not applied, as each particle is a volume of its own.",)
+    unit = "voxels of the tomogram" if names[0] in _VOXEL_OFFSET else "angstrom"
+    return (f"{of}: they are taken off the coordinates, as {unit}.",)
+
+
+def _not_zero(text: str) -> bool:
+    try:
+        return float(text) != 0
+    except ValueError:
+        return True
+
+
 def _particle(
     record: Mapping[str, str], row: int, path: Path, folders: dict[str, Path], label: str
 ) -> Particle:
@@ -156,7 +234,9 @@ def _particle(
     else:
         file = next(record[n] for n in _TOMOGRAM if n in record)
         index = None
-        centre = _numbers([record[n] for n in _PLACE], where)
+        place = _numbers([record[n] for n in _PLACE], where)
+        shift = _numbers([record.get(n, "0") for n in _VOXEL_OFFSET], where)
+        centre = (place[0] - shift[0], place[1] - shift[1], place[2] - shift[2])
         offset = _numbers([record.get(n, "0") for n in _OFFSET], where)
         name = f"{file}@{','.join(record[n] for n in _PLACE)}"
     id_ = next((record[n] for n in _NAMES if n in record), name)
@@ -182,15 +262,21 @@ def _numbers(texts: Sequence[str], where: str) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _from_csv(path: Path) -> Block:
+def _from_csv(path: Path, decode: Callable[[bytes, Path], str]) -> Block:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [row for row in csv.reader(file, skipinitialspace=True) if row]
-    except (OSError, UnicodeDecodeError) as error:
+        text = io.StringIO(decode(path.read_bytes(), path), newline="")
+        lines = [row for row in csv.reader(text, skipinitialspace=True) if row]
+    except (OSError, csv.Error) as error:
         raise DataError(f"Expected a table in {path} but reading it failed: {error}.") from error
     if not lines:
         raise DataError(f"Expected a table in {path} but it is empty.")
-    columns = [name.strip() for name in lines[0]]
+    columns = [_CSV.get(name.strip(), name.strip()) for name in lines[0]]
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"Expected each column once in {path} but {twice[0]!r} is there "
+            f"{columns.count(twice[0])} times. Remove or rename all but one."
+        )
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(columns):
             raise DataError(
@@ -198,4 +284,4 @@ def _from_csv(path: Path) -> Block:
                 f"of {path}."
             )
     rows = tuple(tuple(value.strip() for value in line) for line in lines[1:])
-    return Block("particles", tuple(_CSV.get(name, name) for name in columns), rows)
+    return Block("particles", tuple(columns), rows)

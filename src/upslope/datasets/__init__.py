@@ -38,6 +38,7 @@ from upslope.datasets import (
     voc,
 )
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.checks import check_name, check_root, check_splits
 from upslope.datasets.overview import class_counts, overview
 from upslope.datasets.published import outline
 from upslope.datasets.shape import COMMON, limited, shape
@@ -53,6 +54,8 @@ __all__ = [
     "Splits",
     "Subset",
     "check_options",
+    "check_root",
+    "check_splits",
     "class_counts",
     "describe",
     "load",
@@ -112,9 +115,11 @@ def load(
     lists, the ones every data set has (`limit`, `test_limit`, `validation`) among them.
 
     Raises:
-        ConfigError: an unknown name or option, or a value out of range.
+        ConfigError: an unknown name or option, a value out of range, or a data set in its place.
         DataError: files that are missing, damaged or not of the format; the message names them.
     """
+    check_name(name)
+    check_root(root)
     checked = check_options(name, options)
     common = {key: checked.pop(key) for key in COMMON if key in checked}
     key, _ = _entry(name)
@@ -147,6 +152,8 @@ def load_to_score(
     Raises:
         ConfigError, DataError: as for `load`.
     """
+    check_name(name)
+    check_root(root)
     if name != "folder":
         return load(name, root, progress=progress, **options).pool
     checked = check_options(name, options)

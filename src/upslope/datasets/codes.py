@@ -15,13 +15,13 @@ from PIL import Image, ImageOps
 
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
-from upslope.images import BROKEN, Form
+from upslope.images import BROKEN, Form, refuse_pages
 
 IGNORE = 255
 """In every mask that our data sets give: a pixel that counts nowhere."""
 
 _UNLISTED = 254
-_LOSSY = frozenset((".jpg", ".jpeg"))
+_WEBP_HEAD = 2**16  # bytes, within which a WebP file names the kind of its pixels
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 Mask = NDArray[np.uint8]
@@ -64,19 +64,20 @@ class Codes:
             DataError: the mask cannot be decoded, is of another kind or of another size than its
                 image, or holds values that stand for nothing.
         """
-        if path.suffix.lower() in _LOSSY:
-            raise DataError(
-                f"Expected a lossless mask but got {path}: JPEG changes the values. Save it as PNG."
-            )
         try:
-            with Image.open(path) as mask:
+            with Image.open(path) as opened:
+                refuse_pages(opened)
+                if _is_lossy(opened, path):
+                    raise DataError(
+                        f"Expected a lossless mask but got {path}: {opened.format} with losses "
+                        "changes the values. Save it as PNG."
+                    )
+                mask = ImageOps.exif_transpose(opened)
                 size = (mask.height, mask.width)
                 _same_size(path, size, image)
                 if form.size is not None and form.size != size:
-                    fitted = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
-                else:
-                    fitted = mask
-                values = self._values(fitted, path)
+                    mask = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
+                values = self._values(mask, path)
         except BROKEN as error:
             raise DataError(
                 f"Expected a mask in {path} but it cannot be decoded: {error}. Repair or remove it."
@@ -96,6 +97,8 @@ class Codes:
         grey = mask.mode in ("1", "P", "L", "I") or mask.mode.startswith("I;16")
         if grey and self.kind == "index":
             values = np.asarray(mask).astype(np.int32)
+            if mask.mode == "P":
+                values = self._of_palette(values, mask, path)
             if values.min() < 0 or values.max() >= 2**16:
                 raise ValueError(f"it holds {values.min()} to {values.max()}, beyond 16 bits")
             return values
@@ -107,6 +110,34 @@ class Codes:
             f"Expected {wanted} in the mask {path}, as the class table has them, but its mode is "
             f"{mask.mode}. Convert the mask, or give the table the other columns."
         )
+
+    def _of_palette(
+        self, entries: NDArray[np.int32], mask: Image.Image, path: Path
+    ) -> NDArray[np.int32]:
+        """The values of a palette mask: its entries' numbers, or the greys that they stand for.
+
+        Programs that save a grey mask with few levels as a palette number the levels anew; where
+        the class table has these greys, and lacks the numbers, greys are meant.
+
+        Raises:
+            DataError: the class table has both, and they differ.
+        """
+        palette = np.zeros((256, 3), dtype=np.int32)
+        colours = np.asarray(mask.getpalette("RGB"), dtype=np.int32).reshape(-1, 3)
+        palette[: len(colours)] = colours
+        used = np.unique(entries)
+        greys = palette[used, 0]
+        if (palette[used] != greys[:, None]).any() or (greys == used).all():
+            return entries
+        by_number, by_grey = ((self.table[v] != _UNLISTED).all() for v in (used, greys))
+        if by_number and by_grey:
+            raise DataError(
+                f"Expected the palette of {path} to be of colours, or of greys that equal their "
+                f"numbers, but entry {used[greys != used][0]} is the grey "
+                f"{greys[greys != used][0]}, and the class table has both. Save the mask as grey "
+                "levels (mode L)."
+            )
+        return palette[entries, 0] if by_grey else entries
 
     def _shown(self, value: int) -> str:
         if self.kind == "index":
@@ -135,12 +166,13 @@ def read_codes(path: Path, encoding: str | None = None) -> Codes:
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True
     )
-    columns = set(reader.fieldnames or ())
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    columns = set(reader.fieldnames)
     keys = ("red", "green", "blue") if {"red", "green", "blue"} <= columns else ("id",)
     if not {"name", *keys} <= columns:
         raise DataError(
             f"Expected the columns name,id or name,red,green,blue in {path} but got "
-            f"{','.join(reader.fieldnames or ())}."
+            f"{','.join(reader.fieldnames)}."
         )
     rows = [(reader.line_num, row) for row in reader]
     top = 255 if len(keys) == 3 else 2**16 - 1
@@ -168,6 +200,14 @@ def read_codes(path: Path, encoding: str | None = None) -> Codes:
             )
         values[value] = IGNORE if name == "ignore" else names.setdefault(name, len(names))
     return Codes.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
+
+
+def _is_lossy(mask: Image.Image, path: Path) -> bool:
+    """Whether the file keeps values nearly alone: JPEG, by itself or in a TIFF, and lossy WebP."""
+    if mask.format == "WEBP":
+        with path.open("rb") as file:
+            return b"VP8 " in file.read(_WEBP_HEAD)
+    return mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "webp")
 
 
 def _same_size(path: Path, size: tuple[int, int], image: Path) -> None:

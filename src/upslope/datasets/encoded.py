@@ -24,7 +24,7 @@ from upslope.datasets.files import cache_folder
 from upslope.decoders import Encoded, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import write_atomically
-from upslope.images import Form, Mode, Pixels, decode, natural_form
+from upslope.images import Form, Mode, Pixels, decode
 from upslope.progress import Observer, Progress
 
 ModeOption = Annotated[
@@ -46,7 +46,6 @@ Decoders = Annotated[
     int,
     Field(ge=0, description="processes to decode in, where images are streamed; 0: in threads"),
 ]
-
 _CHUNK, _SMALL = 256, 8192
 _MANY = 10_000  # images that take seconds to decode
 
@@ -144,39 +143,6 @@ class EncodedDataset:
                 f"image, but got {pixels.shape}. Set `size` to bring all images to one size."
             )
         return pixels
-
-
-def form_of(
-    source: Callable[[int], bytes | Path],
-    ids: Sequence[str],
-    mode: Mode | None,
-    size: int | None,
-    on_error: str,
-) -> tuple[Form, tuple[int, int, int]]:
-    """(form, input shape) as the options say, or else as the first image is.
-
-    With `on_error="skip"`, the first that can be decoded.
-
-    Raises:
-        DataError: there is no image, or that image cannot be decoded.
-    """
-    if not ids:
-        raise DataError("Expected at least one training image but the files hold none.")
-    if mode is not None and size is not None:
-        return Form(mode, (size, size)), (1 if mode == "L" else 3, size, size)
-    for i, id_ in enumerate(ids):
-        encoded = source(i)
-        try:
-            natural = natural_form(encoded, str(encoded) if isinstance(encoded, Path) else id_)
-        except DataError:
-            if on_error == "skip" and i < len(ids) - 1:
-                continue
-            raise
-        break
-    chosen = mode or natural.mode
-    height, width = (size, size) if size else natural.size
-    form = Form(chosen, (size, size) if size else None)
-    return form, (1 if chosen == "L" else 3, height, width)
 
 
 def materialise(

@@ -6,13 +6,14 @@
     root/...                images anywhere, none of them labelled: with `classes`, or to score
 
 Ids are paths relative to the root, with `/`. Images without a label, of the folder `unlabelled`
-(or `unlabeled`) or with an empty label in the manifest, belong to the pool.
+(or `unlabeled`) or with an empty label in the manifest, belong to the pool. `layout` has the rules
+by which folders are told apart.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.encoded import (
     Decoders,
     EncodedDataset,
@@ -30,25 +32,29 @@ from upslope.datasets.encoded import (
     ModeOption,
     OnError,
     SizeOption,
-    form_of,
     materialise,
 )
 from upslope.datasets.files import needed_root
-from upslope.datasets.subset import draw
-from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat, outside_runs
+from upslope.datasets.image_duplicates import Duplicates, DuplicatesOption, copy_notes
+from upslope.datasets.image_form import White, form_of
+from upslope.datasets.image_splits import class_notes, divide
+from upslope.datasets.image_survey import survey_notes
+from upslope.datasets.layout import (
+    SUFFIXES,
+    Entry,
+    Layout,
+    LayoutOption,
+    LeftOut,
+    by_class,
+    images_in,
+    train_folders,
+)
+from upslope.datasets.manifest import read_manifest
+from upslope.datasets.missing import MissingLabels
+from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, silent
-
-SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
-UNLABELLED = ("unlabelled", "unlabeled")
-SPLITS = ("train", "test", "validation", "val", "valid")
-ALIASES = {"val": "validation", "valid": "validation"}
-
-Entry = tuple[str, str, str]
-"""(id, name of the class or "", split or "")."""
 
 # Lists, as a run records its options in JSON and compares them when it goes on.
 Statistic = Annotated[
@@ -75,15 +81,28 @@ def load(
     decoders: Decoders = 0,
     mean: Statistic = None,
     std: Statistic = None,
+    white: White = None,
+    layout: LayoutOption = "auto",
+    duplicates: DuplicatesOption = "auto",
+    missing_labels: MissingLabels = None,
+    encoding: EncodingOption = None,
 ) -> Splits:
     """A folder of images by class, or with a CSV manifest; streamed when too large to hold."""
     folder = needed_root(root, "folder", "your own images")
+    if manifest and layout != "auto":
+        raise ConfigError(
+            f"data set 'folder': Expected `layout` to be auto with a manifest but got {layout!r}: "
+            "folders are not looked at."
+        )
     if manifest:
-        entries = _manifest(folder, manifest)
-    elif classes is not None and is_flat(folder, classes, (*UNLABELLED, *SPLITS)):
-        entries = [(id_, "", "") for id_ in outside_runs(folder, _images(folder, folder))]
+        entries, notes = read_manifest(folder, manifest, missing_labels, encoding)
     else:
-        entries = by_class(folder)
+        left_out = LeftOut()
+        if classes is not None and layout == "auto" and is_flat(folder, classes):
+            entries = [(id_, "", "") for id_ in images_in(folder, folder, left_out)]
+        else:
+            entries = by_class(folder, layout, left_out)
+        notes = left_out.notes()
     return open_entries(
         folder,
         entries,
@@ -97,6 +116,9 @@ def load(
         progress=progress,
         mean=mean,
         std=std,
+        white=white,
+        notes=notes,
+        duplicates=duplicates,
     )
 
 
@@ -112,27 +134,41 @@ def to_score(
     decoders: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    white: int | None = None,
+    layout: Layout = "auto",
+    duplicates: str = "auto",
+    missing_labels: list[str] | None = None,
+    encoding: str | None = None,
 ) -> Dataset:
     """All images of a folder, at any depth, as a pool without labels: what scoring needs.
 
-    Of a folder with `train/`, the images in there; of a manifest, those of the split train or of
-    none. Names of folders are no classes here, so `classes` is empty. Options as for `load`.
+    Of a folder with `train/`, the images in there and in `unlabelled/`; of a manifest, those of the
+    split train or of none. Names of folders are no classes here, so `classes` is empty. Options as
+    for `load`. What is left out of a folder is told in warnings.
 
     Raises:
         DataError: no image, a corrupt image.
     """
+    del duplicates  # nothing is tested on here
     folder = needed_root(root, "folder", "your own images")
     if manifest:
-        ids = [id_ for id_, _, split in _manifest(folder, manifest) if split in ("", "train")]
+        entries, _ = read_manifest(folder, manifest, missing_labels, encoding)
+        ids = [id_ for id_, _, split in entries if split in ("", "train")]
     else:
-        train = folder / "train"
-        ids = _images(folder, train if train.is_dir() else folder)
+        left_out = LeftOut()
+        ids = [
+            id_
+            for place in train_folders(folder, layout)
+            for id_ in images_in(folder, place, left_out)
+        ]
+        for note in left_out.notes():
+            warnings.warn(note, stacklevel=2)
     if not ids:
         raise DataError(
             f"Expected images ({', '.join(sorted(SUFFIXES))}) to score in {folder} but there are "
             "none. Give the folder that holds them, or a manifest that lists them."
         )
-    form, shape = form_of(Files(folder, ids), ids, mode, size, on_error)
+    form, shape = form_of(Files(folder, ids), ids, mode, size, on_error, white)
     labels = np.full(len(ids), UNKNOWN, dtype=np.int64)
     encoded = EncodedDataset(
         folder.name,
@@ -162,9 +198,13 @@ def open_entries(
     progress: Observer,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    white: int | None = None,
+    notes: tuple[str, ...] = (),
+    duplicates: Duplicates = "off",
 ) -> Splits:
     """The splits of the images listed in `entries`; the options are those of `load`.
 
+    notes: what the listing left out. duplicates: as for `copy_notes`.
     class_list: the classes, in order; without it those of the entries.
 
     Raises:
@@ -173,14 +213,22 @@ def open_entries(
     labels = {label for _, label, _ in entries if label}
     classes = tuple(class_names(labels, class_list, folder))
     if len(classes) < 2:
+        inside = folder / classes[0] if classes else folder
+        hint = (
+            f" If its classes are the folders in {inside}, give that as the root."
+            if inside != folder and inside.is_dir() and any(p.is_dir() for p in inside.iterdir())
+            else ""
+        )
         raise DataError(
             f"Expected images of at least two classes in {folder} but got {list(classes)}. Lay "
-            "them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest."
+            f"them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest.{hint}"
         )
-    splits = _splits(entries, test_share, folder, may_lack_test=class_list is not None)
+    _alike(classes, folder)
+    splits = divide(entries, test_share, folder, may_lack_test=class_list is not None)
+    notes += class_notes(splits)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
     pool_ids = [id_ for id_, _, _ in splits["train"]]
-    form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error)
+    form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset | None:
         if not splits[split]:
@@ -199,50 +247,17 @@ def open_entries(
         )
         return normalised(materialise(encoded, on_error, memory, progress), mean, std)
 
-    pool = open_split("train")
-    assert pool is not None  # `_splits` has refused an empty pool
-    return Splits(pool, open_split("test") or NoTestSet(pool), open_split("validation"))
-
-
-def by_class(folder: Path) -> list[Entry]:
-    """Every image of a folder laid out by class; DataError where the layout cannot be meant."""
-    tops = {path.name for path in folder.iterdir() if path.is_dir()}
-    if "train" not in tops:
-        return list(_class_folders(folder, folder, ""))
-    entries: list[Entry] = []
-    for top in sorted(tops & {"train", "test", "validation", "val", "valid"}):
-        entries += _class_folders(folder, folder / top, ALIASES.get(top, top))
-    return entries
-
-
-def _class_folders(root: Path, folder: Path, split: str) -> Iterable[Entry]:
-    loose = next((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), None)
-    if loose is not None:
-        raise DataError(
-            f"Expected images in one folder a class under {folder} but {loose.name} lies beside "
-            f"them. Move images without a label to {folder / UNLABELLED[0]}; where none has one, "
-            "name the classes: data.classes=[cat,dog]."
-        )
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
-        label = "" if path.name in UNLABELLED else path.name
-        found = _images(root, path)
-        if not found:
-            raise DataError(
-                f"Expected images ({', '.join(sorted(SUFFIXES))}) in {path} but there are none. "
-                "Remove the folder if it is no class."
-            )
-        for id_ in found:
-            yield id_, label, split
-
-
-def _images(root: Path, folder: Path) -> list[str]:
-    """Paths, relative to `root`, of the images at any depth of `folder` that are not hidden.
-
-    They are ordered as text, so that the order is the same on every system.
-    """
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    ids = (p.relative_to(root) for p in found)
-    return sorted(id_.as_posix() for id_ in ids if not any(part[0] == "." for part in id_.parts))
+    pool, test = open_split("train"), open_split("test")
+    assert pool is not None  # `divide` has refused an empty pool
+    validation = open_split("validation")
+    listed = [folder / id_ for part in splits.values() for id_, _, _ in part]
+    notes += survey_notes(listed, form, on_error)
+    if duplicates != "off":
+        drawn = {"pool": pool, "test set": test, "validation set": validation}
+        opened = {name: part for name, part in drawn.items() if part is not None}
+        files = {part: [folder / id_ for id_ in data.ids] for part, data in opened.items()}
+        notes += copy_notes(opened, files, duplicates, progress)
+    return Splits(pool, NoTestSet(pool) if test is None else test, validation, notes)
 
 
 def normalised(
@@ -271,58 +286,13 @@ def normalised(
     return replace(dataset, mean=mean, std=std)
 
 
-def _manifest(folder: Path, manifest: str) -> list[Entry]:
-    path = folder / manifest
-    if not path.is_file():
-        raise DataError(f"Expected the manifest {path} but there is no such file.")
-    entries: list[Entry] = []
-    seen: set[str] = set()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "path" not in columns or "label" not in columns:
+def _alike(classes: Sequence[str], folder: Path) -> None:
+    """Refuse names of classes that differ in white space alone."""
+    bare: dict[str, str] = {}
+    for name in classes:
+        other = bare.setdefault(" ".join(name.split()), name)
+        if other != name:
             raise DataError(
-                f"Expected the columns path, label and perhaps split in the first line of {path} "
-                f"but got {list(columns)}."
+                f"Expected names of classes to differ by more than spaces in {folder} but got "
+                f"{other!r} and {name!r}. Make them one, or rename one."
             )
-        for row in reader:
-            id_, label = (row["path"] or "").replace("\\", "/"), row["label"] or ""
-            split = (row.get("split") or "").lower()
-            split = ALIASES.get(split, split)
-            where = f"line {reader.line_num} of {path}"
-            if split not in ("", "train", "test", "validation"):
-                raise DataError(
-                    f"Expected the split of {where} to be train, test or val but got {split!r}."
-                )
-            if not (folder / id_).is_file():
-                raise DataError(f"Expected the image {folder / id_}, {where}, but it is missing.")
-            if id_ in seen:
-                raise DataError(f"Expected each image once but {id_!r} is listed again, {where}.")
-            seen.add(id_)
-            entries.append((id_, label, split))
-    return entries
-
-
-def _splits(
-    entries: list[Entry], test_share: float, folder: Path, *, may_lack_test: bool
-) -> dict[str, list[Entry]]:
-    """Entries by split: as stated, or else a stratified share of the labelled ones for the test."""
-    labelled = [entry for entry in entries if entry[1]]
-    if labelled and not any(split for _, _, split in entries):
-        names = np.unique([label for _, label, _ in labelled], return_inverse=True)[1]
-        ids = [id_ for id_, _, _ in labelled]
-        drawn, _ = draw(ids, names.astype(np.int64), round(test_share * len(ids)), "test")
-        test = {ids[i] for i in drawn}
-        entries = [(i, label, "test" if i in test else "train") for i, label, _ in entries]
-    parts: dict[str, list[Entry]] = {"train": [], "test": [], "validation": []}
-    for entry in entries:
-        parts[entry[2] or "train"].append(entry)
-    if not parts["test"]:  # a lone validation split is what the test is made on
-        parts["test"], parts["validation"] = parts["validation"], []
-    for part in ("train", "test"):
-        if not parts[part] and not (part == "test" and may_lack_test):
-            raise DataError(
-                f"Expected images to {'learn from' if part == 'train' else 'test on'} in {folder} "
-                f"but got none. Add a folder or a split `{part}`, or images to draw it from."
-            )
-    return parts

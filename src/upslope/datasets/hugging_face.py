@@ -26,10 +26,10 @@ from upslope.datasets.encoded import (
     ModeOption,
     OnError,
     SizeOption,
-    form_of,
     materialise,
 )
 from upslope.datasets.files import needed_root
+from upslope.datasets.image_form import White, form_of
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
@@ -69,6 +69,7 @@ def load(
     on_error: OnError = "raise",
     memory: Memory = 4.0,
     decoders: Decoders = 0,
+    white: White = None,
 ) -> Splits:
     """Images through Hugging Face `datasets`: hf:owner/dataset from the Hub, or a saved folder."""
     splits = _from_hub(path, subset) if path else _from_disk(needed_root(root, "hf", WHERE))
@@ -101,7 +102,8 @@ def load(
         )
         return Splits(pool, tested, notes=(*notes, *array_duplicate_notes(pool, tested)))
     source = _Rows(_undecoded(splits[train], columns[0]), columns[0])
-    form, shape = form_of(source, numbered(train, len(splits[train])), mode, size, on_error)
+    ids = numbered(train, len(splits[train]))
+    form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
         rows = splits[split]

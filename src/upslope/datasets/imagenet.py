@@ -19,7 +19,8 @@ from pathlib import Path
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Decoders, Memory, OnError, SizeOption
 from upslope.datasets.files import needed_root
-from upslope.datasets.folder import Entry, open_entries
+from upslope.datasets.folder import open_entries
+from upslope.datasets.layout import Entry
 from upslope.errors import DataError
 from upslope.progress import Observer, silent
 

@@ -22,11 +22,19 @@ from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
 from upslope.datasets.codes import read_codes
 from upslope.datasets.decoding import EncodingOption
-from upslope.datasets.encoded import Memory, OnError, SizeOption
+from upslope.datasets.encoded import (
+    Memory,
+    OnError,
+    SizeOption,
+)
 from upslope.datasets.files import needed_root
-from upslope.datasets.folder import ALIASES, UNLABELLED
+from upslope.datasets.folder_names import split_of
+from upslope.datasets.image_duplicates import DuplicatesOption
+from upslope.datasets.image_form import White
+from upslope.datasets.layout import UNLABELLED, LeftOut
 from upslope.datasets.masks import Pair, by_name, open_pairs, paired
 from upslope.datasets.subset import draw
+from upslope.errors import DataError
 from upslope.images import Mode
 from upslope.progress import Observer, silent
 
@@ -47,6 +55,8 @@ def load(
     size: SizeOption = None,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
+    white: White = None,
+    duplicates: DuplicatesOption = "auto",
     encoding: EncodingOption = None,
 ) -> Splits:
     """Your own images/ and masks/ of the same names, with a class table; indices or colours.
@@ -57,17 +67,18 @@ def load(
     """
     folder = needed_root(root, "mask-folder", WHERE)
     codes = read_codes(folder / table, encoding)
-    images = by_name(folder / "images", WHERE)
-    asked = {key: path for key, path in images.items() if key.partition("/")[0] in UNLABELLED}
+    left_out = LeftOut()
+    images = by_name(folder / "images", WHERE, left_out)
+    asked = {key: path for key, path in images.items() if _top(key).lower() in UNLABELLED}
     none_yet = asked == images and not any((folder / "masks").glob("**/*.*"))
-    masks = {} if none_yet else by_name(folder / "masks", WHERE)
+    masks = {} if none_yet else by_name(folder / "masks", WHERE, left_out)
     found = paired(
         {k: p for k, p in images.items() if k not in asked},
         {k: p for k, p in masks.items() if k not in asked},
         folder,
     )
     pairs = [Pair(*triple) for triple in found]
-    parts = _by_folder(pairs) or _by_share(pairs, test_share)
+    parts = _by_folder(pairs, folder, left_out) or _by_share(pairs, test_share)
     parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(asked.items())]
     return open_pairs(
         folder.name,
@@ -79,19 +90,39 @@ def load(
         on_error=on_error,
         memory=memory,
         progress=progress,
+        white=white,
+        notes=left_out.notes(),
+        duplicates=duplicates,
     )
 
 
-def _by_folder(pairs: list[Pair]) -> dict[str, list[Pair]]:
-    """Pairs by the split that their first folder names; empty where the folders name none."""
-    parts: dict[str, list[Pair]] = {"train": [], "test": [], "validation": []}
-    tops = {pair.id.partition("/")[0] for pair in pairs if "/" in pair.id}
-    if "train" not in tops:
+def _top(key: str) -> str:
+    """The first folder of a key; "" where it has none."""
+    return key.partition("/")[0] if "/" in key else ""
+
+
+def _by_folder(pairs: list[Pair], folder: Path, left_out: LeftOut) -> dict[str, list[Pair]]:
+    """Pairs by the split that their first folder names; empty where the folders name none.
+
+    Raises:
+        DataError: two folders of one split, or folders of splits without one to learn from.
+    """
+    tops = sorted({_top(pair.id) for pair in pairs} - {""})
+    splits = {top: split for top in tops if (split := split_of(top))}
+    if not splits:
         return {}
+    if len(set(splits.values())) < len(splits) or "train" not in splits.values():
+        raise DataError(
+            f"Expected one folder for each split in {folder / 'images'}, one of them to learn "
+            f"from, such as train, but got {', '.join(splits)}. Join or rename them."
+        )
+    parts: dict[str, list[Pair]] = {"train": [], "test": [], "validation": []}
     for pair in pairs:
-        top = pair.id.partition("/")[0]
-        if ALIASES.get(top, top) in parts:
-            parts[ALIASES.get(top, top)].append(pair)
+        top = _top(pair.id)
+        if top in splits:
+            parts[splits[top]].append(pair)
+        else:
+            left_out.add("pairs outside of the folders of the splits", pair.id)
     if not parts["test"]:  # a lone validation split is what the test is made on
         parts["test"], parts["validation"] = parts["validation"], []
     return parts

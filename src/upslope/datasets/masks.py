@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Splits
 from upslope.datasets.codes import IGNORE, Codes, Mask
-from upslope.datasets.encoded import each
-from upslope.datasets.folder import SUFFIXES
+from upslope.datasets.encoded import Files, each
+from upslope.datasets.image_duplicates import Duplicates, copy_notes
+from upslope.datasets.image_form import form_of
+from upslope.datasets.image_survey import mask_notes, survey_notes
+from upslope.datasets.layout import LeftOut, images_in
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import DataError
-from upslope.images import Form, Mode, Pixels, decode, natural_form
+from upslope.images import Form, Mode, Pixels, decode
 from upslope.progress import Observer, Progress
 
 _THREADS = 4
@@ -160,12 +163,17 @@ def open_pairs(
     progress: Observer,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
+    white: int | None = None,
+    notes: tuple[str, ...] = (),
+    duplicates: Duplicates = "off",
 ) -> Splits:
     """The splits of the pairs under "train", "test" and, where there are some, "validation".
 
     size: (height, width) that all are brought to; None where all have the first's. memory: GiB
     of decoded pairs to hold at most, in each part. on_error: "skip" leaves out pairs that cannot
-    be used, with one warning that counts them. may_lack_test: the test set may be empty.
+    be used, with one warning that counts them. white: as for `encoded.white_level`. notes: of
+    what the listing left out. duplicates: as for `copy_notes`. may_lack_test: the test set may be
+    empty.
 
     Raises:
         DataError: nothing to learn from or to test on; with `on_error="raise"`, a pair that
@@ -177,20 +185,30 @@ def open_pairs(
                 f"Expected images with masks to {'learn from' if part == 'train' else 'test on'} "
                 f"in {name} but got none."
             )
-    form, shape = _form(parts["train"], mode, size, on_error)
+    form, shape = _form(parts["train"], mode, size, on_error, white)
 
-    def open_part(part: str) -> Dataset:
+    def open_part(part: str) -> MaskDataset | HeldMasks:
         dataset = MaskDataset(f"{name}/{part}", parts[part], codes, form, shape, mean, std)
         return _held(dataset, on_error, memory, progress)
 
     validation = open_part("validation") if parts.get("validation") else None
     pool = open_part("train")
-    test = open_part("test") if parts.get("test") else NoTestSet(pool)
-    return Splits(pool, test, validation)
+    test = open_part("test") if parts.get("test") else None
+    listed = [pair for part in parts.values() for pair in part]
+    notes += survey_notes([pair.image for pair in listed], form, on_error)
+    notes += mask_notes([pair.mask for pair in listed if pair.mask], codes.kind)
+    if duplicates != "off":
+        drawn = {"pool": pool, "test set": test, "validation set": validation}
+        opened = {name: part for name, part in drawn.items() if part is not None and len(part)}
+        files = {name: [pair.image for pair in part.pairs] for name, part in opened.items()}
+        notes += copy_notes(opened, files, duplicates, progress)
+    return Splits(pool, NoTestSet(pool) if test is None else test, validation, notes)
 
 
-def by_name(folder: Path, where: str) -> dict[str, Path]:
-    """Every image file under `folder`: its path without suffix, with `/` -> itself.
+def by_name(folder: Path, where: str, left_out: LeftOut | None = None) -> dict[str, Path]:
+    """Return every image file under `folder`: its path without suffix, with `/` -> itself.
+
+    left_out: counts the other files.
 
     Raises:
         DataError: no such folder, no image in it, or two of one name.
@@ -201,14 +219,14 @@ def by_name(folder: Path, where: str) -> dict[str, Path]:
             "is downloaded for you."
         )
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != ".":
-            key = path.relative_to(folder).with_suffix("").as_posix()
-            if key in found:
-                raise DataError(
-                    f"Expected one file a name but got both {found[key]} and {path}. Remove one."
-                )
-            found[key] = path
+    for id_ in images_in(folder, folder, LeftOut() if left_out is None else left_out):
+        path = folder / id_
+        key = Path(id_).with_suffix("").as_posix()
+        if key in found:
+            raise DataError(
+                f"Expected one file a name but got both {found[key]} and {path}. Remove one."
+            )
+        found[key] = path
     if not found:
         raise DataError(f"Expected images in {folder} but there are none.")
     return found
@@ -240,23 +258,20 @@ def paired(
 
 
 def _form(
-    pairs: Sequence[Pair], mode: Mode, size: tuple[int, int] | None, on_error: str
+    pairs: Sequence[Pair],
+    mode: Mode,
+    size: tuple[int, int] | None,
+    on_error: str,
+    white: int | None,
 ) -> tuple[Form, tuple[int, int, int]]:
-    channels = 1 if mode == "L" else 3
-    if size is not None:
-        return Form(mode, size), (channels, *size)
-    for pair in pairs:
-        try:
-            natural = natural_form(pair.image, str(pair.image))
-        except DataError:
-            if on_error == "skip" and pair is not pairs[-1]:
-                continue
-            raise
-        break
-    return Form(mode, None), (channels, *natural.size)
+    images = Files(Path(), [str(pair.image) for pair in pairs])
+    form, shape = form_of(images, images.ids, mode, None, on_error, white)
+    return (form, shape) if size is None else (replace(form, size=size), (shape[0], *size))
 
 
-def _held(dataset: MaskDataset, on_error: str, memory: float, progress: Observer) -> Dataset:
+def _held(
+    dataset: MaskDataset, on_error: str, memory: float, progress: Observer
+) -> MaskDataset | HeldMasks:
     """All in memory where they fit and every image has its mask; otherwise as it is."""
     shape, skip = dataset.input_shape, on_error == "skip"
     size = len(dataset) * (shape[0] + 1) * math.prod(shape[1:])

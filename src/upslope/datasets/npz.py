@@ -3,20 +3,33 @@
 Either `x_train, y_train, x_test, y_test`, or `images, labels, split`, where `split` holds "train"
 or "test" for each sample. Optional: `classes`, the names; `ids` (with the second form). A label of
 -1 means that nobody knows it. Nothing is unpickled: arrays of Python objects are refused.
+
+Shapes of samples, without the first dimension, and what they become:
+
+    (d,)                               features, as they are
+    (h, w) of uint8                    grey images -> (1, h, w)
+    (a, b) of floats                   as they are; with `layout`, sequences: (c, t) or (t, c)
+    (c, h, w) or (h, w, c)             images -> (c, h, w)
+    (c, d, h, w) or (d, h, w, c)       volumes -> (c, d, h, w)
+
+Of images and volumes `layout` says where the channels are. Where it does not, 1 or 3 at one end and
+another number at the other tells; all else is refused.
 """
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import Array, ArrayDataset, checked
+from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, checked
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import decode_text
 from upslope.datasets.files import needed_root
 from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, silent
@@ -32,7 +45,7 @@ def load(
     *,
     progress: Observer = silent,
     layout: Annotated[
-        Layout, Field(description="where images of 4 dimensions have their channels")
+        Layout, Field(description="where images and volumes have their channels")
     ] = "auto",
 ) -> Splits:
     """Arrays in one .npz file: x_train, y_train, x_test, y_test, or images, labels, split."""
@@ -53,7 +66,7 @@ def load(
         )
     labels = {name: _labels(part[1], path) for name, part in parts.items()}
     if "classes" in arrays:
-        classes = [str(c) for c in arrays["classes"]]
+        classes = _texts(arrays["classes"], "classes", path)
     else:
         highest = max(int(part.max(initial=0)) for part in labels.values())
         classes = [str(i) for i in range(max(2, highest + 1))]
@@ -69,7 +82,49 @@ def load(
             f"Expected training and test samples of one shape and type in {path} but got "
             f"{pool.input_shape} {pool.images.dtype} and {test.input_shape} {test.images.dtype}."
         )
-    return Splits(pool, test)
+    return Splits(pool, test, notes=_notes(arrays, labels, classes))
+
+
+def _notes(
+    arrays: Mapping[str, Array], labels: Mapping[str, Array], classes: Sequence[str]
+) -> tuple[str, ...]:
+    """Sentences on arrays that are not read, samples without a label, and numbers without one."""
+    notes = []
+    read = (*(_FOUR if all(key in arrays for key in _FOUR) else (*_THREE, "ids")), "classes")
+    if unread := [f"{key!r} {arrays[key].shape}" for key in arrays if key not in read]:
+        notes.append(
+            f"Left out {len(unread)} arrays that are not among {', '.join(read)}: "
+            f"{', '.join(unread)}."
+        )
+    everything = np.concatenate(list(labels.values()))
+    if unknown := int((everything == UNKNOWN).sum()):
+        notes.append(
+            f"{unknown:,} of {len(everything):,} samples are unlabelled: their label is -1."
+        )
+    missing = sorted(set(range(len(classes))) - set(np.unique(everything).tolist()))
+    if "classes" not in arrays and missing and len(missing) < len(classes):
+        notes.append(
+            f"{len(missing)} of {len(classes)} classes have no sample: "
+            f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}. Labels "
+            "count from 0: subtract 1 from labels that begin at 1."
+        )
+    return tuple(notes)
+
+
+def _texts(values: Array, name: str, path: Path) -> list[str]:
+    """Names from an array of text, of bytes in UTF-8, or of whole numbers.
+
+    Raises:
+        DataError: an array of another type or shape, or bytes that are not UTF-8.
+    """
+    if values.dtype.kind not in "USiu" or values.ndim != 1:
+        raise DataError(
+            f"Expected `{name}` in {path} to be one text or whole number each but got an array of "
+            f"type {values.dtype} and shape {values.shape}. Save them as text."
+        )
+    if values.dtype.kind == "S":
+        return [decode_text(bytes(value), f"`{name}` in {path}") for value in values]
+    return [str(value) for value in values]
 
 
 def _the_file(root: Path) -> Path:
@@ -104,8 +159,13 @@ def _read(path: Path) -> dict[str, Array]:
 def _by_split(
     arrays: dict[str, Array], path: Path
 ) -> dict[str, tuple[Array, Array, list[str] | None]]:
-    images, labels, split = (arrays[key] for key in _THREE)
-    ids = arrays.get("ids", np.array([f"sample-{i:05d}" for i in range(len(split))]))
+    images, labels = arrays["images"], arrays["labels"]
+    split = np.array(_texts(arrays["split"], "split", path))
+    ids = np.array(
+        _texts(arrays["ids"], "ids", path)
+        if "ids" in arrays
+        else [f"sample-{i:05d}" for i in range(len(split))]
+    )
     if not len(images) == len(labels) == len(split) == len(ids):
         raise DataError(
             f"Expected images, labels, split and ids of one length in {path} but got "
@@ -137,24 +197,38 @@ def _labels(labels: Array, path: Path) -> Array:
 
 
 def _channels_first(images: Array, layout: Layout, path: Path) -> Array:
-    """uint8 (n, h, w), (n, c, h, w) or (n, h, w, c) -> (n, c, h, w); others as they are."""
+    """Samples of any shape with their channels in front, as the head of this file says.
+
+    Raises:
+        DataError: no dimension beside that of the samples.
+        ConfigError: `layout` is given and there are no channels, or is not and they may be at
+            either end.
+    """
     if images.ndim < 2:
         raise DataError(
             f"Expected samples along the first dimension of at least 2 in {path} but got an array "
             f"of shape {images.shape}."
         )
-    if images.ndim == 3 and images.dtype == np.uint8:
+    grey = images.ndim == 3 and images.dtype == np.uint8
+    if layout != "auto" and (images.ndim == 2 or grey):
+        kind = "grey images (n, h, w)" if grey else "features (n, d)"
+        raise ConfigError(
+            f"Expected `layout` to be auto for samples without channels but got {layout!r} for "
+            f"shape {images.shape} of {images.dtype} in {path}, which are {kind}."
+        )
+    if grey:
         return images[:, None]
-    if images.ndim != 4:
-        return images
     if layout == "auto":
-        first, last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
+        if images.ndim < 4:
+            return images
+        first, last = images.shape[1] in (1, 3), images.shape[-1] in (1, 3)
         if first == last:
             raise ConfigError(
-                f"Expected 1 or 3 channels either in front or at the end of the images in {path} "
-                f"but got shape {images.shape}. Set `layout` to channels-first or channels-last."
+                f"Expected 1 or 3 channels either in front or at the end of the samples in {path} "
+                f"but got shape {images.shape}. Set `layout` to channels-first or channels-last; "
+                "to samples without channels add a dimension: x[:, None]."
             )
         layout = "channels-first" if first else "channels-last"
     if layout == "channels-first":
         return images
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(np.moveaxis(images, -1, 1))

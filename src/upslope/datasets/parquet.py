@@ -24,10 +24,10 @@ from upslope.datasets.encoded import (
     ModeOption,
     OnError,
     SizeOption,
-    form_of,
     materialise,
 )
 from upslope.datasets.files import needed_root
+from upslope.datasets.image_form import White, form_of
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.errors import ConfigError, DataError
@@ -56,6 +56,7 @@ def load(
     size: SizeOption = None,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
+    white: White = None,
 ) -> Splits:
     """Parquet in the Hugging Face image layout: train-*.parquet and test-*.parquet."""
     folder = needed_root(root, "parquet", "the page of the data set on Hugging Face")
@@ -69,7 +70,7 @@ def load(
         missing_labels,
     )
     source, ids = _Cells(tables["train"].images, folder), numbered("train", len(labels["train"]))
-    form, shape = form_of(source, ids, mode, size, on_error)
+    form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
         ids = numbered(split, len(labels[split]))

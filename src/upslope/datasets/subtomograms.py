@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +22,12 @@ from upslope.cryoet.mrc import MappedVolume, finite, map_volume
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import EncodingOption, decode_text
 from upslope.datasets.encoded import OnError
 from upslope.datasets.files import needed_root
+from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
 from upslope.datasets.subset import Subset, draw
+from upslope.datasets.volume_notes import volume_notes
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress, silent
 
@@ -110,10 +113,18 @@ def load(
         float, Field(gt=0, lt=1, description="share of each class, of the labelled, to test on")
     ] = 0.2,
     on_error: OnError = "raise",
+    missing_labels: MissingLabels = None,
+    encoding: EncodingOption = None,
 ) -> Splits:
     """Subtomograms of your own: a RELION STAR file or a CSV table, and MRC volumes or tomograms."""
     path = _table(needed_root(root, "subtomograms", WHERE))
-    particles = read_particles(path, label).particles
+    table = read_particles(
+        path,
+        label,
+        is_missing=partial(is_missing, words=missing_labels),
+        decode=partial(decode_text, encoding=encoding),
+    )
+    particles = table.particles
     if not particles:
         raise DataError(f"Expected particles in {path} but it lists none.")
     classes = tuple(sorted({p.label for p in particles if p.label}))
@@ -139,6 +150,8 @@ def load(
         invert,
         voxel,
     )
+    notes = table.notes + missing_notes(table.labels, missing_labels, "particles")
+    notes += volume_notes(table, box, voxel)
     if on_error == "skip":
         everything = _readable(everything, progress)
     known = np.flatnonzero(everything.labels != UNKNOWN)
@@ -146,7 +159,8 @@ def load(
     drawn, _ = draw(ids, everything.labels[known], round(test_share * len(known)), "test")
     test = known[drawn]
     pool = np.setdiff1d(np.arange(len(everything)), test)
-    return Splits(Subset(everything, pool.tolist()), Subset(everything, test.tolist()))
+    pool_part, test_part = (Subset(everything, chosen.tolist()) for chosen in (pool, test))
+    return Splits(pool_part, test_part, notes=notes)
 
 
 def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDataset:
@@ -222,8 +236,7 @@ def _cut(particle: Particle, tomogram: MappedVolume, box: int) -> NDArray[np.flo
     assert particle.centre is not None
     if tomogram.values.ndim != 3:
         raise DataError(f"Expected a tomogram in {particle.file} but got a stack of volumes.")
-    centre = [c - o / tomogram.voxel for c, o in zip(particle.centre, particle.offset, strict=True)]
-    low = np.array([int(np.floor(c + 0.5)) for c in reversed(centre)]) - box // 2  # z, y, x
+    centre, low = particle.corner(box, tomogram.voxel)
     start, stop = np.clip(low, 0, None), np.minimum(low + box, tomogram.values.shape)
     share = np.clip(stop - start, 0, None).prod() / box**3
     if share < _INSIDE:

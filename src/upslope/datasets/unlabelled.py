@@ -14,6 +14,8 @@ from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
+from upslope.datasets.folder_names import split_of
+from upslope.datasets.layout import UNLABELLED
 from upslope.datasets.rows import read_rows
 from upslope.datasets.subset import Subset, labels_of, origin
 from upslope.errors import ConfigError, DataError
@@ -27,7 +29,6 @@ USUAL = ("label", "class", "target")
 """Columns of targets, where no option names others."""
 
 _READING = ("encoding", "delimiter", "decimal")  # options of how text is read, where there are any
-_LEDGER = "ledger.sqlite"  # lies in the folder of a run, which also holds pictures
 
 
 class NoTestSet(Subset):
@@ -67,19 +68,13 @@ def class_names(labels: Iterable[str], given: Sequence[object] | None, where: ob
     return names
 
 
-def is_flat(folder: Path, classes: Sequence[object], others: Iterable[str]) -> bool:
-    """Tell whether no folder in `folder` is named as a class or as one of `others`.
+def is_flat(folder: Path, classes: Sequence[object]) -> bool:
+    """Tell whether no folder in `folder` names a class, a split, or what is unlabelled.
 
     Then its images have no label, however they lie.
     """
-    names = {*classes, *others}
-    return not any(path.name in names for path in folder.iterdir() if path.is_dir())
-
-
-def outside_runs(folder: Path, ids: Iterable[str]) -> list[str]:
-    """Return the ids whose files do not lie in the folder of a run, which has pictures too."""
-    runs = {path.parent for path in folder.rglob(_LEDGER)}
-    return [id_ for id_ in ids if not runs & set((folder / id_).parents)]
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    return not any(n in classes or split_of(n) or n.lower() in UNLABELLED for n in names)
 
 
 def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:

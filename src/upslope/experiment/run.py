@@ -23,6 +23,7 @@ from torch import nn
 
 from upslope.batches import resolve_device
 from upslope.datasets.base import Splits
+from upslope.datasets.checks import check_splits
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
@@ -62,6 +63,7 @@ class Experiment:
     Raises:
         RunError: the directory is in use, of another configuration, damaged, or the disk is full.
         SelectionError: the budgets do not fit the pool.
+        ConfigError: `splits` of another kind.
         DataError: an empty pool, or ids that are not distinct.
     """
 
@@ -82,6 +84,7 @@ class Experiment:
         shared: Path | None = None,
         stop: Stop | None = None,
     ) -> None:
+        check_splits(splits)
         self.path = Path(path)
         self.splits, self.task, self.strategy = splits, task, strategy
         self.settings = settings or ExperimentSettings()

@@ -1,0 +1,73 @@
+"""Checks of what is passed where a data set is expected: the error says what to pass instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from upslope.datasets.base import Splits
+from upslope.errors import ConfigError, DataError
+
+_ADVICE = (
+    "Samples of your own are read from files: images in a folder by class (datasets.load('folder', "
+    "root)), arrays saved with numpy.savez (datasets.load('npz', root)), a table or texts; see "
+    "docs/data.md. Or write a class with the members of upslope.datasets.Dataset, and pass "
+    "Splits(pool, test) of it."
+)
+_MEMBERS = ("ids", "classes", "input_shape", "resident", "inputs", "targets")
+
+
+def check_name(name: object) -> None:
+    """Raise ConfigError unless `name` is text, the name of a data set."""
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"Expected the name of a data set, such as 'digits' or 'folder', but got "
+            f"{_described(name)}. {_ADVICE}"
+        )
+
+
+def check_root(root: object) -> None:
+    """Check a root that was given, whether its data set reads it or not; None is one that was not.
+
+    Raises:
+        ConfigError: it is no path.
+        DataError: there is nothing there.
+    """
+    if root is None:
+        return
+    if not isinstance(root, str | Path):
+        raise ConfigError(
+            f"Expected `root` to be the path of a file or folder but got {_described(root)}. "
+            f"{_ADVICE}"
+        )
+    if not Path(root).expanduser().exists():
+        raise DataError(
+            f"Expected `root` to be a file or folder but there is no such path: {root}. Correct "
+            "it, or leave it out where the data set needs no files."
+        )
+
+
+def check_splits(splits: object) -> None:
+    """Raise ConfigError unless `splits` is a `Splits` of data sets."""
+    if not isinstance(splits, Splits):
+        raise ConfigError(
+            f"Expected `splits` to be upslope.datasets.Splits, as datasets.load gives, but got "
+            f"{_described(splits)}. {_ADVICE}"
+        )
+    parts = {"pool": splits.pool, "test": splits.test, "validation": splits.validation}
+    for name, part in parts.items():
+        missing = [member for member in _MEMBERS if not hasattr(part, member)]
+        if missing and (part is not None or name != "validation"):
+            raise ConfigError(
+                f"Expected the {name} of `splits` to have the members of upslope.datasets.Dataset "
+                f"but {_described(part)} has no {', '.join(missing)}. {_ADVICE}"
+            )
+
+
+def _described(value: object) -> str:
+    """The type of a value in words, and what it is to torch where that is known."""
+    from torch.utils.data import DataLoader, Dataset
+
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    if isinstance(value, Dataset):
+        return f"{kind}, a torch Dataset"
+    return f"{kind}, a torch DataLoader" if isinstance(value, DataLoader) else kind

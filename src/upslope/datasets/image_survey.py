@@ -1,0 +1,129 @@
+"""Sentences on what decoding changes in images: colours, depth, transparency, borders, rotation.
+
+Headers alone are read, of 5,000 images at most and evenly spaced: two seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from upslope.errors import DataError
+from upslope.images import FULL, Form, Header, read_header
+
+_LOOKED_AT = 5000
+_COLOUR = ("1", "L", "P", "RGB", "RGBA", "LA", "PA")
+"""Modes that become RGB without a loss but for transparency."""
+
+
+def survey_notes(files: Sequence[Path], form: Form, on_error: str) -> tuple[str, ...]:
+    """Return sentences on what `images.decode` changes to bring these files to `form`.
+
+    Empty where nothing is changed.
+
+    Raises:
+        DataError: with `on_error="raise"`, a header that cannot be read, or a stack of pages; told
+            here, since images that are streamed are decoded in the middle of a run.
+    """
+    headers: dict[Path, Header] = {}
+    chosen = _chosen(files)
+    for i in chosen:
+        try:
+            headers[files[i]] = read_header(files[i], str(files[i]))
+        except DataError:
+            if on_error == "raise":
+                raise
+    of = f"of {len(headers):,} images"
+    if len(chosen) < len(files):
+        of += f" looked at (there are {len(files):,})"
+    notes = []
+    for what, sentence in _CHANGES:
+        changed = [path for path, header in headers.items() if what(header, form)]
+        if changed:
+            kinds = Counter(headers[path].mode for path in changed)
+            modes = ", ".join(f"{count:,} {mode}" for mode, count in sorted(kinds.items()))
+            told = sentence.format(modes=modes, white=form.white or FULL, levels=_levels(form))
+            notes.append(f"{len(changed):,} {of} {told} For example {changed[0].name}.")
+    return tuple(notes)
+
+
+def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
+    """Return a sentence where masks of several kinds are read by one table.
+
+    kind: "index" or "colour", as of `codes.Codes`. Files that cannot be read are left to the
+    decoding.
+    """
+    kinds: Counter[str] = Counter()
+    for i in _chosen(files):
+        try:
+            header = read_header(files[i], str(files[i]))
+        except DataError:
+            continue
+        kinds["palette" if header.mode == "P" else "grey" if header.natural == "L" else "RGB"] += 1
+    if len(kinds) < 2:
+        return ()
+    told = ", ".join(f"{count:,} {name}" for name, count in sorted(kinds.items()))
+    how = (
+        "the numbers of palette entries count as grey levels do" if kind == "index" else "by colour"
+    )
+    return (f"Masks are of several kinds ({told}), read by one class table: {how}.",)
+
+
+def _chosen(files: Sequence[Path]) -> list[int]:
+    """Positions evenly spaced, of all files where there are few."""
+    count = min(_LOOKED_AT, len(files))
+    return sorted({int(i) for i in np.linspace(0, len(files) - 1, count)}) if files else []
+
+
+def _levels(form: Form) -> str:
+    return f"{(form.white or FULL) / 255:.3g}"
+
+
+def _loses_colour(header: Header, form: Form) -> bool:
+    return form.mode == "L" and header.natural == "RGB"
+
+
+def _converted(header: Header, form: Form) -> bool:
+    return form.mode == "RGB" and header.mode not in _COLOUR and header.natural == "RGB"
+
+
+def _repeated(header: Header, form: Form) -> bool:
+    return form.mode == "RGB" and header.natural == "L"
+
+
+def _cropped(header: Header, form: Form) -> bool:
+    """Whether a centred crop to the shape wanted takes more than a pixel off."""
+    if form.size is None:
+        return False
+    (height, width), (tall, wide) = header.size, form.size
+    scale = min(height / tall, width / wide)
+    return height - tall * scale > 1 or width - wide * scale > 1
+
+
+def _enlarged(header: Header, form: Form) -> bool:
+    return form.size is not None and any(a < b for a, b in zip(header.size, form.size, strict=True))
+
+
+_CHANGES = (
+    (_loses_colour, "are in colour and brought to grey ({modes}); `mode` RGB keeps colours."),
+    (_converted, "are converted to RGB without a colour profile ({modes})."),
+    (_repeated, "are grey, repeated in three channels ({modes})."),
+    (
+        lambda header, _: header.deep,
+        "hold 16 bits: with {white} as white (`white`), {levels} of their levels become one.",
+    ),
+    (lambda header, _: header.transparent, "are transparent in part, and laid over white."),
+    (lambda header, _: header.turned, "are turned as their EXIF data say."),
+    (
+        lambda header, _: header.further,
+        "hold further pictures behind the first (MPO), which are not read.",
+    ),
+    (
+        _cropped,
+        "are of another shape than `size` asks for: what is beyond a centred crop is cut off.",
+    ),
+    (_enlarged, "are smaller than `size` asks for, and enlarged."),
+)

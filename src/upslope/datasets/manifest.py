@@ -1,0 +1,88 @@
+"""The manifest of a folder of images: a CSV file with the columns path, label and perhaps split."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from upslope.datasets.decoding import read_text
+from upslope.datasets.folder_names import split_of
+from upslope.datasets.layout import Entry, LeftOut, images_in
+from upslope.datasets.missing import is_missing, missing_notes
+from upslope.errors import DataError
+
+
+def read_manifest(
+    folder: Path,
+    manifest: str,
+    missing_labels: Sequence[str] | None = None,
+    encoding: str | None = None,
+) -> tuple[list[Entry], tuple[str, ...]]:
+    """Return the entries of the CSV file `manifest` in `folder`, and sentences on what is left out.
+
+    Spaces around labels and names of splits are not part of them. missing_labels: words for no
+    label. encoding: of the file.
+
+    Raises:
+        DataError: no such file, other columns, a row of another length, an image that is missing
+            or listed twice, a name that is no split.
+        ConfigError: an unknown encoding.
+    """
+    path = folder / manifest
+    if not path.is_file():
+        raise DataError(f"Expected the manifest {path} but there is no such file.")
+    entries: list[Entry] = []
+    said: list[str] = []
+    seen: set[str] = set()
+    reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""))
+    columns = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = columns
+    if columns.count("path") != 1 or columns.count("label") != 1:
+        raise DataError(
+            f"Expected the columns path, label and perhaps split in the first line of {path} "
+            f"but got {columns}."
+        )
+    for row in reader:
+        where = f"line {reader.line_num} of {path}"
+        if None in row or None in row.values():
+            values = [v for v in row.values() if isinstance(v, str)] + list(row.get(None) or [])
+            raise DataError(
+                f"Expected {len(columns)} values, one a column, but got {len(values)}, {where}. "
+                "Put values with commas in quotes."
+            )
+        id_, label = row["path"].replace("\\", "/"), row["label"].strip()
+        word = (row.get("split") or "").strip()
+        split = "" if is_missing(word) else split_of(word)
+        if split is None:
+            raise DataError(
+                f"Expected the split of {where} to be train, test or val but got {word!r}."
+            )
+        if not (folder / id_).is_file():
+            raise DataError(f"Expected the image {folder / id_}, {where}, but it is missing.")
+        if id_ in seen:
+            raise DataError(f"Expected each image once but {id_!r} is listed again, {where}.")
+        seen.add(id_)
+        said.append(label)
+        entries.append((id_, "" if is_missing(label, missing_labels) else label, split))
+    return entries, (
+        *missing_notes(said, missing_labels, f"images of {manifest}"),
+        *_unlisted(folder, manifest, seen),
+        *_without_split(entries, manifest),
+    )
+
+
+def _unlisted(folder: Path, manifest: str, listed: set[str]) -> tuple[str, ...]:
+    left_out = LeftOut()
+    for id_ in images_in(folder, folder, LeftOut()):
+        if id_ not in listed:
+            left_out.add(f"images that {manifest} does not list", id_)
+    return left_out.notes()
+
+
+def _without_split(entries: Sequence[Entry], manifest: str) -> tuple[str, ...]:
+    without = sum(not split for _, _, split in entries)
+    if not 0 < without < len(entries):
+        return ()
+    return (f"{without:,} of {len(entries):,} images of {manifest} name no split: in the pool.",)

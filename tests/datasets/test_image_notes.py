@@ -1,0 +1,164 @@
+"""What decoding changes is told with counts, and so are images that are there twice."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from upslope import datasets
+from upslope.datasets import image_duplicates
+
+RNG = np.random.default_rng(0)
+
+
+def photograph(side=32):
+    """Smooth colours that differ from any other call's."""
+    small = Image.fromarray(RNG.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    return small.resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(4):
+                photograph().save(tmp_path / split / name / f"{i}.png")
+    return tmp_path
+
+
+def notes(root, **options):
+    return datasets.load("folder", root, **options).notes
+
+
+def test_nothing_is_told_where_nothing_changes(root):
+    assert notes(root) == ()
+    assert notes(root, duplicates="near", memory=0) == ()
+
+
+def test_conversions_are_counted(root):
+    a = root / "train/a"
+    photograph().convert("CMYK").save(a / "0.png".replace("png", "tif"))
+    photograph().convert("L").save(a / "1.png")
+    see_through = photograph().convert("RGBA")
+    see_through.putalpha(Image.new("L", see_through.size, 90))
+    see_through.save(a / "2.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    photograph().save(a / "3.png", exif=exif)
+    told = " ".join(notes(root))
+    assert "1 of 17 images are converted to RGB without a colour profile (1 CMYK)." in told
+    assert "1 of 17 images are grey, repeated in three channels (1 L). For example 1.png." in told
+    assert "1 of 17 images are transparent in part, and laid over white." in told
+    assert "1 of 17 images are turned as their EXIF data say. For example 3.png." in told
+    told = " ".join(notes(root, mode="L"))
+    assert "16 of 17 images are in colour and brought to grey (1 CMYK, 14 RGB, 1 RGBA)" in told
+
+
+def test_crops_and_enlargements_are_counted(root):
+    for i in range(2):
+        photograph(64).crop((0, 0, 64, 40)).save(root / f"train/a/{i}.png")
+    told = " ".join(notes(root, size=32))
+    assert told.count("of 16 images") == 1
+    assert told.startswith("2 of 16 images are of another shape than `size` asks for")
+    assert "16 of 16 images are smaller" in " ".join(notes(root, size=65))
+
+
+def test_equal_files(root):
+    for copy in ("test/a/0", "train/a/3", "train/b/0"):
+        data = (root / "train/a/0.png").read_bytes()
+        (root / f"{copy}.png").write_bytes(data)
+    within, across, label = notes(root)
+    assert within.startswith(
+        "2 images of the pool are copies, byte for byte, of others of it, such as "
+        "'train/a/3.png' of 'train/a/0.png'."
+    )
+    assert across.startswith(
+        "1 images of the test set are copies, byte for byte, of images of the pool, such as "
+        "'test/a/0.png' of 'train/a/0.png': figures come out too good."
+    )
+    assert label.startswith(
+        "2 images are copies, byte for byte, of images of another class, such as 'train/b/0.png' "
+        "of 'train/a/0.png'"
+    )
+    assert notes(root, duplicates="off") == ()
+    assert notes(root, duplicates="exact") == (within, across, label)
+    *exact, skipped = notes(root, memory=0)
+    assert tuple(exact) == (within, across, label)
+    assert "set `duplicates` to near" in skipped
+
+
+@pytest.mark.parametrize("memory", [4.0, 0.0], ids=["held", "streamed"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image.point(lambda level: round(level * 0.9 + 8)),
+        lambda image: image.convert("L"),
+        lambda image: image.resize((20, 20)).resize((32, 32)),
+    ],
+    ids=["brightness", "grey", "resized"],
+)
+def test_near_copies(root, change, memory):
+    with Image.open(root / "train/a/0.png") as image:
+        change(image).save(root / "test/a/2.png")
+    told = " ".join(notes(root, memory=memory, duplicates="near"))
+    assert (
+        "1 images of the test set are near copies of images of the pool, such as 'test/a/2.png' of "
+        "'train/a/0.png'" in told
+    )
+    assert told.count("near copies") == 1
+    assert "near copies" not in " ".join(notes(root, duplicates="exact"))
+
+
+def test_flat_images_are_near_nothing(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            Image.new("RGB", (8, 8), (i, 9, 40 * (name == "a"))).save(tmp_path / name / f"{i}.png")
+    assert notes(tmp_path, duplicates="near") == ()
+
+
+def test_near_copies_are_those_of_a_plain_double_loop(monkeypatch):
+    """By every pair compared on its own, of images with a few near ones among them."""
+    monkeypatch.setattr(image_duplicates, "_CHUNK", 7)
+    base = [np.asarray(photograph(), dtype=np.int64) for _ in range(20)]
+    noisy = [np.clip(p + RNG.integers(-9, 9, p.shape), 0, 255) for p in base[:9]]
+    images = np.stack([*base, *noisy]).astype(np.uint8).transpose(0, 3, 1, 2)
+    order = RNG.permutation(len(images))
+    images, labels = images[order], RNG.integers(-1, 2, len(images))
+    names = [f"{i}" for i in range(len(images))]
+    parts = {
+        part: datasets.npz.checked(
+            "x", images[rows], labels[rows], "ab", source="x", ids=names[rows]
+        )
+        for part, rows in (("pool", slice(0, 18)), ("test set", slice(18, None)))
+    }
+    samples = [
+        image_duplicates._Sample("pool" if i < 18 else "test set", name, int(label), None)
+        for i, (name, label) in enumerate(zip(names, labels, strict=True))
+    ]
+    expected = set()
+    for b in range(len(images)):
+        for rule in (
+            lambda a: a < 18,
+            lambda a: a >= 18,
+            lambda a, b=b: -1 not in labels[[a, b]] and labels[a] != labels[b],
+        ):
+            near = (a for a in range(b) if rule(a) and correlation(images[a], images[b]) >= 0.995)
+            expected |= {(b, a) for a in list(near)[:1]}
+    found = image_duplicates._near(parts, samples, [], lambda _: None)
+    assert {tuple(pair) for pair in found} == expected
+    assert len(expected) >= 9
+
+
+def grey_of(image):
+    red, green, blue = image.astype(float)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def correlation(a, b):
+    small = [
+        torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(grey_of(x))[None], 16)
+        for x in (a, b)
+    ]
+    return float(np.corrcoef(small[0].flatten(), small[1].flatten())[0, 1])

@@ -1,0 +1,155 @@
+"""Masks that are not what they seem, and folders of masks in other spellings."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upslope import datasets
+from upslope.errors import DataError
+
+RNG = np.random.default_rng(0)
+GREYS = "name,id\nnone,0\nleaf,128\nroot,255\n"
+
+
+def photograph():
+    return Image.fromarray(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+
+
+def levels(values):
+    return RNG.choice(np.array(values, dtype=np.uint8), (6, 8))
+
+
+def lay(root, splits=("train", "test"), table=GREYS, count=3):
+    root.mkdir(exist_ok=True)
+    (root / "classes.csv").write_text(table)
+    for split in splits:
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            photograph().save(root / f"images/{split}/{i}.png")
+            Image.fromarray(levels([0, 128, 255])).save(root / f"masks/{split}/{i}.png")
+
+
+def load(root, **options):
+    return datasets.load("mask-folder", root, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("WEBP", {"lossless": False, "quality": 100}),
+     ("TIFF", {"compression": "jpeg"})],
+)  # fmt: skip
+def test_masks_with_losses_are_refused_by_content(tmp_path, kind, options):
+    lay(tmp_path)
+    Image.fromarray(levels([0, 255])).save(tmp_path / "masks/train/1.png", kind, **options)
+    with pytest.raises(DataError, match=rf"lossless mask but got .*1\.png: {kind} with losses"):
+        load(tmp_path)
+
+
+def test_lossless_webp_is_read(tmp_path):
+    lay(tmp_path)
+    mask = levels([0, 128, 255])
+    rgb = "name,red,green,blue\nnone,0,0,0\nleaf,128,128,128\nroot,255,255,255\n"
+    (tmp_path / "classes.csv").write_text(rgb)
+    for path in tmp_path.glob("masks/*/*.png"):
+        Image.fromarray(mask).convert("RGB").save(path, "WEBP", lossless=True)
+    expected = np.searchsorted([0, 128, 255], mask)
+    assert np.array_equal(load(tmp_path).pool.targets([0])[0], expected)
+
+
+def palette(mask, colours):
+    image = Image.fromarray(mask, mode=None).convert("L")
+    image = Image.fromarray(np.asarray(image))
+    image.putpalette([level for colour in colours for level in colour])
+    return image
+
+
+def test_palette_of_greys_under_new_numbers(tmp_path):
+    """0, 128, 255 saved as entries 0, 1, 2 of a palette, as programs do with few levels."""
+    lay(tmp_path)
+    entries = levels([0, 1, 2])
+    image = palette(entries, [(0,) * 3, (128,) * 3, (255,) * 3])
+    assert image.mode == "P"
+    image.save(tmp_path / "masks/train/0.png")
+    splits = load(tmp_path)
+    assert np.array_equal(splits.pool.targets([0])[0], entries)
+    (note,) = splits.notes
+    assert note.startswith("Masks are of several kinds (5 grey, 1 palette)")
+    both = GREYS + "stem,1\nbud,2\n"
+    (tmp_path / "classes.csv").write_text(both)
+    with pytest.raises(DataError, match="entry 1 is the grey 128, and the class table has both"):
+        load(tmp_path)
+    (tmp_path / "classes.csv").write_text("name,id\nnone,0\nleaf,1\nroot,2\nx,128\ny,254\n")
+    Image.fromarray(entries).save(tmp_path / "masks/train/1.png")
+    for i in (1, 2):
+        Image.fromarray(entries).save(tmp_path / f"masks/train/{i}.png")
+    for i in range(3):
+        Image.fromarray(entries).save(tmp_path / f"masks/test/{i}.png")
+    assert np.array_equal(load(tmp_path).pool.targets([0])[0], entries)  # 255 is no class here
+
+
+def test_colours_of_a_palette_leave_its_numbers(tmp_path):
+    lay(tmp_path, table="name,id\nnone,0\nleaf,1\nroot,2\n")
+    entries = levels([0, 1, 2])
+    for path in tmp_path.glob("masks/*/*.png"):
+        palette(entries, [(0, 0, 0), (200, 0, 0), (0, 9, 0)]).save(path)
+    assert np.array_equal(load(tmp_path).pool.targets([0])[0], entries)
+
+
+def test_stacks_and_turned_masks(tmp_path):
+    lay(tmp_path)
+    mask = levels([0, 128, 255])
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    upside_down = Image.fromarray(mask[::-1, ::-1].copy())
+    upside_down.save(tmp_path / "masks/train/0.png", exif=exif)
+    expected = np.searchsorted([0, 128, 255], mask)
+    assert np.array_equal(load(tmp_path).pool.targets([0])[0], expected)
+    pages = [Image.fromarray(levels([0, 255])) for _ in range(3)]
+    pages[0].save(tmp_path / "masks/train/0.png", "TIFF", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=r"a mask in .*0\.png .* 3 pages or frames"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("splits", [("Train", "Test"), ("training", "testing"), ("train", "dev")])
+def test_splits_in_other_spellings(tmp_path, splits):
+    lay(tmp_path, splits)
+    opened = load(tmp_path)
+    assert {id_.split("/")[0] for id_ in opened.pool.ids} == {splits[0]}
+    assert {id_.split("/")[0] for id_ in opened.test.ids} == {splits[1]}
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    lay(tmp_path, ("train", "test", "old"), count=2)
+    (tmp_path / "images/train/a.heic").touch()
+    (tmp_path / "images/.hidden").mkdir()
+    opened = load(tmp_path)
+    assert opened.notes == (
+        "Left out 1 files of the kind .heic, which are not read as images: 'train/a.heic'.",
+        "Left out 1 hidden folders: '.hidden'.",
+        "Left out 2 pairs outside of the folders of the splits: 'old/0', 'old/1'.",
+    )
+    lay(tmp_path / "two", ("train", "Train", "test"))
+    with pytest.raises(DataError, match=r"one folder for each split .* Train, test, train"):
+        load(tmp_path / "two")
+    lay(tmp_path / "none", ("test", "val"))
+    with pytest.raises(DataError, match="one of them to learn from"):
+        load(tmp_path / "none")
+
+
+def test_copies_of_a_pair(tmp_path):
+    lay(tmp_path)
+    (tmp_path / "images/test/2.png").write_bytes((tmp_path / "images/train/0.png").read_bytes())
+    (note,) = load(tmp_path).notes
+    assert note.startswith("1 images of the test set are copies, byte for byte, of images of the")
+
+
+def test_deep_images(tmp_path):
+    lay(tmp_path)
+    for path in tmp_path.glob("images/*/*.png"):
+        Image.fromarray(RNG.integers(0, 4096, (6, 8)).astype(np.uint16)).save(path)
+    with pytest.raises(DataError, match="would keep 17 levels"):
+        load(tmp_path, mode="L")
+    pool = load(tmp_path, mode="L", white=4095).pool
+    stored = np.asarray(Image.open(tmp_path / "images/train/0.png")).astype(float)
+    assert np.array_equal(pool.inputs([0])[0, 0], np.rint(stored * 255 / 4095))
