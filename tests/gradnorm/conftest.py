@@ -13,5 +13,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(
-                pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning"), append=False
+                pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning"),
+                append=False,
             )

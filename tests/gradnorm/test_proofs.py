@@ -457,7 +457,9 @@ def test_kinks_within_rounding_are_settled_in_float64():
         def forward(self, x: Tensor) -> Tensor:
             z = self.first(x)
             # Where products are summed in another order, differences of equal numbers change sign.
-            return self.second(torch.relu(z - F.linear(x.flip(1), self.first.weight.flip(1)) + 1e-8))
+            return self.second(
+                torch.relu(z - F.linear(x.flip(1), self.first.weight.flip(1)) + 1e-8)
+            )
 
     torch.manual_seed(0)
     model = Kinked()

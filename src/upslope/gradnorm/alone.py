@@ -77,9 +77,7 @@ def _in_company(record: Recording, shares: Sequence[Tensor]) -> list[Tensor]:
         GradientNormError: what one sample's loss asks of the outputs reaches another's inputs.
     """
     inputs = _differentiable_inputs(record)
-    ends = [
-        x for x in tree_flatten(record.run_plain(record.batch, inputs))[0] if differentiable(x)
-    ]
+    ends = [x for x in tree_flatten(record.run_plain(record.batch, inputs))[0] if differentiable(x)]
     if inputs and ends and not record.has_hooks:
         u = scales(record.n, shares[0])
         scaled = [g * u.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in shares]

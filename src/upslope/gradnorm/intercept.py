@@ -120,7 +120,9 @@ class Interceptor(TorchFunctionMode):
         if func in ASKING:
             return func(*args, **kwargs)
         if func is Tensor.register_hook:
-            raise GradientsHooked("the model registers a hook on a tensor, which may change gradients")
+            raise GradientsHooked(
+                "the model registers a hook on a tensor, which may change gradients"
+            )
         tensors = tensors_of((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
         name = getattr(func, "__name__", "")

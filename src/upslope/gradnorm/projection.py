@@ -111,7 +111,9 @@ def _of_convolution(part: ConvPart, left: Tensor, right: Tensor) -> Tensor:
     once = torch.convolution(x, kernel, None, s, p, d, False, [0] * len(s), groups)
     g = _like(part.g.flatten(0, 1), left)  # (n k, o, *positions)
     space = math.prod(g.shape[2:])
-    weighted = left.view(groups, 1, -1) @ g.reshape(len(g), groups, -1, space)  # (n k, groups, 1, l)
+    weighted = left.view(groups, 1, -1) @ g.reshape(
+        len(g), groups, -1, space
+    )  # (n k, groups, 1, l)
     # Strides leave a border that no position covers; the positions that there are come first.
     once = once[(..., *(slice(size) for size in g.shape[2:]))]
     products = once.reshape(len(g), groups, space) * weighted[:, :, 0]
@@ -120,5 +122,3 @@ def _of_convolution(part: ConvPart, left: Tensor, right: Tensor) -> Tensor:
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor if tensor.dtype == other.dtype else tensor.to(other.dtype)
-
-

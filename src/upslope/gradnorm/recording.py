@@ -438,4 +438,3 @@ def cut_off(weights: Weights) -> GradientNormError:
 def widened(tensor: Tensor) -> Tensor:
     """Upcast half-precision outputs to float32 before the loss."""
     return tensor.float() if tensor.is_floating_point() else tensor
-
