@@ -58,7 +58,7 @@ def test_all_faults_are_told_together_with_their_paths() -> None:
         "experiment.seed: say which seeds under `seeds`",
         "experiment.initial: expected a number but got 0",
         'experiment.candidates: expected "all", a multiple',
-        "training.epochs: expected an integer but got 'abc'",
+        'training.epochs: expected an integer or "auto" but got \'abc\'',
         "training.batch: unknown key; did you mean `batch_size`?",
         "training.lr: expected a number but got -1",
         "device: expected one of auto, cpu, cuda, mps but got 'tpu'",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -292,7 +291,6 @@ def plan(config: Config, job: Job) -> Plan:
     """
     settings, size = config.experiment, len(job.splits.pool)
     budgets, candidates = _budgets(settings, size)
-    batch, epochs = config.training.batch_size, config.training.epochs
     model = without_weights(job.model)
     return Plan(
         pool=size,
@@ -302,7 +300,7 @@ def plan(config: Config, job: Job) -> Plan:
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         budgets=budgets,
         candidates=candidates,
-        steps=tuple(epochs * math.ceil(labels / batch) for labels in budgets),
+        steps=tuple(config.training.steps_for(labels) for labels in budgets),
         runs=len(job.strategies) * len(config.seeds),
         full_data_runs=min(config.full_data, len(config.seeds)),
     )

@@ -217,7 +217,13 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_TYPES = {"int | float": "a number", "int": "an integer", "float": "a number", "str": "text"}
+_TYPES = {
+    "int | float": "a number",
+    'int | "auto"': 'an integer or "auto"',
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+}
 _VALUE = re.compile(r"(?:.*?: )?Expected `(?P<key>\w+)` to be (?P<rest>.*)")
 _UNKNOWN = re.compile(
     r"(?:.*?: )?Expected options among (?P<known>.*) but got `(?P<key>[^`]*)`(?P<hint>.*)"
