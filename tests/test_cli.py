@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from upslope import models
 from upslope.cli import app
-from upslope.cli.watch import Lines, Share, about
+from upslope.display import Lines, Share, about
 from upslope.progress import Progress
 
 QUICK = [

@@ -118,16 +118,17 @@ def test_labels_that_cannot_be_are_refused_together(start: Any) -> None:
     first, second, third, *_ = run.ask()
     run.tell({first: 0})
     other = next(i for i in splits().pool.ids if i not in run.state.initial)
-    wrong = {first: 1, second: 3, third: 0, "nobody": 0, other: 0}
+    wrong = {first: 1, second: 3, third: "rihgt", "nobody": 0, other: 0}
     with pytest.raises(DataError) as caught:
         run.tell(wrong)
     message = str(caught.value)
-    assert f"'{first}' to be without a label but it has one, 0" in message
-    assert f"label of '{second}' to be between 0 and 2" in message
+    assert f"'{second}': Expected a class, 'left', 'right', 'far', or its number" in message
+    assert f"'{third}': Expected one of the classes" in message
+    assert "did you mean `right`?" in message
     assert "ids of the pool but got 'nobody'" in message
     assert f"'{other}' was not" in message
     assert run.state.labels == {first: 0}
-    for label in (1.5, True, "left", -1):
+    for label in (1.5, True, "0", -1, "", b"left"):
         with pytest.raises(DataError):
             run.tell({second: label})
     assert third in run.ask()
@@ -249,8 +250,11 @@ def test_another_configuration_is_refused(start: Any) -> None:
         start(training=replace(TRAINING, epochs=3))
     with pytest.raises(RunError, match=r"strategy.name: margin there, random now"):
         start(strategy="random")
-    with pytest.raises(RunError, match="pool"):
-        start(splits=splits(201))
+    with pytest.raises(RunError, match=r"samples.test: 80 there, 81 now"):
+        start(splits=replace(splits(), test=Points(81, seed=1)))
+    renamed = Points(200, classes=("left", "far", "right"))
+    with pytest.raises(RunError, match=r"classes: \['left', 'right', 'far'\] there"):
+        start(splits=replace(splits(), pool=renamed))
 
 
 def test_a_model_that_does_not_fit_the_task(start: Any) -> None:

@@ -16,7 +16,8 @@ class Progress:
 
     phase: "read", "simulate" (samples of a data set that is opened), "train" (batches over all
     epochs), "evaluate", "fit", "score" (samples), "select",
-    "cycle" (a cycle is finished: `metrics` holds its test figures), "run" (runs of a comparison).
+    "cycle" (a cycle is finished: `metrics` holds its test figures, `train` those on its labels,
+    and `fitted` is False where the network has not learnt these), "run" (runs of a comparison).
     run: which run of a comparison, as "<strategy>/seed-<s>"; empty for a single run.
     """
 
@@ -28,6 +29,8 @@ class Progress:
     cycle: int = 0
     cycles: int = 0
     labelled: int = 0
+    train: Mapping[str, float] = field(default_factory=dict)
+    fitted: bool = True
 
 
 Observer = Callable[[Progress], None]

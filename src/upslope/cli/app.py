@@ -163,7 +163,7 @@ def score(
       upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
     """
     from upslope.cli.console import out as console
-    from upslope.cli.watch import watching
+    from upslope.display import watching
 
     with told():
         from upslope.config import load, scorers, trained
@@ -247,7 +247,7 @@ def _compare(
     dry_run: bool,
 ) -> None:
     from upslope.cli.show import show_estimate, show_plan, show_report
-    from upslope.cli.watch import watching
+    from upslope.display import watching
 
     with told(Resume):
         from upslope import report as reports

@@ -11,13 +11,13 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from upslope.display import err
 from upslope.errors import UpslopeError
 
 WIDE = 200
 """Columns of what goes to a pipe or a file: nothing is cut off there."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def _command() -> str:
 
 @contextmanager
 def _watched(title: str) -> Iterator[Observer]:
-    from upslope.cli.watch import watching
+    from upslope.display import watching
 
     err.print(title, style="dim", markup=False)
     with watching(1) as observer:

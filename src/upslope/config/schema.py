@@ -57,7 +57,7 @@ class Config:
             "data": {"name": self.data.name, **self.data.options},
             "model": {"name": self.model.name, **self.model.options},
             "task": {"name": self.task.name, **self.task.options},
-            "experiment": {k: v for k, v in asdict(self.experiment).items() if k != "seed"},
+            "experiment": {k: v for k, v in self.experiment.record().items() if k != "seed"},
             "training": {**asdict(self.training), "milestones": list(self.training.milestones)},
         }
 

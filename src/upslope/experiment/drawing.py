@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -12,14 +12,22 @@ from upslope.seeds import generator
 
 
 def initial_set(
-    pool: Dataset, count: int, *, seed: int, skip_corrupt: bool
+    pool: Dataset,
+    count: int,
+    *,
+    seed: int,
+    skip_corrupt: bool,
+    without: Collection[int] = (),
 ) -> tuple[list[int], list[int]]:
     """(positions in pool order, positions that could not be read): `count` samples at random.
+
+    without: positions that are not drawn; those drawn instead are the next in the same order.
 
     Raises:
         SelectionError: fewer than `count` samples can be read.
     """
-    order = torch.randperm(len(pool), generator=generator(seed, "initial")).tolist()
+    drawn = torch.randperm(len(pool), generator=generator(seed, "initial")).tolist()
+    order = [i for i in drawn if i not in without]
     if not skip_corrupt:
         return sorted(order[:count]), []
     chosen: list[int] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +11,13 @@ from torch import Tensor
 
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError
-
-_SHOWN = 5
+from upslope.ledger import Label
 
 
 class LabelledPool:
     """The pool, with targets from `labels`: id -> label, None where the data set holds it."""
 
-    def __init__(self, pool: Dataset, labels: Mapping[str, int | None]) -> None:
+    def __init__(self, pool: Dataset, labels: Mapping[str, Label]) -> None:
         self._pool = pool
         self._labels = labels
         self.name = pool.name
@@ -36,15 +34,18 @@ class LabelledPool:
         return self._pool.inputs(indices)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) labels as told, or (n, ...) the data set's own."""
+        """(n, ...) labels as told, or the data set's own."""
         told = [self._labels[self.ids[i]] for i in indices]
         if all(label is None for label in told):
             return self._pool.targets(indices)
-        known = [
-            int(self._pool.targets([i])) if label is None else label
-            for i, label in zip(indices, told, strict=True)
-        ]
-        return torch.tensor(known, dtype=torch.int64)
+        if all(label is not None for label in told):
+            return as_target(told)
+        return torch.stack(
+            [
+                self._pool.targets([i])[0] if label is None else as_target(label)
+                for i, label in zip(indices, told, strict=True)
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class TargetsOf:
         return self.pool.targets([self.indices[i] for i in places])
 
 
-def oracle(pool: Dataset, position: Mapping[str, int], ids: Sequence[str]) -> dict[str, int | None]:
+def oracle(pool: Dataset, position: Mapping[str, int], ids: Sequence[str]) -> dict[str, Label]:
     """The data set's own answer: labels, or None where a target is more than one number.
 
     Raises:
@@ -70,84 +71,22 @@ def oracle(pool: Dataset, position: Mapping[str, int], ids: Sequence[str]) -> di
     targets = pool.targets([position[i] for i in ids])
     if targets.dim() > 1:
         return dict.fromkeys(ids, None)
-    answer: dict[str, int | None] = dict(zip(ids, targets.tolist(), strict=True))
-    _refuse([p for i, label in answer.items() if (p := _range_problem(i, label, pool.classes))])
+    answer: dict[str, Label] = dict(zip(ids, targets.tolist(), strict=True))
+    for i, label in answer.items():
+        check_range(i, label, pool.classes)
     return answer
 
 
-def checked(
-    pool: Dataset,
-    position: Mapping[str, int],
-    pending: Sequence[str],
-    known: Mapping[str, Any],
-    told: Mapping[str, Any],
-) -> dict[str, int | None]:
-    """The labels told, if every one of them can be recorded.
-
-    Raises:
-        DataError: ids that were not asked, or are labelled already; labels out of range. All are
-            named, and nothing is to be recorded.
-    """
-    waiting = set(pending)
-    problems: list[str] = []
-    labels: dict[str, int | None] = {}
-    for id_, label in told.items():
-        if id_ not in waiting:
-            problems.append(_why_not(id_, position, known))
-            continue
-        if label is None:
-            pool.targets([position[id_]])  # raises DataError where the data set has none
-            labels[id_] = None
-            continue
-        if shape := _shape_of_target(pool, position[id_]):
-            problems.append(
-                f"Expected None for {id_!r}, whose target of shape {shape} is the data set's to "
-                f"say, but got {label!r}."
-            )
-            continue
-        try:
-            if isinstance(label, bool):
-                raise TypeError
-            labels[id_] = operator.index(label)
-        except TypeError:
-            problems.append(
-                f"Expected the label of {id_!r} to be a whole number but got {label!r}."
-            )
-            continue
-        problem = _range_problem(id_, labels[id_], pool.classes)
-        problems += [problem] if problem else []
-    _refuse(problems)
-    return labels
+def as_target(label: Any) -> Tensor:
+    """The target that a label is, () or (k,), or that several are, (n, ...): int64, or float32
+    for numbers."""
+    target = torch.tensor(label)
+    return target.float() if target.is_floating_point() else target
 
 
-def _shape_of_target(pool: Dataset, index: int) -> tuple[int, ...]:
-    """That of a mask, a label set or numbers; () for a class, or where nobody knows it."""
-    try:
-        return tuple(pool.targets([index]).shape[1:])
-    except DataError:
-        return ()
-
-
-def _why_not(id_: str, position: Mapping[str, int], known: Mapping[str, Any]) -> str:
-    if id_ not in position:
-        return f"Expected ids of the pool but got {id_!r}."
-    if id_ in known:
-        return f"Expected {id_!r} to be without a label but it has one, {known[id_]}."
-    return f"Expected ids that were asked but {id_!r} was not."
-
-
-def _range_problem(id_: str, label: Any, classes: Sequence[str]) -> str | None:
-    if 0 <= label < len(classes):
-        return None
-    return (
-        f"Expected the label of {id_!r} to be between 0 and {len(classes) - 1}, one of the "
-        f"{len(classes)} classes, but got {label}."
-    )
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        more = f"\n... and {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+def check_range(id_: str, label: Any, classes: Sequence[str]) -> None:
+    if not 0 <= label < len(classes):
         raise DataError(
-            "\n".join(problems[:_SHOWN]) + more + "\nNo label of this call was recorded."
+            f"Expected the label of {id_!r} to be between 0 and {len(classes) - 1}, one of the "
+            f"{len(classes)} classes, but got {label}."
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from upslope.errors import ConfigError, SelectionError
+from upslope.experiment.start import start_strategy
 from upslope.options import Options
 
 Amount = int | float
@@ -56,6 +57,13 @@ class ExperimentSettings(Options):
             ge=1, description="most samples in a batch when scoring; fewer where memory is short"
         ),
     ] = 256
+    start: Annotated[
+        str | dict[str, str | int | float | bool | None],
+        Field(
+            description="what chooses the initial set: random, or a strategy that needs no trained "
+            "network, by name or as {name: typiclust, ...}"
+        ),
+    ] = "random"
     keep_models: Annotated[
         Literal["last", "all"], Field(description="trained weights kept: the last cycle's, or all")
     ] = "last"
@@ -71,8 +79,21 @@ class ExperimentSettings(Options):
             candidate_count(self.candidates, 1)
         except ConfigError as error:
             problems.append(str(error))
+        try:
+            start_strategy(self.start)
+        except ConfigError as error:
+            problems.append(f"start: {error}")
         if problems:
             raise ConfigError("\n".join(f"experiment: {problem}" for problem in problems))
+
+
+    def record(self) -> dict[str, Any]:
+        """The settings as a ledger holds them: options that came later are left out at their
+        defaults, so that runs recorded before compare equal."""
+        values = asdict(self)
+        if self.start == "random":
+            del values["start"]
+        return values
 
 
 def _amount_problem(name: str, value: object) -> str | None:

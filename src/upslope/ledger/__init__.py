@@ -1,7 +1,19 @@
 """The record of what was asked, labelled and trained: SQLite, and state as a fold over events."""
 
-from upslope.ledger.events import Event, State, fold
-from upslope.ledger.records import CycleRecord, RunResult
-from upslope.ledger.store import Ledger, read_run
+from upslope.ledger.events import Event, Label, State, fold
+from upslope.ledger.records import Change, CycleRecord, RunResult
+from upslope.ledger.store import Differences, Ledger, read_run, refuse
 
-__all__ = ["CycleRecord", "Event", "Ledger", "RunResult", "State", "fold", "read_run"]
+__all__ = [
+    "Change",
+    "CycleRecord",
+    "Differences",
+    "Event",
+    "Label",
+    "Ledger",
+    "RunResult",
+    "State",
+    "fold",
+    "read_run",
+    "refuse",
+]

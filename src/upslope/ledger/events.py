@@ -1,8 +1,10 @@
 """The events of a run, and the state that they add up to.
 
 Cycle c goes: `asked` (its new samples: the initial set, or what the strategy chose) -> `labelled`,
-perhaps several times -> `trained` -> `evaluated` -> `asked` of cycle c + 1. `skipped` names samples
-that could not be read, whenever that is noticed.
+perhaps several times -> `trained` -> `evaluated` -> `asked` of cycle c + 1. Beside them, at any
+time: `skipped` names samples that could not be read; `passed`, `corrected` and `taken_back` are
+what annotators do besides answering, and `asked_instead` asks others for those passed; `pool` says
+which samples there are, and `extended` what the configuration is from then on.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from upslope.ledger.records import CycleRecord
+from upslope.ledger.records import Change, CycleRecord
+
+Label = int | list[int] | list[float] | None
+"""A class, a label set (0 or 1 for each label) or numbers; None where the data set holds it."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +35,37 @@ class State:
     cycle: the cycle that the next step belongs to. pending: asked and not yet labelled.
     labels: id -> label, None where the data set holds it, in the order in which they came.
     trained: the body of the `trained` event of this cycle, if it has happened.
-    cycles: one record for each cycle evaluated.
+    cycles: one record for each cycle evaluated. skipped: samples that could not be read.
+    passed: id -> the annotator's reason. owed: those passed in whose place none is asked yet.
+    pool: the body of the last `pool` event. changes: what `extended` and `pool` changed since the
+    run began.
     """
 
     cycle: int = 0
     initial: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
-    labels: Mapping[str, int | None] = field(default_factory=dict)
+    labels: Mapping[str, Label] = field(default_factory=dict)
     trained: Mapping[str, Any] | None = None
     cycles: tuple[CycleRecord, ...] = ()
     skipped: frozenset[str] = frozenset()
+    passed: Mapping[str, str] = field(default_factory=dict)
+    owed: tuple[str, ...] = ()
+    pool: Mapping[str, Any] | None = None
+    changes: tuple[Change, ...] = ()
 
     @property
     def started(self) -> bool:
         """The initial set has been asked."""
         return bool(self.initial)
+
+    def config(self, begun: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration as it is now, from the one that the run began with."""
+        config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in begun.items()}
+        for change in self.changes:
+            for key, value in change.after.items():
+                section, _, name = key.partition(".")
+                config.setdefault(section, {})[name] = value
+        return config
 
 
 def fold(events: Iterable[Event], state: State | None = None) -> State:
@@ -84,6 +105,25 @@ def _asked(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     return replace(state, cycle=cycle, pending=ids, trained=None, cycles=(*state.cycles[:-1], last))
 
 
+def _asked_instead(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+    ids = tuple(body["ids"])
+    _require(cycle == state.cycle, f"samples asked instead in cycle {cycle} out of turn")
+    _require(
+        set(body["instead_of"]) == set(state.owed), "samples asked instead of others than passed"
+    )
+    state = replace(state, pending=(*state.pending, *ids), owed=())
+    if cycle == 0:
+        return replace(state, initial=(*state.initial, *ids))
+    last, scores = state.cycles[-1], body["scores"]
+    last = replace(
+        last,
+        asked=(*last.asked, *ids),
+        scores=None if last.scores is None or scores is None else (*last.scores, *scores),
+        select_seconds=last.select_seconds + body["seconds"],
+    )
+    return replace(state, cycles=(*state.cycles[:-1], last))
+
+
 def _labelled(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     new = body["labels"]
     unknown = set(new) - set(state.pending)
@@ -92,8 +132,44 @@ def _labelled(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     return replace(state, pending=pending, labels={**state.labels, **new})
 
 
+def _corrected(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+    new = body["labels"]
+    unknown = set(new) - set(state.labels)
+    _require(not unknown, f"corrections in cycle {cycle} of labels that there are none of")
+    return replace(state, labels={**state.labels, **new})
+
+
+def _passed(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+    new = body["ids"]
+    unknown = set(new) - set(state.pending)
+    _require(not unknown, f"samples passed in cycle {cycle} that were not asked: {unknown}")
+    return replace(
+        state,
+        pending=tuple(i for i in state.pending if i not in new),
+        passed={**state.passed, **new},
+        owed=(*state.owed, *new),
+    )
+
+
+def _taken_back(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+    labels, passed = body["labels"], body["passed"]
+    _require(
+        set(labels) <= set(state.labels) and set(passed) <= set(state.passed),
+        f"answers taken back in cycle {cycle} that there are none of",
+    )
+    # Who was passed and not yet replaced is asked again; who was replaced is back in the pool.
+    again = (*labels, *(i for i in passed if i in state.owed))
+    return replace(
+        state,
+        labels={i: label for i, label in state.labels.items() if i not in labels},
+        passed={i: reason for i, reason in state.passed.items() if i not in passed},
+        owed=tuple(i for i in state.owed if i not in passed),
+        pending=(*state.pending, *again),
+    )
+
+
 def _trained(state: State, cycle: int, body: Mapping[str, Any]) -> State:
-    ready = state.started and not state.pending and state.trained is None
+    ready = state.started and not state.pending and not state.owed and state.trained is None
     _require(cycle == state.cycle and ready, f"a model of cycle {cycle} out of turn")
     return replace(state, trained=dict(body))
 
@@ -127,10 +203,30 @@ def _skipped(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     return replace(state, skipped=state.skipped | set(new), cycles=cycles)
 
 
+def _pool(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+    if state.pool is None:
+        return replace(state, pool=body)  # the samples that the run began with
+    change = Change(
+        "pool", cycle, body["before"], body["config"], body["added"], body["removed"]
+    )
+    return replace(state, pool=body, changes=(*state.changes, change))
+
+
+def _extended(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+    change = Change("extended", cycle, body["before"], body["config"])
+    return replace(state, changes=(*state.changes, change))
+
+
 _STEPS = {
     "asked": _asked,
+    "asked_instead": _asked_instead,
     "labelled": _labelled,
+    "corrected": _corrected,
+    "passed": _passed,
+    "taken_back": _taken_back,
     "trained": _trained,
     "evaluated": _evaluated,
     "skipped": _skipped,
+    "pool": _pool,
+    "extended": _extended,
 }

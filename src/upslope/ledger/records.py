@@ -3,16 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from upslope.errors import RunError
+
+
+FITTED = 0.95
+"""Training accuracy from which a network counts as having learnt its own labels."""
+
+
+def is_fitted(train_metrics: Mapping[str, float], primary: str) -> bool:
+    """Tell whether a network has learnt its own labels: training accuracy of 95% or more.
+
+    True where the figure is not accuracy: no such threshold holds for other figures.
+    """
+    return primary != "accuracy" or train_metrics["accuracy"] >= FITTED
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changed after a run began: its configuration, or its pool.
+
+    kind: "extended" or "pool". cycle: the first cycle that it concerns. before, after: keys of the
+    configuration, as `experiment.cycles`, with their values. added, removed: samples of the pool.
+    """
+
+    kind: str
+    cycle: int
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    added: int = 0
+    removed: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == "pool":
+            parts = [f"{self.added:,} samples more"] if self.added else []
+            parts += [f"{self.removed:,} fewer"] if self.removed else []
+            what = " and ".join(parts) or "its samples in another order"
+            return f"from cycle {self.cycle + 1} on, the pool has {what}"
+        values = ", ".join(f"{k} {self.before[k]} -> {v}" for k, v in self.after.items())
+        return f"from cycle {self.cycle + 1} on: {values}"
 
 
 @dataclass(frozen=True)
 class CycleRecord:
     """One budget point: a model trained on `n_labelled` labels, and what was asked with it.
 
-    metrics: figures on the test set. train_metrics: the same figures on the labelled set, without
+    metrics: figures on the test set; empty where there is none. train_metrics: the same figures on the labelled set, without
     augmentation, for the gap between training and test. train_loss: mean loss of the last epoch.
     train_seconds, select_seconds: wall time; selecting counts signals fitted, scored and chosen.
     asked: ids chosen with this model, in order of choice; empty after the last cycle, after which
@@ -41,10 +80,11 @@ class CycleRecord:
 class RunResult:
     """Everything a run directory holds.
 
-    config: as given when the run began. environment: versions, hardware, commit.
-    info: strategy, seed, primary (the figure that curves show), pool and test sizes.
-    initial: ids of the initial set. labels: id -> label; None where the data set holds it.
-    pending: ids asked and not yet labelled. finished: every budget point has been evaluated.
+    config: as it is now; `changes` says what it was before. environment: versions, hardware,
+    commit, when the run began. info: strategy, seed, primary (the figure that curves show), pool
+    and test sizes. initial: ids of the initial set. labels: id -> label, None where the data set
+    holds it. pending: ids asked and not yet labelled. finished: every budget point has been
+    evaluated. passed: id -> reason, of the samples that annotators would not label.
     """
 
     path: Path
@@ -53,9 +93,11 @@ class RunResult:
     info: Mapping[str, Any]
     cycles: tuple[CycleRecord, ...]
     initial: tuple[str, ...]
-    labels: Mapping[str, int | None]
+    labels: Mapping[str, int | list[int] | list[float] | None]
     pending: tuple[str, ...]
     finished: bool
+    passed: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
 
     @property
     def strategy(self) -> str:
@@ -72,8 +114,30 @@ class RunResult:
         """The figure that learning curves show, a key of `CycleRecord.metrics`."""
         return str(self.info["primary"])
 
+    @property
+    def tested(self) -> bool:
+        """There is a test set, so that cycles have figures on it."""
+        return bool(self.info.get("test", 1))
+
+    @property
+    def unfitted(self) -> tuple[CycleRecord, ...]:
+        """The cycles whose network did not learn its own labels: training accuracy below 95%.
+
+        Empty for tasks whose figure is not accuracy: see `is_fitted`.
+        """
+        return tuple(c for c in self.cycles if not is_fitted(c.train_metrics, self.primary))
+
     def curve(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Labels used and the primary figure on the test set, one point a cycle."""
+        """Labels used and the primary figure on the test set, one point a cycle.
+
+        Raises:
+            RunError: there is no test set.
+        """
+        if not self.tested:
+            raise RunError(
+                f"Expected a test set, whose figures make the curve, but the run in {self.path} "
+                "has none. Set labelled samples apart for it, and start a run with them."
+            )
         return (
             tuple(c.n_labelled for c in self.cycles),
             tuple(c.metrics[self.primary] for c in self.cycles),

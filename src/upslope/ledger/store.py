@@ -1,7 +1,7 @@
 """The ledger of a run: one SQLite file, one transaction a step, readable by any tool.
 
-`meta` holds what never changes (config, environment, info), `events` what happened, as JSON; the
-view `labels` lists every label with the cycle that asked for it.
+`meta` holds what the run began with (config, environment, info), `events` what happened, as JSON;
+the view `labels` lists every label as it stands, with the cycle that asked for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,41 @@ from upslope.ledger.records import RunResult
 
 FILE = "ledger.sqlite"
 _APPLICATION = 0x55505350  # "UPSP" in the header of the file: a ledger and not just any database
-_VERSION = 1
-_SCHEMA = """
+_VERSION = 2
+"""2: annotators pass, correct and take back; runs are extended. Version 1 is read, and gone on
+with as version 2."""
+_VIEW = """
+CREATE VIEW labels AS
+    SELECT cycle, id, label FROM (
+        SELECT e.kind AS kind, l.key AS id, l.value AS label,
+            min(e.cycle) OVER (PARTITION BY l.key) AS cycle,
+            min(e.number) OVER (PARTITION BY l.key) AS first,
+            row_number() OVER (PARTITION BY l.key ORDER BY e.number DESC) AS age
+        FROM events AS e, json_each(e.body, '$.labels') AS l
+        WHERE e.kind IN ('labelled', 'corrected', 'taken_back')
+    ) WHERE age = 1 AND kind <> 'taken_back' ORDER BY first;
+"""
+_SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE events (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, cycle INTEGER NOT NULL, kind TEXT NOT NULL,
     body TEXT NOT NULL
 );
-CREATE VIEW labels AS
-    SELECT e.cycle AS cycle, l.key AS id, l.value AS label
-    FROM events AS e, json_each(e.body, '$.labels') AS l WHERE e.kind = 'labelled';
+{_VIEW}
 """
 _META = ("config", "environment", "info")
+MISSING = "absent"
+
+Differences = Mapping[str, tuple[Any, Any]]
+"""Key of the configuration, as `training.epochs` -> (value recorded, value given)."""
 
 
 class Ledger:
     """The ledger of a run directory, open for writing and locked against other processes.
 
-    config: what the run is; it must equal the one that the run began with. environment: where it
+    config: what the run is; it must equal the one that is recorded, except for what `reconcile`
+    takes: given the differences, the state and the info, it returns the events that make up for them, and
+    raises what it cannot take. Without it, no difference is taken. environment: where the run
     began. info: strategy, seed, primary figure and sizes.
 
     Raises:
@@ -54,6 +71,7 @@ class Ledger:
         config: Mapping[str, Any],
         environment: Mapping[str, Any],
         info: Mapping[str, Any],
+        reconcile: Callable[[Differences, State, Mapping[str, Any]], Sequence[Event]] | None = None,
     ) -> None:
         self.folder = folder
         self.path = folder / FILE
@@ -67,8 +85,17 @@ class Ledger:
                 self._db.execute("PRAGMA synchronous = FULL")
                 if _is_empty(self._db):
                     self._create({"config": config, "environment": environment, "info": info})
+                elif _version(self._db) == 1:
+                    self._upgrade()
             self.meta, self.state = _read(self._db, self.path)
-            _same_config(self.meta["config"], config, folder)
+            differences = _differences(self.state.config(self.meta["config"]), config)
+            events = (
+                reconcile(differences, self.state, self.meta["info"]) if reconcile else ()
+            )
+            if events:
+                self.record(*events)
+                differences = _differences(self.state.config(self.meta["config"]), config)
+            refuse(differences, folder)
         except BaseException:
             self.close()
             raise
@@ -81,6 +108,14 @@ class Ledger:
         self._db.executescript(
             f"BEGIN;\n{_SCHEMA}\n{statements}"
             f"PRAGMA application_id = {_APPLICATION};\nPRAGMA user_version = {_VERSION};\nCOMMIT;"
+        )
+
+    def _upgrade(self) -> None:
+        """Make a ledger of version 1 one of version 2: its events are read as they are."""
+        _check_application(self._db, self.path)
+        self._db.executescript(
+            f"BEGIN;\nDROP VIEW IF EXISTS labels;\n{_VIEW}\n"
+            f"PRAGMA user_version = {_VERSION};\nCOMMIT;"
         )
 
     def record(self, *events: Event) -> State:
@@ -135,10 +170,13 @@ def read_run(path: Path | str) -> RunResult:
         meta, state = _read(db, file)
     finally:
         db.close()
-    info = meta["info"]
+    config = state.config(meta["config"])
+    info = dict(meta["info"])
+    if state.changes:
+        info |= {"cycles": config["experiment"]["cycles"], "pool": config["samples"]["pool"]}
     return RunResult(
         path=file.parent,
-        config=meta["config"],
+        config=config,
         environment=meta["environment"],
         info=info,
         cycles=state.cycles,
@@ -146,22 +184,18 @@ def read_run(path: Path | str) -> RunResult:
         labels=state.labels,
         pending=state.pending,
         finished=len(state.cycles) >= info["cycles"],
+        passed=state.passed,
+        changes=state.changes,
     )
 
 
 def _read(db: sqlite3.Connection, path: Path) -> tuple[dict[str, Any], State]:
     with _sqlite_errors(path):
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if application != _APPLICATION:
+        _check_application(db, path)
+        if not 1 <= (version := _version(db)) <= _VERSION:
             raise RunError(
-                f"Expected {path} to be a ledger of Upslope but it is another program's database. "
-                "Choose another folder."
-            )
-        if version != _VERSION:
-            raise RunError(
-                f"Expected {path} to have ledger version {_VERSION} but it has {version}. Read it "
-                "with the version of Upslope that wrote it."
+                f"Expected {path} to have ledger version 1 to {_VERSION} but it has {version}. "
+                "Read it with the version of Upslope that wrote it."
             )
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
@@ -173,6 +207,19 @@ def _read(db: sqlite3.Connection, path: Path) -> tuple[dict[str, Any], State]:
             return meta, fold(Event(kind, cycle, json.loads(body)) for kind, cycle, body in rows)
         except (ValueError, KeyError, TypeError) as error:
             raise sqlite3.DatabaseError(f"its events do not add up: {error}") from error
+
+
+def _check_application(db: sqlite3.Connection, path: Path) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    if application != _APPLICATION:
+        raise RunError(
+            f"Expected {path} to be a ledger of Upslope but it is another program's database. "
+            "Choose another folder."
+        )
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:
@@ -202,15 +249,10 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _same_config(stored: Any, given: Mapping[str, Any], folder: Path) -> None:
-    before, now = _flat(stored), _flat(json.loads(_json(given)))
-    keys = sorted(before.keys() | now.keys())
-    different = [k for k in keys if before.get(k, _MISSING) != now.get(k, _MISSING)]
-    if different:
-        lines = [
-            f"  {key}: {before.get(key, _MISSING)} there, {now.get(key, _MISSING)} now"
-            for key in different
-        ]
+def refuse(differences: Differences, folder: Path) -> None:
+    """Raise RunError where a run's configuration differs from the recorded one, naming the keys."""
+    if differences:
+        lines = [f"  {key}: {a} there, {b} now" for key, (a, b) in sorted(differences.items())]
         raise RunError(
             f"Expected the run in {folder} to have this configuration but it differs:\n"
             + "\n".join(lines)
@@ -218,7 +260,10 @@ def _same_config(stored: Any, given: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-_MISSING = "absent"
+def _differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Differences:
+    before, now = _flat(stored), _flat(json.loads(_json(given)))
+    values = {k: (before.get(k, MISSING), now.get(k, MISSING)) for k in before.keys() | now.keys()}
+    return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

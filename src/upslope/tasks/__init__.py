@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from upslope import tables
-from upslope.tasks.base import Metrics, Task
+from upslope.tasks.base import Metrics, TakesAnswers, Task
 from upslope.tasks.classification import Classification
 from upslope.tasks.multi_label import MultiLabel
 from upslope.tasks.regression import Regression
@@ -20,6 +20,7 @@ __all__ = [
     "MultiLabel",
     "Regression",
     "Segmentation",
+    "TakesAnswers",
     "Task",
     "TextClassification",
     "build",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -72,5 +73,18 @@ class Task(Protocol):
 
         Raises:
             ModelError: the model fails on it, or its output cannot serve.
+        """
+        ...
+
+
+@runtime_checkable
+class TakesAnswers(Protocol):
+    """A task that says which answers of annotators are labels; others take classes."""
+
+    def label(self, answer: Any, classes: Sequence[str]) -> int | list[int] | list[float]:
+        """Return the label, as JSON holds it, that an answer is. classes: names, in order.
+
+        Raises:
+            DataError: an answer that is no label of this task, saying what was expected.
         """
         ...

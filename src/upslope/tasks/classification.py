@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError
+from upslope.tasks.answers import class_label
 from upslope.tasks.augmentation import padded_crop
 from upslope.tasks.metrics import ClassificationMetrics
 from upslope.tasks.softmax import SoftmaxTask
@@ -50,6 +52,10 @@ class Classification(SoftmaxTask):
         return F.cross_entropy(
             logits, targets, reduction="none", label_smoothing=self.label_smoothing
         )
+
+    def label(self, answer: Any, classes: Sequence[str]) -> int:
+        """Return the number of the class that an annotator names. Raises DataError."""
+        return class_label(answer, classes)
 
     def metrics(self) -> ClassificationMetrics:
         """A fresh accumulator of accuracy, loss, calibration error and accuracy by class."""

@@ -14,6 +14,7 @@ constant: no ranking depends on which is taken.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upslope.errors import DataError
+from upslope.tasks.answers import label_set
 from upslope.tasks.multi_label_metrics import MultiLabelMetrics
 from upslope.tasks.softmax import SoftmaxTask
 
@@ -56,6 +58,10 @@ class MultiLabel(SoftmaxTask):
                 "classification."
             )
         return F.cross_entropy(logits, targets.long(), reduction="none").mean(dim=1)
+
+    def label(self, answer: Any, classes: Sequence[str]) -> list[int]:
+        """Return 0 or 1 for each label, of the labels an annotator names. Raises DataError."""
+        return label_set(answer, classes)
 
     def metrics(self) -> MultiLabelMetrics:
         """A fresh accumulator of mean average precision, F1, exact matches and loss."""

@@ -15,6 +15,7 @@ reads a posterior over classes is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
@@ -22,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError, DataError
+from upslope.tasks.answers import numbers
 from upslope.tasks.common import CommonTask
 from upslope.tasks.regression_metrics import RegressionMetrics
 
@@ -91,6 +93,10 @@ class Regression(CommonTask):
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG002
         """(n, ...) -> (n,): the mean over the numbers, where there are several."""
         return values.flatten(start_dim=1).mean(dim=1) if values.ndim > 1 else values
+
+    def label(self, answer: Any, classes: Sequence[str]) -> list[float]:
+        """Return the numbers that an annotator gives, one for each name. Raises DataError."""
+        return numbers(answer, classes)
 
     def metrics(self) -> RegressionMetrics:
         """A fresh accumulator of R^2, the root of the mean squared error and the mean absolute."""

@@ -7,8 +7,9 @@ that the C^(h w) masks of A.4 need not be enumerated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError
+from upslope.tasks.answers import MaskNeeded
 from upslope.tasks.confusion import SegmentationMetrics
 from upslope.tasks.masks import random_window
 from upslope.tasks.pixels import Rule, reduced
@@ -103,6 +105,13 @@ class Segmentation(SoftmaxTask):
         if self.evaluation == "whole" or side is None:
             return model(inputs)
         return sliding(lambda part: self.logits(model(part)), inputs, side, self.overlap)
+
+    def label(self, answer: Any, classes: Sequence[str]) -> NoReturn:  # noqa: ARG002
+        """Raise MaskNeeded: a mask is read from the data set, and no answer holds one."""
+        raise MaskNeeded(
+            f"Expected None, as the mask is the data set's to say, but got {answer!r}. Draw the "
+            "mask into the data set."
+        )
 
     def metrics(self) -> SegmentationMetrics:
         """A fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""

@@ -8,6 +8,7 @@ wrapped in `upslope.models.SequenceClassifier`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import DataError
+from upslope.tasks.answers import class_label
 from upslope.tasks.metrics import ClassificationMetrics
 from upslope.tasks.softmax import SoftmaxTask
 
@@ -39,6 +41,10 @@ class TextClassification(SoftmaxTask):
         return F.cross_entropy(
             self.logits(outputs), targets, reduction="none", label_smoothing=self.label_smoothing
         )
+
+    def label(self, answer: Any, classes: Sequence[str]) -> int:
+        """Return the number of the class that an annotator names. Raises DataError."""
+        return class_label(answer, classes)
 
     def metrics(self) -> ClassificationMetrics:
         """A fresh accumulator of accuracy, loss, calibration error and accuracy by class."""

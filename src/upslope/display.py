@@ -1,11 +1,17 @@
-"""What a comparison says while it works: bars in a terminal, a line now and then elsewhere."""
+"""Progress of long work on the screen: bars in a terminal, a line now and then elsewhere.
+
+The command line shows it always (`watching`); `Experiment` and `compare` show it to whoever sits
+before a terminal or a notebook (`watching_unless_observed`), and to nobody else.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,8 +25,10 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from upslope.cli.console import err
-from upslope.progress import Observer, Progress
+from upslope.progress import Observer, Progress, silent
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Where progress, warnings and errors go."""
 
 UNITS = {
     "read": "images",
@@ -42,6 +50,32 @@ def watching(runs: int) -> Iterator[Observer]:
             yield bars
     else:
         yield Lines(runs, lambda line: err.print(line, markup=False))
+
+
+@contextmanager
+def watching_unless_observed(
+    observer: Observer | None, runs: int, *, progress: bool
+) -> Iterator[Observer]:
+    """The observer that was given, or one for the terminal or notebook that this runs in.
+
+    progress: False for none. Neither a terminal nor a notebook: none.
+    """
+    if observer is not None:
+        yield observer
+    elif progress and _in_notebook():
+        yield Lines(runs, print)
+    elif progress and err.is_terminal:
+        with _Bars(runs) as bars:
+            yield bars
+    else:
+        yield silent
+
+
+def _in_notebook() -> bool:
+    """A kernel of Jupyter runs this: nothing else defines this shell."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 class Share:
@@ -146,13 +180,19 @@ class _Rate(ProgressColumn):
 
 def about(progress: Progress) -> str:
     """`margin/seed-0  cycle 3 of 7  280 labels  accuracy 91.2%`."""
-    figures = [
-        f"{name} {100 * value:.1f}%"
-        for name, value in progress.metrics.items()
+    cycle = f"cycle {progress.cycle + 1} of {progress.cycles}"
+    figures = _figures(progress.metrics, "") or _figures(progress.train, "training ")
+    if not progress.fitted:
+        figures += [f"not fitted: {', '.join(_figures(progress.train, 'training '))}"]
+    return "  ".join([progress.run, cycle, f"{progress.labelled} labels", *figures]).strip()
+
+
+def _figures(metrics: Mapping[str, float], before: str) -> list[str]:
+    return [
+        f"{before}{name} {100 * value:.1f}%"
+        for name, value in metrics.items()
         if name in ("accuracy", "miou", "map", "r2")
     ]
-    cycle = f"cycle {progress.cycle + 1} of {progress.cycles}"
-    return "  ".join([progress.run, cycle, f"{progress.labelled} labels", *figures]).strip()
 
 
 def _clock_words(seconds: float) -> str:

@@ -1,0 +1,199 @@
+"""The answers of annotators, checked as a whole before one of them is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from upslope.datasets.arrays import UNKNOWN
+from upslope.datasets.base import Dataset
+from upslope.datasets.subset import Subset
+from upslope.errors import DataError
+from upslope.experiment.labels import as_target, check_range
+from upslope.ledger import Event, Label, State
+from upslope.tasks.answers import MaskNeeded, class_label
+from upslope.tasks.base import TakesAnswers, Task
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class AnswerCounts:
+    """How many answers were recorded: new ones, corrections and passes."""
+
+    labelled: int = 0
+    corrected: int = 0
+    passed: int = 0
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> AnswerCounts:
+        """The counts that events record."""
+        content = {"labelled": "labels", "corrected": "labels", "passed": "ids"}
+        return cls(
+            **{e.kind: len(e.body[content[e.kind]]) for e in events if e.kind in content}
+        )
+
+
+def events_of(
+    pool: Dataset,
+    task: Task,
+    position: Mapping[str, int],
+    state: State,
+    labels: Mapping[str, Any],
+    passed: Mapping[str, str],
+) -> list[Event]:
+    """Return the events that record these answers; none for what is recorded already.
+
+    position: id -> place in the pool. labels: id -> answer; None: as the data set says, and where
+    it has no label that an annotator could give, a pass. passed: id -> reason.
+
+    Raises:
+        DataError: ids that were not asked; answers that are no labels. All are named, and nothing
+            is to be recorded.
+    """
+    new: dict[str, Label] = {}
+    corrected: dict[str, Label] = {}
+    passes, back = dict(passed), {}
+    problems: list[str] = []
+    for id_, answer in labels.items():
+        if reason := _why_not(id_, position, state):
+            problems.append(reason)
+            continue
+        if answer is None and not has_label(pool, position[id_]) and not _is_drawn(pool, task):
+            passes[id_] = ""
+            continue
+        try:
+            label = _label(pool, task, position[id_], answer)
+        except DataError as error:
+            problems.append(f"{id_!r}: {error}")
+            continue
+        if id_ not in state.labels:
+            new[id_] = label
+            if id_ in state.passed:
+                back[id_] = state.passed[id_]
+        elif not _same(pool, position[id_], label, state.labels[id_]):
+            corrected[id_] = label
+    problems += [
+        f"Expected {id_!r} to be without an answer, so that it could be passed, but it has one. "
+        "Take it back first."
+        for id_ in passes
+        if id_ in state.labels
+    ]
+    problems += [
+        reason
+        for id_ in passed
+        if id_ not in state.passed and (reason := _why_not(id_, position, state))
+    ]
+    refuse(problems)
+    passes = {i: reason for i, reason in passes.items() if i not in state.passed}
+    before = {i: state.labels[i] for i in corrected}
+    bodies = (
+        ("taken_back", {"labels": {}, "passed": back}, back),
+        ("labelled", {"labels": new}, new),
+        ("corrected", {"labels": corrected, "before": before}, corrected),
+        ("passed", {"ids": passes}, passes),
+    )
+    return [Event(kind, state.cycle, body) for kind, body, content in bodies if content]
+
+
+def taken_back(state: State, position: Mapping[str, int], ids: Sequence[str]) -> Event:
+    """Return the event that takes back the labels, or the passes, of these ids.
+
+    Raises:
+        DataError: ids that have neither.
+    """
+    refuse(
+        [
+            f"Expected {id_!r} to have an answer to take back but it "
+            f"{'has none' if id_ in position else 'is not in the pool'}."
+            for id_ in ids
+            if id_ not in state.labels and id_ not in state.passed
+        ]
+    )
+    body = {
+        "labels": {i: state.labels[i] for i in ids if i in state.labels},
+        "passed": {i: state.passed[i] for i in ids if i in state.passed},
+    }
+    return Event("taken_back", state.cycle, body)
+
+
+def has_label(pool: Dataset, index: int) -> bool:
+    """Tell whether the data set itself has a label of this sample; reads no mask."""
+    source, place = pool, index
+    while isinstance(source, Subset):
+        source, place = source.dataset, int(source.positions[place])
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        return bool(labels[place] != UNKNOWN)
+    try:
+        pool.targets([index])
+    except DataError:
+        return False
+    return True
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise DataError with the first problems, if there are any."""
+    if problems:
+        more = f"\n... and {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+        raise DataError(
+            "\n".join(problems[:_SHOWN]) + more + "\nNo answer of this call was recorded."
+        )
+
+
+def _why_not(id_: str, position: Mapping[str, int], state: State) -> str | None:
+    """Why no answer for this id can be recorded; None where one can."""
+    if id_ in state.pending or id_ in state.labels or id_ in state.owed:
+        return None
+    if id_ not in position:
+        return f"Expected ids of the pool but got {id_!r}."
+    if id_ in state.passed:
+        return (
+            f"Expected ids that wait for an answer but {id_!r} was passed, and another asked in "
+            "its place. Take the pass back, and it may be asked again."
+        )
+    return f"Expected ids that were asked but {id_!r} was not."
+
+
+def _is_drawn(pool: Dataset, task: Task) -> bool:
+    """The labels are masks, which annotators draw and no answer holds."""
+    try:
+        if isinstance(task, TakesAnswers):
+            task.label(None, pool.classes)
+    except MaskNeeded:
+        return True
+    except DataError:
+        pass
+    return False
+
+
+def _label(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
+    """The label that an answer is, as the ledger holds it."""
+    if answer is None:
+        target = pool.targets([index])[0]  # raises DataError where there is none, or a damaged one
+        if target.ndim:
+            return None
+        check_range(pool.ids[index], int(target), pool.classes)
+        return int(target)
+    if isinstance(task, TakesAnswers):
+        label = task.label(answer, pool.classes)
+    else:
+        label = class_label(answer, pool.classes)
+    shape = tuple(pool.targets([index]).shape[1:]) if has_label(pool, index) else None
+    if shape is not None and shape != tuple(as_target(label).shape):
+        raise DataError(
+            f"Expected None, as the target of shape {shape} is the data set's to say, but got "
+            f"{answer!r}."
+        )
+    return label
+
+
+def _same(pool: Dataset, index: int, one: Label, other: Label) -> bool:
+    """Two labels of a sample are equal; None stands for the data set's own."""
+    if one == other:
+        return True
+    a, b = (
+        pool.targets([index])[0] if label is None else as_target(label) for label in (one, other)
+    )
+    return a.shape == b.shape and bool((a == b).all())

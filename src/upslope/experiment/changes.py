@@ -1,0 +1,182 @@
+"""What may change between two openings of a run: more cycles, a larger budget, another pool.
+
+Both are recorded as events. What was done stays as it was; the ledger says from which cycle on
+something is otherwise. Whatever else differs is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upslope.datasets.base import Dataset
+from upslope.errors import RunError, SelectionError
+from upslope.experiment.checks import digest
+from upslope.experiment.settings import ExperimentSettings, amount
+from upslope.ledger import Change, Differences, Event, State, fold, refuse
+from upslope.tasks.base import Task
+
+_GROWING = ("experiment.cycles", "experiment.budget")
+_POOL = ("samples.pool", "samples.pool_ids_sha256")
+_HASH = 8  # bytes of an id's SHA-256 that are kept: two of a million samples collide once in 4e7
+_SHOWN = 5
+
+Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A run as it is opened now, to be reconciled with what its ledger says.
+
+    pool: the data set as it is now. settings: as given now.
+    """
+
+    folder: Path
+    pool: Dataset
+    settings: ExperimentSettings
+    changes: list[Change] = field(default_factory=list, init=False)
+    """What `reconcile` found changed."""
+
+    def reconcile(
+        self, differences: Differences, state: State, info: Mapping[str, Any]
+    ) -> list[Event]:
+        """Return the events that record what changed; on the first opening, the pool's samples.
+
+        Raises:
+            RunError: a change that a run cannot take.
+            SelectionError: more labels than the pool has.
+        """
+        self._check_data(info)
+        refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
+        before = differences.get("samples.pool", (len(self.pool), None))[0]
+        size = first_size(state, before)
+        cycle = state.cycle + 1 if state.started else 0
+        events = []
+        if any(key in differences for key in _POOL) or state.pool is None:
+            events.append(self._pool(differences, state, cycle))
+        if growing := {k: v for k, v in differences.items() if k in _GROWING}:
+            events.append(self._extended(growing, size, cycle))
+        self._check_total(state, size)
+        self.changes.extend(fold(events, state).changes[len(state.changes) :])
+        return events
+
+    def _extended(self, growing: Differences, size: int, cycle: int) -> Event:
+        shrinking = {}
+        for key, (before, now) in growing.items():
+            name = key.partition(".")[2]
+            if name == "budget" and amount(now, size, name) <= amount(before, size, name):
+                shrinking[key] = (before, now)
+            if name == "cycles" and now < before:
+                shrinking[key] = (before, now)
+        refuse(shrinking, self.folder)
+        return Event("extended", cycle, _changed(growing))
+
+    def _pool(self, differences: Differences, state: State, cycle: int) -> Event:
+        ids = self.pool.ids
+        now = _hashes(ids)
+        changes = {k: v for k, v in differences.items() if k in _POOL}
+        if state.pool is None and changes:
+            # An earlier version did not record the ids, so that new ones cannot be told.
+            refuse(changes, self.folder)
+        before = now if state.pool is None else _decoded(state.pool["ids"])
+        self._check_removed(state)
+        return Event(
+            "pool",
+            cycle,
+            {
+                **_changed(changes),
+                "added": len(np.setdiff1d(now, before)),
+                "removed": len(np.setdiff1d(before, now)),
+                "ids_sha256": digest(list(ids)),
+                "ids": _encoded(now),
+            },
+        )
+
+    def _check_removed(self, state: State) -> None:
+        """Samples that were asked or labelled must be there; others may go."""
+        there = set(self.pool.ids)
+        gone = [id_ for id_ in (*state.labels, *state.pending) if id_ not in there]
+        if gone:
+            shown = ", ".join(repr(id_) for id_ in gone[:_SHOWN])
+            raise RunError(
+                f"Expected every sample that was asked or labelled to be in the pool still but "
+                f"{len(gone)} are not, first {shown}. Bring them back, or take back their answers "
+                "(`Experiment.take_back`) and pass them while they are there."
+            )
+
+    def _check_data(self, info: Mapping[str, Any]) -> None:
+        """Classes and the shape of inputs stay: labels are positions among the classes."""
+        given = {
+            "classes": list(self.pool.classes),
+            "input_shape": list(self.pool.input_shape),
+        }
+        refuse(
+            {
+                key: (info[key], value)
+                for key, value in given.items()
+                if key in info and info[key] != value
+            },
+            self.folder,
+        )
+
+    def _check_total(self, state: State, size: int) -> None:
+        """All cycles still to come fit what is left of the pool."""
+        settings = self.settings
+        budget = amount(settings.budget, size, "budget") if settings.cycles > 1 else 0
+        asked = len(state.labels) + len(state.pending) + len(state.owed)
+        to_come = settings.cycles - 1 - state.cycle
+        if not state.started or to_come * budget <= 0:
+            return
+        left = len(self.pool) - asked
+        if to_come * budget > left:
+            raise SelectionError(
+                f"Expected {to_come} cycles of {budget} more labels to fit the {left} samples of "
+                f"the pool that are left but they are {to_come * budget}. Lower `cycles` or "
+                "`budget`, or add samples to the pool."
+            )
+
+
+def first_size(state: State, now: int) -> int:
+    """The samples of the pool when the run began: what shares of the pool are shares of."""
+    sizes = [c.before["samples.pool"] for c in state.changes if "samples.pool" in c.before]
+    return int(sizes[0]) if sizes else now
+
+
+def with_statistics(task: Task, info: Mapping[str, Any], state: State) -> Task:
+    """The task with the mean and deviation that the run began with, once its pool has changed.
+
+    They may be measured on the pool: with other ones, the same network would see other inputs.
+    """
+    changed = any(change.kind == "pool" for change in state.changes)
+    if not (changed and info.get("mean") and is_dataclass(task)):
+        return task
+    same: Task = replace(task, mean=tuple(info["mean"]), std=tuple(info["std"]))  # type: ignore[assignment]
+    return same
+
+
+def _changed(differences: Differences) -> dict[str, Any]:
+    return {
+        "config": {key: now for key, (_, now) in differences.items()},
+        "before": {key: before for key, (before, _) in differences.items()},
+    }
+
+
+def _hashes(ids: Sequence[str]) -> Hashes:
+    """The first 8 bytes of each id's SHA-256, in ascending order."""
+    data = b"".join(sha256(id_.encode()).digest()[:_HASH] for id_ in ids)
+    return np.sort(np.frombuffer(data, dtype=">u8").astype(np.uint64))
+
+
+def _encoded(hashes: Hashes) -> str:
+    return base64.b64encode(hashes.astype(">u8").tobytes()).decode()
+
+
+def _decoded(text: str) -> Hashes:
+    return np.frombuffer(base64.b64decode(text), dtype=">u8").astype(np.uint64)

@@ -1,0 +1,56 @@
+"""The strategy that chooses the initial set, where it is not drawn at random.
+
+Before the first label there is no trained network, so that only strategies will do that read
+features: learnt from the pool without labels, of an extractor of the user's own, or, of inputs
+that are not images, of the network with its initial weights, a random projection of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from upslope import strategies
+from upslope.errors import ConfigError
+from upslope.pool import Strategy
+from upslope.strategies.features import CONTRASTIVE
+
+_UNTRAINED = ("features", "contrastive-features", "extracted-features", "latents")
+_SMALLEST = 8  # pixels a side of the images that features are learnt from
+
+
+def start_strategy(start: str | Mapping[str, Any], shape: Sequence[int] = ()) -> Strategy | None:
+    """Return the strategy that `start` names, None for a random initial set.
+
+    start: a name, or a mapping of `name` and options. shape: of one input; features of images are
+    learnt from the pool, unless the options say which.
+
+    Raises:
+        ConfigError: an unknown strategy or option, or one that reads a trained network.
+    """
+    options = {"name": start} if isinstance(start, str) else dict(start)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"Expected `name`, a strategy, in `start` but got {dict(options)}.")
+    if name == "random" and not options:
+        return None
+    strategy: Any = strategies.build(name, **options)
+    wrong = [need.name for need in strategy.needs if need.name not in _UNTRAINED]
+    if wrong or name == "random":
+        able = [n for n in strategies.STRATEGIES if _needs_no_labels(n)]
+        raise ConfigError(
+            f"Expected `start` to be random or one of {', '.join(able)}, which need no trained "
+            f"network, but got {name!r}, which reads {', '.join(wrong) or 'options'}."
+        )
+    images = len(shape) == 3 and min(shape[1:]) >= _SMALLEST
+    learns = "features" in {field.name for field in fields(strategy)}
+    if images and learns and strategy.features is None:
+        strategy = replace(strategy, features=CONTRASTIVE)
+    chosen: Strategy = strategy
+    return chosen
+
+
+def _needs_no_labels(name: str) -> bool:
+    needs = strategies.build(name).needs
+    return bool(needs) and all(need.name in _UNTRAINED for need in needs)
