@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def show_plan(config: Config, job: Job, plan: Plan, folder: Path, unseen: str = "") -> None:
     """What will happen, in a few lines; `unseen`: why the data was not opened."""
+    from upslope.datasets import overview
+
     shape = "x".join(str(n) for n in plan.input_shape)
     names = ", ".join(job.strategies)
     left_out: dict[str, list[str]] = {}
@@ -29,6 +31,7 @@ def show_plan(config: Config, job: Job, plan: Plan, folder: Path, unseen: str = 
     rows = [
         ("data", f"{config.data.name}: pool {plan.pool:,}, test {plan.test:,}, "
                  f"{plan.classes} classes, {shape}"),
+        *(() if unseen else overview(job.splits)),
         ("model", f"{config.model.name}, {plan.parameters:,} parameters"),
         ("strategies", names),
         *(("without", f"{', '.join(labels)}: {why}") for why, labels in left_out.items()),

@@ -38,6 +38,7 @@ from upslope.datasets import (
     voc,
 )
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.overview import class_counts, overview
 from upslope.datasets.published import outline
 from upslope.datasets.shape import COMMON, limited, shape
 from upslope.datasets.statistics import statistics
@@ -51,10 +52,12 @@ __all__ = [
     "Splits",
     "Subset",
     "check_options",
+    "class_counts",
     "describe",
     "load",
     "load_outline",
     "load_to_score",
+    "overview",
     "statistics",
 ]
 

@@ -59,8 +59,13 @@ class Dataset(Protocol):
 @dataclass(frozen=True)
 class Splits:
     """The pool that is learnt from, the test set that nothing but evaluation reads, and perhaps a
-    validation set, the only one that may choose a checkpoint."""
+    validation set, the only one that may choose a checkpoint.
+
+    notes: plain sentences, each about what a reader left out, converted or left unlabelled: what,
+    how many, and how to decide otherwise. They are shown to people and recorded nowhere.
+    """
 
     pool: Dataset
     test: Dataset
     validation: Dataset | None = None
+    notes: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +127,11 @@ def _load(
 ) -> Splits:
     splits = _opened(form, root, progress)
     given = (form.mean, form.std) if mean is None and std is None else (mean, std)
-    return Splits(normalised(splits.pool, *given), normalised(splits.test, *given))
+    return replace(
+        splits,
+        pool=normalised(splits.pool, *given),
+        test=normalised(splits.test, *given),
+    )
 
 
 def _opened(form: _Published, root: Path | None, progress: Observer) -> Splits:

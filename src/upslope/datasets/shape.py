@@ -48,7 +48,7 @@ def shape(
     for part, dataset in (("test", test), ("validation", held)):
         if dataset is not None and hasattr(dataset, "labels"):
             _all_labelled(dataset, part, name)
-    return Splits(pool, test, held)
+    return Splits(pool, test, held, splits.notes)
 
 
 def _set_apart(pool: Dataset, share: float, name: str) -> tuple[Dataset, Dataset]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -52,9 +53,7 @@ def imbalanced(splits: Splits) -> Splits:
         np.flatnonzero(labels == c)[: max(1, int(scale * count))]
         for c, count in enumerate(SVHN_TEST)
     ]
-    return Splits(
-        Subset(splits.pool, np.sort(np.concatenate(kept)).tolist()), splits.test, splits.validation
-    )
+    return replace(splits, pool=Subset(splits.pool, np.sort(np.concatenate(kept)).tolist()))
 
 
 def forty_classes(splits: Splits) -> Splits:
@@ -63,7 +62,7 @@ def forty_classes(splits: Splits) -> Splits:
     def first(dataset: Dataset) -> Dataset:
         return Fewer(Subset(dataset, np.flatnonzero(labels_of(dataset) < FEWER).tolist()))
 
-    return Splits(first(splits.pool), first(splits.test))
+    return replace(splits, pool=first(splits.pool), test=first(splits.test), validation=None)
 
 
 class _Around:
@@ -140,7 +139,12 @@ class Volumes(_Around):
 
 def _both(kind: Callable[[Dataset], Dataset], splits: Splits) -> Splits:
     held = splits.validation
-    return Splits(kind(splits.pool), kind(splits.test), None if held is None else kind(held))
+    return replace(
+        splits,
+        pool=kind(splits.pool),
+        test=kind(splits.test),
+        validation=None if held is None else kind(held),
+    )
 
 
 STAND_INS: Mapping[str, Callable[[Splits], Splits]] = {

@@ -1,0 +1,142 @@
+"""Decode the bytes of a text file: CSV, JSON Lines, manifests, class tables.
+
+Files are UTF-8 unless a byte order mark or the option `encoding` says otherwise. No encoding is
+guessed: bytes that are not UTF-8 are text in any one-byte encoding, and only their owner knows in
+which.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from upslope.errors import ConfigError, DataError
+
+EncodingOption = Annotated[
+    str | None,
+    Field(
+        description="encoding of the text files, such as cp1252, latin-1 or utf-16; "
+        "what the byte order mark says, or utf-8, if not given"
+    ),
+]
+
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_AROUND = 20
+"""Bytes shown on either side of the one that cannot be decoded."""
+
+
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """Return the text of a file without its byte order mark; line ends stay as they are.
+
+    encoding: the option of that name.
+
+    Raises:
+        ConfigError: an encoding that does not exist.
+        DataError: the file cannot be opened, or holds bytes that are no text in its encoding.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"Expected a text file in {path} but reading it failed: {error}."
+        ) from error
+    return decode_text(data, path, encoding)
+
+
+def decode_text(data: bytes, source: object, encoding: str | None = None) -> str:
+    """Return the text of bytes, without a byte order mark.
+
+    source: the file that messages name. encoding: the option of that name.
+
+    Raises:
+        ConfigError: an encoding that does not exist.
+        DataError: bytes that are no text in the encoding given, marked or usual; text that holds
+            NUL characters; a byte order mark that contradicts the encoding given.
+    """
+    mark, marked = next(((m, name) for m, name in _MARKS if data.startswith(m)), (b"", None))
+    given = _lookup(encoding)
+    if marked and given and not _agree(marked, given):
+        raise DataError(
+            f"Expected {source} to be text in {encoding}, as `encoding` says, but its byte order "
+            f"mark {mark.hex(' ')} is that of {marked}. Leave `encoding` out."
+        )
+    name = marked or given or "utf-8"
+    try:
+        text = data[len(mark) :].decode(name)
+    except UnicodeDecodeError as error:
+        raise _undecodable(data, len(mark) + error.start, source, name, encoding) from error
+    if "\0" in text:
+        at = text.index("\0")
+        raise DataError(
+            f"Expected text in {source} but character {at + 1:,} is NUL. "
+            + (
+                "Text in UTF-16 without a byte order mark looks so: set `encoding` to utf-16-le or "
+                "utf-16-be; otherwise the file is binary or damaged."
+                if name == "utf-8"
+                else f"The file is damaged, or not in {name}."
+            )
+        )
+    return text
+
+
+def _lookup(encoding: str | None) -> str | None:
+    """The name of an encoding as Python writes it.
+
+    Raises:
+        ConfigError: there is none of that name, or it is not one of text.
+    """
+    if encoding is None:
+        return None
+    try:
+        "".encode(encoding)  # refuses codecs that are not of text
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError) as error:
+        raise ConfigError(
+            f"Expected `encoding` to be an encoding that Python knows, such as utf-8, cp1252, "
+            f"latin-1 or utf-16, but got {encoding!r}."
+        ) from error
+
+
+def _agree(marked: str, given: str) -> bool:
+    """Whether the encoding given may begin with the byte order mark of `marked`."""
+    return given in (
+        marked,
+        marked.rpartition("-")[0],
+        "utf-8-sig" if marked == "utf-8" else marked,
+    )
+
+
+def _undecodable(
+    data: bytes, at: int, source: object, name: str, encoding: str | None
+) -> DataError:
+    line = data.count(b"\n", 0, at) + 1
+    before = data[max(0, at - _AROUND) : at].rpartition(b"\n")[2]
+    after = data[at : at + _AROUND].partition(b"\n")[0].rstrip(b"\r")
+    where = f"byte 0x{data[at]:02x} at offset {at:,}, line {line:,}"
+    if encoding is not None or name != "utf-8":
+        return DataError(
+            f"Expected {source} to be text in {encoding or name} but {where}, is not. Set "
+            "`encoding` to the one that the file was written in."
+        )
+    if b"\0" in data[:4096]:
+        return DataError(
+            f"Expected {source} to be text in UTF-8 but {where}, is not, and there are NUL bytes: "
+            "it is binary, or UTF-16 without a byte order mark. In the latter case set `encoding` "
+            "to utf-16-le or utf-16-be."
+        )
+    guess = (before + after).decode("cp1252", errors="replace")
+    return DataError(
+        f"Expected {source} to be text in UTF-8 but {where}, is not. Set `encoding` to the one "
+        f"that the file was written in: in cp1252, that of Excel on Windows, it reads {guess!r}. "
+        "Or save the file again as UTF-8."
+    )

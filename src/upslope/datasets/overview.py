@@ -1,0 +1,96 @@
+"""Describe the splits of a data set to people: classes with counts, what is unlabelled, notes.
+
+The command line prints it in the plan, before a run begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from upslope.datasets.answers import AnsweredRows
+from upslope.datasets.arrays import UNKNOWN, ArrayDataset
+from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.encoded import EncodedDataset
+from upslope.datasets.published import Outline
+from upslope.datasets.subset import Subset, labels_of
+from upslope.datasets.subtomograms import SubtomogramDataset
+from upslope.datasets.volumes import VolumeDataset
+
+SHOWN = 20
+"""Classes whose counts are written out; of more, the range of the counts."""
+
+_OF_ONE_CLASS = (ArrayDataset, EncodedDataset, SubtomogramDataset, VolumeDataset)
+"""Data sets whose `labels` are positions in `classes`; of others, `labels` only divide."""
+
+
+def overview(splits: Splits) -> tuple[tuple[str, str], ...]:
+    """Return lines of (title, text): one per split, then one per note with the title "note".
+
+    A split's text counts its samples, those of each class or label, and the unlabelled ones.
+    """
+    parts = {"pool": splits.pool, "test": splits.test, "validation": splits.validation}
+    lines = [(title, _counted(part)) for title, part in parts.items() if part is not None]
+    return (*lines, *(("note", note) for note in splits.notes))
+
+
+def class_counts(dataset: Dataset) -> Mapping[str, int] | None:
+    """Return the number of samples of each class, or with each of several labels.
+
+    None where that is not known without reading every sample, as for masks, or where targets are
+    numbers.
+    """
+    base, positions = _base(dataset)
+    if isinstance(base, AnsweredRows):
+        values = base.answers.values[positions]
+        if values.dtype.kind == "f":
+            return None
+        return dict(zip(base.classes, (values == 1).sum(axis=0).tolist(), strict=True))
+    if not isinstance(base, _OF_ONE_CLASS):
+        return None
+    labels = base.labels[positions]
+    sizes = np.bincount(labels[labels != UNKNOWN], minlength=len(base.classes))
+    return dict(zip(base.classes, sizes.tolist(), strict=True))
+
+
+def unlabelled_count(dataset: Dataset) -> int | None:
+    """Return the number of samples without a label; None where the data set does not say."""
+    base, positions = _base(dataset)
+    if isinstance(base, Outline) or not hasattr(base, "labels"):
+        return None
+    return int((labels_of(base)[positions] == UNKNOWN).sum())
+
+
+def _base(dataset: Dataset) -> tuple[Dataset, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """The data set that subsets were taken of, and the positions in it."""
+    positions = np.arange(len(dataset), dtype=np.int64)
+    while isinstance(dataset, Subset):
+        positions = dataset.positions[positions]
+        dataset = dataset.dataset
+    return dataset, positions
+
+
+def _counted(dataset: Dataset) -> str:
+    counts = class_counts(dataset)
+    unlabelled = unlabelled_count(dataset)
+    parts = [f"{len(dataset):,}"]
+    if counts is not None and any(counts.values()):
+        parts.append(_classes(counts))
+    elif dataset.classes and not isinstance(_base(dataset)[0], Outline):
+        names = ", ".join(dataset.classes[:SHOWN])
+        rest = len(dataset.classes) - SHOWN
+        parts.append(f"{names} and {rest:,} more" if rest > 0 else names)
+    if unlabelled:
+        parts.append(f"unlabelled ({unlabelled:,})")
+    return f"{parts[0]}: {'; '.join(parts[1:])}" if parts[1:] else parts[0]
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    absent = [name for name, n in counts.items() if not n]
+    if len(counts) <= SHOWN:
+        return ", ".join(f"{name} ({n:,})" for name, n in counts.items())
+    sizes = sorted(counts.values())
+    least = min(counts, key=counts.__getitem__)
+    text = f"{len(counts):,} classes of {sizes[0]:,} ({least}) to {sizes[-1]:,} samples"
+    return text + (f", {len(absent):,} of them without any" if absent else "")

@@ -1,0 +1,42 @@
+"""Words for a missing label: which they are, and that they are told with counts."""
+
+import pytest
+
+from upslope.datasets.missing import is_missing, missing_notes
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", " ", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "none", "?", "-", "<NA>",
+     "#N/A", "\\N", " NA ", None],
+)  # fmt: skip
+def test_words_for_missing(word):
+    assert is_missing(word)
+
+
+@pytest.mark.parametrize("word", ["a", "Na", "0", "no", "nano", "+", "unknown", "NAN 1"])
+def test_classes_are_not_missing(word):
+    assert not is_missing(word)
+
+
+def test_words_of_ones_own_replace_the_list_and_empty_stays_missing():
+    assert not is_missing("None", [])
+    assert is_missing("", [])
+    assert is_missing("unknown", ["unknown"])
+    assert not is_missing("NA", ["unknown"])
+
+
+def test_notes_count_each_word_and_say_how_to_decide_otherwise():
+    (note,) = missing_notes(["a", "NA", "NA ", "?", "", None, "b"])
+    assert note.startswith("5 of 7 rows are unlabelled")
+    assert "empty (2), '?' (1), 'NA' (2)" in note
+    assert "`missing_labels`" in note
+    (note,) = missing_notes(["a", ""], what="images")
+    assert note == "1 of 2 images are unlabelled: their label is empty (1)."
+    assert missing_notes(["a", "b"]) == ()
+
+
+def test_doubtful_words_stay_classes_and_are_pointed_at():
+    (note,) = missing_notes(["cat", "Unknown", "Unknown"])
+    assert note.startswith("2 of 3 rows are of the class 'Unknown', which is counted as a class")
+    assert missing_notes(["cat", "Unknown"], []) == ()

@@ -1,0 +1,48 @@
+"""What people are shown of the splits: classes with counts, unlabelled samples, notes."""
+
+import numpy as np
+
+from upslope import datasets
+from upslope.datasets import Splits, class_counts, overview
+from upslope.datasets.arrays import ArrayDataset
+from upslope.datasets.subset import Subset
+
+
+def array(labels, classes):
+    labels = np.array(labels, dtype=np.int64)
+    ids = tuple(str(i) for i in range(len(labels)))
+    return ArrayDataset("toy", ids, classes, np.zeros((len(labels), 2), np.float32), labels)
+
+
+def test_classes_with_counts_of_each_split_and_notes():
+    everything = array([0, 1, 1, -1, 0, 1, -1], ("ant", "bee"))
+    splits = Splits(Subset(everything, [0, 1, 2, 3, 6]), Subset(everything, [4]), notes=("So.",))
+    assert overview(splits) == (
+        ("pool", "5: ant (1), bee (2); unlabelled (2)"),
+        ("test", "1: ant (1), bee (0)"),
+        ("note", "So."),
+    )
+    assert class_counts(Subset(splits.pool, [1, 4])) == {"ant": 0, "bee": 1}
+
+
+def test_many_classes_are_a_range():
+    many = array([0, 0, *range(30)], tuple(f"c{i}" for i in range(31)))
+    assert overview(Splits(many, many))[0] == (
+        "pool", "32: 31 classes of 0 (c30) to 3 samples, 1 of them without any"
+    )  # fmt: skip
+
+
+def test_labels_and_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("x,wet,dry,split\n1,1,0,train\n2,1,,train\n3,1,1,test\n", encoding="utf-8")
+    splits = datasets.load("table", path, kind="labels", target="wet,dry")
+    assert overview(splits)[:2] == (("pool", "2: wet (2), dry (0); unlabelled (1)"),
+                                    ("test", "1: wet (1), dry (1)"))  # fmt: skip
+    splits = datasets.load("table", path, kind="numbers", target="wet,dry")
+    assert overview(splits)[0] == ("pool", "2: wet, dry; unlabelled (1)")
+    assert class_counts(splits.pool) is None
+
+
+def test_notes_pass_the_options_that_all_data_sets_have():
+    splits = Splits(array([0, 1] * 8, ("a", "b")), array([0, 1], ("a", "b")), notes=("Kept.",))
+    assert datasets.shape(splits, "toy", limit=8, validation=0.25).notes == ("Kept.",)
