@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch import device as Device
 
 from upslope import datasets, models, strategies, tasks
@@ -17,6 +17,7 @@ from upslope.batches import resolve_device
 from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.schema import Config
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
 from upslope.experiment.checks import check_fit
@@ -93,7 +94,7 @@ def trained(config: Config, checkpoint: Path | str, progress: Observer = silent)
 
 def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
     """How many logits the model has for a sample, or for a position of it."""
-    sample = task.prepare(_sample(pool))
+    sample = task.prepare(first_readable(pool))
     try:
         with torch.no_grad():
             return task.logits(model(sample)).shape[1]
@@ -218,7 +219,7 @@ def fitting(config: Config, job: Job) -> Job:
             one with a cost budget beside other runs.
         DataError: no sample can be read.
     """
-    model, sample = job.model(), job.task.prepare(_sample(job.splits.pool))
+    model, sample = job.model(), job.task.prepare(first_readable(job.splits.pool))
     job.task.check(model, sample)
     reasons: dict[str, str] = {}
     for label, strategy in job.strategies.items():
@@ -242,20 +243,6 @@ def fitting(config: Config, job: Job) -> Job:
             "`upslope run --seeds [0]`, one folder a run, or leave `cost_budget` out."
         )
     return replace(job, strategies=kept, left_out=reasons)
-
-
-def _sample(pool: Dataset) -> Tensor:
-    """The first two samples that can be read."""
-    found: list[Tensor] = []
-    for i in range(len(pool)):
-        try:
-            found.append(pool.inputs([i]))
-        except DataError:
-            if i == len(pool) - 1 and not found:
-                raise
-        if len(found) == 2:
-            break
-    return torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -311,7 +298,7 @@ def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return model().to("meta")
-    except RuntimeError:  # one that reads numbers while it is built
+    except (RuntimeError, UpslopeError):  # one that reads numbers while it is built
         return model().to("meta")
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from upslope.batches import resolve_device
 from upslope.datasets.base import Splits
 from upslope.display import watching_unless_observed
+from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
 from upslope.experiment.changes import Opening, first_size, with_statistics
@@ -37,6 +38,7 @@ from upslope.experiment.steps import Steps
 from upslope.experiment.weights import Weights
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
 from upslope.ledger.store import FILE as LEDGER
+from upslope.models import without_lazy_layers
 from upslope.pool import OwnStart, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
 from upslope.tasks.base import Task
@@ -102,7 +104,7 @@ class Experiment:
             self._counts(len(pool), check=True)
         weights = Weights(
             self.path,
-            model,
+            without_lazy_layers(model, lambda: task.prepare(first_readable(pool))),
             self.settings.seed,
             self.training,
             self.device,
