@@ -10,6 +10,7 @@ import typer
 from upslope import __version__
 from upslope.cli.console import told
 from upslope.cli.reproduce import reproduce
+from upslope.cli.status import status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,9 +84,14 @@ def run(
     """Run one strategy: train, score, ask, label, again.
 
     Everything is recorded step by step in the folder given by --out. After Ctrl-C or a crash,
-    the same command goes on where it stopped.
+    the same command goes on where it stopped, and with a larger experiment.cycles, further.
+
+    Where samples have no label, people are asked: the run writes to-label.csv into its folder and
+    ends with exit code 7; filled in, the same command goes on.
 
     [bold]Examples[/bold]
+
+      upslope run -s data.name=folder -s data.root=photos -s 'data.classes=[cat,dog]' -o runs/photos
 
       upslope run --strategy egl --seeds [0]
 
@@ -96,7 +102,7 @@ def run(
     overrides = {
         "strategies": strategy, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
-    _compare(config, sets, seeds, overrides, out, dry_run)
+    _compare(config, sets, seeds, overrides, out, dry_run, asks=True)
 
 
 @app.command()
@@ -235,6 +241,7 @@ def list_(
         show_list(what)
 
 
+app.command()(status)
 app.command()(reproduce)
 
 
@@ -245,7 +252,10 @@ def _compare(
     overrides: dict[str, Any],
     out: Path | None,
     dry_run: bool,
+    *,
+    asks: bool = False,
 ) -> None:
+    from upslope.cli import label
     from upslope.cli.show import show_estimate, show_plan, show_report
     from upslope.display import watching
 
@@ -264,10 +274,15 @@ def _compare(
                 if dry_run
                 else (fitting(config, assemble(config, observer)), "")
             )
-        planned = plan(config, job)
+        if not asks:
+            label.refuse_comparison(job)
+        planned = plan(config, job, label.begun(folder, config))
         show_plan(config, job, planned, folder, unseen)
         if dry_run:
             show_estimate(config, estimate(config, job, planned))
+            return
+        if asks and label.waits_for_people(job, folder):
+            label.ask_people(config, job, folder, f"Upslope: {name}")
             return
         with watching(planned.runs) as observer:
             result = compare(

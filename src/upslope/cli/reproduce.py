@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upslope.cli.console import err, out, told
+from upslope.cli.console import out, told
+from upslope.display import err
 
 if TYPE_CHECKING:
     from upslope.progress import Observer

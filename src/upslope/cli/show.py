@@ -29,7 +29,7 @@ def show_plan(config: Config, job: Job, plan: Plan, folder: Path, unseen: str = 
         left_out.setdefault(why, []).append(label)
     seeds = ", ".join(str(seed) for seed in config.seeds)
     rows = [
-        ("data", f"{config.data.name}: pool {plan.pool:,}, test {plan.test:,}, "
+        ("data", f"{config.data.name}: pool {plan.pool:,}, {_tested(plan.test)}, "
                  f"{plan.classes} classes, {shape}"),
         *(() if unseen else overview(job.splits)),
         ("model", f"{config.model.name}, {plan.parameters:,} parameters"),
@@ -46,6 +46,11 @@ def show_plan(config: Config, job: Job, plan: Plan, folder: Path, unseen: str = 
         rows.insert(1, ("", "sizes as published: the data was not checked, nor were strategies "
                             f"tried on it. {unseen}"))  # fmt: skip
     _show_rows(rows)
+
+
+def _tested(count: int) -> str:
+    """`test 300`, or what it means that there is none."""
+    return f"test {count:,}" if count else "no test set, so that no test figures are told"
 
 
 def show_estimate(config: Config, costs: Estimate) -> None:

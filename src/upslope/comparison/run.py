@@ -18,11 +18,13 @@ from torch import nn
 
 from upslope.comparison.workers import run_in_workers
 from upslope.datasets.base import Splits
+from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, RunError
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import RunResult, read_run
+from upslope.ledger.store import FILE
 from upslope.pool import Need, PoolView, Selection, Strategy
-from upslope.progress import Observer, Progress, Stop, silent, stop_on_signals, within
+from upslope.progress import Observer, Progress, Stop, stop_on_signals, within
 from upslope.tasks.base import Task
 from upslope.training import TrainingSettings
 
@@ -122,7 +124,8 @@ def compare(
     config: Mapping[str, Any] | None = None,
     device: torch.device | str = "auto",
     workers: int = 1,
-    observer: Observer = silent,
+    observer: Observer | None = None,
+    progress: bool = True,
 ) -> ComparisonResult:
     """Run what is not finished yet, seed by seed, and read everything back.
 
@@ -133,6 +136,12 @@ def compare(
     workers: processes, each taking a whole seed at a time, with an equal part of the threads; the
     number of threads decides the order of sums, hence the last bits of every figure, and is kept
     with each run. Everything passed here must then be picklable.
+
+    observer: is told of progress; without one, it is shown in a terminal or a notebook, unless
+    `progress` is False.
+
+    A finished comparison goes on where `settings.cycles` is larger than before, or the budget is:
+    the latter only where all runs stand at the same cycle.
 
     Raises:
         ConfigError: no strategy, no seed, a name that is no folder's, workers out of range.
@@ -154,11 +163,14 @@ def compare(
     )
     order = list(dict.fromkeys([*seeds, *full_data_seeds]))
     _check(plan, order, workers)
-    with stop_on_signals() as stop:
+    _check_budget(plan, seeds)
+    runs = sum(len(plan.names(seed)) for seed in order)
+    shown = watching_unless_observed(observer, runs, progress=progress)
+    with stop_on_signals() as stop, shown as watcher:
         if workers > 1:
-            run_in_workers(plan, order, workers, observer, stop)
+            run_in_workers(plan, order, workers, watcher, stop)
         else:
-            _run_here(plan, order, observer, stop)
+            _run_here(plan, order, watcher, stop)
     return ComparisonResult(
         plan.out,
         {name: tuple(plan.read(name, seed) for seed in seeds) for name in strategies},
@@ -193,6 +205,37 @@ def _run_here(plan: Plan, seeds: Sequence[int], observer: Observer, stop: Stop) 
         stop.check()
         plan.run(name, seed, observer, stop)
         observer(Progress("run", done, len(jobs), run=f"{name}/seed-{seed}"))
+
+
+def _check_budget(plan: Plan, seeds: Sequence[int]) -> None:
+    """Raise ConfigError where another budget would begin at different cycles of the runs."""
+    since: dict[str, int] = {}
+    for name in plan.strategies:
+        for seed in seeds:
+            path = plan.out / name / f"seed-{seed}"
+            run = read_run(path) if _begun(path) else None
+            since[f"{name}/seed-{seed}"] = _since(run, plan.settings.budget)
+    if len(set(since.values())) > 1:
+        where = ", ".join(f"{name}: {cycle + 1}" for name, cycle in since.items())
+        raise ConfigError(
+            f"Expected a new `budget`, {plan.settings.budget}, to begin at one cycle of all runs, "
+            f"so that they compare at equal numbers of labels, but it would begin at {where}. "
+            "Finish them under the old budget first, or start in another folder."
+        )
+
+
+def _begun(path: Path) -> bool:
+    return (path / FILE).is_file() and (path / FILE).stat().st_size > 0
+
+
+def _since(run: RunResult | None, budget: int | float) -> int:
+    """The cycle from which a run has, or would have, this budget; 0: from its beginning."""
+    if run is None:
+        return 0
+    if run.config["experiment"]["budget"] != budget:
+        return len(run.cycles) + (1 if run.pending and run.cycles else 0) if run.initial else 0
+    changed = [c.cycle for c in run.changes if "experiment.budget" in c.after]
+    return changed[-1] if changed else 0
 
 
 def _check(plan: Plan, seeds: Sequence[int], workers: int) -> None:

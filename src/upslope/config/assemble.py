@@ -20,8 +20,11 @@ from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
+from upslope.experiment.changes import first_size
 from upslope.experiment.checks import check_fit
 from upslope.experiment.settings import amount, candidate_count
+from upslope.experiment.start import start_strategy
+from upslope.ledger import RunResult
 from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, silent
 from upslope.scoring import Scorer
@@ -222,6 +225,9 @@ def fitting(config: Config, job: Job) -> Job:
     model, sample = job.model(), job.task.prepare(first_readable(job.splits.pool))
     job.task.check(model, sample)
     reasons: dict[str, str] = {}
+    start = start_strategy(config.experiment.start, job.splits.pool.input_shape)
+    if start is not None:
+        check_fit(start, model, job.task, sample)
     for label, strategy in job.strategies.items():
         try:
             check_fit(strategy, model, job.task, sample)
@@ -270,14 +276,16 @@ class Plan:
         return self.runs * sum(self.steps)
 
 
-def plan(config: Config, job: Job) -> Plan:
+def plan(config: Config, job: Job, begun: RunResult | None = None) -> Plan:
     """Sizes, budgets and steps; trains nothing.
+
+    begun: a run that is gone on with, whose labels so far may be other than settings say now.
 
     Raises:
         SelectionError: more labels asked for than the pool holds.
     """
     settings, size = config.experiment, len(job.splits.pool)
-    budgets, candidates = _budgets(settings, size)
+    budgets, candidates = _budgets(settings, size, begun)
     model = without_weights(job.model)
     return Plan(
         pool=size,
@@ -302,15 +310,25 @@ def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
         return model().to("meta")
 
 
-def _budgets(settings: ExperimentSettings, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    initial = amount(settings.initial, size, "initial")
-    step = amount(settings.budget, size, "budget")
-    budgets = tuple(initial + i * step for i in range(settings.cycles))
-    if budgets[-1] > size:
+def _budgets(
+    settings: ExperimentSettings, size: int, begun: RunResult | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    first = size if begun is None else first_size(begun.changes, size)
+    initial = amount(settings.initial, first, "initial")
+    step = amount(settings.budget, first, "budget")
+    done = [cycle.n_labelled for cycle in begun.cycles] if begun is not None else []
+    asked = len(begun.labels) + len(begun.pending) if begun is not None else 0
+    if begun is not None and len(done) < settings.cycles and asked > max([0, *done]):
+        done.append(asked)
+    points = [*done] or [initial]
+    while len(points) < settings.cycles:
+        points.append(points[-1] + step)
+    budgets = tuple(points)
+    if budgets[-1] > size and not done:
         raise SelectionError(
             f"Expected the last cycle to need at most the {size} labels of the pool but {initial} "
             f"and {settings.cycles - 1} times {step} are {budgets[-1]}. Lower `cycles` or `budget`."
         )
     most = candidate_count(settings.candidates, step)
-    left = (size - labels for labels in budgets[:-1])
+    left = (max(0, size - labels) for labels in budgets[:-1])
     return budgets, tuple(n if most is None else min(n, most) for n in left)

@@ -43,6 +43,7 @@ from upslope.datasets.published import outline
 from upslope.datasets.shape import COMMON, limited, shape
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
+from upslope.datasets.unlabelled import sample_file, wants_people
 from upslope.progress import Observer, silent
 
 __all__ = [
@@ -58,7 +59,10 @@ __all__ = [
     "load_outline",
     "load_to_score",
     "overview",
+    "root_of",
+    "sample_file",
     "statistics",
+    "wants_people",
 ]
 
 TABLE: Mapping[str, Callable[..., Splits]] = {
@@ -113,7 +117,7 @@ def load(
     checked = check_options(name, options)
     common = {key: checked.pop(key) for key in COMMON if key in checked}
     key, _ = _entry(name)
-    splits = TABLE[key](_find_root(key, root), progress=progress, **checked)
+    splits = TABLE[key](root_of(key, root), progress=progress, **checked)
     return shape(splits, name, **common)
 
 
@@ -147,7 +151,7 @@ def load_to_score(
     checked = check_options(name, options)
     limit = checked.pop("limit", None)
     kept = {k: v for k, v in checked.items() if k not in (*COMMON, "test_share")}
-    pool = folder.to_score(_find_root(name, root), progress=progress, **kept)
+    pool = folder.to_score(root_of(name, root), progress=progress, **kept)
     return pool if limit is None else limited(pool, limit)
 
 
@@ -187,8 +191,9 @@ def describe() -> list[tables.Description]:
     return [replace(line, options=line.options + common) for line in lines]
 
 
-def _find_root(name: str, root: str | Path | None) -> Path | None:
-    """The folder of this data set: `root` itself, or its subfolder of that name."""
+def root_of(name: str, root: str | Path | None) -> Path | None:
+    """The file or folder of this data set: `root` itself, or its subfolder of that name; that of
+    the environment's `UPSLOPE_DATA` where no root is given."""
     given = root if root is not None else os.environ.get("UPSLOPE_DATA")
     if given is None:
         return None

@@ -23,6 +23,7 @@ from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.rows import Rows
 from upslope.datasets.subset import Subset
+from upslope.datasets.unlabelled import NoTestSet, class_names
 from upslope.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -100,16 +101,28 @@ class AnsweredRows:
         return torch.from_numpy(self.answers.values[positions])
 
 
-def read_answers(rows: Rows, target: str | None, kind: str) -> Answers:
+def read_answers(
+    rows: Rows, target: str | None, kind: str, classes: Sequence[object] | None = None
+) -> Answers:
     """The answers of all rows.
+
+    classes: their names, in order; then no row need have one, and the column may be missing.
 
     Raises:
         ConfigError: columns that do not exist, or several for a class.
         DataError: values that are not of that kind.
     """
+    if classes is not None and kind != "class":
+        raise ConfigError(
+            f"Expected `classes` to be left out where `kind` is {kind} but got {list(classes)}: "
+            "the columns of `target` are the names. They may be empty."
+        )
+    if classes is not None and target is None and not set(USUAL) & set(rows.table.column_names):
+        names = tuple(class_names((), classes, rows.path))
+        return Answers((), names, np.full(len(rows.ids), UNKNOWN, dtype=np.int64))
     columns = _columns(rows, target, kind)
     if kind == "class":
-        return _class(rows, columns[0])
+        return _class(rows, columns[0], classes)
     read = [_numbers(rows, name, kind) for name in columns]
     values = np.stack(read, axis=1)
     if kind == "numbers":
@@ -132,7 +145,8 @@ def split(rows: Rows, name: str, values: Array, answers: Answers, test_share: fl
         everything = ArrayDataset(name, rows.ids, answers.names, values, answers.strata)
     else:
         everything = AnsweredRows(name, rows.ids, answers.names, values, answers)
-    return Splits(Subset(everything, pool), Subset(everything, test))
+    pool_part = Subset(everything, pool)
+    return Splits(pool_part, Subset(everything, test) if test else NoTestSet(pool_part))
 
 
 def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
@@ -153,7 +167,7 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
     return columns
 
 
-def _class(rows: Rows, name: str) -> Answers:
+def _class(rows: Rows, name: str, classes: Sequence[object] | None) -> Answers:
     import pyarrow as pa
 
     column = rows.column(name, "target")
@@ -165,10 +179,14 @@ def _class(rows: Rows, name: str) -> Answers:
             f"got {column.type}. Set `kind` to numbers, or name another column with `target`."
         )
     cells = [None if cell == "" else cell for cell in column.to_pylist()]
-    known = sorted({cell for cell in cells if cell is not None})
+    known: list[Any] = sorted({cell for cell in cells if cell is not None})
+    if classes is not None:
+        known = class_names({str(cell) for cell in known}, classes, rows.path)
+        cells = [None if cell is None else str(cell) for cell in cells]
     if len(known) < 2:
         raise DataError(
             f"Expected at least 2 classes in the column `{name}` of {rows.path} but got {known}."
+            " Where nothing is labelled yet, name the classes: data.classes=[cat,dog]."
         )
     number = {cell: i for i, cell in enumerate(known)}
     values = np.array([UNKNOWN if c is None else number[c] for c in cells], dtype=np.int64)
@@ -188,6 +206,8 @@ def as_numbers(column: pa.ChunkedArray, what: str) -> NDArray[np.float64]:
     import pyarrow as pa
 
     kind = column.type
+    if pa.types.is_null(kind):  # every cell is empty
+        return np.full(len(column), np.nan)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise DataError(f"Expected {what} but got cells of type {kind}.")
     if pa.types.is_boolean(kind):

@@ -59,7 +59,8 @@ class Dataset(Protocol):
 @dataclass(frozen=True)
 class Splits:
     """The pool that is learnt from, the test set that nothing but evaluation reads, and perhaps a
-    validation set, the only one that may choose a checkpoint.
+    validation set, the only one that may choose a checkpoint. The test set is empty where nothing
+    is labelled yet.
 
     notes: plain sentences, each about what a reader left out, converted or left unlabelled: what,
     how many, and how to decide otherwise. They are shown to people and recorded nowhere.

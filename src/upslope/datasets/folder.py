@@ -3,7 +3,7 @@
     root/train/<class>/...  and  root/test/<class>/... (or val/; with both, val/ validates)
     root/<class>/...        a stated share of each class is the test set (see `subset.draw`)
     root/<manifest>.csv     columns path, label and, if there is to be no drawing, split
-    root/...                to score: images anywhere, labelled or not
+    root/...                images anywhere, none of them labelled: with `classes`, or to score
 
 Ids are paths relative to the root, with `/`. Images without a label, of the folder `unlabelled`
 (or `unlabeled`) or with an empty label in the manifest, belong to the pool.
@@ -35,6 +35,7 @@ from upslope.datasets.encoded import (
 )
 from upslope.datasets.files import needed_root
 from upslope.datasets.subset import draw
+from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat, outside_runs
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, silent
@@ -43,6 +44,7 @@ SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 UNLABELLED = ("unlabelled", "unlabeled")
+SPLITS = ("train", "test", "validation", "val", "valid")
 ALIASES = {"val": "validation", "valid": "validation"}
 
 Entry = tuple[str, str, str]
@@ -59,6 +61,7 @@ def load(
     root: Path | None = None,
     *,
     progress: Observer = silent,
+    classes: ClassNames = None,
     manifest: Annotated[
         str | None, Field(description="CSV file in the folder: path, label and perhaps split")
     ] = None,
@@ -75,11 +78,17 @@ def load(
 ) -> Splits:
     """A folder of images by class, or with a CSV manifest; streamed when too large to hold."""
     folder = needed_root(root, "folder", "your own images")
-    entries = _manifest(folder, manifest) if manifest else by_class(folder)
+    if manifest:
+        entries = _manifest(folder, manifest)
+    elif classes and is_flat(folder, classes, (*UNLABELLED, *SPLITS)):
+        entries = [(id_, "", "") for id_ in outside_runs(folder, _images(folder, folder))]
+    else:
+        entries = by_class(folder)
     return open_entries(
         folder,
         entries,
         test_share,
+        class_list=classes,
         mode=mode,
         size=size,
         on_error=on_error,
@@ -144,6 +153,7 @@ def open_entries(
     entries: list[Entry],
     test_share: float,
     *,
+    class_list: Sequence[object] | None = None,
     mode: Mode | None,
     size: int | None,
     on_error: str,
@@ -155,16 +165,19 @@ def open_entries(
 ) -> Splits:
     """The splits of the images listed in `entries`; the options are those of `load`.
 
+    class_list: the classes, in order; without it those of the entries.
+
     Raises:
         DataError: fewer than two classes, nothing to learn from or to test on, a corrupt image.
     """
-    classes = tuple(sorted({label for _, label, _ in entries if label}))
+    labels = {label for _, label, _ in entries if label}
+    classes = tuple(class_names(labels, class_list, folder))
     if len(classes) < 2:
         raise DataError(
             f"Expected images of at least two classes in {folder} but got {list(classes)}. Lay "
             "them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest."
         )
-    splits = _splits(entries, test_share, folder)
+    splits = _splits(entries, test_share, folder, may_lack_test=class_list is not None)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
     pool_ids = [id_ for id_, _, _ in splits["train"]]
     form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error)
@@ -186,10 +199,9 @@ def open_entries(
         )
         return normalised(materialise(encoded, on_error, memory, progress), mean, std)
 
-    pool, test = open_split("train"), open_split("test")
-    assert pool is not None  # `_splits` has refused an empty pool and an empty test set
-    assert test is not None
-    return Splits(pool, test, open_split("validation"))
+    pool = open_split("train")
+    assert pool is not None  # `_splits` has refused an empty pool
+    return Splits(pool, open_split("test") or NoTestSet(pool), open_split("validation"))
 
 
 def by_class(folder: Path) -> list[Entry]:
@@ -290,10 +302,12 @@ def _manifest(folder: Path, manifest: str) -> list[Entry]:
     return entries
 
 
-def _splits(entries: list[Entry], test_share: float, folder: Path) -> dict[str, list[Entry]]:
+def _splits(
+    entries: list[Entry], test_share: float, folder: Path, *, may_lack_test: bool
+) -> dict[str, list[Entry]]:
     """Entries by split: as stated, or else a stratified share of the labelled ones for the test."""
-    if not any(split for _, _, split in entries):
-        labelled = [entry for entry in entries if entry[1]]
+    labelled = [entry for entry in entries if entry[1]]
+    if labelled and not any(split for _, _, split in entries):
         names = np.unique([label for _, label, _ in labelled], return_inverse=True)[1]
         ids = [id_ for id_, _, _ in labelled]
         drawn, _ = draw(ids, names.astype(np.int64), round(test_share * len(ids)), "test")
@@ -305,7 +319,7 @@ def _splits(entries: list[Entry], test_share: float, folder: Path) -> dict[str, 
     if not parts["test"]:  # a lone validation split is what the test is made on
         parts["test"], parts["validation"] = parts["validation"], []
     for part in ("train", "test"):
-        if not parts[part]:
+        if not parts[part] and not (part == "test" and may_lack_test):
             raise DataError(
                 f"Expected images to {'learn from' if part == 'train' else 'test on'} in {folder} "
                 f"but got none. Add a folder or a split `{part}`, or images to draw it from."

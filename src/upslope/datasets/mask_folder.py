@@ -3,7 +3,11 @@
 root/classes.csv
 root/images/train/...  root/masks/train/...   and test/, perhaps val/: splits as stated
 root/images/...        root/masks/...         a share is drawn for the test set
-root/images/unlabelled/...                    in the pool, without masks
+root/images/unlabelled/...                    in the pool; masks may appear beside them, in
+                                              root/masks/unlabelled/... or come later
+
+With all images in images/unlabelled, nothing is labelled yet: they are the pool, and the test set
+is empty. The folder masks/ may then be missing.
 """
 
 from __future__ import annotations
@@ -51,16 +55,23 @@ def load(
     """
     folder = needed_root(root, "mask-folder", WHERE)
     codes = read_codes(folder / table)
-    images, drawn = (by_name(folder / kind, WHERE) for kind in ("images", "masks"))
-    unlabelled = {key: path for key, path in images.items() if key.partition("/")[0] in UNLABELLED}
-    found = paired({k: p for k, p in images.items() if k not in unlabelled}, drawn, folder)
+    images = by_name(folder / "images", WHERE)
+    asked = {key: path for key, path in images.items() if key.partition("/")[0] in UNLABELLED}
+    none_yet = asked == images and not any((folder / "masks").glob("**/*.*"))
+    masks = {} if none_yet else by_name(folder / "masks", WHERE)
+    found = paired(
+        {k: p for k, p in images.items() if k not in asked},
+        {k: p for k, p in masks.items() if k not in asked},
+        folder,
+    )
     pairs = [Pair(*triple) for triple in found]
     parts = _by_folder(pairs) or _by_share(pairs, test_share)
-    parts["train"] += [Pair(key, path, None) for key, path in sorted(unlabelled.items())]
+    parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(asked.items())]
     return open_pairs(
         folder.name,
         parts,
         codes,
+        may_lack_test=not pairs,
         mode=mode,
         size=(size, size) if size else None,
         on_error=on_error,
@@ -85,6 +96,8 @@ def _by_folder(pairs: list[Pair]) -> dict[str, list[Pair]]:
 
 
 def _by_share(pairs: list[Pair], share: float) -> dict[str, list[Pair]]:
+    if not pairs:
+        return {"train": [], "test": []}
     labels = np.full(len(pairs), UNKNOWN, dtype=np.int64)  # nothing to stratify by
     drawn, rest = draw([pair.id for pair in pairs], labels, round(share * len(pairs)), "test")
     return {"train": [pairs[i] for i in rest], "test": [pairs[i] for i in drawn]}

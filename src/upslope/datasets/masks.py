@@ -19,6 +19,7 @@ from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.codes import IGNORE, Codes, Mask
 from upslope.datasets.encoded import each
 from upslope.datasets.folder import SUFFIXES
+from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import DataError
 from upslope.images import Form, Mode, Pixels, decode, natural_form
 from upslope.progress import Observer, Progress
@@ -151,6 +152,7 @@ def open_pairs(
     parts: Mapping[str, Sequence[Pair]],
     codes: Codes,
     *,
+    may_lack_test: bool = False,
     mode: Mode = "RGB",
     size: tuple[int, int] | None,
     on_error: str,
@@ -163,14 +165,14 @@ def open_pairs(
 
     size: (height, width) that all are brought to; None where all have the first's. memory: GiB
     of decoded pairs to hold at most, in each part. on_error: "skip" leaves out pairs that cannot
-    be used, with one warning that counts them.
+    be used, with one warning that counts them. may_lack_test: the test set may be empty.
 
     Raises:
         DataError: nothing to learn from or to test on; with `on_error="raise"`, a pair that
             cannot be used, if all are held.
     """
     for part in ("train", "test"):
-        if not parts.get(part):
+        if not parts.get(part) and not (part == "test" and may_lack_test):
             raise DataError(
                 f"Expected images with masks to {'learn from' if part == 'train' else 'test on'} "
                 f"in {name} but got none."
@@ -182,7 +184,9 @@ def open_pairs(
         return _held(dataset, on_error, memory, progress)
 
     validation = open_part("validation") if parts.get("validation") else None
-    return Splits(open_part("train"), open_part("test"), validation)
+    pool = open_part("train")
+    test = open_part("test") if parts.get("test") else NoTestSet(pool)
+    return Splits(pool, test, validation)
 
 
 def by_name(folder: Path, where: str) -> dict[str, Path]:
@@ -229,7 +233,8 @@ def paired(
     if problems:
         raise DataError(
             f"Expected a mask of the same name for each image in {where} but "
-            f"{'; '.join(problems)}. Add what is missing, or remove the others."
+            f"{'; '.join(problems)}. Add what is missing, or remove the others; images whose masks "
+            "are still to be drawn belong into images/unlabelled."
         )
     return [(key, images[key], masks[key]) for key in sorted(images)]
 

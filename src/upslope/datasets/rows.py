@@ -60,15 +60,19 @@ class Rows:
 
     def divided(self, labels: Labels, test_share: float) -> tuple[list[int], list[int]]:
         """(pool, test): as the files say, or `test_share` of each label, by the ids, of the rows
-        that have one."""
+        that have one. The test set may be empty only where rows without a label leave too few
+        for it."""
         is_test = self.test
-        if is_test is None:
-            known = np.flatnonzero(labels != UNKNOWN)
+        known = np.flatnonzero(labels != UNKNOWN)
+        may_lack_test = is_test is None and len(known) < len(labels)
+        if is_test is None and not len(known):
+            is_test = np.zeros(len(labels), dtype=np.bool_)
+        elif is_test is None:
             ids = [self.ids[i] for i in known.tolist()]
             drawn, _ = draw(ids, labels[known], round(test_share * len(known)), "test")
             is_test = np.isin(np.arange(len(labels)), known[drawn])
         test, pool = np.flatnonzero(is_test), np.flatnonzero(~is_test)
-        if not len(test) or not len(pool):
+        if not len(pool) or not (len(test) or may_lack_test):
             raise DataError(
                 f"Expected rows to learn from and rows to test on in {self.path} but got "
                 f"{len(pool)} and {len(test)}. Raise `test_share`, or look at the column `split`."

@@ -10,6 +10,7 @@ from pydantic import Field
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.subset import Subset, draw, labels_of
+from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import ConfigError, DataError
 
 COMMON = ("limit", "test_limit", "validation")
@@ -42,8 +43,8 @@ def shape(
         test = limited(test, test_limit)
     if validation:
         pool, held = _set_apart(pool, validation, name)
-    for part, size in (("pool", len(pool)), ("test", len(test))):
-        if not size:
+    for part, needed in (("pool", pool), ("test", test)):
+        if not len(needed) and not isinstance(needed, NoTestSet):
             raise DataError(f"data set {name!r}: Expected at least one {part} sample but got none.")
     for part, dataset in (("test", test), ("validation", held)):
         if dataset is not None and hasattr(dataset, "labels"):

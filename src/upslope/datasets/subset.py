@@ -41,6 +41,14 @@ class Subset:
         return self.dataset.targets(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
 
+def origin(dataset: Dataset, index: int) -> tuple[Dataset, int]:
+    """Return the data set that a sample was read by, beneath all subsets, and its place there."""
+    while isinstance(dataset, Subset):
+        index = int(dataset.positions[index])
+        dataset = dataset.dataset
+    return dataset, index
+
+
 def labels_of(dataset: Dataset) -> Labels:
     """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label a sample."""
     labels = getattr(dataset, "labels", None)

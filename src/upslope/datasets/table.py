@@ -19,6 +19,7 @@ from upslope.datasets.answers import Answers, Kind, Target, as_numbers, read_ans
 from upslope.datasets.base import Splits
 from upslope.datasets.files import needed_root
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.unlabelled import ClassNames
 from upslope.errors import DataError
 from upslope.progress import Observer, silent
 
@@ -34,6 +35,7 @@ def load(
     *,
     progress: Observer = silent,
     target: Target = None,
+    classes: ClassNames = None,
     kind: Kind = "class",
     columns: Annotated[
         str | None, Field(description="columns of inputs, with commas between; all others if not")
@@ -51,7 +53,7 @@ def load(
     del progress
     path = needed_root(root, "table", "your own files")
     rows = read_rows(path, id)
-    answers = read_answers(rows, target, kind)
+    answers = read_answers(rows, target, kind, classes)
     pool, _ = rows.divided(answers.strata, test_share)
     values = features(rows, _inputs(rows, answers, columns), _names(categorical), pool, missing)
     return split(rows, rows.path.stem, values, answers, test_share)

@@ -18,6 +18,7 @@ from upslope.datasets.answers import Target, read_answers, split
 from upslope.datasets.base import Splits
 from upslope.datasets.files import needed_root
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.unlabelled import ClassNames
 from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, Progress, silent
 
@@ -37,6 +38,7 @@ def load(
     ] = "",
     text: Annotated[str, Field(description="column of the texts")] = "text",
     target: Target = None,
+    classes: ClassNames = None,
     length: Annotated[int, Field(ge=1, description="tokens of a text at most")] = 128,
     id: IdColumn = None,
     test_share: TestShare = 0.2,
@@ -45,7 +47,7 @@ def load(
     path = needed_root(root, "text", "your own files")
     tokens = _tokenizer(tokenizer)
     rows = read_rows(path, id)
-    answers = read_answers(rows, target, "class")
+    answers = read_answers(rows, target, "class", classes)
     values = _tokens(tokens, _texts(rows, text), length, progress)
     return split(rows, rows.path.stem, values, answers, test_share)
 

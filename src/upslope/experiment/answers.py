@@ -8,11 +8,11 @@ from typing import Any
 
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
-from upslope.datasets.subset import Subset
+from upslope.datasets.subset import origin
 from upslope.errors import DataError
 from upslope.experiment.labels import as_target, check_range
 from upslope.ledger import Event, Label, State
-from upslope.tasks.answers import MaskNeeded, class_label
+from upslope.tasks.answers import MaskNeededError, class_label
 from upslope.tasks.base import TakesAnswers, Task
 
 _SHOWN = 5
@@ -30,9 +30,7 @@ class AnswerCounts:
     def of(cls, events: Sequence[Event]) -> AnswerCounts:
         """The counts that events record."""
         content = {"labelled": "labels", "corrected": "labels", "passed": "ids"}
-        return cls(
-            **{e.kind: len(e.body[content[e.kind]]) for e in events if e.kind in content}
-        )
+        return cls(**{e.kind: len(e.body[content[e.kind]]) for e in events if e.kind in content})
 
 
 def events_of(
@@ -120,9 +118,7 @@ def taken_back(state: State, position: Mapping[str, int], ids: Sequence[str]) ->
 
 def has_label(pool: Dataset, index: int) -> bool:
     """Tell whether the data set itself has a label of this sample; reads no mask."""
-    source, place = pool, index
-    while isinstance(source, Subset):
-        source, place = source.dataset, int(source.positions[place])
+    source, place = origin(pool, index)
     labels = getattr(source, "labels", None)
     if labels is not None:
         return bool(labels[place] != UNKNOWN)
@@ -161,7 +157,7 @@ def _is_drawn(pool: Dataset, task: Task) -> bool:
     try:
         if isinstance(task, TakesAnswers):
             task.label(None, pool.classes)
-    except MaskNeeded:
+    except MaskNeededError:
         return True
     except DataError:
         pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,14 @@ class Opening:
         self._check_data(info)
         refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
         before = differences.get("samples.pool", (len(self.pool), None))[0]
-        size = first_size(state, before)
+        size = first_size(state.changes, before)
         cycle = state.cycle + 1 if state.started else 0
         events = []
         if any(key in differences for key in _POOL) or state.pool is None:
             events.append(self._pool(differences, state, cycle))
         if growing := {k: v for k, v in differences.items() if k in _GROWING}:
             events.append(self._extended(growing, size, cycle))
-        self._check_total(state, size)
+            self._check_total(state, size)
         self.changes.extend(fold(events, state).changes[len(state.changes) :])
         return events
 
@@ -127,14 +127,14 @@ class Opening:
         )
 
     def _check_total(self, state: State, size: int) -> None:
-        """All cycles still to come fit what is left of the pool."""
+        """All cycles of an extended run fit what is left of the pool."""
         settings = self.settings
         budget = amount(settings.budget, size, "budget") if settings.cycles > 1 else 0
-        asked = len(state.labels) + len(state.pending) + len(state.owed)
+        asked = len(state.labels) + len(state.pending)
         to_come = settings.cycles - 1 - state.cycle
         if not state.started or to_come * budget <= 0:
             return
-        left = len(self.pool) - asked
+        left = len(self.pool) - asked - len(state.passed)
         if to_come * budget > left:
             raise SelectionError(
                 f"Expected {to_come} cycles of {budget} more labels to fit the {left} samples of "
@@ -143,9 +143,12 @@ class Opening:
             )
 
 
-def first_size(state: State, now: int) -> int:
-    """The samples of the pool when the run began: what shares of the pool are shares of."""
-    sizes = [c.before["samples.pool"] for c in state.changes if "samples.pool" in c.before]
+def first_size(changes: Sequence[Change], now: int) -> int:
+    """The samples of the pool when a run began: what shares of the pool are shares of.
+
+    changes: of the run, since then. now: the samples of the pool as it is.
+    """
+    sizes = [c.before["samples.pool"] for c in changes if "samples.pool" in c.before]
     return int(sizes[0]) if sizes else now
 
 
@@ -155,9 +158,10 @@ def with_statistics(task: Task, info: Mapping[str, Any], state: State) -> Task:
     They may be measured on the pool: with other ones, the same network would see other inputs.
     """
     changed = any(change.kind == "pool" for change in state.changes)
-    if not (changed and info.get("mean") and is_dataclass(task)):
+    if not changed or not info.get("mean"):
         return task
-    same: Task = replace(task, mean=tuple(info["mean"]), std=tuple(info["std"]))  # type: ignore[assignment]
+    changeable: Any = task
+    same: Task = replace(changeable, mean=tuple(info["mean"]), std=tuple(info["std"]))
     return same
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import DataError, SelectionError
+from upslope.ledger import Label
 from upslope.pool import CostBudgeted, OwnStart, PoolView, Selection, Strategy
 from upslope.signals import check as check_signals
 from upslope.strategies import QueryStrategy
@@ -89,9 +90,9 @@ def scores_of(view: PoolView, selection: Selection) -> list[float] | None:
     return [score[i] for i in selection.ids]
 
 
-def as_tensor(labels: Sequence[int | None]) -> Tensor | None:
-    """(n,) labels, None where they are the data set's own masks or the like."""
-    numbers = [label for label in labels if label is not None]
+def as_tensor(labels: Sequence[Label]) -> Tensor | None:
+    """(n,) labels, None where they are label sets, numbers or the data set's own masks."""
+    numbers = [label for label in labels if isinstance(label, int)]
     return torch.tensor(numbers, dtype=torch.int64) if len(numbers) == len(labels) else None
 
 

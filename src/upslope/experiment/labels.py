@@ -85,6 +85,7 @@ def as_target(label: Any) -> Tensor:
 
 
 def check_range(id_: str, label: Any, classes: Sequence[str]) -> None:
+    """Raise DataError unless a label is a position among the classes."""
     if not 0 <= label < len(classes):
         raise DataError(
             f"Expected the label of {id_!r} to be between 0 and {len(classes) - 1}, one of the "

@@ -144,7 +144,7 @@ class Experiment:
         )
         self.changes = opening.changes
         self.task = with_statistics(task, ledger.meta["info"], ledger.state)
-        initial, budget = self._counts(first_size(ledger.state, len(pool)))
+        initial, budget = self._counts(first_size(ledger.state.changes, len(pool)))
         self._steps = Steps(
             self.path,
             splits,
@@ -299,9 +299,7 @@ class Experiment:
 
     def _record(self, labels: Mapping[str, Any], passed: Mapping[str, str]) -> AnswerCounts:
         steps = self._steps
-        events = events_of(
-            self.splits.pool, self.task, steps.position, self.state, labels, passed
-        )
+        events = events_of(self.splits.pool, self.task, steps.position, self.state, labels, passed)
         if any(event.kind == "corrected" for event in events):
             # A training in progress had other labels; its checkpoint does not tell.
             steps.weights.checkpoint.unlink(missing_ok=True)

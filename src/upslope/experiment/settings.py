@@ -86,7 +86,6 @@ class ExperimentSettings(Options):
         if problems:
             raise ConfigError("\n".join(f"experiment: {problem}" for problem in problems))
 
-
     def record(self) -> dict[str, Any]:
         """The settings as a ledger holds them: options that came later are left out at their
         defaults, so that runs recorded before compare equal."""

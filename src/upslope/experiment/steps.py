@@ -305,4 +305,3 @@ class Steps:
                 fitted=is_fitted(done.train_metrics, self.task.primary),
             )
         )
-

@@ -206,9 +206,7 @@ def _skipped(state: State, cycle: int, body: Mapping[str, Any]) -> State:
 def _pool(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     if state.pool is None:
         return replace(state, pool=body)  # the samples that the run began with
-    change = Change(
-        "pool", cycle, body["before"], body["config"], body["added"], body["removed"]
-    )
+    change = Change("pool", cycle, body["before"], body["config"], body["added"], body["removed"])
     return replace(state, pool=body, changes=(*state.changes, change))
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from upslope.errors import RunError
 
-
 FITTED = 0.95
 """Training accuracy from which a network counts as having learnt its own labels."""
+
+
+_LIMITS = "; cycles before compare as ever, later ones only with runs changed alike at that cycle"
 
 
 def is_fitted(train_metrics: Mapping[str, float], primary: str) -> bool:
@@ -37,22 +39,29 @@ class Change:
     added: int = 0
     removed: int = 0
 
+    @property
+    def comparable(self) -> bool:
+        """All cycles compare with those of a run that was like this from the start."""
+        return set(self.after) <= {"experiment.cycles"} and self.kind == "extended"
+
     def __str__(self) -> str:
         if self.kind == "pool":
             parts = [f"{self.added:,} samples more"] if self.added else []
             parts += [f"{self.removed:,} fewer"] if self.removed else []
-            what = " and ".join(parts) or "its samples in another order"
-            return f"from cycle {self.cycle + 1} on, the pool has {what}"
-        values = ", ".join(f"{k} {self.before[k]} -> {v}" for k, v in self.after.items())
-        return f"from cycle {self.cycle + 1} on: {values}"
+            what = f"the pool has {' and '.join(parts) or 'its samples in another order'}"
+        else:
+            what = ", ".join(f"{key} {self.before[key]} -> {v}" for key, v in self.after.items())
+        limits = "" if self.comparable else _LIMITS
+        return f"from cycle {self.cycle + 1} on, {what}{limits}"
 
 
 @dataclass(frozen=True)
 class CycleRecord:
     """One budget point: a model trained on `n_labelled` labels, and what was asked with it.
 
-    metrics: figures on the test set; empty where there is none. train_metrics: the same figures on the labelled set, without
-    augmentation, for the gap between training and test. train_loss: mean loss of the last epoch.
+    metrics: figures on the test set; empty where there is none. train_metrics: the same figures on
+    the labelled set, without augmentation, for the gap between training and test. train_loss: mean
+    loss of the last epoch.
     train_seconds, select_seconds: wall time; selecting counts signals fitted, scored and chosen.
     asked: ids chosen with this model, in order of choice; empty after the last cycle, after which
     nothing is selected. scores: their acquisition scores, None where a strategy has none.

@@ -55,9 +55,9 @@ class Ledger:
     """The ledger of a run directory, open for writing and locked against other processes.
 
     config: what the run is; it must equal the one that is recorded, except for what `reconcile`
-    takes: given the differences, the state and the info, it returns the events that make up for them, and
-    raises what it cannot take. Without it, no difference is taken. environment: where the run
-    began. info: strategy, seed, primary figure and sizes.
+    takes: given the differences, the state and the info, it returns the events that make up for
+    them, and raises what it cannot take. Without it, no difference is taken. environment: where
+    the run began. info: strategy, seed, primary figure and sizes.
 
     Raises:
         RunError: locked by another process, of another configuration, damaged, foreign, or on a
@@ -89,9 +89,7 @@ class Ledger:
                     self._upgrade()
             self.meta, self.state = _read(self._db, self.path)
             differences = _differences(self.state.config(self.meta["config"]), config)
-            events = (
-                reconcile(differences, self.state, self.meta["info"]) if reconcile else ()
-            )
+            events = reconcile(differences, self.state, self.meta["info"]) if reconcile else ()
             if events:
                 self.record(*events)
                 differences = _differences(self.state.config(self.meta["config"]), config)

@@ -59,6 +59,8 @@ def _as_run(result: RunResult, ceiling: float | None) -> Run:
         training_seconds=sum(cycle.train_seconds for cycle in result.cycles),
         selecting_seconds=sum(cycle.select_seconds for cycle in result.cycles),
         ceiling=ceiling,
+        unfitted=tuple(cycle.n_labelled for cycle in result.unfitted),
+        changes=tuple(str(change) for change in result.changes),
     )
 
 

@@ -31,6 +31,10 @@ class Run:
     selecting_seconds: float = 0.0
     ceiling: float | None = None
     """The figure of a model trained on the whole pool, where that was asked for."""
+    unfitted: tuple[int, ...] = ()
+    """Labels at which the network had not learnt them: training accuracy below 95%."""
+    changes: tuple[str, ...] = ()
+    """What became otherwise in the course of the run: more cycles, a larger pool."""
 
     @property
     def complete(self) -> bool:

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from typing import Any
 
+from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
 
 
@@ -95,12 +97,36 @@ def notes(summary: Summary) -> list[str]:
             f"{summary.seeds} seeds are few: small differences cannot be shown, and intervals rest "
             "on the assumption that seeds vary about normally."
         )
+    found += [*_unfitted(study), *_changes(study)]
     found += [
         f"Not counted: {run.strategy} seed {run.seed}, at {len(run.scores)} of {run.cycles} "
         "cycles. Run the same command again to finish it."
         for run in study.incomplete
     ]
     return found
+
+
+def _unfitted(study: Study) -> list[str]:
+    """One sentence about the networks that have not learnt their own labels, if there are any."""
+    labels: dict[str, set[int]] = {}
+    for run in study.runs:
+        if run.unfitted:
+            labels.setdefault(run.strategy, set()).update(run.unfitted)
+    if not labels:
+        return []
+    where = "; ".join(
+        f"{name} at {', '.join(f'{n:,}' for n in sorted(ns))} labels" for name, ns in labels.items()
+    )
+    return [
+        f"Not fitted: training accuracy stayed below 95% in {where}. Such networks have not learnt "
+        "the labels they have, and comparisons mean little there. Train longer (training.epochs)."
+    ]
+
+
+def _changes(study: Study) -> list[str]:
+    """Sentences about what changed in the course of runs, with how many runs it did."""
+    counts = Counter(change for run in study.runs for change in run.changes)
+    return [f"Changed in {n} of {len(study.runs)} runs: {change}." for change, n in counts.items()]
 
 
 def as_csv(summary: Summary) -> str:

@@ -15,10 +15,11 @@ from typing import Any, NoReturn
 from upslope.errors import DataError
 from upslope.tables import did_you_mean
 
+NO_LABEL = "none"
 _SHOWN = 10
 
 
-class MaskNeeded(DataError):
+class MaskNeededError(DataError):
     """The labels of a task are masks: annotators draw them, and no answer holds one."""
 
 
@@ -95,6 +96,30 @@ def numbers(answer: Any, names: Sequence[str]) -> list[float]:
         what = "a finite number" if len(names) == 1 else f"{len(names)} finite numbers"
         _refuse(answer, f"{what}, {', '.join(names)},")
     return [float(value) for value in values]
+
+
+def class_answer(text: str, classes: Sequence[str]) -> str | int:
+    """Return the answer that a cell of text is: a name, or a position where it names no class."""
+    return int(text) if text not in classes and text.isdecimal() else text
+
+
+def label_set_answer(text: str, classes: Sequence[str]) -> list[str]:
+    """Return the names in a cell, with semicolons between; `none` is no label at all."""
+    if text == NO_LABEL and text not in classes:
+        return []
+    return [name.strip() for name in text.split(";")]
+
+
+def numbers_answer(text: str, names: Sequence[str]) -> list[float]:
+    """Return the numbers in a cell, with semicolons between.
+
+    Raises:
+        DataError: text that is no number.
+    """
+    try:
+        return [float(part) for part in text.split(";")]
+    except ValueError:
+        _refuse(text, f"numbers with a decimal point, {'; '.join(names)},")
 
 
 def _position(name: str, classes: Sequence[str]) -> int:

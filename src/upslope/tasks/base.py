@@ -88,3 +88,11 @@ class TakesAnswers(Protocol):
             DataError: an answer that is no label of this task, saying what was expected.
         """
         ...
+
+    def read_answer(self, text: str, classes: Sequence[str]) -> Any:
+        """Return the answer that people mean by a cell of a table: what `label` takes.
+
+        Raises:
+            DataError: text that is no answer.
+        """
+        ...

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError
-from upslope.tasks.answers import class_label
+from upslope.tasks.answers import class_answer, class_label
 from upslope.tasks.augmentation import padded_crop
 from upslope.tasks.metrics import ClassificationMetrics
 from upslope.tasks.softmax import SoftmaxTask
@@ -56,6 +56,10 @@ class Classification(SoftmaxTask):
     def label(self, answer: Any, classes: Sequence[str]) -> int:
         """Return the number of the class that an annotator names. Raises DataError."""
         return class_label(answer, classes)
+
+    def read_answer(self, text: str, classes: Sequence[str]) -> str | int:
+        """Return the answer that a cell of text is, as `label` takes it."""
+        return class_answer(text, classes)
 
     def metrics(self) -> ClassificationMetrics:
         """A fresh accumulator of accuracy, loss, calibration error and accuracy by class."""

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upslope.errors import DataError
-from upslope.tasks.answers import label_set
+from upslope.tasks.answers import label_set, label_set_answer
 from upslope.tasks.multi_label_metrics import MultiLabelMetrics
 from upslope.tasks.softmax import SoftmaxTask
 
@@ -62,6 +62,10 @@ class MultiLabel(SoftmaxTask):
     def label(self, answer: Any, classes: Sequence[str]) -> list[int]:
         """Return 0 or 1 for each label, of the labels an annotator names. Raises DataError."""
         return label_set(answer, classes)
+
+    def read_answer(self, text: str, classes: Sequence[str]) -> list[str]:
+        """Return the answer that a cell of text is, as `label` takes it."""
+        return label_set_answer(text, classes)
 
     def metrics(self) -> MultiLabelMetrics:
         """A fresh accumulator of mean average precision, F1, exact matches and loss."""

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError, DataError
-from upslope.tasks.answers import numbers
+from upslope.tasks.answers import numbers, numbers_answer
 from upslope.tasks.common import CommonTask
 from upslope.tasks.regression_metrics import RegressionMetrics
 
@@ -97,6 +97,10 @@ class Regression(CommonTask):
     def label(self, answer: Any, classes: Sequence[str]) -> list[float]:
         """Return the numbers that an annotator gives, one for each name. Raises DataError."""
         return numbers(answer, classes)
+
+    def read_answer(self, text: str, classes: Sequence[str]) -> list[float]:
+        """Return the answer that a cell of text is, as `label` takes it."""
+        return numbers_answer(text, classes)
 
     def metrics(self) -> RegressionMetrics:
         """A fresh accumulator of R^2, the root of the mean squared error and the mean absolute."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError
-from upslope.tasks.answers import MaskNeeded
+from upslope.tasks.answers import MaskNeededError
 from upslope.tasks.confusion import SegmentationMetrics
 from upslope.tasks.masks import random_window
 from upslope.tasks.pixels import Rule, reduced
@@ -107,11 +107,15 @@ class Segmentation(SoftmaxTask):
         return sliding(lambda part: self.logits(model(part)), inputs, side, self.overlap)
 
     def label(self, answer: Any, classes: Sequence[str]) -> NoReturn:  # noqa: ARG002
-        """Raise MaskNeeded: a mask is read from the data set, and no answer holds one."""
-        raise MaskNeeded(
+        """Raise MaskNeededError: a mask is read from the data set, and no answer holds one."""
+        raise MaskNeededError(
             f"Expected None, as the mask is the data set's to say, but got {answer!r}. Draw the "
             "mask into the data set."
         )
+
+    def read_answer(self, text: str, classes: Sequence[str]) -> NoReturn:
+        """Raise MaskNeededError, as `label` does."""
+        self.label(text, classes)
 
     def metrics(self) -> SegmentationMetrics:
         """A fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""

@@ -1,0 +1,197 @@
+"""`upslope run` where people give the labels: one sitting, and what they are to do next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from upslope.cli.console import out
+from upslope.errors import ConfigError
+
+if TYPE_CHECKING:
+    from upslope.config import Config, Job
+    from upslope.experiment import Sitting
+    from upslope.experiment.sheet import Question
+    from upslope.ledger import RunResult
+    from upslope.progress import Observer
+
+WAITING = 7
+"""Exit code of a run that waits for labels: no failure, and not the end either."""
+
+
+def waits_for_people(job: Job, folder: Path) -> bool:
+    """Whether samples of the pool have no label, or such a run has begun in the folder."""
+    from upslope.datasets import wants_people
+    from upslope.ledger.store import FILE
+
+    return wants_people(job.splits.pool) or (folder / FILE).is_file()
+
+
+def refuse_comparison(job: Job) -> None:
+    """Raise ConfigError where a comparison would have to ask people for labels."""
+    from upslope.datasets import wants_people
+
+    if wants_people(job.splits.pool):
+        raise ConfigError(
+            "Expected every sample of the pool to have a label, as a comparison asks nobody, but "
+            "some have none. Label them, leave them out, or take `upslope run`, which asks people."
+        )
+
+
+def ask_people(config: Config, job: Job, folder: Path, title: str) -> None:
+    """Take answers in, go on, and ask for more; at the end of the run, report.
+
+    Raises:
+        ConfigError: several strategies or seeds, or references on all labels.
+        typer.Exit: with `WAITING`, where people are asked for labels.
+    """
+    from upslope import report as reports
+    from upslope.cli.show import show_report
+    from upslope.display import watching
+
+    with watching(1) as observer:
+        run, sitting = sit_once(config, job, folder, observer)
+    show_sitting(config, job, run, sitting)
+    if not run.tested:
+        show_status(run)
+        return
+    summary = reports.summarise(reports.study_of([run]))
+    show_report(summary, reports.write(summary, folder / "report", title))
+
+
+def run_folder(folder: Path, config: Config) -> Path:
+    """Where the one run is: the folder itself, or where `upslope compare` has begun it."""
+    from upslope.ledger.store import FILE
+
+    nested = folder / config.strategies[0].label / f"seed-{config.seeds[0]}"
+    return nested if (nested / FILE).is_file() else folder
+
+
+def begun(folder: Path, config: Config) -> RunResult | None:
+    """The run in the folder, or the first run of a comparison there; None before the first."""
+    from upslope.ledger import read_run
+    from upslope.ledger.store import FILE
+
+    if (folder / FILE).is_file() and (folder / FILE).stat().st_size:
+        return read_run(folder)
+    for choice in config.strategies:
+        path = folder / choice.label / f"seed-{config.seeds[0]}"
+        if (path / FILE).is_file() and (path / FILE).stat().st_size:
+            return read_run(path)
+    return None
+
+
+def sit_once(
+    config: Config, job: Job, folder: Path, observer: Observer
+) -> tuple[RunResult, Sitting]:
+    """Open the run of one strategy and one seed, take answers in, go on and ask for more.
+
+    Raises:
+        ConfigError: several strategies or seeds, or references on all labels: people label for
+            one run.
+    """
+    from upslope.experiment import Experiment, sit
+
+    if len(config.strategies) != 1 or len(config.seeds) != 1 or config.full_data:
+        raise ConfigError(
+            "Expected one strategy and one seed, as people label for one run, but got "
+            f"{len(config.strategies)} and {len(config.seeds)}"
+            f"{', and full_data' if config.full_data else ''}. Give --strategy NAME and leave "
+            "--seeds and --full-data out."
+        )
+    ((_, strategy),) = job.strategies.items()
+    path = run_folder(folder, config)
+    with Experiment(
+        path,
+        splits=job.splits,
+        task=job.task,
+        model=job.model,
+        strategy=strategy,
+        settings=replace(config.experiment, seed=config.seeds[0]),
+        training=config.training,
+        config=config.protocol(),
+        device=config.device,
+        observer=observer,
+    ) as experiment:
+        for change in experiment.changes:
+            _say(f"changed: {change}")
+        sitting = sit(experiment, _question(config, job))
+        return experiment.result(), sitting
+
+
+def show_sitting(config: Config, job: Job, run: RunResult, sitting: Sitting) -> None:
+    """What was taken in and what is to do; exits with `WAITING` where people are asked."""
+    from upslope.ledger.status import last_cycle, status, unfitted_words
+
+    counts = sitting.counts
+    taken = [
+        (counts.labelled, "labels"),
+        (counts.corrected, "corrections"),
+        (counts.passed, "passed"),
+        (sitting.own, "labels that the data set has itself"),
+    ]
+    if any(n for n, _ in taken):
+        _say("recorded: " + ", ".join(f"{n} {what}" for n, what in taken if n))
+    if not sitting.waiting:
+        return
+    found = status(run)
+    if run.cycles:
+        _say(f"cycle {len(run.cycles)} of {found['cycles']}: {last_cycle(found)}")
+        if run.unfitted and run.unfitted[-1] is run.cycles[-1]:
+            _say(f"not fitted, {unfitted_words([len(run.cycles)])}")
+    _say(f"{len(sitting.waiting)} samples wait for a label: {sitting.sheet}")
+    _say(f"  {how_to_answer(config.task.name, job.splits.pool.classes)}")
+    _say("  Then run the same command again; a part of the answers will do:")
+    _say(f"  {same_command()}")
+    raise typer.Exit(WAITING)
+
+
+def show_status(run: RunResult) -> None:
+    """Where a run without a test set has arrived: there is no curve to show."""
+    from upslope.ledger.status import lines, status
+
+    for title, text in lines(status(run)):
+        _say(f"{title:11} {text}")
+
+
+def how_to_answer(task: str, classes: tuple[str, ...]) -> str:
+    """One sentence on how to answer for a task."""
+    names = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    skip = "or `skip`, or `skip: reason`, for those that cannot be labelled."
+    if task == "segmentation":
+        return f"Draw their masks into the data set; in the column `label`, write nothing, {skip}"
+    what = {
+        "multi-label": f"the names that hold, with semicolons between, or none ({names}),",
+        "regression": f"the number ({names}), several with semicolons between,",
+    }.get(task, f"one of {names}")
+    return f"Write into the column `label` {what} {skip}"
+
+
+def same_command() -> str:
+    """The command line as it was given."""
+    return shlex.join(["upslope", *sys.argv[1:]])
+
+
+def _question(config: Config, job: Job) -> Callable[[str, str], Question]:
+    from upslope.datasets import root_of, sample_file
+    from upslope.experiment.sheet import Question
+
+    root = root_of(config.data.name, config.root)
+    pool = job.splits.pool
+    position = {id_: i for i, id_ in enumerate(pool.ids)}
+
+    def question(id_: str, why: str) -> Question:
+        file = sample_file(pool, position[id_], root)
+        return Question(id_, str(file.absolute()) if file else "", why)
+
+    return question
+
+
+def _say(line: str) -> None:
+    out.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,47 @@
+"""`upslope status`: where a run, or each run of a comparison, stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from upslope.cli.console import out, told
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of several.", metavar="RUN")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: a list of runs.")] = False,
+) -> None:
+    """Say where a run stands: cycles, labels, what is asked and waiting, the next step.
+
+    [bold]Examples[/bold]
+
+      upslope status runs/photos
+
+      upslope status runs/digits --json
+    """
+    with told():
+        from upslope.errors import RunError
+        from upslope.ledger import read_run
+        from upslope.ledger.status import lines
+        from upslope.ledger.status import status as status_of
+        from upslope.ledger.store import FILE
+
+        folders = sorted(file.parent for file in run.rglob(FILE)) if run.is_dir() else []
+        if not folders:
+            raise RunError(
+                f"Expected {run} to hold a run, with its {FILE}, but there is none. Start one with "
+                "`upslope run` or `upslope compare`."
+            )
+        found = [status_of(read_run(folder)) for folder in folders]
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+            return
+        for i, one in enumerate(found):
+            if i:
+                typer.echo()
+            for title, text in lines(one):
+                out.print(f"{title:11} {text}", markup=False, soft_wrap=True)

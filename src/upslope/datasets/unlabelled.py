@@ -1,0 +1,98 @@
+"""Data sets that nobody has labelled yet: classes by name, and no test set.
+
+Without labels, files do not say which classes there are. The option `classes` does; then a pool
+may have no label at all, and where none can be set apart to test on, the test set is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from upslope.datasets.arrays import UNKNOWN
+from upslope.datasets.base import Dataset
+from upslope.datasets.subset import Subset, labels_of, origin
+from upslope.errors import ConfigError, DataError
+
+ClassNames = Annotated[
+    list[str | int | float | bool] | None,  # others than text are refused with a word on quotes
+    Field(description="names of the classes, where labels do not name them all: [cat, dog]"),
+]
+
+_LEDGER = "ledger.sqlite"  # lies in the folder of a run, which also holds pictures
+
+
+class NoTestSet(Subset):
+    """An empty test set: a reader says that nothing is labelled to test on."""
+
+    def __init__(self, pool: Dataset) -> None:
+        super().__init__(pool, ())
+
+
+def class_names(labels: Iterable[str], given: Sequence[object] | None, where: object) -> list[str]:
+    """Return the classes in order: those given, or those of the labels, sorted.
+
+    where: the files that messages name.
+
+    Raises:
+        ConfigError: names given that are empty or repeated, or fewer than two.
+        DataError: labels that are not among the names given.
+    """
+    found = set(labels)
+    if given is None:
+        return sorted(found)
+    if others := [name for name in given if not isinstance(name, str)]:
+        raise ConfigError(
+            f"Expected `classes` to be names as text but got {others}: without quotes YAML reads "
+            'numbers, and yes and no as truth values. Quote them: data.classes=\'["0", "yes"]\'.'
+        )
+    names = [str(name).strip() for name in given]
+    if len(names) < 2 or not all(names) or len(set(names)) != len(names):
+        raise ConfigError(
+            f"Expected `classes` to be two or more distinct names but got {list(given)}."
+        )
+    if strangers := sorted(found - set(names)):
+        raise DataError(
+            f"Expected labels among the `classes` {names} in {where} but got {strangers[:5]}. "
+            "Add them to `classes`, or correct the labels."
+        )
+    return names
+
+
+def is_flat(folder: Path, classes: Sequence[object], others: Iterable[str]) -> bool:
+    """Tell whether no folder in `folder` is named as a class or as one of `others`.
+
+    Then its images have no label, however they lie.
+    """
+    names = {*classes, *others}
+    return not any(path.name in names for path in folder.iterdir() if path.is_dir())
+
+
+def outside_runs(folder: Path, ids: Iterable[str]) -> list[str]:
+    """Return the ids whose files do not lie in the folder of a run, which has pictures too."""
+    runs = {path.parent for path in folder.rglob(_LEDGER)}
+    return [id_ for id_ in ids if not runs & set((folder / id_).parents)]
+
+
+def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
+    """Return the file of a sample, None where it has none of its own.
+
+    root: where ids may be paths from.
+    """
+    source, place = origin(dataset, index)
+    pairs = getattr(source, "pairs", None)
+    if pairs is not None:
+        image: Path = pairs[place].image
+        return image
+    path = root / dataset.ids[index] if root is not None else None
+    return path if path is not None and path.is_file() else None
+
+
+def wants_people(dataset: Dataset) -> bool:
+    """Tell whether some sample has no label, so that people must be asked for it."""
+    if not len(dataset) or getattr(origin(dataset, 0)[0], "labels", None) is None:
+        return False
+    return bool((labels_of(dataset) == UNKNOWN).any())

@@ -1,0 +1,91 @@
+"""A run whose labels people give, in sittings: each takes their answers in and asks for more.
+
+sitting = sit(experiment, question)        # reads to-label.csv, goes on, writes the next one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from upslope.experiment.answers import AnswerCounts
+from upslope.experiment.run import Experiment
+from upslope.experiment.sheet import Answers, Question, read_sheet, write_sheet
+from upslope.ledger.status import SHEET
+from upslope.tasks.answers import class_answer, class_label
+from upslope.tasks.base import TakesAnswers
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What one sitting did. counts: answers read from the sheet; own: labels that the data set
+    itself had; waiting: ids that people are asked for now; sheet: where."""
+
+    counts: AnswerCounts
+    own: int
+    waiting: tuple[str, ...]
+    sheet: Path
+
+
+def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sitting:
+    """Record what people answered, go on as far as that allows, and ask for what comes next.
+
+    Labels that the data set itself has are taken from it: masks that were drawn meanwhile too.
+    question: makes the line of the sheet for an id and the reason for which it is asked.
+
+    Raises:
+        DataError: a sheet with answers that cannot be taken: nothing of it is recorded.
+        UpslopeError: as `Experiment.ask`.
+    """
+    sheet = experiment.path / SHEET
+    answers = _read(experiment, sheet) if sheet.is_file() else Answers()
+    counts = experiment.answer(answers.labels, answers.passed)
+    own = 0
+    while True:
+        known = experiment.own_labels()
+        experiment.tell(known)
+        own += len(known)
+        waiting = experiment.ask()
+        if not experiment.own_labels():
+            break
+    if waiting and set(waiting) != set(answers.ids):
+        why = reasons(experiment)
+        write_sheet(sheet, [question(id_, why[id_]) for id_ in waiting])
+    if not waiting:  # all that it holds is recorded
+        sheet.unlink(missing_ok=True)
+    return Sitting(counts, own, waiting, sheet)
+
+
+def reasons(experiment: Experiment) -> dict[str, str]:
+    """Why each id that waits is asked: which strategy chose it, at which rank and score."""
+    state = experiment.state
+    if state.cycle == 0:
+        start = experiment.settings.start
+        name = start if isinstance(start, str) else str(start["name"])
+        how = "at random" if name == "random" else name
+        asked = dict.fromkeys(state.initial, f"initial set, {how}")
+    else:
+        last = state.cycles[-1]
+        asked = {
+            id_: f"{experiment.strategy.name}, rank {rank} of {len(last.asked)}"
+            + (f", score {last.scores[rank - 1]:.4g}" if last.scores else "")
+            for rank, id_ in enumerate(last.asked, 1)
+        }
+    return {id_: asked.get(id_, "its answer was taken back") for id_ in state.pending}
+
+
+def _read(experiment: Experiment, sheet: Path) -> Answers:
+    task, pool, state = experiment.task, experiment.splits.pool, experiment.state
+
+    def read(text: str) -> object:
+        if isinstance(task, TakesAnswers):
+            answer = task.read_answer(text, pool.classes)
+            task.label(answer, pool.classes)  # raises DataError where it is no label
+        else:
+            answer = class_answer(text, pool.classes)
+            class_label(answer, pool.classes)
+        return answer
+
+    ids = {*state.pending, *state.labels, *state.passed}
+    return read_sheet(sheet, ids, pool.classes, read)

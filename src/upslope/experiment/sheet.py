@@ -1,0 +1,172 @@
+"""`to-label.csv`: what people are asked, and where they write their answers.
+
+    id, path, label, why
+
+One line for each sample that waits. People fill in `label` with any program that edits CSV files:
+a class by its name, names of labels or numbers with semicolons between, `skip` or `skip: reason`.
+An empty cell is an answer still to come. A line for a sample labelled before corrects its answer.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from upslope.errors import DataError
+from upslope.files import write_atomically
+
+SKIP = "skip"
+COLUMNS = ("id", "path", "label", "why")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of the sheet. path: of the sample's file, empty where it has none; why: who asks
+    for it. content: columns of the data set that people need to see, by name."""
+
+    id: str
+    path: str = ""
+    why: str = ""
+    content: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a sheet says. ids: of all its lines, in order. labels: id -> answer, as `tell` takes
+    it. passed: id -> reason."""
+
+    ids: tuple[str, ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    passed: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_sheet(path: Path, questions: Sequence[Question]) -> None:
+    """Write the sheet, whole or not at all; the column `path` only where some sample has one.
+
+    A cell that a spreadsheet would take for a formula gets an apostrophe in front, which reading
+    takes off again.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    content = list(dict.fromkeys(name for q in questions for name in q.content))
+    columns = [c for c in COLUMNS if c != "path" or any(q.path for q in questions)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*columns, *(_safe(name) for name in content)])
+    for q in questions:
+        cells = {"id": q.id, "path": q.path, "label": "", "why": q.why}
+        row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
+        writer.writerow([_safe(cell) for cell in row])
+    text = buffer.getvalue()
+    write_atomically(path, lambda temporary: _write(temporary, text))
+
+
+def read_sheet(
+    path: Path,
+    ids: Collection[str],
+    classes: Sequence[str],
+    read: Callable[[str], Any],
+) -> Answers:
+    """Return the answers in a sheet.
+
+    ids: those that an answer can be for. read: makes an answer of a cell, or raises DataError.
+
+    Raises:
+        DataError: no sheet, or lines that cannot be taken: all are named by their line, and
+            nothing is to be recorded.
+    """
+    rows = list(_rows(path))
+    by_cell = {id_: id_ for id_ in ids} | {_safe(id_): id_ for id_ in ids}
+    labels: dict[str, Any] = {}
+    passed: dict[str, str] = {}
+    cells: dict[str, str] = {}
+    known: list[str] = []
+    problems: list[str] = []
+    for line, row in rows:
+        cell = (row.get("id") or "").strip() if row.get("id") not in by_cell else row["id"]
+        text = _plain((row.get("label") or "").strip())
+        id_ = by_cell.get(cell)
+        if id_ is None:
+            problems.append(
+                f"line {line}: expected the id of a sample that was asked but got {cell!r}"
+            )
+            continue
+        known.append(id_)
+        if cells.setdefault(id_, text) != text:
+            problems.append(f"line {line}: {id_!r} is there before, with the label {cells[id_]!r}")
+        elif (reason := _reason(text, classes)) is not None:
+            passed[id_] = reason
+        elif text:
+            try:
+                labels[id_] = read(text)
+            except DataError as error:
+                problems.append(f"line {line}, {id_!r}: {error}")
+    if problems:
+        more = f"\n... and {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+        raise DataError(
+            f"Expected every line of {path} to hold an answer or none but:\n"
+            + "\n".join(problems[:_SHOWN])
+            + more
+            + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
+            "and it was left as it is."
+        )
+    return Answers(tuple(known), labels, passed)
+
+
+def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:
+    """(line, cells by column) of each line that is not empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"Expected {path} to be a CSV file in UTF-8 but: {error}. Save it again as CSV UTF-8; "
+            "or remove it, and the same command writes it anew."
+        ) from error
+    first = text.partition("\n")[0]
+    delimiter = next((d for d in ",;\t" if {"id", "label"} <= _header(first, d)), None)
+    if delimiter is None:
+        raise DataError(
+            f"Expected the columns id and label in the first line of {path} but got "
+            f"{first.strip()!r}. Restore it; or remove the file, and the same command writes it "
+            "anew."
+        )
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+    for row in reader:
+        if any(isinstance(cell, str) and cell.strip() for cell in row.values()):
+            yield reader.line_num, row
+
+
+def _header(line: str, delimiter: str) -> set[str]:
+    return {cell.strip().lower() for cell in next(csv.reader([line], delimiter=delimiter), [])}
+
+
+def _reason(text: str, classes: Sequence[str]) -> str | None:
+    """The reason after `skip:`, empty after `skip`; None where a cell is no such word.
+
+    Where a class is called skip, the word alone means the class.
+    """
+    word, colon, reason = text.partition(":")
+    if word.strip().lower() != SKIP or (text in classes) or (not colon and SKIP in classes):
+        return None
+    return reason.strip()
+
+
+def _safe(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def _plain(cell: str) -> str:
+    """The cell without the apostrophe that `_safe` put in front."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
