@@ -10,6 +10,7 @@ import typer
 from upslope import __version__
 from upslope.cli.console import told
 from upslope.cli.reproduce import reproduce
+from upslope.cli.score import predict, score
 from upslope.cli.status import status
 
 app = typer.Typer(
@@ -139,67 +140,6 @@ def compare(
 
 
 @app.command()
-def score(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Weights: .safetensors, or .pt/.pth of a state_dict.")
-    ],
-    config: Config = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="File to write, .parquet or .csv.")
-    ] = Path("scores.parquet"),
-    scores: Annotated[
-        str, typer.Option(help="Strategies whose scores to compute, with commas between.")
-    ] = "entropy-gradnorm",
-    device: Device = None,
-    sets: Sets = None,
-    skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="Leave out samples that cannot be read.")
-    ] = False,
-) -> None:
-    """Score every sample of a pool with a trained model: ids and scores to a file.
-
-    Data set and network are those of the configuration; the network may be a function of yours,
-    model.name=package.module:function. A higher score is more worth a label. Of data.name=folder
-    every image is scored, at any depth, with or without a label.
-
-    [bold]Examples[/bold]
-
-      upslope score model.pt my.yaml --scores entropy-gradnorm,egl --out scores.parquet
-
-      upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
-    """
-    from upslope.cli.console import out as console
-    from upslope.display import watching
-
-    with told():
-        from upslope.config import load, scorers, trained
-        from upslope.scoring import score_to_file
-
-        skip = "skip" if skip_corrupt else None
-        overrides = {"device": device, "experiment.on_corrupt": skip}
-        settings = load(config, sets=sets or (), overrides=overrides)
-        chosen = scorers(scores)
-        with watching(1) as observer:
-            ready = trained(settings, checkpoint, observer)
-        with watching(1) as observer:
-            written = score_to_file(
-                out,
-                chosen,
-                model=ready.model,
-                task=ready.task,
-                dataset=ready.pool,
-                device=ready.device,
-                batch_size=settings.experiment.score_batch,
-                on_corrupt=settings.experiment.on_corrupt,
-                observer=observer,
-            )
-        console.print(f"{written.scored:,} samples scored: {out}", markup=False)
-        if written.skipped:
-            names = ", ".join(written.skipped[:5])
-            console.print(f"{len(written.skipped)} could not be read: {names}", markup=False)
-
-
-@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or above them.")],
     out: Out = None,
@@ -243,6 +183,8 @@ def list_(
 
 app.command()(status)
 app.command()(reproduce)
+app.command()(score)
+app.command()(predict)
 
 
 def _compare(
@@ -262,7 +204,7 @@ def _compare(
     with told(Resume):
         from upslope import report as reports
         from upslope.comparison import compare
-        from upslope.config import assemble, estimate, fitting, load, plan, to_plan
+        from upslope.config import assemble, data_place, estimate, fitting, load, plan, to_plan
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
@@ -296,6 +238,7 @@ def _compare(
                 training=config.training,
                 full_data_seeds=config.seeds[: config.full_data],
                 config=config.protocol(),
+                root=data_place(config),
                 device=config.device,
                 workers=config.workers,
                 observer=observer,

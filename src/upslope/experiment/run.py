@@ -23,8 +23,8 @@ from torch import nn
 
 from upslope.batches import resolve_device
 from upslope.datasets.base import Splits
-from upslope.display import watching_unless_observed
 from upslope.datasets.readable import first_readable
+from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
 from upslope.experiment.changes import Opening, first_size, with_statistics
@@ -53,7 +53,8 @@ class Experiment:
     on with under the same settings, but `cycles` and `budget` may be larger than before, and the
     pool may have more samples: `changes` says what this opening changed. observer: is told of
     progress; without one, it is shown in a terminal or a notebook, unless `progress` is False.
-    shared: a folder where runs of one seed share their first model. stop: a request to stop that
+    shared: a folder where runs of one seed share their first model. root: where the data lie, for
+    those who use the trained network; recorded when the run begins, and never compared. stop: a request to stop that
     somebody else owns; otherwise Ctrl-C and SIGTERM make one.
 
     The test set may be empty: then no figures on it are recorded, and those on the labelled set
@@ -82,6 +83,7 @@ class Experiment:
         observer: Observer | None = None,
         progress: bool = True,
         shared: Path | None = None,
+        root: str | None = None,
         stop: Stop | None = None,
     ) -> None:
         self.path = Path(path)
@@ -139,6 +141,7 @@ class Experiment:
                 "std": list(getattr(task, "std", ())),
                 "pool": len(pool),
                 "test": len(splits.test),
+                "root": root,
             },
             reconcile=opening.reconcile,
         )
