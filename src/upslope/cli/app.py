@@ -21,16 +21,30 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Choose which unlabelled samples are worth a label, by the norm of their loss gradient."
     "\n\n[bold]Start here[/bold]\n\n"
-    "  upslope compare                  the demonstration on handwritten digits\n\n"
-    "  upslope compare configs/fashion-mnist.yaml --dry-run\n\n"
-    "  upslope score model.pt my.yaml --out scores.parquet\n\n"
-    "  upslope reproduce all            the paper's tables and figures, in a minute\n\n"
-    "  upslope list strategies",
+    "  upslope compare digits --seeds 2            strategies on handwritten digits\n\n"
+    "  upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\\[cat,dog]'\n\n"
+    "                                              photographs that people label\n\n"
+    "  upslope status runs/photos                  where a run stands\n\n"
+    "  upslope predict runs/digits/margin/seed-0   classes and probabilities\n\n"
+    "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
+    "  upslope list                                strategies; list configs, list egl\n\n"
+    "[bold]How it works[/bold]\n\n"
+    "A configuration says data, network, strategies and training: a YAML file of yours, or the name "
+    "of one that ships (`upslope list configs`). Without one it is handwritten digits. "
+    "--set changes single values. --dry-run says what a run would cost. Everything is "
+    "recorded in the folder --out; the same command goes on where it stopped.\n\n"
+    "[bold]Exit codes[/bold]\n\n"
+    "0 done · 1 a fault of Upslope's · 2 command line or configuration · 3 data · 4 network or "
+    "checkpoint · 5 selection · 6 folder of a run · 7 waits for labels that people give · "
+    "130 stopped by Ctrl-C",
 )
 
 Config = Annotated[
     Path | None,
-    typer.Argument(help="YAML configuration, see configs/. Without one: handwritten digits."),
+    typer.Argument(
+        metavar="[CONFIG]",
+        help="YAML file, or a name of `upslope list configs`. Without one: handwritten digits.",
+    ),
 ]
 Workers = Annotated[
     int | None, typer.Option(help="Processes, each with one seed at a time; default 1.")
@@ -82,7 +96,7 @@ def run(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run one strategy: train, score, ask, label, again.
+    r"""Run one strategy: train, score, ask, label, again.
 
     Everything is recorded step by step in the folder given by --out. After Ctrl-C or a crash,
     the same command goes on where it stopped, and with a larger experiment.cycles, further.
@@ -92,11 +106,11 @@ def run(
 
     [bold]Examples[/bold]
 
-      upslope run -s data.name=folder -s data.root=photos -s 'data.classes=[cat,dog]' -o runs/photos
+      upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\[cat,dog]' -o runs/p
 
       upslope run --strategy egl --seeds [0]
 
-      upslope run configs/fashion-mnist.yaml --strategy entropy-gradnorm --out runs/fashion
+      upslope run fashion-mnist --strategy entropy-gradnorm --out runs/fashion
 
       upslope run -s training.epochs=5 -s experiment.candidates=all
     """
@@ -129,14 +143,19 @@ def compare(
 
       upslope compare --strategies random,margin,entropy-gradnorm,egl --seeds 5
 
-      upslope compare configs/cifar10-small.yaml --seeds 3 --full-data 1
+      upslope compare cifar10-small --seeds 3 --full-data 1
 
-      upslope compare configs/cifar10-paper.yaml --device cuda --dry-run
+      upslope compare cifar10-paper --device cuda --dry-run
     """
     overrides = {
         "strategies": strategies, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
     _compare(config, sets, seeds, overrides, out, dry_run)
+
+
+app.command()(status)
+app.command()(score)
+app.command()(predict)
 
 
 @app.command()
@@ -168,23 +187,31 @@ def report(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="strategies, signals, models, datasets or tasks.")
+        str,
+        typer.Argument(
+            metavar="[WHAT|NAME]",
+            help="strategies, datasets, models, tasks, signals or configs; or an entry, such as "
+            "margin, to see it in full.",
+        ),
     ] = "strategies",
 ) -> None:
-    """List what there is to choose from, with references, costs and options.
+    """List what there is to choose from, or one entry in full: options, costs, references.
 
-    [bold]Example[/bold]: upslope list models
+    [bold]Examples[/bold]
+
+      upslope list models
+
+      upslope list configs
+
+      upslope list entropy-gradnorm
     """
-    from upslope.cli.show import show_list
+    from upslope.cli.listing import show_list
 
     with told():
         show_list(what)
 
 
-app.command()(status)
 app.command()(reproduce)
-app.command()(score)
-app.command()(predict)
 
 
 def _compare(

@@ -73,7 +73,7 @@ def score(
 
         chosen = scorers(scores)
 
-        def write(ready: Any, **options: Any) -> ScoreReport:
+        def write(_: Any, **options: Any) -> ScoreReport:
             return score_to_file(out, chosen, **options)
 
         _write(network, config, out, device, sets, skip_corrupt, "scored", write)

@@ -44,11 +44,11 @@ __all__ = [
     "find_source",
     "fitting",
     "load",
-    "shipped",
     "outlined",
     "parse",
     "plan",
     "scorers",
+    "shipped",
     "to_plan",
     "trained",
 ]

@@ -77,7 +77,9 @@ def find_source(
     run = read_run(folder)
     checkpoint = _last_model(run) if path.is_dir() else path
     _check_recorded(run, checkpoint)
-    document = {key: dict(run.config[key]) for key in ("data", "model", "task") if key in run.config}
+    document = {
+        key: dict(run.config[key]) for key in ("data", "model", "task") if key in run.config
+    }
     if len(document) < 3:
         return Source(checkpoint, _without_record(path, config, sets, overrides), run)
     if config is not None:

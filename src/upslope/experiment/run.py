@@ -54,8 +54,8 @@ class Experiment:
     pool may have more samples: `changes` says what this opening changed. observer: is told of
     progress; without one, it is shown in a terminal or a notebook, unless `progress` is False.
     shared: a folder where runs of one seed share their first model. root: where the data lie, for
-    those who use the trained network; recorded when the run begins, and never compared. stop: a request to stop that
-    somebody else owns; otherwise Ctrl-C and SIGTERM make one.
+    those who use the trained network; recorded when the run begins, and never compared. stop:
+    a request to stop that somebody else owns; otherwise Ctrl-C and SIGTERM make one.
 
     The test set may be empty: then no figures on it are recorded, and those on the labelled set
     alone tell how a cycle went.

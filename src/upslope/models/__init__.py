@@ -51,7 +51,6 @@ TABLE: Mapping[str, Callable[..., nn.Module]] = {
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
 
 
-
 def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options: Any) -> nn.Module:
     """A fresh network; its weights come from torch's global generator.
 
@@ -96,4 +95,3 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def describe() -> list[tables.Description]:
     """Every model: its name, one line about it, and its options with defaults and help."""
     return [tables.describe(name, factory, own.GIVEN) for name, factory in TABLE.items()]
-

@@ -29,7 +29,7 @@ def lazy_layers(model: nn.Module) -> list[str]:
 
 
 def initialise(model: nn.Module, *samples: Tensor) -> nn.Module:
-    """Run the first of `samples`, prepared batches, that the network takes; without lazy layers none.
+    """Run the first of `samples`, prepared batches, that the network takes; none if none is lazy.
 
     The mode of every module is as before afterwards.
 
@@ -64,7 +64,7 @@ def initialise(model: nn.Module, *samples: Tensor) -> nn.Module:
 
 
 def initialise_by_shape(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
-    """Initialise lazy layers with a batch of two zeros: numbers, or else integers, as tokens are."""
+    """Initialise lazy layers with a batch of zeros: numbers, or else integers, as tokens are."""
     if not lazy_layers(model):
         return model
     shape = (2, *input_shape)

@@ -15,9 +15,9 @@ AUTO_EPOCHS = 20
 """Fewest passes over the labelled set with `epochs="auto"`."""
 
 AUTO_STEPS = 400
-"""Fewest optimiser steps with `epochs="auto"`. With 100 labels, the small networks reach 98% and
-more of their training set in 200 steps and all of it in 400, digits and Fashion-MNIST alike
-(`tests/test_training.py` holds it for digits); their accuracy on the test set still rises between."""
+"""Fewest optimiser steps with `epochs="auto"`. With 100 labels, `cnn-small` reaches 98% and more of
+its training set in 200 steps and all of it in 400, on digits and on Fashion-MNIST; accuracy on the
+test set still rises between. `tests/test_training.py` holds it for digits."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class TrainingSettings(Options):
     The defaults suit small networks on a CPU. Few labels make few batches, and a network that has
     taken twenty steps has fitted nothing; batch normalisation has not even met its statistics.
     So `epochs` is "auto" unless given: `AUTO_EPOCHS` passes, or as many as make `AUTO_STEPS`
-    steps where the labelled set is small. A number is taken as it is. The protocol of the paper (A.8, CIFAR-10) is
+    steps where the labelled set is small. A number is taken as it is.
+
+    The protocol of the paper (A.8, CIFAR-10) is
     `epochs=200, batch_size=128, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4,
     schedule="milestones", milestones=(160,), gamma=0.1`.
 
