@@ -29,8 +29,8 @@ app = typer.Typer(
     "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
     "  upslope list                                strategies; list configs, list egl\n\n"
     "[bold]How it works[/bold]\n\n"
-    "A configuration says data, network, strategies and training: a YAML file of yours, or the name "
-    "of one that ships (`upslope list configs`). Without one it is handwritten digits. "
+    "A configuration says data, network, strategies and training: a YAML file of yours, or the "
+    "name of one that ships (`upslope list configs`). Without one it is handwritten digits. "
     "--set changes single values. --dry-run says what a run would cost. Everything is "
     "recorded in the folder --out; the same command goes on where it stopped.\n\n"
     "[bold]Exit codes[/bold]\n\n"
@@ -165,9 +165,13 @@ def report(
     reference: Annotated[
         str | None, typer.Option(help="Compare the others with this strategy; random by default.")
     ] = None,
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "Learning curves",
+    title: Annotated[
+        str | None, typer.Option(help="Title of the page; by default the one it had.")
+    ] = None,
 ) -> None:
     """Make the table, the curves and the HTML page again from runs, finished or not.
+
+    Title, order and colours stay as they were in the report that `compare` left beside the runs.
 
     [bold]Examples[/bold]
 
@@ -180,8 +184,10 @@ def report(
     with told():
         from upslope import report as reports
 
-        summary = reports.summarise(reports.collect(runs), reference)
-        show_report(summary, reports.write(summary, out or runs[0] / "report", title))
+        folder = out or runs[0] / "report"
+        look = reports.read_look(folder, *(run / "report" for run in runs))
+        summary = reports.summarise(reports.collect(runs), reference, look)
+        show_report(summary, reports.write(summary, folder, title))
 
 
 @app.command("list")
@@ -271,5 +277,6 @@ def _compare(
                 observer=observer,
             )
         runs = [run for results in result.runs.values() for run in results]
-        summary = reports.summarise(reports.study_of([*runs, *result.full_data]))
+        look = reports.read_look(folder / "report")
+        summary = reports.summarise(reports.study_of([*runs, *result.full_data]), look=look)
         show_report(summary, reports.write(summary, folder / "report", f"Upslope: {name}"))
