@@ -254,3 +254,8 @@ def test_a_corner_is_measured_where_a_sample_is_much_work(monkeypatch: pytest.Mo
         costs.measured
         == "10 steps of batch 2 of 3x45x60 on cpu, scaled by floating-point operations"
     )
+
+
+def test_the_root_stays_where_the_name_comes_after_it() -> None:
+    config = load(sets=["data.root=photos", "data.name=folder", "data.size=8"])
+    assert (config.root, config.data.name, config.data.options) == ("photos", "folder", {"size": 8})

@@ -63,6 +63,49 @@ def test_state_is_the_fold_of_the_events() -> None:
     assert record.skipped == ("x",)
 
 
+PEOPLE = [
+    Event("pool", 0, {"added": 0, "removed": 0, "config": {}, "before": {}, "ids": ""}),
+    Event("asked", 0, {"ids": ["a", "b", "c"]}),
+    Event("passed", 0, {"ids": {"b": "torn", "c": ""}}),
+    Event("taken_back", 0, {"labels": {}, "passed": {"c": ""}}),
+    Event("asked_instead", 0, {"ids": ["d"], "instead_of": ["b"], "scores": None, "seconds": 0.1}),
+    Event("labelled", 0, {"labels": {"a": 0, "c": [0, 1], "d": 1}}),
+    Event("corrected", 0, {"labels": {"a": 1}, "before": {"a": 0}}),
+    Event("taken_back", 0, {"labels": {"d": 1}, "passed": {"b": "torn"}}),
+    Event("extended", 1, {"config": {"experiment.cycles": 5}, "before": {"experiment.cycles": 2}}),
+]
+
+
+def test_what_people_do_adds_up() -> None:
+    state = fold(PEOPLE)
+    assert state.labels == {"a": 1, "c": [0, 1]}
+    assert state.pending == ("d",)
+    assert (state.passed, state.owed) == ({}, ())
+    assert state.initial == ("a", "b", "c", "d")
+    assert state.config({"experiment": {"cycles": 2, "lr": 1}}) == {
+        "experiment": {"cycles": 5, "lr": 1}
+    }
+    for cut in range(len(PEOPLE) + 1):
+        assert fold(PEOPLE[cut:], fold(PEOPLE[:cut])) == state
+
+
+@pytest.mark.parametrize(
+    ("before", "event"),
+    [
+        (2, Event("trained", 0, TRAINED)),
+        (3, Event("passed", 0, {"ids": {"b": ""}})),
+        (3, Event("trained", 0, TRAINED)),
+        (3, Event("corrected", 0, {"labels": {"a": 1}, "before": {}})),
+        (4, Event("asked_instead", 0, {"ids": ["x"], "instead_of": ["c"], "seconds": 0.0})),
+        (6, Event("taken_back", 0, {"labels": {"x": 1}, "passed": {}})),
+        (6, Event("taken_back", 0, {"labels": {}, "passed": {"a": ""}})),
+    ],
+)
+def test_what_people_cannot_do_is_refused(before: int, event: Event) -> None:
+    with pytest.raises(ValueError):
+        fold([event], fold(PEOPLE[:before]))
+
+
 def test_the_fold_may_be_taken_in_any_pieces() -> None:
     for cut in range(len(EVENTS) + 1):
         assert fold(EVENTS[cut:], fold(EVENTS[:cut])) == fold(EVENTS)

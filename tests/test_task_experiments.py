@@ -37,8 +37,8 @@ def finish(document, folder):
     ) as run:
         asked = run.ask()
         if job.splits.pool.targets([0]).ndim > 1:
-            with pytest.raises(DataError, match=rf"None for '{asked[0]}', whose target of shape"):
-                run.tell({asked[0]: 0})
+            with pytest.raises(DataError, match=rf"'{asked[0]}': Expected .* but got 'left'"):
+                run.tell({asked[0]: "left"})
         run.tell(dict.fromkeys(asked))
         result = run.run()
     assert result.cycles[-1].n_labelled > len(asked)

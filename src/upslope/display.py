@@ -181,9 +181,12 @@ class _Rate(ProgressColumn):
 def about(progress: Progress) -> str:
     """`margin/seed-0  cycle 3 of 7  280 labels  accuracy 91.2%`."""
     cycle = f"cycle {progress.cycle + 1} of {progress.cycles}"
-    figures = _figures(progress.metrics, "") or _figures(progress.train, "training ")
+    train = _figures(progress.train, "training ")
+    figures = _figures(progress.metrics, "")
     if not progress.fitted:
-        figures += [f"not fitted: {', '.join(_figures(progress.train, 'training '))}"]
+        figures.append(f"not fitted: {', '.join(train)}")
+    elif not figures:
+        figures = train
     return "  ".join([progress.run, cycle, f"{progress.labelled} labels", *figures]).strip()
 
 

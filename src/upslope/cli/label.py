@@ -181,16 +181,21 @@ def same_command() -> str:
 
 
 def _question(config: Config, job: Job) -> Callable[[str, str], Question]:
-    from upslope.datasets import root_of, sample_file
+    """Makes the row of the sheet for an id and the reason for which it is asked."""
+    from upslope.datasets import root_of, row_contents, sample_file
     from upslope.experiment.sheet import Question
 
     root = root_of(config.data.name, config.root)
     pool = job.splits.pool
+    contents: dict[str, dict[str, str]] = {}
+    if root is not None and config.data.name in ("table", "text"):
+        contents = row_contents(root, config.data.options)
     position = {id_: i for i, id_ in enumerate(pool.ids)}
 
     def question(id_: str, why: str) -> Question:
         file = sample_file(pool, position[id_], root)
-        return Question(id_, str(file.absolute()) if file else "", why)
+        path = str(file.absolute()) if file else ""
+        return Question(id_, path, why, contents.get(id_, {}))
 
     return question
 

@@ -102,7 +102,8 @@ def _yaml(text: str, where: str) -> Any:
 def _assign(document: dict[str, Any], key: str, value: Any) -> None:
     """`document["a"]["b"] = value` for `a.b`; a section given as a name becomes a mapping.
 
-    A new name drops the options of the old one: they were its own.
+    A new name drops the options of the old one: they were its own. `root` says where files lie,
+    whatever reads them, and stays.
     """
     *parents, last = key.split(".")
     here = document
@@ -113,5 +114,7 @@ def _assign(document: dict[str, Any], key: str, value: Any) -> None:
         here[parent] = below
         here = below
     if parents and last == "name" and here.get("name") != value:
+        root = {k: v for k, v in here.items() if k == "root"}
         here.clear()
+        here.update(root)
     here[last] = value

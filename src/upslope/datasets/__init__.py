@@ -43,7 +43,7 @@ from upslope.datasets.published import outline
 from upslope.datasets.shape import COMMON, limited, shape
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
-from upslope.datasets.unlabelled import sample_file, wants_people
+from upslope.datasets.unlabelled import row_contents, sample_file, wants_people
 from upslope.progress import Observer, silent
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "load_to_score",
     "overview",
     "root_of",
+    "row_contents",
     "sample_file",
     "statistics",
     "wants_people",

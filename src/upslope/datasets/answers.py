@@ -23,13 +23,11 @@ from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.rows import Rows
 from upslope.datasets.subset import Subset
-from upslope.datasets.unlabelled import NoTestSet, class_names
+from upslope.datasets.unlabelled import USUAL, NoTestSet, class_names
 from upslope.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-USUAL = ("label", "class", "target")
 
 Kind = Annotated[
     Literal["class", "labels", "numbers"],

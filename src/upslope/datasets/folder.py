@@ -80,7 +80,7 @@ def load(
     folder = needed_root(root, "folder", "your own images")
     if manifest:
         entries = _manifest(folder, manifest)
-    elif classes and is_flat(folder, classes, (*UNLABELLED, *SPLITS)):
+    elif classes is not None and is_flat(folder, classes, (*UNLABELLED, *SPLITS)):
         entries = [(id_, "", "") for id_ in outside_runs(folder, _images(folder, folder))]
     else:
         entries = by_class(folder)
@@ -220,7 +220,8 @@ def _class_folders(root: Path, folder: Path, split: str) -> Iterable[Entry]:
     if loose is not None:
         raise DataError(
             f"Expected images in one folder a class under {folder} but {loose.name} lies beside "
-            f"them. Move images without a label to {folder / UNLABELLED[0]}."
+            f"them. Move images without a label to {folder / UNLABELLED[0]}; where none has one, "
+            "name the classes: data.classes=[cat,dog]."
         )
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
         label = "" if path.name in UNLABELLED else path.name

@@ -6,14 +6,15 @@ may have no label at all, and where none can be set apart to test on, the test s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
+from upslope.datasets.rows import read_rows
 from upslope.datasets.subset import Subset, labels_of, origin
 from upslope.errors import ConfigError, DataError
 
@@ -22,6 +23,10 @@ ClassNames = Annotated[
     Field(description="names of the classes, where labels do not name them all: [cat, dog]"),
 ]
 
+USUAL = ("label", "class", "target")
+"""Columns of targets, where no option names others."""
+
+_READING = ("encoding", "delimiter", "decimal")  # options of how text is read, where there are any
 _LEDGER = "ledger.sqlite"  # lies in the folder of a run, which also holds pictures
 
 
@@ -96,3 +101,25 @@ def wants_people(dataset: Dataset) -> bool:
     if not len(dataset) or getattr(origin(dataset, 0)[0], "labels", None) is None:
         return False
     return bool((labels_of(dataset) == UNKNOWN).any())
+
+
+def row_contents(root: Path, options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return what people need to see of each row of a table: id -> its cells by column.
+
+    root: the file or folder. options: those of the reader that read it. The ids, the split and the
+    targets are left out.
+
+    Raises:
+        DataError: as the reader does.
+    """
+    reading = {key: options[key] for key in _READING if key in options}
+    rows = read_rows(root, options.get("id"), **reading)
+    target = options.get("target")
+    hidden = rows.used | set(USUAL if target is None else map(str.strip, target.split(",")))
+    names = [name for name in rows.table.column_names if name not in hidden]
+    columns = [rows.table.column(name).to_pylist() for name in names]
+    cells = zip(*columns, strict=True) if columns else ((),) * len(rows.ids)
+    return {
+        id_: {n: "" if cell is None else str(cell) for n, cell in zip(names, row, strict=True)}
+        for id_, row in zip(rows.ids, cells, strict=True)
+    }

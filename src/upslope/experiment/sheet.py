@@ -49,8 +49,8 @@ class Answers:
 def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     """Write the sheet, whole or not at all; the column `path` only where some sample has one.
 
-    A cell that a spreadsheet would take for a formula gets an apostrophe in front, which reading
-    takes off again.
+    The columns of the data set, where it has some, come last. A cell that a spreadsheet would take
+    for a formula gets an apostrophe in front, which reading takes off again.
 
     Raises:
         RunError: the disk is full or cannot be written.
@@ -59,7 +59,9 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     columns = [c for c in COLUMNS if c != "path" or any(q.path for q in questions)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*columns, *(_safe(name) for name in content)])
+    # A column of the data set must not be taken for one of the sheet.
+    shown = [f"data {name}" if name.strip().lower() in COLUMNS else name for name in content]
+    writer.writerow([*columns, *(_safe(name) for name in shown)])
     for q in questions:
         cells = {"id": q.id, "path": q.path, "label": "", "why": q.why}
         row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
@@ -79,7 +81,7 @@ def read_sheet(
     ids: those that an answer can be for. read: makes an answer of a cell, or raises DataError.
 
     Raises:
-        DataError: no sheet, or lines that cannot be taken: all are named by their line, and
+        DataError: no sheet, or rows that cannot be taken: all are named by their number, and
             nothing is to be recorded.
     """
     rows = list(_rows(path))
@@ -89,29 +91,30 @@ def read_sheet(
     cells: dict[str, str] = {}
     known: list[str] = []
     problems: list[str] = []
-    for line, row in rows:
+    for number, row in rows:
         cell = (row.get("id") or "").strip() if row.get("id") not in by_cell else row["id"]
         text = _plain((row.get("label") or "").strip())
         id_ = by_cell.get(cell)
         if id_ is None:
             problems.append(
-                f"line {line}: expected the id of a sample that was asked but got {cell!r}"
+                f"row {number}: expected the id of a sample that was asked but got {cell!r}"
+                f"{_changed(cell, ids)}"
             )
             continue
         known.append(id_)
         if cells.setdefault(id_, text) != text:
-            problems.append(f"line {line}: {id_!r} is there before, with the label {cells[id_]!r}")
+            problems.append(f"row {number}: {id_!r} is there before, with the label {cells[id_]!r}")
         elif (reason := _reason(text, classes)) is not None:
             passed[id_] = reason
         elif text:
             try:
                 labels[id_] = read(text)
             except DataError as error:
-                problems.append(f"line {line}, {id_!r}: {error}")
+                problems.append(f"row {number}, {id_!r}: {error}")
     if problems:
         more = f"\n... and {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
         raise DataError(
-            f"Expected every line of {path} to hold an answer or none but:\n"
+            f"Expected every row of {path} to hold an answer or none but:\n"
             + "\n".join(problems[:_SHOWN])
             + more
             + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
@@ -121,7 +124,7 @@ def read_sheet(
 
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:
-    """(line, cells by column) of each line that is not empty."""
+    """(number, cells by column) of each row that is not empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -137,11 +140,11 @@ def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:
             f"{first.strip()!r}. Restore it; or remove the file, and the same command writes it "
             "anew."
         )
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-    for row in reader:
-        if any(isinstance(cell, str) and cell.strip() for cell in row.values()):
-            yield reader.line_num, row
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = [name.strip().lower() for name in next(reader)]
+    for number, cells in enumerate(reader, 2):  # as spreadsheets number them
+        if any(cell.strip() for cell in cells):
+            yield number, dict(zip(names, cells, strict=False))
 
 
 def _header(line: str, delimiter: str) -> set[str]:
@@ -157,6 +160,15 @@ def _reason(text: str, classes: Sequence[str]) -> str | None:
     if word.strip().lower() != SKIP or (text in classes) or (not colon and SKIP in classes):
         return None
     return reason.strip()
+
+
+def _changed(cell: str, ids: Collection[str]) -> str:
+    """Which id a spreadsheet may have made this cell of, as 12 of 0012."""
+    bare = cell.lstrip("0")
+    close = [id_ for id_ in ids if bare and id_.lstrip("0") == bare]
+    if len(close) != 1:
+        return ""
+    return f", which a spreadsheet may have made of {close[0]!r}: open the column as text"
 
 
 def _safe(cell: str) -> str:

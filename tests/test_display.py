@@ -1,0 +1,84 @@
+"""Progress for whoever runs an experiment from Python, where they can see it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from small_tasks import MODEL, TASK, splits
+from upslope import display, strategies
+from upslope.comparison import compare
+from upslope.experiment import Experiment, ExperimentSettings
+from upslope.progress import Progress, silent
+from upslope.training import TrainingSettings
+
+SETTINGS = ExperimentSettings(initial=20, budget=10, cycles=2)
+TRAINING = TrainingSettings(epochs=1, batch_size=8)
+COMMON: dict[str, Any] = {
+    "splits": splits(), "task": TASK, "model": MODEL, "settings": SETTINGS, "training": TRAINING,
+    "device": "cpu",
+}  # fmt: skip
+
+
+def experiment(folder: Path, **options: Any) -> None:
+    with Experiment(folder, strategy=strategies.build("random"), **COMMON, **options) as run:
+        run.run()
+
+
+def comparison(folder: Path, **options: Any) -> None:
+    named = {"random": strategies.build("random")}
+    compare(folder, strategies=named, seeds=[0], **COMMON, **options)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        display, "err", Console(file=screen, force_terminal=True, width=120, highlight=False)
+    )
+    return screen
+
+
+@pytest.mark.parametrize("work", [experiment, comparison])
+def test_a_terminal_shows_cycles_and_who_wants_none_gets_none(
+    terminal: io.StringIO, tmp_path: Path, work: Callable[..., None]
+) -> None:
+    seen: list[Progress] = []
+    work(tmp_path / "observed", observer=seen.append)
+    work(tmp_path / "off", progress=False)
+    assert terminal.getvalue() == ""
+    assert {p.phase for p in seen} >= {"train", "evaluate", "cycle"}
+    work(tmp_path / "shown")
+    text = terminal.getvalue()
+    assert "cycle 1 of 2  20 labels  accuracy " in text
+    assert "cycle 2 of 2  30 labels  accuracy " in text
+    assert "not fitted: training accuracy" in text
+
+
+def test_neither_a_terminal_nor_a_notebook_shows_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with display.watching_unless_observed(None, 1, progress=True) as observer:
+        assert observer is silent
+    experiment(tmp_path / "run")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_notebook_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = type("ZMQInteractiveShell", (), {})()
+    ipython = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    with display.watching_unless_observed(None, 1, progress=True) as observer:
+        assert isinstance(observer, display.Lines)
+
+
+def test_figures_on_the_labels_stand_in_where_there_is_no_test_set() -> None:
+    told = display.about(Progress("cycle", 1, 2, {}, "", 0, 2, 9, {"accuracy": 0.97, "loss": 1.0}))
+    assert told == "cycle 1 of 2  9 labels  training accuracy 97.0%"

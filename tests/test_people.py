@@ -1,0 +1,422 @@
+"""From nothing labelled to the second batch, by the command line and a file to fill in."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from upslope import datasets
+from upslope.cli import app
+from upslope.cli.label import WAITING
+from upslope.errors import ConfigError, DataError
+from upslope.experiment.sheet import Question, read_sheet, write_sheet
+from upslope.ledger import read_run
+from upslope.tasks.answers import class_answer, class_label, label_set_answer, numbers_answer
+
+Rows = list[dict[str, str]]
+QUICK = ["-s", "training.epochs=30", "-s", "training.batch_size=8", "--device", "cpu"]
+SMALL = ["-s", "experiment={initial: 6, budget: 4, cycles: 3}"]
+
+
+def call(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], prog_name="upslope")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def photographs(folder: Path, count: int = 40) -> None:
+    """Bright and dark pictures, loose and one folder down."""
+    rng = np.random.default_rng(0)
+    (folder / "trip").mkdir(parents=True)
+    for i in range(count):
+        pixels = rng.integers(0, 90, (12, 12, 3)) + (150 if is_bright(f"{i}.png") else 0)
+        name = f"trip/{i}.png" if i % 4 == 0 else f"{i}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+
+
+def is_bright(id_: str) -> bool:
+    return int(Path(id_).stem) % 3 == 0
+
+
+def rows_of(sheet: Path) -> Rows:
+    with sheet.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def fill(sheet: Path, answer: Callable[[str], str], first: int = 10**9) -> None:
+    rows = rows_of(sheet)
+    for row in rows[:first]:
+        row["label"] = answer(row["id"])
+    save(sheet, rows)
+
+
+def save(sheet: Path, rows: Rows, delimiter: str = ",") -> None:
+    with sheet.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def brightness(id_: str) -> str:
+    return "bright" if is_bright(id_) else "dark"
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[Any]:
+    photographs(tmp_path / "photos")
+    return [
+        *("run", "-s", "data={name: folder, classes: [dark, bright]}", "--out", tmp_path / "run"),
+        *("-s", f"data.root={tmp_path / 'photos'}", "-s", "model={name: mlp, hidden: 16}"),
+        *QUICK,
+        *SMALL,
+    ]
+
+
+def test_photographs_from_nothing_to_the_end_and_on(command: list[Any], tmp_path: Path) -> None:
+    sheet = tmp_path / "run" / "to-label.csv"
+    code, out, err = call(*command)
+    assert code == WAITING == 7, err
+    assert f"6 samples wait for a label: {sheet}" in out
+    assert "dark, bright or `skip`" in out
+    assert "no test set" in out
+    rows = rows_of(sheet)
+    assert list(rows[0]) == ["id", "path", "label", "why"]
+    assert [row["label"] for row in rows] == [""] * 6
+    assert all(Path(row["path"]).is_file() and row["path"].endswith(row["id"]) for row in rows)
+    assert {row["why"] for row in rows} == {"initial set, at random"}
+
+    before = sheet.read_bytes()
+    assert call(*command)[0] == WAITING  # nothing filled in: nothing happens
+    assert sheet.read_bytes() == before
+
+    fill(sheet, brightness, first=2)
+    code, out, _ = call(*command)
+    assert code == WAITING
+    assert "recorded: 2 labels" in out
+    assert [row["id"] for row in rows_of(sheet)] == [row["id"] for row in rows[2:]]
+
+    left = rows_of(sheet)
+    fill(sheet, lambda i: "skip: blurred" if i == left[0]["id"] else brightness(i))
+    code, out, _ = call(*command)
+    assert "recorded: 3 labels, 1 passed" in out
+    (another,) = rows_of(sheet)
+    assert another["id"] not in {row["id"] for row in rows}
+
+    fill(sheet, brightness)
+    code, out, _ = call(*command)
+    assert code == WAITING
+    assert "cycle 1 of 3: accuracy 100.0% on the labelled set; there is no test set" in out
+    second = rows_of(sheet)
+    assert len(second) == 4
+    assert second[0]["why"].startswith("margin, rank 1 of 4, score ")
+
+    code, out, _ = call("status", tmp_path / "run")
+    assert code == 0
+    assert "1 of 3 finished" in out
+    assert "6, 4 asked and waiting, 1 passed" in out
+    assert f"fill in the column `label` of {sheet}" in out
+    (found,) = json.loads(call("status", tmp_path / "run", "--json")[1])
+    assert (found["cycles_done"], found["labels"], found["waiting"]) == (1, 6, 4)
+    assert found["to_label"] == str(sheet)
+    assert (found["test"], found["training"]) == (None, 1.0)
+
+    for _ in range(2):
+        fill(sheet, brightness)
+        code, out, err = call(*command)
+    assert code == 0, err
+    assert not sheet.exists()
+    assert "3 of 3 finished" in out
+    run = read_run(tmp_path / "run")
+    assert [c.n_labelled for c in run.cycles] == [6, 10, 14]
+    assert [run.info["classes"][label] for label in run.labels.values()] == [
+        brightness(i) for i in run.labels
+    ]
+
+    code, out, _ = call(*command, "-s", "experiment.cycles=4")
+    assert code == WAITING
+    assert "changed: from cycle 4 on, experiment.cycles 3 -> 4" in out
+    Image.new("RGB", (12, 12)).save(tmp_path / "photos" / "99.png")
+    code, out, _ = call(*command, "-s", "experiment.cycles=4")
+    assert "the pool has 1 samples more" in out
+
+
+def test_wrong_words_are_told_by_row_and_nothing_is_lost(
+    command: list[Any], tmp_path: Path
+) -> None:
+    sheet = tmp_path / "run" / "to-label.csv"
+    call(*command)
+    rows = rows_of(sheet)
+    for row, word in zip(rows, ("drak", "dark", "2", "", "skipped", "Bright"), strict=True):
+        row["label"] = word
+    rows.append({**rows[0], "id": "stranger.png"})
+    rows.append({**rows[1], "label": "bright"})
+    save(sheet, rows)
+    before = sheet.read_bytes()
+    code, _, err = call(*command)
+    assert code == 3
+    for words in (
+        f"row 2, '{rows[0]['id']}': Expected one of the classes 'dark', 'bright' but got 'drak'",
+        f"row 4, '{rows[2]['id']}'",
+        f"row 6, '{rows[4]['id']}'",
+        f"row 7, '{rows[5]['id']}'",
+        "row 8: expected the id of a sample that was asked but got 'stranger.png'",
+        f"row 9: '{rows[1]['id']}' is there before, with the label 'dark'",
+    ):
+        assert words in err
+    assert "row 3" not in err
+    assert "row 5" not in err
+    assert sheet.read_bytes() == before
+    assert read_run(tmp_path / "run").labels == {}
+
+
+def test_an_earlier_answer_is_corrected_by_a_line_of_its_own(
+    command: list[Any], tmp_path: Path
+) -> None:
+    sheet = tmp_path / "run" / "to-label.csv"
+    call(*command)
+    rows = rows_of(sheet)
+    fill(sheet, brightness)
+    call(*command)
+    first = rows[0]["id"]
+    other = "dark" if is_bright(first) else "bright"
+    save(sheet, [*rows_of(sheet), {**rows[0], "label": other}], delimiter=";")
+    code, out, _ = call(*command)
+    assert code == WAITING
+    assert "recorded: 1 corrections" in out
+    run = read_run(tmp_path / "run")
+    assert run.info["classes"][run.labels[first]] == other
+
+
+def test_the_first_set_by_a_strategy_that_needs_no_labels(
+    command: list[Any], tmp_path: Path
+) -> None:
+    code, _, err = call(
+        *command, "-s", "experiment.start={name: typiclust, steps: 2, features: contrastive}"
+    )
+    assert code == WAITING, err
+    assert {row["why"] for row in rows_of(tmp_path / "run" / "to-label.csv")} == {
+        "initial set, typiclust"
+    }
+    for wrong in ("margin", "tcm", "u-herding", "nothing"):
+        code, _, err = call(*command, "-s", f"experiment.start={wrong}", "--dry-run")
+        assert code == 2
+        assert "start" in err
+    code, _, err = call(*command)
+    assert code == 6
+    assert "experiment.start" in err
+
+
+def test_a_table_without_labels(tmp_path: Path) -> None:
+    """Ids that a spreadsheet would take for formulas, and classes named by numbers."""
+    ids = ["=1+1", "'=1+1", "+2", "-3", "@x", "a b", "7", "é"] + [f"r{i}" for i in range(30)]
+    lines = [f'"{i}",{n % 2},{n}' for n, i in enumerate(ids)]
+    (tmp_path / "t.csv").write_text("id,x,y\n" + "\n".join(lines), encoding="utf-8")
+    command = [
+        *("run", "-s", f"data.root={tmp_path / 't.csv'}", "-s", "data.name=table", *QUICK),
+        *("-s", 'data.classes=["1","2"]', "-s", "model={name: mlp, hidden: 8}"),
+        *("--out", tmp_path / "run", "-s", "experiment={initial: 36, budget: 1, cycles: 2}"),
+    ]
+    code, _, err = call(*command)
+    assert code == WAITING, err
+    sheet = tmp_path / "run" / "to-label.csv"
+    rows = rows_of(sheet)
+    assert list(rows[0]) == ["id", "label", "why", "x", "y"]  # the row itself is shown
+    assert all(row["y"] == str(ids.index(unsafe(row["id"]))) for row in rows)
+    assert not [row["id"] for row in rows if row["id"][0] in "=+-@"]
+    for row in rows:
+        row["label"] = "1"
+    save(sheet, rows)
+    code, _, err = call(*command)
+    assert code == WAITING, err
+    labels = read_run(tmp_path / "run").labels
+    assert len(labels) == 36
+    assert set(labels) <= set(ids)
+    assert set(labels.values()) == {0}
+
+
+def unsafe(cell: str) -> str:
+    """The id in a cell, by the rule that the documentation states."""
+    return cell[1:] if cell.startswith("'") else cell
+
+
+def test_masks_that_appear_beside_the_images_are_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    root = tmp_path / "cells"
+    (root / "images" / "unlabelled").mkdir(parents=True)
+    (root / "classes.csv").write_text("name,id\nground,0\ndisc,1\n")
+    for i in range(12):
+        pixels = rng.integers(0, 255, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "images" / "unlabelled" / f"{i}.png")
+    command = [
+        *("run", "-s", "data.name=mask-folder", "-s", f"data.root={root}", *QUICK),
+        *("-s", "task=segmentation", "-s", "model={name: dilated-small, width: 4}"),
+        *("-s", "training.epochs=1", "-s", "experiment={initial: 4, budget: 2, cycles: 2}"),
+        *("--strategy", "entropy", "--out", tmp_path / "run"),
+    ]
+    code, out, err = call(*command)
+    assert code == WAITING, err
+    assert "Draw their masks" in out
+    sheet = tmp_path / "run" / "to-label.csv"
+    rows = rows_of(sheet)
+
+    def draw(id_: str) -> None:
+        target = root / "masks" / f"{id_}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((rng.random((16, 16)) > 0.5).astype(np.uint8)).save(target)
+
+    draw(rows[0]["id"])
+    rows[1]["label"] = "ground"
+    save(sheet, rows)
+    code, _, err = call(*command)
+    assert code == 3
+    assert "Draw the mask into the data set" in err
+    rows[1]["label"] = "skip"
+    save(sheet, rows)
+    code, out, err = call(*command)
+    assert code == WAITING, err
+    assert "recorded: 1 passed, 1 labels that the data set has itself" in out
+    for row in rows_of(sheet):
+        draw(row["id"])
+    code, out, err = call(*command)
+    assert code == WAITING, err
+    run = read_run(tmp_path / "run")
+    assert run.cycles[0].n_labelled == 4
+    assert list(run.labels.values()) == [None] * 4
+    assert len(run.pending) == 2
+
+
+def test_a_broken_mask_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    root = tmp_path / "cells"
+    for kind in ("images", "masks"):
+        (root / kind / "unlabelled").mkdir(parents=True)
+    (root / "classes.csv").write_text("name,id\nground,0\ndisc,1\n")
+    for i in range(4):
+        Image.new("RGB", (8, 8)).save(root / "images" / "unlabelled" / f"{i}.png")
+        Image.new("L", (8, 8), 9).save(root / "masks" / "unlabelled" / f"{i}.png")
+    code, _, err = call(
+        *("run", "-s", "data.name=mask-folder", "-s", f"data.root={root}", "--strategy", "random"),
+        *("-s", "task=segmentation", "-s", "model={name: dilated-small, width: 4}", *QUICK),
+        *("-s", "experiment={initial: 2, cycles: 1}", "--out", tmp_path / "run"),
+    )
+    assert code == 3
+    assert "but got 9" in err
+
+
+def test_comparisons_and_several_seeds_ask_nobody(command: list[Any], tmp_path: Path) -> None:
+    code, _, err = call("compare", *command[1:])
+    assert code == 2
+    assert "upslope run" in err
+    code, _, err = call(*command, "--seeds", "2")
+    assert code == 2
+    assert "one strategy and one seed" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_status_of_a_comparison_and_of_nothing(tmp_path: Path) -> None:
+    code, _, err = call(
+        *("compare", "--strategies", "random,margin", "--out", tmp_path / "c", "--device", "cpu"),
+        *("-s", "data.limit=60", "-s", "data.test_limit=20", "-s", "model={name: mlp, hidden: 8}"),
+        *("-s", "training.epochs=1", "-s", "experiment.cycles=2"),
+    )
+    assert code == 0, err
+    code, out, _ = call("status", tmp_path / "c")
+    assert code == 0
+    assert out.count("2 of 2 finished") == 2
+    assert "on the test set" in out
+    assert "not fitted" in out
+    found = json.loads(call("status", tmp_path / "c", "--json")[1])
+    assert [one["strategy"] for one in found] == ["margin", "random"]
+    assert all(one["finished"] for one in found)
+    (tmp_path / "empty").mkdir()
+    for nothing in ("empty", "nowhere"):
+        code, _, err = call("status", tmp_path / nothing)
+        assert code == 6
+
+
+def test_unlabelled_folders_tables_and_what_they_refuse(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 8)
+    (tmp_path / "photos" / "run").mkdir()
+    Image.new("RGB", (12, 12)).save(tmp_path / "photos" / "run" / "curves.png")
+    (tmp_path / "photos" / "run" / "ledger.sqlite").touch()  # a run's pictures are no samples
+    splits = datasets.load("folder", root=tmp_path / "photos", classes=["dark", "bright"])
+    assert splits.pool.classes == ("dark", "bright")
+    assert len(splits.pool) == 8
+    assert len(splits.test) == 0
+    with pytest.raises(DataError, match="must give it"):
+        splits.pool.targets([0])
+    for wrong in ([0, 1], [True, False], ["a"], ["a", "a"], ["a", " "], []):
+        with pytest.raises(ConfigError, match="classes"):
+            datasets.load("folder", root=tmp_path / "photos", classes=wrong)
+    (tmp_path / "photos" / "dark").mkdir()
+    Image.new("RGB", (12, 12)).save(tmp_path / "photos" / "dark" / "1.png")
+    with pytest.raises(DataError, match="lies beside"):
+        datasets.load("folder", root=tmp_path / "photos", classes=["dark", "bright"])
+    table = tmp_path / "t.csv"
+    table.write_text("x,label\n1,\n2,dark\n3,\n4,\n")
+    splits = datasets.load("table", root=table, classes=["dark", "bright"])
+    assert splits.pool.classes == ("dark", "bright")
+    assert (len(splits.pool), len(splits.test)) == (4, 0)
+    table.write_text("x,label\n1,\n2,dusk\n3,\n4,\n")
+    with pytest.raises(DataError, match="dusk"):
+        datasets.load("table", root=table, classes=["dark", "bright"])
+    with pytest.raises(DataError, match=r"data\.classes"):
+        datasets.load("table", root=table)
+
+
+def test_sheets_are_read_as_spreadsheets_save_them(tmp_path: Path) -> None:
+    sheet, classes = tmp_path / "s.csv", ("cat", "dog", "=x")
+
+    def read(text: str) -> Any:
+        answer = class_answer(text, classes)
+        class_label(answer, classes)
+        return answer
+
+    write_sheet(sheet, [Question(i, why="w") for i in ("a", "=b", "'=b", "c d", "e", "f")])
+    text = sheet.read_text().replace(",,", ",dog,", 3).replace(",,", ",SKIP : torn ,", 1)
+    text = text.replace("e,,", "e,1,").replace("f,,", "f,'=x,")
+    for variant in (text, "\ufeff" + text, text.replace(",", ";"), text.replace("\n", "\r\n")):
+        sheet.write_text(variant, encoding="utf-8", newline="")
+        found = read_sheet(sheet, ["a", "=b", "'=b", "c d", "e", "f"], classes, read)
+        assert found.labels == {"a": "dog", "=b": "dog", "'=b": "dog", "e": 1, "f": "=x"}
+        assert found.passed == {"c d": "torn"}
+    for broken in ("", "id,why\n1,2\n", "id;label\n".encode("utf-16").decode("latin-1")):
+        sheet.write_text(broken, encoding="utf-8")
+        with pytest.raises(DataError, match="remove the file"):
+            read_sheet(sheet, ["a"], classes, read)
+    sheet.write_bytes(b"id,label\na,caf\xe9\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_sheet(sheet, ["a"], classes, read)
+
+
+def test_ids_that_a_spreadsheet_changed_are_told(tmp_path: Path) -> None:
+    sheet = tmp_path / "s.csv"
+    sheet.write_text("id,label\n12,dog\n7,dog\n")
+    with pytest.raises(DataError) as caught:
+        read_sheet(sheet, ["0012", "0013"], ("cat", "dog"), lambda text: text)
+    assert "got '12', which a spreadsheet may have made of '0012'" in str(caught.value)
+    assert "got '7'\n" in str(caught.value)
+
+
+def test_a_class_called_skip_and_cells_of_other_tasks(tmp_path: Path) -> None:
+    sheet = tmp_path / "s.csv"
+    sheet.write_text("id,label\na,skip\nb,skip:\nc,skip: no\n")
+    found = read_sheet(sheet, ["a", "b", "c"], ("skip", "go"), lambda text: text)
+    assert found.labels == {"a": "skip"}
+    assert found.passed == {"b": "", "c": "no"}
+    assert label_set_answer("red; wet", ("red", "wet")) == ["red", "wet"]
+    assert label_set_answer("none", ("red", "wet")) == []
+    assert label_set_answer("none", ("red", "none")) == ["none"]
+    assert numbers_answer("1.5; -2", ("a", "b")) == [1.5, -2.0]
+    with pytest.raises(DataError, match="decimal point"):
+        numbers_answer("1,5", ("a",))
+    assert class_answer("1", ("1", "2")) == "1"
+    assert class_answer("1", ("cat", "dog")) == 1
