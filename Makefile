@@ -11,16 +11,17 @@ BENCH ?= --quick
 
 help:
 	@echo "make demo   active learning on handwritten digits: table, curves, HTML page"
-	@echo "make test   the tests"
+	@echo "make test   the tests, four minutes on two free cores"
 	@echo "make check  lint, format, types, import rules"
 	@echo "make bench  speed of gradient norms and of selection, small (whole: make bench BENCH=)"
 
 demo: $(VENV)/core
 	@$(BIN)/upslope compare configs/digits.yaml --out $(OUT)
 
-# Two workers with one thread each: torch's own threads would fight over the cores.
+# Two workers with one thread each: torch's own threads would fight over the cores. A file's tests
+# stay together, since they share what is slow to make.
 test: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ def call(*arguments: str | Path) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("run",), ("compare",), ("score",), ("report",), ("list",)]
+    "command", [(), ("run",), ("compare",), ("score",), ("predict",), ("report",), ("list",)]
 )
 def test_help_has_an_example(command: tuple[str, ...]) -> None:
     code, out, _ = call(*command, "--help")
@@ -206,7 +206,9 @@ def test_score_refuses_what_has_no_score_and_another_network(tmp_path: Path) -> 
     assert "missing" in err
 
 
-@pytest.mark.parametrize("what", ["strategies", "signals", "models", "datasets", "tasks"])
+@pytest.mark.parametrize(
+    "what", ["strategies", "signals", "models", "datasets", "tasks", "configs"]
+)
 def test_list_names_everything(what: str) -> None:
     code, out, _ = call("list", what)
     assert code == 0
@@ -216,8 +218,41 @@ def test_list_names_everything(what: str) -> None:
         "models": "resnet18-cifar",
         "datasets": "fashion-mnist",
         "tasks": "classification",
+        "configs": "fashion-mnist-all",
     }
     assert expected[what] in out
+    assert len(out.splitlines()) < 45  # a screen
+
+
+def test_list_shows_one_entry_in_full_whatever_table_it_is_in() -> None:
+    code, out, _ = call("list", "egl")
+    assert code == 0
+    assert "egl  strategy" in out
+    assert "egl  signal" in out
+    assert "Settles, Craven and Ray 2007" in out
+    assert "share=1.0" in out
+    assert "margin" not in out
+    code, out, _ = call("list", "fashion-mnist")
+    assert "fashion-mnist  data set" in out
+    assert "limit: 4000" in out  # the configuration of that name, as it is written
+    code, _, err = call("list", "mragin")
+    assert code == 2
+    assert "did you mean `margin`" in err
+
+
+def test_a_configuration_that_ships_is_named_without_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("compare", "tabular", "--dry-run")
+    assert code == 0, err
+    assert "breast-cancer" in out
+    assert str(Path("runs") / "tabular") in out
+    code, _, err = call("compare", "tabula", "--dry-run")
+    assert code == 2
+    assert "did you mean `tabular`" in err
+    (tmp_path / "tabular").mkdir()  # a folder of data is no configuration
+    assert call("compare", "tabular", "--dry-run")[0] == 0
 
 
 def test_version() -> None:

@@ -19,6 +19,8 @@ from upslope.errors import RunError
 from upslope.ledger import RunResult, read_run
 
 SCRIPT = Path(run_to_kill.__file__)
+PATIENCE = 900.0
+"""Seconds to wait for a process that should end by itself: only one that hangs takes so long."""
 
 
 def start(path: Path, pause: float = 0.0) -> subprocess.Popen[str]:
@@ -53,7 +55,7 @@ def what_counts(run: RunResult) -> list[object]:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("whole") / "run"
     process = start(path)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     return path
 
@@ -72,7 +74,7 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
                 process.kill()
                 kills += 1
                 continue
-            process.communicate(timeout=120)
+            process.communicate(timeout=PATIENCE)
             break
         finally:
             process.kill()
@@ -95,17 +97,19 @@ def test_ctrl_c_stops_soon_and_the_run_goes_on_bit_for_bit(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
+    began = time.monotonic()
     process = start(path, pause=0.02)
     await_line(process, "training")
+    to_training = time.monotonic() - began  # the measure of how busy this machine is
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
-    _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - asked < 3
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert time.monotonic() - asked < max(3, 3 * to_training)
     assert "Interrupted" in errors
     assert (path / "training.safetensors").exists()
     process = start(path)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert what_counts(read_run(path)) == what_counts(read_run(uninterrupted))
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from small_tasks import MODEL, TASK, Points, perceptron
+from upslope import datasets, models, tasks
 from upslope.errors import ConfigError, DataError, ModelError
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.seeds import derive, generator, global_generator
@@ -80,6 +81,33 @@ def test_schedules() -> None:
     one = TrainingSettings(lr=1.0, schedule="one-cycle")
     rates = [learning_rate(one, 0, p) for p in (0, 0.1, 0.2, 0.6, 1.0)]
     assert rates == pytest.approx([0.1, 0.55, 1.0, 0.5, 0.0])
+
+
+def test_epochs_that_are_not_given_make_enough_steps_of_few_labels() -> None:
+    settings = TrainingSettings(batch_size=64)
+    expected = {1: 400, 64: 400, 65: 400, 66: 200, 100: 200, 150: 134, 1280: 20, 6400: 20}
+    assert {n: settings.epochs_for(n) for n in expected} == expected
+    assert settings.steps_for(100) == 400
+    assert settings.steps_for(6400) == 2000
+    assert TrainingSettings(epochs=4, batch_size=64).steps_for(100) == 8  # as it is said
+
+
+def test_steps_of_an_epoch_are_its_batches() -> None:
+    settings = replace(SETTINGS, batch_size=16)
+    for n in (1, 2, 15, 16, 17, 18, 32, 33, 48):
+        assert settings.steps_per_epoch(n) == len(epoch_batches(n, 16, 0, 0, 0))
+
+
+def test_the_default_fits_a_hundred_digits() -> None:
+    digits, apart = datasets.load("digits"), range(0, 1400, 14)  # neighbours have one writer
+    mean, std = datasets.statistics(digits.pool)
+    task = tasks.build("classification", num_classes=10, mean=mean, std=std)
+    with global_generator(0, "weights", device=CPU):
+        model = models.build("cnn-small", num_classes=10, input_shape=(1, 8, 8))
+    train(model, task, digits.pool, apart, TrainingSettings(), seed=0, device=CPU)
+    figures = evaluate(model, task, digits.pool, apart, device=CPU)
+    assert figures["accuracy"] > 0.99
+    assert evaluate(model, task, digits.test, device=CPU)["accuracy"] > 0.88
 
 
 def test_settings_name_every_fault() -> None:

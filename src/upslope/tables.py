@@ -10,7 +10,8 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -127,5 +128,10 @@ def _type_name(hint: Any) -> str:
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if isinstance(hint, type) and not get_args(hint):
-        return hint.__name__
-    return str(hint).replace("typing.", "").replace("Literal", "one of ")
+        return "None" if hint is NoneType else hint.__name__
+    if get_origin(hint) in (Union, UnionType):
+        return " | ".join(_type_name(part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        values = [f'"{v}"' if isinstance(v, str) else str(v) for v in get_args(hint)]
+        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    return str(hint).replace("typing.", "")

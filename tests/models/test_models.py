@@ -143,8 +143,27 @@ def nets(tmp_path, monkeypatch):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1], num_classes, bias))\n"
         "def number_of(num_classes, input_shape):\n"
         "    return num_classes\n"
+        "def deep(num_classes, input_shape, depth):\n"
+        "    return nn.Identity()\n"
+        "def channels_first(channels):\n"
+        "    return nn.Identity()\n"
+        "def lazy(num_classes, input_shape, width=5):\n"
+        "    return nn.Sequential(nn.LazyConv2d(width, 3), nn.LazyBatchNorm2d(), nn.Flatten(),\n"
+        "                         nn.LazyLinear(num_classes))\n"
+        "def lazy_tokens(num_classes, input_shape):\n"
+        "    return nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.LazyLinear(num_classes))\n"
+        "def broken(num_classes, input_shape):\n"
+        "    return {}['x']\n"
+        "class Unused(nn.Module):\n"
+        "    def __init__(self, num_classes, input_shape):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.Linear(input_shape[1], num_classes)\n"
+        "        self.head = nn.LazyLinear(num_classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.body(x.flatten(1))\n"
     )
     (tmp_path / "broken_nets.py").write_text("import no_such_package\n")
+    (tmp_path / "unfinished_nets.py").write_text("def make(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("my_nets", None)
@@ -171,6 +190,94 @@ def test_factories_that_are_none(nets, name, message):
         models.build(name, num_classes=4, input_shape=(1, 7))
 
 
-def test_factory_that_does_not_take_the_options(nets):
-    with pytest.raises(ConfigError, match=r"input_shape=, depth= but .*unexpected keyword"):
-        models.build("my_nets:make", num_classes=4, input_shape=(1, 7), depth=3)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 3}, "Expected options among `bias` but got `depth`"),
+        ({"bais": True}, "did you mean `bias`"),
+        ({"num_classes": 4}, "`num_classes` to be what the data set gives.* Leave it out"),
+        ({"input_shape": [1, 7]}, "`input_shape` to be what the data set gives.* Leave it out"),
+    ],
+)
+def test_factory_that_does_not_take_the_options(nets, options, message):
+    with pytest.raises(ConfigError, match=message):
+        models.check_options("my_nets:make", options)
+
+
+def test_what_the_data_set_gives_is_no_option_of_ours_either():
+    with pytest.raises(ConfigError) as error:
+        models.check_options("cnn-small", {"num_classes": 4, "widht": 8})
+    assert "Leave it out" in str(error.value)
+    assert "did you mean `width`" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_nets:deep", "`depth` to be an option with a value"),
+        ("my_nets:channels_first", r"its parameters are \(channels\). Add num_classes and"),
+        ("my_nets:broken", r"it raised KeyError: 'x' \(my_nets.py, line 17\)"),
+        ("unfinished_nets:make", r"SyntaxError: .* \(unfinished_nets.py, line 1\)"),
+        (":make", "Empty module name"),
+    ],
+)
+def test_factories_of_the_users_own_that_fail_are_told_in_one_message(nets, name, message):
+    with pytest.raises(ConfigError, match=message):
+        models.build(name, num_classes=4, input_shape=(1, 7))
+
+
+def test_the_current_folder_is_importable_while_a_network_is_made_and_no_longer(
+    nets, tmp_path, monkeypatch
+):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "local_nets.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes, input_shape):\n"
+        "    import local_parts\n"
+        "    return local_parts.layer(7, num_classes)\n"
+    )
+    (folder / "local_parts.py").write_text("from torch.nn import Linear as layer\n")
+    monkeypatch.chdir(folder)
+    before = list(sys.path)
+    assert count(models.build("local_nets:make", num_classes=4, input_shape=(1, 7))) == 32
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("my_nets:lazy", (3, 8, 8), (5 * 27 + 5) + 2 * 5 + (5 * 36 + 1) * 4),
+        ("my_nets:lazy_tokens", (6,), 10 * 3 + (18 + 1) * 4),
+    ],
+)
+def test_lazy_layers_get_their_sizes_and_the_seed_their_weights(nets, name, shape, expected):
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        networks.append(models.build(name, num_classes=4, input_shape=shape))
+    assert count(networks[0]) == expected
+    assert networks[0].training
+    states = [network.state_dict() for network in networks]
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+    if "1.num_batches_tracked" in states[0]:
+        assert states[0]["1.num_batches_tracked"] == 0  # statistics are left alone
+
+
+def test_lazy_layers_that_no_sample_settles_are_named(nets):
+    with pytest.raises(ModelError, match=r"head \(LazyLinear\) has none.* Give these layers"):
+        models.build("my_nets:Unused", num_classes=4, input_shape=(1, 7))
+
+
+def test_a_factory_given_in_python_is_initialised_with_a_sample():
+    calls = []
+
+    def sample():
+        calls.append(1)
+        return torch.zeros(2, 5)
+
+    factory = models.without_lazy_layers(lambda: nn.Sequential(nn.LazyLinear(3)), sample)
+    assert count(factory()) == 18
+    assert len(calls) == 1
+    models.without_lazy_layers(lambda: nn.Linear(5, 3), sample)()
+    assert len(calls) == 1  # nothing is read for a network that needs it not

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from studies import BUDGETS, made_up
 
-from upslope.report import Run, Summary, summarise, write
+from upslope.report import Run, Study, Summary, figures, read_look, summarise, write
 from upslope.report.page import page
 from upslope.report.tables import as_csv, as_json, cells, header, markdown
 
@@ -131,3 +132,79 @@ def test_many_strategies_keep_their_names_apart(tmp_path: Path) -> None:
     assert len(places) == 25
     gaps = [b - a for a, b in zip(sorted(places), sorted(places)[1:], strict=False)]
     assert min(gaps) > 6
+
+
+def near_the_top(seeds: int) -> Summary:
+    """Accuracies between 97 and 100%, whose Student t intervals reach beyond."""
+    levels = [0.970, 1.0, 0.985, 0.999]
+    runs = tuple(
+        Run(name, seed, (10, 20, 30), (levels[seed] - 0.02, levels[seed] - shift, levels[seed]), 3)
+        for seed in range(seeds)
+        for name, shift in (("random", 0.02), ("margin", 0.0))
+    )
+    return summarise(Study(runs))
+
+
+def test_charts_stay_within_what_accuracy_can_be() -> None:
+    summary = near_the_top(3)
+    assert summary.rows[0].curve.high[-1] > 1.0  # the interval does not know
+    for narrow in (False, True):
+        axes = figures.curves_figure(summary, narrow=narrow).axes[0]
+        assert axes.get_ylim()[1] <= 100
+        assert axes.get_ylim()[0] >= 0
+        bands = [path.vertices for c in axes.collections for path in c.get_paths()]
+        assert len(bands) == 2
+        assert max(band[:, 1].max() for band in bands) == 100
+    assert figures.bounds("r2") == (-math.inf, 1.0)
+
+
+def test_two_seeds_are_points_and_three_a_band() -> None:
+    two, three = (figures.curves_figure(near_the_top(n)).axes[0] for n in (2, 3))
+    assert not two.collections
+    points = [line for line in two.lines if line.get_linestyle() == "None"]
+    drawn = {tuple(line.get_ydata().tolist()) for line in points}
+    assert drawn == {
+        tuple(100 * score for score in run.scores) for run in near_the_top(2).study.runs
+    }
+    assert len(three.collections) == 2
+    assert all(line.get_linestyle() != "None" for line in three.lines)
+    assert "there are too few for an interval" in page(near_the_top(2))
+    difference = figures.differences_figure(near_the_top(2)).axes[0]
+    assert not difference.collections
+
+
+def test_letters_of_the_narrow_picture_need_not_shrink(summary: Summary) -> None:
+    """A telephone of 390 pixels leaves 358 to the picture; letters of 9 points there are 9 px."""
+    svg = figures.inline_svg(summary, "curves", "Curves", narrow=True)
+    width = float(re.findall(r'viewBox="0 0 ([\d.]+) ', svg)[0])
+    sizes = [float(s) for s in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", svg)]
+    assert sizes
+    assert min(sizes) * 358 / width > 9
+
+
+def test_tables_that_scroll_say_so_where_they_do(summary: Summary) -> None:
+    html = page(summary)
+    hints = re.findall(r'<div class="hint (to-\w+)">', html)
+    assert hints == ["to-1150", "to-850"]
+    css = (Path(figures.__file__).parent / "page.css").read_text()
+    for hint in {*hints, "to-all"}:
+        assert f".hint.{hint} {{ display: block; }}" in css
+
+
+def test_a_report_made_again_keeps_title_order_and_colours(tmp_path: Path) -> None:
+    study = made_up({"random": 0, "margin": 0.03, "egl": 0.0})
+    write(summarise(study), tmp_path, "Digits")
+    look = read_look(tmp_path / "none", tmp_path)
+    assert look.title == "Digits"
+    other = made_up({"badge": 0.01, "egl": 0.0, "margin": 0.03, "random": 0})
+    again = summarise(other, reference="margin", look=look)
+    before = dict(zip(("random", "margin", "egl"), figures.looks(summarise(study)), strict=True))
+    after = {r.strategy: x for r, x in zip(again.rows, figures.looks(again), strict=True)}
+    assert {name: after[name] for name in before} == before
+    assert len(set(after.values())) == 4
+    assert [row.strategy for row in again.rows] == ["margin", "random", "egl", "badge"]
+    files = write(again, tmp_path)
+    assert "<h1>Digits</h1>" in files.page.read_text()
+    assert "<h1>Other</h1>" in write(again, tmp_path, "Other").page.read_text()
+    (tmp_path / "results.json").write_text("{")
+    assert read_look(tmp_path).slots == {}

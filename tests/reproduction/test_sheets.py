@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from upslope.reproduction.confound import _lasting, _steps
+from upslope.reproduction.confound import _lasting
 from upslope.reproduction.draw import picture
 from upslope.reproduction.formats import cell, escaped, latex, long_form, markdown
 from upslope.reproduction.sheets import Panel, Row, Series, Table, Value, at, exactly, over_seeds
@@ -78,13 +78,11 @@ def test_as_many_steps_as_whole_passes_allow() -> None:
     )
     # The warm start of the paper's code: 137,600 steps over seven cycles; all labels: 78,200.
     labels = range(5_000, 20_001, 2_500)
-    assert sum(_steps(training, n) for n in labels) == 137_600
-    assert _steps(training, 50_000) == 78_200
+    assert sum(training.steps_for(n) for n in labels) == 137_600
+    assert training.steps_for(50_000) == 78_200
     longer = _lasting(training, 137_600, 50_000)
-    assert _steps(longer, 50_000) == pytest.approx(137_600, abs=391 / 2)
+    assert longer.steps_for(50_000) == pytest.approx(137_600, abs=391 / 2)
     assert longer.milestones[0] / longer.epochs == pytest.approx(0.8, abs=0.01)
-    # A lone last sample joins the batch before it.
-    assert _steps(TrainingSettings(epochs=1, batch_size=64), 129) == 2
 
 
 def test_pictures_of_curves_and_bars() -> None:

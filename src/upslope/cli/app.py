@@ -10,6 +10,7 @@ import typer
 from upslope import __version__
 from upslope.cli.console import told
 from upslope.cli.reproduce import reproduce
+from upslope.cli.score import predict, score
 from upslope.cli.status import status
 
 app = typer.Typer(
@@ -20,16 +21,30 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Choose which unlabelled samples are worth a label, by the norm of their loss gradient."
     "\n\n[bold]Start here[/bold]\n\n"
-    "  upslope compare                  the demonstration on handwritten digits\n\n"
-    "  upslope compare configs/fashion-mnist.yaml --dry-run\n\n"
-    "  upslope score model.pt my.yaml --out scores.parquet\n\n"
-    "  upslope reproduce all            the paper's tables and figures, in a minute\n\n"
-    "  upslope list strategies",
+    "  upslope compare digits --seeds 2            strategies on handwritten digits\n\n"
+    "  upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\\[cat,dog]'\n\n"
+    "                                              photographs that people label\n\n"
+    "  upslope status runs/photos                  where a run stands\n\n"
+    "  upslope predict runs/digits/margin/seed-0   classes and probabilities\n\n"
+    "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
+    "  upslope list                                strategies; list configs, list egl\n\n"
+    "[bold]How it works[/bold]\n\n"
+    "A configuration says data, network, strategies and training: a YAML file of yours, or the "
+    "name of one that ships (`upslope list configs`). Without one it is handwritten digits. "
+    "--set changes single values. --dry-run says what a run would cost. Everything is "
+    "recorded in the folder --out; the same command goes on where it stopped.\n\n"
+    "[bold]Exit codes[/bold]\n\n"
+    "0 done · 1 a fault of Upslope's · 2 command line or configuration · 3 data · 4 network or "
+    "checkpoint · 5 selection · 6 folder of a run · 7 waits for labels that people give · "
+    "130 stopped by Ctrl-C",
 )
 
 Config = Annotated[
     Path | None,
-    typer.Argument(help="YAML configuration, see configs/. Without one: handwritten digits."),
+    typer.Argument(
+        metavar="[CONFIG]",
+        help="YAML file, or a name of `upslope list configs`. Without one: handwritten digits.",
+    ),
 ]
 Workers = Annotated[
     int | None, typer.Option(help="Processes, each with one seed at a time; default 1.")
@@ -81,7 +96,7 @@ def run(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run one strategy: train, score, ask, label, again.
+    r"""Run one strategy: train, score, ask, label, again.
 
     Everything is recorded step by step in the folder given by --out. After Ctrl-C or a crash,
     the same command goes on where it stopped, and with a larger experiment.cycles, further.
@@ -95,7 +110,7 @@ def run(
 
       upslope run --strategy egl --seeds [0]
 
-      upslope run configs/fashion-mnist.yaml --strategy entropy-gradnorm --out runs/fashion
+      upslope run fashion-mnist --strategy entropy-gradnorm --out runs/fashion
 
       upslope run -s training.epochs=5 -s experiment.candidates=all
     """
@@ -128,9 +143,9 @@ def compare(
 
       upslope compare --strategies random,margin,entropy-gradnorm,egl --seeds 5
 
-      upslope compare configs/cifar10-small.yaml --seeds 3 --full-data 1
+      upslope compare cifar10-small --seeds 3 --full-data 1
 
-      upslope compare configs/cifar10-paper.yaml --device cuda --dry-run
+      upslope compare cifar10-paper --device cuda --dry-run
     """
     overrides = {
         "strategies": strategies, "device": device, "full_data": full_data, "workers": workers
@@ -138,65 +153,9 @@ def compare(
     _compare(config, sets, seeds, overrides, out, dry_run)
 
 
-@app.command()
-def score(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Weights: .safetensors, or .pt/.pth of a state_dict.")
-    ],
-    config: Config = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="File to write, .parquet or .csv.")
-    ] = Path("scores.parquet"),
-    scores: Annotated[
-        str, typer.Option(help="Strategies whose scores to compute, with commas between.")
-    ] = "entropy-gradnorm",
-    device: Device = None,
-    sets: Sets = None,
-    skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="Leave out samples that cannot be read.")
-    ] = False,
-) -> None:
-    """Score every sample of a pool with a trained model: ids and scores to a file.
-
-    Data set and network are those of the configuration; the network may be a function of yours,
-    model.name=package.module:function. A higher score is more worth a label. Of data.name=folder
-    every image is scored, at any depth, with or without a label.
-
-    [bold]Examples[/bold]
-
-      upslope score model.pt my.yaml --scores entropy-gradnorm,egl --out scores.parquet
-
-      upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
-    """
-    from upslope.cli.console import out as console
-    from upslope.display import watching
-
-    with told():
-        from upslope.config import load, scorers, trained
-        from upslope.scoring import score_to_file
-
-        skip = "skip" if skip_corrupt else None
-        overrides = {"device": device, "experiment.on_corrupt": skip}
-        settings = load(config, sets=sets or (), overrides=overrides)
-        chosen = scorers(scores)
-        with watching(1) as observer:
-            ready = trained(settings, checkpoint, observer)
-        with watching(1) as observer:
-            written = score_to_file(
-                out,
-                chosen,
-                model=ready.model,
-                task=ready.task,
-                dataset=ready.pool,
-                device=ready.device,
-                batch_size=settings.experiment.score_batch,
-                on_corrupt=settings.experiment.on_corrupt,
-                observer=observer,
-            )
-        console.print(f"{written.scored:,} samples scored: {out}", markup=False)
-        if written.skipped:
-            names = ", ".join(written.skipped[:5])
-            console.print(f"{len(written.skipped)} could not be read: {names}", markup=False)
+app.command()(status)
+app.command()(score)
+app.command()(predict)
 
 
 @app.command()
@@ -206,9 +165,13 @@ def report(
     reference: Annotated[
         str | None, typer.Option(help="Compare the others with this strategy; random by default.")
     ] = None,
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "Learning curves",
+    title: Annotated[
+        str | None, typer.Option(help="Title of the page; by default the one it had.")
+    ] = None,
 ) -> None:
     """Make the table, the curves and the HTML page again from runs, finished or not.
+
+    Title, order and colours stay as they were in the report that `compare` left beside the runs.
 
     [bold]Examples[/bold]
 
@@ -221,27 +184,39 @@ def report(
     with told():
         from upslope import report as reports
 
-        summary = reports.summarise(reports.collect(runs), reference)
-        show_report(summary, reports.write(summary, out or runs[0] / "report", title))
+        folder = out or runs[0] / "report"
+        look = reports.read_look(folder, *(run / "report" for run in runs))
+        summary = reports.summarise(reports.collect(runs), reference, look)
+        show_report(summary, reports.write(summary, folder, title))
 
 
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="strategies, signals, models, datasets or tasks.")
+        str,
+        typer.Argument(
+            metavar="[WHAT|NAME]",
+            help="strategies, datasets, models, tasks, signals or configs; or an entry, such as "
+            "margin, to see it in full.",
+        ),
     ] = "strategies",
 ) -> None:
-    """List what there is to choose from, with references, costs and options.
+    """List what there is to choose from, or one entry in full: options, costs, references.
 
-    [bold]Example[/bold]: upslope list models
+    [bold]Examples[/bold]
+
+      upslope list models
+
+      upslope list configs
+
+      upslope list entropy-gradnorm
     """
-    from upslope.cli.show import show_list
+    from upslope.cli.listing import show_list
 
     with told():
         show_list(what)
 
 
-app.command()(status)
 app.command()(reproduce)
 
 
@@ -262,7 +237,7 @@ def _compare(
     with told(Resume):
         from upslope import report as reports
         from upslope.comparison import compare
-        from upslope.config import assemble, estimate, fitting, load, plan, to_plan
+        from upslope.config import assemble, data_place, estimate, fitting, load, plan, to_plan
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
@@ -296,10 +271,12 @@ def _compare(
                 training=config.training,
                 full_data_seeds=config.seeds[: config.full_data],
                 config=config.protocol(),
+                root=data_place(config),
                 device=config.device,
                 workers=config.workers,
                 observer=observer,
             )
         runs = [run for results in result.runs.values() for run in results]
-        summary = reports.summarise(reports.study_of([*runs, *result.full_data]))
+        look = reports.read_look(folder / "report")
+        summary = reports.summarise(reports.study_of([*runs, *result.full_data]), look=look)
         show_report(summary, reports.write(summary, folder / "report", f"Upslope: {name}"))

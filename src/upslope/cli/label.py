@@ -96,6 +96,7 @@ def sit_once(
         ConfigError: several strategies or seeds, or references on all labels: people label for
             one run.
     """
+    from upslope.config import data_place
     from upslope.experiment import Experiment, sit
 
     if len(config.strategies) != 1 or len(config.seeds) != 1 or config.full_data:
@@ -116,6 +117,7 @@ def sit_once(
         settings=replace(config.experiment, seed=config.seeds[0]),
         training=config.training,
         config=config.protocol(),
+        root=data_place(config),
         device=config.device,
         observer=observer,
     ) as experiment:

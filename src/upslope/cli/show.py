@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from upslope.cli.console import out
-from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
     from upslope.config import Config, Estimate, Job, Plan
@@ -134,38 +132,6 @@ def _that_fit(lines: Sequence[Sequence[str]], width: int) -> list[list[int]]:
             groups.append([0])
         groups[-1].append(i)
     return groups
-
-
-def show_list(what: str) -> None:
-    """One table of the library, described.
-
-    Raises:
-        ConfigError: there is no such table.
-    """
-    kinds = ("strategies", "signals", "models", "datasets", "tasks")
-    if what not in kinds:
-        raise ConfigError(f"Expected one of {', '.join(kinds)} but got {what!r}.")
-    import importlib
-
-    for entry in importlib.import_module(f"upslope.{what}").describe():
-        _show_entry(entry if isinstance(entry, dict) else dataclasses.asdict(entry))
-
-
-def _show_entry(entry: dict[str, Any]) -> None:
-    out.print(Text(str(entry["name"]), style="bold"))
-    for key, value in entry.items():
-        if key in ("name", "options") or not value:
-            continue
-        label = "" if key == "summary" else f"{key}: "
-        out.print(Text(f"  {label}{value}"), soft_wrap=True)
-    options = entry.get("options") or ()
-    lines = options.splitlines() if isinstance(options, str) else [_option(o) for o in options]
-    for line in lines:
-        out.print(Text(f"    {line}", style="dim"), soft_wrap=True)
-
-
-def _option(option: dict[str, Any]) -> str:
-    return f"{option['name']}={option['default']}  {option['help']} ({option['type']})"
 
 
 def _half_dim(cell: str) -> Text:

@@ -78,6 +78,7 @@ class Plan:
     full_data_seeds: frozenset[int]
     config: Mapping[str, Any] | None
     device: torch.device | str
+    root: str | None = None
 
     def names(self, seed: int) -> list[str]:
         """The runs of one seed, in order."""
@@ -103,6 +104,7 @@ class Plan:
             settings=settings,
             training=self.training,
             config=self.config,
+            root=self.root,
             device=self.device,
             observer=within(observer, run=label),
             shared=None if name == FULL_DATA else self.out / _FIRST_MODELS / f"seed-{seed}",
@@ -127,12 +129,14 @@ def compare(
     workers: int = 1,
     observer: Observer | None = None,
     progress: bool = True,
+    root: str | None = None,
 ) -> ComparisonResult:
     """Run what is not finished yet, seed by seed, and read everything back.
 
     strategies: name of the folder -> strategy. settings.seed is replaced by each of `seeds`.
     full_data_seeds: those of the seeds that get a reference trained on the whole pool. config:
-    what all runs share (data set, model), without the strategies and seeds: both may grow.
+    what all runs share (data set, model), without the strategies and seeds: both may grow. root:
+    where the data lie, recorded for `upslope score` and `predict`.
 
     workers: processes, each taking a whole seed at a time, with an equal part of the threads; the
     number of threads decides the order of sums, hence the last bits of every figure, and is kept
@@ -163,6 +167,7 @@ def compare(
         frozenset(full_data_seeds),
         config,
         device,
+        root,
     )
     order = list(dict.fromkeys([*seeds, *full_data_seeds]))
     _check(plan, order, workers)

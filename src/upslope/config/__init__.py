@@ -17,6 +17,7 @@ from upslope.config.assemble import (
     Plan,
     Trained,
     assemble,
+    data_place,
     fitting,
     outlined,
     plan,
@@ -25,7 +26,8 @@ from upslope.config.assemble import (
     trained,
 )
 from upslope.config.estimate import Estimate, estimate
-from upslope.config.read import load
+from upslope.config.read import load, shipped
+from upslope.config.recorded import Source, find_source
 from upslope.config.schema import Choice, Config, parse
 
 __all__ = [
@@ -34,15 +36,19 @@ __all__ = [
     "Estimate",
     "Job",
     "Plan",
+    "Source",
     "Trained",
     "assemble",
+    "data_place",
     "estimate",
+    "find_source",
     "fitting",
     "load",
     "outlined",
     "parse",
     "plan",
     "scorers",
+    "shipped",
     "to_plan",
     "trained",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch import device as Device
+from torch import nn
 
 from upslope import datasets, models, strategies, tasks
 from upslope.batches import resolve_device
 from upslope.checkpoints import load_weights, read_weights, trained_classes
+from upslope.config.recorded import ENCODED, Source
 from upslope.config.schema import Config
 from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
 from upslope.experiment.changes import first_size
-from upslope.experiment.checks import check_fit
+from upslope.experiment.checks import check_fit, digest
 from upslope.experiment.settings import amount, candidate_count
 from upslope.experiment.start import start_strategy
 from upslope.ledger import RunResult
@@ -46,27 +47,42 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """What `scoring.score_to_file` takes: `model` is in eval mode on `device`."""
+    """What `scoring.score_to_file` takes: `model` is in eval mode on `device`.
+
+    classes: their names, where they are known.
+    """
 
     pool: Dataset
     task: Task
     model: nn.Module
     device: Device
+    classes: tuple[str, ...] = ()
 
 
-def trained(config: Config, checkpoint: Path | str, progress: Observer = silent) -> Trained:
-    """Open what there is to score, and the network with the weights of a checkpoint.
+def trained(source: Source, progress: Observer = silent) -> Trained:
+    """Open what there is to score, and the network with the weights of the checkpoint.
 
-    The number of classes is that of the data set; of images without classes, the checkpoint's.
+    Classes and statistics are the run's where a run trained it. Else the number of classes is that
+    of the data set; of images without classes, the checkpoint's; and images are normalised by
+    the statistics of what is opened.
 
     Raises:
-        ConfigError, DataError: as for `assemble`.
+        ConfigError, DataError: as for `assemble`; inputs of another shape than the run's; rows of a
+            table or texts that are not the run's, whose inputs would be scaled otherwise.
         ModelError: a checkpoint that cannot be read, or of another network.
     """
-    weights = read_weights(checkpoint)
+    config = source.config
+    weights = read_weights(source.checkpoint)
     name, options = config.data.name, _data_options(config)
     pool = datasets.load_to_score(name, config.root, progress=progress, **options)
-    mean, std = datasets.statistics(pool)
+    _check_like_the_run(source, pool)
+    mean, std = source.statistics or datasets.statistics(
+        # An older run has not recorded them: those of its pool, which it trained on.
+        datasets.load(name, config.root, progress=progress, **options).pool
+        if source.run and not source.elsewhere
+        else pool
+    )
+    known = source.classes or pool.classes
 
     def build(classes: int) -> nn.Module:
         return models.build(
@@ -82,22 +98,44 @@ def trained(config: Config, checkpoint: Path | str, progress: Observer = silent)
             num_classes=classes,
             mean=mean,
             std=std,
-            classes=pool.classes,
+            classes=known,
             **config.task.options,
         )
 
-    classes = len(pool.classes) or trained_classes(build, weights)
+    classes = len(known) or trained_classes(build, weights)
     model, device = build(classes or 2), resolve_device(config.device)
-    load_weights(model, checkpoint)
+    load_weights(model, source.checkpoint)
     model.eval()
     if classes is None:  # a network of one size whatever it is asked for: its outputs tell
         classes = _outputs(model, task_of(2), pool)
-    return Trained(pool, task_of(classes), model.to(device), device)
+    return Trained(pool, task_of(classes), model.to(device), device, tuple(known))
+
+
+def _check_like_the_run(source: Source, pool: Dataset) -> None:
+    """Raise DataError where the network would see other inputs than those it was trained on."""
+    if source.run is None:
+        return
+    shape = tuple(source.run.info.get("input_shape", pool.input_shape))
+    if shape != tuple(pool.input_shape):
+        raise DataError(
+            f"Expected inputs of shape {shape}, which the run was trained on, but those of "
+            f"{pool.name} have {tuple(pool.input_shape)}. Give images of that size, or set "
+            "data.size."
+        )
+    ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
+    if source.config.data.name in ENCODED and ids not in (None, digest(list(pool.ids))):
+        raise DataError(
+            f"Expected the samples that the run in {source.run.path} was trained with, as the "
+            f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "
+            f"pool, but {pool.name} holds others: the network would read their numbers wrongly. "
+            "Give the run's own file; rows to predict belong into it from the start, without a "
+            "label."
+        )
 
 
 def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
     """How many logits the model has for a sample, or for a position of it."""
-    sample = task.prepare(_sample(pool))
+    sample = task.prepare(first_readable(pool))
     try:
         with torch.no_grad():
             return task.logits(model(sample)).shape[1]
@@ -141,6 +179,12 @@ def assemble(
         config.data.name, config.root, progress=progress, **_data_options(config)
     )
     return _around(config, reshape(splits) if reshape is not None else splits)
+
+
+def data_place(config: Config) -> str | None:
+    """Return the absolute path of the data set's file or folder; None for one that needs none."""
+    root = datasets.root_of(config.data.name, config.root)
+    return None if root is None else str(Path(root).absolute())
 
 
 def outlined(config: Config) -> Job | None:
@@ -223,7 +267,7 @@ def fitting(config: Config, job: Job) -> Job:
             one with a cost budget beside other runs.
         DataError: no sample can be read.
     """
-    model, sample = job.model(), job.task.prepare(_sample(job.splits.pool))
+    model, sample = job.model(), job.task.prepare(first_readable(job.splits.pool))
     job.task.check(model, sample)
     reasons: dict[str, str] = {}
     start = start_strategy(config.experiment.start, job.splits.pool.input_shape)
@@ -250,20 +294,6 @@ def fitting(config: Config, job: Job) -> Job:
             "`upslope run --seeds [0]`, one folder a run, or leave `cost_budget` out."
         )
     return replace(job, strategies=kept, left_out=reasons)
-
-
-def _sample(pool: Dataset) -> Tensor:
-    """The first two samples that can be read."""
-    found: list[Tensor] = []
-    for i in range(len(pool)):
-        try:
-            found.append(pool.inputs([i]))
-        except DataError:
-            if i == len(pool) - 1 and not found:
-                raise
-        if len(found) == 2:
-            break
-    return torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -301,7 +331,6 @@ def plan(config: Config, job: Job, begun: RunResult | None = None) -> Plan:
     """
     settings, size = config.experiment, len(job.splits.pool)
     budgets, candidates = _budgets(settings, size, begun)
-    batch, epochs = config.training.batch_size, config.training.epochs
     model = without_weights(job.model)
     return Plan(
         pool=size,
@@ -311,7 +340,7 @@ def plan(config: Config, job: Job, begun: RunResult | None = None) -> Plan:
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         budgets=budgets,
         candidates=candidates,
-        steps=tuple(epochs * math.ceil(labels / batch) for labels in budgets),
+        steps=tuple(config.training.steps_for(labels) for labels in budgets),
         runs=len(job.strategies) * len(config.seeds),
         full_data_runs=min(config.full_data, len(config.seeds)),
     )
@@ -322,7 +351,7 @@ def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return model().to("meta")
-    except RuntimeError:  # one that reads numbers while it is built
+    except (RuntimeError, UpslopeError):  # one that reads numbers while it is built
         return model().to("meta")
 
 

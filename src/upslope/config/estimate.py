@@ -10,7 +10,6 @@ the backward, counted on shapes as well.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -139,7 +138,7 @@ def estimate(config: Config, job: Job, planned: Plan) -> Estimate:
     evaluation = per_operation * whole.forward * planned.test * len(planned.budgets)
     scoring = {k: ratio * value * sum(planned.candidates) for k, value in each.items()}
     runs = planned.runs * (training + evaluation) + len(config.seeds) * sum(scoring.values())
-    everything = settings.epochs * math.ceil(planned.pool / settings.batch_size) * step
+    everything = settings.steps_for(planned.pool) * step
     shape = "x".join(str(n) for n in small.input_shape)
     scored = 3 * whole.scored * config.experiment.score_batch
     return Estimate(

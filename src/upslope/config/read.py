@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from upslope.config.schema import Config, parse
 from upslope.errors import ConfigError
+from upslope.tables import did_you_mean
 
 
 def load(
@@ -22,7 +24,8 @@ def load(
     """Read, put on top, check.
 
     Args:
-        source: a YAML file, or what one holds; none for the defaults (digits).
+        source: a YAML file, the name of one that ships with Upslope (`shipped`), or what one
+            holds; none for the defaults (digits).
         sets: assignments `a.b=c`, the value as YAML: `training.epochs=5`, `seeds=[1, 2]`.
         overrides: dotted keys with values, applied last; None values are left out.
 
@@ -47,7 +50,32 @@ def load(
     return parse(document)
 
 
+def shipped() -> dict[str, tuple[str, str]]:
+    """Return name -> (what it is, its text) of the configurations that ship with Upslope.
+
+    What it is stands in the comment at the head of each file.
+    """
+    found = {}
+    for file in sorted(files("upslope").joinpath("configs").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            text = file.read_text(encoding="utf-8")
+            head = text.partition("\n#\n")[0].splitlines()
+            lines = [line.removeprefix("# ") for line in head if line.startswith("# ")]
+            found[file.name.removesuffix(".yaml")] = (" ".join(lines), text)
+    return found
+
+
 def _read(path: Path) -> dict[str, Any]:
+    if not path.exists() or (path.is_dir() and not path.suffix):
+        names = shipped()
+        if str(path) in names:
+            return dict(_yaml(names[str(path)][1], str(path)))
+        if not path.exists():
+            close = did_you_mean(path.stem, names)
+            raise ConfigError(
+                f"Expected a YAML file at {path}, or one of the configurations that ship with "
+                f"Upslope, but there is none of that name{close}. See `upslope list configs`."
+            )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

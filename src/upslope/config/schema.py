@@ -217,21 +217,32 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_TYPES = {"int | float": "a number", "int": "an integer", "float": "a number", "str": "text"}
+_TYPES = {
+    "int | float": "a number",
+    'int | "auto"': 'an integer or "auto"',
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+}
 _VALUE = re.compile(r"(?:.*?: )?Expected `(?P<key>\w+)` to be (?P<rest>.*)")
 _UNKNOWN = re.compile(
     r"(?:.*?: )?Expected options among (?P<known>.*) but got `(?P<key>[^`]*)`(?P<hint>.*)"
 )
+
+_SUBJECT = re.compile(r"^(model|task|data set) '[^']*': ")
+"""What a table's message begins with; the path says it already."""
 
 
 def _at(path: str, line: str) -> str:
     """A table's message, led by the path of the value it is about."""
     if found := _UNKNOWN.fullmatch(line):
         hint = found["hint"].rstrip(".") or "."
-        return f"{path}.{found['key']}: unknown key{hint} Expected one of {found['known']}."
+        known = found["known"]
+        expected = "It takes no options." if known == "none" else f"Expected one of {known}."
+        return f"{path}.{found['key']}: unknown key{hint} {expected}"
     if found := _VALUE.fullmatch(line):
         rest = found["rest"]
         for name, words in _TYPES.items():
             rest = rest.replace(f"{name} but got", f"{words} but got", 1)
         return f"{path}.{found['key']}: expected {rest}"
-    return f"{path}: {line}"
+    return f"{path}: {_SUBJECT.sub('', line)}"

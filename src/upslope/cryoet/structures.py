@@ -102,7 +102,7 @@ def needed(module: str) -> ModuleType:
     except ImportError as error:
         raise ConfigError(
             f"Expected the package {module} to read this file but it is not installed. "
-            "Install it: pip install 'upslope[cryoet]'."
+            "Install it: pip install '.[cryoet]' in the clone."
         ) from error
 
 

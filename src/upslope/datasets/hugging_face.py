@@ -144,7 +144,7 @@ def _library() -> Any:
     except ImportError as error:
         raise ConfigError(
             "Expected the package `datasets` for the data set 'hf' but it is not installed. "
-            "Install it: pip install 'upslope[hf]'."
+            "Install it: pip install '.[hf]' in the clone."
         ) from error
     return datasets
 

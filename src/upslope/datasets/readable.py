@@ -26,3 +26,21 @@ def readable(dataset: Dataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
             continue
         mask[i] = True
     return (torch.cat(found) if found else torch.empty(0)), mask
+
+
+def first_readable(dataset: Dataset, count: int = 2) -> Tensor:
+    """Return the inputs of the first `count` samples that can be read, fewer where there are not.
+
+    Raises:
+        DataError: none can be read; what the last one says.
+    """
+    inputs: list[Tensor] = []
+    for i in range(len(dataset)):
+        try:
+            inputs.append(dataset.inputs([i]))
+        except DataError:
+            if i == len(dataset) - 1 and not inputs:
+                raise
+        if len(inputs) == count:
+            break
+    return torch.cat(inputs)

@@ -155,7 +155,7 @@ def _tokenizer(name: str) -> Tokenizer:
     except ImportError as error:
         raise ConfigError(
             "Expected the package `tokenizers`, which reads tokenizer.json, but it is not "
-            "installed: pip install 'upslope[text]'."
+            "installed: pip install '.[text]' in the clone."
         ) from error
     try:
         found: Tokenizer = tokenizers.Tokenizer.from_file(str(file))

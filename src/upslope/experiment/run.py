@@ -24,6 +24,7 @@ from torch import nn
 from upslope.batches import resolve_device
 from upslope.datasets.base import Splits
 from upslope.datasets.checks import check_splits
+from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
@@ -38,6 +39,7 @@ from upslope.experiment.steps import Steps
 from upslope.experiment.weights import Weights
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
 from upslope.ledger.store import FILE as LEDGER
+from upslope.models import without_lazy_layers
 from upslope.pool import OwnStart, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
 from upslope.tasks.base import Task
@@ -52,8 +54,9 @@ class Experiment:
     on with under the same settings, but `cycles` and `budget` may be larger than before, and the
     pool may have more samples: `changes` says what this opening changed. observer: is told of
     progress; without one, it is shown in a terminal or a notebook, unless `progress` is False.
-    shared: a folder where runs of one seed share their first model. stop: a request to stop that
-    somebody else owns; otherwise Ctrl-C and SIGTERM make one.
+    shared: a folder where runs of one seed share their first model. root: where the data lie, for
+    those who use the trained network; recorded when the run begins, and never compared. stop:
+    a request to stop that somebody else owns; otherwise Ctrl-C and SIGTERM make one.
 
     The test set may be empty: then no figures on it are recorded, and those on the labelled set
     alone tell how a cycle went.
@@ -82,6 +85,7 @@ class Experiment:
         observer: Observer | None = None,
         progress: bool = True,
         shared: Path | None = None,
+        root: str | None = None,
         stop: Stop | None = None,
     ) -> None:
         check_splits(splits)
@@ -105,7 +109,7 @@ class Experiment:
             self._counts(len(pool), check=True)
         weights = Weights(
             self.path,
-            model,
+            without_lazy_layers(model, lambda: task.prepare(first_readable(pool))),
             self.settings.seed,
             self.training,
             self.device,
@@ -140,6 +144,7 @@ class Experiment:
                 "std": list(getattr(task, "std", ())),
                 "pool": len(pool),
                 "test": len(splits.test),
+                "root": root,
             },
             reconcile=opening.reconcile,
         )

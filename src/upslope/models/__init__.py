@@ -9,7 +9,6 @@ learning-loss reads.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,9 @@ from torch import nn
 
 from upslope import tables
 from upslope.errors import ConfigError
-from upslope.models import bag_of_words, drn, resnet, resnet3d, small, text, vgg
+from upslope.models import bag_of_words, drn, own, resnet, resnet3d, small, text, vgg
 from upslope.models.features import head, with_features
+from upslope.models.lazy import initialise_by_shape, without_lazy_layers
 from upslope.models.text import SequenceClassifier
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "describe",
     "head",
     "with_features",
+    "without_lazy_layers",
 ]
 
 TABLE: Mapping[str, Callable[..., nn.Module]] = {
@@ -50,73 +51,48 @@ TABLE: Mapping[str, Callable[..., nn.Module]] = {
 }
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
 
-_GIVEN = ("num_classes", "input_shape")
-
 
 def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options: Any) -> nn.Module:
     """A fresh network; its weights come from torch's global generator.
 
-    name: a key of `TABLE`, or `package.module:function`, which is imported and called with
-    num_classes, input_shape and the options.
+    name: a key of `TABLE`, or `package.module:function`, which is imported, from the current
+    folder too, and called with num_classes, input_shape and the options. Lazy layers get their
+    sizes from a batch of zeros.
 
     Raises:
         ConfigError: an unknown name or option, a factory that cannot be imported or called, or
             that returns something else than an nn.Module.
-        ModelError: a network that cannot take inputs of that shape.
+        ModelError: a network that cannot take inputs of that shape, or whose lazy layers stay open.
     """
-    if ":" not in name:
-        checked = check_options(name, options)
-        factory = TABLE[name]
-        return factory(num_classes=num_classes, input_shape=tuple(input_shape), **checked)
-    factory = _import(name)
-    try:
-        model = factory(num_classes=num_classes, input_shape=tuple(input_shape), **options)
-    except TypeError as error:
-        raise ConfigError(
-            f"Expected the model factory {name!r} to be callable with num_classes=, input_shape="
-            f"{''.join(f', {key}=' for key in options)} but it raised: {error}."
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"Expected the model factory {name!r} to return a torch.nn.Module but got "
-            f"{type(model).__name__}."
-        )
-    return model
+    shape = tuple(input_shape)
+    if ":" in name:
+        return initialise_by_shape(own.build_own(name, num_classes, shape, options), shape)
+    checked = check_options(name, options)
+    return TABLE[name](num_classes=num_classes, input_shape=shape, **checked)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `build` with their types and ranges checked; builds nothing.
+    """The options of `build` with their names, types and ranges checked; builds nothing.
 
-    Options of a factory of the user's own are theirs to check, and come back as they are.
+    Of a function of the user's own, which is imported for it, the names alone are checked.
 
     Raises:
         ConfigError: an unknown model; every unknown or wrong option, in one message.
     """
     if ":" in name:
-        return dict(options)
+        return own.check_own_options(name, options)
     factory = tables.lookup("model", TABLE, name, " or `package.module:function`")
-    return tables.check_options(f"model {name!r}", factory, options, _GIVEN)
+    problems = own.given_problems(name, options)
+    rest = {key: value for key, value in options.items() if key not in own.GIVEN}
+    try:
+        checked = tables.check_options(f"model {name!r}", factory, rest, own.GIVEN)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return checked
 
 
 def describe() -> list[tables.Description]:
     """Every model: its name, one line about it, and its options with defaults and help."""
-    return [tables.describe(name, factory, _GIVEN) for name, factory in TABLE.items()]
-
-
-def _import(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(
-            f"Expected the model {name!r} to name an importable module but importing "
-            f"{module_name!r} failed: {error}. Install it, or put its folder on PYTHONPATH."
-        ) from error
-    factory: Callable[..., Any] | None = getattr(module, attribute, None)
-    if not callable(factory):
-        found = "nothing of that name" if factory is None else type(factory).__name__
-        raise ConfigError(
-            f"Expected {attribute!r} in {module_name!r} to be a function that returns a "
-            f"torch.nn.Module but got {found}."
-        )
-    return factory
+    return [tables.describe(name, factory, own.GIVEN) for name, factory in TABLE.items()]

@@ -76,7 +76,7 @@ def from_folder(
     except ImportError as error:
         raise ConfigError(
             "Expected the package `transformers` for the model `transformers` but it is not "
-            "installed: pip install 'upslope[text]'."
+            "installed: pip install '.[text]' in the clone."
         ) from error
     auto = transformers.AutoModelForSequenceClassification
     given = {"local_files_only": True, "trust_remote_code": False, "num_labels": num_classes}

@@ -7,6 +7,7 @@ grey. Each curve carries its name at its end, so no legend has to be matched by 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +17,19 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from upslope.report.look import GREY
 from upslope.report.summary import Row, Summary
 from upslope.report.tables import name_of
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195")
 REFERENCE = "#6e7781"
 INK, FAINT, PAPER = "#1f2328", "#d0d7de", "#ffffff"
+BAND = 3
+"""Seeds from which on an interval is drawn; fewer are shown one by one."""
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -57,18 +63,22 @@ def save_curves(summary: Summary, directory: Path, name: str = "curves") -> list
     return paths
 
 
-def inline_svg(summary: Summary, kind: str, description: str) -> str:
-    """One figure as an `<svg>` element for the page, its colours as CSS variables.
+def inline_svg(summary: Summary, kind: str, description: str, *, narrow: bool = False) -> str:
+    """Return one figure as an `<svg>` element for the page, its colours as CSS variables.
 
     Args:
         summary: what to draw.
         kind: `curves` or `differences`.
         description: read out in place of the picture.
+        narrow: drawn for the width of a telephone, so that its letters need not shrink.
     """
     draw = {"curves": curves_figure, "differences": differences_figure}[kind]
     buffer = io.StringIO()
-    with mpl.rc_context({**STYLE, "svg.hashsalt": kind}):
-        draw(summary).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # Ids of clips and markers come from the salt: those of all pictures of a page must differ.
+    salt = f"{kind}-narrow" if narrow else kind
+    with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
+        figure = draw(summary, narrow=narrow)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -78,16 +88,19 @@ def inline_svg(summary: Summary, kind: str, description: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
 
 
-def curves_figure(summary: Summary) -> Figure:
-    """The figure over labels: mean, interval over seeds, full-data ceiling, unfinished runs."""
-    figure, axes = _axes(summary)
+def curves_figure(summary: Summary, *, narrow: bool = False) -> Figure:
+    """Draw the figure over labels: mean, interval or seeds, full-data ceiling, unfinished runs."""
+    figure, axes = _axes(summary, narrow)
+    low, high = bounds(summary.study.metric)
     budgets = np.asarray(summary.budgets)
     axes.margins(x=0.02, y=0.08)
     marker = "o" if len(budgets) <= 12 else None
     for row, look in zip(summary.rows, looks(summary), strict=True):
-        axes.fill_between(
-            budgets, 100 * row.curve.low, 100 * row.curve.high, color=look[0], alpha=0.13, lw=0
-        )
+        if len(row.seeds) >= BAND:
+            band = [100 * np.clip(x, low, high) for x in (row.curve.low, row.curve.high)]
+            axes.fill_between(budgets, *band, color=look[0], alpha=0.13, lw=0)
+        elif len(row.seeds) > 1:
+            _dots(axes, budgets, summary.study.curves(row.strategy, row.seeds), look[0])
     for row, look in zip(summary.rows, looks(summary), strict=True):
         axes.plot(
             budgets,
@@ -97,6 +110,7 @@ def curves_figure(summary: Summary) -> Figure:
             linewidth=2,
             marker=marker,
             markersize=3.5,
+            clip_on=False,
         )
     for run in summary.study.incomplete:
         if run.scores:
@@ -114,14 +128,21 @@ def curves_figure(summary: Summary) -> Figure:
             fontsize=9,
         )
     axes.set_ylabel(f"{name_of(summary.study.metric)} on the test set (%)")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, 100 * low), min(top, 100 * high))
     ends = [100 * float(row.curve.mean[-1]) for row in summary.rows]
-    _name_ends(axes, summary.rows, ends, [look[0] for look in looks(summary)])
+    if narrow:
+        _legend(figure, summary.rows, looks(summary))
+    else:
+        _name_ends(axes, summary.rows, ends, [look[0] for look in looks(summary)])
     return figure
 
 
-def differences_figure(summary: Summary) -> Figure:
-    """The paired difference to the reference at each budget, with its interval."""
-    figure, axes = _axes(summary)
+def differences_figure(summary: Summary, *, narrow: bool = False) -> Figure:
+    """Draw the paired difference to the reference at each budget, with its interval or seeds."""
+    figure, axes = _axes(summary, narrow)
+    low, high = bounds(summary.study.metric)
+    most = high - low
     axes.axhline(0.0, color=REFERENCE, linewidth=2)
     compared = [
         (row, look)
@@ -138,29 +159,55 @@ def differences_figure(summary: Summary) -> Figure:
         curve = row.comparison.curve
         x = budgets + shift
         axes.plot(x, 100 * curve.mean, color=look[0], linestyle=look[1], linewidth=1.3, alpha=0.6)
-        axes.vlines(x, 100 * curve.low, 100 * curve.high, color=look[0], linewidth=1.6)
+        seeds = row.comparison.seeds
+        if len(seeds) >= BAND:
+            ends = [100 * np.clip(end, -most, most) for end in (curve.low, curve.high)]
+            axes.vlines(x, *ends, color=look[0], linewidth=1.6)
+        elif len(seeds) > 1:
+            ours, theirs = (
+                summary.study.curves(name, seeds) for name in (row.strategy, str(summary.reference))
+            )
+            _dots(axes, x, ours - theirs, look[0])
         axes.plot(x, 100 * curve.mean, "o", color=look[0], markersize=5)
     axes.set_ylabel(f"Difference to {summary.reference} (points)")
-    ends = [100 * float(r.comparison.curve.mean[-1]) for r, _ in compared if r.comparison]
-    _name_ends(axes, [row for row, _ in compared], ends, [look[0] for _, look in compared])
+    last = [100 * float(r.comparison.curve.mean[-1]) for r, _ in compared if r.comparison]
+    rows = [row for row, _ in compared]
+    if narrow:
+        _legend(figure, rows, [look for _, look in compared])
+    else:
+        _name_ends(axes, rows, last, [look[0] for _, look in compared])
     return figure
 
 
+def bounds(metric: str) -> tuple[float, float]:
+    """Return the least and the largest value that a figure can have, as shares."""
+    return (-math.inf, 1.0) if metric == "r2" else (0.0, 1.0)
+
+
 def looks(summary: Summary) -> list[tuple[str, Any]]:
-    """(colour, dashes) of each row: the reference grey, the others in the palette's order."""
-    found, used = [], 0
+    """Return (colour, dashes) of each row, by its slot; past the palette, dashes differ."""
+    result: list[tuple[str, Any]] = []
     for row in summary.rows:
-        if row.strategy == summary.reference:
-            found.append((REFERENCE, DASHES[0]))
+        slot = summary.slots[row.strategy]
+        if slot == GREY:
+            result.append((REFERENCE, DASHES[0]))
             continue
-        dashes = DASHES[used // len(PALETTE) % len(DASHES)]
-        found.append((PALETTE[used % len(PALETTE)], dashes))
-        used += 1
-    return found
+        dashes = DASHES[slot // len(PALETTE) % len(DASHES)]
+        result.append((PALETTE[slot % len(PALETTE)], dashes))
+    return result
 
 
-def _axes(summary: Summary) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(8.4, 4.7), layout="constrained")
+def variable_of(colour: str) -> str:
+    """Return the CSS variable that stands for a colour of this module."""
+    return _variables()[colour]
+
+
+def _axes(summary: Summary, narrow: bool) -> tuple[Figure, Any]:
+    if narrow:  # as wide as a telephone, and higher for the names below
+        figure = Figure(figsize=(4.3, 3.6 + 0.2 * math.ceil(len(summary.rows) / 2)))
+        figure.set_layout_engine("constrained")
+    else:
+        figure = Figure(figsize=(8.4, 4.7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(axis="y")
@@ -168,10 +215,33 @@ def _axes(summary: Summary) -> tuple[Figure, Any]:
     pool = summary.study.pool_size
     budgets = summary.budgets
     if len(budgets) <= 12:
+        budgets = budgets[:: 2 if narrow and len(budgets) > 7 else 1]
         share = [f"{b:,}\n{100 * b / pool:.0f}%" if pool else f"{b:,}" for b in budgets]
         axes.set_xticks(budgets, share)
     axes.set_xlabel("Labels" + (" (and their share of the pool)" if pool else ""))
+    if narrow and len(summary.budgets) > 12:
+        axes.locator_params(axis="x", nbins=5)
     return figure, axes
+
+
+def _dots(axes: Any, budgets: NDArray[Any], curves: NDArray[Any], colour: str) -> None:
+    """Draw each seed as points: an interval of two seeds says more of Student than of them."""
+    for curve in curves:
+        axes.plot(budgets, 100 * curve, "o", color=colour, markersize=4, alpha=0.45, mew=0)
+
+
+def _legend(figure: Figure, rows: Sequence[Row], styles: Sequence[tuple[str, Any]]) -> None:
+    """Write the names below the axes, in two columns, where there is no room beside them."""
+    lines = [Line2D([], [], color=colour, linestyle=dashes, lw=2) for colour, dashes in styles]
+    figure.legend(
+        lines,
+        [row.strategy for row in rows],
+        loc="outside lower left",
+        ncols=2 if len(rows) > 1 else 1,
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=INK,
+    )
 
 
 def _name_ends(axes: Any, rows: Sequence[Row], ends: list[float], colours: list[str]) -> None:

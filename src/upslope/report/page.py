@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 
 from upslope.evaluation import smallest_sign_flip_p
 from upslope.report import tables
-from upslope.report.figures import PALETTE, inline_svg, looks
+from upslope.report.figures import BAND, bounds, inline_svg, looks, variable_of
 from upslope.report.summary import LEVEL, Row, Summary
 
 
@@ -24,8 +24,10 @@ def page(summary: Summary, title: str = "Learning curves") -> str:
         f'<p class="lead">{escape(_lead(summary))}</p>',
         _answer(summary),
         _figure(
-            inline_svg(summary, "curves", f"Learning curves of {_names(summary)}"),
-            "Lines: mean over seeds. Bands: 95% confidence interval of the mean (Student t)."
+            summary,
+            "curves",
+            f"Learning curves of {_names(summary)}",
+            f"Lines: mean over seeds.{_spread(summary)}"
             + (" Dashed: trained on every label of the pool." if summary.study.ceiling else ""),
         ),
         *_difference(summary),
@@ -69,7 +71,7 @@ def _answer(summary: Summary) -> str:
     for row, (colour, _) in zip(summary.rows, looks(summary), strict=True):
         if row.comparison is None:
             continue
-        variable = f"var(--series-{PALETTE.index(colour)})"
+        variable = f"var({variable_of(colour)})"
         items.append(f'<li style="--c: {variable}">{_sentence(summary, row)}</li>')
     return f'<ul class="answer">{"".join(items)}</ul>' if items else ""
 
@@ -107,14 +109,22 @@ def _p(p: float) -> str:
 def _difference(summary: Summary) -> list[str]:
     if not any(row.comparison for row in summary.rows):
         return []
-    svg = inline_svg(summary, "differences", f"Paired differences to {summary.reference}")
+    fewest = min(len(row.comparison.seeds) for row in summary.rows if row.comparison)
+    bars = (
+        " Bars: 95% interval of the mean difference, not corrected for the number of comparisons."
+        if fewest >= BAND
+        else " Faint points: the seeds; there are too few for an interval."
+        if fewest > 1
+        else ""
+    )
     return [
         f"<h2>Difference to {escape(str(summary.reference))}, seed by seed</h2>",
         _figure(
-            svg,
+            summary,
+            "differences",
+            f"Paired differences to {escape(str(summary.reference))}",
             "Runs of one seed share the initial set, the initial weights and the data order, so "
-            "the difference is taken within each seed. Bars: 95% interval of the mean difference, "
-            "not corrected for the number of comparisons.",
+            f"the difference is taken within each seed.{bars}",
         ),
     ]
 
@@ -163,11 +173,28 @@ def _protocol(summary: Summary) -> str:
     )
 
 
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+def _spread(summary: Summary) -> str:
+    """One sentence on what shows how seeds differ."""
+    if summary.seeds >= BAND:
+        low, _ = bounds(summary.study.metric)
+        ends = "at 0 and 100%" if low == 0 else "at 100%"
+        return f" Bands: 95% confidence interval of the mean (Student t), cut {ends}."
+    if summary.seeds > 1:
+        return " Faint points: the seeds; there are too few for an interval."
+    return ""
 
 
-def _table(head: Iterable[str], rows: Iterable[list[str]]) -> str:
+def _figure(summary: Summary, kind: str, description: str, caption: str) -> str:
+    """The picture twice, for wide and for narrow screens; style sheets show one of them."""
+    wide = inline_svg(summary, kind, description)
+    narrow = inline_svg(summary, kind, description, narrow=True)
+    return (
+        f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[list[str]]) -> str:
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = "".join(
         f'<tr><th scope="row">{escape(first)}</th>'
@@ -176,9 +203,20 @@ def _table(head: Iterable[str], rows: Iterable[list[str]]) -> str:
         for first, *rest in rows
     )
     return (
-        f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>'
-        "</div>"
+        f'<div class="hint {_scrolls(head, rows)}">Scroll sideways for all columns &rarr;</div>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table, may scroll sideways">'
+        f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
+
+
+_WIDTHS = (400, 550, 700, 850, 1000, 1150)
+
+
+def _scrolls(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The class that names the widest screen on which a table has to scroll, by its letters."""
+    letters = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    width = sum(7 * n + 13 for n in letters) + 48  # pixels: a letter, a cell's and a page's edges
+    return f"to-{next((w for w in _WIDTHS if w >= width), 'all')}"
 
 
 def _quiet_half(cell: str) -> str:

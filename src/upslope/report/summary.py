@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from upslope.evaluation import (
     mean_interval,
     paired_comparison,
 )
+from upslope.report.look import Look
 from upslope.report.study import Study
 
 LEVEL = 0.05
@@ -68,6 +70,10 @@ class Summary:
     budgets: tuple[int, ...]
     reference: str | None
     rows: tuple[Row, ...]
+    slots: Mapping[str, int] = field(default_factory=dict)
+    """strategy -> slot of its colour; `look.GREY` for grey."""
+    title: str = ""
+    """Of the report that this one takes the place of."""
 
     @property
     def seeds(self) -> int:
@@ -75,18 +81,20 @@ class Summary:
         return min(len(row.seeds) for row in self.rows)
 
 
-def summarise(study: Study, reference: str | None = None) -> Summary:
+def summarise(study: Study, reference: str | None = None, look: Look | None = None) -> Summary:
     """Statistics of every strategy with a complete run.
 
     Args:
         study: the runs.
         reference: what the others are compared with; `random` where it is there, else nothing.
+        look: of an earlier report, whose order and colours stay.
 
     Raises:
         RunError: no complete run; runs that do not belong together; an unknown reference.
     """
     budgets = study.budgets
-    names = [name for name in study.strategies if study.complete(name)]
+    look = look or Look()
+    names = look.sort(name for name in study.strategies if study.complete(name))
     if reference is None and "random" in names:
         reference = "random"
     if reference is not None and reference not in names:
@@ -115,7 +123,9 @@ def summarise(study: Study, reference: str | None = None) -> Summary:
                 comparison=_with_p(found, p_adjusted[name]) if found is not None else None,
             )
         )
-    return Summary(study, budgets, reference, tuple(rows))
+    return Summary(
+        study, budgets, reference, tuple(rows), look.extended(names, reference), look.title
+    )
 
 
 def _areas(budgets: tuple[int, ...], curves: np.ndarray) -> np.ndarray:

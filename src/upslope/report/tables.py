@@ -142,9 +142,11 @@ def as_csv(summary: Summary) -> str:
     return buffer.getvalue()
 
 
-def as_json(summary: Summary) -> str:
+def as_json(summary: Summary, title: str = "") -> str:
     """Everything, numbers at full precision; null where there is no number."""
     document = {
+        "title": title,
+        "colours": dict(summary.slots),
         "metric": summary.study.metric,
         "budgets": list(summary.budgets),
         "pool_size": summary.study.pool_size,

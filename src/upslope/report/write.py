@@ -24,13 +24,16 @@ class Files:
     json: Path
 
 
-def write(summary: Summary, out: Path | str, title: str = "Learning curves") -> Files:
+def write(summary: Summary, out: Path | str, title: str | None = None) -> Files:
     """Write `report.html`, `curves.png`, `curves.svg`, `table.md`, `curves.csv`, `results.json`.
+
+    title: by default that of the report whose look the summary has, or "Learning curves".
 
     Raises:
         RunError: the disk is full or cannot be written.
     """
     out = Path(out)
+    title = title or summary.title or "Learning curves"
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         png, svg = save_curves(summary, out)
@@ -45,5 +48,5 @@ def write(summary: Summary, out: Path | str, title: str = "Learning curves") -> 
         files.page.write_text(page(summary, title), encoding="utf-8")
         files.markdown.write_text(tables.markdown(summary), encoding="utf-8")
         files.csv.write_text(tables.as_csv(summary), encoding="utf-8")
-        files.json.write_text(tables.as_json(summary), encoding="utf-8")
+        files.json.write_text(tables.as_json(summary, title), encoding="utf-8")
     return files

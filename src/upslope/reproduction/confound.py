@@ -27,7 +27,7 @@ def confound(bench: Bench) -> Result:
     opened = bench.opened(scale.main)
     seeds, pool, once = opened.config.seeds, opened.job.splits.pool, opened.training
     labels, _ = warm[ENTROPY][0].curve()
-    total = sum(_steps(once, n) for n in labels)
+    total = sum(once.steps_for(n) for n in labels)
     chosen = {run.seed: labels_of(run) for run in warm[ENTROPY]}
     everything = {seed: tuple(pool.ids) for seed in seeds}
     jobs = Trainings(
@@ -46,10 +46,10 @@ def confound(bench: Bench) -> Result:
     rows = [
         _row(f"{ENTROPY}, warm start", warm[ENTROPY], last, total),
         _row("random, warm start", warm["random"], last, total),
-        _row("all labels, as long as one cycle", full, size, _steps(once, size)),
+        _row("all labels, as long as one cycle", full, size, once.steps_for(size)),
         _row("all labels, as many steps", jobs.results("all", seeds), size, long_all),
-        _row(f"{ENTROPY}, from scratch", fresh[ENTROPY], last, _steps(once, last)),
-        _row("random, from scratch", fresh["random"], last, _steps(once, last)),
+        _row(f"{ENTROPY}, from scratch", fresh[ENTROPY], last, once.steps_for(last)),
+        _row("random, from scratch", fresh["random"], last, once.steps_for(last)),
         _row(f"what {ENTROPY} selected, from scratch, as many steps",
              jobs.results("selected", seeds), last, long_selected),
         Row(f"{ENTROPY}, 40% of CIFAR-10", exactly(
@@ -81,7 +81,7 @@ def confound(bench: Bench) -> Result:
         (
             f"The paper's comparison: {first:.1f}% with {100 * last / size:.0f}% of the labels, "
             f"warm start, {total:,} steps, against {accuracy[names[2]]:.1f}% with all labels and "
-            f"{_steps(once, size):,} steps. With as many steps, all labels give "
+            f"{once.steps_for(size):,} steps. With as many steps, all labels give "
             f"{accuracy[names[3]]:.1f}%.",
             f"From scratch, as long as one cycle, the selected labels give "
             f"{accuracy[names[4]]:.1f}%, and {accuracy[names[6]]:.1f}% with as many steps as the "
@@ -101,24 +101,14 @@ def _row(label: str, runs: Sequence[RunResult], labels: int, steps: int) -> Row:
     return Row(label, (*exactly([labels, steps]), accuracy))
 
 
-def _steps(training: TrainingSettings, labels: int) -> int:
-    return training.epochs * _per_epoch(training, labels)
-
-
-def _per_epoch(training: TrainingSettings, labels: int) -> int:
-    """A lone last sample joins the batch before."""
-    whole, rest = divmod(labels, training.batch_size)
-    return max(1, whole + (rest > 1 or (rest == 1 and whole == 0)))
-
-
 def _lasting(training: TrainingSettings, steps: int, labels: int) -> TrainingSettings:
     """The same training, of as many steps as whole passes allow."""
-    epochs = max(1, round(steps / _per_epoch(training, labels)))
-    stretch = epochs / training.epochs
+    epochs = max(1, round(steps / training.steps_per_epoch(labels)))
+    stretch = epochs / training.epochs_for(labels)
     milestones = tuple(max(1, round(m * stretch)) for m in training.milestones)
     return replace(training, epochs=epochs, milestones=milestones)
 
 
 def _lasted(jobs: Trainings, name: str, labels: int) -> int:
     assert jobs.training is not None
-    return _steps(jobs.training[name], labels)
+    return jobs.training[name].steps_for(labels)

@@ -1,6 +1,13 @@
-"""Scoring a pool with a model: signals for strategies, and scores to a file."""
+"""Scoring a pool with a model: signals for strategies, and scores or predictions to a file."""
 
-from upslope.scoring.files import Scorer, ScoreReport, SignalScore, score_to_file
+from upslope.scoring.files import (
+    Scorer,
+    ScoreReport,
+    SignalScore,
+    check_file_name,
+    score_to_file,
+)
+from upslope.scoring.predictions import predict_to_file
 from upslope.scoring.signals import LabelledSet, SignalTable, compute_signals
 
 __all__ = [
@@ -9,6 +16,8 @@ __all__ = [
     "Scorer",
     "SignalScore",
     "SignalTable",
+    "check_file_name",
     "compute_signals",
+    "predict_to_file",
     "score_to_file",
 ]

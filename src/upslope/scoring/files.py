@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +15,18 @@ from torch import Tensor, nn
 
 from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError, DataError, SelectionError
-from upslope.files import write_atomically
+from upslope.files import disk_errors, write_atomically
 from upslope.pool import Need, PoolView
 from upslope.progress import Observer, Progress, Stop, silent
 from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.tasks.base import Task
 
 _ROWS = 1 << 14  # rows held in memory, and in a row group of a Parquet file
+TEXT_COLUMNS = ("id", "class", "labels")
+"""Columns that hold text; all others hold numbers."""
+
+Block = tuple[Sequence[int], dict[str, list[Any]]]
+"""Indices of samples that could be read, and a value of each column for each of these."""
 
 
 class Scorer(Protocol):
@@ -93,52 +98,84 @@ def score_to_file(
         SelectionError: a score that is NaN or infinite; the message names samples.
         RunError: the disk is full or cannot be written.
     """
+    if not scores:
+        raise ConfigError("Expected at least one score but got none.")
+    needs = list(dict.fromkeys(need for scorer in scores.values() for need in scorer.needs))
+
+    def block(start: int, part: Sequence[int], report: Observer) -> Block:
+        table = compute_signals(
+            needs,
+            model,
+            task,
+            dataset,
+            part,
+            device=device,
+            seed=seed,
+            # Random signals draw anew in each block.
+            cycle=start,
+            batch_size=batch_size,
+            on_corrupt=on_corrupt,
+            observer=report,
+            stop=stop,
+        )
+        view = PoolView([dataset.ids[i] for i in table.candidates], table.signals)
+        return table.candidates, {n: scorer.score(view).tolist() for n, scorer in scores.items()}
+
+    chosen = range(len(dataset)) if indices is None else indices
+    return stream_to_file(path, dataset, chosen, block, observer)
+
+
+def check_file_name(path: Path | str) -> Path:
+    """Return the path; ConfigError unless its ending is one that can be written."""
     path = Path(path)
     if path.suffix not in _WRITERS:
         raise ConfigError(
             f"Expected a file that ends in {' or '.join(_WRITERS)} but got {path.name!r}."
         )
-    if not scores:
-        raise ConfigError("Expected at least one score but got none.")
-    chosen = range(len(dataset)) if indices is None else indices
-    if not len(chosen):
+    return path
+
+
+def stream_to_file(
+    path: Path | str,
+    dataset: Dataset,
+    indices: Sequence[int],
+    block: Callable[[int, Sequence[int], Observer], Block],
+    observer: Observer = silent,
+) -> ScoreReport:
+    """Write `id` and the columns that `block` gives, in the order of `indices`, a part at a time.
+
+    block: (place of its first, indices of a part, whom to tell of progress) -> (those that could
+    be read, a value of each column for each of these).
+
+    Raises:
+        ConfigError: another ending than .parquet or .csv.
+        DataError: no sample.
+        RunError: the disk is full or cannot be written.
+    """
+    path = check_file_name(path)
+    if not len(indices):
         raise DataError(f"Expected samples to score but {dataset.name} gave none.")
-    needs = list(dict.fromkeys(need for scorer in scores.values() for need in scorer.needs))
     skipped: list[str] = []
-    stop = stop or Stop()
 
     def blocks() -> Iterator[dict[str, list[Any]]]:
-        for start in range(0, len(chosen), _ROWS):
-            part = chosen[start : start + _ROWS]
-            table = compute_signals(
-                needs,
-                model,
-                task,
-                dataset,
-                part,
-                device=device,
-                seed=seed,
-                # Random signals draw anew in each block.
-                cycle=start,
-                batch_size=batch_size,
-                on_corrupt=on_corrupt,
-                observer=_offset(observer, start, len(chosen)),
-                stop=stop,
-            )
-            skipped.extend(dataset.ids[i] for i in table.skipped)
-            view = PoolView([dataset.ids[i] for i in table.candidates], table.signals)
-            columns = {name: scorer.score(view).tolist() for name, scorer in scores.items()}
-            yield {"id": list(view.candidates), **columns}
+        for start in range(0, len(indices), _ROWS):
+            part = indices[start : start + _ROWS]
+            read, columns = block(start, part, _offset(observer, start, len(indices)))
+            there = set(read)
+            skipped.extend(dataset.ids[i] for i in part if i not in there)
+            yield {"id": [dataset.ids[i] for i in read], **columns}
 
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: _WRITERS[path.suffix](temporary, blocks()))
-    return ScoreReport(len(chosen) - len(skipped), tuple(skipped))
+    return ScoreReport(len(indices) - len(skipped), tuple(skipped))
 
 
 def _write_parquet(path: Path, blocks: Iterator[dict[str, list[Any]]]) -> None:
     writer = None
     try:
         for block in blocks:
-            types = {k: pa.string() if k == "id" else pa.float64() for k in block}
+            types = {k: pa.string() if k in TEXT_COLUMNS else pa.float64() for k in block}
             table = pa.table(block, schema=pa.schema(types.items()))
             writer = writer or pq.ParquetWriter(path, table.schema)
             writer.write_table(table)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from upslope import tables
 from upslope.options import Options
 from upslope.pool import Need
+from upslope.signals.answers import Answers
 from upslope.signals.base import Checked, FitContext, FittedSignal, Signal
 from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
@@ -35,6 +36,7 @@ from upslope.tasks.base import Task
 
 SIGNALS: dict[str, type[Options]] = {
     "probabilities": Probabilities,
+    "answers": Answers,
     "uncertainty": Uncertainty,
     "features": Features,
     "extracted-features": ExtractedFeatures,

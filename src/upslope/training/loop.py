@@ -136,7 +136,8 @@ class _Training:
         self.observer, self.stop = observer, stop
         self.optimizer = _optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "fp16")
-        self.steps = len(epoch_batches(n, settings.batch_size, seed, cycle, 0))
+        self.epochs = settings.epochs_for(n)
+        self.steps = settings.steps_per_epoch(n)
         self.augment = torch.Generator()
         self.started = self.saved = time.monotonic()
         self.loss_sum = torch.zeros((), device=device)
@@ -146,7 +147,7 @@ class _Training:
             self.companion.begin(self.model, self.device, derive(self.seed, "companion"))
         try:
             self.at = self._load()
-            while self.at.epoch < self.settings.epochs:
+            while self.at.epoch < self.epochs:
                 self.model.train()
                 self._epoch(validation)
         finally:
@@ -179,7 +180,7 @@ class _Training:
 
     def _step(self, inputs: Tensor, targets: Tensor) -> None:
         at, settings = self.at, self.settings
-        progress = (at.epoch * self.steps + at.step) / (settings.epochs * self.steps)
+        progress = (at.epoch * self.steps + at.step) / (self.epochs * self.steps)
         lr = learning_rate(settings, at.epoch, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -205,7 +206,7 @@ class _Training:
         if self.device.type == "cpu":  # elsewhere reading a number waits for the device
             self._check_loss(lr)
         done = at.epoch * self.steps + at.step + 1
-        self.observer(Progress("train", done, settings.epochs * self.steps))
+        self.observer(Progress("train", done, self.epochs * self.steps))
 
     def _forward(self, inputs: Tensor) -> object:
         try:
@@ -244,7 +245,7 @@ class _Training:
             mixed = " Train without autocast." if self.settings.autocast else ""
             raise ModelError(
                 f"Expected a finite training loss but it is {value} in epoch {self.at.epoch + 1} "
-                f"of {self.settings.epochs}, at learning rate {lr:.3g}. Lower `lr` (try "
+                f"of {self.epochs}, at learning rate {lr:.3g}. Lower `lr` (try "
                 f"{self.settings.lr / 10:.3g}), and look for inputs that are not finite.{mixed}"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -10,12 +11,25 @@ from pydantic import Field
 from upslope.errors import ConfigError
 from upslope.options import Options
 
+AUTO_EPOCHS = 20
+"""Fewest passes over the labelled set with `epochs="auto"`."""
+
+AUTO_STEPS = 400
+"""Fewest optimiser steps with `epochs="auto"`. With 100 labels, `cnn-small` reaches 98% and more of
+its training set in 200 steps and all of it in 400, on digits and on Fashion-MNIST; accuracy on the
+test set still rises between. `tests/test_training.py` holds it for digits."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings(Options):
     """One training, from the first epoch to the last.
 
-    The defaults suit small networks on a CPU. The protocol of the paper (A.8, CIFAR-10) is
+    The defaults suit small networks on a CPU. Few labels make few batches, and a network that has
+    taken twenty steps has fitted nothing; batch normalisation has not even met its statistics.
+    So `epochs` is "auto" unless given: `AUTO_EPOCHS` passes, or as many as make `AUTO_STEPS`
+    steps where the labelled set is small. A number is taken as it is.
+
+    The protocol of the paper (A.8, CIFAR-10) is
     `epochs=200, batch_size=128, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4,
     schedule="milestones", milestones=(160,), gamma=0.1`.
 
@@ -26,8 +40,12 @@ class TrainingSettings(Options):
     name: ClassVar[str] = "training"
 
     epochs: Annotated[
-        int, Field(ge=1, description="passes over the labelled set in each cycle")
-    ] = 20
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        Field(
+            description="passes over the labelled set in each cycle; auto: 20, and where that is "
+            "less than 400 steps, as many as make 400"
+        ),
+    ] = "auto"
     batch_size: Annotated[
         int, Field(ge=1, description="samples in a batch; a lone last one joins the batch before")
     ] = 64
@@ -72,3 +90,18 @@ class TrainingSettings(Options):
                 "training: Expected `milestones` to name at least one epoch, as `schedule` is "
                 '"milestones", but got (). Name the epochs, or take schedule="constant".'
             )
+
+    def epochs_for(self, labels: int) -> int:
+        """Return the number of passes over a labelled set of `labels` samples."""
+        if self.epochs != "auto":
+            return self.epochs
+        return max(AUTO_EPOCHS, math.ceil(AUTO_STEPS / self.steps_per_epoch(labels)))
+
+    def steps_per_epoch(self, labels: int) -> int:
+        """Return the number of batches in a pass; a lone last sample joins the batch before."""
+        whole, rest = divmod(labels, self.batch_size)
+        return max(1, whole + (rest > 1 or (rest == 1 and whole == 0)))
+
+    def steps_for(self, labels: int) -> int:
+        """Return the number of optimiser steps that a labelled set of `labels` samples gets."""
+        return self.epochs_for(labels) * self.steps_per_epoch(labels)

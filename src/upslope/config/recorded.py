@@ -1,0 +1,162 @@
+"""Networks that a run has trained: which data, network, classes and statistics they belong to.
+
+`upslope score` and `upslope predict` take the folder of a run, a checkpoint in it, or a checkpoint
+from anywhere; the first two carry their configuration in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upslope.checkpoints import file_sha256
+from upslope.config.read import load
+from upslope.config.schema import Config
+from upslope.errors import ConfigError, ModelError, RunError
+from upslope.ledger import RunResult, read_run
+from upslope.ledger.store import FILE
+
+ENCODED = ("table", "text")
+"""Data sets whose inputs are scaled, or made into numbers, by what all rows of the pool hold."""
+
+_OF_THE_POOL = ("limit", "test_limit", "validation", "test_share")
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, and what is known about it.
+
+    config: data set, network and task. run: the run that trained it; None for a checkpoint from
+    elsewhere. elsewhere: the data were asked from another place than the run's.
+    """
+
+    checkpoint: Path
+    config: Config
+    run: RunResult | None = None
+    elsewhere: bool = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes that the network was trained for; empty where not known."""
+        return tuple(self.run.info["classes"]) if self.run else ()
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(mean, std) that inputs were normalised by in training; None where not recorded."""
+        if self.run is None or "mean" not in self.run.info or "mean" in self.config.data.options:
+            return None
+        return tuple(self.run.info["mean"]), tuple(self.run.info["std"])
+
+
+def find_source(
+    path: Path | str,
+    config: Path | None = None,
+    *,
+    sets: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Source:
+    """Find the checkpoint and its configuration.
+
+    path: the folder of a run (its last model is taken), a folder above a single run, or a
+    checkpoint, within a run or not. config: of a checkpoint that no run explains. sets,
+    overrides: on top, as for `load`; with another `data.root` than the run's, all samples there
+    are meant, whatever part of its own data the run took.
+
+    Raises:
+        ConfigError: several runs; a configuration beside a run that has its own, or none at all.
+        RunError: no run there, or one that has trained nothing yet.
+        ModelError: a checkpoint that is not the one which the run has recorded.
+    """
+    path, sets = Path(path), list(sets)
+    folder = _run_folder(path)
+    if folder is None:
+        return Source(path, load(config, sets=sets, overrides=overrides))
+    run = read_run(folder)
+    checkpoint = _last_model(run) if path.is_dir() else path
+    _check_recorded(run, checkpoint)
+    document = {
+        key: dict(run.config[key]) for key in ("data", "model", "task") if key in run.config
+    }
+    if len(document) < 3:
+        return Source(checkpoint, _without_record(path, config, sets, overrides), run)
+    if config is not None:
+        raise ConfigError(
+            f"Expected no configuration beside {path}, whose run has its own, but got {config}. "
+            "Leave it out, and change single values with --set."
+        )
+    settings = run.config.get("experiment", {})
+    document["experiment"] = {
+        key: settings[key] for key in ("score_batch", "on_corrupt") if key in settings
+    }
+    known = run.info.get("root")
+    asked = load({}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]).root
+    elsewhere = asked is not None and (known is None or Path(asked).absolute() != Path(known))
+    if elsewhere:  # limits and drawn parts are those of the run's own files
+        document["data"] = {k: v for k, v in document["data"].items() if k not in _OF_THE_POOL}
+    elif known is not None and Path(known).exists():
+        document["data"]["root"] = known
+    return Source(checkpoint, load(document, sets=sets, overrides=overrides), run, elsewhere)
+
+
+def _run_folder(path: Path) -> Path | None:
+    if path.is_file():
+        folder = path.absolute().parent.parent
+        return folder if path.parent.name == "models" and (folder / FILE).is_file() else None
+    if not path.is_dir():
+        return None  # as a checkpoint it is told missing
+    if (path / FILE).is_file():
+        return path
+    folders = sorted(file.parent for file in path.rglob(FILE))
+    if not folders:
+        raise RunError(
+            f"Expected {path} to be the folder of a run, which holds {FILE}, or a checkpoint, but "
+            "it is neither. Give runs/NAME/STRATEGY/seed-0 of a comparison, or a file."
+        )
+    if len(folders) > 1:
+        names = ", ".join(str(folder) for folder in folders[:_SHOWN])
+        more = f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""
+        raise ConfigError(
+            f"Expected one run but {path} holds {len(folders)}: {names}{more}. Name one of them."
+        )
+    return folders[0]
+
+
+def _last_model(run: RunResult) -> Path:
+    if not run.cycles:
+        raise RunError(
+            f"Expected a trained network in {run.path} but none has been trained and evaluated "
+            "yet. Run the same command again: it goes on where it stopped."
+        )
+    return run.path / run.cycles[-1].model_file
+
+
+def _check_recorded(run: RunResult, checkpoint: Path) -> None:
+    for cycle in run.cycles:
+        if (run.path / cycle.model_file).absolute() == checkpoint.absolute():
+            if checkpoint.is_file() and file_sha256(checkpoint) != cycle.model_sha256:
+                raise ModelError(
+                    f"Expected {checkpoint} to be the network that the run recorded but its "
+                    "content has changed since. Restore it from a copy, or move it out of the run "
+                    "to use it as a checkpoint of its own."
+                )
+            return
+
+
+def _without_record(
+    path: Path,
+    config: Path | None,
+    sets: list[str],
+    overrides: Mapping[str, Any] | None,
+) -> Config:
+    """A run that was begun in Python may have recorded neither data set nor network."""
+    names = {s.partition("=")[0].strip().removesuffix(".name") for s in sets}
+    if path.is_dir() and config is None and not {"data", "model"} <= names:
+        raise ConfigError(
+            f"Expected the run in {path} to have recorded its data set and network but it was "
+            "begun in Python without them. Say which: -s data.name=NAME -s model.name=NAME, or a "
+            'configuration; or give `Experiment` a `config` with "data", "model" and "task".'
+        )
+    return load(config, sets=sets, overrides=overrides)

@@ -1,0 +1,166 @@
+"""Networks from a function of the user's own, `package.module:function`.
+
+The function is imported from wherever Python finds it, the current folder included, and called with
+`num_classes`, `input_shape` and the options of the configuration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from upslope.errors import ConfigError, UpslopeError
+from upslope.tables import did_you_mean
+
+GIVEN = ("num_classes", "input_shape")
+"""What a data set decides; no option may have these names."""
+
+
+def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Import the function and check the names of its options; call nothing.
+
+    Raises:
+        ConfigError: a function that cannot be imported, or that does not take what it would be
+            given; all wrong options in one message.
+    """
+    factory = import_function(name)
+    problems = given_problems(name, options)
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # functions written in C may not tell
+        parameters = {}.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        own = [n for n in names if n not in GIVEN]
+        expected = ", ".join(f"`{n}`" for n in own) or "none"
+        problems += [
+            f"model {name!r}: Expected options among {expected} but got "
+            f"`{key}`{did_you_mean(key, own)}."
+            for key in options
+            if key not in names and key not in GIVEN
+        ]
+        missing = [n for n in GIVEN if n not in names]
+        if missing:
+            problems.append(
+                f"model {name!r}: Expected a function that takes num_classes= and input_shape= but "
+                f"its parameters are ({', '.join(names)}). Add {' and '.join(missing)}."
+            )
+    problems += [
+        f"model {name!r}: Expected `{p.name}` to be an option with a value, since the function has "
+        "no default for it, but got none."
+        for p in parameters
+        if p.name in names
+        and p.default is p.empty
+        and p.name not in GIVEN
+        and p.name not in options
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return dict(options)
+
+
+def given_problems(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Return one line for each option that is not the user's to set."""
+    return [
+        f"model {name!r}: Expected `{key}` to be what the data set gives, and no option, but got "
+        f"{options[key]!r}. Leave it out."
+        for key in GIVEN
+        if key in options
+    ]
+
+
+def build_own(
+    name: str, num_classes: int, input_shape: tuple[int, ...], options: Mapping[str, Any]
+) -> nn.Module:
+    """Call the function.
+
+    Raises:
+        ConfigError: wrong options, an exception in the function, something else than a network.
+    """
+    checked = check_own_options(name, options)
+    factory = import_function(name)
+    try:
+        with importable_current_folder():
+            model = factory(num_classes=num_classes, input_shape=input_shape, **checked)
+    except UpslopeError:
+        raise
+    except Exception as error:  # whatever a function of somebody else's may raise
+        words = "".join(f", {key}={value!r}" for key, value in options.items())
+        raise ConfigError(
+            f"Expected the model factory {name!r} to return a network for num_classes="
+            f"{num_classes}, input_shape={input_shape}{words} but it raised "
+            f"{type(error).__name__}: {error}{_place(error.__traceback__)}."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"Expected the model factory {name!r} to return a torch.nn.Module but got "
+            f"{type(model).__name__}."
+        )
+    return model
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """Import what `package.module:function` names.
+
+    Raises:
+        ConfigError: no such module or function, or a module that raises while it is imported.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        with importable_current_folder():
+            module = importlib.import_module(module_name)
+    except Exception as error:  # a module of somebody else's may raise anything, SyntaxError too
+        told = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"Expected the model {name!r} to name an importable module but importing "
+            f"{module_name!r} failed: {told}{_place(error.__traceback__)}. Install it, run the "
+            f"command in the folder that holds it (this is {Path.cwd()}), or put that folder on "
+            "PYTHONPATH."
+        ) from error
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(function):
+        got = "nothing of that name" if function is None else type(function).__name__
+        raise ConfigError(
+            f"Expected {attribute!r} in {module_name!r} to be a function that returns a "
+            f"torch.nn.Module but got {got}."
+        )
+    return function
+
+
+@contextmanager
+def importable_current_folder() -> Iterator[None]:
+    """Let Python find modules in the current folder, last of all places, for as long as this lasts.
+
+    Last, and not longer, so that a file there never stands in for a library that is asked for
+    elsewhere.
+    """
+    here = str(Path.cwd())
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    importlib.invalidate_caches()  # the file may have been written a moment ago
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(here)
+
+
+def _place(traceback: TracebackType | None) -> str:
+    """Return ` (nets.py, line 7)`: the last line outside Upslope, Python and its packages."""
+    place, skipped = "", (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix, "<frozen")
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if not file.startswith(skipped):
+            place = f" ({Path(file).name}, line {traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return place

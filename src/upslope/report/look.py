@@ -1,0 +1,61 @@
+"""Title, order and colours of a report, kept from one writing to the next.
+
+A strategy keeps its colour when the report is made again: with another reference, with strategies
+that came later, or from folders that are listed in another order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = "results.json"
+GREY = -1
+"""The slot of the reference that a first report had."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a report looked: its title, and the colour slot of each strategy in their order."""
+
+    title: str = ""
+    slots: Mapping[str, int] = field(default_factory=dict)
+
+    def extended(self, names: Iterable[str], reference: str | None) -> dict[str, int]:
+        """Return the slot of each of these: those it had, and free ones for the others."""
+        slots = {name: self.slots[name] for name in names if name in self.slots}
+        taken = set(self.slots.values())
+        for name in names:
+            if name in slots:
+                continue
+            if name == reference and GREY not in taken:
+                slot = GREY
+            else:
+                slot = next(i for i in range(len(taken) + 1) if i not in taken)
+            taken.add(slot)
+            slots[name] = slot
+        return slots
+
+    def sort(self, names: Iterable[str]) -> list[str]:
+        """Return the names in the order of this look; new ones after them, as they come."""
+        names = list(names)
+        known = [name for name in self.slots if name in names]
+        return [*known, *(name for name in names if name not in known)]
+
+
+def read_look(*folders: Path) -> Look:
+    """Return the look of the first report there is in these folders; an empty one without any.
+
+    A file that is no report of this version says nothing: the report is then made as a first one.
+    """
+    for folder in folders:
+        try:
+            document: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            slots = {str(name): int(slot) for name, slot in document["colours"].items()}
+            return Look(str(document["title"]), slots)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return Look()

@@ -1,0 +1,122 @@
+"""Predictions of a whole pool to a file: classes with probabilities, label sets, or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upslope.datasets.base import Dataset
+from upslope.datasets.readable import first_readable
+from upslope.errors import ConfigError
+from upslope.pool import Need
+from upslope.progress import Observer, Stop, silent
+from upslope.scoring.files import TEXT_COLUMNS, Block, ScoreReport, stream_to_file
+from upslope.scoring.signals import OnCorrupt, compute_signals
+from upslope.signals import build
+from upslope.tasks.base import Task
+
+_POSTERIOR, _ANSWERS = Need.of("probabilities"), Need.of("answers")
+_Columns = dict[str, list[Any]]
+
+
+def predict_to_file(
+    path: Path | str,
+    *,
+    model: nn.Module,
+    task: Task,
+    dataset: Dataset,
+    device: torch.device,
+    classes: Sequence[str] = (),
+    batch_size: int = 256,
+    on_corrupt: OnCorrupt = "fail",
+    observer: Observer = silent,
+    stop: Stop | None = None,
+) -> ScoreReport:
+    """Write one row per sample, in pool order, to a .parquet or .csv file.
+
+    Beside `id`: of classes, `class`, its `probability`, and `p_NAME` for each class; of label
+    sets, `labels` with semicolons between and `p_NAME` for each label; of numbers, a column for
+    each. classes: the names; numbers from 0 where not given. The file appears when it is whole.
+
+    Raises:
+        ConfigError: another ending than .parquet or .csv; a task that answers at every pixel.
+        DataError: an empty pool, or a sample that cannot be read and `on_corrupt` is "fail".
+        RunError: the disk is full or cannot be written.
+    """
+    need, columns = _form(model, task, dataset, classes, device)
+
+    def block(_: int, part: Sequence[int], report: Observer) -> Block:
+        table = compute_signals(
+            [need],
+            model,
+            task,
+            dataset,
+            part,
+            device=device,
+            seed=0,
+            batch_size=batch_size,
+            on_corrupt=on_corrupt,
+            observer=report,
+            stop=stop,
+        )
+        return table.candidates, columns(table.signals[need])
+
+    return stream_to_file(path, dataset, range(len(dataset)), block, observer)
+
+
+def _form(
+    model: nn.Module,
+    task: Task,
+    dataset: Dataset,
+    classes: Sequence[str],
+    device: torch.device,
+) -> tuple[Need, Callable[[Tensor], _Columns]]:
+    """(the signal to compute, its columns), by what the task makes of the first samples."""
+    sample = task.prepare(first_readable(dataset).to(device))
+    try:
+        posterior = build(_POSTERIOR).compute(model.eval(), task, sample)
+    except ConfigError:  # a task without classes says so
+        values = build(_ANSWERS).compute(model.eval(), task, sample)
+        names = _names(classes, values.shape[1])
+        return _ANSWERS, lambda v: {
+            f"value_{name}" if name in TEXT_COLUMNS else name: column
+            for name, column in zip(names, v.double().T.tolist(), strict=True)
+        }
+    if posterior.ndim == 2:
+        names = _names(classes, posterior.shape[1])
+        return _POSTERIOR, lambda p: _classes(p, names)
+    if posterior.ndim == 3 and posterior.shape[1] == 2:
+        names = _names(classes, posterior.shape[2])
+        return _POSTERIOR, lambda p: _label_sets(p[:, 1], names)
+    raise ConfigError(
+        "Expected a task with one answer per sample to predict but this one answers at each of "
+        f"{posterior[0, 0].numel():,} positions, which no table can hold. Run the network on the "
+        "images in Python: `Experiment.model()`, and `task.answers` of its outputs."
+    )
+
+
+def _classes(p: Tensor, names: Sequence[str]) -> _Columns:
+    best = p.max(dim=1)
+    return {
+        "class": [names[i] for i in best.indices.tolist()],
+        "probability": best.values.double().tolist(),
+        **_by_name(p, names),
+    }
+
+
+def _label_sets(p: Tensor, names: Sequence[str]) -> _Columns:
+    present = [[names[i] for i in row.nonzero().flatten().tolist()] for row in p > 0.5]
+    return {"labels": [";".join(row) for row in present], **_by_name(p, names)}
+
+
+def _by_name(p: Tensor, names: Sequence[str]) -> _Columns:
+    columns = p.double().T.tolist()
+    return {f"p_{name}": column for name, column in zip(names, columns, strict=True)}
+
+
+def _names(classes: Sequence[str], count: int) -> list[str]:
+    return list(classes) if len(classes) == count else [str(i) for i in range(count)]

@@ -1,0 +1,24 @@
+"""The model's answers as the task reads them, in the units of the targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from upslope.options import Options
+from upslope.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Answers(Options):
+    """What the model answers, as targets are: (n,) labels, (n, d) numbers; one forward a sample."""
+
+    name: ClassVar[str] = "answers"
+
+    def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
+        """(n, ...) for a prepared batch."""
+        with torch.no_grad():
+            return task.answers(task.predict(model, inputs))
