@@ -31,13 +31,13 @@ def seconds(network: Network, *, prove: bool, again: bool | None = None) -> floa
     model, x = network.model(), network.inputs(network.batch)
     heard = Recording._heard
 
-    def unproven(self: Recording, *args: object, **options: object) -> object:
-        return heard(self, *args[:5], prove=False)  # type: ignore[arg-type]
+    def unproven(self: Recording, *args: object) -> object:
+        return heard(self, *args[:5], False)  # type: ignore[arg-type]
 
     with mock.patch.object(Recording, "_heard", heard if prove else unproven):
         if again is not None:
             gradient_norms(model, x, "entropy")
-        with mock.patch.object(type(memory_of(model)), "draw_proof", lambda _: bool(again)):
+        with mock.patch.object(type(memory_of(model)), "draw_proof", return_value=bool(again)):
             start = time.perf_counter()
             gradient_norms(model, x, "entropy")
             return time.perf_counter() - start
@@ -48,7 +48,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds, interleaved.")] = 3,
     json: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
 ) -> None:
-    """Time first batches with and without their proof, and later ones, and add up a pool of 2,000."""
+    """Time first batches with and without their proof, and later ones; add up a pool of 2,000."""
     table = Table("network", "batch", "a batch, s", "first, proven", "first, not", "price of 2,000")
     rows = {}
     for name in networks or NETWORKS:
@@ -66,8 +66,8 @@ def main(
         price = extra / (t["first"] + (batches - 1) * t["later"])
         rows[name] = {**t, "batch": network.batch, "price": price}
         table.add_row(
-            network.title, str(network.batch), *(f"{t[k]:.3f}" for k in ("later", "proven", "first")),
-            f"{price:.1%}",
+            network.title, str(network.batch),
+            *(f"{t[k]:.3f}" for k in ("later", "proven", "first")), f"{price:.1%}",
         )  # fmt: skip
     out.print(table)
     out.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

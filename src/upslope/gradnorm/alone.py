@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _APART = {torch.float64: 1e-7, torch.float32: 3e-2}
 _APART_HALF = 0.1
-"""The share of a gradient that rounding may account for, between a sample alone and in the batch: an
-activation that rounds to the other side of a kink moves a thousandth of it."""
+"""The share of a gradient that rounding may account for, between a sample alone and in the batch:
+an activation that rounds to the other side of a kink moves a thousandth of it."""
 
 
 def sample_by_sample(
@@ -37,7 +37,7 @@ def sample_by_sample(
     Raises:
         GradientNormError: the loss is not n finite numbers, or samples are mixed.
     """
-    parameters = list(record.weights.parameters.values())
+    parameters: list[Tensor] = list(record.weights.parameters.values())
     shares = None
     if not record.is_random:
         # With random numbers a sample would meet others when it is alone.
@@ -108,7 +108,7 @@ def _refuse_company(
         GradientNormError: it is.
     """
     pairs = [(a, b) for a, b in zip(own, in_company, strict=True) if not (a is None and b is None)]
-    size = sum(float((a if a is not None else b).abs().sum()) for a, b in pairs)  # type: ignore[union-attr]
+    size = sum(float(g.abs().sum()) for pair in pairs for g in pair if g is not None) / 2
     apart_at_most = _APART.get(record.precision, _APART_HALF)
     for a, b in pairs:
         apart = (0 if a is None else a) - (0 if b is None else b)

@@ -18,10 +18,9 @@ from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.outputs import check_losses
 from upslope.gradnorm.separation import differ, scales
 
-
 _COMPANY = (1.0, 3.0, -3.0)
-"""What the outputs of other samples are multiplied by, to see whether a loss feels them: a threshold
-over the batch moves with some of these."""
+"""What the outputs of other samples are multiplied by, to see whether a loss feels them: a
+threshold over the batch moves with some of these."""
 
 
 def gradients_at_outputs(
@@ -47,10 +46,7 @@ def gradients_at_outputs(
         return [torch.zeros_like(x) for x in ends]
     u = scales(n, losses)
     once, scaled = (
-        torch.autograd.grad(
-            losses, [*ends, *parameters], share, retain_graph=True, allow_unused=True
-        )
-        for share in (torch.ones_like(losses), u)
+        _pull_back(losses, share, [*ends, *parameters]) for share in (torch.ones_like(losses), u)
     )
     if any(g is not None for g in once[len(ends) :]):
         return None  # the loss has parameters of its own
@@ -68,14 +64,18 @@ def gradients_at_outputs(
     return gradients
 
 
+def _pull_back(losses: Tensor, share: Tensor, ends: list[Tensor]) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(losses, ends, share, retain_graph=True, allow_unused=True)
+
+
 def loss_mixes(samples: Tensor) -> GradientNormError:
     """The error for a loss that looks at other samples. samples: (n,) bool."""
     which = samples.nonzero().flatten()[:5].tolist()
     return GradientNormError(
         "Expected a loss in which each sample's number depends on that sample's outputs alone but "
         f"the outputs of samples {which} enter the losses of others: no sample has a loss "
-        "gradient of its own. Contrastive and batch-normalised losses, and weights that are made of "
-        "the batch, are of this kind: leave the other samples out of the loss."
+        "gradient of its own. Contrastive and batch-normalised losses, and weights made of the "
+        "batch, are of this kind: leave the other samples out of the loss."
     )
 
 
@@ -85,7 +85,8 @@ def _refuse_losses_by_company(
 ) -> None:
     """Refuse losses that change when the outputs of other samples do, by ways without gradients.
 
-    Every second sample keeps its outputs, and the others get multiples of a neighbour's; and in reverse.
+    Every second sample keeps its outputs, and the others get multiples of a neighbour's; and in
+    reverse.
 
     Raises:
         GradientNormError: some loss has changed.

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.batch import Inputs
+from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.losses import Loss, classes_first, logits_of
 from upslope.gradnorm.pieces import pieces
 from upslope.gradnorm.recording import Recording

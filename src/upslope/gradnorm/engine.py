@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError, warn_user
+from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.hooks import refuse_parameter_hooks
 from upslope.gradnorm.kernels.refusals import refuse_renormalising_modules
 from upslope.gradnorm.last_module import find_last_module
 from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.parts import SCRATCH
 from upslope.gradnorm.pieces import reduced
 from upslope.gradnorm.tape import Means
 from upslope.gradnorm.weights import Weights
 
 Parameters = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
-"""Which parameters: None or "all", "last" (the last module with any that the output went through), names or prefixes of
-names, or a predicate of name and parameter."""
+"""Which parameters: None or "all", "last" (the last module with any that the output went through),
+names or prefixes of names, or a predicate of name and parameter."""
 
 
 def gradient_norms(
@@ -150,7 +150,8 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
     """From squared norms by parameter to the norm of this name, (n,) float64.
 
     Raises:
-        GradientNormError: there is no norm of this name; or, when it is applied, a norm is not finite.
+        GradientNormError: there is no norm of this name; or, when it is applied, a norm is not
+        finite.
     """
     table = {"global": _global, "tensor-sum": _tensor_sum}
     if name not in table:

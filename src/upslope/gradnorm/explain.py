@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.batch import Batch, Inputs
 from upslope.gradnorm.engine import Parameters, select
 from upslope.gradnorm.kernels import conv_methods
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.folded import FoldedPart
 from upslope.gradnorm.kernels.replay import Replay, ReplayPart
 from upslope.gradnorm.layout import Layout, Samples
-from upslope.gradnorm.batch import Batch, Inputs
 from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import label_free
 from upslope.gradnorm.outputs import tensors_in

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
+from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import Convolution
 from upslope.gradnorm.kernels.folded import FoldedConvolution, foldable
-from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.restoring import without_traces
 from upslope.gradnorm.tape import Means, Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.egl import Logits, class_logits, weighted
 from upslope.gradnorm.engine import Parameters, means_of, reduction, select
 from upslope.gradnorm.losses import logits_of
-from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.pieces import pieces
 from upslope.gradnorm.recording import Recording
 from upslope.gradnorm.restoring import as_found

@@ -19,8 +19,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.batch import Batch, Inputs
+from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.outputs import check_losses
 
 

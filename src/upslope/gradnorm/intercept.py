@@ -53,8 +53,8 @@ from upslope.gradnorm.operators import (
     REPEATING,
     is_entrywise,
 )
-from upslope.gradnorm.program import Program, name_of
 from upslope.gradnorm.orders import Orders, Unordered, mark
+from upslope.gradnorm.program import Program, name_of
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded
 from upslope.gradnorm.torch_faults import run_exactly
@@ -87,7 +87,7 @@ class Interceptor(TorchFunctionMode):
         """Start to see operators.
 
         Raises:
-            GradientsHooked: a module has hooks on gradients, which are given those of single samples.
+            GradientsHooked: a module has hooks on gradients, which are those of single samples.
         """
         if self._hooked is not None:
             raise GradientsHooked(f"{self._hooked} has a backward hook, which may change gradients")

@@ -1,7 +1,7 @@
 """The last module of a network: what `parameters="last"` means.
 
-The order in which modules were registered is not the order in which they run. The last module is read
-off the graph of the output of one sample: it owns the parameter that is fewest steps away.
+The order in which modules were registered is not the order in which they run. The last module is
+read off the graph of the output of one sample: it owns the parameter that is fewest steps away.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from upslope.gradnorm.restoring import without_traces
 def find_last_module(model: nn.Module, inputs: Inputs | None) -> str:
     """Return the name of the last module that has parameters and that the output went through.
 
-    inputs: as for `gradient_norms`. Without them, or where no gradient reaches a parameter, the last
-    one in the order of registration.
+    inputs: as for `gradient_norms`. Without them, or where no gradient reaches a parameter, the
+    last one in the order of registration.
     """
-    owners = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
+    owners: list[str] = [n for n, m in model.named_modules() if [*m.parameters(False)]]
     if inputs is not None:
         batch = Batch.of(inputs)
         with without_traces(model), torch.inference_mode(False), torch.enable_grad():

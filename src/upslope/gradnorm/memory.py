@@ -35,7 +35,7 @@ class Memory:
     def __init__(self) -> None:
         self._programs: OrderedDict[Hashable, Known] = OrderedDict()
         self._front: set[Hashable] = set()
-        self._random = random.Random(0)  # noqa: S311 (a schedule, not a secret)
+        self._random = random.Random(0)
         self._losses: OrderedDict[Hashable, None] = OrderedDict()
         self.told: set[str] = set()
         """What this model's user was warned of."""

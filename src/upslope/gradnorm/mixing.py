@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
 _NEAR_HALF = 3e-2
-"""How far an output may move with the company of a sample, relative to the largest of its kind: other
-sizes of batch go through other kernels of the libraries, which round differently."""
+"""How far an output may move with the company of a sample, relative to the largest of its kind:
+other sizes of batch go through other kernels of the libraries, which round differently."""
 
 
 def compare_outputs(
@@ -113,6 +113,6 @@ def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:
     return GradientNormError(
         "Expected a model that treats each sample by itself but its outputs for samples "
         f"{which} of {record.n} change when others of the batch are not there: the model mixes "
-        "samples, so that none has a loss gradient of its own. Layers that normalise or attend over "
-        "the batch must be in eval mode or be replaced."
+        "samples, so that none has a loss gradient of its own. Layers that normalise or attend "
+        "over the batch must be in eval mode or be replaced."
     )

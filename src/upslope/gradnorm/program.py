@@ -1,7 +1,7 @@
 """Which program a model ran on a batch: whether layouts seen once hold for the batch that comes.
 
-Where the samples are in each tensor follows from the operators that a model runs, from the shapes of
-its tensors, and from the order in which it takes entries. All of it is a function of the inputs'
+Where the samples are in each tensor follows from the operators that a model runs, from the shapes
+of its tensors, and from the order in which it takes entries. All of it is a function of the inputs'
 shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all())`,
 `lengths.tolist()`) and no entry is taken by an index made of samples. So a program is identified by
 
@@ -10,8 +10,8 @@ shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all
 - every number of a sample that left for Python.
 
 Two batches with one identity have their samples in the same places. Where entries were taken by the
-data themselves, or numbers left in a way that cannot be read (`numpy()`), no two batches are held to
-be the same, and each is proven by itself.
+data themselves, or numbers left in a way that cannot be read (`numpy()`), no two batches are held
+to be the same, and each is proven by itself.
 """
 
 from __future__ import annotations

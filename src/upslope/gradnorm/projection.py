@@ -3,8 +3,8 @@
     <G_n, V>        V = left (x) right, or any V of the weight's shape
 
 A rank-one direction costs next to nothing: of sums of outer products, (g_s . left)(x_s . right). It
-is as good as any other to tell two gradients apart: for G != H, <G - H, left (x) right> is a polynomial
-in the random numbers that is zero almost nowhere. The engine's proofs are made of these
+is as good as any other to tell two gradients apart: for G != H, <G - H, left (x) right> is a
+polynomial in the random numbers that is zero almost nowhere. The engine's proofs are made of these
 (`proof`), and kernels that have no cheap form are formed densely.
 """
 
@@ -26,7 +26,10 @@ from upslope.gradnorm.weights import Uses, Weights, dense_sum
 
 @dataclass(frozen=True)
 class Direction:
-    """A random direction for one parameter, left (x) right. left: (rows,), right: (numel / rows,)."""
+    """A random direction for a parameter, left (x) right.
+
+    left: (rows,). right: (numel / rows,).
+    """
 
     left: Tensor
     right: Tensor
@@ -43,7 +46,10 @@ class Direction:
         return cls(left.to(parameter.device), right.to(parameter.device))
 
     def product(self, gradients: Tensor, rank: int) -> Tensor:
-        """(m,), with gradients (m, *shape) of a parameter of `rank` dimensions; complex: real parts."""
+        """Return the inner products (m,) with gradients (m, *shape) of a parameter.
+
+        rank: its number of dimensions. Of complex gradients, the sum of both parts counts.
+        """
         flat = gradients.reshape(len(gradients), len(self.left), -1) if rank else gradients
         flat = flat.reshape(len(gradients), len(self.left), len(self.right))
         flat = flat.real + flat.imag if flat.is_complex() else flat
@@ -115,7 +121,8 @@ def _of_convolution(part: ConvPart, left: Tensor, right: Tensor) -> Tensor:
         len(g), groups, -1, space
     )  # (n k, groups, 1, l)
     # Strides leave a border that no position covers; the positions that there are come first.
-    once = once[(..., *(slice(size) for size in g.shape[2:]))]
+    for dim, size in enumerate(g.shape[2:], start=2):
+        once = once.narrow(dim, 0, size)
     products = once.reshape(len(g), groups, space) * weighted[:, :, 0]
     return products.reshape(n, k, -1).sum(dim=(1, 2))
 

@@ -2,23 +2,25 @@
 
 Three things are held against each other:
 
-1. *The gradients.* For random numbers w_n, sum_n w_n G_n of what the kernels found must be the gradient
-   of sum_n w_n L_n, which an ordinary backward pass gives, without interception. Both sides are linear
-   in w: if they agree for random numbers, G_n is right for every sample, with probability one. The
-   tensors are compared through one random direction each (`projection`), which costs next to nothing.
-2. *The norms.* Of one sample, drawn at random, the gradient is formed by autograd alone, and what was
-   asked for (its norm, its sketch) is computed from it.
-3. *The separation.* The ordinary pass runs in two halves, each without the other half's samples: outputs
-   must be the same without their company. And one more pass through the kernels, with a power of two of
-   its own for each sample's loss, must multiply what reaches every use of a weight by that power,
-   sample by sample (`separation`): no loss feels another sample, in the model or in the loss.
+1. *The gradients.* For random numbers w_n, sum_n w_n G_n of what the kernels found must be the
+   gradient of sum_n w_n L_n, which an ordinary backward pass gives, without interception. Both
+   sides are linear in w: if they agree for random numbers, G_n is right for every sample, with
+   probability one. The tensors are compared through one random direction each (`projection`), which
+   costs next to nothing.
+2. *The norms.* Of one sample, drawn at random, the gradient is formed by autograd alone, and what
+   was asked for (its norm, its sketch) is computed from it.
+3. *The separation.* The ordinary pass runs in two halves, each without the other half's samples:
+   outputs must be the same without their company. And one more pass through the kernels, with a
+   power of two of its own for each sample's loss, must multiply what reaches every use of a weight
+   by that power, sample by sample (`separation`): no loss feels another sample, in the model or in
+   the loss.
 
 A batch that fails is done again sample by sample, and said so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,16 +41,16 @@ from upslope.gradnorm.mixing import (
     unused_outputs,
 )
 from upslope.gradnorm.projection import Direction, inner_products
-from upslope.gradnorm.separation import differ, scales
+from upslope.gradnorm.separation import differ
 from upslope.gradnorm.weights import Uses, Weights
 
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (1e-2, 2e-5)}
-"""Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the largest
-gradient of any. In float32 a few of a million activations round to the other side of a kink, which
-moves a gradient by some thousandths; what differs by more is done again in float64."""
+"""Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the
+largest gradient of any. In float32 a few of a million activations round to the other side of a
+kink, which moves a gradient by some thousandths; what differs by more is done again in float64."""
 _HALF = (0.2, 1e-2)
 
 
@@ -57,7 +59,8 @@ class ProofFailed(Inseparable):
 
 
 class SeparationFailed(ProofFailed):
-    """The losses of other samples reach a sample's place: it is mixed, or its hooks are not linear."""
+    """The losses of other samples reach a sample's place: it is mixed, or its hooks are not
+    linear."""
 
 
 class ProvenReduction:
@@ -191,6 +194,7 @@ def _plain_gradients(
     shares = None
     if not record.is_random:
         shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
+    parts: Iterator[tuple[Tensor | None, ...]]
     if shares is not None:
         parts = (
             _gradients_of(record, parameters, shares, w, rows)

@@ -45,8 +45,8 @@ from upslope.gradnorm.proof import (
 from upslope.gradnorm.restoring import Buffers, RandomState
 from upslope.gradnorm.separation import scales
 from upslope.gradnorm.tape import Listener, Means, Tape
-from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.tokens import Unfolded
+from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.weights import Weights
 
 T = TypeVar("T")
@@ -333,8 +333,8 @@ class Recording:
     def _holds_in_double(self, loss: Loss) -> bool:
         """Whether the same program proves right in float64.
 
-        Where float32 rounds an activation to the other side of a kink, two right ways differ by more
-        than rounding errors.
+        Where float32 rounds an activation to the other side of a kink, two right ways differ by
+        more than rounding errors.
         """
         try:
             model = copy.deepcopy(self.model).double()

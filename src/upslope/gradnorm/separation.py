@@ -20,8 +20,9 @@ nothing overflows and a library sums in one order."""
 
 
 def scales(n: int, like: Tensor, seed: int = 0) -> Tensor:
-    """(n,): a power of two for each sample; up to 41 samples (9 in half precision) have distinct ones.
+    """Return a power of two for each sample, (n,).
 
+    Up to 41 samples (9 in half precision) have distinct ones.
     Of more samples, two share a power with a probability of about 1/41.
     """
     reach = _REACH.get(like.dtype, _REACH_ELSE)

@@ -1,8 +1,8 @@
 """Inputs that all samples share, and that are as long as the batch by chance.
 
 A mask of shape (length, length), a table of class weights: where the batch has as many samples as
-these have rows, shapes do not tell them from inputs with one row per sample. The model does: with half
-of the samples, it puts out the same numbers for them if what it shares stays whole.
+these have rows, shapes do not tell them from inputs with one row per sample. The model does: with
+half of the samples, it puts out the same numbers for them if what it shares stays whole.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from upslope.gradnorm.outputs import tensors_in
 from upslope.gradnorm.restoring import without_traces
 
 _NEAR = 1e-2
-"""How far outputs may differ, relative to the largest: wrong rows differ by as much as the outputs."""
+"""How far outputs may differ, relative to the largest: wrong rows differ by as much as the
+outputs."""
 
 _choices: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[int, ...]]] = WeakKeyDictionary()
 
@@ -40,7 +41,7 @@ def resolve_shared(model: nn.Module, batch: Batch) -> Batch:
 
 
 def _choose(model: nn.Module, batch: Batch, doubtful: list[int]) -> tuple[int, ...]:
-    """The leaves that are shared: the first choice under which halves put out what the batch does."""
+    """Return the leaves that are shared: under this choice, halves put out what the batch does."""
     with torch.no_grad():
         try:
             with without_traces(model):

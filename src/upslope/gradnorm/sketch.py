@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.engine import Parameters, means_of, select
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.parts import Outer, squared_norms
 from upslope.gradnorm.pieces import reduced
 from upslope.gradnorm.weights import Uses, Weights, dense_sum
