@@ -15,12 +15,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from upslope.gradnorm.separation import checksum
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,10 @@ class LayoutProbe:
     """The uses that some pass reached with more than zeros."""
     silent: set[int] = field(default_factory=set)
     """The uses that some pass reached with nothing but zeros, which proves nothing."""
+    u: Tensor | None = None
+    """(n,): a power of two for each sample, by which its loss was multiplied (`separation`)."""
+    sums: dict[int, dict[Layout, Tensor]] = field(default_factory=dict)
+    """Checksums (n,) of what reached each use in the passes from halves, by layout."""
     reached: dict[int, list[tuple[Tensor, list[Tensor]]]] = field(default_factory=dict)
     """`kept`, and along each dimension where the gradient was not zero: of each pass."""
 
@@ -177,6 +183,11 @@ class LayoutProbe:
             self.fitting[index] = list(self._candidates(index, g))
         among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
+        if self.u is not None and not self.by_codes:
+            own = self.sums.setdefault(index, {})
+            for layout in self.fitting[index]:
+                n = len(self.kept)
+                own[layout] = own.get(layout, 0) + checksum(layout.samples(g, n))[0]
         if self.by_codes:
             along = [_reached(g, dim) for dim in range(g.dim())]
             self.reached.setdefault(index, []).append((self.kept, along))
@@ -188,6 +199,12 @@ class LayoutProbe:
             Inseparable: the samples of some use cannot be told apart.
         """
         return {index: self._layout(index) for index in self.heard}
+
+    def checksums(self, layouts: Mapping[int, Layout]) -> dict[int, Tensor] | None:
+        """use -> checksum (n,) of u times the losses; None where codes had to tell the layouts."""
+        if self.u is None or self.by_codes:
+            return None
+        return {index: self.sums[index][layout] for index, layout in layouts.items()}
 
     @property
     def is_settled(self) -> bool:

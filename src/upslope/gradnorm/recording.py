@@ -73,6 +73,8 @@ class Recording:
         self._copies = True
         self._key: Any = None
         """The program of the last losses, once they are known."""
+        self._scaled: dict[int, Tensor] | None = None
+        """Checksums of passes with a power of two for each sample, where probing took them."""
         self._reached = False
         """Whether the last backward pass came to any weight, be it with zeros."""
         self._has_drawn = False
@@ -273,6 +275,7 @@ class Recording:
                 losses = self.losses(loss)
         probe = self._probed(losses)
         layouts = probe.layouts()
+        self._scaled = probe.checksums(layouts)
         rows = self._heard(reduction, loss, losses, layouts, last, True)
         if self.repeats and probe.is_settled:
             steady = {i: at for i, at in layouts.items() if i not in probe.silent}
@@ -315,13 +318,18 @@ class Recording:
         noting = ProvenReduction(reduction)
         parts = PartListener(self.tape, self.n, layouts, noting)
         once, scaled = (Checksums(self.n, layouts, self.tape.kernels) for _ in range(2))
-        self.backward(losses, ones, HearingBoth(once, parts), last=last and self.n == 1)
+        known, self._scaled = self._scaled, None
+        enough = self.n == 1 or known is not None
+        self.backward(losses, ones, HearingBoth(once, parts), last=last and enough)
         rows = parts.finish()
         self._reached = parts.reached
         if self.n > 1:
             u = scales(self.n, losses)
-            self.backward(losses, u, scaled, last=last)
-            check_separation(self, once, scaled, u)
+            if known is None:
+                self.backward(losses, u, scaled, last=last)
+                known = {index: sums for index, (sums, _) in scaled.sums.items()}
+            known = {index: known[index] for index in known if index in once.sums}
+            check_separation(self, once, known, u)
         try:
             check_gradients(self, loss, noting.products, rows, reduction, losses.detach())
         except ProofFailed:
@@ -377,7 +385,8 @@ class Recording:
 
     def _probed(self, losses: Tensor) -> LayoutProbe:
         """Backward passes from some of the losses: two, and more where two do not settle it."""
-        probe = LayoutProbe(torch.ones(self.n, dtype=torch.bool), self.tape.kernels)
+        everyone = torch.ones(self.n, dtype=torch.bool)
+        probe = LayoutProbe(everyone, self.tape.kernels, u=scales(self.n, losses))
         if self.repeats:
             self._probe(probe, losses, halves(self.n))
         if not (self.repeats and probe.is_settled):
@@ -388,7 +397,8 @@ class Recording:
     def _probe(self, probe: LayoutProbe, losses: Tensor, masks: Iterator[Tensor]) -> None:
         for kept in masks:
             probe.kept = kept.to(losses.device)
-            self.backward(losses, probe.kept.to(losses), probe)
+            weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
+            self.backward(losses, weight, probe)
 
     def layouts(self, losses: Tensor) -> dict[int, Layout]:
         """use -> where its samples are, read off backward passes from some of the losses.

@@ -8,6 +8,8 @@ probability zero. One backward pass with all u_i = 1 and one with the u_i tell a
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,22 @@ def scales(n: int, like: Tensor, seed: int = 0) -> Tensor:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     powers = order % (2 * reach + 1) - reach
     return torch.ldexp(torch.ones(n), powers).to(like)
+
+
+def checksum(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one random combination of the entries of each sample, (n,), and its size, (n,).
+
+    rows: (n, ...). Scaling a sample by a power of two scales its checksum exactly.
+    """
+    flat = torch.view_as_real(rows) if rows.is_complex() else rows
+    flat = flat.reshape(len(rows), -1)
+    mix = _mix(flat.shape[1], flat.dtype, flat.device)
+    return flat @ mix, torch.linalg.vector_norm(flat, dim=1) * torch.linalg.vector_norm(mix)
+
+
+@functools.lru_cache(maxsize=32)
+def _mix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(size)).to(device, dtype)
 
 
 def differ(scaled: Tensor, once: Tensor, u: Tensor, size: Tensor | None = None) -> Tensor:
