@@ -82,5 +82,5 @@ def test_faults_are_told(tmp_path, tokenizer, monkeypatch):
     with pytest.raises(DataError, match=r"Expected texts in the column `text` .* got int64"):
         datasets.load("text", numbers, tokenizer=str(tokenizer))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ConfigError, match=r"upslope\[text\]"):
+    with pytest.raises(ConfigError, match=r".\[text\]"):
         datasets.load("text", path, tokenizer=str(tokenizer))

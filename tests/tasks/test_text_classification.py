@@ -98,7 +98,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         models.build("transformers", **given)
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'upslope\[text\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '.\[text\]'"):
         models.build("transformers", **given, path=str(tmp_path))
 
 

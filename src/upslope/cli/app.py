@@ -106,7 +106,7 @@ def run(
 
     [bold]Examples[/bold]
 
-      upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\\[cat,dog]' -o runs/my
+      upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\[cat,dog]' -o runs/p
 
       upslope run --strategy egl --seeds [0]
 
