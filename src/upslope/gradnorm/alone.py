@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
@@ -66,7 +67,7 @@ def sample_by_sample(
             rest = [torch.zeros_like(share) for share in shares]
             for row, share in zip(rest, shares, strict=True):
                 row[i] = share[i]
-            _refuse_company(record, i, gradients, pull_back(company, rest, parameters))
+            _refuse_company(record, i, gradients, pull_back(company, rest, parameters, True))
         yield gradients
 
 
@@ -82,7 +83,11 @@ def _in_company(record: Recording, shares: Sequence[Tensor]) -> list[Tensor]:
         u = scales(record.n, shares[0])
         scaled = [g * u.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in shares]
         _refuse_mixing(
-            record, inputs, pull_back(ends, shares, inputs), pull_back(ends, scaled, inputs), u
+            record,
+            inputs,
+            pull_back(ends, shares, inputs, True),
+            pull_back(ends, scaled, inputs, True),
+            u,
         )
     return ends
 
@@ -131,10 +136,10 @@ def _in_the_batch(
     if record.n > 1 and inputs and not record.has_hooks:
         u = scales(record.n, losses)
         shares = torch.ones_like(losses), u
-        once, scaled = (pull_back([losses], [share], inputs) for share in shares)
+        once, scaled = (pull_back([losses], [share], inputs, True) for share in shares)
         _refuse_mixing(record, inputs, once, scaled, u)
     for i in samples:
-        yield pull_back([losses], [one_hot(losses, i)], parameters)
+        yield pull_back([losses], [one_hot(losses, i)], parameters, True)
 
 
 def _refuse_mixing(
@@ -169,38 +174,45 @@ def one_hot(like: Tensor, place: int) -> Tensor:
 
 
 def pull_back(
-    ends: Sequence[Tensor], shares: Sequence[Tensor], parameters: Sequence[Tensor]
+    ends: Sequence[Tensor],
+    shares: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    keep_graph: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of the parameters from those at the outputs, by autograd alone.
 
     ends, shares: outputs with a graph, and a gradient for each; what has only zeros is left out, so
-    that an output of which nothing is asked may have any shape.
+    that an output of which nothing is asked may have any shape. keep_graph: for another pass; it is
+    also kept where a part of it is the caller's.
     """
+    keep_graph = keep_graph or bool(parametrize._cache_enabled)
     pairs = [(x, g) for x, g in zip(ends, shares, strict=False) if bool(g.any())]
     if not pairs:
         return (None,) * len(parameters)
     outputs = [x for x, _ in pairs]
     gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
     try:
-        # The graph is kept: parts of it may be the caller's, such as a cache of parametrisations.
         return torch.autograd.grad(
-            outputs, parameters, gradients, retain_graph=True, allow_unused=True
+            outputs, parameters, gradients, retain_graph=keep_graph, allow_unused=True
         )
     except RuntimeError as error:
         if "incompatible with .grad()" not in str(error):
             raise
-    return _accumulated(outputs, gradients, parameters)
+    return _accumulated(outputs, gradients, parameters, keep_graph)
 
 
 def _accumulated(
-    outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: Sequence[Tensor]
+    outputs: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    keep_graph: bool,
 ) -> tuple[Tensor | None, ...]:
     """As `pull_back`, through `.grad`: reentrant checkpoints know no other way."""
     own = [p.grad for p in parameters]
     try:
         for p in parameters:
             p.grad = None
-        torch.autograd.backward(outputs, gradients, retain_graph=True)
+        torch.autograd.backward(outputs, gradients, retain_graph=keep_graph)
         return tuple(p.grad for p in parameters)
     finally:
         for p, grad in zip(parameters, own, strict=True):
