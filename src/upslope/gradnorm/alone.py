@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import compare_outputs, model_mixes, unused_outputs
-from upslope.gradnorm.outputs import check_losses, tensors_in
+from upslope.gradnorm.mixing import (
+    compare_outputs,
+    model_mixes,
+    run_without_others,
+    unused_outputs,
+)
+from upslope.gradnorm.outputs import check_losses
 from upslope.gradnorm.separation import differ, scales
 
 if TYPE_CHECKING:
@@ -49,11 +53,7 @@ def sample_by_sample(
     unused = unused_outputs(record.outputs, shares)
     company = _in_company(record, shares) if record.checks_company else None
     for i in samples:
-        rows = torch.tensor([i])
-        outputs = record.run_plain(record.batch.rows(rows))
-        if any(len(x) != 1 for x in tensors_in(outputs)):  # squeezed: it goes twice
-            rows = rows.repeat(2)
-            outputs = record.run_plain(record.batch.rows(rows))
+        rows, outputs = run_without_others(record, torch.tensor([i]))
         if record.n > 1:
             compare_outputs(record, outputs, rows, unused)
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
@@ -67,7 +67,7 @@ def sample_by_sample(
             rest = [torch.zeros_like(share) for share in shares]
             for row, share in zip(rest, shares, strict=True):
                 row[i] = share[i]
-            _refuse_company(record, i, gradients, pull_back(company, rest, parameters, True))
+            _refuse_company(record, i, gradients, pull_back(company, rest, parameters))
         yield gradients
 
 
@@ -85,8 +85,8 @@ def _in_company(record: Recording, shares: Sequence[Tensor]) -> list[Tensor]:
         _refuse_mixing(
             record,
             inputs,
-            pull_back(ends, shares, inputs, True),
-            pull_back(ends, scaled, inputs, True),
+            pull_back(ends, shares, inputs),
+            pull_back(ends, scaled, inputs),
             u,
         )
     return ends
@@ -136,10 +136,10 @@ def _in_the_batch(
     if record.n > 1 and inputs and not record.has_hooks:
         u = scales(record.n, losses)
         shares = torch.ones_like(losses), u
-        once, scaled = (pull_back([losses], [share], inputs, True) for share in shares)
+        once, scaled = (pull_back([losses], [share], inputs) for share in shares)
         _refuse_mixing(record, inputs, once, scaled, u)
     for i in samples:
-        yield pull_back([losses], [one_hot(losses, i)], parameters, True)
+        yield pull_back([losses], [one_hot(losses, i)], parameters)
 
 
 def _refuse_mixing(
@@ -174,45 +174,47 @@ def one_hot(like: Tensor, place: int) -> Tensor:
 
 
 def pull_back(
-    ends: Sequence[Tensor],
-    shares: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    keep_graph: bool = False,
+    ends: Sequence[Tensor], shares: Sequence[Tensor], parameters: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of the parameters from those at the outputs, by autograd alone.
 
     ends, shares: outputs with a graph, and a gradient for each; what has only zeros is left out, so
-    that an output of which nothing is asked may have any shape. keep_graph: for another pass; it is
-    also kept where a part of it is the caller's.
+    that an output of which nothing is asked may have any shape. The graph is kept: parts of it may
+    belong to a cache, of the model's or of its parametrisations.
     """
-    keep_graph = keep_graph or bool(parametrize._cache_enabled)
     pairs = [(x, g) for x, g in zip(ends, shares, strict=False) if bool(g.any())]
     if not pairs:
         return (None,) * len(parameters)
     outputs = [x for x, _ in pairs]
     gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
-    try:
-        return torch.autograd.grad(
-            outputs, parameters, gradients, retain_graph=keep_graph, allow_unused=True
-        )
-    except RuntimeError as error:
-        if "incompatible with .grad()" not in str(error):
-            raise
-    return _accumulated(outputs, gradients, parameters, keep_graph)
+    if _has_reentrant_checkpoint(outputs):
+        return _accumulated(outputs, gradients, parameters)
+    return torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True)
+
+
+def _has_reentrant_checkpoint(outputs: Sequence[Tensor]) -> bool:
+    """Whether the graph has a checkpoint that knows no gradients but those in `.grad`."""
+    stack = [x.grad_fn for x in outputs]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            if node.name() == "CheckpointFunctionBackward":
+                return True
+            seen.add(node)
+            stack.extend(parent for parent, _ in node.next_functions)
+    return False
 
 
 def _accumulated(
-    outputs: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    keep_graph: bool,
+    outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """As `pull_back`, through `.grad`: reentrant checkpoints know no other way."""
     own = [p.grad for p in parameters]
     try:
         for p in parameters:
             p.grad = None
-        torch.autograd.backward(outputs, gradients, retain_graph=keep_graph)
+        torch.autograd.backward(outputs, gradients, retain_graph=True)
         return tuple(p.grad for p in parameters)
     finally:
         for p, grad in zip(parameters, own, strict=True):

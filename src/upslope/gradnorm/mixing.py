@@ -96,15 +96,18 @@ def refuse_company(record: Recording, outputs: Any, losses: Tensor) -> None:
 def run_without_others(record: Recording, rows: Tensor) -> tuple[Tensor, Any]:
     """Run the model on some samples alone; return those that went, and its outputs.
 
-    A single sample goes twice, for some models squeeze one. Where a model wants its samples in
-    order (of length, for packed sequences), they go in their own.
+    A single sample goes twice where the model squeezes one or does not take it. Where a model wants
+    its samples in order (of length, for packed sequences), they go in their own.
     """
-    company = rows.repeat(2) if len(rows) == 1 else rows
     try:
-        return company, record.run_plain(record.batch.rows(company))
+        outputs = record.run_plain(record.batch.rows(rows))
+        if len(rows) > 1 or all(len(x) == 1 for x in tensors_in(outputs)):
+            return rows, outputs
     except Exception:
-        ordered = company.sort().values
-        return ordered, record.run_plain(record.batch.rows(ordered))
+        if len(rows) > 1:
+            ordered = rows.sort().values
+            return ordered, record.run_plain(record.batch.rows(ordered))
+    return rows.repeat(2), record.run_plain(record.batch.rows(rows.repeat(2)))
 
 
 def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:
