@@ -148,7 +148,7 @@ def load_to_score(
     """The pool that scoring reads: of a `folder`, every image, labelled or not; else as `load`.
 
     Of a folder nothing is set apart or labelled: options of splits and labels, such as `test_share`
-    and `classes`, do nothing, and the pool has no classes: images do not tell which a network knows.
+    and `classes`, do nothing. The pool has no classes: images do not tell which a network knows.
 
     Raises:
         ConfigError, DataError: as for `load`.
