@@ -279,7 +279,7 @@ def test_masks_that_appear_beside_the_images_are_labels(tmp_path: Path) -> None:
     ]
     code, out, err = call(*command)
     assert code == WAITING, err
-    assert "Draw their masks" in out
+    assert "masks/unlabelled/<name>.png" in " ".join(out.split())
     sheet = tmp_path / "run" / "to-label.csv"
     rows = rows_of(sheet)
 
