@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from upslope.cli.app import app
@@ -67,6 +68,62 @@ def test_sizes() -> None:
         "300 MiB",
         "5.0 GiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("folder", ["data.classes=[cat,dog]", "model=mlp"]),
+        ("mask-folder", ["task=segmentation", "model=dilated-small"]),
+        ("table", ["data.classes=[cat,dog]", "model=mlp"]),
+        ("table", ["data.kind=numbers", "data.target='cat,dog'", "task=regression", "model=mlp"]),
+        ("table", ["data.kind=labels", "data.target='cat,dog'", "task=multi-label", "model=mlp"]),
+    ],
+    ids=["folder", "mask-folder", "table", "numbers", "label-sets"],
+)
+def test_a_pool_without_any_label_is_measured(
+    tmp_path: Path, kind: str, options: list[str]
+) -> None:
+    images = tmp_path / "images" / "unlabelled" if kind == "mask-folder" else tmp_path
+    images.mkdir(parents=True, exist_ok=True)
+    if kind == "table":
+        columns = "label" if "data.classes=[cat,dog]" in options else "cat,dog"
+        rows = [f"{i},{',' * columns.count(',')}" for i in range(6)]
+        (tmp_path / "t.csv").write_text("\n".join([f"x,{columns}", *rows]), encoding="utf-8")
+    else:
+        for i in range(6):
+            Image.new("RGB", (32, 32), (40 * i,) * 3).save(images / f"{i}.png")
+    if kind == "mask-folder":
+        (tmp_path / "classes.csv").write_text("name,id\nroad,0\ncar,1\n", encoding="utf-8")
+    root = tmp_path / "t.csv" if kind == "table" else tmp_path
+    sets = [f"data.name={kind}", f"data.root={root}", *options, "experiment.cycles=2"]
+    sets += ["experiment.initial=2", "experiment.budget=2"]
+    result = CliRunner().invoke(
+        app,
+        ["run", "--dry-run", "--device", "cpu", "--strategy", "random"]
+        + [part for value in sets for part in ("-s", value)],
+    )
+    assert result.exit_code == 0, result.output
+    assert "unlabelled (6)" in result.output
+    assert "measured here" in " ".join(result.output.split())
+
+
+def test_masks_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path) -> None:
+    for i in range(4):
+        for part in ("images", "masks"):
+            (tmp_path / part / "unlabelled").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "unlabelled" / f"{i}.png")
+        Image.new("L", (8, 8), 9).save(tmp_path / "masks" / "unlabelled" / f"{i}.png")
+    (tmp_path / "classes.csv").write_text("name,id\nroad,0\ncar,1\n", encoding="utf-8")
+    sets = [f"data.root={tmp_path}", "data.name=mask-folder", "task=segmentation"]
+    sets += ["model=dilated-small", "experiment.initial=2", "experiment.cycles=1"]
+    result = CliRunner().invoke(
+        app,
+        ["run", "--dry-run", "--device", "cpu", "--strategy", "random"]
+        + [part for value in sets for part in ("-s", value)],
+    )
+    assert result.exit_code == 3
+    assert "but got 9" in result.output
 
 
 def test_nothing_is_simulated_for_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,21 @@ def test_photographs_from_nothing_to_the_end_and_on(command: list[Any], tmp_path
     assert "the pool has 1 samples more" in out
 
 
+def test_a_run_from_nothing_scores_and_predicts(command: list[Any], tmp_path: Path) -> None:
+    call(*command)
+    fill(tmp_path / "run" / "to-label.csv", brightness)
+    call(*command)
+    predicted, scored = tmp_path / "p.csv", tmp_path / "s.csv"
+    code, _, err = call("predict", tmp_path / "run", "--out", predicted)
+    assert code == 0, err
+    rows = rows_of(predicted)
+    assert len(rows) == 40
+    assert all(row["class"] == brightness(row["id"]) for row in rows)
+    code, _, err = call("score", tmp_path / "run", "--scores", "margin", "--out", scored)
+    assert code == 0, err
+    assert {row["id"] for row in rows_of(scored)} == {row["id"] for row in rows}
+
+
 def test_wrong_words_are_told_by_row_and_nothing_is_lost(
     command: list[Any], tmp_path: Path
 ) -> None:
@@ -264,7 +279,7 @@ def test_masks_that_appear_beside_the_images_are_labels(tmp_path: Path) -> None:
     ]
     code, out, err = call(*command)
     assert code == WAITING, err
-    assert "Draw their masks" in out
+    assert "masks/unlabelled/<name>.png" in " ".join(out.split())
     sheet = tmp_path / "run" / "to-label.csv"
     rows = rows_of(sheet)
 

@@ -160,9 +160,22 @@ def test_what_is_no_run_or_not_one_is_told(run: Path, tmp_path: Path) -> None:
         ([run, "digits"], 2, "expected no configuration beside"),
         ([run, "-o", "p.xlsx"], 2, "ends in .parquet or .csv"),
     ):
-        got, _, err = call("predict", *arguments)
-        assert got == code, err
-        assert message in err.lower()
+        for command in ("predict", "score"):
+            got, out, err = call(command, *arguments)
+            assert got == code, err
+            assert message in err.lower()
+            assert out == ""  # nothing is told of a network before it is known to be there
+
+
+def test_a_network_that_was_removed_is_told(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "models" / "cycle-1.safetensors").unlink()
+    code, out, err = call("predict", copy, "-o", tmp_path / "p.csv")
+    assert (code, out) == (4, "")
+    assert "cycle-1.safetensors" in err
 
 
 def test_a_checkpoint_that_was_exchanged_is_refused(run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Folders of images: by class, split or not, or with a manifest."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -143,6 +144,45 @@ def test_to_score_every_image_is_the_pool(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"to score in .*none but there are none"):
         datasets.load_to_score("folder", tmp_path / "none")
+
+
+# One value for each option that a folder has, other than the default.
+OPTIONS = {
+    "classes": ["cat", "dog"],
+    "manifest": "m.csv",
+    "test_share": 0.5,
+    "mode": "L",
+    "size": 4,
+    "on_error": "skip",
+    "memory": 0.0,
+    "decoders": 1,
+    "mean": [0.1],
+    "std": [0.5],
+    "white": 255,
+    "layout": "classes",
+    "duplicates": "off",
+    "missing_labels": ["none"],
+    "encoding": "latin-1",
+    "limit": 3,
+    "test_limit": 1,
+    "validation": 0.5,
+}
+
+
+@pytest.mark.parametrize("option", datasets.options("folder"))
+def test_every_option_of_a_run_is_taken_in_scoring(tmp_path, option):
+    by_class(tmp_path, {"cat": 2, "dog": 2})
+    (tmp_path / "m.csv").write_text("path,label\ncat/1.png,cat\ndog/0.png,none\n")
+    grey = {"mode": "L", "mean": [0.1], "std": [0.5]}
+    given = grey if option in grey else {option: OPTIONS[option]}
+    if option in ("missing_labels", "encoding"):
+        given["manifest"] = "m.csv"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Left out 1 files of the kind .csv")
+        pool = datasets.load_to_score("folder", tmp_path, **given)
+    edge = 4 if option == "size" else 6
+    assert len(pool) == (2 if "manifest" in given else 3 if option == "limit" else 4)
+    assert pool.input_shape == (1 if option in grey else 3, edge, edge)
 
 
 @pytest.mark.parametrize("memory", [4.0, 0.0], ids=["held", "streamed"])

@@ -104,6 +104,20 @@ def test_drawn_split_and_images_without_masks(tmp_path):
     assert held.validation.targets([0]).shape == (1, 6, 8)
 
 
+def test_unlabelled_images_beside_a_test_set_are_to_learn_from(tmp_path):
+    my_folder(tmp_path, INDEX, lambda seed: labels(seed, [1, 7]), splits=("test", "val"))
+    with pytest.raises(DataError, match="train or unlabelled, but got test, val"):
+        datasets.load("mask-folder", tmp_path)
+    for i in range(3):
+        save(tmp_path / f"images/unlabelled/x{i}.png", photo(50 + i))
+    splits = datasets.load("mask-folder", tmp_path)
+    assert splits.pool.ids == ("unlabelled/x0", "unlabelled/x1", "unlabelled/x2")
+    assert splits.test.ids == ("test/0", "test/1")
+    assert splits.validation.ids == ("val/0", "val/1")
+    save(tmp_path / "masks/unlabelled/x1.png", labels(9, [1, 7]))
+    assert datasets.load("mask-folder", tmp_path).pool.targets([1]).shape == (1, 6, 8)
+
+
 def test_image_and_mask_are_brought_to_one_size_alike(tmp_path):
     """A picture that is its own mask still is after the crop to a square and the resampling."""
     (tmp_path / "classes.csv").write_text("name,id\nleft,0\nright,255\n")

@@ -167,7 +167,10 @@ def how_to_answer(task: str, classes: tuple[str, ...]) -> str:
     names = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
     skip = "or `skip`, or `skip: reason`, for those that cannot be labelled."
     if task == "segmentation":
-        return f"Draw their masks into the data set; in the column `label`, write nothing, {skip}"
+        return (
+            "Draw the mask of each into the data set as masks/<id>.png, such as "
+            f"masks/unlabelled/<name>.png; in the column `label`, write nothing, {skip}"
+        )
     what = {
         "multi-label": f"the names that hold, with semicolons between, or none ({names}),",
         "regression": f"the number ({names}), several with semicolons between,",

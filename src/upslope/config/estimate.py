@@ -18,6 +18,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,7 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from upslope.batches import resolve_device
 from upslope.config.assemble import Job, Plan, without_weights
 from upslope.config.schema import Config
+from upslope.datasets import wants_people
+from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
+from upslope.datasets.readable import first_readable
+from upslope.datasets.subset import labels_of
 from upslope.errors import DataError
 from upslope.pool import Strategy
 from upslope.progress import Interrupted, Progress, Stop
@@ -119,7 +124,7 @@ def estimate(config: Config, job: Job, planned: Plan) -> Estimate:
     """
     device, settings = resolve_device(config.device), config.training
     with torch.random.fork_rng(devices=[]):
-        samples = _samples(job.splits.pool)
+        samples = _samples(job.splits.pool, job.model, job.task)
         whole = _work(job.model, job.task, samples)
         size, part = _size(whole, samples, settings.batch_size, device)
         model, task, small, corner = job.model, job.task, samples, whole
@@ -160,17 +165,36 @@ def estimate(config: Config, job: Job, planned: Plan) -> Estimate:
     )  # fmt: skip
 
 
-def _samples(pool: Dataset) -> _Repeated:
-    """A sample that can be read and has a target, twice."""
-    for index in range(len(pool)):
+def _samples(pool: Dataset, model: Callable[[], nn.Module], task: Task) -> _Repeated:
+    """A sample that can be read and has a target, twice; with a target made up where none has one.
+
+    Raises:
+        DataError: no sample can be read, or none of those with targets.
+    """
+    if wants_people(pool):
+        indices = np.flatnonzero(labels_of(pool) != UNKNOWN).tolist()
+    else:
+        indices = list(range(len(pool)))
+    for index in indices:
         try:
             inputs, targets = pool.inputs([index]), pool.targets([index])
         except DataError:
-            if index == len(pool) - 1:
+            if index == indices[-1]:
                 raise
             continue
         break
+    else:
+        inputs = first_readable(pool, 1)
+        targets = _zero_targets(model, task, inputs)
     return _Repeated(torch.cat([inputs, inputs]), torch.cat([targets, targets]), 2)
+
+
+def _zero_targets(model: Callable[[], nn.Module], task: Task, inputs: Tensor) -> Tensor:
+    """Zeros in the form of targets: class 0, an empty mask, 0.0. Steps take as long with them."""
+    network = without_weights(model).eval()
+    with torch.no_grad():
+        answers = task.answers(network(task.prepare(inputs).to("meta")))
+    return torch.zeros(answers.shape, dtype=answers.dtype)
 
 
 def _work(model: Callable[[], nn.Module], task: Task, samples: _Repeated) -> _Work:

@@ -68,14 +68,24 @@ def find_source(
     Raises:
         ConfigError: several runs; a configuration beside a run that has its own, or none at all.
         RunError: no run there, or one that has trained nothing yet.
-        ModelError: a checkpoint that is not the one which the run has recorded.
+        ModelError: no such file; a checkpoint that is not the one which the run has recorded.
     """
     path, sets = Path(path), list(sets)
+    if not path.exists():
+        raise ModelError(
+            f"Expected a checkpoint or the folder of a run at {path} but there is no such file or "
+            "folder."
+        )
     folder = _run_folder(path)
     if folder is None:
         return Source(path, load(config, sets=sets, overrides=overrides))
     run = read_run(folder)
     checkpoint = _last_model(run) if path.is_dir() else path
+    if not checkpoint.is_file():
+        raise ModelError(
+            f"Expected the network of the run's last cycle at {checkpoint} but there is no such "
+            "file. Restore it from a copy, or give the checkpoint of another cycle."
+        )
     _check_recorded(run, checkpoint)
     document = {
         key: dict(run.config[key]) for key in ("data", "model", "task") if key in run.config
@@ -105,8 +115,6 @@ def _run_folder(path: Path) -> Path | None:
     if path.is_file():
         folder = path.absolute().parent.parent
         return folder if path.parent.name == "models" and (folder / FILE).is_file() else None
-    if not path.is_dir():
-        return None  # as a checkpoint it is told missing
     if (path / FILE).is_file():
         return path
     folders = sorted(file.parent for file in path.rglob(FILE))
@@ -136,7 +144,7 @@ def _last_model(run: RunResult) -> Path:
 def _check_recorded(run: RunResult, checkpoint: Path) -> None:
     for cycle in run.cycles:
         if (run.path / cycle.model_file).absolute() == checkpoint.absolute():
-            if checkpoint.is_file() and file_sha256(checkpoint) != cycle.model_sha256:
+            if file_sha256(checkpoint) != cycle.model_sha256:
                 raise ModelError(
                     f"Expected {checkpoint} to be the network that the run recorded but its "
                     "content has changed since. Restore it from a copy, or move it out of the run "

@@ -9,6 +9,7 @@ names them and where to get them.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -146,8 +147,8 @@ def load_to_score(
 ) -> Dataset:
     """The pool that scoring reads: of a `folder`, every image, labelled or not; else as `load`.
 
-    Of a folder nothing is set apart: `test_share`, `test_limit` and `validation` do nothing.
-    Its `classes` are empty, since images alone do not tell which a network knows.
+    Of a folder nothing is set apart or labelled: options of splits and labels, such as `test_share`
+    and `classes`, do nothing. The pool has no classes: images do not tell which a network knows.
 
     Raises:
         ConfigError, DataError: as for `load`.
@@ -158,8 +159,9 @@ def load_to_score(
         return load(name, root, progress=progress, **options).pool
     checked = check_options(name, options)
     limit = checked.pop("limit", None)
-    kept = {k: v for k, v in checked.items() if k not in (*COMMON, "test_share")}
-    pool = folder.to_score(root_of(name, root), progress=progress, **kept)
+    taken = inspect.signature(folder.to_score).parameters
+    needed = {key: value for key, value in checked.items() if key in taken}
+    pool = folder.to_score(root_of(name, root), progress=progress, **needed)
     return pool if limit is None else limited(pool, limit)
 
 

@@ -136,7 +136,6 @@ def to_score(
     std: Sequence[float] | None = None,
     white: int | None = None,
     layout: Layout = "auto",
-    duplicates: str = "auto",
     missing_labels: list[str] | None = None,
     encoding: str | None = None,
 ) -> Dataset:
@@ -144,12 +143,11 @@ def to_score(
 
     Of a folder with `train/`, the images in there and in `unlabelled/`; of a manifest, those of the
     split train or of none. Names of folders are no classes here, so `classes` is empty. Options as
-    for `load`. What is left out of a folder is told in warnings.
+    for `load`, which has more of them. What is left out of a folder is told in warnings.
 
     Raises:
         DataError: no image, a corrupt image.
     """
-    del duplicates  # nothing is tested on here
     folder = needed_root(root, "folder", "your own images")
     if manifest:
         entries, _ = read_manifest(folder, manifest, missing_labels, encoding)

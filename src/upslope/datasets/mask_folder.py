@@ -7,7 +7,8 @@ root/images/unlabelled/...                    in the pool; masks may appear besi
                                               root/masks/unlabelled/... or come later
 
 With all images in images/unlabelled, nothing is labelled yet: they are the pool, and the test set
-is empty. The folder masks/ may then be missing.
+is empty. The folder masks/ may then be missing. images/test with its masks may lie beside
+images/unlabelled without any images/train.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def load(
         folder,
     )
     pairs = [Pair(*triple) for triple in found]
-    parts = _by_folder(pairs, folder, left_out) or _by_share(pairs, test_share)
+    parts = _by_folder(pairs, folder, left_out, bool(asked)) or _by_share(pairs, test_share)
     parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(asked.items())]
     return open_pairs(
         folder.name,
@@ -101,8 +102,12 @@ def _top(key: str) -> str:
     return key.partition("/")[0] if "/" in key else ""
 
 
-def _by_folder(pairs: list[Pair], folder: Path, left_out: LeftOut) -> dict[str, list[Pair]]:
+def _by_folder(
+    pairs: list[Pair], folder: Path, left_out: LeftOut, unlabelled: bool
+) -> dict[str, list[Pair]]:
     """Pairs by the split that their first folder names; empty where the folders name none.
+
+    unlabelled: there are images whose masks are still to be drawn, which are to learn from as well.
 
     Raises:
         DataError: two folders of one split, or folders of splits without one to learn from.
@@ -111,10 +116,11 @@ def _by_folder(pairs: list[Pair], folder: Path, left_out: LeftOut) -> dict[str, 
     splits = {top: split for top in tops if (split := split_of(top))}
     if not splits:
         return {}
-    if len(set(splits.values())) < len(splits) or "train" not in splits.values():
+    to_learn = unlabelled or "train" in splits.values()
+    if len(set(splits.values())) < len(splits) or not to_learn:
         raise DataError(
             f"Expected one folder for each split in {folder / 'images'}, one of them to learn "
-            f"from, such as train, but got {', '.join(splits)}. Join or rename them."
+            f"from, train or {UNLABELLED[0]}, but got {', '.join(splits)}. Join or rename them."
         )
     parts: dict[str, list[Pair]] = {"train": [], "test": [], "validation": []}
     for pair in pairs:
