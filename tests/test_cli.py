@@ -237,7 +237,7 @@ def test_list_shows_one_entry_in_full_whatever_table_it_is_in() -> None:
     assert "limit: 4000" in out  # the configuration of that name, as it is written
     code, _, err = call("list", "mragin")
     assert code == 2
-    assert "did you mean `margin`" in err
+    assert "did you mean `margin`?\n" in err
 
 
 def test_a_configuration_that_ships_is_named_without_its_file(

@@ -259,3 +259,12 @@ def test_a_corner_is_measured_where_a_sample_is_much_work(monkeypatch: pytest.Mo
 def test_the_root_stays_where_the_name_comes_after_it() -> None:
     config = load(sets=["data.root=photos", "data.name=folder", "data.size=8"])
     assert (config.root, config.data.name, config.data.options) == ("photos", "folder", {"size": 8})
+
+
+@pytest.mark.parametrize(
+    "name", ["data.on_error", "data.root", "training.epochs", "experiment.cycles"]
+)
+def test_a_key_outside_its_section_is_told_where_it_stands(name: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse({name.split(".")[1]: 3})
+    assert f"did you mean `{name}`?" in str(error.value)

@@ -157,7 +157,7 @@ def refuse_pages(image: Image.Image) -> None:
 def _undecodable(name: str, error: Exception) -> DataError:
     return DataError(
         f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it, "
-        'or leave such images out with `on_error` "skip".'
+        "or leave such images out: `-s data.on_error=skip`."
     )
 
 

@@ -107,10 +107,8 @@ def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> An
     """`table[name]`, or a ConfigError that lists the names there are and `more`."""
     if name in table:
         return table[name]
-    raise ConfigError(
-        f"Expected a {kind} among {', '.join(table)}{more} but got "
-        f"{name!r}{did_you_mean(name, table)}."
-    )
+    end = did_you_mean(name, table) or "."
+    raise ConfigError(f"Expected a {kind} among {', '.join(table)}{more} but got {name!r}{end}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

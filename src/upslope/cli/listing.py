@@ -50,7 +50,7 @@ def show_list(what: str) -> None:
     if not shown:
         raise ConfigError(
             f"Expected one of {', '.join(TABLES)}, or the name of an entry of these, but got "
-            f"{what!r}{did_you_mean(what, [*TABLES, *names])}."
+            f"{what!r}{did_you_mean(what, [*TABLES, *names]) or '.'}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from upslope import datasets, models, strategies, tables, tasks
@@ -79,7 +79,7 @@ def parse(document: Mapping[str, Any]) -> Config:
     config = Config()
     for key in document:
         if key not in SECTIONS:
-            close = tables.did_you_mean(str(key), SECTIONS) or "."
+            close = _section_of(str(key)) or tables.did_you_mean(str(key), SECTIONS) or "."
             faults.append(f"{key}: unknown key{close} Expected one of {', '.join(SECTIONS)}.")
     checks: dict[str, Callable[[Any, list[str]], dict[str, Any]]] = {
         "data": _data,
@@ -99,6 +99,17 @@ def parse(document: Mapping[str, Any]) -> Config:
     if faults:
         raise ConfigError("\n".join(faults))
     return config
+
+
+def _section_of(key: str) -> str:
+    """A did-you-mean clause for a key that stands in a section, or nothing."""
+    known = {
+        "data": {"root", "name"}.union(*(datasets.options(name) for name in datasets.TABLE)),
+        "training": {one.name for one in fields(TrainingSettings)},
+        "experiment": {one.name for one in fields(ExperimentSettings)},
+    }
+    names = [f"{section}.{key}" for section, keys in known.items() if key in keys]
+    return f"; did you mean {' or '.join(f'`{name}`' for name in names)}?" if names else ""
 
 
 def _data(value: Any, faults: list[str]) -> dict[str, Any]:
