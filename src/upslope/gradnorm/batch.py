@@ -103,8 +103,10 @@ class Batch:
 
     @property
     def shapes(self) -> tuple[Any, ...]:
-        """Shape and type of each tensor, as a key."""
-        return tuple((tuple(x.shape), x.dtype) for x in self.tensors)
+        """Shape and type of each tensor, and what is none, as a key."""
+        return tuple(
+            (tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in self.leaves
+        )
 
     def doubtful(self) -> list[int]:
         """The leaves that may be as long as the batch by chance, so that all samples share them.

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,28 @@ def label_free(loss: Loss) -> Loss:
 def is_label_free(loss: Loss) -> bool:
     """Whether a loss is marked so."""
     return getattr(loss, "label_free", False) is True
+
+
+def identify(loss: Any) -> Any:
+    """Return a key that two losses share only if they are the same code, with the same parts.
+
+    Labels in a closure may be others; functions in it, and in a `functools.partial`, may not. An
+    object with a method `__call__` is like no other.
+    """
+    if isinstance(loss, functools.partial):
+        parts = (*loss.args, *loss.keywords.values())
+        return (identify(loss.func), tuple(loss.keywords), *map(_identify_part, parts))
+    code = getattr(loss, "__code__", None)
+    if code is None:
+        return None if loss is None else (type(loss), id(loss))
+    cells = (cell.cell_contents for cell in loss.__closure__ or ())
+    return (code, *map(_identify_part, cells))
+
+
+def _identify_part(value: Any) -> Any:
+    if callable(value) and not isinstance(value, torch.nn.Module):
+        return identify(value)
+    return value if isinstance(value, (str, int, float, bool)) else type(value)
 
 
 def logits_of(outputs: Any) -> Tensor:

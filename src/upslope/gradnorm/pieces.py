@@ -23,7 +23,7 @@ from upslope.gradnorm.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.batch import Batch, Inputs
 from upslope.gradnorm.capacity import held_by_one
 from upslope.gradnorm.listeners import Reduction
-from upslope.gradnorm.losses import Loss, is_label_free
+from upslope.gradnorm.losses import Loss, identify, is_label_free
 from upslope.gradnorm.memory import memory_of
 from upslope.gradnorm.parts import evenly
 from upslope.gradnorm.recording import Recording, widened
@@ -131,7 +131,7 @@ def _with_joined_outputs(
     parameters = list(records[0].weights.parameters.values())
     total = sum(record.n for record in records)
     memory = memory_of(records[0].model)
-    key = (getattr(loss, "__code__", type(loss)), total, records[0].batch.shapes)
+    key = (identify(loss), total, records[0].batch.shapes)
     gradients = gradients_at_outputs(
         joined, parameters, total, loss, prove=not memory.knows_loss(key)
     )

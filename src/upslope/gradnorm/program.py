@@ -5,7 +5,8 @@ of its tensors, and from the order in which it takes entries. All of it is a fun
 shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all())`,
 `lengths.tolist()`) and no entry is taken by an index made of samples. So a program is identified by
 
-- the shapes of the inputs, and the operators that met weights, in order;
+- the shapes of the inputs and what is no tensor among them, the modules in training mode, and the
+  operators that met weights, in order;
 - every operator that moves entries, with its sizes, dimensions and indices;
 - every number of a sample that left for Python.
 
@@ -49,6 +50,17 @@ DRAWN = frozenset({"multinomial", "randint", "randperm"})
 """Operators whose random numbers may serve as an order of samples."""
 
 
+BY_INDEX = frozenset(
+    {
+        "embedding", "gather", "index_add", "index_add_", "index_copy", "index_copy_", "index_put",
+        "index_put_", "masked_scatter", "masked_scatter_", "put", "put_", "scatter", "scatter_",
+        "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "take_along_dim",
+        "__setitem__",
+    }
+)  # fmt: skip
+"""Operators that put entries where an index says: with one made of samples, the data decide."""
+
+
 class Program:
     """The identity of one forward pass, built while it runs."""
 
@@ -63,6 +75,8 @@ class Program:
             self.repeats = False
         elif not of_samples:
             return
+        elif name in BY_INDEX and _is_indexed_by_samples((*args, *kwargs.values())):
+            self.repeats = False
         elif name in MOVING:
             self._add((name, *(_descriptor(a) for a in args), *map(_descriptor, kwargs.values())))
         elif name in LEAVING:
@@ -81,6 +95,15 @@ class Program:
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
         return self._identity
+
+
+def _is_indexed_by_samples(values: Any) -> bool:
+    return any(
+        not value.is_floating_point() and "_upslope_sample" in value.__dict__
+        if isinstance(value, Tensor)
+        else isinstance(value, (tuple, list)) and _is_indexed_by_samples(value)
+        for value in values
+    )
 
 
 def _descriptor(value: Any) -> Any:

@@ -31,7 +31,7 @@ from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import GradientsHooked, Inseparable, Layout, LayoutProbe, codes, halves
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
-from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.losses import Loss, identify
 from upslope.gradnorm.memory import Known, memory_of
 from upslope.gradnorm.outputs import check_losses, tensors_in
 from upslope.gradnorm.proof import (
@@ -291,13 +291,13 @@ class Recording:
 
     def _operators(self) -> tuple[Any, ...]:
         """The operators that met weights, in order."""
-        return (self.model.training, *self.weights.parameters, *(k.name for k in self.tape.kernels))
+        training = tuple(module.training for module in self.model.modules())
+        return (training, *self.weights.parameters, *(k.name for k in self.tape.kernels))
 
     def _program(self, loss: Loss | None = None) -> tuple[Any, ...]:
         """The identity of what ran (`program`), and what decides on kernels beside it."""
-        code = getattr(loss, "__code__", type(loss))
         ran = self._interceptor.program.identity
-        return (self._operators(), ran, self.batch.shapes, self._copies, self.means, code)
+        return (self._operators(), ran, self.batch.shapes, self._copies, self.means, identify(loss))
 
     def _heard(
         self,
