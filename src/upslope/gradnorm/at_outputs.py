@@ -40,7 +40,9 @@ def gradients_at_outputs(
     ends = [x for x in cut if differentiable(x)]
     if not ends or any(x.shape[:1] != (n,) for x in ends):
         return None
-    losses = loss(tree_unflatten(cut, spec))
+    # Copies, for a loss may write into what it is given.
+    given = [x.clone() if differentiable(x) else x for x in cut]
+    losses = loss(tree_unflatten(given, spec))
     check_losses(losses, n)
     if not losses.requires_grad:
         return [torch.zeros_like(x) for x in ends]
@@ -92,8 +94,16 @@ def _refuse_losses_by_company(
         GradientNormError: some loss has changed.
     """
     detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-    if not torch.equal(_losses_of(loss, detached, leaves, spec), losses):
-        return  # a loss with random numbers: nothing can be said
+    try:
+        again: Tensor | None = _losses_of(loss, detached, leaves, spec)
+    except Exception:  # labels of an iterator, say, have run out
+        again = None
+    if again is None or not torch.equal(again, losses):
+        raise GradientNormError(
+            "Expected a loss that gives the same numbers for the same outputs but a second call "
+            "gives others, or fails: it draws random numbers, takes its labels from an iterator or "
+            "counts its calls. Fix what it depends on before the call."
+        )
     _refuse_losses_by_count(loss, detached, leaves, spec, n, losses)
     places = torch.arange(n)
     for parity in (0, 1):

@@ -37,20 +37,17 @@ def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]],
     held: dict[int, tuple[int, bool]] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
-    def pack(tensor: Tensor) -> None:
-        # Nothing is kept: an output that its own node holds is a circle that is never freed.
+    def pack(tensor: Tensor) -> Tensor:
+        # Without its graph: an output that its own node holds is a circle that is never freed.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             alive.append(tensor.detach())
             held[storage.data_ptr()] = (storage.nbytes(), tensor.is_floating_point())
+        return tensor.detach()
 
     alive: list[Tensor] = []  # so that no address is used twice
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with without_traces(model), torch.enable_grad(), hooks:
         outputs = batch.rows(slice(0, 1)).call(model)
     tensors = tensors_in(outputs)
     return list(held.values()), tensors[0].device if tensors else torch.device("cpu")
-
-
-def _unpack(_: object) -> Tensor:
-    raise RuntimeError("This pass is run forward only.")
