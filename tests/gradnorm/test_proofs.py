@@ -465,3 +465,78 @@ def test_kinks_within_rounding_are_settled_in_float64():
     model = Kinked()
     nn.init.zeros_(model.first.bias)
     assert torch.isfinite(gradient_norms(model, torch.randn(16, 64), spread_loss)).all()
+
+
+SORTED = {
+    "gather": lambda z, order: z.gather(0, order[:, None].expand_as(z)),
+    "take_along_dim": lambda z, order: torch.take_along_dim(z, order[:, None], 0),
+    "index_copy": lambda z, order: torch.zeros_like(z).index_copy(0, order.argsort(), z),
+    "scatter": lambda z, order: torch.zeros_like(z).scatter(
+        0, order.argsort()[:, None].expand_as(z), z
+    ),
+    "embedding": lambda z, order: F.embedding(order, z),
+}
+
+
+@pytest.mark.parametrize("how", SORTED)
+def test_samples_that_are_sorted_and_put_back_after_a_batch_in_order(how):
+    class Sorting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            order = x[:, 0].argsort()
+            z = self.second(torch.tanh(SORTED[how](self.first(x), order)))
+            return SORTED[how](z, order.argsort())
+
+    torch.manual_seed(0)
+    model, x = Sorting().to(D).eval(), torch.randn(4, 4, dtype=D)
+    x = x[x[:, 0].argsort()]
+    for batch in (x, x.flip(0), x[torch.tensor([2, 0, 3, 1])]):
+        norms = gradient_norms(model, batch, spread_loss)
+        assert relative_error(norms, truth(model, batch)) < 1e-9
+
+
+def test_losses_of_one_kind_are_proven_each_by_itself():
+    class Centred:
+        def __init__(self, centred: bool) -> None:
+            self.centred = centred
+
+        def __call__(self, z: Tensor) -> Tensor:
+            return spread_loss(z - z.mean(0) if self.centred else z)
+
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3).to(D), torch.randn(4, 4, dtype=D)
+    gradient_norms(model, x, Centred(False))
+    with pytest.raises(GradientNormError, match="enter the losses of others"):
+        gradient_norms(model, x, Centred(True))
+
+
+def test_losses_that_change_from_call_to_call_are_refused():
+    labels = iter([torch.tensor([0, 1, 2, 0]), torch.tensor([2, 2, 1, 1])])
+    model, x = nn.Linear(4, 3).to(D), torch.randn(4, 4, dtype=D)
+    with pytest.raises(GradientNormError, match="same numbers for the same outputs"):
+        gradient_norms(model, x, lambda z: F.cross_entropy(z, next(labels), reduction="none"))
+
+
+def test_a_loss_may_write_into_the_outputs():
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3).to(D), torch.randn(4, 4, dtype=D)
+    norms = gradient_norms(model, x, lambda z: spread_loss(z.div_(2)))
+    expected = norms_one_by_one(model, x, lambda z, _: spread_loss(z / 2)[0])
+    assert relative_error(norms, expected) < 1e-9
+
+
+def test_a_layer_put_into_training_mode_is_another_program():
+    class Norm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(0) if self.training else x
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), Norm(), nn.Linear(4, 3)).to(D).eval()
+    x = torch.randn(4, 4, dtype=D)
+    assert relative_error(gradient_norms(model, x, spread_loss), truth(model, x)) < 1e-9
+    model[1].train()
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, x, spread_loss)
