@@ -69,6 +69,17 @@ def test_all_three_and_what_is_none_of_them(tmp_path):
     assert len(datasets.load_to_score("folder", tmp_path)) == 12
 
 
+def test_what_is_unlabelled_beside_a_test_set_is_to_learn_from(tmp_path):
+    lay(tmp_path, "unlabelled", "test/cat", "test/dog", count=2)
+    splits = datasets.load("folder", tmp_path)
+    assert splits.pool.ids == ("unlabelled/0.png", "unlabelled/1.png")
+    assert len(splits.test) == 4
+    assert datasets.load_to_score("folder", tmp_path).ids == splits.pool.ids
+    lay(tmp_path, "cow", count=2)  # neither a split nor unlabelled: a class, or a mistake
+    with pytest.raises(DataError, match="folder to learn from"):
+        datasets.load("folder", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [

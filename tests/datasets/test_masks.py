@@ -116,6 +116,10 @@ def test_unlabelled_images_beside_a_test_set_are_to_learn_from(tmp_path):
     assert splits.validation.ids == ("val/0", "val/1")
     save(tmp_path / "masks/unlabelled/x1.png", labels(9, [1, 7]))
     assert datasets.load("mask-folder", tmp_path).pool.targets([1]).shape == (1, 6, 8)
+    for part in ("images", "masks"):
+        save(tmp_path / part / "more/0.png", photo(9) if part == "images" else labels(9, [1, 7]))
+    with pytest.raises(DataError, match="train or unlabelled"):
+        datasets.load("mask-folder", tmp_path)
 
 
 def test_image_and_mask_are_brought_to_one_size_alike(tmp_path):

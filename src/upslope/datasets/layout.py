@@ -147,14 +147,16 @@ def by_class(folder: Path, layout: Layout = "auto", left_out: LeftOut | None = N
 
 def train_folders(folder: Path, layout: Layout) -> list[Path]:
     """Return the folders whose images are the pool: that of the split train and what is unlabelled,
-    or `folder` itself where none names that split."""
+    the latter alone beside other splits, or `folder` itself where there is neither."""
     tops = _visible(folder)
     train = [] if layout == "classes" else [top for top in tops if split_of(top) == "train"]
     if len(train) > 1:
         raise DataError(_twice("train", train, folder))
-    if not train:
-        return [folder]
     unlabelled = [top for top in tops if top.lower() in UNLABELLED]
+    splits = [top for top in tops if split_of(top)]
+    alone = layout != "classes" and splits and len(splits) + len(unlabelled) == len(tops)
+    if not train and not (unlabelled and alone):
+        return [folder]
     return [folder / top for top in (*train, *unlabelled)]
 
 
@@ -185,9 +187,10 @@ def _split_folders(folder: Path, tops: Sequence[str], layout: Layout) -> dict[st
     if not named and layout == "auto":
         _no_class_and_split(folder, tops)
         return {}
-    if "train" not in named.values():
+    alone = not others and len(tops) > len(named)  # only unlabelled images beside the splits
+    if "train" not in named.values() and not alone:
         raise DataError(
-            f"Expected a folder to learn from, such as train, in {folder} but got "
+            f"Expected a folder to learn from, train or {UNLABELLED[0]}, in {folder} but got "
             f"{shown(tops) or 'none'}"
             + (f", of which {shown(list(named))} names a split" if others and named else "")
             + ". Name it so, or set `layout` to classes if each of these folders is a class."

@@ -116,7 +116,8 @@ def _by_folder(
     splits = {top: split for top in tops if (split := split_of(top))}
     if not splits:
         return {}
-    to_learn = unlabelled or "train" in splits.values()
+    alone = unlabelled and all(_top(pair.id) in splits for pair in pairs)
+    to_learn = alone or "train" in splits.values()
     if len(set(splits.values())) < len(splits) or not to_learn:
         raise DataError(
             f"Expected one folder for each split in {folder / 'images'}, one of them to learn "
