@@ -225,7 +225,8 @@ def test_operations_and_kept_tensors_by_hand() -> None:
     for the first layer, for its inputs'."""
     config = load(sets=["model.name=mlp", "model.hidden=32", "model.layers=1"])
     job = assemble(config)
-    work = estimates._work(job.model, job.task, estimates._samples(job.splits.pool))
+    samples = estimates._samples(job.splits.pool, job.model, job.task)
+    work = estimates._work(job.model, job.task, samples)
     first, second = 64 * 32, 32 * 10
     assert work.forward == 2 * (first + second)
     assert work.training == 2 * (2 * first + 3 * second)
