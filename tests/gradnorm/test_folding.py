@@ -223,7 +223,7 @@ def test_a_hook_sees_what_the_convolution_put_out() -> None:
         truth = nn.functional.conv2d(
             images().double(), model.first.weight, model.first.bias, padding=1
         )
-    (whole,) = (y for y in found if len(y) == 3)
+    whole = next(y for y in found if len(y) == 3)
     torch.testing.assert_close(whole, truth)
 
 

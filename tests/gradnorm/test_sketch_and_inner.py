@@ -42,7 +42,19 @@ def tied() -> tuple[nn.Module, Tensor]:
     return Tied().double().eval(), torch.randint(7, (5, 4))
 
 
-CASES = pytest.mark.parametrize("make", [convolutional, tied])
+def strided() -> tuple[nn.Module, Tensor]:
+    """Convolutions whose borders no position covers, in groups, dilated, one-dimensional."""
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), nn.Tanh(),
+        nn.Conv2d(8, 6, (2, 1), dilation=(2, 1)), nn.Tanh(), nn.Conv2d(6, 6, 1), nn.Flatten(2),
+        nn.Conv1d(6, 5, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.LazyLinear(4),
+    )  # fmt: skip
+    x = torch.randn(5, 4, 10, 9, dtype=torch.float64)
+    model.double()(x)
+    return model.eval(), x
+
+
+CASES = pytest.mark.parametrize("make", [convolutional, tied, strided])
 
 
 def gradients(model: nn.Module, x: Tensor) -> Tensor:
@@ -138,6 +150,63 @@ def test_inner_products_without_a_forward_mode() -> None:
     flat = torch.cat([d.flatten() for d in direction.values()])
     found = gradient_inner_products(model, x, "entropy", direction)
     torch.testing.assert_close(found, gradients(model, x) @ flat, rtol=1e-9, atol=1e-12)
+
+
+def test_inner_products_see_what_autograd_sees() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x)
+            with torch.no_grad():
+                aside = torch.tanh(self.first(x))
+            h.register_hook(lambda g: g * 0.5)
+            out: Tensor = self.second(h + aside)
+            return out
+
+    torch.manual_seed(0)
+    model, x = Cut().double(), torch.randn(3, 4, dtype=torch.float64)
+    direction = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    flat = torch.cat([d.flatten() for d in direction.values()])
+    inner = gradient_inner_products(model, x, "entropy", direction)
+    torch.testing.assert_close(inner, gradients(model, x) @ flat, rtol=1e-9, atol=1e-12)
+
+
+def test_inner_products_of_complex_parameters_are_derivatives() -> None:
+    class Turn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = nn.Parameter(torch.randn(4, 3, dtype=torch.complex128))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.to(torch.complex128) @ self.turn).abs()
+
+    torch.manual_seed(0)
+    model, x = Turn(), torch.randn(3, 4, dtype=torch.float64)
+    v = torch.randn(4, 3, dtype=torch.complex128)
+    inner = gradient_inner_products(model, x, "entropy", {"turn": v})
+    step = 1e-6
+    with torch.no_grad():
+        sides = []
+        for sign in (1, -1):
+            model.turn.add_(sign * step * v)
+            sides.append(entropy(model(x)))
+            model.turn.sub_(sign * step * v)
+    torch.testing.assert_close(inner, (sides[0] - sides[1]) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+def test_inner_products_refuse_what_mixes() -> None:
+    direction = {"0.weight": torch.ones(5, 3, dtype=torch.float64)}
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)).double()
+    before = model[1].running_mean.clone()
+    with pytest.raises(GradientNormError, match="fixed statistics"):
+        gradient_inner_products(model, torch.randn(4, 3).double(), "entropy", direction)
+    assert torch.equal(model[1].running_mean, before)
+    model.eval()[0].weight.requires_grad_(False)
+    with pytest.raises(GradientNormError, match=r"require a gradient but '0\.weight'"):
+        gradient_inner_products(model, torch.randn(4, 3).double(), "entropy", direction)
 
 
 def test_a_direction_must_fit_the_model() -> None:

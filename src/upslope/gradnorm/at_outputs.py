@@ -18,7 +18,7 @@ from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.outputs import check_losses
 from upslope.gradnorm.separation import differ, scales
 
-_COMPANY = (1.0, 3.0, -3.0)
+_COMPANY = (1.0, 3.0, -3.0, 100.0)
 """What the outputs of other samples are multiplied by, to see whether a loss feels them: a
 threshold over the batch moves with some of these."""
 

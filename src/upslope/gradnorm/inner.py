@@ -2,39 +2,45 @@
 
     <grad_theta L(f(x_n)), v> = d/de L(f_{theta + e v}(x_n)) at e = 0
 
-is a directional derivative: one forward pass in forward mode gives it for all samples, and no
-gradient is formed (Eq. 1 is of this kind, with v = H^-1 times a test gradient). Where an operator
-has no forward mode, differentiating the backward pass once more gives the same numbers.
+From the same passes as the norms, and proven as they are: no gradient of a matrix or a convolution
+is formed, for <sum_s g_s x_s^T, V> = sum_s g_s^T V x_s. (Eq. 1 is of this kind, with v = H^-1 times
+a test gradient.)
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.batch import Batch, Inputs
+from upslope.gradnorm.batch import Inputs
+from upslope.gradnorm.engine import means_of, select
+from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.outputs import check_losses
+from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
+from upslope.gradnorm.pieces import reduced
+from upslope.gradnorm.weights import Uses, Weights, dense_sum
 
 
 def gradient_inner_products(
-    model: nn.Module, inputs: Inputs, loss: str | Loss, direction: Mapping[str, Tensor]
+    model: nn.Module,
+    inputs: Inputs,
+    loss: str | Loss,
+    direction: Mapping[str, Tensor],
+    *,
+    max_memory: int | None = None,
 ) -> Tensor:
-    """<gradient of sample n's loss, direction>, (n,).
+    """Return the inner products of each sample's gradient and a direction, (n,) float64.
 
-    direction: name of a parameter -> tensor of its shape; parameters left out count as zero.
+    direction: name of a parameter -> tensor of its shape; parameters left out count as zero. For
+        complex parameters both parts count, as in a derivative along the direction.
     The other arguments are those of `gradient_norms`.
 
     Raises:
-        GradientNormError: a name or shape that the model has not, or a loss that is not one number
-            a sample.
+        GradientNormError: as `gradient_norms`; a name or shape that the model has not, or a
+            parameter that does not require a gradient.
     """
     parameters = dict(model.named_parameters())
     for name, tensor in direction.items():
@@ -45,65 +51,73 @@ def gradient_inner_products(
                 f"{name!r} has {tuple(tensor.shape)} where the model has "
                 f"{'no such parameter' if expected is None else tuple(expected)}."
             )
-    loss = named(loss)
-    values = {name: parameters[name].detach() for name in direction}
-    # Fused attention has neither a forward mode nor a second derivative; its definition has both.
-    with sdpa_kernel(SDPBackend.MATH):
-        return _forward_mode(model, values, inputs, loss, direction)
+        if not parameters[name].requires_grad:
+            raise GradientNormError(
+                f"Expected `direction` to name parameters that require a gradient but {name!r} "
+                "does not. Leave it out, or unfreeze it with `requires_grad_(True)`."
+            )
+    weights = Weights(select(model, direction.keys()))
+    along = {name: direction[name].detach().to(p) for name, p in weights.parameters.items()}
+    means = means_of(max_memory, False, None)
+    rows = reduced(model, inputs, weights, means, _InnerProducts(along), named(loss))
+    return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 
 
-def _forward_mode(
-    model: nn.Module,
-    values: Mapping[str, Tensor],
-    inputs: Inputs,
-    loss: Loss,
-    direction: Mapping[str, Tensor],
-) -> Tensor:
-    try:
-        with forward_ad.dual_level(), torch.no_grad():
-            duals = {n: _dual(v, direction[n].to(v)) for n, v in values.items()}
-            losses = _losses(model, duals, inputs, loss)
-            tangent = forward_ad.unpack_dual(losses).tangent  # type: ignore[no-untyped-call]
-        return torch.zeros_like(losses) if tangent is None else tangent
-    except (NotImplementedError, RuntimeError):
-        return _twice_backward(model, values, inputs, loss, direction)
+class _InnerProducts:
+    """Inner products with a direction, (n,), as a `Reduction`."""
+
+    def __init__(self, direction: Mapping[str, Tensor]):
+        self.direction = direction
+
+    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+        """Sum over all uses of the parameter `name`: inner products are linear."""
+        total: Tensor | None = None
+        for weight, part in uses:
+            product = self._without_forming(weights, name, weight, part)
+            if product is None:
+                pieces = dense_sum(weights, name, [(weight, part)], scratch)
+                product = torch.cat([self.of_dense(name, rows) for _, rows in pieces])
+            total = product if total is None else total + product
+        assert total is not None
+        return total
+
+    def of_dense(self, name: str, gradients: Tensor) -> Tensor:
+        """Return the inner products (m,) of gradients that are there, (m, *shape)."""
+        v = self.direction[name]
+        if gradients.is_complex():
+            gradients, v = torch.view_as_real(gradients.resolve_conj()), torch.view_as_real(v)
+        return gradients.flatten(1).to(v.dtype) @ v.flatten() if v.dim() else gradients * v
+
+    def _without_forming(
+        self, weights: Weights, name: str, weight: Tensor, part: Part
+    ) -> Tensor | None:
+        """The inner products (n,) of one use; None where there is no cheaper way."""
+        v = self.direction[name]
+        if not weights.tracks(weight) or v.is_complex():
+            return None
+        if isinstance(part, Transposed):
+            return _of_outer(part.part, v.mT)
+        if isinstance(part, Outer) and v.dim() == 2:
+            return _of_outer(part, v)
+        if isinstance(part, Rows):
+            return (v[part.ids] * part.g).flatten(1).sum(dim=1)
+        if isinstance(part, ConvPart) and not part.x.is_complex():
+            return _of_convolution(part, v)
+        return None
 
 
-def _dual(value: Tensor, tangent: Tensor) -> Tensor:
-    with warnings.catch_warnings():  # torch's own use of what it deprecates
-        warnings.simplefilter("ignore", DeprecationWarning)
-        dual: Tensor = forward_ad.make_dual(value, tangent)  # type: ignore[no-untyped-call]
-    return dual
+def _of_outer(part: Outer, v: Tensor) -> Tensor:
+    return ((part.x.to(v.dtype) @ v.mT) * part.g).flatten(1).sum(dim=1)
 
 
-def _twice_backward(
-    model: nn.Module,
-    values: Mapping[str, Tensor],
-    inputs: Inputs,
-    loss: Loss,
-    direction: Mapping[str, Tensor],
-) -> Tensor:
-    """d/du <grad sum_n u_n L_n, v>, which does not depend on u."""
-    with torch.enable_grad():
-        leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
-        losses = _losses(model, leaves, inputs, loss)
-        u = torch.ones_like(losses, requires_grad=True)
-        gradients = torch.autograd.grad(
-            losses, list(leaves.values()), u, create_graph=True, materialize_grads=True
-        )
-        pairs = zip(leaves, gradients, strict=True)
-        product = torch.stack([(g * direction[name].to(g)).sum() for name, g in pairs]).sum()
-        (out,) = torch.autograd.grad(product, u, materialize_grads=True)
-        return out
-
-
-def _losses(
-    model: nn.Module, parameters: Mapping[str, Tensor], inputs: Inputs, loss: Loss
-) -> Tensor:
-    if isinstance(inputs, Mapping):
-        outputs = functional_call(model, dict(parameters), (), dict(inputs))
-    else:
-        outputs = functional_call(model, dict(parameters), inputs)
-    losses = loss(outputs)
-    check_losses(losses.detach(), Batch.of(inputs).n)
-    return losses
+def _of_convolution(part: ConvPart, v: Tensor) -> Tensor:
+    stride, padding, dilation, groups = part.geometry
+    n = len(part)
+    x, g = part.x.flatten(0, 1).to(v.dtype), part.g.flatten(0, 1)
+    kernel = v.view(v.shape[0], *part.shape[1:])
+    none = [0] * len(stride)
+    out = torch.convolution(x, kernel, None, stride, padding, dilation, False, none, groups)
+    # Strides leave a border that no position covers; the positions that there are come first.
+    for dim, size in enumerate(g.shape[2:], start=2):
+        out = out.narrow(dim, 0, size)
+    return (out * g).reshape(n, -1).sum(dim=1)

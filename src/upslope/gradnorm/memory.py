@@ -27,6 +27,8 @@ class Known:
 
     layouts: dict[int, Layout] = field(default_factory=dict)
     slow: str | None = None
+    looks_around: bool = False
+    """Whether samples may depend on others (`independence`), so that every batch is proven."""
 
 
 class Memory:

@@ -113,9 +113,30 @@ def run_without_others(record: Recording, rows: Tensor) -> tuple[Tensor, Any]:
 def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:
     """The error for a model that mixes samples. samples: the indices of those that show it."""
     which = [record.batch.first + int(i) for i in samples[:3]]
+    if not _is_repeatable(record):
+        return GradientNormError(
+            "Expected a model that puts out the same numbers for the same samples but a second "
+            "pass of the same batch gives others: it counts its calls, or keeps a state between "
+            "them (`model.eval()` does not reset it). Reset the state in `forward`, or keep it in "
+            "buffers, which are put back before every pass."
+        )
     return GradientNormError(
         "Expected a model that treats each sample by itself but its outputs for samples "
         f"{which} of {record.n} change when others of the batch are not there: the model mixes "
         "samples, so that none has a loss gradient of its own. Layers that normalise or attend "
         "over the batch must be in eval mode or be replaced."
     )
+
+
+def _is_repeatable(record: Recording) -> bool:
+    """Whether another pass of the same batch puts out the same numbers."""
+    try:
+        with torch.no_grad():
+            first, second = (tensors_in(record.run_plain(record.batch)) for _ in range(2))
+    except Exception:  # then it is not this that is wrong
+        return True
+    near = _NEAR.get(record.precision, _NEAR_HALF)
+    for a, b in zip(first, second, strict=False):
+        if a.shape == b.shape and not torch.allclose(a, b, near, near**2, equal_nan=True):
+            return False
+    return True

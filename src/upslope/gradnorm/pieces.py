@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from upslope.gradnorm.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.batch import Batch, Inputs
 from upslope.gradnorm.capacity import held_by_one
+from upslope.gradnorm.independence import loss_looks_around
 from upslope.gradnorm.listeners import Reduction
 from upslope.gradnorm.losses import Loss, identify, is_label_free
 from upslope.gradnorm.memory import memory_of
@@ -132,12 +133,12 @@ def _with_joined_outputs(
     total = sum(record.n for record in records)
     memory = memory_of(records[0].model)
     key = (identify(loss), total, records[0].batch.shapes)
-    gradients = gradients_at_outputs(
-        joined, parameters, total, loss, prove=not memory.knows_loss(key)
-    )
+    prove = not memory.knows_loss(key)
+    gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
     if gradients is None:
         return None
-    memory.keep_loss(key)
+    if prove and not loss_looks_around(loss, joined, total):
+        memory.keep_loss(key)
 
     def rows() -> Iterator[dict[str, Tensor]]:
         while records:

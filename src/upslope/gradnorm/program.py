@@ -7,7 +7,8 @@ shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all
 
 - the shapes of the inputs and what is no tensor among them, the modules in training mode, and the
   operators that met weights, in order;
-- every operator that moves entries, with its sizes, dimensions and indices;
+- every other operator that meets samples, with the shapes of its tensors and its options, numbers
+  with a fraction apart; of those that move entries, all their indices as well;
 - every number of a sample that left for Python.
 
 Two batches with one identity have their samples in the same places. Where entries were taken by the
@@ -83,6 +84,8 @@ class Program:
             self._add((name, repr(out)))
         elif name in UNREADABLE:
             self.repeats = False
+        else:
+            self._add((name, *map(_outline, args), *map(_outline, kwargs.values())))
 
     def _add(self, description: Any) -> None:
         self._identity = hash((self._identity, description))
@@ -104,6 +107,18 @@ def _is_indexed_by_samples(values: Any) -> bool:
         else isinstance(value, (tuple, list)) and _is_indexed_by_samples(value)
         for value in values
     )
+
+
+def _outline(value: Any) -> Any:
+    """What is known of an argument of an operator that moves nothing: its shape, or its value.
+
+    A number with a fraction may change with every batch, and decides on no place.
+    """
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_outline, value))
+    return value if isinstance(value, (int, str, torch.dtype)) else type(value)
 
 
 def _descriptor(value: Any) -> Any:

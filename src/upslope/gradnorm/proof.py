@@ -152,7 +152,7 @@ def check_gradients(
     w = (torch.rand(record.n, generator=rng) + 0.5) * (
         torch.randint(2, (record.n,), generator=rng) * 2 - 1
     )
-    groups = choose_samples(record.n)
+    groups = choose_samples(record.n, everyone=record.looks_around)
     checked = torch.cat(groups)
     w = torch.zeros_like(w).index_copy(0, checked, w[checked])
     plain = _plain_gradients(record, loss, w, losses, groups)
@@ -189,13 +189,14 @@ def tolerance(record: Recording) -> tuple[float, float]:
     return _TOLERANCES.get(record.precision, _HALF)
 
 
-def choose_samples(n: int) -> list[Tensor]:
+def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
     """Return the samples whose gradients are formed by autograd, in groups that go alone.
 
-    Up to `_ALL` samples: two halves. Of more, a random part: the ordinary pass is what a proof
-    costs, and that each sample's places are its own is seen of all of them.
+    Up to `_ALL` samples, or where samples may depend on others (`everyone`): two halves. Of more, a
+    random part: the ordinary pass is what a proof costs, and that each sample's places are its own
+    is seen of all of them.
     """
-    if n <= _ALL:
+    if everyone or n <= _ALL:
         return [rows for rows in half(n, seed=n) if len(rows)]
     order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
     return [order[: max(_ALL, n // 4)].sort(descending=True).values]

@@ -28,6 +28,7 @@ from upslope.errors import GradientNormError, warn_user
 from upslope.gradnorm.alone import pull_back, sample_by_sample
 from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
+from upslope.gradnorm.independence import find_dependence
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import GradientsHooked, Inseparable, Layout, LayoutProbe, codes, halves
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
@@ -71,6 +72,8 @@ class Recording:
         self.checks_company = False
         """Whether to hold each sample's gradient alone against that in the batch."""
         self._copies = True
+        self.looks_around = False
+        """Whether a sample's numbers may depend on others, so that all samples are proven."""
         self._key: Any = None
         """The program of the last losses, once they are known."""
         self._scaled: dict[int, Tensor] | None = None
@@ -142,7 +145,8 @@ class Recording:
         self.has_hooks = isinstance(error, GradientsHooked)
         # What an earlier batch has shown need not be shown again, but for a random share.
         known = isinstance(error, KnownSlow)
-        self.checks_company = self.n > 1 and not (known and not self._memory.draw_proof())
+        proves = not known or self.looks_around or self._memory.draw_proof()
+        self.checks_company = self.n > 1 and proves
         self.outputs = self.run_plain(self.batch)
 
     def _forward(self) -> Any:
@@ -171,20 +175,29 @@ class Recording:
         own = clone_rows(tensor)
         return self._interceptor.sampled(own) if per_sample else own
 
-    def run_plain(self, batch: Batch, differentiable: Sequence[Tensor] = ()) -> Any:
+    def run_plain(
+        self,
+        batch: Batch,
+        differentiable: Sequence[Tensor] = (),
+        change: Callable[[Tensor], Tensor] | None = None,
+    ) -> Any:
         """Return the model's outputs for some of the samples, without interception.
 
         differentiable: what stands for the floating inputs that have samples, in their order.
+        change: what is made of each floating input that has samples.
         """
         given = iter(differentiable)
 
-        def change(tensor: Tensor, per_sample: bool) -> Tensor:
-            if differentiable and per_sample and tensor.is_floating_point():
-                return next(given).clone()
+        def take(tensor: Tensor, per_sample: bool) -> Tensor:
+            if per_sample and tensor.is_floating_point():
+                if differentiable:
+                    return next(given).clone()
+                if change is not None:
+                    return change(tensor.detach())
             return clone_rows(tensor)
 
         with self._a_pass(), exact_batch_norm():
-            return call(self.model, batch.map(change))
+            return call(self.model, batch.map(take))
 
     def losses(self, loss: Loss) -> Tensor:
         """(n,): the losses of the outputs; what a loss does with weights is seen as well."""
@@ -217,7 +230,8 @@ class Recording:
             rows = self._one_by_one(reduction, loss)
             self._tell_slow()
             if self._key is not None and self.repeats:  # not before: it may have been refused
-                self._memory.keep(self._key, Known(slow=self.why_slow))
+                looks_around = self.looks_around or find_dependence(self, loss)
+                self._memory.keep(self._key, Known({}, self.why_slow, looks_around))
         if self.n > 0 and not rows and not self._reached and self._is_cut_off(loss):
             raise cut_off(self.weights)
         missing = (name for name in self.weights.parameters if name not in rows)
@@ -251,6 +265,7 @@ class Recording:
         self._key = program = self._program(loss)
         operators = self._operators()
         known = self._memory.recall(program) if self.repeats else None
+        self.looks_around = known is not None and known.looks_around
         if known is not None and known.slow is not None:
             raise KnownSlow(known.slow)
         layouts: Mapping[int, Layout] | None = None
@@ -261,11 +276,13 @@ class Recording:
         elif self.repeats and self._memory.is_front(operators):
             layouts = defaultdict(Layout)
         if layouts is not None:
-            prove = known is None or self._memory.draw_proof()
+            prove = known is None or known.looks_around or self._memory.draw_proof()
             try:
+                if known is None:
+                    self._look_around(loss)
                 rows = self._heard(reduction, loss, losses, layouts, last, prove)
                 if known is None and self.repeats:
-                    self._memory.keep(program, Known(dict(layouts)))
+                    self._memory.keep(program, Known(dict(layouts), None, self.looks_around))
                 return rows
             except (Unplaced, ProofFailed):
                 self._memory.forget(program, operators)
@@ -276,13 +293,27 @@ class Recording:
         probe = self._probed(losses)
         layouts = probe.layouts()
         self._scaled = probe.checksums(layouts)
+        self._look_around(loss)
         rows = self._heard(reduction, loss, losses, layouts, last, True)
         if self.repeats and probe.is_settled:
             steady = {i: at for i, at in layouts.items() if i not in probe.silent}
-            self._memory.keep(program, Known(steady))
+            self._memory.keep(program, Known(steady, None, self.looks_around))
             if all(layout == Layout() for layout in layouts.values()):
                 self._memory.keep_front(operators)
         return rows
+
+    def _look_around(self, loss: Loss) -> None:
+        """See whether samples may depend on others, and say once what that costs."""
+        self.looks_around = find_dependence(self, loss)
+        if self.looks_around and self.repeats and "around" not in self._memory.told:
+            self._memory.told.add("around")
+            warn_user(
+                f"{type(self.model).__name__}: the numbers of a sample may depend on the other "
+                "samples of its batch, in the model or in the loss (they moved, or could not be "
+                "had, when others were replaced by NaN or by very large values). Every batch is "
+                "proven, which takes several times as long; a batch that does mix samples is "
+                "refused."
+            )
 
     @property
     def repeats(self) -> bool:

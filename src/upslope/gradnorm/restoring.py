@@ -7,8 +7,11 @@ of these passes starts from the buffers and the random numbers that the caller's
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,29 +68,48 @@ class _Buffer:
 
 
 class RandomState:
-    """The state of torch's generators, on the CPU and on a model's GPUs, as it is now."""
+    """The state of the generators of torch (on the CPU and a model's GPUs), NumPy and Python."""
 
     def __init__(self, model: nn.Module):
         tensors = (*model.parameters(), *model.buffers())
         self._devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
         self._cpu = torch.get_rng_state()
         self._cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
+        self._numpy, self._python = np.random.get_state(legacy=False), random.getstate()
 
     def has_moved(self) -> bool:
         """Whether numbers were drawn since."""
-        return not torch.equal(self._cpu, torch.get_rng_state()) or any(
-            not torch.equal(state, torch.cuda.get_rng_state(device))
-            for device, state in zip(self._devices, self._cuda, strict=True)
+        return (
+            not torch.equal(self._cpu, torch.get_rng_state())
+            or self._python != random.getstate()
+            or not _equal(self._numpy, np.random.get_state(legacy=False))
+            or any(
+                not torch.equal(state, torch.cuda.get_rng_state(device))
+                for device, state in zip(self._devices, self._cuda, strict=True)
+            )
         )
 
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
         """Draw the same random numbers again, and leave the generators as they were."""
+        own = np.random.get_state(legacy=False), random.getstate()
         with torch.random.fork_rng(devices=self._devices):
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._cuda, strict=True):
                 torch.cuda.set_rng_state(state, device)
-            yield
+            np.random.set_state(self._numpy)
+            random.setstate(self._python)
+            try:
+                yield
+            finally:
+                np.random.set_state(own[0])
+                random.setstate(own[1])
+
+
+def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two states of NumPy's generator are the same."""
+    a, b = first["state"], second["state"]
+    return bool(a["pos"] == b["pos"] and np.array_equal(a["key"], b["key"]))
 
 
 @contextlib.contextmanager
@@ -109,9 +131,9 @@ def as_found(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
     """Run the model for the engine's own purposes: buffers and random numbers stay as they are."""
-    buffers, random = Buffers(model), RandomState(model)
+    buffers, numbers = Buffers(model), RandomState(model)
     try:
-        with random.replayed():
+        with numbers.replayed():
             yield
     finally:
         buffers.restore()

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Batch, half, shared_choices
 from upslope.gradnorm.outputs import tensors_in
 from upslope.gradnorm.restoring import without_traces
@@ -50,8 +51,40 @@ def _choose(model: nn.Module, batch: Batch, doubtful: list[int]) -> tuple[int, .
             return ()
         for places in shared_choices(doubtful):
             if _explains(model, batch.with_shared(places), whole):
+                for place in places:
+                    _refuse_pairs(model, batch, place, whole)
                 return places
     return ()
+
+
+def _refuse_pairs(model: nn.Module, batch: Batch, place: int, whole: list[Tensor]) -> None:
+    """Refuse an input as long as the batch whose rows are a dimension of the outputs.
+
+    A table of similarities, (n, n): whether n images meet the n texts that belong to them, or n
+    classes that all share, no shape tells.
+
+    Raises:
+        GradientNormError: half of its rows make half of a dimension of the outputs.
+    """
+    leaves = list(batch.leaves)
+    leaves[place] = leaves[place][: batch.n // 2]
+    fewer = Batch(tuple(leaves), batch.spec, batch.n, batch.per_sample, batch.first)
+    try:
+        with without_traces(model):
+            outputs = tensors_in(fewer.call(model))
+    except Exception:  # a mask that was cut does not fit: the input is no list of rows
+        return
+    for all_, some in zip(whole, outputs, strict=False):
+        cut = [d for d, (a, b) in enumerate(zip(all_.shape, some.shape, strict=False)) if a != b]
+        if cut and cut[0] > 0 and some.shape[cut[0]] == batch.n // 2:
+            raise GradientNormError(
+                f"Expected inputs whose rows belong to the {batch.n} samples one by one but input "
+                f"{place} (counted from 0), of shape {tuple(batch.leaves[place].shape)}, makes "
+                f"dimension {cut[0]} of the outputs: every sample is compared with every row of "
+                "it. If its rows are samples too, the model mixes samples and none has a loss "
+                "gradient of its own. If all samples share them (classes to compare with), give "
+                "them to the model in a closure or an attribute, not as an input."
+            )
 
 
 def _explains(model: nn.Module, batch: Batch, whole: list[Tensor]) -> bool:

@@ -1,0 +1,163 @@
+"""Whether a sample's numbers may depend on other samples at all, whatever this batch shows.
+
+A model that scales its activations by the largest of the batch, once that exceeds a bound, mixes no
+samples as long as none does; a loss of at most ten times the batch's mean mixes none until one is
+larger. The gradients of such a batch say nothing of the next. So numbers that no model should see
+are put in the place of some samples: NaN, which maxima, sums and products carry on, and values far
+too large, which conditions feel. Samples whose numbers move look at others. Every batch of such a
+model or loss is proven (`proof`), for what the first one shows does not hold for the next.
+
+Called by `recording` with the first batch of each program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from upslope.gradnorm.batch import Batch, clone_rows
+from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.outputs import tensors_in
+
+if TYPE_CHECKING:
+    from upslope.gradnorm.recording import Recording
+
+_ROWS = 8
+"""Samples that are run: operators that join samples do so among few as among many."""
+_LARGE = 1e4
+"""What values are multiplied by to make them far too large; half precision holds it."""
+_NEAR = 1e-4
+"""How far a number may move, relative to the largest: by the order of a sum, in the same kernel."""
+_FLOATING = frozenset({"embedding", "float", "double", "half", "bfloat16", "to", "type", "type_as"})
+"""Operators in which whole numbers of the inputs become floating ones."""
+
+Change = Callable[[Tensor], Tensor]
+
+
+def find_dependence(record: Recording, loss: Loss) -> bool:
+    """Return whether the losses of a sample may depend on the other samples of its batch.
+
+    record: a batch that has run. A model that cannot run on such numbers is held to look around.
+    """
+    if record.n < 2:
+        return False
+    tensors = tensors_in(record.outputs)
+    if not all(x.shape[:1] == (record.n,) for x in tensors if x.is_floating_point()):
+        return _moves(record.n, lambda change: [loss(_run(record, record.batch, change))])
+    n, batch = record.n, record.batch
+    if n > _ROWS and not record.is_random:  # random numbers would not be the same for fewer
+        n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
+    if _moves(n, lambda change: tensors_in(_run(record, batch, change))):
+        return True
+    return loss_looks_around(loss, record.outputs, record.n)
+
+
+def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:
+    """Return whether the loss of a sample may depend on the outputs of others.
+
+    outputs: what a model puts out for n samples, its tensors (n, ...).
+    """
+    leaves, spec = tree_flatten(outputs)
+
+    def losses(change: Change | None) -> list[Tensor]:
+        given = [_changed(leaf, n, change) for leaf in leaves]
+        return [loss(tree_unflatten(given, spec))]
+
+    return _moves(n, losses)
+
+
+def _moves(n: int, numbers: Callable[[Change | None], Sequence[Tensor]]) -> bool:
+    """Whether the numbers of some of n samples move when those of every second one are spoilt."""
+    even = torch.arange(n) % 2 == 0
+    try:
+        before = numbers(None)
+    except Exception:  # a model for another size of batch, or labels that have run out
+        return True
+    tried = 0
+    for spoilt, spoil in ((~even, _to_nan), (even, _to_large)):
+
+        def change(tensor: Tensor, rows: Tensor = spoilt, spoil: Change = spoil) -> Tensor:
+            mask = rows.to(tensor.device).view(-1, *(1,) * (tensor.dim() - 1))
+            return torch.where(mask, spoil(tensor), tensor)
+
+        try:
+            after = numbers(change)
+        except Exception:  # a model may refuse numbers that are none
+            continue
+        tried += 1
+        if len(after) != len(before) or any(
+            _differ(a, b, n, ~spoilt) for a, b in zip(before, after, strict=True)
+        ):
+            return True
+    return tried == 0
+
+
+def _to_nan(tensor: Tensor) -> Tensor:
+    return torch.full_like(tensor, torch.nan)
+
+
+def _to_large(tensor: Tensor) -> Tensor:
+    return (tensor + 1) * _LARGE
+
+
+def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
+    if before.shape != after.shape:
+        return True
+    if before.shape[:1] != (n,) or before.numel() == 0:
+        return False
+    a, b = (x.detach()[rows.to(x.device)] for x in (before, after))
+    if not (a.is_floating_point() or a.is_complex()):
+        return not torch.equal(a, b)
+    size = torch.where(torch.isfinite(a), a.abs(), 0).max()
+    same = ((a - b).abs() <= _NEAR * size) | (a == b) | (a.isnan() & b.isnan())
+    return not bool(same.all())
+
+
+def _run(record: Recording, batch: Batch, change: Change | None) -> Any:
+    """Run the model on a batch of which the floating numbers of some samples are changed."""
+    if change is None:
+        return record.run_plain(batch)
+    with _SpoilingIntegers(batch, change):
+        return record.run_plain(batch, change=change)
+
+
+def _changed(leaf: Any, n: int, change: Change | None) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    own = clone_rows(leaf)
+    if change is not None and leaf.is_floating_point() and leaf.shape[:1] == (n,):
+        own = change(own)
+    return own.requires_grad_() if leaf.requires_grad else own
+
+
+class _SpoilingIntegers(TorchFunctionMode):
+    """Changes what is made of the batch's whole numbers, where they become floating ones.
+
+    Words of a text are no numbers that could be spoilt; the vectors that stand for them are.
+    """
+
+    def __init__(self, batch: Batch, change: Change):
+        super().__init__()
+        self._change = change
+        self._shapes = {
+            tuple(leaf.shape)
+            for leaf, own in zip(batch.leaves, batch.per_sample, strict=True)
+            if own and not leaf.is_floating_point() and not leaf.is_complex()
+        }
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operator, and change its rows if it makes floating numbers of whole ones."""
+        out = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in _FLOATING and isinstance(out, Tensor) and out.is_floating_point():
+            sources = (x for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor))
+            if any(not x.is_floating_point() and tuple(x.shape) in self._shapes for x in sources):
+                return self._change(out)
+        return out
