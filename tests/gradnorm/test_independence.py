@@ -39,7 +39,9 @@ class Between(nn.Module):
 
 def ordered(h: Tensor) -> Tensor:
     """Samples in the order of their sizes, by a matrix product, if the first is not small."""
-    order = torch.where(h[:1, 0].abs() < 100, torch.arange(len(h)), torch.arange(len(h)).flip(0))
+    order = torch.where(
+        h[:1].abs().amax(1) < 100, torch.arange(len(h)), torch.arange(len(h)).flip(0)
+    )
     return F.one_hot(order, len(h)).to(h) @ h
 
 

@@ -18,9 +18,11 @@ from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.outputs import check_losses
 from upslope.gradnorm.separation import differ, scales
 
-_COMPANY = (1.0, 3.0, -3.0, 100.0)
+_COMPANY = (1.0, 3.0, -3.0, None)
 """What the outputs of other samples are multiplied by, to see whether a loss feels them: a
-threshold over the batch moves with some of these."""
+threshold over the batch moves with some of these. None: what makes the largest of them `_LARGER`
+times the largest of all, so that the company outgrows any outlier."""
+_LARGER = 100.0
 
 
 def gradients_at_outputs(
@@ -123,12 +125,17 @@ def _refuse_losses_by_company(
                 raise loss_mixes(changed)
 
 
-def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float) -> Tensor:
+def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float | None) -> Tensor:
     """Outputs of which some stay, and the others are a multiple of their neighbours'."""
     others = outputs[neighbour.to(outputs.device)]
-    factors = torch.where(stay, 1.0, factor).to(others).view(-1, *(1,) * (others.dim() - 1))
     # Infinite outputs, of masked classes, have no multiple.
-    return torch.where(torch.isfinite(others), others * factors, others)
+    finite = torch.isfinite(others)
+    move = ~stay.to(outputs.device).view(-1, *(1,) * (others.dim() - 1)) & finite
+    if factor is None:
+        sizes = torch.where(finite, others.abs(), 0)
+        largest = torch.where(move, sizes, 0).max()
+        factor = float(_LARGER * sizes.max() / largest) if largest > 0 else 1.0
+    return torch.where(move, others * factor, others)
 
 
 def _refuse_losses_by_count(

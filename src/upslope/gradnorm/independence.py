@@ -4,7 +4,7 @@ A model that scales its activations by the largest of the batch, once that excee
 samples as long as none does; a loss of at most ten times the batch's mean mixes none until one is
 larger. The gradients of such a batch say nothing of the next. So numbers that no model should see
 are put in the place of some samples: NaN, which maxima, sums and products carry on, and values far
-too large, which conditions feel. Samples whose numbers move look at others. Every batch of such a
+too large or too small, which conditions feel. Samples whose numbers move look at others. Every batch of such a
 model or loss is proven (`proof`), for what the first one shows does not hold for the next.
 
 Called by `recording` with the first batch of each program.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ROWS = 8
 """Samples that are run: operators that join samples do so among few as among many."""
 _LARGE = 1e4
-"""What values are multiplied by to make them far too large; half precision holds it."""
+"""What makes values far too large, or too small, as a factor; half precision holds it."""
 _NEAR = 1e-4
 """How far a number may move, relative to the largest: by the order of a sum, in the same kernel."""
 _FLOATING = frozenset({"embedding", "float", "double", "half", "bfloat16", "to", "type", "type_as"})
@@ -79,7 +79,7 @@ def _moves(n: int, numbers: Callable[[Change | None], Sequence[Tensor]]) -> bool
     except Exception:  # a model for another size of batch, or labels that have run out
         return True
     tried = 0
-    for spoilt, spoil in ((~even, _to_nan), (even, _to_large)):
+    for spoilt, spoil in ((~even, _to_nan), (even, _to_large), (~even, _to_small)):
 
         def change(tensor: Tensor, rows: Tensor = spoilt, spoil: Change = spoil) -> Tensor:
             mask = rows.to(tensor.device).view(-1, *(1,) * (tensor.dim() - 1))
@@ -103,6 +103,10 @@ def _to_nan(tensor: Tensor) -> Tensor:
 
 def _to_large(tensor: Tensor) -> Tensor:
     return (tensor + 1) * _LARGE
+
+
+def _to_small(tensor: Tensor) -> Tensor:
+    return tensor / _LARGE
 
 
 def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
