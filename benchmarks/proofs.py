@@ -1,5 +1,7 @@
 """What do the proofs of the gradient norms cost, of the time of scoring a pool?
 
+Times are of the processor, in one thread: what else the machine does does not count.
+
 python benchmarks/proofs.py --help
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 from unittest import mock
@@ -18,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speed.networks import NETWORKS, Network
+from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.memory import PROOF_SHARE, memory_of
 from upslope.gradnorm.recording import Recording
@@ -34,13 +38,17 @@ def seconds(network: Network, *, prove: bool, again: bool | None = None) -> floa
     def unproven(self: Recording, *args: object) -> object:
         return heard(self, *args[:5], False)  # type: ignore[arg-type]
 
-    with mock.patch.object(Recording, "_heard", heard if prove else unproven):
+    around = Recording._look_around if prove else lambda self, loss: None
+    with (
+        mock.patch.object(Recording, "_heard", heard if prove else unproven),
+        mock.patch.object(Recording, "_look_around", around),
+    ):
         if again is not None:
             gradient_norms(model, x, "entropy")
         with mock.patch.object(type(memory_of(model)), "draw_proof", return_value=bool(again)):
-            start = time.perf_counter()
+            start = time.process_time()
             gradient_norms(model, x, "entropy")
-            return time.perf_counter() - start
+            return time.process_time() - start
 
 
 def main(
@@ -49,6 +57,8 @@ def main(
     json: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
 ) -> None:
     """Time first batches with and without their proof, and later ones; add up a pool of 2,000."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", GradientNormWarning)
     table = Table("network", "batch", "a batch, s", "first, proven", "first, not", "price of 2,000")
     rows = {}
     for name in networks or NETWORKS:

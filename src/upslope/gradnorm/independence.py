@@ -12,6 +12,7 @@ Called by `recording` with the first batch of each program.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -124,10 +125,13 @@ def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
 
 def _run(record: Recording, batch: Batch, change: Change | None) -> Any:
     """Run the model on a batch of which the floating numbers of some samples are changed."""
-    if change is None:
-        return record.run_plain(batch)
-    with _SpoilingIntegers(batch, change):
-        return record.run_plain(batch, change=change)
+    spoiling = contextlib.nullcontext() if change is None else _SpoilingIntegers(batch, change)
+    with spoiling:
+        try:
+            with torch.no_grad():  # a graph would take as much memory as the pass that counts
+                return record.run_plain(batch, change=change)
+        except RuntimeError:  # a model that differentiates itself
+            return record.run_plain(batch, change=change)
 
 
 def _changed(leaf: Any, n: int, change: Change | None) -> Any:
