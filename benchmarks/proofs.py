@@ -23,6 +23,7 @@ from rich.table import Table
 from speed.networks import NETWORKS, Network
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.independence import model_looks_around
 from upslope.gradnorm.memory import PROOF_SHARE, memory_of
 from upslope.gradnorm.recording import Recording
 
@@ -38,10 +39,10 @@ def seconds(network: Network, *, prove: bool, again: bool | None = None) -> floa
     def unproven(self: Recording, *args: object) -> object:
         return heard(self, *args[:5], False)  # type: ignore[arg-type]
 
-    around = Recording._look_around if prove else lambda self, loss: None
+    around = model_looks_around if prove else lambda _: False
     with (
         mock.patch.object(Recording, "_heard", heard if prove else unproven),
-        mock.patch.object(Recording, "_look_around", around),
+        mock.patch("upslope.gradnorm.recording.model_looks_around", around),
     ):
         if again is not None:
             gradient_norms(model, x, "entropy")

@@ -4,8 +4,9 @@ A model that scales its activations by the largest of the batch, once that excee
 samples as long as none does; a loss of at most ten times the batch's mean mixes none until one is
 larger. The gradients of such a batch say nothing of the next. So numbers that no model should see
 are put in the place of some samples: NaN, which maxima, sums and products carry on, and values far
-too large or too small, which conditions feel. Samples whose numbers move look at others. Every batch of such a
-model or loss is proven (`proof`), for what the first one shows does not hold for the next.
+too large or too small, which conditions feel. Samples whose numbers move look at others. Every
+batch of such a model or loss is proven (`proof`), for what the first one shows does not hold for
+the next.
 
 Called by `recording` with the first batch of each program.
 """
@@ -40,22 +41,36 @@ _FLOATING = frozenset({"embedding", "float", "double", "half", "bfloat16", "to",
 Change = Callable[[Tensor], Tensor]
 
 
-def find_dependence(record: Recording, loss: Loss) -> bool:
-    """Return whether the losses of a sample may depend on the other samples of its batch.
+def model_looks_around(record: Recording) -> bool:
+    """Return whether the outputs of a sample may depend on the other samples of its batch.
 
     record: a batch that has run. A model that cannot run on such numbers is held to look around.
+    Outputs that have no samples in dimension 0 say nothing; see `losses_look_around`.
     """
-    if record.n < 2:
+    if record.n < 2 or not _is_counted(record):
         return False
-    tensors = tensors_in(record.outputs)
-    if not all(x.shape[:1] == (record.n,) for x in tensors if x.is_floating_point()):
-        return _moves(record.n, lambda change: [loss(_run(record, record.batch, change))])
     n, batch = record.n, record.batch
     if n > _ROWS and not record.is_random:  # random numbers would not be the same for fewer
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
-    if _moves(n, lambda change: tensors_in(_run(record, batch, change))):
-        return True
-    return loss_looks_around(loss, record.outputs, record.n)
+    return _moves(n, lambda change: tensors_in(_run(record, batch, change)))
+
+
+def losses_look_around(record: Recording, loss: Loss) -> bool:
+    """Return whether the loss of a sample may depend on the outputs of others.
+
+    Where outputs have no samples in dimension 0, the model is run with the loss.
+    """
+    if record.n < 2:
+        return False
+    if _is_counted(record):
+        return loss_looks_around(loss, record.outputs, record.n)
+    return _moves(record.n, lambda change: [loss(_run(record, record.batch, change))])
+
+
+def _is_counted(record: Recording) -> bool:
+    """Whether dimension 0 of every output counts the samples."""
+    floating = (x for x in tensors_in(record.outputs) if x.is_floating_point())
+    return all(x.shape[:1] == (record.n,) for x in floating)
 
 
 def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:

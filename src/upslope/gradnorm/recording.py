@@ -28,7 +28,7 @@ from upslope.errors import GradientNormError, warn_user
 from upslope.gradnorm.alone import pull_back, sample_by_sample
 from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
-from upslope.gradnorm.independence import find_dependence
+from upslope.gradnorm.independence import losses_look_around, model_looks_around
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import GradientsHooked, Inseparable, Layout, LayoutProbe, codes, halves
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
@@ -230,8 +230,8 @@ class Recording:
             rows = self._one_by_one(reduction, loss)
             self._tell_slow()
             if self._key is not None and self.repeats:  # not before: it may have been refused
-                looks_around = self.looks_around or find_dependence(self, loss)
-                self._memory.keep(self._key, Known({}, self.why_slow, looks_around))
+                self.looks_around = self.looks_around or model_looks_around(self)
+                self._keep(self._key, loss, {})
         if self.n > 0 and not rows and not self._reached and self._is_cut_off(loss):
             raise cut_off(self.weights)
         missing = (name for name in self.weights.parameters if name not in rows)
@@ -279,10 +279,10 @@ class Recording:
             prove = known is None or known.looks_around or self._memory.draw_proof()
             try:
                 if known is None:
-                    self._look_around(loss)
+                    self.looks_around = model_looks_around(self)
                 rows = self._heard(reduction, loss, losses, layouts, last, prove)
                 if known is None and self.repeats:
-                    self._memory.keep(program, Known(dict(layouts), None, self.looks_around))
+                    self._keep(program, loss, layouts)
                 return rows
             except (Unplaced, ProofFailed):
                 self._memory.forget(program, operators)
@@ -293,24 +293,29 @@ class Recording:
         probe = self._probed(losses)
         layouts = probe.layouts()
         self._scaled = probe.checksums(layouts)
-        self._look_around(loss)
+        self.looks_around = model_looks_around(self)
         rows = self._heard(reduction, loss, losses, layouts, last, True)
         if self.repeats and probe.is_settled:
             steady = {i: at for i, at in layouts.items() if i not in probe.silent}
-            self._memory.keep(program, Known(steady, None, self.looks_around))
+            self._keep(program, loss, steady)
             if all(layout == Layout() for layout in layouts.values()):
                 self._memory.keep_front(operators)
         return rows
 
-    def _look_around(self, loss: Loss) -> None:
+    def _keep(self, program: Any, loss: Loss, layouts: Mapping[int, Layout]) -> None:
+        """Remember what was proven, and whether it must be proven for every batch."""
+        self._look_at_losses(loss)
+        self._memory.keep(program, Known(dict(layouts), self.why_slow, self.looks_around))
+
+    def _look_at_losses(self, loss: Loss) -> None:
         """See whether samples may depend on others, and say once what that costs."""
-        self.looks_around = find_dependence(self, loss)
-        if self.looks_around and self.repeats and "around" not in self._memory.told:
+        self.looks_around = self.looks_around or losses_look_around(self, loss)
+        if self.looks_around and "around" not in self._memory.told:
             self._memory.told.add("around")
             warn_user(
                 f"{type(self.model).__name__}: the numbers of a sample may depend on the other "
                 "samples of its batch, in the model or in the loss (they moved, or could not be "
-                "had, when others were replaced by NaN or by very large values). Every batch is "
+                "had, when others were replaced by NaN or by extreme values). Every batch is "
                 "proven, which takes several times as long; a batch that does mix samples is "
                 "refused."
             )
