@@ -36,7 +36,7 @@ class Method:
     kind: str
     chunks: str = "batch"
     channels_last: bool = False
-    aside: bool = False  # compiled, or of lower precision: never the yardstick of a ratio
+    aside: bool = False  # of lower precision: never the yardstick of a ratio
 
     def applies(self, network: Network) -> bool:
         """Whether the method differs from another on this network: words have no channels."""
@@ -152,7 +152,6 @@ METHODS: tuple[Method, ...] = (
     Method("BackPACK", rivals.backpack, "rival", "best"),
     Method("upslope", ours(), "ours"),
     Method("upslope, channels_last", ours(channels_last=True), "ours", channels_last=True),
-    Method("upslope, compiled", ours(compile=True), "ours", aside=True),
     Method("upslope, bf16", ours(dtype=torch.bfloat16), "ours", aside=True),
 )
 """In this order: a round of the measurement goes through them once."""

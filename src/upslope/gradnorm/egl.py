@@ -56,7 +56,6 @@ def expected_gradient_length(
     norm: str = "global",
     parameters: Parameters = None,
     max_memory: int | None = None,
-    compile: bool = False,
     dtype: torch.dtype | None = None,
     logits: Logits = logits_of,
 ) -> ExpectedLength:
@@ -76,7 +75,7 @@ def expected_gradient_length(
         raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {kind!r}.')
     reduce = reduction(norm)
     weights = Weights(select(model, parameters, inputs))
-    means = means_of(max_memory, compile, dtype)
+    means = means_of(max_memory, dtype)
     with as_found(model):
         found = [
             _length(Recording(model, piece, weights, means), share, kind, reduce, logits)

@@ -38,7 +38,6 @@ def gradient_norms(
     norm: str = "global",
     parameters: Parameters = None,
     max_memory: int | None = None,
-    compile: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The norm of each sample's loss gradient with respect to the model's parameters, (n,).
@@ -51,8 +50,6 @@ def gradient_norms(
         the norms of each parameter tensor's gradient (the authors' code).
     parameters: which parameters; all that require a gradient by default.
     max_memory: bytes of scratch beyond what an ordinary forward and backward pass takes.
-    compile: use kernels that need `torch.compile` and a C++ compiler; the first batch of a shape
-        takes tens of seconds, the others less time than without. Results differ by rounding.
     dtype: torch.bfloat16 or torch.float16 for products with weights. Faster where the processor
         has them, and approximate: three digits of a score, and its rank almost always.
 
@@ -62,7 +59,7 @@ def gradient_norms(
     """
     reduce = reduction(norm)
     weights = Weights(select(model, parameters, inputs))
-    means = means_of(max_memory, compile, dtype)
+    means = means_of(max_memory, dtype)
     norms = reduce(reduced(model, inputs, weights, means, SquaredNorms(), named(loss)))
     if len(norms) and not bool(norms.any()):
         warn_user(
@@ -130,7 +127,7 @@ def _under(name: str, wanted: str) -> bool:
     return name == wanted or name.startswith(wanted + ".")
 
 
-def means_of(max_memory: int | None, compile: bool, dtype: torch.dtype | None) -> Means:
+def means_of(max_memory: int | None, dtype: torch.dtype | None) -> Means:
     """The caller's options, checked.
 
     Raises:
@@ -143,7 +140,7 @@ def means_of(max_memory: int | None, compile: bool, dtype: torch.dtype | None) -
             f"Expected `dtype` to be None, torch.bfloat16 or torch.float16 but got {dtype}. "
             "For float64, convert the model and its inputs."
         )
-    return Means(SCRATCH if max_memory is None else min(SCRATCH, max_memory), compile, dtype)
+    return Means(SCRATCH if max_memory is None else min(SCRATCH, max_memory), dtype)
 
 
 def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:

@@ -55,7 +55,7 @@ def estimated_rms_length(
         raise GradientNormError(f"Expected at least 2 `probes` but got {probes}.")
     norm = reduction("global")
     weights = Weights(select(model, parameters, inputs))
-    means = means_of(max_memory, False, None)
+    means = means_of(max_memory, None)
     found = []
     with as_found(model):
         for piece in pieces(model, inputs):

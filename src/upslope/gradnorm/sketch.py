@@ -58,7 +58,7 @@ def gradient_sketches(
     if dim < 1:
         raise GradientNormError(f"Expected `dim` to be at least 1 but got {dim}.")
     weights = Weights(select(model, parameters, inputs))
-    means = means_of(max_memory, False, None)
+    means = means_of(max_memory, None)
     reduction = _NormsAndSketches(Projection(dim, seed))
     rows = reduced(model, inputs, weights, means, reduction, named(loss))
     total = torch.stack(list(rows.values())).sum(dim=0)

@@ -26,8 +26,6 @@ class Means(NamedTuple):
 
     scratch: int = SCRATCH
     """Bytes of scratch beyond what an ordinary forward and backward pass takes."""
-    compiled: bool = False
-    """Whether to use what needs `torch.compile`, and a C++ compiler, to be fast."""
     dtype: torch.dtype | None = None
     """The type of products with weights, where it is not that of the weights: torch.bfloat16."""
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels import race, winograd
 from upslope.gradnorm.kernels.conv_part import ConvPart
 from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.layout import Inseparable, Samples
@@ -44,7 +43,7 @@ class Convolution(Kernel):
         self.weight, self.bias, self.geometry = weight, bias, geometry
         self.output_padding = list(output_padding or [0] * len(geometry.stride))
         self.transposed = output_padding is not None
-        self.compiled, self.dtype = tape.means.compiled, tape.means.dtype
+        self.dtype = tape.means.dtype
         self._all_weights = tape.weights
         self.weights = tape.weights.asked(weight, bias)
         self.name = f"conv{'_transpose' if self.transposed else ''}{weight.dim() - 2}d"
@@ -54,13 +53,9 @@ class Convolution(Kernel):
         x, weight = inputs[0], self.laid()
         bias = None if self.bias is None else self.bias.to(weight.dtype)
         s, p, d, groups = self.geometry
-
-        def plain() -> Tensor:
-            return torch.convolution(
-                x, weight, bias, s, p, d, self.transposed, self.output_padding, groups
-            )
-
-        return self._faster("forward", x, plain, lambda: winograd.conv(x, weight, bias))
+        return torch.convolution(
+            x, weight, bias, s, p, d, self.transposed, self.output_padding, groups
+        )
 
     def laid(self) -> Tensor:
         """The weight, channels last: the order from which the library makes its own.
@@ -72,28 +67,15 @@ class Convolution(Kernel):
         order = ORDERS.get(weight.dim())
         return weight if order is None else self._all_weights.laid(weight, order)
 
-    def _faster(
-        self, name: str, x: Tensor, plain: Callable[[], Tensor], minimal: Callable[[], Tensor]
-    ) -> Tensor:
-        there = self.compiled and not self.transposed
-        if there and winograd.fits(x, self.weight.shape, self.geometry):
-            key = name, x.shape, self.weight.shape
-            return race.fastest(key, {"plain": plain, "winograd": minimal})
-        return plain()
-
     def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         x, weight = inputs[0], self.laid()
         s, p, d, groups = self.geometry
-
-        def plain() -> Tensor:
-            pulled: Tensor = torch.ops.aten.convolution_backward(
-                g, x, weight, None, s, p, d,
-                self.transposed, self.output_padding, groups, (True, False, False),
-            )[0]  # fmt: skip
-            return pulled
-
-        return (self._faster("pull", x, plain, lambda: winograd.input_gradient(g, weight)),)
+        pulled: Tensor = torch.ops.aten.convolution_backward(
+            g, x, weight, None, s, p, d,
+            self.transposed, self.output_padding, groups, (True, False, False),
+        )[0]  # fmt: skip
+        return (pulled,)
 
     def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
@@ -104,7 +86,7 @@ class Convolution(Kernel):
             if weight is self.weight:
                 pair = samples.front(inputs[0]), front
                 x, y = reversed(pair) if self.transposed else pair
-                yield weight, ConvPart(x, y, self.geometry, tuple(weight.shape), self.compiled)
+                yield weight, ConvPart(x, y, self.geometry, tuple(weight.shape))
             else:
                 yield weight, Dense(front.sum(dim=(1, *range(3, front.dim()))))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels import conv_methods, race, winograd
+from upslope.gradnorm.kernels import conv_methods
 from upslope.gradnorm.kernels.geometry import Geometry
 from upslope.gradnorm.parts import Outer, Part
 
@@ -28,7 +28,6 @@ class ConvPart:
     g: Tensor
     geometry: Geometry
     shape: tuple[int, ...]
-    compiled: bool = False
 
     def __len__(self) -> int:
         return len(self.g)
@@ -37,16 +36,7 @@ class ConvPart:
         """See `Part`. The method is chosen by counting multiply-adds and bytes moved."""
         if self.is_pointwise:
             return self.pointwise().sqnorm(scratch)
-        best = conv_methods.best(self)
-
-        def chosen() -> Tensor:
-            return conv_methods.METHODS[best](self, scratch)
-
-        x, g = self.x[:, 0], self.g[:, 0]
-        if self.compiled and self.g.shape[1] == 1 and winograd.fits(x, self.shape, self.geometry):
-            forms = {best: chosen, "winograd": lambda: winograd.sqnorm(x, g, scratch)}
-            return race.fastest(("norm", x.shape, g.shape), forms)
-        return chosen()
+        return conv_methods.METHODS[conv_methods.best(self)](self, scratch)
 
     @property
     def is_pointwise(self) -> bool:
@@ -79,7 +69,7 @@ class ConvPart:
         if len(same) <= len(others):
             return None
         x, g = torch.cat([o.x for o in same], dim=1), torch.cat([o.g for o in same], dim=1)
-        return ConvPart(x, g, self.geometry, self.shape, self.compiled)
+        return ConvPart(x, g, self.geometry, self.shape)
 
     def _matches(self, other: ConvPart) -> bool:
         return (
