@@ -58,7 +58,7 @@ def gradient_inner_products(
             )
     weights = Weights(select(model, direction.keys()))
     along = {name: direction[name].detach().to(p) for name, p in weights.parameters.items()}
-    means = means_of(max_memory, False, None)
+    means = means_of(max_memory, None)
     rows = reduced(model, inputs, weights, means, _InnerProducts(along), named(loss))
     return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 
