@@ -54,8 +54,8 @@ class FastCNN(nn.Module):
         """(n, c, h, w) -> (n, num_classes)."""
         x = self.activation(self.whitening(x))
         x = self.group3(self.group2(self.group1(x)))
-        x = F.max_pool2d(x, x.shape[2:]).flatten(1)
-        logits: Tensor = self.head(x) * self.logit_scale
+        features = F.max_pool2d(x, x.shape[2:]).flatten(1) * self.logit_scale
+        logits: Tensor = self.head(features)  # last, as strategies that read features want it
         return logits
 
     @torch.no_grad()
@@ -122,7 +122,8 @@ def cnn_fast(
         Literal["relu", "gelu"], Field(description="relu is the cheaper on a CPU")
     ] = "relu",
     logit_scale: Annotated[
-        float, Field(gt=0, description="factor of the logits: small, as training rates are high")
+        float,
+        Field(gt=0, description="factor of features, hence of logits: small, as rates are high"),
     ] = 1 / 9,
 ) -> FastCNN:
     """A whitening layer and six convolutions, for images from 17x17 up; see `training.recipe`."""

@@ -19,7 +19,7 @@ def trained_task(task: Task, settings: TrainingSettings) -> Task:
     if not settings.label_smoothing:
         return task
     own: Any = task
-    if not (is_dataclass(task) and any(field.name == "label_smoothing" for field in fields(task))):
+    if not is_dataclass(own) or all(field.name != "label_smoothing" for field in fields(own)):
         raise ConfigError(
             f"Expected training.label_smoothing to be 0, as the task {type(task).__name__} has "
             f"none, but got {settings.label_smoothing}. Set it to 0."

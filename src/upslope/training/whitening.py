@@ -53,4 +53,5 @@ def whiten(model: nn.Module, task: Task, dataset: Dataset) -> None:
         raise DataError(
             f"Expected images of {dataset.name} that can be read but none of {count} can."
         )
-    model.whiten(task.prepare(torch.cat(parts)))
+    device = next(model.parameters()).device
+    model.whiten(task.prepare(torch.cat(parts).to(device)))
