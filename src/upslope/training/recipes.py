@@ -17,7 +17,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "sample_passes": 100_000,
         "batch_size": 125,
         "optimizer": "muon",
-        "lr": 0.1,
+        "lr": 0.2,
         "sgd_lr": 0.05,
         "momentum": 0.6,
         "weight_decay": 0.1,
