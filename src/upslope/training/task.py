@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from upslope.errors import ConfigError
@@ -18,17 +18,18 @@ def trained_task(task: Task, settings: TrainingSettings) -> Task:
     """
     if not settings.label_smoothing:
         return task
-    own: Any = task
-    if not is_dataclass(own) or all(field.name != "label_smoothing" for field in fields(own)):
+    own = getattr(task, "label_smoothing", None)
+    if own is None:
         raise ConfigError(
             f"Expected training.label_smoothing to be 0, as the task {type(task).__name__} has "
             f"none, but got {settings.label_smoothing}. Set it to 0."
         )
-    if own.label_smoothing:
+    if own:
         raise ConfigError(
             "Expected one of task.label_smoothing, for training and scores, and "
-            f"training.label_smoothing, for training alone, but got {own.label_smoothing} and "
+            f"training.label_smoothing, for training alone, but got {own} and "
             f"{settings.label_smoothing}. Set one of them to 0."
         )
-    smoothed: Task = replace(own, label_smoothing=settings.label_smoothing)
+    instance: Any = task
+    smoothed: Task = replace(instance, label_smoothing=settings.label_smoothing)
     return smoothed
