@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from upslope import datasets, models, strategies, tables, tasks
 from upslope.errors import ConfigError
 from upslope.experiment import ExperimentSettings
-from upslope.training import TrainingSettings
+from upslope.training import RECIPES, TrainingSettings, with_recipe
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Settings = TypeVar("Settings", ExperimentSettings, TrainingSettings)
@@ -58,7 +58,7 @@ class Config:
             "model": {"name": self.model.name, **self.model.options},
             "task": {"name": self.task.name, **self.task.options},
             "experiment": {k: v for k, v in self.experiment.record().items() if k != "seed"},
-            "training": {**asdict(self.training), "milestones": list(self.training.milestones)},
+            "training": {**self.training.record(), "milestones": list(self.training.milestones)},
         }
 
 
@@ -105,7 +105,7 @@ def _section_of(key: str) -> str:
     """A did-you-mean clause for a key that stands in a section, or nothing."""
     known = {
         "data": {"root", "name"}.union(*(datasets.options(name) for name in datasets.TABLE)),
-        "training": {one.name for one in fields(TrainingSettings)},
+        "training": {"recipe", *(one.name for one in fields(TrainingSettings))},
         "experiment": {one.name for one in fields(ExperimentSettings)},
     }
     names = [f"{section}.{key}" for section, keys in known.items() if key in keys]
@@ -211,6 +211,12 @@ def _settings(kind: type[Settings], value: Any, faults: list[str]) -> Settings:
     if kind is ExperimentSettings and "seed" in value:
         faults.append("experiment.seed: say which seeds under `seeds`, for all strategies alike")
         value = {k: v for k, v in value.items() if k != "seed"}
+    if kind is TrainingSettings and "recipe" in value:
+        name, value = value["recipe"], {k: v for k, v in value.items() if k != "recipe"}
+        if isinstance(name, str) and name in RECIPES:
+            value = with_recipe(name, value)
+        else:
+            faults.append(f"training.recipe: expected one of {', '.join(RECIPES)} but got {name!r}")
     good: dict[str, Any] = {}
     for key, given in value.items():  # one by one: a fault in one must not hide another's
         try:

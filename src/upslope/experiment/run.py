@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -119,7 +118,7 @@ class Experiment:
         common = {
             **(config or {}),
             "experiment": self.settings.record(),
-            "training": asdict(self.training),
+            "training": self.training.record(),
             "samples": {
                 "pool": len(pool),
                 "pool_ids_sha256": digest(list(pool.ids)),

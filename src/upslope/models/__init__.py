@@ -16,7 +16,7 @@ from torch import nn
 
 from upslope import tables
 from upslope.errors import ConfigError
-from upslope.models import bag_of_words, drn, own, resnet, resnet3d, small, text, vgg
+from upslope.models import bag_of_words, drn, fast, own, resnet, resnet3d, small, text, vgg
 from upslope.models.features import head, with_features
 from upslope.models.lazy import initialise_by_shape, without_lazy_layers
 from upslope.models.text import SequenceClassifier
@@ -40,6 +40,7 @@ TABLE: Mapping[str, Callable[..., nn.Module]] = {
     "vgg16": vgg.vgg16,
     "vgg16-bn": vgg.vgg16_bn,
     "resnet-small": resnet.resnet_small,
+    "cnn-fast": fast.cnn_fast,
     "cnn-small": small.cnn_small,
     "mlp": small.mlp,
     "drn-d-22": drn.drn_d_22,
