@@ -11,9 +11,9 @@ from typing import Any
 from upslope import tables
 from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.reproduction.artefacts import ARTEFACTS
-from upslope.reproduction.bench import Bench, Watch, unwatched
+from upslope.reproduction.studies.runner import StudyRunner, Watch, unwatched
 from upslope.reproduction.scales import scale as scale_named
-from upslope.reproduction.sheets import Result
+from upslope.reproduction.output.results import Result
 from upslope.reproduction.write import index, write
 
 ALL = "all"
@@ -32,15 +32,15 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What is to be reproduced; checked, but nothing opened.
 
     Raises:
-        ConfigError: an unknown artefact, scale or reading; settings that cannot be.
+        ConfigError: an unknown artefact, scale or variant; settings that cannot be.
     """
 
     artefact: str
-    bench: Bench
+    runner: StudyRunner
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,12 +53,12 @@ class Asked:
             )
         object.__setattr__(self, "names", names if self.artefact == ALL else (self.artefact,))
         for study in self.studies:
-            self.bench.config(study)
+            self.runner.config(study)
 
     @property
     def studies(self) -> tuple[str, ...]:
         """The studies that the artefacts need, each once."""
-        scale = self.bench.scale
+        scale = self.runner.scale
         return tuple(dict.fromkeys(s for n in self.names for s in ARTEFACTS[n].studies(scale)))
 
 
@@ -66,27 +66,27 @@ def ask(
     artefact: str,
     *,
     scale: str,
-    reading: str = "code",
+    variant: str = "code",
     out: Path | str | None = None,
     sets: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     watch: Watch = unwatched,
-) -> Asked:
+) -> Request:
     """Check what is asked for.
 
     sets, overrides: on top of the configuration of every study, as `config.load` takes them.
-    out: `runs/reproduce-<scale>-<reading>` where not given.
+    out: `runs/reproduce-<scale>-<variant>` where not given.
 
     Raises:
-        ConfigError: an unknown artefact, scale or reading; settings that cannot be.
+        ConfigError: an unknown artefact, scale or variant; settings that cannot be.
     """
-    chosen = scale_named(scale, reading)
-    folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}-{reading}"
-    return Asked(artefact, Bench(chosen, folder, sets, overrides or {}, watch))
+    chosen = scale_named(scale, variant)
+    folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}-{variant}"
+    return Request(artefact, StudyRunner(chosen, folder, sets, overrides or {}, watch))
 
 
 def reproduce(
-    asked: Asked, command: str = "", told: Callable[[str, Result], None] | None = None
+    request: Request, command: str = "", told: Callable[[str, Result], None] | None = None
 ) -> Report:
     """Make each artefact; of `all`, one that cannot be made does not stop the others.
 
@@ -96,19 +96,19 @@ def reproduce(
         UpslopeError: the one artefact asked for cannot be made.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
     """
-    bench = asked.bench
+    runner = request.runner
     folders: dict[str, Path] = {}
     results: dict[str, Result] = {}
     missing: dict[str, str] = {}
     failed: dict[str, UpslopeError] = {}
-    for name in asked.names:
+    for name in request.names:
         started = time.monotonic()
         try:
-            result = ARTEFACTS[name].make(bench)
+            result = ARTEFACTS[name].make(runner)
             seconds = time.monotonic() - started
-            folders[name] = write(name, result, bench, command, seconds)
+            folders[name] = write(name, result, runner, command, seconds)
         except UpslopeError as error:
-            if asked.artefact != ALL:
+            if request.artefact != ALL:
                 raise
             if isinstance(error, DataError):
                 missing[name] = str(error)
@@ -119,4 +119,4 @@ def reproduce(
         if told is not None:
             told(name, result)
     problems = {**missing, **{name: str(error) for name, error in failed.items()}}
-    return Report(folders, results, missing, failed, index(bench.out, problems))
+    return Report(folders, results, missing, failed, index(runner.out, problems))

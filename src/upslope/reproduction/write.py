@@ -12,11 +12,11 @@ from upslope.batches import resolve_device
 from upslope.experiment.environment import environment
 from upslope.files import disk_errors, write_atomically
 from upslope.reproduction.artefacts import ARTEFACTS
-from upslope.reproduction.bench import Bench
-from upslope.reproduction.differences import Line, differences
-from upslope.reproduction.draw import save
-from upslope.reproduction.formats import latex, long_form, markdown
-from upslope.reproduction.sheets import Result
+from upslope.reproduction.studies.runner import StudyRunner
+from upslope.reproduction.output.protocol_diff import Line, differences
+from upslope.reproduction.output.picture import save
+from upslope.reproduction.output.formats import latex, long_form, markdown
+from upslope.reproduction.output.results import Result
 
 META = "meta.json"
 SHADES = (
@@ -25,15 +25,15 @@ SHADES = (
 )
 
 
-def write(name: str, result: Result, bench: Bench, command: str, seconds: float) -> Path:
+def write(name: str, result: Result, runner: StudyRunner, command: str, seconds: float) -> Path:
     """`table.csv`, `.md`, `.tex`, `figure.png`, `.svg` and `meta.json` in `<out>/<name>/`.
 
     Raises:
         RunError: the disk is full or cannot be written.
     """
-    folder = bench.out / name
-    opened = [bench.opened(study) for study in result.studies]
-    lines = differences(opened, result.protocol, bench.scale.reading.name, result.seeds)
+    folder = runner.out / name
+    opened = [runner.opened(study) for study in result.studies]
+    lines = differences(opened, result.protocol, runner.scale.variant.name, result.seeds)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.csv").write_text(long_form(result.tables), encoding="utf-8")
@@ -43,8 +43,8 @@ def write(name: str, result: Result, bench: Bench, command: str, seconds: float)
     meta = {
         "artefact": name,
         "title": ARTEFACTS[name].title,
-        "scale": bench.scale.name,
-        "reading": bench.scale.reading.name,
+        "scale": runner.scale.name,
+        "variant": runner.scale.variant.name,
         "command": command,
         "seconds": seconds,
         "findings": list(result.findings),
@@ -53,7 +53,7 @@ def write(name: str, result: Result, bench: Bench, command: str, seconds: float)
             o.study.name: {
                 **o.protocol,
                 "seeds": list(o.config.seeds)[: result.seeds],
-                "commits": _commits(bench, o.study.name),
+                "commits": _commits(runner, o.study.name),
             }
             for o in opened
         },
@@ -102,9 +102,9 @@ def _page(name: str, result: Result, lines: Sequence[Line], command: str) -> str
     return "\n".join([*parts, ""])
 
 
-def _commits(bench: Bench, study: str) -> list[str]:
+def _commits(runner: StudyRunner, study: str) -> list[str]:
     """Of the source that its runs were made with; one that was gone on with may have several."""
-    made = {run.environment.get("commit") for runs in bench.runs(study).values() for run in runs}
+    made = {run.environment.get("commit") for runs in runner.runs(study).values() for run in runs}
     return sorted(str(commit) for commit in made)
 
 
@@ -114,7 +114,7 @@ def _made(meta: Mapping[str, Any]) -> str:
     commits = sorted({c for study in meta["studies"].values() for c in study.get("commits", ())})
     runs = ", ".join(commits) or written
     return (
-        f"Scale {meta['scale']}, reading {meta['reading']}; {where['device_name']}, "
+        f"Scale {meta['scale']}, variant {meta['variant']}; {where['device_name']}, "
         f"{where['processors']} processors, torch {packages['torch']}, commit {runs}"
         + (f"; tables and pictures written by {written}." if runs != written else ".")
     )
