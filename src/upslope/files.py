@@ -70,8 +70,8 @@ def write_text(path: Path, text: str) -> None:
 def to_json(value: Any) -> str:
     """Return plain data as indented JSON that ends in a line break, null in place of NaN.
 
-    value: mappings, lists, tuples, strings, numbers, None; infinities become null as NaN does, since
-        JSON has neither. Any other object is written as its `str`.
+    value: mappings, lists, tuples, strings, numbers, None; infinities become null as NaN does,
+        since JSON has neither. Any other object is written as its `str`.
     """
     return json.dumps(_without_nan(value), indent=2, default=str) + "\n"
 

@@ -8,10 +8,25 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from upslope.reproduction.artefacts.confound import _lasting
-from upslope.reproduction.output.picture import picture
-from upslope.reproduction.output.formats import cell, escaped, latex, long_form, markdown
-from upslope.reproduction.output.results import Panel, Row, Series, Table, Value, at, exact_values, mean_over_seeds
+from upslope.reproduction.artefacts.confound import _stretch
+from upslope.reproduction.output.formats import (
+    escape_latex,
+    format_value,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from upslope.reproduction.output.picture import draw_picture
+from upslope.reproduction.output.results import (
+    Panel,
+    Row,
+    Series,
+    Table,
+    Value,
+    align,
+    exact_values,
+    mean_over_seeds,
+)
 from upslope.training import TrainingSettings
 
 TABLE = Table(
@@ -37,26 +52,26 @@ def test_over_seeds_is_student_t() -> None:
 
 
 def test_at_takes_the_columns_that_both_have() -> None:
-    assert at([10, 25, 41], [10, 15, 25], [1.0, 2.0, 3.0]) == [1.0, 3.0, None]
+    assert align([10, 25, 41], [10, 15, 25], [1.0, 2.0, 3.0]) == [1.0, 3.0, None]
 
 
 def test_cells() -> None:
-    assert cell(Value(12.345, 0.678), 1) == "12.3 ±0.7"
-    assert cell(Value(12.0), 2) == "12.00"
-    assert cell(Value(12_000.0, count=True), 1) == "12,000"
-    assert cell(Value(0.0004), 1) == "4.0e-04"
-    assert cell(None, 1) == "–"
+    assert format_value(Value(12.345, 0.678), 1) == "12.3 ±0.7"
+    assert format_value(Value(12.0), 2) == "12.00"
+    assert format_value(Value(12_000.0, count=True), 1) == "12,000"
+    assert format_value(Value(0.0004), 1) == "4.0e-04"
+    assert format_value(None, 1) == "–"
 
 
 def test_markdown_marks_what_is_not_ours() -> None:
-    lines = markdown(TABLE).splitlines()
+    lines = to_markdown(TABLE).splitlines()
     assert "| core_set | 12.3 ±0.7 | – |" in lines
     assert "| *core_set (paper)* | 8.7 | – |" in lines
     assert "| *chance* | 10 | 12,000 |" in lines
 
 
 def test_csv_is_long_and_exact() -> None:
-    rows = list(csv.DictReader(io.StringIO(long_form([TABLE]))))
+    rows = list(csv.DictReader(io.StringIO(to_csv([TABLE]))))
     assert len(rows) == 4
     assert rows[0]["mean"] == "12.345"
     assert rows[0]["half_interval"] == "0.678"
@@ -64,12 +79,12 @@ def test_csv_is_long_and_exact() -> None:
 
 
 def test_latex_escapes_and_balances() -> None:
-    text = latex([TABLE])
+    text = to_latex([TABLE])
     assert r"core\_set & 12.3 $\pm$0.7 & -- \\" in text
     assert r"\textit{8.7}" in text
     assert r"10\%" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
-    assert escaped("a_b & 5% #{}") == r"a\_b \& 5\% \#\{\}"
+    assert escape_latex("a_b & 5% #{}") == r"a\_b \& 5\% \#\{\}"
 
 
 def test_as_many_steps_as_whole_passes_allow() -> None:
@@ -80,7 +95,7 @@ def test_as_many_steps_as_whole_passes_allow() -> None:
     labels = range(5_000, 20_001, 2_500)
     assert sum(training.steps_for(n) for n in labels) == 137_600
     assert training.steps_for(50_000) == 78_200
-    longer = _lasting(training, 137_600, 50_000)
+    longer = _stretch(training, 137_600, 50_000)
     assert longer.steps_for(50_000) == pytest.approx(137_600, abs=391 / 2)
     assert longer.milestones[0] / longer.epochs == pytest.approx(0.8, abs=0.01)
 
@@ -96,7 +111,7 @@ def test_pictures_of_curves_and_bars() -> None:
         ("all labels", 3.0),
     )  # fmt: skip
     bars = Panel("Bars", "%", "", ("a", "b"), (Series("ours", (1.0, 2.0), (0.1, 0.2)),))
-    figure = picture((curves, bars))
+    figure = draw_picture((curves, bars))
     assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
         "Curves", "Bars",
     ]  # fmt: skip
@@ -112,19 +127,19 @@ def test_intervals_are_drawn_of_all_curves_of_a_panel_or_of_none() -> None:
         return Panel("Curves", "points", "labels", (1.0, 2.0), curves, logarithmic=logarithmic)
 
     def shades(shown: Panel) -> int:
-        return len(picture((shown,)).axes[0].collections)
+        return len(draw_picture((shown,)).axes[0].collections)
 
     assert shades(panel(0.2)) == 2
     assert shades(panel(9.0)) == 0
     assert shades(panel(0.2, logarithmic=True)) == 2
     assert shades(panel(1.5, logarithmic=True)) == 0  # to below zero, which has no logarithm
     bars = Panel("Bars", "%", "", ("a", "b"), (Series("ours", (50.0, 60.0), (5.0, 90.0)),))
-    assert not picture((bars,)).axes[0].collections
+    assert not draw_picture((bars,)).axes[0].collections
 
 
 def test_a_curve_on_another_is_dashed_and_shares_stay_in_the_frame() -> None:
     curves = (Series("a", (90.0, 99.0)), Series("b", (90.0, 99.0)), Series("c", (1.0, 2.0)))
-    axes = picture((Panel("Same", "share (%)", "labels", (1.0, 2.0), curves),)).axes[0]
+    axes = draw_picture((Panel("Same", "share (%)", "labels", (1.0, 2.0), curves),)).axes[0]
     assert [line.is_dashed() for line in axes.lines] == [False, True, False]
     low, high = axes.get_ylim()
     assert -6 < low < 0
@@ -133,5 +148,5 @@ def test_a_curve_on_another_is_dashed_and_shares_stay_in_the_frame() -> None:
 
 def test_names_stand_above_bars_of_a_logarithmic_axis() -> None:
     series = (Series("training", (10.0, 10.0)), Series("selecting", (0.1, 1.0)))
-    axes = picture((Panel("Time", "s", "", ("a", "b"), series, logarithmic=True),)).axes[0]
+    axes = draw_picture((Panel("Time", "s", "", ("a", "b"), series, logarithmic=True),)).axes[0]
     assert axes.get_ylim()[1] > 30

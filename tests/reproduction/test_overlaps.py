@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from upslope.errors import SelectionError
-from upslope.reproduction.metrics.norms import chance_overlap, reduced, top_overlap
+from upslope.reproduction.metrics.overlaps import chance_overlap, count_reduced, top_overlap
 
 
 def test_overlap_is_that_of_sets_where_scores_differ() -> None:
@@ -45,7 +45,7 @@ def test_chance_is_the_mean_over_random_choices() -> None:
 
 
 def test_reduced_counts_as_the_captions_have_it() -> None:
-    assert reduced(torch.tensor([1.0, 2, 3, 0]), torch.tensor([0.5, 2, 3.1, 0])) == 3
+    assert count_reduced(torch.tensor([1.0, 2, 3, 0]), torch.tensor([0.5, 2, 3.1, 0])) == 3
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,6 @@ def test_counts_that_are_not_defined() -> None:
     with pytest.raises(SelectionError, match="from 1 to the number of candidates, 5, but got 6"):
         chance_overlap(6, 5)
     with pytest.raises(SelectionError, match=r"\(2,\) and \(3,\)"):
-        reduced(torch.zeros(2), torch.zeros(3))
+        count_reduced(torch.zeros(2), torch.zeros(3))
     with pytest.raises(SelectionError, match="finite"):
-        reduced(torch.zeros(2), torch.tensor([0.0, torch.nan]))
+        count_reduced(torch.zeros(2), torch.tensor([0.0, torch.nan]))

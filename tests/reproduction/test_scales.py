@@ -13,16 +13,16 @@ from upslope.config import assemble, fitting, load
 from upslope.datasets.subset import labels_of
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.settings import amount
-from upslope.reproduction import ARTEFACTS, VARIANTS, SCALES, paper
+from upslope.reproduction import ARTEFACTS, SCALES, VARIANTS, paper
+from upslope.reproduction.scales import read_scale
 from upslope.reproduction.studies.runner import StudyRunner
-from upslope.reproduction.scales import scale
 from upslope.reproduction.studies.substitute_data import SUBSTITUTES, Volumes
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", SCALES)
 def test_every_study_is_a_valid_configuration(name: str, variant: str) -> None:
-    chosen = scale(name, variant)
+    chosen = read_scale(name, variant)
     for artefact in ARTEFACTS.values():
         assert set(artefact.studies(chosen)) <= set(chosen.studies)
     for study in chosen.studies.values():
@@ -39,16 +39,16 @@ def test_every_study_is_a_valid_configuration(name: str, variant: str) -> None:
 
 @pytest.mark.parametrize("name", SCALES)
 def test_no_two_panels_of_a_picture_are_called_the_same(name: str) -> None:
-    runner = StudyRunner(scale(name), Path())
+    runner = StudyRunner(read_scale(name), Path())
     for groups in (runner.scale.figure_1, runner.scale.figure_2, runner.scale.figure_4):
-        titles = [runner.data_of(group[0]) for group in groups]
+        titles = [runner.describe_data(group[0]) for group in groups]
         assert len(set(titles)) == len(titles), titles
 
 
 @pytest.mark.parametrize("name", ["cpu", "paper"])
 def test_every_strategy_can_be_served_by_a_network_of_its_kind(name: str) -> None:
     """On a few digits, as images, masks or volumes, by the smoke scale's networks."""
-    small, chosen = scale("smoke").studies, scale(name).studies
+    small, chosen = read_scale("smoke").studies, read_scale(name).studies
     kinds: dict[str, dict[str, object]] = {}
     for study in chosen.values():
         network = study.document["model"]["name"]
@@ -71,7 +71,7 @@ def test_every_strategy_can_be_served_by_a_network_of_its_kind(name: str) -> Non
 
 
 def test_paper_scale_is_the_papers_protocol() -> None:
-    config = scale("paper", "code").studies["main"].config()
+    config = read_scale("paper", "code").studies["main"].config()
     assert (config.data.name, config.model.name) == ("cifar10", "resnet18-cifar")
     training, experiment = config.training, config.experiment
     assert (training.epochs, training.batch_size, training.milestones) == (200, 128, (160,))
@@ -79,14 +79,14 @@ def test_paper_scale_is_the_papers_protocol() -> None:
     assert (experiment.initial, experiment.budget, experiment.cycles) == (0.1, 0.05, 7)
     assert (experiment.candidates, experiment.retrain) == ("10x", "warm")
     assert len(config.seeds) == 3
-    text = scale("paper", "text").studies["main"].config().experiment
+    text = read_scale("paper", "text").studies["main"].config().experiment
     assert (text.candidates, text.retrain) == ("all", "scratch")
 
 
-@pytest.mark.parametrize("name", scale("cpu").studies)
+@pytest.mark.parametrize("name", read_scale("cpu").studies)
 def test_no_training_at_cpu_scale_ends_an_epoch_on_a_few_samples(name: str) -> None:
     """BatchNorm's statistics of two samples cost a cycle ten points of accuracy."""
-    config = scale("cpu").studies[name].config()
+    config = read_scale("cpu").studies[name].config()
     options, settings = config.data.options, config.experiment
     pool = options.get("limit", options.get("train", 1400))  # digits has 1,400
     pool = {"imbalanced": 1527, "tiny-imagenet": 3200}.get(name, pool)  # what is made of them

@@ -17,10 +17,10 @@ from upslope import reproduction
 from upslope.cli import app
 from upslope.ledger import read_run
 from upslope.reproduction import ARTEFACTS, paper
+from upslope.reproduction.artefacts.table_1 import OVERLAP
 from upslope.reproduction.metrics.metric_cache import MetricJobs
-from upslope.reproduction.artefacts.tables_1_2 import OVERLAP
-from upslope.reproduction.studies.opened import OpenedStudy
 from upslope.reproduction.studies.finished_run import FinishedRun
+from upslope.reproduction.studies.opened import OpenedStudy
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Made:
     report: reproduction.Report
 
     def opened(self, name: str) -> OpenedStudy:
-        return self.request.runner.opened(name)
+        return self.request.runner.open(name)
 
     def lines(self, artefact: str) -> list[dict[str, str]]:
         with (self.out / artefact / "table.csv").open(encoding="utf-8") as file:
@@ -84,14 +84,14 @@ def test_same_choice_when_made_again(made: Made) -> None:
     opened = made.opened("main")
     for strategy in opened.job.strategies:
         run = FinishedRun(opened, strategy, 1)
-        assert run.choose(1) == run.selected(1), strategy
+        assert run.select(1) == run.selected(1), strategy
 
 
 @pytest.mark.slow
 def test_overlap_counts_as_its_definition(made: Made) -> None:
     opened = made.opened("main")
     run = FinishedRun(opened, "random", 0)
-    found = MetricJobs(opened, OVERLAP, ("random",)).figures("random", 0)
+    found = MetricJobs(opened, OVERLAP, ("random",)).numbers("random", 0)
     for cycle in range(run.cycles):
         model, candidates = run.model(cycle), run.candidates(cycle)
         norms = []
@@ -174,7 +174,7 @@ def test_deeper_network_has_the_labels_that_were_selected(made: Made) -> None:
     selected = read_run(made.out / "studies/main/vaal/seed-0")
     deeper = read_run(made.out / "studies/deeper/vaal/seed-0")
     asked = [i for cycle in selected.cycles for i in cycle.asked]
-    assert set(deeper.initial) == {*selected.initial, *request}
+    assert set(deeper.initial) == {*selected.initial, *asked}
     assert deeper.config["model"]["name"] == "mlp"
     assert len(deeper.cycles) == 1
 

@@ -16,7 +16,7 @@ from upslope.display import err
 
 if TYPE_CHECKING:
     from upslope.progress import Observer
-    from upslope.reproduction import Request, Report
+    from upslope.reproduction import Report, Request
     from upslope.reproduction.output.results import Result
 
 
@@ -28,11 +28,16 @@ def reproduce(
         str, typer.Option(help="smoke: a minute; cpu: under an hour on two cores; paper: a GPU.")
     ] = "smoke",
     variant: Annotated[
-        str, typer.Option(help="Where the paper's text and its authors' code differ: text or code.")
+        str,
+        typer.Option(
+            "--variant",
+            "--reading",
+            help="Where the paper's text and its authors' code differ: text or code.",
+        ),
     ] = "code",
     out_: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder; runs/reproduce-SCALE-READING by default."),
+        typer.Option("--out", "-o", help="Folder; runs/reproduce-SCALE-VARIANT by default."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seeds: Annotated[
@@ -115,7 +120,7 @@ def _show_plan(request: Request) -> None:
 
     from upslope.cli.show import duration
     from upslope.errors import DataError
-    from upslope.reproduction.studies.cost import NOT_COUNTED, cost
+    from upslope.reproduction.studies.cost import NOT_COUNTED, estimate_cost
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("study", "data", "network", "runs", "labels", "steps", "a step", "about"):
@@ -123,7 +128,7 @@ def _show_plan(request: Request) -> None:
     total, said = 0.0, []
     for name in request.studies:
         try:
-            known = cost(request.runner, name)
+            known = estimate_cost(request.runner, name)
         except DataError as error:
             said.append(f"without {name}: {error}")
             continue

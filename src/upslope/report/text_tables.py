@@ -10,7 +10,9 @@ DASH = "–"
 """What stands in a cell that has no value."""
 
 
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+def markdown_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1
+) -> str:
     """Return a Markdown table, without a line break at its end.
 
     head: the column names. rows: as many cells in each as there are columns.

@@ -1,28 +1,34 @@
-"""The table of artefacts: add one with a function from a runner to a result, and one line here."""
+"""The registry of artefacts, which `run` goes through.
+
+To add one: a function from a `StudyRunner` to a `Result`, in a file of its own, and one line here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from upslope.reproduction.studies.runner import StudyRunner
-from upslope.reproduction.artefacts.tables_7_8 import table_7, table_8
 from upslope.reproduction.artefacts.confound import confound
+from upslope.reproduction.artefacts.figure_3 import figure_3
 from upslope.reproduction.artefacts.figures_1_2_4 import figure_1, figure_2, figure_4
+from upslope.reproduction.artefacts.table_1 import table_1
+from upslope.reproduction.artefacts.table_2 import table_2
 from upslope.reproduction.artefacts.table_3 import table_3
-from upslope.reproduction.artefacts.tables_1_2 import table_1, table_2
-from upslope.reproduction.artefacts.tables_4_5 import figure_3, table_4, table_5
-from upslope.reproduction.scales import Scale
-from upslope.reproduction.output.results import Result
-from upslope.reproduction.artefacts.table_9 import table_9
 from upslope.reproduction.artefacts.table_6 import table_6
+from upslope.reproduction.artefacts.table_9 import table_9
+from upslope.reproduction.artefacts.tables_4_5 import table_4, table_5
+from upslope.reproduction.artefacts.tables_7_8 import table_7, table_8
+from upslope.reproduction.output.results import Result
+from upslope.reproduction.scales import Scale
+from upslope.reproduction.studies.runner import StudyRunner
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """make: runs the studies that it needs, as far as they are not finished, and reads them.
+    """A table or a figure of the paper.
 
-    studies: their names at a scale, for the plan.
+    title: its heading. make: measures it, and first runs the studies that are not finished.
+    studies: from a scale to the names of those studies, for the plan.
     """
 
     title: str
@@ -74,4 +80,4 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "figure4": Artefact("Subtomograms", figure_4, _figure_4),
     "confound": Artefact("40% of the labels and all, at equal steps", confound, _both_starts),
 }
-"""name -> what makes it; `all` takes them in this order."""
+"""Name -> the artefact; `all` makes them in this order."""

@@ -12,37 +12,45 @@ from dataclasses import replace
 
 from upslope.ledger import RunResult
 from upslope.reproduction import paper
+from upslope.reproduction.output.results import (
+    Panel,
+    Result,
+    Row,
+    Table,
+    exact_values,
+    mean_over_seeds,
+    to_series,
+)
+from upslope.reproduction.scales import ENTROPY
+from upslope.reproduction.studies.fixed_selection import FixedTrainings, ids_at_the_end
 from upslope.reproduction.studies.runner import StudyRunner
-from upslope.reproduction.studies.fixed_selection import FixedTrainings, labels_of
-from upslope.reproduction.scales.schema import ENTROPY
-from upslope.reproduction.output.results import Panel, Result, Row, Table, curve, exact_values, mean_over_seeds
 from upslope.training import TrainingSettings
 
 
 def confound(runner: StudyRunner) -> Result:
-    """Accuracy, labels and steps of warm, fresh and long trainings, side by side."""
+    """Measure accuracy, labels and steps of warm, fresh and long trainings, side by side."""
     scale = runner.scale
     ours, other = runner.runs(scale.main), runner.runs(scale.other_start)
     warm, fresh = (ours, other) if scale.variant.retrain == "warm" else (other, ours)
-    opened = runner.opened(scale.main)
-    seeds, pool, once = opened.config.seeds, opened.job.splits.pool, opened.training
+    study = runner.open(scale.main)
+    seeds, pool, once = study.config.seeds, study.job.splits.pool, study.training
     labels, _ = warm[ENTROPY][0].curve()
     total = sum(once.steps_for(n) for n in labels)
-    chosen = {run.seed: labels_of(run) for run in warm[ENTROPY]}
+    selected = {run.seed: ids_at_the_end(run) for run in warm[ENTROPY]}
     everything = {seed: tuple(pool.ids) for seed in seeds}
     jobs = FixedTrainings(
-        opened,
+        study,
         runner.folder("equal-steps"),
-        {"selected": chosen, "all": everything},
+        {"selected": selected, "all": everything},
         training={
-            "selected": _lasting(once, total, labels[-1]),
-            "all": _lasting(once, total, len(pool)),
+            "selected": _stretch(once, total, labels[-1]),
+            "all": _stretch(once, total, len(pool)),
         },
     )
-    runner.train(f"equal steps: {2 * len(seeds)} trainings", jobs, opened)
+    runner.run_jobs(f"equal steps: {2 * len(seeds)} trainings", jobs, seeds, study.config.workers)
     last, size = labels[-1], len(pool)
     full = runner.result(scale.main).full_data
-    long_all, long_selected = _lasted(jobs, "all", size), _lasted(jobs, "selected", last)
+    long_all, long_selected = _steps(jobs, "all", size), _steps(jobs, "selected", last)
     rows = [
         _row(f"{ENTROPY}, warm start", warm[ENTROPY], last, total),
         _row("random, warm start", warm["random"], last, total),
@@ -54,7 +62,8 @@ def confound(runner: StudyRunner) -> Result:
              jobs.results("selected", seeds), last, long_selected),
         Row(f"{ENTROPY}, 40% of CIFAR-10", exact_values(
             [paper.POOL * paper.BUDGETS[-1] // 100, None, paper.ENTROPY_AT_40]), "paper"),
-        Row("all of CIFAR-10, from scratch", exact_values([paper.POOL, None, paper.FULL_DATA]), "paper"),
+        Row("all of CIFAR-10, from scratch", exact_values(
+            [paper.POOL, None, paper.FULL_DATA]), "paper"),
     ]  # fmt: skip
     table = Table(
         "Test accuracy in percent, with the labels and optimiser steps it took",
@@ -75,7 +84,7 @@ def confound(runner: StudyRunner) -> Result:
                 "accuracy (%)",
                 "",
                 tuple(names),
-                (curve("accuracy", [measured[n] for n in names]),),
+                (to_series("accuracy", [measured[n] for n in names]),),
             ),
         ),
         (
@@ -101,14 +110,13 @@ def _row(label: str, runs: Sequence[RunResult], labels: int, steps: int) -> Row:
     return Row(label, (*exact_values([labels, steps]), accuracy))
 
 
-def _lasting(training: TrainingSettings, steps: int, labels: int) -> TrainingSettings:
-    """The same training, of as many steps as whole passes allow."""
+def _stretch(training: TrainingSettings, steps: int, labels: int) -> TrainingSettings:
+    """Return training settings stretched to so many steps, as nearly as whole epochs allow."""
     epochs = max(1, round(steps / training.steps_per_epoch(labels)))
     stretch = epochs / training.epochs_for(labels)
     milestones = tuple(max(1, round(m * stretch)) for m in training.milestones)
     return replace(training, epochs=epochs, milestones=milestones)
 
 
-def _lasted(jobs: FixedTrainings, name: str, labels: int) -> int:
-    assert jobs.training is not None
-    return jobs.training[name].steps_for(labels)
+def _steps(jobs: FixedTrainings, name: str, labels: int) -> int:
+    return jobs.settings(name).steps_for(labels)

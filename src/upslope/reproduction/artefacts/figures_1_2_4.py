@@ -8,26 +8,27 @@ from upslope.evaluation import area, holm, paired_comparison
 from upslope.ledger import RunResult
 from upslope.report.tables import name_of
 from upslope.reproduction import paper
-from upslope.reproduction.studies.runner import StudyRunner
-from upslope.reproduction.artefacts.tables_1_2 import OURS, percent_of_pool
-from upslope.reproduction.paper import Protocol
+from upslope.reproduction.artefacts.common import percent_of_pool
 from upslope.reproduction.output.results import (
     Panel,
     Result,
     Row,
     Table,
     Value,
-    curve,
     exact_values,
     mean_over_seeds,
+    to_series,
 )
+from upslope.reproduction.paper import Protocol
+from upslope.reproduction.scales import GRADIENT_NORM_STRATEGIES
+from upslope.reproduction.studies.runner import StudyRunner
 
 REFERENCE = "random"
 Runs = dict[str, tuple[RunResult, ...]]
 
 
 def figure_1(runner: StudyRunner) -> Result:
-    """Classification."""
+    """Measure the curves of classification."""
     ours = (paper.ENTROPY_AT_25, paper.ENTROPY_AT_40, None)
     printed = Table(
         "The paper's text: accuracy in percent on CIFAR-10",
@@ -47,12 +48,12 @@ def figure_1(runner: StudyRunner) -> Result:
 
 
 def figure_2(runner: StudyRunner) -> Result:
-    """A data set of many classes, and segmentation."""
+    """Measure the curves of a data set of many classes and of segmentation."""
     return _curves(runner, runner.scale.figure_2, paper.LARGE)
 
 
 def figure_4(runner: StudyRunner) -> Result:
-    """Subtomograms, clean and noisy."""
+    """Measure the curves of subtomograms, clean and noisy."""
     return _curves(runner, runner.scale.figure_4, paper.CRYOET)
 
 
@@ -68,7 +69,7 @@ def _curves(
     ceilings = False
     for group in groups:
         runs = runner.runs(*group)
-        title = runner.data_of(group[0])
+        title = runner.describe_data(group[0])
         metric = _inside(name_of(next(iter(runs.values()))[0].primary))
         columns = percent_of_pool(runner, group[0])
         ceiling = _ceiling(runner.result(group[0]).full_data)
@@ -87,7 +88,7 @@ def _curves(
                 f"{metric} (%)",
                 "labels (% of the pool)",
                 tuple(columns),
-                tuple(curve(row.label, row.values) for row in rows),
+                tuple(to_series(row.label, row.values) for row in rows),
                 None if ceiling is None else ("all labels", ceiling.mean),
             )
         )
@@ -113,7 +114,7 @@ def _curves(
 
 def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
     """The areas, and their paired differences to random."""
-    areas = {name: area(_budgets(found), _figures(found)) for name, found in runs.items()}
+    areas = {name: area(_budgets(of_name), _figures(of_name)) for name, of_name in runs.items()}
     others = [name for name in areas if name != REFERENCE]
     tested = {name: paired_comparison(areas[name], areas[REFERENCE]) for name in others}
     adjusted = dict(zip(others, holm([t.p_t for t in tested.values()]).tolist(), strict=True))
@@ -138,7 +139,7 @@ def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
         decimals=3,
     )
     said = []
-    for name in (n for n in others if n in OURS):
+    for name in (n for n in others if n in GRADIENT_NORM_STRATEGIES):
         mean, p = float(np.mean(areas[name] - areas[REFERENCE])), adjusted[name]
         shown = "one seed, not tested" if np.isnan(p) else f"p = {p:.2g}"
         said.append(f"{name} {mean:+.2f} points of area against {REFERENCE} ({shown})")
@@ -146,12 +147,12 @@ def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
     return [table], f"{title}: {', '.join(said)}; the largest mean area is that of {best}."
 
 
-def _figures(found: tuple[RunResult, ...]) -> np.ndarray:
-    return 100 * np.array([run.curve()[1] for run in found])
+def _figures(runs: tuple[RunResult, ...]) -> np.ndarray:
+    return 100 * np.array([run.curve()[1] for run in runs])
 
 
-def _budgets(found: tuple[RunResult, ...]) -> tuple[int, ...]:
-    return found[0].curve()[0]
+def _budgets(runs: tuple[RunResult, ...]) -> tuple[int, ...]:
+    return runs[0].curve()[0]
 
 
 def _ceiling(full_data: tuple[RunResult, ...]) -> Value | None:
@@ -165,7 +166,9 @@ def _inside(name: str) -> str:
     return name[:1].lower() + name[1:]
 
 
-def _more_notes(runner: StudyRunner, groups: tuple[tuple[str, ...], ...], ceilings: bool) -> list[str]:
+def _more_notes(
+    runner: StudyRunner, groups: tuple[tuple[str, ...], ...], ceilings: bool
+) -> list[str]:
     said = []
     if ceilings and runner.scale.variant.retrain == "warm":
         said.append(

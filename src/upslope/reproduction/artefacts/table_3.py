@@ -6,13 +6,22 @@ import numpy as np
 
 from upslope.ledger import RunResult
 from upslope.reproduction import paper
+from upslope.reproduction.artefacts.common import percent_of_pool
+from upslope.reproduction.output.results import (
+    Result,
+    Row,
+    Table,
+    align,
+    exact_values,
+    mean_over_seeds,
+    to_panel,
+)
+from upslope.reproduction.scales import GRADIENT_NORM_STRATEGIES
 from upslope.reproduction.studies.runner import StudyRunner
-from upslope.reproduction.artefacts.tables_1_2 import OURS, percent_of_pool
-from upslope.reproduction.output.results import Result, Row, Table, at, exact_values, mean_over_seeds, panel_of
 
 
 def table_3(runner: StudyRunner) -> Result:
-    """The gap at every budget but the first, at which all strategies have the same labels."""
+    """Measure the gap at every budget but the first, at which all strategies share their labels."""
     runs = runner.runs(runner.scale.main, runner.scale.dropout)
     budgets = percent_of_pool(runner, runner.scale.main)[1:]
     rows: list[Row] = []
@@ -22,7 +31,7 @@ def table_3(runner: StudyRunner) -> Result:
         rows.append(Row(name, mean_over_seeds(gaps)))
         last[name] = float(np.mean([gap[-1] for gap in gaps]))
         if name in paper.TABLE_3:
-            printed = at(budgets, paper.BUDGETS[1:], paper.TABLE_3[name])
+            printed = align(budgets, paper.BUDGETS[1:], paper.TABLE_3[name])
             rows.append(Row(name, exact_values(printed), "paper"))
     table = Table(
         "Training less test accuracy, in points",
@@ -34,11 +43,11 @@ def table_3(runner: StudyRunner) -> Result:
     order = sorted(last, key=lambda name: last[name])
     return Result(
         (table,),
-        (panel_of(table, budgets, "labels (% of the pool)", "gap (points)"),),
+        (to_panel(table, budgets, "labels (% of the pool)", "gap (points)"),),
         (
             f"At the last budget the smallest gap is that of {order[0]} ({last[order[0]]:.1f} "
             f"points) and the largest that of {order[-1]} ({last[order[-1]]:.1f}); "
-            + ", ".join(f"{n}: {last[n]:.1f}" for n in OURS if n in last)
+            + ", ".join(f"{n}: {last[n]:.1f}" for n in GRADIENT_NORM_STRATEGIES if n in last)
             + ".",
         ),
         (

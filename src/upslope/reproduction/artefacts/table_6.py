@@ -5,19 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from upslope.reproduction import paper
+from upslope.reproduction.output.results import (
+    Result,
+    Row,
+    Table,
+    exact_values,
+    mean_over_seeds,
+    to_panel,
+)
+from upslope.reproduction.studies.fixed_selection import FixedTrainings, ids_at_the_end
 from upslope.reproduction.studies.runner import StudyRunner
-from upslope.reproduction.studies.fixed_selection import FixedTrainings, labels_of
-from upslope.reproduction.output.results import Result, Row, Table, exact_values, mean_over_seeds, panel_of
 
 
 def table_6(runner: StudyRunner) -> Result:
-    """Its test accuracy, by strategy; that of the network which selected beside it."""
+    """Measure its test accuracy by strategy, beside that of the network which selected."""
     runs = runner.runs(runner.scale.main, runner.scale.dropout)
-    opened = runner.opened(runner.scale.main)
-    seeds = opened.config.seeds
-    chosen = {name: {run.seed: labels_of(run) for run in found} for name, found in runs.items()}
-    jobs = FixedTrainings(opened, runner.folder("deeper"), chosen, runner.scale.deeper)
-    runner.train(f"deeper: {len(chosen) * len(seeds)} trainings", jobs, opened)
+    study = runner.open(runner.scale.main)
+    seeds = study.config.seeds
+    selected = {
+        name: {run.seed: ids_at_the_end(run) for run in of_name} for name, of_name in runs.items()
+    }
+    jobs = FixedTrainings(study, runner.folder("deeper"), selected, runner.scale.deeper)
+    runner.run_jobs(
+        f"deeper: {len(selected) * len(seeds)} trainings", jobs, seeds, study.config.workers
+    )
     names = tuple(runs)
     key = next(iter(runs.values()))[0].primary
     deeper = {
@@ -33,7 +44,7 @@ def table_6(runner: StudyRunner) -> Result:
             Row(network, tuple(mean_over_seeds([[x] for x in deeper[n]])[0] for n in names)),
             Row("ResNet-50", exact_values([paper.TABLE_6.get(n) for n in names]), "paper"),
             Row(
-                f"{opened.config.model.name}, which selected",
+                f"{study.config.model.name}, which selected",
                 tuple(mean_over_seeds([[x] for x in shallow[n]])[0] for n in names),
             ),
         ),
@@ -46,13 +57,13 @@ def table_6(runner: StudyRunner) -> Result:
     )
     return Result(
         (table,),
-        (panel_of(table, names, "", "accuracy (%)"),),
+        (to_panel(table, names, "", "accuracy (%)"),),
         (f"{network} is best on the labels of {best}, at {means[best]:.1f}%{compared}.",),
         (
-            f"{network} is trained as {opened.config.model.name}, from scratch, on all labels of "
+            f"{network} is trained as {study.config.model.name}, from scratch, on all labels of "
             "the last cycle, for the epochs of one cycle"
             + (
-                f"; behind {opened.config.model.name} are those of all cycles."
+                f"; behind {study.config.model.name} are those of all cycles."
                 if runner.scale.variant.retrain == "warm"
                 else "."
             ),

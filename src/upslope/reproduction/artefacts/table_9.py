@@ -5,28 +5,36 @@ from __future__ import annotations
 import numpy as np
 
 from upslope.reproduction import paper
+from upslope.reproduction.output.results import (
+    Panel,
+    Result,
+    Row,
+    Series,
+    Table,
+    exact_values,
+    mean_over_seeds,
+)
+from upslope.reproduction.scales import ENTROPY
 from upslope.reproduction.studies.runner import StudyRunner
-from upslope.reproduction.scales.schema import ENTROPY
-from upslope.reproduction.output.results import Panel, Result, Row, Series, Table, exact_values, mean_over_seeds
 
 
 def table_9(runner: StudyRunner) -> Result:
-    """Seconds of a run, split; and in multiples of entropy-gradnorm's, to be compared."""
+    """Measure the seconds of a run, also in multiples of those of entropy-gradnorm."""
     tables, panels, findings = [], [], []
     studies: list[str] = []
     for group in runner.scale.figure_1:
         runs = runner.runs(*group)
         studies += group
-        data = runner.data_of(group[0])
+        data = runner.describe_data(group[0])
         split = {
             name: [
                 (
                     sum(c.train_seconds for c in run.cycles),
                     sum(c.select_seconds for c in run.cycles),
                 )
-                for run in found
+                for run in of_name
             ]
-            for name, found in runs.items()
+            for name, of_name in runs.items()
         }
         basis = float(np.mean([sum(pair) for pair in split[ENTROPY]]))
         rows = [

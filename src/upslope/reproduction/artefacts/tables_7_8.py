@@ -5,26 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from upslope.reproduction import paper
+from upslope.reproduction.output.formats import format_value
+from upslope.reproduction.output.results import (
+    Result,
+    Row,
+    Table,
+    exact_values,
+    mean_over_seeds,
+    to_panel,
+)
+from upslope.reproduction.scales import ENTROPY, EXPECTED
 from upslope.reproduction.studies.runner import StudyRunner
-from upslope.reproduction.output.formats import cell
-from upslope.reproduction.scales.schema import ENTROPY, EXPECTED
-from upslope.reproduction.output.results import Result, Row, Table, exact_values, mean_over_seeds, panel_of
 
 
 def table_7(runner: StudyRunner) -> Result:
-    """Of expected-gradnorm."""
+    """Measure it in the runs of expected-gradnorm."""
     return _class_wise(runner, EXPECTED, paper.TABLE_7)
 
 
 def table_8(runner: StudyRunner) -> Result:
-    """Of entropy-gradnorm."""
+    """Measure it in the runs of entropy-gradnorm."""
     return _class_wise(runner, ENTROPY, paper.TABLE_8)
 
 
 def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> Result:
     study = runner.scale.class_wise
     runs = runner.runs(study)
-    pool = runner.opened(study).job.splits.pool
+    pool = runner.open(study).job.splits.pool
     classes, targets = pool.classes, pool.targets(range(len(pool)))
     sizes = [int((targets == c).sum()) for c in range(len(classes))]
     rows = [Row("samples in the pool", exact_values(sizes))]
@@ -63,7 +70,7 @@ def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> R
     )
     return Result(
         (table,),
-        (panel_of(drawn, tuple(classes), "", "accuracy (%)"),),
+        (to_panel(drawn, tuple(classes), "", "accuracy (%)"),),
         (
             f"On the rarer half of the classes, in percent: {name} {halves[name]['rare']}, random "
             f"{halves['random']['rare']}; on the commoner half {halves[name]['common']} and "
@@ -87,5 +94,7 @@ def _notes(substitute: str | None) -> tuple[str, ...]:
 
 
 def _over(shares: list[list[float]], where: np.ndarray) -> str:
-    """The mean over some classes, with its interval over seeds."""
-    return cell(mean_over_seeds(np.asarray(shares)[:, where].mean(axis=1, keepdims=True))[0], 1)
+    """Return the mean over some classes, with its interval over seeds."""
+    return format_value(
+        mean_over_seeds(np.asarray(shares)[:, where].mean(axis=1, keepdims=True))[0], 1
+    )

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from upslope.influence import ConjugateGradients, Curvature, Solution, Solver
 from upslope.progress import Progress
-from upslope.reproduction.metrics.influences import Scheme, figure_3_terms, influences_by_loss
+from upslope.reproduction.metrics.influences import figure_3_terms, influences_by_loss
 from upslope.reproduction.metrics.metric_cache import Numbers
-from upslope.reproduction.metrics.norms import Norm, label_norms, scheme_norms
+from upslope.reproduction.metrics.norms import Norm, Scheme, label_norms, scheme_norms
 from upslope.reproduction.metrics.overlaps import count_reduced, top_overlap
 from upslope.reproduction.metrics.sample_batches import Labelled
 from upslope.reproduction.studies.finished_run import FinishedRun

@@ -1,12 +1,12 @@
 """Influence on the test loss by Eq. 3, and the terms of Figure 3; the metrics call it.
 
-How Table 2 is understood here. Eq. 3 adds sum_j I_loss(x, x_j) to the test loss when x is left out, so the K
-samples that it selects are those with the largest *signed* sum: leaving out a sample with a large
+How Table 2 is understood here. Eq. 3 adds sum_j I_loss(x, x_j) to the test loss when x is left
+out, so the K samples that it selects are those with the largest *signed* sum: leaving out a sample with a large
 negative sum would lower the test loss. The absolute value enters in Eq. 4. L_test and 1/n are the
 same for every x and do not move the order. The paper "temporarily observes" the label of each x for
 Eq. 3, which is `scheme="label"`; Eq. 5 "is the data selection criterion used in our algorithm",
-which is `scheme_norms`. Two things in the paper do not fit this interpretation, so both ends are here in
-every loss, and a report should say which it took:
+which is `scheme_norms`. Two things in the paper do not fit this, so both ends are here
+in every loss, and a report should say which it took:
 
 - Table 1 finds 677 of the samples chosen by entropy among the 2500 of largest label norm in cycle
   0, where Table 2 finds 2290 of those that Eq. 5 selects among those of Eq. 3. If Eq. 5 is by
@@ -145,7 +145,7 @@ def figure_3_terms(
     solver: MakeSolver | None = None,
     dtype: torch.dtype | None = None,
 ) -> Bounds:
-    """Compute the four terms of Figure 3 for every candidate, (m,) each: `upslope.influence.bounds`.
+    """Compute the four terms of Figure 3 for every candidate, (m,) each, by `influence.bounds`.
 
     previous_model, model: T of cycle c, and T' of cycle c + 1, which was trained on `train`. The
     gradients of the test samples and of the candidates are both of the loss that `scheme` names,
@@ -166,7 +166,7 @@ def figure_3_terms(
 
 
 def _losses(task: Task) -> dict[str, LossFunction]:
-    """Return the per-sample losses of outputs and targets: of the training, of Eq. 7 and of Eq. 6."""
+    """Return the per-sample losses: of the training, of Eq. 7 and of Eq. 6."""
     expected_loss, entropy_loss = expected(dim=1), entropy_over(1)
     return {
         "label": task.losses,

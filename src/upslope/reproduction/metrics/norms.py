@@ -1,8 +1,8 @@
 """Gradient norms of the samples of a data set, at the true label and by the paper's two losses.
 
-The metrics of Tables 1, 2, 4 and 5 call it. A model is run in eval mode, on data as its task prepares
-it, without augmentation, and left as it was. Samples are read in batches; data that is not `resident`
-is never in memory as a whole.
+The metrics of Tables 1, 2, 4 and 5 call it. A model is run in eval mode, on data as its task
+prepares it, without augmentation, and left as it was. Samples are read in batches; data that is not
+`resident` is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def scheme_norms(
 
     scheme: which loss. Other arguments: as in `label_norms`.
 
-    This is the score that entropy-gradnorm and expected-gradnorm select by. With cross-entropy, Eq. 6 is
-    Eq. 7, so the two differ by rounding alone.
+    This is the score that entropy-gradnorm and expected-gradnorm select by. With cross-entropy,
+    Eq. 6 is Eq. 7, so the two differ by rounding alone.
 
     Raises:
         DataError: a sample cannot be read.

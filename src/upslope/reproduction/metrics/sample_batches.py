@@ -1,4 +1,4 @@
-"""Samples of a data set as batches that can be iterated over again; norms and influences read it."""
+"""Samples of a data set as batches that can be iterated over again; metrics read it."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""A table as Markdown, CSV and LaTeX."""
+"""Tables of an artefact as Markdown, CSV and LaTeX text; `write` calls it."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 
+from upslope.report.text_tables import DASH, csv_text, markdown_table
 from upslope.reproduction.output.results import Row, Table, Value
 
 _LATEX = {
@@ -25,10 +24,13 @@ _LATEX = {
 }
 
 
-def cell(value: Value | None, decimals: int) -> str:
-    """`12.3 ±0.4`, without the half where there is none; a dash where there is nothing."""
+def format_value(value: Value | None, decimals: int) -> str:
+    """Return `12.3 ±0.4`; without the half where there is none, a dash for no value.
+
+    decimals: of both numbers; a count has none.
+    """
     if value is None or math.isnan(value.mean):
-        return "–"
+        return DASH
     if value.count:
         return f"{int(value.mean):,}"
     half = "" if math.isnan(value.half) else f" ±{_number(value.half, decimals)}"
@@ -36,49 +38,51 @@ def cell(value: Value | None, decimals: int) -> str:
 
 
 def _number(x: float, decimals: int) -> str:
-    """With so many decimals; in powers of ten where they would all be zero."""
+    """Write a number with so many decimals, or in powers of ten where they would all be zero."""
     if x and abs(x) < 0.5 * 10**-decimals:
         return f"{x:.1e}"
     return f"{x:,.{decimals}f}"
 
 
-def markdown(table: Table) -> str:
-    """With its title over it."""
-    lines = [f"**{table.title}**", ""]
-    lines.append(f"| {' | '.join((table.corner, *table.columns))} |")
-    lines.append(f"| --- |{' ---: |' * len(table.columns)}")
-    for row in table.rows:
-        name = f"*{row.name}*" if row.source != "ours" else row.name
-        lines.append(f"| {' | '.join((name, *_cells(table, row)))} |")
-    return "\n".join([*lines, ""])
+def to_markdown(table: Table) -> str:
+    """Return a table as Markdown under its title; names of rows that are not ours in italics."""
+    rows = [
+        (f"*{row.name}*" if row.source != "ours" else row.name, *_cells(table, row))
+        for row in table.rows
+    ]
+    text = markdown_table((table.corner, *table.columns), rows)
+    return f"**{table.title}**\n\n{text}\n"
 
 
-def long_form(tables: Sequence[Table]) -> str:
-    """CSV, one line a number, at full precision."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["table", "row", "source", "column", "mean", "half_interval", "seeds"])
-    for table in tables:
-        for row in table.rows:
-            for column, value in zip(table.columns, row.values, strict=True):
-                if value is None:
-                    continue
-                half = "" if math.isnan(value.half) else repr(value.half)
-                seeds = value.seeds if row.source == "ours" else ""
-                writer.writerow(
-                    [table.title, row.label, row.source, column, repr(value.mean), half, seeds]
-                )
-    return buffer.getvalue()
+def to_csv(tables: Sequence[Table]) -> str:
+    """Return tables as one CSV table in long form: one line per number, at full precision."""
+    lines = [
+        (
+            table.title,
+            row.label,
+            row.source,
+            column,
+            repr(value.mean),
+            "" if math.isnan(value.half) else repr(value.half),
+            value.seeds if row.source == "ours" else "",
+        )
+        for table in tables
+        for row in table.rows
+        for column, value in zip(table.columns, row.values, strict=True)
+        if value is not None
+    ]
+    head = ("table", "row", "source", "column", "mean", "half_interval", "seeds")
+    return csv_text(head, lines)
 
 
-def latex(tables: Sequence[Table]) -> str:
-    """Tables for the package booktabs; lines of the paper's and of chance in italics."""
+def to_latex(tables: Sequence[Table]) -> str:
+    """Return tables for LaTeX's package booktabs; rows that are not ours in italics."""
     return "\n".join(_latex(table) for table in tables)
 
 
 def _latex(table: Table) -> str:
     def line(cells: Sequence[str], italic: bool = False) -> str:
-        shown = [escaped(c) for c in cells]
+        shown = [escape_latex(c) for c in cells]
         if italic:
             shown = [rf"\textit{{{c}}}" for c in shown]
         return " & ".join(shown) + r" \\"
@@ -95,17 +99,17 @@ def _latex(table: Table) -> str:
             *body,
             r"\bottomrule",
             r"\end{tabular}",
-            rf"\caption{{{escaped(table.title)}.}}",
+            rf"\caption{{{escape_latex(table.title)}.}}",
             r"\end{table}",
             "",
         ]
     )
 
 
-def escaped(text: str) -> str:
-    """Text as LaTeX sets it."""
+def escape_latex(text: str) -> str:
+    """Return text in which the characters that LaTeX gives a meaning are escaped."""
     return "".join(_LATEX.get(c, c) for c in text)
 
 
 def _cells(table: Table, row: Row) -> list[str]:
-    return [cell(value, table.decimals) for value in row.values]
+    return [format_value(value, table.decimals) for value in row.values]

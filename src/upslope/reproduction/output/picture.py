@@ -1,4 +1,7 @@
-"""The panels of an artefact as one picture: ours in colour, the paper's dashed beside it."""
+"""The picture of an artefact: our curves in colour, the paper's dashed beside them.
+
+`write` calls it.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,27 @@ from upslope.report.figures import DASHES, INK, PALETTE, REFERENCE, STYLE
 from upslope.reproduction.output.results import Panel, Series
 
 WIDTH, HEIGHT = 6.4, 4.2
-FEW = 6
-"""Names that fit into a picture without hiding it."""
-OVER = (0, (3, 3))
-"""Dashes of a curve that lies on another."""
+LEGEND_INSIDE = 6
+"""The most names that a legend inside the axes may have without hiding the curves."""
+OVERLAP_DASHES = (0, (3, 3))
+"""Dashes of a curve that would hide the one below it."""
 
 
-def save(panels: tuple[Panel, ...], folder: Path) -> list[Path]:
-    """Write `figure.png` and `figure.svg`; returns the two paths."""
+def save_picture(panels: tuple[Panel, ...], folder: Path) -> list[Path]:
+    """Draw panels and write `figure.png` and `figure.svg` into a folder.
+
+    Returns: the two paths.
+    """
     paths = [folder / "figure.png", folder / "figure.svg"]
     with mpl.rc_context({**STYLE, "svg.hashsalt": folder.name}):
-        figure = picture(panels)
+        figure = draw_picture(panels)
         figure.savefig(paths[0], dpi=150, metadata={"Software": "Upslope"})
         figure.savefig(paths[1], metadata={"Date": None, "Creator": "Upslope"})
     return paths
 
 
-def picture(panels: tuple[Panel, ...]) -> Figure:
-    """Two panels beside each other, then the next two."""
+def draw_picture(panels: tuple[Panel, ...]) -> Figure:
+    """Return a figure of panels, two in each line."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     wide = max(1.0, max(_width(panel) for panel in panels))
@@ -59,8 +65,8 @@ def picture(panels: tuple[Panel, ...]) -> Figure:
 
 
 def _legend(axes: Any) -> None:
-    """Inside where names are few, beside where they would hide the curves."""
-    many = len(axes.get_legend_handles_labels()[1]) > FEW
+    """Put the legend inside the axes, or beside them where it would hide the curves."""
+    many = len(axes.get_legend_handles_labels()[1]) > LEGEND_INSIDE
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if many else {"loc": "best"}
     axes.legend(fontsize=7.5, frameon=False, ncols=1 if many else 2, **place)
 
@@ -70,15 +76,15 @@ def _width(panel: Panel) -> float:
 
 
 def _looks(panels: tuple[Panel, ...]) -> dict[str, tuple[str, Any]]:
-    """Colour and dashes by name, the same in every panel; random grey."""
+    """Return name -> colour and dashes, the same in every panel; random is grey."""
     names = dict.fromkeys(
         s.label for p in panels for s in p.series if s.source != "chance" and s.label != "random"
     )
-    found = {
+    looks = {
         name: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)])
         for i, name in enumerate(names)
     }
-    return {**found, "random": (REFERENCE, DASHES[0]), "chance": (INK, DASHES[0])}
+    return {**looks, "random": (REFERENCE, DASHES[0]), "chance": (INK, DASHES[0])}
 
 
 def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
@@ -94,14 +100,14 @@ def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
             continue
         colour, dashes = looks.get(series.label, (INK, DASHES[0]))
         theirs = series.source == "paper"
-        known = np.isfinite(y)
+        finite = np.isfinite(y)
         if not theirs:
             if any(_hides(y, other, panel) for other in drawn):
-                dashes = OVER
+                dashes = OVERLAP_DASHES
             drawn.append(y)
         axes.plot(
-            x[known],
-            y[known],
+            x[finite],
+            y[finite],
             color=colour,
             linestyle=(0, (2, 2)) if theirs else dashes,
             linewidth=1 if theirs else 2,
@@ -116,7 +122,7 @@ def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
 
 
 def _frame(panel: Panel) -> tuple[float, float]:
-    """By the curves: the intervals of two seeds may be many times as high."""
+    """Return the ends of the y axis, by the curves: intervals of two seeds may be far larger."""
     values = [v for series in panel.series for v in series.y if math.isfinite(v)]
     values += [panel.level[1]] if panel.level else []
     if not values:
@@ -129,7 +135,7 @@ def _frame(panel: Panel) -> tuple[float, float]:
 
 
 def _fits(panel: Panel) -> bool:
-    """Whether the intervals are smaller than the picture: all of a panel's are drawn, or none."""
+    """Say whether all intervals fit into the panel; otherwise none of them is drawn."""
     half = np.array([h for s in panel.series if s.source == "ours" for h in s.half])
     half = half[np.isfinite(half)]
     if panel.bars:
@@ -143,7 +149,7 @@ def _fits(panel: Panel) -> bool:
 
 
 def _hides(y: np.ndarray, other: np.ndarray, panel: Panel) -> bool:
-    """Whether a curve would lie on another: what is drawn second is dashed, so both are seen."""
+    """Say whether a curve would hide another; it is then dashed, so that both are seen."""
     if panel.logarithmic:
         with np.errstate(divide="ignore", invalid="ignore"):
             return bool(np.allclose(np.log10(y), np.log10(other), atol=0.01, equal_nan=True))

@@ -1,4 +1,7 @@
-"""What an artefact is made of: tables of estimates, pictures, and what to know to read them."""
+"""What an artefact consists of: tables of values, panels of a picture, sentences and notes.
+
+Artefacts make a `Result` of them, and `write` puts it on disk.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ Source = Literal["ours", "paper", "chance"]
 
 @dataclass(frozen=True)
 class Value:
-    """A mean over `seeds`, and half of its 95% Student t interval; NaN where there is none.
+    """A number in a table.
 
-    count: a whole number, shown without decimals.
+    mean: over seeds, or the number itself. half: of its 95% Student t interval; NaN for none.
+    seeds: how many there are. count: whether it is a whole number, shown without decimals.
     """
 
     mean: float
@@ -31,7 +35,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table, a value a column, None where there is none."""
+    """One line of a table.
+
+    label: heads it. values: one per column, None for an empty cell. source: whose numbers they are.
+    """
 
     label: str
     values: tuple[Value | None, ...]
@@ -39,13 +46,17 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The label, with where it comes from where that is not a measurement of ours."""
+        """The label, marked where the numbers are the paper's."""
         return f"{self.label} (paper)" if self.source == "paper" else self.label
 
 
 @dataclass(frozen=True)
 class Table:
-    """`title` says what the numbers are and their unit; `corner` heads the column of labels."""
+    """A table of an artefact.
+
+    title: what the numbers are, and their unit. corner: heads the column of labels.
+    columns: heads of the others. rows: as many values in each. decimals: shown of each number.
+    """
 
     title: str
     corner: str
@@ -56,7 +67,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve or a set of bars: y over the panel's x, NaN where there is none."""
+    """A curve, or a set of bars.
+
+    label: its name in the legend. y: over the panel's x, NaN where there is no value.
+    half: of the interval of each; empty for none. source: whose numbers they are.
+    """
 
     label: str
     y: tuple[float, ...]
@@ -66,7 +81,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: curves over numbers, or bars over names."""
+    """One part of a figure: curves over numbers, or bars over names.
+
+    title, ylabel, xlabel: its texts. x: numbers or names. series: curves or bars.
+    level: name and height of a horizontal line. logarithmic: the scale of y.
+    """
 
     title: str
     ylabel: str
@@ -74,19 +93,23 @@ class Panel:
     x: tuple[float, ...] | tuple[str, ...]
     series: tuple[Series, ...]
     level: tuple[str, float] | None = None
-    """A horizontal line, and what it is called."""
     logarithmic: bool = False
 
     @property
     def bars(self) -> bool:
-        """Whether x are names."""
+        """Whether x are names, over which bars are drawn."""
         return bool(self.x) and isinstance(self.x[0], str)
 
 
 @dataclass(frozen=True)
 class Result:
-    """findings: sentences made from the numbers. notes: what a reader must know. protocol: the
-    paper's, which is set beside ours; studies: names of those that the numbers come from."""
+    """An artefact, measured.
+
+    tables, panels: its numbers. findings: sentences made from them. notes: what a reader must know.
+    protocol: the paper's, which is set beside ours. studies: names of those the numbers come from.
+    extra: numbers for `meta.json` that no table shows.
+    seeds: how many seeds the numbers are of; None for all that the studies have.
+    """
 
     tables: tuple[Table, ...]
     panels: tuple[Panel, ...]
@@ -95,37 +118,47 @@ class Result:
     protocol: Protocol
     studies: tuple[str, ...]
     extra: Mapping[str, object] = field(default_factory=dict)
-    """Numbers for `meta.json` that no table shows."""
     seeds: int | None = None
-    """Of how many seeds the numbers are, where not of all that the studies have."""
 
 
 def mean_over_seeds(values: ArrayLike) -> tuple[Value, ...]:
-    """One value a column of (n_seeds, n_columns)."""
+    """Return the mean over seeds and its interval, one value per column.
+
+    values: (n_seeds, n_columns).
+
+    Raises:
+        UpslopeError: a number is not finite.
+    """
     rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    found = mean_interval(rows)
-    half = np.asarray(found.high, dtype=np.float64) - np.asarray(found.mean, dtype=np.float64)
+    interval = mean_interval(rows)
+    half = np.asarray(interval.high, dtype=np.float64) - np.asarray(interval.mean, dtype=np.float64)
     return tuple(
         Value(float(m), float(h), len(rows))
-        for m, h in zip(np.atleast_1d(found.mean), np.atleast_1d(half), strict=True)
+        for m, h in zip(np.atleast_1d(interval.mean), np.atleast_1d(half), strict=True)
     )
 
 
 def exact_values(numbers: Sequence[float | None]) -> tuple[Value | None, ...]:
-    """Numbers without an interval, such as the paper's; whole ones are counts."""
+    """Return values without an interval, such as the paper's.
+
+    numbers: None for an empty cell; an `int` is a count.
+    """
     return tuple(None if n is None else Value(float(n), count=isinstance(n, int)) for n in numbers)
 
 
-def at(
-    columns: Sequence[float], known: Sequence[float], numbers: Sequence[float]
+def align(
+    columns: Sequence[float], paper_columns: Sequence[float], numbers: Sequence[float]
 ) -> list[float | None]:
-    """The paper's `numbers`, known at `known`, at those of our columns that it has too."""
-    by_place = dict(zip(known, numbers, strict=True))
-    return [by_place.get(column) for column in columns]
+    """Return the paper's number for each of our columns, None where the paper has no such column.
+
+    columns: ours. paper_columns: the paper's, one for each of `numbers`.
+    """
+    by_column = dict(zip(paper_columns, numbers, strict=True))
+    return [by_column.get(column) for column in columns]
 
 
-def curve(label: str, values: Sequence[Value | None], source: Source = "ours") -> Series:
-    """A row of a table as a curve."""
+def to_series(label: str, values: Sequence[Value | None], source: Source = "ours") -> Series:
+    """Return the values of a row as a curve or a set of bars; empty cells become NaN."""
     return Series(
         label,
         tuple(math.nan if v is None else v.mean for v in values),
@@ -134,7 +167,10 @@ def curve(label: str, values: Sequence[Value | None], source: Source = "ours") -
     )
 
 
-def panel_of(table: Table, x: Sequence[float] | Sequence[str], xlabel: str, ylabel: str) -> Panel:
-    """All rows of a table as curves, or as bars where x are names."""
-    series = tuple(curve(row.label, row.values, row.source) for row in table.rows)
+def to_panel(table: Table, x: Sequence[float] | Sequence[str], xlabel: str, ylabel: str) -> Panel:
+    """Return a panel of all rows of a table: curves, or bars where x are names.
+
+    x: one entry per column of the table.
+    """
+    series = tuple(to_series(row.label, row.values, row.source) for row in table.rows)
     return Panel(table.title, ylabel, xlabel, tuple(x), series)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`FinishedRun`: the models, candidates and selections of one run, cycle by cycle; metrics read it."""
+"""`FinishedRun`: the models, candidates and selections of one run; metrics read it."""
 
 from __future__ import annotations
 
