@@ -9,7 +9,7 @@ import numpy as np
 from upslope.reproduction import paper
 from upslope.reproduction.artefacts.common import describe_limit, format_range
 from upslope.reproduction.metrics import definitions
-from upslope.reproduction.metrics.metric_cache import Metric
+from upslope.reproduction.metrics.metric_cache import Metric, measure
 from upslope.reproduction.output.results import (
     Panel,
     Result,
@@ -87,7 +87,8 @@ def figure_3(runner: StudyRunner) -> Result:
             "both readings. H is the Gauss-Newton matrix of the training loss over "
             f"{describe_limit(influence.train, 'labelled samples')}, plus "
             f"{influence.damping:g}; conjugate gradients, at most {influence.iterations} steps, "
-            f"largest residual {residual:.1e}. The paper names neither its H nor its damping, and draws the figure without numbers.",
+            f"largest residual {residual:.1e}. The paper names neither its H nor its "
+            "damping, and draws the figure without numbers.",
             "Target <= Approx-1 <= Approx-2 must hold for every sample, and was checked. Approx-3 "
             "is no smaller than Approx-2 for samples whose norm is no larger at the next model, "
             "and for those alone.",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from upslope.reproduction import paper
 from upslope.reproduction.artefacts.common import describe_limit, percent_of_k
 from upslope.reproduction.metrics import definitions
-from upslope.reproduction.metrics.metric_cache import Metric, Numbers
+from upslope.reproduction.metrics.metric_cache import Metric, Numbers, measure
 from upslope.reproduction.output.results import (
     Result,
     Row,
@@ -63,7 +63,8 @@ def table_2(runner: StudyRunner) -> Result:
         (
             "Eq. 3 selects the K of largest signed influence on the total test loss, with T^c; H "
             "is the Gauss-Newton matrix over "
-            f"{describe_limit(influence.train, 'labelled samples')}, plus {influence.damping:g}; the test gradient is over "
+            f"{describe_limit(influence.train, 'labelled samples')}, plus {influence.damping:g}; "
+            "the test gradient is over "
             f"{describe_limit(influence.test, 'test samples')}. Conjugate gradients, at most "
             f"{influence.iterations} steps; largest residual {residual:.1e}.",
             "The test gradient in Eq. 3 is of the loss at the known label in all lines. Norms by "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from upslope.reproduction import paper
 from upslope.reproduction.artefacts.common import format_range
 from upslope.reproduction.metrics import definitions
-from upslope.reproduction.metrics.metric_cache import Metric
+from upslope.reproduction.metrics.metric_cache import Metric, measure
 from upslope.reproduction.metrics.norms import Scheme
 from upslope.reproduction.output.results import (
     Result,
