@@ -14,13 +14,8 @@ from torch.nn import functional as F
 
 from upslope.errors import DataError, InfluenceError
 from upslope.influence import EKFAC, ConjugateGradients, Curvature, Solver
-from upslope.reproduction.metrics.norms import (
-    figure_3_terms,
-    influences,
-    influences_by_loss,
-    label_norms,
-    scheme_norms,
-)
+from upslope.reproduction.metrics.influences import figure_3_terms, influences, influences_by_loss
+from upslope.reproduction.metrics.norms import label_norms, scheme_norms
 from upslope.tasks import Classification
 
 CPU = torch.device("cpu")
