@@ -55,10 +55,10 @@ def test_every_strategy_can_be_served_by_a_network_of_its_kind(name: str) -> Non
         kind = "volumes" if network.endswith("3d") else "masks"
         if study.document["task"]["name"] == "classification" and kind == "masks":
             kind = "main-dropout" if "dropout" in study.document["model"] else "main"
-        for choice in study.document["strategies"]:
-            kinds.setdefault(kind, {})[choice["label"]] = {
-                key: value for key, value in choice.items() if key not in ("steps", "width")
-            }
+        for choice in study.config().strategies:
+            quick = {k: v for k, v in choice.options.items() if k not in ("steps", "width")}
+            entry = {"name": choice.name, "label": choice.label, **quick}
+            kinds.setdefault(kind, {})[choice.label] = entry
     for kind, strategies in kinds.items():
         assert len(strategies) >= 1
         like = small[kind]

@@ -3,8 +3,8 @@
 How Table 2 is understood here. Eq. 3 adds sum_j I_loss(x, x_j) to the test loss when x is left
 out, so the K samples that it selects are those with the largest *signed* sum: leaving out a sample
 with a large negative sum would lower the test loss. The absolute value enters in Eq. 4. L_test and
-1/n are the same for every x and do not move the order. The paper "temporarily observes" the label of
-each x for Eq. 3, which is `scheme="label"`; Eq. 5 "is the data selection criterion used in our
+1/n are the same for every x and do not move the order. The paper "temporarily observes" the label
+of each x for Eq. 3, which is `scheme="label"`; Eq. 5 "is the data selection criterion used in our
 algorithm", which is `scheme_norms`. Two things in the paper do not fit this, so both ends are here
 in every loss, and a report should say which it took:
 
