@@ -73,7 +73,7 @@ def _curves(
         metric = _inside(name_of(next(iter(runs.values()))[0].primary))
         columns = percent_of_pool(runner, group[0])
         ceiling = _ceiling(runner.result(group[0]).full_data)
-        rows = [Row(name, mean_over_seeds(_figures(found))) for name, found in runs.items()]
+        rows = [Row(name, mean_over_seeds(_figures(of_name))) for name, of_name in runs.items()]
         shown = list(rows)
         if ceiling is not None:
             ceilings = True
