@@ -1,12 +1,18 @@
-"""Files that are whole or absent, and the one error for a disk that cannot take them."""
+"""Files that are whole or absent, JSON without NaN, and the one error for a disk that is full.
+
+Every room that writes results calls it.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from upslope.errors import RunError
 
@@ -48,6 +54,38 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all: `write_atomically`.
+
+    Line ends stay as they are in `text`, on every system.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    write_atomically(path, lambda temporary: _write(temporary, text))
+
+
+def to_json(value: Any) -> str:
+    """Return plain data as indented JSON that ends in a line break, null in place of NaN.
+
+    value: mappings, lists, tuples, strings, numbers, None; infinities become null as NaN does,
+        since JSON has neither. Any other object is written as its `str`.
+    """
+    return json.dumps(_without_nan(value), indent=2, default=str) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 def sync_folder(folder: Path) -> None:
