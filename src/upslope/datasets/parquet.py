@@ -169,7 +169,7 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
         ):
             raise DataError(
                 f"Expected the column `{image_column}` of {path} to hold encoded images, bytes or "
-                f"{{bytes, path}}, but got {kind}. Name another column with `image`."
+                f"{{bytes, path}}, but got {kind}. Name another column with `data.image`."
             )
         labels.append(plain_column(table.column(label_column)))
         images.append(table.column(image_column))
