@@ -217,7 +217,7 @@ def _chosen(
         return fitting[0]
     found = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     raise ConfigError(
-        f"data set 'hf': Expected `{what}` to name a column of {name} but got {wanted!r}; it has "
+        f"data set 'hf': Expected `data.{what}` to name a column of {name} but got {wanted!r}; it has "
         f"{found}."
     )
 

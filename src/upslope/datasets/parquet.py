@@ -209,14 +209,14 @@ def _column(
 ) -> str:
     if wanted is not None and wanted not in names:
         raise ConfigError(
-            f"Expected `{what}` to name a column of {path} but got {wanted!r}; it has {names}."
+            f"Expected `data.{what}` to name a column of {path} but got {wanted!r}; it has {names}."
         )
     for name in (wanted,) if wanted else usual:
         if name in names:
             return name
     raise DataError(
         f"Expected a column {' or '.join(f'`{u}`' for u in usual)} in {path} but got {names}. Name "
-        f"it with the option `{what}`."
+        f"it with `data.{what}`."
     )
 
 
