@@ -217,8 +217,8 @@ def _chosen(
         return fitting[0]
     found = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     raise ConfigError(
-        f"data set 'hf': Expected `data.{what}` to name a column of {name} but got {wanted!r}; it has "
-        f"{found}."
+        f"data set 'hf': Expected `data.{what}` to name a column of {name} but got {wanted!r}; "
+        f"it has {found}."
     )
 
 
