@@ -49,7 +49,7 @@ def decode_in_processes(images: Sequence[Encoded], form: Form, processes: int) -
         raise RunError(
             "Expected the processes that decode images to keep running but one ended: it was "
             "killed, for want of memory perhaps, or a script started them outside of "
-            '`if __name__ == "__main__":`. Set `decoders` to 0 for threads instead.'
+            '`if __name__ == "__main__":`. Set `data.decoders` to 0 for threads instead.'
         ) from error
 
 

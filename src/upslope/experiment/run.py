@@ -101,7 +101,7 @@ class Experiment:
         if own_start is not None and start is not None:
             raise ConfigError(
                 f"Expected one way to choose the initial set but {strategy.name} has its own and "
-                f"`start` is {self.settings.start!r}. Leave one of them out."
+                f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
             )
         begun = (self.path / LEDGER).is_file() and (self.path / LEDGER).stat().st_size > 0
         if not begun:  # told before a ledger is written that could never be gone on with

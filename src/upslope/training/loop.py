@@ -281,7 +281,7 @@ class _Training:
             mixed = " Train without autocast." if self.settings.autocast else ""
             raise ModelError(
                 f"Expected a finite training loss but it is {value} in epoch {self.at.epoch + 1} "
-                f"of {self.epochs}, at learning rate {lr:.3g}. Lower `lr` (try "
+                f"of {self.epochs}, at learning rate {lr:.3g}. Lower `training.lr` (try "
                 f"{self.settings.lr / 10:.3g}), and look for inputs that are not finite.{mixed}"
             )
 
