@@ -151,7 +151,8 @@ def compare(
     Raises:
         ConfigError: `splits` of another kind, no strategy, no seed, a name that is no folder's,
             workers out of range.
-        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call goes on.
+        RunError: worker processes were killed, and no other could take their seeds over.
         UpslopeError: a run failed; what was recorded stays.
     """
     check_splits(splits)
@@ -176,7 +177,7 @@ def compare(
     shown = watching_unless_observed(observer, runs, progress=progress)
     with stop_on_signals() as stop, shown as watcher:
         if workers > 1:
-            run_in_workers(plan, order, workers, watcher, stop)
+            run_in_workers(plan, order, workers, watcher, stop, plan.out)
         else:
             _run_here(plan, order, watcher, stop)
     return ComparisonResult(
