@@ -11,6 +11,9 @@ from pathlib import Path
 
 from upslope.errors import RunError
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How cells begin that a spreadsheet takes for a formula."""
+
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
@@ -69,6 +72,35 @@ def write_text(path: Path, text: str) -> None:
 
 def _fill(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="")
+
+
+def safe_cell(cell: str) -> str:
+    """Return a cell of a CSV file with an apostrophe before what a spreadsheet runs as a formula.
+
+    Numbers stay as they are.
+    """
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def reserve(handle: int, size: int) -> None:
+    """Give an open file its size, with room on the disk: a file mapped into memory that meets a
+    full disk later would end the process (SIGBUS).
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+        return
+    os.lseek(handle, 0, os.SEEK_END)
+    while (left := size - os.lseek(handle, 0, os.SEEK_CUR)) > 0:
+        os.write(handle, bytes(min(left, 1 << 20)))
 
 
 def make_folder(folder: Path) -> None:

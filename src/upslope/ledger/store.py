@@ -17,7 +17,7 @@ from typing import Any
 from upslope.errors import RunError
 from upslope.files import disk_errors, make_folder
 from upslope.ledger.chain import CHAIN, COLUMNS, End, check_chain, start_of
-from upslope.ledger.events import Event, State, fold
+from upslope.ledger.events import Event, Label, State, fold
 from upslope.ledger.lock import RunLock
 from upslope.ledger.records import RunResult
 from upslope.ledger.status import SHEET
@@ -158,6 +158,17 @@ class Ledger:
             self.state, self._end = state, end
             self._settle()
         return state
+
+    def labels_trained_on(self, cycle: int) -> Mapping[str, Label]:
+        """Return the labels as they stood when the model of a cycle was trained."""
+        state = State()
+        with sqlite_errors(self.path):
+            rows = self._db.execute("SELECT kind, cycle, body FROM events ORDER BY number")
+            for kind, of, body in rows.fetchall():
+                if kind == "trained" and of == cycle:
+                    break
+                state = fold([Event(kind, of, json.loads(body))], state)
+        return state.labels
 
     def _check_alone(self) -> None:
         """Raise RunError where the last event is not the one that this process knows as such."""
@@ -313,6 +324,7 @@ def _is_empty(db: sqlite3.Connection) -> bool:
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite says of the ledger `path` into a RunError."""
     try:
         yield
     except sqlite3.OperationalError as error:

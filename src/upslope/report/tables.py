@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from typing import Any
 
+from upslope.files import safe_cell
 from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
 
@@ -138,7 +139,9 @@ def as_csv(summary: Summary) -> str:
         for i, labels in enumerate(summary.budgets):
             figures = (float(x[i]) for x in (row.curve.mean, row.curve.low, row.curve.high))
             shown = ["" if math.isnan(x) else repr(x) for x in figures]
-            writer.writerow([row.strategy, labels, *shown, len(row.seeds), summary.study.metric])
+            writer.writerow(
+                [safe_cell(row.strategy), labels, *shown, len(row.seeds), summary.study.metric]
+            )
     return buffer.getvalue()
 
 
