@@ -16,7 +16,7 @@ from typing import Any
 
 from upslope.errors import RunError
 from upslope.files import disk_errors, make_folder
-from upslope.ledger.chain import CHAIN, COLUMNS, End, check_chain, start_of
+from upslope.ledger.chain import CHAIN, COLUMNS, End, chain_begins, check_chain, start_of
 from upslope.ledger.events import Event, Label, State, fold
 from upslope.ledger.lock import RunLock
 from upslope.ledger.records import RunResult
@@ -47,7 +47,7 @@ CREATE TABLE events (
 {_VIEW}
 """
 _BUSY_SECONDS = 60.0  # to wait for readers and copies; each takes a moment
-_META = ("config", "environment", "info")
+META = ("config", "environment", "info")
 MISSING = "absent"
 
 Differences = Mapping[str, tuple[Any, Any]]
@@ -106,14 +106,7 @@ class Ledger:
     def _create(self, meta: Mapping[str, Any]) -> None:
         rows = {key: _json(value) for key, value in meta.items()}
         rows[CHAIN] = _json({"start": start_of(rows, ()), "after": 0})
-        statements = "".join(
-            f"INSERT INTO meta VALUES ({_quote(key)}, {_quote(value)});\n"
-            for key, value in rows.items()
-        )
-        self._db.executescript(
-            f"BEGIN IMMEDIATE;\n{_SCHEMA}\n{statements}"
-            f"PRAGMA application_id = {_APPLICATION};\nPRAGMA user_version = {_VERSION};\nCOMMIT;"
-        )
+        create_tables(self._db, rows)
 
     def _upgrade(self) -> None:
         """Make an earlier ledger one of this version: its events stay, and the chain begins after
@@ -197,6 +190,40 @@ class Ledger:
         self._lock.release()
 
 
+def create_tables(
+    db: sqlite3.Connection, meta: Mapping[str, str], rows: Sequence[Sequence[Any]] = ()
+) -> None:
+    """Make an empty database a ledger, in one transaction.
+
+    meta: JSON texts by their keys. rows: events as `COLUMNS` and digest.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SCHEMA.strip().split(";\n"):
+            db.execute(statement)
+        db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+        db.execute(f"PRAGMA application_id = {_APPLICATION}")
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def chain_start(file: Path) -> tuple[int | None, int]:
+    """Return the number of the first event with a chain, None without one, and the events' count.
+
+    Raises:
+        RunError: the ledger cannot be read.
+    """
+    with open_to_read(file) as db, sqlite_errors(file):
+        meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        (count,) = db.execute("SELECT count(*) FROM events").fetchone()
+    return chain_begins(meta), count
+
+
 def read_run(path: Path | str) -> RunResult:
     """Read a run directory, or its ledger file, while it runs or after.
 
@@ -257,7 +284,7 @@ def read_ledger(db: sqlite3.Connection, path: Path) -> tuple[dict[str, Any], Sta
             db.execute("ROLLBACK")
         try:
             end = check_chain(texts, rows, expected=version == _VERSION or "chain" in chained)
-            meta = {key: json.loads(texts[key]) for key in _META}
+            meta = {key: json.loads(texts[key]) for key in META}
             state = fold(
                 Event(kind, cycle, json.loads(body)) for _, _, cycle, kind, body, *_ in rows
             )
@@ -338,7 +365,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
             f"Expected to be able to use the ledger {path} but SQLite says: {text}. Check that "
             "the folder can be written and that no other program holds the file."
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise RunError(
             f"Expected {path} to be a sound ledger but it is damaged: {error}. Restore it from a "
             "copy, or save what can be read with `upslope repair`."
