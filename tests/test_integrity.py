@@ -128,3 +128,20 @@ def test_the_lock_follows_no_link(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="it is a link"):
         begin(tmp_path / "run")
     assert victim.read_text() == "precious"
+
+
+def test_a_ledger_of_version_2_is_gone_on_with_and_sealed(tmp_path: Path) -> None:
+    shutil.copy(LEDGERS / "asked-version-2.sqlite", tmp_path / "ledger.sqlite")
+    assert read_run(tmp_path).labels == {"a": 1}
+    book = begin(tmp_path)
+    book.record(Event("labelled", 0, {"labels": {"b": 2}}))
+    book.close()
+    assert read_run(tmp_path).labels == {"a": 1, "b": 2}
+    assert verify_run(tmp_path).notes == (
+        "no chain before event 3: an earlier version of Upslope wrote those",
+    )
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:  # an event without a link of its own
+        db.execute("UPDATE events SET body = replace(body, '1', '0') WHERE number = 2")
+    db.close()
+    with pytest.raises(RunError, match="up to number 2"):
+        read_run(tmp_path)
