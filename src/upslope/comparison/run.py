@@ -151,7 +151,8 @@ def compare(
     Raises:
         ConfigError: `splits` of another kind, no strategy, no seed, a name that is no folder's,
             workers out of range.
-        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call goes on.
+        RunError: worker processes were killed, and no other could take their seeds over.
         UpslopeError: a run failed; what was recorded stays.
     """
     check_splits(splits)
@@ -175,7 +176,7 @@ def compare(
     runs = sum(len(plan.names(seed)) for seed in order)
     shown = watching_unless_observed(observer, runs, progress=progress)
     with stop_on_signals() as stop, shown as watcher:
-        run_jobs(plan, order, workers, watcher, stop)
+        run_jobs(plan, order, workers, watcher, stop, plan.out)
     return ComparisonResult(
         plan.out,
         {name: tuple(plan.read(name, seed) for seed in seeds) for name in strategies},

@@ -11,6 +11,7 @@ for bit (with the same number of threads: they decide the order of sums).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
 from upslope.experiment.changes import Opening, first_size, with_statistics
 from upslope.experiment.checks import check_total, described, digest, positions
-from upslope.experiment.environment import environment
+from upslope.experiment.environment import differing, environment
 from upslope.experiment.labels import oracle
 from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.sharing import SharedModel
@@ -127,10 +128,11 @@ class Experiment:
             },
         }
         opening = Opening(self.path, pool, self.settings)
+        here = environment(self.device)
         ledger = Ledger(
             self.path,
             config={**common, "strategy": described(strategy)},
-            environment=environment(self.device),
+            environment=here,
             info={
                 "strategy": strategy.name,
                 "seed": self.settings.seed,
@@ -167,7 +169,26 @@ class Experiment:
             weights,
             SharedModel(shared) if shared and not (weights.companion or own_start) else None,
         )
+        try:
+            self._note_sitting(here)
+        except BaseException:
+            self.close()
+            raise
         weights.tidy(self.state.cycle if self.state.trained else None)
+
+    def _note_sitting(self, here: Mapping[str, Any]) -> None:
+        """Record and tell where the run is gone on with elsewhere than before."""
+        ledger = self._steps.ledger
+        before = ledger.state.sittings[-1] if ledger.state.sittings else ledger.meta["environment"]
+        if self.finished or not (changed := differing(before, here)):
+            return
+        ledger.record(Event("sitting", self.state.cycle, {"environment": dict(here)}))
+        warnings.warn(
+            f"The run in {self.path} is gone on with under other circumstances than before: "
+            f"{'; '.join(changed)}. From here on, the last bits of its figures, and now and then a "
+            "selection, may differ from those of a run without the change.",
+            stacklevel=3,
+        )
 
     def _counts(self, size: int, *, check: bool = False) -> tuple[int, int]:
         """Samples of the initial set and of each later cycle, for a pool of `size`."""
@@ -285,7 +306,8 @@ class Experiment:
         if state.trained is None and not state.cycles:
             raise DataError("Expected a trained model but none is yet: `ask` and `tell` first.")
         # Once more labels are asked, the cycle is theirs, and its model is not trained yet.
-        return self._steps.weights.load(state.cycle - (state.trained is None)).eval()
+        with self._working() as stop:
+            return self._steps.model(state.cycle - (state.trained is None), stop).eval()
 
     def close(self) -> None:
         """Let other processes at the run directory."""

@@ -37,7 +37,7 @@ def compare_outputs(
     whole, some = tensors_in(record.outputs), tensors_in(outputs)
     if len(whole) != len(some):
         raise model_mixes(record, rows)
-    near = _NEAR.get(record.precision, _NEAR_HALF)
+    near = _near(record)
     for place, (all_, own) in enumerate(zip(whole, some, strict=True)):
         counted = all_.shape[:1] == (record.n,) and own.shape[:1] == (len(rows),)
         if place in unused or not counted:
@@ -53,6 +53,15 @@ def compare_outputs(
         if not bool(same.all()):
             wrong = (~same).reshape(len(rows), -1).any(dim=1).cpu()
             raise model_mixes(record, rows[wrong])
+
+
+def _near(record: Recording) -> float:
+    """How far the outputs of this batch may move: on a GPU, float32 may be rounded to TF32."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    on_gpu = any(p.is_cuda for p in record.weights.parameters.values())
+    if on_gpu and record.precision == torch.float32 and any(b.allow_tf32 for b in backends):
+        return _NEAR_HALF
+    return _NEAR.get(record.precision, _NEAR_HALF)
 
 
 def unused_outputs(outputs: Any, shares: Sequence[Tensor]) -> set[int]:
@@ -135,7 +144,7 @@ def _is_repeatable(record: Recording) -> bool:
             first, second = (tensors_in(record.run_plain(record.batch)) for _ in range(2))
     except Exception:  # then it is not this that is wrong
         return True
-    near = _NEAR.get(record.precision, _NEAR_HALF)
+    near = _near(record)
     for a, b in zip(first, second, strict=False):
         if a.shape == b.shape and not torch.allclose(a, b, near, near**2, equal_nan=True):
             return False

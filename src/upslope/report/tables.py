@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from upslope.files import to_json
+from upslope.files import safe_cell, to_json
 from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
 from upslope.report.text_tables import DASH, csv_text, markdown_table
@@ -133,7 +133,9 @@ def as_csv(summary: Summary) -> str:
         for i, labels in enumerate(summary.budgets):
             figures = (float(x[i]) for x in (row.curve.mean, row.curve.low, row.curve.high))
             shown = ["" if math.isnan(x) else repr(x) for x in figures]
-            lines.append([row.strategy, labels, *shown, len(row.seeds), summary.study.metric])
+            lines.append(
+                [safe_cell(row.strategy), labels, *shown, len(row.seeds), summary.study.metric]
+            )
     return csv_text(("strategy", "labels", "mean", "low", "high", "seeds", "metric"), lines)
 
 

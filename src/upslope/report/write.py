@@ -35,7 +35,6 @@ def write(summary: Summary, out: Path | str, title: str | None = None) -> Files:
     out = Path(out)
     title = title or summary.title or "Learning curves"
     with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
         png, svg = save_curves(summary, out)
         files = Files(
             page=out / "report.html",
