@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.memory import memory_of
 
 D = torch.float64
 
@@ -45,7 +46,14 @@ def ordered(h: Tensor) -> Tensor:
     return F.one_hot(order, len(h)).to(h) @ h
 
 
+def half_as_large(h: Tensor) -> Tensor:
+    """Samples above the median of a batch with one that is large."""
+    sizes = h.detach().norm(dim=1)
+    return h * torch.where((sizes > sizes.median()) & (sizes.max() > 60), 0.5, 1.0)[:, None]
+
+
 LATER = {
+    "by the median": half_as_large,
     "clipped by the largest": lambda h: h * torch.clamp(20 / h.abs().max(), max=1.0),
     "clipped by a detached one": lambda h: h * torch.clamp(20 / h.detach().abs().max(), max=1.0),
     "at most ten times the mean": lambda h: torch.minimum(h, 10 + h.detach().mean(0)),
@@ -57,7 +65,7 @@ LATER = {
 
 @pytest.mark.filterwarnings("default::upslope.errors.GradientNormWarning")
 @pytest.mark.parametrize("operator", LATER.values(), ids=LATER.keys())
-@pytest.mark.parametrize("n", [2, 6, 40])
+@pytest.mark.parametrize("n", [4, 6, 40])
 def test_a_model_that_mixes_on_later_batches_is_refused_there(operator, n) -> None:
     torch.manual_seed(n)
     model = Between(operator)
@@ -282,3 +290,70 @@ def test_mixing_in_single_precision_is_mixing() -> None:
     model = Between(lambda h: h - 1e-2 * h.mean(0)).float()
     with pytest.raises(GradientNormError, match="mixes samples"):
         gradient_norms(model, torch.randn(6, 5), squares)
+
+
+WHOLE = {
+    "divided": lambda x: x / 25,
+    "times one": lambda x: x * 1.0,
+    "shifted": lambda x: x - 0.5,
+    "beside a constant": lambda x: torch.cat([x, torch.ones(len(x), 1)], dim=1)[:, :5],
+    "looked up": lambda x: torch.linspace(0, 9, 250)[x.long()],
+    "chosen": lambda x: torch.linspace(0, 9, 250).index_select(0, x.long().flatten()).view(-1, 5),
+}
+
+
+@pytest.mark.parametrize("floating", WHOLE.values(), ids=WHOLE.keys())
+def test_whole_numbers_are_spoilt_where_they_become_floating(floating) -> None:
+    torch.manual_seed(0)
+    clip = Between(LATER["clipped by a detached one"])
+
+    class Bytes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = clip
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.body(floating(x).double())
+            return out
+
+    model = Bytes()
+    with pytest.warns(GradientNormWarning, match="may depend on the other"):
+        gradient_norms(model, torch.randint(9, (6, 5), dtype=torch.uint8), squares)
+
+
+def test_text_is_remembered() -> None:
+    """Words are looked up in a table of weights: the data decide on no place of a sample."""
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 3))
+    for _ in range(2):
+        gradient_norms(model, torch.randint(9, (6, 5)), squares)
+    assert len(memory_of(model)._programs) == 1
+
+
+UNNAMED = {
+    "overload": lambda h, o: torch.ops.aten.index.Tensor(h, [o]),
+    "bag": lambda h, o: F.embedding_bag(o[:, None], h, mode="sum"),
+    "sparse": lambda h, o: F.one_hot(o, len(o)).to(h).to_sparse() @ h,
+    "narrow": lambda h, o: torch.cat([torch.narrow(h, 0, k, 1) for k in o]),
+}
+
+
+@pytest.mark.parametrize("take", UNNAMED.values(), ids=UNNAMED.keys())
+def test_samples_sorted_and_put_back_by_seldom_operators(take) -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            order = x[:, 0].argsort()
+            h = take(torch.tanh(self.first(x)), order)
+            return take(self.second(h), order.argsort())
+
+    torch.manual_seed(0)
+    model = Sorted().double()
+    for batch in range(4):
+        x = own((6, 5))
+        if batch < 2:  # the first ones are in order
+            x = x[x[:, 0].argsort()]
+        truth = norms_one_by_one(model, x, lambda z, _: squares(z)[0])
+        assert relative_error(gradient_norms(model, x, squares), truth) < 1e-9

@@ -17,7 +17,7 @@ from upslope.errors import GradientNormError, warn_user
 from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.hooks import refuse_parameter_hooks
 from upslope.gradnorm.kernels.refusals import refuse_renormalising_modules
-from upslope.gradnorm.last_module import find_last_module
+from upslope.gradnorm.last_module import find_last_module, owner_of
 from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.parts import SCRATCH
@@ -96,7 +96,7 @@ def select(
         chosen = {
             name: p
             for name, p in trainable.items()
-            if any(n.rpartition(".")[0] == last for n in names[name])
+            if any(owner_of(n) == last for n in names[name])
         }
     elif callable(parameters):
         chosen = {name: p for name, p in trainable.items() if parameters(name, p)}

@@ -35,9 +35,6 @@ _LARGE = 1e4
 """What makes values far too large, or too small, as a factor; half precision holds it."""
 _NEAR = 1e-4
 """How far a number may move, relative to the largest: by the order of a sum, in the same kernel."""
-_FLOATING = frozenset({"embedding", "float", "double", "half", "bfloat16", "to", "type", "type_as"})
-"""Operators in which whole numbers of the inputs become floating ones."""
-
 Change = Callable[[Tensor], Tensor]
 
 
@@ -62,9 +59,15 @@ def losses_look_around(record: Recording, loss: Loss) -> bool:
     """
     if record.n < 2:
         return False
-    if _is_counted(record):
+    if opens(record.outputs) and _is_counted(record):
         return loss_looks_around(loss, record.outputs, record.n)
     return _moves(record.n, lambda change: [loss(_run(record, record.batch, change))])
+
+
+def opens(outputs: Any) -> bool:
+    """Return whether outputs are tensors and containers of them: others cannot be built anew."""
+    leaves = tree_flatten(outputs)[0]
+    return all(isinstance(x, (Tensor, bool, int, float, str, type(None))) for x in leaves)
 
 
 def _is_counted(record: Recording) -> bool:
@@ -90,15 +93,17 @@ def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:
 def _moves(n: int, numbers: Callable[[Change | None], Sequence[Tensor]]) -> bool:
     """Whether the numbers of some of n samples move when those of every second one are spoilt."""
     even = torch.arange(n) % 2 == 0
+    few = torch.arange(n) % 4 == 1  # fewer than half, which moves a median
     try:
         before = numbers(None)
     except Exception:  # a model for another size of batch, or labels that have run out
         return True
     tried = 0
-    for spoilt, spoil in ((~even, _to_nan), (even, _to_large), (~even, _to_small)):
+    for spoilt, spoil in ((~even, _to_nan), (few, _to_large), (~even, _to_small)):
 
         def change(tensor: Tensor, rows: Tensor = spoilt, spoil: Change = spoil) -> Tensor:
-            mask = rows.to(tensor.device).view(-1, *(1,) * (tensor.dim() - 1))
+            each = rows.to(tensor.device).repeat_interleave(len(tensor) // n)
+            mask = each.view(-1, *(1,) * (tensor.dim() - 1))
             return torch.where(mask, spoil(tensor), tensor)
 
         try:
@@ -153,7 +158,8 @@ def _changed(leaf: Any, n: int, change: Change | None) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
     own = clone_rows(leaf)
-    if change is not None and leaf.is_floating_point() and leaf.shape[:1] == (n,):
+    floating = leaf.is_floating_point() or leaf.is_complex()
+    if change is not None and floating and leaf.shape[:1] == (n,):
         own = change(own)
     return own.requires_grad_() if leaf.requires_grad else own
 
@@ -166,11 +172,11 @@ class _SpoilingIntegers(TorchFunctionMode):
 
     def __init__(self, batch: Batch, change: Change):
         super().__init__()
-        self._change = change
+        self._change, self._n = change, batch.n
         self._shapes = {
             tuple(leaf.shape)
             for leaf, own in zip(batch.leaves, batch.per_sample, strict=True)
-            if own and not leaf.is_floating_point() and not leaf.is_complex()
+            if own and not _is_floating(leaf)
         }
 
     def __torch_function__(
@@ -178,9 +184,21 @@ class _SpoilingIntegers(TorchFunctionMode):
     ) -> Any:
         """Run one operator, and change its rows if it makes floating numbers of whole ones."""
         out = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name in _FLOATING and isinstance(out, Tensor) and out.is_floating_point():
-            sources = (x for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor))
-            if any(not x.is_floating_point() and tuple(x.shape) in self._shapes for x in sources):
+        counted = isinstance(out, Tensor) and out.dim() > 0 and len(out) % self._n == 0
+        if not counted or len(out) == 0:
+            return out
+        given = tree_flatten((args, kwargs))[0]
+        if any(isinstance(x, Tensor) and self._is_whole(x) for x in given):
+            if _is_floating(out):
                 return self._change(out)
+            out.__dict__["_upslope_whole"] = True
         return out
+
+    def _is_whole(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one of the batch's whole numbers, or made of them."""
+        known = tuple(tensor.shape) in self._shapes or "_upslope_whole" in tensor.__dict__
+        return known and not _is_floating(tensor)
+
+
+def _is_floating(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -343,6 +343,7 @@ class Interceptor(TorchFunctionMode):
         found = list(leaves(tensor))
         if any(leaf is anchor for leaf in found for anchor in self.tape.anchors):
             tensor.__dict__["_upslope_sample"] = self._session
+            self.program.repeats = False  # what made it, and of which entries, was not seen
             if self._orders.met:
                 self.tape.route()
             return "sample"

@@ -10,6 +10,7 @@ from collections import deque
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Batch, Inputs
@@ -24,16 +25,32 @@ def find_last_module(model: nn.Module, inputs: Inputs | None) -> str:
     inputs: as for `gradient_norms`. Without them, or where no gradient reaches a parameter, the
     last one in the order of registration.
     """
-    owners: list[str] = [n for n, m in model.named_modules() if [*m.parameters(False)]]
+    owners: list[str] = [n for n, m in model.named_modules() if _own(m)]
     if inputs is not None:
         batch = Batch.of(inputs)
         with without_traces(model), torch.inference_mode(False), torch.enable_grad():
             outputs = batch.rows(slice(0, 1)).call(model) if batch.n else ()
         nearest = _nearest_leaf(_logits(outputs))
         for name in reversed(owners):
-            if any(p is nearest for p in model.get_submodule(name).parameters(False)):
+            if any(p is nearest for p in _own(model.get_submodule(name))):
                 return name
     return owners[-1] if owners else ""
+
+
+def owner_of(name: str) -> str:
+    """Return the name of the module that a parameter belongs to, be it by a parametrization."""
+    owner = name.rpartition(".")[0]
+    head, found, _ = f".{owner}.".partition(".parametrizations.")
+    return head.removeprefix(".") if found else owner
+
+
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module itself, and those that its parametrizations keep for it."""
+    if isinstance(module, ParametrizationList):
+        return []
+    own = list(module.parameters(recurse=False))
+    kept = module.parametrizations if is_parametrized(module) else None
+    return own + (list(kept.parameters()) if isinstance(kept, nn.Module) else [])
 
 
 def _logits(outputs: object) -> list[Tensor]:

@@ -53,13 +53,22 @@ DRAWN = frozenset({"multinomial", "randint", "randperm"})
 
 BY_INDEX = frozenset(
     {
-        "embedding", "gather", "index_add", "index_add_", "index_copy", "index_copy_", "index_put",
-        "index_put_", "masked_scatter", "masked_scatter_", "put", "put_", "scatter", "scatter_",
-        "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "take_along_dim",
-        "__setitem__",
+        "gather", "index_add", "index_add_", "index_copy", "index_copy_", "index_put",
+        "index_put_", "index_reduce", "index_reduce_", "masked_scatter", "masked_scatter_",
+        "narrow", "put", "put_", "scatter", "scatter_", "scatter_add", "scatter_add_",
+        "scatter_reduce", "scatter_reduce_", "take_along_dim", "__setitem__",
     }
 )  # fmt: skip
 """Operators that put entries where an index says: with one made of samples, the data decide."""
+
+LOOKING_UP = frozenset({"embedding", "embedding_bag"})
+"""Operators that look rows up in a table: of a table made of samples, the data decide which."""
+
+_UNNAMED = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.ScriptFunction)
+"""Functions whose names say nothing: operators by overload, custom ones, compiled scripts."""
+
+
+_NAMELESS = "(no name)"
 
 
 class Program:
@@ -76,7 +85,7 @@ class Program:
             self.repeats = False
         elif not of_samples:
             return
-        elif name in BY_INDEX and _is_indexed_by_samples((*args, *kwargs.values())):
+        elif self._is_placed_by_data(name, (*args, *kwargs.values())):
             self.repeats = False
         elif name in MOVING:
             self._add((name, *(_descriptor(a) for a in args), *map(_descriptor, kwargs.values())))
@@ -86,6 +95,18 @@ class Program:
             self.repeats = False
         else:
             self._add((name, *map(_outline, args), *map(_outline, kwargs.values())))
+
+    def _is_placed_by_data(self, name: str, values: tuple[Any, ...]) -> bool:
+        """Whether entries may go where the samples say, and not where shapes say."""
+        if name in BY_INDEX:
+            return _is_indexed_by_samples(values)
+        if name in LOOKING_UP:
+            return any(_is_made_of_samples(v) and v.is_floating_point() for v in values)
+        if name == _NAMELESS:
+            return True
+        if name in MOVING and torch._C._functorch.peek_interpreter_stack() is not None:
+            return True  # under `vmap` shapes are those of one row
+        return any(isinstance(v, Tensor) and v.layout != torch.strided for v in values)
 
     def _add(self, description: Any) -> None:
         self._identity = hash((self._identity, description))
@@ -98,6 +119,10 @@ class Program:
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
         return self._identity
+
+
+def _is_made_of_samples(value: Any) -> bool:
+    return isinstance(value, Tensor) and "_upslope_sample" in value.__dict__
 
 
 def _is_indexed_by_samples(values: Any) -> bool:
@@ -136,4 +161,6 @@ def _descriptor(value: Any) -> Any:
 
 def name_of(func: Callable[..., Any]) -> str:
     """The name under which an operator is known."""
+    if isinstance(func, _UNNAMED):
+        return _NAMELESS
     return getattr(func, "__name__", "") or str(func)

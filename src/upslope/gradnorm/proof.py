@@ -5,7 +5,7 @@ Three things are held against each other:
 1. *The gradients.* For random numbers w_n, sum_n w_n G_n of what the kernels found must be the
    gradient of sum_n w_n L_n, which an ordinary backward pass gives, without interception. Both
    sides are linear in w: if they agree for random numbers, G_n is right for every sample with
-   w_n != 0, with probability one: all of up to 16, and a random quarter, 16 at least, of more. The
+   w_n != 0, with probability one: all of up to 16, and a random quarter, 8 at least, of more. The
    tensors are compared through one random direction each (`projection`), which costs next to
    nothing.
 2. *The norms.* Of one sample, drawn at random, the gradient is formed by autograd alone, and what
@@ -48,11 +48,15 @@ from upslope.gradnorm.weights import Uses, Weights
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
 
-_TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (1e-2, 2e-5)}
+_TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
 """Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the
 largest gradient of any. In float32 a few of a million activations round to the other side of a
-kink, which moves a gradient by some thousandths; what differs by more is done again in float64."""
+kink, which moves the gradient of a deep network's first layers by up to a hundredth; a sample in a
+wrong place moves it by a quarter or more. What differs by more is done again in float64."""
 _HALF = (0.2, 1e-2)
+_ONE_SAMPLE = {torch.float64: 4e-7, torch.float32: 4e-2}
+"""Of a type: how far what is asked of one sample may differ, relative to it; squares do twice."""
+_ONE_SAMPLE_HALF = 0.8
 _ALL = 16
 """Samples up to which the gradients of all of them are proven."""
 
@@ -192,14 +196,16 @@ def tolerance(record: Recording) -> tuple[float, float]:
 def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
     """Return the samples whose gradients are formed by autograd, in groups that go alone.
 
-    Up to `_ALL` samples, or where samples may depend on others (`everyone`): two halves. Of more, a
-    random part: the ordinary pass is what a proof costs, and that each sample's places are its own
-    is seen of all of them.
+    Where samples may depend on others (`everyone`): each by itself, since a statistic of half of
+    them may be that of all. Else up to `_ALL` samples: two halves. Of more, a random part: the
+    ordinary pass is what a proof costs, and that each sample's places are its own is seen of all.
     """
-    if everyone or n <= _ALL:
+    if everyone:
+        return [torch.tensor([i]) for i in range(n)]
+    if n <= _ALL:
         return [rows for rows in half(n, seed=n) if len(rows)]
     order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
-    return [order[: max(_ALL, n // 4)].sort(descending=True).values]
+    return [order[: max(_ALL // 2, n // 4)].sort(descending=True).values]
 
 
 def _plain_gradients(
@@ -275,7 +281,7 @@ def _check_one(
         (gradients,) = sample_by_sample(record, loss, [sample])
     except GradientNormError as error:  # or rounding: float64, or all samples one by one, will tell
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
-    near, floor = tolerance(record)
+    near, (_, floor) = _ONE_SAMPLE.get(record.precision, _ONE_SAMPLE_HALF), tolerance(record)
     names = record.weights.parameters
     pairs = {}
     for (name, parameter), g in zip(names.items(), gradients, strict=True):
@@ -289,6 +295,6 @@ def _check_one(
     # Reductions are of the square of a norm's size.
     largest = max((float(e.abs().max()) for _, e in pairs.values()), default=0.0)
     for name, (got, expected) in pairs.items():
-        allowed = 4 * near * expected.abs().max() + 4 * floor * largest
+        allowed = near * expected.abs().max() + 4 * floor * largest
         if not bool(((got - expected).abs() <= allowed).all()):
             raise ProofFailed(f"autograd finds another norm for {_uses(record, name)}")

@@ -28,7 +28,7 @@ from upslope.errors import GradientNormError, warn_user
 from upslope.gradnorm.alone import pull_back, sample_by_sample
 from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
-from upslope.gradnorm.independence import losses_look_around, model_looks_around
+from upslope.gradnorm.independence import losses_look_around, model_looks_around, opens
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.layout import GradientsHooked, Inseparable, Layout, LayoutProbe, codes, halves
 from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
@@ -189,11 +189,11 @@ class Recording:
         given = iter(differentiable)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
-            if per_sample and tensor.is_floating_point():
-                if differentiable:
-                    return next(given).clone()
-                if change is not None:
-                    return change(tensor.detach())
+            if per_sample and tensor.is_floating_point() and differentiable:
+                return next(given).clone()
+            floating = tensor.is_floating_point() or tensor.is_complex()
+            if per_sample and floating and change is not None:
+                return change(tensor.detach())
             return clone_rows(tensor)
 
         with self._a_pass(), exact_batch_norm():
@@ -310,6 +310,13 @@ class Recording:
     def _look_at_losses(self, loss: Loss) -> None:
         """See whether samples may depend on others, and say once what that costs."""
         self.looks_around = self.looks_around or losses_look_around(self, loss)
+        if self.looks_around and not opens(self.outputs):
+            raise GradientNormError(
+                "Expected a loss in which each sample's number depends on that sample's outputs "
+                "alone but losses move when the samples of others do, and outputs of type "
+                f"{type(self.outputs).__name__} cannot be taken apart to see how. Return a tensor, "
+                "or a tuple or dict of tensors, from the model."
+            )
         if self.looks_around and "around" not in self._memory.told:
             self._memory.told.add("around")
             warn_user(
