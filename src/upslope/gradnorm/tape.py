@@ -47,11 +47,13 @@ class Kernel(ABC):
         """The operator's output. Runs without autograd."""
 
     @abstractmethod
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs, from that of the output."""
 
     @abstractmethod
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """The per-sample gradients of each of `weights`."""
 
 
@@ -131,7 +133,7 @@ class _Record(torch.autograd.Function):
             tape.listener.hear(ctx.index, g, inputs)
         pulled: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if any(ctx.needs_input_grad[3:]):
-            pulled = tape.kernels[ctx.index].pull(g, *inputs)
+            pulled = tape.kernels[ctx.index].input_gradients(g, *inputs)
         return (None, None, None, *pulled)
 
 

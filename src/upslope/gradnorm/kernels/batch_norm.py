@@ -53,14 +53,16 @@ class BatchNormEval(Kernel):
             inputs[0], self.mean, self.var, self.weight, self.bias, eps=self.eps
         )
 
-    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         scale = (self.var + self.eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight.detach()
         return (g * scale.to(g.dtype).view(-1, *(1,) * (g.dim() - 2)),)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         large = g[0].numel() >= _LARGE * torch.get_num_threads()
         if samples.layout == Layout() and len(g) == samples.n and large:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.linear import matmul
 from upslope.gradnorm.tape import Tape
 
@@ -51,7 +51,7 @@ def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any: 
             return NotImplemented
         product = product.reshape(*p, *g, *r)
     else:  # entry by entry
-        product = x * lift(tape, tape.weights.view(w), x.shape)
+        product = x * expand_to_samples(tape, tape.weights.view(w), x.shape)
     order_now = positions + kept + rows
     result: Tensor = product.permute([order_now.index(i) for i in out])
     return result

@@ -31,11 +31,13 @@ class Embedding(Kernel):
         """See `Kernel`. ids: (...) -> (..., e)."""
         return F.embedding(inputs[0], self.weights[0])
 
-    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG002
+    def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG002
         """See `Kernel`: ids have no gradient."""
         return (None,)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         (weight,), ids = self.weights, inputs[0]
         if self.padding >= 0:

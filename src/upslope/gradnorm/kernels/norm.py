@@ -43,11 +43,13 @@ class Affine(Kernel):
             return x * self.weight.view(self.shape)
         return torch.addcmul(self.bias.view(self.shape), x, self.weight.view(self.shape))
 
-    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         return (g if self.weight is None else g * self.weight.detach().view(self.shape),)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         for weight in self.weights:
             product = g * inputs[0] if weight is self.weight else g
@@ -71,7 +73,7 @@ class LayerNorm(Kernel):
         )
         return y
 
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         pulled, _, _ = torch.ops.aten.native_layer_norm_backward(
             g, inputs[0], self.shape, self.mean, self.rstd, self.weight, self.bias,
@@ -79,7 +81,9 @@ class LayerNorm(Kernel):
         )  # fmt: skip
         return (pulled,)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         for weight in self.weights:
             if weight is self.weight:
@@ -152,7 +156,7 @@ class GroupNorm(Kernel):
         )  # fmt: skip
         return y
 
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         order = _order(inputs[0])
         x, g = (t.contiguous(memory_format=order) for t in (inputs[0], g))
@@ -162,7 +166,9 @@ class GroupNorm(Kernel):
         )  # fmt: skip
         return (pulled,)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         if samples.layout != Layout() or len(g) != samples.n:
             raise Inseparable("samples and channels share a dimension of group normalisation")

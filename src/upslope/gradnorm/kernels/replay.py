@@ -76,14 +76,16 @@ class Replay(Kernel):
             own = [w.detach().requires_grad_() for w in self.weights]
             return self.run(tensors, own), tensors, own
 
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         out, tensors, _ = self._graph(inputs)
         asked = [x for x in tensors if x.requires_grad]
         pulled = iter(torch.autograd.grad(out, asked, g, allow_unused=True))
         return tuple(next(pulled) if x.requires_grad else None for x in tensors)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         out, _, own = self._graph(inputs)
         for weight, leaf in zip(self.weights, own, strict=True):
