@@ -106,20 +106,20 @@ def _costs(
     if volumes:
         estimates["per_depth_slice"] = SLICE * t * taps * o * max(c, 4) + SLICE_CALL
     if stride == (1,):
-        estimates["per_tap"] = taps * _product(work // taps, o, c)
+        estimates["per_tap"] = taps * product(work // taps, o, c)
     strided = c <= FEW_CHANNELS and stride[-1] > 1
     unfolding = (UNFOLD_STRIDED if strided else 1) * UNFOLD * t * taps * c
-    estimates["im2col"] = _product(work, o, taps * c) + unfolding
-    estimates["ghost"] = _product(t * t * (taps * c + o)) + GRAM_ENTRY * t * t + unfolding
+    estimates["im2col"] = product(work, o, taps * c) + unfolding
+    estimates["ghost"] = product(t * t * (taps * c + o)) + GRAM_ENTRY * t * t + unfolding
     if all(s == 1 for s in stride):
         pixels = math.prod(x[3:])
         estimates["shifted_ghost"] = (
-            _product(pixels * pixels * c) + _product(t * t * o) + GRAM_ENTRY * sum(kernel) * t * t
+            product(pixels * pixels * c) + product(t * t * o) + GRAM_ENTRY * sum(kernel) * t * t
         )
     return estimates
 
 
-def _product(work: int, *sides: int) -> float:
+def product(work: int, *sides: int) -> float:
     """Return the cost of a matrix product of `work` multiply-adds by the library that does it.
 
     sides: those of its result, where one may be short.
