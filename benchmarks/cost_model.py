@@ -27,7 +27,7 @@ from torch.utils.benchmark import Timer
 from upslope.gradnorm import products
 from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
-from upslope.gradnorm.kernels.conv.gradients import samples_per_call
+from upslope.gradnorm.kernels.conv.gradients import grouped, samples_per_call
 from upslope.gradnorm.kernels.conv.methods import METHODS
 from upslope.gradnorm.parts import SCRATCH, Outer
 
@@ -95,6 +95,14 @@ def by_method(method: str, layer: Layer, n: int | None = SAMPLES) -> Case:
     return Case(cost, lambda: METHODS[method](operands, SCRATCH), len(operands))
 
 
+def by_call() -> Case:
+    """Return the case of a grouped convolution so small that its call is all that counts."""
+    operands = Layer(8, 8, 4).operands(1)
+    return Case(
+        lambda: cost_model.CALL + cost_model.GROUP, lambda: grouped(operands, slice(0, 1)), 1
+    )
+
+
 def by_product(t: int, i: int, o: int) -> Case:
     """Return the case of the products of (o, t) and (t, i) matrices, and their norms."""
     outer = Outer(torch.randn(SAMPLES, t, i), torch.randn(SAMPLES, t, o))
@@ -116,6 +124,7 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
     volumes = [Layer(c, c, side, 3, 3) for c, side in ((16, 16), (16, 32), (32, 16), (8, 32))]
     deep = [Layer(c, c, side) for c, side in ((128, 8), (256, 8), (64, 16), (512, 4))]
     wide = [layer for layer in layers if layer.c >= 64]
+    direct = [by_method("direct", layer, None) for layer in layers]
     small = ((64, 128, 128), (32, 192, 192), (256, 64, 64))
     large = ((256, 256, 256), (1024, 256, 256), (64, 512, 512), (1024, 512, 576))
     thin = ((1024, 576, 8), (1024, 576, 16), (4096, 144, 16), (1024, 288, 32))
@@ -123,7 +132,7 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
         (("BLAS",), [by_product(*sizes) for sizes in small]),
         (("ONEDNN", "ONEDNN_CALL"), [by_product(*sizes) for sizes in large]),
         (("SHORT_SIDE",), [by_product(*sizes) for sizes in thin]),
-        (("CALL", "GROUP", "COPY", "WRITE"), [by_method("direct", s, None) for s in layers]),
+        (("CALL", "GROUP", "COPY", "WRITE"), [by_call(), *direct]),
         (("SAMPLE_CALL",), [by_method("per_sample", layer) for layer in wide]),
         (("SINGLE_VOLUME",), [by_method("direct", layer, 1) for layer in volumes]),
         (("DEPTHWISE",), [by_method("depthwise", layer) for layer in depthwise]),

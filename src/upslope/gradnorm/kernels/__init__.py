@@ -1,6 +1,6 @@
-"""The operators that have a kernel: name of the torch function -> rule.
+"""The registry of kernels: name of the torch function -> rule. Read by `intercept`.
 
-A rule takes the tape and the operator's own arguments, and answers with the output, or with
+A rule takes the tape and the arguments of the torch function. It returns the output, or
 NotImplemented where its kernel does not cover the call.
 """
 
@@ -23,7 +23,7 @@ from upslope.gradnorm.kernels.conv import convolution
 from upslope.gradnorm.kernels.recurrent import cells, networks
 
 COMPOSITIONS = compositions.COMPOSITIONS
-"""The operators that are run as others are: name of the torch function -> the composition."""
+"""Name of the torch function -> a function that computes the same by other operators."""
 
 TABLE: Mapping[str, Callable[..., Any]] = {
     "linear": linear.linear,

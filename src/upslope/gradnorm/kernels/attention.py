@@ -1,4 +1,4 @@
-"""Attention whose queries, keys, values or bias are weights (learned queries, position biases).
+"""The rule of attention whose queries, keys, values or bias are weights (learned queries, biases).
 
 These are expanded to the batch's shape first (`expand`); what remains is attention among samples.
 """

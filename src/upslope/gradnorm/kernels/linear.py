@@ -23,14 +23,14 @@ from upslope.gradnorm.tape import Kernel, Tape
 
 
 class Linear(Kernel):
-    """y = x W^T + b. weight: (o, i), or (i, o) where `transposed`; bias: (o,)."""
+    """y = x W^T + b. weight: (o, i), or its transpose (i, o) where `transposed`; bias: (o,)."""
 
     name = "linear"
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor | None, transposed: bool = False):
         self.weight, self.bias, self.transposed = weight, bias, transposed
         self.weights = tape.weights.asked(weight, bias)
-        # No half type holds a complex number.
+        # There is no complex type in half precision that has matrix products.
         half = None if weight.is_complex() else tape.means.dtype
         self.dtype = half or weight.dtype
         self._converts = half is not None
@@ -42,6 +42,7 @@ class Linear(Kernel):
         return tape.use(self, x.to(self.dtype) if self._converts else x)
 
     def _matrix(self) -> Tensor:
+        """Return W, (o, i), in the type of the product."""
         weight = self.weight.detach().to(self.dtype)
         return weight.mT if self.transposed else weight
 
@@ -77,7 +78,7 @@ def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None
 
 
 def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
-    """`x @ W` for a vector, a matrix or one matrix a group, and `W @ x`, its mirror image."""
+    """`x @ W` for a vector, a matrix or one matrix per group, and `W @ x`, by transposing both."""
     if tape.weights.made_of(input):
         if tape.weights.made_of(other) or 0 in (input.dim(), other.dim()):
             return NotImplemented
@@ -85,8 +86,8 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
             return NotImplemented if other.dim() == 1 else matmul(tape, other.mT, input)
         if other.dim() == 1:
             return matmul(tape, other, tape.weights.view(input.mT))
-        mirrored = matmul(tape, other.mT, tape.weights.view(input.mT))
-        return mirrored if mirrored is NotImplemented else mirrored.mT
+        transposed = matmul(tape, other.mT, tape.weights.view(input.mT))
+        return transposed if transposed is NotImplemented else transposed.mT
     if other.dim() == 1:
         return matmul(tape, input, tape.weights.view(other[:, None])).squeeze(-1)
     if other.dim() == 2:
@@ -95,9 +96,9 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
         return matmul(tape, input, tape.weights.view(other[0]))
     if other.dim() > 3 or input.dim() < 3 or input.shape[-3] not in (1, len(other)):
         return NotImplemented
-    own = input.expand(*input.shape[:-3], len(other), *input.shape[-2:]).unbind(-3)
+    inputs = input.expand(*input.shape[:-3], len(other), *input.shape[-2:]).unbind(-3)
     matrices = (tape.weights.view(other[i]) for i in range(len(other)))
-    return torch.stack([matmul(tape, x, w) for x, w in zip(own, matrices, strict=True)], dim=-3)
+    return torch.stack([matmul(tape, x, w) for x, w in zip(inputs, matrices, strict=True)], dim=-3)
 
 
 def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Any:
