@@ -155,14 +155,13 @@ def unit(least: float) -> float:
     return seconds(lambda: products.linear(x, weight), least) / 1024**3
 
 
-def fit(names: Sequence[str], cases: Sequence[Case], one: float, least: float) -> list[float]:
-    """Return the constants for which the model's costs are closest to the times.
+def fit(names: Sequence[str], cases: Sequence[Case], costs: Sequence[float]) -> list[float]:
+    """Return the constants for which the model's costs are closest to the measured `costs`.
 
-    one: seconds of a multiply-add.
+    costs: per sample, in multiply-adds, one for each case.
     """
     rows, targets = [], []
-    for case in cases:
-        measured = seconds(case.run, least) / case.n / one
+    for case, measured in zip(cases, costs, strict=True):
         total, slopes = case.cost(), []
         for name in names:
             value = getattr(cost_model, name)
@@ -172,7 +171,7 @@ def fit(names: Sequence[str], cases: Sequence[Case], one: float, least: float) -
         rest = total - float(np.dot(slopes, values))
         rows.append(np.array(slopes) / measured)
         targets.append(max(0.0, measured - rest) / measured)
-    # Columns of like size: constants differ by a factor of a million.
+    # Columns are scaled to like size, because constants differ by a factor of a million.
     matrix = np.array(rows)
     scale = np.maximum(np.abs(matrix).max(axis=0), 1e-300)
     solution, _ = nnls(matrix / scale, np.array(targets))
@@ -221,7 +220,8 @@ def main() -> None:
           f"{one * 1e12:.1f} ps, 1e7 of them {one * 1e10:.2f} ms\n")  # fmt: skip
     print("| constant | in the code | measured |\n| --- | --: | --: |")
     for names, cases in experiments():
-        for name, value in zip(names, fit(names, cases, one, options.seconds), strict=True):
+        costs = [seconds(case.run, options.seconds) / case.n / one for case in cases]
+        for name, value in zip(names, fit(names, cases, costs), strict=True):
             print(f"| `{name}` | {getattr(cost_model, name):.3g} | {value:.3g} |", flush=True)
 
     print(

@@ -1,12 +1,12 @@
 """An estimate of what each method for a convolution's per-sample norms costs.
 
 A cost is a number of multiply-adds: the work that the processor would do in the same time in a
-large matrix product of float32 (on the machine of benchmarks/RESULTS.md, 1e7 are about 0.1 ms). It
-depends on shapes and on the number of threads, never on a timing, so that a resumed run takes the
-same methods and rounds as the one that was interrupted.
+large matrix product of float32. It depends on shapes and on the number of threads, never on a
+timing, so that a resumed run takes the same methods, and rounds, as the one that was interrupted.
 
-All constants are in multiply-adds. They were read off timings on two cores of an AMD EPYC processor
-(AVX-512) with torch 2.13, and rounded; `benchmarks/cost_model.py` measures them again.
+All constants are in multiply-adds, and rounded. They are those of two threads on the machine of
+benchmarks/RESULTS.md, where 1e7 multiply-adds take about 0.1 ms; `benchmarks/cost_model.py`
+measures them again.
 """
 
 from __future__ import annotations
