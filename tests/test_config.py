@@ -269,3 +269,29 @@ def test_a_key_outside_its_section_is_told_where_it_stands(name: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse({name.split(".")[1]: 3})
     assert f"did you mean `{name}`?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (
+            {"data": {"nam": "table"}},
+            "data.nam: unknown key; did you mean `name`? Expected one of `name`, `root`, `limit`, "
+            "`test_limit`, `validation`.",
+        ),
+        (
+            {"strategies": [{"name": "margin", "labl": "m"}]},
+            "strategies[0].labl: unknown key; did you mean `label`? Expected one of `name`, "
+            "`label`.",
+        ),
+        (
+            {"model": {"name": "cnn-small", "wdth": 1}},
+            "model.wdth: unknown key; did you mean `width`? Expected one of `name`, ",
+        ),
+    ],
+)
+def test_an_unknown_key_is_compared_with_every_key_of_its_section(
+    document: dict[str, object], message: str
+) -> None:
+    (line,) = faults(**document)
+    assert line.startswith(message)

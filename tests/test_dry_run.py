@@ -154,6 +154,6 @@ def test_classes_with_counts_and_notes_are_in_the_plan_and_lead_a_run(tmp_path: 
         start = shown.index("pool 34: a (13), b (13); unlabelled (8)")
         assert shown.index("test 6: a (3), b (3)") > start
         assert "8 of 40 rows are unlabelled: their label is 'NA' (8)." in shown
-        assert "`missing_labels`" in shown
+        assert "`data.missing_labels`" in shown
         assert "t.csv has a semicolon between cells, not a comma." in shown
         assert "Columns taken as categories, with one input each: c (3)." in shown

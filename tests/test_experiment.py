@@ -200,8 +200,8 @@ def test_a_strategy_that_breaks_its_contract_is_named(start: Any) -> None:
 
 def test_budgets_that_do_not_fit(start: Any) -> None:
     for options, words in (
-        ({"initial": 201}, "`initial` to be between 1 and the 200"),
-        ({"initial": 180, "budget": 11}, "Lower `budget` to at most 10"),
+        ({"initial": 201}, "`experiment.initial` to be between 1 and the 200"),
+        ({"initial": 180, "budget": 11}, "Lower `experiment.budget` to at most 10"),
         ({"initial": 0.001}, "is 0"),
     ):
         with pytest.raises(SelectionError, match=words):

@@ -220,7 +220,7 @@ def test_validation_chooses_the_weights() -> None:
 
 
 def test_a_diverging_loss_is_named() -> None:
-    with pytest.raises(ModelError, match=r"epoch 1 of 3, at learning rate .* Lower `lr`"):
+    with pytest.raises(ModelError, match=r"epoch 1 of 3, at learning rate .* Lower `training.lr`"):
         fit(fresh(), replace(SETTINGS, lr=1e30, schedule="constant"))
 
 

@@ -8,9 +8,6 @@ imports Pillow and NumPy alone, and lives until this one ends.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +16,7 @@ from pathlib import Path
 
 from upslope.errors import RunError
 from upslope.images import Form, Pixels, decode
+from upslope.processes import follow_parent, signals_blocked
 
 _AT_ONCE = 16  # images in a message: few enough that all processes have work
 
@@ -37,7 +35,8 @@ def decode_in_processes(images: Sequence[Encoded], form: Form, processes: int) -
     pieces = [images[i : i + size] for i in range(0, len(images), size)]
     try:
         pool = _pool(processes)
-        waiting = [pool.submit(_decode, piece, form) for piece in pieces]
+        with signals_blocked():  # the first submission starts the processes
+            waiting = [pool.submit(_decode, piece, form) for piece in pieces]
         try:
             for future in waiting:
                 yield from future.result()
@@ -49,27 +48,16 @@ def decode_in_processes(images: Sequence[Encoded], form: Form, processes: int) -
         raise RunError(
             "Expected the processes that decode images to keep running but one ended: it was "
             "killed, for want of memory perhaps, or a script started them outside of "
-            '`if __name__ == "__main__":`. Set `decoders` to 0 for threads instead.'
+            '`if __name__ == "__main__":`. Set `data.decoders` to 0 for threads instead.'
         ) from error
 
 
 @lru_cache(maxsize=1)
 def _pool(processes: int) -> ProcessPoolExecutor:
     # Spawned, not forked: this process has threads.
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start)
-
-
-def _start() -> None:
-    """Ctrl-C is for the process that asks; when that one is gone, so is this."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(0)
-
-    threading.Thread(target=follow, daemon=True).start()
+    return ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=follow_parent
+    )
 
 
 def _decode(images: Sequence[Encoded], form: Form) -> list[Pixels]:

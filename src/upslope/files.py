@@ -1,14 +1,24 @@
-"""Files that are whole or absent, and the one error for a disk that cannot take them."""
+"""Files that are whole or absent, JSON without NaN, and the one error for a disk that is full.
+
+Every room that writes results calls it.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from upslope.errors import RunError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How cells begin that a spreadsheet takes for a formula."""
 
 
 @contextmanager
@@ -31,23 +41,129 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, and give it the name `path` once it is on the disk.
 
-    A kill at any moment leaves the old file or the new one, never a torn one.
+    A kill at any moment leaves the old file or the new one, never a torn one. The temporary file
+    lies in a folder of its own beside `path`, so that what a library leaves there of its own
+    accord can be told; the next write of `path` removes what a killed process left.
 
     Raises:
         RunError: the disk is full or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    folder = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = folder / path.name
     with disk_errors(path):
+        make_folder(path.parent)
+        sweep(path.parent, f".{path.name}.*.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as of any new file: libraries choose others
             write(temporary)
+            temporary.chmod(mode)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all: `write_atomically`.
+
+    Line ends stay as they are in `text`, on every system.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    write_atomically(path, lambda temporary: _write(temporary, text))
+
+
+def to_json(value: Any) -> str:
+    """Return plain data as indented JSON that ends in a line break, null in place of NaN.
+
+    value: mappings, lists, tuples, strings, numbers, None; infinities become null as NaN does,
+        since JSON has neither. Any other object is written as its `str`.
+    """
+    return json.dumps(_without_nan(value), indent=2, default=str) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def safe_cell(cell: str) -> str:
+    """Return a cell of a CSV file with an apostrophe before what a spreadsheet runs as a formula.
+
+    Numbers stay as they are.
+    """
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def reserve(handle: int, size: int) -> None:
+    """Give an open file its size, with room on the disk: a file mapped into memory that meets a
+    full disk later would end the process (SIGBUS).
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+        return
+    os.lseek(handle, 0, os.SEEK_END)
+    while (left := size - os.lseek(handle, 0, os.SEEK_CUR)) > 0:
+        os.write(handle, bytes(min(left, 1 << 20)))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; a new one survives a power cut as its files do."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sweep(folder: Path, pattern: str = ".*.part", *, alone: bool = False) -> None:
+    """Remove the temporary files that killed processes left in a folder.
+
+    alone: nobody else writes there, so that those of living processes are left over as well: their
+    numbers are used again.
+    """
+    for torn in folder.glob(pattern):
+        if not alone and _lives(torn.name.split(".")[-2]):
+            continue
+        if torn.is_dir() and not torn.is_symlink():
+            shutil.rmtree(torn, ignore_errors=True)
+        else:
+            torn.unlink(missing_ok=True)
+
+
+def _lives(number: str) -> bool:
+    """Whether a process of this number may be running on this machine."""
+    if not number.isdigit() or int(number) == os.getpid():
+        return False
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

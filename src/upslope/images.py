@@ -199,7 +199,7 @@ def _check_depth(image: Image.Image, white: int | None) -> None:
     if _is_deep_colour(image) and white != FULL:
         raise ValueError(
             f"it holds 16 bits a channel ({_raw_mode(image)}), of which the upper 8 can be read; "
-            f"set `white` to {FULL} where its levels fill the range, or save it with 8 bits"
+            f"set `data.white` to {FULL} where its levels fill the range, or save it with 8 bits"
         )
 
 
@@ -223,12 +223,12 @@ def _scaled(image: Image.Image, white: int | None) -> Pixels:
         raise ValueError(f"grey levels from {low} to {high} exceed 16 bits")
     if white is None:
         raise ValueError(
-            f"it holds 16-bit grey levels, up to {high}; set `white` to the level that is white in "
-            f"the whole data set, such as 4095 for 12 bits, or {FULL}"
+            f"it holds 16-bit grey levels, up to {high}; set `data.white` to the level that is "
+            f"white in the whole data set, such as 4095 for 12 bits, or {FULL}"
         )
     if high > white:
         raise ValueError(
-            f"it holds the grey level {high}, above the {white} of `white`; set `white` to the "
-            "highest level of the whole data set"
+            f"it holds the grey level {high}, above the {white} of `data.white`; set `data.white` "
+            "to the highest level of the whole data set"
         )
     return np.rint(levels.astype(np.float64) * (255 / white)).astype(np.uint8)

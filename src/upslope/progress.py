@@ -68,9 +68,10 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM request a stop; a second one interrupts at once, as Python does.
+    """Ctrl-C, SIGTERM and SIGHUP request a stop; a second one interrupts at once, as Python does.
 
-    Outside the main thread no handler can be set: the stop is then never requested.
+    SIGHUP, a terminal that closes, is left alone where it is ignored, as under `nohup`. Outside
+    the main thread no handler can be set: the stop is then never requested.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -82,9 +83,12 @@ def stop_on_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.request()
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -38,6 +38,71 @@ class Description:
     options: tuple[OptionInfo, ...]
 
 
+@dataclass(frozen=True)
+class UnknownOption:
+    """An option that there is not. where: what was to take it, as "data set 'digits'"; known: the
+    names of those that there are."""
+
+    where: str
+    key: str
+    known: tuple[str, ...]
+
+    def __str__(self) -> str:
+        expected = ", ".join(f"`{name}`" for name in self.known) or "none"
+        hint = did_you_mean(self.key, self.known) or "."
+        return f"{self.where}: Expected options among {expected} but got `{self.key}`{hint}"
+
+    def at(self, path: str, also: tuple[str, ...] = ()) -> str:
+        """Return the message of a configuration whose section is `path`; also: its other keys."""
+        known = (*also, *self.known)
+        hint = did_you_mean(self.key, known) or "."
+        names = ", ".join(f"`{name}`" for name in known)
+        expected = f"Expected one of {names}." if known else "It takes no options."
+        return f"{path}.{self.key}: unknown key{hint} {expected}"
+
+
+@dataclass(frozen=True)
+class WrongOption:
+    """An option with a value that it cannot have. expected: a type; got: the value, and why not."""
+
+    where: str
+    key: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: Expected `{self.key}` to be {self.expected} but got {self.got}."
+
+    def at(self, path: str, also: tuple[str, ...] = ()) -> str:
+        """Return the message of a configuration whose section is `path`."""
+        del also
+        words = _TYPES.get(self.expected, self.expected)
+        return f"{path}.{self.key}: expected {words} but got {self.got}."
+
+
+OptionProblem = UnknownOption | WrongOption
+
+_TYPES = {
+    "int | float": "a number",
+    'int | "auto"': 'an integer or "auto"',
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+}
+"""Types as messages about a configuration call them."""
+
+
+class OptionsError(ConfigError):
+    """Options that cannot be taken: `problems` says which and why, the message all of them.
+
+    A problem that is text is of several options, or of what takes them.
+    """
+
+    def __init__(self, problems: Iterable[OptionProblem | str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
 def describe(name: str, target: Callable[..., Any], given: Iterable[str]) -> Description:
     """What `target` is and takes. `given` are the parameters that no user sets as an option.
 
@@ -81,25 +146,19 @@ def check_options(
         stated = get_type_hints(one, include_extras=True)
         hints |= {p.name: stated[p.name] for p in _parameters(one, given)}
     checked: dict[str, Any] = {}
-    problems: list[str] = []
+    problems: list[OptionProblem] = []
     for name, value in options.items():
         if name not in hints:
-            expected = ", ".join(f"`{k}`" for k in hints) or "none"
-            problems.append(
-                f"{where}: Expected options among {expected} but got "
-                f"`{name}`{did_you_mean(name, hints)}."
-            )
+            problems.append(UnknownOption(where, name, tuple(hints)))
             continue
         try:
             checked[name] = TypeAdapter(hints[name]).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            problems.append(
-                f"{where}: Expected `{name}` to be {_type_name(hints[name])} but got {value!r} "
-                f"({reason})."
-            )
+            got = f"{value!r} ({reason})"
+            problems.append(WrongOption(where, name, _type_name(hints[name]), got))
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise OptionsError(problems)
     return checked
 
 

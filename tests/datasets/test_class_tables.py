@@ -30,7 +30,9 @@ def test_an_unnamed_encoding_is_asked_for(tmp_path):
         (tmp_path / name).mkdir()
     path = tmp_path / "classes.csv"
     path.write_bytes(TEXT.encode("latin-1"))
-    with pytest.raises(DataError, match=r"byte 0xe4 at offset 17, line 3, .*`encoding`.*'Zähne,1'"):
+    with pytest.raises(
+        DataError, match=r"byte 0xe4 at offset 17, line 3, .*`data.encoding`.*'Zähne,1'"
+    ):
         datasets.load("mask-folder", tmp_path)
     with pytest.raises(DataError, match="images"):  # the table is read, and nothing is there
         datasets.load("mask-folder", tmp_path, encoding="latin-1")

@@ -51,6 +51,6 @@ def test_a_killed_process_is_told_and_the_next_call_starts_anew(root):
         p for p in psutil.Process().children(recursive=True) if "spawn_main" in str(p.cmdline())
     ]
     os.kill(ours[0].pid, signal.SIGKILL)
-    with pytest.raises(RunError, match="Set `decoders` to 0"):
+    with pytest.raises(RunError, match=r"Set `data.decoders` to 0"):
         list(decode_in_processes(work * 100, form, 2))
     assert len(list(decode_in_processes(work, form, 2))) == len(expected)

@@ -1,4 +1,4 @@
-"""Bytes of text files: byte order marks, the option `encoding`, and one clear error."""
+"""Bytes of text files: byte order marks, the option `data.encoding`, and one clear error."""
 
 import codecs
 
@@ -34,7 +34,7 @@ def test_other_encodings_are_named_or_refused_by_the_byte():
     data = "a,b\r\n1,größe\r\n2,x".encode("cp1252")
     assert decode_text(data, "t.csv", "cp1252") == "a,b\r\n1,größe\r\n2,x"
     message = (
-        r"t\.csv to be text in UTF-8 but byte 0xf6 at offset 9, line 2, is not.*`encoding`"
+        r"t\.csv to be text in UTF-8 but byte 0xf6 at offset 9, line 2, is not.*`data.encoding`"
         r".*in cp1252.* '1,größe'"
     )
     with pytest.raises(DataError, match=message):
@@ -45,9 +45,9 @@ def test_other_encodings_are_named_or_refused_by_the_byte():
 
 def test_utf_16_without_a_mark_is_not_taken_for_letters():
     data = "a,größe\n".encode("utf-16-le")
-    with pytest.raises(DataError, match="set `encoding` to utf-16-le or utf-16-be"):
+    with pytest.raises(DataError, match=r"set `data.encoding` to utf-16-le or utf-16-be"):
         decode_text(data, "t.csv")
-    with pytest.raises(DataError, match=r"character 2 is NUL.* set `encoding` to utf-16-le"):
+    with pytest.raises(DataError, match=r"character 2 is NUL.* set `data.encoding` to utf-16-le"):
         decode_text("a,b\n".encode("utf-16-le"), "t.csv")
     assert decode_text(data, "t.csv", "utf-16-le") == "a,größe\n"
     with pytest.raises(DataError, match="damaged, or not in utf-16"):
@@ -58,7 +58,9 @@ def test_an_option_that_cannot_be_right():
     with pytest.raises(DataError, match=r"byte order mark ef bb bf is that of utf-8"):
         decode_text(codecs.BOM_UTF8 + b"a", "t.csv", "cp1252")
     for name in ("latin-99", "rot13", "a\0"):
-        with pytest.raises(ConfigError, match="`encoding` to be an encoding that Python knows"):
+        with pytest.raises(
+            ConfigError, match=r"`data.encoding` to be an encoding that Python knows"
+        ):
             decode_text(b"a", "t.csv", name)
 
 

@@ -63,7 +63,7 @@ def test_columns_splits_and_folders_that_do_not_fit(tmp_path):
     root = saved(tmp_path / "one", kind, train=rows, holdout=rows)
     with pytest.raises(DataError, match="test is not among train, holdout"):
         datasets.load("hf", root)
-    with pytest.raises(ConfigError, match=r"`label` to name a column of .* n \(int64\)"):
+    with pytest.raises(ConfigError, match=r"`data.label` to name a column of .* n \(int64\)"):
         datasets.load("hf", root, test="holdout")
     named = datasets.load("hf", root, test="holdout", label="s")
     assert named.pool.classes == ("x", "y")

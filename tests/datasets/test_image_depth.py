@@ -54,7 +54,7 @@ def test_shallow_images_ask_for_their_white(tmp_path, top, white, kept):
     np.testing.assert_array_equal(read, np.rint(stored * 255 / white).astype(np.uint8))
     assert len(np.unique(read)) == len(np.unique(np.rint(stored * 255 / white)))
     (note,) = [note for note in splits.notes if "16 bits" in note]
-    assert note.startswith(f"10 of 10 images hold 16 bits: with {white} as white (`white`), ")
+    assert note.startswith(f"10 of 10 images hold 16 bits: with {white} as white (`data.white`), ")
     full = datasets.load("folder", tmp_path, mode="L", white=FULL)
     assert len(full.pool.inputs([0]).unique()) <= kept
 
@@ -64,7 +64,7 @@ def test_one_white_for_the_whole_data_set(tmp_path):
     pool = datasets.load("folder", tmp_path, white=4095).pool
     dark = [i for i, id_ in enumerate(pool.ids) if id_.startswith("b")]
     assert int(pool.inputs(dark).max()) == round(899 * 255 / 4095)
-    with pytest.raises(DataError, match=r"grey level \d+, above the 1023 of `white`"):
+    with pytest.raises(DataError, match=r"grey level \d+, above the 1023 of `data.white`"):
         datasets.load("folder", tmp_path, white=1023)
 
 
@@ -73,7 +73,7 @@ def test_full_range_needs_no_option(tmp_path):
     splits = datasets.load("folder", tmp_path, mode="L")
     stored = np.asarray(Image.open(tmp_path / splits.pool.ids[0])).astype(float)
     assert np.array_equal(splits.pool.inputs([0])[0, 0], np.rint(stored / 257))
-    assert any("with 65535 as white (`white`), 257 of their levels" in n for n in splits.notes)
+    assert any("with 65535 as white (`data.white`), 257 of their levels" in n for n in splits.notes)
 
 
 def test_a_deep_image_among_shallow_ones_is_not_clipped(tmp_path):

@@ -60,7 +60,7 @@ def test_crops_and_enlargements_are_counted(root):
         photograph(64).crop((0, 0, 64, 40)).save(root / f"train/a/{i}.png")
     told = " ".join(notes(root, size=32))
     assert told.count("of 16 images") == 1
-    assert told.startswith("2 of 16 images are of another shape than `size` asks for")
+    assert told.startswith("2 of 16 images are of another shape than `data.size` asks for")
     assert "16 of 16 images are smaller" in " ".join(notes(root, size=65))
 
 
@@ -85,7 +85,7 @@ def test_equal_files(root):
     assert notes(root, duplicates="exact") == (within, across, label)
     *exact, skipped = notes(root, memory=0)
     assert tuple(exact) == (within, across, label)
-    assert "set `duplicates` to near" in skipped
+    assert "set `data.duplicates` to near" in skipped
 
 
 @pytest.mark.parametrize("memory", [4.0, 0.0], ids=["held", "streamed"])

@@ -194,7 +194,7 @@ def test_encoding_and_splits_of_a_manifest(tmp_path):
     for encoding in ("latin-1", "utf-16"):
         manifest(tmp_path, f"path,label,split\n{rows}\n", encoding)
         if encoding == "latin-1":
-            with pytest.raises(DataError, match=r"m\.csv to be text in UTF-8 .* `encoding`"):
+            with pytest.raises(DataError, match=r"m\.csv to be text in UTF-8 .* `data.encoding`"):
                 datasets.load("folder", tmp_path, manifest="m.csv")
         splits = datasets.load(
             "folder", tmp_path, manifest="m.csv", encoding=encoding if encoding < "m" else None
@@ -226,7 +226,7 @@ def test_manifests_that_lose_something_are_refused(tmp_path, text, message):
     manifest(tmp_path, text)
     with pytest.raises(DataError, match=message):
         datasets.load("folder", tmp_path, manifest="m.csv")
-    with pytest.raises(ConfigError, match="`layout` to be auto with a manifest"):
+    with pytest.raises(ConfigError, match=r"`data.layout` to be auto with a manifest"):
         datasets.load("folder", tmp_path, manifest="m.csv", layout="classes")
 
 

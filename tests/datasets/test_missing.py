@@ -30,7 +30,7 @@ def test_notes_count_each_word_and_say_how_to_decide_otherwise():
     (note,) = missing_notes(["a", "NA", "NA ", "?", "", None, "b"])
     assert note.startswith("5 of 7 rows are unlabelled")
     assert "empty (2), '?' (1), 'NA' (2)" in note
-    assert "`missing_labels`" in note
+    assert "`data.missing_labels`" in note
     (note,) = missing_notes(["a", ""], what="images")
     assert note == "1 of 2 images are unlabelled: their label is empty (1)."
     assert missing_notes(["a", "b"]) == ()

@@ -70,7 +70,7 @@ def test_arrays_that_cannot_serve(tmp_path, changes, message):
 def test_layout_must_be_told_where_it_is_open(tmp_path):
     images = np.zeros((5, 3, 8, 3), dtype=np.uint8)
     save(tmp_path / "a.npz", x_train=images, x_test=images[:3])
-    with pytest.raises(ConfigError, match="Set `layout`"):
+    with pytest.raises(ConfigError, match=r"Set `data.layout`"):
         datasets.load("npz", tmp_path)
     shape = datasets.load("npz", tmp_path, layout="channels-last").pool.input_shape
     assert shape == (3, 3, 8)

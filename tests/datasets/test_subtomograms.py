@@ -76,7 +76,7 @@ def test_places_in_a_tomogram(tmp_path):
     part = data[11:19, 16:24, 0:6]
     padded = np.concatenate([np.full((8, 8, 2), part.mean()), part], axis=2)
     np.testing.assert_allclose(everything.inputs([2])[0, 0], standard(padded), atol=1e-5)
-    with pytest.raises(DataError, match="`box`, the voxels to cut out"):
+    with pytest.raises(DataError, match=r"`data.box`, the voxels to cut out"):
         datasets.load("subtomograms", tmp_path)
     text = (tmp_path / "p.star").read_text().replace("30 30 20", "300 30 20")
     (tmp_path / "p.star").write_text(text)
@@ -178,7 +178,7 @@ def test_missing_labels_encodings_and_odd_files_are_told(stack):
     rows = "\n".join(f"{i:06d}@stack.mrc,{kind}" for i, kind in enumerate(kinds, start=1))
     (root / "p.star").unlink()
     (root / "p.csv").write_bytes(f"image,label\n{rows}\n".encode("cp1252"))
-    with pytest.raises(DataError, match="Set `encoding`"):
+    with pytest.raises(DataError, match=r"Set `data.encoding`"):
         datasets.load("subtomograms", root)
     splits = datasets.load("subtomograms", root, encoding="cp1252", test_share=0.5)
     assert splits.pool.classes == ("Biene", "Käfer")

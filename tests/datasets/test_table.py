@@ -117,7 +117,9 @@ def test_numbers_and_labels(tmp_path):
 
 def test_empty_cells_stop_or_are_filled(tmp_path):
     path = written(tmp_path / "t.csv", "x,c,label\n" + "1,u,a\n,v,b\n3,,a\n5,u,b\n" * 5)
-    with pytest.raises(DataError, match=r"5 of 20 rows .* in `x`, first 'row-00001'.*`missing`"):
+    with pytest.raises(
+        DataError, match=r"5 of 20 rows .* in `x`, first 'row-00001'.*`data.missing`"
+    ):
         datasets.load("table", path)
     splits = datasets.load("table", path, missing="fill")
     x, _ = everything(splits, "pool")
@@ -140,20 +142,24 @@ def test_numbers_as_categories_and_a_column_that_never_changes(tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("x,label\n1,a\n", {"target": "y"}, "`target` to name a column .* 'y'; it has x, label"),
+        (
+            "x,label\n1,a\n",
+            {"target": "y"},
+            "`data.target` to name a column .* 'y'; it has x, label",
+        ),
         ("x,y\n1,a\n", {}, "column label, class or target in .* it has 'x', 'y'"),
         ("x,label\n1,a\n2,a\n", {}, r"at least 2 classes .* \['a'\]"),
-        ("x,label\n1,0.5\n2,0.25\n", {}, r"got 0\.5\. Set `kind` to numbers"),
-        ("x,label\n1,a\n2,b\n", {"target": "x,label"}, "names 2: x,label. Set `kind`"),
+        ("x,label\n1,0.5\n2,0.25\n", {}, r"got 0\.5\. Set `data.kind` to numbers"),
+        ("x,label\n1,a\n2,b\n", {"target": "x,label"}, "names 2: x,label. Set `data.kind`"),
         ("x,label\n1,a\n2,b\n", {"kind": "numbers"}, "numbers in the column `label`"),
-        ("x,label\n1,a\n2,b\n", {"columns": "z"}, "`columns` to name a column"),
-        ("x,label\n1,a\n2,b\n", {"id": "z"}, "`id` to name a column"),
+        ("x,label\n1,a\n2,b\n", {"columns": "z"}, "`data.columns` to name a column"),
+        ("x,label\n1,a\n2,b\n", {"id": "z"}, "`data.id` to name a column"),
         ("id,label\n1,a\n2,b\n", {}, "columns of inputs"),
         ("id,x,label\nq,1,a\nq,2,b\n", {}, "distinct but 'q' comes twice"),
         ("x,split,label\n1,tset,a\n2,train,b\n", {}, r"got \['tset'\]"),
         ("x,label\n1,a\n2,b,c\n", {}, r"2 cells, .* line 3 of .* has 3: '2,b,c'"),
         ("x,label\ninf,a\n2,b\n", {}, "finite numbers"),
-        ("x,label\n1,a\n2,b\n", {"test_share": 0.01}, "Raise `test_share`"),
+        ("x,label\n1,a\n2,b\n", {"test_share": 0.01}, "Raise `data.test_share`"),
     ],
 )
 def test_faults_are_told(tmp_path, text, options, message):

@@ -58,7 +58,7 @@ def test_words_for_missing_leave_rows_unlabelled_and_are_told(tmp_path, word):
     unlabelled = {i for i, (_, label) in by_id(splits).items() if label is None}
     assert unlabelled == {f"row-{i:05d}" for i in range(8)}
     assert not unlabelled & set(splits.test.ids)
-    assert one_note(splits, "8 of 30 rows are unlabelled", f"{word!r} (8)", "`missing_labels`")
+    assert one_note(splits, "8 of 30 rows are unlabelled", f"{word!r} (8)", "`data.missing_labels`")
     splits = datasets.load("table", path, missing_labels=[])
     assert set(splits.pool.classes) == {"a", "b", word}
     assert splits.notes == ()
@@ -90,7 +90,7 @@ def test_classes_are_as_written(tmp_path):
     assert one_note(splits, "15 of 30 rows are of the class 'unknown'")
     with pytest.raises(DataError, match=r"one spelling of each number .* '01' and '1'"):
         datasets.load("table", labelled(tmp_path, lambda i: ("1", "01")[i % 2]))
-    with pytest.raises(DataError, match=r"each of the 30 labels is there once, .* `kind`"):
+    with pytest.raises(DataError, match=r"each of the 30 labels is there once, .* `data.kind`"):
         datasets.load("table", labelled(tmp_path, lambda i: i * 17))
 
 
@@ -165,7 +165,10 @@ def test_ids_of_typed_files(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (lambda i: f'"{i},5"', r"30 of 30 cells are written otherwise, first '0,5'.*`decimal`"),
+        (
+            lambda i: f'"{i},5"',
+            r"30 of 30 cells are written otherwise, first '0,5'.*`data.decimal`",
+        ),
         (lambda i: f'"{i + 1},500.25"', r"first '1,500\.25'\. Remove what is between thousands"),
         (lambda i: "bad" if i == 3 else i, r"29 cells are numbers and 1 are not, first 'bad'"),
         (lambda i: f"2020-01-{i + 1:02d}", "dates or times, first '2020-01-01'"),
@@ -194,10 +197,12 @@ def test_decimal_commas_are_read_with_the_option(tmp_path):
     np.testing.assert_allclose(splits.pool.inputs(range(24))[:, 0], expected, atol=1e-6)
     assert one_note(splits, "semicolon")
     path = csv(tmp_path, "x;label", lambda i: f"{i}.5;{LABELS[i]}")
-    with pytest.raises(DataError, match=r"set `decimal` to point"):
+    with pytest.raises(DataError, match=r"set `data.decimal` to point"):
         datasets.load("table", path, decimal=",")
     path = csv(tmp_path, "x;label", lambda i: f"{i * i};{i},5")
-    with pytest.raises(DataError, match=r"first '0,5' of 'row-00000'\. .*set `decimal` to comma"):
+    with pytest.raises(
+        DataError, match=r"first '0,5' of 'row-00000'\. .*set `data.decimal` to comma"
+    ):
         datasets.load("table", path, kind="numbers")
     splits = datasets.load("table", path, kind="numbers", decimal=",")
     assert splits.pool.targets([0]).tolist() == [[int(splits.pool.ids[0][4:]) + 0.5]]
@@ -280,7 +285,7 @@ def test_numbers_of_any_type(tmp_path, column, expected):
 )
 def test_inputs_that_are_no_numbers_are_refused_by_name(tmp_path, column):
     path = parquet(tmp_path, x=column, label=LABELS)
-    with pytest.raises(DataError, match=r"in the column `x` of .*`columns`"):
+    with pytest.raises(DataError, match=r"in the column `x` of .*`data.columns`"):
         datasets.load("table", path)
     assert datasets.load("table", path, columns="y").pool.input_shape == (1,)
 
@@ -301,7 +306,7 @@ def test_files_of_excel_and_other_encodings(tmp_path):
     path = csv(tmp_path, "sep=;\ngröße;label", lambda i: f"{i * i};{LABELS[i]}", "utf-8-sig")
     assert datasets.load("table", path, columns="größe").pool.input_shape == (1,)
     path = csv(tmp_path, "größe,label", lambda i: f"{i * i},{LABELS[i]}", "cp1252")
-    with pytest.raises(DataError, match=r"byte 0xf6 at offset 2, line 1, .*`encoding`"):
+    with pytest.raises(DataError, match=r"byte 0xf6 at offset 2, line 1, .*`data.encoding`"):
         datasets.load("table", path)
     splits = datasets.load("table", path, encoding="cp1252", columns="größe")
     assert splits.pool.input_shape == (1,)
@@ -318,9 +323,9 @@ def test_files_of_excel_and_other_encodings(tmp_path):
         (
             "x,label\n1,a\n",
             {"delimiter": "ab"},
-            r"`delimiter` to be comma, .* or one character but got 'ab'",
+            r"`data.delimiter` to be comma, .* or one character but got 'ab'",
         ),
-        ("x,label\n1,a\n", {"encoding": "latin-99"}, "`encoding` to be an encoding"),
+        ("x,label\n1,a\n", {"encoding": "latin-99"}, "`data.encoding` to be an encoding"),
     ],
 )
 def test_faults_of_csv_files_are_told(tmp_path, text, options, message):
@@ -341,20 +346,20 @@ def test_files_that_are_not_read_are_named(tmp_path):
     (tmp_path / "train.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match=r"one table in .* but got .*train\.csv, train\.jsonl"):
         datasets.load("table", tmp_path)
-    with pytest.raises(ConfigError, match=r"`delimiter` for \.csv and \.tsv files alone"):
+    with pytest.raises(ConfigError, match=r"`data.delimiter` for \.csv and \.tsv files alone"):
         datasets.load("table", tmp_path / "train.jsonl", delimiter=";")
 
 
 def test_targets_among_the_inputs(tmp_path):
     path = csv(tmp_path, "x,code,label", lambda i: f"{i * i},{'uv'[i % 2]},{LABELS[i]}")
     assert one_note(datasets.load("table", path), "`code` has one value per class")
-    with pytest.raises(ConfigError, match=r"`columns` to name inputs alone but got 'label'"):
+    with pytest.raises(ConfigError, match=r"`data.columns` to name inputs alone but got 'label'"):
         datasets.load("table", path, columns="x,label")
 
 
 def test_classes_that_are_fractions_or_dates(tmp_path):
     path = csv(tmp_path, "x;label", lambda i: f"{i * i};{i % 2},5")
-    with pytest.raises(DataError, match=r"got 0\.5\. Set `kind` to numbers .*`decimal`"):
+    with pytest.raises(DataError, match=r"got 0\.5\. Set `data.kind` to numbers .*`data.decimal`"):
         datasets.load("table", path)
     path = labelled(tmp_path, lambda i: f"2020-01-0{i % 2 + 1}")
     assert one_note(datasets.load("table", path), "All classes are dates", "'2020-01-01'")
@@ -365,7 +370,9 @@ def test_named_classes_settle_which_words_are_classes(tmp_path):
     splits = datasets.load("table", path, classes=["none", "crack"])
     assert splits.pool.classes == ("none", "crack")
     assert one_note(splits, "10 of 30 rows are unlabelled: their label is 'NA' (10)")
-    with pytest.raises(DataError, match=r"among the `classes` \['crack', 'dent'\] .* \['none'\]"):
+    with pytest.raises(
+        DataError, match=r"among the `data.classes` \['crack', 'dent'\] .* \['none'\]"
+    ):
         datasets.load("table", path, classes=["crack", "dent"], missing_labels=["NA"])
     nothing = labelled(tmp_path, lambda i: "?")
     splits = datasets.load("table", nothing, classes=["a", "b"])

@@ -70,7 +70,7 @@ def test_faults_are_told(tmp_path, tokenizer, monkeypatch):
     path = lines(tmp_path / "t.jsonl", ROWS)
     with pytest.raises(ConfigError, match=r"there is no .*other"):
         datasets.load("text", path, tokenizer=str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match=r"`text` to name a column .* 'words'"):
+    with pytest.raises(ConfigError, match=r"`data.text` to name a column .* 'words'"):
         datasets.load("text", path, tokenizer=str(tokenizer), text="words")
     (tmp_path / "broken.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"tokenizer in .*broken.json but reading it failed"):

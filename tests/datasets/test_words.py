@@ -1,4 +1,4 @@
-"""The tokenizer of our own: what a word is, its number, and the data set `text` with it."""
+"""The tokenizer of our own: what a word is, its number, and the data set `data.text` with it."""
 
 import hashlib
 
@@ -63,5 +63,5 @@ def test_texts_need_no_file_for_their_words(tmp_path):
     other.write_text("text,label\n" + "film,a\nx good,b\n" * 5, encoding="utf-8")
     again = datasets.load("text", other)
     assert {film, good, hash_word("x"), 0} == set(np.unique(again.pool.inputs(range(8))[:, 0]))
-    with pytest.raises(ConfigError, match=r"`tokenizer` to be 'words', the path of"):
+    with pytest.raises(ConfigError, match=r"`data.tokenizer` to be 'words', the path of"):
         datasets.load("text", path, tokenizer="")

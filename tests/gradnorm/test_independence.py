@@ -252,3 +252,33 @@ def test_other_generators_move_as_by_one_pass(draw) -> None:
     assert draw() == following
     plain = norms_one_by_one(model.layer, x, lambda z, _: squares(z * factor)[0])
     assert relative_error(norms, plain) < 1e-9
+
+
+def test_rounding_that_depends_on_the_batch_is_no_mixing() -> None:
+    """As float32 products on a GPU have three digits, and others for another size of batch."""
+
+    class Rough(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.tanh(self.first(x))
+            if x.dtype == torch.float32:
+                h = h * (1 + 1e-3 * (len(x) % 7))
+            out: Tensor = self.second(h)
+            return out
+
+    torch.manual_seed(0)
+    model = Rough()
+    for n in (4, 40):
+        x = torch.randn(n, 5)
+        norms = gradient_norms(model, x, squares)
+        truth = norms_one_by_one(model, x, lambda z, _: squares(z)[0])
+        assert relative_error(norms, truth) < 2e-2
+
+
+def test_mixing_in_single_precision_is_mixing() -> None:
+    model = Between(lambda h: h - 1e-2 * h.mean(0)).float()
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, torch.randn(6, 5), squares)

@@ -194,7 +194,7 @@ def test_factories_that_are_none(nets, name, message):
     ("options", "message"),
     [
         ({"depth": 3}, "Expected options among `bias` but got `depth`"),
-        ({"bais": True}, "did you mean `bias`"),
+        ({"bais": True}, "did you mean `bias`\\?$"),
         ({"num_classes": 4}, "`num_classes` to be what the data set gives.* Leave it out"),
         ({"input_shape": [1, 7]}, "`input_shape` to be what the data set gives.* Leave it out"),
     ],

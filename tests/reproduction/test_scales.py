@@ -13,65 +13,65 @@ from upslope.config import assemble, fitting, load
 from upslope.datasets.subset import labels_of
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.settings import amount
-from upslope.reproduction import ARTEFACTS, READINGS, SCALES, paper
-from upslope.reproduction.bench import Bench
-from upslope.reproduction.scales import scale
-from upslope.reproduction.stand_ins import STAND_INS, Volumes
+from upslope.reproduction import ARTEFACTS, SCALES, VARIANTS, paper
+from upslope.reproduction.scales import read_scale
+from upslope.reproduction.studies.runner import StudyRunner
+from upslope.reproduction.studies.substitute_data import SUBSTITUTES, Volumes
 
 
-@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", SCALES)
-def test_every_study_is_a_valid_configuration(name: str, reading: str) -> None:
-    chosen = scale(name, reading)
+def test_every_study_is_a_valid_configuration(name: str, variant: str) -> None:
+    chosen = read_scale(name, variant)
     for artefact in ARTEFACTS.values():
         assert set(artefact.studies(chosen)) <= set(chosen.studies)
     for study in chosen.studies.values():
         config = study.config()
-        assert study.stand_in is None or study.stand_in in STAND_INS
+        assert study.substitute is None or study.substitute in SUBSTITUTES
         ours = [s for s in config.strategies if s.name.endswith("-gradnorm")]
-        assert {s.options["norm"] for s in ours} <= {READINGS[reading].norm}
+        assert {s.options["norm"] for s in ours} <= {VARIANTS[variant].norm}
     main, other = chosen.studies[chosen.main], chosen.studies[chosen.other_start]
     starts = {s.config().experiment.retrain for s in (main, other)}
     assert starts == {"warm", "scratch"}
-    assert main.config().experiment.retrain == READINGS[reading].retrain
+    assert main.config().experiment.retrain == VARIANTS[variant].retrain
     assert main.config().experiment.keep_models == "all"
 
 
 @pytest.mark.parametrize("name", SCALES)
 def test_no_two_panels_of_a_picture_are_called_the_same(name: str) -> None:
-    bench = Bench(scale(name), Path())
-    for groups in (bench.scale.figure_1, bench.scale.figure_2, bench.scale.figure_4):
-        titles = [bench.data_of(group[0]) for group in groups]
+    runner = StudyRunner(read_scale(name), Path())
+    for groups in (runner.scale.figure_1, runner.scale.figure_2, runner.scale.figure_4):
+        titles = [runner.describe_data(group[0]) for group in groups]
         assert len(set(titles)) == len(titles), titles
 
 
 @pytest.mark.parametrize("name", ["cpu", "paper"])
 def test_every_strategy_can_be_served_by_a_network_of_its_kind(name: str) -> None:
     """On a few digits, as images, masks or volumes, by the smoke scale's networks."""
-    small, chosen = scale("smoke").studies, scale(name).studies
+    small, chosen = read_scale("smoke").studies, read_scale(name).studies
     kinds: dict[str, dict[str, object]] = {}
     for study in chosen.values():
         network = study.document["model"]["name"]
         kind = "volumes" if network.endswith("3d") else "masks"
         if study.document["task"]["name"] == "classification" and kind == "masks":
             kind = "main-dropout" if "dropout" in study.document["model"] else "main"
-        for choice in study.document["strategies"]:
-            kinds.setdefault(kind, {})[choice["label"]] = {
-                key: value for key, value in choice.items() if key not in ("steps", "width")
-            }
+        for choice in study.config().strategies:
+            quick = {k: v for k, v in choice.options.items() if k not in ("steps", "width")}
+            entry = {"name": choice.name, "label": choice.label, **quick}
+            kinds.setdefault(kind, {})[choice.label] = entry
     for kind, strategies in kinds.items():
         assert len(strategies) >= 1
         like = small[kind]
         document = {**like.document, "strategies": list(strategies.values())}
         config = load(document, sets=["data.limit=20", "data.test_limit=10"])
-        reshape = STAND_INS[like.stand_in] if like.stand_in else None
+        reshape = SUBSTITUTES[like.substitute] if like.substitute else None
         job = fitting(config, assemble(config, reshape=reshape))
         assert set(job.strategies) == set(strategies)
     assert {"main", "main-dropout", "masks", "volumes"} == set(kinds)
 
 
 def test_paper_scale_is_the_papers_protocol() -> None:
-    config = scale("paper", "code").studies["main"].config()
+    config = read_scale("paper", "code").studies["main"].config()
     assert (config.data.name, config.model.name) == ("cifar10", "resnet18-cifar")
     training, experiment = config.training, config.experiment
     assert (training.epochs, training.batch_size, training.milestones) == (200, 128, (160,))
@@ -79,14 +79,14 @@ def test_paper_scale_is_the_papers_protocol() -> None:
     assert (experiment.initial, experiment.budget, experiment.cycles) == (0.1, 0.05, 7)
     assert (experiment.candidates, experiment.retrain) == ("10x", "warm")
     assert len(config.seeds) == 3
-    text = scale("paper", "text").studies["main"].config().experiment
+    text = read_scale("paper", "text").studies["main"].config().experiment
     assert (text.candidates, text.retrain) == ("all", "scratch")
 
 
-@pytest.mark.parametrize("name", scale("cpu").studies)
+@pytest.mark.parametrize("name", read_scale("cpu").studies)
 def test_no_training_at_cpu_scale_ends_an_epoch_on_a_few_samples(name: str) -> None:
     """BatchNorm's statistics of two samples cost a cycle ten points of accuracy."""
-    config = scale("cpu").studies[name].config()
+    config = read_scale("cpu").studies[name].config()
     options, settings = config.data.options, config.experiment
     pool = options.get("limit", options.get("train", 1400))  # digits has 1,400
     pool = {"imbalanced": 1527, "tiny-imagenet": 3200}.get(name, pool)  # what is made of them
@@ -103,14 +103,14 @@ def test_printed_numbers_are_consistent() -> None:
         assert len(row) == len(paper.BUDGETS)
         assert max(row) <= paper.K
     assert max(paper.TABLE_2 + paper.TABLE_4 + paper.TABLE_5) <= paper.K
-    # "more than 90%" (A.2), but for the last of Table 5, which is 90% exactly
+    # "more than 90%" (A.2), but for the last of Table 5, which is 90% exact_values
     assert min(paper.TABLE_4) > 0.9 * paper.K
     assert min(paper.TABLE_5) == 0.9 * paper.K
     assert paper.TABLE_6["expected-gradnorm"] == max(paper.TABLE_6.values())
 
 
 def test_imbalanced_has_the_proportions_of_svhn() -> None:
-    splits = STAND_INS["imbalanced"](datasets.load("digits"))
+    splits = SUBSTITUTES["imbalanced"](datasets.load("digits"))
     sizes = np.bincount(labels_of(splits.pool), minlength=10)
     shares = sizes / sizes.sum()
     expected = np.array(paper.SVHN_TEST) / sum(paper.SVHN_TEST)
@@ -121,7 +121,7 @@ def test_imbalanced_has_the_proportions_of_svhn() -> None:
 
 def test_masks_say_the_class_where_the_image_is_bright() -> None:
     plain = datasets.load("digits", limit=20)
-    splits = STAND_INS["masks"](plain)
+    splits = SUBSTITUTES["masks"](plain)
     masks, images = splits.pool.targets([3, 5]), plain.pool.inputs([3, 5])
     labels = plain.pool.targets([3, 5])
     assert masks.dtype == torch.uint8
@@ -145,8 +145,8 @@ def test_volumes_are_standardised_and_noise_belongs_to_the_sample() -> None:
 
 def test_forty_classes() -> None:
     with pytest.raises(DataError, match="Expected 10 classes"):
-        STAND_INS["imbalanced"](STAND_INS["masks"](datasets.load("digits", limit=50)))
-    kept = STAND_INS["forty-classes"](datasets.load("digits", limit=50))
+        SUBSTITUTES["imbalanced"](SUBSTITUTES["masks"](datasets.load("digits", limit=50)))
+    kept = SUBSTITUTES["forty-classes"](datasets.load("digits", limit=50))
     assert len(kept.pool) == 50  # ten classes are fewer than forty
     assert kept.pool.classes == tuple("0123456789")
 
@@ -156,7 +156,7 @@ def test_forty_classes() -> None:
     [
         ({"artefact": "tabel1", "scale": "smoke"}, "did you mean `table1`"),
         ({"artefact": "all", "scale": "cpus"}, "did you mean `cpu`"),
-        ({"artefact": "all", "scale": "cpu", "reading": "texts"}, "did you mean `text`"),
+        ({"artefact": "all", "scale": "cpu", "variant": "texts"}, "did you mean `text`"),
         ({"artefact": "all", "scale": "cpu", "sets": ["training.epoch=1"]}, "training.epoch"),
     ],
 )
@@ -171,9 +171,9 @@ def test_missing_data_fails_what_was_asked_and_not_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UPSLOPE_DATA", str(tmp_path / "nothing"))
-    asked = reproduction.ask("table7", scale="cpu", out=tmp_path / "out")
+    request = reproduction.ask("table7", scale="cpu", out=tmp_path / "out")
     with pytest.raises(DataError, match="fashion-mnist"):
-        reproduction.reproduce(asked)
+        reproduction.reproduce(request)
 
     everything = reproduction.ask("all", scale="cpu", out=tmp_path / "all")
     object.__setattr__(everything, "names", ("table1", "table7", "figure2"))

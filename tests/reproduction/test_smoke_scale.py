@@ -17,20 +17,20 @@ from upslope import reproduction
 from upslope.cli import app
 from upslope.ledger import read_run
 from upslope.reproduction import ARTEFACTS, paper
-from upslope.reproduction.measured import Measurements
-from upslope.reproduction.overlap import OVERLAP
-from upslope.reproduction.study import Opened
-from upslope.reproduction.subject import Subject
+from upslope.reproduction.artefacts.table_1 import OVERLAP
+from upslope.reproduction.metrics.metric_cache import MetricJobs
+from upslope.reproduction.studies.finished_run import FinishedRun
+from upslope.reproduction.studies.opened import OpenedStudy
 
 
 @dataclass(frozen=True)
 class Made:
     out: Path
-    asked: reproduction.Asked
+    request: reproduction.Request
     report: reproduction.Report
 
-    def opened(self, name: str) -> Opened:
-        return self.asked.bench.opened(name)
+    def opened(self, name: str) -> OpenedStudy:
+        return self.request.runner.open(name)
 
     def lines(self, artefact: str) -> list[dict[str, str]]:
         with (self.out / artefact / "table.csv").open(encoding="utf-8") as file:
@@ -40,8 +40,8 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     out = tmp_path_factory.mktemp("smoke")
-    asked = reproduction.ask("all", scale="smoke", out=out, overrides={"device": "cpu"})
-    return Made(out, asked, reproduction.reproduce(asked, "upslope reproduce all"))
+    request = reproduction.ask("all", scale="smoke", out=out, overrides={"device": "cpu"})
+    return Made(out, request, reproduction.reproduce(request, "upslope reproduce all"))
 
 
 @pytest.mark.slow
@@ -83,46 +83,46 @@ def test_papers_numbers_are_marked_as_such(made: Made) -> None:
 def test_same_choice_when_made_again(made: Made) -> None:
     opened = made.opened("main")
     for strategy in opened.job.strategies:
-        subject = Subject(opened, strategy, 1)
-        assert subject.choose(1) == subject.selected(1), strategy
+        run = FinishedRun(opened, strategy, 1)
+        assert run.select(1) == run.selected(1), strategy
 
 
 @pytest.mark.slow
 def test_overlap_counts_as_its_definition(made: Made) -> None:
     opened = made.opened("main")
-    subject = Subject(opened, "random", 0)
-    found = Measurements(opened, OVERLAP, ("random",)).figures("random", 0)
-    for cycle in range(subject.cycles):
-        model, candidates = subject.model(cycle), subject.candidates(cycle)
+    run = FinishedRun(opened, "random", 0)
+    found = MetricJobs(opened, OVERLAP, ("random",)).numbers("random", 0)
+    for cycle in range(run.cycles):
+        model, candidates = run.model(cycle), run.candidates(cycle)
         norms = []
         for i in candidates:  # one backward pass a sample
-            inputs = subject.task.prepare(subject.pool.inputs([i]))
-            loss = F.cross_entropy(model(inputs), subject.targets([i]))
+            inputs = run.task.prepare(run.pool.inputs([i]))
+            loss = F.cross_entropy(model(inputs), run.targets([i]))
             parts = torch.autograd.grad(loss, list(model.parameters()))
             norms.append(float(torch.cat([p.flatten() for p in parts]).double().norm()))
-        top = sorted(range(len(norms)), key=lambda j: -norms[j])[: subject.budget]
+        top = sorted(range(len(norms)), key=lambda j: -norms[j])[: run.budget]
         large = {candidates[j] for j in top}
-        assert found["overlap"][cycle] == len(large & set(subject.selected(cycle)))
+        assert found["overlap"][cycle] == len(large & set(run.selected(cycle)))
         assert found["candidates"][cycle] == len(candidates)
-    assert not set(subject.candidates(1)) & set(subject.labelled(1))
+    assert not set(run.candidates(1)) & set(run.labelled(1))
 
 
 @pytest.mark.slow
 def test_reduced_counts_as_its_definition(made: Made) -> None:
-    subject = Subject(made.opened("main"), "entropy-gradnorm", 1)
-    norm = made.asked.bench.scale.reading.norm
+    run = FinishedRun(made.opened("main"), "entropy-gradnorm", 1)
+    norm = made.request.runner.scale.variant.norm
     assert norm == "tensor-sum"
 
     def score(model: nn.Module, position: int) -> float:
-        logits = model(subject.task.prepare(subject.pool.inputs([position])))
+        logits = model(run.task.prepare(run.pool.inputs([position])))
         entropy = torch.distributions.Categorical(logits=logits).entropy().sum()
         parts = torch.autograd.grad(entropy, list(model.parameters()))
         return sum(float(part.double().norm()) for part in parts)
 
     shares = []
     for cycle in (0, 1):
-        before, after = subject.model(cycle), subject.model(cycle + 1)
-        chosen = subject.selected(cycle)
+        before, after = run.model(cycle), run.model(cycle + 1)
+        chosen = run.selected(cycle)
         shares.append(sum(score(after, i) <= score(before, i) for i in chosen) / len(chosen))
     folder = made.out / "studies/main/measured/reduced-entropy/entropy-gradnorm"
     found = json.loads((folder / "seed-1.json").read_text())["figures"]

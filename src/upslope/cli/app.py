@@ -12,6 +12,7 @@ from upslope.cli.console import told
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
 from upslope.cli.status import status
+from upslope.cli.verify import repair, verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -156,6 +157,8 @@ def compare(
 app.command()(status)
 app.command()(score)
 app.command()(predict)
+app.command()(verify)
+app.command()(repair)
 
 
 @app.command()

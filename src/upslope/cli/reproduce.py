@@ -16,8 +16,8 @@ from upslope.display import err
 
 if TYPE_CHECKING:
     from upslope.progress import Observer
-    from upslope.reproduction import Asked, Report
-    from upslope.reproduction.sheets import Result
+    from upslope.reproduction import Report, Request
+    from upslope.reproduction.output.results import Result
 
 
 def reproduce(
@@ -27,12 +27,17 @@ def reproduce(
     scale: Annotated[
         str, typer.Option(help="smoke: a minute; cpu: under an hour on two cores; paper: a GPU.")
     ] = "smoke",
-    reading: Annotated[
-        str, typer.Option(help="Where the paper's text and its authors' code differ: text or code.")
+    variant: Annotated[
+        str,
+        typer.Option(
+            "--variant",
+            "--reading",
+            help="Where the paper's text and its authors' code differ: text or code.",
+        ),
     ] = "code",
     out_: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder; runs/reproduce-SCALE-READING by default."),
+        typer.Option("--out", "-o", help="Folder; runs/reproduce-SCALE-VARIANT by default."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seeds: Annotated[
@@ -48,7 +53,7 @@ def reproduce(
         bool, typer.Option("--dry-run", help="Time a few steps, print the plan; train nothing.")
     ] = False,
 ) -> None:
-    """Measure tables and figures of the paper again, beside its own numbers.
+    """Metric tables and figures of the paper again, beside its own numbers.
 
     Runs that several artefacts need are made once and kept in the folder. After Ctrl-C or a crash
     the same command goes on where it stopped. Each artefact is a table (Markdown, CSV, LaTeX), a
@@ -60,25 +65,25 @@ def reproduce(
 
       upslope reproduce table1 --scale cpu --out runs/cpu
 
-      upslope reproduce all --scale paper --reading text --device cuda --dry-run
+      upslope reproduce all --scale paper --variant text --device cuda --dry-run
     """
     with told("Run the same command again: it goes on where it stopped."):
         from upslope import reproduction
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
-        asked = reproduction.ask(
+        request = reproduction.ask(
             artefact,
             scale=scale,
-            reading=reading,
+            variant=variant,
             out=out_,
             sets=assignments,
             overrides={"device": device},
             watch=_watched,
         )
         if dry_run:
-            _show_plan(asked)
+            _show_plan(request)
             return
-        report = reproduction.reproduce(asked, _command(), _show_result)
+        report = reproduction.reproduce(request, _command(), _show_result)
         _show_end(report)
         for error in report.failed.values():
             raise error
@@ -110,20 +115,20 @@ def _show_end(report: Report) -> None:
     out.print(f"page  {report.page}", markup=False, soft_wrap=True)
 
 
-def _show_plan(asked: Asked) -> None:
+def _show_plan(request: Request) -> None:
     from rich.table import Table
 
     from upslope.cli.show import duration
     from upslope.errors import DataError
-    from upslope.reproduction.costs import NOT_COUNTED, cost
+    from upslope.reproduction.studies.cost import NOT_COUNTED, estimate_cost
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("study", "data", "network", "runs", "labels", "steps", "a step", "about"):
         table.add_column(heading, justify="left" if heading in ("study", "data") else "right")
     total, said = 0.0, []
-    for name in asked.studies:
+    for name in request.studies:
         try:
-            known = cost(asked.bench, name)
+            known = estimate_cost(request.runner, name)
         except DataError as error:
             said.append(f"without {name}: {error}")
             continue
@@ -145,7 +150,7 @@ def _show_plan(asked: Asked) -> None:
     out.print(table)
     out.print(
         f"together about {duration(total)} on this machine, from a few steps and scored batches of "
-        f"each study measured now; to be kept in {asked.bench.out}",
+        f"each study measured now; to be kept in {request.runner.out}",
         soft_wrap=True,
     )
     out.print(NOT_COUNTED, style="dim", soft_wrap=True)

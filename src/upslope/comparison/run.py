@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from upslope.comparison.workers import run_in_workers
+from upslope.comparison.jobs import run_jobs
 from upslope.datasets.base import Splits
 from upslope.datasets.checks import check_splits
 from upslope.display import watching_unless_observed
@@ -25,7 +25,7 @@ from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.store import FILE
 from upslope.pool import Need, PoolView, Selection, Strategy
-from upslope.progress import Observer, Progress, Stop, stop_on_signals, within
+from upslope.progress import Observer, Stop, stop_on_signals, within
 from upslope.tasks.base import Task
 from upslope.training import TrainingSettings
 
@@ -151,7 +151,8 @@ def compare(
     Raises:
         ConfigError: `splits` of another kind, no strategy, no seed, a name that is no folder's,
             workers out of range.
-        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call goes on.
+        RunError: worker processes were killed, and no other could take their seeds over.
         UpslopeError: a run failed; what was recorded stays.
     """
     check_splits(splits)
@@ -175,10 +176,7 @@ def compare(
     runs = sum(len(plan.names(seed)) for seed in order)
     shown = watching_unless_observed(observer, runs, progress=progress)
     with stop_on_signals() as stop, shown as watcher:
-        if workers > 1:
-            run_in_workers(plan, order, workers, watcher, stop)
-        else:
-            _run_here(plan, order, watcher, stop)
+        run_jobs(plan, order, workers, watcher, stop, plan.out)
     return ComparisonResult(
         plan.out,
         {name: tuple(plan.read(name, seed) for seed in seeds) for name in strategies},
@@ -204,15 +202,6 @@ def read_comparison(out: Path | str) -> ComparisonResult:
     by_seed = {name: tuple(sorted(found, key=lambda r: r.seed)) for name, found in runs.items()}
     full_data = by_seed.pop(FULL_DATA, ())
     return ComparisonResult(out, by_seed, full_data)
-
-
-def _run_here(plan: Plan, seeds: Sequence[int], observer: Observer, stop: Stop) -> None:
-    jobs = [(seed, name) for seed in seeds for name in plan.names(seed)]
-    observer(Progress("run", 0, len(jobs)))
-    for done, (seed, name) in enumerate(jobs, 1):
-        stop.check()
-        plan.run(name, seed, observer, stop)
-        observer(Progress("run", done, len(jobs), run=f"{name}/seed-{seed}"))
 
 
 def _check_budget(plan: Plan, seeds: Sequence[int]) -> None:

@@ -372,7 +372,8 @@ def _budgets(
     if budgets[-1] > size and not done:
         raise SelectionError(
             f"Expected the last cycle to need at most the {size} labels of the pool but {initial} "
-            f"and {settings.cycles - 1} times {step} are {budgets[-1]}. Lower `cycles` or `budget`."
+            f"and {settings.cycles - 1} times {step} are {budgets[-1]}. Lower `experiment.cycles` "
+            "or `experiment.budget`."
         )
     most = candidate_count(settings.candidates, step)
     left = (max(0, size - labels) for labels in budgets[:-1])

@@ -277,7 +277,17 @@ def _steps(
                 stop.request()
 
     # A rate so small that no loss can run away in random data.
-    careful = replace(settings, epochs=1, batch_size=size, lr=1e-8, schedule="constant")
+    careful = replace(
+        settings,
+        epochs=1,
+        sample_passes=None,
+        batch_size=size,
+        lr=1e-8,
+        sgd_lr=1e-8,
+        schedule="constant",
+        whitening=False,
+        batch_statistics="running",
+    )
     with contextlib.suppress(Interrupted):  # by `observe`: a few steps were enough
         train(
             model(),

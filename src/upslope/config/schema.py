@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from upslope import datasets, models, strategies, tables, tasks
 from upslope.errors import ConfigError
 from upslope.experiment import ExperimentSettings
-from upslope.training import TrainingSettings
+from upslope.training import RECIPES, TrainingSettings, with_recipe
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Settings = TypeVar("Settings", ExperimentSettings, TrainingSettings)
@@ -58,7 +58,7 @@ class Config:
             "model": {"name": self.model.name, **self.model.options},
             "task": {"name": self.task.name, **self.task.options},
             "experiment": {k: v for k, v in self.experiment.record().items() if k != "seed"},
-            "training": {**asdict(self.training), "milestones": list(self.training.milestones)},
+            "training": {**self.training.record(), "milestones": list(self.training.milestones)},
         }
 
 
@@ -105,7 +105,7 @@ def _section_of(key: str) -> str:
     """A did-you-mean clause for a key that stands in a section, or nothing."""
     known = {
         "data": {"root", "name"}.union(*(datasets.options(name) for name in datasets.TABLE)),
-        "training": {one.name for one in fields(TrainingSettings)},
+        "training": {"recipe", *(one.name for one in fields(TrainingSettings))},
         "experiment": {one.name for one in fields(ExperimentSettings)},
     }
     names = [f"{section}.{key}" for section, keys in known.items() if key in keys]
@@ -121,7 +121,10 @@ def _data(value: Any, faults: list[str]) -> dict[str, Any]:
             faults.append(f"data.root: expected a path but got {root!r}")
             root = None
     root = os.path.expandvars(root) if root else None
-    return {"data": _choice("data", value, datasets.check_options, faults, "digits"), "root": root}
+    return {
+        "data": _choice("data", value, datasets.check_options, faults, "digits", ("root",)),
+        "root": root,
+    }
 
 
 def _choice(
@@ -130,8 +133,12 @@ def _choice(
     check: Callable[[str, Mapping[str, Any]], Any],
     faults: list[str],
     default: str = "",
+    also: tuple[str, ...] = (),
 ) -> Choice:
-    """A name, or a mapping with a name and options, checked by the table it comes from."""
+    """A name, or a mapping with a name and options, checked by the table it comes from.
+
+    also: keys beside the name that are no options.
+    """
     if isinstance(value, str):
         value = {"name": value}
     elif isinstance(value, Mapping) and default:
@@ -144,7 +151,7 @@ def _choice(
     try:
         checked = check(name, options)
     except ConfigError as error:
-        faults.extend(_at(path, line) for line in str(error).splitlines())
+        faults.extend(_faults(path, error, ("name", *also)))
         checked = {}
     return Choice(name, checked if isinstance(checked, dict) else options, str(label))
 
@@ -161,6 +168,7 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
             item.strip() if isinstance(item, str) else item,
             lambda name, options: strategies.build(name, **options),
             faults,
+            also=("label",),
         )
         for i, item in enumerate(value)
     )
@@ -211,16 +219,22 @@ def _settings(kind: type[Settings], value: Any, faults: list[str]) -> Settings:
     if kind is ExperimentSettings and "seed" in value:
         faults.append("experiment.seed: say which seeds under `seeds`, for all strategies alike")
         value = {k: v for k, v in value.items() if k != "seed"}
+    if kind is TrainingSettings and "recipe" in value:
+        name, value = value["recipe"], {k: v for k, v in value.items() if k != "recipe"}
+        if isinstance(name, str) and name in RECIPES:
+            value = with_recipe(name, value)
+        else:
+            faults.append(f"training.recipe: expected one of {', '.join(RECIPES)} but got {name!r}")
     good: dict[str, Any] = {}
     for key, given in value.items():  # one by one: a fault in one must not hide another's
         try:
             good |= tables.check_options(kind.name, kind, {key: given}, ())
         except ConfigError as error:
-            faults.extend(_at(kind.name, line) for line in str(error).splitlines())
+            faults.extend(_faults(kind.name, error))
     try:
         return kind(**good)
     except ConfigError as error:
-        faults.extend(_at(kind.name, line) for line in str(error).splitlines())
+        faults.extend(_faults(kind.name, error))
         return kind()
 
 
@@ -228,32 +242,24 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_TYPES = {
-    "int | float": "a number",
-    'int | "auto"': 'an integer or "auto"',
-    "int": "an integer",
-    "float": "a number",
-    "str": "text",
-}
 _VALUE = re.compile(r"(?:.*?: )?Expected `(?P<key>\w+)` to be (?P<rest>.*)")
-_UNKNOWN = re.compile(
-    r"(?:.*?: )?Expected options among (?P<known>.*) but got `(?P<key>[^`]*)`(?P<hint>.*)"
-)
-
+"""What a settings class says of one of its values, beyond its type and range."""
 _SUBJECT = re.compile(r"^(model|task|data set) '[^']*': ")
 """What a table's message begins with; the path says it already."""
 
 
+def _faults(path: str, error: ConfigError, also: tuple[str, ...] = ()) -> list[str]:
+    """The messages of an error, each led by the path of the value it is about. also: keys of the
+    section that are no options."""
+    if isinstance(error, tables.OptionsError):
+        return [
+            _at(path, problem) if isinstance(problem, str) else problem.at(path, also)
+            for problem in error.problems
+        ]
+    return [_at(path, line) for line in str(error).splitlines()]
+
+
 def _at(path: str, line: str) -> str:
-    """A table's message, led by the path of the value it is about."""
-    if found := _UNKNOWN.fullmatch(line):
-        hint = found["hint"].rstrip(".") or "."
-        known = found["known"]
-        expected = "It takes no options." if known == "none" else f"Expected one of {known}."
-        return f"{path}.{found['key']}: unknown key{hint} {expected}"
-    if found := _VALUE.fullmatch(line):
-        rest = found["rest"]
-        for name, words in _TYPES.items():
-            rest = rest.replace(f"{name} but got", f"{words} but got", 1)
-        return f"{path}.{found['key']}: expected {rest}"
+    if match := _VALUE.fullmatch(line):
+        return f"{path}.{match['key']}: expected {match['rest']}"
     return f"{path}: {_SUBJECT.sub('', line)}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from upslope.errors import DataError
-from upslope.files import write_atomically
+from upslope.files import write_text
 
 _TOKEN = re.compile(r"'((?:[^']|'(?=\S))*)'(?=\s|$)|\"((?:[^\"]|\"(?=\S))*)\"(?=\s|$)|(\S+)")
 """A quoted value ends at a quote before white space, so that `it's` may stand in single quotes."""
@@ -227,11 +227,7 @@ def write_star(path: Path, blocks: Sequence[Block]) -> None:
             out += [f"_{name}  {_quoted(value)}" for name, value in pairs]
         out += ["", ""]
     text = "\n".join(out)
-    write_atomically(path, lambda to: _write(to, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _words(line: str) -> tuple[list[str], bool]:

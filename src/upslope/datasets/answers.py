@@ -126,8 +126,8 @@ def read_answers(
     """
     if classes is not None and kind != "class":
         raise ConfigError(
-            f"Expected `classes` to be left out where `kind` is {kind} but got {list(classes)}: "
-            "the columns of `target` are the names. They may be empty."
+            f"Expected `data.classes` to be left out where `data.kind` is {kind} but got "
+            f"{list(classes)}: the columns of `data.target` are the names. They may be empty."
         )
     if classes is not None and target is None and not set(USUAL) & set(rows.table.column_names):
         names = tuple(class_names((), classes, rows.path))
@@ -190,14 +190,14 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
         if not found:
             raise DataError(
                 f"Expected a column {', '.join(USUAL[:-1])} or {USUAL[-1]} in {rows.path} but it "
-                f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `target`."
+                f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `data.target`."
             )
         return (found[0],)
     columns = tuple(name.strip() for name in target.split(","))
     if kind == "class" and len(columns) > 1:
         raise ConfigError(
-            f"Expected one column of classes but `target` names {len(columns)}: {target}. Set "
-            "`kind` to labels (0 or 1 in each) or numbers."
+            f"Expected one column of classes but `data.target` names {len(columns)}: {target}. Set "
+            "`data.kind` to labels (0 or 1 in each) or numbers."
         )
     return columns
 
@@ -220,9 +220,9 @@ def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
     fractions = known[~np.isfinite(known) | (known != np.floor(known))]
     if len(fractions):
         raise DataError(
-            f"Expected {what} to be names or whole numbers but got {fractions[0]:g}. Set `kind` to "
-            "numbers (and `decimal` where there are decimal commas), or name another column with "
-            "`target`."
+            f"Expected {what} to be names or whole numbers but got {fractions[0]:g}. Set "
+            "`data.kind` to numbers (and `data.decimal` where there are decimal commas), or name "
+            "another column with `data.target`."
         )
 
 

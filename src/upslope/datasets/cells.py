@@ -89,7 +89,7 @@ def read_input(rows: Rows, name: str, as_categories: bool) -> Numbers | Categori
         raise DataError(
             f"Expected numbers, text, truth values or lists of numbers in {where} but got cells of "
             f"type {kind}. Convert them (dates to days since one), or leave the column out with "
-            "`columns`."
+            "`data.columns`."
         )
     return _text(column, name, rows)
 
@@ -142,10 +142,10 @@ def comma_advice(column: pa.ChunkedArray, unread: NDArray[np.bool_], decimal: st
     other = "comma" if decimal == "." else "point"
     if not both:
         return (
-            f"Where a {other} is between the whole and the fraction, set `decimal` to {other}; "
-            "where it is between thousands, remove it."
+            f"Where a {other} is between the whole and the fraction, set `data.decimal` to "
+            f"{other}; where it is between thousands, remove it."
         )
-    return "Remove what is between thousands; a decimal comma is read with `decimal` comma."
+    return "Remove what is between thousands; a decimal comma is read with `data.decimal` comma."
 
 
 def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categories:
@@ -155,7 +155,7 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
     count, others = int((~np.isnan(values)).sum()), int(unread.sum())
     cells = ["" if cell is None else cell for cell in column.to_pylist()]
     first = cells[int(unread.argmax())] if others else ""
-    out = "or leave it out with `columns`"
+    out = "or leave it out with `data.columns`"
     if not others and (count or numbers.words or not any(cell.strip() for cell in cells)):
         finite(values, f"numbers in {where}")
         if rows.untyped or not count:
@@ -163,32 +163,32 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
         raise DataError(
             f"Expected numbers in {where} but got numbers written as text, first "
             f"{next(cell for cell in cells if cell)!r}. Convert them to numbers, name the column "
-            f"in `categorical`, {out}."
+            f"in `data.categorical`, {out}."
         )
     others_counted = Counter(cell for cell, it in zip(cells, unread.tolist(), strict=True) if it)
     if date := first_date(others_counted):
         raise DataError(
             f"Expected numbers or categories in {where} but got dates or times, first {date!r}. "
             "Convert them to numbers, such as days since a date, name the column in "
-            f"`categorical`, {out}."
+            f"`data.categorical`, {out}."
         )
     if advice := comma_advice(column, unread, rows.decimal):
         raise DataError(
             f"Expected numbers with {rows.decimal!r} in {where} but {others:,} of {len(cells):,} "
             f"cells are written otherwise, first {first!r}. {advice} Or name the column in "
-            f"`categorical`, {out}."
+            f"`data.categorical`, {out}."
         )
     if amount := first_amount(others_counted):
         raise DataError(
             f"Expected numbers or categories in {where} but got numbers with a sign or a unit, "
-            f"first {amount!r}. Remove it, name the column in `categorical`, {out}."
+            f"first {amount!r}. Remove it, name the column in `data.categorical`, {out}."
         )
     if count:
         raise DataError(
             f"Expected numbers alone or words alone in {where} but {count:,} cells are numbers and "
             f"{others:,} are not, first {first!r} of {rows.ids[int(unread.argmax())]!r}. Empty the "
             "cells that stand for a missing number; where all cells are categories, name the "
-            f"column in `categorical`, {out}."
+            f"column in `data.categorical`, {out}."
         )
     return Categories(cells)
 
@@ -217,7 +217,7 @@ def _lists(column: pa.ChunkedArray, where: str) -> NDArray[np.float64]:
         )
         raise DataError(
             f"Expected lists of numbers, all of one length, in {where} but got lists {found}. "
-            "Leave the column out with `columns`."
+            "Leave the column out with `data.columns`."
         )
     if not isinstance(inner, pa.ChunkedArray):
         inner = pa.chunked_array([inner])

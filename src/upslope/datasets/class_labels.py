@@ -63,7 +63,7 @@ def read_classes(
         raise DataError(
             f"Expected {what} but each of the {len(known):,} labels is there once, as "
             f"{names[0]!r}: ids or measured numbers. Name another column, or for a table set "
-            "`kind` to numbers."
+            "`data.kind` to numbers."
         )
     number = {name: i for i, name in enumerate(names)}
     values = [

@@ -159,7 +159,8 @@ def read_codes(path: Path, encoding: str | None = None) -> Codes:
     if not path.is_file():
         raise DataError(
             f"Expected the class table {path} but there is no such file. Write one line a class "
-            "under the columns name,id or name,red,green,blue; `ignore` names what counts nowhere."
+            "under the columns name,id or name,red,green,blue; `data.ignore` names what counts "
+            "nowhere."
         )
     text = read_text(path, encoding)
     semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal

@@ -67,8 +67,8 @@ def decode_text(data: bytes, source: object, encoding: str | None = None) -> str
     given = _lookup(encoding)
     if marked and given and not _agree(marked, given):
         raise DataError(
-            f"Expected {source} to be text in {encoding}, as `encoding` says, but its byte order "
-            f"mark {mark.hex(' ')} is that of {marked}. Leave `encoding` out."
+            f"Expected {source} to be text in {encoding}, as `data.encoding` says, but its byte "
+            f"order mark {mark.hex(' ')} is that of {marked}. Leave `data.encoding` out."
         )
     name = marked or given or "utf-8"
     try:
@@ -80,8 +80,8 @@ def decode_text(data: bytes, source: object, encoding: str | None = None) -> str
         raise DataError(
             f"Expected text in {source} but character {at + 1:,} is NUL. "
             + (
-                "Text in UTF-16 without a byte order mark looks so: set `encoding` to utf-16-le or "
-                "utf-16-be; otherwise the file is binary or damaged."
+                "Text in UTF-16 without a byte order mark looks so: set `data.encoding` to "
+                "utf-16-le or utf-16-be; otherwise the file is binary or damaged."
                 if name == "utf-8"
                 else f"The file is damaged, or not in {name}."
             )
@@ -102,7 +102,7 @@ def _lookup(encoding: str | None) -> str | None:
         return codecs.lookup(encoding).name
     except (LookupError, ValueError) as error:
         raise ConfigError(
-            f"Expected `encoding` to be an encoding that Python knows, such as utf-8, cp1252, "
+            f"Expected `data.encoding` to be an encoding that Python knows, such as utf-8, cp1252, "
             f"latin-1 or utf-16, but got {encoding!r}."
         ) from error
 
@@ -126,17 +126,17 @@ def _undecodable(
     if encoding is not None or name != "utf-8":
         return DataError(
             f"Expected {source} to be text in {encoding or name} but {where}, is not. Set "
-            "`encoding` to the one that the file was written in."
+            "`data.encoding` to the one that the file was written in."
         )
     if b"\0" in data[:4096]:
         return DataError(
             f"Expected {source} to be text in UTF-8 but {where}, is not, and there are NUL bytes: "
-            "it is binary, or UTF-16 without a byte order mark. In the latter case set `encoding` "
-            "to utf-16-le or utf-16-be."
+            "it is binary, or UTF-16 without a byte order mark. In the latter case set "
+            "`data.encoding` to utf-16-le or utf-16-be."
         )
     guess = (before + after).decode("cp1252", errors="replace")
     return DataError(
-        f"Expected {source} to be text in UTF-8 but {where}, is not. Set `encoding` to the one "
-        f"that the file was written in: in cp1252, that of Excel on Windows, it reads {guess!r}. "
-        "Or save the file again as UTF-8."
+        f"Expected {source} to be text in UTF-8 but {where}, is not. Set `data.encoding` to the "
+        "one that the file was written in: in cp1252, that of Excel on Windows, it reads "
+        f"{guess!r}. Or save the file again as UTF-8."
     )

@@ -53,7 +53,7 @@ def read_delimited(
     delimiter = by_name.get(delimiter or "", delimiter)
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise ConfigError(
-            "Expected `delimiter` to be comma, semicolon, tab, bar or one character but got "
+            "Expected `data.delimiter` to be comma, semicolon, tab, bar or one character but got "
             f"{delimiter!r}."
         )
     text = read_text(path, encoding)
@@ -124,7 +124,7 @@ def _delimiter(text: str, usual: str, path: Path) -> str:
         found = ", ".join(f"{DELIMITERS[d]} ({n} columns)" for d, n in counts.items())
         raise DataError(
             f"Expected one delimiter in {path} but several cut its lines evenly: {found}. Say "
-            "which with `delimiter`."
+            "which with `data.delimiter`."
         )
     return others[0] if others else usual
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,7 @@ Decoders = Annotated[
     int,
     Field(ge=0, description="processes to decode in, where images are streamed; 0: in threads"),
 ]
+_DIGEST = hashlib.sha256().digest_size
 _CHUNK, _SMALL = 256, 8192
 _MANY = 10_000  # images that take seconds to decode
 
@@ -140,7 +142,7 @@ class EncodedDataset:
         if pixels.shape != self.input_shape:
             raise DataError(
                 f"Expected {name} to be of shape (c, h, w) = {self.input_shape}, as the first "
-                f"image, but got {pixels.shape}. Set `size` to bring all images to one size."
+                f"image, but got {pixels.shape}. Set `data.size` to bring all images to one size."
             )
         return pixels
 
@@ -164,7 +166,7 @@ def materialise(
         return dataset
     kept_in = None
     if fits and digest and len(dataset) >= _MANY:
-        what = f"{digest} {dataset.form} {dataset.input_shape} Pillow {PIL.__version__}"
+        what = f"with digest {digest} {dataset.form} {dataset.input_shape} Pillow {PIL.__version__}"
         key = hashlib.sha256(what.encode()).hexdigest()[:16]
         kept_in = cache_folder() / f"decoded-{key}.npy"
         known = _cached(kept_in, (len(dataset), *dataset.input_shape))
@@ -210,16 +212,29 @@ def materialise(
 
 def _cached(path: Path, shape: tuple[int, ...]) -> Pixels | None:
     """What an earlier opening decoded; None where there is nothing, or nothing whole."""
-    try:
-        found: Pixels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    if not path.is_file():
         return None
-    return found if found.shape == shape and found.dtype == np.uint8 else None
+    try:
+        pixels: Pixels = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            file.seek(-_DIGEST, os.SEEK_END)
+            sound = file.read() == hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+    except Exception:  # NumPy's reader fails in any way there is on a header that is damaged
+        sound = False
+    if sound and pixels.shape == shape and pixels.dtype == np.uint8:
+        return pixels
+    warnings.warn(
+        f"{path}, which holds decoded images, is damaged: they are decoded again.", stacklevel=2
+    )
+    return None
 
 
 def _save(path: Path, pixels: Pixels) -> None:
     with path.open("wb") as file:
         np.save(file, pixels, allow_pickle=False)
+        file.write(
+            hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+        )  # NumPy reads no further
 
 
 def each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:

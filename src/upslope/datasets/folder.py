@@ -91,8 +91,8 @@ def load(
     folder = needed_root(root, "folder", "your own images")
     if manifest and layout != "auto":
         raise ConfigError(
-            f"data set 'folder': Expected `layout` to be auto with a manifest but got {layout!r}: "
-            "folders are not looked at."
+            "data set 'folder': Expected `data.layout` to be auto with a manifest but got "
+            f"{layout!r}: folders are not looked at."
         )
     if manifest:
         entries, notes = read_manifest(folder, manifest, missing_labels, encoding)
@@ -273,12 +273,12 @@ def normalised(
     channels = dataset.input_shape[0]
     if len(mean) != channels or len(std) != channels:
         raise ConfigError(
-            f"Expected `mean` and `std` to have one number for each of the {channels} channels but "
-            f"got {list(mean)} and {list(std)}. Give both, or neither to measure them."
+            f"Expected `data.mean` and `data.std` to have one number for each of the {channels} "
+            f"channels but got {list(mean)} and {list(std)}. Give both, or neither to measure them."
         )
     if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
         raise ConfigError(
-            "Expected `mean` and `std` of images scaled to 0..1 but got "
+            "Expected `data.mean` and `data.std` of images scaled to 0..1 but got "
             f"{list(mean)} and {list(std)}. Divide those of images in 0..255 by 255."
         )
     return replace(dataset, mean=mean, std=std)

@@ -78,7 +78,7 @@ def load(
     if missing := [s for s in (train, test) if s not in splits]:
         raise DataError(
             f"Expected the splits {train} and {test} in {name} but {' and '.join(missing)} is not "
-            f"among {', '.join(splits)}. Name them with `train` and `test`."
+            f"among {', '.join(splits)}. Name them with `data.train` and `data.test`."
         )
     features = splits[train].features
     columns = _image_column(features, image, name), _label_column(features, label, name)
@@ -93,8 +93,8 @@ def load(
         given = {"mode": mode, "size": size}
         if any(given.values()):
             raise ConfigError(
-                f"data set 'hf': Expected `mode` and `size` for encoded images alone but got "
-                f"{given}, and {columns[0]!r} of {name} holds arrays."
+                "data set 'hf': Expected `data.mode` and `data.size` for encoded images alone but "
+                f"got {given}, and {columns[0]!r} of {name} holds arrays."
             )
         pool, tested = (
             _of_arrays(splits[split], f"{name}/{split}", columns[0], labels[split], names)
@@ -217,8 +217,8 @@ def _chosen(
         return fitting[0]
     found = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     raise ConfigError(
-        f"data set 'hf': Expected `{what}` to name a column of {name} but got {wanted!r}; it has "
-        f"{found}."
+        f"data set 'hf': Expected `data.{what}` to name a column of {name} but got {wanted!r}; "
+        f"it has {found}."
     )
 
 
@@ -248,7 +248,7 @@ def _of_arrays(rows: Any, name: str, image: str, labels: Labels, names: tuple[st
     if kind != "uint8" and not str(kind).startswith("float"):
         raise DataError(
             f"Expected encoded images, or arrays of uint8 or floats, in the column {image!r} of "
-            f"{name} but got {kind}. Name another column with `image`."
+            f"{name} but got {kind}. Name another column with `data.image`."
         )
     # Unless told, the library hands out integers as int64.
     typed = rows.select_columns([image]).with_format("numpy", dtype=np.dtype(str(kind)))

@@ -87,7 +87,10 @@ def copy_notes(
         return tuple(notes)
     held = all(dataset.resident for dataset in parts.values())
     if looking == "auto" and not (held and len(samples) <= MANY):
-        return (*notes, "Near duplicates were not looked for: set `duplicates` to near to do so.")
+        return (
+            *notes,
+            "Near duplicates were not looked for: set `data.duplicates` to near to do so.",
+        )
     return (*notes, *_told(_near(parts, samples, groups, progress), samples, "near copies"))
 
 
@@ -211,7 +214,7 @@ def _told(pairs: Iterable[_Pair], samples: Sequence[_Sample], what: str) -> Iter
             f"{len(copies):,} images of the {second_part} are {what} of "
             f"{'others of it' if inside else f'images of the {first_part}'}, such as "
             f"{_example(copies, samples)}{'' if inside else ': figures come out too good'}. "
-            "Keep one of each; `duplicates` off looks for none."
+            "Keep one of each; `data.duplicates` off looks for none."
         )
     if other:
         yield (

@@ -92,7 +92,7 @@ def white_level(
     advice = (
         "Of colour the upper 8 bits alone can be read: scale the images and save them with 8 bits."
         if colour
-        else f"Set `white` to the level that is to be white in all of them, such as "
+        else f"Set `data.white` to the level that is to be white in all of them, such as "
         f"{_bits(highest)}; {FULL} scales by the full range."
     )
     raise DataError(

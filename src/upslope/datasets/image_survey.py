@@ -108,12 +108,12 @@ def _enlarged(header: Header, form: Form) -> bool:
 
 
 _CHANGES = (
-    (_loses_colour, "are in colour and brought to grey ({modes}); `mode` RGB keeps colours."),
+    (_loses_colour, "are in colour and brought to grey ({modes}); `data.mode` RGB keeps colours."),
     (_converted, "are converted to RGB without a colour profile ({modes})."),
     (_repeated, "are grey, repeated in three channels ({modes})."),
     (
         lambda header, _: header.deep,
-        "hold 16 bits: with {white} as white (`white`), {levels} of their levels become one.",
+        "hold 16 bits: with {white} as white (`data.white`), {levels} of their levels become one.",
     ),
     (lambda header, _: header.transparent, "are transparent in part, and laid over white."),
     (lambda header, _: header.turned, "are turned as their EXIF data say."),
@@ -123,7 +123,7 @@ _CHANGES = (
     ),
     (
         _cropped,
-        "are of another shape than `size` asks for: what is beyond a centred crop is cut off.",
+        "are of another shape than `data.size` asks for: what is beyond a centred crop is cut off.",
     ),
-    (_enlarged, "are smaller than `size` asks for, and enlarged."),
+    (_enlarged, "are smaller than `data.size` asks for, and enlarged."),
 )

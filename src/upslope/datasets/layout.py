@@ -168,7 +168,7 @@ def _visible(folder: Path) -> list[str]:
 def _twice(split: str, names: Sequence[str], folder: Path) -> str:
     return (
         f"Expected one folder of the split {split} in {folder} but got {shown(names)}. Join or "
-        "rename them, or set `layout` to classes if they are no splits."
+        "rename them, or set `data.layout` to classes if they are no splits."
     )
 
 
@@ -193,15 +193,15 @@ def _split_folders(folder: Path, tops: Sequence[str], layout: Layout) -> dict[st
             f"Expected a folder to learn from, train or {UNLABELLED[0]}, in {folder} but got "
             f"{shown(tops) or 'none'}"
             + (f", of which {shown(list(named))} names a split" if others and named else "")
-            + ". Name it so, or set `layout` to classes if each of these folders is a class."
+            + ". Name it so, or set `data.layout` to classes if each of these folders is a class."
         )
     if layout == "auto" and others and len(named) == 1:
         flat = [top for top in named if _holds_images(folder / top)]
         if flat:
             raise DataError(
                 f"Expected folders of classes, or folders of splits, in {folder} but {flat[0]!r} "
-                f"names a split and {shown(others)} do not. Set `layout` to classes if it is a "
-                "class too, or sort its images into folders of classes."
+                f"names a split and {shown(others)} do not. Set `data.layout` to classes if it is "
+                "a class too, or sort its images into folders of classes."
             )
     return named
 
@@ -217,7 +217,7 @@ def _no_class_and_split(folder: Path, tops: Sequence[str]) -> None:
         raise DataError(
             f"Expected folders of classes, or folders of splits, in {folder} but "
             f"{shown(list(hints.values()))} seem to name both. Lay them out as train/<class>/ and "
-            "test/<class>/, or set `layout` to classes if each is a class."
+            "test/<class>/, or set `data.layout` to classes if each is a class."
         )
 
 
@@ -234,8 +234,8 @@ def _no_splits_within(folder: Path, tops: Sequence[str]) -> None:
         )
         raise DataError(
             f"Expected folders of classes in {folder} but {first!r} holds folders that name "
-            f"splits: {shown(within[first])}. {advice}, or set `layout` to classes if {first!r} is "
-            "a class, splits and all."
+            f"splits: {shown(within[first])}. {advice}, or set `data.layout` to classes if "
+            f"{first!r} is a class, splits and all."
         )
 
 
@@ -277,5 +277,5 @@ def _not_by_date(folder: Path, classes: Sequence[str]) -> None:
         raise DataError(
             f"Expected folders of classes in {folder} but {shown(classes)} are named by date, as "
             "parts, or by a camera. List the images with their labels in a manifest, or set "
-            "`layout` to classes (or splits) if these folders are the classes."
+            "`data.layout` to classes (or splits) if these folders are the classes."
         )

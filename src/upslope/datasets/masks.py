@@ -90,7 +90,7 @@ class MaskDataset:
         if pixels.shape != self.input_shape:
             raise DataError(
                 f"Expected {path} to be of shape (c, h, w) = {self.input_shape}, as the first "
-                f"image, but got {pixels.shape}. Set `size` to bring all images to one size."
+                f"image, but got {pixels.shape}. Set `data.size` to bring all images to one size."
             )
         return pixels
 

@@ -70,14 +70,14 @@ def missing_notes(
         )
         if any(missing):
             note += (
-                " Where such a word is a label, set `missing_labels` to the words that stand for "
-                "no label ([]: none but the empty one)."
+                " Where such a word is a label, set `data.missing_labels` to the words that stand "
+                "for no label ([]: none but the empty one)."
             )
         notes.append(note)
     doubtful = (w for w in sorted(counts) if w.lower() in DOUBTFUL_WORDS and words is None)
     notes += [
         f"{counts[word]:,} of {total:,} {what} are of the class {word!r}, which is counted as a "
-        f"class. If it stands for no label, set `missing_labels` to [{word!r}]."
+        f"class. If it stands for no label, set `data.missing_labels` to [{word!r}]."
         for word in doubtful
     ]
     return tuple(notes)

@@ -213,8 +213,8 @@ def _channels_first(images: Array, layout: Layout, path: Path) -> Array:
     if layout != "auto" and (images.ndim == 2 or grey):
         kind = "grey images (n, h, w)" if grey else "features (n, d)"
         raise ConfigError(
-            f"Expected `layout` to be auto for samples without channels but got {layout!r} for "
-            f"shape {images.shape} of {images.dtype} in {path}, which are {kind}."
+            f"Expected `data.layout` to be auto for samples without channels but got {layout!r} "
+            f"for shape {images.shape} of {images.dtype} in {path}, which are {kind}."
         )
     if grey:
         return images[:, None]
@@ -225,8 +225,8 @@ def _channels_first(images: Array, layout: Layout, path: Path) -> Array:
         if first == last:
             raise ConfigError(
                 f"Expected 1 or 3 channels either in front or at the end of the samples in {path} "
-                f"but got shape {images.shape}. Set `layout` to channels-first or channels-last; "
-                "to samples without channels add a dimension: x[:, None]."
+                f"but got shape {images.shape}. Set `data.layout` to channels-first or "
+                "channels-last; to samples without channels add a dimension: x[:, None]."
             )
         layout = "channels-first" if first else "channels-last"
     if layout == "channels-first":

@@ -169,7 +169,7 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
         ):
             raise DataError(
                 f"Expected the column `{image_column}` of {path} to hold encoded images, bytes or "
-                f"{{bytes, path}}, but got {kind}. Name another column with `image`."
+                f"{{bytes, path}}, but got {kind}. Name another column with `data.image`."
             )
         labels.append(plain_column(table.column(label_column)))
         images.append(table.column(image_column))
@@ -209,14 +209,14 @@ def _column(
 ) -> str:
     if wanted is not None and wanted not in names:
         raise ConfigError(
-            f"Expected `{what}` to name a column of {path} but got {wanted!r}; it has {names}."
+            f"Expected `data.{what}` to name a column of {path} but got {wanted!r}; it has {names}."
         )
     for name in (wanted,) if wanted else usual:
         if name in names:
             return name
     raise DataError(
         f"Expected a column {' or '.join(f'`{u}`' for u in usual)} in {path} but got {names}. Name "
-        f"it with the option `{what}`."
+        f"it with `data.{what}`."
     )
 
 

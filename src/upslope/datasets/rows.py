@@ -64,8 +64,8 @@ class Rows:
         """
         if name not in self.table.column_names:
             raise ConfigError(
-                f"Expected `{option}` to name a column of {self.path} but got {name!r}; it has "
-                f"{', '.join(self.table.column_names)}."
+                f"Expected `data.{option}` to name a column of {self.path} but got {name!r}; it "
+                f"has {', '.join(self.table.column_names)}."
             )
         return plain_column(self.table.column(name))
 
@@ -86,7 +86,8 @@ class Rows:
         if not len(pool) or not (len(test) or may_lack_test):
             raise DataError(
                 f"Expected rows to learn from and rows to test on in {self.path} but got "
-                f"{len(pool)} and {len(test)}. Raise `test_share`, or look at the column `split`."
+                f"{len(pool)} and {len(test)}. Raise `data.test_share`, or look at the column "
+                "`split`."
             )
         return pool.tolist(), test.tolist()
 
@@ -175,8 +176,8 @@ def _read(
         return read_delimited(path, encoding, delimiter)
     if delimiter is not None:
         raise ConfigError(
-            f"Expected `delimiter` for {' and '.join(DELIMITED)} files alone but got {delimiter!r} "
-            f"for {path}. Leave it out."
+            f"Expected `data.delimiter` for {' and '.join(DELIMITED)} files alone but got "
+            f"{delimiter!r} for {path}. Leave it out."
         )
     try:
         if suffix == ".parquet":
@@ -229,7 +230,7 @@ def _ids(table: pa.Table, wanted: str | None, parts: Sequence[int], path: Path) 
     if name not in table.column_names:
         if wanted:
             raise ConfigError(
-                f"Expected `id` to name a column of {path} but got {wanted!r}; it has "
+                f"Expected `data.id` to name a column of {path} but got {wanted!r}; it has "
                 f"{', '.join(table.column_names)}."
             )
         if len(parts) == 1:
@@ -242,12 +243,12 @@ def _ids(table: pa.Table, wanted: str | None, parts: Sequence[int], path: Path) 
         raise DataError(
             f"Expected an id in every row of {path} but {len(cells) - len(ids)} of {len(cells)} "
             f"have none in the column `{name}`, first row {first + 1}. Fill them, or name another "
-            "column with `id`."
+            "column with `data.id`."
         )
     if len(set(ids)) != len(ids):
         twice = next(i for i, n in Counter(ids).items() if n > 1)
         raise DataError(
             f"Expected the ids in the column `{name}` of {path} to be distinct but {twice!r} "
-            "comes twice. Name another column with `id`."
+            "comes twice. Name another column with `data.id`."
         )
     return ids

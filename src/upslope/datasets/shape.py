@@ -34,8 +34,8 @@ def shape(
     pool, test, held = splits.pool, splits.test, splits.validation
     if validation and held is not None:
         raise ConfigError(
-            f"data set {name!r}: Expected `validation` to be 0 but got {validation}: the files "
-            f"hold a validation split of their own ({len(held)} samples)."
+            f"data set {name!r}: Expected `data.validation` to be 0 but got {validation}: the "
+            f"files hold a validation split of their own ({len(held)} samples)."
         )
     if limit is not None:
         pool = limited(pool, limit)
@@ -61,7 +61,7 @@ def _set_apart(pool: Dataset, share: float, name: str) -> tuple[Dataset, Dataset
     count = round(share * len(candidates))
     if not 1 <= count < len(pool):
         raise ConfigError(
-            f"data set {name!r}: Expected `validation` to leave samples on both sides but "
+            f"data set {name!r}: Expected `data.validation` to leave samples on both sides but "
             f"{share} of {len(candidates)} labelled samples is {count}."
         )
     drawn, _ = draw(

@@ -98,7 +98,7 @@ def load(
         ids = [id_.strip() for id_ in classes.split(",")]
         if unknown := [id_ for id_ in ids if id_ not in structures]:
             raise DataError(
-                f"Expected `classes` among the {len(structures)} structures of {root}, "
+                f"Expected `data.classes` among the {len(structures)} structures of {root}, "
                 f"{', '.join(list(structures)[:8])}, ..., but got {', '.join(unknown)}."
             )
         structures = {id_: structures[id_] for id_ in ids}

@@ -54,7 +54,7 @@ def read_split_labels(
         kinds = ", ".join(sorted({str(one.type) for one in plain.values()}))
         raise DataError(
             f"Expected {what} to be whole numbers or text in every split but got {kinds}. Name "
-            "another column with `label`."
+            "another column with `data.label`."
         )
     texts = [texts_of(one, what) for one in plain.values()]
     joined = pa.chunked_array([pa.array(one, pa.large_string()) for one in texts])

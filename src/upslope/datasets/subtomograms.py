@@ -131,13 +131,14 @@ def load(
     if len(classes) < 2:
         raise DataError(
             f"Expected particles of at least two classes in {path} but got {list(classes)}. Name "
-            "the column that holds them in `label`; leave it empty (or None) where nobody knows."
+            "the column that holds them in `data.label`; leave it empty (or None) where nobody "
+            "knows."
         )
     if particles[0].centre is None:
         box = _of_stack(particles[0], _read(particles[0].file, voxel).values).shape[0]
     elif box is None:
         raise DataError(
-            f"Expected `box`, the voxels to cut out around each place of {path}, but got none."
+            f"Expected `data.box`, the voxels to cut out around each place of {path}, but got none."
         )
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
     everything = SubtomogramDataset(

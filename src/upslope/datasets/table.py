@@ -120,8 +120,8 @@ def _empty_cells(column: Numbers | Categories, name: str, rows: Rows) -> str:
     return (
         f"Expected no empty cell among the inputs but {int(empty.sum())} of {len(empty)} rows of "
         f"{rows.path} have none in `{name}`{said if words else ''}, first "
-        f"{rows.ids[int(empty.argmax())]!r}. Set `missing` to fill, or leave the column out with "
-        "`columns`."
+        f"{rows.ids[int(empty.argmax())]!r}. Set `data.missing` to fill, or leave the column out "
+        "with `data.columns`."
     )
 
 
@@ -151,13 +151,15 @@ def _one_hot(
     if len(known) > MOST:
         raise DataError(
             f"Expected at most {MOST} categories in the column `{name}` of {rows.path} but got "
-            f"{len(known)}: ids, or free text. Leave it out with `columns`, or name it in `id`."
+            f"{len(known)}: ids, or free text. Leave it out with `data.columns`, or name it in "
+            "`data.id`."
         )
     if not ids_allowed and looks_like_ids(column):
         raise DataError(
             f"Expected categories in the column `{name}` of {rows.path} but nearly every row has "
             f"one of its own, as {column.cells[0]!r}: ids, or free text. Leave it out with "
-            "`columns`, name it in `id`, or in `categorical` where they are categories."
+            "`data.columns`, name it in `data.id`, or in `data.categorical` where they are "
+            "categories."
         )
     place = {key: i for i, key in enumerate(known)}
     positions = np.array([place.get(cell, len(known)) for cell in column.cells])
@@ -200,7 +202,7 @@ def _number_notes(column: Numbers, pool: list[int], name: str) -> list[str]:
     if column.leading_zero is not None:
         notes.append(
             f"The column `{name}` is taken as numbers but has leading zeros, as "
-            f"{column.leading_zero!r}: where they are codes, name it in `categorical`."
+            f"{column.leading_zero!r}: where they are codes, name it in `data.categorical`."
         )
     known = values[pool][~np.isnan(values[pool])]
     if values.shape[1] > 1:
@@ -215,7 +217,7 @@ def _number_notes(column: Numbers, pool: list[int], name: str) -> list[str]:
     elif _counts_rows(values[:, 0]) or (_ID_NAME.search(name) and _distinct(values[:, 0])):
         notes.append(
             f"The column `{name}` is taken as numbers but is a whole number of its own in every "
-            "row: where these are ids, name it in `id`, or leave it out with `columns`."
+            "row: where these are ids, name it in `data.id`, or leave it out with `data.columns`."
         )
     return notes
 
@@ -247,7 +249,7 @@ def _inputs(rows: Rows, answers: Answers, columns: str | None) -> list[str]:
     if columns is not None:
         if targets := [name for name in _names(columns) if name in answers.columns]:
             raise ConfigError(
-                f"Expected `columns` to name inputs alone but got {targets[0]!r}, a target."
+                f"Expected `data.columns` to name inputs alone but got {targets[0]!r}, a target."
             )
         return _names(columns)
     names = [name for name in rows.table.column_names if name not in left_out]
@@ -279,7 +281,7 @@ def _copies_of_target(rows: Rows, names: list[str], answers: Answers) -> tuple[s
         if len(set(zip(cells.to_pylist(), labels, strict=True))) == len(set(labels)):
             notes.append(
                 f"The column `{name}` has one value per class: a copy of the target? Leave it out "
-                "with `columns` where it is not known before the label is."
+                "with `data.columns` where it is not known before the label is."
             )
     return tuple(notes)
 

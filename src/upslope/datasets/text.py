@@ -81,7 +81,7 @@ def _texts(rows: Rows, name: str) -> list[str]:
     if not is_text(column.type):
         raise DataError(
             f"Expected texts in the column `{name}` of {rows.path} but got {column.type}. Name "
-            "another column with `text`."
+            "another column with `data.text`."
         )
     texts: list[str] = column.to_pylist()
     missing = [i for i, value in enumerate(texts) if value is None]
@@ -100,7 +100,7 @@ def _cut(tokens: Sequence[Sequence[int]], length: int) -> tuple[str, ...]:
         return ()
     return (
         f"{len(longer):,} of {len(tokens):,} texts are longer than {length:,} tokens, up to "
-        f"{max(longer):,}, and are cut there: raise `length` to read them whole.",
+        f"{max(longer):,}, and are cut there: raise `data.length` to read them whole.",
     )
 
 
@@ -119,7 +119,7 @@ def _encoded(
         progress(Progress("read", len(ids), len(texts)))
     notes = (
         f"{longer:,} of {len(texts):,} texts are longer than {length:,} tokens and are cut there: "
-        "raise `length` to read them whole.",
+        "raise `data.length` to read them whole.",
     )
     return _array(ids, _padding(tokenizer)), notes if longer else ()
 
@@ -146,9 +146,9 @@ def _tokenizer(name: str) -> Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise ConfigError(
-            f"Expected `tokenizer` to be {WORDS!r}, the path of a tokenizer.json, or of a folder "
-            f"that has one, but there is no {file}. Older folders: load them with transformers' "
-            "AutoTokenizer, and save_pretrained writes the file."
+            f"Expected `data.tokenizer` to be {WORDS!r}, the path of a tokenizer.json, or of a "
+            f"folder that has one, but there is no {file}. Older folders: load them with "
+            "transformers' AutoTokenizer, and save_pretrained writes the file."
         )
     try:
         import tokenizers

@@ -52,18 +52,19 @@ def class_names(labels: Iterable[str], given: Sequence[object] | None, where: ob
         return sorted(used)
     if others := [name for name in given if not isinstance(name, str)]:
         raise ConfigError(
-            f"Expected `classes` to be names as text but got {others}: without quotes YAML reads "
+            f"Expected `data.classes` to be names as text but got {others}: without quotes YAML "
+            "reads "
             'numbers, and yes and no as truth values. Quote them: data.classes=\'["0", "yes"]\'.'
         )
     names = [str(name).strip() for name in given]
     if len(names) < 2 or not all(names) or len(set(names)) != len(names):
         raise ConfigError(
-            f"Expected `classes` to be two or more distinct names but got {list(given)}."
+            f"Expected `data.classes` to be two or more distinct names but got {list(given)}."
         )
     if strangers := sorted(used - set(names)):
         raise DataError(
-            f"Expected labels among the `classes` {names} in {where} but got {strangers[:5]}. "
-            "Add them to `classes`, or correct the labels."
+            f"Expected labels among the `data.classes` {names} in {where} but got {strangers[:5]}. "
+            "Add them to `data.classes`, or correct the labels."
         )
     return names
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,9 +24,10 @@ from upslope.datasets.arrays import Labels, known_targets, numbered
 from upslope.datasets.base import Splits
 from upslope.datasets.files import cache_folder
 from upslope.errors import DataError
-from upslope.files import write_atomically
+from upslope.files import reserve, write_atomically
 from upslope.progress import Observer, silent
 
+_DIGEST = hashlib.sha256().digest_size
 VERSION = 1
 """Of the simulation: raise it whenever the same recipe would give other volumes."""
 
@@ -104,6 +107,9 @@ def simulated(
         key = hashlib.sha256(what.encode()).hexdigest()[:16]
         path = folder / f"{name}-{split}-{key}.npy"
         shape = (count, *(seen.box,) * 3)
+        if path.is_file() and not _sound(path, shape):
+            warnings.warn(f"{path} is damaged: its volumes are simulated again.", stacklevel=2)
+            path.unlink()
         if not path.is_file():
             if not made:
                 templates = [template(structure, seen) for structure in structures.values()]
@@ -143,22 +149,52 @@ def _write(
     progress: Observer,
 ) -> None:
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    with path.open("rb+") as file:
+        reserve(file.fileno(), path.stat().st_size + _DIGEST)
 
     def keep(i: int, volume: Volume) -> None:
         out[i] = volume
 
     simulation.run(keep, threads=threads, progress=progress)
     out.flush()
+    with path.open("rb+") as file:
+        file.seek(-_DIGEST, os.SEEK_END)
+        file.write(_content_digest(path))
 
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def _sound(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a cached file holds what was written, by the digest at its end; files of earlier
+    versions have none, and are taken where they have the right shape."""
+    try:
+        volumes = _opened(path, shape)
+        rest = path.stat().st_size - volumes.offset - volumes.nbytes  # type: ignore[attr-defined]
+        if rest == 0:
+            return True
+        with path.open("rb") as file:
+            file.seek(-_DIGEST, os.SEEK_END)
+            return rest == _DIGEST and file.read() == _content_digest(path)
+    except (DataError, OSError):
+        return False
+
+
+def _content_digest(path: Path) -> bytes:
+    """SHA-256 of a file without the digest at its end."""
+    sha256, left = hashlib.sha256(), path.stat().st_size - _DIGEST
+    with path.open("rb") as file:
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            sha256.update(part)
+            left -= len(part)
+    return sha256.digest()
+
+
 def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
     try:
         volumes: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy's reader fails in any way there is on a damaged header
         raise DataError(
             f"Expected simulated volumes in {path} but reading it failed: {error}. Remove the "
             "file: it is made again."

@@ -138,8 +138,8 @@ class Opening:
         if to_come * budget > left:
             raise SelectionError(
                 f"Expected {to_come} cycles of {budget} more labels to fit the {left} samples of "
-                f"the pool that are left but they are {to_come * budget}. Lower `cycles` or "
-                "`budget`, or add samples to the pool."
+                f"the pool that are left but they are {to_come * budget}. Lower "
+                "`experiment.cycles` or `experiment.budget`, or add samples to the pool."
             )
 
 

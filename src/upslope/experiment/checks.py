@@ -40,9 +40,10 @@ def check_total(initial: int, budget: int, cycles: int, pool: int) -> None:
     total = initial + (cycles - 1) * budget
     if total > pool:
         raise SelectionError(
-            f"Expected `initial` + (`cycles` - 1) x `budget` to be at most the {pool} samples of "
-            f"the pool but {initial} + {cycles - 1} x {budget} is {total}. Lower `budget` to at "
-            f"most {(pool - initial) // (cycles - 1) if cycles > 1 else pool}, or run fewer cycles."
+            "Expected `experiment.initial` + (`experiment.cycles` - 1) x `experiment.budget` to "
+            f"be at most the {pool} samples of the pool but {initial} + {cycles - 1} x {budget} is "
+            f"{total}. Lower `experiment.budget` to at most "
+            f"{(pool - initial) // (cycles - 1) if cycles > 1 else pool}, or run fewer cycles."
         )
 
 

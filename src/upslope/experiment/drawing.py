@@ -42,8 +42,8 @@ def initial_set(
             skipped.append(i)
     if len(chosen) < count:
         raise SelectionError(
-            f"Expected `initial` to be at most the {len(chosen)} samples of {pool.name} that can "
-            f"be read but got {count}. Lower it, or repair the {len(skipped)} others."
+            f"Expected `experiment.initial` to be at most the {len(chosen)} samples of {pool.name} "
+            f"that can be read but got {count}. Lower it, or repair the {len(skipped)} others."
         )
     return sorted(chosen), skipped
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,20 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device_name": _device_name(device),
         "commit": _commit(),
     }
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say what differs between two environments and may change the last bits of results."""
+    pairs = {
+        "threads": (before.get("threads"), now["threads"]),
+        "device": (before.get("device"), now["device"]),
+        "device name": (before.get("device_name"), now["device_name"]),
+        **{
+            package: (before.get("packages", {}).get(package), now["packages"][package])
+            for package in ("upslope", "torch", "numpy")
+        },
+    }
+    return [f"{name} {a} -> {b}" for name, (a, b) in pairs.items() if a != b]
 
 
 def _device_name(device: torch.device) -> str:

@@ -11,9 +11,9 @@ for bit (with the same number of threads: they decide the order of sums).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
 from upslope.experiment.changes import Opening, first_size, with_statistics
 from upslope.experiment.checks import check_total, described, digest, positions
-from upslope.experiment.environment import environment
+from upslope.experiment.environment import differing, environment
 from upslope.experiment.labels import oracle
 from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.sharing import SharedModel
@@ -102,7 +102,7 @@ class Experiment:
         if own_start is not None and start is not None:
             raise ConfigError(
                 f"Expected one way to choose the initial set but {strategy.name} has its own and "
-                f"`start` is {self.settings.start!r}. Leave one of them out."
+                f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
             )
         begun = (self.path / LEDGER).is_file() and (self.path / LEDGER).stat().st_size > 0
         if not begun:  # told before a ledger is written that could never be gone on with
@@ -119,7 +119,7 @@ class Experiment:
         common = {
             **(config or {}),
             "experiment": self.settings.record(),
-            "training": asdict(self.training),
+            "training": self.training.record(),
             "samples": {
                 "pool": len(pool),
                 "pool_ids_sha256": digest(list(pool.ids)),
@@ -128,10 +128,11 @@ class Experiment:
             },
         }
         opening = Opening(self.path, pool, self.settings)
+        here = environment(self.device)
         ledger = Ledger(
             self.path,
             config={**common, "strategy": described(strategy)},
-            environment=environment(self.device),
+            environment=here,
             info={
                 "strategy": strategy.name,
                 "seed": self.settings.seed,
@@ -168,7 +169,26 @@ class Experiment:
             weights,
             SharedModel(shared) if shared and not (weights.companion or own_start) else None,
         )
+        try:
+            self._note_sitting(here)
+        except BaseException:
+            self.close()
+            raise
         weights.tidy(self.state.cycle if self.state.trained else None)
+
+    def _note_sitting(self, here: Mapping[str, Any]) -> None:
+        """Record and tell where the run is gone on with elsewhere than before."""
+        ledger = self._steps.ledger
+        before = ledger.state.sittings[-1] if ledger.state.sittings else ledger.meta["environment"]
+        if self.finished or not (changed := differing(before, here)):
+            return
+        ledger.record(Event("sitting", self.state.cycle, {"environment": dict(here)}))
+        warnings.warn(
+            f"The run in {self.path} is gone on with under other circumstances than before: "
+            f"{'; '.join(changed)}. From here on, the last bits of its figures, and now and then a "
+            "selection, may differ from those of a run without the change.",
+            stacklevel=3,
+        )
 
     def _counts(self, size: int, *, check: bool = False) -> tuple[int, int]:
         """Samples of the initial set and of each later cycle, for a pool of `size`."""
@@ -286,7 +306,8 @@ class Experiment:
         if state.trained is None and not state.cycles:
             raise DataError("Expected a trained model but none is yet: `ask` and `tell` first.")
         # Once more labels are asked, the cycle is theirs, and its model is not trained yet.
-        return self._steps.weights.load(state.cycle - (state.trained is None)).eval()
+        with self._working() as stop:
+            return self._steps.model(state.cycle - (state.trained is None), stop).eval()
 
     def close(self) -> None:
         """Let other processes at the run directory."""

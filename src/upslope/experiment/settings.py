@@ -115,8 +115,8 @@ def amount(value: int | float, pool: int, name: str) -> int:
     count = int(value * pool + 0.5) if isinstance(value, float) else value
     if not 1 <= count <= pool:
         raise SelectionError(
-            f"Expected `{name}` to be between 1 and the {pool} samples of the pool but {value!r} "
-            f"is {count}. Lower it, or add samples to the pool."
+            f"Expected `experiment.{name}` to be between 1 and the {pool} samples of the pool but "
+            f"{value!r} is {count}. Lower it, or add samples to the pool."
         )
     return count
 

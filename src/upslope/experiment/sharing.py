@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.checkpoints import file_sha256
-from upslope.files import write_atomically
+from upslope.files import write_atomically, write_text
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,7 @@ class SharedModel:
     def publish(self, key: str, model: Path, record: Mapping[str, Any]) -> None:
         """Leave a model for others. The record is written last: what it names is whole."""
         write_atomically(self._model, lambda temporary: _copy(model, temporary))
-        text = json.dumps({"key": key, **record})
-        write_atomically(self._record, lambda temporary: _write(temporary, text))
+        write_text(self._record, json.dumps({"key": key, **record}))
 
     def fetch(self, key: str, model: Path) -> dict[str, Any] | None:
         """Copy a model of this key to `model` and return its record, None where there is none."""
@@ -48,7 +47,3 @@ class SharedModel:
 
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import DataError
-from upslope.files import write_atomically
+from upslope.files import write_text
 
 SKIP = "skip"
 COLUMNS = ("id", "path", "label", "why")
@@ -67,7 +67,7 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
         row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
         writer.writerow([_safe(cell) for cell in row])
     text = buffer.getvalue()
-    write_atomically(path, lambda temporary: _write(temporary, text))
+    write_text(path, text)
 
 
 def read_sheet(
@@ -178,7 +178,3 @@ def _safe(cell: str) -> str:
 def _plain(cell: str) -> str:
     """The cell without the apostrophe that `_safe` put in front."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="")

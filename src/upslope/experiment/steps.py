@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from upslope.checkpoints import load_weights
 from upslope.datasets.base import Dataset, Splits
+from upslope.errors import RunError
 from upslope.experiment.checks import as_tensor, check_fit, digest, scores_of
 from upslope.experiment.choosing import Chooser
 from upslope.experiment.drawing import candidates, initial_set
 from upslope.experiment.labels import LabelledPool, TargetsOf
+from upslope.experiment.memory import memory_errors
 from upslope.experiment.settings import ExperimentSettings, candidate_count
 from upslope.experiment.sharing import SharedModel
 from upslope.experiment.weights import Weights
-from upslope.ledger import Event, Ledger, State
+from upslope.ledger import Event, Label, Ledger, State
 from upslope.ledger.records import is_fitted
 from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
 from upslope.progress import Observer, Progress, Stop, silent, within
 from upslope.scoring import LabelledSet
 from upslope.tasks.base import Task
-from upslope.training import TrainingSettings, evaluate, train
+from upslope.training import TrainingReport, TrainingSettings, evaluate, train
 
 
 @dataclass
@@ -73,6 +76,10 @@ class Steps:
     def advance(self, stop: Stop) -> None:
         """Take the next step that needs no label."""
         stop.check()
+        with memory_errors():
+            self._advance(stop)
+
+    def _advance(self, stop: Stop) -> None:
         state = self.state
         if state.owed:
             self.ask_instead(stop)
@@ -160,12 +167,31 @@ class Steps:
             self.task.check(model, prepared)
             check_fit(self.strategy, model, self.task, prepared)
         elif self.settings.retrain == "warm":
+            self._ensure_sound(cycle - 1, stop)
             load_weights(model, self.weights.file(cycle - 1))
-        report = train(
+        report = self._fit(model, cycle, self.state.labels, stop)
+        body = {
+            "file": str(file.relative_to(self.path)),
+            **self.weights.save(cycle, model),
+            "n_labelled": len(labelled),
+            "loss": report.loss,
+            "seconds": report.seconds,
+            "best_epoch": report.best_epoch,
+            "reused": False,
+            "key": key,
+        }
+        self.ledger.record(Event("trained", cycle, body))
+        self.weights.tidy(self.state.cycle if self.state.trained else None)
+
+    def _fit(
+        self, model: nn.Module, cycle: int, labels: Mapping[str, Label], stop: Stop
+    ) -> TrainingReport:
+        """Train the model of a cycle on `labels`, in place."""
+        return train(
             model,
             self.task,
-            LabelledPool(self.splits.pool, self.state.labels),
-            labelled,
+            LabelledPool(self.splits.pool, labels),
+            sorted(self.position[i] for i in labels),
             self.training,
             seed=self.settings.seed,
             cycle=cycle,
@@ -176,18 +202,45 @@ class Steps:
             observer=self._within(),
             stop=stop,
         )
-        body = {
-            "file": str(file.relative_to(self.path)),
-            "sha256": self.weights.save(cycle, model),
-            "n_labelled": len(labelled),
-            "loss": report.loss,
-            "seconds": report.seconds,
-            "best_epoch": report.best_epoch,
-            "reused": False,
-            "key": key,
-        }
-        self.ledger.record(Event("trained", cycle, body))
-        self.weights.tidy(self.state.cycle if self.state.trained else None)
+
+    def model(self, cycle: int, stop: Stop) -> nn.Module:
+        """Return the model of a cycle, trained again where its file is damaged or missing.
+
+        Raises:
+            RunError: it is, and training gave another model than the one recorded.
+        """
+        self._ensure_sound(cycle, stop)
+        return self.weights.load(cycle)
+
+    def _ensure_sound(self, cycle: int, stop: Stop) -> None:
+        """Compare the files of a model with what the ledger holds; make them again if need be."""
+        recorded = self._digests(cycle)
+        if not (fault := self.weights.fault(cycle, recorded)):
+            return
+        warnings.warn(
+            f"{fault}: the model of cycle {cycle + 1} is trained again, as it was.", stacklevel=2
+        )
+        model = self.weights.fresh()
+        if cycle > 0 and self.settings.retrain == "warm":
+            self._ensure_sound(cycle - 1, stop)
+            load_weights(model, self.weights.file(cycle - 1))
+        self._fit(model, cycle, self.ledger.labels_trained_on(cycle), stop)
+        made = self.weights.save(cycle, model)
+        self.weights.checkpoint.unlink(missing_ok=True)
+        if any(made.get(key, digest_) != digest_ for key, digest_ in recorded.items()):
+            self.weights.file(cycle).unlink(missing_ok=True)
+            raise RunError(
+                f"Expected {self.weights.file(cycle)} as the run recorded it but {fault}, and "
+                "training again gave another model: another machine, version, number of threads or "
+                "pool rounds otherwise. Restore the file from a copy, or start another run."
+            )
+
+    def _digests(self, cycle: int) -> dict[str, str]:
+        """The SHA-256 of the files of a cycle's model, as recorded."""
+        trained = self.state.trained
+        if trained is not None and cycle == self.state.cycle:
+            return {k: trained[k] for k in ("sha256", "companion_sha256") if k in trained}
+        return {"sha256": self.state.cycles[cycle].model_sha256}
 
     def evaluate(self, stop: Stop) -> None:
         """Record the figures on the test set, where there is one, and on the labelled set."""
@@ -213,7 +266,7 @@ class Steps:
         if not len(indices):
             return {}
         return evaluate(
-            self.weights.load(self.state.cycle),
+            self.model(self.state.cycle, stop),
             self.task,
             dataset,
             indices,
@@ -249,11 +302,12 @@ class Steps:
         unlabelled = self._unlabelled()
         count = candidate_count(self.settings.candidates, max(budget, self.budget))
         scored = candidates(unlabelled, count, len(pool), seed=self.settings.seed, cycle=cycle)
+        model = self.model(cycle, stop)
         with self.weights.with_companion(cycle) as companion:
             return self._chooser(self.strategy, purpose, stop).choose(
                 budget,
                 cycle,
-                self.weights.load(cycle),
+                model,
                 scored,
                 unlabelled,
                 LabelledSet(labelled, targets if labels is None else labels),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from upslope.checkpoints import load_tensors, load_weights, save_tensors
+from upslope.checkpoints import file_sha256, load_tensors, load_weights, save_tensors
+from upslope.files import sweep
 from upslope.seeds import global_generator
 from upslope.training import Companion, TrainingSettings, place
+from upslope.training.state import set_aside
 
 
 @dataclass
@@ -38,13 +40,35 @@ class Weights:
             model = self.factory()
         return place(model, self.training, self.device)
 
-    def save(self, cycle: int, model: nn.Module) -> str:
-        """Write the model of a cycle, after its companion; returns the SHA-256 of its file."""
+    def save(self, cycle: int, model: nn.Module) -> dict[str, str]:
+        """Write the model of a cycle, after its companion; returns the SHA-256 of each file, as
+        the ledger holds them: `sha256`, and `companion_sha256` where there is a companion."""
+        digests = {}
         if self.companion:
-            save_tensors(self._companion_file(cycle), self.companion.state(), {"cycle": cycle})
-        return save_tensors(
+            digests["companion_sha256"] = save_tensors(
+                self._companion_file(cycle), self.companion.state(), {"cycle": cycle}
+            )
+        digests["sha256"] = save_tensors(
             self.file(cycle), model.state_dict(), {"cycle": cycle, "seed": self.seed}
         )
+        return digests
+
+    def fault(self, cycle: int, digests: Mapping[str, str]) -> str:
+        """Say which file of a cycle is not what was recorded, and how; empty if all are.
+
+        digests: as `save` returned them. Those of a companion are missing from old records.
+        """
+        if self._loaded is not None and self._loaded[0] == cycle:
+            return ""  # in memory, as it was read from a sound file
+        files = {"sha256": self.file(cycle)}
+        if self.companion:
+            files["companion_sha256"] = self._companion_file(cycle)
+        for key, path in files.items():
+            if not path.is_file():
+                return f"{path} is missing"
+            if key in digests and file_sha256(path) != digests[key]:
+                return f"{path} is damaged"
+        return ""
 
     def load(self, cycle: int) -> nn.Module:
         """The model of a cycle, kept in memory until another is asked for."""
@@ -82,11 +106,13 @@ class Weights:
 
         trained: the cycle whose model is recorded, None while one is in training.
         """
-        for torn in (*self.folder.glob(".*.part"), *self.folder.glob("models/.*.part")):
-            torn.unlink(missing_ok=True)
+        for folder in (self.folder, self.folder / "models"):
+            sweep(folder, alone=True)
+            sweep(folder, ".tmp*", alone=True)  # of safetensors, as earlier versions called it
         if trained is None:
             return
         self.checkpoint.unlink(missing_ok=True)
+        set_aside(self.checkpoint).unlink(missing_ok=True)
         for old in range(0 if self.keep_all else trained):
             self.file(old).unlink(missing_ok=True)
             self._companion_file(old).unlink(missing_ok=True)

@@ -4,7 +4,8 @@ Cycle c goes: `asked` (its new samples: the initial set, or what the strategy ch
 perhaps several times -> `trained` -> `evaluated` -> `asked` of cycle c + 1. Beside them, at any
 time: `skipped` names samples that could not be read; `passed`, `corrected` and `taken_back` are
 what annotators do besides answering, and `asked_instead` asks others for those passed; `pool` says
-which samples there are, and `extended` what the configuration is from then on.
+which samples there are, `extended` what the configuration is from then on, and `sitting` where
+the run is gone on with, if that may change bits.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class State:
     cycles: one record for each cycle evaluated. skipped: samples that could not be read.
     passed: id -> the annotator's reason. owed: those passed in whose place none is asked yet.
     pool: the body of the last `pool` event. changes: what `extended` and `pool` changed since the
-    run began.
+    run began. sittings: the environments in which the run was gone on with, where they differ from
+    the one before in what may change bits.
     """
 
     cycle: int = 0
@@ -52,6 +54,7 @@ class State:
     owed: tuple[str, ...] = ()
     pool: Mapping[str, Any] | None = None
     changes: tuple[Change, ...] = ()
+    sittings: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def started(self) -> bool:
@@ -215,6 +218,10 @@ def _extended(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     return replace(state, changes=(*state.changes, change))
 
 
+def _sitting(state: State, _cycle: int, body: Mapping[str, Any]) -> State:
+    return replace(state, sittings=(*state.sittings, body["environment"]))
+
+
 _STEPS = {
     "asked": _asked,
     "asked_instead": _asked_instead,
@@ -227,4 +234,5 @@ _STEPS = {
     "skipped": _skipped,
     "pool": _pool,
     "extended": _extended,
+    "sitting": _sitting,
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 import sys
 from pathlib import Path
 from typing import IO
@@ -27,6 +29,10 @@ else:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
+"""What a system says of a lock that somebody else holds; the rest is of a lock it cannot make."""
+
+
 class RunLock:
     """Holds `<folder>/run.lock` from construction to `release`, or to the end of the process.
 
@@ -36,11 +42,16 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / "run.lock"
-        with disk_errors(path):
-            file = path.open("a+", encoding="utf-8")
+        file = _opened(path)
         try:
             _acquire(file)
         except OSError as error:
+            if error.errno not in _HELD:
+                file.close()
+                raise RunError(
+                    f"Expected the file system of {folder} to have locks, which keep two processes "
+                    f"from one run, but it says: {error}. Choose a folder on a local disk."
+                ) from error
             file.seek(0)
             holder = _holder(file.read())
             file.close()
@@ -58,6 +69,31 @@ class RunLock:
     def release(self) -> None:
         """Let others in. The file stays: removing it could free a lock that another just took."""
         self._file.close()
+
+
+def _opened(path: Path) -> IO[str]:
+    """Open or make the file, and no other one through a link.
+
+    Raises:
+        RunError: there is something else of that name, or it cannot be written.
+    """
+    try:
+        with disk_errors(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except RunError as error:
+        if path.is_symlink() or path.is_dir():
+            raise RunError(
+                f"Expected {path} to be a plain file, which shows who works there, but it is a "
+                f"{'link' if path.is_symlink() else 'folder'}. Remove it."
+            ) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise RunError(
+            f"Expected {path} to be a plain file, which shows who works there, but it is a device "
+            "or a pipe. Remove it."
+        )
+    return os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
 
 
 def _holder(text: str) -> str:

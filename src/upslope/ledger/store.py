@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import RunError
-from upslope.files import disk_errors
-from upslope.ledger.events import Event, State, fold
+from upslope.files import disk_errors, make_folder
+from upslope.ledger.chain import CHAIN, COLUMNS, End, chain_begins, check_chain, start_of
+from upslope.ledger.events import Event, Label, State, fold
 from upslope.ledger.lock import RunLock
 from upslope.ledger.records import RunResult
+from upslope.ledger.status import SHEET
 
 FILE = "ledger.sqlite"
 _APPLICATION = 0x55505350  # "UPSP" in the header of the file: a ledger and not just any database
-_VERSION = 2
-"""2: annotators pass, correct and take back; runs are extended. Version 1 is read, and gone on
-with as version 2."""
+_VERSION = 3
+"""2: annotators pass, correct and take back; runs are extended. 3: events form a chain (`chain`).
+Earlier ones are read, and gone on with as version 3."""
 _VIEW = """
 CREATE VIEW labels AS
     SELECT cycle, id, label FROM (
@@ -40,11 +42,12 @@ _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE events (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, cycle INTEGER NOT NULL, kind TEXT NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL, chain TEXT
 );
 {_VIEW}
 """
-_META = ("config", "environment", "info")
+_BUSY_SECONDS = 60.0  # to wait for readers and copies; each takes a moment
+META = ("config", "environment", "info")
 MISSING = "absent"
 
 Differences = Mapping[str, tuple[Any, Any]]
@@ -76,18 +79,20 @@ class Ledger:
         self.folder = folder
         self.path = folder / FILE
         with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         self._lock = RunLock(folder)
         try:
-            with _sqlite_errors(self.path):
-                self._db = sqlite3.connect(self.path, isolation_level=None)
+            _refuse_lost(folder)
+            with sqlite_errors(self.path):
+                self._db = sqlite3.connect(self.path, isolation_level=None, timeout=_BUSY_SECONDS)
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 if _is_empty(self._db):
                     self._create({"config": config, "environment": environment, "info": info})
-                elif _version(self._db) == 1:
+                elif 1 <= _version(self._db) < _VERSION:
                     self._upgrade()
-            self.meta, self.state = _read(self._db, self.path)
+                self._settle()
+            self.meta, self.state, self._end = read_ledger(self._db, self.path)
             differences = _differences(self.state.config(self.meta["config"]), config)
             events = reconcile(differences, self.state, self.meta["info"]) if reconcile else ()
             if events:
@@ -99,45 +104,81 @@ class Ledger:
             raise
 
     def _create(self, meta: Mapping[str, Any]) -> None:
-        statements = "".join(
-            f"INSERT INTO meta VALUES ({_quote(key)}, {_quote(_json(value))});\n"
-            for key, value in meta.items()
-        )
-        self._db.executescript(
-            f"BEGIN;\n{_SCHEMA}\n{statements}"
-            f"PRAGMA application_id = {_APPLICATION};\nPRAGMA user_version = {_VERSION};\nCOMMIT;"
-        )
+        rows = {key: _json(value) for key, value in meta.items()}
+        rows[CHAIN] = _json({"start": start_of(rows, ()), "after": 0})
+        create_tables(self._db, rows)
 
     def _upgrade(self) -> None:
-        """Make a ledger of version 1 one of version 2: its events are read as they are."""
-        _check_application(self._db, self.path)
+        """Make an earlier ledger one of this version: its events stay, and the chain begins after
+        them, from all of them."""
+        read_ledger(self._db, self.path)  # nothing damaged or foreign is sealed
+        meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+        rows = self._db.execute(f"SELECT {COLUMNS} FROM events ORDER BY number").fetchall()
+        chain = {"start": start_of(meta, rows), "after": rows[-1][0] if rows else 0}
         self._db.executescript(
-            f"BEGIN;\nDROP VIEW IF EXISTS labels;\n{_VIEW}\n"
+            f"BEGIN IMMEDIATE;\nDROP VIEW IF EXISTS labels;\n{_VIEW}\n"
+            "ALTER TABLE events ADD COLUMN chain TEXT;\n"
+            f"INSERT INTO meta VALUES ({_quote(CHAIN)}, {_quote(_json(chain))});\n"
             f"PRAGMA user_version = {_VERSION};\nCOMMIT;"
         )
 
     def record(self, *events: Event) -> State:
         """Record events in one transaction: after it they are on the disk, all or none.
 
+        They are then in the ledger's file itself: a copy of it alone holds them.
+
         Raises:
-            RunError: the disk is full; nothing recorded before is lost.
+            RunError: the disk is full, or another process has written here, which no lock kept
+                out; nothing recorded before is lost.
             ValueError: an event that cannot follow those before it; nothing is recorded.
         """
         state = fold(events, self.state)
-        rows = [(time.time(), e.cycle, e.kind, _json(e.body)) for e in events]
-        with _sqlite_errors(self.path):
+        rows, end = [], self._end
+        for e in events:
+            row = (end.number + 1, time.time(), e.cycle, e.kind, _json(e.body))
+            end = end.after(row)
+            rows.append((*row, end.chain))
+        with sqlite_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.executemany(
-                    "INSERT INTO events (time, cycle, kind, body) VALUES (?, ?, ?, ?)", rows
-                )
+                self._check_alone()
+                self._db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        self.state = state
+            self.state, self._end = state, end
+            self._settle()
         return state
+
+    def labels_trained_on(self, cycle: int) -> Mapping[str, Label]:
+        """Return the labels as they stood when the model of a cycle was trained."""
+        state = State()
+        with sqlite_errors(self.path):
+            rows = self._db.execute("SELECT kind, cycle, body FROM events ORDER BY number")
+            for kind, of, body in rows.fetchall():
+                if kind == "trained" and of == cycle:
+                    break
+                state = fold([Event(kind, of, json.loads(body))], state)
+        return state.labels
+
+    def _check_alone(self) -> None:
+        """Raise RunError where the last event is not the one that this process knows as such."""
+        last = self._db.execute(
+            "SELECT number, chain FROM events ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        end = self._end
+        if last is not None and last != (end.number, end.chain if end.chained else None):
+            raise RunError(
+                f"Expected to be alone in {self.folder} but another process has recorded something "
+                "there, and the file system's locks did not keep it out. End one of the two, and "
+                "run the same command again; choose a folder on a local disk for the next run."
+            )
+
+    def _settle(self) -> None:
+        """Move what is recorded from SQLite's log into the file itself, on the disk."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def close(self) -> None:
         """Close the file and let other processes in."""
@@ -147,6 +188,40 @@ class Ledger:
                 self._db.execute("PRAGMA journal_mode = DELETE")
             self._db.close()
         self._lock.release()
+
+
+def create_tables(
+    db: sqlite3.Connection, meta: Mapping[str, str], rows: Sequence[Sequence[Any]] = ()
+) -> None:
+    """Make an empty database a ledger, in one transaction.
+
+    meta: JSON texts by their keys. rows: events as `COLUMNS` and digest.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SCHEMA.strip().split(";\n"):
+            db.execute(statement)
+        db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+        db.execute(f"PRAGMA application_id = {_APPLICATION}")
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def chain_start(file: Path) -> tuple[int | None, int]:
+    """Return the number of the first event with a chain, None without one, and the events' count.
+
+    Raises:
+        RunError: the ledger cannot be read.
+    """
+    with open_to_read(file) as db, sqlite_errors(file):
+        meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        (count,) = db.execute("SELECT count(*) FROM events").fetchone()
+    return chain_begins(meta), count
 
 
 def read_run(path: Path | str) -> RunResult:
@@ -162,12 +237,8 @@ def read_run(path: Path | str) -> RunResult:
             f"Expected {given} to be a run directory, which holds {FILE}, but there is none. Give "
             "the folder of a run, or start one there."
         )
-    with _sqlite_errors(file):
-        db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        meta, state = _read(db, file)
-    finally:
-        db.close()
+    with open_to_read(file) as db:
+        meta, state, _ = read_ledger(db, file)
     config = state.config(meta["config"])
     info = dict(meta["info"])
     if state.changes:
@@ -187,24 +258,77 @@ def read_run(path: Path | str) -> RunResult:
     )
 
 
-def _read(db: sqlite3.Connection, path: Path) -> tuple[dict[str, Any], State]:
-    with _sqlite_errors(path):
+def read_ledger(db: sqlite3.Connection, path: Path) -> tuple[dict[str, Any], State, End]:
+    """Return what the run began with, its state, and the end of its chain of events.
+
+    Raises:
+        RunError: damaged, of another program, or of a later version.
+    """
+    with sqlite_errors(path):
         _check_application(db, path)
         if not 1 <= (version := _version(db)) <= _VERSION:
             raise RunError(
                 f"Expected {path} to have ledger version 1 to {_VERSION} but it has {version}. "
                 "Read it with the version of Upslope that wrote it."
             )
-        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+        db.execute("BEGIN")  # all of it as it is at one moment, while others write
         try:
-            meta = {key: json.loads(text) for key, text in db.execute("SELECT * FROM meta")}
-            meta = {key: meta[key] for key in _META}
-            rows = db.execute("SELECT kind, cycle, body FROM events ORDER BY number")
-            return meta, fold(Event(kind, cycle, json.loads(body)) for kind, cycle, body in rows)
-        except (ValueError, KeyError, TypeError) as error:
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+            texts = dict(db.execute("SELECT key, value FROM meta").fetchall())
+            chained = [name for _, name, *_ in db.execute("PRAGMA table_info(events)")]
+            columns = COLUMNS if "chain" not in chained else f"{COLUMNS}, chain"
+            rows = db.execute(f"SELECT {columns} FROM events ORDER BY number").fetchall()
+        finally:
+            db.execute("ROLLBACK")
+        try:
+            end = check_chain(texts, rows, expected=version == _VERSION or "chain" in chained)
+            meta = {key: json.loads(texts[key]) for key in META}
+            state = fold(
+                Event(kind, cycle, json.loads(body)) for _, _, cycle, kind, body, *_ in rows
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise sqlite3.DatabaseError(f"its events do not add up: {error}") from error
+    return meta, state, end
+
+
+def _refuse_lost(folder: Path) -> None:
+    """Raise RunError where a run has been and its ledger is gone or empty."""
+    path = folder / FILE
+    if path.is_file() and path.stat().st_size > 0:
+        return
+    log = path.with_name(f"{FILE}-wal")
+    left = [
+        *(file.name for file in sorted(folder.glob("models/cycle-*.safetensors"))[:1]),
+        *(name for name in ("training.safetensors", SHEET) if (folder / name).is_file()),
+        *([log.name] if log.is_file() and log.stat().st_size > 0 else []),
+    ]
+    if left:
+        what = "empty" if path.is_file() else "missing"
+        raise RunError(
+            f"Expected the ledger {path}, since {left[0]} is left of its run, but it is {what}. A "
+            "run is not begun anew over another: restore the ledger from a copy, or choose another "
+            "folder."
+        )
+
+
+@contextmanager
+def open_to_read(file: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection that writes nothing.
+
+    Raises:
+        RunError: it cannot be opened.
+    """
+    with sqlite_errors(file):
+        db = sqlite3.connect(
+            f"{file.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None,
+            timeout=_BUSY_SECONDS,
+        )  # fmt: skip
+    try:
+        yield db
+    finally:
+        db.close()
 
 
 def _check_application(db: sqlite3.Connection, path: Path) -> None:
@@ -226,7 +350,8 @@ def _is_empty(db: sqlite3.Connection) -> bool:
 
 
 @contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite says of the ledger `path` into a RunError."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -240,10 +365,10 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
             f"Expected to be able to use the ledger {path} but SQLite says: {text}. Check that "
             "the folder can be written and that no other program holds the file."
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise RunError(
             f"Expected {path} to be a sound ledger but it is damaged: {error}. Restore it from a "
-            "copy, or start the run in another folder."
+            "copy, or save what can be read with `upslope repair`."
         ) from error
 
 

@@ -15,8 +15,7 @@ from typing import Any
 from torch import nn
 
 from upslope import tables
-from upslope.errors import ConfigError
-from upslope.models import bag_of_words, drn, own, resnet, resnet3d, small, text, vgg
+from upslope.models import bag_of_words, drn, fast, own, resnet, resnet3d, small, text, vgg
 from upslope.models.features import head, with_features
 from upslope.models.lazy import initialise_by_shape, without_lazy_layers
 from upslope.models.text import SequenceClassifier
@@ -40,6 +39,7 @@ TABLE: Mapping[str, Callable[..., nn.Module]] = {
     "vgg16": vgg.vgg16,
     "vgg16-bn": vgg.vgg16_bn,
     "resnet-small": resnet.resnet_small,
+    "cnn-fast": fast.cnn_fast,
     "cnn-small": small.cnn_small,
     "mlp": small.mlp,
     "drn-d-22": drn.drn_d_22,
@@ -82,14 +82,14 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if ":" in name:
         return own.check_own_options(name, options)
     factory = tables.lookup("model", TABLE, name, " or `package.module:function`")
-    problems = own.given_problems(name, options)
+    problems: list[tables.OptionProblem | str] = [*own.given_problems(name, options)]
     rest = {key: value for key, value in options.items() if key not in own.GIVEN}
     try:
         checked = tables.check_options(f"model {name!r}", factory, rest, own.GIVEN)
-    except ConfigError as error:
-        problems.append(str(error))
+    except tables.OptionsError as error:
+        problems += error.problems
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise tables.OptionsError(problems)
     return checked
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from upslope.errors import ConfigError, UpslopeError
-from upslope.tables import did_you_mean
+from upslope.tables import OptionProblem, OptionsError, UnknownOption
 
 GIVEN = ("num_classes", "input_shape")
 """What a data set decides; no option may have these names."""
@@ -32,7 +32,7 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             given; all wrong options in one message.
     """
     factory = import_function(name)
-    problems = given_problems(name, options)
+    problems: list[OptionProblem | str] = [*given_problems(name, options)]
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # functions written in C may not tell
@@ -40,10 +40,8 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
         own = [n for n in names if n not in GIVEN]
-        expected = ", ".join(f"`{n}`" for n in own) or "none"
         problems += [
-            f"model {name!r}: Expected options among {expected} but got "
-            f"`{key}`{did_you_mean(key, own)}."
+            UnknownOption(f"model {name!r}", key, tuple(own))
             for key in options
             if key not in names and key not in GIVEN
         ]
@@ -63,7 +61,7 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         and p.name not in options
     ]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise OptionsError(problems)
     return dict(options)
 
 

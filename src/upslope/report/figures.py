@@ -10,6 +10,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from upslope.files import write_atomically
 from upslope.report.look import GREY
 from upslope.report.summary import Row, Summary
 from upslope.report.tables import name_of
@@ -58,8 +60,10 @@ def save_curves(summary: Summary, directory: Path, name: str = "curves") -> list
     paths = [directory / f"{name}.png", directory / f"{name}.svg"]
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = curves_figure(summary)
-        figure.savefig(paths[0], dpi=160, metadata={"Software": "Upslope"})
-        figure.savefig(paths[1], metadata={"Date": None, "Creator": "Upslope"})
+        png: dict[str, Any] = {"dpi": 160, "metadata": {"Software": "Upslope"}}
+        svg: dict[str, Any] = {"metadata": {"Date": None, "Creator": "Upslope"}}
+        for path, options in zip(paths, (png, svg), strict=True):
+            write_atomically(path, partial(figure.savefig, **options))
     return paths
 
 

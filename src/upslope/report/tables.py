@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections import Counter
 from typing import Any
 
+from upslope.files import safe_cell, to_json
 from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
+from upslope.report.text_tables import DASH, csv_text, markdown_table
 
 
 def header(summary: Summary) -> list[str]:
@@ -57,7 +56,7 @@ def difference(found: Comparison) -> str:
 def p_value(p: float) -> str:
     """`0.013`, `<0.001`, or a dash where nothing was tested."""
     if math.isnan(p):
-        return "–"
+        return DASH
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -69,10 +68,8 @@ def name_of(metric: str) -> str:
 
 def markdown(summary: Summary) -> str:
     """The table, with a line that says how to read it."""
-    head = header(summary)
-    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-    lines += [f"| {' | '.join(cells(summary, row))} |" for row in summary.rows]
-    return "\n".join([*lines, "", *[f"{note}  " for note in notes(summary)], ""])
+    table = markdown_table(header(summary), [cells(summary, row) for row in summary.rows])
+    return "\n".join([table, "", *[f"{note}  " for note in notes(summary)], ""])
 
 
 def notes(summary: Summary) -> list[str]:
@@ -131,15 +128,15 @@ def _changes(study: Study) -> list[str]:
 
 def as_csv(summary: Summary) -> str:
     """Long form, one line a strategy and budget, shares at full precision."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["strategy", "labels", "mean", "low", "high", "seeds", "metric"])
+    lines = []
     for row in summary.rows:
         for i, labels in enumerate(summary.budgets):
             figures = (float(x[i]) for x in (row.curve.mean, row.curve.low, row.curve.high))
             shown = ["" if math.isnan(x) else repr(x) for x in figures]
-            writer.writerow([row.strategy, labels, *shown, len(row.seeds), summary.study.metric])
-    return buffer.getvalue()
+            lines.append(
+                [safe_cell(row.strategy), labels, *shown, len(row.seeds), summary.study.metric]
+            )
+    return csv_text(("strategy", "labels", "mean", "low", "high", "seeds", "metric"), lines)
 
 
 def as_json(summary: Summary, title: str = "") -> str:
@@ -161,7 +158,7 @@ def as_json(summary: Summary, title: str = "") -> str:
         "config": dict(summary.study.config),
         "environment": dict(summary.study.environment),
     }
-    return json.dumps(_without_nan(document), indent=2, default=str) + "\n"
+    return to_json(document)
 
 
 def _as_object(row: Row) -> dict[str, Any]:
@@ -194,11 +191,3 @@ def _as_object(row: Row) -> dict[str, Any]:
             "verdict": found.verdict,
         },
     }
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

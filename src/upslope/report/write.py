@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from upslope.files import disk_errors
+from upslope.files import disk_errors, write_text
 from upslope.report import tables
 from upslope.report.figures import save_curves
 from upslope.report.page import page
@@ -35,7 +35,6 @@ def write(summary: Summary, out: Path | str, title: str | None = None) -> Files:
     out = Path(out)
     title = title or summary.title or "Learning curves"
     with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
         png, svg = save_curves(summary, out)
         files = Files(
             page=out / "report.html",
@@ -45,8 +44,8 @@ def write(summary: Summary, out: Path | str, title: str | None = None) -> Files:
             csv=out / "curves.csv",
             json=out / "results.json",
         )
-        files.page.write_text(page(summary, title), encoding="utf-8")
-        files.markdown.write_text(tables.markdown(summary), encoding="utf-8")
-        files.csv.write_text(tables.as_csv(summary), encoding="utf-8")
-        files.json.write_text(tables.as_json(summary, title), encoding="utf-8")
+        write_text(files.page, page(summary, title))
+        write_text(files.markdown, tables.markdown(summary))
+        write_text(files.csv, tables.as_csv(summary))
+        write_text(files.json, tables.as_json(summary, title))
     return files

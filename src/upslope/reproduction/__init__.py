@@ -1,17 +1,17 @@
-"""Every table and figure of the paper, measured again: `upslope reproduce ARTEFACT --scale ...`.
+"""Every table and figure of the paper, measured again; `upslope reproduce` calls it.
 
-    asked = ask("table1", scale="smoke", out="runs/smoke")
-    report = reproduce(asked)          # runs what is missing, writes runs/smoke/table1/
+    request = ask("table1", scale="smoke", out="runs/smoke")
+    report = reproduce(request)       # runs what is missing, writes runs/smoke/table1/
 
-`scales/` says on which data and networks, `study` runs them once for all artefacts, `measures` and
-`theory` take figures from finished runs, one file a family of artefacts reads them, `write` puts
-them beside the paper's numbers (`paper`, the only ones typed in).
+`scales/` declares on which data and networks, `studies/` runs them once for all artefacts,
+`metrics/` takes numbers from finished runs, `artefacts/` makes tables and panels of them, with the
+paper's numbers (`paper`, the only ones typed in) beside, and `output/` and `write` write them.
 """
 
 from __future__ import annotations
 
 from upslope.reproduction.artefacts import ARTEFACTS
-from upslope.reproduction.run import Asked, Report, ask, reproduce
-from upslope.reproduction.scales import READINGS, SCALES
+from upslope.reproduction.run import Report, Request, ask, reproduce
+from upslope.reproduction.scales import SCALES, VARIANTS
 
-__all__ = ["ARTEFACTS", "READINGS", "SCALES", "Asked", "Report", "ask", "reproduce"]
+__all__ = ["ARTEFACTS", "SCALES", "VARIANTS", "Report", "Request", "ask", "reproduce"]

@@ -85,7 +85,7 @@ FULL_DATA = 93.16
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an experiment was made, in the words that `differences` compares."""
+    """How an experiment was made, in the words that `output.protocol_diff` compares."""
 
     data: str
     network: str

@@ -1,4 +1,7 @@
-"""One artefact, or all: run what is missing, measure, write."""
+"""`ask` and `reproduce`: check a request, run what is missing, measure it, write it.
+
+The command line calls them.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,22 @@ from typing import Any
 from upslope import tables
 from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.reproduction.artefacts import ARTEFACTS
-from upslope.reproduction.bench import Bench, Watch, unwatched
-from upslope.reproduction.scales import scale as scale_named
-from upslope.reproduction.sheets import Result
-from upslope.reproduction.write import index, write
+from upslope.reproduction.output.results import Result
+from upslope.reproduction.scales import read_scale
+from upslope.reproduction.studies.runner import StudyRunner, Watch, watch_nothing
+from upslope.reproduction.write import write_artefact, write_index
 
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class Report:
-    """folders: artefact -> where it lies. missing: artefact -> which data it lacks. failed:
-    artefact -> what went wrong otherwise. page: the index."""
+    """What became of each artefact of a request.
+
+    folders, results: artefact -> where it lies, and what it consists of.
+    missing: artefact -> which data it lacks. failed: artefact -> its other error.
+    page: the index of all artefacts.
+    """
 
     folders: Mapping[str, Path]
     results: Mapping[str, Result]
@@ -32,15 +39,17 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be reproduced; checked, but nothing opened.
+class Request:
+    """What is to be reproduced, checked, with nothing opened yet.
+
+    artefact: a key of `ARTEFACTS`, or "all". runner: runs the studies. names: of the artefacts.
 
     Raises:
-        ConfigError: an unknown artefact, scale or reading; settings that cannot be.
+        ConfigError: an unknown artefact, scale or variant; settings that are not allowed.
     """
 
     artefact: str
-    bench: Bench
+    runner: StudyRunner
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,12 +62,12 @@ class Asked:
             )
         object.__setattr__(self, "names", names if self.artefact == ALL else (self.artefact,))
         for study in self.studies:
-            self.bench.config(study)
+            self.runner.config(study)
 
     @property
     def studies(self) -> tuple[str, ...]:
         """The studies that the artefacts need, each once."""
-        scale = self.bench.scale
+        scale = self.runner.scale
         return tuple(dict.fromkeys(s for n in self.names for s in ARTEFACTS[n].studies(scale)))
 
 
@@ -66,49 +75,53 @@ def ask(
     artefact: str,
     *,
     scale: str,
-    reading: str = "code",
+    variant: str = "code",
     out: Path | str | None = None,
     sets: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
-    watch: Watch = unwatched,
-) -> Asked:
-    """Check what is asked for.
+    watch: Watch = watch_nothing,
+) -> Request:
+    """Check a request.
 
+    artefact: a key of `ARTEFACTS`, or "all". scale, variant: keys of `SCALES` and `VARIANTS`.
     sets, overrides: on top of the configuration of every study, as `config.load` takes them.
-    out: `runs/reproduce-<scale>-<reading>` where not given.
+    out: `runs/reproduce-<scale>-<variant>` where not given.
 
     Raises:
-        ConfigError: an unknown artefact, scale or reading; settings that cannot be.
+        ConfigError: an unknown artefact, scale or variant; settings that are not allowed.
     """
-    chosen = scale_named(scale, reading)
-    folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}-{reading}"
-    return Asked(artefact, Bench(chosen, folder, sets, overrides or {}, watch))
+    declared = read_scale(scale, variant)
+    folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}-{variant}"
+    return Request(artefact, StudyRunner(declared, folder, sets, overrides or {}, watch))
 
 
 def reproduce(
-    asked: Asked, command: str = "", told: Callable[[str, Result], None] | None = None
+    request: Request, command: str = "", report: Callable[[str, Result], None] | None = None
 ) -> Report:
     """Make each artefact; of `all`, one that cannot be made does not stop the others.
 
-    command: what to type to get the same, kept with each. told: called after each.
+    command: what to type to get the same, recorded with each artefact.
+    report: called with the name and the result of each artefact when it is written.
+
+    Returns: where everything lies, and what could not be made.
 
     Raises:
         UpslopeError: the one artefact asked for cannot be made.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
     """
-    bench = asked.bench
+    runner = request.runner
     folders: dict[str, Path] = {}
     results: dict[str, Result] = {}
     missing: dict[str, str] = {}
     failed: dict[str, UpslopeError] = {}
-    for name in asked.names:
+    for name in request.names:
         started = time.monotonic()
         try:
-            result = ARTEFACTS[name].make(bench)
+            result = ARTEFACTS[name].make(runner)
             seconds = time.monotonic() - started
-            folders[name] = write(name, result, bench, command, seconds)
+            folders[name] = write_artefact(name, result, runner, command, seconds)
         except UpslopeError as error:
-            if asked.artefact != ALL:
+            if request.artefact != ALL:
                 raise
             if isinstance(error, DataError):
                 missing[name] = str(error)
@@ -116,7 +129,7 @@ def reproduce(
                 failed[name] = error
             continue
         results[name] = result
-        if told is not None:
-            told(name, result)
+        if report is not None:
+            report(name, result)
     problems = {**missing, **{name: str(error) for name, error in failed.items()}}
-    return Report(folders, results, missing, failed, index(bench.out, problems))
+    return Report(folders, results, missing, failed, write_index(runner.out, problems))

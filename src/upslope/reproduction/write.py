@@ -1,4 +1,4 @@
-"""An artefact on disk, and the page that leads to all of them."""
+"""Artefacts on disk, and the page that leads to all of them; `run` calls it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 from upslope.batches import resolve_device
 from upslope.experiment.environment import environment
-from upslope.files import disk_errors, write_atomically
+from upslope.files import disk_errors, to_json, write_text
+from upslope.report.text_tables import markdown_table
 from upslope.reproduction.artefacts import ARTEFACTS
-from upslope.reproduction.bench import Bench
-from upslope.reproduction.differences import Line, differences
-from upslope.reproduction.draw import save
-from upslope.reproduction.formats import latex, long_form, markdown
-from upslope.reproduction.sheets import Result
+from upslope.reproduction.output.formats import to_csv, to_latex, to_markdown
+from upslope.reproduction.output.picture import save_picture
+from upslope.reproduction.output.protocol_diff import Line, compare_protocols
+from upslope.reproduction.output.results import Result
+from upslope.reproduction.studies.runner import StudyRunner
 
 META = "meta.json"
 SHADES = (
@@ -25,64 +26,76 @@ SHADES = (
 )
 
 
-def write(name: str, result: Result, bench: Bench, command: str, seconds: float) -> Path:
-    """`table.csv`, `.md`, `.tex`, `figure.png`, `.svg` and `meta.json` in `<out>/<name>/`.
+def write_artefact(
+    name: str, result: Result, runner: StudyRunner, command: str, seconds: float
+) -> Path:
+    """Write `table.csv`, `.md`, `.tex`, `figure.png`, `.svg` and `meta.json` into `<out>/<name>/`.
+
+    name: of the artefact. result: its numbers. runner: whose studies it read. command: what to type
+    to get the same. seconds: how long it took.
+
+    Returns: the folder.
 
     Raises:
         RunError: the disk is full or cannot be written.
     """
-    folder = bench.out / name
-    opened = [bench.opened(study) for study in result.studies]
-    lines = differences(opened, result.protocol, bench.scale.reading.name, result.seeds)
+    folder = runner.out / name
+    studies = [runner.open(name) for name in result.studies]
+    lines = compare_protocols(studies, result.protocol, runner.scale.variant.name, result.seeds)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.csv").write_text(long_form(result.tables), encoding="utf-8")
-        (folder / "table.tex").write_text(latex(result.tables), encoding="utf-8")
-        (folder / "table.md").write_text(_page(name, result, lines, command), encoding="utf-8")
-        save(result.panels, folder)
+        write_text(folder / "table.csv", to_csv(result.tables))
+        write_text(folder / "table.tex", to_latex(result.tables))
+        write_text(folder / "table.md", _page(name, result, lines, command))
+        save_picture(result.panels, folder)
     meta = {
         "artefact": name,
         "title": ARTEFACTS[name].title,
-        "scale": bench.scale.name,
-        "reading": bench.scale.reading.name,
+        "scale": runner.scale.name,
+        # The key under which earlier calls recorded it, and with which the index reads them.
+        "reading": runner.scale.variant.name,
         "command": command,
         "seconds": seconds,
         "findings": list(result.findings),
-        "environment": environment(resolve_device(opened[0].config.device)),
+        "environment": environment(resolve_device(studies[0].config.device)),
         "studies": {
-            o.study.name: {
-                **o.protocol,
-                "seeds": list(o.config.seeds)[: result.seeds],
-                "commits": _commits(bench, o.study.name),
+            opened.study.name: {
+                **opened.protocol,
+                "seeds": list(opened.config.seeds)[: result.seeds],
+                "commits": _commits(runner, opened.study.name),
             }
-            for o in opened
+            for opened in studies
         },
         "extra": dict(result.extra),
     }
-    text = json.dumps(_without_nan(meta), indent=2, default=str) + "\n"
-    write_atomically(folder / META, lambda path: _text(path, text))
+    write_text(folder / META, to_json(meta))
     return folder
 
 
-def index(out: Path, left_out: Mapping[str, str]) -> Path:
-    """`README.md` of all artefacts that lie in `out`, of this call or earlier ones.
+def write_index(out: Path, left_out: Mapping[str, str]) -> Path:
+    """Write `README.md`, which lists all artefacts that lie in `out`, of this call or earlier ones.
+
+    left_out: artefact -> why it could not be made.
+
+    Returns: the path of the page.
 
     Raises:
         RunError: the disk is full or cannot be written.
     """
-    found = {name: meta for name in ARTEFACTS if (meta := _meta(out / name / META))}
+    metas = {name: meta for name in ARTEFACTS if (meta := _meta(out / name / META))}
     lines = ["# Tables and figures of the paper, measured again", ""]
-    for said in dict.fromkeys(_made(meta) for meta in found.values()):
+    for said in dict.fromkeys(_made(meta) for meta in metas.values()):
         lines += [said, ""]
-    lines += ["| artefact | | found |", "| --- | --- | --- |"]
-    for name, meta in found.items():
-        said = " ".join(meta["findings"])
-        lines.append(f"| [{name}]({name}/table.md) | {meta['title']} | {said} |")
+    rows = [
+        (f"[{name}]({name}/table.md)", meta["title"], " ".join(meta["findings"]))
+        for name, meta in metas.items()
+    ]
+    lines.append(markdown_table(("artefact", "", "found"), rows, text_columns=3))
     if left_out:
         lines += ["", "Left out:", ""]
         lines += [f"- {name}: {' '.join(why.split())}" for name, why in left_out.items()]
     page = out / "README.md"
-    write_atomically(page, lambda path: _text(path, "\n".join([*lines, ""])))
+    write_text(page, "\n".join([*lines, ""]))
     return page
 
 
@@ -91,20 +104,19 @@ def _page(name: str, result: Result, lines: Sequence[Line], command: str) -> str
     parts = [f"# {name}: {ARTEFACTS[name].title}", "", f"    {command}", ""]
     parts += [f"{finding}\n" for finding in result.findings]
     parts += ["Lines in italics are the paper's numbers, or chance.", ""]
-    parts += [markdown(table) for table in result.tables]
+    parts += [to_markdown(table) for table in result.tables]
     parts += [f"![{ARTEFACTS[name].title}](figure.png)", ""]
     halves = [half for panel in result.panels for series in panel.series for half in series.half]
     if any(math.isfinite(half) for half in halves):
         parts.append(f"- {SHADES}")
     parts += [f"- {note}" for note in result.notes]
-    parts += ["", "| | here | the paper |", "| --- | --- | --- |"]
-    parts += [f"| {what} | {ours} | {theirs} |" for what, ours, theirs in lines]
+    parts += ["", markdown_table(("", "here", "the paper"), lines, text_columns=3)]
     return "\n".join([*parts, ""])
 
 
-def _commits(bench: Bench, study: str) -> list[str]:
+def _commits(runner: StudyRunner, study: str) -> list[str]:
     """Of the source that its runs were made with; one that was gone on with may have several."""
-    made = {run.environment.get("commit") for runs in bench.runs(study).values() for run in runs}
+    made = {run.environment.get("commit") for runs in runner.runs(study).values() for run in runs}
     return sorted(str(commit) for commit in made)
 
 
@@ -122,19 +134,7 @@ def _made(meta: Mapping[str, Any]) -> str:
 
 def _meta(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
-
-
-def _text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return meta

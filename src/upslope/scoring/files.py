@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError, DataError, SelectionError
-from upslope.files import disk_errors, write_atomically
+from upslope.files import disk_errors, safe_cell, write_atomically
 from upslope.pool import Need, PoolView
 from upslope.progress import Observer, Progress, Stop, silent
 from upslope.scoring.signals import OnCorrupt, compute_signals
@@ -190,7 +190,11 @@ def _write_csv(path: Path, blocks: Iterator[dict[str, list[Any]]]) -> None:
         for i, block in enumerate(blocks):
             if i == 0:
                 writer.writerow(block)
-            writer.writerows(zip(*block.values(), strict=True))
+            columns = [
+                list(map(safe_cell, values)) if name in TEXT_COLUMNS else values
+                for name, values in block.items()
+            ]
+            writer.writerows(zip(*columns, strict=True))
 
 
 _WRITERS = {".parquet": _write_parquet, ".csv": _write_csv}

@@ -78,6 +78,22 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class MirrorsOnDemand(Protocol):
+    """A task whose `augment` can be told which images to mirror, where it mirrors at all."""
+
+    def augment(
+        self, inputs: Tensor, targets: Tensor, rng: Any, *, mirrored: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `Task.augment`. mirrored: (n,) booleans, on the CPU; by chance where None."""
+        ...
+
+    @property
+    def mirrors_on_demand(self) -> bool:
+        """True: tells such tasks from others, whose `augment` has the same name."""
+        ...
+
+
+@runtime_checkable
 class TakesAnswers(Protocol):
     """A task that says which answers of annotators are labels; others take classes."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from upslope.tasks.answers import class_answer, class_label
 from upslope.tasks.augmentation import padded_crop
 from upslope.tasks.metrics import ClassificationMetrics
 from upslope.tasks.softmax import SoftmaxTask
+from upslope.tasks.views import mean_over_views
 from upslope.tasks.volumes import wedge_symmetry
 
 _HELP = (
@@ -44,7 +45,16 @@ class Classification(SoftmaxTask):
         float, Field(ge=0, lt=1, description="share of the target spread over all classes")
     ] = 0.0
 
+    views: Annotated[
+        Literal["none", "flip", "flip-shift"],
+        Field(
+            description="evaluation takes the mean posterior over: the image; it and its mirror "
+            "image; these and both shifted by a pixel, twice; scores take the image alone"
+        ),
+    ] = "none"
+
     primary = "accuracy"
+    mirrors_on_demand: ClassVar[bool] = True
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
         """Cross-entropy of each sample, (n,), with label smoothing where asked for."""
@@ -65,13 +75,29 @@ class Classification(SoftmaxTask):
         """A fresh accumulator of accuracy, loss, calibration error and accuracy by class."""
         return ClassificationMetrics(self, self.class_names)
 
+    def predict(self, model: nn.Module, inputs: Tensor) -> Any:
+        """The outputs for a prepared batch; with `views`, the logarithm of their mean posterior."""
+        if self.views == "none":
+            return model(inputs)
+        self._need(inputs, 4, "images, (n, c, h, w),", f"views {self.views!r}", "views")
+        shift = 1 if self.views == "flip-shift" else 0
+        return mean_over_views(
+            lambda x: self.logits(model(x)), inputs, shift, border=self.black(inputs)
+        )
+
     def augment(
-        self, inputs: Tensor, targets: Tensor, rng: torch.Generator
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        rng: torch.Generator,
+        *,
+        mirrored: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """A random variant of a prepared batch, (n, c, h, w) or, of volumes, (n, c, z, y, x).
 
         The border of an image is black, as it is where images are padded before they are
-        normalised; volumes are shifted around their ends. `rng` lives on the CPU.
+        normalised; volumes are shifted around their ends. `rng` lives on the CPU. mirrored: (n,),
+        which images flip-crop mirrors; by chance where None.
         """
         if self.augmentation == "none":
             return inputs, targets
@@ -83,7 +109,9 @@ class Classification(SoftmaxTask):
         self._need(inputs, 4, "images, (n, c, h, w),")
         pad = self.pad or max(1, min(inputs.shape[2:]) // 8)
         flip = self.augmentation == "flip-crop"
-        return padded_crop(inputs, pad, flip=flip, border=self.black(inputs), rng=rng), targets
+        border = self.black(inputs)
+        images = padded_crop(inputs, pad, flip=flip, border=border, rng=rng, mirrored=mirrored)
+        return images, targets
 
     def check(self, model: nn.Module, sample: Tensor) -> None:
         """Run a prepared batch of one or more, (n, ...), through the model in eval mode.
@@ -95,9 +123,12 @@ class Classification(SoftmaxTask):
         """
         self.check_outputs(model, sample, (), "logits", "one row a sample and one column a class")
 
-    def _need(self, inputs: Tensor, dimensions: int, what: str) -> None:
+    def _need(
+        self, inputs: Tensor, dimensions: int, what: str, user: str = "", option: str = ""
+    ) -> None:
         if inputs.ndim != dimensions:
+            user = user or f"augmentation {self.augmentation!r}"
             raise ConfigError(
-                f"Expected {what} for the augmentation {self.augmentation!r} but got shape "
-                f"{tuple(inputs.shape)}. Set the augmentation to 'none'."
+                f"Expected {what} for the {user} but got shape {tuple(inputs.shape)}. Set the "
+                f"{option or 'augmentation'} to 'none'."
             )

@@ -3,9 +3,11 @@
 from upslope.training.companion import Accompanied, Companion, Step
 from upslope.training.evaluate import evaluate
 from upslope.training.loop import TrainingReport, place, train
+from upslope.training.recipes import RECIPES, with_recipe
 from upslope.training.settings import TrainingSettings
 
 __all__ = [
+    "RECIPES",
     "Accompanied",
     "Companion",
     "Step",
@@ -14,4 +16,5 @@ __all__ = [
     "evaluate",
     "place",
     "train",
+    "with_recipe",
 ]

@@ -8,26 +8,33 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from upslope.batches import Source, source, with_targets
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError, ModelError
 from upslope.progress import Interrupted, Observer, Progress, Stop, silent
 from upslope.seeds import derive, deterministic, generator, global_generator
-from upslope.tasks.base import Task
+from upslope.tasks.base import MirrorsOnDemand, Task
 from upslope.training.companion import Companion, Step
 from upslope.training.evaluate import evaluate
+from upslope.training.optimizers import make_optimizer
 from upslope.training.schedule import learning_rate
 from upslope.training.settings import TrainingSettings
 from upslope.training.state import Position, load_position, save_position
+from upslope.training.task import trained_task
+from upslope.training.whitening import whiten
 
 CHECKPOINT_SECONDS = 20.0
 """Least wall time between two checkpoints: what a kill may cost."""
+
+STATISTICS_BATCH = 500
+"""Samples in a batch when the statistics of batch normalisation are computed again."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -70,12 +77,15 @@ def train(
 
     The order of the data, the augmentation and the dropout depend on (seed, cycle, epoch) alone.
     A batch of one sample left over at the end of an epoch joins the batch before it, because
-    BatchNorm cannot train on one. The weights are the last epoch's; with `validation`, those of
-    the epoch with the best primary figure there, the first of equals. With `checkpoint`, a call
+    BatchNorm cannot train on one. `settings.whitening` reads the inputs of the whole `dataset`, and
+    no target beside those of `indices`. The weights are the last epoch's; with `validation`, those
+    of the epoch with the best primary figure there, the first of equals. With `checkpoint`, a call
     that was killed or stopped goes on from that file when it is made again.
 
     Raises:
-        ModelError: the loss is not finite, or one sample alone meets BatchNorm.
+        ModelError: the loss is not finite, one sample alone meets BatchNorm, or the network has no
+            layer to whiten.
+        ConfigError: settings that the task has no place for.
         DataError: nothing to train on, or a sample that cannot be read.
         RunError: the disk is full.
         Interrupted: a stop was requested; the checkpoint is written.
@@ -83,9 +93,12 @@ def train(
     if not len(indices):
         raise DataError("Expected at least one labelled sample to train on but got none.")
     with deterministic(device):
+        model = place(model, settings, device)
+        if settings.whitening:
+            whiten(model, task, dataset)
         run = _Training(
-            place(model, settings, device),
-            task,
+            model,
+            trained_task(task, settings),
             source(dataset, with_targets(dataset), indices, device),
             settings,
             seed=seed,
@@ -134,11 +147,12 @@ class _Training:
         self.seed, self.cycle, self.device, self.n = seed, cycle, device, n
         self.companion, self.checkpoint, self.key = companion, checkpoint, key
         self.observer, self.stop = observer, stop
-        self.optimizer = _optimizer(model, settings)
+        self.optimizer = make_optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "fp16")
         self.epochs = settings.epochs_for(n)
         self.steps = settings.steps_per_epoch(n)
         self.augment = torch.Generator()
+        self.coins = torch.randint(0, 2, (n,), generator=generator(seed, "flip", cycle))
         self.started = self.saved = time.monotonic()
         self.loss_sum = torch.zeros((), device=device)
 
@@ -155,16 +169,18 @@ class _Training:
                 self.companion.end()
         if self.at.best_weights:
             self.model.load_state_dict(self.at.best_weights)
+        if self.settings.batch_statistics == "recomputed":
+            self._recompute_statistics()
         return TrainingReport(self.at.last_loss, self._seconds(), self.at.best_epoch)
 
     def _epoch(self, validation: Dataset | None) -> None:
         at, cycle, settings = self.at, self.cycle, self.settings
-        batches = epoch_batches(self.n, settings.batch_size, self.seed, cycle, at.epoch)
+        self.batches = epoch_batches(self.n, settings.batch_size, self.seed, cycle, at.epoch)
         self.augment = generator(self.seed, "augment", cycle, at.epoch)
         self.loss_sum = torch.full((), at.loss_sum, device=self.device)
         with global_generator(self.seed, "dropout", cycle, at.epoch, device=self.device):
             self._restore_generators()
-            for inputs, targets in self.data.stream(batches[at.step :]):
+            for inputs, targets in self.data.stream(self.batches[at.step :]):
                 if self.stop.requested:
                     self._save()
                     self.stop.check()
@@ -183,10 +199,10 @@ class _Training:
         progress = (at.epoch * self.steps + at.step) / (self.epochs * self.steps)
         lr = learning_rate(settings, at.epoch, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("factor", 1.0)
         inputs = self.task.prepare(inputs)
         if settings.augment:
-            inputs, targets = self.task.augment(inputs, targets, self.augment)
+            inputs, targets = self._augmented(inputs, targets)
         if settings.channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
@@ -207,6 +223,26 @@ class _Training:
             self._check_loss(lr)
         done = at.epoch * self.steps + at.step + 1
         self.observer(Progress("train", done, self.epochs * self.steps))
+
+    def _augmented(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch as the task varies it."""
+        if self.settings.flip == "random" or not isinstance(self.task, MirrorsOnDemand):
+            return self.task.augment(inputs, targets, self.augment)
+        mirrored = (self.coins[self.batches[self.at.step]] + self.at.epoch) % 2 == 1
+        return self.task.augment(inputs, targets, self.augment, mirrored=mirrored)
+
+    def _recompute_statistics(self) -> None:
+        """Make the statistics of batch normalisation those of the labelled set, as it is."""
+        with global_generator(self.seed, "statistics", self.cycle, device=self.device):
+            batches = epoch_batches(self.n, STATISTICS_BATCH, self.seed, self.cycle, self.epochs)
+            update_bn((self._placed(x) for x, _ in self.data.stream(batches)), self.model)
+
+    def _placed(self, inputs: Tensor) -> Tensor:
+        """A batch as the network takes it."""
+        inputs = self.task.prepare(inputs)
+        if self.settings.channels_last and inputs.dim() == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
 
     def _forward(self, inputs: Tensor) -> object:
         try:
@@ -245,7 +281,7 @@ class _Training:
             mixed = " Train without autocast." if self.settings.autocast else ""
             raise ModelError(
                 f"Expected a finite training loss but it is {value} in epoch {self.at.epoch + 1} "
-                f"of {self.epochs}, at learning rate {lr:.3g}. Lower `lr` (try "
+                f"of {self.epochs}, at learning rate {lr:.3g}. Lower `training.lr` (try "
                 f"{self.settings.lr / 10:.3g}), and look for inputs that are not finite.{mixed}"
             )
 
@@ -290,26 +326,9 @@ class _Training:
             torch.cuda.set_rng_state(random["cuda"], self.device)
 
 
-def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ModelError(
-            f"Expected {type(model).__name__} to have trainable parameters but it has none. Set "
-            "requires_grad on those to train."
-        )
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-
-
 def _key(
     settings: TrainingSettings, seed: int, cycle: int, name: str, indices: Sequence[int]
 ) -> str:
     """Which training this is: a checkpoint of another one is not gone on from."""
-    text = json.dumps([asdict(settings), seed, cycle, name, list(indices)])
+    text = json.dumps([settings.record(), seed, cycle, name, list(indices)])
     return hashlib.sha256(text.encode()).hexdigest()

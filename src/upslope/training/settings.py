@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from upslope.errors import ConfigError
 from upslope.options import Options
+from upslope.training.recipes import with_recipe
 
 AUTO_EPOCHS = 20
 """Fewest passes over the labelled set with `epochs="auto"`."""
@@ -18,6 +19,13 @@ AUTO_STEPS = 400
 """Fewest optimiser steps with `epochs="auto"`. With 100 labels, `cnn-small` reaches 98% and more of
 its training set in 200 steps and all of it in 400, on digits and on Fashion-MNIST; accuracy on the
 test set still rises between. `tests/test_training.py` holds it for digits."""
+
+
+_LATER = (
+    "sample_passes", "nesterov", "sgd_lr", "flip", "label_smoothing", "whitening",
+    "batch_statistics",
+)  # fmt: skip
+"""Options that runs of earlier versions have not recorded."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class TrainingSettings(Options):
     `epochs=200, batch_size=128, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4,
     schedule="milestones", milestones=(160,), gamma=0.1`.
 
+    `training.recipes` names sets of values, `TrainingSettings.from_recipe("fast")` one of them.
+
     Raises:
         ConfigError: values of a wrong type or out of range, all of them named.
     """
@@ -46,24 +56,45 @@ class TrainingSettings(Options):
             "less than 400 steps, as many as make 400"
         ),
     ] = "auto"
+    sample_passes: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="samples that a training sees, each as often as it comes, however many "
+            "labels there are; takes the place of epochs",
+        ),
+    ] = None
     batch_size: Annotated[
         int, Field(ge=1, description="samples in a batch; a lone last one joins the batch before")
     ] = 64
     optimizer: Annotated[
-        Literal["sgd", "adam"], Field(description="SGD with momentum, or Adam")
+        Literal["sgd", "adam", "muon"],
+        Field(
+            description="SGD with momentum; Adam; or Muon for filters and matrices, with SGD for "
+            "all else (PyTorch 2.9 or later)"
+        ),
     ] = "sgd"
     lr: Annotated[
         float, Field(gt=0, description="learning rate at the start; the peak of one-cycle")
     ] = 0.05
     momentum: Annotated[
-        float, Field(ge=0, lt=1, description="momentum of SGD; Adam ignores it")
+        float, Field(ge=0, lt=1, description="momentum of SGD and Muon; Adam ignores it")
     ] = 0.9
+    nesterov: Annotated[
+        bool, Field(description="Nesterov's momentum in SGD; Muon always has it")
+    ] = False
+    sgd_lr: Annotated[
+        float, Field(gt=0, description="with muon: peak rate of biases and other vectors")
+    ] = 0.05
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty, added to the gradient")] = (
         5e-4
     )
     schedule: Annotated[
-        Literal["milestones", "one-cycle", "constant"],
-        Field(description="times gamma at each milestone; warm-up and cosine decay; or constant"),
+        Literal["milestones", "one-cycle", "triangular", "constant"],
+        Field(
+            description="times gamma at each milestone; warm-up and cosine decay; up and down in "
+            "straight lines; or constant"
+        ),
     ] = "one-cycle"
     milestones: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
@@ -75,6 +106,36 @@ class TrainingSettings(Options):
     augment: Annotated[
         bool, Field(description="apply the task's random augmentation to training batches")
     ] = True
+    flip: Annotated[
+        Literal["random", "alternate"],
+        Field(
+            description="where the task's augmentation mirrors images: each epoch by chance, or in "
+            "the first epoch by chance and then every other time"
+        ),
+    ] = "random"
+    label_smoothing: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="share of the target spread over all classes, in training alone; scores "
+            "are computed without",
+        ),
+    ] = 0.0
+    whitening: Annotated[
+        bool,
+        Field(
+            description="set the filters of a network's whitening layer from the images of the "
+            "pool before each training; no label is read"
+        ),
+    ] = False
+    batch_statistics: Annotated[
+        Literal["running", "recomputed"],
+        Field(
+            description="of batch normalisation, for scores and evaluation: the running mean of "
+            "the last batches, or computed over the labelled set once training is over"
+        ),
+    ] = "running"
     channels_last: Annotated[
         bool, Field(description="channels-last layout for image networks: often pays")
     ] = False
@@ -90,9 +151,42 @@ class TrainingSettings(Options):
                 "training: Expected `milestones` to name at least one epoch, as `schedule` is "
                 '"milestones", but got (). Name the epochs, or take schedule="constant".'
             )
+        if self.sample_passes is not None and self.epochs != "auto":
+            raise ConfigError(
+                "training: Expected one of `epochs` and `sample_passes`, as each says how long a "
+                f"training lasts, but got {self.epochs} and {self.sample_passes}. Leave one out."
+            )
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise ConfigError(
+                "training: Expected `momentum` above 0, as `nesterov` is a form of momentum, but "
+                "got 0. Set momentum=0.9, or nesterov=False."
+            )
+
+    @classmethod
+    def from_recipe(cls, name: str, **changes: Any) -> TrainingSettings:
+        """Return the settings that the recipe `name` stands for, with `changes` on top.
+
+        Raises:
+            ConfigError: an unknown recipe, or options as for `TrainingSettings`.
+        """
+        return cls(**with_recipe(name, changes))
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as a ledger and a checkpoint hold them.
+
+        Options that came later are left out at their defaults, so that what was recorded before
+        compares equal.
+        """
+        values = asdict(self)
+        for field in fields(self):
+            if field.name in _LATER and values[field.name] == field.default:
+                del values[field.name]
+        return values
 
     def epochs_for(self, labels: int) -> int:
         """Return the number of passes over a labelled set of `labels` samples."""
+        if self.sample_passes is not None:
+            return max(1, round(self.sample_passes / labels))
         if self.epochs != "auto":
             return self.epochs
         return max(AUTO_EPOCHS, math.ceil(AUTO_STEPS / self.steps_per_epoch(labels)))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.checkpoints import load_tensors, save_tensors
+from upslope.errors import ModelError
 from upslope.training.companion import Companion
 
 
@@ -60,6 +65,7 @@ def save_position(
         "position": {name: getattr(position, name) for name in _PLAIN},
         "scaler": scaler.state_dict(),
     }
+    header["digest"] = _digest(tensors, header)
     save_tensors(path, tensors, header)
 
 
@@ -71,11 +77,32 @@ def load_position(
     scaler: torch.amp.GradScaler,
     companion: Companion | None,
 ) -> Position:
-    """Take a checkpoint back, or the start where there is none of this training."""
+    """Take a checkpoint back, or the start where there is none of this training.
+
+    One that is damaged is set aside, with a warning: the training begins anew.
+    """
     if not path.exists():
         return Position()
-    tensors, header = load_tensors(path)
-    if header.get("key") != key:
+    try:
+        tensors, header = load_tensors(path)
+        digest = header.pop("digest", None)  # checkpoints of earlier versions have none
+        damaged = digest is not None and digest != _digest(tensors, header)
+        other = not damaged and header.get("key") != key
+        plain = header["position"] if not (damaged or other) else {}
+        if plain:
+            _check_plain(plain)
+    except (ModelError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        damaged, other = True, False
+    if damaged:
+        aside = set_aside(path)
+        path.replace(aside)
+        warnings.warn(
+            f"The checkpoint {path} is damaged. It is set aside as {aside.name}, and this training "
+            "begins anew.",
+            stacklevel=2,
+        )
+        return Position()
+    if other:
         return Position()
     model.load_state_dict(_stripped("model", tensors))
     states: dict[int, dict[str, Tensor]] = {}
@@ -92,6 +119,28 @@ def load_position(
         best_weights=_stripped("best", tensors),
         random=_stripped("random", tensors),
     )
+
+
+def set_aside(path: Path) -> Path:
+    """Return where a checkpoint goes that cannot be used."""
+    return path.with_name(f"{path.name}.damaged")
+
+
+def _check_plain(position: dict[str, Any]) -> None:
+    """Raise ValueError for numbers that no training has: of a file without a digest."""
+    counts = [position[name] for name in ("epoch", "step", "seen")]
+    if set(position) != set(_PLAIN) or not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise ValueError("not a position")
+
+
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that a checkpoint holds, so that no damage to it goes unnoticed."""
+    sha256 = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:

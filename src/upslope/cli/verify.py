@@ -1,0 +1,66 @@
+"""`upslope verify` and `upslope repair`: check the folder of a run, and save what is sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from upslope.cli.console import out, told
+
+Run = Annotated[Path, typer.Argument(help="Folder of a run, or of several.", metavar="RUN")]
+
+
+def verify(run: Run) -> None:
+    """Check a run: its ledger, event by event, and every file whose digest that holds.
+
+    Nothing is changed. The exit code is 6 where something is damaged or missing.
+
+    [bold]Examples[/bold]
+
+      upslope verify runs/digits
+    """
+    with told():
+        from upslope.errors import RunError
+        from upslope.experiment.verify import verify_run
+        from upslope.ledger.store import FILE
+
+        folders = sorted(file.parent for file in run.rglob(FILE)) if run.is_dir() else []
+        damaged = 0
+        for folder in folders or [run]:
+            result = verify_run(folder)
+            damaged += bool(result.problems)
+            state = "damaged" if result.problems else "sound"
+            counts = f"{result.events:,} events, {len(result.sound):,} files checked"
+            out.print(f"{folder}: {state}, {counts}", markup=False, soft_wrap=True)
+            for line in (*result.problems, *result.notes):
+                out.print(f"  {line}", markup=False, soft_wrap=True)
+        if damaged:
+            raise RunError(
+                f"Expected sound runs but {damaged} of {len(folders) or 1} are damaged. "
+                "Models are made again by the command that began the run; `upslope repair` saves "
+                "what is sound of a ledger."
+            )
+
+
+def repair(
+    run: Annotated[Path, typer.Argument(help="Folder of the damaged run.", metavar="RUN")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="New folder for what is sound.")],
+) -> None:
+    """Save what is sound of a damaged run into a new folder, and say what is lost.
+
+    The damaged run stays as it is. The command that began the run goes on in the new folder.
+
+    [bold]Examples[/bold]
+
+      upslope repair runs/digits/margin/seed-0 --out runs/saved
+    """
+    with told():
+        from upslope.experiment.verify import repair_run
+
+        result = repair_run(run, folder)
+        files = f"{len(result.files):,} files"
+        out.print(f"{folder}: {result.events:,} events, {files}", markup=False, soft_wrap=True)
+        for line in result.lost:
+            out.print(f"  lost: {line}", markup=False, soft_wrap=True)

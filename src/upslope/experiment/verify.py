@@ -1,0 +1,130 @@
+"""Check the folder of a run, and save what is sound of a damaged one into a new folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from upslope.checkpoints import file_sha256
+from upslope.errors import RunError
+from upslope.files import write_atomically
+from upslope.ledger import Event, RunResult, State, fold, read_run
+from upslope.ledger.salvage import read_what_is_sound, write_ledger
+from upslope.ledger.store import FILE, chain_start
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check found. events: how many the ledger holds. sound: files that are what was
+    recorded. problems: what is lost, a sentence each. notes: what could not be checked."""
+
+    events: int
+    sound: tuple[str, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was saved. events: those of the ledger; lost: what could not be saved, a sentence each;
+    files: the models copied."""
+
+    events: int
+    lost: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def verify_run(folder: Path | str) -> Verification:
+    """Check a run's ledger and every file whose digest it holds; nothing is changed.
+
+    Raises:
+        RunError: the folder holds no ledger.
+    """
+    folder = Path(folder)
+    if not (folder / FILE).is_file():
+        read_run(folder)  # raises the error for a folder without a ledger
+    try:
+        run = read_run(folder)
+        begins, events = chain_start(folder / FILE)
+    except RunError as error:
+        return Verification(0, (), (str(error),), ())
+    notes = []
+    if begins is None:
+        notes.append(f"no chain: all {events} events are of an earlier version of Upslope")
+    elif begins > 1:
+        notes.append(f"no chain before event {begins}: an earlier version of Upslope wrote those")
+    sound, problems = [], []
+    for name, digest, needed in _files(run):
+        path = folder / name
+        if path.is_file() and file_sha256(path) == digest:
+            sound.append(name)
+        elif path.is_file():
+            problems.append(f"{name} is not what was recorded{_AGAIN}")
+        elif needed:
+            problems.append(f"{name} is missing{_AGAIN}")
+    return Verification(events, tuple(sound), tuple(problems), tuple(notes))
+
+
+_AGAIN = "; the command that began the run makes it again where it needs it"
+
+
+def repair_run(folder: Path | str, out: Path | str) -> Repair:
+    """Save what is sound of a run into a new folder, where the same command goes on with it.
+
+    Of the ledger, that is every event before the first damaged one.
+
+    Raises:
+        RunError: `out` is not empty, or what the run began with cannot be read.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"Expected {out} to be a new folder but it has content. Choose another.")
+    salvage = read_what_is_sound(folder / FILE)
+    state, rows = State(), []
+    for row in salvage.rows:
+        try:
+            state = fold([Event(row[3], row[2], json.loads(row[4]))], state)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            break
+        rows.append(row)
+    write_ledger(out / FILE, salvage.meta, rows, salvage.chained)
+    saved = []
+    for name, digest, _ in _files(read_run(out)):
+        if (folder / name).is_file() and file_sha256(folder / name) == digest:
+            write_atomically(out / name, partial(shutil.copyfile, folder / name))
+            saved.append(name)
+    lost = []
+    if salvage.reason or len(rows) < len(salvage.rows):
+        lost.append(f"the ledger from event {len(rows) + 1} on: {salvage.reason or 'out of turn'}")
+    return Repair(len(rows), tuple(lost), tuple(saved))
+
+
+def _files(run: RunResult) -> list[tuple[str, str, bool]]:
+    """(name, SHA-256, whether it must be there) of the files whose digests a ledger holds."""
+    digests = recorded_files(run.path / FILE)
+    kept_all = run.config.get("experiment", {}).get("keep_models") == "all"
+    last = max((cycle for cycle, _ in digests.values()), default=0)
+    return [(name, sha, kept_all or cycle == last) for name, (cycle, sha) in digests.items()]
+
+
+def recorded_files(ledger: Path) -> Mapping[str, tuple[int, str]]:
+    """Return name -> (cycle, SHA-256) of the models and companions that a ledger records."""
+    files: dict[str, tuple[int, str]] = {}
+    db = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        rows = db.execute("SELECT cycle, body FROM events WHERE kind = 'trained' ORDER BY number")
+        for cycle, text in rows.fetchall():
+            body: dict[str, Any] = json.loads(text)
+            files[body["file"]] = (cycle, body["sha256"])
+            if "companion_sha256" in body:
+                companion = str(Path(body["file"]).with_suffix(".companion"))
+                files[companion] = (cycle, body["companion_sha256"])
+    finally:
+        db.close()
+    return files

@@ -1,0 +1,100 @@
+"""Tables 7 and 8: accuracy by class where classes are of unequal size."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from upslope.reproduction import paper
+from upslope.reproduction.output.formats import format_value
+from upslope.reproduction.output.results import (
+    Result,
+    Row,
+    Table,
+    exact_values,
+    mean_over_seeds,
+    to_panel,
+)
+from upslope.reproduction.scales import ENTROPY, EXPECTED
+from upslope.reproduction.studies.runner import StudyRunner
+
+
+def table_7(runner: StudyRunner) -> Result:
+    """Measure it in the runs of expected-gradnorm."""
+    return _class_wise(runner, EXPECTED, paper.TABLE_7)
+
+
+def table_8(runner: StudyRunner) -> Result:
+    """Measure it in the runs of entropy-gradnorm."""
+    return _class_wise(runner, ENTROPY, paper.TABLE_8)
+
+
+def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> Result:
+    study = runner.scale.class_wise
+    runs = runner.runs(study)
+    pool = runner.open(study).job.splits.pool
+    classes, targets = pool.classes, pool.targets(range(len(pool)))
+    sizes = [int((targets == c).sum()) for c in range(len(classes))]
+    rows = [Row("samples in the pool", exact_values(sizes))]
+    shares: dict[str, list[list[float]]] = {}
+    for strategy in (name, "random"):
+        figures = [run.cycles[-1].metrics for run in runs[strategy]]
+        shares[strategy] = [[100 * f[f"accuracy/{c}"] for c in classes] for f in figures]
+        rows.append(Row(f"{strategy}, accuracy", mean_over_seeds(shares[strategy])))
+        counts = [
+            [sum(run.labels[i] == c for i in run.labels) for c in range(len(classes))]
+            for run in runs[strategy]
+        ]
+        rows.append(Row(f"{strategy}, labels", mean_over_seeds(counts)))
+    fits = len(classes) == len(printed)
+    if fits:
+        rows.append(Row("samples in SVHN's test set", exact_values(paper.SVHN_TEST), "paper"))
+        rows.append(Row(f"{name}, accuracy", exact_values(printed), "paper"))
+    table = Table(
+        f"Test accuracy by class in percent after the last cycle, {name}",
+        "class",
+        tuple(classes),
+        tuple(rows),
+    )
+    order = np.argsort(sizes)
+    rare, common = order[: len(order) // 2], order[len(order) // 2 :]
+    halves = {
+        strategy: {part: _over(shares[strategy], where) for part, where in
+                   (("rare", rare), ("common", common))}
+        for strategy in (name, "random")
+    }  # fmt: skip
+    drawn = Table(
+        table.title,
+        "class",
+        table.columns,
+        tuple(row for row in rows if row.label.endswith("accuracy")),
+    )
+    return Result(
+        (table,),
+        (to_panel(drawn, tuple(classes), "", "accuracy (%)"),),
+        (
+            f"On the rarer half of the classes, in percent: {name} {halves[name]['rare']}, random "
+            f"{halves['random']['rare']}; on the commoner half {halves[name]['common']} and "
+            f"{halves['random']['common']}.",
+        ),
+        _notes(runner.scale.studies[study].substitute),
+        paper.SVHN,
+        (study,),
+    )
+
+
+def _notes(substitute: str | None) -> tuple[str, ...]:
+    shown = "Random selection, which the paper does not show, is set beside."
+    if substitute is None:
+        return (shown,)
+    return (
+        shown,
+        "Not SVHN: classes of this data set in the proportions of SVHN's; classes of one column "
+        "have nothing else in common. The test set is as it was, balanced.",
+    )
+
+
+def _over(shares: list[list[float]], where: np.ndarray) -> str:
+    """Return the mean over some classes, with its interval over seeds."""
+    return format_value(
+        mean_over_seeds(np.asarray(shares)[:, where].mean(axis=1, keepdims=True))[0], 1
+    )

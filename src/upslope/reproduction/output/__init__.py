@@ -1,0 +1,1 @@
+"""What an artefact consists of, and how it is written; artefacts and `write` call it."""

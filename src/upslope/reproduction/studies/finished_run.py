@@ -1,0 +1,150 @@
+"""`FinishedRun`: the models, candidates and selections of one run; metrics read it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from upslope.batches import resolve_device
+from upslope.errors import RunError
+from upslope.experiment.choosing import Chooser
+from upslope.experiment.drawing import candidates
+from upslope.experiment.settings import ExperimentSettings, amount, candidate_count
+from upslope.experiment.weights import Weights
+from upslope.ledger import RunResult, read_run
+from upslope.pool import Strategy
+from upslope.progress import Observer, Stop, silent
+from upslope.reproduction.studies.opened import OpenedStudy
+from upslope.scoring import LabelledSet
+from upslope.training import Accompanied
+
+
+class FinishedRun:
+    """One finished run of a study. Samples are given by their positions in the pool.
+
+    Cycle c has the model T^c, trained on `labelled(c)`.
+
+    study, name, seed: which run. observer, stop: of the metric that reads it.
+
+    Raises:
+        RunError: the run is not finished, or not all of its models are on disk.
+    """
+
+    def __init__(
+        self,
+        study: OpenedStudy,
+        name: str,
+        seed: int,
+        observer: Observer = silent,
+        stop: Stop | None = None,
+    ) -> None:
+        self.study, self.name, self.seed = study, name, seed
+        self.observer, self.stop = observer, stop or Stop()
+        self.record: RunResult = read_run(study.folder / name / f"seed-{seed}")
+        self.task = study.job.task
+        self.pool, self.test = study.job.splits.pool, study.job.splits.test
+        self.strategy: Strategy = study.job.strategies[name]
+        self.settings: ExperimentSettings = replace(study.settings, seed=seed)
+        if not self.record.finished or self.settings.keep_models != "all":
+            raise RunError(
+                f"Expected {self.record.path} to be finished, with the models of all cycles, but "
+                f"it has {len(self.record.cycles)} of {self.settings.cycles} cycles and "
+                f"keep_models is {self.settings.keep_models!r}. Run the study with keep_models=all."
+            )
+        self.device = resolve_device(study.config.device)
+        self.budget = amount(self.settings.budget, len(self.pool), "budget")
+        self._weights = Weights(
+            self.record.path,
+            study.job.model,
+            seed,
+            study.training,
+            self.device,
+            self.strategy.companion() if isinstance(self.strategy, Accompanied) else None,
+            keep_all=True,
+        )
+
+    @property
+    def cycles(self) -> int:
+        """The number of cycles, and of models."""
+        return len(self.record.cycles)
+
+    @property
+    def batch_size(self) -> int:
+        """The most samples that are scored in one batch."""
+        return self.settings.score_batch
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Id -> position in the pool."""
+        return {id_: i for i, id_ in enumerate(self.pool.ids)}
+
+    def model(self, cycle: int) -> nn.Module:
+        """Return T^c, in eval mode."""
+        return self._weights.load(cycle).eval()
+
+    def labelled(self, cycle: int) -> list[int]:
+        """Return the samples on which T^c was trained, in pool order."""
+        asked = (id_ for c in self.record.cycles[:cycle] for id_ in c.asked)
+        return sorted(self.position[id_] for id_ in (*self.record.initial, *asked))
+
+    def unlabelled(self, cycle: int) -> list[int]:
+        """Return the samples of the pool without a label in this cycle, in pool order."""
+        labelled = set(self.labelled(cycle))
+        return [i for i in range(len(self.pool)) if i not in labelled]
+
+    def candidates(self, cycle: int) -> list[int]:
+        """Return the samples among which the strategy selected with T^c, in pool order."""
+        count = candidate_count(self.settings.candidates, self.budget)
+        unlabelled = self.unlabelled(cycle)
+        return candidates(unlabelled, count, len(self.pool), seed=self.seed, cycle=cycle)
+
+    def targets(self, positions: list[int]) -> Tensor:
+        """Return the true targets of samples, (n, ...); selection did not see those of candidates.
+
+        Raises:
+            DataError: a sample has no target.
+        """
+        return self.pool.targets(positions)
+
+    def selected(self, cycle: int) -> list[int]:
+        """Return the samples that the strategy selected with T^c.
+
+        A run selects nothing after its last cycle: what it would have selected is computed now.
+        """
+        if cycle < self.cycles - 1:
+            return [self.position[i] for i in self.record.cycles[cycle].asked]
+        return self.select(cycle)
+
+    def select(self, cycle: int) -> list[int]:
+        """Let the strategy select with T^c again; as in the run, in the order of selection.
+
+        Raises:
+            UpslopeError: as the strategy and its signals.
+        """
+        labelled = self.labelled(cycle)
+        labels = self.targets(labelled)
+        class_labels = labels.dim() == 1 and not torch.is_floating_point(labels)
+        chooser = Chooser(
+            self.strategy,
+            self.task,
+            self.pool,
+            self.settings,
+            self.device,
+            self.observer,
+            self.stop,
+        )
+        with self._weights.with_companion(cycle) as companion:
+            _, selection, _ = chooser.choose(
+                self.budget,
+                cycle,
+                self._weights.load(cycle),
+                self.candidates(cycle),
+                self.unlabelled(cycle),
+                LabelledSet(labelled, labels),
+                labels if class_labels else None,
+                companion,
+            )
+        return [self.position[i] for i in selection.ids]

@@ -1,0 +1,147 @@
+"""Damage to the files of a run is noticed, and what can be made again is."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from upslope.errors import RunError
+from upslope.experiment.verify import repair_run, verify_run
+from upslope.ledger import Event, Ledger, read_run
+
+LEDGERS = Path(__file__).with_name("ledgers")
+INFO = {"strategy": "margin", "seed": 0, "primary": "accuracy", "cycles": 2}
+
+
+def begin(path: Path) -> Ledger:
+    return Ledger(path, config={"lr": 0.1}, environment={}, info=INFO)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "run"
+    book = begin(path)
+    book.record(Event("asked", 0, {"ids": [f"sample-{i}" for i in range(50)]}))
+    for i in range(50):
+        book.record(Event("labelled", 0, {"labels": {f"sample-{i}": i % 3}}))
+    book.close()
+    return path
+
+
+def test_labels_are_in_the_file_itself_after_each_record(tmp_path: Path) -> None:
+    book = begin(tmp_path / "run")
+    book.record(Event("asked", 0, {"ids": ["a"]}), Event("labelled", 0, {"labels": {"a": 1}}))
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "run" / "ledger.sqlite", tmp_path / "copy")
+    book.close()
+    assert read_run(tmp_path / "copy").labels == {"a": 1}
+
+
+def test_no_flipped_bit_changes_what_is_read(folder: Path) -> None:
+    file = folder / "ledger.sqlite"
+    whole, before = file.read_bytes(), read_run(folder)
+    rng, noticed = random.Random(0), 0
+    for _ in range(150):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        file.write_bytes(data)
+        try:
+            run = read_run(folder)
+        except RunError:
+            noticed += 1
+            continue
+        assert (run.labels, run.pending, run.config, run.info) == (
+            before.labels, before.pending, before.config, before.info,
+        )  # fmt: skip
+    assert noticed > 50
+
+
+def test_changed_removed_and_swapped_events_are_noticed(folder: Path) -> None:
+    whole = (folder / "ledger.sqlite").read_bytes()
+    for change in (
+        """UPDATE events SET body = '{"labels": {"sample-7": 2}}' WHERE number = 9""",
+        "UPDATE events SET time = time + 1 WHERE number = 3",
+        "DELETE FROM events WHERE number = 20",
+        "UPDATE meta SET value = replace(value, '0.1', '0.2') WHERE key = 'config'",
+        "DELETE FROM meta WHERE key = 'chain'",
+        "UPDATE events SET chain = NULL",
+    ):
+        (folder / "ledger.sqlite").write_bytes(whole)
+        with sqlite3.connect(folder / "ledger.sqlite") as db:
+            db.execute(change)
+        db.close()
+        with pytest.raises(RunError, match="damaged"):
+            read_run(folder)
+
+
+def test_repair_saves_what_comes_before_the_damage(folder: Path, tmp_path: Path) -> None:
+    db = sqlite3.connect(folder / "ledger.sqlite")
+    db.execute("""UPDATE events SET body = '{"labels": {"sample-29": 0}}' WHERE number = 31""")
+    db.commit()
+    db.close()
+    assert "event 31 is not what was recorded" in verify_run(folder).problems[0]
+    result = repair_run(folder, tmp_path / "saved")
+    assert result.events == 30
+    assert "event 31" in result.lost[0]
+    assert read_run(tmp_path / "saved").labels == {f"sample-{i}": i % 3 for i in range(29)}
+    assert verify_run(tmp_path / "saved").problems == ()
+    begin(tmp_path / "saved").close()
+    with pytest.raises(RunError, match="new folder"):
+        repair_run(folder, tmp_path / "saved")
+
+
+def test_old_ledgers_have_no_chain_and_get_one(tmp_path: Path) -> None:
+    shutil.copy(LEDGERS / "finished-version-1.sqlite", tmp_path / "ledger.sqlite")
+    assert any("no chain" in note for note in verify_run(tmp_path).notes)
+
+
+def test_a_second_writer_without_locks_is_refused(tmp_path: Path) -> None:
+    book = begin(tmp_path)
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+        db.execute("INSERT INTO events VALUES (1, 0, 0, 'asked', '{\"ids\": [\"x\"]}', '')")
+    db.close()
+    with pytest.raises(RunError, match="another process has recorded"):
+        book.record(Event("asked", 0, {"ids": ["a"]}))
+    book.close()
+
+
+@pytest.mark.parametrize("left", ["models/cycle-0.safetensors", "training.safetensors"])
+@pytest.mark.parametrize("ledger", ["missing", "empty"])
+def test_a_lost_ledger_is_not_begun_anew(tmp_path: Path, left: str, ledger: str) -> None:
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_bytes(b"model")
+    if ledger == "empty":
+        (tmp_path / "ledger.sqlite").touch()
+    with pytest.raises(RunError, match=f"it is {ledger}"):
+        begin(tmp_path)
+
+
+def test_the_lock_follows_no_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").symlink_to(victim)
+    with pytest.raises(RunError, match="it is a link"):
+        begin(tmp_path / "run")
+    assert victim.read_text() == "precious"
+
+
+def test_a_ledger_of_version_2_is_gone_on_with_and_sealed(tmp_path: Path) -> None:
+    shutil.copy(LEDGERS / "asked-version-2.sqlite", tmp_path / "ledger.sqlite")
+    assert read_run(tmp_path).labels == {"a": 1}
+    book = begin(tmp_path)
+    book.record(Event("labelled", 0, {"labels": {"b": 2}}))
+    book.close()
+    assert read_run(tmp_path).labels == {"a": 1, "b": 2}
+    assert verify_run(tmp_path).notes == (
+        "no chain before event 3: an earlier version of Upslope wrote those",
+    )
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:  # an event without a link of its own
+        db.execute("UPDATE events SET body = replace(body, '1', '0') WHERE number = 2")
+    db.close()
+    with pytest.raises(RunError, match="up to number 2"):
+        read_run(tmp_path)
