@@ -12,12 +12,12 @@ from oracle import assert_agrees, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.kernels import conv_methods
-from upslope.gradnorm.kernels.conv_part import ConvPart
+from upslope.gradnorm.kernels.conv import cost_model, methods
+from upslope.gradnorm.kernels.conv.part import ConvPart
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-METHODS = sorted(conv_methods.METHODS)
+METHODS = sorted(methods.METHODS)
 checked = settings(max_examples=10, deadline=None, derandomize=True, database=None)
 
 
@@ -126,8 +126,8 @@ GEOMETRIES = {
     "transposed, strided": lambda: (nn.ConvTranspose2d(4, 3, 3, stride=2), (4, 4, 4)),
 }
 
-EVERYWHERE = {"direct", "columns", "gram", "shifted gram"}
-TRIED = {"3x3": EVERYWHERE, "1d": EVERYWHERE | {"entries"}, "3d": EVERYWHERE | {"slices"}}
+EVERYWHERE = {"direct", "im2col", "ghost", "shifted_ghost"}
+TRIED = {"3x3": EVERYWHERE, "1d": EVERYWHERE | {"per_tap"}, "3d": EVERYWHERE | {"per_depth_slice"}}
 
 
 @pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
@@ -137,7 +137,7 @@ def test_every_method_that_applies_gives_the_same_norm(geometry):
     conv, shape = GEOMETRIES[geometry]()
     model = Net(conv, conv.out_channels).double()
     x = torch.randn(4, *shape, dtype=torch.float64)
-    costs = conv_methods.costs
+    costs = cost_model.costs
     assert_agrees(model, x)
     reference = gradient_norms(model, x, "entropy")
     used: set[str] = set()
@@ -150,7 +150,7 @@ def test_every_method_that_applies_gives_the_same_norm(geometry):
             used.add(method)
             return {method: 0.0}
 
-        with mock.patch.object(conv_methods, "costs", only):
+        with mock.patch.object(cost_model, "costs", only):
             for memory in (None, 1):
                 found = gradient_norms(model, x, "entropy", max_memory=memory)
                 assert relative_error(found, reference) < 1e-12, method
@@ -158,23 +158,23 @@ def test_every_method_that_applies_gives_the_same_norm(geometry):
 
 
 def test_the_method_follows_the_shape():
-    """Wide images take a direct form, narrow ones of many channels a Gram form."""
+    """Wide images take a direct form, narrow ones of many channels a ghost norm."""
 
     def best(channels: int, side: int, stride: int = 1) -> str:
         x = torch.empty(1, 1, channels, side, side)
         conv = nn.Conv2d(channels, channels, 3, stride, padding=1)
         g = conv(x[:, 0])[:, None]
         part = ConvPart(x, g, _geometry(stride), tuple(conv.weight.shape))
-        costs = conv_methods.costs(part)
+        costs = cost_model.costs(part)
         return min(costs, key=costs.__getitem__)
 
-    assert best(64, 32) in ("direct", "alone", "columns")
-    assert best(512, 4) == "shifted gram"
-    assert best(512, 8, stride=2) == "gram"
+    assert best(64, 32) in ("direct", "per_sample", "im2col")
+    assert best(512, 4) == "shifted_ghost"
+    assert best(512, 8, stride=2) == "ghost"
 
 
 def _geometry(stride: int):
-    from upslope.gradnorm.kernels.conv_part import Geometry
+    from upslope.gradnorm.kernels.conv.geometry import Geometry
 
     return Geometry((stride,) * 2, (1, 1), (1, 1), 1)
 

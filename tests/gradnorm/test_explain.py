@@ -58,8 +58,8 @@ def test_it_tells_what_the_engine_does():
 def test_the_method_follows_the_shape():
     wide = explain(nn.Conv2d(16, 16, 3, padding=1), torch.randn(2, 16, 32, 32)).uses[0].method
     deep = explain(nn.Conv2d(256, 256, 3, padding=1), torch.randn(2, 256, 3, 3)).uses[0].method
-    assert "gram" not in wide
-    assert "gram" in deep
+    assert "ghost" not in wide
+    assert "ghost" in deep
 
 
 def test_a_replayed_operator_and_a_slow_network_are_named_with_the_reason():

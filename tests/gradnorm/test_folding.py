@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms, gradient_sketches
 from upslope.gradnorm.folding import pairs_of
-from upslope.gradnorm.kernels import folded
-from upslope.gradnorm.kernels.conv import ORDERS
+from upslope.gradnorm.kernels.conv import folded
+from upslope.gradnorm.kernels.conv.convolution import ORDERS
 from upslope.gradnorm.weights import Weights
 
 FOLDED = "conv2d + batch_norm (eval)"
@@ -80,11 +80,11 @@ def test_any_convolution_with_its_normalisation(data: st.DataObject) -> None:
         assert_agrees(model, x)
 
 
-@pytest.mark.parametrize("method", sorted(folded.GRADIENTS))
+@pytest.mark.parametrize("method", sorted(folded.gradients.GRADIENTS))
 def test_by_every_method(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folded.conv_methods, "best", lambda _: method)
+    monkeypatch.setattr(folded.cost_model, "best", lambda _: method)
     monkeypatch.setattr(folded, "_WORTH", 0)
-    groups, dimensions = 6 if method == "exchanged" else 1, 3 if method == "slices" else 2
+    groups, dimensions = 6 if method == "depthwise" else 1, 3 if method == "per_depth_slice" else 2
     kind = nn.Conv3d if dimensions == 3 else nn.Conv2d
     x = torch.randn(5, 6, *(9, 8, 7)[:dimensions])
     model = nn.Sequential(

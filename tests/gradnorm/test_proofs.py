@@ -292,14 +292,14 @@ def test_inputs_that_all_samples_share_may_be_as_long_as_the_batch(n):
 
 def test_a_kernel_that_is_wrong_is_noticed_and_said():
     """Every part of a kernel: its output, what it hands on, its gradients, its norms."""
-    for name in ("forward", "pull", "parts"):
+    for name in ("forward", "input_gradients", "weight_gradients"):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(D)
         x, right = torch.randn(6, 4, dtype=D), getattr(Linear, name)
 
         def wrong(self, *args, right=right, name=name, **options):
             out = right(self, *args, **options)
-            if name == "parts":
+            if name == "weight_gradients":
                 return ((w, type(p)(*(2 * v for v in vars(p).values() if v is not None)))
                         for w, p in out)  # fmt: skip
             return tuple(1.01 * o for o in out) if isinstance(out, tuple) else 1.01 * out

@@ -11,7 +11,7 @@ from oracle import assert_agrees, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import expected_gradient_length, gradient_norms
-from upslope.gradnorm.kernels import lstm
+from upslope.gradnorm.kernels.recurrent import lstm
 from upslope.gradnorm.layout import LayoutProbe
 
 

@@ -2,8 +2,8 @@
 
 A class token expanded to the batch, a table of positions repeated for it, a bias added to a mask
 that has rows for every sample: what comes of it is made of weights and constants alone, and yet it
-has entries for single samples. Such an operator is recorded as a lift (`kernels/lift`): what it
-puts out depends on the samples, and each sample's gradient is summed over its own copies.
+has entries for single samples. Such an operator is recorded as an expansion (`kernels/expand`): its
+output depends on the samples, and each sample's gradient is summed over its own copies.
 
 Sizes tell: along some dimension the output is a multiple of n times as long as the weights. That
 may be a coincidence. Then the samples cannot be told apart, and the engine runs the model again

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Batch, Inputs
 from upslope.gradnorm.engine import Parameters, select
-from upslope.gradnorm.kernels import conv_methods
-from upslope.gradnorm.kernels.conv_part import ConvPart
-from upslope.gradnorm.kernels.folded import FoldedPart
+from upslope.gradnorm.kernels.conv import cost_model
+from upslope.gradnorm.kernels.conv.folded import FoldedPart
+from upslope.gradnorm.kernels.conv.part import ConvPart
 from upslope.gradnorm.kernels.replay import Replay, ReplayPart
 from upslope.gradnorm.layout import Layout, Samples
 from upslope.gradnorm.listeners import SquaredNorms
@@ -52,7 +52,7 @@ class Use:
     """"kernel"; "replayed": the operator is run again for every sample's share of the gradient;
     "one by one": one backward pass of the whole network for every sample."""
     method: str = ""
-    """How the norm of a matrix or convolution is found: "direct", "gram", "shifted gram" ..."""
+    """How the norm of a matrix or convolution is found: "direct", "ghost", "shifted_ghost" ..."""
     work: float = math.nan
     """Estimated multiply-adds a sample: forward, gradient of the input, and norm."""
     share: float = math.nan
@@ -142,7 +142,9 @@ class _CostListener:
         samples = Samples(self.record.n, self.layouts.get(index, Layout()))
         # Entry by entry, a layer moves its output three times: forward, backward, norm.
         methods, work = self.found.setdefault(index, ([], 3.0 * g.numel() / self.record.n))
-        for _, part in self.record.tape.kernels[index].parts(g, *inputs, samples=samples):
+        for _, part in self.record.tape.kernels[index].weight_gradients(
+            g, *inputs, samples=samples
+        ):
             method, cost = _cost(part)
             methods += [method] if method else []
             work += cost
@@ -189,13 +191,13 @@ def _cost(part: Part) -> tuple[str, float]:
         return _cost(part.plain)
     if isinstance(part, Outer):
         (t, i), o = part.x.shape[1:], part.g.shape[2]
-        direct, gram = float(t * i * o), float(t * t * (i + o))
+        direct, ghost = float(t * i * o), float(t * t * (i + o))
         if t == 1:
             return "product", 2 * direct + i + o
-        return min(("direct", 3 * direct), ("gram", 2 * direct + gram), key=lambda m: m[1])
+        return min(("direct", 3 * direct), ("ghost", 2 * direct + ghost), key=lambda m: m[1])
     if isinstance(part, ConvPart):
         layer = math.prod(part.shape) * math.prod(part.g.shape[3:]) * part.g.shape[1]
-        method, cost = min(conv_methods.costs(part).items(), key=lambda item: item[1])
+        method, cost = min(cost_model.costs(part).items(), key=lambda item: item[1])
         return method, 2.0 * layer + cost
     if isinstance(part, Rows):
         return "rows", float(min(part.g.shape[1], part.g.shape[2]) * part.g[0].numel())

@@ -1,9 +1,9 @@
 """Which convolutions of a model are computed together with the normalisation of their output.
 
 The first pass of two samples shows which kernels are followed by which normalisation. In the passes
-that count, such a convolution puts out what is normalised already (`kernels/folded.py`), and hands
-the model a token in the place of its own output: without values, and of use to that normalisation
-alone. A model that does anything else with it is run again with nothing folded.
+that count, the output of such a convolution is normalised already (`kernels/conv/folded.py`), and
+the model gets a token in its place: without values, and of use to that normalisation alone. A model
+that does anything else with it is run again with nothing folded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.nn.modules import module as hooks
 from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.kernels.batch_norm import Normalisation
-from upslope.gradnorm.kernels.conv import Convolution
-from upslope.gradnorm.kernels.folded import FoldedConvolution, foldable
+from upslope.gradnorm.kernels.conv.convolution import Convolution
+from upslope.gradnorm.kernels.conv.folded import FoldedConvolution, foldable
 from upslope.gradnorm.restoring import without_traces
 from upslope.gradnorm.tape import Means, Tape
 from upslope.gradnorm.tokens import TOKEN, Unfolded

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.engine import means_of, select
-from upslope.gradnorm.kernels.conv_part import ConvPart
+from upslope.gradnorm.kernels.conv.part import ConvPart
 from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
 from upslope.gradnorm.pieces import reduced

@@ -9,7 +9,7 @@ Where weights and samples meet, in this order:
 1. a kernel of the table computes the operator and knows its per-sample gradients;
 2. an operator written in Python, or composed of others (`kernels/compositions.py`), is run with
    the interceptor inside, and meets again below;
-3. in an operator that works entry by entry, weights are lifted to the samples' shape first;
+3. in an operator that works entry by entry, weights are expanded to the samples' shape first;
 4. anything else is replayed: exact, and slow (`kernels/replay.py`).
 
 What escapes even this (TorchScript, custom autograd functions holding a parameter) leaves a
@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_map_only
 from upslope.gradnorm.copies import are_copies, repeated, repeats, self_joined
 from upslope.gradnorm.hooks import module_with_backward_hook
 from upslope.gradnorm.kernels import COMPOSITIONS, TABLE
-from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.refusals import (
     BATCH_NORMS,
     EMBEDDINGS,
@@ -232,11 +232,11 @@ class Interceptor(TorchFunctionMode):
         if is_entrywise(name):
             return self._entrywise(func, args, kwargs)
         if name in JOINING:
-            lifted = self._lifted((args, kwargs), None)
-            return func(*lifted[0], **lifted[1])
+            expanded = self._expanded((args, kwargs), None)
+            return func(*expanded[0], **expanded[1])
         if name == "__setitem__":
             target, index, value = args
-            return func(target, index, lift(self.tape, value, target[index].shape))
+            return func(target, index, expand_to_samples(self.tape, value, target[index].shape))
         return replay(self.tape, func, args, kwargs, self._is_sample)
 
     def _among_weights(
@@ -251,7 +251,7 @@ class Interceptor(TorchFunctionMode):
             if are_copies(shape, weights, self.n):
                 return self._entrywise(func, args, kwargs), True
         if may_copy and (same := self_joined(name, args, kwargs, self.n)) is not None:
-            each = lift(self.tape, self.tape.weights.view(same.weight), same.shape)
+            each = expand_to_samples(self.tape, self.tape.weights.view(same.weight), same.shape)
             return each.flatten(*same.merged) if same.merged else each, True
         repeating = name in REPEATING and not kwargs
         out = repeated(args) if repeating else func(*args, **kwargs)
@@ -260,8 +260,10 @@ class Interceptor(TorchFunctionMode):
             return out, False
         if repeating:
             view, expanded, shape = repeats(args)
-            return lift(self.tape, self.tape.weights.view(view), expanded).reshape(shape), True
-        return lift(self.tape, weights[0], out.shape), True
+            return expand_to_samples(self.tape, self.tape.weights.view(view), expanded).reshape(
+                shape
+            ), True
+        return expand_to_samples(self.tape, weights[0], out.shape), True
 
     def _expanded_constant(self, func: Callable[..., Any], tensors: list[Tensor], out: Any) -> bool:
         """Whether numbers that know no sample, such as encoded positions, have one copy each."""
@@ -273,14 +275,14 @@ class Interceptor(TorchFunctionMode):
     def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         shapes = (t.shape for t in tensors_of((args, tuple(kwargs.values()))))
         shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
-        args, kwargs = self._lifted((args, kwargs), shape)
+        args, kwargs = self._expanded((args, kwargs), shape)
         return func(*args, **kwargs)
 
-    def _lifted(self, tree: Any, shape: torch.Size | None) -> Any:
+    def _expanded(self, tree: Any, shape: torch.Size | None) -> Any:
         def one(tensor: Tensor) -> Tensor:
             if self._kind(tensor) != "weight":
                 return tensor
-            return lift(self.tape, tensor, tensor.shape if shape is None else shape)
+            return expand_to_samples(self.tape, tensor, tensor.shape if shape is None else shape)
 
         return tree_map_only(Tensor, one, tree)
 

@@ -66,7 +66,7 @@ class PartListener:
             return  # a use that no gradient has reached yet, nor does now
         samples = Samples(self.n, layout or Layout())
         weights = self.tape.weights
-        for weight, part in kernel.parts(g, *inputs, samples=samples):
+        for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
             names = weights.sources(weight)
             if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
                 self._found[names[0]] = self._reduced(names[0], [(weight, part)])

@@ -16,7 +16,7 @@ ENTRYWISE = frozenset(
 """Operators whose output has the broadcast shape of their inputs, entry by entry."""
 
 JOINING = frozenset(["cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"])
-"""Operators that put tensors side by side: each weight is lifted in its own shape."""
+"""Operators that put tensors side by side: each weight is expanded in its own shape."""
 
 LIKE_ANOTHER = frozenset(["to", "type_as", "expand_as", "view_as", "reshape_as", "broadcast_to"])
 """Operators that take the kind of their first tensor; the others only lend a shape or a type."""

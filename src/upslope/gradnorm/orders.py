@@ -2,8 +2,8 @@
 
 `pack_padded_sequence` and its inverse choose by data, which would make the places of all samples
 behind them doubtful (`Tape.route`). They only permute: what is sorted carries the order, the
-recurrence takes it (`kernels/packed`), and what is put back is as before. Anything else that is
-done with sorted samples makes them doubtful after all.
+recurrence takes it (`kernels/recurrent/packed`), and what is put back is as before. Anything else
+that is done with sorted samples makes them doubtful after all.
 """
 
 from __future__ import annotations

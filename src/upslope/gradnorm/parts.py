@@ -119,9 +119,9 @@ class Outer:
         o = self.g.shape[2]
         if t == 1:
             return squared_norms(self.x) * squared_norms(self.g)
-        return self.gram(scratch) if t * (i + o) < i * o else self.direct(scratch)
+        return self.ghost(scratch) if t * (i + o) < i * o else self.direct(scratch)
 
-    def gram(self, scratch: int) -> Tensor:
+    def ghost(self, scratch: int) -> Tensor:
         """(n,): squared norms from both Gram matrices."""
         t = self.x.shape[1]
         out = []

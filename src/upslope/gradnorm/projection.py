@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.kernels.conv_part import ConvPart
-from upslope.gradnorm.kernels.folded import FoldedPart
+from upslope.gradnorm.kernels.conv.folded import FoldedPart
+from upslope.gradnorm.kernels.conv.part import ConvPart
 from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
 from upslope.gradnorm.weights import Uses, Weights, dense_sum
 

@@ -44,15 +44,17 @@ class Kernel(ABC):
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The operator's output. Runs without autograd."""
+        """Return the operator's output. Runs without autograd."""
 
     @abstractmethod
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs, from that of the output."""
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the inputs, from that of the output; None where there is none."""
 
     @abstractmethod
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
-        """The per-sample gradients of each of `weights`."""
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
+        """Yield each of `weights` with its per-sample gradients, from that of the output."""
 
 
 class Listener(Protocol):
@@ -129,10 +131,10 @@ class _Record(torch.autograd.Function):
         tape, inputs = ctx.tape, ctx.saved_tensors
         if tape.listener is not None:
             tape.listener.hear(ctx.index, g, inputs)
-        pulled: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if any(ctx.needs_input_grad[3:]):
-            pulled = tape.kernels[ctx.index].pull(g, *inputs)
-        return (None, None, None, *pulled)
+            gradients = tape.kernels[ctx.index].input_gradients(g, *inputs)
+        return (None, None, None, *gradients)
 
 
 def _writable(view: Tensor, others: tuple[Tensor, ...]) -> Tensor:

@@ -1,6 +1,6 @@
-"""The operators that have a kernel: name of the torch function -> rule.
+"""The registry of kernels: name of the torch function -> rule. Read by `intercept`.
 
-A rule takes the tape and the operator's own arguments, and answers with the output, or with
+A rule takes the tape and the arguments of the torch function. It returns the output, or
 NotImplemented where its kernel does not cover the call.
 """
 
@@ -13,17 +13,17 @@ from upslope.gradnorm.kernels import (
     attention,
     batch_norm,
     compositions,
-    conv,
     einsum,
     embedding,
     grouped,
     linear,
     norm,
-    recurrent,
 )
+from upslope.gradnorm.kernels.conv import convolution
+from upslope.gradnorm.kernels.recurrent import cells, networks
 
 COMPOSITIONS = compositions.COMPOSITIONS
-"""The operators that are run as others are: name of the torch function -> the composition."""
+"""Name of the torch function -> a function that computes the same by other operators."""
 
 TABLE: Mapping[str, Callable[..., Any]] = {
     "linear": linear.linear,
@@ -37,8 +37,8 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "_grouped_mm": grouped.grouped_mm,
     "einsum": einsum.einsum,
     "scaled_dot_product_attention": attention.scaled_dot_product_attention,
-    **{f"conv{d}d": conv.convolution(d) for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": conv.transposed_convolution(d) for d in (1, 2, 3)},
+    **{f"conv{d}d": convolution.convolution(d) for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": convolution.transposed_convolution(d) for d in (1, 2, 3)},
     "batch_norm": batch_norm.batch_norm,
     "layer_norm": norm.layer_norm,
     "group_norm": norm.group_norm,
@@ -49,5 +49,6 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "__getitem__": embedding.index,
     "index_select": embedding.index_select,
     "embedding_bag": embedding.embedding_bag,
-    **recurrent.RULES,
+    **networks.RULES,
+    **cells.RULES,
 }

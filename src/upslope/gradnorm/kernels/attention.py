@@ -1,6 +1,6 @@
-"""Attention whose queries, keys, values or bias are weights (learned queries, position biases).
+"""The rule of attention whose queries, keys, values or bias are weights (learned queries, biases).
 
-They are lifted to the batch's shape first (`lift`); what remains is attention among samples.
+These are expanded to the batch's shape first (`expand`); what remains is attention among samples.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.tape import Tape
 
 
@@ -27,15 +27,15 @@ def scaled_dot_product_attention(
     """`F.scaled_dot_product_attention`. query: (..., l, e), key: (..., s, e), bias: (..., l, s)."""
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (query, key, value)))  # type: ignore[no-untyped-call]
     if options.get("enable_gqa"):
-        batch = batch[:0]  # heads differ in number: each keeps its own
+        batch = batch[:0]  # queries and keys have unequal numbers of heads: no common shape
 
-    def lifted(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return lift(tape, tensor, shape) if tape.weights.made_of(tensor) else tensor
+    def expanded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return expand_to_samples(tape, tensor, shape) if tape.weights.made_of(tensor) else tensor
 
     bias_shape = (*query.shape[:-2], query.shape[-2], key.shape[-2])
     query, key, value = (
-        lifted(t, (*(batch or t.shape[:-2]), *t.shape[-2:])) for t in (query, key, value)
+        expanded(t, (*(batch or t.shape[:-2]), *t.shape[-2:])) for t in (query, key, value)
     )
     if attn_mask is not None:
-        attn_mask = lifted(attn_mask, bias_shape)
+        attn_mask = expanded(attn_mask, bias_shape)
     return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **options)

@@ -20,11 +20,12 @@ from upslope.gradnorm.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import ordered
 
 _LARGE = 1 << 16
-"""Entries a sample and thread from which on it pays to take samples one at a time, in the cache."""
+"""Entries per sample and thread from which it pays to compute samples one at a time, in the cache.
+Set by hand."""
 
 
 class Normalisation(NamedTuple):
-    """The tensors of a batch normalisation, as they were given."""
+    """The arguments of a batch normalisation."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -33,7 +34,7 @@ class Normalisation(NamedTuple):
     eps: float
 
     def same(self, other: Normalisation) -> bool:
-        """Whether the tensors are the same ones."""
+        """Return whether another normalisation has the very same tensors."""
         pairs = zip(self[:4], other[:4], strict=True)
         return self.eps == other.eps and all(a is b for a, b in pairs)
 
@@ -53,14 +54,17 @@ class BatchNormEval(Kernel):
             inputs[0], self.mean, self.var, self.weight, self.bias, eps=self.eps
         )
 
-    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         scale = (self.var + self.eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight.detach()
+        # Statistics stay float32 where activations are in half precision.
         return (g * scale.to(g.dtype).view(-1, *(1,) * (g.dim() - 2)),)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         large = g[0].numel() >= _LARGE * torch.get_num_threads()
         if samples.layout == Layout() and len(g) == samples.n and large:
@@ -71,13 +75,14 @@ class BatchNormEval(Kernel):
             yield weight, Dense(scale if weight is self.weight else shift)
 
     def _at_once(self, g: Tensor, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        """Return the gradients of scale and shift of all samples, (n, c) each."""
         channels = (g.shape[1], *(1,) * (g.dim() - 2))
         shift = samples.summed(g, channels).flatten(1)  # (n, c)
         product = samples.summed(g * x, channels).flatten(1)
         return (product - self.mean * shift) * (self.var + self.eps).rsqrt(), shift
 
     def _one_by_one(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both sums in one reading of g and x, with torch's own backward pass of one sample."""
+        """Return the same by torch's own backward pass of each sample, which reads g and x once."""
         sums = [
             torch.ops.aten.native_batch_norm_backward(
                 ordered(g[i : i + 1]), ordered(x[i : i + 1]), self.var, self.mean, self.var,

@@ -1,7 +1,8 @@
-"""Operators that others compose: each is run as these, which meet weights and samples themselves.
+"""Operators without a kernel that are computed by others, which have one.
 
-name of the torch function -> a function of the same arguments, which answers with the output, or
-with NotImplemented where it does not cover the call. It is run with the interceptor inside.
+Each function takes the arguments of the torch function of its name, and returns the output, or
+NotImplemented where it does not cover the call. `intercept` runs it with interception switched on,
+so that the operators inside meet weights and samples.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def vdot(input: Tensor, other: Tensor) -> Tensor:
 
 
 def inner(input: Tensor, other: Tensor) -> Tensor:
-    """`torch.inner`: sums over the last dimension of both."""
+    """`torch.inner`: products summed over the last dimension of both."""
     if input.dim() == 0 or other.dim() == 0:
         return input * other
     shape = (*input.shape[:-1], *other.shape[:-1])
@@ -45,7 +46,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
 
 
 def tensordot(a: Tensor, b: Tensor, dims_a: Sequence[int], dims_b: Sequence[int]) -> Tensor:
-    """`torch.tensordot` as its Python form hands it on."""
+    """`torch.tensordot`, with the arguments that its Python form passes to the operator."""
     dims_a, dims_b = [d % a.dim() for d in dims_a], [d % b.dim() for d in dims_b]
     rest_a = [d for d in range(a.dim()) if d not in dims_a]
     rest_b = [d for d in range(b.dim()) if d not in dims_b]
@@ -73,7 +74,7 @@ def addmm(
 ) -> Tensor:
     """`torch.addmm`, `torch.addmv` and `torch.baddbmm`: beta * input + alpha * (mat1 @ mat2)."""
     product = alpha * (mat1 @ mat2)
-    # What nothing is taken of may be infinite.
+    # With beta = 0 torch ignores `input`, which may be infinite or NaN.
     return beta * input + product if beta != 0 else product
 
 
@@ -90,7 +91,7 @@ def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, **scales: Scale) -> T
 def addbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Scale = 1, alpha: Scale = 1
 ) -> Tensor:
-    """`torch.addbmm`: summed over the products."""
+    """`torch.addbmm`: the sum of a batch of products."""
     product = alpha * (batch1 @ batch2).sum(dim=0)
     return beta * input + product if beta != 0 else product
 

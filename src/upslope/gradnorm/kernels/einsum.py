@@ -1,9 +1,11 @@
-"""Einstein sums of a sample and a weight, brought to the form of a matrix product.
+"""Einstein sums of samples x and a weight w, computed as matrix products by the kernel of `linear`.
 
-Of each index it is told whether it is in the sample x, the weight w and the output:
+The place of each index decides its role:
 
-    in x and w: summed over (a column of the matrix), or kept (one matrix for each value)
-    in x alone: a position, or summed before; in w alone: a row of the matrix, or summed before
+    in x and w, not in the output: summed over, a column of the matrix
+    in x, w and the output: one matrix for each of its values
+    in x and the output: a position; in w and the output: a row of the matrix
+    in x or w, and nowhere else: summed over before the product
 
 Sums of more than two operands are taken two at a time (`pairwise`).
 """
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.linear import matmul
 from upslope.gradnorm.tape import Tape
 
@@ -27,38 +29,40 @@ def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any: 
     """`torch.einsum` of two tensors, one of them a weight."""
     tensors = operands[0] if len(operands) == 1 else operands
     if not isinstance(equation, str) or len(tensors) != 2:
-        return NotImplemented  # lists of indices come again as letters, others two at a time
+        # torch calls again with letters in place of lists of indices; `pairwise` calls again
+        # with two operands in place of more.
+        return NotImplemented
     weight_first = tape.weights.made_of(tensors[0])
     if weight_first and tape.weights.made_of(tensors[1]):
         return NotImplemented
-    terms, out, own = _spelt_out(equation, tensors, tape)
+    terms, out, explicit = _explicit(equation, tensors, tape)
     order = (1, 0) if weight_first else (0, 1)
-    x, w = (own[i] for i in order)
+    x, w = (explicit[i] for i in order)
     x_term, w_term = (terms[i] for i in order)
     size = {**_sizes(x_term, x), **_sizes(w_term, w)}
     positions = [i for i in x_term if i in out and i not in w_term]
-    kept = [i for i in x_term if i in out and i in w_term]
+    shared = [i for i in x_term if i in out and i in w_term]
     summed = [i for i in x_term if i in w_term and i not in out]
     rows = [i for i in w_term if i in out and i not in x_term]
-    x = torch.einsum(f"{x_term}->{''.join(positions + kept + summed)}", x)
-    w = torch.einsum(f"{w_term}->{''.join(kept + summed + rows)}", w)
-    p, g, s, r = ([size[i] for i in group] for group in (positions, kept, summed, rows))
+    x = torch.einsum(f"{x_term}->{''.join(positions + shared + summed)}", x)
+    w = torch.einsum(f"{w_term}->{''.join(shared + summed + rows)}", w)
+    p, g, s, r = ([size[i] for i in group] for group in (positions, shared, summed, rows))
     if summed or rows:
-        x = x.reshape(*p, *([math.prod(g), 1] if kept else []), math.prod(s))
-        w = w.reshape(*([math.prod(g)] if kept else []), math.prod(s), math.prod(r))
+        x = x.reshape(*p, *([math.prod(g), 1] if shared else []), math.prod(s))
+        w = w.reshape(*([math.prod(g)] if shared else []), math.prod(s), math.prod(r))
         product = matmul(tape, x, tape.weights.view(w))  # (*p, [g, 1,] r)
         if product is NotImplemented:
             return NotImplemented
         product = product.reshape(*p, *g, *r)
     else:  # entry by entry
-        product = x * lift(tape, tape.weights.view(w), x.shape)
-    order_now = positions + kept + rows
+        product = x * expand_to_samples(tape, tape.weights.view(w), x.shape)
+    order_now = positions + shared + rows
     result: Tensor = product.permute([order_now.index(i) for i in out])
     return result
 
 
 def pairwise(equation: Any, *operands: Any, path: Any = None) -> Any:  # noqa: ARG001
-    """`torch.einsum` of three tensors or more as sums of two, the smallest result first."""
+    """Compute `torch.einsum` of three tensors or more as sums of two, the smallest result first."""
     tensors = operands[0] if len(operands) == 1 else operands
     if not isinstance(equation, str) or len(tensors) < 3:
         return NotImplemented
@@ -84,7 +88,7 @@ def pairwise(equation: Any, *operands: Any, path: Any = None) -> Any:  # noqa: A
 
 
 def _count(result: str, *operands: tuple[str, Tensor]) -> int:
-    """The entries of the result of a sum of two operands."""
+    """Return the number of entries of the result of a sum of two operands."""
     size: dict[str, int] = {}
     for term, tensor in operands:
         for i, n in zip(term, tensor.shape, strict=True):
@@ -92,12 +96,13 @@ def _count(result: str, *operands: tuple[str, Tensor]) -> int:
     return math.prod(size[i] for i in result)
 
 
-def _spelt_out(
+def _explicit(
     equation: str, tensors: Sequence[Tensor], tape: Tape
 ) -> tuple[list[str], str, list[Tensor]]:
-    """Terms with one letter for every dimension, none twice in a term, the output's, and tensors.
+    """Return the terms with one letter per dimension, the term of the output, and the tensors.
 
-    Diagonals are taken, and indices of size one that stand for any size (broadcasting) are gone.
+    Repeated letters of a term are replaced by the diagonal, and dimensions of size one that are
+    broadcast against larger ones are squeezed.
     """
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms, out = _named_indices(left.split(","), out if arrow else None, tensors)
@@ -124,7 +129,7 @@ def _sizes(term: str, tensor: Tensor) -> dict[str, int]:
 def _named_indices(
     terms: Sequence[str], out: str | None, tensors: Sequence[Tensor]
 ) -> tuple[list[str], str]:
-    """Letters for what `...` stands for, and for an output that is not written out."""
+    """Replace `...` by letters, and return the terms and that of the output, implicit or not."""
     used = set("".join(terms))
     free = [i for i in string.ascii_letters if i not in used]
     ranks = [

@@ -1,7 +1,7 @@
-"""Rows of a table: y_s = W[id_s].
+"""Embeddings, y_s = W[id_s], and other look-ups of rows of a weight.
 
-dL_n/dW adds g_ns to row id_ns: at most t rows of a sample's gradient are not zero, and only they
-are formed.
+dL_n/dW has g_ns added to row id_ns. With t ids per sample, at most t rows of its gradient are not
+zero, and only these are formed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from upslope.gradnorm.tape import Kernel, Tape
 
 
 class Embedding(Kernel):
-    """weight: (v, e). The row `padding` gets no gradient, as in `nn.Embedding`."""
+    """Rows of a weight (v, e). The row `padding` gets no gradient, as in `nn.Embedding`."""
 
     name = "embedding"
 
@@ -31,11 +31,13 @@ class Embedding(Kernel):
         """See `Kernel`. ids: (...) -> (..., e)."""
         return F.embedding(inputs[0], self.weights[0])
 
-    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG002
+    def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG002
         """See `Kernel`: ids have no gradient."""
         return (None,)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         (weight,), ids = self.weights, inputs[0]
         if self.padding >= 0:
@@ -49,7 +51,7 @@ def embedding(
     weight: Tensor,
     input: Tensor,
     padding_idx: int = -1,
-    scale_grad_by_freq: bool = False,  # noqa: ARG001 (refused where the weight is asked about)
+    scale_grad_by_freq: bool = False,  # noqa: ARG001 (refused by `refusals`)
     sparse: bool = False,  # noqa: ARG001
 ) -> Any:
     """`torch.embedding`."""
@@ -65,7 +67,7 @@ def index(tape: Tape, input: Tensor, index: Any) -> Any:
     if not tape.weights.made_of(input):
         return NotImplemented
     table = input if input.dim() == 2 else tape.weights.view(input.reshape(len(input), -1))
-    ids = torch.where(index < 0, index + len(input), index)  # from the end; no row beyond
+    ids = torch.where(index < 0, index + len(input), index)  # negative ids count from the end
     rows: Tensor = tape.use(Embedding(table, -1), ids)
     return rows if input.dim() == 2 else rows.reshape(*index.shape, *input.shape[1:])
 
@@ -82,7 +84,7 @@ def embedding_bag(
     input: Tensor,
     weight: Tensor,
     offsets: Tensor | None = None,
-    max_norm: float | None = None,  # noqa: ARG001 (refused, as scaling by frequency is)
+    max_norm: float | None = None,  # noqa: ARG001 (refused by `refusals`, as scaling by frequency)
     norm_type: float = 2.0,  # noqa: ARG001
     scale_grad_by_freq: bool = False,  # noqa: ARG001
     mode: str = "mean",
@@ -92,13 +94,13 @@ def embedding_bag(
     padding_idx: int | None = None,
 ) -> Any:
     """`F.embedding_bag` over bags in rows, (n, t) ids: an embedding, then a weighted sum."""
-    known = offsets is None and input.dim() == 2 and mode in ("sum", "mean")
-    if not known or not tape.weights.made_of(weight):
+    supported = offsets is None and input.dim() == 2 and mode in ("sum", "mean")
+    if not supported or not tape.weights.made_of(weight):
         return NotImplemented
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
     rows: Tensor = tape.use(Embedding(weight, padding), input)  # (n, t, e)
-    there = (input != padding).to(rows.dtype)
+    factors = (input != padding).to(rows.dtype)
     if per_sample_weights is not None:
-        there = there * per_sample_weights
-    total = torch.einsum("nte,nt->ne", rows, there)
-    return total / there.sum(dim=1, keepdim=True).clamp(min=1) if mode == "mean" else total
+        factors = factors * per_sample_weights
+    total = torch.einsum("nte,nt->ne", rows, factors)
+    return total / factors.sum(dim=1, keepdim=True).clamp(min=1) if mode == "mean" else total

@@ -2,7 +2,7 @@
 
     y_s = x_s W_e        for offsets[e - 1] <= s < offsets[e]
 
-One product with a matrix for each group: see `linear` for its gradients.
+Called for mixtures of experts. Each group is one product with a matrix (`linear`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def grouped_mm(
     bounds = [0, *offs.tolist()]
     if bounds[-1] != len(input):
         return NotImplemented
-    tape.route()  # which rows a matrix meets, the data decide
+    tape.route()  # the data decide which rows are multiplied with which matrix
     products = [
         matmul(tape, input[a:b], tape.weights.view(matrix))
         for matrix, (a, b) in zip(mat2, itertools.pairwise(bounds), strict=True)

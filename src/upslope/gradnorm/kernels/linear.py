@@ -16,32 +16,33 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm import products
-from upslope.gradnorm.kernels.lift import lift
+from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.layout import Samples
 from upslope.gradnorm.parts import Dense, Outer, Part, Transposed
 from upslope.gradnorm.tape import Kernel, Tape
 
 
 class Linear(Kernel):
-    """y = x W^T + b. weight: (o, i), or (i, o) where `transposed`; bias: (o,)."""
+    """y = x W^T + b. weight: (o, i), or its transpose (i, o) where `transposed`; bias: (o,)."""
 
     name = "linear"
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor | None, transposed: bool = False):
         self.weight, self.bias, self.transposed = weight, bias, transposed
         self.weights = tape.weights.asked(weight, bias)
-        # No half type holds a complex number.
+        # There is no complex type in half precision that has matrix products.
         half = None if weight.is_complex() else tape.means.dtype
         self.dtype = half or weight.dtype
         self._converts = half is not None
 
-    def of(self, tape: Tape, x: Tensor) -> Tensor:
-        """The product with x, on the tape."""
-        if x.dim() == 1:  # positions and samples are rows: here is one row
-            return self.of(tape, x[None])[0]
+    def apply(self, tape: Tape, x: Tensor) -> Tensor:
+        """Return the product with x, (..., i) -> (..., o), on the tape."""
+        if x.dim() == 1:  # a vector is one row: the kernel's positions and samples are rows
+            return self.apply(tape, x[None])[0]
         return tape.use(self, x.to(self.dtype) if self._converts else x)
 
     def _matrix(self) -> Tensor:
+        """Return W, (o, i), in the type of the product."""
         weight = self.weight.detach().to(self.dtype)
         return weight.mT if self.transposed else weight
 
@@ -50,11 +51,13 @@ class Linear(Kernel):
         bias = None if self.bias is None else self.bias.to(self.dtype)
         return products.linear(inputs[0], self._matrix(), bias)
 
-    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         return (products.linear(g, self._matrix().mT.conj()),)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         rows = samples.rows(g)
         for weight in self.weights:
@@ -71,11 +74,11 @@ def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None
         return NotImplemented
     if tape.weights.made_of(input) or weight.dim() != 2:
         return NotImplemented
-    return Linear(tape, weight, bias).of(tape, input)
+    return Linear(tape, weight, bias).apply(tape, input)
 
 
 def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
-    """`x @ W` for a vector, a matrix or one matrix a group, and `W @ x`, its mirror image."""
+    """`x @ W` for a vector, a matrix or one matrix per group, and `W @ x`, by transposing both."""
     if tape.weights.made_of(input):
         if tape.weights.made_of(other) or 0 in (input.dim(), other.dim()):
             return NotImplemented
@@ -83,19 +86,19 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
             return NotImplemented if other.dim() == 1 else matmul(tape, other.mT, input)
         if other.dim() == 1:
             return matmul(tape, other, tape.weights.view(input.mT))
-        mirrored = matmul(tape, other.mT, tape.weights.view(input.mT))
-        return mirrored if mirrored is NotImplemented else mirrored.mT
+        transposed = matmul(tape, other.mT, tape.weights.view(input.mT))
+        return transposed if transposed is NotImplemented else transposed.mT
     if other.dim() == 1:
         return matmul(tape, input, tape.weights.view(other[:, None])).squeeze(-1)
     if other.dim() == 2:
-        return Linear(tape, other, None, transposed=True).of(tape, input)
+        return Linear(tape, other, None, transposed=True).apply(tape, input)
     if 3 < other.dim() <= input.dim() and other.shape[0] == 1:
         return matmul(tape, input, tape.weights.view(other[0]))
     if other.dim() > 3 or input.dim() < 3 or input.shape[-3] not in (1, len(other)):
         return NotImplemented
-    own = input.expand(*input.shape[:-3], len(other), *input.shape[-2:]).unbind(-3)
+    inputs = input.expand(*input.shape[:-3], len(other), *input.shape[-2:]).unbind(-3)
     matrices = (tape.weights.view(other[i]) for i in range(len(other)))
-    return torch.stack([matmul(tape, x, w) for x, w in zip(own, matrices, strict=True)], dim=-3)
+    return torch.stack([matmul(tape, x, w) for x, w in zip(inputs, matrices, strict=True)], dim=-3)
 
 
 def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Any:
@@ -103,9 +106,9 @@ def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) 
     if scales or tape.weights.made_of(mat1):
         return NotImplemented
     if tape.weights.made_of(mat2):
-        product = Linear(tape, mat2, None, transposed=True).of(tape, mat1)
+        product = Linear(tape, mat2, None, transposed=True).apply(tape, mat1)
     else:
         product = mat1 @ mat2
     if tape.weights.made_of(input):
-        input = lift(tape, input, product.shape)
+        input = expand_to_samples(tape, input, product.shape)
     return torch.add(product, input)

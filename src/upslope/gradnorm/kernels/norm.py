@@ -2,9 +2,9 @@
 
     dL_n/dw = sum of g * xhat        dL_n/db = sum of g        over the positions of sample n
 
-Layer and group normalisation, which many networks are full of, are taken as a whole. Instance and
-root-mean-square normalisation compute xhat without weights; autograd differentiates that, and
-`Affine` the scale and shift.
+Layer and group normalisation are frequent: their kernels include the computation of xhat. In
+instance and root-mean-square normalisation autograd differentiates xhat, which has no weights, and
+`Affine` is the kernel of scale and shift.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from upslope.gradnorm.torch_faults import run_exactly
 
 
 class Affine(Kernel):
-    """y = x * w + b, where w and b are viewed in `shape`, which broadcasts to that of x."""
+    """y = x * w + b, where w and b are reshaped to `shape`, which broadcasts to that of x."""
 
     name = "affine"
 
@@ -43,11 +43,13 @@ class Affine(Kernel):
             return x * self.weight.view(self.shape)
         return torch.addcmul(self.bias.view(self.shape), x, self.weight.view(self.shape))
 
-    def pull(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         return (g if self.weight is None else g * self.weight.detach().view(self.shape),)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         for weight in self.weights:
             product = g * inputs[0] if weight is self.weight else g
@@ -71,15 +73,17 @@ class LayerNorm(Kernel):
         )
         return y
 
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
-        pulled, _, _ = torch.ops.aten.native_layer_norm_backward(
+        gradient, _, _ = torch.ops.aten.native_layer_norm_backward(
             g, inputs[0], self.shape, self.mean, self.rstd, self.weight, self.bias,
             (True, False, False),
         )  # fmt: skip
-        return (pulled,)
+        return (gradient,)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         for weight in self.weights:
             if weight is self.weight:
@@ -93,7 +97,7 @@ class LayerNorm(Kernel):
 
 
 def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """(n, e): sum_t g (x - mean) rstd. g, x: (n, t, e), mean, rstd: (n, t, 1)."""
+    """Return sum_t g (x - mean) rstd, (n, e). g, x: (n, t, e), mean, rstd: (n, t, 1)."""
     out = []
     for c in chunks(len(g), 4 * g[0].numel() * g.element_size(), CACHE // 8):
         scaled = g[c] * rstd[c]
@@ -152,33 +156,35 @@ class GroupNorm(Kernel):
         )  # fmt: skip
         return y
 
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         order = _order(inputs[0])
         x, g = (t.contiguous(memory_format=order) for t in (inputs[0], g))
-        pulled, _, _ = torch.ops.aten.native_group_norm_backward(
+        gradient, _, _ = torch.ops.aten.native_group_norm_backward(
             g, x, self.mean, self.rstd, self.weight, len(x), x.shape[1], math.prod(x.shape[2:]),
             self.groups, (True, False, False),
         )  # fmt: skip
-        return (pulled,)
+        return (gradient,)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         if samples.layout != Layout() or len(g) != samples.n:
             raise Inseparable("samples and channels share a dimension of group normalisation")
         shift = g.reshape(*g.shape[:2], -1).sum(dim=2)  # (n, c)
         for weight in self.weights:
             if weight is self.weight:
-                products = (g * inputs[0]).reshape(*g.shape[:2], -1).sum(dim=2)
+                product = (g * inputs[0]).reshape(*g.shape[:2], -1).sum(dim=2)
                 each = self.weight.shape[0] // self.groups
                 mean, rstd = (t.repeat_interleave(each, dim=1) for t in (self.mean, self.rstd))
-                yield weight, Dense(rstd * (products - mean * shift))
+                yield weight, Dense(rstd * (product - mean * shift))
             else:
                 yield weight, Dense(shift)
 
 
 def _order(x: Tensor) -> torch.memory_format:
-    """Channels last, where they are."""
+    """Return the memory format of x: channels last, or contiguous."""
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
@@ -218,6 +224,7 @@ def instance_norm(
 
 
 def _channels(input: Tensor) -> tuple[int, ...]:
+    """Return the shape to which a weight with one entry per channel is reshaped."""
     return (input.shape[1], *(1,) * (input.dim() - 2))
 
 

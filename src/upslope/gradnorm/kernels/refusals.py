@@ -1,6 +1,7 @@
-"""Operators under which no sample has a gradient of its own, or a model is not left as it was.
+"""Refusals of operators that mix samples, or that write to the model.
 
-They are refused by name before they run, whether or not their parameters are asked about.
+Under them no sample has a gradient of its own, or the model is not left as it was. `intercept` and
+`engine` call these checks before the operator runs, whether or not its parameters are selected.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def refuse_batch_statistics(
     """
     statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
     order = (*statistics, *affine) if func is F.batch_norm else (*affine, *statistics)
-    given = {**dict(zip(("input", *order, "training"), args, strict=False)), **kwargs}
-    if given.get("training") or any(given.get(name) is None for name in statistics):
-        where = _owner(model, [given.get(name) for name in order])
+    arguments = {**dict(zip(("input", *order, "training"), args, strict=False)), **kwargs}
+    if arguments.get("training") or any(arguments.get(name) is None for name in statistics):
+        where = _owner(model, [arguments.get(name) for name in order])
         raise GradientNormError(
             f"Expected batch normalisation with fixed statistics but {where} normalises by the "
             "batch, so that no sample has a loss gradient of its own. Call `model.eval()` first; "
@@ -48,7 +49,7 @@ _ARGUMENTS: Mapping[Callable[..., Any], tuple[str, ...]] = {
     ),
     torch.embedding_bag: ("weight", "indices", "offsets", "scale_grad_by_freq"),
 }  # fmt: skip
-"""Names of the arguments, in their order, as far as they matter here."""
+"""Function -> the names of its first arguments, in order, up to the last that matters here."""
 
 
 def refuse_mixing_embeddings(
@@ -58,44 +59,44 @@ def refuse_mixing_embeddings(
     kwargs: Mapping[str, Any],
     is_weight: Callable[[object], bool],
 ) -> None:
-    """Refuse a look-up in a table whose gradient counts the whole batch, or that writes the table.
+    """Refuse an embedding whose gradient depends on the whole batch, or that writes to its weight.
 
-    func: one of `EMBEDDINGS`. is_weight: whether a tensor's gradient is asked for.
+    func: one of `EMBEDDINGS`. is_weight: whether the gradient of a tensor is computed.
 
     Raises:
         GradientNormError: naming the module and the option.
     """
-    given = {**dict(zip(_ARGUMENTS[func], args, strict=False)), **kwargs}
-    table = given.get("weight")
-    if given.get("scale_grad_by_freq") and is_weight(table):
+    arguments = {**dict(zip(_ARGUMENTS[func], args, strict=False)), **kwargs}
+    table = arguments.get("weight")
+    if arguments.get("scale_grad_by_freq") and is_weight(table):
         raise GradientNormError(
             f"Expected embeddings whose gradient is a sum over samples but {_owner(model, [table])}"
             " has `scale_grad_by_freq=True`, which divides it by how often a row occurs in the "
             "whole batch, so that no sample has a loss gradient of its own. Set it to False."
         )
-    if given.get("max_norm") is not None:
+    if arguments.get("max_norm") is not None:
         raise GradientNormError(
             f"Expected embeddings that leave their table as it is but {_owner(model, [table])} has "
-            f"`max_norm={given['max_norm']}`, with which every look-up writes rows of the table. "
-            "Renormalise the rows once, `weight.data = torch.renorm(weight.data, norm_type, 0, "
-            "max_norm)`, and set `max_norm` to None while scores are computed."
+            f"`max_norm={arguments['max_norm']}`, with which every look-up writes rows of the "
+            "table. Renormalise the rows once, `weight.data = torch.renorm(weight.data, norm_type, "
+            "0, max_norm)`, and set `max_norm` to None while scores are computed."
         )
 
 
 def refuse_renormalising_modules(model: nn.Module) -> None:
-    """Refuse modules whose look-ups write their table, before the model has run at all.
+    """Refuse embeddings that write to their weight, before the model runs for the first time.
 
     Raises:
         GradientNormError: naming the module.
     """
     for module in model.modules():
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
-            given = {"weight": module.weight, "max_norm": module.max_norm}
-            refuse_mixing_embeddings(model, F.embedding, (), given, lambda _: False)
+            arguments = {"weight": module.weight, "max_norm": module.max_norm}
+            refuse_mixing_embeddings(model, F.embedding, (), arguments, lambda _: False)
 
 
 def _owner(model: nn.Module, tensors: Sequence[Tensor | None]) -> str:
-    """The name of the module that owns one of the tensors."""
+    """Return the name of the module that owns one of the tensors."""
     own = {id(tensor) for tensor in tensors if tensor is not None}
     for name, module in model.named_modules():
         if own & {id(t) for t in (*module.parameters(False), *module.buffers(False))}:

@@ -1,8 +1,9 @@
-"""Any operator without a kernel: run again, once for every sample's share of the gradient.
+"""Operators without a kernel: differentiated once for every sample's share of the gradient.
 
 With g_n the output's gradient where sample n is, and zero elsewhere, dL_n/dW is the operator's own
 vector-Jacobian product at g_n. Exact for every operator that autograd can differentiate; the price
-is one backward pass of that operator per sample, batched by `vmap` where it can be.
+is one backward pass of that operator per sample, batched by `vmap` where it can be. Called by
+`intercept` where no kernel applies.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def replay(
     kwargs: dict[str, Any],
     is_sample: Callable[[Tensor], bool],
 ) -> Any:
-    """Run `func` so that its weights' per-sample gradients can be found by replaying it.
+    """Run `func`, and record it for one backward pass per sample.
+
+    is_sample: whether a tensor depends on the samples.
 
     Raises:
         Inseparable: the operator works in place or has several outputs.
@@ -39,9 +42,9 @@ def replay(
     if name.endswith("_") and not name.endswith("__"):
         raise Inseparable(f"`{name}` writes a weight into samples, and has no kernel")
 
-    def run(tensors: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
+    def run(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         filled = list(leaves)
-        for i, tensor in zip((*inputs, *weights), (*tensors, *own), strict=True):
+        for i, tensor in zip((*inputs, *weights), (*tensors, *values), strict=True):
             filled[i] = tensor
         a, k = tree_unflatten(filled, spec)
         out = func(*a, **k)
@@ -54,7 +57,7 @@ def replay(
 
 
 class Replay(Kernel):
-    """See the head of this file."""
+    """An operator that is run again, with a graph, in the backward pass."""
 
     def __init__(
         self,
@@ -71,33 +74,36 @@ class Replay(Kernel):
         return self.run(inputs, [w.detach() for w in self.weights]).clone()
 
     def _graph(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return the output with its graph, and the leaves for inputs and weights."""
         with torch.enable_grad():
             tensors = [x.detach().requires_grad_(differentiable(x)) for x in inputs]
-            own = [w.detach().requires_grad_() for w in self.weights]
-            return self.run(tensors, own), tensors, own
+            weights = [w.detach().requires_grad_() for w in self.weights]
+            return self.run(tensors, weights), tensors, weights
 
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
         out, tensors, _ = self._graph(inputs)
         asked = [x for x in tensors if x.requires_grad]
-        pulled = iter(torch.autograd.grad(out, asked, g, allow_unused=True))
-        return tuple(next(pulled) if x.requires_grad else None for x in tensors)
+        gradients = iter(torch.autograd.grad(out, asked, g, allow_unused=True))
+        return tuple(next(gradients) if x.requires_grad else None for x in tensors)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
-        out, _, own = self._graph(inputs)
-        for weight, leaf in zip(self.weights, own, strict=True):
+        out, _, leaves = self._graph(inputs)
+        for weight, leaf in zip(self.weights, leaves, strict=True):
             yield weight, ReplayPart(out, leaf, g, samples)
 
 
 def differentiable(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers are of a type that has gradients."""
+    """Return whether a tensor is of a type that has gradients."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
 @dataclass(frozen=True)
 class ReplayPart:
-    """The gradient of `leaf` from each sample's share of g, found when it is asked for."""
+    """The gradients of `leaf` from each sample's share of g, computed when they are needed."""
 
     out: Tensor
     leaf: Tensor
@@ -110,17 +116,18 @@ class ReplayPart:
     def sqnorm(self, scratch: int) -> Tensor:
         """See `Part`."""
         each = self.g.element_size() * 2 * (self.g.numel() + self.leaf.numel())
-        pieces = chunks(len(self), each, scratch)
-        return torch.cat([squared_norms(self.dense(rows)) for rows in pieces])
+        return torch.cat(
+            [squared_norms(self.dense(rows)) for rows in chunks(len(self), each, scratch)]
+        )
 
     def dense(self, rows: slice) -> Tensor:
         """See `Part`."""
-        if len(self) == 1:  # all of it, also where the output is a single number
+        if len(self) == 1:  # all of g; an output that is a scalar has no dimension of samples
             shares = [self.g][rows]
         else:
             owner = self.samples.owners(self.g)
-            wanted = torch.arange(len(self), device=owner.device)[rows]
-            shares = [torch.where(owner == i, self.g, 0) for i in wanted]
+            numbers = torch.arange(len(self), device=owner.device)[rows]
+            shares = [torch.where(owner == i, self.g, 0) for i in numbers]
         if not shares:
             return self.leaf.new_empty(0, *self.leaf.shape)
         try:
@@ -128,7 +135,9 @@ class ReplayPart:
                 self.out, self.leaf, torch.stack(shares), retain_graph=True, is_grads_batched=True
             )
             return out
-        except RuntimeError:  # an operator that vmap cannot batch
+        except RuntimeError:
+            # vmap cannot batch some operators, and says so by a RuntimeError. Any other error comes
+            # again from the loop below.
             return torch.stack(
                 [torch.autograd.grad(self.out, self.leaf, s, retain_graph=True)[0] for s in shares]
             )

@@ -3,7 +3,8 @@
     s_t = W_nh h_{t-1} + b_nh        n = tanh(W_nx x_t + b_nx + r s_t)
     h_t = (1 - z) n + z h_{t-1}
 
-With dh_t the whole gradient of h_t and e = (1 - z) (1 - n^2), the sums have the gradients
+With dh_t the total gradient of h_t, through all later steps, and e = (1 - z) (1 - n^2), the
+gradients are
 
     r: dh_t e s_t r (1 - r)    z: dh_t (h_{t-1} - n) z (1 - z)    s_t: dh_t e r    W_nx x_t: dh_t e
 """
@@ -13,60 +14,61 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.kernels.recurrence import (
-    Pulled,
+from upslope.gradnorm.kernels.recurrent.recurrence import (
+    Gradients,
     Recurrence,
     by_gate,
+    fast_tanh,
     sigmoid_slope,
-    tanh_like,
     tanh_slope,
 )
 from upslope.gradnorm.products import repeated
 
 
 class GRU(Recurrence):
-    """See the head of this file. The gates are in the order r, z, n."""
+    """h_t as above. The gates r, z and n are in this order."""
 
     name = "gru"
 
     def _bias(self) -> Tensor | None:
-        return self.own.b_x
+        return self.layer.b_x
 
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
         steps, n, width = len(products), products.shape[1], products.shape[2] // 3
-        b_h = self.own.b_h
-        plus = repeated(self.own.w_h, n)
+        b_h = self.layer.b_h
+        add_product = repeated(self.layer.w_h, n)
         shift = products.new_zeros(1) if b_h is None else b_h
         states = products.new_empty(steps + 1, n, width)
         states[steps if self.reverse else 0] = start[0]
-        self.gates, self.kept, self.slope = products, *products.new_empty(2, steps, n, width)
-        tanh = tanh_like(products)
+        self.gates, self.carry, self.slope = products, *products.new_empty(2, steps, n, width)
+        tanh = fast_tanh(products)
         for t, before, after in self._steps(steps):
             h = states[before]
-            hidden = plus(h, shift)
+            hidden = add_product(h, shift)
             r, z, new = products[t].chunk(3, dim=1)
             products[t, :, : 2 * width].add_(hidden[:, : 2 * width]).sigmoid_()
             state = hidden[:, 2 * width :]
             tanh(new.addcmul_(r, state), new)
             torch.lerp(new, h, z, out=states[after])
-            # The gates give way to what their gradients are multiples of.
-            self.kept[t] = z
+            # From here on only the coefficients of the gradients above are kept: those of dh_t,
+            # written over the gates.
+            self.carry[t] = z
             slope = tanh_slope(1 - z, new, grad_input=self.slope[t])
             sigmoid_slope(h - new, z, grad_input=z)
             torch.mul(slope, r, out=new)
             sigmoid_slope(state.mul_(slope), r, grad_input=r)
         return states
 
-    def _back(self, g: Tensor) -> Pulled:
+    def _run_backward(self, g: Tensor) -> Gradients:
         last = 2 * g.shape[2]
         x, hidden = torch.empty_like(self.gates), torch.empty_like(self.gates)
-        own, coefficients = by_gate(hidden, 3), by_gate(self.gates, 3)
+        gates, coefficients = by_gate(hidden, 3), by_gate(self.gates, 3)
         dh = g[0 if self.reverse else -1]
-        plus = repeated(self.own.w_h.mT, len(dh))
+        add_product = repeated(self.layer.w_h.mT, len(dh))
         for t, before, _ in reversed([*self._steps(len(hidden))]):
             for k in range(3):
-                torch.mul(dh, coefficients[k][t], out=own[k][t])
+                torch.mul(dh, coefficients[k][t], out=gates[k][t])
             torch.mul(dh, self.slope[t], out=x[t, :, last:])
-            dh = plus(hidden[t], torch.addcmul(g[before], dh, self.kept[t]))
+            dh = add_product(hidden[t], torch.addcmul(g[before], dh, self.carry[t]))
         x[..., :last] = hidden[..., :last]
-        return Pulled(x, hidden, (dh,))
+        return Gradients(x, hidden, (dh,))

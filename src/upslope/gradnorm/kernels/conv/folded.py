@@ -8,9 +8,9 @@ of y, and D the weight gradient that x and g would have by themselves, sample by
     dL/dW = s D    dL/db = s sum(g)    dL/dbeta = sum(g)
     dL/dw = r (sum(g z) - mean sum(g)) = r (<W, D> + (b - mean) sum(g)),   row by row,
 
-since sum(g z) is linear in W. So z is neither written nor kept, nothing is divided by w, and one
-pass over g is left of what normalisation costs. D itself must be formed: where Gram matrices are
-cheaper, the two stay apart.
+since sum(g z) is linear in W. So z is neither written nor kept, nothing is divided by w, and
+the normalisation costs no more than one pass over g. D itself must be formed: where a ghost norm
+is cheaper, convolution and normalisation stay two kernels.
 """
 
 from __future__ import annotations
@@ -22,27 +22,22 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.kernels import conv_gradients, conv_methods
 from upslope.gradnorm.kernels.batch_norm import Normalisation
-from upslope.gradnorm.kernels.conv import Convolution
-from upslope.gradnorm.kernels.conv_part import ConvPart
+from upslope.gradnorm.kernels.conv import cost_model, gradients
+from upslope.gradnorm.kernels.conv.convolution import Convolution
+from upslope.gradnorm.kernels.conv.geometry import ConvOperands
+from upslope.gradnorm.kernels.conv.part import ConvPart
 from upslope.gradnorm.layout import Samples
 from upslope.gradnorm.parts import SCRATCH, Dense, Part
 from upslope.gradnorm.tape import Tape
 
-GRADIENTS = {
-    "direct": conv_gradients.direct,
-    "alone": conv_gradients.alone,
-    "slices": conv_gradients.slices,
-    "exchanged": conv_gradients.exchanged,
-    "columns": conv_gradients.columns,
-}
 _WORTH = 2
-"""Entries of the output for one of the weight from which folding pays: s W is made anew."""
+"""Entries of the output per entry of the weight from which folding pays, since s W has to be
+computed for each batch: with fewer, that costs more than the normalisation. Set by hand."""
 
 
 class FoldedConvolution(Convolution):
-    """A convolution that puts out what the normalisation of its output would."""
+    """A convolution whose output is normalised already: y above, in place of z."""
 
     def __init__(self, tape: Tape, plain: Convolution, norm: Normalisation):
         super().__init__(tape, plain.weight, plain.bias, plain.geometry, None)
@@ -55,9 +50,11 @@ class FoldedConvolution(Convolution):
             self.offset = -norm.mean if plain.bias is None else plain.bias - norm.mean
             shift = self.offset * self.scale
             self.bias = shift if norm.bias is None else shift + norm.bias
-            self.weight = plain.laid() * _along_rows(self.scale, plain.weight)
+            self.weight = plain.channels_last_weight() * _along_rows(self.scale, plain.weight)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         x, front = samples.front(inputs[0]), samples.front(g)
         weight, bias = self.unfolded
@@ -66,7 +63,8 @@ class FoldedConvolution(Convolution):
         total = front.sum(dim=(1, *range(3, front.dim())))  # (n, o)
         for asked in self.weights:
             if asked is weight:
-                yield weight, part  # taken first: what is along the weight comes with its norm
+                # First, because its norm also gives <W, D>, which `along_weight` returns below.
+                yield weight, part
             elif asked is bias:
                 yield asked, Dense(total * self.scale)
             elif asked is self.norm.weight:
@@ -76,7 +74,7 @@ class FoldedConvolution(Convolution):
 
 
 def foldable(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
-    """Whether folding the normalisation into this convolution of x is possible, and cheaper."""
+    """Return whether folding the normalisation into a convolution of x is possible, and cheaper."""
     asked = kernel.weights
     whole = any(w is kernel.weight for w in asked) and not kernel.transposed
     one_type = kernel.dtype is None and kernel.weight.dtype == norm.mean.dtype == x.dtype
@@ -90,13 +88,13 @@ def foldable(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
         )
     ]
     g = x.new_empty(()).expand(x.shape[0], 1, kernel.weight.shape[0], *space)
-    part = ConvPart(x[:, None], g, kernel.geometry, tuple(kernel.weight.shape))
+    operands = ConvOperands(x[:, None], g, kernel.geometry, tuple(kernel.weight.shape))
     if math.prod(g.shape) < _WORTH * kernel.weight.numel():
         return False
-    if part.is_pointwise:
-        t, (o, i, *_) = math.prod(space), part.shape
+    if operands.is_pointwise:
+        t, (o, i, *_) = math.prod(space), operands.shape
         return t * (i + o) >= i * o
-    return conv_methods.best(part) in GRADIENTS
+    return cost_model.best(operands) in gradients.GRADIENTS
 
 
 @dataclass(frozen=True)
@@ -115,33 +113,34 @@ class FoldedPart:
         """See `Part`."""
         squares, along = [], []
         for gradient in self._gradients(scratch):
-            rows, own = _rows(gradient, self.weight)
+            rows, weight = _rows(gradient, self.weight)
             if rows.stride(2) == 1:
-                found = torch.linalg.vector_norm(rows, dim=2).square()
-            else:  # rows that lie side by side: the other operator is slow then
-                found = rows.square().sum(dim=2)
-            squares.append((found * self.scale.square()).sum(dim=1))
-            along.append((rows * own).sum(dim=2))
+                norms = torch.linalg.vector_norm(rows, dim=2).square()
+            else:  # `vector_norm` is slow where a row's entries are not neighbours in memory
+                norms = rows.square().sum(dim=2)
+            squares.append((norms * self.scale.square()).sum(dim=1))
+            along.append((rows * weight).sum(dim=2))
         self._along[:] = [torch.cat(along)]
         return torch.cat(squares)
 
     def along_weight(self) -> Tensor:
-        """(n, o): <W, D> for each row."""
+        """Return <W, D> for each row of the weight, (n, o)."""
         if not self._along:
             self.sqnorm(SCRATCH)
         return self._along[0]
 
     def _gradients(self, scratch: int) -> Iterator[Tensor]:
+        """Yield D, a few samples at a time."""
         if self.plain.is_pointwise:
-            return conv_gradients.pointwise(self.plain, scratch)
-        return GRADIENTS[conv_methods.best(self.plain)](self.plain, scratch)
+            return gradients.pointwise(self.plain, scratch)
+        return gradients.GRADIENTS[cost_model.best(self.plain)](self.plain, scratch)
 
     def dense(self, rows: slice) -> Tensor:
         """See `Part`."""
         return self.plain.dense(rows) * _along_rows(self.scale, self.weight)
 
     def plus(self, others: Sequence[Part]) -> Part | None:
-        """See `Part`. As convolutions alone, with the scale in the gradients."""
+        """See `Part`. As convolutions without normalisation, the scale in the output gradients."""
         scaled = (other._scaled() if isinstance(other, FoldedPart) else other for other in others)
         return self._scaled().plus(list(scaled))
 

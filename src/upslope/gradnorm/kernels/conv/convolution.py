@@ -1,10 +1,10 @@
-"""Convolutions in one, two and three dimensions, and transposed ones.
+"""Convolutions in one, two and three dimensions, and transposed ones: kernel and rules.
 
-    y = conv(x, W) + b        dL_n/dW = the weight gradient of sample n alone (see `conv_part`)
+    y = conv(x, W) + b        dL_n/dW = the weight gradient of sample n by itself (see `part`)
                               dL_n/db = sum of g_n over its positions
 
 A transposed convolution is the input gradient of a convolution, so that its weight gradient is
-that of the convolution with input and output gradient exchanged.
+that of the convolution with input and output gradient in each other's place.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels.conv_part import ConvPart
-from upslope.gradnorm.kernels.geometry import Geometry
+from upslope.gradnorm.kernels.conv.geometry import Geometry
+from upslope.gradnorm.kernels.conv.part import ConvPart
 from upslope.gradnorm.layout import Inseparable, Samples
 from upslope.gradnorm.parts import Dense, Part
 from upslope.gradnorm.tape import Kernel, Tape
 
 ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""Number of a tensor's dimensions -> the order in memory that convolutions are fastest in."""
+"""Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""
 
 
 class Convolution(Kernel):
@@ -50,34 +50,38 @@ class Convolution(Kernel):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`."""
-        x, weight = inputs[0], self.laid()
+        x, weight = inputs[0], self.channels_last_weight()
+        # `torch.convolution` wants a bias of the weight's type.
         bias = None if self.bias is None else self.bias.to(weight.dtype)
         s, p, d, groups = self.geometry
         return torch.convolution(
             x, weight, bias, s, p, d, self.transposed, self.output_padding, groups
         )
 
-    def laid(self) -> Tensor:
-        """The weight, channels last: the order from which the library makes its own.
+    def channels_last_weight(self) -> Tensor:
+        """Return the weight in channels-last order, from which the library makes its own layout.
 
-        From others it is up to ten times as slow, where the numbers of channels are large powers
-        of two.
+        From other orders it is up to ten times as slow, where the numbers of channels are large
+        powers of two.
         """
+        # The type of the products that the caller asked for: half precision, where it is faster.
         weight = self.weight if self.dtype is None else self.weight.to(self.dtype)
         order = ORDERS.get(weight.dim())
         return weight if order is None else self._all_weights.laid(weight, order)
 
-    def pull(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
-        x, weight = inputs[0], self.laid()
+        x, weight = inputs[0], self.channels_last_weight()
         s, p, d, groups = self.geometry
-        pulled: Tensor = torch.ops.aten.convolution_backward(
+        gradient: Tensor = torch.ops.aten.convolution_backward(
             g, x, weight, None, s, p, d,
             self.transposed, self.output_padding, groups, (True, False, False),
         )[0]  # fmt: skip
-        return (pulled,)
+        return (gradient,)
 
-    def parts(self, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[tuple[Tensor, Part]]:
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, Part]]:
         """See `Kernel`."""
         if samples.layout.dim != 0:
             raise Inseparable
@@ -92,7 +96,7 @@ class Convolution(Kernel):
 
 
 def convolution(dimensions: int) -> Callable[..., Any]:
-    """`torch.conv1d`, `conv2d`, `conv3d`."""
+    """Return the rule of `torch.conv1d`, `conv2d` or `conv3d`."""
 
     def rule(
         tape: Tape,
@@ -106,22 +110,22 @@ def convolution(dimensions: int) -> Callable[..., Any]:
     ) -> Any:
         if tape.weights.made_of(input) or weight.is_complex():
             return NotImplemented
-        s, d = _each(stride, dimensions), _each(dilation, dimensions)
+        s, d = _per_dimension(stride, dimensions), _per_dimension(dilation, dimensions)
         if padding == "same":
-            # What is odd goes to the end, as torch does it.
+            # An odd row of padding goes to the end, as in torch.
             total = [(k - 1) * e for k, e in zip(weight.shape[2:], d, strict=True)]
             ends = [(t // 2, t - t // 2) for t in total]
             input = F.pad(input, [side for pair in reversed(ends) for side in pair])
             padding = 0
-        p = _each(0 if isinstance(padding, str) else padding, dimensions)
+        p = _per_dimension(0 if isinstance(padding, str) else padding, dimensions)
         kernel = Convolution(tape, weight, bias, Geometry(s, p, d, groups), None)
-        return _batched(tape, kernel, input, dimensions)
+        return _run(tape, kernel, input, dimensions)
 
     return rule
 
 
 def transposed_convolution(dimensions: int) -> Callable[..., Any]:
-    """`torch.conv_transpose1d`, `conv_transpose2d`, `conv_transpose3d`."""
+    """Return the rule of `torch.conv_transpose1d`, `conv_transpose2d` or `conv_transpose3d`."""
 
     def rule(
         tape: Tape,
@@ -136,30 +140,36 @@ def transposed_convolution(dimensions: int) -> Callable[..., Any]:
     ) -> Any:
         if tape.weights.made_of(input) or weight.is_complex():
             return NotImplemented
-        s, p, d = (_each(v, dimensions) for v in (stride, padding, dilation))
+        s, p, d = (_per_dimension(v, dimensions) for v in (stride, padding, dilation))
         geometry = Geometry(s, p, d, groups)
-        kernel = Convolution(tape, weight, bias, geometry, _each(output_padding, dimensions))
-        return _batched(tape, kernel, input, dimensions)
+        kernel = Convolution(
+            tape, weight, bias, geometry, _per_dimension(output_padding, dimensions)
+        )
+        return _run(tape, kernel, input, dimensions)
 
     return rule
 
 
-def _batched(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Tensor:
+def _run(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Tensor:
+    """Return the output of the kernel on a batch, on the tape, in the faster memory format."""
     if input.dim() != dimensions + 2:
         raise Inseparable
     if dimensions > 1:
-        # Channels last is the faster order, and what the per-sample products want.
+        # Channels last is faster, for the convolution and for the per-sample products.
         order = ORDERS[dimensions + 2]
-        if input.shape[1] == 1:  # one channel is last and first: only a copy says which is meant
+        # With one channel both orders have the same strides; only a copy marks it as last.
+        if input.shape[1] == 1:
             input = input.clone(memory_format=order)
         input = input.contiguous(memory_format=order)
+    # Input and weight must have one type: that of the products.
     input = input if kernel.dtype is None else input.to(kernel.dtype)
     if tape.folding is not None:
         return tape.folding.convolved(kernel, input)
     return tape.use(kernel, input)
 
 
-def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+def _per_dimension(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """Return one number per dimension, from one for all or from a sequence."""
     if isinstance(value, int):
         return (value,) * dimensions
     return tuple(value) * dimensions if len(value) == 1 else tuple(value)

@@ -1,0 +1,128 @@
+"""An estimate of what each method for a convolution's per-sample norms costs.
+
+A cost is a number of multiply-adds: the work that the processor would do in the same time in a
+large matrix product of float32. It depends on shapes and on the number of threads, never on a
+timing, so that a resumed run takes the same methods, and rounds, as the one that was interrupted.
+
+All constants are in multiply-adds, and rounded. They are those of two threads on the machine of
+benchmarks/RESULTS.md, where 1e7 multiply-adds take about 0.1 ms; `benchmarks/cost_model.py`
+measures them again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+import torch
+
+from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
+from upslope.gradnorm.kernels.conv.gradients import FEW_CHANNELS, samples_per_call
+from upslope.gradnorm.products import WORTH
+
+CALL = 1e7
+"""Cost of one call of a grouped convolution."""
+GROUP = 4e5
+"""Cost of one more group in such a call."""
+COPY = 20.0
+"""Cost of moving one entry of an image to where a grouped convolution expects it. In three
+dimensions it counts twice: volumes come from beyond the cache."""
+WRITE = 100.0
+"""Cost of one entry of the weight gradient, which the library writes in an order of its own and
+then copies to the usual one."""
+SINGLE_VOLUME = 15
+"""Factor for a grouped convolution of a single volume, for which the library has no fast form."""
+SAMPLE_CALL = 1.2
+"""Cost of the call of an ordinary weight gradient for one sample, in units of `CALL`."""
+DEPTHWISE = 60
+"""Cost of one multiply-add of a depthwise convolution, times the width of its kernel: the library
+vectorises along that width."""
+SLICE = 1.05
+"""Cost of one multiply-add of a weight gradient of slices of a volume."""
+SLICE_CALL = 1.8e7
+"""Cost of the calls for the slices of one sample."""
+UNFOLD = 22.0
+"""Cost of copying one entry of a patch."""
+UNFOLD_STRIDED = 2.5
+"""Factor of `UNFOLD` for few channels and a stride: single entries are copied, not rows."""
+GRAM_ENTRY = 30.0
+"""Cost of one entry of a Gram matrix, which is written, summed and multiplied."""
+BLAS = 2.0
+"""Cost of one multiply-add of a matrix product by BLAS (`products`)."""
+ONEDNN = 1.05
+"""Cost of one multiply-add of a matrix product by oneDNN."""
+ONEDNN_CALL = 2e6
+"""Cost of one call of such a product."""
+SHORT_SIDE = 16
+"""Length of a side of a product's result at which the product costs twice as much per
+multiply-add as with long sides."""
+
+
+def best(operands: ConvOperands) -> str:
+    """Return the name of the cheapest method."""
+    estimates = costs(operands)
+    return min(estimates, key=estimates.__getitem__)
+
+
+def costs(operands: ConvOperands) -> Mapping[str, float]:
+    """Return the estimated cost per sample of every method that applies, by its name."""
+    return _costs(
+        operands.x.shape,
+        operands.g.shape,
+        operands.shape,
+        operands.geometry,
+        samples_per_call(operands),
+    )
+
+
+@functools.lru_cache(4096)  # every layer of every batch asks, and networks have few shapes
+def _costs(
+    x: torch.Size, g: torch.Size, shape: tuple[int, ...], geometry: Geometry, together: int
+) -> Mapping[str, float]:
+    """Return the costs for images and gradients of these shapes, `together` samples per call."""
+    t, taps = math.prod(g[3:]), math.prod(shape[2:])
+    o, c, *kernel = shape
+    n, images = g[:2]
+    volumes = len(kernel) == 3
+    stride, groups = geometry.stride, geometry.groups
+    work, weights = images * t * taps * o * c, math.prod(shape)
+    moved = math.prod(x[1:]) + math.prod(g[1:])
+    # The library computes blocks of so many output and input channels, whole ones.
+    rows, columns = (8, 8) if volumes else (16, 4)
+    filled = images * t * taps * max(o, rows) * max(c, columns)
+    copied = (2 if volumes else 1) * COPY * moved
+    direct = filled + copied + WRITE * weights + GROUP + CALL / together
+    estimates = {"direct": direct * (SINGLE_VOLUME if volumes and n == 1 else 1)}
+    if not volumes:
+        blocks = images * t * taps * max(o, 4) * max(c, 4)
+        estimates["per_sample"] = blocks + WRITE * weights + SAMPLE_CALL * CALL
+    if images == 1 and c == 1 and groups > 1:
+        # Grouped convolutions are made for kernels of width 3; wider ones cost as their area.
+        estimates["direct"] *= (max(kernel) / 3) ** 2
+        estimates["depthwise"] = DEPTHWISE / kernel[-1] * work + COPY * moved
+    if images > 1 or groups > 1:
+        return estimates
+    if volumes:
+        estimates["per_depth_slice"] = SLICE * t * taps * o * max(c, 4) + SLICE_CALL
+    if stride == (1,):
+        estimates["per_tap"] = taps * product(work // taps, o, c)
+    strided = c <= FEW_CHANNELS and stride[-1] > 1
+    unfolding = (UNFOLD_STRIDED if strided else 1) * UNFOLD * t * taps * c
+    estimates["im2col"] = product(work, o, taps * c) + unfolding
+    estimates["ghost"] = product(t * t * (taps * c + o)) + GRAM_ENTRY * t * t + unfolding
+    if all(s == 1 for s in stride):
+        pixels = math.prod(x[3:])
+        estimates["shifted_ghost"] = (
+            product(pixels * pixels * c) + product(t * t * o) + GRAM_ENTRY * sum(kernel) * t * t
+        )
+    return estimates
+
+
+def product(work: int, *sides: int) -> float:
+    """Return the cost of a matrix product of `work` multiply-adds by the library that does it.
+
+    sides: those of its result, where one may be short.
+    """
+    price = BLAS * work if work < WORTH else ONEDNN * work + ONEDNN_CALL
+    return price * (1 + SHORT_SIDE / min(sides)) if sides else price

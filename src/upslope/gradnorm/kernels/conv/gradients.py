@@ -1,0 +1,211 @@
+"""Ways to form a convolution's weight gradient for each sample, a few samples at a time.
+
+- direct: the samples become the groups of one grouped convolution, which runs at nearly the speed
+  of the ordinary weight gradient of a batch.
+- per_sample: one call of the library for each sample, where one sample fills a call; nothing is
+  copied into groups.
+- per_depth_slice, in three dimensions: for each depth of the kernel, the weight gradient of a
+  convolution in two dimensions, over a batch of slices. Nothing is copied; better for large
+  volumes.
+- depthwise, where every channel is its own group: the weight gradient is a convolution of the image
+  with the output gradient as its kernel.
+- im2col: a matrix product with unfolded patches; better where many output channels share the cost
+  of unfolding.
+
+Each is a generator of gradients (m, o, c / groups, *kernel), in the order of the samples and in any
+memory format. `methods` has the norms that need no gradient.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.kernels.conv.geometry import ConvOperands
+from upslope.gradnorm.parts import Outer, chunks
+
+_CACHE_BYTES = 3 << 20
+"""Bytes of operands and results of one grouped convolution: with more, they leave the cache."""
+_MAX_SAMPLES = 64
+"""Samples per grouped convolution at most: its fixed cost is well shared then."""
+_MAX_GROUPS = 256
+"""Groups per call that a layer with groups of its own may have: each group has a cost."""
+FEW_CHANNELS = 4
+"""Input channels up to which images are unfolded channel by channel: rows of so few channels are
+too short to be copied as a whole."""
+
+
+def direct(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
+    """Yield gradients by grouped convolutions of as many samples as stay in the cache."""
+    n = len(operands)
+    size = max(1, min(scratch // _bytes_per_sample(operands), samples_per_call(operands)))
+    starts = list(range(0, n, size))
+    if len(starts) > 1 and size > 1 and n % size == 1:  # a call of one sample is the slowest
+        starts.pop()
+    for a, b in itertools.pairwise([*starts, n]):
+        yield grouped(operands, slice(a, b))
+
+
+def grouped(operands: ConvOperands, rows: slice) -> Tensor:
+    """Return the gradients of some samples, (len(rows), *shape), by one grouped convolution."""
+    x, g = operands.x[rows], operands.g[rows]
+    n = len(x)
+    s, p, d, groups = operands.geometry
+    stencil = x.new_empty(()).expand(n * operands.shape[0], *operands.shape[1:])
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        _as_groups(g), _as_groups(x), stencil, None, s, p, d,
+        False, [0] * len(s), n * groups, (False, True, False),
+    )  # fmt: skip
+    out: Tensor = gradient.unflatten(0, (n, -1))
+    return out
+
+
+def _as_groups(x: Tensor) -> Tensor:
+    """(n, k, c, *space) -> (k, n * c, *space): samples become groups of channels.
+
+    Channels that lie last in memory stay there: whole rows of them are copied.
+    """
+    n, k, c = x.shape[:3]
+    if x.dim() >= 5 and x.stride(2) == 1:
+        last = x.movedim((0, 2), (-2, -1)).flatten(-2)  # (k, *space, n * c)
+        return last.movedim(-1, 1)
+    return x.transpose(0, 1).reshape(k, n * c, *x.shape[3:])
+
+
+def samples_per_call(operands: ConvOperands) -> int:
+    """Return how many samples share a grouped convolution.
+
+    Enough to share its fixed cost, few enough to stay in the cache, and a multiple of the number
+    of threads, to keep all cores busy.
+    """
+    most = min(
+        _MAX_SAMPLES,
+        max(4, _MAX_GROUPS // operands.geometry.groups),
+        _CACHE_BYTES // _bytes_per_sample(operands),
+    )
+    threads = max(2, torch.get_num_threads())
+    return max(threads, most - most % threads)
+
+
+def _bytes_per_sample(operands: ConvOperands) -> int:
+    """Return the bytes of the images, output gradients and weight gradient of one sample."""
+    sizes = operands.x.shape[1:], operands.g.shape[1:], operands.shape
+    return operands.x.element_size() * sum(math.prod(size) for size in sizes)
+
+
+def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
+    """Yield gradients by one call of the library for each sample."""
+    s, p, d, groups = operands.geometry
+    stencil = operands.x.new_empty(()).expand(operands.shape)
+    for g, x in zip(_images(operands.g), _images(operands.x), strict=True):
+        _, gradient, _ = torch.ops.aten.convolution_backward.default(
+            g, x, stencil, None, s, p, d, False, [0] * len(s), groups, (False, True, False)
+        )
+        yield gradient[None]
+
+
+def _images(x: Tensor) -> Sequence[Tensor]:
+    """(n, k, c, *space) -> n tensors (k, c, *space)."""
+    # Indexing a single image loses the strides that mark its channels as last; splitting keeps
+    # them, and with them the library's faster path.
+    return torch.split(x[:, 0], 1) if x.shape[1] == 1 else x.unbind()
+
+
+def per_depth_slice(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
+    """Yield gradients by two-dimensional convolutions of the slices of a volume."""
+    (s, *plane_s), (p, *plane_p), (d, *plane_d), _ = operands.geometry
+    o, c, depth, *kernel = operands.shape
+    extent, positions = operands.x.shape[3], operands.g.shape[3]
+    stencil = operands.x.new_empty(()).expand(o, c, *kernel)
+    volumes = operands.x[:, 0].transpose(1, 2), operands.g[:, 0].transpose(1, 2)
+    for x, g in zip(*volumes, strict=True):
+        depths = []  # x: (slices, c, h, w), g: (positions, o, h, w)
+        for offset in (k * d - p for k in range(depth)):
+            low = max(0, -(offset // s))
+            high = min(positions, (extent - 1 - offset) // s + 1)
+            if low < high:
+                _, gradient, _ = torch.ops.aten.convolution_backward(
+                    g[low:high], x[low * s + offset : (high - 1) * s + offset + 1 : s], stencil,
+                    None, plane_s, plane_p, plane_d, False, [0, 0], 1, (False, True, False),
+                )  # fmt: skip
+                depths.append(gradient)
+            else:
+                depths.append(x.new_zeros(stencil.shape))
+        yield torch.stack(depths, dim=2)[None]
+
+
+def depthwise(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
+    """Yield gradients by convolutions of images with output gradients, one channel each."""
+    s, p, d, _ = operands.geometry
+    n, _, o = operands.g.shape[:3]
+    for c in chunks(n, 4 * operands.x.element_size() * operands.x[0].numel(), scratch):
+        x = operands.x[c, 0].flatten(0, 1)[None]
+        g = operands.g[c, 0].flatten(0, 1)[:, None]
+        gradient = torch.convolution(
+            x.contiguous(), g.contiguous(), None, d, p, s, False, [0] * len(s), x.shape[1]
+        )
+        # Entries beyond the kernel's size belong to rows of the image that no stride reached.
+        for dim, size in enumerate(operands.shape[2:], start=2):
+            gradient = gradient.narrow(dim, 0, size)
+        yield gradient.reshape(-1, o, *operands.shape[1:])
+
+
+def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
+    """Yield gradients by products of output gradients with patches."""
+    _, c, *kernel = operands.shape
+    for x, g in patches(operands, scratch):
+        for product in Outer(x, g).gradients(scratch):  # (m, o, c * taps)
+            if _taps_first(operands):
+                yield torch.unflatten(product, 2, (*kernel, c)).movedim(-1, 2)
+            else:
+                yield torch.unflatten(product, 2, (c, *kernel))
+
+
+def pointwise(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
+    """Yield gradients by products of output gradients with images; needs `is_pointwise`."""
+    for product in operands.pointwise().gradients(scratch):
+        yield product.view(-1, *operands.shape)
+
+
+def patches(operands: ConvOperands, scratch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield patches (m, t, c * taps) and output gradients (m, t, o), a few samples at a time."""
+    t, taps = math.prod(operands.g.shape[3:]), math.prod(operands.shape[2:])
+    bytes_each = operands.x.element_size() * t * taps * operands.shape[1]
+    for c in chunks(len(operands), bytes_each, scratch):
+        yield _unfold(operands, operands.x[c, 0]), operands.g[c, 0].flatten(2).mT
+
+
+def _taps_first(operands: ConvOperands) -> bool:
+    """Whether a patch is ordered by the kernel's taps, and by channels within a tap."""
+    return operands.shape[1] > FEW_CHANNELS and operands.x.stride(2) == 1
+
+
+def _unfold(operands: ConvOperands, x: Tensor) -> Tensor:
+    """(n, c, *space) -> (n, t, c * taps), channels and taps in either order."""
+    s, _, d, _ = operands.geometry
+    spaces, few = len(s), operands.shape[1] <= FEW_CHANNELS
+    if few:
+        x = x.contiguous()
+    x = operands.padded(x)
+    for dim, (k, step, gap) in enumerate(zip(operands.shape[2:], s, d, strict=True), start=2):
+        x = x.unfold(dim, (k - 1) * gap + 1, step)[..., ::gap]
+    # Now (n, c, *positions, *taps). The copy keeps together what lies together in memory.
+    positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
+    if few:
+        return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
+    order = (*taps, 1) if _taps_first(operands) else (1, *taps)
+    return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
+
+
+GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {
+    "direct": direct,
+    "per_sample": per_sample,
+    "per_depth_slice": per_depth_slice,
+    "depthwise": depthwise,
+    "im2col": im2col,
+}
+"""Name of a method -> a function of operands and bytes of scratch that yields the gradients."""

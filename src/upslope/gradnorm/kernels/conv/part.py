@@ -1,0 +1,50 @@
+"""The per-sample gradients of a convolution's weight, as a `Part`.
+
+The library forms the gradient of a batch in one call; those of its samples would take as many calls
+as there are samples. `methods` has the ways to their norms with less work than that, and
+`cost_model` says which is the cheapest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.kernels.conv import cost_model
+from upslope.gradnorm.kernels.conv.geometry import ConvOperands
+from upslope.gradnorm.kernels.conv.gradients import grouped
+from upslope.gradnorm.kernels.conv.methods import METHODS
+from upslope.gradnorm.parts import Part
+
+
+@dataclass(frozen=True)
+class ConvPart(ConvOperands):
+    """The gradients of a convolution's weight, from its operands."""
+
+    def sqnorm(self, scratch: int) -> Tensor:
+        """See `Part`. By the cheapest method."""
+        if self.is_pointwise:
+            return self.pointwise().sqnorm(scratch)
+        return METHODS[cost_model.best(self)](self, scratch)
+
+    def dense(self, rows: slice) -> Tensor:
+        """See `Part`. By one grouped convolution."""
+        return grouped(self, rows)
+
+    def plus(self, others: Sequence[Part]) -> Part | None:
+        """See `Part`. More images per sample, if all images have one size."""
+        same = [self, *(o for o in others if isinstance(o, ConvPart) and self._matches(o))]
+        if len(same) <= len(others):
+            return None
+        x, g = torch.cat([o.x for o in same], dim=1), torch.cat([o.g for o in same], dim=1)
+        return ConvPart(x, g, self.geometry, self.shape)
+
+    def _matches(self, other: ConvPart) -> bool:
+        return (
+            self.geometry == other.geometry
+            and self.x.shape[2:] == other.x.shape[2:]
+            and self.g.shape[2:] == other.g.shape[2:]
+        )
