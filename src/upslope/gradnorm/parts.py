@@ -24,6 +24,9 @@ from upslope.gradnorm.products import faster, linear, products
 
 SCRATCH = 64 << 20
 """Bytes of scratch that a chunk may take, where the caller sets no bound."""
+_ROUNDINGS = 1000
+"""Roundings of a product's size below which a sum of products is formed another way: its relative
+error is then about a thousandth."""
 _WIDE = 32
 """Rows and columns of a result from which oneDNN is the faster one for a sum of outer products."""
 CACHE = 8 << 20
@@ -37,6 +40,23 @@ def squared_norms(values: Tensor) -> Tensor:
     flat = values.reshape(len(values), -1)
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
     return norms.square()
+
+
+def frobenius_norms(matrices: Tensor) -> Tensor:
+    """(n, ...) -> (n,): the norms of all entries of each."""
+    norms: Tensor = torch.linalg.vector_norm(matrices.flatten(1), dim=1)
+    return norms
+
+
+def cancels(squares: Tensor, sizes: Tensor) -> Tensor:
+    """(n,) bool: sums of products that cancel to so little that rounding errors count.
+
+    squares: the sums. sizes: the products of the norms of both factors, which bound them. Inputs
+    far from zero, whose gradients sum to zero over the positions, are of this kind.
+    """
+    if sizes.dtype not in (torch.float32, torch.float64):
+        return torch.zeros_like(sizes, dtype=torch.bool)  # halves have too few digits to ask
+    return squares < _ROUNDINGS * torch.finfo(sizes.dtype).eps * sizes
 
 
 def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
@@ -129,9 +149,13 @@ class Outer:
             x, g = _gathered(self.x[c]), _gathered(self.g[c])
             xx = products(x, x.mH)  # (c, t, t)
             gg = products(g, g.mH) if self.gg is None else self.gg[c]
+            sizes = frobenius_norms(xx) * frobenius_norms(gg)
             total = wide(xx).mul_(gg).sum(dim=(1, 2))
             # A sum of products of either sign can round to just below zero.
-            out.append((total.real if total.is_complex() else total).clamp_min(0))
+            total = (total.real if total.is_complex() else total).clamp_min(0)
+            if bool((lost := cancels(total, sizes)).any()):
+                total[lost] = Outer(x[lost], g[lost]).direct(scratch)
+            out.append(total)
         return torch.cat(out)
 
     def direct(self, scratch: int) -> Tensor:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -24,7 +25,14 @@ from torch import Tensor
 
 from upslope.gradnorm.kernels.conv import gradients
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
-from upslope.gradnorm.parts import Outer, chunks, squared_norms, wide
+from upslope.gradnorm.parts import (
+    Outer,
+    cancels,
+    chunks,
+    frobenius_norms,
+    squared_norms,
+    wide,
+)
 from upslope.gradnorm.products import products
 
 _GRAM_BYTES = 3 << 20
@@ -75,8 +83,14 @@ def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
             offsets = [i * gap - pad for i in range(k)]
             gram = _window_sum(gram, (axis, axis + len(pixels)), offsets, size)
         g = operands.g[c, 0].flatten(2)
+        other = products(g.mT, g)
+        sizes = frobenius_norms(gram) * frobenius_norms(other)
         # A sum of products of either sign can round to just below zero.
-        out.append((gram.flatten(1) * products(g.mT, g).flatten(1)).sum(dim=1).clamp_min_(0))
+        total = (gram.flatten(1) * other.flatten(1)).sum(dim=1).clamp_min_(0)
+        if bool((lost := cancels(total, sizes)).any()):
+            rows = dataclasses.replace(operands, x=operands.x[c][lost], g=operands.g[c][lost])
+            total[lost] = _im2col(rows, scratch).to(total)
+        out.append(total)
     return torch.cat(out)
 
 
