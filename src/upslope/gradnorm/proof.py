@@ -5,7 +5,7 @@ Three things are held against each other:
 1. *The gradients.* For random numbers w_n, sum_n w_n G_n of what the kernels found must be the
    gradient of sum_n w_n L_n, which an ordinary backward pass gives, without interception. Both
    sides are linear in w: if they agree for random numbers, G_n is right for every sample with
-   w_n != 0, with probability one: all of up to 16, and a random quarter, 8 at least, of more. The
+   w_n != 0, with probability one: all of up to 16, and a random eighth, 8 at least, of more. The
    tensors are compared through one random direction each (`projection`), which costs next to
    nothing.
 2. *The norms.* Of one sample, drawn at random, the gradient is formed by autograd alone, and what
@@ -205,7 +205,7 @@ def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
     if n <= _ALL:
         return [rows for rows in half(n, seed=n) if len(rows)]
     order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
-    return [order[: max(_ALL // 2, n // 4)].sort(descending=True).values]
+    return [order[: max(_ALL // 2, n // 8)].sort(descending=True).values]
 
 
 def _plain_gradients(
