@@ -125,7 +125,9 @@ def test_when_all_workers_are_killed_one_error_says_so(tmp_path: Path) -> None:
 def test_a_signal_to_the_whole_group_stops_all_while_workers_start(
     tmp_path: Path, number: signal.Signals
 ) -> None:
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup the child would ignore it as well
     process = start(tmp_path)
+    signal.signal(number, before)
     until(lambda: len(workers(process)) == 2)
     time.sleep(0.5)
     os.killpg(process.pid, number)
