@@ -357,3 +357,29 @@ def test_samples_sorted_and_put_back_by_seldom_operators(take) -> None:
             x = x[x[:, 0].argsort()]
         truth = norms_one_by_one(model, x, lambda z, _: squares(z)[0])
         assert relative_error(gradient_norms(model, x, squares), truth) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "put_out",
+    [
+        lambda z: z.to(torch.complex64),
+        lambda z: torch.cat([z, torch.full_like(z[:, :1], -torch.inf)], dim=1),
+    ],
+    ids=["complex", "masked"],
+)
+def test_mixing_is_seen_beside_outputs_that_are_no_plain_numbers(put_out) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Between(lambda h: h - 0.5 * h.detach().mean(0)).float()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = put_out(self.body(x))
+            return out
+
+    def loss(z: Tensor) -> Tensor:
+        z = torch.view_as_real(z).flatten(1) if z.is_complex() else z[:, :3]
+        return z.square().sum(dim=1)
+
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(Masked(), torch.randn(6, 5), loss)

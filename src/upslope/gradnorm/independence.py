@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
 
 _ROWS = 8
-"""Samples that are run: operators that join samples do so among few as among many."""
+"""Samples that are run: enough for sums and extremes over the batch, too few to fill a capacity."""
 _LARGE = 1e4
 """What makes values far too large, or too small, as a factor; half precision holds it."""
 _NEAR = 1e-4
 """How far a number may move, relative to the largest: by the order of a sum, in the same kernel."""
+
 Change = Callable[[Tensor], Tensor]
 
 
@@ -72,8 +73,7 @@ def opens(outputs: Any) -> bool:
 
 def _is_counted(record: Recording) -> bool:
     """Whether dimension 0 of every output counts the samples."""
-    floating = (x for x in tensors_in(record.outputs) if x.is_floating_point())
-    return all(x.shape[:1] == (record.n,) for x in floating)
+    return all(x.shape[:1] == (record.n,) for x in tensors_in(record.outputs))
 
 
 def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:
