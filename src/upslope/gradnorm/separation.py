@@ -30,7 +30,7 @@ def scales(n: int, like: Tensor, seed: int = 0) -> Tensor:
     reach = _REACH.get(like.dtype, _REACH_ELSE)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     powers = order % (2 * reach + 1) - reach
-    return torch.ldexp(torch.ones(n), powers).to(like)
+    return torch.ldexp(torch.ones(n), powers).to(like.real if like.is_complex() else like)
 
 
 def checksum(rows: Tensor) -> tuple[Tensor, Tensor]:
