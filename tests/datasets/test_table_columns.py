@@ -357,6 +357,47 @@ def test_targets_among_the_inputs(tmp_path):
         datasets.load("table", path, columns="x,label")
 
 
+def test_names_of_columns_as_text_or_as_a_list_are_one_value(tmp_path):
+    path = csv(
+        tmp_path,
+        'a,"b, c",d,code,wet,dry',
+        lambda i: f"{i * i},{i**3},{-(i**2)},{i % 3},{i % 2},{(i + 1) % 2}",
+    )
+    common = {"target": "wet,dry", "kind": "labels"}
+
+    def inputs(**options):
+        splits = datasets.load("table", path, **{**common, **options})
+        return splits.pool.inputs(range(len(splits.pool))).numpy()
+
+    text = inputs(columns="a, d,code", categorical="code")
+    listed = inputs(columns=["a", "d", "code"], categorical=["code"], target=["wet", "dry"])
+    assert text.shape[1] == 5
+    np.testing.assert_array_equal(text, listed)
+    assert inputs(columns=["b, c"]).shape[1] == 1  # as text, it would be two names
+    with pytest.raises(ConfigError, match=r"`data.columns` to name a column .* got 'b'"):
+        inputs(columns="b, c")
+    given = datasets.check_options("table", {"columns": ["a", "d"], "target": ("wet", "dry")})
+    assert given == {"columns": "a,d", "target": "wet,dry"}  # as recorded in runs
+    assert datasets.check_options("table", {"columns": ["b, c"]}) == {"columns": ["b, c"]}
+    for wrong, words in (
+        (["a", "a"], "each once but got 'a' twice"),
+        ([], "to name columns of inputs"),
+        ("", "to name columns of inputs"),
+        ([1, 2], "valid string"),
+        ({"a": 1}, "columns"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            inputs(columns=wrong)
+    with pytest.raises(ConfigError, match=r"one column of classes but `data.target` names 2"):
+        datasets.load("table", path, target=["wet", "dry"])
+
+
+def test_classes_as_text_or_as_a_list(tmp_path):
+    path = labelled(tmp_path, lambda i: "")
+    for names in ("cat, dog", ["cat", "dog"]):
+        assert datasets.load("table", path, classes=names).pool.classes == ("cat", "dog")
+
+
 def test_classes_that_are_fractions_or_dates(tmp_path):
     path = csv(tmp_path, "x;label", lambda i: f"{i * i};{i % 2},5")
     with pytest.raises(DataError, match=r"got 0\.5\. Set `data.kind` to numbers .*`data.decimal`"):

@@ -26,6 +26,7 @@ from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.delimited import Delimiter
 from upslope.datasets.files import needed_root
 from upslope.datasets.missing import MissingLabels, is_missing
+from upslope.datasets.name_lists import Names, OptionalNames, split_names
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
 from upslope.datasets.unlabelled import ClassNames
 from upslope.errors import ConfigError, DataError
@@ -49,10 +50,12 @@ def load(
     classes: ClassNames = None,
     kind: Kind = "class",
     columns: Annotated[
-        str | None, Field(description="columns of inputs, with commas between; all others if not")
+        OptionalNames,
+        Field(description="columns of inputs, a list or with commas between; all others if not"),
     ] = None,
     categorical: Annotated[
-        str, Field(description="columns of numbers that are categories, with commas between")
+        Names,
+        Field(description="columns of numbers that are categories, a list or with commas between"),
     ] = "",
     missing: Annotated[
         Missing, Field(description="an empty cell: stop, or take the mean and say that it is empty")
@@ -71,7 +74,8 @@ def load(
     answers = read_answers(rows, target, kind, missing_labels, classes)
     pool, _ = rows.divided(answers.strata, test_share)
     names = _inputs(rows, answers, columns)
-    values, notes = features(rows, names, _names(categorical), pool, missing)
+    as_categories = split_names(categorical, "data.categorical")
+    values, notes = features(rows, names, as_categories, pool, missing)
     notes = (*notes, *_copies_of_target(rows, names, answers))
     return split(rows, rows.path.stem, values, answers, test_share, notes)
 
@@ -244,14 +248,20 @@ def _counts_rows(values: NDArray[np.float64]) -> bool:
     return _distinct(values) and values.max() - values.min() == len(values) - 1
 
 
-def _inputs(rows: Rows, answers: Answers, columns: str | None) -> list[str]:
+def _inputs(rows: Rows, answers: Answers, columns: str | list[str] | None) -> list[str]:
     left_out = rows.used | set(answers.columns)
     if columns is not None:
-        if targets := [name for name in _names(columns) if name in answers.columns]:
+        names = split_names(columns, "data.columns")
+        if not names:
+            raise ConfigError(
+                f"Expected `data.columns` to name columns of inputs but got {columns!r}. Leave it "
+                "out to take all."
+            )
+        if targets := [name for name in names if name in answers.columns]:
             raise ConfigError(
                 f"Expected `data.columns` to name inputs alone but got {targets[0]!r}, a target."
             )
-        return _names(columns)
+        return names
     names = [name for name in rows.table.column_names if name not in left_out]
     if not names:
         raise DataError(
@@ -284,7 +294,3 @@ def _copies_of_target(rows: Rows, names: list[str], answers: Answers) -> tuple[s
                 "with `data.columns` where it is not known before the label is."
             )
     return tuple(notes)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -10,18 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import UNLABELLED
+from upslope.datasets.name_lists import split_names
 from upslope.datasets.rows import read_rows
 from upslope.datasets.subset import Subset, labels_of, origin
 from upslope.errors import ConfigError, DataError
 
 ClassNames = Annotated[
     list[str | int | float | bool] | None,  # others than text are refused with a word on quotes
+    BeforeValidator(
+        lambda given: split_names(given, "data.classes") if isinstance(given, str) else given
+    ),
     Field(description="names of the classes, where labels do not name them all: [cat, dog]"),
 ]
 
@@ -111,7 +115,7 @@ def row_contents(root: Path, options: Mapping[str, Any]) -> dict[str, dict[str, 
     reading = {key: options[key] for key in _READING if key in options}
     rows = read_rows(root, options.get("id"), **reading)
     target = options.get("target")
-    hidden = rows.used | set(USUAL if target is None else map(str.strip, target.split(",")))
+    hidden = rows.used | set(USUAL if target is None else split_names(target, "data.target"))
     names = [name for name in rows.table.column_names if name not in hidden]
     columns = [rows.table.column(name).to_pylist() for name in names]
     cells = zip(*columns, strict=True) if columns else ((),) * len(rows.ids)
