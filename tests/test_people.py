@@ -7,6 +7,7 @@ import csv
 import json
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from upslope import datasets
+from upslope import compare, datasets, models, strategies, tasks
 from upslope.cli import app
 from upslope.cli.label import WAITING
 from upslope.errors import ConfigError, DataError
@@ -335,7 +336,21 @@ def test_a_broken_mask_is_told_and_not_waited_for(tmp_path: Path) -> None:
 def test_comparisons_and_several_seeds_ask_nobody(command: list[Any], tmp_path: Path) -> None:
     code, _, err = call("compare", *command[1:])
     assert code == 2
-    assert "upslope run" in err
+    assert "each of the 40 samples of the pool to have a label" in err
+    assert "40 have none, first '1.png'. Take `upslope run`" in err
+    table = tmp_path / "t.csv"
+    table.write_text("x,label\n" + "".join(f"{i},{'ab'[i % 2] * (i != 7)}\n" for i in range(30)))
+    splits = datasets.load("table", root=table)
+    with pytest.raises(ConfigError, match=r"1 has none, first 'row-00007'. Take `upslope run`"):
+        compare(
+            tmp_path / "c",
+            strategies={"margin": strategies.build("margin")},
+            seeds=[0],
+            splits=splits,
+            task=tasks.build("classification", num_classes=2),
+            model=partial(models.build, "mlp", num_classes=2, input_shape=(1,)),
+        )
+    assert not (tmp_path / "c").exists()
     code, _, err = call(*command, "--seeds", "2")
     assert code == 2
     assert "one strategy and one seed" in err

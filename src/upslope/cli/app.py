@@ -241,6 +241,7 @@ def _compare(
         from upslope import report as reports
         from upslope.comparison import compare
         from upslope.config import assemble, data_place, estimate, fitting, load, plan, to_plan
+        from upslope.datasets import check_labelled
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
@@ -253,7 +254,7 @@ def _compare(
                 else (fitting(config, assemble(config, observer)), "")
             )
         if not asks:
-            label.refuse_comparison(job)
+            check_labelled(job.splits.pool)
         planned = plan(config, job, label.begun(folder, config))
         show_plan(config, job, planned, folder, unseen)
         if dry_run:

@@ -34,17 +34,6 @@ def waits_for_people(job: Job, folder: Path) -> bool:
     return wants_people(job.splits.pool) or (folder / FILE).is_file()
 
 
-def refuse_comparison(job: Job) -> None:
-    """Raise ConfigError where a comparison would have to ask people for labels."""
-    from upslope.datasets import wants_people
-
-    if wants_people(job.splits.pool):
-        raise ConfigError(
-            "Expected every sample of the pool to have a label, as a comparison asks nobody, but "
-            "some have none. Label them, leave them out, or take `upslope run`, which asks people."
-        )
-
-
 def ask_people(config: Config, job: Job, folder: Path, title: str) -> None:
     """Take answers in, go on, and ask for more; at the end of the run, report.
 

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BeforeValidator, Field
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
 from upslope.datasets.folder_names import split_of
@@ -98,9 +100,27 @@ def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
 
 def wants_people(dataset: Dataset) -> bool:
     """Tell whether some sample has no label, so that people must be asked for it."""
+    return bool(unlabelled(dataset))
+
+
+def check_labelled(pool: Dataset) -> None:
+    """Raise ConfigError where samples have no label, which a comparison cannot ask for."""
+    if without := unlabelled(pool):
+        verb = "has" if len(without) == 1 else "have"
+        raise ConfigError(
+            f"Expected each of the {format_count(len(pool), 'sample')} of the pool to have a "
+            f"label, as a comparison asks nobody, but {len(without):,} {verb} none, first "
+            f"{pool.ids[without[0]]!r}. Take `upslope run`, which asks people for labels (in "
+            "Python `Experiment`); or label these samples, or leave them out."
+        )
+
+
+def unlabelled(dataset: Dataset) -> list[int]:
+    """Return the positions of samples whose label the data set could hold and does not."""
     if not len(dataset) or getattr(origin(dataset, 0)[0], "labels", None) is None:
-        return False
-    return bool((labels_of(dataset) == UNKNOWN).any())
+        return []
+    positions: list[int] = np.flatnonzero(labels_of(dataset) == UNKNOWN).tolist()
+    return positions
 
 
 def row_contents(root: Path, options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
