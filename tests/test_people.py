@@ -149,7 +149,7 @@ def test_photographs_from_nothing_to_the_end_and_on(command: list[Any], tmp_path
     assert "changed: from cycle 4 on, experiment.cycles 3 -> 4" in out
     Image.new("RGB", (12, 12)).save(tmp_path / "photos" / "99.png")
     code, out, _ = call(*command, "-s", "experiment.cycles=4")
-    assert "the pool has 1 samples more" in out
+    assert "the pool has 1 sample more" in out
 
 
 def test_a_run_from_nothing_scores_and_predicts(command: list[Any], tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_masks_that_appear_beside_the_images_are_labels(tmp_path: Path) -> None:
     assert code == WAITING, err
     assert "recorded: 1 skipped, 1 label that the data set has itself" in out
     draw(rows[1]["id"])  # the one skipped: taken once its row says so
-    assert "recorded" not in call(*command)[1]
+    assert "recorded: " not in call(*command)[1]
     save(sheet, [*rows_of(sheet), {**rows[1], "label": ""}])
     assert "recorded: 1 label (1 skipped before" in call(*command)[1]
     for row in rows_of(sheet):

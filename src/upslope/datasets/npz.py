@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, checked
 from upslope.datasets.base import Splits
 from upslope.datasets.decoding import decode_text
@@ -93,7 +94,7 @@ def _notes(
     read = (*(_FOUR if all(key in arrays for key in _FOUR) else (*_THREE, "ids")), "classes")
     if unread := [f"{key!r} {arrays[key].shape}" for key in arrays if key not in read]:
         notes.append(
-            f"Left out {len(unread)} arrays that are not among {', '.join(read)}: "
+            f"Left out {format_count(len(unread), 'array')} not among {', '.join(read)}: "
             f"{', '.join(unread)}."
         )
     everything = np.concatenate(list(labels.values()))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.answers import Answers, Kind, Target, read_answers, split
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
@@ -177,8 +178,8 @@ def _category_notes(column: Categories, pool: list[int], name: str) -> list[str]
     if unseen := sorted(counts.keys() - known):
         total = sum(counts[cell] for cell in unseen)
         notes.append(
-            f"{total:,} test rows have a category in `{name}` that the pool has not, first "
-            f"{unseen[0]!r}: all zeros."
+            f"{format_count(total, 'test row')} with a category in `{name}` that the pool has not, "
+            f"first {unseen[0]!r}: all zeros."
         )
     if len(known) == 1:
         notes.append(f"The column `{name}` never changes in the pool, and tells nothing.")
