@@ -16,7 +16,7 @@ from upslope.counts import format_count
 from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
-    from upslope.config import Config, Job
+    from upslope.config import Config, Setup
     from upslope.experiment import Sitting
     from upslope.experiment.sheet import Question
     from upslope.ledger import RunResult
@@ -26,15 +26,15 @@ WAITING = 7
 """Exit code of a run that waits for labels: no failure, and not the end either."""
 
 
-def waits_for_people(job: Job, folder: Path) -> bool:
+def waits_for_people(setup: Setup, folder: Path) -> bool:
     """Whether samples of the pool have no label, or such a run has begun in the folder."""
     from upslope.datasets import wants_people
     from upslope.ledger.store import FILE
 
-    return wants_people(job.splits.pool) or (folder / FILE).is_file()
+    return wants_people(setup.splits.pool) or (folder / FILE).is_file()
 
 
-def ask_people(config: Config, job: Job, folder: Path, title: str) -> None:
+def ask_people(config: Config, setup: Setup, folder: Path, title: str) -> None:
     """Take answers in, go on, and ask for more; at the end of the run, report.
 
     Raises:
@@ -46,8 +46,8 @@ def ask_people(config: Config, job: Job, folder: Path, title: str) -> None:
     from upslope.display import watching
 
     with watching(1) as observer:
-        run, sitting = sit_once(config, job, folder, observer)
-    show_sitting(config, job, run, sitting)
+        run, sitting = sit_once(config, setup, folder, observer)
+    show_sitting(config, setup, run, sitting)
     if not run.tested:
         show_status(run)
         return
@@ -78,7 +78,7 @@ def begun(folder: Path, config: Config) -> RunResult | None:
 
 
 def sit_once(
-    config: Config, job: Job, folder: Path, observer: Observer
+    config: Config, setup: Setup, folder: Path, observer: Observer
 ) -> tuple[RunResult, Sitting]:
     """Open the run of one strategy and one seed, take answers in, go on and ask for more.
 
@@ -96,13 +96,13 @@ def sit_once(
             f"{', and full_data' if config.full_data else ''}. Give --strategy NAME and leave "
             "--seeds and --full-data out."
         )
-    ((_, strategy),) = job.strategies.items()
+    ((_, strategy),) = setup.strategies.items()
     path = run_folder(folder, config)
     with Experiment(
         path,
-        splits=job.splits,
-        task=job.task,
-        model=job.model,
+        splits=setup.splits,
+        task=setup.task,
+        model=setup.model,
         strategy=strategy,
         settings=replace(config.experiment, seed=config.seeds[0]),
         training=config.training,
@@ -113,11 +113,11 @@ def sit_once(
     ) as experiment:
         for change in experiment.changes:
             _say(f"changed: {change}")
-        sitting = sit(experiment, _question(config, job))
+        sitting = sit(experiment, _question(config, setup))
         return experiment.result(), sitting
 
 
-def show_sitting(config: Config, job: Job, run: RunResult, sitting: Sitting) -> None:
+def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting) -> None:
     """What was taken in and what is to do; exits with `WAITING` where people are asked."""
     from upslope.ledger.status import last_cycle, status, unfitted_words
 
@@ -135,7 +135,7 @@ def show_sitting(config: Config, job: Job, run: RunResult, sitting: Sitting) -> 
     count = len(sitting.waiting)
     waiting = f"{format_count(count, 'sample')} {'waits' if count == 1 else 'wait'}"
     _say(f"{waiting} for a label: {sitting.sheet}")
-    _say(f"  {how_to_answer(config.task.name, job.splits.pool.classes)}")
+    _say(f"  {how_to_answer(config.task.name, setup.splits.pool.classes)}")
     _say("  Then run the same command again; a part of the answers will do:")
     _say(f"  {same_command()}")
     raise typer.Exit(WAITING)
@@ -207,13 +207,13 @@ def same_command() -> str:
     return shlex.join(["upslope", *sys.argv[1:]])
 
 
-def _question(config: Config, job: Job) -> Callable[[str, str], Question]:
+def _question(config: Config, setup: Setup) -> Callable[[str, str], Question]:
     """Makes the row of the sheet for an id and the reason for which it is asked."""
     from upslope.datasets import root_of, row_contents, sample_file
     from upslope.experiment.sheet import Question
 
     root = root_of(config.data.name, config.root)
-    pool = job.splits.pool
+    pool = setup.splits.pool
     contents: dict[str, dict[str, str]] = {}
     if root is not None and config.data.name in ("table", "text"):
         contents = row_contents(root, config.data.options)

@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor
 
 from upslope.counts import format_count
-from upslope.datasets.arrays import ArrayDataset, Labels, checked, known_targets
+from upslope.datasets.arrays import ArrayDataset, Labels, build_dataset, known_targets
 from upslope.datasets.base import place_of
-from upslope.datasets.files import cache_folder
+from upslope.datasets.paths import cache_folder
 from upslope.decoders import Encoded, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import write_atomically
@@ -177,7 +177,7 @@ def materialise(
         kept_in = cache_folder() / f"decoded-{key}.npy"
         known = _cached(kept_in, (len(dataset), *dataset.input_shape))
         if known is not None:
-            return checked(
+            return build_dataset(
                 dataset.name, known, dataset.labels, dataset.classes,
                 source=place_of(dataset), ids=dataset.ids,
             )  # fmt: skip
@@ -212,7 +212,7 @@ def materialise(
     ids = tuple(dataset.ids[i] for i in kept)
     labels = dataset.labels[kept]
     if fits:
-        return checked(
+        return build_dataset(
             dataset.name, out, labels, dataset.classes, source=place_of(dataset), ids=ids
         )
     return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, kept))
