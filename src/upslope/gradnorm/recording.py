@@ -45,6 +45,7 @@ from upslope.gradnorm.proof import (
 )
 from upslope.gradnorm.restoring import Buffers, RandomState
 from upslope.gradnorm.separation import scales
+from upslope.gradnorm.statistics import StatisticsWatch
 from upslope.gradnorm.tape import Listener, Means, Tape
 from upslope.gradnorm.tokens import Unfolded
 from upslope.gradnorm.torch_faults import exact_batch_norm
@@ -180,15 +181,20 @@ class Recording:
         batch: Batch,
         differentiable: Sequence[Tensor] = (),
         change: Callable[[Tensor], Tensor] | None = None,
+        watch: StatisticsWatch | None = None,
     ) -> Any:
         """Return the model's outputs for some of the samples, without interception.
 
         differentiable: what stands for the floating inputs that have samples, in their order.
-        change: what is made of each floating input that has samples.
+        change: what is made of each floating input that has samples. watch: runs with the model,
+        and knows the inputs that have samples.
         """
         given = iter(differentiable)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
+            if watch is not None and per_sample:
+                own: Tensor = watch.mark(clone_rows(tensor))
+                return own
             if per_sample and tensor.is_floating_point() and differentiable:
                 return next(given).clone()
             floating = tensor.is_floating_point() or tensor.is_complex()
@@ -196,7 +202,7 @@ class Recording:
                 return change(tensor.detach())
             return clone_rows(tensor)
 
-        with self._a_pass(), exact_batch_norm():
+        with self._a_pass(), exact_batch_norm(), watch or contextlib.nullcontext():
             return call(self.model, batch.map(take))
 
     def losses(self, loss: Loss) -> Tensor:
@@ -322,9 +328,10 @@ class Recording:
             warn_user(
                 f"{type(self.model).__name__}: the numbers of a sample may depend on the other "
                 "samples of its batch, in the model or in the loss (they moved, or could not be "
-                "had, when others were replaced by NaN or by extreme values). Every batch is "
-                "proven, which takes several times as long; a batch that does mix samples is "
-                "refused."
+                "had, when others were replaced by NaN or by extreme values, or they meet a "
+                "statistic of the batch: a mean, a maximum, a running sum over the samples). Every "
+                "batch is proven, which takes several times as long; a batch that does mix samples "
+                "is refused."
             )
 
     @property
