@@ -129,7 +129,7 @@ def check_separation(
     if once.sums.keys() != scaled.keys():
         raise ProofFailed("the backward pass of the model is not the same each time")
     for index, (sums, size) in once.sums.items():
-        if bool(differ(scaled[index], sums, u, size).any()):
+        if bool(differ(scaled[index], sums, u, size, record.means.dtype).any()):
             kernel = record.tape.kernels[index]
             names = ", ".join(n for w in kernel.weights for n in record.weights.sources(w))
             raise SeparationFailed(

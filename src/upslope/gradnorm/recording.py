@@ -35,6 +35,7 @@ from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Un
 from upslope.gradnorm.losses import Loss, identify
 from upslope.gradnorm.memory import Known, memory_of
 from upslope.gradnorm.outputs import check_losses, tensors_in
+from upslope.gradnorm.program import switches_of
 from upslope.gradnorm.proof import (
     Checksums,
     HearingBoth,
@@ -66,6 +67,7 @@ class Recording:
         self.n = batch.n
         self._buffers, self._random = Buffers(model), RandomState(model)
         self._memory = memory_of(model)
+        self._switches = switches_of(model)
         self.why_slow: str | None = None
         """Why the samples go one by one, if they do."""
         self.has_hooks = False
@@ -342,7 +344,12 @@ class Recording:
     def _operators(self) -> tuple[Any, ...]:
         """The operators that met weights, in order."""
         training = tuple(module.training for module in self.model.modules())
-        return (training, *self.weights.parameters, *(k.name for k in self.tape.kernels))
+        return (
+            training,
+            self._switches,
+            *self.weights.parameters,
+            *(k.name for k in self.tape.kernels),
+        )
 
     def _program(self, loss: Loss | None = None) -> tuple[Any, ...]:
         """The identity of what ran (`program`), and what decides on kernels beside it."""
@@ -374,7 +381,7 @@ class Recording:
         rows = parts.finish()
         self._reached = parts.reached
         if self.n > 1:
-            u = scales(self.n, losses)
+            u = scales(self.n, losses, precision=self.means.dtype)
             if known is None:
                 self.backward(losses, u, scaled, last=last)
                 known = {index: sums for index, (sums, _) in scaled.sums.items()}
@@ -436,7 +443,8 @@ class Recording:
     def _probed(self, losses: Tensor) -> LayoutProbe:
         """Backward passes from some of the losses: two, and more where two do not settle it."""
         everyone = torch.ones(self.n, dtype=torch.bool)
-        probe = LayoutProbe(everyone, self.tape.kernels, u=scales(self.n, losses))
+        u = scales(self.n, losses, precision=self.means.dtype)
+        probe = LayoutProbe(everyone, self.tape.kernels, u=u)
         if self.repeats:
             self._probe(probe, losses, halves(self.n))
         if not (self.repeats and probe.is_settled):
