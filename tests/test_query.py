@@ -23,7 +23,7 @@ from upslope import (
     tasks,
 )
 from upslope.errors import ConfigError, DataError, ModelError, SelectionError
-from upslope.strategies import STRATEGIES
+from upslope.strategies import REGISTRY
 
 SETTINGS = ExperimentSettings(initial=20, budget=7, cycles=3, candidates="5x", seed=3)
 TRAINING = TrainingSettings(epochs=2, batch_size=20)
@@ -74,7 +74,7 @@ def experiment(digits, folder, strategy, shared=None):
     )
 
 
-@pytest.mark.parametrize("name", [n for n in STRATEGIES if n not in TRAINED_ALONG])
+@pytest.mark.parametrize("name", [n for n in REGISTRY if n not in TRAINED_ALONG])
 def test_it_chooses_what_an_experiment_does(name, digits, tmp_path_factory, tmp_path):
     strategy = strategies.build(name, **QUICK.get(name, {}))
     shared = tmp_path_factory.getbasetemp() / "first-model"

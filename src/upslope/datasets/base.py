@@ -165,10 +165,10 @@ class Splits:
                 another kind.
         """
         from upslope.datasets.torch_splits import from_torch
-        from upslope.progress import silent
+        from upslope.progress import no_progress
 
         return from_torch(
             pool, test, validation=validation, input=input, target=target, id=id, ids=ids,
             classes=classes, kind=kind, layout=layout, mode=mode, size=size, white=white,
-            memory=memory, test_share=test_share, progress=progress or silent,
+            memory=memory, test_share=test_share, progress=progress or no_progress,
         )  # fmt: skip

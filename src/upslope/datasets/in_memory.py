@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upslope.datasets.answers import AnsweredRows, Answers
 from upslope.datasets.argument_names import as_arguments, options_as_arguments
 from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import (
@@ -33,8 +32,9 @@ from upslope.datasets.target_values import (
     TargetKind,
     TargetValues,
     as_array,
-    read_targets,
+    read_target_values,
 )
+from upslope.datasets.targets import RowsWithTargets, TargetColumns
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import ConfigError, DataError
 
@@ -102,7 +102,7 @@ def from_arrays(
             parts["test"] = input_array(test_inputs, layout, "the arrays/test")
         given = {"pool": targets, "test": test_targets}
         sizes = {part: len(array) for part, array in parts.items()}
-        read = read_targets({p: given[p] for p in parts}, sizes, kind, classes, "the arrays")
+        read = read_target_values({p: given[p] for p in parts}, sizes, kind, classes, "the arrays")
         names = {"pool": ids, "test": test_ids}
         listed = {p: sample_ids(names[p], len(parts[p]), p, f"the arrays/{p}") for p in parts}
         built = {p: array_dataset(p, parts[p], read, p, listed[p], kind) for p in parts}
@@ -184,8 +184,8 @@ def array_dataset(
                 f"{part} but got {values.shape[1:]}."
             )
         return MaskArrays(name, ids, targets.names, inputs, values, resident)
-    answers = Answers(targets.names, targets.names, values)
-    return AnsweredRows(name, ids, targets.names, inputs, answers, resident)
+    target_columns = TargetColumns(targets.names, targets.names, values)
+    return RowsWithTargets(name, ids, targets.names, inputs, target_columns, resident)
 
 
 def assembled(
@@ -262,7 +262,7 @@ def _duplicates(pool: Dataset, test: Dataset | None) -> tuple[str, ...]:
         base = part.dataset if isinstance(part, Subset) else part
         if isinstance(base, ArrayDataset | MaskArrays):
             values = base.images
-        elif isinstance(base, AnsweredRows):
+        elif isinstance(base, RowsWithTargets):
             values = base.values
         else:
             return ()

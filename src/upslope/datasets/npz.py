@@ -19,12 +19,12 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.array_form import Layout, channels_first
-from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, checked
+from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
 from upslope.datasets.decoding import decode_text
-from upslope.datasets.files import needed_root
+from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 _FOUR = ("x_train", "y_train", "x_test", "y_test")
 _THREE = ("images", "labels", "split")
@@ -33,7 +33,7 @@ _THREE = ("images", "labels", "split")
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     layout: Annotated[
         Layout, Field(description="where images and volumes have their channels")
     ] = "auto",
@@ -64,7 +64,7 @@ def load(
     def build(name: str) -> ArrayDataset:
         images, _, ids = parts[name]
         images = channels_first(images, layout, path)
-        return checked(f"npz/{name}", images, labels[name], classes, source=path, ids=ids)
+        return build_dataset(f"npz/{name}", images, labels[name], classes, source=path, ids=ids)
 
     pool, test = build("train"), build("test")
     if pool.input_shape != test.input_shape or pool.images.dtype != test.images.dtype:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from upslope.datasets.arrays import UNKNOWN, Array
 from upslope.datasets.class_labels import read_classes
-from upslope.datasets.codes import IGNORE
+from upslope.datasets.mask_classes import IGNORE
 from upslope.datasets.unlabelled import class_names
 from upslope.errors import ConfigError, DataError
 
@@ -63,7 +63,7 @@ def as_array(values: Any, what: str) -> Array:
     return array
 
 
-def read_targets(
+def read_target_values(
     parts: Mapping[str, Any],
     sizes: Mapping[str, int],
     kind: TargetKind,

@@ -34,10 +34,10 @@ from upslope.datasets.map_style import (
     read_item,
     target_of,
 )
-from upslope.datasets.target_values import TargetKind, as_array, read_targets
+from upslope.datasets.target_values import TargetKind, as_array, read_target_values
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
-from upslope.progress import Observer, Progress, silent
+from upslope.progress import Observer, Progress, no_progress
 
 _COMPARED = 20  # items whose targets are compared with the data set's own list
 
@@ -80,7 +80,7 @@ def from_torch(
     white: int | None = None,
     memory: float = 4.0,
     test_share: float | None = None,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
 ) -> Splits:
     """Make the splits of map-style data sets; see `Splits.from_torch`."""
     given = {"pool": pool, "test": test, "validation": validation}
@@ -103,7 +103,7 @@ def from_torch(
         unlabelled = {name for name, part in parts.items() if part.keys.target is None}
         streamed_masks = kind == "masks" and not fits
         names = classes if classes is not None else getattr(pool, "classes", None)
-        targets = read_targets(
+        targets = read_target_values(
             {
                 name: None if name in unlabelled or streamed_masks else values
                 for name, (_, values, _) in read.items()

@@ -4,7 +4,7 @@
     images[list(chosen.positions)]
 
 The choice is the one that an `Experiment` makes at a selection with the same network, seed,
-candidates and labelled set: both run `Chooser.choose` with the same random numbers.
+candidates and labelled set: both run `Selector.choose` with the same random numbers.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, SelectionError
 from upslope.experiment.checks import check_fit
-from upslope.experiment.choosing import Chooser
-from upslope.experiment.drawing import candidates as draw_candidates
 from upslope.experiment.memory import memory_errors
 from upslope.experiment.query_labels import read_labelled
 from upslope.experiment.query_task import task_for
+from upslope.experiment.sampling import candidates as draw_candidates
+from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings, candidate_count
 from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, Stop
 from upslope.scoring.signals import OnCorrupt
 from upslope.tasks.base import Task
-from upslope.training import Accompanied
+from upslope.training import HasAuxiliaryModule
 
 _LEARNT_FROM_LABELS = ("committee", "model-change", "vaal", "sraal")
 """Signals whose networks are random where nothing is labelled."""
@@ -118,7 +118,7 @@ def query(
             f"Expected `model` to be a torch.nn.Module but got {type(model).__name__}. With "
             "posteriors and features in arrays, take the functions of upslope.functional."
         )
-    chooser = _strategy(strategy)
+    selector = _strategy(strategy)
     where = _device_of(model) if device is None else resolve_device(device)
     if device is not None and where != _device_of(model):
         raise ConfigError(
@@ -131,16 +131,16 @@ def query(
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         sample = task.prepare(first_readable(opened).to(where))
         task.check(model, sample)
-        check_fit(chooser, model, task, sample)
-    if not given.positions and any(need.name in _LEARNT_FROM_LABELS for need in chooser.needs):
+        check_fit(selector, model, task, sample)
+    if not given.positions and any(need.name in _LEARNT_FROM_LABELS for need in selector.needs):
         raise SelectionError(
-            f"Expected `labelled` for {chooser.name}, whose networks learn from labelled samples, "
+            f"Expected `labelled` for {selector.name}, whose networks learn from labelled samples, "
             "but got none. Give some, or take another strategy."
         )
     settings = ExperimentSettings(seed=seed, score_batch=batch_size, on_corrupt=on_corrupt)
     taken = set(given.positions)
     unlabelled = [i for i in range(len(opened)) if i not in taken]
-    by_cost = isinstance(chooser, CostBudgeted) and chooser.cost_budget is not None
+    by_cost = isinstance(selector, CostBudgeted) and selector.cost_budget is not None
     if not by_cost and not 1 <= budget <= len(unlabelled):
         raise SelectionError(
             f"Expected a budget between 1 and the {len(unlabelled):,} unlabelled samples of the "
@@ -150,8 +150,8 @@ def query(
     scored = draw_candidates(unlabelled, count, len(opened), seed=seed, cycle=cycle)
     shown = watching_unless_observed(observer, 1, progress=progress)
     with shown as watcher, memory_errors():
-        view, selection, skipped = Chooser(
-            chooser, task, given.samples, settings, where, watcher, Stop()
+        view, selection, skipped = Selector(
+            selector, task, given.samples, settings, where, watcher, Stop()
         ).choose(
             budget,
             cycle,
@@ -197,7 +197,7 @@ def _strategy(wanted: str | Mapping[str, Any] | Strategy) -> Strategy:
             f"got {type(wanted).__name__}."
         )
     strategy: Strategy = built
-    if isinstance(built, Accompanied):
+    if isinstance(built, HasAuxiliaryModule):
         raise ConfigError(
             f"Expected a strategy that a trained network alone can serve but {strategy.name} needs "
             "what is trained along with the network. Run it in an Experiment, or take another."

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope import tables, tasks
+from upslope import registry, tasks
 from upslope.batches import evaluating
 from upslope.errors import ConfigError, ModelError
 from upslope.tasks.base import Task
@@ -39,7 +39,7 @@ def task_for(
             )
         return task
     name = task or "classification"
-    tables.lookup("task", tasks.TABLE, name)
+    registry.lookup("task", tasks.REGISTRY, name)
     texts = name == "text-classification"
     if not sample.is_floating_point() and not texts and (mean is None or std is None):
         raise ConfigError(
@@ -79,7 +79,7 @@ def _outputs(model: nn.Module, task: Task, sample: Tensor) -> int:
 
 
 def _checked_count(logits: Tensor, task: Task, model: str) -> int:
-    kind = next(name for name, cls in tasks.TABLE.items() if type(task) is cls)
+    kind = next(name for name, cls in tasks.REGISTRY.items() if type(task) is cls)
     if logits.ndim > 2 and kind != "segmentation":
         raise ModelError(
             f"Expected {model} to return one row of logits per sample for the task {kind} but got "
