@@ -62,6 +62,7 @@ __all__ = [
     "load",
     "load_outline",
     "load_to_score",
+    "loader",
     "overview",
     "root_of",
     "row_contents",
@@ -171,10 +172,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown data set; every unknown or wrong option, in one message.
     """
-    key, implied = _entry(name)
-    loader = tables.lookup("data set", TABLE, key)
-    given = {**options, **implied}
-    return tables.check_options(f"data set {name!r}", loader, given, _GIVEN, shape)
+    given = {**options, **_entry(name)[1]}
+    return tables.check_options(f"data set {name!r}", loader(name), given, _GIVEN, shape)
 
 
 def _entry(name: str) -> tuple[str, dict[str, Any]]:
@@ -183,21 +182,30 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
     return (key, {"path": path}) if colon and key == "hf" and path else (name, {})
 
 
+def loader(name: str) -> Callable[..., Splits]:
+    """Return the function that reads a data set, whose keyword parameters are its options.
+
+    Raises:
+        ConfigError: an unknown data set.
+    """
+    function: Callable[..., Splits] = tables.lookup("data set", TABLE, _entry(name)[0])
+    return function
+
+
 def options(name: str) -> tuple[str, ...]:
     """The names of the options of a data set.
 
     Raises:
         ConfigError: an unknown data set.
     """
-    loader = tables.lookup("data set", TABLE, _entry(name)[0])
-    both = (tables.describe(name, one, _GIVEN) for one in (loader, shape))
+    both = (tables.describe(name, one, _GIVEN) for one in (loader(name), shape))
     return tuple(option.name for line in both for option in line.options)
 
 
 def describe() -> list[tables.Description]:
     """Every data set: its name, one line about it, and its options with defaults and help."""
     common = tables.describe("", shape, _GIVEN).options
-    lines = [tables.describe(name, loader, _GIVEN) for name, loader in TABLE.items()]
+    lines = [tables.describe(name, reader, _GIVEN) for name, reader in TABLE.items()]
     return [replace(line, options=line.options + common) for line in lines]
 
 
