@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError, GradientNormWarning
-from upslope.gradnorm import gradient_norms
+from upslope.gradnorm import gradient_norms, select
 from upslope.gradnorm.statistics import StatisticsWatch
 
 
@@ -216,3 +216,11 @@ def test_a_model_for_one_size_of_batch_is_refused() -> None:
 
     with pytest.raises(GradientNormError, match=r"any number of samples but on 3 of the 6"):
         gradient_norms(Fixed(), torch.randn(6, 5), "entropy")
+
+
+def test_the_last_layer_may_be_parametrized_and_without_bias() -> None:
+    """Its weight is further from the outputs, in steps of the graph, than the layer before."""
+    last = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3, bias=False))
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), last)
+    names = set(select(model, "last", torch.randn(2, 5)))
+    assert names == {f"2.parametrizations.weight.original{i}" for i in (0, 1)}
