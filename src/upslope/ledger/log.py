@@ -53,7 +53,9 @@ class LogFormat(Generic[S]):
     file: name of the file in its folder. application: the number in the header of the file that
     tells this kind of log from other databases. version: the newest, which this program writes;
     logs of an earlier one are read. keys: the entries of `meta` that every log has. fold: returns
-    the state after events, given the state before them, or raises ValueError.
+    the state after events, given the state before them, or raises ValueError. settle_every: records
+    after which what SQLite's own log holds is moved into the file itself: with 1, a copy of the
+    file alone is whole at any time, and a record takes several times as long.
     """
 
     file: str
@@ -61,6 +63,7 @@ class LogFormat(Generic[S]):
     version: int
     keys: tuple[str, ...]
     fold: Callable[..., S]
+    settle_every: int = 1
 
 
 class EventLog(Generic[S]):
@@ -76,6 +79,7 @@ class EventLog(Generic[S]):
         self.folder = folder
         self.kind = kind
         self.path = folder / kind.file
+        self._unsettled = 0  # records since SQLite's log was last moved into the file
         with disk_errors(folder):
             make_folder(folder)
         self._lock = RunLock(folder)
@@ -120,7 +124,7 @@ class EventLog(Generic[S]):
     def record(self, *events: Event) -> S:
         """Record events in one transaction: after it they are on the disk, all or none.
 
-        They are then in the log's file itself: a copy of it alone holds them.
+        With `settle_every` 1 they are then in the log's file itself: a copy of it alone holds them.
 
         Raises:
             RunError: the disk is full, or another process has written here, which no lock kept
@@ -144,7 +148,9 @@ class EventLog(Generic[S]):
                     self._db.execute("ROLLBACK")
                 raise
             self.state, self._end = state, end
-            self._settle()
+            self._unsettled += 1
+            if self._unsettled >= self.kind.settle_every:
+                self._settle()
         return state
 
     def _check_alone(self) -> None:
@@ -163,6 +169,7 @@ class EventLog(Generic[S]):
     def _settle(self) -> None:
         """Move what is recorded from SQLite's log into the file itself, on the disk."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._unsettled = 0
 
     def close(self) -> None:
         """Close the file and let other processes in."""
