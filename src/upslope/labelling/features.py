@@ -85,7 +85,8 @@ def standardise(values: Floats) -> Floats:
     """Return (n, d) features with mean 0 and deviation 1; constant ones are 0."""
     deviation = values.std(axis=0)
     scale = np.where(deviation > 1e-6, deviation, np.inf)
-    return ((values - values.mean(axis=0)) / scale).astype(np.float32)
+    scaled: Floats = ((values - values.mean(axis=0)) / scale).astype(np.float32)
+    return scaled
 
 
 def _column(cells: Sequence[str]) -> tuple[str, Floats | None]:

@@ -40,16 +40,11 @@ STRENGTH = 0.1
 """`C` of the logistic regression on standardised features. On the features of 2,062 photographs of
 hands, with 20 to 500 labels, 0.1 and 1 are within a point of each other and 0.01 is worse."""
 COLD_START = "typiclust"
-_FEWEST, _PER_CLASS = 20, 3  # labels of the cold start: at least, and for each class
+_FEWEST = 20  # samples that the cold start ranks at least, as some may be passed
 _CANDIDATES = 10_000  # scored at most, drawn at random: a ranking must not take long
 _BATCH = 50  # chosen as one batch; what follows is ordered by score alone
 _RANKED, _CONTROL_AHEAD, _GUESSES = 200, 30, 3
 _UNSEEN = -30.0  # logit of a class without a label
-
-
-def cold_start_labels(settings: ProjectSettings) -> int:
-    """Return how many labels are asked by coverage before the strategy chooses."""
-    return max(_FEWEST, _PER_CLASS * len(settings.classes))
 
 
 def check_strategy(settings: ProjectSettings) -> None:
@@ -82,7 +77,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         self._position = {id_: i for i, id_ in enumerate(self.ids)}
-        self._readable = np.isfinite(self.features).all(axis=1)
+        self._readable: list[bool] = np.isfinite(self.features).all(axis=1).tolist()
         self._task = _task(self.settings)
         self._pool = ArrayDataset(
             "samples",
@@ -104,7 +99,7 @@ class Learner:
         candidates = self._candidates(state)
         trainable = len({_key(label) for label in labels.values()}) > 1
         model = self._fit(labels) if trainable else None
-        if model is None or len(labels) < cold_start_labels(self.settings):
+        if model is None or len(labels) < self.settings.cold_start:
             ranking = self._cover(labels, candidates)
         else:
             ranking = self._by_strategy(model, labels, candidates)
@@ -151,7 +146,7 @@ class Learner:
                 return replace(self._cold, ids=left)
         if not candidates:
             return Ranking((), COLD_START)
-        wanted = max(cold_start_labels(self.settings) - len(labels), _FEWEST)
+        wanted = max(self.settings.cold_start - len(labels), _FEWEST)
         budget = min(wanted, len(candidates))
         strategy = strategies.build(COLD_START)
         model = nn.Linear(self.features.shape[1], len(self.settings.classes))
@@ -279,7 +274,8 @@ def _task(settings: ProjectSettings) -> Task:
 
 
 def _unit(x: Floats) -> Floats:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+    unit: Floats = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+    return unit
 
 
 def _key(label: AnswerLabel) -> object:

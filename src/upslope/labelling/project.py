@@ -104,6 +104,7 @@ class Project:
         seconds: float = 0.0,
         note: str = "",
         slice_: str = "",
+        why: str = "",
         guess_shown: bool = False,
     ) -> None:
         """Record a label; the same again changes nothing, another one corrects the first.
@@ -123,6 +124,7 @@ class Project:
             "seconds": seconds,
             "note": note,
             "slice": before.slice if before else slice_,
+            "why": why,
             "guess_shown": guess_shown,
         }
         events = []
@@ -145,6 +147,7 @@ class Project:
         seconds: float = 0.0,
         note: str = "",
         slice_: str = "",
+        why: str = "",
         guess_shown: bool = False,
     ) -> None:
         """Record that a person gives no label; the sample is not asked of them again.
@@ -162,6 +165,7 @@ class Project:
             "seconds": seconds,
             "note": note,
             "slice": before.slice if before else slice_,
+            "why": why,
             "guess_shown": guess_shown,
         }
         events = [] if before is None else [_taken_back(before)]
@@ -169,10 +173,11 @@ class Project:
 
     def undo(self, author: str) -> Answer | None:
         """Take back the newest answer of a person; None where there is none to take back."""
-        last = self.state.last_of(author)
-        if last is not None:
-            self._log.record(_taken_back(last))
-        return last
+        newest = self.state.newest_of(author, 1)
+        if not newest:
+            return None
+        self._log.record(_taken_back(newest[0]))
+        return newest[0]
 
     def take_in(self, labels: Mapping[str, str | Sequence[str]], source: str) -> tuple[int, int]:
         """Record labels that exist already; return how many were new, and how many corrected.

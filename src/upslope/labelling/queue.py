@@ -96,10 +96,10 @@ class Queue:
             question = None
             if due:
                 question = self._control_question(next(control, None))
-            if question is None and ranking is not None and (id_ := next(ranked, None)):
-                question = Question(id_, RANKED, _why_ranked(ranking, id_, ranks[id_]), ranks[id_])
-            if question is None and (id_ := next(by_chance, None)):
-                question = Question(id_, RANDOM, "at random, as no ranking reaches this far yet")
+            if question is None and ranking is not None and (top := next(ranked, None)):
+                question = Question(top, RANKED, _why_ranked(ranking, top, ranks[top]), ranks[top])
+            if question is None and (any_ := next(by_chance, None)):
+                question = Question(any_, RANDOM, "at random, as no ranking reaches this far yet")
             if question is None:
                 question = self._control_question(next(control, None))
             if question is None:
@@ -117,6 +117,10 @@ class Queue:
             for id_ in state.answers.keys() | state.unreadable
         )
         return len(self._all) - shut
+
+    def is_control(self, id_: str) -> bool:
+        """Tell whether a sample belongs to the control slice."""
+        return id_ in self._reserved
 
     def waiting_control(self, state: LabelState, count: int) -> list[str]:
         """Return the next samples of the control slice that nobody has answered."""

@@ -12,6 +12,8 @@ from upslope.errors import ConfigError
 AnswerKind = Literal["class", "labels"]
 """One class per sample, or a set of labels."""
 
+_FEWEST, _PER_CLASS = 20, 3  # labels of the cold start: at least, and for each class
+
 
 @dataclass(frozen=True)
 class ProjectSettings:
@@ -45,6 +47,11 @@ class ProjectSettings:
                 )
         if self.kind not in ("class", "labels"):
             raise ConfigError(f"Expected `--kind` to be class or labels but got {self.kind!r}.")
+
+    @property
+    def cold_start(self) -> int:
+        """How many training labels are asked by coverage before the strategy chooses."""
+        return max(_FEWEST, _PER_CLASS * len(self.classes))
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON holds them."""

@@ -13,6 +13,7 @@ Nothing is overwritten: the log keeps every answer, and the state is what they c
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -86,14 +87,10 @@ class LabelState:
                 merged[id_] = label
         return merged
 
-    def last_of(self, author: str) -> Answer | None:
-        """Return the newest answer of a person that stands; imported ones are nobody's."""
-        own = (
-            by_author[author]
-            for by_author in self.answers.values()
-            if author in by_author and by_author[author].slice != IMPORTED
-        )
-        return max(own, key=lambda answer: answer.order, default=None)
+    def newest_of(self, author: str, count: int) -> list[Answer]:
+        """Return the newest answers of a person that stand, the newest first."""
+        own = (by_author[author] for by_author in self.answers.values() if author in by_author)
+        return heapq.nlargest(count, own, key=lambda answer: answer.order)
 
 
 def slice_of(by_author: Mapping[str, Answer]) -> str:
