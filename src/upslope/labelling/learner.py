@@ -77,7 +77,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         self._position = {id_: i for i, id_ in enumerate(self.ids)}
-        self._readable: list[bool] = np.isfinite(self.features).all(axis=1).tolist()
+        self._readable = [bool(row.all()) for row in np.isfinite(self.features)]
         self._task = _task(self.settings)
         self._pool = ArrayDataset(
             "samples",
@@ -151,7 +151,7 @@ class Learner:
         strategy = strategies.build(COLD_START)
         model = nn.Linear(self.features.shape[1], len(self.settings.classes))
         chosen, _ = self._choose(strategy, model, labels, candidates, budget)
-        self._cold = Ranking(chosen, f"{COLD_START}, which covers the data before there are labels")
+        self._cold = Ranking(chosen, f"{COLD_START} covers the data before there are labels")
         return self._cold
 
     def _by_strategy(
@@ -164,7 +164,9 @@ class Learner:
         chosen, scores = self._choose(strategy, model, labels, candidates, budget)
         others = sorted(scores.keys() - set(chosen), key=lambda id_: (-scores[id_], id_))
         ids = [*chosen, *others[: _RANKED - len(chosen)]]
-        return Ranking(ids, self.settings.strategy, {i: scores[i] for i in ids if i in scores})
+        return Ranking(
+            ids, f"{self.settings.strategy} chose it", {i: scores[i] for i in ids if i in scores}
+        )
 
     def _choose(
         self,

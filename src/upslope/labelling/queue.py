@@ -152,4 +152,4 @@ class Queue:
 
 def _why_ranked(ranking: Ranking, id_: str, place: int) -> str:
     score = ranking.scores.get(id_)
-    return f"{ranking.method}, rank {place}" + ("" if score is None else f", score {score:.3g}")
+    return f"{ranking.method}: rank {place}" + ("" if score is None else f", score {score:.3g}")

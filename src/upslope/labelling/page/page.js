@@ -144,8 +144,8 @@ async function showGuess() {
       if (project.sample_kind === "image") {
         figure.append(element("img", { src: `/image/${guess.nearest.sample}`, alt: "" }));
       }
-      const words = guess.nearest.cells ? `${cells(guess.nearest)} ` : "";
-      figure.append(element("figcaption", {}, `Most alike among the labelled: ${words}(${label})`));
+      const words = guess.nearest.cells ? `${cells(guess.nearest)}: ` : "";
+      figure.append(element("figcaption", {}, `Most alike among the labelled: ${words}${label}`));
       box.append(figure);
     }
     say(`The model's guess: ${guess.classes.map(([n, p]) => `${n} ${Math.round(100 * p)}%`).join(", ")}`);
@@ -391,13 +391,17 @@ function build() {
   project.classes.forEach((name, i) => {
     const button = element("button", { type: "button" }, element("span", {}, name));
     if (keys[i]) {
-      button.prepend(element("kbd", { "aria-hidden": "true" }, keys[i].toUpperCase()));
       button.setAttribute("aria-keyshortcuts", keys[i]);
+      if (keys[i] !== name) {
+        button.prepend(element("kbd", { "aria-hidden": "true" }, keys[i].toUpperCase()));
+      }
     }
     button.dataset.name = name;
     button.onclick = () => choose(name);
     $("classes").append(button);
   });
+  const longest = Math.max(...project.classes.map((name) => name.length));
+  $("classes").classList.toggle("short", longest <= 3);
   $("save").hidden = project.kind !== "labels";
   $("save").onclick = saveSet;
   $("filter-row").hidden = project.classes.length < FILTER_FROM;
