@@ -23,7 +23,7 @@ from upslope import strategies, tasks
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
 from upslope.errors import ConfigError
 from upslope.experiment.checks import check_fit, scores_of
-from upslope.experiment.choosing import Chooser
+from upslope.experiment.selection import Chooser
 from upslope.experiment.settings import ExperimentSettings
 from upslope.labelling.features import Floats
 from upslope.labelling.queue import Queue
@@ -31,10 +31,10 @@ from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import AnswerLabel, LabelState
 from upslope.pool import Strategy
-from upslope.progress import Stop, silent
+from upslope.progress import Stop, no_progress
 from upslope.scoring import LabelledSet
 from upslope.tasks.base import Task
-from upslope.training import Accompanied
+from upslope.training import HasAuxiliaryModule
 
 STRENGTH = 0.1
 """`C` of the logistic regression on standardised features. On the features of 2,062 photographs of
@@ -55,7 +55,7 @@ def check_strategy(settings: ProjectSettings) -> None:
         UpslopeError: what the strategy itself says.
     """
     strategy = strategies.build(settings.strategy)
-    if isinstance(strategy, Accompanied):
+    if isinstance(strategy, HasAuxiliaryModule):
         raise ConfigError(
             f"Expected a strategy that reads a linear layer on features but {settings.strategy} "
             "trains a network of its own. Take margin, badge or another: `upslope list`."
@@ -183,7 +183,7 @@ class Learner:
             self._pool,
             ExperimentSettings(seed=self.settings.seed),
             torch.device("cpu"),
-            silent,
+            no_progress,
             Stop(),
         )
         positions = [self._position[id_] for id_ in labels]
