@@ -23,7 +23,7 @@ from upslope import strategies, tasks
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
 from upslope.errors import ConfigError
 from upslope.experiment.checks import check_fit, scores_of
-from upslope.experiment.selection import Chooser
+from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings
 from upslope.labelling.features import Floats
 from upslope.labelling.queue import Queue
@@ -150,7 +150,7 @@ class Learner:
         budget = min(wanted, len(candidates))
         strategy = strategies.build(COLD_START)
         model = nn.Linear(self.features.shape[1], len(self.settings.classes))
-        chosen, _ = self._choose(strategy, model, labels, candidates, budget)
+        chosen, _ = self._select(strategy, model, labels, candidates, budget)
         self._cold = Ranking(chosen, f"{COLD_START} covers the data before there are labels")
         return self._cold
 
@@ -161,14 +161,14 @@ class Learner:
             return Ranking((), self.settings.strategy)
         strategy = strategies.build(self.settings.strategy)
         budget = min(_BATCH, len(candidates))
-        chosen, scores = self._choose(strategy, model, labels, candidates, budget)
+        chosen, scores = self._select(strategy, model, labels, candidates, budget)
         others = sorted(scores.keys() - set(chosen), key=lambda id_: (-scores[id_], id_))
         ids = [*chosen, *others[: _RANKED - len(chosen)]]
         return Ranking(
             ids, f"{self.settings.strategy} chose it", {i: scores[i] for i in ids if i in scores}
         )
 
-    def _choose(
+    def _select(
         self,
         strategy: Strategy,
         model: nn.Linear,
@@ -177,7 +177,7 @@ class Learner:
         budget: int,
     ) -> tuple[list[str], dict[str, float]]:
         """(ids in the order of choice, scores of all candidates where the strategy has some)."""
-        chooser = Chooser(
+        selector = Selector(
             strategy,
             self._task,
             self._pool,
@@ -192,7 +192,7 @@ class Learner:
         targets = torch.tensor([values[i] for i in order], dtype=torch.int64)
         labelled = LabelledSet([positions[i] for i in order], targets)
         single = targets if self.settings.kind == "class" else None
-        view, selection, _ = chooser.choose(
+        view, selection, _ = selector.choose(
             budget, len(labels), model, candidates, candidates, labelled, single
         )
         if scores_of(view, selection) is None or selection.scores is None:
