@@ -16,7 +16,7 @@ from upslope.tasks.base import Task
 class Predictions(Options):
     """What the model answers, as targets are: (n,) labels, (n, d) numbers; one forward a sample."""
 
-    name: ClassVar[str] = "answers"
+    name: ClassVar[str] = "predictions"
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, ...) for a prepared batch."""
