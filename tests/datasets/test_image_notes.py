@@ -128,7 +128,7 @@ def test_near_copies_are_those_of_a_plain_double_loop(monkeypatch):
     images, labels = images[order], RNG.integers(-1, 2, len(images))
     names = [f"{i}" for i in range(len(images))]
     parts = {
-        part: datasets.npz.checked(
+        part: datasets.npz.build_dataset(
             "x", images[rows], labels[rows], "ab", source="x", ids=names[rows]
         )
         for part, rows in (("pool", slice(0, 18)), ("test set", slice(18, None)))
