@@ -11,6 +11,7 @@ from upslope import __version__
 from upslope.cli.console import told
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
+from upslope.cli.select import select
 from upslope.cli.status import status
 from upslope.cli.verify import repair, verify
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     "                                              photographs that people label\n\n"
     "  upslope status runs/photos                  where a run stands\n\n"
     "  upslope predict runs/digits/margin/seed-0   classes and probabilities\n\n"
+    "  upslope select w.pt --data photos           what to label next, with your network\n\n"
     "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
     "  upslope list                                strategies; list configs, list egl\n\n"
     "[bold]How it works[/bold]\n\n"
@@ -155,6 +157,7 @@ def compare(
 
 
 app.command()(status)
+app.command()(select)
 app.command()(score)
 app.command()(predict)
 app.command()(verify)
