@@ -14,9 +14,9 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class Predictions(Options):
-    """What the model answers, as targets are: (n,) labels, (n, d) numbers; one forward a sample."""
+    """The model's predictions in the form of targets: (n,) labels or (n, d) numbers; one forward."""
 
-    name: ClassVar[str] = "answers"
+    name: ClassVar[str] = "predictions"
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, ...) for a prepared batch."""
