@@ -281,3 +281,26 @@ def test_share_counts_runs_that_were_finished_before() -> None:
     share.update(Progress("run", 1, 4, run="a"))
     assert share.update(Progress("cycle", 1, 2, run="b", cycle=0, cycles=2)) == pytest.approx(1.5)
     assert about(Progress("cycle", 1, 2, {}, "b", 0, 2, 9)) == "b  cycle 1 of 2  9 labels"
+
+
+def test_run_takes_the_one_strategy_of_its_configuration(tmp_path: Path) -> None:
+    def planned(*arguments: str | Path) -> tuple[int, str, str]:
+        code, out, err = call("run", *arguments, "--dry-run", *QUICK)
+        names = [line.split()[1:] for line in out.splitlines() if line.startswith("strategies")]
+        return code, " ".join(names[0]) if names else "", err
+
+    file = tmp_path / "c.yaml"
+    assert planned()[:2] == (0, "margin")
+    file.write_text("strategies: [{name: gradnorm-diverse, label: mine}]\n")
+    assert planned(file)[:2] == (0, "mine")
+    assert planned(file, "--strategy", "random")[:2] == (0, "random")
+    file.write_text("training: {epochs: 2}\n")
+    assert planned(file)[:2] == (0, "margin")
+    assert planned("-s", "strategies=egl")[:2] == (0, "egl")
+    file.write_text("strategies: [random, egl]\n")
+    assert planned(file, "--strategy", "egl")[:2] == (0, "egl")
+    for several in ((file,), ("-s", "strategies=all"), ("--strategy", "random,egl"), ("digits",)):
+        code, _, err = planned(*several)
+        assert code == 2
+        assert "one strategy" in err
+        assert "`upslope compare`, which runs them all" in err
