@@ -1,8 +1,8 @@
 """Files of users from before names changed in the source: a configuration, a run, a checkpoint.
 
-`fixtures/earlier` was written by the version before the renames, on one thread of a CPU: `compared` by
-`upslope compare earlier.yaml` (one of its runs), `scores.csv` by `upslope score` with that run's last
-model, and `interrupted` by a training of `ll4al` that was asked to stop within its first cycle.
+`fixtures/earlier` was written by the version before the renames, on one thread of a CPU: `compared`
+by `upslope compare earlier.yaml` (one of its runs), `scores.csv` by `upslope score` with that run's
+last model, and `interrupted` by a training of `ll4al` that was asked to stop in its first cycle.
 """
 
 from __future__ import annotations
