@@ -255,6 +255,7 @@ def _compare(
             plan,
             to_plan,
         )
+        from upslope.datasets import check_labelled
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
@@ -267,7 +268,7 @@ def _compare(
                 else (check_compatible(config, assemble(config, observer)), "")
             )
         if not asks:
-            sitting.refuse_comparison(setup)
+            check_labelled(setup.splits.pool)
         planned = plan(config, setup, sitting.begun(folder, config))
         show_plan(config, setup, planned, folder, unseen)
         if dry_run:

@@ -19,7 +19,7 @@ from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.inputs import statistics
 from upslope.config.recorded import ENCODED, Source
 from upslope.config.schema import Config
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset, Splits, place_of
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
@@ -127,7 +127,7 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
     if shape != tuple(pool.input_shape):
         raise DataError(
             f"Expected inputs of shape {shape}, which the run was trained on, but those of "
-            f"{pool.name} have {tuple(pool.input_shape)}. Give images of that size, or set "
+            f"{place_of(pool)} have {tuple(pool.input_shape)}. Give images of that size, or set "
             "data.size."
         )
     ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
@@ -135,9 +135,9 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
         raise DataError(
             f"Expected the samples that the run in {source.run.path} was trained with, as the "
             f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "
-            f"pool, but {pool.name} holds others: the network would read their numbers wrongly. "
-            "Give the run's own file; rows to predict belong into it from the start, without a "
-            "label."
+            f"pool, but {place_of(pool)} holds others: the network would read their numbers "
+            "wrongly. Give the run's own file; rows to predict belong into it from the start, "
+            "without a label."
         )
 
 

@@ -65,6 +65,14 @@ class Dataset(Protocol):
         ...
 
 
+def place_of(dataset: Dataset) -> str:
+    """Return what messages call a data set: the path that the user gave, where it is known.
+
+    Data sets that know it have an attribute `place`; of others it is the name.
+    """
+    return getattr(dataset, "place", "") or dataset.name
+
+
 @dataclass(frozen=True)
 class Splits:
     """The pool that is learnt from, the test set that nothing but evaluation reads, and perhaps a
