@@ -108,7 +108,7 @@ BARE = {"size": [1.0, 2.0, None] * 5, "label": ["a", "b", "a"] * 5}
         (lambda: Splits.from_table(COLUMNS, target="price"), ConfigError, "`target` to name"),
         (lambda: Splits.from_table(BARE), DataError, "Set `missing` to fill"),
         (lambda: Splits.from_table(COLUMNS, text="town", kind="numbers"), ConfigError, "`kind`"),
-        (lambda: Splits.from_table(COLUMNS, columns=["a,b"]), ConfigError, "without commas"),
+        (lambda: Splits.from_table(COLUMNS, columns=["a,b"]), ConfigError, "`columns` .* 'a,b'"),
         (lambda: Splits.from_table({"x": [], "label": []}), DataError, "rows in the table"),
         (lambda: Splits.from_table(COLUMNS, {"size": [1.0], "label": ["low"]}),
          DataError, "town are in one alone"),

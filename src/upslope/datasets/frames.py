@@ -52,11 +52,11 @@ def from_table(
             opened.append(as_arrow(test, "the test table"))
         notes = tuple(note for _, told in opened for note in told)
         rows = rows_of([one for one, _ in opened], _NAME, id, notes=notes)
-        wanted = _joined(target, "target")
+        wanted = _listed(target)
         if text is None:
             splits = tables.from_rows(
-                rows, wanted, classes, kind, _joined(columns, "columns"),
-                _joined(categorical, "categorical") or "", missing, missing_labels, test_share,
+                rows, wanted, classes, kind, _listed(columns),
+                _listed(categorical) or "", missing, missing_labels, test_share,
             )  # fmt: skip
         elif kind != "class" or columns is not None or categorical:
             raise ConfigError(
@@ -71,16 +71,8 @@ def from_table(
     return Splits(splits.pool, splits.test, splits.validation, told)
 
 
-def _joined(names: str | Sequence[str] | None, option: str) -> str | None:
-    """Names with commas between, as the readers of files take them."""
-    if names is None or isinstance(names, str):
-        return names
-    if wrong := [name for name in names if not isinstance(name, str) or "," in name]:
-        raise ConfigError(
-            f"Expected `{option}` to be names of columns without commas but got {wrong[0]!r}. "
-            "Rename the column."
-        )
-    return ",".join(names)
+def _listed(names: str | Sequence[str] | None) -> str | list[str] | None:
+    return names if names is None or isinstance(names, str) else list(names)
 
 
 def as_arrow(frame: Any, what: str) -> tuple[pa.Table, tuple[str, ...]]:

@@ -80,11 +80,11 @@ def load(
 
 def from_rows(
     rows: Rows,
-    target: str | None,
+    target: str | list[str] | None,
     classes: Sequence[object] | None,
     kind: Kind,
-    columns: str | None,
-    categorical: str,
+    columns: str | list[str] | None,
+    categorical: str | list[str],
     missing: Missing,
     missing_labels: Collection[str] | None,
     test_share: float,

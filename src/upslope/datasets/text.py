@@ -67,7 +67,7 @@ def from_rows(
     rows: Rows,
     tokenizer: str,
     text: str,
-    target: str | None,
+    target: str | list[str] | None,
     classes: Sequence[object] | None,
     missing_labels: Collection[str] | None,
     length: int,
