@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,24 @@ def test_labels_are_in_the_file_itself_after_each_record(tmp_path: Path) -> None
     shutil.copy(tmp_path / "run" / "ledger.sqlite", tmp_path / "copy")
     book.close()
     assert read_run(tmp_path / "copy").labels == {"a": 1}
+
+
+def test_what_a_kill_left_half_written_is_taken_back_by_readers(
+    folder: Path, tmp_path: Path
+) -> None:
+    before, copy = read_run(folder), tmp_path / "copy"
+    with closing(sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)) as db:
+        db.execute("PRAGMA cache_size = 1")  # pages reach the file before the transaction's end
+        db.execute("BEGIN")
+        for _ in range(100):
+            db.execute("INSERT INTO events SELECT NULL, time, cycle, kind, body, chain FROM events")
+            if (folder / "ledger.sqlite").stat().st_size > 500_000:
+                break
+        shutil.copytree(folder, copy)
+        db.execute("ROLLBACK")
+    assert (copy / "ledger.sqlite-journal").stat().st_size > 0
+    assert read_run(copy) == replace(before, path=copy)
+    assert not (copy / "ledger.sqlite-journal").exists()
 
 
 def test_no_flipped_bit_changes_what_is_read(folder: Path) -> None:

@@ -47,6 +47,8 @@ CREATE TABLE events (
 {_VIEW}
 """
 _BUSY_SECONDS = 60.0  # to wait for readers and copies; each takes a moment
+_HALF_WRITTEN = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
+"""What SQLite says of a file that it must mend first, to who may not write."""
 META = ("config", "environment", "info")
 MISSING = "absent"
 
@@ -315,20 +317,32 @@ def _refuse_lost(folder: Path) -> None:
 
 @contextmanager
 def open_to_read(file: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection that writes nothing.
+    """Yield a connection that writes nothing, but for taking back what a kill left half written.
 
     Raises:
         RunError: it cannot be opened.
     """
     with sqlite_errors(file):
-        db = sqlite3.connect(
-            f"{file.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None,
-            timeout=_BUSY_SECONDS,
-        )  # fmt: skip
+        db = _connect(file, "ro")
+        try:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            db.close()
+            if error.sqlite_errorcode not in _HALF_WRITTEN:
+                raise
+            # SQLite does so only where no living process holds the file.
+            db = _connect(file, "rw")
     try:
         yield db
     finally:
         db.close()
+
+
+def _connect(file: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None,
+        timeout=_BUSY_SECONDS,
+    )  # fmt: skip
 
 
 def _check_application(db: sqlite3.Connection, path: Path) -> None:
