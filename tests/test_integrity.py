@@ -14,6 +14,7 @@ import pytest
 from upslope.errors import RunError
 from upslope.experiment.verify import repair_run, verify_run
 from upslope.ledger import Event, Ledger, read_run
+from upslope.ledger.store import has_begun
 
 LEDGERS = Path(__file__).with_name("ledgers")
 INFO = {"strategy": "margin", "seed": 0, "primary": "accuracy", "cycles": 2}
@@ -138,6 +139,18 @@ def test_a_lost_ledger_is_not_begun_anew(tmp_path: Path, left: str, ledger: str)
         (tmp_path / "ledger.sqlite").touch()
     with pytest.raises(RunError, match=f"it is {ledger}"):
         begin(tmp_path)
+
+
+def test_a_ledger_without_a_table_has_not_begun(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db:  # as a kill at once leaves it
+        db.execute("PRAGMA journal_mode = WAL")
+    assert (tmp_path / "ledger.sqlite").stat().st_size > 0
+    assert not has_begun(tmp_path)
+    with pytest.raises(RunError, match="nothing is recorded in it"):
+        read_run(tmp_path)
+    begin(tmp_path).close()
+    assert has_begun(tmp_path)
+    assert read_run(tmp_path).strategy == "margin"
 
 
 def test_the_lock_follows_no_link(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import sys
 import time
@@ -21,8 +22,10 @@ import psutil
 
 PATIENCE = 240.0
 """Seconds for a command that takes some three: only one that hangs needs so long."""
-LEAVING = 15.0
-"""Seconds that workers may outlive the process that started them."""
+LEAVING = 60.0
+"""Seconds that workers may outlive the process that started them: those that start import first."""
+_TRACEBACK = re.compile(r"(?<!_exitfunc of <class 'weakref.finalize'>>\n)Traceback \(most recent")
+"""A second Ctrl-C may meet Python itself as it ends; what it then says is not Upslope's."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Ended:
             return "hung", tail
         if self.left:
             return "left over", f"{len(self.left)} processes after exit code {self.code}: {tail}"
-        if "Traceback (most recent call last)" in self.output or self.code == 1:
+        if _TRACEBACK.search(self.output) or self.code == 1:
             return "foreign", f"exit code {self.code}: {tail}"
         return None
 

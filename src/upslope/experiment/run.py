@@ -38,7 +38,7 @@ from upslope.experiment.start import start_strategy
 from upslope.experiment.steps import Steps
 from upslope.experiment.weights import Weights
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
-from upslope.ledger.store import FILE as LEDGER
+from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import OwnStart, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
@@ -104,8 +104,7 @@ class Experiment:
                 f"Expected one way to choose the initial set but {strategy.name} has its own and "
                 f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
             )
-        begun = (self.path / LEDGER).is_file() and (self.path / LEDGER).stat().st_size > 0
-        if not begun:  # told before a ledger is written that could never be gone on with
+        if not has_begun(self.path):  # told before a ledger is written that could never be gone on with
             self._counts(len(pool), check=True)
         weights = Weights(
             self.path,

@@ -226,6 +226,21 @@ def chain_start(file: Path) -> tuple[int | None, int]:
     return chain_begins(meta), count
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run is recorded in a folder; also where it is damaged, as reading it tells.
+
+    A process that was killed as it began leaves a ledger without a table.
+    """
+    path = folder / FILE
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    try:
+        with open_to_read(path) as db, sqlite_errors(path):
+            return not _is_empty(db)
+    except RunError:
+        return True
+
+
 def read_run(path: Path | str) -> RunResult:
     """Read a run directory, or its ledger file, while it runs or after.
 
@@ -267,6 +282,11 @@ def read_ledger(db: sqlite3.Connection, path: Path) -> tuple[dict[str, Any], Sta
         RunError: damaged, of another program, or of a later version.
     """
     with sqlite_errors(path):
+        if _is_empty(db):
+            raise RunError(
+                f"Expected {path} to hold a run but nothing is recorded in it: the process that "
+                "made it ended as it began. Run the same command again."
+            )
         _check_application(db, path)
         if not 1 <= (version := _version(db)) <= _VERSION:
             raise RunError(
@@ -297,14 +317,15 @@ def read_ledger(db: sqlite3.Connection, path: Path) -> tuple[dict[str, Any], Sta
 
 def _refuse_lost(folder: Path) -> None:
     """Raise RunError where a run has been and its ledger is gone or empty."""
-    path = folder / FILE
-    if path.is_file() and path.stat().st_size > 0:
+    if has_begun(folder):
         return
-    log = path.with_name(f"{FILE}-wal")
+    path = folder / FILE
+    # Beside a file with content, a log may be all that a kill left of a ledger's first moment.
+    log = path.with_name(f"{FILE}-wal") if not (path.is_file() and path.stat().st_size) else None
     left = [
         *(file.name for file in sorted(folder.glob("models/cycle-*.safetensors"))[:1]),
         *(name for name in ("training.safetensors", SHEET) if (folder / name).is_file()),
-        *([log.name] if log.is_file() and log.stat().st_size > 0 else []),
+        *([log.name] if log and log.is_file() and log.stat().st_size > 0 else []),
     ]
     if left:
         what = "empty" if path.is_file() else "missing"
