@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from upslope.errors import ConfigError, GradientNormError, GradientNormWarning, ModelError
 from upslope.gradnorm import entropy, expected
 from upslope.pool import Need
-from upslope.signals import SIGNALS, build, check, describe
+from upslope.signals import REGISTRY, build, check, describe
 from upslope.signals.criteria import CRITERIA
 from upslope.tasks.classification import Classification
 
@@ -225,7 +225,7 @@ def test_criteria_of_a_dense_task_are_those_of_each_position(name: str) -> None:
 
 
 def test_table_describes_itself_and_refuses_unknown_names() -> None:
-    assert [row.name for row in describe()] == list(SIGNALS)
+    assert [row.name for row in describe()] == list(REGISTRY)
     assert all(row.summary for row in describe())
     with pytest.raises(ConfigError, match="got 'gradnrm'; did you mean `gradnorm`"):
         build(Need.of("gradnrm"))
@@ -247,3 +247,12 @@ def test_check_tells_before_training_what_the_model_cannot_give(n: int) -> None:
     with pytest.raises(ModelError, match="dropout"):
         check([Need.of("mc-dropout")], model, TASK, make_inputs(n))
     assert model.training
+
+
+def test_predictions_are_also_given_by_the_signal_s_former_name() -> None:
+    model, x = make_model(), torch.randn(6, 1, 6, 6, dtype=torch.float64)
+    given = {
+        name: build(Need.of(name)).compute(model, TASK, x) for name in ("predictions", "answers")
+    }
+    assert given["answers"].tolist() == model(x).argmax(dim=1).tolist()
+    assert torch.equal(given["predictions"], given["answers"])

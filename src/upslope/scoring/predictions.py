@@ -13,13 +13,13 @@ from upslope.datasets.base import Dataset
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError
 from upslope.pool import Need
-from upslope.progress import Observer, Stop, silent
+from upslope.progress import Observer, Stop, no_progress
 from upslope.scoring.files import TEXT_COLUMNS, Block, ScoreReport, stream_to_file
 from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.signals import build
 from upslope.tasks.base import Task
 
-_POSTERIOR, _ANSWERS = Need.of("probabilities"), Need.of("answers")
+_POSTERIOR, _PREDICTIONS = Need.of("probabilities"), Need.of("predictions")
 _Columns = dict[str, list[Any]]
 
 
@@ -33,7 +33,7 @@ def predict_to_file(
     classes: Sequence[str] = (),
     batch_size: int = 256,
     on_corrupt: OnCorrupt = "fail",
-    observer: Observer = silent,
+    observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> ScoreReport:
     """Write one row per sample, in pool order, to a .parquet or .csv file.
@@ -80,9 +80,9 @@ def _form(
     try:
         posterior = build(_POSTERIOR).compute(model.eval(), task, sample)
     except ConfigError:  # a task without classes says so
-        values = build(_ANSWERS).compute(model.eval(), task, sample)
+        values = build(_PREDICTIONS).compute(model.eval(), task, sample)
         names = _names(classes, values.shape[1])
-        return _ANSWERS, lambda v: {
+        return _PREDICTIONS, lambda v: {
             f"value_{name}" if name in TEXT_COLUMNS else name: column
             for name, column in zip(names, v.double().T.tolist(), strict=True)
         }
@@ -95,7 +95,7 @@ def _form(
     raise ConfigError(
         "Expected a task with one answer per sample to predict but this one answers at each of "
         f"{posterior[0, 0].numel():,} positions, which no table can hold. Run the network on the "
-        "images in Python: `Experiment.model()`, and `task.answers` of its outputs."
+        "images in Python: `Experiment.model()`, and `task.predictions` of its outputs."
     )
 
 

@@ -13,12 +13,12 @@ from upslope.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Answers(Options):
+class Predictions(Options):
     """What the model answers, as targets are: (n,) labels, (n, d) numbers; one forward a sample."""
 
-    name: ClassVar[str] = "answers"
+    name: ClassVar[str] = "predictions"
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, ...) for a prepared batch."""
         with torch.no_grad():
-            return task.answers(task.predict(model, inputs))
+            return task.predictions(task.predict(model, inputs))
