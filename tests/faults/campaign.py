@@ -15,7 +15,8 @@ from types import TracebackType
 from tests.faults import syscalls
 from tests.faults.children import call
 from tests.faults.commands import COMMANDS, Subject
-from tests.faults.flips import SUBJECT as RUN, FlippedRun
+from tests.faults.flips import SUBJECT as RUN
+from tests.faults.flips import FlippedRun
 from tests.faults.kills import kill_at_random
 from tests.faults.power import cut_power
 from tests.faults.races import run_twice

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.children import call
+
 from upslope.errors import UpslopeError
 from upslope.ledger import read_run
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.faults.commands import LOCK
 from tests.faults.subject import go_on, stop_midway
 from tests.faults.trials import Trial
+
 from upslope.errors import UpslopeError
 
 SUBJECT = "a run"

@@ -1,4 +1,4 @@
-"""Random kills and requests to stop, of a process, a worker or the whole group; then gone on with."""
+"""Random kills and requests to stop of a process, a worker or the group; then gone on with."""
 
 from __future__ import annotations
 

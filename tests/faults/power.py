@@ -119,9 +119,9 @@ def cut_power(trial: Trial, subject: Subject, folder: Path, calls: int) -> None:
     disk.restore(rng if partly else None)
     what = f"power cut at call {moment}, {'in part' if partly else 'nothing else'} on the disk"
     if lost := _lost(told):
-        trial.note("unnoticed", f"{what}: {lost}")
+        trial.note("unnoticed", lost)
     finish(trial, subject, folder)
-    trial.finds = [find if find.startswith("unnoticed") else f"{find} ({what})" for find in trial.finds]
+    trial.finds = [f"{find} ({what})" for find in trial.finds]
 
 
 def _tell_of_records(file: Path) -> None:

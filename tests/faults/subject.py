@@ -7,9 +7,10 @@ from functools import cache, partial
 from pathlib import Path
 
 from tests.faults.commands import frequent_checkpoints, what_counts
+
 from upslope import datasets, models, strategies, tasks
 from upslope.experiment import Experiment, ExperimentSettings
-from upslope.progress import Interrupted, Observer, Progress, Stop, silent
+from upslope.progress import Interrupted, Observer, Progress, Stop, no_progress
 from upslope.training import TrainingSettings
 
 _STRATEGIES = ("margin", "ll4al", "random")
@@ -44,7 +45,7 @@ def go_on(folder: Path) -> list[object]:
 
 
 def _experiment(
-    folder: Path, name: str, stop: Stop | None = None, observer: Observer = silent
+    folder: Path, name: str, stop: Stop | None = None, observer: Observer = no_progress
 ) -> Experiment:
     splits = _data()
     mean, std = datasets.statistics(splits.pool)

@@ -29,8 +29,7 @@ def write_summary(record: Record) -> str:
         "commits": commits,
         "seeds": seeds,
         "rows": [
-            {"kind": kind, "subject": subject, **dict(row)}
-            for (kind, subject), row in rows.items()
+            {"kind": kind, "subject": subject, **dict(row)} for (kind, subject), row in rows.items()
         ],
         "finds": finds,
     }

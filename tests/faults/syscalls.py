@@ -161,7 +161,7 @@ def _path(pid: int, address: int, folder: int = _AT_FDCWD) -> str:
 
 def _link(path: str) -> str:
     try:
-        return os.readlink(path)
+        return str(Path(path).readlink())
     except OSError:
         return ""
 

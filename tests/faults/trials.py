@@ -103,16 +103,15 @@ class Record:
 @cache
 def commit() -> str:
     """Return the commit of this tree, with "+" where it has changes."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
+        head, changes = (
+            subprocess.run([*git, *words], capture_output=True, text=True).stdout.strip()
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno"))
         )
     except OSError:
         return ""
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+    return head + ("+" if changes else "")
 
 
 def scratch_folder() -> str | None:

@@ -1,4 +1,4 @@
-"""A disk that is full, or that fails, at the n-th call that changes something; then gone on with."""
+"""A disk that is full, or fails, at the n-th call that changes something; then gone on with."""
 
 from __future__ import annotations
 

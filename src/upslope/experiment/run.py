@@ -104,7 +104,8 @@ class Experiment:
                 f"Expected one way to choose the initial set but {strategy.name} has its own and "
                 f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
             )
-        if not has_begun(self.path):  # told before a ledger is written that could never be gone on with
+        if not has_begun(self.path):
+            # Told before a ledger is written that could never be gone on with.
             self._counts(len(pool), check=True)
         weights = ModelStore(
             self.path,
