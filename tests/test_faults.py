@@ -27,7 +27,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]
     out = tmp_path_factory.mktemp("faults")
     words = [word for kind, count in SHORT.items() for word in (f"--{kind}", str(count))]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", *words, "--subjects", "run,score", "--out", str(out)],
+        [sys.executable, "-m", "tests.faults", *words, "--subjects=run,score", f"--out={out}"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True,
     )  # fmt: skip
