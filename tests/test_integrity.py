@@ -146,7 +146,7 @@ def test_a_ledger_without_a_table_has_not_begun(tmp_path: Path) -> None:
         db.execute("PRAGMA journal_mode = WAL")
     assert (tmp_path / "ledger.sqlite").stat().st_size > 0
     assert not has_begun(tmp_path)
-    with pytest.raises(RunError, match="nothing is recorded in it"):
+    with pytest.raises(RunError, match="but there is nothing"):
         read_run(tmp_path)
     begin(tmp_path).close()
     assert has_begun(tmp_path)
