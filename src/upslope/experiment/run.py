@@ -175,6 +175,8 @@ class Experiment:
             self.close()
             raise
         weights.tidy(self.state.cycle if self.state.trained else None)
+        if shared:
+            FirstModelCache(shared).tidy()
 
     def _note_sitting(self, here: Mapping[str, Any]) -> None:
         """Record and tell where the run is gone on with elsewhere than before."""
