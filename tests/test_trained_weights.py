@@ -35,11 +35,11 @@ def document(photographs, **more):
 
 @needs_weights
 def test_size_and_normalisation_are_those_of_the_weights(photographs):
-    job = assemble(load(document(photographs)))
-    assert job.splits.pool.input_shape == (3, 224, 224)
-    assert (job.task.mean, job.task.std) == ((0.5,) * 3, (0.5,) * 3)
-    prepared = job.task.prepare(job.splits.pool.inputs([0]))
-    expected = (job.splits.pool.inputs([0]).double() / 255 - 0.5) / 0.5
+    setup = assemble(load(document(photographs)))
+    assert setup.splits.pool.input_shape == (3, 224, 224)
+    assert (setup.task.mean, setup.task.std) == ((0.5,) * 3, (0.5,) * 3)
+    prepared = setup.task.prepare(setup.splits.pool.inputs([0]))
+    expected = (setup.splits.pool.inputs([0]).double() / 255 - 0.5) / 0.5
     np.testing.assert_allclose(prepared.numpy(), expected.numpy(), atol=1e-6)
 
 
@@ -70,10 +70,10 @@ def test_a_function_of_ones_own_states_its_form(tmp_path, photographs, monkeypat
         "wrong.mean, wrong.std = [0.485, 0.456, 0.406], 0.2\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    job = assemble(load({**document(photographs), "model": "form_nets:make"}))
-    assert job.splits.pool.input_shape == (3, 48, 48)
-    assert job.task.mean == (0.485, 0.456, 0.406)
-    assert job.task.std == (0.229, 0.224, 0.225)
+    setup = assemble(load({**document(photographs), "model": "form_nets:make"}))
+    assert setup.splits.pool.input_shape == (3, 48, 48)
+    assert setup.task.mean == (0.485, 0.456, 0.406)
+    assert setup.task.std == (0.229, 0.224, 0.225)
     with pytest.raises(ConfigError, match=r"'form_nets:wrong'.*std=0\.2"):
         load({**document(photographs), "model": "form_nets:wrong"})
 

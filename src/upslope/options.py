@@ -1,6 +1,6 @@
 """Options: frozen dataclasses whose fields are checked whenever an instance is made.
 
-Types, ranges and help texts are written once, in the annotation of the field, as `upslope.tables`
+Types, ranges and help texts are written once, in the annotation of the field, as `upslope.registry`
 reads them: `share: Annotated[float, Field(gt=0, le=1, description="...")] = 1.0`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from upslope import tables
+from upslope import registry
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,5 @@ class Options:
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        for key, value in tables.check_options(self.name, type(self), given, ()).items():
+        for key, value in registry.check_options(self.name, type(self), given, ()).items():
             object.__setattr__(self, key, value)

@@ -82,7 +82,7 @@ def test_papers_numbers_are_marked_as_such(made: Made) -> None:
 @pytest.mark.slow
 def test_same_choice_when_made_again(made: Made) -> None:
     opened = made.opened("main")
-    for strategy in opened.job.strategies:
+    for strategy in opened.setup.strategies:
         run = FinishedRun(opened, strategy, 1)
         assert run.select(1) == run.selected(1), strategy
 

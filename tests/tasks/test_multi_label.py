@@ -107,4 +107,4 @@ def test_check_and_answers():
     with pytest.raises(ModelError, match=r"\(2, 4\), one row a sample and one number a label"):
         task.check(nn.Linear(5, 3), inputs(2).float())
     z = torch.tensor([[1.0, -1.0, 0.5, -2.0]])
-    assert task.answers(z).tolist() == [[1, 0, 1, 0]]
+    assert task.predictions(z).tolist() == [[1, 0, 1, 0]]

@@ -55,7 +55,7 @@ class ArrayDataset:
         return known_targets(self.labels, self.ids, indices)
 
 
-def checked(
+def build_dataset(
     name: str,
     images: Array,
     labels: Array,

@@ -95,7 +95,7 @@ class EKFAC:
         return solve
 
     def _mapped(self, vector: Tensor, entrywise: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        theta = self._network.split(self._network.checked(vector, "vector"))
+        theta = self._network.split(self._network.check_vector(vector, "vector"))
         mapped: Theta = {}
         for (layer, u_a, u_g), values in zip(self._layers, self._values, strict=True):
             inner = entrywise(u_g.T @ layer.block(theta) @ u_a, values)

@@ -92,7 +92,7 @@ def inner_products(
         InfluenceError: values that are not finite, a loss that is not one a sample, or a batch
             that the model or the loss does not take.
     """
-    direction = network.checked(direction, "direction")
+    direction = network.check_vector(direction, "direction")
     with evaluating(network.model):
         parts, first = [], 0
         for batch in network.batches(data, "candidates"):

@@ -196,7 +196,7 @@ class Network:
         """One tensor a parameter -> (p,)."""
         return torch.cat([theta[name].detach().reshape(-1) for name in self.theta])
 
-    def checked(self, vector: Tensor, name: str) -> Tensor:
+    def check_vector(self, vector: Tensor, name: str) -> Tensor:
         """The vector, on the device and in the type of the parameters.
 
         Raises:

@@ -23,9 +23,9 @@ class Badge(QueryStrategy):
 
     name: ClassVar[str] = "badge"
     reference: ClassVar[str] = "Ash et al., ICLR 2020"
-    requires: ClassVar[str] = "one forward a candidate"
+    signal_cost: ClassVar[str] = "one forward a candidate"
     cost: ClassVar[str] = "n K (C + d); memory n (C + d)"
-    home: ClassVar[str] = "medium and large budgets; a strong default for batches"
+    best_for: ClassVar[str] = "medium and large budgets; a strong default for batches"
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -36,9 +36,9 @@ class QueryStrategy(Options):
     """
 
     reference: ClassVar[str]
-    requires: ClassVar[str]
+    signal_cost: ClassVar[str]
     cost: ClassVar[str]
-    home: ClassVar[str]
+    best_for: ClassVar[str]
 
     @property
     def needs(self) -> tuple[Need, ...]:

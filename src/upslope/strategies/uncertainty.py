@@ -24,8 +24,8 @@ class LeastConfidence(TopStrategy):
 
     name: ClassVar[str] = "least-confidence"
     reference: ClassVar[str] = "Lewis and Gale 1994; Culotta and McCallum 2005"
-    requires: ClassVar[str] = "one forward a candidate"
-    home: ClassVar[str] = "medium and large budgets"
+    signal_cost: ClassVar[str] = "one forward a candidate"
+    best_for: ClassVar[str] = "medium and large budgets"
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -39,8 +39,8 @@ class Margin(TopStrategy):
 
     name: ClassVar[str] = "margin"
     reference: ClassVar[str] = "Scheffer, Decomain and Wrobel 2001"
-    requires: ClassVar[str] = "one forward a candidate"
-    home: ClassVar[str] = "medium and large budgets; a strong default"
+    signal_cost: ClassVar[str] = "one forward a candidate"
+    best_for: ClassVar[str] = "medium and large budgets; a strong default"
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -54,8 +54,8 @@ class Entropy(TopStrategy):
 
     name: ClassVar[str] = "entropy"
     reference: ClassVar[str] = "Shannon 1948; Settles and Craven 2008"
-    requires: ClassVar[str] = "one forward a candidate"
-    home: ClassVar[str] = "medium and large budgets"
+    signal_cost: ClassVar[str] = "one forward a candidate"
+    best_for: ClassVar[str] = "medium and large budgets"
 
     @property
     def needs(self) -> tuple[Need, ...]:

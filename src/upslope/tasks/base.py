@@ -41,7 +41,7 @@ class Task(Protocol):
         """
         ...
 
-    def answers(self, outputs: Any) -> Tensor:
+    def predictions(self, outputs: Any) -> Tensor:
         """What the model says, as targets are: (n,) labels, (n, h, w) masks, (n, d) numbers."""
         ...
 

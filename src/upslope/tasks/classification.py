@@ -82,7 +82,7 @@ class Classification(SoftmaxTask):
         self._need(inputs, 4, "images, (n, c, h, w),", f"views {self.views!r}", "views")
         shift = 1 if self.views == "flip-shift" else 0
         return mean_over_views(
-            lambda x: self.logits(model(x)), inputs, shift, border=self.black(inputs)
+            lambda x: self.logits(model(x)), inputs, shift, border=self.border_value(inputs)
         )
 
     def augment(
@@ -109,7 +109,7 @@ class Classification(SoftmaxTask):
         self._need(inputs, 4, "images, (n, c, h, w),")
         pad = self.pad or max(1, min(inputs.shape[2:]) // 8)
         flip = self.augmentation == "flip-crop"
-        border = self.black(inputs)
+        border = self.border_value(inputs)
         images = padded_crop(inputs, pad, flip=flip, border=border, rng=rng, mirrored=mirrored)
         return images, targets
 

@@ -67,7 +67,7 @@ class CommonTask:
         scale, shift = _affine(self.mean, self.std, inputs.device, inputs.ndim)
         return inputs.float().mul_(scale).add_(shift)
 
-    def black(self, inputs: Tensor) -> Tensor | None:
+    def border_value(self, inputs: Tensor) -> Tensor | None:
         """(1, c, 1, ...): what `prepare` makes of black, for prepared `inputs`; None for 0."""
         if not self.mean:
             return None

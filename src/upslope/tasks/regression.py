@@ -84,7 +84,7 @@ class Regression(CommonTask):
             )
         return (found - self._standard(targets.to(found))).square().sum(dim=1) / 2
 
-    def answers(self, outputs: Any) -> Tensor:
+    def predictions(self, outputs: Any) -> Tensor:
         """(n, num_classes): what is predicted, in the units of the targets."""
         found = self.found(outputs)
         centre, scale = self._affine(found)

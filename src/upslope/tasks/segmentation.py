@@ -137,7 +137,7 @@ class Segmentation(SoftmaxTask):
             size,
             flip=self.flip,
             scale=self.scale,
-            border=self.black(inputs),
+            border=self.border_value(inputs),
             ignore_index=self.ignore_index,
             rng=rng,
         )

@@ -28,7 +28,7 @@ class SoftmaxTask(CommonTask):
         """(n, num_classes, ...). Raises ModelError where `outputs` holds no logits."""
         return self.found(outputs)
 
-    def answers(self, outputs: Any) -> Tensor:
+    def predictions(self, outputs: Any) -> Tensor:
         """(n, ...): the most probable class, at each position where there are several."""
         return self.logits(outputs).argmax(dim=1)
 

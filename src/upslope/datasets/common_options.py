@@ -14,10 +14,10 @@ from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import ConfigError, DataError
 
 COMMON = ("limit", "test_limit", "validation")
-"""The options of `shape`."""
+"""The options of `apply_common_options`."""
 
 
-def shape(
+def apply_common_options(
     splits: Splits,
     name: str,
     limit: Annotated[

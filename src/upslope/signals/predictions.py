@@ -13,7 +13,7 @@ from upslope.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Answers(Options):
+class Predictions(Options):
     """What the model answers, as targets are: (n,) labels, (n, d) numbers; one forward a sample."""
 
     name: ClassVar[str] = "answers"
@@ -21,4 +21,4 @@ class Answers(Options):
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, ...) for a prepared batch."""
         with torch.no_grad():
-            return task.answers(task.predict(model, inputs))
+            return task.predictions(task.predict(model, inputs))
