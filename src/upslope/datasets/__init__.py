@@ -200,7 +200,7 @@ def options(name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown data set.
     """
-    both = (registry.describe(name, one, _GIVEN) for one in (loader(name), shape))
+    both = (registry.describe(name, one, _GIVEN) for one in (loader(name), apply_common_options))
     return tuple(option.name for line in both for option in line.options)
 
 
