@@ -34,6 +34,7 @@ UNITS = {
     "read": "images",
     "simulate": "volumes",
     "compare": "images",
+    "features": "samples",
     "train": "batches",
     "evaluate": "samples",
     "score": "samples",
