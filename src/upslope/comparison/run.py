@@ -35,7 +35,7 @@ _FIRST_MODELS = ".first-models"
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """runs: strategy -> one run a seed; full_data: one reference a seed."""
+    """runs: strategy -> one run per seed; full_data: one reference per seed."""
 
     path: Path
     runs: Mapping[str, tuple[RunResult, ...]]

@@ -279,7 +279,7 @@ def _steps(
     size: int,
     device: torch.device,
 ) -> tuple[float, int]:
-    """(seconds a step, steps measured): the first one counts only where there is no other."""
+    """(seconds per step, steps measured): the first one counts only where there is no other."""
     times = [time.perf_counter()]
     stop, count = Stop(), size * (STEPS + 1)
 
@@ -328,7 +328,7 @@ def _scores(
     size: int,
     device: torch.device,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """(seconds a sample, by strategy; those not measured, and why)."""
+    """(seconds per sample, by strategy; those not measured, and why)."""
     found: dict[str, float] = {}
     left_out: dict[str, str] = {}
     known: dict[tuple[Any, ...], float] = {(): 0.0}

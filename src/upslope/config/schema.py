@@ -78,7 +78,7 @@ def parse(document: Mapping[str, Any]) -> Config:
     """A configuration from plain data, such as YAML gives.
 
     Raises:
-        ConfigError: unknown keys, wrong types and values out of range: all of them, one a line,
+        ConfigError: unknown keys, wrong types and values out of range: all of them, one per line,
             each with its path.
     """
     faults: list[str] = []

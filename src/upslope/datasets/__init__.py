@@ -1,4 +1,4 @@
-"""Data sets: one file a format, one line a name in `REGISTRY`.
+"""Data sets: one file per format, one line per name in `REGISTRY`.
 
     splits = load("digits")
     splits = load("cifar10", "path/to/folder", limit=5000, validation=0.1)

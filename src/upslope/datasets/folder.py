@@ -264,7 +264,7 @@ def normalised(
     """`dataset` with the statistics that were given, if any.
 
     Raises:
-        ConfigError: not one number a channel of both, or numbers that are not of images in 0..1.
+        ConfigError: not one number per channel of both, or numbers that are not of images in 0..1.
     """
     if mean is None and std is None:
         return dataset

@@ -190,7 +190,7 @@ def _labels(labels: Array, path: Path) -> Array:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise DataError(
-            f"Expected one integer label a sample in {path} but got an array of type "
+            f"Expected one integer label per sample in {path} but got an array of type "
             f"{labels.dtype} and shape {labels.shape}. One-hot rows become labels by argmax(1)."
         )
     return labels

@@ -36,7 +36,9 @@ Seed = Annotated[int, Field(ge=0, description="of the simulation; not that of th
 Cache = Annotated[
     str | None, Field(description="folder to keep volumes in; ~/.cache/upslope if not given")
 ]
-Threads = Annotated[int | None, Field(ge=1, description="to simulate in; one a core if not given")]
+Threads = Annotated[
+    int | None, Field(ge=1, description="to simulate in; one per core if not given")
+]
 
 
 def clean_50(

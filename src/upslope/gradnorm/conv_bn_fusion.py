@@ -65,7 +65,7 @@ class ConvBatchNormFusion:
         """See `tape.Fusion`.
 
         Raises:
-            Unfolded: another normalisation than the one that was folded, or once more.
+            FusionMismatch: another normalisation than the one that was folded, or once more.
         """
         place = convolved.__dict__.get(PLACEHOLDER)
         if place is not None:
@@ -81,7 +81,7 @@ class ConvBatchNormFusion:
         """Raise if some token was not normalised, or is among the outputs of the model.
 
         Raises:
-            Unfolded: there is one.
+            FusionMismatch: there is one.
         """
         leaving = (t.__dict__[PLACEHOLDER] for t in outputs if PLACEHOLDER in t.__dict__)
         for place in (*self._waiting, *leaving):

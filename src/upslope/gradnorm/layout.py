@@ -110,7 +110,7 @@ class Samples:
         """(n, t, *the last `keep` dimensions): all positions of a sample in a row.
 
         Raises:
-            Inseparable: the samples are in one of the last `keep` dimensions.
+            SamplesNotSeparable: the samples are in one of the last `keep` dimensions.
         """
         if self.layout.dim >= tensor.dim() - keep:
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
@@ -120,7 +120,7 @@ class Samples:
         """(n, *shape): the sum over the entries that one entry of `shape` is broadcast to.
 
         Raises:
-            Inseparable: `shape` tells apart entries along the dimension of the samples.
+            SamplesNotSeparable: `shape` tells apart entries along the dimension of the samples.
         """
         full = (1,) * (tensor.dim() - len(shape)) + tuple(shape)
         if self.n == 1:
@@ -196,7 +196,7 @@ class LayoutProbe:
         """use -> layout, for this batch.
 
         Raises:
-            Inseparable: the samples of some use cannot be told apart.
+            SamplesNotSeparable: the samples of some use cannot be told apart.
         """
         return {index: self._layout(index) for index in self.heard}
 

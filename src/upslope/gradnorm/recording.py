@@ -423,7 +423,7 @@ class Recording:
         """One backward pass through all uses of weights.
 
         Raises:
-            Inseparable: some gradient reached a parameter past every kernel.
+            SamplesNotSeparable: some gradient reached a parameter past every kernel.
         """
         if not losses.requires_grad:
             return
@@ -466,7 +466,7 @@ class Recording:
         """use -> where its samples are, read off backward passes from some of the losses.
 
         Raises:
-            Inseparable: they cannot be told apart.
+            SamplesNotSeparable: they cannot be told apart.
         """
         return {} if self.n == 1 else self._probed(losses).layouts()
 

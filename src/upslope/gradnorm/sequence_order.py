@@ -37,7 +37,7 @@ class SequenceOrders:
         chooses: whether it takes entries by data.
 
         Raises:
-            Unordered: nothing can be said.
+            OrderUnknown: nothing can be said.
         """
         orders = [t.__dict__[ORDER] for t in tensors if ORDER in t.__dict__] if self.met else []
         if not chooses:

@@ -24,7 +24,7 @@ def refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
     """A write into such a copy would not reach the tensor that the model means.
 
     Raises:
-        Inseparable: there is one.
+        SamplesNotSeparable: there is one.
     """
     if writes(getattr(func, "__name__", "")):
         for tensor in tensors_of(args[:1]):

@@ -30,7 +30,7 @@ Block = tuple[Sequence[int], dict[str, list[Any]]]
 
 
 class Scorer(Protocol):
-    """One number a sample from signals: every strategy that takes the highest scores is one."""
+    """One number per sample from signals: every strategy that takes the highest scores is one."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -54,11 +54,11 @@ class SignalScore:
         return (self.need,)
 
     def score(self, pool: PoolView) -> Tensor:
-        """(n_candidates,). Raises SelectionError where the signal is not one number a sample."""
+        """(n_candidates,). Raises SelectionError where the signal is not one number per sample."""
         values = pool.signal(self.need)
         if values.dim() != 1:
             raise SelectionError(
-                f"Expected the signal {self.need} to be one number a sample but it has shape "
+                f"Expected the signal {self.need} to be one number per sample but it has shape "
                 f"{tuple(values.shape[1:])} for each. Choose a score."
             )
         return values

@@ -14,7 +14,7 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class Predictions(Options):
-    """What the model answers, as targets are: (n,) labels, (n, d) numbers; one forward a sample."""
+    """Predictions in the form of targets: (n,) labels or (n, d) numbers; one forward."""
 
     name: ClassVar[str] = "answers"
 

@@ -33,7 +33,7 @@ def replay(
     is_sample: whether a tensor depends on the samples.
 
     Raises:
-        Inseparable: the operator works in place or has several outputs.
+        SamplesNotSeparable: the operator works in place or has several outputs.
     """
     name = getattr(func, "__name__", str(func))
     leaves, spec = tree_flatten((args, kwargs))

@@ -145,7 +145,7 @@ class Recurrence(Kernel):
         """See `Kernel`.
 
         Raises:
-            Inseparable: the model has written into the output.
+            SamplesNotSeparable: the model has written into the output.
         """
         if self.states._version != self._version:
             raise SamplesNotSeparable("the model writes into the output of a recurrent layer")
