@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from upslope.counts import format_count
 from upslope.progress import Observer, Progress, no_progress
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -162,7 +163,11 @@ class _Bars:
         doing = (progress.phase, progress.run, progress.cycle)
         if doing != self._doing:
             self._doing = doing
-            where = f"{progress.run}, {progress.labelled} labels: " if progress.run else ""
+            where = (
+                f"{progress.run}, {format_count(progress.labelled, 'label')}: "
+                if progress.run
+                else ""
+            )
             self._bars.reset(
                 self._now,
                 total=progress.total,
@@ -189,7 +194,9 @@ def about(progress: Progress) -> str:
         figures.append(f"not fitted: {', '.join(train)}")
     elif not figures:
         figures = train
-    return "  ".join([progress.run, cycle, f"{progress.labelled} labels", *figures]).strip()
+    return "  ".join(
+        [progress.run, cycle, format_count(progress.labelled, "label"), *figures]
+    ).strip()
 
 
 def _figures(metrics: Mapping[str, float], before: str) -> list[str]:

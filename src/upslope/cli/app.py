@@ -9,8 +9,10 @@ import typer
 
 from upslope import __version__
 from upslope.cli.console import told
+from upslope.cli.labelling import label
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
+from upslope.cli.select import select
 from upslope.cli.status import status
 from upslope.cli.verify import repair, verify
 
@@ -23,10 +25,12 @@ app = typer.Typer(
     help="Choose which unlabelled samples are worth a label, by the norm of their loss gradient."
     "\n\n[bold]Start here[/bold]\n\n"
     "  upslope compare digits --seeds 2            strategies on handwritten digits\n\n"
+    "  upslope label photos/ --classes cat,dog      label photographs on a page\n\n"
     "  upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\\[cat,dog]'\n\n"
     "                                              photographs that people label\n\n"
     "  upslope status runs/photos                  where a run stands\n\n"
     "  upslope predict runs/digits/margin/seed-0   classes and probabilities\n\n"
+    "  upslope select w.pt --data photos           what to label next, with your network\n\n"
     "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
     "  upslope list                                strategies; list configs, list egl\n\n"
     "[bold]How it works[/bold]\n\n"
@@ -155,6 +159,8 @@ def compare(
 
 
 app.command()(status)
+app.command()(select)
+app.add_typer(label, name="label")
 app.command()(score)
 app.command()(predict)
 app.command()(verify)
@@ -233,7 +239,7 @@ def _compare(
     *,
     asks: bool = False,
 ) -> None:
-    from upslope.cli import label
+    from upslope.cli import label as sitting
     from upslope.cli.show import show_estimate, show_plan, show_report
     from upslope.display import watching
 
@@ -249,6 +255,7 @@ def _compare(
             plan,
             to_plan,
         )
+        from upslope.datasets import check_labelled
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
@@ -261,14 +268,14 @@ def _compare(
                 else (check_compatible(config, assemble(config, observer)), "")
             )
         if not asks:
-            label.refuse_comparison(setup)
-        planned = plan(config, setup, label.begun(folder, config))
+            check_labelled(setup.splits.pool)
+        planned = plan(config, setup, sitting.begun(folder, config))
         show_plan(config, setup, planned, folder, unseen)
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))
             return
-        if asks and label.waits_for_people(setup, folder):
-            label.ask_people(config, setup, folder, f"Upslope: {name}")
+        if asks and sitting.waits_for_people(setup, folder):
+            sitting.ask_people(config, setup, folder, f"Upslope: {name}")
             return
         with watching(planned.runs) as observer:
             result = compare(

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from upslope.cli.console import out
+from upslope.counts import format_count
 
 if TYPE_CHECKING:
     from upslope.config import Config, Estimate, Plan, Setup
@@ -29,7 +30,7 @@ def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: st
     seeds = ", ".join(str(seed) for seed in config.seeds)
     rows = [
         ("data", f"{config.data.name}: pool {plan.pool:,}, {_tested(plan.test)}, "
-                 f"{plan.classes} classes, {shape}"),
+                 f"{format_count(plan.classes, 'class')}, {shape}"),
         *(() if unseen else overview(setup.splits)),
         ("model", _model(config, plan)),
         ("strategies", names),
@@ -37,7 +38,8 @@ def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: st
         ("seeds", seeds),
         ("labels", " ".join(f"{n:,}" for n in plan.budgets)),
         ("candidates", " ".join(f"{n:,}" for n in plan.candidates) or "none"),
-        ("steps", f"{sum(plan.steps):,} a run, at most {plan.total_steps:,} in {plan.runs} runs"
+        ("steps", f"{sum(plan.steps):,} a run, at most {plan.total_steps:,} in "
+                  f"{format_count(plan.runs, 'run')}"
                   f"{f' and {plan.full_data_runs} on all labels' if plan.full_data_runs else ''}"),
         ("folder", str(folder)),
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from torch import nn
 from upslope.comparison.jobs import run_jobs
 from upslope.datasets.base import Splits
 from upslope.datasets.checks import check_splits
+from upslope.datasets.unlabelled import check_labelled
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, RunError
 from upslope.experiment import Experiment, ExperimentSettings
@@ -149,13 +150,14 @@ def compare(
     the latter only where all runs stand at the same cycle.
 
     Raises:
-        ConfigError: `splits` of another kind, no strategy, no seed, a name that is no folder's,
-            workers out of range.
+        ConfigError: `splits` of another kind, samples of the pool without a label, no strategy, no
+            seed, a name that is no folder's, workers out of range.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call goes on.
         RunError: worker processes were killed, and no other could take their seeds over.
         UpslopeError: a run failed; what was recorded stays.
     """
     check_splits(splits)
+    check_labelled(splits.pool)
     plan = RunMatrix(
         Path(out),
         dict(strategies),

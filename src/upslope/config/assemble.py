@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import device as Device
 from torch import nn
 
@@ -18,7 +19,7 @@ from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.inputs import statistics
 from upslope.config.recorded import ENCODED, Source
 from upslope.config.schema import Config
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset, Splits, place_of
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
@@ -63,8 +64,12 @@ class Trained:
     classes: tuple[str, ...] = ()
 
 
-def trained(source: Source, progress: Observer = no_progress) -> Trained:
+def trained(
+    source: Source, progress: Observer = no_progress, pool: Dataset | None = None
+) -> Trained:
     """Open what there is to score, and the network with the weights of the checkpoint.
+
+    pool: the samples, where they are open already.
 
     Classes and statistics are the run's where a run trained it. Else the number of classes is that
     of the data set; of images without classes, the checkpoint's; and images are normalised by
@@ -78,7 +83,8 @@ def trained(source: Source, progress: Observer = no_progress) -> Trained:
     config = source.config
     weights = read_weights(source.checkpoint)
     name, options = config.data.name, _data_options(config)
-    pool = datasets.load_to_score(name, config.root, progress=progress, **options)
+    if pool is None:
+        pool = datasets.load_to_score(name, config.root, progress=progress, **options)
     _check_like_the_run(source, pool)
     mean, std = source.statistics or statistics(
         config,
@@ -173,7 +179,7 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
     if shape != tuple(pool.input_shape):
         raise DataError(
             f"Expected inputs of shape {shape}, which the run was trained on, but those of "
-            f"{pool.name} have {tuple(pool.input_shape)}. Give images of that size, or set "
+            f"{place_of(pool)} have {tuple(pool.input_shape)}. Give images of that size, or set "
             "data.size."
         )
     ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
@@ -181,9 +187,9 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
         raise DataError(
             f"Expected the samples that the run in {source.run.path} was trained with, as the "
             f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "
-            f"pool, but {pool.name} holds others: the network would read their numbers wrongly. "
-            "Give the run's own file; rows to predict belong into it from the start, without a "
-            "label."
+            f"pool, but {place_of(pool)} holds others: the network would read their numbers "
+            "wrongly. Give the run's own file; rows to predict belong into it from the start, "
+            "without a label."
         )
 
 
@@ -198,6 +204,26 @@ def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
             f"Expected {type(model).__name__} to return logits, (n, classes, ...), for a batch of "
             f"shape {tuple(sample.shape)} but it raised {type(error).__name__}: {error}"
         ) from error
+
+
+def find_strategy(text: str) -> Strategy:
+    """Return the strategy that a text names: a name, or a mapping of `name` and options in YAML.
+
+    Raises:
+        ConfigError: text that is neither, an unknown strategy or option.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Expected the name of a strategy but got {text!r}: {error}.") from error
+    options = dict(value) if isinstance(value, dict) else {"name": value}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(
+            "Expected the name of a strategy, or {name: u-herding, temperature: 2}, but got "
+            f"{text!r}."
+        )
+    return strategies.build(name, **options)
 
 
 def scorers(names: str) -> dict[str, Scorer]:

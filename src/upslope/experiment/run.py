@@ -12,7 +12,7 @@ for bit (with the same number of threads: they decide the order of sums).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -241,6 +241,8 @@ class Experiment:
 
         The same answer again changes nothing. Another answer corrects the one before, which the
         ledger keeps: it counts from the next training on, and a training in progress begins anew.
+        So does the answer for a sample that was passed. Where another was asked in its place, the
+        label is one more than the cycle's count.
 
         Raises:
             DataError: an id that was not asked; an answer that is no label. Then nothing of this
@@ -251,7 +253,8 @@ class Experiment:
     def skip(self, ids: Iterable[str], reason: str = "") -> None:
         """Pass samples that cannot or should not be labelled; `ask` asks others in their place.
 
-        They are not asked again, unless `take_back` returns them to the pool. ids: of samples
+        They are not asked again, unless `take_back` returns them to the pool; `tell` still takes
+        an answer for them. ids: of samples
         that wait for a label; a mapping gives each its own reason.
 
         Raises:
@@ -273,20 +276,30 @@ class Experiment:
         self._steps.weights.checkpoint.unlink(missing_ok=True)
         self._steps.ledger.record(event)
 
-    def answer(self, labels: Mapping[str, Any], passed: Mapping[str, str]) -> AnswerCounts:
-        """Record answers and passes, all or none: `tell` and `skip` in one.
+    def answer(
+        self,
+        labels: Mapping[str, Any],
+        passed: Mapping[str, str],
+        withdrawn: Sequence[str] = (),
+    ) -> AnswerCounts:
+        """Record answers and passes, all or none: `tell`, `skip` and `take_back` in one.
 
-        passed: id -> reason. Returns how many were new, corrected and passed.
+        passed: id -> reason. withdrawn: ids whose answers are taken back. Returns how many there
+        were of each.
 
         Raises:
-            DataError: as `tell` and `skip` do.
+            DataError: as `tell`, `skip` and `take_back` do.
         """
-        return self._record(labels, passed)
+        return self._record(labels, passed, withdrawn)
 
-    def own_labels(self) -> dict[str, None]:
-        """The ids that wait for a label and have one in the data set, as `tell` takes them."""
+    def own_labels(self, ids: Iterable[str] | None = None) -> dict[str, None]:
+        """Return the ids that have a label in the data set, as `tell` takes them.
+
+        ids: of the pool; by default those that wait for a label.
+        """
         position, pool = self._steps.position, self.splits.pool
-        return {i: None for i in self.state.pending if has_label(pool, position[i])}
+        asked = self.state.pending if ids is None else ids
+        return {i: None for i in asked if has_label(pool, position[i])}
 
     def run(self) -> RunResult:
         """Run to the end with the data set's own labels for an oracle. Raises as `ask` does."""
@@ -332,10 +345,17 @@ class Experiment:
     ) -> None:
         self.close()
 
-    def _record(self, labels: Mapping[str, Any], passed: Mapping[str, str]) -> AnswerCounts:
+    def _record(
+        self,
+        labels: Mapping[str, Any],
+        passed: Mapping[str, str],
+        withdrawn: Sequence[str] = (),
+    ) -> AnswerCounts:
         steps = self._steps
-        events = events_of(self.splits.pool, self.task, steps.position, self.state, labels, passed)
-        if any(event.kind == "corrected" for event in events):
+        events = events_of(
+            self.splits.pool, self.task, steps.position, self.state, labels, passed, withdrawn
+        )
+        if any(event.kind in ("corrected", "taken_back") for event in events):
             # A training in progress had other labels; its checkpoint does not tell.
             steps.weights.checkpoint.unlink(missing_ok=True)
         if events:

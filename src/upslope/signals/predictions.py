@@ -14,9 +14,9 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class Predictions(Options):
-    """Predictions in the form of targets: (n,) labels or (n, d) numbers; one forward."""
+    """The predictions of the model in the form of targets: (n,) labels or (n, d) numbers."""
 
-    name: ClassVar[str] = "answers"
+    name: ClassVar[str] = "predictions"
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, ...) for a prepared batch."""
