@@ -28,7 +28,13 @@ from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
-from upslope.experiment.changes import Opening, first_size, with_statistics
+from upslope.experiment.changes import (
+    Opening,
+    backbone_of,
+    first_size,
+    source_shape_of,
+    with_statistics,
+)
 from upslope.experiment.checks import check_total, described, digest, positions
 from upslope.experiment.environment import differing, environment
 from upslope.experiment.first_model_cache import FirstModelCache
@@ -125,6 +131,7 @@ class Experiment:
                 "pool_ids_sha256": digest(list(pool.ids)),
                 "test": len(splits.test),
                 "validation": len(splits.validation) if splits.validation else 0,
+                **backbone_of(pool),
             },
         }
         opening = Opening(self.path, pool, self.settings)
@@ -141,6 +148,7 @@ class Experiment:
                 "data": pool.name,
                 "classes": list(pool.classes),
                 "input_shape": list(pool.input_shape),
+                **source_shape_of(pool),
                 "mean": list(getattr(task, "mean", ())),
                 "std": list(getattr(task, "std", ())),
                 "pool": len(pool),
