@@ -38,7 +38,7 @@ from upslope.training import HasAuxiliaryModule
 
 STRENGTH = 0.1
 """`C` of the logistic regression on standardised features. On the features of 2,062 photographs of
-hands, with 20 to 500 labels, 0.1 and 1 are within a point of each other and 0.01 is worse."""
+hands, with 20 to 500 random labels, 0.1 and 1 are within a point of each other, 0.01 is below."""
 COLD_START = "typiclust"
 _FEWEST = 20  # samples that the cold start ranks at least, as some may be passed
 _CANDIDATES = 10_000  # scored at most, drawn at random: a ranking must not take long

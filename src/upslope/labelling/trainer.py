@@ -8,6 +8,7 @@ output it writes one `Ranking` per line, as JSON, whenever it has a new one.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -22,10 +23,13 @@ import numpy as np
 from upslope.errors import DataError, UpslopeError
 from upslope.files import write_atomically
 from upslope.labelling.features import (
+    NETWORK,
+    NETWORK_SIDE,
     SIDE,
     STATISTICS,
     Floats,
     image_statistics,
+    network_features,
     row_features,
     standardise,
 )
@@ -34,6 +38,7 @@ from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
 from upslope.labelling.samples import FolderImages, ImageSamples, Samples, TableRows, open_samples
 from upslope.labelling.settings import ProjectSettings
+from upslope.models.efficientnet import PACKAGE
 
 _CHUNK = 64  # images between two looks at whether there are new answers
 _NICE = 10  # the page goes first
@@ -70,8 +75,13 @@ class Trainer:
             values, method = row_features(self._samples.cells)
             self._look_at(values, method)
         else:
+            parts: list[Floats] = []
+            methods: list[str] = []
             for extractor in extractors():
-                self._look_at(self._image_features(self._samples, extractor), extractor.method)
+                # All kinds together are better than the best alone (docs/labelling.md).
+                parts.append(self._image_features(self._samples, extractor))
+                methods.append(extractor.method)
+                self._look_at(np.concatenate(parts, axis=1), ", with ".join(methods))
         while True:
             self._changed.wait()
             self._rank()
@@ -132,7 +142,10 @@ class Trainer:
 
 def extractors() -> list[Extractor]:
     """Return the kinds of image features that there are here, the quickest first."""
-    return [Extractor(STATISTICS, SIDE, image_statistics)]
+    quick = [Extractor(STATISTICS, SIDE, image_statistics)]
+    if importlib.util.find_spec(PACKAGE) is None:
+        return quick
+    return [*quick, Extractor(NETWORK, NETWORK_SIDE, network_features(NETWORK_SIDE))]
 
 
 def main() -> None:
