@@ -193,6 +193,27 @@ def export(
             _say(f"{count.passed:,} samples were passed and have no label")
 
 
+@label.command()
+def predict(
+    project: Project,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="File .csv or .parquet.")],
+) -> None:
+    """Write what the model makes of every sample: class and probability.
+
+    [bold]Examples[/bold]
+
+      upslope label predict birds predictions.csv
+    """
+    with told():
+        from upslope.labelling.predictions import write_predictions
+
+        count = write_predictions(project, target)
+        _say(f"{target}: {count.rows:,} predictions by a model of {count.labels:,} labels")
+        _say(f"features: {count.method}")
+        if count.unreadable:
+            _say(f"{count.unreadable:,} samples cannot be read and are left out")
+
+
 @label.command("import")
 def import_(
     project: Project,

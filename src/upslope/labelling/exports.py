@@ -131,9 +131,9 @@ def _rows(state: LabelState, classes: Sequence[str]) -> list[Mapping[str, Any]]:
     return [
         {
             "id": answer.id,
-            "label": _words(labels.get(answer.id), classes),
+            "label": words_of(labels.get(answer.id), classes),
             "author": answer.author,
-            "answer": _words(answer.label, classes),
+            "answer": words_of(answer.label, classes),
             "reason": answer.reason,
             "seconds": float(answer.seconds),
             "note": answer.note,
@@ -148,7 +148,8 @@ def _order(answer: Answer) -> tuple[int, str]:
     return answer.order, answer.id
 
 
-def _words(label: AnswerLabel | None, classes: Sequence[str]) -> str:
+def words_of(label: AnswerLabel | None, classes: Sequence[str]) -> str:
+    """Return a label as a cell holds it: a name, or names with semicolons between."""
     if label is None:
         return ""
     names = names_of(label, classes)

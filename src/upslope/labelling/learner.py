@@ -121,6 +121,23 @@ class Learner:
             )
         return replace(ranking, seconds=time.monotonic() - started)
 
+    def probabilities(self, state: LabelState) -> tuple[NDArray[np.float32], int] | None:
+        """Return (n, classes) probabilities of all samples, and how many labels taught them.
+
+        NaN for samples that cannot be read; None where there are no labels of two classes.
+        """
+        labels = state.labels(control=False)
+        if state.closed:
+            labels |= state.labels(control=True)
+        labels = self._usable(labels)
+        if len({_key(label) for label in labels.values()}) < 2:
+            return None
+        model = self._fit(labels)
+        with torch.no_grad():
+            logits = model(torch.from_numpy(self.features))
+        p = logits.softmax(1) if self.settings.kind == "class" else logits.sigmoid()
+        return p.numpy(), len(labels)
+
     def _usable(self, labels: Mapping[str, AnswerLabel]) -> dict[str, AnswerLabel]:
         """The labels of samples that are there and can be read."""
         return {
