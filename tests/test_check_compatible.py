@@ -86,7 +86,7 @@ def test_masks_leave_out_what_wants_one_label_or_features() -> None:
     served = {"random", "least-confidence", "margin", "entropy", "entropy-gradnorm", "ll4al"}
     served |= {"expected-gradnorm", "gradnorm-diverse", "lcmd", "vaal", "qbc", "isal", "emcm"}
     assert set(fitted.strategies) == served
-    assert "one label a sample" in fitted.left_out["sraal"]
+    assert "one label per sample" in fitted.left_out["sraal"]
 
 
 @pytest.mark.parametrize("name", ["qbc", "isal", "ll4al", "vaal", "gradnorm-diverse"])
@@ -131,7 +131,7 @@ def test_an_experiment_alone_refuses_before_its_first_training(tmp_path: Path) -
     _, setup = dense()
     with run(setup, tmp_path, build("sraal")) as experiment:
         experiment.tell(dict.fromkeys(experiment.ask()))
-        with pytest.raises(ModelError, match="one label a sample for sraal"):
+        with pytest.raises(ModelError, match="one label per sample for sraal"):
             experiment.ask()
         assert experiment.state.trained is None
 

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from upslope.counts import format_count
 from upslope.progress import Observer, Progress, no_progress
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -34,6 +35,7 @@ UNITS = {
     "read": "images",
     "simulate": "volumes",
     "compare": "images",
+    "features": "samples",
     "train": "batches",
     "evaluate": "samples",
     "score": "samples",
@@ -161,7 +163,11 @@ class _Bars:
         doing = (progress.phase, progress.run, progress.cycle)
         if doing != self._doing:
             self._doing = doing
-            where = f"{progress.run}, {progress.labelled} labels: " if progress.run else ""
+            where = (
+                f"{progress.run}, {format_count(progress.labelled, 'label')}: "
+                if progress.run
+                else ""
+            )
             self._bars.reset(
                 self._now,
                 total=progress.total,
@@ -188,7 +194,9 @@ def about(progress: Progress) -> str:
         figures.append(f"not fitted: {', '.join(train)}")
     elif not figures:
         figures = train
-    return "  ".join([progress.run, cycle, f"{progress.labelled} labels", *figures]).strip()
+    return "  ".join(
+        [progress.run, cycle, format_count(progress.labelled, "label"), *figures]
+    ).strip()
 
 
 def _figures(metrics: Mapping[str, float], before: str) -> list[str]:

@@ -12,6 +12,7 @@ from upslope.cli.console import told
 from upslope.cli.labelling import label
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
+from upslope.cli.select import select
 from upslope.cli.status import status
 from upslope.cli.verify import repair, verify
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     "                                              photographs that people label\n\n"
     "  upslope status runs/photos                  where a run stands\n\n"
     "  upslope predict runs/digits/margin/seed-0   classes and probabilities\n\n"
+    "  upslope select w.pt --data photos           what to label next, with your network\n\n"
     "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
     "  upslope list                                strategies; list configs, list egl\n\n"
     "[bold]How it works[/bold]\n\n"
@@ -157,6 +159,7 @@ def compare(
 
 
 app.command()(status)
+app.command()(select)
 app.add_typer(label, name="label")
 app.command()(score)
 app.command()(predict)
@@ -252,6 +255,7 @@ def _compare(
             plan,
             to_plan,
         )
+        from upslope.datasets import check_labelled
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
@@ -264,7 +268,7 @@ def _compare(
                 else (check_compatible(config, assemble(config, observer)), "")
             )
         if not asks:
-            sitting.refuse_comparison(setup)
+            check_labelled(setup.splits.pool)
         planned = plan(config, setup, sitting.begun(folder, config))
         show_plan(config, setup, planned, folder, unseen)
         if dry_run:

@@ -26,7 +26,7 @@ class Dataset(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """One stable id a sample."""
+        """One stable id per sample."""
         ...
 
     @property
@@ -61,6 +61,14 @@ class Dataset(Protocol):
             DataError: nobody knows the label of one of these samples.
         """
         ...
+
+
+def place_of(dataset: Dataset) -> str:
+    """Return what messages call a data set: the path that the user gave, where it is known.
+
+    Data sets that know it have an attribute `place`; of others it is the name.
+    """
+    return getattr(dataset, "place", "") or dataset.name
 
 
 @dataclass(frozen=True)

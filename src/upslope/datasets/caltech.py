@@ -1,4 +1,4 @@
-"""Caltech-101: a folder of images a class, 101_ObjectCategories, as published.
+"""Caltech-101: a folder of images per class, 101_ObjectCategories, as published.
 
 L. Fei-Fei, R. Fergus and P. Perona, Learning Generative Visual Models from Few Training Examples,
 2004. The publisher states no split, nor does the paper. Here it is: of each class, the fifth of

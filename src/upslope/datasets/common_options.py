@@ -54,7 +54,7 @@ def apply_common_options(
 
 def _set_apart(pool: Dataset, share: float, name: str) -> tuple[Dataset, Dataset]:
     """(pool, validation): a stratified share of the labelled samples, or of all where the data
-    set has no label a sample to stratify by."""
+    set has no label per sample to stratify by."""
     labels = labels_of(pool)
     known = np.flatnonzero(labels != UNKNOWN)
     candidates = known if len(known) else np.arange(len(pool))

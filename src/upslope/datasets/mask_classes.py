@@ -158,7 +158,7 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     """
     if not path.is_file():
         raise DataError(
-            f"Expected the class table {path} but there is no such file. Write one line a class "
+            f"Expected the class table {path} but there is no such file. Write one line per class "
             "under the columns name,id or name,red,green,blue; `data.ignore` names what counts "
             "nowhere."
         )

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 
 
 class Subset:
@@ -19,6 +19,7 @@ class Subset:
         self.dataset = dataset
         self.positions = np.asarray(positions, dtype=np.int64)
         self.name = dataset.name
+        self.place = place_of(dataset)
         self.ids: Sequence[str] = tuple(dataset.ids[i] for i in self.positions)
         self.classes = dataset.classes
         self.input_shape = dataset.input_shape
@@ -50,7 +51,7 @@ def origin(dataset: Dataset, index: int) -> tuple[Dataset, int]:
 
 
 def labels_of(dataset: Dataset) -> Labels:
-    """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label a sample."""
+    """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label per sample."""
     labels = getattr(dataset, "labels", None)
     return np.full(len(dataset), UNKNOWN, dtype=np.int64) if labels is None else labels
 

@@ -63,7 +63,7 @@ def expected_gradient_length(
 
     The model must return logits (n, classes), or what `logits` finds them in. Other arguments are
     those of `gradient_norms`.
-    share: the share of each sample's posterior to sum over; 1 is exact, one pass a class.
+    share: the share of each sample's posterior to sum over; 1 is exact, one pass per class.
     kind: "mean" or "rms".
 
     Raises:

@@ -44,7 +44,7 @@ def gradient_norms(
 
     model: any module that treats each sample by itself; it is left as it was found.
     inputs: what the model takes, samples in dimension 0: a tensor, or a tuple or dict of them.
-    loss: from the model's output to one loss a sample, (n,); or "entropy" (Eq. 7) or "expected"
+    loss: from the model's output to one loss per sample, (n,); or "entropy" (Eq. 7) or "expected"
         (Eq. 6, with cross-entropy), for models that return logits (n, classes, ...).
     norm: "global", the norm of the whole gradient (the paper's text), or "tensor-sum", the sum of
         the norms of each parameter tensor's gradient (the authors' code).

@@ -54,7 +54,7 @@ class Use:
     method: str = ""
     """How the norm of a matrix or convolution is found: "direct", "ghost", "shifted_ghost" ..."""
     work: float = math.nan
-    """Estimated multiply-adds a sample: forward, gradient of the input, and norm."""
+    """Estimated multiply-adds per sample: forward, gradient of the input, and norm."""
     share: float = math.nan
     """`work` as a share of that of all uses; not a number where it is not known."""
 
@@ -114,7 +114,7 @@ def explain(
 
 
 def _slow(chosen: dict[str, nn.Parameter], why: str | None) -> Explanation:
-    note = f"The whole network goes one backward pass a sample: {why}."
+    note = f"The whole network goes one backward pass per sample: {why}."
     return Explanation(tuple(Use((name,), "", ONE_BY_ONE) for name in chosen), note)
 
 
@@ -186,7 +186,7 @@ def _any_loss(outputs: object, n: int) -> Tensor:
 
 
 def _cost(part: PerSampleGradient) -> tuple[str, float]:
-    """The method of a part, and the multiply-adds a sample of its layer and its norm."""
+    """The method of a part, and the multiply-adds per sample of its layer and its norm."""
     if isinstance(part, Transposed):
         return _cost(part.part)
     if isinstance(part, FusedWeightGradient):

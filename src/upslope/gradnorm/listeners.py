@@ -15,7 +15,7 @@ from upslope.gradnorm.weights import Uses, Weights, combined
 
 
 class Reduction(Protocol):
-    """What is wanted of the gradient of one parameter: one row a sample."""
+    """What is wanted of the gradient of one parameter: one row per sample."""
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """(n, ...), from all uses of the parameter `name`."""

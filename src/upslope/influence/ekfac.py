@@ -38,7 +38,7 @@ class EKFAC:
     """The approximation, fitted to the model and the data of a curvature: two passes over them.
 
     draws: labels drawn from the posterior for each sample, or None for the exact expectation over
-        all classes, one backward pass a class; or "given" for the loss at the given targets (the
+        all classes, one backward pass per class; or "given" for the loss at the given targets (the
         empirical Fisher). The first two are the Fisher matrix of cross-entropy on logits
         (n, classes), which is its Gauss-Newton matrix.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upslope.counts import format_count
 from upslope.errors import RunError
 
 FITTED = 0.95
@@ -46,7 +47,7 @@ class Change:
 
     def __str__(self) -> str:
         if self.kind == "pool":
-            parts = [f"{self.added:,} samples more"] if self.added else []
+            parts = [f"{format_count(self.added, 'sample')} more"] if self.added else []
             parts += [f"{self.removed:,} fewer"] if self.removed else []
             what = f"the pool has {' and '.join(parts) or 'its samples in another order'}"
         else:
@@ -137,7 +138,7 @@ class RunResult:
         return tuple(c for c in self.cycles if not is_fitted(c.train_metrics, self.primary))
 
     def curve(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Labels used and the primary figure on the test set, one point a cycle.
+        """Labels used and the primary figure on the test set, one point per cycle.
 
         Raises:
             RunError: there is no test set.

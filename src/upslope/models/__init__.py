@@ -1,4 +1,4 @@
-"""Task models: one file a family, one line a name in `REGISTRY`, or a factory of the user's own.
+"""Task models: one file per family, one line per name in `REGISTRY`, or a factory of the user's.
 
     model = build("resnet18-cifar", num_classes=10, input_shape=(3, 32, 32))
     model = build("my_package.nets:make", num_classes=10, input_shape=(3, 32, 32), depth=4)

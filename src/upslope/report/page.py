@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from upslope.counts import format_count
 from upslope.evaluation import smallest_sign_flip_p
 from upslope.report import tables
 from upslope.report.figures import BAND, bounds, inline_svg, looks, variable_of
@@ -58,8 +59,9 @@ def _lead(summary: Summary) -> str:
     pool = summary.study.pool_size
     of_pool = f" of {pool:,}" if pool else ""
     return (
-        f"{len(summary.rows)} strategies, {how_many} paired seed{'s' if how_many != '1' else ''}, "
-        f"{len(summary.budgets)} budgets from {first:,} to {last:,} labels{of_pool}."
+        f"{format_count(len(summary.rows), 'strategy')}, {how_many} paired "
+        f"seed{'s' if how_many != '1' else ''}, {format_count(len(summary.budgets), 'budget')} "
+        f"from {first:,} to {format_count(last, 'label')}{of_pool}."
     )
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.files import disk_errors, safe_cell, write_atomically
 from upslope.pool import Need, PoolView
@@ -30,7 +30,7 @@ Block = tuple[Sequence[int], dict[str, list[Any]]]
 
 
 class Scorer(Protocol):
-    """One number a sample from signals: every strategy that takes the highest scores is one."""
+    """One number per sample from signals: every strategy that takes the highest scores is one."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -54,11 +54,11 @@ class SignalScore:
         return (self.need,)
 
     def score(self, pool: PoolView) -> Tensor:
-        """(n_candidates,). Raises SelectionError where the signal is not one number a sample."""
+        """(n_candidates,). Raises SelectionError where the signal is not one number per sample."""
         values = pool.signal(self.need)
         if values.dim() != 1:
             raise SelectionError(
-                f"Expected the signal {self.need} to be one number a sample but it has shape "
+                f"Expected the signal {self.need} to be one number per sample but it has shape "
                 f"{tuple(values.shape[1:])} for each. Choose a score."
             )
         return values
@@ -154,7 +154,7 @@ def stream_to_file(
     """
     path = check_file_name(path)
     if not len(indices):
-        raise DataError(f"Expected samples to score but {dataset.name} gave none.")
+        raise DataError(f"Expected samples to score but {place_of(dataset)} gave none.")
     skipped: list[str] = []
 
     def blocks() -> Iterator[dict[str, list[Any]]]:

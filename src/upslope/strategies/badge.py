@@ -23,7 +23,7 @@ class Badge(QueryStrategy):
 
     name: ClassVar[str] = "badge"
     reference: ClassVar[str] = "Ash et al., ICLR 2020"
-    signal_cost: ClassVar[str] = "one forward a candidate"
+    signal_cost: ClassVar[str] = "one forward per candidate"
     cost: ClassVar[str] = "n K (C + d); memory n (C + d)"
     best_for: ClassVar[str] = "medium and large budgets; a strong default for batches"
 

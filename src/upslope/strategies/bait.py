@@ -40,7 +40,7 @@ class Bait(QueryStrategy):
 
     name: ClassVar[str] = "bait"
     reference: ClassVar[str] = "Ash et al., NeurIPS 2021"
-    signal_cost: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = (
         "(n + m) C^2 d^2 + K (n C^2 d + C^3 d^2); memory (C d)^2 + n C^2, C d <= 6000"
     )

@@ -88,9 +88,9 @@ class QueryStrategy(Options):
             expected = POSTERIORS.get(need.name, values.ndim)
             if values.ndim != expected:
                 raise ModelError(
-                    f"Expected one posterior a sample for {self.name} but the task gives "
+                    f"Expected one posterior per sample for {self.name} but the task gives "
                     f"{tuple(values.shape[expected:])} of them, one at each position. Take a "
-                    "strategy that reads one number or gradient a sample, such as entropy."
+                    "strategy that reads one number or gradient per sample, such as entropy."
                 )
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:

@@ -60,7 +60,7 @@ class CoreSet(QueryStrategy):
 
     name: ClassVar[str] = "core-set"
     reference: ClassVar[str] = "Sener and Savarese, ICLR 2018, Algorithm 1"
-    signal_cost: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "n (m + K) d; memory n d"
     best_for: ClassVar[str] = "large budgets, few classes"
 

@@ -50,7 +50,7 @@ def gaussian(width: float) -> Similarity:
 class CoverageStrategy(QueryStrategy):
     """The greedy algorithm; a similarity and a weight make a strategy of it."""
 
-    signal_cost: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "n (n + m) d, and n d for each gain recomputed; memory n d"
     best_for: ClassVar[str] = "small budgets, on features good without labels"
 

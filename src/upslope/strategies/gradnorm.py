@@ -50,7 +50,7 @@ class EntropyGradNorm(GradientNormStrategy):
 
     name: ClassVar[str] = "entropy-gradnorm"
     reference: ClassVar[str] = f"{PAPER}, Eq. 7"
-    signal_cost: ClassVar[str] = "one forward and backward a candidate"
+    signal_cost: ClassVar[str] = "one forward and backward per candidate"
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -64,7 +64,7 @@ class ExpectedGradNorm(GradientNormStrategy):
 
     name: ClassVar[str] = "expected-gradnorm"
     reference: ClassVar[str] = f"{PAPER}, Eq. 6"
-    signal_cost: ClassVar[str] = "one forward and backward a candidate"
+    signal_cost: ClassVar[str] = "one forward and backward per candidate"
 
     criterion: Annotated[
         Literal["cross-entropy", "label-smoothing", "focal", "hinge"],
@@ -105,7 +105,7 @@ class EGL(GradientNormStrategy):
 
     name: ClassVar[str] = "egl"
     reference: ClassVar[str] = EGL_PAPER
-    signal_cost: ClassVar[str] = "one forward and, at most, C backwards a candidate"
+    signal_cost: ClassVar[str] = "one forward and, at most, C backwards per candidate"
     kind: ClassVar[str] = "mean"
 
     share: Annotated[

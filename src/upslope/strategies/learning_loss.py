@@ -161,7 +161,7 @@ class LL4AL(TopStrategy):
 
     name: ClassVar[str] = "ll4al"
     reference: ClassVar[str] = "Yoo and Kweon, CVPR 2019"
-    signal_cost: ClassVar[str] = "a loss prediction module trained along; one forward a candidate"
+    signal_cost: ClassVar[str] = "a loss prediction module trained along; one forward per candidate"
     best_for: ClassVar[str] = "medium and large budgets"
 
     @property

@@ -66,7 +66,7 @@ class TypiClust(QueryStrategy):
 
     name: ClassVar[str] = "typiclust"
     reference: ClassVar[str] = "Hacohen, Dekel and Weinshall, ICML 2022"
-    signal_cost: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "k-means into (m + K) clusters, at most 500; memory n d"
     best_for: ClassVar[str] = "few labels, on features good without labels"
 

@@ -24,7 +24,7 @@ class LeastConfidence(TopStrategy):
 
     name: ClassVar[str] = "least-confidence"
     reference: ClassVar[str] = "Lewis and Gale 1994; Culotta and McCallum 2005"
-    signal_cost: ClassVar[str] = "one forward a candidate"
+    signal_cost: ClassVar[str] = "one forward per candidate"
     best_for: ClassVar[str] = "medium and large budgets"
 
     @property
@@ -39,7 +39,7 @@ class Margin(TopStrategy):
 
     name: ClassVar[str] = "margin"
     reference: ClassVar[str] = "Scheffer, Decomain and Wrobel 2001"
-    signal_cost: ClassVar[str] = "one forward a candidate"
+    signal_cost: ClassVar[str] = "one forward per candidate"
     best_for: ClassVar[str] = "medium and large budgets; a strong default"
 
     @property
@@ -54,7 +54,7 @@ class Entropy(TopStrategy):
 
     name: ClassVar[str] = "entropy"
     reference: ClassVar[str] = "Shannon 1948; Settles and Craven 2008"
-    signal_cost: ClassVar[str] = "one forward a candidate"
+    signal_cost: ClassVar[str] = "one forward per candidate"
     best_for: ClassVar[str] = "medium and large budgets"
 
     @property

@@ -1,4 +1,4 @@
-"""Tasks: one file each, one line a name in `REGISTRY`."""
+"""Tasks: one file each, one line per name in `REGISTRY`."""
 
 from __future__ import annotations
 
