@@ -18,6 +18,8 @@ def generator(seed: int = 0) -> torch.Generator:
 def make_signal(need: Need, n: int, rng: torch.Generator) -> Tensor:
     if need.name == "probabilities":
         return (2 * torch.randn(n, CLASSES, generator=rng)).softmax(dim=1)
+    if need.name == "predicted-classes":
+        return torch.eye(CLASSES)[torch.randint(CLASSES, (n,), generator=rng)]
     if need.name in ("features", "gradient-sketch"):
         return torch.randn(n, WIDTH, generator=rng)
     if need.name == "mc-posteriors":

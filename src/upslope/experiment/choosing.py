@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,11 +45,12 @@ class Chooser:
         labelled: LabelledSet,
         labels: Tensor | None = None,
         companion: KnowsSignals | None = None,
+        train: Callable[[Sequence[int]], nn.Module] | None = None,
     ) -> tuple[PoolView, Selection, list[str]]:
         """(what the strategy saw, what it chose, ids that could not be read).
 
         candidates, unlabelled: positions in the pool. labels: of the labelled, where a label is
-        one number.
+        one number. train: trains a fresh network on these places of the labelled set.
 
         Raises:
             SelectionError: a strategy that broke its contract, or a budget that cannot be met.
@@ -68,6 +69,7 @@ class Chooser:
             batch_size=self.settings.score_batch,
             on_corrupt=self.settings.on_corrupt,
             companion=companion,
+            train=train,
             observer=self.observer,
             stop=self.stop,
         )

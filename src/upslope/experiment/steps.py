@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +314,28 @@ class Steps:
                 LabelledSet(labelled, targets if labels is None else labels),
                 labels,
                 companion,
+                partial(self._trained_on, labelled, cycle, stop),
             )
+
+    def _trained_on(
+        self, labelled: Sequence[int], cycle: int, stop: Stop, places: Sequence[int]
+    ) -> nn.Module:
+        """A fresh network trained as that of the cycle is, on these places of `labelled` alone."""
+        model = self.weights.fresh()
+        train(
+            model,
+            self.task,
+            LabelledPool(self.splits.pool, self.state.labels),
+            [labelled[place] for place in places],
+            self.training,
+            seed=self.settings.seed,
+            cycle=cycle,
+            device=self.device,
+            validation=self.splits.validation,
+            observer=self._within(),
+            stop=stop,
+        )
+        return model.eval()
 
     # --- what the steps are made of ---
 
