@@ -24,12 +24,12 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-from upslope.gradnorm import products
+from upslope.gradnorm import matrix_products
 from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
 from upslope.gradnorm.kernels.conv.gradients import grouped, samples_per_call
 from upslope.gradnorm.kernels.conv.methods import METHODS
-from upslope.gradnorm.parts import SCRATCH, Outer
+from upslope.gradnorm.per_sample_gradients import SCRATCH, OuterProducts
 
 SAMPLES = 8
 """Samples in a timed batch, where the method does not depend on their number."""
@@ -105,7 +105,7 @@ def by_call() -> Case:
 
 def by_product(t: int, i: int, o: int) -> Case:
     """Return the case of the products of (o, t) and (t, i) matrices, and their norms."""
-    outer = Outer(torch.randn(SAMPLES, t, i), torch.randn(SAMPLES, t, o))
+    outer = OuterProducts(torch.randn(SAMPLES, t, i), torch.randn(SAMPLES, t, o))
     return Case(lambda: cost_model.product(t * i * o, o, i), lambda: outer.direct(SCRATCH), SAMPLES)
 
 
@@ -152,7 +152,7 @@ def seconds(run: Callable[[], object], least: float) -> float:
 def unit(least: float) -> float:
     """Return the seconds of one multiply-add of a large matrix product."""
     x, weight = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    return seconds(lambda: products.linear(x, weight), least) / 1024**3
+    return seconds(lambda: matrix_products.linear(x, weight), least) / 1024**3
 
 
 def fit(names: Sequence[str], cases: Sequence[Case], costs: Sequence[float]) -> list[float]:

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from upslope.strategies import STRATEGIES, build
+from upslope.strategies import REGISTRY, build
 
 err = Console(stderr=True, highlight=False)
 
@@ -67,10 +67,10 @@ def main(
         Path | None, typer.Option(metavar="FILE", help="The table as JSON, after each row.")
     ] = None,
 ) -> None:
-    names = list(STRATEGIES) if strategies == "all" else strategies.split(",")
-    if unknown := [name for name in names if name not in STRATEGIES]:
+    names = list(REGISTRY) if strategies == "all" else strategies.split(",")
+    if unknown := [name for name in names if name not in REGISTRY]:
         raise typer.BadParameter(
-            f"Expected strategies among {', '.join(STRATEGIES)} but got {', '.join(unknown)}."
+            f"Expected strategies among {', '.join(REGISTRY)} but got {', '.join(unknown)}."
         )
     if quick:
         candidates, labelled, features, budget = 1_830, 1_000, 64, 125

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from upslope.config import Config, assemble, load, outlined, parse, plan
+from upslope.config import Config, assemble, assemble_from_published_sizes, load, parse, plan
 from upslope.errors import ConfigError, SelectionError
 
 estimates = import_module("upslope.config.estimate")
@@ -202,9 +202,9 @@ def test_the_paper_s_protocols_are_planned_without_their_data(
 ) -> None:
     """Sizes by hand; time from a pretended step of one second an operation, counted on shapes."""
     config = load(next(p for p in CONFIGS if p.stem == name), overrides={"device": "cpu"})
-    job = outlined(config)
-    assert job is not None
-    planned = plan(config, job)
+    setup = assemble_from_published_sizes(config)
+    assert setup is not None
+    planned = plan(config, setup)
     pool, (initial, budget, candidates) = PAPER[name]
     cycles = 5 if name == "imagenet-paper" else 7
     assert planned.pool == pool
@@ -214,7 +214,7 @@ def test_the_paper_s_protocols_are_planned_without_their_data(
     assert planned.candidates[0] == candidates
     monkeypatch.setattr(estimates, "_steps", lambda *_: (2.0, 1))
     monkeypatch.setattr(estimates, "_scores", lambda *a: (dict.fromkeys(a[3], 0.5), {}))
-    costs = estimates.estimate(config, job, planned)
+    costs = estimates.estimate(config, setup, planned)
     assert costs.total > costs.training > costs.step > 0
     assert costs.weights > 3 * 4 * planned.parameters  # gradients and optimiser beside them
     assert costs.activations > 0
@@ -224,9 +224,9 @@ def test_operations_and_kept_tensors_by_hand() -> None:
     """A linear layer: 2 n_in n_out operations forward, as much for its weights' gradient and, but
     for the first layer, for its inputs'."""
     config = load(sets=["model.name=mlp", "model.hidden=32", "model.layers=1"])
-    job = assemble(config)
-    samples = estimates._samples(job.splits.pool, job.model, job.task)
-    work = estimates._work(job.model, job.task, samples)
+    setup = assemble(config)
+    samples = estimates._samples(setup.splits.pool, setup.model, setup.task)
+    work = estimates._work(setup.model, setup.task, samples)
     first, second = 64 * 32, 32 * 10
     assert work.forward == 2 * (first + second)
     assert work.training == 2 * (2 * first + 3 * second)
@@ -234,8 +234,8 @@ def test_operations_and_kept_tensors_by_hand() -> None:
 
 def test_an_estimate_is_near_what_a_run_takes() -> None:
     config = load(sets=["strategies=[random, margin, ll4al]", "training.epochs=2"])
-    job = assemble(config)
-    costs = estimates.estimate(config, job, plan(config, job))
+    setup = assemble(config)
+    costs = estimates.estimate(config, setup, plan(config, setup))
     assert 0 < costs.step < 5
     assert costs.scoring["random"] == 0
     assert 0 < costs.scoring["margin"] < 60
@@ -248,9 +248,9 @@ def test_a_corner_is_measured_where_a_sample_is_much_work(monkeypatch: pytest.Mo
     monkeypatch.setitem(estimates.OPERATIONS, "cpu", 1e8)
     sets = ["strategies=[random]", "model=dilated-small", "data.name=camvid", "data.limit=20"]
     config = load(sets=[*sets, "task.name=segmentation", "device=cpu"])
-    job = outlined(config)
-    assert job is not None
-    costs = estimates.estimate(config, job, plan(config, job))
+    setup = assemble_from_published_sizes(config)
+    assert setup is not None
+    costs = estimates.estimate(config, setup, plan(config, setup))
     assert (
         costs.measured
         == "10 steps of batch 2 of 3x45x60 on cpu, scaled by floating-point operations"

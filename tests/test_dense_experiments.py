@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from upslope.config import assemble, fitting, parse, plan
+from upslope.config import assemble, check_compatible, parse, plan
 from upslope.experiment import Experiment
 from upslope.gradnorm import gradient_norms
 from upslope.ledger import read_run
@@ -85,16 +85,16 @@ def test_asks_trains_and_resumes(tmp_path, name, figure, least):
             "device": "cpu",
         }
     )
-    job = assemble(config)
-    assert plan(config, job).budgets[1] > plan(config, job).budgets[0]
+    setup = assemble(config)
+    assert plan(config, setup).budgets[1] > plan(config, setup).budgets[0]
 
     def open_run():
         return Experiment(
             tmp_path / "run",
-            splits=job.splits,
-            task=job.task,
-            model=job.model,
-            strategy=job.strategies["entropy-gradnorm"],
+            splits=setup.splits,
+            task=setup.task,
+            model=setup.model,
+            strategy=setup.strategies["entropy-gradnorm"],
             settings=config.experiment,
             training=config.training,
             device="cpu",
@@ -106,9 +106,9 @@ def test_asks_trains_and_resumes(tmp_path, name, figure, least):
         chosen = experiment.ask()
         model = experiment.model()
     # What was asked next are the samples of the largest gradient norm, as anyone can compute.
-    pool = job.splits.pool
+    pool = setup.splits.pool
     rest = [i for i, id_ in enumerate(pool.ids) if id_ not in asked]
-    norms = gradient_norms(model, job.task.prepare(pool.inputs(rest)), "entropy")
+    norms = gradient_norms(model, setup.task.prepare(pool.inputs(rest)), "entropy")
     top = [rest[i] for i in torch.argsort(norms, descending=True)[: len(chosen)].tolist()]
     assert {pool.ids[i] for i in top} == set(chosen)
     with open_run() as experiment:  # opened again, it goes on
@@ -132,13 +132,13 @@ def test_a_budget_of_boundaries_buys_masks(tmp_path):
             "device": "cpu",
         }
     )  # fmt: skip
-    job = fitting(config, assemble(config))
+    setup = check_compatible(config, assemble(config))
     with Experiment(
         tmp_path / "run",
-        splits=job.splits,
-        task=job.task,
-        model=job.model,
-        strategy=job.strategies["qbc"],
+        splits=setup.splits,
+        task=setup.task,
+        model=setup.model,
+        strategy=setup.strategies["qbc"],
         settings=config.experiment,
         training=config.training,
         device="cpu",
@@ -148,10 +148,10 @@ def test_a_budget_of_boundaries_buys_masks(tmp_path):
         chosen = experiment.ask()
         model = experiment.model()
         result = experiment.run()
-    pool = job.splits.pool
+    pool = setup.splits.pool
     rest = [i for i, id_ in enumerate(pool.ids) if id_ not in first]
     with torch.no_grad():
-        masks = model(job.task.prepare(pool.inputs(rest))).argmax(dim=1).numpy()
+        masks = model(setup.task.prepare(pool.inputs(rest))).argmax(dim=1).numpy()
     down, across = masks[:, 1:] != masks[:, :-1], masks[:, :, 1:] != masks[:, :, :-1]
     lengths = down.sum(axis=(1, 2)) + across.sum(axis=(1, 2))
     cost = {pool.ids[i]: max(1, int(n)) for i, n in zip(rest, lengths, strict=True)}

@@ -16,7 +16,7 @@ from small_tasks import MODEL, TASK, splits
 from upslope import display, strategies
 from upslope.comparison import compare
 from upslope.experiment import Experiment, ExperimentSettings
-from upslope.progress import Progress, silent
+from upslope.progress import Progress, no_progress
 from upslope.training import TrainingSettings
 
 SETTINGS = ExperimentSettings(initial=20, budget=10, cycles=2)
@@ -66,7 +66,7 @@ def test_neither_a_terminal_nor_a_notebook_shows_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with display.watching_unless_observed(None, 1, progress=True) as observer:
-        assert observer is silent
+        assert observer is no_progress
     experiment(tmp_path / "run")
     assert capfd.readouterr() == ("", "")
 

@@ -129,9 +129,9 @@ def test_masks_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path) -> Non
 def test_nothing_is_simulated_for_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UPSLOPE_DATA", raising=False)
     config = load(sets=["data.name=50c-clean", "model=resnet-small-3d", "strategies=[random]"])
-    job, unseen = to_plan(config)
+    setup, unseen = to_plan(config)
     assert unseen == "Its volumes are simulated when the run begins."
-    assert plan(config, job).input_shape == (1, 32, 32, 32)
+    assert plan(config, setup).input_shape == (1, 32, 32, 32)
 
 
 def test_classes_with_counts_and_notes_are_in_the_plan_and_lead_a_run(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(FOLDER))
 
 import selection  # noqa: E402
 from selecting.pool import Size, made_up  # noqa: E402
-from upslope.strategies import STRATEGIES, build  # noqa: E402
+from upslope.strategies import REGISTRY, build  # noqa: E402
 
 SIZES = ["--candidates", "60", "--labelled", "20", "--features", "12", "--budget", "5"]
 
@@ -55,7 +55,7 @@ def test_an_unknown_strategy_is_told() -> None:
         selection.main("core-set,bogus")
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", REGISTRY)
 def test_the_pool_has_what_every_strategy_reads(name: str) -> None:
     strategy = build(name)
     size = Size(candidates=30, labelled=10, features=8, classes=3)

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from upslope.cli import app
-from upslope.config import assemble, fitting, parse
+from upslope.config import assemble, check_compatible, parse
 from upslope.errors import ConfigError, DataError
 from upslope.experiment import Experiment
 from upslope.ledger import read_run
@@ -23,20 +23,20 @@ def call(*arguments):
 def finish(document, folder):
     """A run to the end, its labels given by the data set in between."""
     config = parse({**document, "device": "cpu"})
-    job = fitting(config, assemble(config))
-    (strategy,) = job.strategies.values()
+    setup = check_compatible(config, assemble(config))
+    (strategy,) = setup.strategies.values()
     with Experiment(
         folder,
-        splits=job.splits,
-        task=job.task,
-        model=job.model,
+        splits=setup.splits,
+        task=setup.task,
+        model=setup.model,
         strategy=strategy,
         settings=config.experiment,
         training=config.training,
         device="cpu",
     ) as run:
         asked = run.ask()
-        if job.splits.pool.targets([0]).ndim > 1:
+        if setup.splits.pool.targets([0]).ndim > 1:
             with pytest.raises(DataError, match=rf"'{asked[0]}': Expected .* but got 'left'"):
                 run.tell({asked[0]: "left"})
         run.tell(dict.fromkeys(asked))

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from upslope.progress import Observer, Progress, silent
+from upslope.progress import Observer, Progress, no_progress
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 """Where progress, warnings and errors go."""
@@ -69,7 +69,7 @@ def watching_unless_observed(
         with _Bars(runs) as bars:
             yield bars
     else:
-        yield silent
+        yield no_progress
 
 
 def _in_notebook() -> bool:

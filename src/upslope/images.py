@@ -74,7 +74,7 @@ class Header:
     """An image as its header describes it.
 
     mode: Pillow's, such as RGB, CMYK or I;16. size: (height, width) once turned. deep: more than 8
-    bits a channel. turned: its EXIF data ask for it. transparent: it has an alpha channel or a
+    bits per channel. turned: its EXIF data ask for it. transparent: it has an alpha channel or a
     transparent colour. further: pictures beside the first that belong to it (MPO files of phones).
     """
 
@@ -198,7 +198,7 @@ def _check_depth(image: Image.Image, white: int | None) -> None:
         raise ValueError("0 is white in its 16-bit levels (WhiteIsZero); save it with 0 as black")
     if _is_deep_colour(image) and white != FULL:
         raise ValueError(
-            f"it holds 16 bits a channel ({_raw_mode(image)}), of which the upper 8 can be read; "
+            f"it holds 16 bits per channel ({_raw_mode(image)}), of which the upper 8 can be read; "
             f"set `data.white` to {FULL} where its levels fill the range, or save it with 8 bits"
         )
 

@@ -1,6 +1,6 @@
 """Options: frozen dataclasses whose fields are checked whenever an instance is made.
 
-Types, ranges and help texts are written once, in the annotation of the field, as `upslope.tables`
+Types, ranges and help texts are written once, in the annotation of the field, as `upslope.registry`
 reads them: `share: Annotated[float, Field(gt=0, le=1, description="...")] = 1.0`.
 """
 
@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from upslope import tables
+from upslope import registry
 
 LATER = MappingProxyType({"later": True})
 """Metadata of an option that earlier versions had not: runs leave it out of their record at its
@@ -40,5 +40,5 @@ class Options:
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        for key, value in tables.check_options(self.name, type(self), given, ()).items():
+        for key, value in registry.check_options(self.name, type(self), given, ()).items():
             object.__setattr__(self, key, value)

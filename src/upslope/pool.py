@@ -154,7 +154,7 @@ class CostBudgeted(Protocol):
 
 
 @runtime_checkable
-class OwnStart(Protocol):
+class InitialSelector(Protocol):
     """A strategy that may choose the initial set too, which all strategies share otherwise."""
 
     @property

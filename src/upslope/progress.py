@@ -37,11 +37,11 @@ Observer = Callable[[Progress], None]
 """Called often, from the thread that works: keep it quick. The work itself never prints."""
 
 
-def silent(_: Progress) -> None:
+def no_progress(_: Progress) -> None:
     """The observer that looks away."""
 
 
-def within(observer: Observer, **context: object) -> Observer:
+def with_context(observer: Observer, **context: object) -> Observer:
     """An observer that fills in `run`, `cycle`, `cycles`, `labelled` on the way to `observer`."""
     return lambda progress: observer(replace(progress, **context))  # type: ignore[arg-type]
 

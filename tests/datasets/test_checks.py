@@ -43,7 +43,7 @@ def test_a_data_set_in_place_of_a_root():
         datasets.load("npz", np.zeros(3))
 
 
-@pytest.mark.parametrize("name", sorted(datasets.TABLE))
+@pytest.mark.parametrize("name", sorted(datasets.REGISTRY))
 def test_a_root_that_is_not_there(tmp_path, name):
     with pytest.raises(DataError, match=r"no such path: .*nowhere"):
         datasets.load(name, tmp_path / "nowhere")

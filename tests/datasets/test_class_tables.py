@@ -3,7 +3,7 @@
 import pytest
 
 from upslope import datasets
-from upslope.datasets.codes import read_codes
+from upslope.datasets.mask_classes import read_mask_classes
 from upslope.errors import DataError
 
 TEXT = "name,id\nGrund,0\nZähne,1\n"
@@ -22,7 +22,7 @@ TEXT = "name,id\nGrund,0\nZähne,1\n"
 def test_names_in_every_encoding(tmp_path, data, encoding):
     path = tmp_path / "classes.csv"
     path.write_bytes(data)
-    assert read_codes(path, encoding).classes == ("Grund", "Zähne")
+    assert read_mask_classes(path, encoding).classes == ("Grund", "Zähne")
 
 
 def test_an_unnamed_encoding_is_asked_for(tmp_path):
@@ -42,4 +42,4 @@ def test_a_name_with_a_comma_needs_quotes(tmp_path):
     path = tmp_path / "classes.csv"
     path.write_text("name,id\nroad, 0,1\nother,2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"2 cells in line 2 of .* got more"):
-        read_codes(path)
+        read_mask_classes(path)

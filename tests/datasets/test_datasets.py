@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from upslope import datasets
-from upslope.datasets.arrays import checked
+from upslope.datasets.arrays import build_dataset
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
 
@@ -40,7 +40,7 @@ def test_digits_constants_are_their_statistics():
 def test_measured_statistics():
     images = np.random.default_rng(0).integers(0, 256, (700, 3, 4, 4), dtype=np.uint8)
     images[:, 2] = 51
-    data = checked("x/train", images, np.zeros(700, int), ("a", "b"), source="x")
+    data = build_dataset("x/train", images, np.zeros(700, int), ("a", "b"), source="x")
     mean, std = datasets.statistics(data)
     scaled = images.astype(float) / 255
     assert mean == pytest.approx(scaled.mean((0, 2, 3)))
@@ -99,7 +99,7 @@ def test_root_is_needed_unless_the_environment_names_it(tmp_path, monkeypatch):
 
 def test_every_data_set_describes_itself():
     lines = {line.name: line for line in datasets.describe()}
-    assert list(lines) == list(datasets.TABLE)
+    assert list(lines) == list(datasets.REGISTRY)
     for line in lines.values():
         assert 20 < len(line.summary) < 100
         assert all(option.help for option in line.options)

@@ -215,8 +215,8 @@ def test_images_that_a_manifest_does_not_list(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\ni/0.png,a,b\n", "2 values, one a column, but got 3, line 2 of"),
-        ("path,label,split\ni/0.png,a\n", "3 values, one a column, but got 2, line 2 of"),
+        ("path,label\ni/0.png,a,b\n", "2 values, one per column, but got 3, line 2 of"),
+        ("path,label,split\ni/0.png,a\n", "3 values, one per column, but got 2, line 2 of"),
         ("path,label,label\ni/0.png,a,b\n", "columns path, label and perhaps split"),
         ("path,label\ni/0.png,a  b\ni/1.png,a b\n", "more than spaces .*'a  b' and 'a b'"),
     ],

@@ -60,4 +60,6 @@ def test_labels_and_numbers(tmp_path):
 
 def test_notes_pass_the_options_that_all_data_sets_have():
     splits = Splits(array([0, 1] * 8, ("a", "b")), array([0, 1], ("a", "b")), notes=("Kept.",))
-    assert datasets.shape(splits, "toy", limit=8, validation=0.25).notes == ("Kept.",)
+    assert datasets.apply_common_options(splits, "toy", limit=8, validation=0.25).notes == (
+        "Kept.",
+    )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.kernels.conv import cost_model, methods
-from upslope.gradnorm.kernels.conv.part import ConvPart
+from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -164,7 +164,7 @@ def test_the_method_follows_the_shape():
         x = torch.empty(1, 1, channels, side, side)
         conv = nn.Conv2d(channels, channels, 3, stride, padding=1)
         g = conv(x[:, 0])[:, None]
-        part = ConvPart(x, g, _geometry(stride), tuple(conv.weight.shape))
+        part = ConvWeightGradient(x, g, _geometry(stride), tuple(conv.weight.shape))
         costs = cost_model.costs(part)
         return min(costs, key=costs.__getitem__)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm import estimated_rms_length, expected_gradient_length, pieces
+from upslope.gradnorm import estimated_rms_length, expected_gradient_length, microbatches
 
 X = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
@@ -45,9 +45,9 @@ def test_more_probes_come_closer() -> None:
 def test_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     whole = estimated_rms_length(model, X)
-    monkeypatch.setattr(pieces, "_LARGEST", 1)
-    monkeypatch.setattr(pieces, "_BLOCK", 0)
-    pieces._sizes.clear()
+    monkeypatch.setattr(microbatches, "_LARGEST", 1)
+    monkeypatch.setattr(microbatches, "_BLOCK", 0)
+    microbatches._sizes.clear()
     for one, other in zip(whole, estimated_rms_length(model, X), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=0)
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm import products
-from upslope.gradnorm.parts import SCRATCH, Outer
+from upslope.gradnorm import matrix_products
+from upslope.gradnorm.per_sample_gradients import SCRATCH, OuterProducts
 
 
 @pytest.fixture(params=[0, 10**12], ids=["oneDNN", "BLAS"])
 def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == 0 and not products._AVAILABLE:
+    if request.param == 0 and not matrix_products._AVAILABLE:
         pytest.skip("torch was built without oneDNN")
-    monkeypatch.setattr(products, "WORTH", request.param)
+    monkeypatch.setattr(matrix_products, "WORTH", request.param)
 
 
 def strided(*shape: int) -> list[Tensor]:
@@ -35,7 +35,7 @@ def test_linear(shape: tuple[int, ...]) -> None:
         for weight in strided(7, 5):
             for b in (bias, None):
                 expected = F.linear(x.double(), weight.double(), None if b is None else b.double())
-                found = products.linear(x, weight, b)
+                found = matrix_products.linear(x, weight, b)
                 torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -45,7 +45,7 @@ def test_batches_of_products() -> None:
     for a in strided(3, 4, 6):
         for b in strided(3, 6, 5):
             expected = a.double() @ b.double()
-            found = products.products(a, b).double()
+            found = matrix_products.batched_products(a, b).double()
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -56,16 +56,19 @@ def test_sums_of_outer_products_in_float32(scratch: int) -> None:
     for x in strided(3, 9, 40):
         for g in strided(3, 9, 48):
             expected = (g.double().mT @ x.double()).square().sum(dim=(1, 2))
-            for method in (Outer.direct, Outer.ghost):
-                found = method(Outer(x, g), scratch).double()
+            for method in (OuterProducts.direct, OuterProducts.ghost):
+                found = method(OuterProducts(x, g), scratch).double()
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch, of its own flags
 def test_only_large_products_of_single_precision_on_a_cpu_go_to_the_other_library() -> None:
     single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
-    assert not products.faster(products.WORTH - 1, single)
-    assert not products.faster(products.WORTH, single, double)
-    assert products.faster(products.WORTH, single, single) == products._AVAILABLE
+    assert not matrix_products.prefers_onednn(matrix_products.WORTH - 1, single)
+    assert not matrix_products.prefers_onednn(matrix_products.WORTH, single, double)
+    assert (
+        matrix_products.prefers_onednn(matrix_products.WORTH, single, single)
+        == matrix_products._AVAILABLE
+    )
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not products.faster(products.WORTH, single)
+        assert not matrix_products.prefers_onednn(matrix_products.WORTH, single)

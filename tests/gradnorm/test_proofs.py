@@ -313,13 +313,15 @@ def test_a_kernel_that_is_wrong_is_noticed_and_said():
 
 
 def test_a_norm_that_is_wrong_is_noticed_and_said():
-    from upslope.gradnorm.parts import Outer
+    from upslope.gradnorm.per_sample_gradients import OuterProducts
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(D)
-    x, right = torch.randn(6, 4, dtype=D), Outer.sqnorm
+    x, right = torch.randn(6, 4, dtype=D), OuterProducts.squared_norms
     with (
-        mock.patch.object(Outer, "sqnorm", lambda self, scratch: 1.1 * right(self, scratch)),
+        mock.patch.object(
+            OuterProducts, "squared_norms", lambda self, scratch: 1.1 * right(self, scratch)
+        ),
         pytest.warns(GradientNormWarning, match="another norm"),
     ):
         norms = gradient_norms(model, x, spread_loss)

@@ -241,13 +241,13 @@ class PackedBetween(nn.Module):
 def test_batches_that_are_sorted_in_unlike_ways(between):
     torch.manual_seed(0)
     model, probed = PackedBetween(between).double().eval(), []
-    hear = LayoutProbe.hear
+    on_gradient = LayoutProbe.on_gradient
 
     def watched_hear(self: LayoutProbe, index: int, *heard: Any) -> None:
         probed.append(index)
-        hear(self, index, *heard)
+        on_gradient(self, index, *heard)
 
-    with mock.patch.object(LayoutProbe, "hear", watched_hear), watched() as seen:
+    with mock.patch.object(LayoutProbe, "on_gradient", watched_hear), watched() as seen:
         for lengths in ([2, 5, 4], [5, 2, 4], [1, 1, 5, 3], [4, 5]):
             x = torch.randn(len(lengths), 5, 3).double(), torch.tensor(lengths)
             probed.clear()

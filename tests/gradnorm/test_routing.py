@@ -114,13 +114,13 @@ class ExpertsLate(nn.Module):
 def test_every_batch_that_is_routed_is_probed():
     torch.manual_seed(0)
     model, probed = ExpertsLate().double().eval(), []
-    hear = LayoutProbe.hear
+    on_gradient = LayoutProbe.on_gradient
 
     def watched_hear(self: LayoutProbe, index: int, *heard: Any) -> None:
         probed.append(index)
-        hear(self, index, *heard)
+        on_gradient(self, index, *heard)
 
-    with mock.patch.object(LayoutProbe, "hear", watched_hear):
+    with mock.patch.object(LayoutProbe, "on_gradient", watched_hear):
         for n in (4, 4, 4, 6, 1):
             x = torch.randn(n, 4, 4).double()
             probed.clear()

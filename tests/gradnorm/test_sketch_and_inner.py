@@ -13,7 +13,7 @@ from upslope.gradnorm import (
     gradient_norms,
     gradient_sketches,
 )
-from upslope.gradnorm.parts import Outer
+from upslope.gradnorm.per_sample_gradients import OuterProducts
 from upslope.gradnorm.sketch import Projection
 
 
@@ -108,9 +108,9 @@ def test_a_sketch_depends_on_the_seed_alone() -> None:
 
 def test_a_large_product_is_sketched_as_if_it_were_formed() -> None:
     torch.manual_seed(0)
-    part = Outer(torch.randn(4, 3, 20).double(), torch.randn(4, 3, 30).double())
+    part = OuterProducts(torch.randn(4, 3, 20).double(), torch.randn(4, 3, 30).double())
     projection = Projection(16, seed=0)
-    formed = projection.dense("weight", part.dense(slice(0, 4)))
+    formed = projection.dense("weight", part.materialize(slice(0, 4)))
     torch.testing.assert_close(projection.outer("weight", part), formed)
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.kernels.batch_norm import BatchNormEval, Normalisation
 from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.tape import Means, Tape
+from upslope.gradnorm.tape import ComputeOptions, Tape
 from upslope.gradnorm.torch_faults import exact_batch_norm, ordered
 from upslope.gradnorm.weights import Weights
 
@@ -175,7 +175,7 @@ def test_norms_of_networks_with_normalisation_by_single_samples(norm, body, aske
 def test_large_samples_are_summed_rightly_in_every_order():
     """One sample at a time goes through the operator with the fault."""
     norm = nn.BatchNorm2d(C).double().eval()
-    tape = Tape(Weights(dict(norm.named_parameters())), Means())
+    tape = Tape(Weights(dict(norm.named_parameters())), ComputeOptions())
     given = Normalisation(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
     kernel = BatchNormEval(tape, given)
     n, h, w = 2, 64, 4

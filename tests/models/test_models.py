@@ -59,7 +59,7 @@ def test_stages_are_modules_that_run_in_order_and_halve_the_image():
         ("layer3", (256, 8, 8)),
         ("layer4", (512, 4, 4)),
     ]
-    for name in models.TABLE.keys() - {"transformers"}:  # which are as they come
+    for name in models.REGISTRY.keys() - {"transformers"}:  # which are as they come
         shape = (1, 32, 32, 32) if name.endswith("3d") else (3, 32, 32)
         shape = (2, 9) if name == "bag-of-words" else shape
         with torch.device("meta"):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from upslope import datasets, reproduction
 from upslope.cli import app
-from upslope.config import assemble, fitting, load
+from upslope.config import assemble, check_compatible, load
 from upslope.datasets.subset import labels_of
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.settings import amount
@@ -65,8 +65,8 @@ def test_every_strategy_can_be_served_by_a_network_of_its_kind(name: str) -> Non
         document = {**like.document, "strategies": list(strategies.values())}
         config = load(document, sets=["data.limit=20", "data.test_limit=10"])
         reshape = SUBSTITUTES[like.substitute] if like.substitute else None
-        job = fitting(config, assemble(config, reshape=reshape))
-        assert set(job.strategies) == set(strategies)
+        setup = check_compatible(config, assemble(config, reshape=reshape))
+        assert set(setup.strategies) == set(strategies)
     assert {"main", "main-dropout", "masks", "volumes"} == set(kinds)
 
 

@@ -82,7 +82,7 @@ def test_papers_numbers_are_marked_as_such(made: Made) -> None:
 @pytest.mark.slow
 def test_same_choice_when_made_again(made: Made) -> None:
     opened = made.opened("main")
-    for strategy in opened.job.strategies:
+    for strategy in opened.setup.strategies:
         run = FinishedRun(opened, strategy, 1)
         assert run.select(1) == run.selected(1), strategy
 
@@ -95,7 +95,7 @@ def test_overlap_counts_as_its_definition(made: Made) -> None:
     for cycle in range(run.cycles):
         model, candidates = run.model(cycle), run.candidates(cycle)
         norms = []
-        for i in candidates:  # one backward pass a sample
+        for i in candidates:  # one backward pass per sample
             inputs = run.task.prepare(run.pool.inputs([i]))
             loss = F.cross_entropy(model(inputs), run.targets([i]))
             parts = torch.autograd.grad(loss, list(model.parameters()))

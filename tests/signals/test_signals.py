@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from upslope.errors import ConfigError, GradientNormError, GradientNormWarning, ModelError
 from upslope.gradnorm import entropy, expected
 from upslope.pool import Need
-from upslope.signals import SIGNALS, build, check, describe
+from upslope.signals import REGISTRY, build, check, describe
 from upslope.signals.criteria import CRITERIA
 from upslope.tasks.classification import Classification
 
@@ -225,7 +225,7 @@ def test_criteria_of_a_dense_task_are_those_of_each_position(name: str) -> None:
 
 
 def test_table_describes_itself_and_refuses_unknown_names() -> None:
-    assert [row.name for row in describe()] == list(SIGNALS)
+    assert [row.name for row in describe()] == list(REGISTRY)
     assert all(row.summary for row in describe())
     with pytest.raises(ConfigError, match="got 'gradnrm'; did you mean `gradnorm`"):
         build(Need.of("gradnrm"))

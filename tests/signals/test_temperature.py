@@ -20,7 +20,7 @@ from upslope.signals.temperature import (
     calibration_error,
     fit_temperature,
 )
-from upslope.strategies import STRATEGIES
+from upslope.strategies import REGISTRY
 from upslope.strategies import build as strategy
 from upslope.tasks.classification import Classification
 
@@ -129,7 +129,7 @@ def test_wrong_temperatures_are_refused(value: object) -> None:
 def test_records_of_runs_without_the_option_stay_equal() -> None:
     assert described(strategy("margin")) == {"name": "margin"}
     assert described(strategy("badge", temperature=2)) == {"name": "badge", "temperature": 2.0}
-    for name in STRATEGIES:
+    for name in REGISTRY:
         for need in strategy(name).needs:
             if name not in ("u-herding", "refine"):
                 assert "temperature" not in dict(need.options), name

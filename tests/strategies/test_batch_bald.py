@@ -10,7 +10,7 @@ from pools import generator, make_pool
 from torch import Tensor
 
 from upslope.strategies import build
-from upslope.strategies.batch_bald import Answers
+from upslope.strategies.batch_bald import LabelConfigurations
 
 
 def information(p: Tensor) -> float:
@@ -42,7 +42,7 @@ def test_takes_the_largest_joint_information(seed: int) -> None:
 
 def test_drawn_answers_estimate_the_listed_ones() -> None:
     p = make_pool(build("batch-bald").needs, 6, 0).signal(build("batch-bald").needs[0])
-    listed, drawn = Answers.none(5), Answers.none(5)
+    listed, drawn = LabelConfigurations.none(5), LabelConfigurations.none(5)
     rng = generator()
     for i in range(4):
         listed.extend(p[i], 10**6, rng)

@@ -11,7 +11,7 @@ from pools import generator, make_pool, permuted
 from upslope.errors import SelectionError
 from upslope.experiment.checks import check_selection
 from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
-from upslope.strategies import STRATEGIES, QueryStrategy, build
+from upslope.strategies import REGISTRY, QueryStrategy, build
 
 POSTERIORS = ("probabilities", "mc-posteriors")
 # Where the default takes seconds on a pool of forty.
@@ -21,7 +21,7 @@ QUICK: dict[str, dict[str, float]] = {
     "core-gcn": {"steps": 20},
     "refine": {"rounds": 2, "batches": 8},
 }
-every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+every_strategy = pytest.mark.parametrize("name", REGISTRY)
 
 
 def make(name: str) -> QueryStrategy:
@@ -222,5 +222,5 @@ def test_only_a_cost_budget_frees_from_the_exact_count() -> None:
     for wrong in ((), ("u000", "u000"), ("other",)):
         with pytest.raises(SelectionError, match="choose 1 or more distinct"):
             check_selection(by_cost, view, Selection(wrong), 3)
-    for name in STRATEGIES:
+    for name in REGISTRY:
         assert getattr(make(name), "cost_budget", None) is None, name

@@ -13,9 +13,9 @@ from upslope.errors import ModelError
 from upslope.models.resnet import resnet_small
 from upslope.pool import Need
 from upslope.strategies import build
-from upslope.strategies.learning_loss import PREDICTED, LearningLossCompanion
+from upslope.strategies.learning_loss import PREDICTED, LearningLossModule
 from upslope.strategies.loss_prediction import LossPrediction, pooled, ranking_loss
-from upslope.training import Accompanied
+from upslope.training import HasAuxiliaryModule
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def test_any_number_of_positions_is_pooled(shape: tuple[int, ...]) -> None:
 
 
 def test_one_update_is_sgds_on_the_ranking_loss() -> None:
-    model, companion = Staged(), LearningLossCompanion()
+    model, companion = Staged(), LearningLossModule()
     companion.begin(model, CPU, 3)
     inputs, losses = torch.randn(6, 1, 8, 8), torch.rand(6)
     model(inputs)
@@ -97,7 +97,7 @@ def test_one_update_is_sgds_on_the_ranking_loss() -> None:
 def test_two_updates_in_numpy() -> None:
     """Forward, gradient of the ranking loss, and SGD with momentum, by their formulas."""
     torch.manual_seed(1)
-    model, companion = Staged(), LearningLossCompanion()
+    model, companion = Staged(), LearningLossModule()
     companion.begin(model, CPU, 3)
     inputs = [torch.randn(5, 1, 8, 8) for _ in range(2)]
     losses = [torch.tensor([0.9, 0.1, 0.5, 0.7, 0.3]), torch.tensor([0.2, 0.8, 0.1, 0.4, 0.6])]
@@ -151,7 +151,7 @@ def test_two_updates_in_numpy() -> None:
 
 
 def test_late_in_training_no_gradient_reaches_the_task_network() -> None:
-    model, companion = Staged(), LearningLossCompanion()
+    model, companion = Staged(), LearningLossModule()
     companion.begin(model, CPU, 3)
     for progress, reached in ((0.59, True), (0.6, False)):
         model.zero_grad()
@@ -163,7 +163,7 @@ def test_late_in_training_no_gradient_reaches_the_task_network() -> None:
 
 
 def test_state_goes_on_where_it_was() -> None:
-    def steps(companion: LearningLossCompanion, model: nn.Module, batches: list[Tensor]) -> None:
+    def steps(companion: LearningLossModule, model: nn.Module, batches: list[Tensor]) -> None:
         for x in batches:
             model(x)
             extra = companion.loss(Batch(x.flatten(1).mean(dim=1)))
@@ -173,7 +173,7 @@ def test_state_goes_on_where_it_was() -> None:
 
     torch.manual_seed(0)
     model, batches = Staged(), [torch.randn(6, 1, 8, 8) for _ in range(6)]
-    whole, first, second = (LearningLossCompanion() for _ in range(3))
+    whole, first, second = (LearningLossModule() for _ in range(3))
     whole.begin(model, CPU, 1)
     steps(whole, model, batches)
     first.begin(model, CPU, 1)
@@ -190,7 +190,7 @@ def test_state_goes_on_where_it_was() -> None:
 def test_signal_is_the_modules_prediction_on_a_real_network() -> None:
     model = resnet_small(num_classes=3, input_shape=(1, 8, 8)).eval()
     strategy = build("ll4al")
-    assert isinstance(strategy, Accompanied)
+    assert isinstance(strategy, HasAuxiliaryModule)
     companion = strategy.companion()
     companion.begin(model, CPU, 0)
     signal = companion.signal(PREDICTED)
@@ -204,11 +204,11 @@ def test_signal_is_the_modules_prediction_on_a_real_network() -> None:
 
 def test_a_network_without_stages_is_refused_before_any_training() -> None:
     with pytest.raises(ModelError, match="attribute `stages`"):
-        LearningLossCompanion().begin(nn.Linear(2, 2), CPU, 0)
+        LearningLossModule().begin(nn.Linear(2, 2), CPU, 0)
 
 
 def test_a_batch_of_one_has_no_pairs() -> None:
-    model, companion = Staged(), LearningLossCompanion()
+    model, companion = Staged(), LearningLossModule()
     companion.begin(model, CPU, 0)
     model(torch.randn(1, 1, 8, 8))
     assert companion.loss(Batch(torch.ones(1))) is None

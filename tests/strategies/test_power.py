@@ -12,14 +12,14 @@ from pools import generator, make_pool
 
 from upslope.errors import SelectionError
 from upslope.pool import PoolView
-from upslope.strategies import STRATEGIES, build
+from upslope.strategies import REGISTRY, build
 from upslope.strategies.power import SCORES, Power, in_turn
 
 
 def test_every_score_is_a_strategy_of_the_table() -> None:
     choices = get_args(get_args(get_type_hints(Power, include_extras=True)["score"])[0])
     assert tuple(SCORES) == choices
-    assert all(STRATEGIES[name] is kind for name, kind in SCORES.items())
+    assert all(REGISTRY[name] is kind for name, kind in SCORES.items())
 
 
 @pytest.mark.parametrize("labelled", [0, 4])

@@ -12,28 +12,28 @@ from pools import generator
 
 from upslope.errors import ConfigError
 from upslope.pool import Need, PoolView
-from upslope.strategies import STRATEGIES, build, describe
+from upslope.strategies import REGISTRY, build, describe
 from upslope.strategies.gradnorm import EGL
 
 
 def test_every_strategy_says_what_it_is() -> None:
     rows = describe()
-    assert [row.name for row in rows] == list(STRATEGIES)
+    assert [row.name for row in rows] == list(REGISTRY)
     for row in rows:
-        assert all((row.summary, row.reference, row.needs, row.cost, row.home)), row.name
+        assert all((row.summary, row.reference, row.needs, row.cost, row.best_for)), row.name
         assert all(option.help for option in row.options), row.name
     egl = next(row for row in rows if row.name == "egl")
     assert ("share", 1.0) in [(option.name, option.default) for option in egl.options]
 
 
 def test_table_names_are_the_classes_own() -> None:
-    assert all(cls.name == name for name, cls in STRATEGIES.items())
+    assert all(cls.name == name for name, cls in REGISTRY.items())
 
 
 def test_every_strategy_has_a_page() -> None:
     folder = Path(__file__).parents[2] / "docs" / "strategies"
     index = (folder / "README.md").read_text(encoding="utf-8")
-    for name in STRATEGIES:
+    for name in REGISTRY:
         row = next((line for line in index.splitlines() if f"`{name}`" in line), None)
         assert row, f"{name} is in no row of docs/strategies/README.md"
         page = folder / row.split("](")[1].split(")")[0]

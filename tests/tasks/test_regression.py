@@ -14,7 +14,7 @@ from upslope.errors import ConfigError, DataError, ModelError, UpslopeError
 from upslope.experiment.checks import check_fit
 from upslope.signals import FitContext
 from upslope.signals.model_change import FittedModelChange, ModelChange
-from upslope.strategies import STRATEGIES, build
+from upslope.strategies import REGISTRY, build
 from upslope.tasks import Classification, Regression, Segmentation
 from upslope.tasks.regression_metrics import RegressionMetrics
 
@@ -43,7 +43,7 @@ def test_losses_and_answers_by_hand():
     targets = torch.tensor([[11.0, -1.0], [14.0, 0.0]])
     # standardised: (0.5, 0), (2, 2)
     assert task.losses(outputs, targets).tolist() == [0.5, 4.0]
-    assert task.answers(outputs).tolist() == [[11.0, -0.5], [10.0, -1.0]]
+    assert task.predictions(outputs).tolist() == [[11.0, -0.5], [10.0, -1.0]]
     for wrong in (torch.tensor([1, 0]), torch.zeros(2, 1), torch.zeros(2, 2, dtype=torch.int64)):
         with pytest.raises(DataError, match=r"\(2, 2\), floats.*kind: numbers"):
             task.losses(outputs, wrong)
@@ -56,7 +56,7 @@ def test_fields_out_of_range():
     ):
         with pytest.raises(ConfigError, match=message):
             Regression(2, **options)
-    with pytest.raises(ModelError, match=r"\(5, 2\), one row a sample and one column a target"):
+    with pytest.raises(ModelError, match=r"\(5, 2\), one row per sample and one column per target"):
         Regression(2).check(network(3), inputs())
 
 
@@ -90,7 +90,7 @@ def test_r2_of_a_target_that_is_the_same_everywhere(error, r2):
 
 @pytest.mark.parametrize("norm", ["global", "tensor-sum"])
 def test_expected_change_is_gradient_norm_times_pseudo_residual(norm):
-    # One number a sample: ||grad f|| E|f - f_k|, from another formula than the code's.
+    # One number per sample: ||grad f|| E|f - f_k|, from another formula than the code's.
     task = Regression(1, centre=(5.0,), scale=(3.0,))
     model, x = network(1), inputs()
     members = tuple(network(1, seed) for seed in (1, 2, 3))
@@ -157,7 +157,7 @@ def test_the_committee_learns_on_bootstraps_of_the_labels():
         progress=lambda done, total: None,
     )
     fitted = ModelChange(members=3, epochs=300).fit(context)
-    answers = torch.stack([task.answers(m(x[40:])) for m in fitted.members]).detach()
+    answers = torch.stack([task.predictions(m(x[40:])) for m in fitted.members]).detach()
     assert (answers - data.y[40:]).square().mean().sqrt() < 8  # the deviation is 20
     assert answers.std(dim=0).min() > 0
     again = ModelChange(members=3, epochs=300)
@@ -171,7 +171,7 @@ def test_the_committee_learns_on_bootstraps_of_the_labels():
 def test_what_reads_a_posterior_is_refused_and_the_rest_is_not():
     model = models.build("mlp", num_classes=1, input_shape=(3,), hidden=8, dropout=0.2)
     served, refused = set(), {}
-    for name in STRATEGIES:
+    for name in REGISTRY:
         try:
             check_fit(build(name), model, Regression(1), inputs().float())
             served.add(name)

@@ -240,36 +240,44 @@ def _compare(
     with told(Resume):
         from upslope import report as reports
         from upslope.comparison import compare
-        from upslope.config import assemble, data_place, estimate, fitting, load, plan, to_plan
+        from upslope.config import (
+            assemble,
+            check_compatible,
+            data_place,
+            estimate,
+            load,
+            plan,
+            to_plan,
+        )
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
         with watching(1) as observer:
-            job, unseen = (
+            setup, unseen = (
                 to_plan(config, observer)
                 if dry_run
-                else (fitting(config, assemble(config, observer)), "")
+                else (check_compatible(config, assemble(config, observer)), "")
             )
         if not asks:
-            label.refuse_comparison(job)
-        planned = plan(config, job, label.begun(folder, config))
-        show_plan(config, job, planned, folder, unseen)
+            label.refuse_comparison(setup)
+        planned = plan(config, setup, label.begun(folder, config))
+        show_plan(config, setup, planned, folder, unseen)
         if dry_run:
-            show_estimate(config, estimate(config, job, planned))
+            show_estimate(config, estimate(config, setup, planned))
             return
-        if asks and label.waits_for_people(job, folder):
-            label.ask_people(config, job, folder, f"Upslope: {name}")
+        if asks and label.waits_for_people(setup, folder):
+            label.ask_people(config, setup, folder, f"Upslope: {name}")
             return
         with watching(planned.runs) as observer:
             result = compare(
                 folder,
-                strategies=job.strategies,
+                strategies=setup.strategies,
                 seeds=config.seeds,
-                splits=job.splits,
-                task=job.task,
-                model=job.model,
+                splits=setup.splits,
+                task=setup.task,
+                model=setup.model,
                 settings=config.experiment,
                 training=config.training,
                 full_data_seeds=config.seeds[: config.full_data],

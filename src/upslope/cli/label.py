@@ -15,7 +15,7 @@ from upslope.cli.console import out
 from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
-    from upslope.config import Config, Job
+    from upslope.config import Config, Setup
     from upslope.experiment import Sitting
     from upslope.experiment.sheet import Question
     from upslope.ledger import RunResult
@@ -25,26 +25,26 @@ WAITING = 7
 """Exit code of a run that waits for labels: no failure, and not the end either."""
 
 
-def waits_for_people(job: Job, folder: Path) -> bool:
+def waits_for_people(setup: Setup, folder: Path) -> bool:
     """Whether samples of the pool have no label, or such a run has begun in the folder."""
     from upslope.datasets import wants_people
     from upslope.ledger.store import FILE
 
-    return wants_people(job.splits.pool) or (folder / FILE).is_file()
+    return wants_people(setup.splits.pool) or (folder / FILE).is_file()
 
 
-def refuse_comparison(job: Job) -> None:
+def refuse_comparison(setup: Setup) -> None:
     """Raise ConfigError where a comparison would have to ask people for labels."""
     from upslope.datasets import wants_people
 
-    if wants_people(job.splits.pool):
+    if wants_people(setup.splits.pool):
         raise ConfigError(
             "Expected every sample of the pool to have a label, as a comparison asks nobody, but "
             "some have none. Label them, leave them out, or take `upslope run`, which asks people."
         )
 
 
-def ask_people(config: Config, job: Job, folder: Path, title: str) -> None:
+def ask_people(config: Config, setup: Setup, folder: Path, title: str) -> None:
     """Take answers in, go on, and ask for more; at the end of the run, report.
 
     Raises:
@@ -56,8 +56,8 @@ def ask_people(config: Config, job: Job, folder: Path, title: str) -> None:
     from upslope.display import watching
 
     with watching(1) as observer:
-        run, sitting = sit_once(config, job, folder, observer)
-    show_sitting(config, job, run, sitting)
+        run, sitting = sit_once(config, setup, folder, observer)
+    show_sitting(config, setup, run, sitting)
     if not run.tested:
         show_status(run)
         return
@@ -88,7 +88,7 @@ def begun(folder: Path, config: Config) -> RunResult | None:
 
 
 def sit_once(
-    config: Config, job: Job, folder: Path, observer: Observer
+    config: Config, setup: Setup, folder: Path, observer: Observer
 ) -> tuple[RunResult, Sitting]:
     """Open the run of one strategy and one seed, take answers in, go on and ask for more.
 
@@ -106,13 +106,13 @@ def sit_once(
             f"{', and full_data' if config.full_data else ''}. Give --strategy NAME and leave "
             "--seeds and --full-data out."
         )
-    ((_, strategy),) = job.strategies.items()
+    ((_, strategy),) = setup.strategies.items()
     path = run_folder(folder, config)
     with Experiment(
         path,
-        splits=job.splits,
-        task=job.task,
-        model=job.model,
+        splits=setup.splits,
+        task=setup.task,
+        model=setup.model,
         strategy=strategy,
         settings=replace(config.experiment, seed=config.seeds[0]),
         training=config.training,
@@ -123,11 +123,11 @@ def sit_once(
     ) as experiment:
         for change in experiment.changes:
             _say(f"changed: {change}")
-        sitting = sit(experiment, _question(config, job))
+        sitting = sit(experiment, _question(config, setup))
         return experiment.result(), sitting
 
 
-def show_sitting(config: Config, job: Job, run: RunResult, sitting: Sitting) -> None:
+def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting) -> None:
     """What was taken in and what is to do; exits with `WAITING` where people are asked."""
     from upslope.ledger.status import last_cycle, status, unfitted_words
 
@@ -148,7 +148,7 @@ def show_sitting(config: Config, job: Job, run: RunResult, sitting: Sitting) -> 
         if run.unfitted and run.unfitted[-1] is run.cycles[-1]:
             _say(f"not fitted, {unfitted_words([len(run.cycles)])}")
     _say(f"{len(sitting.waiting)} samples wait for a label: {sitting.sheet}")
-    _say(f"  {how_to_answer(config.task.name, job.splits.pool.classes)}")
+    _say(f"  {how_to_answer(config.task.name, setup.splits.pool.classes)}")
     _say("  Then run the same command again; a part of the answers will do:")
     _say(f"  {same_command()}")
     raise typer.Exit(WAITING)
@@ -183,13 +183,13 @@ def same_command() -> str:
     return shlex.join(["upslope", *sys.argv[1:]])
 
 
-def _question(config: Config, job: Job) -> Callable[[str, str], Question]:
+def _question(config: Config, setup: Setup) -> Callable[[str, str], Question]:
     """Makes the row of the sheet for an id and the reason for which it is asked."""
     from upslope.datasets import root_of, row_contents, sample_file
     from upslope.experiment.sheet import Question
 
     root = root_of(config.data.name, config.root)
-    pool = job.splits.pool
+    pool = setup.splits.pool
     contents: dict[str, dict[str, str]] = {}
     if root is not None and config.data.name in ("table", "text"):
         contents = row_contents(root, config.data.options)

@@ -35,7 +35,7 @@ def show_list(what: str) -> None:
     if what in TABLES:
         _show_table(what)
         return
-    from upslope.tables import did_you_mean
+    from upslope.registry import did_you_mean
 
     names: list[str] = []
     shown = 0
@@ -110,7 +110,7 @@ def _show_entry(entry: Entry, kind: str) -> None:
         _show_option(option)
 
 
-_KEYS = {"home": "best for", "reference": "source"}
+_KEYS = {"best_for": "best for", "reference": "source"}
 
 
 def _show_option(option: Entry) -> None:

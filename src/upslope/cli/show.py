@@ -12,24 +12,24 @@ from rich.text import Text
 from upslope.cli.console import out
 
 if TYPE_CHECKING:
-    from upslope.config import Config, Estimate, Job, Plan
+    from upslope.config import Config, Estimate, Plan, Setup
     from upslope.report import Files, Summary
 
 
-def show_plan(config: Config, job: Job, plan: Plan, folder: Path, unseen: str = "") -> None:
+def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: str = "") -> None:
     """What will happen, in a few lines; `unseen`: why the data was not opened."""
     from upslope.datasets import overview
 
     shape = "x".join(str(n) for n in plan.input_shape)
-    names = ", ".join(job.strategies)
+    names = ", ".join(setup.strategies)
     left_out: dict[str, list[str]] = {}
-    for label, why in job.left_out.items():
+    for label, why in setup.left_out.items():
         left_out.setdefault(why, []).append(label)
     seeds = ", ".join(str(seed) for seed in config.seeds)
     rows = [
         ("data", f"{config.data.name}: pool {plan.pool:,}, {_tested(plan.test)}, "
                  f"{plan.classes} classes, {shape}"),
-        *(() if unseen else overview(job.splits)),
+        *(() if unseen else overview(setup.splits)),
         ("model", f"{config.model.name}, {plan.parameters:,} parameters"),
         ("strategies", names),
         *(("without", f"{', '.join(labels)}: {why}") for why, labels in left_out.items()),

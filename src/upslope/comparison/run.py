@@ -25,7 +25,7 @@ from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.store import FILE
 from upslope.pool import Need, PoolView, Selection, Strategy
-from upslope.progress import Observer, Stop, stop_on_signals, within
+from upslope.progress import Observer, Stop, stop_on_signals, with_context
 from upslope.tasks.base import Task
 from upslope.training import TrainingSettings
 
@@ -35,7 +35,7 @@ _FIRST_MODELS = ".first-models"
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """runs: strategy -> one run a seed; full_data: one reference a seed."""
+    """runs: strategy -> one run per seed; full_data: one reference per seed."""
 
     path: Path
     runs: Mapping[str, tuple[RunResult, ...]]
@@ -48,7 +48,7 @@ class ComparisonResult:
 
 
 @dataclass(frozen=True)
-class Everything:
+class FullDataReference:
     """The reference's place in a strategy's column: it has all labels and chooses nothing."""
 
     name: ClassVar[str] = FULL_DATA
@@ -64,7 +64,7 @@ class Everything:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunMatrix:
     """What the runs of a comparison have in common; pickled to reach other processes."""
 
     out: Path
@@ -100,13 +100,13 @@ class Plan:
             splits=self.splits,
             task=self.task,
             model=self.model,
-            strategy=Everything() if name == FULL_DATA else self.strategies[name],
+            strategy=FullDataReference() if name == FULL_DATA else self.strategies[name],
             settings=settings,
             training=self.training,
             config=self.config,
             root=self.root,
             device=self.device,
-            observer=within(observer, run=label),
+            observer=with_context(observer, run=label),
             shared=None if name == FULL_DATA else self.out / _FIRST_MODELS / f"seed-{seed}",
             stop=stop,
         ) as experiment:
@@ -156,7 +156,7 @@ def compare(
         UpslopeError: a run failed; what was recorded stays.
     """
     check_splits(splits)
-    plan = Plan(
+    plan = RunMatrix(
         Path(out),
         dict(strategies),
         splits,
@@ -204,7 +204,7 @@ def read_comparison(out: Path | str) -> ComparisonResult:
     return ComparisonResult(out, by_seed, full_data)
 
 
-def _check_budget(plan: Plan, seeds: Sequence[int]) -> None:
+def _check_budget(plan: RunMatrix, seeds: Sequence[int]) -> None:
     """Raise ConfigError where another budget would begin at different cycles of the runs."""
     since: dict[str, int] = {}
     for name in plan.strategies:
@@ -235,7 +235,7 @@ def _since(run: RunResult | None, budget: int | float) -> int:
     return changed[-1] if changed else 0
 
 
-def _check(plan: Plan, seeds: Sequence[int], workers: int) -> None:
+def _check(plan: RunMatrix, seeds: Sequence[int], workers: int) -> None:
     problems = []
     if not plan.strategies:
         problems.append("Expected at least one strategy to compare but got none.")

@@ -22,7 +22,7 @@ _QUIET_SECONDS = 0.1  # between two reports of the same phase
 
 
 class Runs(Protocol):
-    """What a worker is given: `upslope.comparison.Plan`."""
+    """What a worker is given: `upslope.comparison.RunMatrix`."""
 
     def names(self, seed: int) -> list[str]:
         """The runs of one seed, in order."""

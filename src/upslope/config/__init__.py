@@ -1,9 +1,9 @@
 """Configuration: YAML and `--set a.b=c`, checked as a whole, and what it stands for.
 
     config = load("configs/digits.yaml", sets=["training.epochs=5"])
-    job = assemble(config)            # data set, task, model factory, strategies
-    job = fitting(config, job)        # told before any training: strategies that cannot work
-    costs = estimate(config, job, plan(config, job))      # a few steps measured: time, memory
+    setup = assemble(config)                  # data set, task, model factory, strategies
+    setup = check_compatible(config, setup)   # told before any training: what cannot work
+    costs = estimate(config, setup, plan(config, setup))  # from a few steps: time, memory
 
 Sections: `data`, `model`, `task` (a `name`, the rest are its options), `strategies` (names, or
 mappings with `name` and options), `seeds` (how many, or a list), `experiment`, `training`,
@@ -13,13 +13,13 @@ mappings with `name` and options), `seeds` (how many, or a list), `experiment`, 
 from __future__ import annotations
 
 from upslope.config.assemble import (
-    Job,
     Plan,
+    Setup,
     Trained,
     assemble,
+    assemble_from_published_sizes,
+    check_compatible,
     data_place,
-    fitting,
-    outlined,
     plan,
     scorers,
     to_plan,
@@ -34,17 +34,17 @@ __all__ = [
     "Choice",
     "Config",
     "Estimate",
-    "Job",
     "Plan",
+    "Setup",
     "Source",
     "Trained",
     "assemble",
+    "assemble_from_published_sizes",
+    "check_compatible",
     "data_place",
     "estimate",
     "find_source",
-    "fitting",
     "load",
-    "outlined",
     "parse",
     "plan",
     "scorers",

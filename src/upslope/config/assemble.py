@@ -27,14 +27,14 @@ from upslope.experiment.settings import amount, candidate_count
 from upslope.experiment.start import start_strategy
 from upslope.ledger import RunResult
 from upslope.pool import CostBudgeted, Strategy
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 from upslope.scoring import Scorer
 from upslope.strategies.base import TopStrategy
 from upslope.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Job:
+class Setup:
     """What `comparison.compare` and `Experiment` take."""
 
     splits: Splits
@@ -59,7 +59,7 @@ class Trained:
     classes: tuple[str, ...] = ()
 
 
-def trained(source: Source, progress: Observer = silent) -> Trained:
+def trained(source: Source, progress: Observer = no_progress) -> Trained:
     """Open what there is to score, and the network with the weights of the checkpoint.
 
     Classes and statistics are the run's where a run trained it. Else the number of classes is that
@@ -156,7 +156,7 @@ def scorers(names: str) -> dict[str, Scorer]:
     for name in (name.strip() for name in names.split(",")):
         strategy = strategies.build(name)
         if not isinstance(strategy, TopStrategy):
-            able = [n for n, kind in strategies.STRATEGIES.items() if issubclass(kind, TopStrategy)]
+            able = [n for n, kind in strategies.REGISTRY.items() if issubclass(kind, TopStrategy)]
             raise ConfigError(
                 f"Expected strategies that score each sample by itself, {', '.join(able)}, but "
                 f"got {name!r}, which chooses a batch as a whole."
@@ -167,9 +167,9 @@ def scorers(names: str) -> dict[str, Scorer]:
 
 def assemble(
     config: Config,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     reshape: Callable[[Splits], Splits] | None = None,
-) -> Job:
+) -> Setup:
     """Open the data set and build the rest around it, or around what `reshape` makes of it.
 
     Raises:
@@ -187,7 +187,7 @@ def data_place(config: Config) -> str | None:
     return None if root is None else str(Path(root).absolute())
 
 
-def outlined(config: Config) -> Job | None:
+def assemble_from_published_sizes(config: Config) -> Setup | None:
     """The same around the published sizes of a data set whose files are not there: for a plan.
 
     Its samples are random. None where the sizes are not known.
@@ -199,7 +199,7 @@ def outlined(config: Config) -> Job | None:
     return None if splits is None else _around(config, splits)
 
 
-def to_plan(config: Config, progress: Observer = silent) -> tuple[Job, str]:
+def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, str]:
     """(the job, why its data was not opened): what `plan` and `estimate` need, and no more.
 
     Where files are missing, and where they would have to be simulated first, the published sizes
@@ -207,23 +207,23 @@ def to_plan(config: Config, progress: Observer = silent) -> tuple[Job, str]:
     second is empty.
 
     Raises:
-        ConfigError, DataError, ModelError: as for `assemble` and `fitting`.
+        ConfigError, DataError, ModelError: as for `assemble` and `check_compatible`.
     """
     datasets.check_root(config.root)
     if config.data.name in datasets.SIMULATED:
-        outline = outlined(config)
+        outline = assemble_from_published_sizes(config)
         if outline is not None:
             return outline, "Its volumes are simulated when the run begins."
     try:
-        return fitting(config, assemble(config, progress)), ""
+        return check_compatible(config, assemble(config, progress)), ""
     except DataError as error:
-        outline = outlined(config)
+        outline = assemble_from_published_sizes(config)
         if outline is None:
             raise
         return outline, str(error)
 
 
-def _around(config: Config, splits: Splits) -> Job:
+def _around(config: Config, splits: Splits) -> Setup:
     pool = splits.pool
     mean, std = datasets.statistics(pool)
     task = tasks.build(
@@ -247,7 +247,7 @@ def _around(config: Config, splits: Splits) -> Job:
         choice.label: strategies.build(choice.name, **choice.options)
         for choice in config.strategies
     }
-    return Job(splits, task, model, chosen)
+    return Setup(splits, task, model, chosen)
 
 
 def _data_options(config: Config) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _data_options(config: Config) -> dict[str, Any]:
     return options
 
 
-def fitting(config: Config, job: Job) -> Job:
+def check_compatible(config: Config, setup: Setup) -> Setup:
     """The same job, once every strategy was tried on a sample with an untrained network.
 
     Of `strategies: all`, those that cannot be served are left out.
@@ -267,20 +267,20 @@ def fitting(config: Config, job: Job) -> Job:
             one with a cost budget beside other runs.
         DataError: no sample can be read.
     """
-    model, sample = job.model(), job.task.prepare(first_readable(job.splits.pool))
-    job.task.check(model, sample)
+    model, sample = setup.model(), setup.task.prepare(first_readable(setup.splits.pool))
+    setup.task.check(model, sample)
     reasons: dict[str, str] = {}
-    start = start_strategy(config.experiment.start, job.splits.pool.input_shape)
+    start = start_strategy(config.experiment.start, setup.splits.pool.input_shape)
     if start is not None:
-        check_fit(start, model, job.task, sample)
-    for label, strategy in job.strategies.items():
+        check_fit(start, model, setup.task, sample)
+    for label, strategy in setup.strategies.items():
         try:
-            check_fit(strategy, model, job.task, sample)
+            check_fit(strategy, model, setup.task, sample)
         except UpslopeError as error:
             reasons[label] = str(error)
     if reasons and not config.every:
         raise ConfigError("\n".join(f"strategies.{label}: {why}" for label, why in reasons.items()))
-    kept = {label: s for label, s in job.strategies.items() if label not in reasons}
+    kept = {label: s for label, s in setup.strategies.items() if label not in reasons}
     by_cost = [
         label
         for label, strategy in kept.items()
@@ -293,7 +293,7 @@ def fitting(config: Config, job: Job) -> Job:
             f"numbers, but got {len(kept)} strategies and {len(config.seeds)} seeds. Take "
             "`upslope run --seeds [0]`, one folder a run, or leave `cost_budget` out."
         )
-    return replace(job, strategies=kept, left_out=reasons)
+    return replace(setup, strategies=kept, left_out=reasons)
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ class Plan:
         return self.runs * sum(self.steps)
 
 
-def plan(config: Config, job: Job, begun: RunResult | None = None) -> Plan:
+def plan(config: Config, setup: Setup, begun: RunResult | None = None) -> Plan:
     """Sizes, budgets and steps; trains nothing.
 
     begun: a run that is gone on with, whose labels so far may be other than settings say now.
@@ -329,19 +329,19 @@ def plan(config: Config, job: Job, begun: RunResult | None = None) -> Plan:
     Raises:
         SelectionError: more labels asked for than the pool holds.
     """
-    settings, size = config.experiment, len(job.splits.pool)
+    settings, size = config.experiment, len(setup.splits.pool)
     budgets, candidates = _budgets(settings, size, begun)
-    model = without_weights(job.model)
+    model = without_weights(setup.model)
     return Plan(
         pool=size,
-        test=len(job.splits.test),
-        classes=len(job.splits.pool.classes),
-        input_shape=tuple(job.splits.pool.input_shape),
+        test=len(setup.splits.test),
+        classes=len(setup.splits.pool.classes),
+        input_shape=tuple(setup.splits.pool.input_shape),
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         budgets=budgets,
         candidates=candidates,
         steps=tuple(config.training.steps_for(labels) for labels in budgets),
-        runs=len(job.strategies) * len(config.seeds),
+        runs=len(setup.strategies) * len(config.seeds),
         full_data_runs=min(config.full_data, len(config.seeds)),
     )
 

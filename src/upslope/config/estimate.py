@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from upslope.batches import resolve_device
-from upslope.config.assemble import Job, Plan, without_weights
+from upslope.config.assemble import Plan, Setup, without_weights
 from upslope.config.schema import Config
 from upslope.datasets import wants_people
 from upslope.datasets.arrays import UNKNOWN
@@ -37,7 +37,7 @@ from upslope.progress import Interrupted, Progress, Stop
 from upslope.scoring import compute_signals
 from upslope.signals import build
 from upslope.tasks.base import Task
-from upslope.training import Accompanied, TrainingSettings, train
+from upslope.training import HasAuxiliaryModule, TrainingSettings, train
 
 SECONDS = 8.0
 """To spend on steps, and up to twice that on scores; what has begun is finished."""
@@ -115,7 +115,7 @@ class _Repeated:
                        targets_=targets)  # fmt: skip
 
 
-def estimate(config: Config, job: Job, planned: Plan) -> Estimate:
+def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
     """Measure, count, scale.
 
     Raises:
@@ -124,12 +124,12 @@ def estimate(config: Config, job: Job, planned: Plan) -> Estimate:
     """
     device, settings = resolve_device(config.device), config.training
     with torch.random.fork_rng(devices=[]):
-        samples = _samples(job.splits.pool, job.model, job.task)
-        whole = _work(job.model, job.task, samples)
+        samples = _samples(setup.splits.pool, setup.model, setup.task)
+        whole = _work(setup.model, setup.task, samples)
         size, part = _size(whole, samples, settings.batch_size, device)
-        model, task, small, corner = job.model, job.task, samples, whole
+        model, task, small, corner = setup.model, setup.task, samples, whole
         if part > 1:
-            model, task = _smaller(job.model, job.task, samples.corner(part), part)
+            model, task = _smaller(setup.model, setup.task, samples.corner(part), part)
             small = samples.corner(part)
             corner = _work(model, task, small)
         seconds, steps = _steps(model, task, small, settings, size, device)
@@ -137,7 +137,7 @@ def estimate(config: Config, job: Job, planned: Plan) -> Estimate:
         step = per_operation * settings.batch_size * whole.training
         allowed = OPERATIONS.get(device.type, 4e10) / (3 * corner.forward)  # forward and backward
         batch = max(1, min(config.experiment.score_batch, int(allowed)))
-        each, left_out = _scores(model, task, small, job.strategies, batch, device)
+        each, left_out = _scores(model, task, small, setup.strategies, batch, device)
     ratio = whole.forward / corner.forward
     training = step * sum(planned.steps)
     evaluation = per_operation * whole.forward * planned.test * len(planned.budgets)
@@ -153,7 +153,7 @@ def estimate(config: Config, job: Job, planned: Plan) -> Estimate:
         scoring=scoring,
         left_out=left_out,
         total=runs + planned.full_data_runs * everything,
-        weights=_weights(without_weights(job.model), settings),
+        weights=_weights(without_weights(setup.model), settings),
         activations=whole.kept * settings.batch_size,
         scoring_memory=min(scored, max(_SCORING, 3 * whole.scored))
         if device.type == "cpu"
@@ -193,7 +193,7 @@ def _zero_targets(model: Callable[[], nn.Module], task: Task, inputs: Tensor) ->
     """Zeros in the form of targets: class 0, an empty mask, 0.0. Steps take as long with them."""
     network = without_weights(model).eval()
     with torch.no_grad():
-        answers = task.answers(network(task.prepare(inputs).to("meta")))
+        answers = task.predictions(network(task.prepare(inputs).to("meta")))
     return torch.zeros(answers.shape, dtype=answers.dtype)
 
 
@@ -264,7 +264,7 @@ def _steps(
     size: int,
     device: torch.device,
 ) -> tuple[float, int]:
-    """(seconds a step, steps measured): the first one counts only where there is no other."""
+    """(seconds per step, steps measured): the first one counts only where there is no other."""
     times = [time.perf_counter()]
     stop, count = Stop(), size * (STEPS + 1)
 
@@ -313,7 +313,7 @@ def _scores(
     size: int,
     device: torch.device,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """(seconds a sample, by strategy; those not measured, and why)."""
+    """(seconds per sample, by strategy; those not measured, and why)."""
     found: dict[str, float] = {}
     left_out: dict[str, str] = {}
     known: dict[tuple[Any, ...], float] = {(): 0.0}
@@ -336,7 +336,7 @@ def _scores(
 
     for label, strategy in strategies.items():
         needs = tuple(replace(need, labelled=False) for need in strategy.needs)
-        if isinstance(strategy, Accompanied) or any(hasattr(build(n), "fit") for n in needs):
+        if isinstance(strategy, HasAuxiliaryModule) or any(hasattr(build(n), "fit") for n in needs):
             left_out[label] = "trains something of its own"
         elif needs not in known and time.perf_counter() - began > 2 * SECONDS:
             left_out[label] = "no time left to measure it"

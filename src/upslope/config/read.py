@@ -12,7 +12,7 @@ import yaml
 
 from upslope.config.schema import Config, parse
 from upslope.errors import ConfigError
-from upslope.tables import did_you_mean
+from upslope.registry import did_you_mean
 
 
 def load(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
-from upslope import datasets, models, strategies, tables, tasks
+from upslope import datasets, models, registry, strategies, tasks
 from upslope.errors import ConfigError
 from upslope.experiment import ExperimentSettings
 from upslope.training import RECIPES, TrainingSettings, with_recipe
@@ -72,14 +72,14 @@ def parse(document: Mapping[str, Any]) -> Config:
     """A configuration from plain data, such as YAML gives.
 
     Raises:
-        ConfigError: unknown keys, wrong types and values out of range: all of them, one a line,
+        ConfigError: unknown keys, wrong types and values out of range: all of them, one per line,
             each with its path.
     """
     faults: list[str] = []
     config = Config()
     for key in document:
         if key not in SECTIONS:
-            close = _section_of(str(key)) or tables.did_you_mean(str(key), SECTIONS) or "."
+            close = _section_of(str(key)) or registry.did_you_mean(str(key), SECTIONS) or "."
             faults.append(f"{key}: unknown key{close} Expected one of {', '.join(SECTIONS)}.")
     checks: dict[str, Callable[[Any, list[str]], dict[str, Any]]] = {
         "data": _data,
@@ -104,7 +104,7 @@ def parse(document: Mapping[str, Any]) -> Config:
 def _section_of(key: str) -> str:
     """A did-you-mean clause for a key that stands in a section, or nothing."""
     known = {
-        "data": {"root", "name"}.union(*(datasets.options(name) for name in datasets.TABLE)),
+        "data": {"root", "name"}.union(*(datasets.options(name) for name in datasets.REGISTRY)),
         "training": {"recipe", *(one.name for one in fields(TrainingSettings))},
         "experiment": {one.name for one in fields(ExperimentSettings)},
     }
@@ -158,7 +158,7 @@ def _choice(
 
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if isinstance(value, str):
-        value = list(strategies.STRATEGIES) if value == "all" else value.split(",")
+        value = list(strategies.REGISTRY) if value == "all" else value.split(",")
     if not isinstance(value, list | tuple) or not value:
         faults.append(f'strategies: expected a list of strategies, or "all", but got {value!r}')
         return ()
@@ -228,7 +228,7 @@ def _settings(kind: type[Settings], value: Any, faults: list[str]) -> Settings:
     good: dict[str, Any] = {}
     for key, given in value.items():  # one by one: a fault in one must not hide another's
         try:
-            good |= tables.check_options(kind.name, kind, {key: given}, ())
+            good |= registry.check_options(kind.name, kind, {key: given}, ())
         except ConfigError as error:
             faults.extend(_faults(kind.name, error))
     try:
@@ -251,7 +251,7 @@ _SUBJECT = re.compile(r"^(model|task|data set) '[^']*': ")
 def _faults(path: str, error: ConfigError, also: tuple[str, ...] = ()) -> list[str]:
     """The messages of an error, each led by the path of the value it is about. also: keys of the
     section that are no options."""
-    if isinstance(error, tables.OptionsError):
+    if isinstance(error, registry.OptionsError):
         return [
             _at(path, problem) if isinstance(problem, str) else problem.at(path, also)
             for problem in error.problems

@@ -280,8 +280,8 @@ def _from_csv(path: Path, decode: Callable[[bytes, Path], str]) -> Block:
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(columns):
             raise DataError(
-                f"Expected {len(columns)} values, one a column, but got {len(line)}, row {number} "
-                f"of {path}."
+                f"Expected {len(columns)} values, one per column, but got {len(line)}, row "
+                f"{number} of {path}."
             )
     rows = tuple(tuple(value.strip() for value in line) for line in lines[1:])
     return Block("particles", tuple(columns), rows)

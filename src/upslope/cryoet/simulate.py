@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from upslope.cryoet.density import Template, place
 from upslope.cryoet.imaging import Imaging, Volume, image
-from upslope.progress import Observer, Progress, silent
+from upslope.progress import Observer, Progress, no_progress
 from upslope.seeds import derive
 
 _CHUNK = 64
@@ -55,7 +55,7 @@ class Simulation:
         keep: Callable[[int, Volume], None],
         *,
         threads: int | None = None,
-        progress: Observer = silent,
+        progress: Observer = no_progress,
     ) -> None:
         """Call `keep(i, volume)` once for each sample, from several threads, in any order.
 

@@ -1,4 +1,4 @@
-"""Data sets: one file a format, one line a name in `TABLE`.
+"""Data sets: one file per format, one line per name in `REGISTRY`.
 
     splits = load("digits")
     splits = load("cifar10", "path/to/folder", limit=5000, validation=0.1)
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upslope import tables
+from upslope import registry
 from upslope.datasets import (
     built_in,
     caltech,
@@ -40,17 +40,17 @@ from upslope.datasets import (
 )
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.checks import check_name, check_root, check_splits
+from upslope.datasets.common_options import COMMON, apply_common_options, limited
 from upslope.datasets.overview import class_counts, overview
 from upslope.datasets.published import outline
-from upslope.datasets.shape import COMMON, limited, shape
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
 from upslope.datasets.unlabelled import row_contents, sample_file, wants_people
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 __all__ = [
+    "REGISTRY",
     "SIMULATED",
-    "TABLE",
     "Dataset",
     "Splits",
     "Subset",
@@ -70,7 +70,7 @@ __all__ = [
     "wants_people",
 ]
 
-TABLE: Mapping[str, Callable[..., Splits]] = {
+REGISTRY: Mapping[str, Callable[..., Splits]] = {
     "digits": digits.load,
     "breast-cancer": built_in.breast_cancer,
     "diabetes": built_in.diabetes,
@@ -107,13 +107,13 @@ _GIVEN = ("root", "progress", "splits", "name")
 
 
 def load(
-    name: str, root: str | Path | None = None, *, progress: Observer = silent, **options: Any
+    name: str, root: str | Path | None = None, *, progress: Observer = no_progress, **options: Any
 ) -> Splits:
     """Open a data set.
 
-    name: a key of `TABLE`, or hf:owner/dataset. root: its file or folder, or the folder above one
-    of that name; the environment's `UPSLOPE_DATA` where not given. options: those that `describe`
-    lists, the ones every data set has (`limit`, `test_limit`, `validation`) among them.
+    name: a key of `REGISTRY`, or hf:owner/dataset. root: its file or folder, or the folder above
+    one of that name; the environment's `UPSLOPE_DATA` where not given. options: those that
+    `describe` lists, the ones every data set has (`limit`, `test_limit`, `validation`) among them.
 
     Raises:
         ConfigError: an unknown name or option, a value out of range, or a data set in its place.
@@ -124,8 +124,8 @@ def load(
     checked = check_options(name, options)
     common = {key: checked.pop(key) for key in COMMON if key in checked}
     key, _ = _entry(name)
-    splits = TABLE[key](root_of(key, root), progress=progress, **checked)
-    return shape(splits, name, **common)
+    splits = REGISTRY[key](root_of(key, root), progress=progress, **checked)
+    return apply_common_options(splits, name, **common)
 
 
 def load_outline(name: str, **options: Any) -> Splits | None:
@@ -139,11 +139,11 @@ def load_outline(name: str, **options: Any) -> Splits | None:
     checked = check_options(name, options)
     common = {key: checked.pop(key) for key in COMMON if key in checked}
     splits = outline(name, checked)
-    return None if splits is None else shape(splits, name, **common)
+    return None if splits is None else apply_common_options(splits, name, **common)
 
 
 def load_to_score(
-    name: str, root: str | Path | None = None, *, progress: Observer = silent, **options: Any
+    name: str, root: str | Path | None = None, *, progress: Observer = no_progress, **options: Any
 ) -> Dataset:
     """The pool that scoring reads: of a `folder`, every image, labelled or not; else as `load`.
 
@@ -172,13 +172,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: an unknown data set; every unknown or wrong option, in one message.
     """
     key, implied = _entry(name)
-    loader = tables.lookup("data set", TABLE, key)
+    loader = registry.lookup("data set", REGISTRY, key)
     given = {**options, **implied}
-    return tables.check_options(f"data set {name!r}", loader, given, _GIVEN, shape)
+    return registry.check_options(f"data set {name!r}", loader, given, _GIVEN, apply_common_options)
 
 
 def _entry(name: str) -> tuple[str, dict[str, Any]]:
-    """(key of `TABLE`, options that the name itself gives): "hf:owner/dataset" is "hf"."""
+    """(key of `REGISTRY`, options that the name itself gives): "hf:owner/dataset" is "hf"."""
     key, colon, path = name.partition(":")
     return (key, {"path": path}) if colon and key == "hf" and path else (name, {})
 
@@ -189,15 +189,15 @@ def options(name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown data set.
     """
-    loader = tables.lookup("data set", TABLE, _entry(name)[0])
-    both = (tables.describe(name, one, _GIVEN) for one in (loader, shape))
+    loader = registry.lookup("data set", REGISTRY, _entry(name)[0])
+    both = (registry.describe(name, one, _GIVEN) for one in (loader, apply_common_options))
     return tuple(option.name for line in both for option in line.options)
 
 
-def describe() -> list[tables.Description]:
+def describe() -> list[registry.Description]:
     """Every data set: its name, one line about it, and its options with defaults and help."""
-    common = tables.describe("", shape, _GIVEN).options
-    lines = [tables.describe(name, loader, _GIVEN) for name, loader in TABLE.items()]
+    common = registry.describe("", apply_common_options, _GIVEN).options
+    lines = [registry.describe(name, loader, _GIVEN) for name, loader in REGISTRY.items()]
     return [replace(line, options=line.options + common) for line in lines]
 
 

@@ -55,7 +55,7 @@ class ArrayDataset:
         return known_targets(self.labels, self.ids, indices)
 
 
-def checked(
+def build_dataset(
     name: str,
     images: Array,
     labels: Array,
@@ -120,7 +120,7 @@ def check_labels(
     """(n,) int64 in 0..len(classes)-1 or `UNKNOWN`; DataError otherwise."""
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise DataError(
-            f"Expected one integer label a sample in {source} but got an array of type "
+            f"Expected one integer label per sample in {source} but got an array of type "
             f"{labels.dtype} and shape {labels.shape}."
         )
     result = labels.astype(np.int64)

@@ -19,7 +19,7 @@ class Dataset(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """One stable id a sample."""
+        """One stable id per sample."""
         ...
 
     @property

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from upslope.datasets.answers import AnsweredRows, Answers
 from upslope.datasets.arrays import ArrayDataset, numbered
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.subset import Subset, draw
-from upslope.progress import Observer, silent
+from upslope.datasets.targets import RowsWithTargets, TargetColumns
+from upslope.progress import Observer, no_progress
 
 SHARE = 0.25
 """Of the rows, to test on."""
 
 
-def breast_cancer(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def breast_cancer(root: Path | None = None, *, progress: Observer = no_progress) -> Splits:
     """Tumours, benign or malignant, by 30 measurements: 427 in the pool, 142 to test; built in."""
     del root, progress  # nothing is read from disk
     from sklearn.datasets import load_breast_cancer  # import takes a second
@@ -35,17 +35,21 @@ def breast_cancer(root: Path | None = None, *, progress: Observer = silent) -> S
     return _splits(ArrayDataset("breast-cancer", ids, names, inputs, labels), pool, test)
 
 
-def diabetes(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def diabetes(root: Path | None = None, *, progress: Observer = no_progress) -> Splits:
     """Progression of diabetes, a number, by 10 measurements: 332 in the pool, 110 to test."""
     del root, progress
     from sklearn.datasets import load_diabetes
 
     bunch = load_diabetes(scaled=False)
-    answers = Answers(("progression",), ("progression",), bunch.target.astype(np.float32)[:, None])
+    target_columns = TargetColumns(
+        ("progression",), ("progression",), bunch.target.astype(np.float32)[:, None]
+    )
     ids = numbered("patient", len(bunch.target))
-    test, pool = draw(ids, answers.strata, round(SHARE * len(ids)), "test")
+    test, pool = draw(ids, target_columns.strata, round(SHARE * len(ids)), "test")
     inputs = _standardised(bunch.data, pool)
-    return _splits(AnsweredRows("diabetes", ids, answers.names, inputs, answers), pool, test)
+    return _splits(
+        RowsWithTargets("diabetes", ids, target_columns.names, inputs, target_columns), pool, test
+    )
 
 
 def _standardised(values: Any, pool: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Caltech-101: a folder of images a class, 101_ObjectCategories, as published.
+"""Caltech-101: a folder of images per class, 101_ObjectCategories, as published.
 
 L. Fei-Fei, R. Fergus and P. Perona, Learning Generative Visual Models from Few Training Examples,
 2004. The publisher states no split, nor does the paper. Here it is: of each class, the fifth of
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Decoders, Memory, OnError, SizeOption
-from upslope.datasets.files import needed_root
 from upslope.datasets.folder import open_entries
 from upslope.datasets.layout import by_class
+from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 WHERE = "https://data.caltech.edu/records/mzrjq-6wc02"
 FOLDER, CLUTTER, CLASSES = "101_ObjectCategories", "BACKGROUND_Google", 101
@@ -26,7 +26,7 @@ TEST_SHARE = 0.2
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     size: SizeOption = 224,
     on_error: OnError = "raise",
     memory: Memory = 4.0,

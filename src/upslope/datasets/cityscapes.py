@@ -12,12 +12,12 @@ from typing import Annotated
 from pydantic import Field
 
 from upslope.datasets.base import Splits
-from upslope.datasets.codes import IGNORE, Codes
 from upslope.datasets.encoded import Memory, OnError
-from upslope.datasets.files import needed_root
+from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs, paired
+from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 WHERE = "https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip)"
 CLASSES = {
@@ -35,7 +35,7 @@ MEAN, STD = (0.2901, 0.3281, 0.2870), (0.1830, 0.1866, 0.1845)  # published with
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     width: Annotated[
         int | None, Field(ge=64, le=2048, description="bring 2048x1024 to width x width/2")
     ] = None,
@@ -69,7 +69,7 @@ def load(
     return open_pairs(
         "cityscapes",
         parts,
-        Codes.of(tuple(CLASSES), "index", values),
+        MaskClasses.of(tuple(CLASSES), "index", values),
         size=(width // 2, width) if width else None,
         on_error=on_error,
         memory=memory,

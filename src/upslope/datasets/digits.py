@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from upslope.datasets.arrays import checked, numbered
+from upslope.datasets.arrays import build_dataset, numbered
 from upslope.datasets.base import Splits
 from upslope.datasets.subset import Subset, draw
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 TEST = 397
 """Test samples, stratified by class; 1,400 are left for the pool."""
@@ -21,14 +21,14 @@ TEST = 397
 MEAN, STD = (0.3053,), (0.3760,)
 
 
-def load(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def load(root: Path | None = None, *, progress: Observer = no_progress) -> Splits:
     """Handwritten digits of scikit-learn: 1,400 in the pool, 397 to test on, 8x8 grey, built in."""
     del root, progress  # nothing is read from disk
     from sklearn.datasets import load_digits  # import takes a second
 
     bunch = load_digits()
     scaled = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
-    everything = checked(
+    everything = build_dataset(
         "digits",
         scaled[:, None],  # (n, 1, 8, 8)
         bunch.target,

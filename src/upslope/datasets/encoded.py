@@ -20,8 +20,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from upslope.datasets.arrays import ArrayDataset, Labels, checked, known_targets
-from upslope.datasets.files import cache_folder
+from upslope.datasets.arrays import ArrayDataset, Labels, build_dataset, known_targets
+from upslope.datasets.paths import cache_folder
 from upslope.decoders import Encoded, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import write_atomically
@@ -171,7 +171,7 @@ def materialise(
         kept_in = cache_folder() / f"decoded-{key}.npy"
         known = _cached(kept_in, (len(dataset), *dataset.input_shape))
         if known is not None:
-            return checked(
+            return build_dataset(
                 dataset.name, known, dataset.labels, dataset.classes,
                 source=dataset.name, ids=dataset.ids,
             )  # fmt: skip
@@ -206,7 +206,9 @@ def materialise(
     ids = tuple(dataset.ids[i] for i in kept)
     labels = dataset.labels[kept]
     if fits:
-        return checked(dataset.name, out, labels, dataset.classes, source=dataset.name, ids=ids)
+        return build_dataset(
+            dataset.name, out, labels, dataset.classes, source=dataset.name, ids=ids
+        )
     return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, kept))
 
 

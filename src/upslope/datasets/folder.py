@@ -34,7 +34,6 @@ from upslope.datasets.encoded import (
     SizeOption,
     materialise,
 )
-from upslope.datasets.files import needed_root
 from upslope.datasets.image_duplicates import Duplicates, DuplicatesOption, copy_notes
 from upslope.datasets.image_form import White, form_of
 from upslope.datasets.image_splits import class_notes, divide
@@ -51,10 +50,11 @@ from upslope.datasets.layout import (
 )
 from upslope.datasets.manifest import read_manifest
 from upslope.datasets.missing import MissingLabels
+from upslope.datasets.paths import needed_root
 from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 # Lists, as a run records its options in JSON and compares them when it goes on.
 Statistic = Annotated[
@@ -66,7 +66,7 @@ Statistic = Annotated[
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     classes: ClassNames = None,
     manifest: Annotated[
         str | None, Field(description="CSV file in the folder: path, label and perhaps split")
@@ -125,7 +125,7 @@ def load(
 def to_score(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     manifest: str | None = None,
     mode: Mode | None = "RGB",
     size: int | None = None,
@@ -264,7 +264,7 @@ def normalised(
     """`dataset` with the statistics that were given, if any.
 
     Raises:
-        ConfigError: not one number a channel of both, or numbers that are not of images in 0..1.
+        ConfigError: not one number per channel of both, or numbers that are not of images in 0..1.
     """
     if mean is None and std is None:
         return dataset

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import Labels, check_labels, checked, numbered
+from upslope.datasets.arrays import Labels, build_dataset, check_labels, numbered
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
@@ -28,12 +28,12 @@ from upslope.datasets.encoded import (
     SizeOption,
     materialise,
 )
-from upslope.datasets.files import needed_root
 from upslope.datasets.image_form import White, form_of
 from upslope.datasets.missing import MissingLabels
+from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,7 @@ _ROWS = 4096  # read at once
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     path: Annotated[
         str | None, Field(description="owner/dataset on the Hub; hf:owner/dataset is short for it")
     ] = None,
@@ -258,6 +258,6 @@ def _of_arrays(rows: Any, name: str, image: str, labels: Labels, names: tuple[st
         images = images[:, None]
     elif images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return checked(
+    return build_dataset(
         name, images, labels, names, source=name, ids=numbered(name.rpartition("/")[2], len(images))
     )

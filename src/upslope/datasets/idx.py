@@ -17,11 +17,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import Array, ArrayDataset, checked
+from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
-from upslope.datasets.files import check_md5, needed_root
+from upslope.datasets.paths import check_md5, needed_root
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -58,14 +58,14 @@ CLOTHES = (
 )
 
 
-def mnist(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def mnist(root: Path | None = None, *, progress: Observer = no_progress) -> Splits:
     """MNIST: handwritten digits, 60,000 and 10,000 of 28x28, grey; the four published IDX files."""
     where = "https://ossci-datasets.s3.amazonaws.com/mnist/"
     del progress  # decompression takes a second
     return _read(root, "mnist", where, DIGITS, (0.1307,), (0.3081,), MNIST_MD5)
 
 
-def fashion_mnist(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def fashion_mnist(root: Path | None = None, *, progress: Observer = no_progress) -> Splits:
     """Fashion-MNIST: clothes, 60,000 and 10,000 of 28x28, grey; the four published IDX files."""
     where = "https://github.com/zalandoresearch/fashion-mnist (folder data/fashion)"
     del progress
@@ -75,7 +75,7 @@ def fashion_mnist(root: Path | None = None, *, progress: Observer = silent) -> S
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     classes: Annotated[
         list[str] | None, Field(min_length=2, description="names; the labels found, if not given")
     ] = None,
@@ -131,7 +131,7 @@ def _split(
                 f"Expected {what} of {dimensions} dimension(s) in {paths[key]} but got shape "
                 f"{arrays[key].shape}. Files may have been renamed."
             )
-    return checked(
+    return build_dataset(
         f"{name}/{split}",
         arrays[image_key][:, None],  # (n, 1, h, w)
         arrays[label_key],

@@ -26,7 +26,7 @@ from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
 from upslope.datasets.readable import readable
 from upslope.datasets.subset import labels_of
-from upslope.progress import Observer, Progress, silent
+from upslope.progress import Observer, Progress, no_progress
 
 Duplicates = Literal["auto", "near", "exact", "off"]
 DuplicatesOption = Annotated[
@@ -67,7 +67,7 @@ def copy_notes(
     parts: Mapping[str, Dataset],
     files: Mapping[str, Sequence[Path]],
     looking: Duplicates,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
 ) -> tuple[str, ...]:
     """Return sentences on images that are there more than once, with counts and examples.
 

@@ -53,7 +53,7 @@ def survey_notes(files: Sequence[Path], form: Form, on_error: str) -> tuple[str,
 def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
     """Return a sentence where masks of several kinds are read by one table.
 
-    kind: "index" or "colour", as of `codes.Codes`. Files that cannot be read are left to the
+    kind: "index" or "colour", as of `MaskClasses`. Files that cannot be read are left to the
     decoding.
     """
     kinds: Counter[str] = Counter()

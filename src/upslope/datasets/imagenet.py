@@ -18,11 +18,11 @@ from pathlib import Path
 
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Decoders, Memory, OnError, SizeOption
-from upslope.datasets.files import needed_root
 from upslope.datasets.folder import open_entries
 from upslope.datasets.layout import Entry
+from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 WHERE = (
     "https://image-net.org/challenges/LSVRC/2012 (ILSVRC2012_img_train.tar, "
@@ -38,7 +38,7 @@ _FLAT = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     size: SizeOption = 224,
     on_error: OnError = "raise",
     memory: Memory = 4.0,

@@ -49,7 +49,7 @@ def read_manifest(
         if None in row or None in row.values():
             values = [v for v in row.values() if isinstance(v, str)] + list(row.get(None) or [])
             raise DataError(
-                f"Expected {len(columns)} values, one a column, but got {len(values)}, {where}. "
+                f"Expected {len(columns)} values, one per column, but got {len(values)}, {where}. "
                 "Put values with commas in quotes."
             )
         id_, label = row["path"].replace("\\", "/"), row["label"].strip()

@@ -1,4 +1,4 @@
-"""A folder of images and masks of the user's own, with a class table (see `codes.read_codes`).
+"""A folder of images and masks of the user's own, with a class table (`mask_classes`).
 
 root/classes.csv
 root/images/train/...  root/masks/train/...   and test/, perhaps val/: splits as stated
@@ -21,23 +21,23 @@ from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
-from upslope.datasets.codes import read_codes
 from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.encoded import (
     Memory,
     OnError,
     SizeOption,
 )
-from upslope.datasets.files import needed_root
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.image_duplicates import DuplicatesOption
 from upslope.datasets.image_form import White
 from upslope.datasets.layout import UNLABELLED, LeftOut
+from upslope.datasets.mask_classes import read_mask_classes
 from upslope.datasets.masks import Pair, by_name, open_pairs, paired
+from upslope.datasets.paths import needed_root
 from upslope.datasets.subset import draw
 from upslope.errors import DataError
 from upslope.images import Mode
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 WHERE = "your own images"
 
@@ -45,7 +45,7 @@ WHERE = "your own images"
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     table: Annotated[
         str, Field(description="CSV in the folder: name,id or name,red,green,blue")
     ] = "classes.csv",
@@ -67,7 +67,7 @@ def load(
             test on; what `MaskDataset` raises, where all pairs are held.
     """
     folder = needed_root(root, "mask-folder", WHERE)
-    codes = read_codes(folder / table, encoding)
+    codes = read_mask_classes(folder / table, encoding)
     left_out = LeftOut()
     images = by_name(folder / "images", WHERE, left_out)
     asked = {key: path for key, path in images.items() if _top(key).lower() in UNLABELLED}

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.base import Splits
-from upslope.datasets.codes import IGNORE, Codes, Mask
 from upslope.datasets.encoded import Files, each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
 from upslope.datasets.layout import LeftOut, images_in
+from upslope.datasets.mask_classes import IGNORE, Mask, MaskClasses
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import DataError
 from upslope.images import Form, Mode, Pixels, decode
@@ -47,7 +47,7 @@ class MaskDataset:
 
     name: str
     pairs: Sequence[Pair]
-    codes: Codes
+    codes: MaskClasses
     form: Form
     input_shape: tuple[int, ...]
     mean: tuple[float, ...] = ()
@@ -111,7 +111,7 @@ class HeldMasks:
 
     name: str
     pairs: Sequence[Pair]
-    codes: Codes
+    codes: MaskClasses
     images: Pixels
     masks: Mask
     mean: tuple[float, ...] = ()
@@ -153,7 +153,7 @@ class HeldMasks:
 def open_pairs(
     name: str,
     parts: Mapping[str, Sequence[Pair]],
-    codes: Codes,
+    codes: MaskClasses,
     *,
     may_lack_test: bool = False,
     mode: Mode = "RGB",

@@ -27,12 +27,12 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, checked
+from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
 from upslope.datasets.decoding import decode_text
-from upslope.datasets.files import needed_root
+from upslope.datasets.paths import needed_root
 from upslope.errors import ConfigError, DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 Layout = Literal["auto", "channels-first", "channels-last"]
 
@@ -43,7 +43,7 @@ _THREE = ("images", "labels", "split")
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     layout: Annotated[
         Layout, Field(description="where images and volumes have their channels")
     ] = "auto",
@@ -74,7 +74,7 @@ def load(
     def build(name: str) -> ArrayDataset:
         images, _, ids = parts[name]
         images = _channels_first(images, layout, path)
-        return checked(f"npz/{name}", images, labels[name], classes, source=path, ids=ids)
+        return build_dataset(f"npz/{name}", images, labels[name], classes, source=path, ids=ids)
 
     pool, test = build("train"), build("test")
     if pool.input_shape != test.input_shape or pool.images.dtype != test.images.dtype:
@@ -190,7 +190,7 @@ def _labels(labels: Array, path: Path) -> Array:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise DataError(
-            f"Expected one integer label a sample in {path} but got an array of type "
+            f"Expected one integer label per sample in {path} but got an array of type "
             f"{labels.dtype} and shape {labels.shape}. One-hot rows become labels by argmax(1)."
         )
     return labels

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from upslope.datasets.answers import AnsweredRows
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.encoded import EncodedDataset
 from upslope.datasets.published import Outline
 from upslope.datasets.subset import Subset, labels_of
 from upslope.datasets.subtomograms import SubtomogramDataset
+from upslope.datasets.targets import RowsWithTargets
 from upslope.datasets.volumes import VolumeDataset
 
 SHOWN = 20
@@ -43,8 +43,8 @@ def class_counts(dataset: Dataset) -> Mapping[str, int] | None:
     numbers.
     """
     base, positions = _base(dataset)
-    if isinstance(base, AnsweredRows):
-        values = base.answers.values[positions]
+    if isinstance(base, RowsWithTargets):
+        values = base.target_columns.values[positions]
         if values.dtype.kind == "f":
             return None
         return dict(zip(base.classes, (values == 1).sum(axis=0).tolist(), strict=True))

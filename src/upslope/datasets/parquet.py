@@ -26,12 +26,12 @@ from upslope.datasets.encoded import (
     SizeOption,
     materialise,
 )
-from upslope.datasets.files import needed_root
 from upslope.datasets.image_form import White, form_of
 from upslope.datasets.missing import MissingLabels
+from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.errors import ConfigError, DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ IMAGES, LABELS = ("image", "img"), ("label", "fine_label", "labels")
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     image: Annotated[
         str | None, Field(description="column of images; `image` or `img`, if not given")
     ] = None,
@@ -89,7 +89,7 @@ def load(
     return Splits(pool, test, notes=(*notes, *array_duplicate_notes(pool, test)))
 
 
-def tiny_imagenet_32(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def tiny_imagenet_32(root: Path | None = None, *, progress: Observer = no_progress) -> Splits:
     """Tiny ImageNet reduced to 32x32: 100,000 and 10,000 of 200 classes; Parquet."""
     needed_root(root, "tiny-imagenet-32", "the page of the data set on Hugging Face")
     return load(root, progress=progress, mode="RGB", size=32)

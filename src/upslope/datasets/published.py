@@ -23,7 +23,7 @@ from upslope.datasets.base import Splits
 class Published:
     """Counts of samples and classes, and the shape of an input as its reader gives it.
 
-    masks: whether targets are of an input's height and width, not one label a sample.
+    masks: whether targets are of an input's height and width, not one label per sample.
     floats: whether inputs are floats, not images of 0..255.
     """
 
@@ -85,12 +85,12 @@ class Outline:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """One number a channel, of images."""
+        """One number per channel, of images."""
         return () if self.floats else (0.5,) * self.input_shape[0]
 
     @property
     def std(self) -> tuple[float, ...]:
-        """One number a channel, of images."""
+        """One number per channel, of images."""
         return () if self.floats else (0.25,) * self.input_shape[0]
 
     def __len__(self) -> int:

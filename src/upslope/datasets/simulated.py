@@ -17,10 +17,10 @@ from upslope.cryoet.imaging import Imaging
 from upslope.cryoet.structures import ATOMS, MAPS, Structure, read_library, read_structure
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory
-from upslope.datasets.files import needed_root
+from upslope.datasets.paths import needed_root
 from upslope.datasets.volumes import simulated
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 WHERE = "PDB, mmCIF or MRC files, or structures.npz and maps.npz"
 LEFT_OUT = ("1s3x", "3gl1", "3qm1", "4gxy", "3hfm", "1f2n")
@@ -36,13 +36,15 @@ Seed = Annotated[int, Field(ge=0, description="of the simulation; not that of th
 Cache = Annotated[
     str | None, Field(description="folder to keep volumes in; ~/.cache/upslope if not given")
 ]
-Threads = Annotated[int | None, Field(ge=1, description="to simulate in; one a core if not given")]
+Threads = Annotated[
+    int | None, Field(ge=1, description="to simulate in; one per core if not given")
+]
 
 
 def clean_50(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     train: Train = 24_000,
     test: Test = 1_000,
     seed: Seed = 0,
@@ -57,7 +59,7 @@ def clean_50(
 def noisy_50(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     train: Train = 24_000,
     test: Test = 1_000,
     seed: Seed = 0,
@@ -73,7 +75,7 @@ def noisy_50(
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     classes: Annotated[
         str | None, Field(description="ids with commas between; all of the folder if not given")
     ] = None,

@@ -50,7 +50,7 @@ def origin(dataset: Dataset, index: int) -> tuple[Dataset, int]:
 
 
 def labels_of(dataset: Dataset) -> Labels:
-    """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label a sample."""
+    """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label per sample."""
     labels = getattr(dataset, "labels", None)
     return np.full(len(dataset), UNKNOWN, dtype=np.int64) if labels is None else labels
 

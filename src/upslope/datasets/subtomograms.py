@@ -24,12 +24,12 @@ from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
 from upslope.datasets.base import Splits
 from upslope.datasets.decoding import EncodingOption, decode_text
 from upslope.datasets.encoded import OnError
-from upslope.datasets.files import needed_root
 from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
+from upslope.datasets.paths import needed_root
 from upslope.datasets.subset import Subset, draw
 from upslope.datasets.volume_notes import volume_notes
 from upslope.errors import DataError
-from upslope.progress import Observer, Progress, silent
+from upslope.progress import Observer, Progress, no_progress
 
 WHERE = "your own tomograms: a .star or .csv file, or the folder that holds one"
 _OPEN = 4  # files mapped into memory, of which only what is looked at is read
@@ -97,7 +97,7 @@ class SubtomogramDataset:
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     label: Annotated[
         str | None,
         Field(description="column of the classes; label or rlnClassNumber, if not given"),

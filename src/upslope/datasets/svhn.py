@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from upslope.datasets.arrays import ArrayDataset, checked
+from upslope.datasets.arrays import ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
-from upslope.datasets.files import check_md5, needed_root
+from upslope.datasets.paths import check_md5, needed_root
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 WHERE = "http://ufldl.stanford.edu/housenumbers/"
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
@@ -26,7 +26,7 @@ PUBLISHED = {
 MEAN, STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 
 
-def load(root: Path | None = None, *, progress: Observer = silent) -> Splits:
+def load(root: Path | None = None, *, progress: Observer = no_progress) -> Splits:
     """SVHN: house numbers, 73,257 and 26,032 of 32x32, ten digits; the two published .mat files."""
     del progress
     folder = needed_root(root, "svhn", WHERE)
@@ -60,7 +60,7 @@ def _split(folder: Path, split: str) -> ArrayDataset:
     if images.shape[3] == count:  # a part of it that somebody cut out has no checksum
         check_md5(path, md5, WHERE)
     digits = np.where(labels.ravel() == 10, 0, labels.ravel())
-    return checked(
+    return build_dataset(
         f"svhn/{split}",
         np.ascontiguousarray(images.transpose(3, 2, 0, 1)),  # (n, 3, 32, 32)
         digits,

@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from upslope.datasets.answers import Answers, Kind, Target, read_answers, split
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
 from upslope.datasets.cells import Categories, Decimal, Numbers, looks_like_ids, read_input
 from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.delimited import Delimiter
-from upslope.datasets.files import needed_root
 from upslope.datasets.missing import MissingLabels, is_missing
+from upslope.datasets.paths import needed_root
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.targets import Kind, Target, TargetColumns, read_targets, split
 from upslope.datasets.unlabelled import ClassNames
 from upslope.errors import ConfigError, DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 MOST = 1000
 """Categories of a column at most: more are ids or free text."""
@@ -44,7 +44,7 @@ Missing = Literal["error", "fill"]
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     target: Target = None,
     classes: ClassNames = None,
     kind: Kind = "class",
@@ -68,12 +68,12 @@ def load(
     del progress
     path = needed_root(root, "table", "your own files")
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter, decimal=decimal)
-    answers = read_answers(rows, target, kind, missing_labels, classes)
-    pool, _ = rows.divided(answers.strata, test_share)
-    names = _inputs(rows, answers, columns)
+    target_columns = read_targets(rows, target, kind, missing_labels, classes)
+    pool, _ = rows.divided(target_columns.strata, test_share)
+    names = _inputs(rows, target_columns, columns)
     values, notes = features(rows, names, _names(categorical), pool, missing)
-    notes = (*notes, *_copies_of_target(rows, names, answers))
-    return split(rows, rows.path.stem, values, answers, test_share, notes)
+    notes = (*notes, *_copies_of_target(rows, names, target_columns))
+    return split(rows, rows.path.stem, values, target_columns, test_share, notes)
 
 
 def features(
@@ -244,10 +244,10 @@ def _counts_rows(values: NDArray[np.float64]) -> bool:
     return _distinct(values) and values.max() - values.min() == len(values) - 1
 
 
-def _inputs(rows: Rows, answers: Answers, columns: str | None) -> list[str]:
-    left_out = rows.used | set(answers.columns)
+def _inputs(rows: Rows, target_columns: TargetColumns, columns: str | None) -> list[str]:
+    left_out = rows.used | set(target_columns.columns)
     if columns is not None:
-        if targets := [name for name in _names(columns) if name in answers.columns]:
+        if targets := [name for name in _names(columns) if name in target_columns.columns]:
             raise ConfigError(
                 f"Expected `data.columns` to name inputs alone but got {targets[0]!r}, a target."
             )
@@ -261,15 +261,17 @@ def _inputs(rows: Rows, answers: Answers, columns: str | None) -> list[str]:
     return names
 
 
-def _copies_of_target(rows: Rows, names: list[str], answers: Answers) -> tuple[str, ...]:
+def _copies_of_target(
+    rows: Rows, names: list[str], target_columns: TargetColumns
+) -> tuple[str, ...]:
     """Sentences about columns that have one value for each class, and another for each other."""
-    if answers.values.ndim != 1:
+    if target_columns.values.ndim != 1:
         return ()
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    labelled = pa.array(answers.strata != UNKNOWN)
-    labels = answers.strata[answers.strata != UNKNOWN].tolist()
+    labelled = pa.array(target_columns.strata != UNKNOWN)
+    labels = target_columns.strata[target_columns.strata != UNKNOWN].tolist()
     notes = []
     for name in names:
         column = rows.column(name, "columns")

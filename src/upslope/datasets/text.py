@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from upslope.datasets.answers import Target, read_answers, split
 from upslope.datasets.arrow import is_text
 from upslope.datasets.base import Splits
 from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.delimited import Delimiter
-from upslope.datasets.files import needed_root
 from upslope.datasets.missing import MissingLabels
+from upslope.datasets.paths import needed_root
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.targets import Target, read_targets, split
 from upslope.datasets.unlabelled import ClassNames
 from upslope.datasets.words import cut_words, hash_word
 from upslope.errors import ConfigError, DataError
-from upslope.progress import Observer, Progress, silent
+from upslope.progress import Observer, Progress, no_progress
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,7 +40,7 @@ PADDING = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     tokenizer: Annotated[
         str,
         Field(description="words, or the path of a tokenizer.json, or of a folder that has one"),
@@ -60,7 +60,7 @@ def load(
     opened = None if tokenizer == WORDS else _tokenizer(tokenizer)
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter)
     texts = _texts(rows, text)
-    answers = read_answers(rows, target, "class", missing_labels, classes)
+    target_columns = read_targets(rows, target, "class", missing_labels, classes)
     if opened is None:
         tokens = [[hash_word(word) for word in cut_words(one)] for one in texts]
         values, notes = _array([one[:length] for one in tokens], 0), _cut(tokens, length)
@@ -73,7 +73,7 @@ def load(
             *notes,
             f"{len(empty):,} of {len(texts):,} texts are empty, first {rows.ids[empty[0]]!r}.",
         )
-    return split(rows, rows.path.stem, values, answers, test_share, notes)
+    return split(rows, rows.path.stem, values, target_columns, test_share, notes)
 
 
 def _texts(rows: Rows, name: str) -> list[str]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from upslope.datasets.base import Splits
-from upslope.datasets.codes import IGNORE, Codes
 from upslope.datasets.encoded import Memory, OnError, SizeOption
-from upslope.datasets.files import needed_root
+from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs
+from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 WHERE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 CLASSES = (
@@ -26,7 +26,7 @@ CLASSES = (
 def load(
     root: Path | None = None,
     *,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
     size: SizeOption = 384,
     on_error: OnError = "raise",
     memory: Memory = 4.0,
@@ -56,7 +56,7 @@ def load(
     return open_pairs(
         home.name.lower(),
         parts,
-        Codes.of(CLASSES, "index", {i: i for i in range(len(CLASSES))} | {255: IGNORE}),
+        MaskClasses.of(CLASSES, "index", {i: i for i in range(len(CLASSES))} | {255: IGNORE}),
         size=(size, size),
         on_error=on_error,
         memory=memory,

@@ -22,10 +22,10 @@ from upslope.cryoet.simulate import Simulation
 from upslope.cryoet.structures import Atoms, Structure
 from upslope.datasets.arrays import Labels, known_targets, numbered
 from upslope.datasets.base import Splits
-from upslope.datasets.files import cache_folder
+from upslope.datasets.paths import cache_folder
 from upslope.errors import DataError
 from upslope.files import reserve, write_atomically
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 
 _DIGEST = hashlib.sha256().digest_size
 VERSION = 1
@@ -82,7 +82,7 @@ def simulated(
     cache: str | None = None,
     threads: int | None = None,
     memory: float = 4.0,
-    progress: Observer = silent,
+    progress: Observer = no_progress,
 ) -> Splits:
     """A pool and a test set of the structures, one class each, from the cache or made now.
 

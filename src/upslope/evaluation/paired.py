@@ -47,7 +47,7 @@ def paired_comparison(
     """Compare one strategy with the reference over the seeds that both have.
 
     Args:
-        values, reference: (n_seeds,), one figure a seed (an area, a final accuracy), same order.
+        values, reference: (n_seeds,), one figure per seed (an area, a final accuracy), same order.
         confidence: of the interval of the mean difference.
 
     Returns:
@@ -59,7 +59,7 @@ def paired_comparison(
     a, b = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
         raise DataError(
-            f"Expected one figure a seed on both sides but got shapes {a.shape} and {b.shape}. "
+            f"Expected one figure per seed on both sides but got shapes {a.shape} and {b.shape}. "
             "Compare over the seeds that both strategies have."
         )
     differences = a - b
@@ -84,7 +84,7 @@ def sign_flip_test(differences: ArrayLike) -> float:
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1 or len(d) == 0 or not bool(np.isfinite(d).all()):
-        raise DataError(f"Expected finite differences, one a seed, but got {d.tolist()}.")
+        raise DataError(f"Expected finite differences, one per seed, but got {d.tolist()}.")
     n = len(d)
     if n <= EXACT_SEEDS:
         patterns = np.arange(2**n)[:, None] >> np.arange(n) & 1  # (2^n, n), every pattern once

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from upslope.errors import DataError, SelectionError
 from upslope.ledger import Label
 from upslope.options import LATER
-from upslope.pool import CostBudgeted, OwnStart, PoolView, Selection, Strategy
+from upslope.pool import CostBudgeted, InitialSelector, PoolView, Selection, Strategy
 from upslope.signals import check as check_signals
 from upslope.strategies import QueryStrategy
 from upslope.tasks.base import Task
-from upslope.training import Accompanied
+from upslope.training import HasAuxiliaryModule
 
 
 def positions(ids: Sequence[str]) -> dict[str, int]:
@@ -56,12 +56,12 @@ def check_fit(strategy: Strategy, model: nn.Module, task: Task, sample: Tensor) 
     Raises:
         UpslopeError: what the signal, the companion or the strategy itself says.
     """
-    if isinstance(strategy, OwnStart) and strategy.start is not None:
+    if isinstance(strategy, InitialSelector) and strategy.start is not None:
         check_fit(strategy.start, model, task, sample)
     signals = check_signals(strategy.needs, model, task, sample)
     if isinstance(strategy, QueryStrategy):
         strategy.check_shapes(signals)
-    if isinstance(strategy, Accompanied):
+    if isinstance(strategy, HasAuxiliaryModule):
         companion = strategy.companion()
         try:
             companion.begin(model, sample.device, 0)

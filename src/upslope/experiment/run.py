@@ -31,19 +31,19 @@ from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken
 from upslope.experiment.changes import Opening, first_size, with_statistics
 from upslope.experiment.checks import check_total, described, digest, positions
 from upslope.experiment.environment import differing, environment
+from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.labels import oracle
+from upslope.experiment.model_store import ModelStore
 from upslope.experiment.settings import ExperimentSettings, amount
-from upslope.experiment.sharing import SharedModel
 from upslope.experiment.start import start_strategy
 from upslope.experiment.steps import Steps
-from upslope.experiment.weights import Weights
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
 from upslope.ledger.store import FILE as LEDGER
 from upslope.models import without_lazy_layers
-from upslope.pool import OwnStart, Strategy
+from upslope.pool import InitialSelector, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
 from upslope.tasks.base import Task
-from upslope.training import Accompanied, TrainingSettings
+from upslope.training import HasAuxiliaryModule, TrainingSettings
 
 
 class Experiment:
@@ -97,7 +97,7 @@ class Experiment:
         self._stop, self._observer, self._progress = stop, observer, progress
         pool = splits.pool
         position = positions(pool.ids)
-        own_start = strategy.start if isinstance(strategy, OwnStart) else None
+        own_start = strategy.start if isinstance(strategy, InitialSelector) else None
         start = start_strategy(self.settings.start, pool.input_shape)
         if own_start is not None and start is not None:
             raise ConfigError(
@@ -107,13 +107,13 @@ class Experiment:
         begun = (self.path / LEDGER).is_file() and (self.path / LEDGER).stat().st_size > 0
         if not begun:  # told before a ledger is written that could never be gone on with
             self._counts(len(pool), check=True)
-        weights = Weights(
+        weights = ModelStore(
             self.path,
             without_lazy_layers(model, lambda: task.prepare(first_readable(pool))),
             self.settings.seed,
             self.training,
             self.device,
-            strategy.companion() if isinstance(strategy, Accompanied) else None,
+            strategy.companion() if isinstance(strategy, HasAuxiliaryModule) else None,
             keep_all=self.settings.keep_models == "all",
         )
         common = {
@@ -167,7 +167,7 @@ class Experiment:
             self.device,
             ledger,
             weights,
-            SharedModel(shared) if shared and not (weights.companion or own_start) else None,
+            FirstModelCache(shared) if shared and not (weights.companion or own_start) else None,
         )
         try:
             self._note_sitting(here)

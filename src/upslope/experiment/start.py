@@ -38,7 +38,7 @@ def start_strategy(start: str | Mapping[str, Any], shape: Sequence[int] = ()) ->
     strategy: Any = strategies.build(name, **options)
     wrong = [need.name for need in strategy.needs if need.name not in _UNTRAINED]
     if wrong or name == "random":
-        able = [n for n in strategies.STRATEGIES if _needs_no_labels(n)]
+        able = [n for n in strategies.REGISTRY if _needs_no_labels(n)]
         raise ConfigError(
             f"Expected `start` to be random or one of {', '.join(able)}, which need no trained "
             f"network, but got {name!r}, which reads {', '.join(wrong) or 'options'}."

@@ -17,17 +17,17 @@ from upslope.checkpoints import load_weights
 from upslope.datasets.base import Dataset, Splits
 from upslope.errors import RunError
 from upslope.experiment.checks import as_tensor, check_fit, digest, scores_of
-from upslope.experiment.choosing import Chooser
-from upslope.experiment.drawing import candidates, initial_set
+from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.labels import LabelledPool, TargetsOf
 from upslope.experiment.memory import memory_errors
+from upslope.experiment.model_store import ModelStore
+from upslope.experiment.sampling import candidates, initial_set
+from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings, candidate_count
-from upslope.experiment.sharing import SharedModel
-from upslope.experiment.weights import Weights
 from upslope.ledger import Event, Label, Ledger, State
 from upslope.ledger.records import is_fitted
 from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
-from upslope.progress import Observer, Progress, Stop, silent, within
+from upslope.progress import Observer, Progress, Stop, no_progress, with_context
 from upslope.scoring import LabelledSet
 from upslope.tasks.base import Task
 from upslope.training import TrainingReport, TrainingSettings, evaluate, train
@@ -55,9 +55,9 @@ class Steps:
     position: Mapping[str, int]
     device: torch.device
     ledger: Ledger
-    weights: Weights
-    shared: SharedModel | None
-    observer: Observer = field(default=silent)
+    weights: ModelStore
+    shared: FirstModelCache | None
+    observer: Observer = field(default=no_progress)
 
     @property
     def state(self) -> State:
@@ -141,8 +141,8 @@ class Steps:
                 without=set(range(len(pool))) - set(left),
             )
             return [pool.ids[i] for i in chosen], [pool.ids[i] for i in skipped]
-        chooser = self._chooser(self.start, "initial", stop)
-        _, selection, unread = chooser.choose(
+        selector = self._selector(self.start, "initial", stop)
+        _, selection, unread = selector.choose(
             count, 0, self.weights.fresh(), left, left, LabelledSet()
         )
         return list(selection.ids), unread
@@ -295,7 +295,7 @@ class Steps:
     def _choose(
         self, budget: int, cycle: int, purpose: str, stop: Stop
     ) -> tuple[PoolView, Selection, list[str]]:
-        """What the strategy chooses with the model of `cycle`, as `Chooser.choose` returns it."""
+        """What the strategy chooses with the model of `cycle`, as `Selector.choose` returns it."""
         state, pool = self.state, self.splits.pool
         labelled = self._labelled()
         targets: TargetsOf | Tensor = TargetsOf(LabelledPool(pool, state.labels), labelled)
@@ -305,7 +305,7 @@ class Steps:
         scored = candidates(unlabelled, count, len(pool), seed=self.settings.seed, cycle=cycle)
         model = self.model(cycle, stop)
         with self.weights.with_companion(cycle) as companion:
-            return self._chooser(self.strategy, purpose, stop).choose(
+            return self._selector(self.strategy, purpose, stop).choose(
                 budget,
                 cycle,
                 model,
@@ -349,8 +349,8 @@ class Steps:
         known = state.labels.keys() | state.skipped | state.passed.keys() | set(state.pending)
         return [p for i, p in self.position.items() if i not in known]
 
-    def _chooser(self, strategy: Strategy, purpose: str, stop: Stop) -> Chooser:
-        return Chooser(
+    def _selector(self, strategy: Strategy, purpose: str, stop: Stop) -> Selector:
+        return Selector(
             strategy,
             self.task,
             self.splits.pool,
@@ -362,7 +362,7 @@ class Steps:
         )
 
     def _within(self) -> Observer:
-        return within(
+        return with_context(
             self.observer,
             cycle=self.state.cycle,
             cycles=self.settings.cycles,

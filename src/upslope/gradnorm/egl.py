@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Inputs
-from upslope.gradnorm.engine import Parameters, means_of, reduction, select
+from upslope.gradnorm.engine import Parameters, compute_options, reduction, select
 from upslope.gradnorm.losses import Loss, classes_first, logits_of
-from upslope.gradnorm.pieces import pieces
+from upslope.gradnorm.microbatches import microbatches
 from upslope.gradnorm.recording import Recording
-from upslope.gradnorm.restoring import as_found
+from upslope.gradnorm.restoring import restoring_state
 from upslope.gradnorm.weights import Weights
 
 Logits = Callable[[Any], Tensor]
@@ -63,7 +63,7 @@ def expected_gradient_length(
 
     The model must return logits (n, classes), or what `logits` finds them in. Other arguments are
     those of `gradient_norms`.
-    share: the share of each sample's posterior to sum over; 1 is exact, one pass a class.
+    share: the share of each sample's posterior to sum over; 1 is exact, one pass per class.
     kind: "mean" or "rms".
 
     Raises:
@@ -75,11 +75,11 @@ def expected_gradient_length(
         raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {kind!r}.')
     reduce = reduction(norm)
     weights = Weights(select(model, parameters, inputs))
-    means = means_of(max_memory, dtype)
-    with as_found(model):
+    options = compute_options(max_memory, dtype)
+    with restoring_state(model):
         found = [
-            _length(Recording(model, piece, weights, means), share, kind, reduce, logits)
-            for piece in pieces(model, inputs)
+            _length(Recording(model, microbatch, weights, options), share, kind, reduce, logits)
+            for microbatch in microbatches(model, inputs)
         ]
     return ExpectedLength(*(torch.cat(rows) for rows in zip(*found, strict=True)))
 

@@ -20,9 +20,9 @@ from upslope.gradnorm.kernels.refusals import refuse_renormalising_modules
 from upslope.gradnorm.last_module import find_last_module, owner_of
 from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.parts import SCRATCH
-from upslope.gradnorm.pieces import reduced
-from upslope.gradnorm.tape import Means
+from upslope.gradnorm.microbatches import reduce_per_sample
+from upslope.gradnorm.per_sample_gradients import SCRATCH
+from upslope.gradnorm.tape import ComputeOptions
 from upslope.gradnorm.weights import Weights
 
 Parameters = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
@@ -44,7 +44,7 @@ def gradient_norms(
 
     model: any module that treats each sample by itself; it is left as it was found.
     inputs: what the model takes, samples in dimension 0: a tensor, or a tuple or dict of them.
-    loss: from the model's output to one loss a sample, (n,); or "entropy" (Eq. 7) or "expected"
+    loss: from the model's output to one loss per sample, (n,); or "entropy" (Eq. 7) or "expected"
         (Eq. 6, with cross-entropy), for models that return logits (n, classes, ...).
     norm: "global", the norm of the whole gradient (the paper's text), or "tensor-sum", the sum of
         the norms of each parameter tensor's gradient (the authors' code).
@@ -59,8 +59,8 @@ def gradient_norms(
     """
     reduce = reduction(norm)
     weights = Weights(select(model, parameters, inputs))
-    means = means_of(max_memory, dtype)
-    norms = reduce(reduced(model, inputs, weights, means, SquaredNorms(), named(loss)))
+    options = compute_options(max_memory, dtype)
+    norms = reduce(reduce_per_sample(model, inputs, weights, options, SquaredNorms(), named(loss)))
     if len(norms) and not bool(norms.any()):
         warn_user(
             f"The gradient norms of all {len(norms)} samples are exactly zero: the loss is flat at "
@@ -127,7 +127,7 @@ def _under(name: str, wanted: str) -> bool:
     return name == wanted or name.startswith(wanted + ".")
 
 
-def means_of(max_memory: int | None, dtype: torch.dtype | None) -> Means:
+def compute_options(max_memory: int | None, dtype: torch.dtype | None) -> ComputeOptions:
     """The caller's options, checked.
 
     Raises:
@@ -140,7 +140,7 @@ def means_of(max_memory: int | None, dtype: torch.dtype | None) -> Means:
             f"Expected `dtype` to be None, torch.bfloat16 or torch.float16 but got {dtype}. "
             "For float64, convert the model and its inputs."
         )
-    return Means(SCRATCH if max_memory is None else min(SCRATCH, max_memory), dtype)
+    return ComputeOptions(SCRATCH if max_memory is None else min(SCRATCH, max_memory), dtype)
 
 
 def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:

@@ -17,18 +17,18 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Batch, Inputs
 from upslope.gradnorm.engine import Parameters, select
 from upslope.gradnorm.kernels.conv import cost_model
-from upslope.gradnorm.kernels.conv.folded import FoldedPart
-from upslope.gradnorm.kernels.conv.part import ConvPart
-from upslope.gradnorm.kernels.replay import Replay, ReplayPart
+from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
+from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.replay import Replay, ReplayedGradient
 from upslope.gradnorm.layout import Layout, Samples
 from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import label_free
 from upslope.gradnorm.outputs import tensors_in
-from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
+from upslope.gradnorm.per_sample_gradients import OuterProducts, PerSampleGradient, Rows, Transposed
 from upslope.gradnorm.recording import Recording
-from upslope.gradnorm.restoring import as_found
+from upslope.gradnorm.restoring import restoring_state
 from upslope.gradnorm.sharing import resolve_shared
-from upslope.gradnorm.tape import Means
+from upslope.gradnorm.tape import ComputeOptions
 from upslope.gradnorm.weights import Weights
 
 KERNEL, REPLAYED, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
@@ -54,7 +54,7 @@ class Use:
     method: str = ""
     """How the norm of a matrix or convolution is found: "direct", "ghost", "shifted_ghost" ..."""
     work: float = math.nan
-    """Estimated multiply-adds a sample: forward, gradient of the input, and norm."""
+    """Estimated multiply-adds per sample: forward, gradient of the input, and norm."""
     share: float = math.nan
     """`work` as a share of that of all uses; not a number where it is not known."""
 
@@ -102,17 +102,17 @@ def explain(
     chosen = select(model, parameters, inputs)
     if inputs is None:
         return _from_modules(model, chosen)
-    with as_found(model):
+    with restoring_state(model):
         batch = resolve_shared(model, Batch.of(inputs))
-        record = Recording(model, batch, Weights(chosen), Means())
+        record = Recording(model, batch, Weights(chosen), ComputeOptions())
         # The whole way that `gradient_norms` takes, with its proof: it may end in another path.
-        record.reduced(SquaredNorms(), label_free(lambda outputs: _any_loss(outputs, batch.n)))
-        table = record.tried(lambda: _from_recording(record))
-        return _slow(chosen, record.why_slow) if table is None else table
+        record.reduce_per_sample(SquaredNorms(), label_free(lambda outputs: _any_loss(outputs,
+        batch.n))) table = record.run_or_fall_back(lambda: _from_recording(record))
+        return _slow(chosen, record.fallback_reason) if table is None else table
 
 
 def _slow(chosen: dict[str, nn.Parameter], why: str | None) -> Explanation:
-    note = f"The whole network goes one backward pass a sample: {why}."
+    note = f"The whole network goes one backward pass per sample: {why}."
     return Explanation(tuple(Use((name,), "", ONE_BY_ONE) for name in chosen), note)
 
 
@@ -137,7 +137,7 @@ class _CostListener:
     layouts: dict[int, Layout]
     found: dict[int, tuple[list[str], float]]
 
-    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
         """See `Listener`."""
         samples = Samples(self.record.n, self.layouts.get(index, Layout()))
         # Entry by entry, a layer moves its output three times: forward, backward, norm.
@@ -183,25 +183,25 @@ def _any_loss(outputs: object, n: int) -> Tensor:
     return torch.stack([t.square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
 
 
-def _cost(part: Part) -> tuple[str, float]:
-    """The method of a part, and the multiply-adds a sample of its layer and its norm."""
+def _cost(part: PerSampleGradient) -> tuple[str, float]:
+    """The method of a part, and the multiply-adds per sample of its layer and its norm."""
     if isinstance(part, Transposed):
         return _cost(part.part)
-    if isinstance(part, FoldedPart):
+    if isinstance(part, FusedWeightGradient):
         return _cost(part.plain)
-    if isinstance(part, Outer):
+    if isinstance(part, OuterProducts):
         (t, i), o = part.x.shape[1:], part.g.shape[2]
         direct, ghost = float(t * i * o), float(t * t * (i + o))
         if t == 1:
             return "product", 2 * direct + i + o
         return min(("direct", 3 * direct), ("ghost", 2 * direct + ghost), key=lambda m: m[1])
-    if isinstance(part, ConvPart):
+    if isinstance(part, ConvWeightGradient):
         layer = math.prod(part.shape) * math.prod(part.g.shape[3:]) * part.g.shape[1]
         method, cost = min(cost_model.costs(part).items(), key=lambda item: item[1])
         return method, 2.0 * layer + cost
     if isinstance(part, Rows):
         return "rows", float(min(part.g.shape[1], part.g.shape[2]) * part.g[0].numel())
-    if isinstance(part, ReplayPart):
+    if isinstance(part, ReplayedGradient):
         return "", 3.0 * part.leaf.numel() * len(part)
     return "", 0.0
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Inputs
 from upslope.gradnorm.egl import Logits, class_logits, weighted
-from upslope.gradnorm.engine import Parameters, means_of, reduction, select
+from upslope.gradnorm.engine import Parameters, compute_options, reduction, select
 from upslope.gradnorm.losses import logits_of
-from upslope.gradnorm.pieces import pieces
+from upslope.gradnorm.microbatches import microbatches
 from upslope.gradnorm.recording import Recording
-from upslope.gradnorm.restoring import as_found
+from upslope.gradnorm.restoring import restoring_state
 from upslope.gradnorm.weights import Weights
 
 
@@ -55,11 +55,11 @@ def estimated_rms_length(
         raise GradientNormError(f"Expected at least 2 `probes` but got {probes}.")
     norm = reduction("global")
     weights = Weights(select(model, parameters, inputs))
-    means = means_of(max_memory, None)
+    options = compute_options(max_memory, None)
     found = []
-    with as_found(model):
-        for piece in pieces(model, inputs):
-            record = Recording(model, piece, weights, means)
+    with restoring_state(model):
+        for microbatch in microbatches(model, inputs):
+            record = Recording(model, microbatch, weights, options)
             roots = class_logits(record, logits).softmax(dim=1).sqrt()
             rng = torch.Generator().manual_seed(seed)
             squares = []

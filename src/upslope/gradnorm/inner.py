@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Inputs
-from upslope.gradnorm.engine import means_of, select
-from upslope.gradnorm.kernels.conv.part import ConvPart
+from upslope.gradnorm.engine import compute_options, select
+from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
-from upslope.gradnorm.pieces import reduced
+from upslope.gradnorm.microbatches import reduce_per_sample
+from upslope.gradnorm.per_sample_gradients import OuterProducts, PerSampleGradient, Rows, Transposed
 from upslope.gradnorm.weights import Uses, Weights, dense_sum
 
 
@@ -58,8 +58,8 @@ def gradient_inner_products(
             )
     weights = Weights(select(model, direction.keys()))
     along = {name: direction[name].detach().to(p) for name, p in weights.parameters.items()}
-    means = means_of(max_memory, None)
-    rows = reduced(model, inputs, weights, means, _InnerProducts(along), named(loss))
+    options = compute_options(max_memory, None)
+    rows = reduce_per_sample(model, inputs, weights, options, _InnerProducts(along), named(loss))
     return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 
 
@@ -89,7 +89,7 @@ class _InnerProducts:
         return gradients.flatten(1).to(v.dtype) @ v.flatten() if v.dim() else gradients * v
 
     def _without_forming(
-        self, weights: Weights, name: str, weight: Tensor, part: Part
+        self, weights: Weights, name: str, weight: Tensor, part: PerSampleGradient
     ) -> Tensor | None:
         """The inner products (n,) of one use; None where there is no cheaper way."""
         v = self.direction[name]
@@ -97,20 +97,20 @@ class _InnerProducts:
             return None
         if isinstance(part, Transposed):
             return _of_outer(part.part, v.mT)
-        if isinstance(part, Outer) and v.dim() == 2:
+        if isinstance(part, OuterProducts) and v.dim() == 2:
             return _of_outer(part, v)
         if isinstance(part, Rows):
             return (v[part.ids] * part.g).flatten(1).sum(dim=1)
-        if isinstance(part, ConvPart) and not part.x.is_complex():
+        if isinstance(part, ConvWeightGradient) and not part.x.is_complex():
             return _of_convolution(part, v)
         return None
 
 
-def _of_outer(part: Outer, v: Tensor) -> Tensor:
+def _of_outer(part: OuterProducts, v: Tensor) -> Tensor:
     return ((part.x.to(v.dtype) @ v.mT) * part.g).flatten(1).sum(dim=1)
 
 
-def _of_convolution(part: ConvPart, v: Tensor) -> Tensor:
+def _of_convolution(part: ConvWeightGradient, v: Tensor) -> Tensor:
     stride, padding, dilation, groups = part.geometry
     n = len(part)
     x, g = part.x.flatten(0, 1).to(v.dtype), part.g.flatten(0, 1)

@@ -30,9 +30,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.copies import are_copies, repeated, repeats, self_joined
+from upslope.gradnorm.batch_expansion import (
+    expansion_by_joining,
+    is_batch_expansion,
+    repeated,
+    repeats,
+)
 from upslope.gradnorm.hooks import module_with_backward_hook
-from upslope.gradnorm.kernels import COMPOSITIONS, TABLE
+from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.refusals import (
     BATCH_NORMS,
@@ -41,7 +46,7 @@ from upslope.gradnorm.kernels.refusals import (
     refuse_mixing_embeddings,
 )
 from upslope.gradnorm.kernels.replay import replay
-from upslope.gradnorm.layout import GradientsHooked, Inseparable
+from upslope.gradnorm.layout import GradientsHooked, SamplesNotSeparable
 from upslope.gradnorm.operators import (
     APPLYING,
     ASKING,
@@ -53,12 +58,12 @@ from upslope.gradnorm.operators import (
     REPEATING,
     is_entrywise,
 )
-from upslope.gradnorm.orders import Orders, Unordered, mark
+from upslope.gradnorm.placeholders import PLACEHOLDER, FusionMismatch
 from upslope.gradnorm.program import Program, name_of
+from upslope.gradnorm.sequence_order import OrderUnknown, SequenceOrders, mark
 from upslope.gradnorm.tape import Tape
-from upslope.gradnorm.tokens import TOKEN, Unfolded
 from upslope.gradnorm.torch_faults import run_exactly
-from upslope.gradnorm.unguarded import guarded, unguarded
+from upslope.gradnorm.torch_functions import is_written_in_python, without_torch_function_dispatch
 from upslope.gradnorm.views import as_type, refuse_write_through_copy, tensors_of, viewed, writes
 from upslope.gradnorm.weights import leaves
 
@@ -74,8 +79,8 @@ class Interceptor(TorchFunctionMode):
         self._session = next(_session)
         self._copies = copies
         self.copied = False
-        """Whether weights were held to be copied to every sample (`copies`)."""
-        self._orders = Orders(n)
+        """Whether weights were held to be copied to every sample (`batch_expansion`)."""
+        self._orders = SequenceOrders(n)
         self.program = Program()
         self._hooked = module_with_backward_hook(model)
         self._buffers = {id(buffer) for buffer in model.buffers()}
@@ -138,13 +143,13 @@ class Interceptor(TorchFunctionMode):
         normalising = func in BATCH_NORMS
         if "token" in kinds:
             if not (normalising and "weight" in kinds):
-                found = (t.__dict__.get(TOKEN) for t in tensors)
-                raise Unfolded(next(place for place in found if place is not None))
+                found = (t.__dict__.get(PLACEHOLDER) for t in tensors)
+                raise FusionMismatch(next(place for place in found if place is not None))
             kinds = kinds - {"token"} | {"sample"}
         if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
         if func in EMBEDDINGS:
-            is_weight = self.tape.weights.made_of
+            is_weight = self.tape.weights.is_weight
             refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)
         order = None
         if "sample" in kinds:
@@ -173,14 +178,14 @@ class Interceptor(TorchFunctionMode):
             out, copies = self._among_weights(func, args, kwargs, tensors)
             if not copies:
                 for tensor in tensors_of(out):
-                    self.tape.weights.adopt(tensor)
+                    self.tape.weights.mark_derived(tensor)
                 return out
             self.copied = True
             kinds.add("sample")
         if "sample" in kinds:
             for tensor in tensors_of((out, args[:1] if out is None else ())):
                 self.tape.types.add(tensor.dtype)
-                if TOKEN not in tensor.__dict__:
+                if PLACEHOLDER not in tensor.__dict__:
                     tensor.__dict__["_upslope_sample"] = self._session
                 if id(tensor) in self._buffers:
                     self._written.append(tensor)
@@ -191,13 +196,13 @@ class Interceptor(TorchFunctionMode):
     def _order_behind(
         self, func: Callable[..., Any], args: Any, tensors: list[Tensor]
     ) -> Tensor | None:
-        """In which order an operator leaves the samples, if it is not theirs (`orders`)."""
+        """In which order an operator leaves the samples, if it is not theirs (`sequence_order`)."""
         chooses = func in CHOOSING and self._chooses(args)
         if not (chooses or self._orders.met):
             return None
         try:
             return self._orders.behind(func, args, tensors, chooses)
-        except Unordered:
+        except OrderUnknown:
             self.tape.route()
             return None
 
@@ -211,15 +216,21 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        into_weight = writes(name) and any(self.tape.weights.made_of(first) for first in args[:1])
+        into_weight = writes(name) and any(self.tape.weights.is_weight(first) for first in args[:1])
         if kwargs.get("out") is not None or into_weight:
-            raise Inseparable(f"`{name}` writes samples into a weight, or into an `out` of its own")
-        rule, composition = TABLE.get(name), COMPOSITIONS.get(name)
-        if rule is not None and not guarded(func) and _takes(rule, 1 + len(args), tuple(kwargs)):
+            raise SamplesNotSeparable(
+                f"`{name}` writes samples into a weight, or into an `out` of its own"
+            )
+        rule, composition = REGISTRY.get(name), COMPOSITIONS.get(name)
+        if (
+            rule is not None
+            and not is_written_in_python(func)
+            and _takes(rule, 1 + len(args), tuple(kwargs))
+        ):
             out = rule(self.tape, *args, **kwargs)
             if out is not NotImplemented:
                 return out
-        if composition is not None and not guarded(func) and _takes(
+        if composition is not None and not is_written_in_python(func) and _takes(
             composition, len(args), tuple(kwargs)
         ):  # fmt: skip
             with self:
@@ -228,7 +239,7 @@ class Interceptor(TorchFunctionMode):
                 return out
         if isinstance(func, types.FunctionType):
             with self:
-                return unguarded(func)(*args, **kwargs)
+                return without_torch_function_dispatch(func)(*args, **kwargs)
         if is_entrywise(name):
             return self._entrywise(func, args, kwargs)
         if name in JOINING:
@@ -244,19 +255,19 @@ class Interceptor(TorchFunctionMode):
     ) -> tuple[Any, bool]:
         """What weights and constants make, and whether it is copies, one for each sample."""
         name = getattr(func, "__name__", "")
-        weights = [t for t in tensors if self.tape.weights.made_of(t)]
+        weights = [t for t in tensors if self.tape.weights.is_weight(t)]
         may_copy = self._copies and self.n > 1 and torch.is_grad_enabled()
         if may_copy and is_entrywise(name):  # asked first: it may work in place
             shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
-            if are_copies(shape, weights, self.n):
+            if is_batch_expansion(shape, weights, self.n):
                 return self._entrywise(func, args, kwargs), True
-        if may_copy and (same := self_joined(name, args, kwargs, self.n)) is not None:
+        if may_copy and (same := expansion_by_joining(name, args, kwargs, self.n)) is not None:
             each = expand_to_samples(self.tape, self.tape.weights.view(same.weight), same.shape)
             return each.flatten(*same.merged) if same.merged else each, True
         repeating = name in REPEATING and not kwargs
         out = repeated(args) if repeating else func(*args, **kwargs)
         copying = may_copy and (repeating or name in EXPANDING) and out.requires_grad
-        if not (copying and are_copies(out.shape, weights, self.n)):
+        if not (copying and is_batch_expansion(out.shape, weights, self.n)):
             return out, False
         if repeating:
             view, expanded, shape = repeats(args)
@@ -270,7 +281,7 @@ class Interceptor(TorchFunctionMode):
         expanding = getattr(func, "__name__", "") in EXPANDING | REPEATING
         if not (self._copies and expanding and out.is_floating_point()):
             return False
-        return are_copies(out.shape, tensors[:1], self.n)
+        return is_batch_expansion(out.shape, tensors[:1], self.n)
 
     def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         shapes = (t.shape for t in tensors_of((args, tuple(kwargs.values()))))
@@ -309,7 +320,7 @@ class Interceptor(TorchFunctionMode):
         if name in LOOKING_UP:
             places = (*args, *kwargs.values())[-1]
             return isinstance(places, Tensor) and places.dtype == torch.int64 and self._even(places)
-        constants = (t for t in tensors if not self.tape.weights.made_of(t))
+        constants = (t for t in tensors if not self.tape.weights.is_weight(t))
         return name in APPLYING and any(
             t.dim() > 1 and t.is_floating_point() and self._even(t) for t in constants
         )
@@ -330,7 +341,7 @@ class Interceptor(TorchFunctionMode):
         return self._kind(tensor) == "sample"
 
     def _kind(self, tensor: Tensor) -> str:
-        if self.tape.weights.made_of(tensor):
+        if self.tape.weights.is_weight(tensor):
             return "weight"
         if tensor.__dict__.get("_upslope_sample") == self._session:
             return "sample"
@@ -338,7 +349,7 @@ class Interceptor(TorchFunctionMode):
             return "other" if tensor.requires_grad else "constant"
         if tensor.grad_fn is not None:
             return self._kind_by_graph(tensor)
-        return "token" if TOKEN in tensor.__dict__ else "constant"
+        return "token" if PLACEHOLDER in tensor.__dict__ else "constant"
 
     def _kind_by_graph(self, tensor: Tensor) -> str:
         """For what no operator here put out: custom functions, TorchScript, caches, writes."""
@@ -350,7 +361,7 @@ class Interceptor(TorchFunctionMode):
                 self.tape.route()
             return "sample"
         if any(self.tape.weights.tracks(leaf) for leaf in found):
-            self.tape.weights.adopt(tensor)
+            self.tape.weights.mark_derived(tensor)
             return "weight"
         return "constant"
 

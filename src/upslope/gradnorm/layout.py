@@ -7,7 +7,7 @@ backward passes, one from half of the losses and one from the other half. Under 
 the gradient that reaches a use is zero exactly where the samples of the other half are. Where both
 passes leave more than one layout, or none, more passes (`codes`) tell the sample of every entry:
 whatever explains all of them is right for every entry that a gradient reached. Where the data
-decide (rows sent to experts), nothing else will do: `Scattered`.
+decide (rows sent to experts), nothing else will do: `IndexedLayout`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class Scattered(Layout):
+class IndexedLayout(Layout):
     """Entry j of dimension `dim` belongs to sample owner[j]; to none, that matters, where -1."""
 
     owner: Tensor = field(kw_only=True)
@@ -87,11 +87,11 @@ class Scattered(Layout):
         return places, there
 
 
-class Inseparable(Exception):  # noqa: N818 (a finding that the engine acts on, not an error)
+class SamplesNotSeparable(Exception):  # noqa: N818 (a finding that the engine acts on, not an error)
     """A use whose samples cannot be told apart; the engine then goes sample by sample."""
 
 
-class GradientsHooked(Inseparable):
+class GradientsHooked(SamplesNotSeparable):
     """Hooks may change gradients: each must be given those of one sample."""
 
 
@@ -110,23 +110,23 @@ class Samples:
         """(n, t, *the last `keep` dimensions): all positions of a sample in a row.
 
         Raises:
-            Inseparable: the samples are in one of the last `keep` dimensions.
+            SamplesNotSeparable: the samples are in one of the last `keep` dimensions.
         """
         if self.layout.dim >= tensor.dim() - keep:
-            raise Inseparable("samples lie in a dimension that a weight acts on")
+            raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
         return self.front(tensor).flatten(1, -1 - keep)
 
     def summed(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
         """(n, *shape): the sum over the entries that one entry of `shape` is broadcast to.
 
         Raises:
-            Inseparable: `shape` tells apart entries along the dimension of the samples.
+            SamplesNotSeparable: `shape` tells apart entries along the dimension of the samples.
         """
         full = (1,) * (tensor.dim() - len(shape)) + tuple(shape)
         if self.n == 1:
             return tensor.sum_to_size(full).reshape(1, *shape)
         if full[self.layout.dim] != 1:
-            raise Inseparable("a weight has entries for single samples of the batch")
+            raise SamplesNotSeparable("a weight has entries for single samples of the batch")
         front = self.front(tensor)
         others = full[: self.layout.dim] + full[self.layout.dim + 1 :]
         over = [1, *(2 + d for d, size in enumerate(others) if size == 1)]
@@ -176,7 +176,7 @@ class LayoutProbe:
     reached: dict[int, list[tuple[Tensor, list[Tensor]]]] = field(default_factory=dict)
     """`kept`, and along each dimension where the gradient was not zero: of each pass."""
 
-    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """See `Listener`."""
         (self.heard if bool(g.any()) else self.silent).add(index)
         if index not in self.fitting:
@@ -196,7 +196,7 @@ class LayoutProbe:
         """use -> layout, for this batch.
 
         Raises:
-            Inseparable: the samples of some use cannot be told apart.
+            SamplesNotSeparable: the samples of some use cannot be told apart.
         """
         return {index: self._layout(index) for index in self.heard}
 
@@ -230,8 +230,8 @@ class LayoutProbe:
                 continue
             owner = _owners(codes, torch.stack(reached))
             if owner is not None:
-                return Scattered(dim, owner=owner, n=len(self.kept))
-        raise Inseparable("the samples cannot be told apart in the input of some layer")
+                return IndexedLayout(dim, owner=owner, n=len(self.kept))
+        raise SamplesNotSeparable("the samples cannot be told apart in the input of some layer")
 
 
 def _reached(g: Tensor, dim: int) -> Tensor:

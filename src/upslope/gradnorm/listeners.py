@@ -8,14 +8,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Inseparable, Layout, Samples
-from upslope.gradnorm.parts import Part, squared_norms
+from upslope.gradnorm.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.per_sample_gradients import PerSampleGradient, squared_norms
 from upslope.gradnorm.tape import Tape
 from upslope.gradnorm.weights import Uses, Weights, combined
 
 
 class Reduction(Protocol):
-    """What is wanted of the gradient of one parameter: one row a sample."""
+    """What is wanted of the gradient of one parameter: one row per sample."""
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """(n, ...), from all uses of the parameter `name`."""
@@ -38,11 +38,11 @@ class SquaredNorms:
         return squared_norms(gradients)
 
 
-class Unplaced(Inseparable):
+class LayoutUnknown(SamplesNotSeparable):
     """A gradient reached a use whose layout is not known: none had reached it before."""
 
 
-class PartListener:
+class ReducingListener:
     """Reduces the gradient of each parameter as soon as it is complete.
 
     A parameter with a single use is reduced at once, so that its activations can go.
@@ -51,18 +51,18 @@ class PartListener:
     def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
         self._found: dict[str, Tensor] = {}
-        self._pending: dict[str, list[tuple[Tensor, Part]]] = {}
+        self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
         self.reached = False
         """Whether the backward pass came to some use of a weight, be it with zeros."""
 
-    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
         """See `Listener`."""
         self.reached = True
         kernel = self.tape.kernels[index]
         layout = kernel.layout or self.layouts.get(index)
         if layout is None and self.n > 1:
             if bool(g.any()):
-                raise Unplaced
+                raise LayoutUnknown
             return  # a use that no gradient has reached yet, nor does now
         samples = Samples(self.n, layout or Layout())
         weights = self.tape.weights
@@ -83,4 +83,4 @@ class PartListener:
         return self._found
 
     def _reduced(self, name: str, uses: Uses) -> Tensor:
-        return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.means.scratch)
+        return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.options.scratch)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from upslope.errors import GradientNormError
 
 Loss = Callable[[Any], Tensor]
-"""From a model's output to one loss a sample, (n,)."""
+"""From a model's output to one loss per sample, (n,)."""
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, c, ...) and labels (n, ...) to losses (n, ...), one an entry."""
 
@@ -75,7 +75,7 @@ def logits_of(outputs: Any) -> Tensor:
         what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(outputs)
         raise GradientNormError(
             f"Expected logits of shape (n, classes, ...) from the model but got {what}. Pass a "
-            "callable as `loss`, from the model's output to one loss a sample."
+            "callable as `loss`, from the model's output to one loss per sample."
         )
     if not logits.is_floating_point():
         raise GradientNormError(

@@ -39,7 +39,7 @@ def check_losses(losses: Any, n: int, first: int = 0) -> None:
         got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         reduced = got == ()
         raise GradientNormError(
-            f"Expected the loss to be one number a sample, shape ({n},), but got {got}. "
+            f"Expected the loss to be one number per sample, shape ({n},), but got {got}. "
             + ('A reduced loss mixes the samples: use reduction="none".' if reduced else
                "Reduce what each sample holds (positions, pixels) and nothing else.")
         )  # fmt: skip

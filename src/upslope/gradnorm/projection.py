@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.kernels.conv.folded import FoldedPart
-from upslope.gradnorm.kernels.conv.part import ConvPart
-from upslope.gradnorm.parts import Outer, Part, Rows, Transposed
+from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
+from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.per_sample_gradients import OuterProducts, PerSampleGradient, Rows, Transposed
 from upslope.gradnorm.weights import Uses, Weights, dense_sum
 
 
@@ -77,7 +77,11 @@ def inner_products(weights: Weights, name: str, uses: Uses, scratch: int) -> Ten
 
 
 def _cheap(
-    weights: Weights, parameter: Tensor, weight: Tensor, part: Part, direction: Direction
+    weights: Weights,
+    parameter: Tensor,
+    weight: Tensor,
+    part: PerSampleGradient,
+    direction: Direction,
 ) -> Tensor | None:
     """The product without forming the gradients; None where there is no such way."""
     if parameter.is_complex() or weight.is_complex() or parameter.dim() < 2:
@@ -86,7 +90,7 @@ def _cheap(
         return _rank_one(part, direction.left, direction.right)
     outer = part.part if isinstance(part, Transposed) else part
     viewed = weight._base is parameter and parameter.is_contiguous() and weights.isometric(weight)
-    if not (viewed and isinstance(outer, Outer) and weight.dim() == 2):
+    if not (viewed and isinstance(outer, OuterProducts) and weight.dim() == 2):
         return None
     place = weight.size(), weight.stride(), weight.storage_offset() - parameter.storage_offset()
     v = direction.matrix(parameter.shape).as_strided(*place)
@@ -94,21 +98,21 @@ def _cheap(
     return ((_like(outer.x, v) @ v.mT) * outer.g).sum(dim=(1, 2))
 
 
-def _rank_one(part: Part, left: Tensor, right: Tensor) -> Tensor | None:
+def _rank_one(part: PerSampleGradient, left: Tensor, right: Tensor) -> Tensor | None:
     if isinstance(part, Transposed):
         return _rank_one(part.part, right, left)
-    if isinstance(part, Outer):
+    if isinstance(part, OuterProducts):
         return ((_like(part.g, left) @ left) * (_like(part.x, right) @ right)).sum(dim=1)
     if isinstance(part, Rows):
         return (left[part.ids] * (_like(part.g, right) @ right)).sum(dim=1)
-    if isinstance(part, FoldedPart):
+    if isinstance(part, FusedWeightGradient):
         return _rank_one(part.plain, left * part.scale.to(left), right)
-    if isinstance(part, ConvPart) and not part.x.is_complex():
+    if isinstance(part, ConvWeightGradient) and not part.x.is_complex():
         return _of_convolution(part, left, right)
     return None
 
 
-def _of_convolution(part: ConvPart, left: Tensor, right: Tensor) -> Tensor:
+def _of_convolution(part: ConvWeightGradient, left: Tensor, right: Tensor) -> Tensor:
     """One output channel for each group, instead of all."""
     s, p, d, groups = part.geometry
     n, k = part.g.shape[:2]

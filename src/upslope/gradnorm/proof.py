@@ -29,11 +29,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.alone import pull_back, sample_by_sample
 from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.batch import half
-from upslope.gradnorm.layout import Inseparable, Layout, Samples
-from upslope.gradnorm.listeners import PartListener, Reduction
+from upslope.gradnorm.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.listeners import ReducingListener, Reduction
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.mixing import (
     compare_outputs,
@@ -41,6 +40,7 @@ from upslope.gradnorm.mixing import (
     run_without_others,
     unused_outputs,
 )
+from upslope.gradnorm.per_sample_loop import pull_back, sample_by_sample
 from upslope.gradnorm.projection import Direction, inner_products
 from upslope.gradnorm.separation import checksum, differ
 from upslope.gradnorm.weights import Uses, Weights
@@ -61,7 +61,7 @@ _ALL = 16
 """Samples up to which the gradients of all of them are proven."""
 
 
-class ProofFailed(Inseparable):
+class ProofFailed(SamplesNotSeparable):
     """What the kernels found is not what autograd finds."""
 
 
@@ -96,7 +96,7 @@ class Checksums:
         self.sums: dict[int, tuple[Tensor, Tensor]] = {}
         """use -> sums (n,), and the sizes of what was added, (n,)."""
 
-    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """See `Listener`."""
         layout = self.kernels[index].layout or self.layouts.get(index)
         if self.n == 1 or layout is None:
@@ -106,16 +106,16 @@ class Checksums:
         self.sums[index] = checksum(Samples(self.n, layout).front(g))
 
 
-class HearingBoth:
+class BothListeners:
     """Lets two listeners hear one backward pass."""
 
-    def __init__(self, sums: Checksums, parts: PartListener):
+    def __init__(self, sums: Checksums, parts: ReducingListener):
         self.sums, self.parts = sums, parts
 
-    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
         """See `Listener`."""
-        self.sums.hear(index, g, inputs)
-        self.parts.hear(index, g, inputs)
+        self.sums.on_gradient(index, g, inputs)
+        self.parts.on_gradient(index, g, inputs)
 
 
 def check_separation(

@@ -6,10 +6,10 @@ its samples (`layout`) is remembered for the next, once it has been proven (`pro
 
 The ladder, from fast to slow; every step down is for a reason, and the last one is told:
 
-1. kernels, with convolutions and the normalisation behind them as one (`folding`);
+1. kernels, with convolutions and the normalisation behind them as one (`conv_bn_fusion`);
 2. kernels without folding: the model looked at the output of a convolution itself;
-3. kernels, with no weight held to be copied to every sample (`copies`);
-4. one pass per sample by autograd alone (`alone`).
+3. kernels, with no weight held to be copied to every sample (`batch_expansion`);
+4. one pass per sample by autograd alone (`per_sample_loop`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,27 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from upslope.errors import GradientNormError, warn_user
-from upslope.gradnorm.alone import pull_back, sample_by_sample
 from upslope.gradnorm.batch import Batch, call, clone_rows
-from upslope.gradnorm.folding import PairFolding, corrected, pairs_of
+from upslope.gradnorm.conv_bn_fusion import ConvBatchNormFusion, corrected, pairs_of
 from upslope.gradnorm.independence import losses_look_around, model_looks_around, opens
 from upslope.gradnorm.intercept import Interceptor
-from upslope.gradnorm.layout import GradientsHooked, Inseparable, Layout, LayoutProbe, codes, halves
-from upslope.gradnorm.listeners import PartListener, Reduction, SquaredNorms, Unplaced
+from upslope.gradnorm.layout import (
+    GradientsHooked,
+    Layout,
+    LayoutProbe,
+    SamplesNotSeparable,
+    codes,
+    halves,
+)
+from upslope.gradnorm.listeners import LayoutUnknown, ReducingListener, Reduction, SquaredNorms
 from upslope.gradnorm.losses import Loss, identify
 from upslope.gradnorm.memory import Known, memory_of
 from upslope.gradnorm.outputs import check_losses, tensors_in
+from upslope.gradnorm.per_sample_loop import pull_back, sample_by_sample
+from upslope.gradnorm.placeholders import FusionMismatch
 from upslope.gradnorm.proof import (
+    BothListeners,
     Checksums,
-    HearingBoth,
     ProofFailed,
     ProvenReduction,
     check_gradients,
@@ -45,27 +53,26 @@ from upslope.gradnorm.proof import (
 )
 from upslope.gradnorm.restoring import Buffers, RandomState
 from upslope.gradnorm.separation import scales
-from upslope.gradnorm.tape import Listener, Means, Tape
-from upslope.gradnorm.tokens import Unfolded
+from upslope.gradnorm.tape import ComputeOptions, Listener, Tape
 from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.weights import Weights
 
 T = TypeVar("T")
 
 
-class KnownSlow(Inseparable):
+class KnownSlow(SamplesNotSeparable):
     """An earlier batch of the same program went sample by sample."""
 
 
 class Recording:
     """The outputs of one forward pass, and the tape that belongs to them."""
 
-    def __init__(self, model: nn.Module, batch: Batch, weights: Weights, means: Means):
-        self.model, self.batch, self.weights, self.means = model, batch, weights, means
+    def __init__(self, model: nn.Module, batch: Batch, weights: Weights, options: ComputeOptions):
+        self.model, self.batch, self.weights, self.options = model, batch, weights, options
         self.n = batch.n
         self._buffers, self._random = Buffers(model), RandomState(model)
         self._memory = memory_of(model)
-        self.why_slow: str | None = None
+        self.fallback_reason: str | None = None
         """Why the samples go one by one, if they do."""
         self.has_hooks = False
         """Whether hooks may change gradients, which must then be those of single samples."""
@@ -85,49 +92,49 @@ class Recording:
         """Whether the model draws random numbers that a sample alone would not meet."""
         try:
             self._start()
-        except (Inseparable, RuntimeError) as error:
-            self._give_way(error)
+        except (SamplesNotSeparable, RuntimeError) as error:
+            self._fall_back(error)
 
-    def _start(self, folded: bool = True) -> None:
+    def _start(self, fused: bool = True) -> None:
         """Run the model with a new tape."""
         known = self.model, self.batch, self.weights
-        pairs = pairs_of(*known) if folded and self.means.dtype is None and self.n else {}
+        pairs = pairs_of(*known) if fused and self.options.dtype is None and self.n else {}
         for last in range(len(pairs) + 2, -1, -1):  # until what is folded is right, or nothing is
-            self.tape = Tape(self.weights, self.means)
-            folding = PairFolding(self.tape, pairs)
-            self.tape.folding, self._tokens = folding, folding.tokens
+            self.tape = Tape(self.weights, self.options)
+            fusion = ConvBatchNormFusion(self.tape, pairs)
+            self.tape.fusion, self._placeholders = fusion, fusion.placeholders
             self._interceptor = Interceptor(self.tape, self.model, self.n, self._copies)
             try:
                 self.outputs = self._forward()
-                folding.check(tensors_in(self.outputs))
+                fusion.check(tensors_in(self.outputs))
                 self._ran = self._interceptor.program.identity
                 return
-            except Unfolded as found:
+            except FusionMismatch as found:
                 pairs = corrected(*known, found.place) if last > 1 else {}
 
     @property
     def _plain(self) -> bool:
-        return self.why_slow is not None
+        return self.fallback_reason is not None
 
     @property
     def precision(self) -> torch.dtype:
         """The least precise floating type that the model computed in, of those that occur."""
         types = {p.dtype for p in self.weights.parameters.values()} | self.tape.types
-        if self.means.dtype is not None:
-            return self.means.dtype
+        if self.options.dtype is not None:
+            return self.options.dtype
         floating = {t.to_real() for t in types if t.is_floating_point or t.is_complex}
         return max(floating, key=lambda t: torch.finfo(t).eps, default=torch.float32)
 
-    def tried(self, passes: Callable[[], T]) -> T | None:
+    def run_or_fall_back(self, passes: Callable[[], T]) -> T | None:
         """What passes over the tape find; None where the samples must go one by one."""
         while not self._plain:
             try:
                 return passes()
-            except (Inseparable, RuntimeError) as error:
-                self._give_way(error)
+            except (SamplesNotSeparable, RuntimeError) as error:
+                self._fall_back(error)
         return None
 
-    def _give_way(self, error: Exception) -> None:
+    def _fall_back(self, error: Exception) -> None:
         """Run the model again, on the same random numbers: with no copies, or without the tape.
 
         What the model itself raises, it will raise again.
@@ -139,9 +146,9 @@ class Recording:
             try:
                 self._start()
                 return
-            except (Inseparable, RuntimeError) as again:
+            except (SamplesNotSeparable, RuntimeError) as again:
                 error = again
-        self.why_slow = str(error).partition("\n")[0] or type(error).__name__
+        self.fallback_reason = str(error).partition("\n")[0] or type(error).__name__
         self.has_hooks = isinstance(error, GradientsHooked)
         # What an earlier batch has shown need not be shown again, but for a random share.
         known = isinstance(error, KnownSlow)
@@ -204,17 +211,19 @@ class Recording:
         outputs = self.outputs
         self._interceptor.program.rewind(self._ran)
         with contextlib.nullcontext() if self._plain else self._interceptor:
-            if self.tape.means.dtype is not None:
-                outputs = tree_map_only(Tensor, widened, outputs)
+            if self.tape.options.dtype is not None:
+                outputs = tree_map_only(Tensor, upcast_output, outputs)
             losses = loss(outputs)
         check_losses(losses, self.n, self.batch.first)
         return losses
 
     def squared_norms(self, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
         """name -> (n,) squared norms of each weight's per-sample gradient of `loss`."""
-        return self.reduced(SquaredNorms(), loss, last=last)
+        return self.reduce_per_sample(SquaredNorms(), loss, last=last)
 
-    def reduced(self, reduction: Reduction, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
+    def reduce_per_sample(
+        self, reduction: Reduction, loss: Loss, *, last: bool = False
+    ) -> dict[str, Tensor]:
         """name -> (n, ...): a reduction of each weight's per-sample gradient of `loss`.
 
         A weight that no gradient reaches has zeros. After the `last` pass the activations are
@@ -225,7 +234,7 @@ class Recording:
         """
         rows: dict[str, Tensor] | None = {}
         if self.n > 0:
-            rows = self.tried(lambda: self._recorded_somehow(reduction, loss, last))
+            rows = self.run_or_fall_back(lambda: self._reduce_with_retry(reduction, loss, last))
         if rows is None:
             rows = self._one_by_one(reduction, loss)
             self._tell_slow()
@@ -250,14 +259,14 @@ class Recording:
         row = reduction.of_dense(name, torch.zeros_like(parameter)[None])
         return row.expand(self.n, *row.shape[1:])
 
-    def _recorded_somehow(self, reduction: Reduction, loss: Loss, last: bool) -> dict[str, Tensor]:
+    def _reduce_with_retry(self, reduction: Reduction, loss: Loss, last: bool) -> dict[str, Tensor]:
         try:
             return self._recorded(reduction, loss, last)
         except GradientNormError:
-            if not self._tokens:
+            if not self._placeholders:
                 raise
         # Tokens are no numbers, for what looks at them unseen.
-        self._start(folded=False)
+        self._start(fused=False)
         return self._recorded(reduction, loss, last)
 
     def _recorded(self, reduction: Reduction, loss: Loss, last: bool) -> dict[str, Tensor]:
@@ -284,7 +293,7 @@ class Recording:
                 if known is None and self.repeats:
                     self._keep(program, loss, layouts)
                 return rows
-            except (Unplaced, ProofFailed):
+            except (LayoutUnknown, ProofFailed):
                 self._memory.forget(program, operators)
                 if self.n == 1:
                     raise
@@ -305,7 +314,7 @@ class Recording:
     def _keep(self, program: Any, loss: Loss, layouts: Mapping[int, Layout]) -> None:
         """Remember what was proven, and whether it must be proven for every batch."""
         self._look_at_losses(loss)
-        self._memory.keep(program, Known(dict(layouts), self.why_slow, self.looks_around))
+        self._memory.keep(program, Known(dict(layouts), self.fallback_reason, self.looks_around))
 
     def _look_at_losses(self, loss: Loss) -> None:
         """See whether samples may depend on others, and say once what that costs."""
@@ -340,7 +349,14 @@ class Recording:
     def _program(self, loss: Loss | None = None) -> tuple[Any, ...]:
         """The identity of what ran (`program`), and what decides on kernels beside it."""
         ran = self._interceptor.program.identity
-        return (self._operators(), ran, self.batch.shapes, self._copies, self.means, identify(loss))
+        return (
+            self._operators(),
+            ran,
+            self.batch.shapes,
+            self._copies,
+            self.options,
+            identify(loss),
+        )
 
     def _heard(
         self,
@@ -354,16 +370,16 @@ class Recording:
         """The pass that counts; where it is to be proven, what the proof needs beside it."""
         ones = torch.ones_like(losses)
         if not prove:
-            listener = PartListener(self.tape, self.n, layouts, reduction)
+            listener = ReducingListener(self.tape, self.n, layouts, reduction)
             self.backward(losses, ones, listener, last=last)
             self._reached = listener.reached
             return listener.finish()
         noting = ProvenReduction(reduction)
-        parts = PartListener(self.tape, self.n, layouts, noting)
+        parts = ReducingListener(self.tape, self.n, layouts, noting)
         once, scaled = (Checksums(self.n, layouts, self.tape.kernels) for _ in range(2))
         known, self._scaled = self._scaled, None
         enough = self.n == 1 or known is not None
-        self.backward(losses, ones, HearingBoth(once, parts), last=last and enough)
+        self.backward(losses, ones, BothListeners(once, parts), last=last and enough)
         rows = parts.finish()
         self._reached = parts.reached
         if self.n > 1:
@@ -391,8 +407,11 @@ class Recording:
             model = copy.deepcopy(self.model).double()
             names = set(self.weights.parameters)
             own = {name: p for name, p in model.named_parameters() if name in names}
-            record = Recording(model, self.batch.double(), Weights(own), self.means)
-            return record.tried(lambda: record._recorded(SquaredNorms(), loss, True)) is not None
+            record = Recording(model, self.batch.double(), Weights(own), self.options)
+            return (
+                record.run_or_fall_back(lambda: record._recorded(SquaredNorms(), loss, True))
+                is not None
+            )
         except GradientNormError:
             raise
         except Exception:  # a model, or a loss, for float32 alone
@@ -404,7 +423,7 @@ class Recording:
         """One backward pass through all uses of weights.
 
         Raises:
-            Inseparable: some gradient reached a parameter past every kernel.
+            SamplesNotSeparable: some gradient reached a parameter past every kernel.
         """
         if not losses.requires_grad:
             return
@@ -413,18 +432,18 @@ class Recording:
         try:
             reached = torch.autograd.grad(
                 (losses * share).sum(),  # one number: for more, torch imports half a second of code
-                [*anchors, *self.weights.parameters.values(), *self._tokens],
+                [*anchors, *self.weights.parameters.values(), *self._placeholders],
                 retain_graph=not last,
                 allow_unused=True,
             )
         finally:
             self.tape.listener = None
-        names = [*self.weights.parameters, *("a convolution's output" for _ in self._tokens)]
+        names = [*self.weights.parameters, *("a convolution's output" for _ in self._placeholders)]
         escaped = [
             name for name, g in zip(names, reached[len(anchors) :], strict=True) if g is not None
         ]
         if escaped:
-            raise Inseparable(f"`{escaped[0]}` is used where no operator can be seen")
+            raise SamplesNotSeparable(f"`{escaped[0]}` is used where no operator can be seen")
 
     def _probed(self, losses: Tensor) -> LayoutProbe:
         """Backward passes from some of the losses: two, and more where two do not settle it."""
@@ -447,19 +466,19 @@ class Recording:
         """use -> where its samples are, read off backward passes from some of the losses.
 
         Raises:
-            Inseparable: they cannot be told apart.
+            SamplesNotSeparable: they cannot be told apart.
         """
         return {} if self.n == 1 else self._probed(losses).layouts()
 
     def _tell_slow(self) -> None:
         """Warn, once per model, that samples go one by one."""
-        if self.why_slow is None or "slow" in self._memory.told:
+        if self.fallback_reason is None or "slow" in self._memory.told:
             return
         self._memory.told.add("slow")
         warn_user(
             f"{type(self.model).__name__}: per-sample gradients are found one sample at a time, "
-            f"exactly and slowly, because {self.why_slow.rstrip('.')}. `explain(model, inputs)` "
-            "shows every use of a parameter."
+            f"exactly and slowly, because {self.fallback_reason.rstrip('.')}. "
+            "`explain(model, inputs)` shows every use of a parameter."
         )
 
     def _one_by_one(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
@@ -488,6 +507,6 @@ def cut_off(weights: Weights) -> GradientNormError:
     )
 
 
-def widened(tensor: Tensor) -> Tensor:
+def upcast_output(tensor: Tensor) -> Tensor:
     """Upcast half-precision outputs to float32 before the loss."""
     return tensor.float() if tensor.is_floating_point() else tensor

@@ -113,7 +113,7 @@ def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
+def restoring_state(model: nn.Module) -> Iterator[None]:
     """Record with autograd on; leave buffers and gradients as they were, whatever happens."""
     buffers = Buffers(model)
     gradients = [(p, p.grad) for p in model.parameters()]

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.batch import Inputs
-from upslope.gradnorm.engine import Parameters, means_of, select
+from upslope.gradnorm.engine import Parameters, compute_options, select
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.parts import Outer, squared_norms
-from upslope.gradnorm.pieces import reduced
+from upslope.gradnorm.microbatches import reduce_per_sample
+from upslope.gradnorm.per_sample_gradients import OuterProducts, squared_norms
 from upslope.gradnorm.weights import Uses, Weights, dense_sum
 
 
@@ -58,9 +58,9 @@ def gradient_sketches(
     if dim < 1:
         raise GradientNormError(f"Expected `dim` to be at least 1 but got {dim}.")
     weights = Weights(select(model, parameters, inputs))
-    means = means_of(max_memory, None)
+    options = compute_options(max_memory, None)
     reduction = _NormsAndSketches(Projection(dim, seed))
-    rows = reduced(model, inputs, weights, means, reduction, named(loss))
+    rows = reduce_per_sample(model, inputs, weights, options, reduction, named(loss))
     total = torch.stack(list(rows.values())).sum(dim=0)
     return Sketches(total[:, 0].double().sqrt(), total[:, 1:])
 
@@ -86,7 +86,7 @@ class Projection:
         signed = flat * (s[:, None] * r).flatten()
         return rows.new_zeros(len(rows), self.dim).index_add_(1, buckets, signed)
 
-    def outer(self, name: str, part: Outer) -> Tensor:
+    def outer(self, name: str, part: OuterProducts) -> Tensor:
         """(n, dim), of sums of outer products that are not formed."""
         (a, s), (b, r) = self._both(name, part.g.shape[2], part.x.shape[2], part.g)
         g = torch.fft.rfft(self._side(part.g, a, s))
@@ -116,11 +116,11 @@ class _NormsAndSketches:
         """See `Reduction`."""
         (weight, part), *more = uses
         real = not weight.is_complex()
-        if not more and real and isinstance(part, Outer) and weights.tracks(weight):
+        if not more and real and isinstance(part, OuterProducts) and weights.tracks(weight):
             t, i, o = part.x.shape[1], part.x.shape[2], part.g.shape[2]
             transform = 2 * self.projection.dim * math.log2(self.projection.dim + 1)
             if t * (i + o + transform) < i * o:
-                squares = part.sqnorm(scratch)
+                squares = part.squared_norms(scratch)
                 return torch.cat([squares[:, None], self.projection.outer(name, part)], dim=1)
         pieces = dense_sum(weights, name, uses, scratch)
         return torch.cat([self.of_dense(name, rows) for _, rows in pieces])

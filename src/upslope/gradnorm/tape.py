@@ -2,8 +2,8 @@
 
 A `Kernel` stands for one use of one or more weights by one operator. In the forward pass it
 computes the operator's output; in the backward pass it hands on the gradient of its inputs, as
-autograd would, and can tell the per-sample gradient of its weights as `Part`s. The gradient of a
-weight itself, summed over the batch, is never formed.
+autograd would, and can tell the per-sample gradient of its weights as `PerSampleGradient`s. The
+gradient of a weight itself, summed over the batch, is never formed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.layout import Layout, Samples
-from upslope.gradnorm.parts import SCRATCH, Part
+from upslope.gradnorm.per_sample_gradients import SCRATCH, PerSampleGradient
 from upslope.gradnorm.weights import Weights
 
 
-class Means(NamedTuple):
+class ComputeOptions(NamedTuple):
     """How to compute: what changes speed and memory, and results by rounding alone."""
 
     scratch: int = SCRATCH
@@ -53,20 +53,20 @@ class Kernel(ABC):
     @abstractmethod
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield each of `weights` with its per-sample gradients, from that of the output."""
 
 
 class Listener(Protocol):
     """Hears the gradient that reaches each use, during a backward pass."""
 
-    def hear(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
         """`g` is the gradient of the output of use `index`; `inputs` are that use's inputs."""
         ...
 
 
-class Folding(Protocol):
-    """Makes one kernel of a convolution and the normalisation of its output (`folding`)."""
+class Fusion(Protocol):
+    """Makes one kernel of a convolution and the normalisation of its output (`conv_bn_fusion`)."""
 
     def convolved(self, kernel: Any, x: Tensor) -> Tensor:
         """The output of a convolution, or what stands for it until it is normalised."""
@@ -80,8 +80,8 @@ class Folding(Protocol):
 class Tape:
     """The uses of the weights in one forward pass, in order."""
 
-    def __init__(self, weights: Weights, means: Means):
-        self.weights, self.means = weights, means
+    def __init__(self, weights: Weights, options: ComputeOptions):
+        self.weights, self.options = weights, options
         self.kernels: list[Kernel] = []
         self.uses_of: Counter[str] = Counter()
         self.anchors = [torch.zeros((), requires_grad=True)]
@@ -92,7 +92,7 @@ class Tape:
         self.types: set[torch.dtype] = set()
         """The types of what depends on samples, and of autocast where one ran."""
         self.listener: Listener | None = None
-        self.folding: Folding | None = None
+        self.fusion: Fusion | None = None
 
     def route(self) -> None:
         """Note that entries were chosen by the data: from here on, no batch is like another."""
@@ -130,7 +130,7 @@ class _Record(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         tape, inputs = ctx.tape, ctx.saved_tensors
         if tape.listener is not None:
-            tape.listener.hear(ctx.index, g, inputs)
+            tape.listener.on_gradient(ctx.index, g, inputs)
         gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if any(ctx.needs_input_grad[3:]):
             gradients = tape.kernels[ctx.index].input_gradients(g, *inputs)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Inseparable
+from upslope.gradnorm.layout import SamplesNotSeparable
 
 
 def viewed(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -24,13 +24,15 @@ def refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
     """A write into such a copy would not reach the tensor that the model means.
 
     Raises:
-        Inseparable: there is one.
+        SamplesNotSeparable: there is one.
     """
     if writes(getattr(func, "__name__", "")):
         for tensor in tensors_of(args[:1]):
             base = tensor if tensor._base is None else tensor._base
             if "_upslope_copy" in (tensor.__dict__ | base.__dict__):
-                raise Inseparable("the model writes through a view of a convolution's output")
+                raise SamplesNotSeparable(
+                    "the model writes through a view of a convolution's output"
+                )
 
 
 def writes(name: str) -> bool:

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.parts import Part, chunks, squared_norms
+from upslope.gradnorm.per_sample_gradients import PerSampleGradient, chunks, squared_norms
 
-Uses = Sequence[tuple[Tensor, Part]]
+Uses = Sequence[tuple[Tensor, PerSampleGradient]]
 """The uses of one parameter: through which weight, and the gradient of that weight."""
 
 
@@ -29,17 +29,17 @@ class Weights:
         self._sources: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
         self._laid: dict[str, Tensor] = {}
 
-    def adopt(self, tensor: Tensor) -> None:
+    def mark_derived(self, tensor: Tensor) -> None:
         """Take in a tensor that was computed from weights alone."""
         if tensor.requires_grad and not self.tracks(tensor):
             tensor.__dict__["_upslope_weights"] = self
 
     def view(self, tensor: Tensor) -> Tensor:
         """The same, for a kernel's own views of a weight."""
-        self.adopt(tensor)
+        self.mark_derived(tensor)
         return tensor
 
-    def made_of(self, tensor: object) -> bool:
+    def is_weight(self, tensor: object) -> bool:
         """Whether something is a weight: a tracked parameter, or made of such alone."""
         if not isinstance(tensor, Tensor):
             return False
@@ -47,7 +47,7 @@ class Weights:
 
     def asked(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""
-        return tuple(t for t in tensors if t is not None and self.made_of(t))
+        return tuple(t for t in tensors if t is not None and self.is_weight(t))
 
     def tracks(self, tensor: Tensor) -> bool:
         """Whether the tensor is one of the tracked parameters."""
@@ -110,11 +110,11 @@ def combined(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
     parts = [part for _, part in uses]
     first = tensors[0]
     if weights.isometric(first) and all(t is first for t in tensors):
-        total = parts[0].plus(parts[1:]) if len(parts) > 1 else parts[0]
+        total = parts[0].add(parts[1:]) if len(parts) > 1 else parts[0]
         if total is not None:
-            return total.sqnorm(scratch)
+            return total.squared_norms(scratch)
     if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
-        return torch.stack([part.sqnorm(scratch) for part in parts]).sum(dim=0)
+        return torch.stack([part.squared_norms(scratch) for part in parts]).sum(dim=0)
     pieces = dense_sum(weights, name, uses, scratch)
     return torch.cat([squared_norms(rows) for _, rows in pieces])
 
@@ -126,7 +126,7 @@ def dense_sum(
     parameter = weights.parameters[name]
     size = max(parameter.numel(), *(weight.numel() for weight, _ in uses))
     for rows in chunks(len(uses[0][1]), 3 * parameter.element_size() * size, scratch):
-        total = sum(weights.pulled(name, weight, part.dense(rows)) for weight, part in uses)
+        total = sum(weights.pulled(name, weight, part.materialize(rows)) for weight, part in uses)
         assert isinstance(total, Tensor)
         yield rows, total
 

@@ -38,7 +38,7 @@ class EKFAC:
     """The approximation, fitted to the model and the data of a curvature: two passes over them.
 
     draws: labels drawn from the posterior for each sample, or None for the exact expectation over
-        all classes, one backward pass a class; or "given" for the loss at the given targets (the
+        all classes, one backward pass per class; or "given" for the loss at the given targets (the
         empirical Fisher). The first two are the Fisher matrix of cross-entropy on logits
         (n, classes), which is its Gauss-Newton matrix.
 
@@ -95,7 +95,7 @@ class EKFAC:
         return solve
 
     def _mapped(self, vector: Tensor, entrywise: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        theta = self._network.split(self._network.checked(vector, "vector"))
+        theta = self._network.split(self._network.check_vector(vector, "vector"))
         mapped: Theta = {}
         for (layer, u_a, u_g), values in zip(self._layers, self._values, strict=True):
             inner = entrywise(u_g.T @ layer.block(theta) @ u_a, values)

@@ -11,7 +11,7 @@ from upslope.errors import InfluenceError
 from upslope.gradnorm import entropy, expected, supervised
 
 LossFunction = Callable[[Any, Any], Tensor]
-"""From a model's outputs and the targets of a batch to one loss a sample, (n,)."""
+"""From a model's outputs and the targets of a batch to one loss per sample, (n,)."""
 
 
 def label_loss(outputs: Any, targets: Tensor) -> Tensor:

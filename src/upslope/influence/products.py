@@ -72,7 +72,7 @@ class Curvature:
         Raises:
             InfluenceError: a vector of another shape, or a product that is not finite.
         """
-        vector = self.network.checked(vector, "vector")
+        vector = self.network.check_vector(vector, "vector")
         total = torch.zeros_like(vector)
         with evaluating(self.network.model):
             for batch in self.network.batches(self.data, "data"):

@@ -94,7 +94,7 @@ class ConjugateGradients:
 
     def __call__(self, curvature: Curvature, b: Tensor) -> Solution:
         """Solve for b, (p,)."""
-        b = curvature.network.checked(b, "b")
+        b = curvature.network.check_vector(b, "b")
         x, length = torch.zeros_like(b), float(b.norm())
         if length == 0:
             return Solution(x, 0.0, 0, "converged")
@@ -197,7 +197,7 @@ class Lissa:
 
     def __call__(self, curvature: Curvature, b: Tensor) -> Solution:
         """Solve for b, (p,)."""
-        b = curvature.network.checked(b, "b")
+        b = curvature.network.check_vector(b, "b")
         length = float(b.norm())
         if length == 0:
             return Solution(torch.zeros_like(b), 0.0, 0, "converged")

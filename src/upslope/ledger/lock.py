@@ -1,4 +1,4 @@
-"""One process a run directory: an operating-system lock, which dies with the process."""
+"""One process per run directory: an operating-system lock, which dies with the process."""
 
 from __future__ import annotations
 

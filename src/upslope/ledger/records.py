@@ -137,7 +137,7 @@ class RunResult:
         return tuple(c for c in self.cycles if not is_fitted(c.train_metrics, self.primary))
 
     def curve(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Labels used and the primary figure on the test set, one point a cycle.
+        """Labels used and the primary figure on the test set, one point per cycle.
 
         Raises:
             RunError: there is no test set.

@@ -1,4 +1,4 @@
-"""Task models: one file a family, one line a name in `TABLE`, or a factory of the user's own.
+"""Task models: one file per family, one line per name in `REGISTRY`, or a factory of the user's.
 
     model = build("resnet18-cifar", num_classes=10, input_shape=(3, 32, 32))
     model = build("my_package.nets:make", num_classes=10, input_shape=(3, 32, 32), depth=4)
@@ -14,14 +14,14 @@ from typing import Any
 
 from torch import nn
 
-from upslope import tables
+from upslope import registry
 from upslope.models import bag_of_words, drn, fast, own, resnet, resnet3d, small, text, vgg
 from upslope.models.features import head, with_features
 from upslope.models.lazy import initialise_by_shape, without_lazy_layers
 from upslope.models.text import SequenceClassifier
 
 __all__ = [
-    "TABLE",
+    "REGISTRY",
     "SequenceClassifier",
     "build",
     "check_options",
@@ -31,7 +31,7 @@ __all__ = [
     "without_lazy_layers",
 ]
 
-TABLE: Mapping[str, Callable[..., nn.Module]] = {
+REGISTRY: Mapping[str, Callable[..., nn.Module]] = {
     "resnet18-cifar": resnet.resnet18_cifar,
     "resnet50-cifar": resnet.resnet50_cifar,
     "resnet18": resnet.resnet18,
@@ -55,7 +55,7 @@ TABLE: Mapping[str, Callable[..., nn.Module]] = {
 def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options: Any) -> nn.Module:
     """A fresh network; its weights come from torch's global generator.
 
-    name: a key of `TABLE`, or `package.module:function`, which is imported, from the current
+    name: a key of `REGISTRY`, or `package.module:function`, which is imported, from the current
     folder too, and called with num_classes, input_shape and the options. Lazy layers get their
     sizes from a batch of zeros.
 
@@ -68,7 +68,7 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options:
     if ":" in name:
         return initialise_by_shape(own.build_own(name, num_classes, shape, options), shape)
     checked = check_options(name, options)
-    return TABLE[name](num_classes=num_classes, input_shape=shape, **checked)
+    return REGISTRY[name](num_classes=num_classes, input_shape=shape, **checked)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,18 +81,18 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if ":" in name:
         return own.check_own_options(name, options)
-    factory = tables.lookup("model", TABLE, name, " or `package.module:function`")
-    problems: list[tables.OptionProblem | str] = [*own.given_problems(name, options)]
+    factory = registry.lookup("model", REGISTRY, name, " or `package.module:function`")
+    problems: list[registry.OptionProblem | str] = [*own.given_problems(name, options)]
     rest = {key: value for key, value in options.items() if key not in own.GIVEN}
     try:
-        checked = tables.check_options(f"model {name!r}", factory, rest, own.GIVEN)
-    except tables.OptionsError as error:
+        checked = registry.check_options(f"model {name!r}", factory, rest, own.GIVEN)
+    except registry.OptionsError as error:
         problems += error.problems
     if problems:
-        raise tables.OptionsError(problems)
+        raise registry.OptionsError(problems)
     return checked
 
 
-def describe() -> list[tables.Description]:
+def describe() -> list[registry.Description]:
     """Every model: its name, one line about it, and its options with defaults and help."""
-    return [tables.describe(name, factory, own.GIVEN) for name, factory in TABLE.items()]
+    return [registry.describe(name, factory, own.GIVEN) for name, factory in REGISTRY.items()]

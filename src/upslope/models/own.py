@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from upslope.errors import ConfigError, UpslopeError
-from upslope.tables import OptionProblem, OptionsError, UnknownOption
+from upslope.registry import OptionProblem, OptionsError, UnknownOption
 
 GIVEN = ("num_classes", "input_shape")
 """What a data set decides; no option may have these names."""

@@ -111,7 +111,7 @@ class Study:
 
     @property
     def ceiling(self) -> float | None:
-        """The full-data figure, mean over the seeds that have it (one value a seed)."""
+        """The full-data figure, mean over the seeds that have it (one value per seed)."""
         by_seed = {run.seed: run.ceiling for run in self.runs if run.ceiling is not None}
         return float(np.mean(list(by_seed.values()))) if by_seed else None
 

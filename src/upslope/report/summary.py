@@ -50,7 +50,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy: means over its complete seeds. Figures are shares, times are seconds a run."""
+    """One strategy: means over its complete seeds. Figures are shares, times seconds per run."""
 
     strategy: str
     seeds: tuple[int, ...]

@@ -20,7 +20,7 @@ def header(summary: Summary) -> list[str]:
 
 
 def cells(summary: Summary, row: Row) -> list[str]:
-    """One row: percentages with the half-width of their interval, seconds a run."""
+    """One row: percentages with the half-width of their interval, seconds per run."""
     curve = [
         percent(float(m), float(high))
         for m, high in zip(row.curve.mean, row.curve.high, strict=True)
@@ -127,7 +127,7 @@ def _changes(study: Study) -> list[str]:
 
 
 def as_csv(summary: Summary) -> str:
-    """Long form, one line a strategy and budget, shares at full precision."""
+    """Long form, one line per strategy and budget, shares at full precision."""
     lines = []
     for row in summary.rows:
         for i, labels in enumerate(summary.budgets):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from upslope import tables
+from upslope import registry
 from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.reproduction.artefacts import ARTEFACTS
 from upslope.reproduction.output.results import Result
@@ -55,7 +55,7 @@ class Request:
     def __post_init__(self) -> None:
         names = tuple(ARTEFACTS)
         if self.artefact != ALL and self.artefact not in ARTEFACTS:
-            close = tables.did_you_mean(self.artefact, (*names, ALL))
+            close = registry.did_you_mean(self.artefact, (*names, ALL))
             raise ConfigError(
                 f"Expected an artefact among {', '.join(names)}, or {ALL}, but got "
                 f"{self.artefact!r}{close}."

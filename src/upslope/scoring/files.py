@@ -17,7 +17,7 @@ from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.files import disk_errors, safe_cell, write_atomically
 from upslope.pool import Need, PoolView
-from upslope.progress import Observer, Progress, Stop, silent
+from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.tasks.base import Task
 
@@ -30,7 +30,7 @@ Block = tuple[Sequence[int], dict[str, list[Any]]]
 
 
 class Scorer(Protocol):
-    """One number a sample from signals: every strategy that takes the highest scores is one."""
+    """One number per sample from signals: every strategy that takes the highest scores is one."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -54,11 +54,11 @@ class SignalScore:
         return (self.need,)
 
     def score(self, pool: PoolView) -> Tensor:
-        """(n_candidates,). Raises SelectionError where the signal is not one number a sample."""
+        """(n_candidates,). Raises SelectionError where the signal is not one number per sample."""
         values = pool.signal(self.need)
         if values.dim() != 1:
             raise SelectionError(
-                f"Expected the signal {self.need} to be one number a sample but it has shape "
+                f"Expected the signal {self.need} to be one number per sample but it has shape "
                 f"{tuple(values.shape[1:])} for each. Choose a score."
             )
         return values
@@ -84,7 +84,7 @@ def score_to_file(
     seed: int = 0,
     batch_size: int = 256,
     on_corrupt: OnCorrupt = "fail",
-    observer: Observer = silent,
+    observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> ScoreReport:
     """Write `id` and one column a score, in pool order, to a .parquet or .csv file.
@@ -140,7 +140,7 @@ def stream_to_file(
     dataset: Dataset,
     indices: Sequence[int],
     block: Callable[[int, Sequence[int], Observer], Block],
-    observer: Observer = silent,
+    observer: Observer = no_progress,
 ) -> ScoreReport:
     """Write `id` and the columns that `block` gives, in the order of `indices`, a part at a time.
 

@@ -13,7 +13,7 @@ from upslope.datasets.base import Dataset
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError
 from upslope.pool import Need
-from upslope.progress import Observer, Stop, silent
+from upslope.progress import Observer, Stop, no_progress
 from upslope.scoring.files import TEXT_COLUMNS, Block, ScoreReport, stream_to_file
 from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.signals import build
@@ -33,7 +33,7 @@ def predict_to_file(
     classes: Sequence[str] = (),
     batch_size: int = 256,
     on_corrupt: OnCorrupt = "fail",
-    observer: Observer = silent,
+    observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> ScoreReport:
     """Write one row per sample, in pool order, to a .parquet or .csv file.
@@ -95,7 +95,7 @@ def _form(
     raise ConfigError(
         "Expected a task with one answer per sample to predict but this one answers at each of "
         f"{posterior[0, 0].numel():,} positions, which no table can hold. Run the network on the "
-        "images in Python: `Experiment.model()`, and `task.answers` of its outputs."
+        "images in Python: `Experiment.model()`, and `task.predictions` of its outputs."
     )
 
 

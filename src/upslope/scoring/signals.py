@@ -17,7 +17,7 @@ from upslope.datasets.readable import readable
 from upslope.errors import DataError
 from upslope.gradnorm import samples_that_fit
 from upslope.pool import Need
-from upslope.progress import Observer, Progress, Stop, silent
+from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.seeds import deterministic, generator, global_generator
 from upslope.signals import FitContext, Signal, build
 from upslope.signals.base import Targets
@@ -73,7 +73,7 @@ def compute_signals(
     on_corrupt: OnCorrupt = "fail",
     companion: KnowsSignals | None = None,
     train: Callable[[Sequence[int]], nn.Module] | None = None,
-    observer: Observer = silent,
+    observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> SignalTable:
     """The signals of `needs` over `candidates`, with `model` in eval mode.

@@ -3,7 +3,7 @@
     signal = build(Need.of("gradnorm", loss="entropy"))
     values = signal.compute(model, task, inputs)        # (n, ...)
 
-A new signal is a file beside this one and a line in `SIGNALS`.
+A new signal is a file beside this one and a line in `REGISTRY`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from upslope import tables
+from upslope import registry
 from upslope.options import Options
 from upslope.pool import Need
-from upslope.signals.answers import Answers
 from upslope.signals.base import Checked, FitContext, FittedSignal, Signal
 from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
@@ -31,15 +30,16 @@ from upslope.signals.latents import Latents
 from upslope.signals.mc_dropout import McDropout, McPosteriors
 from upslope.signals.model_change import ModelChange
 from upslope.signals.predicted_classes import PredictedClasses
+from upslope.signals.predictions import Predictions
 from upslope.signals.probabilities import Probabilities, Uncertainty
 from upslope.signals.sraal import Sraal
 from upslope.signals.temperature import FittedTemperature
 from upslope.signals.vaal import Vaal
 from upslope.tasks.base import Task
 
-SIGNALS: dict[str, type[Options]] = {
+REGISTRY: dict[str, type[Options]] = {
     "probabilities": Probabilities,
-    "answers": Answers,
+    "answers": Predictions,
     "uncertainty": Uncertainty,
     "predicted-classes": PredictedClasses,
     "features": Features,
@@ -69,9 +69,9 @@ def build(need: Need) -> Signal:
     Raises:
         ConfigError: no such signal, no such option, or a value that the option may not take.
     """
-    signal = tables.lookup("signal", SIGNALS, need.name)
+    signal = registry.lookup("signal", REGISTRY, need.name)
     options = dict(need.options)
-    made = signal(**tables.check_options(f"signal {need.name!r}", signal, options, ()))
+    made = signal(**registry.check_options(f"signal {need.name!r}", signal, options, ()))
     if getattr(made, "temperature", None) == "fitted":
         return cast(Signal, FittedTemperature(made))
     return cast(Signal, made)
@@ -94,7 +94,7 @@ def check(
     values: dict[Need, Tensor] = {}
     try:
         for need in needs:
-            signal = build(need) if need.name in SIGNALS else None
+            signal = build(need) if need.name in REGISTRY else None
             trained: object = signal
             if isinstance(trained, FittedTemperature):
                 # No shape depends on the temperature.
@@ -109,9 +109,9 @@ def check(
     return values
 
 
-def describe() -> list[tables.Description]:
+def describe() -> list[registry.Description]:
     """Every signal: its name, one line about it, its options with defaults and help."""
-    return [tables.describe(name, signal, ()) for name, signal in SIGNALS.items()]
+    return [registry.describe(name, signal, ()) for name, signal in REGISTRY.items()]
 
 
-__all__ = ["SIGNALS", "FitContext", "FittedSignal", "Signal", "build", "check", "describe"]
+__all__ = ["REGISTRY", "FitContext", "FittedSignal", "Signal", "build", "check", "describe"]

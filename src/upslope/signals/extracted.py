@@ -29,7 +29,7 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class ExtractedFeatures(Options):
-    """What a feature extractor of the user's own puts out, one forward of it a sample: (n, d)."""
+    """What a feature extractor of the user's own puts out, one forward of it per sample: (n, d)."""
 
     name: ClassVar[str] = "extracted-features"
 

@@ -50,7 +50,7 @@ def chosen(parameters: str | None) -> str | list[str] | None:
 
 @dataclass(frozen=True)
 class GradNorm(Options):
-    """The norm of the loss gradient, one forward and backward a sample: (n,)."""
+    """The norm of the loss gradient, one forward and backward per sample: (n,)."""
 
     name: ClassVar[str] = "gradnorm"
 
@@ -99,7 +99,7 @@ def refuse_zero_gradient(criterion: str, posterior: str) -> None:
 
 @dataclass(frozen=True)
 class ExpectedGradientLength(Options):
-    """The expected gradient length, at most C backwards a sample: (n,)."""
+    """The expected gradient length, at most C backwards per sample: (n,)."""
 
     name: ClassVar[str] = "egl"
 

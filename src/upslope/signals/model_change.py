@@ -77,7 +77,7 @@ class FittedModelChange:
         norms = []
         for member in self.members:
             with torch.no_grad():
-                answers = task.answers(member(inputs))
+                answers = task.predictions(member(inputs))
 
             def losses(outputs: Any, answers: Tensor = answers) -> Tensor:
                 return task.losses(outputs, answers)

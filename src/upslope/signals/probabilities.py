@@ -49,7 +49,7 @@ MEASURES = {"least-confidence": least_confidence, "margin": margin, "entropy": e
 
 @dataclass(frozen=True)
 class Probabilities(Options):
-    """The posterior, one forward a sample: (n, classes, ...)."""
+    """The posterior, one forward per sample: (n, classes, ...)."""
 
     name: ClassVar[str] = "probabilities"
 
@@ -63,7 +63,7 @@ class Probabilities(Options):
 
 @dataclass(frozen=True)
 class Uncertainty(Options):
-    """How unsure the posterior is, one forward a sample: (n,)."""
+    """How unsure the posterior is, one forward per sample: (n,)."""
 
     name: ClassVar[str] = "uncertainty"
 

@@ -4,7 +4,7 @@
     strategy.needs                            # the signals to compute
     strategy.select(pool, budget, rng).ids    # what to label
 
-A new strategy is a file beside this one and a line in `STRATEGIES`.
+A new strategy is a file beside this one and a line in `REGISTRY`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-from upslope import tables
+from upslope import registry
 from upslope.strategies.adversarial import SRAAL, VAAL
 from upslope.strategies.badge import Badge
 from upslope.strategies.bait import Bait
@@ -39,7 +39,7 @@ from upslope.strategies.refine import Refine
 from upslope.strategies.typiclust import TCM, TypiClust
 from upslope.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
-STRATEGIES: dict[str, type[QueryStrategy]] = {
+REGISTRY: dict[str, type[QueryStrategy]] = {
     "random": Random,
     "foreground-random": ForegroundRandom,
     "least-confidence": LeastConfidence,
@@ -83,13 +83,13 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
 
 
 @dataclass(frozen=True)
-class StrategyDescription(tables.Description):
+class StrategyDescription(registry.Description):
     """One strategy as `upslope list strategies` shows it."""
 
     reference: str
     needs: str
     cost: str
-    home: str
+    best_for: str
 
 
 def build(name: str, **options: Any) -> QueryStrategy:
@@ -98,20 +98,26 @@ def build(name: str, **options: Any) -> QueryStrategy:
     Raises:
         ConfigError: no such strategy, no such option, or a value that the option may not take.
     """
-    strategy = tables.lookup("strategy", STRATEGIES, name)
-    checked = tables.check_options(f"strategy {name!r}", strategy, options, ())
+    strategy = registry.lookup("strategy", REGISTRY, name)
+    checked = registry.check_options(f"strategy {name!r}", strategy, options, ())
     return cast(QueryStrategy, strategy(**checked))
 
 
 def describe() -> list[StrategyDescription]:
     """Every strategy: summary, reference, needs and cost in words, where it is at home, options."""
-    rows = [(cls, tables.describe(name, cls, ())) for name, cls in STRATEGIES.items()]
+    rows = [(cls, registry.describe(name, cls, ())) for name, cls in REGISTRY.items()]
     return [
         StrategyDescription(
-            row.name, row.summary, row.options, cls.reference, cls.requires, cls.cost, cls.home
+            row.name,
+            row.summary,
+            row.options,
+            cls.reference,
+            cls.signal_cost,
+            cls.cost,
+            cls.best_for,
         )
         for cls, row in rows
     ]
 
 
-__all__ = ["STRATEGIES", "QueryStrategy", "StrategyDescription", "build", "describe"]
+__all__ = ["REGISTRY", "QueryStrategy", "StrategyDescription", "build", "describe"]

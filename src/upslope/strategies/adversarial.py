@@ -28,8 +28,8 @@ class VAAL(TopStrategy):
 
     name: ClassVar[str] = "vaal"
     reference: ClassVar[str] = "Sinha, Ebrahimi and Darrell, ICCV 2019"
-    requires: ClassVar[str] = "a variational autoencoder and a discriminator, trained each cycle"
-    home: ClassVar[str] = "large budgets"
+    signal_cost: ClassVar[str] = "a variational autoencoder and a discriminator, trained each cycle"
+    best_for: ClassVar[str] = "large budgets"
 
     steps: Steps = None
     latent: Annotated[int, Field(ge=2, description="latent dimensions")] = 32
@@ -66,7 +66,7 @@ class SRAAL(VAAL):
 
     name: ClassVar[str] = "sraal"
     reference: ClassVar[str] = "Zhang et al., CVPR 2020"
-    requires: ClassVar[str] = "a generator, a classifier and a discriminator, trained each cycle"
+    signal_cost: ClassVar[str] = "a generator, a classifier and a discriminator, trained each cycle"
 
     latent: Annotated[int, Field(ge=2, description="latent dimensions; the source has 200")] = 64
     initial: Annotated[

@@ -25,9 +25,9 @@ class Badge(QueryStrategy):
 
     name: ClassVar[str] = "badge"
     reference: ClassVar[str] = "Ash et al., ICLR 2020"
-    requires: ClassVar[str] = "one forward a candidate"
+    signal_cost: ClassVar[str] = "one forward per candidate"
     cost: ClassVar[str] = "n K (C + d); memory n (C + d)"
-    home: ClassVar[str] = "medium and large budgets; a strong default for batches"
+    best_for: ClassVar[str] = "medium and large budgets; a strong default for batches"
 
     temperature: Temperature = field(default=1.0, metadata=LATER)
 

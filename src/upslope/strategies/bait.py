@@ -42,11 +42,11 @@ class Bait(QueryStrategy):
 
     name: ClassVar[str] = "bait"
     reference: ClassVar[str] = "Ash et al., NeurIPS 2021"
-    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = (
         "(n + m) C^2 d^2 + K (n C^2 d + C^3 d^2); memory (C d)^2 + n C^2, C d <= 6000"
     )
-    home: ClassVar[str] = "small and medium budgets, few classes"
+    best_for: ClassVar[str] = "small and medium budgets, few classes"
 
     ridge: Annotated[float, Field(gt=0, description="lambda; the source has 0.01 on CIFAR-10")] = (
         0.01

@@ -36,9 +36,9 @@ class QueryStrategy(Options):
     """
 
     reference: ClassVar[str]
-    requires: ClassVar[str]
+    signal_cost: ClassVar[str]
     cost: ClassVar[str]
-    home: ClassVar[str]
+    best_for: ClassVar[str]
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -78,9 +78,9 @@ class QueryStrategy(Options):
             expected = POSTERIORS.get(need.name, values.ndim)
             if values.ndim != expected:
                 raise ModelError(
-                    f"Expected one posterior a sample for {self.name} but the task gives "
+                    f"Expected one posterior per sample for {self.name} but the task gives "
                     f"{tuple(values.shape[expected:])} of them, one at each position. Take a "
-                    "strategy that reads one number or gradient a sample, such as entropy."
+                    "strategy that reads one number or gradient per sample, such as entropy."
                 )
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:

@@ -31,9 +31,9 @@ class BatchBald(QueryStrategy):
 
     name: ClassVar[str] = "batch-bald"
     reference: ClassVar[str] = "Kirsch, van Amersfoort and Gal, NeurIPS 2019"
-    requires: ClassVar[str] = "a network with dropout; T forwards of what lies behind it"
+    signal_cost: ClassVar[str] = "a network with dropout; T forwards of what lies behind it"
     cost: ClassVar[str] = "answers T C for each gain recomputed; memory n T C"
-    home: ClassVar[str] = "budgets of tens a cycle"
+    best_for: ClassVar[str] = "budgets of tens a cycle"
 
     passes: Annotated[int, Field(ge=2, description="T, the number of passes")] = 100
     answers: Annotated[int, Field(ge=1, description="joint answers that are listed or drawn")] = (
@@ -49,7 +49,7 @@ class BatchBald(QueryStrategy):
         """The candidate of largest gain, `budget` times; scores are BALD's."""
         p = pool.signal(self.needs[0]).float()  # (n, T, C)
         expected = torch.cat([_entropy(part).mean(dim=1) for part in p.split(256)])  # type: ignore[no-untyped-call]
-        joint = Answers.none(p.shape[1])
+        joint = LabelConfigurations.none(p.shape[1])
 
         def gains_of(rows: Tensor) -> Tensor:
             return (joint.entropy(p[rows]) - expected[rows]).clamp_(min=0)
@@ -62,7 +62,7 @@ class BatchBald(QueryStrategy):
 
 
 @dataclass
-class Answers:
+class LabelConfigurations:
     """Answers to the samples so far. pi: (M,) their probability; w: (M, T), given them, of each
     network."""
 
@@ -70,7 +70,7 @@ class Answers:
     w: Tensor
 
     @classmethod
-    def none(cls, passes: int) -> Answers:
+    def none(cls, passes: int) -> LabelConfigurations:
         """The one answer to no question."""
         return cls(torch.ones(1), torch.full((1, passes), 1 / passes))
 

@@ -36,9 +36,9 @@ class BinaryBait(QueryStrategy):
 
     name: ClassVar[str] = "binary-bait"
     reference: ClassVar[str] = "Ash et al., NeurIPS 2021; Huseljic et al. 2024 (arXiv 2404.08981)"
-    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "d^3 + n d^2 + n d K; memory n d + d^2"
-    home: ClassVar[str] = "small and medium budgets, any number of classes"
+    best_for: ClassVar[str] = "small and medium budgets, any number of classes"
 
     ridge: Annotated[float, Field(gt=0, description="lambda")] = 1.0
     temperature: Temperature = 1.0

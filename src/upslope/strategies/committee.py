@@ -29,9 +29,9 @@ class QBC(TopStrategy):
 
     name: ClassVar[str] = "qbc"
     reference: ClassVar[str] = "Seung et al. 1992; Kuo et al., MICCAI 2018"
-    requires: ClassVar[str] = "M networks trained on the labels; M forwards a candidate"
+    signal_cost: ClassVar[str] = "M networks trained on the labels; M forwards per candidate"
     cost: ClassVar[str] = "n log n; with costs n Q, memory n Q / 8 bytes"
-    home: ClassVar[str] = "medium budgets; labels of unequal cost"
+    best_for: ClassVar[str] = "medium budgets; labels of unequal cost"
 
     members: Annotated[int, Field(ge=2, description="M, networks in the committee")] = 3
     epochs: Annotated[int, Field(ge=1, description="passes over the labelled set, each member")] = (

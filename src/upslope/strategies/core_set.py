@@ -60,9 +60,9 @@ class CoreSet(QueryStrategy):
 
     name: ClassVar[str] = "core-set"
     reference: ClassVar[str] = "Sener and Savarese, ICLR 2018, Algorithm 1"
-    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "n (m + K) d; memory n d"
-    home: ClassVar[str] = "large budgets, few classes"
+    best_for: ClassVar[str] = "large budgets, few classes"
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -84,7 +84,7 @@ class RobustCoreSet(CoreSet):
     name: ClassVar[str] = "core-set-robust"
     reference: ClassVar[str] = "Sener and Savarese, ICLR 2018, Algorithm 2"
     cost: ClassVar[str] = "greedy, then integer programs until `seconds` are over"
-    home: ClassVar[str] = "pools of up to some thousand candidates; beyond, the greedy answer"
+    best_for: ClassVar[str] = "pools of up to some thousand candidates; beyond, the greedy answer"
 
     outliers: Annotated[
         float, Field(ge=0, lt=1, description="share of the candidates that may stay uncovered")

@@ -52,9 +52,9 @@ def gaussian(width: float) -> Similarity:
 class CoverageStrategy(QueryStrategy):
     """The greedy algorithm; a similarity and a weight make a strategy of it."""
 
-    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "n (n + m) d, and n d for each gain recomputed; memory n d"
-    home: ClassVar[str] = "small budgets, on features good without labels"
+    best_for: ClassVar[str] = "small budgets, on features good without labels"
 
     features: Features = None
     steps: Steps = None
@@ -136,7 +136,7 @@ class UHerding(CoverageStrategy):
 
     name: ClassVar[str] = "u-herding"
     reference: ClassVar[str] = "Bae et al., ICLR 2025"
-    home: ClassVar[str] = "small to medium budgets"
+    best_for: ClassVar[str] = "small to medium budgets"
 
     temperature: Temperature = "fitted"
 

@@ -46,9 +46,9 @@ class DCoM(QueryStrategy):
 
     name: ClassVar[str] = "dcom"
     reference: ClassVar[str] = "Mishal and Weinshall 2024 (arXiv 2407.01804)"
-    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "(n + m) n d, again for each sample chosen n d; memory n d"
-    home: ClassVar[str] = "from few labels to many, on features good without labels"
+    best_for: ClassVar[str] = "from few labels to many, on features good without labels"
 
     delta: Annotated[
         float, Field(gt=0, le=2, description="largest radius of a ball, between unit vectors")

@@ -29,9 +29,9 @@ class DropQuery(QueryStrategy):
 
     name: ClassVar[str] = "dropquery"
     reference: ClassVar[str] = "Gupte et al., TMLR 2024 (arXiv 2401.14555)"
-    requires: ClassVar[str] = "one forward a candidate, and T of the head"
+    signal_cost: ClassVar[str] = "one forward per candidate, and T of the head"
     cost: ClassVar[str] = "k-means into K clusters; memory n d"
-    home: ClassVar[str] = "frozen pretrained features"
+    best_for: ClassVar[str] = "frozen pretrained features"
 
     passes: Annotated[int, Field(ge=1, description="T, random masks")] = 3
     rate: Annotated[float, Field(gt=0, lt=1, description="share of the features dropped")] = 0.75

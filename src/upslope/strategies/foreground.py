@@ -25,9 +25,9 @@ class ForegroundRandom(QueryStrategy):
 
     name: ClassVar[str] = "foreground-random"
     reference: ClassVar[str] = "Lueth et al. 2025 (nnActive), random with foreground"
-    requires: ClassVar[str] = "one forward a candidate"
+    signal_cost: ClassVar[str] = "one forward per candidate"
     cost: ClassVar[str] = "n"
-    home: ClassVar[str] = "the baseline for masks and volumes with much background"
+    best_for: ClassVar[str] = "the baseline for masks and volumes with much background"
 
     share: Annotated[
         float, Field(ge=0, le=1, description="of the batch, drawn where foreground is predicted")

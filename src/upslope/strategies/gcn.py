@@ -92,8 +92,8 @@ def loss_of(logits: Tensor, labelled: int) -> Tensor:
 class GraphStrategy(QueryStrategy):
     """What the two share: the graph network and its training, of this many steps."""
 
-    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
-    home: ClassVar[str] = "medium budgets"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
+    best_for: ClassVar[str] = "medium budgets"
 
     steps: Annotated[int, Field(ge=1, description="full-batch steps of Adam")] = 200
 

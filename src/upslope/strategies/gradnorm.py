@@ -34,7 +34,7 @@ EGL_PAPER = "Settles, Craven and Ray 2007"
 class GradientNormStrategy(TopStrategy):
     """What the four share: which norm, by which parameters."""
 
-    home: ClassVar[str] = "medium and large budgets"
+    best_for: ClassVar[str] = "medium and large budgets"
 
     norm: Annotated[
         Literal["global", "tensor-sum"],
@@ -59,7 +59,7 @@ class EntropyGradNorm(GradientNormStrategy):
 
     name: ClassVar[str] = "entropy-gradnorm"
     reference: ClassVar[str] = f"{PAPER}, Eq. 7"
-    requires: ClassVar[str] = "one forward and backward a candidate"
+    signal_cost: ClassVar[str] = "one forward and backward per candidate"
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -73,7 +73,7 @@ class ExpectedGradNorm(GradientNormStrategy):
 
     name: ClassVar[str] = "expected-gradnorm"
     reference: ClassVar[str] = f"{PAPER}, Eq. 6"
-    requires: ClassVar[str] = "one forward and backward a candidate"
+    signal_cost: ClassVar[str] = "one forward and backward per candidate"
 
     criterion: Annotated[
         Literal["cross-entropy", "label-smoothing", "focal", "hinge"],
@@ -112,7 +112,7 @@ class EGL(GradientNormStrategy):
 
     name: ClassVar[str] = "egl"
     reference: ClassVar[str] = EGL_PAPER
-    requires: ClassVar[str] = "one forward and, at most, C backwards a candidate"
+    signal_cost: ClassVar[str] = "one forward and, at most, C backwards per candidate"
     kind: ClassVar[str] = "mean"
 
     share: Annotated[

@@ -17,8 +17,8 @@ class ISAL(TopStrategy):
 
     name: ClassVar[str] = "isal"
     reference: ClassVar[str] = "Liu et al., ICCV 2021; Koh and Liang, ICML 2017"
-    requires: ClassVar[str] = "Hessian products over labelled samples; one double backward each"
-    home: ClassVar[str] = "medium budgets"
+    signal_cost: ClassVar[str] = "Hessian products over labelled samples; one double backward each"
+    best_for: ClassVar[str] = "medium budgets"
 
     label: Annotated[
         Literal["pseudo", "expected"], Field(description="what stands for the unknown label")

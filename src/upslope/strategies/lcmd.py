@@ -29,9 +29,9 @@ class LCMD(QueryStrategy):
 
     name: ClassVar[str] = "lcmd"
     reference: ClassVar[str] = "Holzmüller et al., JMLR 2023"
-    requires: ClassVar[str] = "one forward and backward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward and backward per candidate and per labelled sample"
     cost: ClassVar[str] = "n (m + K) dim; memory (n + m) dim"
-    home: ClassVar[str] = "medium and large batches"
+    best_for: ClassVar[str] = "medium and large batches"
 
     loss: Loss = "likely-label"
     dim: Dim = 512

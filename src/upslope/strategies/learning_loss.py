@@ -38,8 +38,8 @@ class TrainingStep(Protocol):
     def lr(self) -> float: ...  # noqa: D102
 
 
-class LearningLossCompanion:
-    """Trains a `LossPrediction` along with the task network; see `upslope.training.Companion`."""
+class LearningLossModule:
+    """The `AuxiliaryModule` that trains a `LossPrediction` along with the task network."""
 
     def __init__(self) -> None:
         self.handles: list[Any] = []
@@ -145,7 +145,7 @@ class LearningLossCompanion:
 class PredictedLoss:
     """The loss that the companion predicts: (n,)."""
 
-    companion: LearningLossCompanion
+    companion: LearningLossModule
     name: ClassVar[str] = PREDICTED.name
 
     def compute(self, model: nn.Module, task: Any, inputs: Tensor) -> Tensor:  # noqa: ARG002
@@ -161,14 +161,14 @@ class LL4AL(TopStrategy):
 
     name: ClassVar[str] = "ll4al"
     reference: ClassVar[str] = "Yoo and Kweon, CVPR 2019"
-    requires: ClassVar[str] = "a loss prediction module trained along; one forward a candidate"
-    home: ClassVar[str] = "medium and large budgets"
+    signal_cost: ClassVar[str] = "a loss prediction module trained along; one forward per candidate"
+    best_for: ClassVar[str] = "medium and large budgets"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """The predicted loss."""
         return (PREDICTED,)
 
-    def companion(self) -> LearningLossCompanion:
+    def companion(self) -> LearningLossModule:
         """The module that predicts the loss, for one run."""
-        return LearningLossCompanion()
+        return LearningLossModule()

@@ -24,8 +24,8 @@ class McDropoutStrategy(TopStrategy):
     """What the four share: how many passes."""
 
     measure: ClassVar[str]
-    requires: ClassVar[str] = "a network with dropout; T forwards of what lies behind it"
-    home: ClassVar[str] = "medium and large budgets"
+    signal_cost: ClassVar[str] = "a network with dropout; T forwards of what lies behind it"
+    best_for: ClassVar[str] = "medium and large budgets"
 
     passes: Annotated[
         int, Field(ge=2, description="T, the number of passes; the paper takes 1000")

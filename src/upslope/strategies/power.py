@@ -45,9 +45,9 @@ class Power(QueryStrategy):
 
     name: ClassVar[str] = "power"
     reference: ClassVar[str] = "Lueth et al. 2026 (ClaSP PE); Kirsch et al. 2023"
-    requires: ClassVar[str] = "what the score requires, and one forward a candidate"
+    signal_cost: ClassVar[str] = "what the score requires, and one forward per candidate"
     cost: ClassVar[str] = "n log n + K n C"
-    home: ClassVar[str] = "masks and volumes; large batches; rare classes"
+    best_for: ClassVar[str] = "masks and volumes; large batches; rare classes"
 
     score: Annotated[
         Literal[

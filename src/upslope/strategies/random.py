@@ -17,9 +17,9 @@ class Random(QueryStrategy):
 
     name: ClassVar[str] = "random"
     reference: ClassVar[str] = "uniform sampling"
-    requires: ClassVar[str] = "nothing"
+    signal_cost: ClassVar[str] = "nothing"
     cost: ClassVar[str] = "n"
-    home: ClassVar[str] = "the baseline at every budget; hard to beat with very few labels"
+    best_for: ClassVar[str] = "the baseline at every budget; hard to beat with very few labels"
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The first `budget` of a random permutation."""

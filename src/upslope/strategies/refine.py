@@ -32,9 +32,13 @@ class Refine(QueryStrategy):
 
     name: ClassVar[str] = "refine"
     reference: ClassVar[str] = "Huseljic et al., CVPR 2026 (arXiv 2511.22344)"
-    requires: ClassVar[str] = "one forward a candidate and a labelled sample; one more training"
+    signal_cost: ClassVar[str] = (
+        "one forward per candidate and per labelled sample; one more training"
+    )
     cost: ClassVar[str] = "rounds x batches selections of eight strategies; memory n d"
-    home: ClassVar[str] = "small and medium budgets on frozen features, where seconds do not count"
+    best_for: ClassVar[str] = (
+        "small and medium budgets on frozen features, where seconds do not count"
+    )
 
     rounds: Annotated[int, Field(ge=0, description="times that the pool is cleaned")] = 5
     batches: Annotated[

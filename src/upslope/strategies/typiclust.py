@@ -50,9 +50,9 @@ class TypiClust(QueryStrategy):
 
     name: ClassVar[str] = "typiclust"
     reference: ClassVar[str] = "Hacohen, Dekel and Weinshall, ICML 2022"
-    requires: ClassVar[str] = "one forward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "k-means into (m + K) clusters, at most 500; memory n d"
-    home: ClassVar[str] = "few labels, on features good without labels"
+    best_for: ClassVar[str] = "few labels, on features good without labels"
 
     max_clusters: Annotated[int, Field(ge=1, description="most clusters")] = 500
     features: Features = None
@@ -92,7 +92,7 @@ class TCM(TypiClust):
 
     name: ClassVar[str] = "tcm"
     reference: ClassVar[str] = "Doucet et al. 2024 (TypiClust to Margin)"
-    home: ClassVar[str] = "from no labels to many"
+    best_for: ClassVar[str] = "from no labels to many"
 
     switch: Annotated[int, Field(ge=0, description="labels from which margin is used")] = 1000
     temperature: Temperature = field(default=1.0, metadata=LATER)

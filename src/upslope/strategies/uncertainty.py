@@ -27,8 +27,8 @@ class LeastConfidence(TopStrategy):
 
     name: ClassVar[str] = "least-confidence"
     reference: ClassVar[str] = "Lewis and Gale 1994; Culotta and McCallum 2005"
-    requires: ClassVar[str] = "one forward a candidate"
-    home: ClassVar[str] = "medium and large budgets"
+    signal_cost: ClassVar[str] = "one forward per candidate"
+    best_for: ClassVar[str] = "medium and large budgets"
 
     temperature: Temperature = field(default=1.0, metadata=LATER)
 
@@ -44,8 +44,8 @@ class Margin(TopStrategy):
 
     name: ClassVar[str] = "margin"
     reference: ClassVar[str] = "Scheffer, Decomain and Wrobel 2001"
-    requires: ClassVar[str] = "one forward a candidate"
-    home: ClassVar[str] = "medium and large budgets; a strong default"
+    signal_cost: ClassVar[str] = "one forward per candidate"
+    best_for: ClassVar[str] = "medium and large budgets; a strong default"
 
     temperature: Temperature = field(default=1.0, metadata=LATER)
 
@@ -61,8 +61,8 @@ class Entropy(TopStrategy):
 
     name: ClassVar[str] = "entropy"
     reference: ClassVar[str] = "Shannon 1948; Settles and Craven 2008"
-    requires: ClassVar[str] = "one forward a candidate"
-    home: ClassVar[str] = "medium and large budgets"
+    signal_cost: ClassVar[str] = "one forward per candidate"
+    best_for: ClassVar[str] = "medium and large budgets"
 
     temperature: Temperature = field(default=1.0, metadata=LATER)
 

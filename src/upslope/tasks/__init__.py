@@ -1,11 +1,11 @@
-"""Tasks: one file each, one line a name in `TABLE`."""
+"""Tasks: one file each, one line per name in `REGISTRY`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from upslope import tables
+from upslope import registry
 from upslope.tasks.base import Metrics, TakesAnswers, Task
 from upslope.tasks.classification import Classification
 from upslope.tasks.multi_label import MultiLabel
@@ -14,7 +14,7 @@ from upslope.tasks.segmentation import Segmentation
 from upslope.tasks.text import TextClassification
 
 __all__ = [
-    "TABLE",
+    "REGISTRY",
     "Classification",
     "Metrics",
     "MultiLabel",
@@ -28,7 +28,7 @@ __all__ = [
     "describe",
 ]
 
-TABLE: Mapping[str, Callable[..., Task]] = {
+REGISTRY: Mapping[str, Callable[..., Task]] = {
     "classification": Classification,
     "segmentation": Segmentation,
     "text-classification": TextClassification,
@@ -55,7 +55,7 @@ def build(
         ConfigError: an unknown name or option, or a value out of range.
     """
     checked = check_options(name, options)
-    return TABLE[name](
+    return REGISTRY[name](
         num_classes=num_classes,
         mean=tuple(mean),
         std=tuple(std),
@@ -70,10 +70,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown task; every unknown or wrong option, in one message.
     """
-    task = tables.lookup("task", TABLE, name)
-    return tables.check_options(f"task {name!r}", task, options, _GIVEN)
+    task = registry.lookup("task", REGISTRY, name)
+    return registry.check_options(f"task {name!r}", task, options, _GIVEN)
 
 
-def describe() -> list[tables.Description]:
+def describe() -> list[registry.Description]:
     """Every task: its name, one line about it, and its options with defaults and help."""
-    return [tables.describe(name, task, _GIVEN) for name, task in TABLE.items()]
+    return [registry.describe(name, task, _GIVEN) for name, task in REGISTRY.items()]

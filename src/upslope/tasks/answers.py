@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from upslope.errors import DataError
-from upslope.tables import did_you_mean
+from upslope.registry import did_you_mean
 
 NO_LABEL = "none"
 _SHOWN = 10

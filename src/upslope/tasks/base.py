@@ -29,7 +29,7 @@ class Task(Protocol):
         ...
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The training criterion, one loss a sample: (n,)."""
+        """The training criterion, one loss per sample: (n,)."""
         ...
 
     def logits(self, outputs: Any) -> Tensor:
@@ -41,12 +41,12 @@ class Task(Protocol):
         """
         ...
 
-    def answers(self, outputs: Any) -> Tensor:
+    def predictions(self, outputs: Any) -> Tensor:
         """What the model says, as targets are: (n,) labels, (n, h, w) masks, (n, d) numbers."""
         ...
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:
-        """One number a sample, (n,), of one at each of its positions.
+        """One number per sample, (n,), of one at each of its positions.
 
         values: (n, ...); answers: (n, ...), the most probable class at each position.
         """

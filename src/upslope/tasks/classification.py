@@ -1,4 +1,4 @@
-"""Classification of images and of volumes: softmax cross-entropy, one label a sample."""
+"""Classification of images and of volumes: softmax cross-entropy, one label per sample."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _HELP = (
 
 @dataclass(frozen=True)
 class Classification(SoftmaxTask):
-    """One of `num_classes` labels a sample, by softmax and cross-entropy.
+    """One of `num_classes` labels per sample, by softmax and cross-entropy.
 
-    mean, std: one number a channel, of images in 0..1; empty leaves them there.
+    mean, std: one number per channel, of images in 0..1; empty leaves them there.
     Outputs are logits, (n, num_classes), or an object that carries them as `.logits`.
     """
 
@@ -82,7 +82,7 @@ class Classification(SoftmaxTask):
         self._need(inputs, 4, "images, (n, c, h, w),", f"views {self.views!r}", "views")
         shift = 1 if self.views == "flip-shift" else 0
         return mean_over_views(
-            lambda x: self.logits(model(x)), inputs, shift, border=self.black(inputs)
+            lambda x: self.logits(model(x)), inputs, shift, border=self.border_value(inputs)
         )
 
     def augment(
@@ -109,7 +109,7 @@ class Classification(SoftmaxTask):
         self._need(inputs, 4, "images, (n, c, h, w),")
         pad = self.pad or max(1, min(inputs.shape[2:]) // 8)
         flip = self.augmentation == "flip-crop"
-        border = self.black(inputs)
+        border = self.border_value(inputs)
         images = padded_crop(inputs, pad, flip=flip, border=border, rng=rng, mirrored=mirrored)
         return images, targets
 
@@ -121,7 +121,9 @@ class Classification(SoftmaxTask):
         Raises:
             ModelError: the model fails on it, or its output is not finite logits (n, num_classes).
         """
-        self.check_outputs(model, sample, (), "logits", "one row a sample and one column a class")
+        self.check_outputs(
+            model, sample, (), "logits", "one row per sample and one column per class"
+        )
 
     def _need(
         self, inputs: Tensor, dimensions: int, what: str, user: str = "", option: str = ""

@@ -14,9 +14,9 @@ from upslope.errors import ConfigError, ModelError
 
 @dataclass(frozen=True)
 class CommonTask:
-    """`num_classes` numbers a sample, or a position of a sample: (n, num_classes, ...).
+    """`num_classes` numbers per sample, or per position of a sample: (n, num_classes, ...).
 
-    mean, std: one number a channel, of images in 0..1; empty leaves them there. classes: names of
+    mean, std: one number per channel, of images in 0..1; empty leaves them there. classes: names of
     the classes, labels or numbers that the model puts out.
     """
 
@@ -32,7 +32,7 @@ class CommonTask:
             )
         if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
             raise ConfigError(
-                "Expected `mean` and `std` to have one number a channel, each std above 0, but "
+                "Expected `mean` and `std` to have one number per channel, each std above 0, but "
                 f"got {self.mean} and {self.std}."
             )
 
@@ -67,7 +67,7 @@ class CommonTask:
         scale, shift = _affine(self.mean, self.std, inputs.device, inputs.ndim)
         return inputs.float().mul_(scale).add_(shift)
 
-    def black(self, inputs: Tensor) -> Tensor | None:
+    def border_value(self, inputs: Tensor) -> Tensor | None:
         """(1, c, 1, ...): what `prepare` makes of black, for prepared `inputs`; None for 0."""
         if not self.mean:
             return None

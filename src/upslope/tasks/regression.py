@@ -1,4 +1,4 @@
-"""Regression: squared error, one or several numbers a sample.
+"""Regression: squared error, one or several numbers per sample.
 
 Where is there a gradient norm without a label? Not in Eq. 6 and 7: under a predictive normal
 distribution of constant variance the expected squared error is that variance and the entropy a
@@ -6,7 +6,7 @@ function of it, so that the gradient of either is zero for every sample. What is
 expected change of the model (Cai, Zhang and Zhou, ICDM 2013): with members f_k of a committee, each
 trained on a bootstrap of the labels, standing for what the label might be,
 
-    (1 / K) sum_k || grad 1/2 |f(x) - f_k(x)|^2 ||,  which for one number a sample is
+    (1 / K) sum_k || grad 1/2 |f(x) - f_k(x)|^2 ||,  which for one number per sample is
     || grad f(x) || (1 / K) sum_k |f(x) - f_k(x)|
 
 the norm of the gradient times the mean absolute pseudo-residual: the strategy `emcm`. Whatever
@@ -32,7 +32,7 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Regression(CommonTask):
-    """`num_classes` numbers a sample, by half the squared error.
+    """`num_classes` numbers per sample, by half the squared error.
 
     Outputs are (n, num_classes), or an object that carries them as `.logits`; targets (n,
     num_classes) floats. The network learns (target - centre) / scale, one of each a number: what
@@ -51,12 +51,12 @@ class Regression(CommonTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_classes < 1:
-            raise ConfigError(f"Expected at least 1 number a sample but got {self.num_classes}.")
+            raise ConfigError(f"Expected at least 1 number per sample but got {self.num_classes}.")
         for name, values in (("centre", self.centre), ("scale", self.scale)):
             if len(values) not in (0, self.num_classes):
                 raise ConfigError(
-                    f"Expected `{name}` to hold {self.num_classes} numbers, one a target, but got "
-                    f"{list(values)}."
+                    f"Expected `{name}` to hold {self.num_classes} numbers, one per target, but "
+                    f"got {list(values)}."
                 )
         if any(not s > 0 for s in self.scale):
             raise ConfigError(f"Expected every `scale` above 0 but got {list(self.scale)}.")
@@ -84,7 +84,7 @@ class Regression(CommonTask):
             )
         return (found - self._standard(targets.to(found))).square().sum(dim=1) / 2
 
-    def answers(self, outputs: Any) -> Tensor:
+    def predictions(self, outputs: Any) -> Tensor:
         """(n, num_classes): what is predicted, in the units of the targets."""
         found = self.found(outputs)
         centre, scale = self._affine(found)
@@ -114,7 +114,9 @@ class Regression(CommonTask):
         Raises:
             ModelError: the model fails on it, or its output is not finite (n, num_classes).
         """
-        self.check_outputs(model, sample, (), "numbers", "one row a sample and one column a target")
+        self.check_outputs(
+            model, sample, (), "numbers", "one row per sample and one column per target"
+        )
 
     def _standard(self, targets: Tensor) -> Tensor:
         centre, scale = self._affine(targets)

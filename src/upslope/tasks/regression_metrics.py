@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _Answers(Protocol):
-    def answers(self, outputs: Any) -> Tensor: ...
+    def predictions(self, outputs: Any) -> Tensor: ...
 
 
 class RegressionMetrics:
@@ -35,7 +35,7 @@ class RegressionMetrics:
     def update(self, outputs: Any, targets: Tensor) -> None:
         """outputs: what the model returned for n samples; targets: (n, k)."""
         y = targets.detach().cpu().double()
-        error = self._task.answers(outputs).detach().cpu().double() - y
+        error = self._task.predictions(outputs).detach().cpu().double() - y
         self._squares += error.square().sum(dim=0)
         self._absolute += error.abs().sum(dim=0)
         # Means of batches merged (Chan, Golub and LeVeque 1983): no difference of large sums.

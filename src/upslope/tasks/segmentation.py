@@ -1,4 +1,4 @@
-"""Semantic segmentation: softmax cross-entropy at every pixel, one mask a sample.
+"""Semantic segmentation: softmax cross-entropy at every pixel, one mask per sample.
 
 The acquisition scores take the mean over pixels of the posterior's entropy (Eq. 7): the expected
 cross-entropy of a whole mask under per-pixel posteriors is the sum of the pixels' entropies, so
@@ -27,7 +27,7 @@ from upslope.tasks.softmax import SoftmaxTask
 
 @dataclass(frozen=True)
 class Segmentation(SoftmaxTask):
-    """One of `num_classes` labels a pixel, by softmax and cross-entropy.
+    """One of `num_classes` labels per pixel, by softmax and cross-entropy.
 
     Outputs are logits (n, num_classes, h, w) at the size of the input, or an object that carries
     them as `.logits`. Targets are masks (n, h, w) of any integer type.
@@ -137,7 +137,7 @@ class Segmentation(SoftmaxTask):
             size,
             flip=self.flip,
             scale=self.scale,
-            border=self.black(inputs),
+            border=self.border_value(inputs),
             ignore_index=self.ignore_index,
             rng=rng,
         )
@@ -151,5 +151,5 @@ class Segmentation(SoftmaxTask):
             ModelError: the model fails on it, or its output is not finite logits
                 (n, num_classes, h, w).
         """
-        where = "one row a sample, one plane a class, at the size of the image"
+        where = "one row per sample, one plane per class, at the size of the image"
         self.check_outputs(model, sample, tuple(sample.shape[2:]), "logits", where)

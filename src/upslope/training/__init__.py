@@ -1,6 +1,6 @@
 """Training a task model: plain PyTorch, resumable at any batch, deterministic on the CPU."""
 
-from upslope.training.companion import Accompanied, Companion, Step
+from upslope.training.auxiliary_module import AuxiliaryModule, HasAuxiliaryModule, Step
 from upslope.training.evaluate import evaluate
 from upslope.training.loop import TrainingReport, place, train
 from upslope.training.recipes import RECIPES, with_recipe
@@ -8,8 +8,8 @@ from upslope.training.settings import TrainingSettings
 
 __all__ = [
     "RECIPES",
-    "Accompanied",
-    "Companion",
+    "AuxiliaryModule",
+    "HasAuxiliaryModule",
     "Step",
     "TrainingReport",
     "TrainingSettings",

@@ -10,7 +10,7 @@ from torch import nn
 from upslope.batches import evaluating, in_order, source, with_targets
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError
-from upslope.progress import Observer, Progress, Stop, silent
+from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.tasks.base import Task
 
 
@@ -22,7 +22,7 @@ def evaluate(
     *,
     device: torch.device,
     batch_size: int = 256,
-    observer: Observer = silent,
+    observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> dict[str, float]:
     """The task's figures over `indices` (all by default), in eval mode, without augmentation.

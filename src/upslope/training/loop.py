@@ -18,10 +18,10 @@ from torch.optim.swa_utils import update_bn
 from upslope.batches import Source, source, with_targets
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError, ModelError
-from upslope.progress import Interrupted, Observer, Progress, Stop, silent
+from upslope.progress import Interrupted, Observer, Progress, Stop, no_progress
 from upslope.seeds import derive, deterministic, generator, global_generator
 from upslope.tasks.base import MirrorsOnDemand, Task
-from upslope.training.companion import Companion, Step
+from upslope.training.auxiliary_module import AuxiliaryModule, Step
 from upslope.training.evaluate import evaluate
 from upslope.training.optimizers import make_optimizer
 from upslope.training.schedule import learning_rate
@@ -68,9 +68,9 @@ def train(
     cycle: int = 0,
     device: torch.device,
     validation: Dataset | None = None,
-    companion: Companion | None = None,
+    companion: AuxiliaryModule | None = None,
     checkpoint: Path | None = None,
-    observer: Observer = silent,
+    observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> TrainingReport:
     """Train `model` in place on `indices` of `dataset`, with the targets that the data set gives.
@@ -137,7 +137,7 @@ class _Training:
         cycle: int,
         device: torch.device,
         n: int,
-        companion: Companion | None,
+        companion: AuxiliaryModule | None,
         checkpoint: Path | None,
         key: str,
         observer: Observer,

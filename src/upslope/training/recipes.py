@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from upslope import tables
+from upslope import registry
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "fast": {
@@ -40,7 +40,7 @@ def with_recipe(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown recipe.
     """
-    values = dict(tables.lookup("recipe", RECIPES, name))
+    values = dict(registry.lookup("recipe", RECIPES, name))
     if "epochs" in options:
         values.pop("sample_passes", None)
     return values | dict(options)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from upslope.checkpoints import load_tensors, save_tensors
 from upslope.errors import ModelError
-from upslope.training.companion import Companion
+from upslope.training.auxiliary_module import AuxiliaryModule
 
 
 @dataclass
@@ -49,7 +49,7 @@ def save_position(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    companion: Companion | None,
+    companion: AuxiliaryModule | None,
 ) -> None:
     """Write a checkpoint; `key` says which training it belongs to."""
     states = optimizer.state_dict()["state"]
@@ -75,7 +75,7 @@ def load_position(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    companion: Companion | None,
+    companion: AuxiliaryModule | None,
 ) -> Position:
     """Take a checkpoint back, or the start where there is none of this training.
 

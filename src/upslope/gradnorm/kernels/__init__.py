@@ -25,7 +25,7 @@ from upslope.gradnorm.kernels.recurrent import cells, networks
 COMPOSITIONS = compositions.COMPOSITIONS
 """Name of the torch function -> a function that computes the same by other operators."""
 
-TABLE: Mapping[str, Callable[..., Any]] = {
+REGISTRY: Mapping[str, Callable[..., Any]] = {
     "linear": linear.linear,
     "matmul": linear.matmul,
     "__matmul__": linear.matmul,

@@ -30,7 +30,7 @@ def scaled_dot_product_attention(
         batch = batch[:0]  # queries and keys have unequal numbers of heads: no common shape
 
     def expanded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return expand_to_samples(tape, tensor, shape) if tape.weights.made_of(tensor) else tensor
+        return expand_to_samples(tape, tensor, shape) if tape.weights.is_weight(tensor) else tensor
 
     bias_shape = (*query.shape[:-2], query.shape[-2], key.shape[-2])
     query, key, value = (

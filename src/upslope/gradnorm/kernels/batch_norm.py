@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.layout import Layout, Samples
-from upslope.gradnorm.parts import Dense, Part
+from upslope.gradnorm.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import ordered
 
@@ -64,7 +64,7 @@ class BatchNormEval(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         large = g[0].numel() >= _LARGE * torch.get_num_threads()
         if samples.layout == Layout() and len(g) == samples.n and large:
@@ -107,5 +107,5 @@ def batch_norm(
 ) -> Any:
     """`torch.batch_norm`, which `nn.BatchNorm*d` calls."""
     norm = Normalisation(weight, bias, running_mean, running_var, eps)
-    folded = None if tape.folding is None else tape.folding.normalised(input, norm)
-    return tape.use(BatchNormEval(tape, norm), input) if folded is None else folded
+    fused = None if tape.fusion is None else tape.fusion.normalised(input, norm)
+    return tape.use(BatchNormEval(tape, norm), input) if fused is None else fused

@@ -32,8 +32,8 @@ def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any: 
         # torch calls again with letters in place of lists of indices; `pairwise` calls again
         # with two operands in place of more.
         return NotImplemented
-    weight_first = tape.weights.made_of(tensors[0])
-    if weight_first and tape.weights.made_of(tensors[1]):
+    weight_first = tape.weights.is_weight(tensors[0])
+    if weight_first and tape.weights.is_weight(tensors[1]):
         return NotImplemented
     terms, out, explicit = _explicit(equation, tensors, tape)
     order = (1, 0) if weight_first else (0, 1)
@@ -116,8 +116,8 @@ def _explicit(
         if stretched:
             x = x.squeeze(stretched)
             once = "".join(i for d, i in enumerate(once) if d not in stretched)
-        if tape.weights.made_of(tensor):
-            tape.weights.adopt(x)
+        if tape.weights.is_weight(tensor):
+            tape.weights.mark_derived(x)
         terms[k], operands[k] = once, x
     return terms, out, operands
 

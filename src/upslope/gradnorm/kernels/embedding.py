@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.parts import Part, Rows
+from upslope.gradnorm.per_sample_gradients import PerSampleGradient, Rows
 from upslope.gradnorm.tape import Kernel, Tape
 
 
@@ -37,7 +37,7 @@ class Embedding(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         (weight,), ids = self.weights, inputs[0]
         if self.padding >= 0:
@@ -55,7 +55,7 @@ def embedding(
     sparse: bool = False,  # noqa: ARG001
 ) -> Any:
     """`torch.embedding`."""
-    if not tape.weights.made_of(weight):
+    if not tape.weights.is_weight(weight):
         return NotImplemented
     return tape.use(Embedding(weight, padding_idx), input)
 
@@ -64,7 +64,7 @@ def index(tape: Tape, input: Tensor, index: Any) -> Any:
     """`table[ids]`: entries of a vector of weights, rows of a matrix, one matrix for each id."""
     if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
         return NotImplemented
-    if not tape.weights.made_of(input):
+    if not tape.weights.is_weight(input):
         return NotImplemented
     table = input if input.dim() == 2 else tape.weights.view(input.reshape(len(input), -1))
     ids = torch.where(index < 0, index + len(input), index)  # negative ids count from the end
@@ -74,7 +74,7 @@ def index(tape: Tape, input: Tensor, index: Any) -> Any:
 
 def index_select(tape: Tape, input: Tensor, dim: int, index: Tensor) -> Any:
     """`torch.index_select` of rows."""
-    if not tape.weights.made_of(input) or dim % max(1, input.dim()) != 0 or input.dim() != 2:
+    if not tape.weights.is_weight(input) or dim % max(1, input.dim()) != 0 or input.dim() != 2:
         return NotImplemented
     return tape.use(Embedding(input, -1), index)
 
@@ -95,7 +95,7 @@ def embedding_bag(
 ) -> Any:
     """`F.embedding_bag` over bags in rows, (n, t) ids: an embedding, then a weighted sum."""
     supported = offsets is None and input.dim() == 2 and mode in ("sum", "mean")
-    if not supported or not tape.weights.made_of(weight):
+    if not supported or not tape.weights.is_weight(weight):
         return NotImplemented
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
     rows: Tensor = tape.use(Embedding(weight, padding), input)  # (n, t, e)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.parts import Dense, Part
+from upslope.gradnorm.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.tape import Kernel, Tape
 
 
@@ -45,7 +45,7 @@ class Expansion(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *_: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         (weight,) = self.weights
         yield weight, Dense(samples.summed(g, weight.shape))

@@ -28,7 +28,7 @@ def grouped_mm(
     """`torch._grouped_mm`, `F.grouped_mm`. x: (s, i), W: (e, i, o), offs: (e,) -> (s, o)."""
     if bias is not None or offs is None or input.dim() != 2 or mat2.dim() != 3:
         return NotImplemented
-    if tape.weights.made_of(input) or not tape.weights.made_of(mat2):
+    if tape.weights.is_weight(input) or not tape.weights.is_weight(mat2):
         return NotImplemented
     bounds = [0, *offs.tolist()]
     if bounds[-1] != len(input):

@@ -15,10 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm import products
+from upslope.gradnorm import matrix_products
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.parts import Dense, Outer, Part, Transposed
+from upslope.gradnorm.per_sample_gradients import (
+    Dense,
+    OuterProducts,
+    PerSampleGradient,
+    Transposed,
+)
 from upslope.gradnorm.tape import Kernel, Tape
 
 
@@ -31,7 +36,7 @@ class Linear(Kernel):
         self.weight, self.bias, self.transposed = weight, bias, transposed
         self.weights = tape.weights.asked(weight, bias)
         # There is no complex type in half precision that has matrix products.
-        half = None if weight.is_complex() else tape.means.dtype
+        half = None if weight.is_complex() else tape.options.dtype
         self.dtype = half or weight.dtype
         self._converts = half is not None
 
@@ -49,20 +54,20 @@ class Linear(Kernel):
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (..., i) -> (..., o)."""
         bias = None if self.bias is None else self.bias.to(self.dtype)
-        return products.linear(inputs[0], self._matrix(), bias)
+        return matrix_products.linear(inputs[0], self._matrix(), bias)
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """See `Kernel`."""
-        return (products.linear(g, self._matrix().mT.conj()),)
+        return (matrix_products.linear(g, self._matrix().mT.conj()),)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         rows = samples.rows(g)
         for weight in self.weights:
             if weight is self.weight:
-                outer = Outer(samples.rows(inputs[0]).conj(), rows)
+                outer = OuterProducts(samples.rows(inputs[0]).conj(), rows)
                 yield weight, Transposed(outer) if self.transposed else outer
             else:
                 yield weight, Dense(rows.sum(dim=1))
@@ -70,17 +75,17 @@ class Linear(Kernel):
 
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """`F.linear`."""
-    if not tape.weights.made_of(weight) and not tape.weights.made_of(bias):
+    if not tape.weights.is_weight(weight) and not tape.weights.is_weight(bias):
         return NotImplemented
-    if tape.weights.made_of(input) or weight.dim() != 2:
+    if tape.weights.is_weight(input) or weight.dim() != 2:
         return NotImplemented
     return Linear(tape, weight, bias).apply(tape, input)
 
 
 def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
     """`x @ W` for a vector, a matrix or one matrix per group, and `W @ x`, by transposing both."""
-    if tape.weights.made_of(input):
-        if tape.weights.made_of(other) or 0 in (input.dim(), other.dim()):
+    if tape.weights.is_weight(input):
+        if tape.weights.is_weight(other) or 0 in (input.dim(), other.dim()):
             return NotImplemented
         if input.dim() == 1:
             return NotImplemented if other.dim() == 1 else matmul(tape, other.mT, input)
@@ -103,12 +108,12 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
 
 def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Any:
     """`b + x @ W`."""
-    if scales or tape.weights.made_of(mat1):
+    if scales or tape.weights.is_weight(mat1):
         return NotImplemented
-    if tape.weights.made_of(mat2):
+    if tape.weights.is_weight(mat2):
         product = Linear(tape, mat2, None, transposed=True).apply(tape, mat1)
     else:
         product = mat1 @ mat2
-    if tape.weights.made_of(input):
+    if tape.weights.is_weight(input):
         input = expand_to_samples(tape, input, product.shape)
     return torch.add(product, input)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Inseparable, Layout, Samples
-from upslope.gradnorm.parts import CACHE, Dense, Part, chunks
+from upslope.gradnorm.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.per_sample_gradients import CACHE, Dense, PerSampleGradient, chunks
 from upslope.gradnorm.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import run_exactly
 
@@ -49,7 +49,7 @@ class Affine(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         for weight in self.weights:
             product = g * inputs[0] if weight is self.weight else g
@@ -83,7 +83,7 @@ class LayerNorm(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         for weight in self.weights:
             if weight is self.weight:
@@ -168,10 +168,12 @@ class GroupNorm(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         if samples.layout != Layout() or len(g) != samples.n:
-            raise Inseparable("samples and channels share a dimension of group normalisation")
+            raise SamplesNotSeparable(
+                "samples and channels share a dimension of group normalisation"
+            )
         shift = g.reshape(*g.shape[:2], -1).sum(dim=2)  # (n, c)
         for weight in self.weights:
             if weight is self.weight:

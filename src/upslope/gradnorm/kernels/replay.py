@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upslope.gradnorm.layout import Inseparable, Samples
-from upslope.gradnorm.parts import Part, chunks, squared_norms
+from upslope.gradnorm.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.per_sample_gradients import PerSampleGradient, chunks, squared_norms
 from upslope.gradnorm.tape import Kernel, Tape
 
 
@@ -33,14 +33,14 @@ def replay(
     is_sample: whether a tensor depends on the samples.
 
     Raises:
-        Inseparable: the operator works in place or has several outputs.
+        SamplesNotSeparable: the operator works in place or has several outputs.
     """
     name = getattr(func, "__name__", str(func))
     leaves, spec = tree_flatten((args, kwargs))
     inputs = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and is_sample(leaf)]
-    weights = [i for i, leaf in enumerate(leaves) if tape.weights.made_of(leaf)]
+    weights = [i for i, leaf in enumerate(leaves) if tape.weights.is_weight(leaf)]
     if name.endswith("_") and not name.endswith("__"):
-        raise Inseparable(f"`{name}` writes a weight into samples, and has no kernel")
+        raise SamplesNotSeparable(f"`{name}` writes a weight into samples, and has no kernel")
 
     def run(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         filled = list(leaves)
@@ -49,7 +49,7 @@ def replay(
         a, k = tree_unflatten(filled, spec)
         out = func(*a, **k)
         if not isinstance(out, Tensor):
-            raise Inseparable(f"`{name}` has several outputs, and no kernel")
+            raise SamplesNotSeparable(f"`{name}` has several outputs, and no kernel")
         return out
 
     kernel = Replay(name, run, tuple(leaves[i] for i in weights))
@@ -89,11 +89,11 @@ class Replay(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         out, _, leaves = self._graph(inputs)
         for weight, leaf in zip(self.weights, leaves, strict=True):
-            yield weight, ReplayPart(out, leaf, g, samples)
+            yield weight, ReplayedGradient(out, leaf, g, samples)
 
 
 def differentiable(tensor: Tensor) -> bool:
@@ -102,7 +102,7 @@ def differentiable(tensor: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class ReplayPart:
+class ReplayedGradient:
     """The gradients of `leaf` from each sample's share of g, computed when they are needed."""
 
     out: Tensor
@@ -113,15 +113,15 @@ class ReplayPart:
     def __len__(self) -> int:
         return self.samples.n
 
-    def sqnorm(self, scratch: int) -> Tensor:
-        """See `Part`."""
+    def squared_norms(self, scratch: int) -> Tensor:
+        """See `PerSampleGradient`."""
         each = self.g.element_size() * 2 * (self.g.numel() + self.leaf.numel())
         return torch.cat(
-            [squared_norms(self.dense(rows)) for rows in chunks(len(self), each, scratch)]
+            [squared_norms(self.materialize(rows)) for rows in chunks(len(self), each, scratch)]
         )
 
-    def dense(self, rows: slice) -> Tensor:
-        """See `Part`."""
+    def materialize(self, rows: slice) -> Tensor:
+        """See `PerSampleGradient`."""
         if len(self) == 1:  # all of g; an output that is a scalar has no dimension of samples
             shares = [self.g][rows]
         else:
@@ -142,6 +142,6 @@ class ReplayPart:
                 [torch.autograd.grad(self.out, self.leaf, s, retain_graph=True)[0] for s in shares]
             )
 
-    def plus(self, others: Sequence[Part]) -> Part | None:  # noqa: ARG002
-        """See `Part`."""
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:  # noqa: ARG002
+        """See `PerSampleGradient`."""
         return None

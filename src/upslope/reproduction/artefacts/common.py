@@ -14,7 +14,7 @@ def percent_of_pool(runner: StudyRunner, study: str) -> list[int]:
     study: its name; it is run where it is not finished.
     """
     runs = next(iter(runner.runs(study).values()))
-    pool = len(runner.open(study).job.splits.pool)
+    pool = len(runner.open(study).setup.splits.pool)
     return [round(100 * cycle.n_labelled / pool) for cycle in runs[0].cycles]
 
 

@@ -33,7 +33,7 @@ def confound(runner: StudyRunner) -> Result:
     ours, other = runner.runs(scale.main), runner.runs(scale.other_start)
     warm, fresh = (ours, other) if scale.variant.retrain == "warm" else (other, ours)
     study = runner.open(scale.main)
-    seeds, pool, once = study.config.seeds, study.job.splits.pool, study.training
+    seeds, pool, once = study.config.seeds, study.setup.splits.pool, study.training
     labels, _ = warm[ENTROPY][0].curve()
     total = sum(once.steps_for(n) for n in labels)
     selected = {run.seed: ids_at_the_end(run) for run in warm[ENTROPY]}

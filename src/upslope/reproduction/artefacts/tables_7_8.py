@@ -31,7 +31,7 @@ def table_8(runner: StudyRunner) -> Result:
 def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> Result:
     study = runner.scale.class_wise
     runs = runner.runs(study)
-    pool = runner.open(study).job.splits.pool
+    pool = runner.open(study).setup.splits.pool
     classes, targets = pool.classes, pool.targets(range(len(pool)))
     sizes = [int((targets == c).sum()) for c in range(len(classes))]
     rows = [Row("samples in the pool", exact_values(sizes))]

@@ -108,7 +108,7 @@ def measure(
     runner.result(name)
     study = runner.open(name)
     seeds = study.config.seeds[:most_seeds]
-    names = tuple(s for s in strategies if s in study.job.strategies)
+    names = tuple(s for s in strategies if s in study.setup.strategies)
     jobs = MetricJobs(study, metric, names)
     workers = min(study.config.workers, len(seeds))
     runner.run_jobs(f"{name}: measuring {metric.name}", jobs, seeds, workers)

@@ -42,7 +42,7 @@ def compare_protocols(
 
 def _describe(study: OpenedStudy, seeds: int | None) -> dict[str, str]:
     config = study.config
-    sizes, training = plan(config, study.job), config.training
+    sizes, training = plan(config, study.setup), config.training
     shape = "x".join(map(str, sizes.input_shape))
     in_all = len(config.seeds)
     taken = in_all if seeds is None else min(seeds, in_all)

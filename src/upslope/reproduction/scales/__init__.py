@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from upslope import tables
+from upslope import registry
 from upslope.reproduction.scales.schema import (
     ENTROPY,
     EXPECTED,
@@ -58,8 +58,8 @@ def read_scale(name: str, variant: str = "code") -> Scale:
     Raises:
         ConfigError: an unknown scale or variant.
     """
-    file = tables.lookup("scale", SCALES, name)
-    side: Variant = tables.lookup("variant", VARIANTS, variant)
+    file = registry.lookup("scale", SCALES, name)
+    side: Variant = registry.lookup("variant", VARIANTS, variant)
     text = files(__name__).joinpath(file).read_text(encoding="utf-8")
     document = _fill_in(yaml.safe_load(text), side)
     artefacts = document["artefacts"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from upslope.config import Config, Estimate, Plan, estimate, outlined, plan
+from upslope.config import Config, Estimate, Plan, assemble_from_published_sizes, estimate, plan
 from upslope.errors import DataError
 from upslope.reproduction.studies.runner import StudyRunner
 
@@ -44,12 +44,12 @@ def estimate_cost(runner: StudyRunner, name: str) -> Cost:
     """
     config, missing = runner.config(name), ""
     try:
-        job = runner.open(name).job
+        setup = runner.open(name).setup
     except DataError as error:
         # The plan of a study on a machine without its data is what a dry run is for.
-        outline = outlined(config)
+        outline = assemble_from_published_sizes(config)
         if outline is None:
             raise
-        job, missing = outline, str(error)
-    sizes = plan(config, job)
-    return Cost(config, sizes, estimate(config, job, sizes), missing)
+        setup, missing = outline, str(error)
+    sizes = plan(config, setup)
+    return Cost(config, sizes, estimate(config, setup, sizes), missing)

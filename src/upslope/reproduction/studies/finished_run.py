@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from upslope.batches import resolve_device
 from upslope.errors import RunError
-from upslope.experiment.choosing import Chooser
-from upslope.experiment.drawing import candidates
+from upslope.experiment.model_store import ModelStore
+from upslope.experiment.sampling import candidates
+from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings, amount, candidate_count
-from upslope.experiment.weights import Weights
 from upslope.ledger import RunResult, read_run
 from upslope.pool import Strategy
-from upslope.progress import Observer, Stop, silent
+from upslope.progress import Observer, Stop, no_progress
 from upslope.reproduction.studies.opened import OpenedStudy
 from upslope.scoring import LabelledSet
-from upslope.training import Accompanied
+from upslope.training import HasAuxiliaryModule
 
 
 class FinishedRun:
@@ -38,15 +38,15 @@ class FinishedRun:
         study: OpenedStudy,
         name: str,
         seed: int,
-        observer: Observer = silent,
+        observer: Observer = no_progress,
         stop: Stop | None = None,
     ) -> None:
         self.study, self.name, self.seed = study, name, seed
         self.observer, self.stop = observer, stop or Stop()
         self.record: RunResult = read_run(study.folder / name / f"seed-{seed}")
-        self.task = study.job.task
-        self.pool, self.test = study.job.splits.pool, study.job.splits.test
-        self.strategy: Strategy = study.job.strategies[name]
+        self.task = study.setup.task
+        self.pool, self.test = study.setup.splits.pool, study.setup.splits.test
+        self.strategy: Strategy = study.setup.strategies[name]
         self.settings: ExperimentSettings = replace(study.settings, seed=seed)
         if not self.record.finished or self.settings.keep_models != "all":
             raise RunError(
@@ -56,13 +56,13 @@ class FinishedRun:
             )
         self.device = resolve_device(study.config.device)
         self.budget = amount(self.settings.budget, len(self.pool), "budget")
-        self._weights = Weights(
+        self._weights = ModelStore(
             self.record.path,
-            study.job.model,
+            study.setup.model,
             seed,
             study.training,
             self.device,
-            self.strategy.companion() if isinstance(self.strategy, Accompanied) else None,
+            self.strategy.companion() if isinstance(self.strategy, HasAuxiliaryModule) else None,
             keep_all=True,
         )
 
@@ -127,7 +127,7 @@ class FinishedRun:
         labelled = self.labelled(cycle)
         labels = self.targets(labelled)
         class_labels = labels.dim() == 1 and not torch.is_floating_point(labels)
-        chooser = Chooser(
+        selector = Selector(
             self.strategy,
             self.task,
             self.pool,
@@ -137,7 +137,7 @@ class FinishedRun:
             self.stop,
         )
         with self._weights.with_companion(cycle) as companion:
-            _, selection, _ = chooser.choose(
+            _, selection, _ = selector.choose(
                 self.budget,
                 cycle,
                 self._weights.load(cycle),

@@ -94,8 +94,8 @@ class FixedTrainings:
         }
         with Experiment(
             self.folder / name / f"seed-{seed}",
-            splits=study.job.splits,
-            task=study.job.task,
+            splits=study.setup.splits,
+            task=study.setup.task,
             model=self._factory(),
             strategy=FixedStart(ids),
             settings=replace(
@@ -119,8 +119,8 @@ class FixedTrainings:
 
     def _factory(self) -> Any:
         if self.model is None:
-            return self.study.job.model
-        pool = self.study.job.splits.pool
+            return self.study.setup.model
+        pool = self.study.setup.splits.pool
         options = {k: v for k, v in self.model.items() if k != "name"}
         return partial(
             models.build,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from upslope.comparison import ComparisonResult, compare
-from upslope.config import Config, Job, assemble, fitting
+from upslope.config import Config, Setup, assemble, check_compatible
 from upslope.experiment import ExperimentSettings
-from upslope.progress import Observer, silent
+from upslope.progress import Observer, no_progress
 from upslope.reproduction.scales import Study
 from upslope.reproduction.studies.substitute_data import SUBSTITUTES
 from upslope.training import TrainingSettings
@@ -25,7 +25,7 @@ class OpenedStudy:
 
     study: Study
     config: Config
-    job: Job
+    setup: Setup
     folder: Path
 
     @property
@@ -49,7 +49,7 @@ class OpenedStudy:
         """The seeds that have a model trained on every label of the pool."""
         return self.config.seeds[: self.config.full_data]
 
-    def run(self, observer: Observer = silent) -> ComparisonResult:
+    def run(self, observer: Observer = no_progress) -> ComparisonResult:
         """Run what is not finished, and return all runs of the study, read back from disk.
 
         observer: is told of progress.
@@ -60,11 +60,11 @@ class OpenedStudy:
         """
         return compare(
             self.folder,
-            strategies=self.job.strategies,
+            strategies=self.setup.strategies,
             seeds=self.config.seeds,
-            splits=self.job.splits,
-            task=self.job.task,
-            model=self.job.model,
+            splits=self.setup.splits,
+            task=self.setup.task,
+            model=self.setup.model,
             settings=self.settings,
             training=self.training,
             full_data_seeds=self.full_data_seeds,
@@ -86,7 +86,7 @@ def describe_data(config: Config, substitute: str | None) -> str:
 
 
 def open_study(
-    study: Study, config: Config, folder: Path, progress: Observer = silent
+    study: Study, config: Config, folder: Path, progress: Observer = no_progress
 ) -> OpenedStudy:
     """Read the data of a study, build its network and strategies, and try them on two samples.
 
@@ -98,5 +98,5 @@ def open_study(
         ConfigError, ModelError: data, network, task and strategies do not fit together.
     """
     substitute = SUBSTITUTES[study.substitute] if study.substitute else None
-    job = fitting(config, assemble(config, progress, substitute))
-    return OpenedStudy(study, config, job, folder)
+    setup = check_compatible(config, assemble(config, progress, substitute))
+    return OpenedStudy(study, config, setup, folder)

@@ -13,7 +13,7 @@ from upslope.comparison.jobs import run_jobs
 from upslope.comparison.workers import Runs
 from upslope.config import Config
 from upslope.ledger import RunResult
-from upslope.progress import Observer, silent, stop_on_signals
+from upslope.progress import Observer, no_progress, stop_on_signals
 from upslope.reproduction.scales import Scale
 from upslope.reproduction.studies.opened import OpenedStudy, describe_data, open_study
 
@@ -23,7 +23,7 @@ Watch = Callable[[str], AbstractContextManager[Observer]]
 
 def watch_nothing(_title: str) -> AbstractContextManager[Observer]:
     """Return an observer that shows nothing; the default `Watch`."""
-    return nullcontext(silent)
+    return nullcontext(no_progress)
 
 
 @dataclass
@@ -82,7 +82,7 @@ class StudyRunner:
         """
         if name not in self._results:
             study = self.open(name)
-            runs = len(study.job.strategies) * len(study.config.seeds)
+            runs = len(study.setup.strategies) * len(study.config.seeds)
             with self.watch(f"{name}: {runs} runs") as observer:
                 self._results[name] = study.run(observer)
         return self._results[name]

@@ -4,7 +4,7 @@
 - `gradients`: ways to form the weight gradient of each sample;
 - `cost_model`: an estimate of what each method costs, from shapes alone;
 - `methods`: ways to compute the norm of each sample's weight gradient;
-- `part`: the weight gradients as a `Part`, by the cheapest method;
+- `part`: the weight gradients as a `PerSampleGradient`, by the cheapest method;
 - `convolution`: the kernel itself, and the rules of torch's convolutions;
-- `folded`: the kernel of a convolution with the batch normalisation of its output.
+- `fused`: the kernel of a convolution with the batch normalisation of its output.
 """

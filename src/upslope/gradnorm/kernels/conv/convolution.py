@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.gradnorm.kernels.conv.geometry import Geometry
-from upslope.gradnorm.kernels.conv.part import ConvPart
-from upslope.gradnorm.layout import Inseparable, Samples
-from upslope.gradnorm.parts import Dense, Part
+from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.tape import Kernel, Tape
 
 ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -43,7 +43,7 @@ class Convolution(Kernel):
         self.weight, self.bias, self.geometry = weight, bias, geometry
         self.output_padding = list(output_padding or [0] * len(geometry.stride))
         self.transposed = output_padding is not None
-        self.dtype = tape.means.dtype
+        self.dtype = tape.options.dtype
         self._all_weights = tape.weights
         self.weights = tape.weights.asked(weight, bias)
         self.name = f"conv{'_transpose' if self.transposed else ''}{weight.dim() - 2}d"
@@ -81,16 +81,16 @@ class Convolution(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         if samples.layout.dim != 0:
-            raise Inseparable
+            raise SamplesNotSeparable
         front = samples.front(g)  # (n, k, o, *space)
         for weight in self.weights:
             if weight is self.weight:
                 pair = samples.front(inputs[0]), front
                 x, y = reversed(pair) if self.transposed else pair
-                yield weight, ConvPart(x, y, self.geometry, tuple(weight.shape))
+                yield weight, ConvWeightGradient(x, y, self.geometry, tuple(weight.shape))
             else:
                 yield weight, Dense(front.sum(dim=(1, *range(3, front.dim()))))
 
@@ -108,7 +108,7 @@ def convolution(dimensions: int) -> Callable[..., Any]:
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
     ) -> Any:
-        if tape.weights.made_of(input) or weight.is_complex():
+        if tape.weights.is_weight(input) or weight.is_complex():
             return NotImplemented
         s, d = _per_dimension(stride, dimensions), _per_dimension(dilation, dimensions)
         if padding == "same":
@@ -138,7 +138,7 @@ def transposed_convolution(dimensions: int) -> Callable[..., Any]:
         groups: int = 1,
         dilation: int | Sequence[int] = 1,
     ) -> Any:
-        if tape.weights.made_of(input) or weight.is_complex():
+        if tape.weights.is_weight(input) or weight.is_complex():
             return NotImplemented
         s, p, d = (_per_dimension(v, dimensions) for v in (stride, padding, dilation))
         geometry = Geometry(s, p, d, groups)
@@ -153,7 +153,7 @@ def transposed_convolution(dimensions: int) -> Callable[..., Any]:
 def _run(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Tensor:
     """Return the output of the kernel on a batch, on the tape, in the faster memory format."""
     if input.dim() != dimensions + 2:
-        raise Inseparable
+        raise SamplesNotSeparable
     if dimensions > 1:
         # Channels last is faster, for the convolution and for the per-sample products.
         order = ORDERS[dimensions + 2]
@@ -163,8 +163,8 @@ def _run(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Ten
         input = input.contiguous(memory_format=order)
     # Input and weight must have one type: that of the products.
     input = input if kernel.dtype is None else input.to(kernel.dtype)
-    if tape.folding is not None:
-        return tape.folding.convolved(kernel, input)
+    if tape.fusion is not None:
+        return tape.fusion.convolved(kernel, input)
     return tape.use(kernel, input)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
 from upslope.gradnorm.kernels.conv.gradients import FEW_CHANNELS, samples_per_call
-from upslope.gradnorm.products import WORTH
+from upslope.gradnorm.matrix_products import WORTH
 
 CALL = 1e7
 """Cost of one call of a grouped convolution."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.parts import Outer
+from upslope.gradnorm.per_sample_gradients import OuterProducts
 
 
 class Geometry(NamedTuple):
@@ -44,12 +44,12 @@ class ConvOperands:
         """Whether the convolution is a product with a matrix, so that `pointwise` applies."""
         return math.prod(self.shape[2:]) == 1 and self.g.shape[1] == 1 and self.geometry.groups == 1
 
-    def pointwise(self) -> Outer:
+    def pointwise(self) -> OuterProducts:
         """Return the weight gradient as a sum of outer products; needs `is_pointwise`."""
         x = self.padded(self.x[:, 0])
         strided = (slice(None), *(slice(None, None, s) for s in self.geometry.stride))
         x = x.movedim(1, -1)[strided].flatten(1, -2)  # (n, t, c)
-        return Outer(x, self.g[:, 0].flatten(2).mT)
+        return OuterProducts(x, self.g[:, 0].flatten(2).mT)
 
     def padded(self, x: Tensor) -> Tensor:
         """Return images (n, c, *space) with the convolution's border of zeros."""

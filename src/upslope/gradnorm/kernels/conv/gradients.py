@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
-from upslope.gradnorm.parts import Outer, chunks
+from upslope.gradnorm.per_sample_gradients import OuterProducts, chunks
 
 _CACHE_BYTES = 3 << 20
 """Bytes of operands and results of one grouped convolution: with more, they leave the cache."""
@@ -158,7 +158,7 @@ def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with patches."""
     _, c, *kernel = operands.shape
     for x, g in patches(operands, scratch):
-        for product in Outer(x, g).gradients(scratch):  # (m, o, c * taps)
+        for product in OuterProducts(x, g).gradients(scratch):  # (m, o, c * taps)
             if _taps_first(operands):
                 yield torch.unflatten(product, 2, (*kernel, c)).movedim(-1, 2)
             else:

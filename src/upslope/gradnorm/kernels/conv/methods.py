@@ -25,15 +25,15 @@ from torch import Tensor
 
 from upslope.gradnorm.kernels.conv import gradients
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
-from upslope.gradnorm.parts import (
-    Outer,
+from upslope.gradnorm.matrix_products import batched_products
+from upslope.gradnorm.per_sample_gradients import (
+    OuterProducts,
     cancels,
     chunks,
     frobenius_norms,
     squared_norms,
-    wide,
+    upcast,
 )
-from upslope.gradnorm.products import products
 
 _GRAM_BYTES = 3 << 20
 """Bytes of Gram matrices and their window sums that stay in the cache nearest to a core. Set by
@@ -47,7 +47,7 @@ def _per_tap(operands: ConvOperands, scratch: int) -> Tensor:
     out = []
     for rows in chunks(len(operands), operands.x.element_size() * o * c, scratch):
         x, g = operands.x[rows, 0], operands.g[rows, 0]
-        total = g.new_zeros(len(g), dtype=wide(g[:0]).dtype)  # half precision sums in float32
+        total = g.new_zeros(len(g), dtype=upcast(g[:0]).dtype)  # half precision sums in float32
         for offset in (k * gap - padding for k in range(taps)):
             low, high = max(0, -offset), min(positions, extent - offset)
             if low < high:
@@ -59,12 +59,12 @@ def _per_tap(operands: ConvOperands, scratch: int) -> Tensor:
 
 def _im2col(operands: ConvOperands, scratch: int) -> Tensor:
     pairs = gradients.patches(operands, scratch)
-    return torch.cat([Outer(x, g).direct(scratch) for x, g in pairs])
+    return torch.cat([OuterProducts(x, g).direct(scratch) for x, g in pairs])
 
 
 def _ghost(operands: ConvOperands, scratch: int) -> Tensor:
     pairs = gradients.patches(operands, scratch)
-    return torch.cat([Outer(x, g).ghost(scratch) for x, g in pairs])
+    return torch.cat([OuterProducts(x, g).ghost(scratch) for x, g in pairs])
 
 
 def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
@@ -76,14 +76,14 @@ def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
     for c in chunks(len(operands), bytes_each, min(scratch, _GRAM_BYTES)):
         x = operands.x[c, 0].flatten(2)  # (n, c, pixels)
         # Half precision sums in float32.
-        gram = wide(products(x.mT, x)).view(len(x), *pixels, *pixels)
+        gram = upcast(batched_products(x.mT, x)).view(len(x), *pixels, *pixels)
         for axis, (k, gap, pad, size) in enumerate(
             zip(operands.shape[2:], d, padding, positions, strict=True), start=1
         ):
             offsets = [i * gap - pad for i in range(k)]
             gram = _window_sum(gram, (axis, axis + len(pixels)), offsets, size)
         g = operands.g[c, 0].flatten(2)
-        other = products(g.mT, g)
+        other = batched_products(g.mT, g)
         sizes = frobenius_norms(gram) * frobenius_norms(other)
         # A sum of products of either sign can round to just below zero.
         total = (gram.flatten(1) * other.flatten(1)).sum(dim=1).clamp_min_(0)

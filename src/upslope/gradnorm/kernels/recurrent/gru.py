@@ -22,7 +22,7 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     sigmoid_slope,
     tanh_slope,
 )
-from upslope.gradnorm.products import repeated
+from upslope.gradnorm.matrix_products import repeated
 
 
 class GRU(Recurrence):

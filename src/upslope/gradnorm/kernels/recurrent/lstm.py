@@ -28,8 +28,8 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     tanh_slope,
 )
 from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.parts import Outer, Part
-from upslope.gradnorm.products import repeated
+from upslope.gradnorm.matrix_products import repeated
+from upslope.gradnorm.per_sample_gradients import OuterProducts, PerSampleGradient
 
 _BLOCK = 1 << 18
 """Entries of the gates of the steps that are turned into coefficients together: enough to employ
@@ -122,9 +122,9 @@ class LSTM(Recurrence):
             outputs = torch.stack(hidden if self.reverse else hidden[::-1])
         return Gradients(gates, gates, (dh, dc), outputs)
 
-    def _projection_gradient(self, gradients: Gradients, samples: Samples) -> Part:
+    def _projection_gradient(self, gradients: Gradients, samples: Samples) -> PerSampleGradient:
         assert gradients.outputs is not None
-        return Outer(samples.rows(self.outputs), samples.rows(gradients.outputs))
+        return OuterProducts(samples.rows(self.outputs), samples.rows(gradients.outputs))
 
     def _blocks(self, products: Tensor) -> Iterator[Sequence[Step]]:
         """Yield the steps, in groups of about `_BLOCK` entries of their gates."""

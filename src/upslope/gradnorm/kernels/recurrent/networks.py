@@ -17,7 +17,7 @@ from upslope.gradnorm.kernels.recurrent.gru import GRU
 from upslope.gradnorm.kernels.recurrent.lstm import LSTM
 from upslope.gradnorm.kernels.recurrent.packed import Packed
 from upslope.gradnorm.kernels.recurrent.recurrence import Layer, Recurrence
-from upslope.gradnorm.orders import ORDER
+from upslope.gradnorm.sequence_order import ORDER
 from upslope.gradnorm.tape import Tape
 
 
@@ -37,7 +37,7 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
             return NotImplemented  # dropout between layers is left to torch
         initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         initial = tuple(
-            expand_to_samples(tape, s, s.shape) if tape.weights.made_of(s) else s for s in initial
+            expand_to_samples(tape, s, s.shape) if tape.weights.is_weight(s) else s for s in initial
         )
         x = input.transpose(0, 1) if batch_first else input  # (t, n, i), or packed
         directions = 2 if bidirectional else 1

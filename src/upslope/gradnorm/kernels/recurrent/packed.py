@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Layout, Scattered
+from upslope.gradnorm.layout import IndexedLayout, Layout
 
 
 class Packed:
@@ -24,7 +24,7 @@ class Packed:
         self.layout: Layout | None = None
         """Where the samples are in padded sequences, where their order is known."""
         if order is not None:
-            self.layout = Scattered(1, owner=order, n=len(order))
+            self.layout = IndexedLayout(1, owner=order, n=len(order))
         sizes = sizes.to(device)  # torch keeps them on the CPU; all indices are on one device
         self.sizes: list[int] = sizes.tolist()
         n = self.sizes[0]

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Inseparable, Samples
-from upslope.gradnorm.parts import Dense, Outer, Part
-from upslope.gradnorm.products import linear, products
+from upslope.gradnorm.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.matrix_products import batched_products, linear
+from upslope.gradnorm.per_sample_gradients import Dense, OuterProducts, PerSampleGradient
 from upslope.gradnorm.tape import Kernel, Tape
 
 sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
@@ -74,14 +74,14 @@ class Recurrence(Kernel):
         self.sizes = sizes
         """How many samples take each step, the first of the batch; None: all samples take all."""
         self.weights = tape.weights.asked(*layer)
-        self.dtype = tape.means.dtype or layer.w_x.dtype
-        self.scratch = tape.means.scratch
+        self.dtype = tape.options.dtype or layer.w_x.dtype
+        self.scratch = tape.options.scratch
         self._last: tuple[Tensor, Gradients] | None = None
         """The last gradient of the output, and what the backward pass gave for it."""
 
     def apply(self, tape: Tape, x: Tensor, *start: Tensor) -> Tensor:
         """Return the output of the recurrence over x, on the tape."""
-        return tape.use(self, x if tape.means.dtype is None else x.to(self.dtype), *start)
+        return tape.use(self, x if tape.options.dtype is None else x.to(self.dtype), *start)
 
     @abstractmethod
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
@@ -141,14 +141,14 @@ class Recurrence(Kernel):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`.
 
         Raises:
-            Inseparable: the model has written into the output.
+            SamplesNotSeparable: the model has written into the output.
         """
         if self.states._version != self._version:
-            raise Inseparable("the model writes into the output of a recurrent layer")
+            raise SamplesNotSeparable("the model writes into the output of a recurrent layer")
         layer, x, gradients = self.layer, inputs[0], self._gradients(g)
         rows = samples.rows(gradients.x)
         rows_h = rows if gradients.hidden is gradients.x else samples.rows(gradients.hidden)
@@ -156,16 +156,16 @@ class Recurrence(Kernel):
         before = self.states[1 : len(x) + 1] if self.reverse else self.states[: len(x)]
         for weight in self.weights:
             if weight is layer.w_x:
-                yield weight, Outer(samples.rows(x), rows.to(x.dtype), gram)
+                yield weight, OuterProducts(samples.rows(x), rows.to(x.dtype), gram)
             elif weight is layer.w_h:
                 states = before[..., : weight.shape[1]]
-                yield weight, Outer(samples.rows(states), rows_h, gram)
+                yield weight, OuterProducts(samples.rows(states), rows_h, gram)
             elif weight is layer.projection:
                 yield weight, self._projection_gradient(gradients, samples)
             else:
                 yield weight, Dense((rows if weight is layer.b_x else rows_h).sum(dim=1))
 
-    def _projection_gradient(self, gradients: Gradients, samples: Samples) -> Part:
+    def _projection_gradient(self, gradients: Gradients, samples: Samples) -> PerSampleGradient:
         """Return the gradient of the projection; only an LSTM has one."""
         raise NotImplementedError
 
@@ -181,7 +181,7 @@ class Recurrence(Kernel):
             return None
         if any(t * (w.shape[1] + o) >= w.shape[1] * o for w in matrices):
             return None
-        return products(rows, rows.mT)
+        return batched_products(rows, rows.mT)
 
 
 def by_gate(steps: Tensor, gates: int) -> list[tuple[Tensor, ...]]:

@@ -47,7 +47,7 @@ Target = Annotated[
 
 
 @dataclass(frozen=True)
-class Answers:
+class TargetColumns:
     """columns: where they come from. names: of the classes, labels or numbers. values: (n,) or
     (n, k), `UNKNOWN` or NaN where nobody knows. notes: as those of `Splits`."""
 
@@ -67,14 +67,14 @@ class Answers:
 
 
 @dataclass(frozen=True, eq=False)
-class AnsweredRows:
+class RowsWithTargets:
     """Rows with several answers each: a data set in memory."""
 
     name: str
     ids: Sequence[str]
     classes: tuple[str, ...]
     values: Array
-    answers: Answers
+    target_columns: TargetColumns
     resident: bool = True
 
     @property
@@ -85,7 +85,7 @@ class AnsweredRows:
     @property
     def labels(self) -> Labels:
         """(n,): 0 where the answers are known, `UNKNOWN` elsewhere."""
-        return self.answers.strata
+        return self.target_columns.strata
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,20 +100,20 @@ class AnsweredRows:
         missing = positions[self.labels[positions] == UNKNOWN]
         if len(missing):
             raise DataError(
-                f"Expected {', '.join(self.answers.columns)} of {self.ids[missing[0]]!r} but a "
-                f"cell is empty ({len(missing)} of {len(positions)} rows asked for). An annotator "
-                "must fill it."
+                f"Expected {', '.join(self.target_columns.columns)} of "
+                f"{self.ids[missing[0]]!r} but a cell is empty ({len(missing)} of {len(positions)} "
+                "rows asked for). An annotator must fill it."
             )
-        return torch.from_numpy(self.answers.values[positions])
+        return torch.from_numpy(self.target_columns.values[positions])
 
 
-def read_answers(
+def read_targets(
     rows: Rows,
     target: str | None,
     kind: str,
     missing_labels: Collection[str] | None = None,
     classes: Sequence[object] | None = None,
-) -> Answers:
+) -> TargetColumns:
     """Return the answers of all rows.
 
     missing_labels: words that stand for no answer; None for the usual ones.
@@ -131,20 +131,20 @@ def read_answers(
         )
     if classes is not None and target is None and not set(USUAL) & set(rows.table.column_names):
         names = tuple(class_names((), classes, rows.path))
-        return Answers((), names, np.full(len(rows.ids), UNKNOWN, dtype=np.int64))
+        return TargetColumns((), names, np.full(len(rows.ids), UNKNOWN, dtype=np.int64))
     columns = _columns(rows, target, kind)
     if kind == "class":
         column = rows.column(columns[0], "target")
         what = f"classes in the column `{columns[0]}` of {rows.path}"
         _refuse_fractions(column, what)
-        return Answers(columns, *read_classes(column, what, missing_labels, given=classes))
+        return TargetColumns(columns, *read_classes(column, what, missing_labels, given=classes))
     read, notes = zip(
         *(_numbers(rows, name, kind, missing_labels) for name in columns), strict=True
     )
     told = tuple(note for one in notes for note in one)
     values = np.stack(read, axis=1)
     if kind == "numbers":
-        return Answers(columns, columns, values.astype(np.float32), told)
+        return TargetColumns(columns, columns, values.astype(np.float32), told)
     wrong = ~np.isin(values, (0, 1)) & ~np.isnan(values)
     if wrong.any():
         row, column = (int(i[0]) for i in np.nonzero(wrong))
@@ -153,32 +153,32 @@ def read_answers(
             f"{values[row, column]:g} in `{columns[column]}` of {rows.ids[row]!r}."
         )
     known = np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
-    return Answers(columns, columns, known, told)
+    return TargetColumns(columns, columns, known, told)
 
 
 def split(
     rows: Rows,
     name: str,
     values: Array,
-    answers: Answers,
+    target_columns: TargetColumns,
     test_share: float,
     notes: Sequence[str] = (),
 ) -> Splits:
     """Return pool and test set of inputs (n, ...) and their answers."""
-    pool, test = rows.divided(answers.strata, test_share)
-    classes = answers.strata if answers.values.ndim == 1 else None
+    pool, test = rows.divided(target_columns.strata, test_share)
+    classes = target_columns.strata if target_columns.values.ndim == 1 else None
     keys = [row_key(row) for row in values]
     told = (
         *rows.notes,
-        *answers.notes,
+        *target_columns.notes,
         *notes,
         *duplicate_notes(keys, rows.ids, pool, test, classes),
     )
     everything: Dataset
     if classes is not None:
-        everything = ArrayDataset(name, rows.ids, answers.names, values, classes)
+        everything = ArrayDataset(name, rows.ids, target_columns.names, values, classes)
     else:
-        everything = AnsweredRows(name, rows.ids, answers.names, values, answers)
+        everything = RowsWithTargets(name, rows.ids, target_columns.names, values, target_columns)
     pool_part = Subset(everything, pool)
     test_part = Subset(everything, test) if test else NoTestSet(pool_part)
     return Splits(pool_part, test_part, notes=told)

@@ -26,11 +26,11 @@ from upslope.gradnorm.independence import loss_looks_around
 from upslope.gradnorm.listeners import Reduction
 from upslope.gradnorm.losses import Loss, identify, is_label_free
 from upslope.gradnorm.memory import memory_of
-from upslope.gradnorm.parts import evenly
-from upslope.gradnorm.recording import Recording, widened
-from upslope.gradnorm.restoring import as_found
+from upslope.gradnorm.per_sample_gradients import evenly
+from upslope.gradnorm.recording import Recording, upcast_output
+from upslope.gradnorm.restoring import restoring_state
 from upslope.gradnorm.sharing import resolve_shared
-from upslope.gradnorm.tape import Means
+from upslope.gradnorm.tape import ComputeOptions
 from upslope.gradnorm.weights import Weights
 
 _LARGEST = 13 << 20
@@ -45,11 +45,11 @@ _BLOCK = 31 << 20
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
 
-def reduced(
+def reduce_per_sample(
     model: nn.Module,
     inputs: Inputs,
     weights: Weights,
-    means: Means,
+    options: ComputeOptions,
     reduction: Reduction,
     loss: Loss,
 ) -> dict[str, Tensor]:
@@ -58,20 +58,24 @@ def reduced(
     The model is left as it was found.
     """
     _keep_pages()
-    with as_found(model):
-        own = list(pieces(model, inputs))
+    with restoring_state(model):
+        own = list(microbatches(model, inputs))
         if len(own) > 1 and is_label_free(loss):
             return _stacked(
-                Recording(model, piece, weights, means).reduced(reduction, loss, last=True)
-                for piece in own
+                Recording(model, microbatch, weights, options).reduce_per_sample(
+                    reduction, loss, last=True
+                )
+                for microbatch in own
             )
         rows = None
         if len(own) > 1:
-            records = [Recording(model, piece, weights, means) for piece in own]
+            records = [Recording(model, microbatch, weights, options) for microbatch in own]
             rows = _with_joined_outputs(records, reduction, loss)
         if rows is None:
             batch = own[0] if len(own) == 1 else resolve_shared(model, Batch.of(inputs))
-            rows = Recording(model, batch, weights, means).reduced(reduction, loss, last=True)
+            rows = Recording(model, batch, weights, options).reduce_per_sample(
+                reduction, loss, last=True
+            )
         return rows
 
 
@@ -86,7 +90,7 @@ def _keep_pages() -> None:
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
-def pieces(model: nn.Module, inputs: Inputs) -> Iterator[Batch]:
+def microbatches(model: nn.Module, inputs: Inputs) -> Iterator[Batch]:
     """Yield the batch, cut along the samples; in one piece where nothing is gained by more."""
     batch = resolve_shared(model, Batch.of(inputs))
     slices = list(evenly(batch.n, _most(model, batch))) if batch.n > 2 else []
@@ -127,8 +131,8 @@ def _with_joined_outputs(
     joined = _joined([record.outputs for record in records])
     if joined is None:
         return None
-    if records[0].means.dtype is not None:
-        joined = tree_map_only(Tensor, widened, joined)
+    if records[0].options.dtype is not None:
+        joined = tree_map_only(Tensor, upcast_output, joined)
     parameters = list(records[0].weights.parameters.values())
     total = sum(record.n for record in records)
     memory = memory_of(records[0].model)
@@ -145,7 +149,7 @@ def _with_joined_outputs(
             record = records.pop(0)  # its activations go as soon as it is done
             first = record.batch.first
             own = [g[first : first + record.n] for g in gradients]
-            yield record.reduced(reduction, with_gradients(own), last=True)
+            yield record.reduce_per_sample(reduction, with_gradients(own), last=True)
 
     return _stacked(rows())
 

@@ -23,17 +23,17 @@ WORTH = 1_500_000
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b without autograd. x: (..., i), weight: (o, i), bias: (o,)."""
-    if faster(x.numel() * weight.shape[0], x, weight):
+    if prefers_onednn(x.numel() * weight.shape[0], x, weight):
         return _product(x, _packed(weight), bias)
     return F.linear(x, weight, bias)
 
 
-def products(a: Tensor, b: Tensor) -> Tensor:
+def batched_products(a: Tensor, b: Tensor) -> Tensor:
     """(n, r, i) @ (n, i, o) -> (n, r, o), each product by itself, without autograd."""
     # BLAS gives each core a product of its own; oneDNN has them share one, and copies loose rows.
     loose = a.stride(2) == 1 and a.stride(1) > a.shape[2]
     dearer = torch.get_num_threads() * (2 if loose else 1)
-    if faster(a[0].numel() * b.shape[2] // dearer, a, b):
+    if prefers_onednn(a[0].numel() * b.shape[2] // dearer, a, b):
         pairs = zip(torch.unbind(a), torch.unbind(_packed(b.mT)), strict=True)
         return torch.stack([_product(x, w, None) for x, w in pairs])
     return a @ b
@@ -44,7 +44,7 @@ def repeated(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
 
     x: (rows, i), weight: (o, i), y: (rows, o).
     """
-    if faster(rows * weight.numel(), weight):
+    if prefers_onednn(rows * weight.numel(), weight):
         laid = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
         return lambda x, y: _product(x, laid, None).add_(y)
     matrix = weight.mT
@@ -63,7 +63,7 @@ def _packed(weight: Tensor) -> Tensor:
     return weight if fits else weight.contiguous()
 
 
-def faster(work: int, *tensors: Tensor) -> bool:
+def prefers_onednn(work: int, *tensors: Tensor) -> bool:
     """Whether a product of so many multiply-adds goes to oneDNN."""
     return (
         work >= WORTH

@@ -28,7 +28,7 @@ Mask = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Codes:
+class MaskClasses:
     """The classes, and a table from a file's value to their number, `IGNORE`, or neither.
 
     kind: "index", of grey or palette masks up to 16 bits; "colour", of RGB masks, where a value is
@@ -42,7 +42,7 @@ class Codes:
     @classmethod
     def of(
         cls, classes: tuple[str, ...], kind: Literal["index", "colour"], values: Mapping[int, int]
-    ) -> Codes:
+    ) -> MaskClasses:
         """values: file value -> position in `classes`, or `IGNORE`.
 
         Raises:
@@ -145,7 +145,7 @@ class Codes:
         return f"({value >> 16}, {value >> 8 & 255}, {value & 255})"
 
 
-def read_codes(path: Path, encoding: str | None = None) -> Codes:
+def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     """Return the class table of a CSV file: `name` with `id`, or with `red`, `green` and `blue`.
 
     Lines of one name are one class, in the order in which names first occur; the name `ignore` is
@@ -158,7 +158,7 @@ def read_codes(path: Path, encoding: str | None = None) -> Codes:
     """
     if not path.is_file():
         raise DataError(
-            f"Expected the class table {path} but there is no such file. Write one line a class "
+            f"Expected the class table {path} but there is no such file. Write one line per class "
             "under the columns name,id or name,red,green,blue; `data.ignore` names what counts "
             "nowhere."
         )
@@ -200,7 +200,7 @@ def read_codes(path: Path, encoding: str | None = None) -> Codes:
                 f"{line}."
             )
         values[value] = IGNORE if name == "ignore" else names.setdefault(name, len(names))
-    return Codes.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
+    return MaskClasses.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
 
 
 def _is_lossy(mask: Image.Image, path: Path) -> bool:

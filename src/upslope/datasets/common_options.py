@@ -14,10 +14,10 @@ from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import ConfigError, DataError
 
 COMMON = ("limit", "test_limit", "validation")
-"""The options of `shape`."""
+"""The options of `apply_common_options`."""
 
 
-def shape(
+def apply_common_options(
     splits: Splits,
     name: str,
     limit: Annotated[
@@ -54,7 +54,7 @@ def shape(
 
 def _set_apart(pool: Dataset, share: float, name: str) -> tuple[Dataset, Dataset]:
     """(pool, validation): a stratified share of the labelled samples, or of all where the data
-    set has no label a sample to stratify by."""
+    set has no label per sample to stratify by."""
     labels = labels_of(pool)
     known = np.flatnonzero(labels != UNKNOWN)
     candidates = known if len(known) else np.arange(len(pool))

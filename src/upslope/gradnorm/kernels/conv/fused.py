@@ -26,9 +26,9 @@ from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
-from upslope.gradnorm.kernels.conv.part import ConvPart
+from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
 from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.parts import SCRATCH, Dense, Part
+from upslope.gradnorm.per_sample_gradients import SCRATCH, Dense, PerSampleGradient
 from upslope.gradnorm.tape import Tape
 
 _WORTH = 2
@@ -36,12 +36,12 @@ _WORTH = 2
 computed for each batch: with fewer, that costs more than the normalisation. Set by hand."""
 
 
-class FoldedConvolution(Convolution):
+class FusedConvolution(Convolution):
     """A convolution whose output is normalised already: y above, in place of z."""
 
     def __init__(self, tape: Tape, plain: Convolution, norm: Normalisation):
         super().__init__(tape, plain.weight, plain.bias, plain.geometry, None)
-        self.unfolded, self.norm = (plain.weight, plain.bias), norm
+        self.separate, self.norm = (plain.weight, plain.bias), norm
         self.weights = tape.weights.asked(plain.weight, plain.bias, norm.weight, norm.bias)
         self.name = f"{plain.name} + batch_norm (eval)"
         with torch.no_grad():
@@ -54,12 +54,12 @@ class FoldedConvolution(Convolution):
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
-    ) -> Iterator[tuple[Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """See `Kernel`."""
         x, front = samples.front(inputs[0]), samples.front(g)
-        weight, bias = self.unfolded
-        plain = ConvPart(x, front, self.geometry, tuple(weight.shape))
-        part = FoldedPart(plain, self.scale, weight.detach())
+        weight, bias = self.separate
+        plain = ConvWeightGradient(x, front, self.geometry, tuple(weight.shape))
+        part = FusedWeightGradient(plain, self.scale, weight.detach())
         total = front.sum(dim=(1, *range(3, front.dim())))  # (n, o)
         for asked in self.weights:
             if asked is weight:
@@ -73,7 +73,7 @@ class FoldedConvolution(Convolution):
                 yield asked, Dense(total)
 
 
-def foldable(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
+def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     """Return whether folding the normalisation into a convolution of x is possible, and cheaper."""
     asked = kernel.weights
     whole = any(w is kernel.weight for w in asked) and not kernel.transposed
@@ -98,10 +98,10 @@ def foldable(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
 
 
 @dataclass(frozen=True)
-class FoldedPart:
+class FusedWeightGradient:
     """The gradient of W: s D, with D the gradient of `plain`, and <W, D> for each row."""
 
-    plain: ConvPart
+    plain: ConvWeightGradient
     scale: Tensor
     weight: Tensor
     _along: list[Tensor] = field(default_factory=list)
@@ -109,8 +109,8 @@ class FoldedPart:
     def __len__(self) -> int:
         return len(self.plain)
 
-    def sqnorm(self, scratch: int) -> Tensor:
-        """See `Part`."""
+    def squared_norms(self, scratch: int) -> Tensor:
+        """See `PerSampleGradient`."""
         squares, along = [], []
         for gradient in self._gradients(scratch):
             rows, weight = _rows(gradient, self.weight)
@@ -126,7 +126,7 @@ class FoldedPart:
     def along_weight(self) -> Tensor:
         """Return <W, D> for each row of the weight, (n, o)."""
         if not self._along:
-            self.sqnorm(SCRATCH)
+            self.squared_norms(SCRATCH)
         return self._along[0]
 
     def _gradients(self, scratch: int) -> Iterator[Tensor]:
@@ -135,16 +135,18 @@ class FoldedPart:
             return gradients.pointwise(self.plain, scratch)
         return gradients.GRADIENTS[cost_model.best(self.plain)](self.plain, scratch)
 
-    def dense(self, rows: slice) -> Tensor:
-        """See `Part`."""
-        return self.plain.dense(rows) * _along_rows(self.scale, self.weight)
+    def materialize(self, rows: slice) -> Tensor:
+        """See `PerSampleGradient`."""
+        return self.plain.materialize(rows) * _along_rows(self.scale, self.weight)
 
-    def plus(self, others: Sequence[Part]) -> Part | None:
-        """See `Part`. As convolutions without normalisation, the scale in the output gradients."""
-        scaled = (other._scaled() if isinstance(other, FoldedPart) else other for other in others)
-        return self._scaled().plus(list(scaled))
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """See `PerSampleGradient`. The scale goes to the output gradients."""
+        scaled = (
+            other._scaled() if isinstance(other, FusedWeightGradient) else other for other in others
+        )
+        return self._scaled().add(list(scaled))
 
-    def _scaled(self) -> ConvPart:
+    def _scaled(self) -> ConvWeightGradient:
         g = self.plain.g
         return replace(self.plain, g=g * self.scale.view(-1, *(1,) * (g.dim() - 3)))
 

@@ -20,7 +20,7 @@ from upslope.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Chooser:
+class Selector:
     """What all choices of a run have in common.
 
     purpose: names the random numbers; choices of different purposes draw different ones.

@@ -1,4 +1,4 @@
-"""The models of a run on disk: one file a cycle, and no model that does not come from its file."""
+"""The models of a run on disk: one file per cycle; each model in use was read from its file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import nn
 from upslope.checkpoints import file_sha256, load_tensors, load_weights, save_tensors
 from upslope.files import sweep
 from upslope.seeds import global_generator
-from upslope.training import Companion, TrainingSettings, place
+from upslope.training import AuxiliaryModule, TrainingSettings, place
 from upslope.training.state import set_aside
 
 
 @dataclass
-class Weights:
+class ModelStore:
     """Builds, saves and loads the models of a run.
 
     A model is used only after it was read back from its file, so that a run that was killed and
@@ -30,7 +30,7 @@ class Weights:
     seed: int
     training: TrainingSettings
     device: torch.device
-    companion: Companion | None
+    companion: AuxiliaryModule | None
     keep_all: bool
     _loaded: tuple[int, nn.Module] | None = field(default=None, init=False)
 
@@ -79,7 +79,7 @@ class Weights:
         return self._loaded[1]
 
     @contextmanager
-    def with_companion(self, cycle: int) -> Iterator[Companion | None]:
+    def with_companion(self, cycle: int) -> Iterator[AuxiliaryModule | None]:
         """The companion as it was when the model of this cycle was trained, attached to it."""
         if self.companion is None:
             yield None

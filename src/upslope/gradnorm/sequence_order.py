@@ -21,7 +21,7 @@ PACKING, PADDING = "_pack_padded_sequence", "_pad_packed_sequence"
 RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 
 
-class Orders:
+class SequenceOrders:
     """The orders of n samples in one forward pass."""
 
     def __init__(self, n: int):
@@ -37,16 +37,16 @@ class Orders:
         chooses: whether it takes entries by data.
 
         Raises:
-            Unordered: nothing can be said.
+            OrderUnknown: nothing can be said.
         """
         orders = [t.__dict__[ORDER] for t in tensors if ORDER in t.__dict__] if self.met else []
         if not chooses:
             if orders and not _keeps(func, args):
-                raise Unordered
+                raise OrderUnknown
             return orders[0] if orders else None
         index = self._permutation(func, args)
         if index is None or (orders and not _puts_back(index, orders[0])):
-            raise Unordered
+            raise OrderUnknown
         self.met = True
         return None if orders else index
 
@@ -69,7 +69,7 @@ def _keeps(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     return isinstance(args[1], Tensor) and not args[1].is_floating_point()  # the sizes of steps
 
 
-class Unordered(Exception):  # noqa: N818 (a finding, not an error)
+class OrderUnknown(Exception):  # noqa: N818 (a finding, not an error)
     """The places of samples are doubtful from here on."""
 
 

@@ -14,8 +14,8 @@ from oracle import assert_agrees, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms, gradient_sketches
-from upslope.gradnorm.folding import pairs_of
-from upslope.gradnorm.kernels.conv import folded
+from upslope.gradnorm.conv_bn_fusion import pairs_of
+from upslope.gradnorm.kernels.conv import fused
 from upslope.gradnorm.kernels.conv.convolution import ORDERS
 from upslope.gradnorm.weights import Weights
 
@@ -76,14 +76,14 @@ def test_any_convolution_with_its_normalisation(data: st.DataObject) -> None:
         nn.Flatten(1), nn.LazyLinear(3),
     )  # fmt: skip
     model.eval()(x)
-    with mock.patch.object(folded, "_WORTH", 0):
+    with mock.patch.object(fused, "_WORTH", 0):
         assert_agrees(model, x)
 
 
-@pytest.mark.parametrize("method", sorted(folded.gradients.GRADIENTS))
+@pytest.mark.parametrize("method", sorted(fused.gradients.GRADIENTS))
 def test_by_every_method(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folded.cost_model, "best", lambda _: method)
-    monkeypatch.setattr(folded, "_WORTH", 0)
+    monkeypatch.setattr(fused.cost_model, "best", lambda _: method)
+    monkeypatch.setattr(fused, "_WORTH", 0)
     groups, dimensions = 6 if method == "depthwise" else 1, 3 if method == "per_depth_slice" else 2
     kind = nn.Conv3d if dimensions == 3 else nn.Conv2d
     x = torch.randn(5, 6, *(9, 8, 7)[:dimensions])

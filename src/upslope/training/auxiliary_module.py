@@ -32,7 +32,7 @@ class Step:
     lr: float
 
 
-class Companion(Protocol):
+class AuxiliaryModule(Protocol):
     """Owns its parameters and their optimiser; both are checkpointed with the task model.
 
     A training calls `begin`, then for each batch `loss` and, once gradients are there, `step`,
@@ -69,9 +69,9 @@ class Companion(Protocol):
 
 
 @runtime_checkable
-class Accompanied(Protocol):
+class HasAuxiliaryModule(Protocol):
     """A strategy with a companion."""
 
-    def companion(self) -> Companion:
+    def companion(self) -> AuxiliaryModule:
         """A new companion, for one run."""
         ...

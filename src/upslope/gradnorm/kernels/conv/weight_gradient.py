@@ -1,4 +1,4 @@
-"""The per-sample gradients of a convolution's weight, as a `Part`.
+"""The per-sample gradients of a convolution's weight, as a `PerSampleGradient`.
 
 The library forms the gradient of a batch in one call; those of its samples would take as many calls
 as there are samples. `methods` has the ways to their norms with less work than that, and
@@ -17,32 +17,35 @@ from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
 from upslope.gradnorm.kernels.conv.gradients import grouped
 from upslope.gradnorm.kernels.conv.methods import METHODS
-from upslope.gradnorm.parts import Part
+from upslope.gradnorm.per_sample_gradients import PerSampleGradient
 
 
 @dataclass(frozen=True)
-class ConvPart(ConvOperands):
+class ConvWeightGradient(ConvOperands):
     """The gradients of a convolution's weight, from its operands."""
 
-    def sqnorm(self, scratch: int) -> Tensor:
-        """See `Part`. By the cheapest method."""
+    def squared_norms(self, scratch: int) -> Tensor:
+        """See `PerSampleGradient`. By the cheapest method."""
         if self.is_pointwise:
-            return self.pointwise().sqnorm(scratch)
+            return self.pointwise().squared_norms(scratch)
         return METHODS[cost_model.best(self)](self, scratch)
 
-    def dense(self, rows: slice) -> Tensor:
-        """See `Part`. By one grouped convolution."""
+    def materialize(self, rows: slice) -> Tensor:
+        """See `PerSampleGradient`. By one grouped convolution."""
         return grouped(self, rows)
 
-    def plus(self, others: Sequence[Part]) -> Part | None:
-        """See `Part`. More images per sample, if all images have one size."""
-        same = [self, *(o for o in others if isinstance(o, ConvPart) and self._matches(o))]
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """See `PerSampleGradient`. More images per sample, if all images have one size."""
+        same = [
+            self,
+            *(o for o in others if isinstance(o, ConvWeightGradient) and self._matches(o)),
+        ]
         if len(same) <= len(others):
             return None
         x, g = torch.cat([o.x for o in same], dim=1), torch.cat([o.g for o in same], dim=1)
-        return ConvPart(x, g, self.geometry, self.shape)
+        return ConvWeightGradient(x, g, self.geometry, self.shape)
 
-    def _matches(self, other: ConvPart) -> bool:
+    def _matches(self, other: ConvWeightGradient) -> bool:
         return (
             self.geometry == other.geometry
             and self.x.shape[2:] == other.x.shape[2:]

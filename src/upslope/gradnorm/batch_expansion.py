@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 
-def are_copies(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:
+def is_batch_expansion(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:
     """Whether some dimension is a multiple of n times as long as that of every weight."""
     if n < 2:
         return False
@@ -30,7 +30,7 @@ def are_copies(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:
     return any(size > 0 and all(size % (n * own) == 0 for own in sizes) for size, *sizes in columns)
 
 
-class Copies(NamedTuple):
+class BatchExpansion(NamedTuple):
     """Copies of one weight side by side, as a view that is expanded, and then flattened."""
 
     weight: Tensor
@@ -39,9 +39,9 @@ class Copies(NamedTuple):
     """The first and the last of the dimensions that become one."""
 
 
-def self_joined(
+def expansion_by_joining(
     name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], n: int
-) -> Copies | None:
+) -> BatchExpansion | None:
     """`cat` or `stack` of a multiple of n times the same weight, or `repeat_interleave` of it.
 
     None for anything else.
@@ -66,7 +66,7 @@ def self_joined(
     view = weight.unsqueeze(dim + inner)
     shape = [*view.shape]
     shape[dim + inner] = count
-    return Copies(view, shape, None if stacked else (dim, dim + 1))
+    return BatchExpansion(view, shape, None if stacked else (dim, dim + 1))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -13,12 +13,12 @@ from upslope.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Answers(Options):
-    """What the model answers, as targets are: (n,) labels, (n, d) numbers; one forward a sample."""
+class Predictions(Options):
+    """The model's predictions in the form of targets: (n,) labels or (n, d) numbers; one forward."""
 
     name: ClassVar[str] = "answers"
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, ...) for a prepared batch."""
         with torch.no_grad():
-            return task.answers(task.predict(model, inputs))
+            return task.predictions(task.predict(model, inputs))

@@ -11,13 +11,13 @@ _WHOLE = frozenset({"einsum", "embedding_bag"})
 """Those that a kernel takes whole."""
 
 
-def guarded(func: Callable[..., Any]) -> bool:
+def is_written_in_python(func: Callable[..., Any]) -> bool:
     """Whether a function is Python code that only hands on to another torch function."""
     return isinstance(func, types.FunctionType) and func.__name__ not in _WHOLE
 
 
 @functools.cache
-def unguarded(func: types.FunctionType) -> Callable[..., Any]:
+def without_torch_function_dispatch(func: types.FunctionType) -> Callable[..., Any]:
     """A copy of a torch function written in Python, without its hand-over to the mode.
 
     `torch.nn.functional` asks `has_torch_function` first and would come back here for ever.

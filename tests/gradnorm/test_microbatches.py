@@ -17,7 +17,7 @@ from upslope.gradnorm import (
     gradient_norms,
     gradient_sketches,
     label_free,
-    pieces,
+    microbatches,
 )
 from upslope.gradnorm.batch import Batch
 from upslope.gradnorm.recording import Recording
@@ -33,8 +33,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(batch.n)
         start(self, model, batch, *rest)
 
-    monkeypatch.setattr(pieces, "_LARGEST", 1)
-    monkeypatch.setattr(pieces, "_BLOCK", 0)
+    monkeypatch.setattr(microbatches, "_LARGEST", 1)
+    monkeypatch.setattr(microbatches, "_BLOCK", 0)
     monkeypatch.setattr(Recording, "__init__", noted)
     return sizes
 
@@ -186,9 +186,9 @@ def test_other_scores_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         return [*length, *sketches]
 
     whole = scores()
-    monkeypatch.setattr(pieces, "_LARGEST", 1)
-    monkeypatch.setattr(pieces, "_BLOCK", 0)
-    pieces._sizes.clear()
+    monkeypatch.setattr(microbatches, "_LARGEST", 1)
+    monkeypatch.setattr(microbatches, "_BLOCK", 0)
+    microbatches._sizes.clear()
     for one, other in zip(whole, scores(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
@@ -210,15 +210,17 @@ def test_a_model_in_training_mode_goes_whole(started: list[int]) -> None:
 def test_the_size_follows_from_the_largest_activation_and_the_weights(
     bound: int, starts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "_LARGEST", bound)
-    monkeypatch.setattr(pieces, "_BLOCK", 0)
+    monkeypatch.setattr(microbatches, "_LARGEST", bound)
+    monkeypatch.setattr(microbatches, "_BLOCK", 0)
     model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3)).eval()
-    assert [piece.first for piece in pieces.pieces(model, torch.randn(48, 10))] == starts
+    assert [
+        piece.first for piece in microbatches.microbatches(model, torch.randn(48, 10))
+    ] == starts
 
 
 def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "_LARGEST", 1)
-    monkeypatch.setattr(pieces, "_BLOCK", 0)
+    monkeypatch.setattr(microbatches, "_LARGEST", 1)
+    monkeypatch.setattr(microbatches, "_BLOCK", 0)
 
     class Pairs(nn.Module):
         def __init__(self) -> None:
@@ -230,7 +232,7 @@ def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.Mon
                 raise ValueError("one sample is too few")
             return self.body(x)
 
-    assert [piece.first for piece in pieces.pieces(Pairs().eval(), X)] == [0]
+    assert [piece.first for piece in microbatches.microbatches(Pairs().eval(), X)] == [0]
 
 
 @pytest.mark.usefixtures("started")

@@ -1,9 +1,9 @@
 """The forms that a per-sample gradient takes before anybody forms it.
 
-The gradient of one sample's loss with respect to one weight is a `Part`. Most weights meet their
-input in a sum over positions s of products, G = sum_s g_s x_s^T (an `Outer`), whose norm needs
-either the product itself ("direct": t*i*o multiply-adds for t positions) or two t x t Gram
-matrices ("ghost norm", Li et al. 2021, arXiv:2110.05679: t^2 (i+o)):
+The gradient of one sample's loss with respect to one weight is a `PerSampleGradient`. Most weights
+meet their input in a sum over positions s of products, G = sum_s g_s x_s^T (`OuterProducts`), whose
+norm needs either the product itself ("direct": t*i*o multiply-adds for t positions) or two
+t x t Gram matrices ("ghost norm", Li et al. 2021, arXiv:2110.05679: t^2 (i+o)):
 
     ||G||^2 = sum_{s,s'} <x_s, x_s'> <g_s, g_s'>        (complex numbers: <a, b> = a^T conj(b))
 
@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.products import faster, linear, products
+from upslope.gradnorm.matrix_products import batched_products, linear, prefers_onednn
 
 SCRATCH = 64 << 20
 """Bytes of scratch that a chunk may take, where the caller sets no bound."""
@@ -76,22 +76,22 @@ def evenly(n: int, most: int) -> Iterator[slice]:
     yield from itertools.starmap(slice, itertools.pairwise(bounds))
 
 
-class Part(Protocol):
+class PerSampleGradient(Protocol):
     """The gradients of n samples' losses with respect to one weight, in some form."""
 
     def __len__(self) -> int:
         """n, the number of samples."""
         ...
 
-    def sqnorm(self, scratch: int) -> Tensor:
+    def squared_norms(self, scratch: int) -> Tensor:
         """(n,): squared Frobenius norms, in chunks of at most `scratch` bytes where possible."""
         ...
 
-    def dense(self, rows: slice) -> Tensor:
+    def materialize(self, rows: slice) -> Tensor:
         """(len(rows), *weight.shape): the gradients themselves, for some of the samples."""
         ...
 
-    def plus(self, others: Sequence[Part]) -> Part | None:
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """The sum with other parts of the same weight, if they have the same form."""
         ...
 
@@ -105,22 +105,22 @@ class Dense:
     def __len__(self) -> int:
         return len(self.values)
 
-    def sqnorm(self, scratch: int) -> Tensor:  # noqa: ARG002
-        """See `Part`."""
+    def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """See `PerSampleGradient`."""
         return squared_norms(self.values)
 
-    def dense(self, rows: slice) -> Tensor:
-        """See `Part`."""
+    def materialize(self, rows: slice) -> Tensor:
+        """See `PerSampleGradient`."""
         return self.values[rows]
 
-    def plus(self, others: Sequence[Part]) -> Part | None:
-        """See `Part`."""
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """See `PerSampleGradient`."""
         same = [other.values for other in others if isinstance(other, Dense)]
         return Dense(sum(same, self.values)) if len(same) == len(others) else None
 
 
 @dataclass(frozen=True)
-class Outer:
+class OuterProducts:
     """G_n = sum_s g_ns x_ns^T, of shape (o, i). x: (n, t, i), g: (n, t, o).
 
     gg: g's Gram matrices, (n, t, t), where they are known already.
@@ -133,8 +133,8 @@ class Outer:
     def __len__(self) -> int:
         return len(self.g)
 
-    def sqnorm(self, scratch: int) -> Tensor:
-        """See `Part`. The cheaper of both methods, in multiply-adds and in memory."""
+    def squared_norms(self, scratch: int) -> Tensor:
+        """See `PerSampleGradient`. The cheaper of both methods, in multiply-adds and in memory."""
         _, t, i = self.x.shape
         o = self.g.shape[2]
         if t == 1:
@@ -147,14 +147,14 @@ class Outer:
         out = []
         for c in chunks(len(self), 2 * t * t * self.x.element_size(), scratch):
             x, g = _gathered(self.x[c]), _gathered(self.g[c])
-            xx = products(x, x.mH)  # (c, t, t)
-            gg = products(g, g.mH) if self.gg is None else self.gg[c]
+            xx = batched_products(x, x.mH)  # (c, t, t)
+            gg = batched_products(g, g.mH) if self.gg is None else self.gg[c]
             sizes = frobenius_norms(xx) * frobenius_norms(gg)
-            total = wide(xx).mul_(gg).sum(dim=(1, 2))
+            total = upcast(xx).mul_(gg).sum(dim=(1, 2))
             # A sum of products of either sign can round to just below zero.
             total = (total.real if total.is_complex() else total).clamp_min(0)
             if bool((lost := cancels(total, sizes)).any()):
-                total[lost] = Outer(x[lost], g[lost]).direct(scratch)
+                total[lost] = OuterProducts(x[lost], g[lost]).direct(scratch)
             out.append(total)
         return torch.cat(out)
 
@@ -168,7 +168,7 @@ class Outer:
         n, t, o = left.shape
         i, size = right.shape[2], right.element_size()
         width = max(1, min(o, scratch // (i * size)))
-        if min(i, o) >= _WIDE and faster(t * i * width, left, right):
+        if min(i, o) >= _WIDE and prefers_onednn(t * i * width, left, right):
             return torch.stack([_each(g, x, width) for g, x in zip(left, right, strict=True)])
         together = max(torch.get_num_threads(), CACHE // 8 // (i * width * size))
         together = max(1, min(n, together, scratch // (i * width * size)))
@@ -190,21 +190,23 @@ class Outer:
         # The longer side along the rows, as in `direct`.
         left, right = sorted((self.g, self.x), key=lambda side: side.shape[2])
         size = right.element_size() * left.shape[2] * right.shape[2]
-        times = products if left.shape[2] >= _WIDE else torch.bmm
+        times = batched_products if left.shape[2] >= _WIDE else torch.bmm
         for c in chunks(len(self), size, scratch):
             product = times(_gathered(left[c]).mT, _gathered(right[c]))
             yield product if left is self.g else product.mT
 
-    def dense(self, rows: slice) -> Tensor:
-        """See `Part`."""
+    def materialize(self, rows: slice) -> Tensor:
+        """See `PerSampleGradient`."""
         return self.g[rows].mT @ self.x[rows]
 
-    def plus(self, others: Sequence[Part]) -> Part | None:
-        """See `Part`. More positions: a sum of sums of outer products is one."""
-        same = [self, *(other for other in others if isinstance(other, Outer))]
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """See `PerSampleGradient`. More positions: a sum of sums of outer products is one."""
+        same = [self, *(other for other in others if isinstance(other, OuterProducts))]
         if len(same) <= len(others):
             return None
-        return Outer(torch.cat([p.x for p in same], dim=1), torch.cat([p.g for p in same], dim=1))
+        return OuterProducts(
+            torch.cat([p.x for p in same], dim=1), torch.cat([p.g for p in same], dim=1)
+        )
 
 
 def _each(g: Tensor, x: Tensor, width: int) -> Tensor:
@@ -223,24 +225,24 @@ def _gathered(x: Tensor) -> Tensor:
 class Transposed:
     """The transpose of another part's matrix: x @ W instead of x @ W.T."""
 
-    part: Outer
+    part: OuterProducts
 
     def __len__(self) -> int:
         return len(self.part)
 
-    def sqnorm(self, scratch: int) -> Tensor:
-        """See `Part`."""
-        return self.part.sqnorm(scratch)
+    def squared_norms(self, scratch: int) -> Tensor:
+        """See `PerSampleGradient`."""
+        return self.part.squared_norms(scratch)
 
-    def dense(self, rows: slice) -> Tensor:
-        """See `Part`."""
-        return self.part.dense(rows).mT
+    def materialize(self, rows: slice) -> Tensor:
+        """See `PerSampleGradient`."""
+        return self.part.materialize(rows).mT
 
-    def plus(self, others: Sequence[Part]) -> Part | None:
-        """See `Part`."""
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """See `PerSampleGradient`."""
         same = [other.part for other in others if isinstance(other, Transposed)]
-        total = self.part.plus(same) if len(same) == len(others) else None
-        return Transposed(total) if isinstance(total, Outer) else None
+        total = self.part.add(same) if len(same) == len(others) else None
+        return Transposed(total) if isinstance(total, OuterProducts) else None
 
 
 @dataclass(frozen=True)
@@ -254,15 +256,15 @@ class Rows:
     def __len__(self) -> int:
         return len(self.g)
 
-    def sqnorm(self, scratch: int) -> Tensor:
-        """See `Part`. A table of the rows that a sample has, at most t, stands for that of v."""
+    def squared_norms(self, scratch: int) -> Tensor:
+        """See `PerSampleGradient`. The t rows that a sample has stand for the table of v rows."""
         _, t, e = self.g.shape
         pieces = chunks(len(self), 2 * t * e * self.g.element_size(), scratch)
         return torch.cat([squared_norms(self._compact(c)) for c in pieces])
 
     def _compact(self, c: slice) -> Tensor:
         """(c, t, e): the sums of the rows of equal index, and zeros."""
-        ids, g = self.ids[c], wide(self.g[c])
+        ids, g = self.ids[c], upcast(self.g[c])
         n, t, e = g.shape
         ordered, order = ids.sort(dim=1)
         place = torch.zeros_like(ids)  # the rows of sample k lie from k * t on
@@ -271,14 +273,14 @@ class Rows:
         place = torch.empty_like(ids).scatter_(1, order, place)
         return g.new_zeros(n * t, e).index_add_(0, place.flatten(), g.flatten(0, 1)).view(n, t, e)
 
-    def dense(self, rows: slice) -> Tensor:
-        """See `Part`."""
+    def materialize(self, rows: slice) -> Tensor:
+        """See `PerSampleGradient`."""
         ids, g = self.ids[rows], self.g[rows]
         out = g.new_zeros(len(g), self.count, g.shape[2])
         return out.scatter_add_(1, ids[:, :, None].expand_as(g), g)
 
-    def plus(self, others: Sequence[Part]) -> Part | None:
-        """See `Part`."""
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """See `PerSampleGradient`."""
         same = [self, *(other for other in others if isinstance(other, Rows))]
         if len(same) <= len(others):
             return None
@@ -286,6 +288,6 @@ class Rows:
         return Rows(ids, g, self.count)
 
 
-def wide(gram: Tensor) -> Tensor:
+def upcast(gram: Tensor) -> Tensor:
     """A Gram matrix in a type whose sums can be trusted."""
     return gram.float() if gram.dtype in (torch.bfloat16, torch.float16) else gram

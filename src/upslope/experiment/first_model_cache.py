@@ -14,7 +14,7 @@ from upslope.files import write_atomically, write_text
 
 
 @dataclass(frozen=True)
-class SharedModel:
+class FirstModelCache:
     """A folder where the first run to train leaves its model, its figures and its seconds."""
 
     folder: Path

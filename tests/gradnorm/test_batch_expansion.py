@@ -7,7 +7,7 @@ import torch
 from oracle import assert_agrees
 from torch import Tensor, nn
 
-from upslope.gradnorm.copies import are_copies, repeated
+from upslope.gradnorm.batch_expansion import is_batch_expansion, repeated
 
 
 class ShiftedWindows(nn.Module):
@@ -113,7 +113,7 @@ def test_lengths_that_are_multiples_of_the_batch_by_coincidence(n):
     ],
 )
 def test_what_counts_as_copies(shape, sizes, n, expected):
-    assert are_copies(shape, [torch.zeros(sizes)], n) is expected
+    assert is_batch_expansion(shape, [torch.zeros(sizes)], n) is expected
 
 
 @pytest.mark.parametrize(

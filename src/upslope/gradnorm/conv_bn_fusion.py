@@ -1,7 +1,7 @@
 """Which convolutions of a model are computed together with the normalisation of their output.
 
 The first pass of two samples shows which kernels are followed by which normalisation. In the passes
-that count, the output of such a convolution is normalised already (`kernels/conv/folded.py`), and
+that count, the output of such a convolution is normalised already (`kernels/conv/fused.py`), and
 the model gets a token in its place: without values, and of use to that normalisation alone. A model
 that does anything else with it is run again with nothing folded.
 """
@@ -21,10 +21,10 @@ from upslope.gradnorm.batch import Batch, call, clone_rows
 from upslope.gradnorm.intercept import Interceptor
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv.convolution import Convolution
-from upslope.gradnorm.kernels.conv.folded import FoldedConvolution, foldable
+from upslope.gradnorm.kernels.conv.fused import FusedConvolution, is_fusible
+from upslope.gradnorm.placeholders import PLACEHOLDER, FusionMismatch
 from upslope.gradnorm.restoring import without_traces
-from upslope.gradnorm.tape import Means, Tape
-from upslope.gradnorm.tokens import TOKEN, Unfolded
+from upslope.gradnorm.tape import ComputeOptions, Tape
 from upslope.gradnorm.weights import Weights
 
 Pairs = Mapping[int, Normalisation]
@@ -34,43 +34,43 @@ _known: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Pairs]] = WeakKeyDict
 _PLACE = "_upslope_convolution"
 
 
-class PairFolding:
-    """What one forward pass folds. See `tape.Folding`."""
+class ConvBatchNormFusion:
+    """What one forward pass folds. See `tape.Fusion`."""
 
     def __init__(self, tape: Tape, pairs: Pairs):
         self.tape, self.pairs = tape, pairs
         self.seen: dict[int, Normalisation] = {}
         """The pairs that were met and not folded."""
-        self.tokens: list[Tensor] = []
+        self.placeholders: list[Tensor] = []
         self._waiting: dict[int, Tensor] = {}
         self._places = itertools.count()
 
     def convolved(self, kernel: Convolution, x: Tensor) -> Tensor:
-        """See `tape.Folding`."""
+        """See `tape.Fusion`."""
         place = next(self._places)
         norm = self.pairs.get(place)
-        if norm is None or not foldable(kernel, x, norm):
+        if norm is None or not is_fusible(kernel, x, norm):
             out = self.tape.use(kernel, x)
             out.__dict__[_PLACE] = place
             return out
-        out = self.tape.use(FoldedConvolution(self.tape, kernel, norm), x)
+        out = self.tape.use(FusedConvolution(self.tape, kernel, norm), x)
         # Whatever looks at it all the same gets no number that it could take for one.
-        token = out.new_full((), math.nan).expand(out.shape).requires_grad_()
-        token.__dict__[TOKEN] = place
-        self.tokens.append(token)
+        placeholder = out.new_full((), math.nan).expand(out.shape).requires_grad_()
+        placeholder.__dict__[PLACEHOLDER] = place
+        self.placeholders.append(placeholder)
         self._waiting[place] = out
-        return token
+        return placeholder
 
     def normalised(self, convolved: Tensor, norm: Normalisation) -> Tensor | None:
-        """See `tape.Folding`.
+        """See `tape.Fusion`.
 
         Raises:
-            Unfolded: another normalisation than the one that was folded, or once more.
+            FusionMismatch: another normalisation than the one that was folded, or once more.
         """
-        place = convolved.__dict__.get(TOKEN)
+        place = convolved.__dict__.get(PLACEHOLDER)
         if place is not None:
             if place not in self._waiting or not self.pairs[place].same(norm):
-                raise Unfolded(place)
+                raise FusionMismatch(place)
             return self._waiting.pop(place)
         place = convolved.__dict__.get(_PLACE)
         if place is not None:
@@ -81,11 +81,11 @@ class PairFolding:
         """Raise if some token was not normalised, or is among the outputs of the model.
 
         Raises:
-            Unfolded: there is one.
+            FusionMismatch: there is one.
         """
-        leaving = (t.__dict__[TOKEN] for t in outputs if TOKEN in t.__dict__)
+        leaving = (t.__dict__[PLACEHOLDER] for t in outputs if PLACEHOLDER in t.__dict__)
         for place in (*self._waiting, *leaving):
-            raise Unfolded(place)
+            raise FusionMismatch(place)
 
 
 def pairs_of(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
@@ -111,8 +111,8 @@ def corrected(model: nn.Module, batch: Batch, weights: Weights, wrong: int) -> P
 def _learned(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return {}
-    tape = Tape(weights, Means())
-    tape.folding = folding = PairFolding(tape, {})
+    tape = Tape(weights, ComputeOptions())
+    tape.fusion = fusion = ConvBatchNormFusion(tape, {})
     interceptor = Interceptor(tape, model, 2)
 
     def few(tensor: Tensor, per_sample: bool) -> Tensor:
@@ -124,7 +124,7 @@ def _learned(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
             call(model, batch.rows(slice(0, 2)).map(few))
     except Exception:  # what a model does not like will be told in the pass that counts
         return {}
-    return folding.seen
+    return fusion.seen
 
 
 def _watched(model: nn.Module) -> bool:
