@@ -15,6 +15,7 @@ def test_public_names_are_these() -> None:
         "ExperimentSettings",
         "PoolView",
         "Progress",
+        "Query",
         "RunResult",
         "Selection",
         "Splits",
@@ -24,6 +25,7 @@ def test_public_names_are_these() -> None:
         "__version__",
         "compare",
         "gradient_norms",
+        "query",
         "read_run",
     ]
 

@@ -1,6 +1,7 @@
 """Upslope: deep active learning by gradient norm.
 
     from upslope import gradient_norms            # score your own model
+    from upslope import query                     # choose with a trained network
     from upslope import Experiment                # ask(), tell(): label by hand
     from upslope import compare                   # strategies x seeds under one protocol
 
@@ -20,6 +21,7 @@ _PUBLIC = {
     "ExperimentSettings": "upslope.experiment",
     "PoolView": "upslope.pool",
     "Progress": "upslope.progress",
+    "Query": "upslope.experiment.query",
     "RunResult": "upslope.ledger",
     "Selection": "upslope.pool",
     "Splits": "upslope.datasets",
@@ -28,6 +30,7 @@ _PUBLIC = {
     "UpslopeError": "upslope.errors",
     "compare": "upslope.comparison",
     "gradient_norms": "upslope.gradnorm",
+    "query": "upslope.experiment.query",
     "read_run": "upslope.ledger",
 }
 
@@ -37,6 +40,7 @@ __all__ = [
     "ExperimentSettings",
     "PoolView",
     "Progress",
+    "Query",
     "RunResult",
     "Selection",
     "Splits",
@@ -46,6 +50,7 @@ __all__ = [
     "__version__",
     "compare",
     "gradient_norms",
+    "query",
     "read_run",
 ]
 
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
     from upslope.datasets import Splits
     from upslope.errors import UpslopeError
     from upslope.experiment import Experiment, ExperimentSettings
+    from upslope.experiment.query import Query, query
     from upslope.gradnorm import gradient_norms
     from upslope.ledger import RunResult, read_run
     from upslope.pool import PoolView, Selection, Strategy

@@ -59,14 +59,30 @@ def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
             if form.size is not None:
                 # Never below twice the size wanted, either way round: EXIF may turn the image.
                 opened.draft(None, (2 * max(form.size), 2 * max(form.size)))
-            _check_depth(opened, form.white)
-            image = _to_mode(ImageOps.exif_transpose(opened), form.mode, form.white)
-            if form.size is not None and image.size != form.size[::-1]:
-                image = ImageOps.fit(image, form.size[::-1], Image.Resampling.BICUBIC)
-            pixels = np.asarray(image, dtype=np.uint8)
+            return pixels_of(opened, form)
     except BROKEN as error:
         raise _undecodable(name, error) from error
+
+
+def pixels_of(image: Image.Image, form: Form) -> Pixels:
+    """Return an opened image as (c, h, w) uint8, as `decode` does.
+
+    Raises:
+        ValueError: levels that cannot be brought to 8 bits; or another of `BROKEN`.
+    """
+    _check_depth(image, form.white)
+    image = _to_mode(ImageOps.exif_transpose(image), form.mode, form.white)
+    if form.size is not None and image.size != form.size[::-1]:
+        image = ImageOps.fit(image, form.size[::-1], Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def natural_mode(mode: str) -> Mode:
+    """Return the mode in which nothing of an image of this mode of Pillow's is lost, but for
+    transparency and depth."""
+    grey = mode in ("1", "L", "I", "F") or mode.startswith("I;16")
+    return "L" if grey else "RGB"
 
 
 @dataclass(frozen=True)
@@ -88,8 +104,7 @@ class Header:
     @property
     def natural(self) -> Mode:
         """The mode in which nothing of the image is lost, but for transparency and depth."""
-        grey = self.mode in ("1", "L", "I", "F") or self.mode.startswith("I;16")
-        return "L" if grey else "RGB"
+        return natural_mode(self.mode)
 
 
 def read_header(source: bytes | Path, name: str) -> Header:

@@ -247,3 +247,12 @@ def test_check_tells_before_training_what_the_model_cannot_give(n: int) -> None:
     with pytest.raises(ModelError, match="dropout"):
         check([Need.of("mc-dropout")], model, TASK, make_inputs(n))
     assert model.training
+
+
+def test_predictions_are_also_given_by_the_signal_s_former_name() -> None:
+    model, x = make_model(), torch.randn(6, 1, 6, 6, dtype=torch.float64)
+    given = {
+        name: build(Need.of(name)).compute(model, TASK, x) for name in ("predictions", "answers")
+    }
+    assert given["answers"].tolist() == model(x).argmax(dim=1).tolist()
+    assert torch.equal(given["predictions"], given["answers"])

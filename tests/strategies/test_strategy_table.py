@@ -13,6 +13,7 @@ from pools import generator
 from upslope.errors import ConfigError
 from upslope.pool import Need, PoolView
 from upslope.strategies import REGISTRY, build, describe
+from upslope.strategies.base import TopStrategy
 from upslope.strategies.gradnorm import EGL
 
 
@@ -98,3 +99,12 @@ def test_random_is_uniform() -> None:
             counts[int(chosen)] += 1
     # 2000 draws of 3 of 10: mean 600, standard deviation 20.5.
     assert (counts - 600).abs().max() < 5 * 20.5
+
+
+def test_a_class_written_with_the_former_names_of_its_words_has_them_under_the_new_ones() -> None:
+    class Former(TopStrategy):
+        name = "former"
+        best_for = "small budgets"
+        signal_cost = "nothing"
+
+    assert (Former.best_for, Former.signal_cost) == ("small budgets", "nothing")

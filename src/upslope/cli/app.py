@@ -9,6 +9,7 @@ import typer
 
 from upslope import __version__
 from upslope.cli.console import told
+from upslope.cli.labelling import label
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
 from upslope.cli.status import status
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="Choose which unlabelled samples are worth a label, by the norm of their loss gradient."
     "\n\n[bold]Start here[/bold]\n\n"
     "  upslope compare digits --seeds 2            strategies on handwritten digits\n\n"
+    "  upslope label photos/ --classes cat,dog      label photographs on a page\n\n"
     "  upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\\[cat,dog]'\n\n"
     "                                              photographs that people label\n\n"
     "  upslope status runs/photos                  where a run stands\n\n"
@@ -155,6 +157,7 @@ def compare(
 
 
 app.command()(status)
+app.add_typer(label, name="label")
 app.command()(score)
 app.command()(predict)
 app.command()(verify)
@@ -233,7 +236,7 @@ def _compare(
     *,
     asks: bool = False,
 ) -> None:
-    from upslope.cli import label
+    from upslope.cli import label as sitting
     from upslope.cli.show import show_estimate, show_plan, show_report
     from upslope.display import watching
 
@@ -261,14 +264,14 @@ def _compare(
                 else (check_compatible(config, assemble(config, observer)), "")
             )
         if not asks:
-            label.refuse_comparison(setup)
-        planned = plan(config, setup, label.begun(folder, config))
+            sitting.refuse_comparison(setup)
+        planned = plan(config, setup, sitting.begun(folder, config))
         show_plan(config, setup, planned, folder, unseen)
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))
             return
-        if asks and label.waits_for_people(setup, folder):
-            label.ask_people(config, setup, folder, f"Upslope: {name}")
+        if asks and sitting.waits_for_people(setup, folder):
+            sitting.ask_people(config, setup, folder, f"Upslope: {name}")
             return
         with watching(planned.runs) as observer:
             result = compare(

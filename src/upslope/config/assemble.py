@@ -15,6 +15,7 @@ from torch import nn
 from upslope import datasets, models, strategies, tasks
 from upslope.batches import resolve_device
 from upslope.checkpoints import load_weights, read_weights, trained_classes
+from upslope.config.inputs import statistics
 from upslope.config.recorded import ENCODED, Source
 from upslope.config.schema import Config
 from upslope.datasets.base import Dataset, Splits
@@ -76,11 +77,12 @@ def trained(source: Source, progress: Observer = no_progress) -> Trained:
     name, options = config.data.name, _data_options(config)
     pool = datasets.load_to_score(name, config.root, progress=progress, **options)
     _check_like_the_run(source, pool)
-    mean, std = source.statistics or datasets.statistics(
+    mean, std = source.statistics or statistics(
+        config,
         # An older run has not recorded them: those of its pool, which it trained on.
         datasets.load(name, config.root, progress=progress, **options).pool
         if source.run and not source.elsewhere
-        else pool
+        else pool,
     )
     known = source.classes or pool.classes
 
@@ -225,7 +227,7 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
 
 def _around(config: Config, splits: Splits) -> Setup:
     pool = splits.pool
-    mean, std = datasets.statistics(pool)
+    mean, std = statistics(config, pool)
     task = tasks.build(
         config.task.name,
         num_classes=len(pool.classes),

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from upslope.config.inputs import with_size
 from upslope.config.schema import Config, parse
 from upslope.errors import ConfigError
 from upslope.registry import did_you_mean
@@ -47,7 +48,7 @@ def load(
     for key, value in (overrides or {}).items():
         if value is not None:
             _assign(document, key, value)
-    return parse(document)
+    return with_size(parse(document))
 
 
 def shipped() -> dict[str, tuple[str, str]]:

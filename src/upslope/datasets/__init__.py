@@ -62,6 +62,7 @@ __all__ = [
     "load",
     "load_outline",
     "load_to_score",
+    "loader",
     "overview",
     "root_of",
     "row_contents",
@@ -171,10 +172,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown data set; every unknown or wrong option, in one message.
     """
-    key, implied = _entry(name)
-    loader = registry.lookup("data set", REGISTRY, key)
-    given = {**options, **implied}
-    return registry.check_options(f"data set {name!r}", loader, given, _GIVEN, apply_common_options)
+    given = {**options, **_entry(name)[1]}
+    return registry.check_options(
+        f"data set {name!r}", loader(name), given, _GIVEN, apply_common_options
+    )
 
 
 def _entry(name: str) -> tuple[str, dict[str, Any]]:
@@ -183,21 +184,30 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
     return (key, {"path": path}) if colon and key == "hf" and path else (name, {})
 
 
+def loader(name: str) -> Callable[..., Splits]:
+    """Return the function that reads a data set, whose keyword parameters are its options.
+
+    Raises:
+        ConfigError: an unknown data set.
+    """
+    function: Callable[..., Splits] = registry.lookup("data set", REGISTRY, _entry(name)[0])
+    return function
+
+
 def options(name: str) -> tuple[str, ...]:
     """The names of the options of a data set.
 
     Raises:
         ConfigError: an unknown data set.
     """
-    loader = registry.lookup("data set", REGISTRY, _entry(name)[0])
-    both = (registry.describe(name, one, _GIVEN) for one in (loader, apply_common_options))
+    both = (registry.describe(name, one, _GIVEN) for one in (loader(name), apply_common_options))
     return tuple(option.name for line in both for option in line.options)
 
 
 def describe() -> list[registry.Description]:
     """Every data set: its name, one line about it, and its options with defaults and help."""
     common = registry.describe("", apply_common_options, _GIVEN).options
-    lines = [registry.describe(name, loader, _GIVEN) for name, loader in REGISTRY.items()]
+    lines = [registry.describe(name, reader, _GIVEN) for name, reader in REGISTRY.items()]
     return [replace(line, options=line.options + common) for line in lines]
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from upslope.datasets.array_form import Layout
+    from upslope.datasets.map_style import Key
+    from upslope.datasets.target_values import TargetKind
+    from upslope.images import Mode
+    from upslope.progress import Observer
 
 
 class Dataset(Protocol):
@@ -78,3 +85,90 @@ class Splits:
         from upslope.datasets.overview import overview  # which imports the kinds of data sets
 
         return "\n".join(f"{title}: {text}" for title, text in overview(self))
+
+    # The readers import this module: each is imported when it is called.
+
+    @staticmethod
+    def from_arrays(
+        inputs: Any,
+        targets: Any = None,
+        test_inputs: Any = None,
+        test_targets: Any = None,
+        *,
+        ids: Sequence[object] | None = None,
+        test_ids: Sequence[object] | None = None,
+        classes: Sequence[str] | None = None,
+        kind: TargetKind = "class",
+        layout: Layout = "auto",
+        test_share: float | None = None,
+    ) -> Splits:
+        """Make splits of NumPy arrays, tensors or sequences of numbers.
+
+        inputs, test_inputs: (n, ...) uint8 in 0..255, or floats taken as they are; whole numbers of
+        other types are refused. A memory map is read where it lies. targets, test_targets: by
+        `kind`, "class": (n,) whole numbers from 0, or names; "labels": (n, L) of 0 and 1;
+        "numbers": (n,) or (n, k); "masks": (n, h, w) classes, 255 where a pixel counts nowhere. A
+        sample that nobody has labelled has -1, None or, of numbers, NaN; the pool may do without
+        targets. ids: one text or whole number per sample; pool-00000 and so on where not given.
+        classes: the names of classes, labels or numbers in order; needed without targets. layout:
+        "channels-first" or "channels-last", where shapes do not tell; tensors of torch have their
+        channels in front unless it says otherwise. test_share: of the labelled samples to test
+        on, drawn by ids, where no test set is given; without either, the test set is empty.
+
+        Raises:
+            ConfigError: arguments that do not go together.
+            DataError: lengths that differ, NaN or infinity, targets of another kind.
+        """
+        from upslope.datasets.in_memory import from_arrays
+
+        return from_arrays(
+            inputs, targets, test_inputs, test_targets, ids=ids, test_ids=test_ids,
+            classes=classes, kind=kind, layout=layout, test_share=test_share,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_torch(
+        pool: Any,
+        test: Any = None,
+        *,
+        validation: Any = None,
+        input: Key = None,
+        target: Key = None,
+        id: Key = None,
+        ids: Sequence[object] | None = None,
+        classes: Sequence[str] | None = None,
+        kind: TargetKind = "class",
+        layout: Layout = "auto",
+        mode: Mode | None = None,
+        size: int | None = None,
+        white: int | None = None,
+        memory: float = 4.0,
+        test_share: float | None = None,
+        progress: Observer | None = None,
+    ) -> Splits:
+        """Make splits of map-style data sets: of torch, of torchvision, or any with `len(data)`
+        and `data[i]`.
+
+        An item is an input, a tuple (input, target) or a mapping; an input is an image of Pillow,
+        an array or a tensor. Items must be the same at each reading, so give the data set without
+        random transforms: `augmentation` of the task varies images in training.
+
+        input, target, id: keys of a mapping or places in a tuple, where the usual ones (image,
+        label, ...) do not tell. ids, classes, kind, test_share: as for `from_arrays`; classes are
+        those of `pool.classes` where it has some. layout: where arrays have their channels. mode,
+        size, white: that images of Pillow are brought to; "RGB" or "L", size x size, the white of
+        16 bits. memory: GiB of inputs to hold; where all need more, they are read when asked for.
+
+        Raises:
+            ConfigError: a data set without length or places; keys that are not there.
+            DataError: items of several shapes, or that differ from reading to reading; targets of
+                another kind.
+        """
+        from upslope.datasets.torch_splits import from_torch
+        from upslope.progress import no_progress
+
+        return from_torch(
+            pool, test, validation=validation, input=input, target=target, id=id, ids=ids,
+            classes=classes, kind=kind, layout=layout, mode=mode, size=size, white=white,
+            memory=memory, test_share=test_share, progress=progress or no_progress,
+        )  # fmt: skip

@@ -4,16 +4,7 @@ Either `x_train, y_train, x_test, y_test`, or `images, labels, split`, where `sp
 or "test" for each sample. Optional: `classes`, the names; `ids` (with the second form). A label of
 -1 means that nobody knows it. Nothing is unpickled: arrays of Python objects are refused.
 
-Shapes of samples, without the first dimension, and what they become:
-
-    (d,)                               features, as they are
-    (h, w) of uint8                    grey images -> (1, h, w)
-    (a, b) of floats                   as they are; with `layout`, sequences: (c, t) or (t, c)
-    (c, h, w) or (h, w, c)             images -> (c, h, w)
-    (c, d, h, w) or (d, h, w, c)       volumes -> (c, d, h, w)
-
-Of images and volumes `layout` says where the channels are. Where it does not, 1 or 3 at one end and
-another number at the other tells; all else is refused.
+What becomes of the shapes of samples, and how channels are told, is in `array_form`.
 """
 
 from __future__ import annotations
@@ -22,19 +13,18 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
+from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
 from upslope.datasets.decoding import decode_text
 from upslope.datasets.paths import needed_root
-from upslope.errors import ConfigError, DataError
+from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-
-Layout = Literal["auto", "channels-first", "channels-last"]
 
 _FOUR = ("x_train", "y_train", "x_test", "y_test")
 _THREE = ("images", "labels", "split")
@@ -73,7 +63,7 @@ def load(
 
     def build(name: str) -> ArrayDataset:
         images, _, ids = parts[name]
-        images = _channels_first(images, layout, path)
+        images = channels_first(images, layout, path)
         return build_dataset(f"npz/{name}", images, labels[name], classes, source=path, ids=ids)
 
     pool, test = build("train"), build("test")
@@ -194,41 +184,3 @@ def _labels(labels: Array, path: Path) -> Array:
             f"{labels.dtype} and shape {labels.shape}. One-hot rows become labels by argmax(1)."
         )
     return labels
-
-
-def _channels_first(images: Array, layout: Layout, path: Path) -> Array:
-    """Samples of any shape with their channels in front, as the head of this file says.
-
-    Raises:
-        DataError: no dimension beside that of the samples.
-        ConfigError: `layout` is given and there are no channels, or is not and they may be at
-            either end.
-    """
-    if images.ndim < 2:
-        raise DataError(
-            f"Expected samples along the first dimension of at least 2 in {path} but got an array "
-            f"of shape {images.shape}."
-        )
-    grey = images.ndim == 3 and images.dtype == np.uint8
-    if layout != "auto" and (images.ndim == 2 or grey):
-        kind = "grey images (n, h, w)" if grey else "features (n, d)"
-        raise ConfigError(
-            f"Expected `data.layout` to be auto for samples without channels but got {layout!r} "
-            f"for shape {images.shape} of {images.dtype} in {path}, which are {kind}."
-        )
-    if grey:
-        return images[:, None]
-    if layout == "auto":
-        if images.ndim < 4:
-            return images
-        first, last = images.shape[1] in (1, 3), images.shape[-1] in (1, 3)
-        if first == last:
-            raise ConfigError(
-                f"Expected 1 or 3 channels either in front or at the end of the samples in {path} "
-                f"but got shape {images.shape}. Set `data.layout` to channels-first or "
-                "channels-last; to samples without channels add a dimension: x[:, None]."
-            )
-        layout = "channels-first" if first else "channels-last"
-    if layout == "channels-first":
-        return images
-    return np.ascontiguousarray(np.moveaxis(images, -1, 1))

@@ -12,6 +12,7 @@ import numpy as np
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.encoded import EncodedDataset
+from upslope.datasets.map_style import MapStyleDataset
 from upslope.datasets.published import Outline
 from upslope.datasets.subset import Subset, labels_of
 from upslope.datasets.subtomograms import SubtomogramDataset
@@ -48,7 +49,10 @@ def class_counts(dataset: Dataset) -> Mapping[str, int] | None:
         if values.dtype.kind == "f":
             return None
         return dict(zip(base.classes, (values == 1).sum(axis=0).tolist(), strict=True))
-    if not isinstance(base, _OF_ONE_CLASS):
+    if isinstance(base, MapStyleDataset):
+        if base.values is None or base.values.ndim != 1:
+            return None
+    elif not isinstance(base, _OF_ONE_CLASS):
         return None
     labels = base.labels[positions]
     sizes = np.bincount(labels[labels != UNKNOWN], minlength=len(base.classes))

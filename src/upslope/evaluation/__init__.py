@@ -15,10 +15,12 @@ from upslope.evaluation.paired import (
     sign_flip_test,
     smallest_sign_flip_p,
 )
+from upslope.evaluation.proportions import Proportion, wilson_interval
 
 __all__ = [
     "Interval",
     "PairedResult",
+    "Proportion",
     "area",
     "holm",
     "labels_to_reach",
@@ -26,4 +28,5 @@ __all__ = [
     "paired_comparison",
     "sign_flip_test",
     "smallest_sign_flip_p",
+    "wilson_interval",
 ]

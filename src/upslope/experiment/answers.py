@@ -62,7 +62,7 @@ def events_of(
             passes[id_] = ""
             continue
         try:
-            label = _label(pool, task, position[id_], answer)
+            label = label_of(pool, task, position[id_], answer)
         except DataError as error:
             problems.append(f"{id_!r}: {error}")
             continue
@@ -164,8 +164,14 @@ def _is_drawn(pool: Dataset, task: Task) -> bool:
     return False
 
 
-def _label(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
-    """The label that an answer is, as the ledger holds it."""
+def label_of(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
+    """Return the label that an answer is, as the ledger holds it; None for the data set's mask.
+
+    index: the sample's place in the pool. answer: as `Experiment.tell` takes it.
+
+    Raises:
+        DataError: no label of the task's.
+    """
     if answer is None:
         target = pool.targets([index])[0]  # raises DataError where there is none, or a damaged one
         if target.ndim:

@@ -17,6 +17,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.outputs import check_losses
 from upslope.gradnorm.separation import differ, scales
+from upslope.gradnorm.statistics import StatisticsWatch
 
 _COMPANY = (1.0, 3.0, -3.0, None)
 """What the outputs of other samples are multiplied by, to see whether a loss feels them: a
@@ -96,8 +97,9 @@ def _refuse_losses_by_company(
         GradientNormError: some loss has changed.
     """
     detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    watch = StatisticsWatch(n)
     try:
-        again: Tensor | None = _losses_of(loss, detached, leaves, spec)
+        again: Tensor | None = _losses_of(loss, detached, leaves, spec, watch)
     except Exception:  # labels of an iterator, say, have run out
         again = None
     if again is None or not torch.equal(again, losses):
@@ -118,11 +120,36 @@ def _refuse_losses_by_company(
                 else x
                 for x in detached
             ]
-            other = _losses_of(loss, moved, leaves, spec)
-            changed = (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
+            changed = _has_changed(_losses_of(loss, moved, leaves, spec), losses)
             changed &= stay.to(losses.device)
             if bool(changed.any()):
                 raise loss_mixes(changed)
+    if watch.operator is not None:
+        _refuse_losses_by_likes(loss, detached, leaves, spec, n, losses)
+
+
+def _has_changed(other: Tensor, losses: Tensor) -> Tensor:
+    return (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
+
+
+def _refuse_losses_by_likes(
+    loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any, n: int, losses: Tensor
+) -> None:
+    """Refuse losses that change when all samples have the outputs of one, for each one in turn.
+
+    What holds once *all* losses of a batch are small, say, shows in no mixed company.
+
+    Raises:
+        GradientNormError: some loss has changed.
+    """
+    for sample in range(n):
+        alike = [
+            x[sample].expand_as(x) if isinstance(x, Tensor) and x.shape[:1] == (n,) else x
+            for x in values
+        ]
+        changed = _has_changed(_losses_of(loss, alike, leaves, spec), losses)
+        if bool(changed[sample]):
+            raise loss_mixes(torch.arange(n) == sample)
 
 
 def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float | None) -> Tensor:
@@ -166,13 +193,24 @@ def _near(losses: Tensor) -> float:
     return 1e-4 if losses.dtype in (torch.float32, torch.float64) else 3e-2
 
 
-def _losses_of(loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any) -> Tensor:
+def _losses_of(
+    loss: Loss,
+    values: Sequence[Any],
+    leaves: Sequence[Any],
+    spec: Any,
+    watch: StatisticsWatch | None = None,
+) -> Tensor:
     """The losses of other outputs than the model's. leaves: the model's, with their graph."""
     as_before = [
         value.clone().requires_grad_() if differentiable(leaf) else value
         for value, leaf in zip(values, leaves, strict=True)
     ]
-    return loss(tree_unflatten(as_before, spec)).detach()
+    if watch is None:
+        return loss(tree_unflatten(as_before, spec)).detach()
+    with watch:
+        losses = loss(tree_unflatten([watch.mark(x) for x in as_before], spec))
+    watch.finish([losses])
+    return losses.detach()
 
 
 def with_gradients(gradients: Sequence[Tensor]) -> Loss:

@@ -106,8 +106,10 @@ def explain(
         batch = resolve_shared(model, Batch.of(inputs))
         record = Recording(model, batch, Weights(chosen), ComputeOptions())
         # The whole way that `gradient_norms` takes, with its proof: it may end in another path.
-        record.reduce_per_sample(SquaredNorms(), label_free(lambda outputs: _any_loss(outputs,
-        batch.n))) table = record.run_or_fall_back(lambda: _from_recording(record))
+        record.reduce_per_sample(
+            SquaredNorms(), label_free(lambda outputs: _any_loss(outputs, batch.n))
+        )
+        table = record.run_or_fall_back(lambda: _from_recording(record))
         return _slow(chosen, record.fallback_reason) if table is None else table
 
 

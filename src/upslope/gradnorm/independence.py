@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upslope.gradnorm.batch import Batch, clone_rows
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.outputs import tensors_in
+from upslope.gradnorm.statistics import StatisticsWatch
 
 if TYPE_CHECKING:
     from upslope.gradnorm.recording import Recording
@@ -50,7 +51,26 @@ def model_looks_around(record: Recording) -> bool:
     n, batch = record.n, record.batch
     if n > _ROWS and not record.is_random:  # random numbers would not be the same for fewer
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
-    return _moves(n, lambda change: tensors_in(_run(record, batch, change)))
+    return _meets_statistics(record, batch) or _moves(
+        n, lambda change: tensors_in(_run(record, batch, change))
+    )
+
+
+def _meets_statistics(record: Recording, batch: Batch) -> bool:
+    """Whether a statistic of several samples meets the numbers of one in the model."""
+    n = batch.n
+    reference = StatisticsWatch(n)
+    try:
+        outputs = _run(record, batch, None, reference)
+    except Exception:  # a model for another size of batch: spoiling will say so
+        return True
+    if n > 1 and not record.is_random:
+        fewer = StatisticsWatch(n - 1, reference)
+        with contextlib.suppress(
+            Exception
+        ):  # of a model that does not take fewer, the first will do
+            outputs, reference = _run(record, batch.rows(slice(0, n - 1)), None, fewer), fewer
+    return reference.finish(tensors_in(outputs))
 
 
 def losses_look_around(record: Recording, loss: Loss) -> bool:
@@ -82,6 +102,17 @@ def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:
     outputs: what a model puts out for n samples, its tensors (n, ...).
     """
     leaves, spec = tree_flatten(outputs)
+    watch = StatisticsWatch(n)
+    own = [_changed(leaf, n, None) for leaf in leaves]
+    for leaf in own:
+        watch.mark(leaf)
+    try:
+        with watch:
+            numbers = loss(tree_unflatten(own, spec))
+    except Exception:  # labels that have run out
+        return True
+    if watch.finish([numbers]):
+        return True
 
     def losses(change: Change | None) -> list[Tensor]:
         given = [_changed(leaf, n, change) for leaf in leaves]
@@ -143,15 +174,17 @@ def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
     return not bool(same.all())
 
 
-def _run(record: Recording, batch: Batch, change: Change | None) -> Any:
+def _run(
+    record: Recording, batch: Batch, change: Change | None, watch: StatisticsWatch | None = None
+) -> Any:
     """Run the model on a batch of which the floating numbers of some samples are changed."""
     spoiling = contextlib.nullcontext() if change is None else _SpoilingIntegers(batch, change)
     with spoiling:
         try:
             with torch.no_grad():  # a graph would take as much memory as the pass that counts
-                return record.run_plain(batch, change=change)
+                return record.run_plain(batch, change=change, watch=watch)
         except RuntimeError:  # a model that differentiates itself
-            return record.run_plain(batch, change=change)
+            return record.run_plain(batch, change=change, watch=watch)
 
 
 def _changed(leaf: Any, n: int, change: Change | None) -> Any:
@@ -161,7 +194,8 @@ def _changed(leaf: Any, n: int, change: Change | None) -> Any:
     floating = leaf.is_floating_point() or leaf.is_complex()
     if change is not None and floating and leaf.shape[:1] == (n,):
         own = change(own)
-    return own.requires_grad_() if leaf.requires_grad else own
+    # A copy, no leaf of the graph: a loss may write into what it is given.
+    return own.requires_grad_().clone() if leaf.requires_grad else own
 
 
 class _SpoilingIntegers(TorchFunctionMode):

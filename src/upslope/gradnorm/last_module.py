@@ -6,7 +6,10 @@ read off the graph of the output of one sample: it owns the parameter that is fe
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +31,18 @@ def find_last_module(model: nn.Module, inputs: Inputs | None) -> str:
     owners: list[str] = [n for n, m in model.named_modules() if _own(m)]
     if inputs is not None:
         batch = Batch.of(inputs)
-        with without_traces(model), torch.inference_mode(False), torch.enable_grad():
+        made: dict[Any, nn.Module] = {}
+        with (
+            without_traces(model),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _noting_parametrized(model, made),
+        ):
             outputs = batch.rows(slice(0, 1)).call(model) if batch.n else ()
-        nearest = _nearest_leaf(_logits(outputs))
+        nearest = _nearest_owner(_logits(outputs), made)
         for name in reversed(owners):
-            if any(p is nearest for p in _own(model.get_submodule(name))):
+            module = model.get_submodule(name)
+            if module is nearest or any(p is nearest for p in _own(module)):
                 return name
     return owners[-1] if owners else ""
 
@@ -61,12 +71,36 @@ def _logits(outputs: object) -> list[Tensor]:
         return tensors_in(outputs)[:1]
 
 
-def _nearest_leaf(outputs: list[Tensor]) -> Tensor | None:
-    """The parameter that is fewest operators away from the outputs."""
+@contextlib.contextmanager
+def _noting_parametrized(model: nn.Module, made: dict[Any, nn.Module]) -> Iterator[None]:
+    """Note which step of the graph each parametrized module ends with.
+
+    Its parameters are as many steps further away as their parametrization takes.
+    """
+
+    def note(module: nn.Module, _: Any, outputs: Any) -> None:
+        for tensor in tensors_in(outputs):
+            if tensor.grad_fn is not None:
+                made.setdefault(tensor.grad_fn, module)
+
+    handles = [m.register_forward_hook(note) for m in model.modules() if is_parametrized(m)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _nearest_owner(
+    outputs: list[Tensor], made: Mapping[Any, nn.Module]
+) -> Tensor | nn.Module | None:
+    """The parameter, or the parametrized module, that is fewest operators from the outputs."""
     queue = deque(t.grad_fn for t in outputs if t.grad_fn is not None)
     seen = set(queue)
     while queue:
         node = queue.popleft()
+        if node in made:
+            return made[node]
         variable = getattr(node, "variable", None)
         if isinstance(variable, nn.Parameter):
             return variable

@@ -62,7 +62,9 @@ class ReducingListener:
         layout = kernel.layout or self.layouts.get(index)
         if layout is None and self.n > 1:
             if bool(g.any()):
-                raise LayoutUnknown
+                raise LayoutUnknown(
+                    f"a gradient reached `{kernel.name}` that had reached it in no batch before"
+                )
             return  # a use that no gradient has reached yet, nor does now
         samples = Samples(self.n, layout or Layout())
         weights = self.tape.weights

@@ -126,16 +126,30 @@ def run_without_others(record: Recording, rows: Tensor) -> tuple[Tensor, Any]:
 
     A single sample goes twice where the model squeezes one or does not take it. Where a model wants
     its samples in order (of length, for packed sequences), they go in their own.
+
+    Raises:
+        GradientNormError: the model runs on the whole batch only.
     """
     try:
         outputs = record.run_plain(record.batch.rows(rows))
         if len(rows) > 1 or all(len(x) == 1 for x in tensors_in(outputs)):
             return rows, outputs
-    except Exception:
-        if len(rows) > 1:
-            ordered = rows.sort().values
-            return ordered, record.run_plain(record.batch.rows(ordered))
-    return rows.repeat(2), record.run_plain(record.batch.rows(rows.repeat(2)))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # the second try below tells what the model does not like
+        pass
+    other = rows.sort().values if len(rows) > 1 else rows.repeat(2)
+    try:
+        return other, record.run_plain(record.batch.rows(other))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise GradientNormError(
+            f"Expected a model that runs on any number of samples but on {len(other)} of the "
+            f"{record.n} it fails with {type(error).__name__}: {reason}. Take the number of "
+            "samples from the inputs (`len(x)`), not from a constant."
+        ) from error
 
 
 def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:

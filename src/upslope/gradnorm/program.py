@@ -9,7 +9,8 @@ shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all
   operators that met weights, in order;
 - every other operator that meets samples, with the shapes of its tensors and its options, numbers
   with a fraction apart; of those that move entries, all their indices as well;
-- every number of a sample that left for Python.
+- every number of a sample that left for Python;
+- the model's buffers and parameters of a single number, which may be switches.
 
 Two batches with one identity have their samples in the same places. Where entries were taken by the
 data themselves, or numbers left in a way that cannot be read (`numpy()`), no two batches are held
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MOVING = frozenset(
     {
@@ -119,6 +120,19 @@ class Program:
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
         return self._identity
+
+
+def switches_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the buffers and parameters of a single number, as text: flags, schedules, gates.
+
+    A model may do something else once one of them has another value. Counters of batches are none.
+    """
+    return tuple(
+        f"{name}={tensor.item()}"
+        for module in model.modules()
+        for name, tensor in (*module._buffers.items(), *module._parameters.items())
+        if tensor is not None and tensor.numel() == 1 and name != "num_batches_tracked"
+    )
 
 
 def _is_made_of_samples(value: Any) -> bool:

@@ -129,7 +129,7 @@ def check_separation(
     if once.sums.keys() != scaled.keys():
         raise ProofFailed("the backward pass of the model is not the same each time")
     for index, (sums, size) in once.sums.items():
-        if bool(differ(scaled[index], sums, u, size).any()):
+        if bool(differ(scaled[index], sums, u, size, record.options.dtype).any()):
             kernel = record.tape.kernels[index]
             names = ", ".join(n for w in kernel.weights for n in record.weights.sources(w))
             raise SeparationFailed(
@@ -219,6 +219,7 @@ def _plain_gradients(
         shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
     parts: Iterator[tuple[Tensor | None, ...]]
     if shares is not None:
+        _compare_rest(record, unused_outputs(record.outputs, shares), torch.cat(list(groups)))
         parts = (_gradients_of(record, parameters, shares, w, rows) for rows in groups)
     else:
         parts = iter([_whole_gradients(record, parameters, loss, w, losses)])
@@ -231,6 +232,19 @@ def _plain_gradients(
     return dict(zip(record.weights.parameters, total, strict=True))
 
 
+def _compare_rest(record: Recording, unused: set[int], seen: Tensor) -> None:
+    """Run the samples whose gradients are not formed in two halves: outputs must be the same.
+
+    seen: the samples that are run without the others anyway. Experts that drop what exceeds their
+    capacity, or samples that are nearly equal, show here only.
+    """
+    rest = torch.ones(record.n, dtype=torch.bool).index_fill(0, seen, False).nonzero().flatten()
+    for places in half(len(rest), seed=record.n):
+        if len(places):
+            with torch.no_grad():
+                _compare_without_others(record, rest[places], unused)
+
+
 def _gradients_of(
     record: Recording,
     parameters: Sequence[Tensor],
@@ -239,12 +253,8 @@ def _gradients_of(
     rows: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """Of the samples `rows` in a pass without the others, whose outputs must be the same."""
-    company, outputs = run_without_others(record, rows)
-    if record.n > 1:
-        try:
-            compare_outputs(record, outputs, company, unused_outputs(record.outputs, shares))
-        except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
-            raise ProofFailed("outputs are not those of ordinary passes without company") from error
+    unused = unused_outputs(record.outputs, shares)
+    company, outputs = _compare_without_others(record, rows, unused)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
@@ -255,6 +265,23 @@ def _gradients_of(
         own = share[company.to(share.device)]
         weighted.append(own * w.to(own).view(-1, *(1,) * (own.dim() - 1)))
     return pull_back(ends, weighted, parameters)
+
+
+def _compare_without_others(
+    record: Recording, rows: Tensor, unused: set[int]
+) -> tuple[Tensor, Any]:
+    """Run some samples without the others; return those that went, and their outputs.
+
+    Raises:
+        ProofFailed: the outputs are other ones than in the batch.
+    """
+    company, outputs = run_without_others(record, rows)
+    if record.n > 1:
+        try:
+            compare_outputs(record, outputs, company, unused)
+        except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+            raise ProofFailed("outputs are not those of ordinary passes without company") from error
+    return company, outputs
 
 
 def _whole_gradients(

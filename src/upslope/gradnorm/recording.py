@@ -43,6 +43,7 @@ from upslope.gradnorm.memory import Known, memory_of
 from upslope.gradnorm.outputs import check_losses, tensors_in
 from upslope.gradnorm.per_sample_loop import pull_back, sample_by_sample
 from upslope.gradnorm.placeholders import FusionMismatch
+from upslope.gradnorm.program import switches_of
 from upslope.gradnorm.proof import (
     BothListeners,
     Checksums,
@@ -53,6 +54,7 @@ from upslope.gradnorm.proof import (
 )
 from upslope.gradnorm.restoring import Buffers, RandomState
 from upslope.gradnorm.separation import scales
+from upslope.gradnorm.statistics import StatisticsWatch
 from upslope.gradnorm.tape import ComputeOptions, Listener, Tape
 from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.weights import Weights
@@ -72,6 +74,7 @@ class Recording:
         self.n = batch.n
         self._buffers, self._random = Buffers(model), RandomState(model)
         self._memory = memory_of(model)
+        self._switches = switches_of(model)
         self.fallback_reason: str | None = None
         """Why the samples go one by one, if they do."""
         self.has_hooks = False
@@ -187,15 +190,20 @@ class Recording:
         batch: Batch,
         differentiable: Sequence[Tensor] = (),
         change: Callable[[Tensor], Tensor] | None = None,
+        watch: StatisticsWatch | None = None,
     ) -> Any:
         """Return the model's outputs for some of the samples, without interception.
 
         differentiable: what stands for the floating inputs that have samples, in their order.
-        change: what is made of each floating input that has samples.
+        change: what is made of each floating input that has samples. watch: runs with the model,
+        and knows the inputs that have samples.
         """
         given = iter(differentiable)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
+            if watch is not None and per_sample:
+                own: Tensor = watch.mark(clone_rows(tensor))
+                return own
             if per_sample and tensor.is_floating_point() and differentiable:
                 return next(given).clone()
             floating = tensor.is_floating_point() or tensor.is_complex()
@@ -203,7 +211,7 @@ class Recording:
                 return change(tensor.detach())
             return clone_rows(tensor)
 
-        with self._a_pass(), exact_batch_norm():
+        with self._a_pass(), exact_batch_norm(), watch or contextlib.nullcontext():
             return call(self.model, batch.map(take))
 
     def losses(self, loss: Loss) -> Tensor:
@@ -331,9 +339,10 @@ class Recording:
             warn_user(
                 f"{type(self.model).__name__}: the numbers of a sample may depend on the other "
                 "samples of its batch, in the model or in the loss (they moved, or could not be "
-                "had, when others were replaced by NaN or by extreme values). Every batch is "
-                "proven, which takes several times as long; a batch that does mix samples is "
-                "refused."
+                "had, when others were replaced by NaN or by extreme values, or they meet a "
+                "statistic of the batch: a mean, a maximum, a running sum over the samples). Every "
+                "batch is proven, which takes several times as long; a batch that does mix samples "
+                "is refused."
             )
 
     @property
@@ -344,7 +353,12 @@ class Recording:
     def _operators(self) -> tuple[Any, ...]:
         """The operators that met weights, in order."""
         training = tuple(module.training for module in self.model.modules())
-        return (training, *self.weights.parameters, *(k.name for k in self.tape.kernels))
+        return (
+            training,
+            self._switches,
+            *self.weights.parameters,
+            *(k.name for k in self.tape.kernels),
+        )
 
     def _program(self, loss: Loss | None = None) -> tuple[Any, ...]:
         """The identity of what ran (`program`), and what decides on kernels beside it."""
@@ -383,7 +397,7 @@ class Recording:
         rows = parts.finish()
         self._reached = parts.reached
         if self.n > 1:
-            u = scales(self.n, losses)
+            u = scales(self.n, losses, precision=self.options.dtype)
             if known is None:
                 self.backward(losses, u, scaled, last=last)
                 known = {index: sums for index, (sums, _) in scaled.sums.items()}
@@ -448,7 +462,8 @@ class Recording:
     def _probed(self, losses: Tensor) -> LayoutProbe:
         """Backward passes from some of the losses: two, and more where two do not settle it."""
         everyone = torch.ones(self.n, dtype=torch.bool)
-        probe = LayoutProbe(everyone, self.tape.kernels, u=scales(self.n, losses))
+        u = scales(self.n, losses, precision=self.options.dtype)
+        probe = LayoutProbe(everyone, self.tape.kernels, u=u)
         if self.repeats:
             self._probe(probe, losses, halves(self.n))
         if not (self.repeats and probe.is_settled):

@@ -21,13 +21,14 @@ _ROUNDINGS = 64
 nothing overflows and a library sums in one order."""
 
 
-def scales(n: int, like: Tensor, seed: int = 0) -> Tensor:
-    """Return a power of two for each sample, (n,).
+def scales(n: int, like: Tensor, seed: int = 0, precision: torch.dtype | None = None) -> Tensor:
+    """Return a power of two for each sample, (n,), of the type of `like`.
 
+    precision: the type that gradients are formed in, where it is not that of `like`.
     Up to 41 samples (9 in half precision) have distinct ones.
     Of more samples, two share a power with a probability of about 1/41.
     """
-    reach = _REACH.get(like.dtype, _REACH_ELSE)
+    reach = _REACH.get(precision or like.dtype, _REACH_ELSE)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     powers = order % (2 * reach + 1) - reach
     return torch.ldexp(torch.ones(n), powers).to(like.real if like.is_complex() else like)
@@ -49,15 +50,22 @@ def _mix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(size)).to(device, dtype)
 
 
-def differ(scaled: Tensor, once: Tensor, u: Tensor, size: Tensor | None = None) -> Tensor:
+def differ(
+    scaled: Tensor,
+    once: Tensor,
+    u: Tensor,
+    size: Tensor | None = None,
+    precision: torch.dtype | None = None,
+) -> Tensor:
     """(n,) bool: samples whose entries in `scaled` are not u times those in `once`. (n, ...) each.
 
-    size: what rounding errors are proportional to; by default |once|.
+    size: what rounding errors are proportional to; by default |once|. precision: the type that both
+    were formed in, where it is not theirs.
     """
     u = u.to(once.real.dtype if once.is_complex() else once.dtype)
     u = u.view(-1, *(1,) * (once.dim() - 1))
     expected = once * u
-    info = torch.finfo(once.dtype)
+    info = torch.finfo(precision or once.dtype)
     allowed = (once.abs() if size is None else size) * u * (_ROUNDINGS * info.eps)
     # Below the normal numbers a power of two does round.
     allowed = allowed + info.tiny * u.clamp(min=1) * _ROUNDINGS

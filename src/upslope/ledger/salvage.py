@@ -12,7 +12,8 @@ from typing import Any
 from upslope.errors import RunError
 from upslope.files import make_folder
 from upslope.ledger.chain import CHAIN, COLUMNS, End, start_of
-from upslope.ledger.store import META, create_tables, sqlite_errors
+from upslope.ledger.log import create_tables, sqlite_errors
+from upslope.ledger.store import FORMAT, META
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,6 @@ def write_ledger(
     with sqlite_errors(path):
         db = sqlite3.connect(path, isolation_level=None)
         try:
-            create_tables(db, values, [(*row, None)[:6] for row in rows])
+            create_tables(db, FORMAT, values, [(*row, None)[:6] for row in rows])
         finally:
             db.close()

@@ -15,18 +15,32 @@ from typing import Any
 from torch import nn
 
 from upslope import registry
-from upslope.models import bag_of_words, drn, fast, own, resnet, resnet3d, small, text, vgg
+from upslope.models import (
+    bag_of_words,
+    drn,
+    efficientnet,
+    fast,
+    own,
+    resnet,
+    resnet3d,
+    small,
+    text,
+    vgg,
+)
 from upslope.models.features import head, with_features
+from upslope.models.inputs import ImageForm
 from upslope.models.lazy import initialise_by_shape, without_lazy_layers
 from upslope.models.text import SequenceClassifier
 
 __all__ = [
     "REGISTRY",
+    "ImageForm",
     "SequenceClassifier",
     "build",
     "check_options",
     "describe",
     "head",
+    "image_form",
     "with_features",
     "without_lazy_layers",
 ]
@@ -47,6 +61,7 @@ REGISTRY: Mapping[str, Callable[..., nn.Module]] = {
     "resnet18-3d": resnet3d.resnet18_3d,
     "resnet-small-3d": resnet3d.resnet_small_3d,
     "bag-of-words": bag_of_words.bag_of_words,
+    "pretrained": efficientnet.pretrained,
     "transformers": text.from_folder,
 }
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
@@ -69,6 +84,20 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options:
         return initialise_by_shape(own.build_own(name, num_classes, shape, options), shape)
     checked = check_options(name, options)
     return REGISTRY[name](num_classes=num_classes, input_shape=shape, **checked)
+
+
+def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
+    """Return the form that a network's trained weights want images in; None where it wants none.
+
+    Of a function of the user's own, its attributes `mean` and `std`, numbers per channel of images
+    in 0..1, and `size`, pixels along an edge, say so.
+
+    Raises:
+        ConfigError: a function that cannot be imported, or attributes that are no such numbers.
+    """
+    if name == "pretrained" and options.get("weights", True):
+        return ImageForm((efficientnet.MEAN,), (efficientnet.STD,), efficientnet.SIZE)
+    return own.image_form(name) if ":" in name else None
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

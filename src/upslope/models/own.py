@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from upslope.errors import ConfigError, UpslopeError
+from upslope.models.inputs import ImageForm, stated_form
 from upslope.registry import OptionProblem, OptionsError, UnknownOption
 
 GIVEN = ("num_classes", "input_shape")
@@ -73,6 +74,17 @@ def given_problems(name: str, options: Mapping[str, Any]) -> list[str]:
         for key in GIVEN
         if key in options
     ]
+
+
+def image_form(name: str) -> ImageForm | None:
+    """Return what the attributes `mean`, `std` and `size` of the function say; None without them.
+
+    Raises:
+        ConfigError: a function that cannot be imported, or attributes that are no such numbers.
+    """
+    function = import_function(name)
+    values = (getattr(function, key, None) for key in ("mean", "std", "size"))
+    return stated_form(f"the function {name!r}", *values)
 
 
 def build_own(

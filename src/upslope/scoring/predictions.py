@@ -19,7 +19,7 @@ from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.signals import build
 from upslope.tasks.base import Task
 
-_POSTERIOR, _ANSWERS = Need.of("probabilities"), Need.of("answers")
+_POSTERIOR, _PREDICTIONS = Need.of("probabilities"), Need.of("predictions")
 _Columns = dict[str, list[Any]]
 
 
@@ -80,9 +80,9 @@ def _form(
     try:
         posterior = build(_POSTERIOR).compute(model.eval(), task, sample)
     except ConfigError:  # a task without classes says so
-        values = build(_ANSWERS).compute(model.eval(), task, sample)
+        values = build(_PREDICTIONS).compute(model.eval(), task, sample)
         names = _names(classes, values.shape[1])
-        return _ANSWERS, lambda v: {
+        return _PREDICTIONS, lambda v: {
             f"value_{name}" if name in TEXT_COLUMNS else name: column
             for name, column in zip(names, v.double().T.tolist(), strict=True)
         }

@@ -39,7 +39,7 @@ from upslope.tasks.base import Task
 
 REGISTRY: dict[str, type[Options]] = {
     "probabilities": Probabilities,
-    "answers": Predictions,
+    "predictions": Predictions,
     "uncertainty": Uncertainty,
     "predicted-classes": PredictedClasses,
     "features": Features,
@@ -61,6 +61,10 @@ REGISTRY: dict[str, type[Options]] = {
 }
 
 
+_FORMER_NAMES = {"answers": "predictions"}
+"""Names that strategies written earlier ask for -> the names of today."""
+
+
 def build(need: Need) -> Signal:
     """The signal that a need names, with its options.
 
@@ -69,7 +73,8 @@ def build(need: Need) -> Signal:
     Raises:
         ConfigError: no such signal, no such option, or a value that the option may not take.
     """
-    signal = registry.lookup("signal", REGISTRY, need.name)
+    name = _FORMER_NAMES.get(need.name, need.name)
+    signal = registry.lookup("signal", REGISTRY, name)
     options = dict(need.options)
     made = signal(**registry.check_options(f"signal {need.name!r}", signal, options, ()))
     if getattr(made, "temperature", None) == "fitted":
@@ -94,7 +99,8 @@ def check(
     values: dict[Need, Tensor] = {}
     try:
         for need in needs:
-            signal = build(need) if need.name in REGISTRY else None
+            known = _FORMER_NAMES.get(need.name, need.name) in REGISTRY
+            signal = build(need) if known else None
             trained: object = signal
             if isinstance(trained, FittedTemperature):
                 # No shape depends on the temperature.

@@ -16,7 +16,7 @@ from upslope.tasks.base import Task
 class Predictions(Options):
     """The model's predictions in the form of targets: (n,) labels or (n, d) numbers; one forward."""
 
-    name: ClassVar[str] = "answers"
+    name: ClassVar[str] = "predictions"
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, ...) for a prepared batch."""

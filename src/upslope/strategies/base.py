@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from upslope.pool import Need, PoolView, Selection, check_budget, top
 
 POSTERIORS = {"probabilities": 2, "mc-posteriors": 3}
 """Signals and their dimensions where a sample has one label; dense tasks have more."""
+
+
+_FORMER_NAMES = {"home": "best_for", "requires": "signal_cost"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class QueryStrategy(Options):
     cost: of the selection, once the signals are there (n candidates, m labelled, K budget,
     d features, C classes); home: the budgets where it is at its best.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Accept a class written when `best_for` was `home` and `signal_cost` was `requires`."""
+        super().__init_subclass__(**kwargs)
+        for former, name in _FORMER_NAMES.items():
+            if former in cls.__dict__ and name not in cls.__dict__:
+                setattr(cls, name, cls.__dict__[former])
 
     reference: ClassVar[str]
     signal_cost: ClassVar[str]

@@ -1,0 +1,57 @@
+"""What a network's trained weights want of the data: their normalisation and their size."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+
+import torch
+
+from upslope import datasets, models
+from upslope.config.schema import Config
+from upslope.datasets.base import Dataset
+from upslope.datasets.readable import first_readable
+from upslope.errors import ConfigError
+
+
+def with_size(config: Config) -> Config:
+    """Return the configuration with `data.size` as the weights want, where none was given.
+
+    Only of a reader that has the option and no size of its own.
+    """
+    form = models.image_form(config.model.name, config.model.options)
+    if form is None or form.size is None or "size" in config.data.options:
+        return config
+    size = inspect.signature(datasets.loader(config.data.name)).parameters.get("size")
+    if size is None or size.default is not None:
+        return config
+    options = {**config.data.options, "size": form.size}
+    return replace(config, data=replace(config.data, options=options))
+
+
+def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the (mean, std) by which images are normalised: the weights', or the data set's.
+
+    Empty for inputs that are no images of whole numbers: these are taken as they are.
+
+    Raises:
+        ConfigError: `data.mean` or `data.std` say otherwise than the weights want.
+        DataError: no sample can be read.
+    """
+    form = models.image_form(config.model.name, config.model.options)
+    if form is None or not is_image(pool):
+        return datasets.statistics(pool)
+    mean, std = form.statistics(pool.input_shape[0])
+    for key, wanted in (("mean", mean), ("std", std)):
+        given = config.data.options.get(key)
+        if given is not None and tuple(given) != wanted:
+            raise ConfigError(
+                f"data.{key}: expected {list(wanted)}, with which the weights of the model "
+                f"{config.model.name!r} were trained, but got {list(given)}. Leave it out."
+            )
+    return mean, std
+
+
+def is_image(pool: Dataset) -> bool:
+    """Tell whether inputs are images in 0..255, which are normalised."""
+    return len(pool.input_shape) == 3 and first_readable(pool, 1).dtype == torch.uint8

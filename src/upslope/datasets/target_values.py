@@ -1,0 +1,342 @@
+"""Targets that a program holds in memory: classes, label sets, numbers or masks, one per sample.
+
+    class    (n,) whole numbers from 0, or names      -> (n,) int64, -1 where nobody knows
+    labels   (n, L) of 0 and 1                        -> (n, L) int64, -1 where nobody knows
+    numbers  (n,) or (n, k) numbers                   -> (n, k) float32, NaN where nobody knows
+    masks    (n, h, w) whole numbers                  -> (n, h, w) uint8, 255 where ignored
+
+Several parts, as the pool and the test set, are read together, so that they share their classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upslope.datasets.arrays import UNKNOWN, Array
+from upslope.datasets.class_labels import read_classes
+from upslope.datasets.mask_classes import IGNORE
+from upslope.datasets.unlabelled import class_names
+from upslope.errors import ConfigError, DataError
+
+TargetKind = Literal["class", "labels", "numbers", "masks"]
+KINDS: tuple[str, ...] = ("class", "labels", "numbers", "masks")
+
+
+@dataclass(frozen=True)
+class TargetValues:
+    """The targets of each part, (n, ...), the names of classes, labels or numbers, and notes."""
+
+    names: tuple[str, ...]
+    parts: Mapping[str, NDArray[Any]]
+    notes: tuple[str, ...] = ()
+
+
+def as_array(values: Any, what: str) -> Array:
+    """Return an array of numbers or text from an array, a tensor, a table's column or a sequence.
+
+    Raises:
+        DataError: rows of different lengths, or objects of other kinds.
+    """
+    if hasattr(values, "detach"):  # a tensor of torch
+        values = values.detach().cpu()
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
+        array: Array = values.numpy()
+        return array
+    if hasattr(values, "to_numpy") and not isinstance(values, np.ndarray):
+        values = values.to_numpy()
+    try:
+        array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"Expected {what} to be an array, a tensor or a sequence of equal shapes but got "
+            f"{type(values).__name__}: {error}."
+        ) from error
+    if array.ndim == 0:
+        raise DataError(
+            f"Expected {what} to be an array with one entry per sample but got {values!r}."
+        )
+    return array
+
+
+def read_target_values(
+    parts: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    kind: TargetKind,
+    classes: Sequence[object] | None,
+    where: str,
+) -> TargetValues:
+    """Return the targets of all parts, checked as those of files are.
+
+    parts: name -> targets, None where a part has none. sizes: name -> number of samples. classes:
+    names of the classes, labels or numbers in order, where they are known. where: what messages
+    name, such as "the arrays".
+
+    Raises:
+        ConfigError: an unknown kind, or names that are not distinct.
+        DataError: another number of targets than of samples; values that are not of the kind.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"Expected `kind` to be one of {', '.join(KINDS)} but got {kind!r}.")
+    arrays = {
+        name: None if values is None else as_array(values, f"the targets of {where}/{name}")
+        for name, values in parts.items()
+    }
+    for name, array in arrays.items():
+        if array is not None and len(array) != sizes[name]:
+            raise DataError(
+                f"Expected one target for each of the {sizes[name]:,} samples of {where}/{name} "
+                f"but got {len(array):,}."
+            )
+    if classes is None and all(array is None for array in arrays.values()):
+        raise DataError(
+            f"Expected targets in {where}, or `classes`, the names of what people will answer, "
+            "but got neither. Without labels give the names: classes=['cat', 'dog']."
+        )
+    known = {name: array for name, array in arrays.items() if array is not None}
+    names, values, notes = _READERS[kind](known, classes, where)
+    shape: tuple[int, ...] = () if kind == "class" else (len(names),)
+    for name in parts:
+        if name not in values and kind == "masks":
+            raise DataError(
+                f"Expected masks for {where}/{name}, since annotators draw masks as files: give a "
+                "folder of images to the data set mask-folder."
+            )
+        if name not in values:
+            missing: float = np.nan if kind == "numbers" else UNKNOWN
+            dtype = np.float32 if kind == "numbers" else np.int64
+            values[name] = np.full((sizes[name], *shape), missing, dtype=dtype)
+    return TargetValues(names, {name: values[name] for name in parts}, notes)
+
+
+_Read = tuple[tuple[str, ...], dict[str, NDArray[Any]], tuple[str, ...]]
+
+
+def _read_classes(arrays: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:
+    columns = {name: _column(array, f"{where}/{name}") for name, array in arrays.items()}
+    if any(array.dtype.kind in "OUSb" for array in columns.values()):
+        return _read_names(columns, classes, where)
+    for name, array in columns.items():
+        if array.dtype.kind not in "iu":
+            raise DataError(
+                f"Expected classes of {where}/{name} as whole numbers from 0, or as names, but "
+                f"got {array.dtype}. For targets that are measured numbers set kind='numbers'; "
+                "classes that came as floats become whole numbers by astype(int), with -1 for "
+                "those that nobody knows."
+            )
+    highest = max((int(array.max(initial=UNKNOWN)) for array in columns.values()), default=UNKNOWN)
+    if classes is None:
+        names = [str(i) for i in range(max(2, highest + 1))]
+    else:
+        names = class_names((), classes, where)
+        refuse_ambiguous_numbers(names, where)
+    values: dict[str, NDArray[Any]] = {n: array.astype(np.int64) for n, array in columns.items()}
+    for name, array in columns.items():
+        numbers = array.astype(np.float64)  # of unsigned types too, in which -1 has no place
+        wrong = np.flatnonzero((numbers < UNKNOWN) | (numbers >= len(names)))
+        if len(wrong):
+            raise DataError(
+                f"Expected classes between 0 and {len(names) - 1} ({len(names)} classes), or -1 "
+                f"where nobody knows, in {where}/{name} but got {int(array[wrong[0]])} at position "
+                f"{wrong[0]} ({len(wrong)} such). Name all classes, or repair the targets."
+            )
+    return tuple(names), values, _number_notes(values, names, classes is None)
+
+
+def _column(array: Array, where: str) -> Array:
+    """(n,) from (n,) or (n, 1)."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DataError(
+            f"Expected one class per sample in {where} but got targets of shape {array.shape}. "
+            "One-hot rows become classes by argmax(1); for sets of labels set kind='labels', for "
+            "several numbers kind='numbers', for masks kind='masks'."
+        )
+    return array
+
+
+def _read_names(columns: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:
+    """Names, truth values, or objects with None for those that nobody knows."""
+    import pyarrow as pa
+
+    try:
+        chunks = [pa.array([_plain(cell) for cell in array.tolist()]) for array in columns.values()]
+        column = pa.chunked_array([chunk.cast(_common(chunks)) for chunk in chunks])
+    except (pa.ArrowException, TypeError) as error:
+        raise DataError(
+            f"Expected the classes of {where} to be names, or whole numbers, of one type but: "
+            f"{error}."
+        ) from error
+    if pa.types.is_integer(column.type):
+        filled = {
+            name: np.array([UNKNOWN if cell is None else cell for cell in array.tolist()])
+            for name, array in columns.items()
+        }
+        return _read_classes(filled, classes, where)
+    names, values, notes = read_classes(column, f"classes in {where}", None, "samples", classes)
+    ends = np.cumsum([len(array) for array in columns.values()])[:-1]
+    return names, dict(zip(columns, np.split(values, ends), strict=True)), notes
+
+
+def _common(chunks: list[Any]) -> Any:
+    """The type of the chunks that are not empty of values."""
+    import pyarrow as pa
+
+    kinds = {chunk.type for chunk in chunks if not pa.types.is_null(chunk.type)}
+    if len(kinds) > 1:
+        raise TypeError(f"got {', '.join(sorted(map(str, kinds)))}")
+    return kinds.pop() if kinds else pa.string()
+
+
+def _plain(cell: Any) -> Any:
+    """A cell without NumPy's wrapper; NaN, which pandas writes for none, as None."""
+    cell = cell.item() if hasattr(cell, "item") else cell
+    return None if isinstance(cell, float) and cell != cell else cell
+
+
+def refuse_ambiguous_numbers(names: Sequence[str], where: str) -> None:
+    """Refuse whole numbers as targets where a class is named by a number not its position.
+
+    Raises:
+        DataError: the number 1 may then mean a name or a position.
+    """
+    for i, name in enumerate(names):
+        if name.lstrip("-").isdecimal() and int(name) != i:
+            raise DataError(
+                f"Expected the classes of {where} by name as text but got numbers, which may mean "
+                f"a name or a position: class {name!r} is at position {i}. Convert them to text."
+            )
+
+
+def _number_notes(
+    values: Mapping[str, NDArray[Any]], names: Sequence[str], counted: bool
+) -> tuple[str, ...]:
+    if not values:
+        return ()
+    everything = np.concatenate(list(values.values()))
+    notes = []
+    if unknown := int((everything == UNKNOWN).sum()):
+        notes.append(
+            f"{unknown:,} of {len(everything):,} samples are unlabelled: their target is -1."
+        )
+    missing = sorted(set(range(len(names))) - set(np.unique(everything).tolist()))
+    if counted and missing and len(missing) < len(names):
+        notes.append(
+            f"{len(missing)} of {len(names)} classes have no sample: "
+            f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}. Classes "
+            "count from 0: subtract 1 from targets that begin at 1."
+        )
+    return tuple(notes)
+
+
+def _read_label_sets(
+    arrays: dict[str, Array], classes: Sequence[object] | None, where: str
+) -> _Read:
+    values: dict[str, NDArray[Any]] = {}
+    for name, array in arrays.items():
+        if array.ndim != 2 or array.dtype.kind not in "iub":
+            raise DataError(
+                f"Expected label sets of {where}/{name}, (n, labels) of 0 and 1, but got "
+                f"{array.dtype} of shape {array.shape}."
+            )
+        wrong = ~np.isin(array, (0, 1, UNKNOWN))
+        if wrong.any():
+            row, column = (int(i[0]) for i in np.nonzero(wrong))
+            raise DataError(
+                f"Expected 0 or 1, or -1 where nobody knows, in the label sets of {where}/{name} "
+                f"but got {array[row, column]} at position {row}, label {column}."
+            )
+        values[name] = array.astype(np.int64)
+    names = _names_of_columns(values, classes, where, "label")
+    return names, values, _missing_notes({n: (v == UNKNOWN).any(axis=1) for n, v in values.items()})
+
+
+def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:
+    values: dict[str, NDArray[Any]] = {}
+    for name, array in arrays.items():
+        if array.ndim > 2 or array.dtype.kind not in "iufO":
+            raise DataError(
+                f"Expected numbers of {where}/{name}, (n,) or (n, k), but got {array.dtype} of "
+                f"shape {array.shape}."
+            )
+        try:
+            numbers = array.astype(np.float64)  # None becomes NaN
+        except (TypeError, ValueError) as error:
+            raise DataError(f"Expected numbers of {where}/{name} but: {error}.") from error
+        values[name] = numbers[:, None] if numbers.ndim == 1 else numbers
+        if np.isinf(values[name].astype(np.float32)).any():
+            raise DataError(
+                f"Expected finite numbers, or NaN where nobody knows, in {where}/{name} but "
+                f"{int(np.isinf(values[name].astype(np.float32)).sum())} are infinite in float32."
+            )
+        values[name] = values[name].astype(np.float32)
+    names = _names_of_columns(values, classes, where, "value")
+    return names, values, _missing_notes({n: np.isnan(v).any(axis=1) for n, v in values.items()})
+
+
+def _names_of_columns(
+    values: Mapping[str, NDArray[Any]], classes: Sequence[object] | None, where: str, word: str
+) -> tuple[str, ...]:
+    widths = {name: array.shape[1] for name, array in values.items()}
+    if classes is not None:
+        names = tuple(str(name) for name in classes)
+        if len(set(names)) != len(names) or not all(names):
+            raise ConfigError(f"Expected `classes` to be distinct names but got {list(classes)}.")
+        widths["`classes`"] = len(names)
+    else:
+        width = next(iter(widths.values()))
+        names = (word,) if width == 1 else tuple(f"{word}-{i}" for i in range(width))
+    if len(set(widths.values())) > 1:
+        raise DataError(
+            f"Expected targets of one width in {where} but got "
+            f"{', '.join(f'{name} {width}' for name, width in widths.items())}."
+        )
+    return names
+
+
+def _missing_notes(missing: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
+    total = sum(len(rows) for rows in missing.values())
+    count = sum(int(rows.sum()) for rows in missing.values())
+    return (f"{count:,} of {total:,} samples are unlabelled.",) if count else ()
+
+
+def _read_masks(arrays: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:
+    values: dict[str, NDArray[Any]] = {}
+    for name, array in arrays.items():
+        if array.ndim != 3 or array.dtype.kind not in "iu":
+            raise DataError(
+                f"Expected masks of {where}/{name}, whole numbers (n, h, w), but got "
+                f"{array.dtype} of shape {array.shape}."
+            )
+        if len(array) and (array.min() < 0 or array.max() > IGNORE):
+            raise DataError(
+                f"Expected classes from 0 in the masks of {where}/{name}, and {IGNORE} for pixels "
+                f"that count nowhere, but got {int(array.min())} to {int(array.max())}."
+            )
+        values[name] = array.astype(np.uint8)
+    seen = [int(v[v != IGNORE].max(initial=0)) for v in values.values()]
+    highest = max(seen, default=0)
+    names = (
+        [str(i) for i in range(max(2, highest + 1))]
+        if classes is None
+        else class_names((), classes, where)
+    )
+    if highest >= len(names):
+        raise DataError(
+            f"Expected masks of the {len(names)} classes {names} in {where} but got the class "
+            f"{highest}. Name all classes."
+        )
+    return tuple(names), values, ()
+
+
+_READERS = {
+    "class": _read_classes,
+    "labels": _read_label_sets,
+    "numbers": _read_numbers,
+    "masks": _read_masks,
+}

@@ -1,0 +1,241 @@
+"""Splits of map-style data sets: held in memory where all fits, streamed where not.
+
+See `map_style` for what an item may be. One pass reads everything where the decoded inputs fit in
+`memory`. Where they do not, inputs are read when they are asked for, and targets are taken from the
+data set's own list of them (`targets` or `labels`, as torchvision keeps it) if it agrees with the
+items looked at, or else in one pass through all items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from upslope.datasets.argument_names import options_as_arguments
+from upslope.datasets.array_form import Layout
+from upslope.datasets.arrays import Array
+from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.in_memory import array_dataset, assembled, sample_ids
+from upslope.datasets.map_style import (
+    InputForm,
+    ItemKeys,
+    Key,
+    MapStyleDataset,
+    check_map_style,
+    check_repeats,
+    check_shape,
+    form_of_item,
+    input_of,
+    item_keys,
+    part_of,
+    read_item,
+    target_of,
+)
+from upslope.datasets.target_values import TargetKind, as_array, read_target_values
+from upslope.errors import ConfigError, DataError
+from upslope.images import Mode
+from upslope.progress import Observer, Progress, no_progress
+
+_COMPARED = 20  # items whose targets are compared with the data set's own list
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One data set as it is opened."""
+
+    name: str
+    items: Any
+    size: int
+    keys: ItemKeys
+    form: InputForm
+
+    def where(self, position: int) -> str:
+        return f"{self.name}, item {position}"
+
+    def read(self, position: int) -> tuple[Array, Any]:
+        """(input, target) of an item."""
+        where = self.where(position)
+        item = read_item(self.items, position, where)
+        array = input_of(part_of(item, self.keys.input, where), self.form, where)
+        return array, target_of(item, self.keys.target, where)
+
+
+def from_torch(
+    pool: Any,
+    test: Any = None,
+    *,
+    validation: Any = None,
+    input: Key = None,
+    target: Key = None,
+    id: Key = None,
+    ids: Sequence[object] | None = None,
+    classes: Sequence[str] | None = None,
+    kind: TargetKind = "class",
+    layout: Layout = "auto",
+    mode: Mode | None = None,
+    size: int | None = None,
+    white: int | None = None,
+    memory: float = 4.0,
+    test_share: float | None = None,
+    progress: Observer = no_progress,
+) -> Splits:
+    """Make the splits of map-style data sets; see `Splits.from_torch`."""
+    given = {"pool": pool, "test": test, "validation": validation}
+    with options_as_arguments():
+        if id is not None and ids is not None:
+            raise ConfigError("Expected one of `id`, a key of the items, and `ids` but got both.")
+        parts: dict[str, _Part] = {}
+        for name, items in given.items():
+            if items is not None:
+                parts[name] = _opened(
+                    name, items, parts, input, target, (layout, mode, size, white)
+                )
+        fits = sum(_bytes(part) for part in parts.values()) <= memory * 2**30
+        read = {
+            name: _read_all(part, id, kind, progress)
+            if fits
+            else _read_targets(part, id, kind, progress)
+            for name, part in parts.items()
+        }
+        unlabelled = {name for name, part in parts.items() if part.keys.target is None}
+        streamed_masks = kind == "masks" and not fits
+        names = classes if classes is not None else getattr(pool, "classes", None)
+        targets = read_target_values(
+            {
+                name: None if name in unlabelled or streamed_masks else values
+                for name, (_, values, _) in read.items()
+            },
+            {name: part.size for name, part in parts.items()},
+            "class" if streamed_masks else kind,
+            names,
+            "the data set",
+        )
+        listed = {
+            name: sample_ids(
+                ids if name == "pool" and ids is not None else own, part.size, name, name
+            )
+            for (name, part), (_, _, own) in zip(parts.items(), read.values(), strict=True)
+        }
+        built: dict[str, Dataset] = {}
+        for name, part in parts.items():
+            inputs = read[name][0]
+            built[name] = (
+                array_dataset(name, inputs, targets, name, listed[name], kind)
+                if inputs is not None
+                else MapStyleDataset(
+                    name,
+                    listed[name],
+                    targets.names,
+                    part.items,
+                    part.keys,
+                    part.form,
+                    _shape(part),
+                    None if streamed_masks else targets.parts[name],
+                )
+            )
+        return assembled(built, "the data set", test_share, targets.notes)
+
+
+def _opened(
+    name: str, items: Any, others: dict[str, _Part], input: Key, target: Key, form: Any
+) -> _Part:
+    """Look at the first item, and read some twice."""
+    size = check_map_style(items, f"the {name}")
+    where = f"{name}, item 0"
+    first = read_item(items, 0, where)
+    keys = item_keys(first, input, target, where)
+    pool = others.get("pool")
+    # The test set is brought to the form of the pool: its mode, and its size.
+    shared = pool.form if pool else form_of_item(part_of(first, keys.input, where), *form)
+    part = _Part(name, items, size, keys, shared)
+    check_repeats(lambda position: part.read(position)[0], size, f"the {name}")
+    return part
+
+
+def _shape(part: _Part) -> tuple[int, ...]:
+    return tuple(part.read(0)[0].shape)
+
+
+def _bytes(part: _Part) -> int:
+    return part.read(0)[0].nbytes * part.size
+
+
+def _read_all(
+    part: _Part, id: Key, kind: str, progress: Observer
+) -> tuple[Array | None, Any, list[Any] | None]:
+    """(inputs (n, ...), targets, ids) of every item."""
+    first = part.read(0)[0]
+    inputs = np.empty((part.size, *first.shape), dtype=first.dtype)
+    targets: list[Any] = []
+    ids: list[Any] | None = None if id is None else []
+    for position in range(part.size):
+        where = part.where(position)
+        item = read_item(part.items, position, where)
+        array = input_of(part_of(item, part.keys.input, where), part.form, where)
+        check_shape(array, first.shape, where)
+        if array.dtype != first.dtype:
+            raise DataError(
+                f"Expected the input of {where} to be of {first.dtype}, as the first one, but got "
+                f"{array.dtype}. Bring all to one type in the data set."
+            )
+        inputs[position] = array
+        targets.append(target_of(item, part.keys.target, where))
+        if ids is not None:
+            ids.append(target_of(item, id, where))
+        progress(Progress("read", position + 1, part.size))
+    return inputs, _gathered(targets, kind), ids
+
+
+def _read_targets(
+    part: _Part, id: Key, kind: str, progress: Observer
+) -> tuple[None, Any, list[Any] | None]:
+    """(None, targets, ids) of every item, without its input where that can be."""
+    if part.keys.target is None and id is None:
+        return None, None, None
+    own = None if id is not None or kind == "masks" else _own_list(part)
+    if own is not None or kind == "masks":
+        return None, own, None
+    targets: list[Any] = []
+    ids: list[Any] | None = None if id is None else []
+    for position in range(part.size):
+        where = part.where(position)
+        item = read_item(part.items, position, where)
+        targets.append(target_of(item, part.keys.target, where))
+        if ids is not None:
+            ids.append(target_of(item, id, where))
+        progress(Progress("read", position + 1, part.size))
+    return None, _gathered(targets, kind), ids
+
+
+def _own_list(part: _Part) -> Any:
+    """The data set's own list of targets, where it agrees with the items looked at."""
+    for attribute in ("targets", "labels"):
+        values = getattr(part.items, attribute, None)
+        if values is None:
+            continue
+        try:
+            listed = as_array(values, attribute)
+            if len(listed) != part.size:
+                continue
+            looked_at = np.unique(np.linspace(0, part.size - 1, _COMPARED).astype(int)).tolist()
+            if all(part.read(i)[1] == listed[i].tolist() for i in looked_at):
+                return listed
+        except (TypeError, ValueError, AttributeError):  # no list of targets after all
+            continue
+    return None
+
+
+def _gathered(targets: list[Any], kind: str) -> Any:
+    """Targets as `target_values` takes them: classes of single numbers with -1 for None."""
+    if kind == "class" or any(target is None for target in targets):
+        width = next((len(t) for t in targets if isinstance(t, list)), 0)
+        if kind in ("labels", "numbers") and width:
+            missing = [np.nan if kind == "numbers" else -1] * width
+            return np.asarray([missing if t is None else t for t in targets])
+        gathered = np.empty(len(targets), dtype=object)
+        gathered[:] = [t[0] if isinstance(t, list) and len(t) == 1 else t for t in targets]
+        return gathered
+    return np.asarray(targets)

@@ -1,0 +1,211 @@
+"""Choose what to label next with a trained network and a pool: no run, no configuration.
+
+    chosen = upslope.query(model, images, budget=50, strategy="badge")
+    images[list(chosen.positions)]
+
+The choice is the one that an `Experiment` makes at a selection with the same network, seed,
+candidates and labelled set: both run `Selector.choose` with the same random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from upslope import strategies
+from upslope.batches import resolve_device
+from upslope.datasets.array_form import Layout
+from upslope.datasets.pools import as_pool
+from upslope.datasets.readable import first_readable
+from upslope.display import watching_unless_observed
+from upslope.errors import ConfigError, SelectionError
+from upslope.experiment.checks import check_fit
+from upslope.experiment.memory import memory_errors
+from upslope.experiment.query_labels import read_labelled
+from upslope.experiment.query_task import task_for
+from upslope.experiment.sampling import candidates as draw_candidates
+from upslope.experiment.selection import Selector
+from upslope.experiment.settings import ExperimentSettings, candidate_count
+from upslope.pool import CostBudgeted, Strategy
+from upslope.progress import Observer, Stop
+from upslope.scoring.signals import OnCorrupt
+from upslope.tasks.base import Task
+from upslope.training import HasAuxiliaryModule
+
+_LEARNT_FROM_LABELS = ("committee", "model-change", "vaal", "sraal")
+"""Signals whose networks are random where nothing is labelled."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """The samples that a strategy chose, in order of choice.
+
+    ids: as the pool has them; pool-00000 and so on where it has none. positions: their places in
+    the pool. scores: the acquisition score of each, None where the strategy has no such number.
+    candidates: places of all samples that were scored; candidate_scores: the score of each of
+    these, or None. skipped: ids that could not be read. notes: figures of the choice, such as the
+    radius of a cover.
+    """
+
+    ids: tuple[str, ...]
+    positions: tuple[int, ...]
+    scores: tuple[float, ...] | None
+    candidates: tuple[int, ...] = field(repr=False)
+    candidate_scores: tuple[float, ...] | None = field(repr=False)
+    skipped: tuple[str, ...] = ()
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def query(
+    model: nn.Module,
+    pool: Any,
+    budget: int = 50,
+    strategy: str | Mapping[str, Any] | Strategy = "u-herding",
+    *,
+    labelled: Any = None,
+    task: str | Task | None = None,
+    seed: int = 0,
+    cycle: int = 0,
+    candidates: int | str = "all",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    layout: Layout = "auto",
+    size: int | None = None,
+    batch_size: int = 256,
+    on_corrupt: OnCorrupt = "fail",
+    device: torch.device | str | None = None,
+    observer: Observer | None = None,
+    progress: bool = True,
+) -> Query:
+    """Choose the samples of a pool that are most worth a label, with a trained network.
+
+    The network is left as it was: mode, weights, hooks, BatchNorm statistics.
+
+    model: trained; returns logits, or an object that has them as `.logits`. pool: (n, ...) array or
+    tensor of what the model takes; a data set of torch, torchvision or Hugging Face with
+    `len(data)` and `data[i]`, whose own targets are not looked at; the path of a folder of images;
+    a data set of Upslope, or `Splits`, of which the pool is taken.
+    budget: how many to choose. strategy: a name of `upslope list`, a mapping of `name` and options,
+    or a strategy. labelled: what is labelled already, where the strategy looks at it: a mapping of
+    ids or positions in the pool to classes (by name or number) or whatever `tell` takes; ids or
+    positions alone; or samples beside the pool, (inputs, targets) or a data set of torch. None:
+    nothing is. Labelled samples of the pool are not chosen.
+    task: "classification" where not given, "segmentation", "multi-label", "regression" or
+    "text-classification"; or a task. seed, cycle: of the random numbers; those of an experiment's
+    selection after its training number `cycle`, from 0. candidates: samples to score at random,
+    "all", a multiple of the budget such as "10x", or a count. mean, std: one per channel, that
+    images of 0..255 are normalised by once they are scaled to 0..1, as in training. layout, size:
+    as for `Splits.from_torch`; size also for a folder. batch_size: samples scored together at
+    most. on_corrupt: "skip" leaves out samples that cannot be read. device: where to compute; where
+    the model is, if not given. observer, progress: as for `Experiment`.
+
+    Raises:
+        ConfigError: arguments that do not go together; a strategy that trains along with the
+            network, as ll4al does.
+        ModelError: a network that this strategy cannot score with, or that returns no logits.
+        DataError: samples that cannot be read; answers that are no labels.
+        SelectionError: a budget above the unlabelled samples; scores that are not finite.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"Expected `model` to be a torch.nn.Module but got {type(model).__name__}. With "
+            "posteriors and features in arrays, take the functions of upslope.functional."
+        )
+    selector = _strategy(strategy)
+    where = _device_of(model) if device is None else resolve_device(device)
+    if device is not None and where != _device_of(model):
+        raise ConfigError(
+            f"Expected the model to be on {where} but it is on {_device_of(model)}. Move it first: "
+            f"model.to({str(where)!r})."
+        )
+    opened = as_pool(pool, layout=layout, size=size)
+    task = task_for(model, first_readable(opened).to(where), task, opened.classes, mean, std)
+    given = read_labelled(opened, labelled, task, layout, size)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        sample = task.prepare(first_readable(opened).to(where))
+        task.check(model, sample)
+        check_fit(selector, model, task, sample)
+    if not given.positions and any(need.name in _LEARNT_FROM_LABELS for need in selector.needs):
+        raise SelectionError(
+            f"Expected `labelled` for {selector.name}, whose networks learn from labelled samples, "
+            "but got none. Give some, or take another strategy."
+        )
+    settings = ExperimentSettings(seed=seed, score_batch=batch_size, on_corrupt=on_corrupt)
+    taken = set(given.positions)
+    unlabelled = [i for i in range(len(opened)) if i not in taken]
+    by_cost = isinstance(selector, CostBudgeted) and selector.cost_budget is not None
+    if not by_cost and not 1 <= budget <= len(unlabelled):
+        raise SelectionError(
+            f"Expected a budget between 1 and the {len(unlabelled):,} unlabelled samples of the "
+            f"pool but got {budget}. Lower the budget, or give a larger pool."
+        )
+    count = candidate_count(candidates, budget)
+    scored = draw_candidates(unlabelled, count, len(opened), seed=seed, cycle=cycle)
+    shown = watching_unless_observed(observer, 1, progress=progress)
+    with shown as watcher, memory_errors():
+        view, selection, skipped = Selector(
+            selector, task, given.samples, settings, where, watcher, Stop()
+        ).choose(
+            budget,
+            cycle,
+            model,
+            scored,
+            unlabelled,
+            given.labelled_set(),
+            given.label_tensor(),
+        )
+    place = {id_: i for i, id_ in enumerate(opened.ids)}
+    scores = None if selection.scores is None else tuple(selection.scores.tolist())
+    score_of = dict(zip(view.candidates, scores or (), strict=False))
+    return Query(
+        selection.ids,
+        tuple(place[id_] for id_ in selection.ids),
+        None if scores is None else tuple(score_of[id_] for id_ in selection.ids),
+        tuple(place[id_] for id_ in view.candidates),
+        scores,
+        tuple(skipped),
+        dict(selection.notes),
+    )
+
+
+def _strategy(wanted: str | Mapping[str, Any] | Strategy) -> Strategy:
+    """Return the strategy meant.
+
+    Raises:
+        ConfigError: no such strategy; one that needs what was trained along with the network.
+    """
+    if isinstance(wanted, str):
+        built: Any = strategies.build(wanted)
+    elif isinstance(wanted, Mapping):
+        options = dict(wanted)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f"Expected `name`, a strategy, in `strategy` but got {dict(wanted)}.")
+        built = strategies.build(name, **options)
+    elif isinstance(wanted, Strategy):
+        built = wanted
+    else:
+        raise ConfigError(
+            "Expected `strategy` to be a name, a mapping of name and options, or a strategy but "
+            f"got {type(wanted).__name__}."
+        )
+    strategy: Strategy = built
+    if isinstance(built, HasAuxiliaryModule):
+        raise ConfigError(
+            f"Expected a strategy that a trained network alone can serve but {strategy.name} needs "
+            "what is trained along with the network. Run it in an Experiment, or take another."
+        )
+    return strategy
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Where the model's first weight is; the CPU for a model without weights."""
+    tensors = (tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

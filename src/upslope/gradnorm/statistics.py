@@ -1,0 +1,179 @@
+"""Whether a model or a loss takes statistics of its batch, and lets them meet single samples.
+
+The largest activation of a batch, the mean of its losses, the place of a token in the queue of an
+expert: numbers that are made of several samples. Where such a number meets the numbers of a sample,
+in whatever operator, that sample may depend on others, if only on some batches: behind a clip, a
+capacity or a comparison that the first batch does not set off. So operators are watched, not
+numbers. A statistic that only leaves for Python (`bool(mask.all())`, `int(lengths.max())`), that
+chooses an entry, or that is put out beside the samples, as balancing losses are, is none of it:
+layouts that follow from such numbers are told apart by `program`.
+
+Called by `independence`, with the first batch of each program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
+
+from upslope.gradnorm.program import LEAVING, UNREADABLE, name_of
+
+REDUCING = frozenset(
+    {
+        "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "bincount", "count_nonzero",
+        "cummax", "cummin", "cumprod", "cumsum", "dist", "histc", "kthvalue", "log_softmax",
+        "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "mode", "nanmean",
+        "nanmedian", "nanquantile", "nansum", "norm", "normalize", "prod", "quantile", "softmax",
+        "softmin", "std", "std_mean", "sum", "topk", "trace", "unique", "var", "var_mean",
+        "vector_norm", "matrix_norm",
+    }
+)  # fmt: skip
+"""Operators that make numbers of all entries along some dimensions, or of all entries."""
+
+CROSSING = frozenset({"__matmul__", "__rmatmul__", "matmul", "mm", "cdist", "inner", "outer"})
+"""Operators that make numbers of pairs of rows, of samples where both inputs have them."""
+
+TYPING = frozenset(
+    {"expand_as", "reshape_as", "to", "type_as", "view_as", "empty_like", "full_like", "new_full",
+     "new_empty", "new_ones", "new_zeros", "ones_like", "rand_like", "randn_like", "zeros_like"}
+)  # fmt: skip
+"""Operators that look at the shape or type alone of all their inputs, or of all but the first."""
+
+CREATING = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "zeros"})
+"""Operators that make tensors of numbers, as Python would."""
+
+_MARK = "_upslope_company"
+_SAMPLE, _STATISTIC = "sample", "statistic"
+
+
+class StatisticsWatch(TorchFunctionMode):
+    """Sees whether a statistic of several samples meets the numbers of a sample.
+
+    n: the number of samples. reference: the watch of a pass of another number of samples: the
+    dimensions that are longer for more samples count them. Without it, or where the two passes
+    part, dimension 0 is held to do so if n divides its length.
+    """
+
+    def __init__(self, n: int, reference: StatisticsWatch | None = None):
+        super().__init__()
+        self._n, self._session = n, object()
+        self._reference = () if reference is None else tuple(reference.log)
+        self._reference_n = n if reference is None else reference._n
+        self.log: list[tuple[str, tuple[Any, ...]]] = []
+        self.operator: str | None = None
+        """The first operator in which a statistic meets a sample."""
+
+    def mark(self, value: Any) -> Any:
+        """Say that a tensor holds the numbers of samples, if it has as many rows."""
+        if isinstance(value, Tensor) and value.dim() and len(value) == self._n:
+            value.__dict__[_MARK] = self._session, _SAMPLE
+        return value
+
+    def _read(self, tensor: Tensor) -> str | None:
+        session, mark = tensor.__dict__.get(_MARK, (None, None))
+        return mark if session is self._session else None
+
+    def finish(self, outputs: Sequence[Tensor]) -> bool:
+        """Return whether samples may depend on others. outputs: what the pass ended with."""
+        if self.operator is None:
+            counted = (x for x in outputs if x.dim() and len(x) == self._n)
+            if any(self._read(x) == _STATISTIC for x in counted):
+                self.operator = "output"
+        return self.operator is not None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operator, and mark what it makes."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = name_of(func)
+        given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        marks = [self._read(x) for x in given]
+        if not any(marks):
+            return out
+        shapes = tuple(tuple(x.shape) for x in given)
+        place = len(self.log)
+        self.log.append((name, shapes))
+        if name in LEAVING or name in UNREADABLE or name in CREATING:
+            return out
+        mark = self._mark_of(name, args, kwargs, given, marks, place)
+        if mark is not None:
+            for tensor in tree_flatten(out)[0]:
+                if isinstance(tensor, Tensor):
+                    tensor.__dict__[_MARK] = self._session, mark
+        return out
+
+    def _mark_of(
+        self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
+    ) -> str | None:
+        if name == "__getitem__":  # an index chooses; what it is made of is not in the entries
+            return marks[0] if given and given[0] is args[0] else None
+        if name in TYPING:
+            return marks[0] if name.endswith(("_as", "to")) else None
+        if _STATISTIC in marks:
+            if _SAMPLE not in marks:
+                return _STATISTIC
+            self.operator = self.operator or name
+            return _SAMPLE
+        counting = self._counting(name, given, place)
+        if name == "grid_sample" and counting[0] != {0}:
+            return _STATISTIC  # it takes entries from where samples say, of other samples as well
+        if name in REDUCING and isinstance(args[0] if args else None, Tensor):
+            dims = _dimensions(name, args, kwargs, given[0].dim())
+            if marks[0] == _SAMPLE and (dims is None or counting[0] & dims):
+                return _STATISTIC if given[0].numel() else _SAMPLE
+        both = len(given) == 2 and marks == [_SAMPLE, _SAMPLE]
+        if name in CROSSING and both and given[0].dim() <= 2 and given[1].dim() <= 2:
+            return _STATISTIC
+        if both and _crosses(given, counting):
+            return _STATISTIC
+        return _SAMPLE
+
+    def _counting(self, name: str, given: list[Tensor], place: int) -> list[set[int]]:
+        """Of each tensor, the dimensions that count samples."""
+        if place < len(self._reference):
+            before, shapes = self._reference[place]
+            same = len(shapes) == len(given) and all(
+                len(a) == x.dim() for a, x in zip(shapes, given, strict=True)
+            )
+            if before == name and same:
+                return [self._growing(a, x.shape) for a, x in zip(shapes, given, strict=True)]
+            self._reference = ()  # the passes part here
+        return [{0} if x.dim() and len(x) % self._n == 0 else set() for x in given]
+
+    def _growing(self, before: Sequence[int], now: Sequence[int]) -> set[int]:
+        """The dimensions that are as many times longer as there were more samples."""
+        pairs = enumerate(zip(before, now, strict=True))
+        return {d for d, (a, b) in pairs if a != b and a * self._n == b * self._reference_n}
+
+
+def _dimensions(name: str, args: Any, kwargs: Any, count: int) -> set[int] | None:
+    """The dimensions that an operator reduces; None for all of them."""
+    if name in {"norm", "vector_norm", "topk", "kthvalue", "quantile", "nanquantile", "normalize"}:
+        position, default = 2, {"topk": -1, "kthvalue": -1, "normalize": 1}.get(name)
+    else:
+        position, default = 1, None
+    dim = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else default))
+    if name in {"max", "min"} and isinstance(dim, Tensor):
+        return set()  # of two tensors, entry by entry
+    if name in {"bincount", "histc", "unique", "dist", "trace"} or dim is None:
+        return None
+    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
+    if not dims:
+        return None
+    return {d % count for d in dims if isinstance(d, int)} if count else None
+
+
+def _crosses(given: list[Tensor], counting: list[set[int]]) -> bool:
+    """Whether two tensors are spread against each other along their samples: (n, 1), (1, n)."""
+    places = [{d - x.dim() for d in dims} for x, dims in zip(given, counting, strict=True)]
+    if not all(places) or places[0] & places[1]:
+        return False
+    a, b = given
+    spread = ((b, places[0]), (a, places[1]))
+    return all(-d > other.dim() or other.shape[d] == 1 for other, at in spread for d in at)

@@ -1,0 +1,69 @@
+"""The server's side of training: starts the trainer, tells it of answers, takes its rankings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from upslope.labelling.ranking import Ranking
+
+_LINE = 1 << 26  # bytes of a ranking at most
+_PAUSE = 5.0  # seconds before a trainer that ended is started again
+_ATTEMPTS = 3
+
+
+class TrainingProcess:
+    """A trainer in a process of its own.
+
+    take: is called with each new ranking. problem: what ended the last trainer, None while one
+    runs; people go on labelling, at random, where it cannot.
+    """
+
+    def __init__(self, folder: Path, take: Callable[[Ranking], None]) -> None:
+        self._folder, self._take = folder, take
+        self._process: asyncio.subprocess.Process | None = None
+        self.problem: str | None = None
+
+    async def run(self) -> None:
+        """Keep a trainer running until cancelled."""
+        for _ in range(_ATTEMPTS):
+            try:
+                await self._serve()
+            finally:
+                self._end()
+            await asyncio.sleep(_PAUSE)
+
+    def tell(self) -> None:
+        """Say that there are new answers; returns at once."""
+        process = self._process
+        if process is not None and process.stdin is not None and process.returncode is None:
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                process.stdin.write(b"\n")
+
+    async def _serve(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "upslope.labelling.trainer",
+            str(self._folder),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_LINE,
+        )
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            record = json.loads(line)
+            self.problem = record.get("error")
+            if self.problem is None:
+                self._take(Ranking.from_record(record))
+        code = await self._process.wait()
+        self.problem = self.problem or f"the process that trains ended with code {code}"
+
+    def _end(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
