@@ -16,7 +16,7 @@ shows when they differ, where they are zero, and which to take.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,7 +46,7 @@ class GradientNormStrategy(TopStrategy):
     ] = None
     temperature: Temperature = field(default=1.0, metadata=LATER)
 
-    def norms_need(self, signal: str, **options: str | float | None) -> Need:
+    def norms_need(self, signal: str, **options: Any) -> Need:
         """The need of a signal with the options that all four share."""
         return gradient_need(
             signal, self.temperature, norm=self.norm, parameters=self.parameters, **options

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from upslope.pool import Need
@@ -26,11 +28,11 @@ def uncertainty_need(measure: str, temperature: Temper) -> Need:
     return Need.of("uncertainty", measure=measure, **_at(temperature))
 
 
-def gradient_need(signal: str, temperature: Temper, **options: str | float | None) -> Need:
+def gradient_need(signal: str, temperature: Temper, **options: Any) -> Need:
     """Return the need of a gradient norm whose loss is read from the posterior."""
     return Need.of(signal, **options, **_at(temperature))
 
 
-def _at(temperature: Temper) -> dict[str, Temper]:
+def _at(temperature: Temper) -> dict[str, Any]:
     # Left out at 1, so that a need is equal to, and as random as, what it was in older runs.
     return {} if temperature == 1 else {"temperature": temperature}
