@@ -12,6 +12,7 @@ from upslope.cli.console import told
 from upslope.cli.labelling import label
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
+from upslope.cli.select import select
 from upslope.cli.status import status
 from upslope.cli.verify import repair, verify
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     "                                              photographs that people label\n\n"
     "  upslope status runs/photos                  where a run stands\n\n"
     "  upslope predict runs/digits/margin/seed-0   classes and probabilities\n\n"
+    "  upslope select w.pt --data photos           what to label next, with your network\n\n"
     "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
     "  upslope list                                strategies; list configs, list egl\n\n"
     "[bold]How it works[/bold]\n\n"
@@ -157,6 +159,7 @@ def compare(
 
 
 app.command()(status)
+app.command()(select)
 app.add_typer(label, name="label")
 app.command()(score)
 app.command()(predict)

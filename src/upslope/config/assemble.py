@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import device as Device
 from torch import nn
 
@@ -60,8 +61,12 @@ class Trained:
     classes: tuple[str, ...] = ()
 
 
-def trained(source: Source, progress: Observer = no_progress) -> Trained:
+def trained(
+    source: Source, progress: Observer = no_progress, pool: Dataset | None = None
+) -> Trained:
     """Open what there is to score, and the network with the weights of the checkpoint.
+
+    pool: the samples, where they are open already.
 
     Classes and statistics are the run's where a run trained it. Else the number of classes is that
     of the data set; of images without classes, the checkpoint's; and images are normalised by
@@ -75,7 +80,8 @@ def trained(source: Source, progress: Observer = no_progress) -> Trained:
     config = source.config
     weights = read_weights(source.checkpoint)
     name, options = config.data.name, _data_options(config)
-    pool = datasets.load_to_score(name, config.root, progress=progress, **options)
+    if pool is None:
+        pool = datasets.load_to_score(name, config.root, progress=progress, **options)
     _check_like_the_run(source, pool)
     mean, std = source.statistics or statistics(
         config,
@@ -146,6 +152,26 @@ def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
             f"Expected {type(model).__name__} to return logits, (n, classes, ...), for a batch of "
             f"shape {tuple(sample.shape)} but it raised {type(error).__name__}: {error}"
         ) from error
+
+
+def find_strategy(text: str) -> Strategy:
+    """Return the strategy that a text names: a name, or a mapping of `name` and options in YAML.
+
+    Raises:
+        ConfigError: text that is neither, an unknown strategy or option.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Expected the name of a strategy but got {text!r}: {error}.") from error
+    options = dict(value) if isinstance(value, dict) else {"name": value}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(
+            "Expected the name of a strategy, or {name: u-herding, temperature: 2}, but got "
+            f"{text!r}."
+        )
+    return strategies.build(name, **options)
 
 
 def scorers(names: str) -> dict[str, Scorer]:

@@ -5,7 +5,7 @@ sitting = sit(experiment, question)        # reads to-label.csv, goes on, writes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from upslope.experiment.run import Experiment
 from upslope.experiment.sheet import Answers, Question, read_sheet, write_sheet
 from upslope.ledger.status import SHEET
 from upslope.tasks.answers import class_answer, class_label
-from upslope.tasks.base import TakesAnswers
+from upslope.tasks.base import TakesAnswers, Task
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,22 @@ def reasons(experiment: Experiment) -> dict[str, str]:
 
 
 def _read(experiment: Experiment, sheet: Path) -> Answers:
-    task, pool, state = experiment.task, experiment.splits.pool, experiment.state
+    pool, state = experiment.splits.pool, experiment.state
+    ids = {*state.pending, *state.labels, *state.passed}
+    read = answer_reader(experiment.task, pool.classes)
+    return read_sheet(sheet, ids, pool.classes, read)
+
+
+def answer_reader(task: Task, classes: Sequence[str]) -> Callable[[str], object]:
+    """Return what makes an answer of a cell of a sheet, or raises DataError where it is none."""
 
     def read(text: str) -> object:
         if isinstance(task, TakesAnswers):
-            answer = task.read_answer(text, pool.classes)
-            task.label(answer, pool.classes)  # raises DataError where it is no label
+            answer = task.read_answer(text, classes)
+            task.label(answer, classes)  # raises DataError where it is no label
         else:
-            answer = class_answer(text, pool.classes)
-            class_label(answer, pool.classes)
+            answer = class_answer(text, classes)
+            class_label(answer, classes)
         return answer
 
-    ids = {*state.pending, *state.labels, *state.passed}
-    return read_sheet(sheet, ids, pool.classes, read)
+    return read

@@ -75,7 +75,8 @@ def fit_temperature(context: FitContext) -> float:
     if context.train is None:
         raise ConfigError(
             "Expected `temperature` to be a number here but got 'fitted', which trains a network "
-            "on part of a run's labels. Give a number, or choose within a run."
+            "on part of a run's labels. Give a number, as in {name: u-herding, temperature: 1}, or "
+            "choose within a run."
         )
     n = len(context.labelled)
     if n < LEAST:

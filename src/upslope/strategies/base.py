@@ -49,6 +49,8 @@ class QueryStrategy(Options):
     signal_cost: ClassVar[str]
     cost: ClassVar[str]
     best_for: ClassVar[str]
+    reads_labels: ClassVar[bool] = False
+    """Whether it reads which class each labelled sample is of, beside signals."""
 
     @property
     def needs(self) -> tuple[Need, ...]:

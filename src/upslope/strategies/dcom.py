@@ -49,6 +49,7 @@ class DCoM(QueryStrategy):
     signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = "(n + m) n d, again for each sample chosen n d; memory n d"
     best_for: ClassVar[str] = "from few labels to many, on features good without labels"
+    reads_labels: ClassVar[bool] = True
 
     delta: Annotated[
         float, Field(gt=0, le=2, description="largest radius of a ball, between unit vectors")
