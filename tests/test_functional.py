@@ -23,6 +23,7 @@ OPTIONS = {
 OF_THE_NETWORK = {
     "entropy-gradnorm", "expected-gradnorm", "egl", "egl-rms",
     "ll4al", "vaal", "sraal", "emcm", "isal",
+    "foreground-random", "power", "dropquery", "refine", "dcom",
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def test_every_score_is_a_strategy_of_the_table() -> None:
 
 @pytest.mark.parametrize("labelled", [0, 4])
 def test_draws_in_proportion_to_the_score_to_an_exponent_that_rises(labelled: int) -> None:
-    strategy = build("power", score="margin", start=1, rise=0.5, strata=False)
+    strategy = build("power", score="margin", exponent=1, rise=0.5, strata=False)
     (need,) = strategy.needs
     scores = torch.tensor([0.1, 0.2, 0.3, 0.4])
     pool = PoolView(
@@ -39,7 +39,7 @@ def test_draws_in_proportion_to_the_score_to_an_exponent_that_rises(labelled: in
 
 
 def test_a_large_exponent_takes_the_top_of_each_class() -> None:
-    strategy = build("power", score="entropy", start=1e6)
+    strategy = build("power", score="entropy", exponent=1e6)
     entropy, classes = strategy.needs
     scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     of = torch.eye(3)[[0, 0, 0, 0, 1, 2]]

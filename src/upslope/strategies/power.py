@@ -3,7 +3,7 @@
 The highest scores of a pool are alike, and few labels make them unsure. So the batch is drawn,
 being the first K by
 
-    beta log s(x) + G(x),   G standard Gumbel noise,   beta = start + rise m / K
+    beta log s(x) + G(x),   G standard Gumbel noise,   beta = exponent + rise m / K
 
 which draws without replacement in proportion to s^beta (Kirsch et al. 2023); m labelled samples and
 K the budget make beta rise from batch to batch, from nearly uniform to the top of the score. With
@@ -56,7 +56,7 @@ class Power(QueryStrategy):
         ],
         Field(description="the strategy whose score is drawn by"),
     ] = "entropy"  # fmt: skip
-    start: Annotated[float, Field(ge=0, description="exponent before the first label")] = 1.0
+    exponent: Annotated[float, Field(ge=0, description="exponent before the first label")] = 1.0
     rise: Annotated[float, Field(ge=0, description="added to it with every batch labelled")] = 1.0
     strata: Annotated[bool, Field(description="predicted classes take turns")] = True
 
@@ -83,7 +83,7 @@ class Power(QueryStrategy):
                 f"Expected scores of {self.score} to be 0 or more, so that their powers can be "
                 f"drawn by, but the lowest is {float(scores.min()):g}. Take another score."
             )
-        beta = self.start + self.rise * len(pool.labelled) / budget
+        beta = self.exponent + self.rise * len(pool.labelled) / budget
         order = power_draw(scores, beta, len(pool), rng)
         chosen = order[:budget]
         if self.strata:
