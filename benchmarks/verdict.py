@@ -2,13 +2,13 @@
 
     python benchmarks/verdict.py run --features features --runs runs/verdict --seeds 10
     python benchmarks/verdict.py summarise --runs runs/verdict --out results/verdict
-    python benchmarks/verdict.py tables --out results/verdict
+    python benchmarks/verdict_tables.py --results results/verdict
 
 A cell is a data set and a range of labels. `run` trains a linear head on features that
 `benchmarks/frozen_features.py` wrote: seed by seed, in each seed every cell, in each cell every
 strategy. Whatever was done before is not done again, so that the same command goes on after a stop,
 and grows with `--seeds`, `--cells` and `--strategies`. One process and thread; run it under `nice`.
-`summarise` writes a JSON file per cell with every curve; `tables` makes the tables of these files.
+`summarise` writes a JSON file per cell with every curve; `verdict_tables.py` makes the tables.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ OPTIONS = {
 OF_THE_NETWORK = {
     "entropy-gradnorm", "expected-gradnorm", "egl", "egl-rms",
     "ll4al", "vaal", "sraal", "emcm", "isal",
-    "foreground-random", "power", "dropquery", "refine", "dcom",
+    "foreground-random", "power", "dropquery", "refine", "dcom", "oracle",
 }  # fmt: skip
 
 
@@ -105,7 +105,9 @@ def test_every_docstring_has_an_example_that_runs() -> None:
 
 def test_signatures_say_what_a_function_takes() -> None:
     badge = inspect.signature(functional.badge)
-    assert list(badge.parameters) == ["probabilities", "features", "budget", "seed"]
+    assert list(badge.parameters) == [
+        "probabilities", "features", "budget", "seed", "temperature"
+    ]  # fmt: skip
     herding = inspect.signature(functional.u_herding)
     assert list(herding.parameters) == [
         "probabilities", "features", "budget", "seed", "labelled_features", "temperature"

@@ -43,6 +43,7 @@ QUICK = {
 }
 TRAINED_ALONG = {"ll4al"}
 FOR_MASKS = {"foreground-random"}
+SEES_LABELS = {"oracle"}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,9 @@ def experiment(digits, folder, strategy, shared=None):
     )
 
 
-@pytest.mark.parametrize("name", [n for n in REGISTRY if n not in TRAINED_ALONG | FOR_MASKS])
+@pytest.mark.parametrize(
+    "name", [n for n in REGISTRY if n not in TRAINED_ALONG | FOR_MASKS | SEES_LABELS]
+)
 def test_it_chooses_what_an_experiment_does(name, digits, tmp_path_factory, tmp_path):
     strategy = strategies.build(name, **QUICK.get(name, {}))
     shared = tmp_path_factory.getbasetemp() / "first-model"

@@ -46,11 +46,13 @@ class Selector:
         labels: Tensor | None = None,
         companion: KnowsSignals | None = None,
         train: Callable[[Sequence[int]], nn.Module] | None = None,
+        look_ahead: Callable[[Sequence[str]], float] | None = None,
     ) -> tuple[PoolView, Selection, list[str]]:
         """(what the strategy saw, what it chose, ids that could not be read).
 
         candidates, unlabelled: positions in the pool. labels: of the labelled, where a label is
-        one number. train: trains a fresh network on these places of the labelled set.
+        one number. train: trains a fresh network on these places of the labelled set. look_ahead:
+        as `PoolView` has it.
 
         Raises:
             SelectionError: a strategy that broke its contract, or a budget that cannot be met.
@@ -80,6 +82,7 @@ class Selector:
             labelled=[ids[i] for i in labelled.indices],
             labelled_signals=table.labelled_signals,
             labels=labels,
+            look_ahead=look_ahead,
         )
         self.observer(Progress("select", 0, budget))
         rng = generator(self.settings.seed, self.purpose, cycle)

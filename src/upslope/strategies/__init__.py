@@ -33,6 +33,7 @@ from upslope.strategies.isal import ISAL
 from upslope.strategies.lcmd import LCMD
 from upslope.strategies.learning_loss import LL4AL
 from upslope.strategies.mc_dropout import Bald, McEntropy, MeanStd, VariationRatio
+from upslope.strategies.oracle import Oracle
 from upslope.strategies.power import Power
 from upslope.strategies.random import Random
 from upslope.strategies.refine import Refine
@@ -79,6 +80,7 @@ REGISTRY: dict[str, type[QueryStrategy]] = {
     "dcom": DCoM,
     "power": Power,
     "refine": Refine,
+    "oracle": Oracle,
 }
 
 
