@@ -4,8 +4,8 @@
 
 Reads <results>/<cell>.json, as `benchmarks/verdict.py summarise` writes them, and writes
 <results>/README.md: per cell the area against random, labels needed and seconds; over all cells
-the win matrix, mean ranks and the verdict on each strategy. In every cell only the seeds that all of
-its strategies have finished count, so that all comparisons are paired.
+the win matrix and mean ranks. In every cell only the seeds that all of its strategies have
+finished count, so that all comparisons are paired.
 """
 
 from __future__ import annotations

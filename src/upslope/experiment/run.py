@@ -223,8 +223,8 @@ class Experiment:
         if getattr(self.strategy, "sees_labels", False):
             raise ConfigError(
                 "Expected a strategy that sees no label before it is given but "
-                f"{self.strategy.name} does: it shows what could be won at most, in simulations (`Experiment.run`, "
-                "`compare`). Take another where people label."
+                f"{self.strategy.name} does: it shows what could be won at most, in "
+                "simulations (`Experiment.run`, `compare`). Take another where people label."
             )
         with self._working() as stop:
             self._steps.until_asked(stop)

@@ -3,8 +3,8 @@
 Every strategy of an ensemble chooses some batches, each from a random half of the candidates. For
 each batch a network is trained on the labels so far and the true labels of the batch, and evaluated
 on all unlabelled samples with their true labels; the batch of the best figure is taken. No strategy
-may do so: it shows the head-room that is left, as BoSS does (arXiv 2603.13109), and is refused where
-people label.
+may do so: it shows the head-room that is left, as BoSS does (arXiv 2603.13109), and is refused
+where people label.
 """
 
 from __future__ import annotations
