@@ -240,7 +240,7 @@ def _compare(
     asks: bool = False,
 ) -> None:
     from upslope.cli import label as sitting
-    from upslope.cli.show import show_estimate, show_plan, show_report
+    from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
     from upslope.display import watching
 
     with told(Resume):
@@ -254,6 +254,7 @@ def _compare(
             load,
             plan,
             to_plan,
+            warnings,
         )
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
@@ -270,6 +271,7 @@ def _compare(
             sitting.refuse_comparison(setup)
         planned = plan(config, setup, sitting.begun(folder, config))
         show_plan(config, setup, planned, folder, unseen)
+        show_warnings(warnings(config.strategies, planned))
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))
             return
