@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from upslope.cli.console import out
+from upslope.counts import format_count
 from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +22,22 @@ if TYPE_CHECKING:
     from upslope.ledger import RunResult
     from upslope.progress import Observer
 
+_SHOWN = 8
 WAITING = 7
 """Exit code of a run that waits for labels: no failure, and not the end either."""
+
+
+def check_one_strategy(config: Config) -> None:
+    """Raise ConfigError where a run would have several strategies, or all of them."""
+    if len(config.strategies) == 1:
+        return
+    names = ", ".join(choice.label for choice in config.strategies[:_SHOWN])
+    more = len(config.strategies) - _SHOWN
+    raise ConfigError(
+        f"Expected one strategy, as `upslope run` runs one, but `strategies` names "
+        f"{len(config.strategies)}: {names}{f' and {more} more' if more > 0 else ''}. Say which "
+        "with --strategy NAME, or take `upslope compare`, which runs them all."
+    )
 
 
 def waits_for_people(setup: Setup, folder: Path) -> bool:
@@ -31,17 +46,6 @@ def waits_for_people(setup: Setup, folder: Path) -> bool:
     from upslope.ledger.store import FILE
 
     return wants_people(setup.splits.pool) or (folder / FILE).is_file()
-
-
-def refuse_comparison(setup: Setup) -> None:
-    """Raise ConfigError where a comparison would have to ask people for labels."""
-    from upslope.datasets import wants_people
-
-    if wants_people(setup.splits.pool):
-        raise ConfigError(
-            "Expected every sample of the pool to have a label, as a comparison asks nobody, but "
-            "some have none. Label them, leave them out, or take `upslope run`, which asks people."
-        )
 
 
 def ask_people(config: Config, setup: Setup, folder: Path, title: str) -> None:
@@ -76,13 +80,13 @@ def run_folder(folder: Path, config: Config) -> Path:
 def begun(folder: Path, config: Config) -> RunResult | None:
     """The run in the folder, or the first run of a comparison there; None before the first."""
     from upslope.ledger import read_run
-    from upslope.ledger.store import FILE
+    from upslope.ledger.store import has_begun
 
-    if (folder / FILE).is_file() and (folder / FILE).stat().st_size:
+    if has_begun(folder):
         return read_run(folder)
     for choice in config.strategies:
         path = folder / choice.label / f"seed-{config.seeds[0]}"
-        if (path / FILE).is_file() and (path / FILE).stat().st_size:
+        if has_begun(path):
             return read_run(path)
     return None
 
@@ -131,15 +135,10 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
     """What was taken in and what is to do; exits with `WAITING` where people are asked."""
     from upslope.ledger.status import last_cycle, status, unfitted_words
 
-    counts = sitting.counts
-    taken = [
-        (counts.labelled, "labels"),
-        (counts.corrected, "corrections"),
-        (counts.passed, "passed"),
-        (sitting.own, "labels that the data set has itself"),
-    ]
-    if any(n for n, _ in taken):
-        _say("recorded: " + ", ".join(f"{n} {what}" for n, what in taken if n))
+    if taken := _recorded(sitting):
+        _say(f"recorded: {', '.join(taken)}")
+    for line in _noticed(sitting):
+        _say(line)
     if not sitting.waiting:
         return
     standing = status(run)
@@ -147,11 +146,50 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
         _say(f"cycle {len(run.cycles)} of {standing['cycles']}: {last_cycle(standing)}")
         if run.unfitted and run.unfitted[-1] is run.cycles[-1]:
             _say(f"not fitted, {unfitted_words([len(run.cycles)])}")
-    _say(f"{len(sitting.waiting)} samples wait for a label: {sitting.sheet}")
+    count = len(sitting.waiting)
+    waiting = f"{format_count(count, 'sample')} {'waits' if count == 1 else 'wait'}"
+    _say(f"{waiting} for a label: {sitting.sheet}")
     _say(f"  {how_to_answer(config.task.name, setup.splits.pool.classes)}")
     _say("  Then run the same command again; a part of the answers will do:")
     _say(f"  {same_command()}")
     raise typer.Exit(WAITING)
+
+
+def _recorded(sitting: Sitting) -> list[str]:
+    """What a sitting recorded, by kinds with their counts."""
+    counts = sitting.counts
+    taken = []
+    if counts.labelled:
+        late = f" ({counts.late:,} skipped before, beyond the cycle's count)" if counts.late else ""
+        taken.append(format_count(counts.labelled, "label") + late)
+    if counts.corrected:
+        taken.append(format_count(counts.corrected, "correction"))
+    if counts.passed:
+        taken.append(f"{counts.passed:,} skipped")
+    if counts.withdrawn:
+        taken.append(f"{counts.withdrawn:,} taken back")
+    if sitting.own:
+        own = format_count(sitting.own, "label")
+        taken.append(f"{own} that the data set has itself")
+    return taken
+
+
+def _noticed(sitting: Sitting) -> list[str]:
+    """Sentences on rows of the sheet that are gone, or lost their answers."""
+    lines = []
+    if sitting.vanished:
+        lines.append(
+            f"{format_count(len(sitting.vanished), 'sample')} that waited had no row in "
+            f"{sitting.sheet.name}, first {sitting.vanished[0]!r}: still to be answered. Look "
+            "whether answers were lost when the file was saved."
+        )
+    if sitting.emptied:
+        lines.append(
+            f"{format_count(len(sitting.emptied), 'row')} of {sitting.sheet.name} had no answer, "
+            f"first {sitting.emptied[0]!r}, where one was recorded before: the recorded one "
+            "stands. To withdraw it, write `take back` into the column `label`."
+        )
+    return lines
 
 
 def show_status(run: RunResult) -> None:

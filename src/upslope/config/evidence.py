@@ -47,8 +47,8 @@ def warnings(strategies: Iterable[Choice], plan: Plan) -> list[str]:
     per_class = plan.budgets[0] / plan.classes
     return [
         f"{choice.label}: with up to {known.labels_per_class} labels per class "
-        f"{known.strategy} was behind random, by {known.points:g} points of area where it was worst, and "
-        f"{known.better} ahead (docs/verdict.md, {known.cell}); this run begins with "
+        f"{known.strategy} was behind random, by {known.points:g} points of area where it was "
+        f"worst, and {known.better} ahead (docs/verdict.md, {known.cell}); this run begins with "
         f"{per_class:.2g}."
         for choice in strategies
         for known in BEHIND

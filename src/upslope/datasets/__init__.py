@@ -45,7 +45,12 @@ from upslope.datasets.overview import class_counts, overview
 from upslope.datasets.published import outline
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
-from upslope.datasets.unlabelled import row_contents, sample_file, wants_people
+from upslope.datasets.unlabelled import (
+    check_labelled,
+    row_contents,
+    sample_file,
+    wants_people,
+)
 from upslope.progress import Observer, no_progress
 
 __all__ = [
@@ -54,6 +59,7 @@ __all__ = [
     "Dataset",
     "Splits",
     "Subset",
+    "check_labelled",
     "check_options",
     "check_root",
     "check_splits",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.arrow import is_list, is_number, is_text, numbers_of
 from upslope.datasets.missing import MISSING_WORDS
 from upslope.datasets.notations import first_amount, first_date
@@ -185,8 +186,9 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
         )
     if count:
         raise DataError(
-            f"Expected numbers alone or words alone in {where} but {count:,} cells are numbers and "
-            f"{others:,} are not, first {first!r} of {rows.ids[int(unread.argmax())]!r}. Empty the "
+            f"Expected numbers alone or words alone in {where} but "
+            f"{format_count(count, 'cell is a number', 'cells are numbers')} and {others:,} not, "
+            f"first {first!r} of {rows.ids[int(unread.argmax())]!r}. Empty the "
             "cells that stand for a missing number; where all cells are categories, name the "
             f"column in `data.categorical`, {out}."
         )

@@ -68,6 +68,7 @@ def load(
         parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in found]
     return open_pairs(
         "cityscapes",
+        folder,
         parts,
         MaskClasses.of(tuple(CLASSES), "index", values),
         size=(width // 2, width) if width else None,

@@ -66,6 +66,11 @@ def read_manifest(
         seen.add(id_)
         said.append(label)
         entries.append((id_, "" if is_missing(label, missing_labels) else label, split))
+    if not entries:
+        raise DataError(
+            f"Expected images with their labels in {path}, one in each line after the first, but "
+            "there are none."
+        )
     return entries, (
         *missing_notes(said, missing_labels, f"images of {manifest}"),
         *_unlisted(folder, manifest, seen),
@@ -77,7 +82,7 @@ def _unlisted(folder: Path, manifest: str, listed: set[str]) -> tuple[str, ...]:
     left_out = LeftOut()
     for id_ in images_in(folder, folder, LeftOut()):
         if id_ not in listed:
-            left_out.add(f"images that {manifest} does not list", id_)
+            left_out.add("image", id_, f" that {manifest} does not list")
     return left_out.notes()
 
 

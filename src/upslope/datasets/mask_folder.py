@@ -83,6 +83,7 @@ def load(
     parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(asked.items())]
     return open_pairs(
         folder.name,
+        folder,
         parts,
         codes,
         may_lack_test=not pairs,
@@ -129,7 +130,7 @@ def _by_folder(
         if top in splits:
             parts[splits[top]].append(pair)
         else:
-            left_out.add("pairs outside of the folders of the splits", pair.id)
+            left_out.add("pair", pair.id, " outside of the folders of the splits")
     if not parts["test"]:  # a lone validation split is what the test is made on
         parts["test"], parts["validation"] = parts["validation"], []
     return parts

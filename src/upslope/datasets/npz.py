@@ -18,6 +18,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
@@ -83,7 +84,7 @@ def _notes(
     read = (*(_FOUR if all(key in arrays for key in _FOUR) else (*_THREE, "ids")), "classes")
     if unread := [f"{key!r} {arrays[key].shape}" for key in arrays if key not in read]:
         notes.append(
-            f"Left out {len(unread)} arrays that are not among {', '.join(read)}: "
+            f"Left out {format_count(len(unread), 'array')} not among {', '.join(read)}: "
             f"{', '.join(unread)}."
         )
     everything = np.concatenate(list(labels.values()))

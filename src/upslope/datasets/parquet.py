@@ -82,6 +82,7 @@ def load(
             check_labels(labels[split], names, ids, paths[split][0]),
             form,
             shape,
+            place=f"{folder} ({split})",
         )
         return materialise(encoded, on_error, memory, progress, _digest(paths[split]))
 

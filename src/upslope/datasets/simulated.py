@@ -17,6 +17,7 @@ from upslope.cryoet.imaging import Imaging
 from upslope.cryoet.structures import ATOMS, MAPS, Structure, read_library, read_structure
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory
+from upslope.datasets.name_lists import OptionalNames, split_names
 from upslope.datasets.paths import needed_root
 from upslope.datasets.volumes import simulated
 from upslope.errors import DataError
@@ -77,7 +78,8 @@ def load(
     *,
     progress: Observer = no_progress,
     classes: Annotated[
-        str | None, Field(description="ids with commas between; all of the folder if not given")
+        OptionalNames,
+        Field(description="ids, a list or with commas between; all of the folder if not given"),
     ] = None,
     train: Train = 2_000,
     test: Test = 500,
@@ -97,7 +99,7 @@ def load(
     """Subtomograms simulated from structures of your own: PDB, mmCIF, MRC, or the paper's."""
     structures = _structures(root, "cryoet-simulated")
     if classes is not None:
-        ids = [id_.strip() for id_ in classes.split(",")]
+        ids = split_names(classes, "data.classes")
         if unknown := [id_ for id_ in ids if id_ not in structures]:
             raise DataError(
                 f"Expected `data.classes` among the {len(structures)} structures of {root}, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import readable
 from upslope.datasets.subset import Subset
 from upslope.errors import DataError
@@ -45,7 +45,8 @@ def statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
         squares = squares + values.square().sum(dim=(0, 2))
     if not count:
         raise DataError(
-            f"Expected samples of {dataset.name} that can be read but none of {len(positions)} can."
+            f"Expected samples of {place_of(dataset)} that can be read but none of the "
+            f"{len(positions):,} looked at can."
         )
     centre = total / count
     # A channel that never changes has no scale; one grey level keeps the division finite.

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 
 
 class Subset:
@@ -19,6 +19,7 @@ class Subset:
         self.dataset = dataset
         self.positions = np.asarray(positions, dtype=np.int64)
         self.name = dataset.name
+        self.place = place_of(dataset)
         self.ids: Sequence[str] = tuple(dataset.ids[i] for i in self.positions)
         self.classes = dataset.classes
         self.input_shape = dataset.input_shape

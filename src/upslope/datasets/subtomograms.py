@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from upslope.counts import format_count
 from upslope.cryoet.mrc import MappedVolume, finite, map_volume
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
-from upslope.datasets.base import Splits
+from upslope.datasets.base import Splits, place_of
 from upslope.datasets.decoding import EncodingOption, decode_text
 from upslope.datasets.encoded import OnError
 from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
@@ -41,7 +42,8 @@ class SubtomogramDataset:
     """Volumes cut out or read when they are asked for, each at mean 0 and variance 1.
 
     box: voxels along each edge. invert: change the sign, where the molecules are dark.
-    voxel: the voxel size in angstrom where a header has none.
+    voxel: the voxel size in angstrom where a header has none. place: what messages call the data
+    set, the path that the user gave.
     """
 
     name: str
@@ -53,6 +55,7 @@ class SubtomogramDataset:
     invert: bool
     voxel: float | None
     resident: bool = False
+    place: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -150,6 +153,7 @@ def load(
         box,
         invert,
         voxel,
+        place=str(path),
     )
     notes = table.notes + missing_notes(table.labels, missing_labels, "particles")
     notes += volume_notes(table, box, voxel)
@@ -185,8 +189,8 @@ def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDat
     if not kept:
         raise first
     warnings.warn(
-        f"{dataset.name}: left out {len(dataset) - len(kept)} of {len(dataset)} particles that "
-        f"cannot be used. The first: {first}",
+        f"Left out {len(dataset) - len(kept):,} of {format_count(len(dataset), 'particle')} of "
+        f"{place_of(dataset)}, which cannot be used. The first: {first}",
         stacklevel=2,
     )
     return replace(

@@ -26,6 +26,7 @@ from upslope.datasets.cells import comma_advice, finite, text_numbers
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.duplicates import duplicate_notes, row_key
 from upslope.datasets.missing import is_missing, missing_notes
+from upslope.datasets.name_lists import OptionalNames, split_names
 from upslope.datasets.rows import Rows
 from upslope.datasets.subset import Subset
 from upslope.datasets.unlabelled import USUAL, NoTestSet, class_names
@@ -41,8 +42,11 @@ Kind = Annotated[
     Field(description="what the targets are: a class, columns of 0 and 1, or numbers"),
 ]
 Target = Annotated[
-    str | None,
-    Field(description="columns of the targets, with commas between; label, class or target"),
+    OptionalNames,
+    Field(
+        description="columns of the targets, a list or with commas between; else label, class or "
+        "target"
+    ),
 ]
 
 
@@ -109,7 +113,7 @@ class RowsWithTargets:
 
 def read_targets(
     rows: Rows,
-    target: str | None,
+    target: str | list[str] | None,
     kind: str,
     missing_labels: Collection[str] | None = None,
     classes: Sequence[object] | None = None,
@@ -184,7 +188,7 @@ def split(
     return Splits(pool_part, test_part, notes=told)
 
 
-def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
+def _columns(rows: Rows, target: str | list[str] | None, kind: str) -> tuple[str, ...]:
     if target is None:
         found = [name for name in USUAL if name in rows.table.column_names]
         if not found:
@@ -193,11 +197,13 @@ def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
                 f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `data.target`."
             )
         return (found[0],)
-    columns = tuple(name.strip() for name in target.split(","))
+    columns = tuple(split_names(target, "data.target"))
+    if not columns:
+        raise ConfigError(f"Expected `data.target` to name columns but got {target!r}.")
     if kind == "class" and len(columns) > 1:
         raise ConfigError(
-            f"Expected one column of classes but `data.target` names {len(columns)}: {target}. Set "
-            "`data.kind` to labels (0 or 1 in each) or numbers."
+            f"Expected one column of classes but `data.target` names {len(columns)}: "
+            f"{', '.join(columns)}. Set `data.kind` to labels (0 or 1 in each) or numbers."
         )
     return columns
 

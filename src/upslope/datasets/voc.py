@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from upslope.counts import format_count
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
@@ -55,6 +56,7 @@ def load(
     size = size or 384
     return open_pairs(
         home.name.lower(),
+        home,
         parts,
         MaskClasses.of(CLASSES, "index", {i: i for i in range(len(CLASSES))} | {255: IGNORE}),
         size=(size, size),
@@ -70,6 +72,7 @@ def _all_there(pairs: list[Pair], listing: Path) -> None:
     ]
     if missing:
         raise DataError(
-            f"Expected the images and masks that {listing} lists but {len(missing)} files are "
-            f"missing, first {missing[0]}. Unpack the archive of {WHERE} again."
+            f"Expected the images and masks that {listing} lists but "
+            f"{format_count(len(missing), 'file is', 'files are')} missing, first {missing[0]}. "
+            f"Unpack the archive of {WHERE} again."
         )

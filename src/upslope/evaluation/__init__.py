@@ -7,7 +7,14 @@ array([0.675])
 
 from __future__ import annotations
 
-from upslope.evaluation.curves import Interval, area, labels_to_reach, mean_interval
+from upslope.evaluation.curves import (
+    INTERVAL_SEEDS,
+    Interval,
+    area,
+    labels_to_reach,
+    mean_interval,
+    told_interval,
+)
 from upslope.evaluation.equivalence import Equivalence, equivalence
 from upslope.evaluation.labels_needed import LabelsNeeded, labels_needed
 from upslope.evaluation.paired import (
@@ -21,6 +28,7 @@ from upslope.evaluation.proportions import Proportion, wilson_interval
 from upslope.evaluation.wins import Ranking, rank, win_matrix
 
 __all__ = [
+    "INTERVAL_SEEDS",
     "Equivalence",
     "Interval",
     "LabelsNeeded",
@@ -37,6 +45,7 @@ __all__ = [
     "rank",
     "sign_flip_test",
     "smallest_sign_flip_p",
+    "told_interval",
     "wilson_interval",
     "win_matrix",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.errors import DataError
 from upslope.ledger import Label
 
@@ -21,6 +21,7 @@ class LabelledPool:
         self._pool = pool
         self._labels = labels
         self.name = pool.name
+        self.place = place_of(pool)
         self.ids = pool.ids
         self.classes = pool.classes
         self.input_shape = pool.input_shape

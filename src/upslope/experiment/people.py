@@ -6,7 +6,7 @@ sitting = sit(experiment, question)        # reads to-label.csv, goes on, writes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from upslope.experiment.answers import AnswerCounts
@@ -19,19 +19,27 @@ from upslope.tasks.base import TakesAnswers, Task
 
 @dataclass(frozen=True)
 class Sitting:
-    """What one sitting did. counts: answers read from the sheet; own: labels that the data set
-    itself had; waiting: ids that people are asked for now; sheet: where."""
+    """What one sitting did.
+
+    counts: answers read from the sheet. own: labels that the data set itself had. waiting: ids
+    that people are asked for now. sheet: where. vanished: ids that waited and had no row in the
+    sheet; they are written anew. emptied: ids whose rows have no answer any more, though one was
+    recorded before, which stands.
+    """
 
     counts: AnswerCounts
     own: int
     waiting: tuple[str, ...]
     sheet: Path
+    vanished: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
 
 
 def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sitting:
     """Record what people answered, go on as far as that allows, and ask for what comes next.
 
-    Labels that the data set itself has are taken from it: masks that were drawn meanwhile too.
+    Labels that the data set itself has are taken from it: masks that were drawn meanwhile too. An
+    empty row for a sample that was skipped takes the mask that has been drawn for it since.
     question: makes the line of the sheet for an id and the reason for which it is asked.
 
     Raises:
@@ -39,8 +47,21 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
         UpslopeError: as `Experiment.ask`.
     """
     sheet = experiment.path / SHEET
-    answers = _read(experiment, sheet) if sheet.is_file() else Answers()
-    counts = experiment.answer(answers.labels, answers.passed)
+    answers = Answers()
+    vanished: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
+    if sheet.is_file():
+        answers = _read(experiment, sheet)
+        state = experiment.state
+        vanished = tuple(i for i in state.pending if i not in answers.ids)
+        drawn = experiment.own_labels(i for i in answers.empty if i in state.passed)
+        emptied = tuple(
+            i
+            for i in answers.empty
+            if state.labels.get(i) is not None or (i in state.passed and i not in drawn)
+        )
+        answers = replace(answers, labels={**answers.labels, **drawn})
+    counts = experiment.answer(answers.labels, answers.passed, answers.withdrawn)
     own = 0
     while True:
         labels = experiment.own_labels()
@@ -54,7 +75,7 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
         write_sheet(sheet, [question(id_, why[id_]) for id_ in waiting])
     if not waiting:  # all that it holds is recorded
         sheet.unlink(missing_ok=True)
-    return Sitting(counts, own, waiting, sheet)
+    return Sitting(counts, own, waiting, sheet, vanished, emptied)
 
 
 def reasons(experiment: Experiment) -> dict[str, str]:

@@ -12,7 +12,7 @@ for bit (with the same number of threads: they decide the order of sums).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,13 @@ from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
-from upslope.experiment.changes import Opening, first_size, with_statistics
+from upslope.experiment.changes import (
+    Opening,
+    backbone_of,
+    first_size,
+    source_shape_of,
+    with_statistics,
+)
 from upslope.experiment.checks import check_total, described, digest, positions
 from upslope.experiment.environment import differing, environment
 from upslope.experiment.first_model_cache import FirstModelCache
@@ -38,7 +44,7 @@ from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.start import start_strategy
 from upslope.experiment.steps import Steps
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
-from upslope.ledger.store import FILE as LEDGER
+from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import InitialSelector, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
@@ -104,8 +110,8 @@ class Experiment:
                 f"Expected one way to choose the initial set but {strategy.name} has its own and "
                 f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
             )
-        begun = (self.path / LEDGER).is_file() and (self.path / LEDGER).stat().st_size > 0
-        if not begun:  # told before a ledger is written that could never be gone on with
+        if not has_begun(self.path):
+            # Told before a ledger is written that could never be gone on with.
             self._counts(len(pool), check=True)
         weights = ModelStore(
             self.path,
@@ -125,6 +131,7 @@ class Experiment:
                 "pool_ids_sha256": digest(list(pool.ids)),
                 "test": len(splits.test),
                 "validation": len(splits.validation) if splits.validation else 0,
+                **backbone_of(pool),
             },
         }
         opening = Opening(self.path, pool, self.settings)
@@ -141,6 +148,7 @@ class Experiment:
                 "data": pool.name,
                 "classes": list(pool.classes),
                 "input_shape": list(pool.input_shape),
+                **source_shape_of(pool),
                 "mean": list(getattr(task, "mean", ())),
                 "std": list(getattr(task, "std", ())),
                 "pool": len(pool),
@@ -175,6 +183,8 @@ class Experiment:
             self.close()
             raise
         weights.tidy(self.state.cycle if self.state.trained else None)
+        if shared:
+            FirstModelCache(shared).tidy()
 
     def _note_sitting(self, here: Mapping[str, Any]) -> None:
         """Record and tell where the run is gone on with elsewhere than before."""
@@ -240,6 +250,8 @@ class Experiment:
 
         The same answer again changes nothing. Another answer corrects the one before, which the
         ledger keeps: it counts from the next training on, and a training in progress begins anew.
+        So does the answer for a sample that was passed. Where another was asked in its place, the
+        label is one more than the cycle's count.
 
         Raises:
             DataError: an id that was not asked; an answer that is no label. Then nothing of this
@@ -250,7 +262,8 @@ class Experiment:
     def skip(self, ids: Iterable[str], reason: str = "") -> None:
         """Pass samples that cannot or should not be labelled; `ask` asks others in their place.
 
-        They are not asked again, unless `take_back` returns them to the pool. ids: of samples
+        They are not asked again, unless `take_back` returns them to the pool; `tell` still takes
+        an answer for them. ids: of samples
         that wait for a label; a mapping gives each its own reason.
 
         Raises:
@@ -272,20 +285,30 @@ class Experiment:
         self._steps.weights.checkpoint.unlink(missing_ok=True)
         self._steps.ledger.record(event)
 
-    def answer(self, labels: Mapping[str, Any], passed: Mapping[str, str]) -> AnswerCounts:
-        """Record answers and passes, all or none: `tell` and `skip` in one.
+    def answer(
+        self,
+        labels: Mapping[str, Any],
+        passed: Mapping[str, str],
+        withdrawn: Sequence[str] = (),
+    ) -> AnswerCounts:
+        """Record answers and passes, all or none: `tell`, `skip` and `take_back` in one.
 
-        passed: id -> reason. Returns how many were new, corrected and passed.
+        passed: id -> reason. withdrawn: ids whose answers are taken back. Returns how many there
+        were of each.
 
         Raises:
-            DataError: as `tell` and `skip` do.
+            DataError: as `tell`, `skip` and `take_back` do.
         """
-        return self._record(labels, passed)
+        return self._record(labels, passed, withdrawn)
 
-    def own_labels(self) -> dict[str, None]:
-        """The ids that wait for a label and have one in the data set, as `tell` takes them."""
+    def own_labels(self, ids: Iterable[str] | None = None) -> dict[str, None]:
+        """Return the ids that have a label in the data set, as `tell` takes them.
+
+        ids: of the pool; by default those that wait for a label.
+        """
         position, pool = self._steps.position, self.splits.pool
-        return {i: None for i in self.state.pending if has_label(pool, position[i])}
+        asked = self.state.pending if ids is None else ids
+        return {i: None for i in asked if has_label(pool, position[i])}
 
     def run(self) -> RunResult:
         """Run to the end with the data set's own labels for an oracle. Raises as `ask` does."""
@@ -332,10 +355,17 @@ class Experiment:
     ) -> None:
         self.close()
 
-    def _record(self, labels: Mapping[str, Any], passed: Mapping[str, str]) -> AnswerCounts:
+    def _record(
+        self,
+        labels: Mapping[str, Any],
+        passed: Mapping[str, str],
+        withdrawn: Sequence[str] = (),
+    ) -> AnswerCounts:
         steps = self._steps
-        events = events_of(self.splits.pool, self.task, steps.position, self.state, labels, passed)
-        if any(event.kind == "corrected" for event in events):
+        events = events_of(
+            self.splits.pool, self.task, steps.position, self.state, labels, passed, withdrawn
+        )
+        if any(event.kind in ("corrected", "taken_back") for event in events):
             # A training in progress had other labels; its checkpoint does not tell.
             steps.weights.checkpoint.unlink(missing_ok=True)
         if events:

@@ -248,10 +248,16 @@ class Steps:
     def evaluate(self, stop: Stop) -> None:
         """Record the figures on the test set, where there is one, and on the labelled set."""
         cycle = self.state.cycle
+        labels = self.state.labels
+        if self.state.trained and self.state.trained["n_labelled"] != len(labels):
+            # Answers came late or were taken back between the training and now.
+            labels = self.ledger.labels_trained_on(cycle)
         figures = {
             "test": self._figures(self.splits.test, range(len(self.splits.test)), stop),
             "train": self._figures(
-                LabelledPool(self.splits.pool, self.state.labels), self._labelled(), stop
+                LabelledPool(self.splits.pool, labels),
+                sorted(self.position[i] for i in labels),
+                stop,
             ),
         }
         self.ledger.record(Event("evaluated", cycle, figures))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.checkpoints import file_sha256
+from upslope.counts import format_count
 from upslope.errors import RunError
 from upslope.files import write_atomically
 from upslope.ledger import Event, RunResult, State, fold, read_run
@@ -56,7 +57,7 @@ def verify_run(folder: Path | str) -> Verification:
         return Verification(0, (), (str(error),), ())
     notes = []
     if begins is None:
-        notes.append(f"no chain: all {events} events are of an earlier version of Upslope")
+        notes.append(f"no chain: {format_count(events, 'event')} of an earlier version of Upslope")
     elif begins > 1:
         notes.append(f"no chain before event {begins}: an earlier version of Upslope wrote those")
     sound, problems = [], []

@@ -160,8 +160,11 @@ def _taken_back(state: State, cycle: int, body: Mapping[str, Any]) -> State:
         set(labels) <= set(state.labels) and set(passed) <= set(state.passed),
         f"answers taken back in cycle {cycle} that there are none of",
     )
-    # Who was passed and not yet replaced is asked again; who was replaced is back in the pool.
-    again = (*labels, *(i for i in passed if i in state.owed))
+    # A sample that was passed and not yet replaced is asked again; one that was replaced is back in
+    # the pool, unless its answer has come after all (`asked`, which older ledgers do not have).
+    late = body.get("asked", ())
+    _require(set(late) <= set(passed), f"samples asked again in cycle {cycle} that were not passed")
+    again = (*labels, *(i for i in passed if i in state.owed or i in late))
     return replace(
         state,
         labels={i: label for i, label in state.labels.items() if i not in labels},

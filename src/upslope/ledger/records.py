@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upslope.counts import format_count
 from upslope.errors import RunError
 
 FITTED = 0.95
@@ -46,7 +47,7 @@ class Change:
 
     def __str__(self) -> str:
         if self.kind == "pool":
-            parts = [f"{self.added:,} samples more"] if self.added else []
+            parts = [f"{format_count(self.added, 'sample')} more"] if self.added else []
             parts += [f"{self.removed:,} fewer"] if self.removed else []
             what = f"the pool has {' and '.join(parts) or 'its samples in another order'}"
         else:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from upslope.counts import format_count
 from upslope.ledger.records import FITTED, RunResult
 
 SHEET = "to-label.csv"
@@ -24,7 +25,7 @@ def status(run: RunResult) -> dict[str, Any]:
         "run": str(run.path),
         "strategy": run.strategy,
         "seed": run.seed,
-        "data": run.info.get("data"),
+        "data": _data(run),
         "pool": run.info.get("pool"),
         "cycles_done": len(run.cycles),
         "cycles": run.info["cycles"],
@@ -43,6 +44,13 @@ def status(run: RunResult) -> dict[str, Any]:
     }
 
 
+def _data(run: RunResult) -> str | None:
+    """The path that the user gave, or the name of a data set that needs none."""
+    section = run.config.get("data")
+    named = section.get("name") if isinstance(section, Mapping) else None
+    return run.info.get("root") or named or run.info.get("data")
+
+
 def _figure(metrics: Mapping[str, float], name: str) -> float | None:
     """A figure as JSON can hold it: None where it is not known, or no number."""
     value = metrics.get(name)
@@ -58,7 +66,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("run", standing["run"]),
         ("strategy", f"{standing['strategy']}, seed {standing['seed']}"),
-        ("pool", f"{standing['pool']:,} samples of {standing['data']}"),
+        ("pool", f"{format_count(standing['pool'], 'sample')} of {standing['data']}"),
         ("cycles", f"{standing['cycles_done']} of {standing['cycles']} finished"),
         ("labels", counts),
         ("last cycle", last_cycle(standing)),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.files import disk_errors, safe_cell, write_atomically
 from upslope.pool import Need, PoolView
@@ -154,7 +154,7 @@ def stream_to_file(
     """
     path = check_file_name(path)
     if not len(indices):
-        raise DataError(f"Expected samples to score but {dataset.name} gave none.")
+        raise DataError(f"Expected samples to score but {place_of(dataset)} gave none.")
     skipped: list[str] = []
 
     def blocks() -> Iterator[dict[str, list[Any]]]:

@@ -14,7 +14,7 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class Predictions(Options):
-    """The model's predictions in the form of targets: (n,) labels or (n, d) numbers."""
+    """The predictions of the model in the form of targets: (n,) labels or (n, d) numbers."""
 
     name: ClassVar[str] = "predictions"
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from upslope.batches import evaluating, in_order, source, with_targets
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.tasks.base import Task
@@ -34,7 +34,7 @@ def evaluate(
     """
     chosen = range(len(dataset)) if indices is None else indices
     if not len(chosen):
-        raise DataError(f"Expected samples to evaluate on but {dataset.name} gave none.")
+        raise DataError(f"Expected samples to evaluate on but {place_of(dataset)} gave none.")
     metrics = task.metrics()
     batches = in_order(len(chosen), batch_size)
     data = source(dataset, with_targets(dataset), chosen, device)
