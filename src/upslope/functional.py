@@ -113,7 +113,8 @@ SIGNALS: dict[str, tuple[Argument, Reader]] = {
 
 def reads_arrays(strategy: type[QueryStrategy]) -> bool:
     """Tell whether every signal of a strategy can be read from arrays, and nothing else is read."""
-    return not strategy.reads_labels and all(need.name in SIGNALS for need in strategy().needs)
+    beside = strategy.reads_labels or strategy.sees_labels
+    return not beside and all(need.name in SIGNALS for need in strategy().needs)
 
 
 def select_from_arrays(
