@@ -1,4 +1,4 @@
-"""What a strategy sees of the pool, and what it answers.
+"""The pool as a strategy sees it, and the selection that it returns.
 
 A strategy is pure: it gets a `PoolView` (ids and signals, no model, no device, no loader) and
 answers with a `Selection`. Which signals it wants, it says with `Need`s.

@@ -1,4 +1,4 @@
-"""What long work tells whoever watches, and how it is asked to stop."""
+"""Progress reports of long work, and requests to stop it."""
 
 from __future__ import annotations
 

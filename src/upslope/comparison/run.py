@@ -56,7 +56,7 @@ class FullDataReference:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """Nothing."""
+        """Return no need: the reference scores nothing."""
         return ()
 
     def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:  # noqa: ARG002
@@ -87,7 +87,7 @@ class RunMatrix:
         return [*strategies, *([FULL_DATA] if seed in self.full_data_seeds else [])]
 
     def read(self, name: str, seed: int) -> RunResult:
-        """What one has recorded."""
+        """Return what one run has recorded."""
         return read_run(self.out / name / f"seed-{seed}")
 
     def run(self, name: str, seed: int, observer: Observer, stop: Stop) -> None:

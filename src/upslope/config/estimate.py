@@ -1,4 +1,4 @@
-"""What a comparison will cost, from a few steps measured here.
+"""Estimates of what a comparison will cost, from a few steps measured here.
 
 Time: a few steps of the training loop and a few batches of scoring, on the configured device. What
 is measured is small enough for seconds: fewer samples in a batch, and, where one sample is much

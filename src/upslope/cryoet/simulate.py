@@ -46,7 +46,7 @@ class Simulation:
         return i % len(self.templates)
 
     def sample(self, i: int) -> Sample:
-        """Sample i."""
+        """Return sample i, simulated from its own seed."""
         seed = derive(self.seed, "subtomogram", self.split, i)
         return simulate(self.templates[self.label(i)], self.imaging, seed)
 

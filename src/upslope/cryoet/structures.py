@@ -1,4 +1,4 @@
-"""What is imaged: atoms of a PDB or mmCIF entry, or a density map of an MRC file."""
+"""Structures to image: atoms of a PDB or mmCIF entry, or a density map of an MRC file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data set is: stable ids, inputs by index, and, where somebody knows them, targets."""
+"""Protocols of data sets: stable ids, inputs by index, and targets where somebody knows them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Dataset(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """One stable id per sample."""
+        """Return one stable id per sample."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""What the numbers and colours of mask files stand for."""
+"""Classes of mask files: which number or colour stands for which class."""
 
 from __future__ import annotations
 

@@ -59,12 +59,12 @@ class MaskDataset:
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """One a pair."""
+        """Return one id per pair of image and mask."""
         return tuple(pair.id for pair in self.pairs)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of pixels."""
+        """Return the names of the classes of pixels."""
         return self.codes.classes
 
     @property
@@ -124,17 +124,17 @@ class HeldMasks:
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """One a pair."""
+        """Return one id per pair of image and mask."""
         return tuple(pair.id for pair in self.pairs)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of pixels."""
+        """Return the names of the classes of pixels."""
         return self.codes.classes
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(c, h, w)."""
+        """Return the shape of one image, (c, h, w)."""
         return tuple(self.images.shape[1:])
 
     @property

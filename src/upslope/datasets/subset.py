@@ -34,7 +34,7 @@ class Subset:
         return labels_of(self.dataset)[self.positions]
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape)."""
+        """Return the inputs of some samples, (n, *input_shape)."""
         return self.dataset.inputs(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
     def targets(self, indices: Sequence[int]) -> Tensor:

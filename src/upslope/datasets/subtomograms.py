@@ -59,7 +59,7 @@ class SubtomogramDataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(1, box, box, box)."""
+        """Return the shape of one volume, (1, box, box, box)."""
         return (1, self.box, self.box, self.box)
 
     def __len__(self) -> int:

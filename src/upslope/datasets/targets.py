@@ -1,4 +1,4 @@
-"""What a table says of its rows: a class, a set of labels, or numbers.
+"""Targets of the rows of a table: a class, a set of labels, or numbers.
 
     class    one column of names, whole numbers or truth values -> (n,) int64
     labels   several columns of 0 and 1                         -> (n, L) int64
@@ -83,7 +83,7 @@ class RowsWithTargets:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Return the shape of the input of one sample."""
         return tuple(self.values.shape[1:])
 
     @property

@@ -201,7 +201,7 @@ class Experiment:
 
     @property
     def state(self) -> State:
-        """Where the run stands."""
+        """Return where the run stands, as the ledger's events add up."""
         return self._steps.state
 
     @property

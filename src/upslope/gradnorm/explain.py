@@ -140,7 +140,7 @@ class _CostListener:
     found: dict[int, tuple[list[str], float]]
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        """See `Listener`."""
+        """Take in the gradient that reached one use; see `Listener`."""
         samples = Samples(self.record.n, self.layouts.get(index, Layout()))
         # Entry by entry, a layer moves its output three times: forward, backward, norm.
         methods, work = self.found.setdefault(index, ([], 3.0 * g.numel() / self.record.n))

@@ -101,7 +101,7 @@ class Interceptor(TorchFunctionMode):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Stop to see operators."""
+        """Stop to intercept operators."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._depth -= 1
         while self._depth == 0 and self._written:

@@ -64,7 +64,7 @@ class EKFAC:
         self.factored = [layer.weight for layer, *_ in self._layers]
 
     def product(self, vector: Tensor) -> Tensor:
-        """F v, (p,)."""
+        """Return F v, (p,), for the Fisher matrix F."""
         return self._mapped(vector, lambda v, values: v * values)
 
     def inverse_product(self, vector: Tensor, damping: float) -> Tensor:

@@ -111,7 +111,7 @@ class RunResult:
 
     @property
     def strategy(self) -> str:
-        """Name of the strategy."""
+        """Return the name of the run's strategy."""
         return str(self.info["strategy"])
 
     @property

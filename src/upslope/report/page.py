@@ -18,7 +18,7 @@ from upslope.report.summary import LEVEL, Row, Summary
 
 
 def page(summary: Summary, title: str = "Learning curves") -> str:
-    """The whole document."""
+    """Return the whole HTML document."""
     css = files("upslope.report").joinpath("page.css").read_text(encoding="utf-8")
     body = [
         f"<h1>{escape(title)}</h1>",

@@ -1,4 +1,4 @@
-"""What a report is made of: the curves of several runs, and how they came about."""
+"""The data of a report: the curves of several runs, and how they came about."""
 
 from __future__ import annotations
 

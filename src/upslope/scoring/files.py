@@ -50,7 +50,7 @@ class SignalScore:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The one signal."""
+        """Return the one signal that is written."""
         return (self.need,)
 
     def score(self, pool: PoolView) -> Tensor:

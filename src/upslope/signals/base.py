@@ -1,4 +1,4 @@
-"""What a signal is: a number, a vector, a map computed per sample with a model."""
+"""Protocols of signals: a number, a vector or a map per sample, computed with a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Targets(Protocol):
     """Targets of the labelled samples, by their places: a tensor, or what reads them when asked."""
 
     def __getitem__(self, places: list[int], /) -> Tensor:
-        """(n, ...)."""
+        """Return the targets at these places, (n, ...)."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What every strategy shares: its place in the table, and independence of the pool's order."""
+"""Bases of strategies: options, checks of signals, independence of the pool's order."""
 
 from __future__ import annotations
 

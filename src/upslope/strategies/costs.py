@@ -1,4 +1,4 @@
-"""What labels cost, told sample by sample in a file."""
+"""The costs of labels, read per sample from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is: how outputs become losses, posteriors and figures."""
+"""Protocols of tasks: how outputs become losses, posteriors and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Metrics(Protocol):
     """Accumulates over batches; knows which figure is the one that curves show."""
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """Take one batch in."""
+        """Take in the outputs and the targets of one batch."""
         ...
 
     def compute(self) -> dict[str, float]:
@@ -57,7 +57,7 @@ class Task(Protocol):
         ...
 
     def metrics(self) -> Metrics:
-        """A fresh accumulator."""
+        """Return a fresh accumulator of the task's figures."""
         ...
 
     def prepare(self, inputs: Tensor) -> Tensor:

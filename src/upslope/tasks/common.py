@@ -1,4 +1,4 @@
-"""What all our tasks share: how inputs are prepared, how outputs are found and checked."""
+"""Base of the tasks: inputs are prepared, and outputs are read and checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tasks with a softmax over classes share: logits, answers, one number per sample."""
+"""Base of the tasks with a softmax over classes: logits, predictions, one number per sample."""
 
 from __future__ import annotations
 

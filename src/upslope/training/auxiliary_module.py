@@ -52,7 +52,7 @@ class AuxiliaryModule(Protocol):
         ...
 
     def end(self) -> None:
-        """Detach from the model."""
+        """Detach this module from the model."""
         ...
 
     def state(self) -> dict[str, Tensor]:
