@@ -201,7 +201,7 @@ def read_comparison(out: Path | str) -> ComparisonResult:
             f"Expected runs in {out}, as <strategy>/seed-<number>/, but there are none. Give the "
             "folder of a comparison."
         )
-    by_seed = {name: tuple(sorted(found, key=lambda r: r.seed)) for name, found in runs.items()}
+    by_seed = {name: tuple(sorted(results, key=lambda r: r.seed)) for name, results in runs.items()}
     full_data = by_seed.pop(FULL_DATA, ())
     return ComparisonResult(out, by_seed, full_data)
 

@@ -314,7 +314,7 @@ def _scores(
     device: torch.device,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """(seconds per sample, by strategy; those not measured, and why)."""
-    found: dict[str, float] = {}
+    seconds_of: dict[str, float] = {}
     left_out: dict[str, str] = {}
     known: dict[tuple[Any, ...], float] = {(): 0.0}
     network, began = model().to(device), time.perf_counter()
@@ -343,8 +343,8 @@ def _scores(
         else:
             if needs not in known:
                 known[needs] = a_sample(needs)
-            found[label] = known[needs]
-    return found, left_out
+            seconds_of[label] = known[needs]
+    return seconds_of, left_out
 
 
 def _weights(model: nn.Module, settings: TrainingSettings) -> int:

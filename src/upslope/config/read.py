@@ -56,14 +56,14 @@ def shipped() -> dict[str, tuple[str, str]]:
 
     What it is stands in the comment at the head of each file.
     """
-    found = {}
+    configurations = {}
     for file in sorted(files("upslope").joinpath("configs").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
             text = file.read_text(encoding="utf-8")
             head = text.partition("\n#\n")[0].splitlines()
             lines = [line.removeprefix("# ") for line in head if line.startswith("# ")]
-            found[file.name.removesuffix(".yaml")] = (" ".join(lines), text)
-    return found
+            configurations[file.name.removesuffix(".yaml")] = (" ".join(lines), text)
+    return configurations
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -190,13 +190,13 @@ def split(
 
 def _columns(rows: Rows, target: str | list[str] | None, kind: str) -> tuple[str, ...]:
     if target is None:
-        found = [name for name in USUAL if name in rows.table.column_names]
-        if not found:
+        usual = [name for name in USUAL if name in rows.table.column_names]
+        if not usual:
             raise DataError(
                 f"Expected a column {', '.join(USUAL[:-1])} or {USUAL[-1]} in {rows.path} but it "
                 f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `data.target`."
             )
-        return (found[0],)
+        return (usual[0],)
     columns = tuple(split_names(target, "data.target"))
     if not columns:
         raise ConfigError(f"Expected `data.target` to name columns but got {target!r}.")

@@ -77,11 +77,11 @@ def expected_gradient_length(
     weights = Weights(select(model, parameters, inputs))
     options = compute_options(max_memory, dtype)
     with restoring_state(model):
-        found = [
+        lengths = [
             _length(Recording(model, microbatch, weights, options), share, kind, reduce, logits)
             for microbatch in microbatches(model, inputs)
         ]
-    return ExpectedLength(*(torch.cat(rows) for rows in zip(*found, strict=True)))
+    return ExpectedLength(*(torch.cat(rows) for rows in zip(*lengths, strict=True)))
 
 
 def _length(

@@ -154,8 +154,8 @@ def _with_joined_outputs(
     return _stacked(rows())
 
 
-def _stacked(found: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    every = list(found)
+def _stacked(results: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    every = list(results)
     return {name: torch.cat([rows[name] for rows in every]) for name in every[0]}
 
 

@@ -25,8 +25,8 @@ def tensors_in(outputs: Any) -> list[Tensor]:
 
 def device_of(outputs: Any) -> torch.device:
     """Return the device on which the outputs are."""
-    found = tensors_in(outputs)
-    return found[0].device if found else torch.device("cpu")
+    tensors = tensors_in(outputs)
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def check_losses(losses: Any, n: int, first: int = 0) -> None:

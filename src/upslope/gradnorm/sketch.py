@@ -102,8 +102,8 @@ class Projection:
         self, name: str, rows: int, columns: int, like: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         sides = ((rows, "rows"), (columns, "columns"))
-        found = (self.hashes(name, size, side) for size, side in sides)
-        return [(buckets.to(like.device), signs.to(like)) for buckets, signs in found]
+        hashes = (self.hashes(name, size, side) for size, side in sides)
+        return [(buckets.to(like.device), signs.to(like)) for buckets, signs in hashes]
 
 
 class _NormsAndSketches:

@@ -140,7 +140,7 @@ class EKFAC:
         """(layer, patches, output gradients of each loss), from one pass over the batch."""
         with watching(layers) as seen:
             outputs = self._network.outputs(self._network.leaves(), batch[0])
-        reused |= {name for name, found in seen.outputs.items() if len(found) > 1}
+        reused |= {name for name, outputs in seen.outputs.items() if len(outputs) > 1}
         once = [la for la in layers if la.weight in seen.outputs and la.weight not in reused]
         if not once:
             return

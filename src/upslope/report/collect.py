@@ -23,8 +23,8 @@ def collect(paths: Iterable[Path | str]) -> Study:
     Raises:
         RunError: no run there, a damaged one, or runs that do not belong together.
     """
-    found = [folder for path in paths for folder in _run_directories(Path(path))]
-    return study_of([read_run(folder) for folder in dict.fromkeys(found)])
+    folders = [folder for path in paths for folder in _run_directories(Path(path))]
+    return study_of([read_run(folder) for folder in dict.fromkeys(folders)])
 
 
 def study_of(results: Sequence[RunResult]) -> Study:
@@ -107,10 +107,10 @@ def _difference(a: Any, b: Any, path: str = "") -> str:
 def _run_directories(path: Path) -> list[Path]:
     if not path.is_dir():
         raise RunError(f"Expected {path} to be a run directory but there is no such folder.")
-    found = sorted(file.parent for file in path.rglob(FILE))
-    if not found:
+    folders = sorted(file.parent for file in path.rglob(FILE))
+    if not folders:
         raise RunError(
             f"Expected {path} to hold runs, each with a {FILE}, but there is none. Start one with "
             "`upslope compare` or `upslope run`."
         )
-    return found
+    return folders

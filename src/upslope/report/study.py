@@ -72,19 +72,19 @@ class Study:
         Raises:
             RunError: no run is complete, or complete runs differ in their budgets.
         """
-        found = {run.budgets: run for run in self.runs if run.complete}
-        if not found:
+        run_with = {run.budgets: run for run in self.runs if run.complete}
+        if not run_with:
             done = ", ".join(_progress(run) for run in self.runs) or "no run"
             raise RunError(
                 f"Expected at least one complete run but got {done}. Run the same command again: "
                 "it goes on where it stopped."
             )
-        if len(found) > 1:
-            shown = "; ".join(f"{r.strategy} seed {r.seed}: {list(b)}" for b, r in found.items())
+        if len(run_with) > 1:
+            shown = "; ".join(f"{r.strategy} seed {r.seed}: {list(b)}" for b, r in run_with.items())
             raise RunError(
                 f"Expected all runs to have the same budgets but got {shown}. Report them apart."
             )
-        return next(iter(found))
+        return next(iter(run_with))
 
     def complete(self, strategy: str) -> dict[int, Run]:
         """The complete runs of one strategy, by seed, in the order of the seeds.

@@ -104,14 +104,16 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
         )
     names.sort(key=lambda name: name != reference)  # the reference first, else in the given order
     compared = {name: _compare(study, name, reference) for name in names}
-    tested = [name for name, found in compared.items() if found is not None]
-    adjusted = holm([found.area.p_t for found in compared.values() if found is not None])
+    tested = [name for name, comparison in compared.items() if comparison is not None]
+    adjusted = holm(
+        [comparison.area.p_t for comparison in compared.values() if comparison is not None]
+    )
     p_adjusted = dict(zip(tested, adjusted.tolist(), strict=True))
     rows = []
     for name in names:
         runs = study.complete(name)
         curves = study.curves(name, list(runs))
-        found = compared[name]
+        comparison = compared[name]
         rows.append(
             Row(
                 strategy=name,
@@ -120,7 +122,9 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
                 area=mean_interval(_areas(budgets, curves)),
                 selecting_seconds=float(np.mean([r.selecting_seconds for r in runs.values()])),
                 training_seconds=float(np.mean([r.training_seconds for r in runs.values()])),
-                comparison=_with_p(found, p_adjusted[name]) if found is not None else None,
+                comparison=_with_p(comparison, p_adjusted[name])
+                if comparison is not None
+                else None,
             )
         )
     return Summary(
@@ -154,5 +158,7 @@ def _compare(study: Study, name: str, reference: str | None) -> Comparison | Non
     )
 
 
-def _with_p(found: Comparison, p: float) -> Comparison:
-    return Comparison(found.seeds, found.area, p, found.curve, found.labels_needed)
+def _with_p(comparison: Comparison, p: float) -> Comparison:
+    return Comparison(
+        comparison.seeds, comparison.area, p, comparison.curve, comparison.labels_needed
+    )

@@ -26,7 +26,7 @@ class SoftmaxTask(CommonTask):
 
     def logits(self, outputs: Any) -> Tensor:
         """(n, num_classes, ...). Raises ModelError where `outputs` holds no logits."""
-        return self.found(outputs)
+        return self.read_outputs(outputs)
 
     def predictions(self, outputs: Any) -> Tensor:
         """(n, ...): the most probable class, at each position where there are several."""
