@@ -4,10 +4,10 @@
     python tools/prose.py --list     # the places behind each measure too
 
 A public object is a function, a class or a public method of a class that its module, or a package
-above it, names in `__all__`. Four things are asked of each, where they apply: its arguments (each is
-named in the docstring of the function or the class), its result (the docstring opens with a verb such
-as Return or Yield, or with the noun), its errors (where its body raises), and an example (">>>", for
-those that a user calls first).
+above it, names in `__all__`. Four things are asked of each, where they apply: its arguments (named in
+the docstring of the function, of its class or of the protocol that declares it, or described in the
+annotation of an option), its result (the docstring opens with a verb such as Return or Yield, or
+with the noun), its errors (where its body raises), and an example (">>>", for what users call first).
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ EXAMPLES = (
     "comparison.run.compare",
     "scoring.files.score_to_file",
     "scoring.predictions.predict_to_file",
-    "ledger.records.read_run",
-    "cryoet.mrc.read_mrc",
-    "cryoet.star.read_star",
+    "ledger.store.read_run",
     "config.read.load",
 )
 """Objects that a user calls first: each has an example that runs as a test."""
@@ -140,29 +138,42 @@ def _names(node: ast.AST) -> tuple[str, ...]:
 
 def public(trees: dict[Path, ast.Module]) -> Iterator[tuple[Place, str, Definition, str]]:
     """Yield (place, dotted name, definition, docstring of its class) of each public object."""
+    exported = {pair for path, tree in trees.items() for pair in _exports(path, tree)}
     for path, tree in trees.items():
-        above = (folder / "__init__.py" for folder in path.parents if folder.is_relative_to(SOURCE))
-        names = {name for one in (path, *above) for name in _exports(trees[one])}
-        module = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        module = _module(path)
+        names = {name for origin, name in exported if origin == module}
         for node in tree.body:
             if isinstance(node, Definition) and node.name in names:
-                yield Place(path, node.lineno, node.name), f"{module}.{node.name}", node, ""
+                yield Place(path, node.lineno, node.name), _dotted(module, node.name), node, ""
                 for inner in node.body if isinstance(node, ast.ClassDef) else ():
                     if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
                         place = Place(path, inner.lineno, f"{node.name}.{inner.name}")
-                        dotted = f"{module}.{node.name}.{inner.name}"
+                        dotted = _dotted(module, f"{node.name}.{inner.name}")
                         yield place, dotted, inner, ast.get_docstring(node) or ""
 
 
-def _exports(tree: ast.Module) -> list[str]:
-    """Return the names in a module's `__all__`."""
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets
-        ):
-            items = node.value.elts if isinstance(node.value, ast.List) else []
-            return [item.value for item in items if isinstance(item, ast.Constant)]
-    return []
+def _module(path: Path) -> str:
+    """Return the dotted name of a file's module within the package; "" for its top."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _dotted(module: str, name: str) -> str:
+    return f"{module}.{name}" if module else name
+
+
+def _exports(path: Path, tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) for what a module names in `__all__`: its own, or of where it is from."""
+    named: set[str] = set()
+    origin: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
+            if any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+                named |= {i.value for i in node.value.elts if isinstance(i, ast.Constant)}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("upslope."):
+            origin |= {a.name: (node.module or "").removeprefix("upslope.") for a in node.names}
+    for name in named:
+        yield origin.get(name, _module(path)), name
 
 
 def shares(trees: dict[Path, ast.Module]) -> dict[str, Share]:
@@ -177,15 +188,18 @@ def shares(trees: dict[Path, ast.Module]) -> dict[str, Share]:
             lacking[measure].append(place)
 
     dotted_names = set()
+    options = _described_aliases(trees)
+    protocols = _protocol_methods(trees)
     for place, dotted, node, of_class in public(trees):
         dotted_names.add(dotted)
         text = ast.get_docstring(node) or ""
         if dotted in EXAMPLES:
             count("examples", place, ">>>" in text)
         if isinstance(node, ast.ClassDef):
-            arguments = _fields(node)
+            arguments = _fields(node, options)
         else:
-            arguments = _parameters(node)
+            arguments = _parameters(node, options)
+            of_class += protocols.get(node.name, "")
             if _returns(node):
                 count("returns documented", place, bool(RETURNS.search(text)))
             if any(isinstance(inner, ast.Raise) and inner.exc for inner in ast.walk(node)):
@@ -198,31 +212,66 @@ def shares(trees: dict[Path, ast.Module]) -> dict[str, Share]:
     return {m: Share(having[m], tuple(lacking[m])) for m in LEAST if "comments" not in m}
 
 
-def _parameters(node: ast.FunctionDef) -> list[str]:
-    """Return the names of a function's parameters, without those of one meaning everywhere."""
-    args = node.args
-    every = (*args.posonlyargs, *args.args, *args.kwonlyargs)
-    return [a.arg for a in every if a.arg not in ("self", "cls")]
+def _protocol_methods(trees: dict[Path, ast.Module]) -> dict[str, str]:
+    """Return method -> the docstrings that protocols give it."""
+    texts: dict[str, str] = defaultdict(str)
+    for tree in trees.values():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and any(
+                "Protocol" in ast.unparse(b) for b in node.bases
+            ):
+                for inner in node.body:
+                    if isinstance(inner, ast.FunctionDef):
+                        texts[inner.name] += (
+                            f"\n{ast.get_docstring(inner)}\n{ast.get_docstring(node)}"
+                        )
+    return texts
 
 
-def _fields(node: ast.ClassDef) -> list[str]:
+def _described_aliases(trees: dict[Path, ast.Module]) -> set[str]:
+    """Return the names of annotations that describe their option themselves."""
+    return {
+        target.id
+        for tree in trees.values()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and "description=" in ast.unparse(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def _is_described(annotation: ast.expr | None, options: set[str]) -> bool:
+    """Whether an annotation says what the option is."""
+    if annotation is None:
+        return False
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+    return "description=" in ast.unparse(annotation) or bool(names & options)
+
+
+def _parameters(node: ast.FunctionDef, options: set[str]) -> list[str]:
+    """Return the names of the parameters that a docstring must tell."""
+    every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+    asked = (a for a in every if not _is_described(a.annotation, options))
+    return [a.arg for a in asked if a.arg not in ("self", "cls")]
+
+
+def _fields(node: ast.ClassDef, options: set[str]) -> list[str]:
     """Return the fields of a dataclass, or the parameters of `__init__`; none of a protocol."""
     for inner in node.body:
         if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
-            return _parameters(inner)
+            return _parameters(inner, options)
     if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return []
-    told: list[str] = []
+    asked: list[str] = []
     for inner, after in zip(node.body, (*node.body[1:], None), strict=True):
-        is_field = isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name)
-        if not is_field or inner.target.id.startswith("_"):
+        if not (isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name)):
             continue
-        written = ast.unparse(inner.annotation)
+        # A field may also be told in a string below it.
         has_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        # A field may be told below itself, or in the annotation of an option.
-        if not ("ClassVar" in written or "description=" in written or has_text):
-            told.append(inner.target.id)
-    return told
+        constant = "ClassVar" in ast.unparse(inner.annotation) or inner.target.id.startswith("_")
+        if not (constant or has_text or _is_described(inner.annotation, options)):
+            asked.append(inner.target.id)
+    return asked
 
 
 def _is_told(name: str, text: str) -> bool:
