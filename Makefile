@@ -12,7 +12,7 @@ BENCH ?= --quick
 help:
 	@echo "make demo   active learning on handwritten digits: table, curves, HTML page"
 	@echo "make test   the tests, four minutes on two free cores"
-	@echo "make check  lint, format, types, import rules"
+	@echo "make check  lint, format, types, import rules, docstrings"
 	@echo "make bench  speed of gradient norms and of selection, small (whole: make bench BENCH=)"
 
 demo: $(VENV)/core
@@ -28,6 +28,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/prose.py
 	$(BIN)/python -W error -c "import upslope, upslope.cli, upslope.gradnorm"
 
 bench: $(VENV)/core

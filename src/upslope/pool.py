@@ -133,6 +133,10 @@ class Strategy(Protocol):
 
         Deterministic given `rng`; independent of the order of the candidates up to ties.
 
+        pool: the candidates and their signals.
+
+        Returns: the ids, and the scores of all candidates where there are any.
+
         Raises:
             SelectionError: budget below 1 or above the candidates; a signal missing or not finite.
         """

@@ -19,6 +19,8 @@ class Progress:
     "cycle" (a cycle is finished: `metrics` holds its test figures, `train` those on its labels,
     and `fitted` is False where the network has not learnt these), "run" (runs of a comparison).
     run: which run of a comparison, as "<strategy>/seed-<s>"; empty for a single run.
+
+    cycle, cycles: of the run. labelled: labels in use.
     """
 
     phase: str

@@ -116,7 +116,10 @@ class _Repeated:
 
 
 def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
-    """Measure, count, scale.
+    """Return the time and the memory of a comparison, scaled from a few steps that are measured
+    here.
+
+    config, setup: of the comparison. planned: its sizes, as `plan` gives them.
 
     Raises:
         DataError: no sample can be read.

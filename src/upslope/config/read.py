@@ -22,7 +22,7 @@ def load(
     sets: Iterable[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Read, put on top, check.
+    """Return a configuration that was read, changed and checked.
 
     Args:
         source: a YAML file, the name of one that ships with Upslope (`shipped`), or what one
@@ -33,6 +33,11 @@ def load(
     Raises:
         ConfigError: a file that cannot be read or is no YAML mapping; an assignment that is none;
             faults of the values, all together.
+
+    Example:
+        >>> config = load("digits", sets=["training.epochs=5"])
+        >>> config.data.name, config.training.epochs
+        ('digits', 5)
     """
     if isinstance(source, Mapping):
         document = copy.deepcopy(dict(source))

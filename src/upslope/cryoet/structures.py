@@ -22,7 +22,10 @@ Volume = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Atoms:
-    """Atoms of a molecule. xyz: (n, 3), in angstrom, centred. weights: (n,), atomic numbers."""
+    """Atoms of a molecule. xyz: (n, 3), in angstrom, centred. weights: (n,), atomic numbers.
+
+    id: of the entry.
+    """
 
     id: str
     xyz: NDArray[np.float64]
@@ -31,7 +34,10 @@ class Atoms:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """A density map. density: (d, h, w) in z, y, x; voxel: its edge in angstrom."""
+    """A density map. density: (d, h, w) in z, y, x; voxel: its edge in angstrom.
+
+    id: of the entry.
+    """
 
     id: str
     density: Volume
@@ -46,6 +52,8 @@ def read_structure(path: Path | str) -> Structure:
 
     Of a PDB or mmCIF entry, the first biological assembly is built where the file gives one;
     hydrogen and water are left out.
+
+    path: the file.
 
     Raises:
         DataError: the file cannot be read, holds no atom, or is of another kind.

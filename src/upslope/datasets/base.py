@@ -21,7 +21,7 @@ class Dataset(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call this data set."""
+        """Return the name of this data set in messages."""
         ...
 
     @property
@@ -31,23 +31,25 @@ class Dataset(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; their position is the label."""
+        """Return the names of the classes; their position is the label."""
         ...
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as `inputs` gives it: (c, h, w) for images."""
+        """Return the shape of one input as `inputs` gives it: (c, h, w) for images."""
         ...
 
     @property
     def resident(self) -> bool:
-        """True where all inputs fit in memory and training may keep them on the device."""
+        """Return whether all inputs fit in memory, so that training may keep them on the device."""
         ...
 
     def __len__(self) -> int: ...
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape): uint8 images in 0..255, or floats taken as they are.
+        """Return inputs, (n, *input_shape): uint8 images in 0..255, or floats taken as they are.
+
+        indices: positions in the data set.
 
         Raises:
             DataError: a sample cannot be read; the message names its file.
@@ -55,7 +57,10 @@ class Dataset(Protocol):
         ...
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) int64 labels, (n, h, w) uint8 masks ...: what an oracle would answer.
+        """Return targets, (n,) int64 labels, (n, h, w) uint8 masks ...: what an oracle would
+        answer.
+
+        indices: positions in the data set.
 
         Raises:
             DataError: nobody knows the label of one of these samples.
@@ -110,7 +115,7 @@ class Splits:
         layout: Layout = "auto",
         test_share: float | None = None,
     ) -> Splits:
-        """Make splits of NumPy arrays, tensors or sequences of numbers.
+        """Return splits of NumPy arrays, tensors or sequences of numbers.
 
         inputs, test_inputs: (n, ...) uint8 in 0..255, or floats taken as they are; whole numbers of
         other types are refused. A memory map is read where it lies. targets, test_targets: by
@@ -122,6 +127,8 @@ class Splits:
         "channels-first" or "channels-last", where shapes do not tell; tensors of torch have their
         channels in front unless it says otherwise. test_share: of the labelled samples to test
         on, drawn by ids, where no test set is given; without either, the test set is empty.
+
+        test_ids: as ids, of the test set.
 
         Raises:
             ConfigError: arguments that do not go together.
@@ -154,7 +161,7 @@ class Splits:
         test_share: float | None = None,
         progress: Observer | None = None,
     ) -> Splits:
-        """Make splits of map-style data sets: of torch, of torchvision, or any with `len(data)`
+        """Return splits of map-style data sets: of torch, of torchvision, or any with `len(data)`
         and `data[i]`.
 
         An item is an input, a tuple (input, target) or a mapping; an input is an image of Pillow,
@@ -166,6 +173,8 @@ class Splits:
         those of `pool.classes` where it has some. layout: where arrays have their channels. mode,
         size, white: that images of Pillow are brought to; "RGB" or "L", size x size, the white of
         16 bits. memory: GiB of inputs to hold; where all need more, they are read when asked for.
+
+        progress: is told of items read.
 
         Raises:
             ConfigError: a data set without length or places; keys that are not there.

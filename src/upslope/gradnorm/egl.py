@@ -59,12 +59,15 @@ def expected_gradient_length(
     dtype: torch.dtype | None = None,
     logits: Logits = logits_of,
 ) -> ExpectedLength:
-    """Expected gradient length of each sample; see the head of this file.
+    """Return the expected gradient length of each sample; see the head of this file.
 
     The model must return logits (n, classes), or what `logits` finds them in. Other arguments are
     those of `gradient_norms`.
     share: the share of each sample's posterior to sum over; 1 is exact, one pass per class.
     kind: "mean" or "rms".
+
+    inputs: (n, ...) or any that the model takes. norm: "global" or "tensor-sum". max_memory: bytes
+    of scratch. dtype: of products with weights.
 
     Raises:
         GradientNormError: as `gradient_norms`; `share` outside (0, 1]; unknown `kind`.

@@ -61,7 +61,10 @@ class Use:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found; `print` it."""
+    """What `explain` found; `print` it.
+
+    uses: one entry per use of a parameter, in order.
+    """
 
     uses: tuple[Use, ...]
     note: str
@@ -92,12 +95,19 @@ _SLOWNESS = (KERNEL, UNKNOWN, REPLAYED, ONE_BY_ONE)
 def explain(
     model: nn.Module, inputs: Inputs | None = None, *, parameters: Parameters = None
 ) -> Explanation:
-    """Tell, for every use of a parameter in order, its path, its method and its cost.
+    """Return, for every use of a parameter in order, its path, its method and its cost.
 
     inputs: as for `gradient_norms`, two samples or more; None reads the modules alone.
 
+    model: the network.
+
     Raises:
         GradientNormError: as `gradient_norms`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+        >>> [use.path for use in explain(model, torch.randn(8, 3)).uses]
+        ['kernel', 'kernel']
     """
     chosen = select(model, parameters, inputs)
     if inputs is None:

@@ -42,11 +42,14 @@ def estimated_rms_length(
     max_memory: int | None = None,
     logits: Logits = logits_of,
 ) -> Estimate:
-    """What `expected_gradient_length(..., kind="rms")` computes, estimated; see the head.
+    """Return an estimate of `expected_gradient_length(..., kind="rms")`; see the head of this file.
 
     probes: backward passes; with as many classes or fewer, the exact sum costs no more.
     seed: of the signs; every sample meets the same ones, so that errors largely cancel in ranks.
     The other arguments are those of `expected_gradient_length`.
+
+    model, inputs: as of `gradient_norms`. max_memory: bytes of scratch. logits: reads the logits
+    off the outputs.
 
     Raises:
         GradientNormError: as `gradient_norms`; fewer than two probes, which have no spread.

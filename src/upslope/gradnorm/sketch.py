@@ -46,11 +46,13 @@ def gradient_sketches(
     parameters: Parameters = None,
     max_memory: int | None = None,
 ) -> Sketches:
-    """Random projections of each sample's whole gradient, and its exact norm, from one pass.
+    """Return random projections of each sample's whole gradient, and its exact norm, from one pass.
 
     dim: numbers a sketch; inner products are kept to about sqrt(2 / dim) of the norms' product.
     seed: which projection; sketches of different batches compare if made with one seed.
     The other arguments are those of `gradient_norms`.
+
+    model, inputs: as of `gradient_norms`. max_memory: bytes of scratch.
 
     Raises:
         GradientNormError: as `gradient_norms`; `dim` is not positive.

@@ -176,6 +176,8 @@ class Lissa:
     ||b||. A longer h_t proves the contrary and stops the run as "diverged". After the last step the
     true residual is computed: "converged" where it is below `tolerance`.
 
+    seed: of the batches drawn.
+
     Raises:
         InfluenceError: a negative damping, or another number that is not positive.
     """

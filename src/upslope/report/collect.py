@@ -15,7 +15,7 @@ from upslope.report.study import Run, Study
 
 
 def collect(paths: Iterable[Path | str]) -> Study:
-    """Read runs, finished or not.
+    """Return the study of runs that are read, finished or not.
 
     Args:
         paths: run directories, or directories above them, such as that of a comparison.
@@ -28,7 +28,9 @@ def collect(paths: Iterable[Path | str]) -> Study:
 
 
 def study_of(results: Sequence[RunResult]) -> Study:
-    """A study of runs read back; those trained on the whole pool give the ceiling of their seed.
+    """Return a study of runs; those trained on the whole pool give the ceiling of their seed.
+
+    results: of the runs.
 
     Raises:
         RunError: no run, or runs of different figures or pools.

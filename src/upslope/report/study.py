@@ -19,6 +19,8 @@ class Run:
     """One strategy under one seed, as far as it got.
 
     budgets, scores: one entry a finished cycle: labels, and the figure on the test set (a share).
+
+    strategy, seed: which. training_seconds, selecting_seconds: of all cycles.
     """
 
     strategy: str
@@ -47,6 +49,8 @@ class Study:
     """Runs that may be compared: same data, model, training and budgets.
 
     config: the resolved configuration they share. environment: versions, hardware, commit.
+
+    runs: of all strategies and seeds. metric: the figure shown. pool_size: samples of the pool.
     """
 
     runs: tuple[Run, ...]
@@ -57,7 +61,7 @@ class Study:
 
     @property
     def strategies(self) -> tuple[str, ...]:
-        """Names, in the order in which they first appear."""
+        """Return the names of the strategies, in the order in which they first appear."""
         return tuple(dict.fromkeys(run.strategy for run in self.runs))
 
     @property
@@ -105,7 +109,10 @@ class Study:
         return runs
 
     def curves(self, strategy: str, seeds: Sequence[int]) -> Array:
-        """(n_seeds, n_budgets): the figures of the complete runs of these seeds."""
+        """Return the figures of the complete runs of these seeds, (n_seeds, n_budgets).
+
+        strategy: its name. seeds: which runs.
+        """
         runs = self.complete(strategy)
         return np.array([runs[seed].scores for seed in seeds], dtype=np.float64)
 

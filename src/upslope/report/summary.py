@@ -50,7 +50,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy: means over its complete seeds. Figures are shares, times seconds per run."""
+    """One strategy: means over its complete seeds. Figures are shares, times seconds per run.
+
+    curve: the mean at each budget, with its interval. area: under the curve. selecting_seconds,
+    training_seconds: per run.
+    """
 
     strategy: str
     seeds: tuple[int, ...]
@@ -64,7 +68,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that tables, figures and the page show."""
+    """Everything that tables, figures and the page show.
+
+    study: the runs. budgets: labels at each cycle. reference: what the others are compared with.
+    rows: one per strategy.
+    """
 
     study: Study
     budgets: tuple[int, ...]
@@ -82,7 +90,7 @@ class Summary:
 
 
 def summarise(study: Study, reference: str | None = None, look: Look | None = None) -> Summary:
-    """Statistics of every strategy with a complete run.
+    """Return the statistics of every strategy with a complete run.
 
     Args:
         study: the runs.

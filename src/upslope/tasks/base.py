@@ -29,7 +29,10 @@ class Task(Protocol):
         ...
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The training criterion, one loss per sample: (n,)."""
+        """Return the training criterion, one loss per sample: (n,).
+
+        outputs: of the model. targets: (n, ...).
+        """
         ...
 
     def logits(self, outputs: Any) -> Tensor:
@@ -42,18 +45,25 @@ class Task(Protocol):
         ...
 
     def predictions(self, outputs: Any) -> Tensor:
-        """What the model says, as targets are: (n,) labels, (n, h, w) masks, (n, d) numbers."""
+        """Return predictions as targets are: (n,) labels, (n, h, w) masks, (n, d) numbers.
+
+        outputs: of the model.
+        """
         ...
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:
-        """One number per sample, (n,), of one at each of its positions.
+        """Return one number per sample, (n,), of one at each of its positions.
 
         values: (n, ...); answers: (n, ...), the most probable class at each position.
         """
         ...
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Outputs for a prepared batch, for evaluation: `model(inputs)`, or made of its parts."""
+        """Return outputs for a prepared batch, for evaluation: `model(inputs)`, or made of its
+        parts.
+
+        model: in eval mode. inputs: a prepared batch.
+        """
         ...
 
     def metrics(self) -> Metrics:
@@ -61,15 +71,24 @@ class Task(Protocol):
         ...
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """What the model takes, from what the data set gives: floats, normalised. (n, ...)"""
+        """Return what the model takes: floats, normalised, (n, ...). (n, ...)
+
+        inputs: (n, ...) as the data set gives them.
+        """
         ...
 
     def augment(self, inputs: Tensor, targets: Tensor, rng: Any) -> tuple[Tensor, Tensor]:
-        """A random variant of a prepared batch, for training alone; `rng` is a torch.Generator."""
+        """Return a random variant of a prepared batch, for training alone; `rng` is a
+        torch.Generator.
+
+        inputs, targets: the batch.
+        """
         ...
 
     def check(self, model: nn.Module, sample: Tensor) -> None:
         """Run a prepared batch (n, ...) through the model.
+
+        sample: a prepared batch.
 
         Raises:
             ModelError: the model fails on it, or its output cannot serve.

@@ -70,7 +70,8 @@ class Regression(CommonTask):
         )
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """1/2 |output - (target - centre) / scale|^2 of each sample, (n,), summed over numbers.
+        """Return 1/2 |output - (target - centre) / scale|^2 of each sample, (n,), summed over
+        numbers.
 
         Raises:
             DataError: targets that are not (n, num_classes) floats.
