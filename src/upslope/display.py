@@ -35,6 +35,7 @@ UNITS = {
     "read": "images",
     "simulate": "volumes",
     "compare": "images",
+    "features": "samples",
     "train": "batches",
     "evaluate": "samples",
     "score": "samples",

@@ -66,13 +66,13 @@ def run_folder(folder: Path, config: Config) -> Path:
 def begun(folder: Path, config: Config) -> RunResult | None:
     """The run in the folder, or the first run of a comparison there; None before the first."""
     from upslope.ledger import read_run
-    from upslope.ledger.store import FILE
+    from upslope.ledger.store import has_begun
 
-    if (folder / FILE).is_file() and (folder / FILE).stat().st_size:
+    if has_begun(folder):
         return read_run(folder)
     for choice in config.strategies:
         path = folder / choice.label / f"seed-{config.seeds[0]}"
-        if (path / FILE).is_file() and (path / FILE).stat().st_size:
+        if has_begun(path):
             return read_run(path)
     return None
 

@@ -21,7 +21,8 @@ def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: st
     """What will happen, in a few lines; `unseen`: why the data was not opened."""
     from upslope.datasets import overview
 
-    shape = "x".join(str(n) for n in plan.input_shape)
+    source = getattr(setup.splits.pool, "source_shape", plan.input_shape)
+    shape = "x".join(str(n) for n in source)
     names = ", ".join(setup.strategies)
     left_out: dict[str, list[str]] = {}
     for label, why in setup.left_out.items():
@@ -31,7 +32,7 @@ def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: st
         ("data", f"{config.data.name}: pool {plan.pool:,}, {_tested(plan.test)}, "
                  f"{format_count(plan.classes, 'class')}, {shape}"),
         *(() if unseen else overview(setup.splits)),
-        ("model", f"{config.model.name}, {plan.parameters:,} parameters"),
+        ("model", _model(config, plan)),
         ("strategies", names),
         *(("without", f"{', '.join(labels)}: {why}") for why, labels in left_out.items()),
         ("seeds", seeds),
@@ -48,6 +49,17 @@ def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: st
     _show_rows(rows)
 
 
+def _model(config: Config, plan: Plan) -> str:
+    """The network, and what of it is trained."""
+    if not config.freeze:
+        return f"{config.model.name}, {plan.parameters:,} parameters"
+    features = "x".join(str(n) for n in plan.input_shape)
+    return (
+        f"{config.model.name}, frozen: {features} features per sample, computed once; a head of "
+        f"{plan.parameters:,} parameters is trained on them, and gradient norms are the head's"
+    )
+
+
 def _tested(count: int) -> str:
     """`test 300`, or what it means that there is none."""
     return f"test {count:,}" if count else "no test set, so that no test figures are told"
@@ -61,6 +73,8 @@ def show_estimate(config: Config, costs: Estimate) -> None:
     rows = [
         ("time", f"about {duration(costs.total)}, one run after the other"
                  ", at most: runs of a seed share their first model"),
+        *([("features", f"{duration(costs.features)} for all samples, once; none for those on the "
+                        "disk")] if costs.features else []),
         ("a run", f"training {duration(costs.training)} ({step}), evaluation "
                   f"{duration(costs.evaluation)}"),
         ("scoring", scoring or "not measured"),

@@ -24,7 +24,7 @@ from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, RunError
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import RunResult, read_run
-from upslope.ledger.store import FILE
+from upslope.ledger.store import has_begun
 from upslope.pool import Need, PoolView, Selection, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals, with_context
 from upslope.tasks.base import Task
@@ -243,7 +243,7 @@ def _check_budget(plan: RunMatrix, seeds: Sequence[int]) -> None:
     for name in plan.strategies:
         for seed in seeds:
             path = plan.out / name / f"seed-{seed}"
-            run = read_run(path) if _begun(path) else None
+            run = read_run(path) if has_begun(path) else None
             since[f"{name}/seed-{seed}"] = _since(run, plan.settings.budget)
     if len(set(since.values())) > 1:
         where = ", ".join(f"{name}: {cycle + 1}" for name, cycle in since.items())
@@ -252,10 +252,6 @@ def _check_budget(plan: RunMatrix, seeds: Sequence[int]) -> None:
             f"so that they compare at equal numbers of labels, but it would begin at {where}. "
             "Finish them under the old budget first, or start in another folder."
         )
-
-
-def _begun(path: Path) -> bool:
-    return (path / FILE).is_file() and (path / FILE).stat().st_size > 0
 
 
 def _since(run: RunResult | None, budget: int | float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from upslope.experiment.changes import first_size
 from upslope.experiment.checks import check_fit, digest
 from upslope.experiment.settings import amount, candidate_count
 from upslope.experiment.start import start_strategy
+from upslope.frozen import Backbone, freeze, freeze_dataset, freeze_splits, take_backbone
 from upslope.ledger import RunResult
 from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, no_progress
@@ -49,6 +50,8 @@ class Setup:
     strategies: Mapping[str, Strategy]
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Strategies that the task or the network cannot serve, and why not."""
+    backbone: Backbone | None = None
+    """The frozen network whose features the splits hold; `model` is then its head alone."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ def trained(
         else pool,
     )
     known = source.classes or pool.classes
+    if config.freeze:
+        return _trained_head(source, pool, known, (mean, std), weights, progress)
 
     def build(classes: int) -> nn.Module:
         return models.build(
@@ -127,11 +132,58 @@ def trained(
     return Trained(pool, task_of(classes), model.to(device), device, tuple(known))
 
 
+def _trained_head(
+    source: Source,
+    pool: Dataset,
+    known: Sequence[str],
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    weights: Mapping[str, torch.Tensor],
+    progress: Observer,
+) -> Trained:
+    """Return the features of `pool` by the frozen network, and the head of the checkpoint.
+
+    Raises:
+        ModelError: a network that is not the one whose features the head was trained on.
+    """
+    config = source.config
+    bias = weights.get("bias", weights.get("weight"))
+    classes = len(known) or (len(bias) if bias is not None else 2)
+    task = tasks.build(
+        config.task.name,
+        num_classes=classes,
+        mean=statistics[0],
+        std=statistics[1],
+        classes=known,
+        **config.task.options,
+    )
+    network = partial(
+        models.build,
+        config.model.name,
+        num_classes=classes,
+        input_shape=tuple(pool.input_shape),
+        **config.model.options,
+    )
+    device = resolve_device(config.device)
+    backbone = take_backbone(network, task, device)
+    recorded = source.run.config["samples"].get("backbone_sha256") if source.run else None
+    if recorded not in (None, backbone.digest):
+        raise ModelError(
+            f"Expected the network {config.model.name!r} to have the weights and the code that "
+            f"the run in {source.run.path if source.run else ''} had, as its head was trained on "
+            "their features, but they are others. Bring the former ones back."
+        )
+    model = backbone.make_head(classes)()
+    load_weights(model, source.checkpoint)
+    features = freeze_dataset(pool, backbone, device, observer=progress)
+    return Trained(features, task, model.to(device).eval(), device, tuple(known))
+
+
 def _check_like_the_run(source: Source, pool: Dataset) -> None:
     """Raise DataError where the network would see other inputs than those it was trained on."""
     if source.run is None:
         return
-    shape = tuple(source.run.info.get("input_shape", pool.input_shape))
+    info = source.run.info
+    shape = tuple(info.get("source_shape", info.get("input_shape", pool.input_shape)))
     if shape != tuple(pool.input_shape):
         raise DataError(
             f"Expected inputs of shape {shape}, which the run was trained on, but those of "
@@ -212,13 +264,15 @@ def assemble(
 
     reshape: changes the splits before anything is built around them.
 
+    With `model.freeze`, features are computed here, once the strategies were tried on a few.
+
     Raises:
         ConfigError, DataError, ModelError: what does not exist or does not fit together.
     """
     splits = datasets.load(
         config.data.name, config.root, progress=progress, **_data_options(config)
     )
-    return _around(config, reshape(splits) if reshape is not None else splits)
+    return _around(config, reshape(splits) if reshape is not None else splits, progress)
 
 
 def data_place(config: Config) -> str | None:
@@ -263,7 +317,10 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
         if outline is not None:
             return outline, "Its volumes are simulated when the run begins."
     try:
-        return check_compatible(config, assemble(config, progress)), ""
+        splits = datasets.load(
+            config.data.name, config.root, progress=progress, **_data_options(config)
+        )
+        return check_compatible(config, _around(config, splits)), ""
     except DataError as error:
         outline = assemble_from_published_sizes(config)
         if outline is None:
@@ -271,7 +328,12 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
         return outline, str(error)
 
 
-def _around(config: Config, splits: Splits) -> Setup:
+def _around(config: Config, splits: Splits, compute: Observer | None = None) -> Setup:
+    """Build task, network and strategies around a data set.
+
+    compute: is told of the features of a frozen network that are computed; None computes none but
+    those of samples that are looked at.
+    """
     pool = splits.pool
     mean, std = statistics(config, pool)
     task = tasks.build(
@@ -295,7 +357,15 @@ def _around(config: Config, splits: Splits) -> Setup:
         choice.label: strategies.build(choice.name, **choice.options)
         for choice in config.strategies
     }
-    return Setup(splits, task, model, chosen)
+    if not config.freeze:
+        return Setup(splits, task, model, chosen)
+    device = resolve_device(config.device)
+    frozen = freeze(splits, task, model, device=device, compute=False)
+    setup = Setup(frozen.splits, task, frozen.head, chosen, backbone=frozen.backbone)
+    if compute is None:
+        return setup
+    check_compatible(config, setup)  # before minutes are spent on features
+    return replace(setup, splits=freeze_splits(splits, frozen.backbone, device, observer=compute))
 
 
 def _data_options(config: Config) -> dict[str, Any]:

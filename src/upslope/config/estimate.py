@@ -32,6 +32,7 @@ from upslope.datasets.base import Dataset
 from upslope.datasets.readable import first_readable
 from upslope.datasets.subset import labels_of
 from upslope.errors import DataError
+from upslope.frozen import FeatureDataset, measure_features
 from upslope.pool import Strategy
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.scoring import compute_signals
@@ -54,8 +55,10 @@ class Estimate:
 
     step: of one optimiser step at the full batch. training, evaluation: of one run. scoring: of
     one run, by strategy. left_out: strategies whose selection was not measured, and why.
-    total: of all runs one after the other. weights: parameters, their gradients and the
-    optimiser's state. activations: at the full training batch. scoring_memory: at its batch.
+    total: of all runs one after the other. features: of those of a frozen network, of all samples,
+    once for all runs; what is on the disk from before takes no time. weights: parameters, their
+    gradients and the optimiser's state. activations: at the full training batch. scoring_memory:
+    at its batch.
     """
 
     step: float
@@ -68,6 +71,7 @@ class Estimate:
     activations: int
     scoring_memory: int
     measured: str
+    features: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
     evaluation = per_operation * whole.forward * planned.test * len(planned.budgets)
     scoring = {k: ratio * value * sum(planned.candidates) for k, value in each.items()}
     runs = planned.runs * (training + evaluation) + len(config.seeds) * sum(scoring.values())
+    features = _features(setup, device)
     everything = settings.steps_for(planned.pool) * step
     shape = "x".join(str(n) for n in small.input_shape)
     scored = 3 * whole.scored * config.experiment.score_batch
@@ -155,7 +160,8 @@ def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
         evaluation=evaluation,
         scoring=scoring,
         left_out=left_out,
-        total=runs + planned.full_data_runs * everything,
+        total=runs + planned.full_data_runs * everything + features,
+        features=features,
         weights=_weights(without_weights(setup.model), settings),
         activations=whole.kept * settings.batch_size,
         scoring_memory=min(scored, max(_SCORING, 3 * whole.scored))
@@ -166,6 +172,15 @@ def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
         + (", scaled by floating-point operations" if ratio > 1 or size < settings.batch_size
            else ""),
     )  # fmt: skip
+
+
+def _features(setup: Setup, device: torch.device) -> float:
+    """Return the seconds that the features of all samples take; 0 without a frozen network."""
+    if setup.backbone is None or not isinstance(setup.splits.pool, FeatureDataset):
+        return 0.0
+    parts = [setup.splits.pool, setup.splits.test, setup.splits.validation]
+    count = sum(len(part) for part in parts if part is not None)
+    return count * measure_features(setup.splits.pool.dataset, setup.backbone, device)
 
 
 def _samples(pool: Dataset, model: Callable[[], nn.Module], task: Task) -> _Repeated:

@@ -41,6 +41,8 @@ class Config:
     root: str | None = None
     """File or folder of the data set, `data.root`; else the environment's UPSLOPE_DATA."""
     model: Choice = Choice("cnn-small")
+    freeze: bool = False
+    """Features of the network are computed once, and a head is trained on them: `model.freeze`."""
     task: Choice = Choice("classification")
     strategies: tuple[Choice, ...] = (Choice("random", label="random"),)
     every: bool = False
@@ -62,7 +64,11 @@ class Config:
         """
         return {
             "data": {"name": self.data.name, **self.data.options},
-            "model": {"name": self.model.name, **self.model.options},
+            "model": {
+                "name": self.model.name,
+                **self.model.options,
+                **({"freeze": True} if self.freeze else {}),  # left out before it was there
+            },
             "task": {"name": self.task.name, **self.task.options},
             "experiment": {k: v for k, v in self.experiment.record().items() if k != "seed"},
             "training": {**self.training.record(), "milestones": list(self.training.milestones)},
@@ -92,7 +98,7 @@ def parse(document: Mapping[str, Any]) -> Config:
             faults.append(f"{key}: unknown key{close} Expected one of {', '.join(SECTIONS)}.")
     checks: dict[str, Callable[[Any, list[str]], dict[str, Any]]] = {
         "data": _data,
-        "model": lambda v, f: {"model": _choice("model", v, models.check_options, f, "cnn-small")},
+        "model": _model,
         "task": lambda v, f: {"task": _choice("task", v, tasks.check_options, f, "classification")},
         "strategies": lambda v, f: {"strategies": _strategies(v, f), "every": v == "all"},
         "seeds": lambda v, f: {"seeds": _seeds(v, f)},
@@ -134,6 +140,29 @@ def _data(value: Any, faults: list[str]) -> dict[str, Any]:
         "data": _choice("data", value, datasets.check_options, faults, "digits", ("root",)),
         "root": root,
     }
+
+
+def _model(value: Any, faults: list[str]) -> dict[str, Any]:
+    """A model with its options; `freeze` is ours, unless a function of the user's own takes it."""
+    freeze: Any = False
+    if isinstance(value, Mapping) and "freeze" in value:
+        name = value.get("name", "cnn-small")
+        if not isinstance(name, str) or not _takes_freeze(name):
+            freeze = value["freeze"]
+            value = {k: v for k, v in value.items() if k != "freeze"}
+    if not isinstance(freeze, bool):
+        faults.append(f"model.freeze: expected true or false but got {freeze!r}")
+        freeze = False
+    choice = _choice("model", value, models.check_options, faults, "cnn-small", ("freeze",))
+    return {"model": choice, "freeze": freeze}
+
+
+def _takes_freeze(name: str) -> bool:
+    """Tell whether an option `freeze` is that of a function of the user's own."""
+    try:
+        return ":" in name and "freeze" in models.check_options(name, {"freeze": True})
+    except ConfigError:  # told where the model itself is checked
+        return False
 
 
 def _choice(

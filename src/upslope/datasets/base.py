@@ -11,7 +11,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from upslope.datasets.array_form import Layout
     from upslope.datasets.map_style import Key
+    from upslope.datasets.table import Missing
     from upslope.datasets.target_values import TargetKind
+    from upslope.datasets.targets import Kind
     from upslope.images import Mode
     from upslope.progress import Observer
 
@@ -188,4 +190,86 @@ class Splits:
             pool, test, validation=validation, input=input, target=target, id=id, ids=ids,
             classes=classes, kind=kind, layout=layout, mode=mode, size=size, white=white,
             memory=memory, test_share=test_share, progress=progress or no_progress,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_table(
+        frame: Any,
+        test: Any = None,
+        *,
+        target: str | Sequence[str] | None = None,
+        kind: Kind = "class",
+        classes: Sequence[str] | None = None,
+        text: str | None = None,
+        tokenizer: str = "words",
+        length: int = 128,
+        columns: Sequence[str] | None = None,
+        categorical: Sequence[str] = (),
+        missing: Missing = "error",
+        missing_labels: Sequence[str] | None = None,
+        id: str | None = None,
+        test_share: float = 0.2,
+    ) -> Splits:
+        """Make splits of a table of pandas, polars or Arrow, or of a mapping of columns.
+
+        The options are those of the data sets `table` and, where `text` names a column of texts,
+        `text`. target: the column of classes (label, class or target, if not given), or several
+        of 0 and 1 (kind="labels") or numbers (kind="numbers"). An empty cell there is a sample
+        that nobody has labelled; without any label, `classes` names them. columns: inputs; all
+        others if not given. categorical: columns of numbers that are categories. tokenizer,
+        length: of texts. id: the column of ids; `id`, or the index of pandas, or else the number
+        of the row. test: the test set's table; else a column `split` says, or `test_share` of the
+        labelled rows is set apart by ids.
+
+        Raises:
+            ConfigError: no table, or columns that are not there.
+            DataError: empty inputs, ids that are not distinct, columns that are neither numbers
+                nor categories.
+        """
+        from upslope.datasets.frames import from_table
+
+        return from_table(
+            frame, test, target=target, kind=kind, classes=classes, text=text,
+            tokenizer=tokenizer, length=length, columns=columns, categorical=categorical,
+            missing=missing, missing_labels=missing_labels, id=id, test_share=test_share,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_hugging_face(
+        data: Any,
+        *,
+        train: str = "train",
+        test: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+        text: str | None = None,
+        tokenizer: str = "words",
+        length: int = 128,
+        mode: Mode | None = None,
+        size: int | None = None,
+        memory: float = 4.0,
+        white: int | None = None,
+        test_share: float | None = None,
+        progress: Observer | None = None,
+    ) -> Splits:
+        """Make splits of a `DatasetDict` of Hugging Face, or of one `Dataset`.
+
+        train, test: names of the splits; test, or validation, where not given. image, label: their
+        columns, where types and names do not tell. text: the column of texts; then the samples
+        are token ids, by `tokenizer`, of `length` at most. mode, size, white, memory: of images, as
+        for `from_torch`. test_share: of the samples to test on, evenly spaced, where there is no
+        test set.
+
+        Raises:
+            ConfigError: columns that are not there; a stream.
+            DataError: splits that are not there; images that cannot be read, or of several sizes
+                without `size`; labels of another kind.
+        """
+        from upslope.datasets.hugging_face_splits import from_hugging_face
+        from upslope.progress import no_progress
+
+        return from_hugging_face(
+            data, train=train, test=test, image=image, label=label, text=text,
+            tokenizer=tokenizer, length=length, mode=mode, size=size, memory=memory, white=white,
+            test_share=test_share, progress=progress or no_progress,
         )  # fmt: skip

@@ -9,6 +9,7 @@ for that. No code of a data set's is run. Parquet files need no library: see `pa
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,7 @@ from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
+from upslope.images import Mode
 from upslope.progress import Observer, no_progress
 
 if TYPE_CHECKING:
@@ -73,7 +75,29 @@ def load(
 ) -> Splits:
     """Images through Hugging Face `datasets`: hf:owner/dataset from the Hub, or a saved folder."""
     splits = _from_hub(path, subset) if path else _from_disk(needed_root(root, "hf", WHERE))
-    name = path or str(root)
+    return from_splits(
+        splits, path or str(root), train, test, image, label, missing_labels, mode, size, on_error,
+        memory, decoders, white, progress,
+    )  # fmt: skip
+
+
+def from_splits(
+    splits: Mapping[str, Any],
+    name: str,
+    train: str,
+    test: str | None,
+    image: str | None,
+    label: str | None,
+    missing_labels: Collection[str] | None,
+    mode: Mode | None,
+    size: int | None,
+    on_error: str,
+    memory: float,
+    decoders: int,
+    white: int | None,
+    progress: Observer = no_progress,
+) -> Splits:
+    """Open splits of images; name is what messages call them, the rest are options of `load`."""
     test = test or next((s for s in TESTS if s in splits), "test")
     if missing := [s for s in (train, test) if s not in splits]:
         raise DataError(

@@ -7,7 +7,7 @@ of a file `tokenizer.json`, as `tokenizers` and `transformers` write it; nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,8 +57,25 @@ def load(
 ) -> Splits:
     """Your own texts with a class each, from CSV, TSV, JSON Lines or Parquet, as token ids."""
     path = needed_root(root, "text", "your own files")
-    opened = None if tokenizer == WORDS else _tokenizer(tokenizer)
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter)
+    return from_rows(
+        rows, tokenizer, text, target, classes, missing_labels, length, test_share, progress
+    )
+
+
+def from_rows(
+    rows: Rows,
+    tokenizer: str,
+    text: str,
+    target: str | list[str] | None,
+    classes: Sequence[object] | None,
+    missing_labels: Collection[str] | None,
+    length: int,
+    test_share: float,
+    progress: Observer = no_progress,
+) -> Splits:
+    """Make the splits of rows with a text each; the arguments are the options of `load`."""
+    opened = None if tokenizer == WORDS else _tokenizer(tokenizer)
     texts = _texts(rows, text)
     target_columns = read_targets(rows, target, "class", missing_labels, classes)
     if opened is None:

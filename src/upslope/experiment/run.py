@@ -28,7 +28,13 @@ from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
-from upslope.experiment.changes import Opening, first_size, with_statistics
+from upslope.experiment.changes import (
+    Opening,
+    backbone_of,
+    first_size,
+    source_shape_of,
+    with_statistics,
+)
 from upslope.experiment.checks import check_total, described, digest, positions
 from upslope.experiment.environment import differing, environment
 from upslope.experiment.first_model_cache import FirstModelCache
@@ -38,7 +44,7 @@ from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.start import start_strategy
 from upslope.experiment.steps import Steps
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
-from upslope.ledger.store import FILE as LEDGER
+from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import InitialSelector, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
@@ -128,8 +134,8 @@ class Experiment:
                 f"Expected one way to choose the initial set but {strategy.name} has its own and "
                 f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
             )
-        begun = (self.path / LEDGER).is_file() and (self.path / LEDGER).stat().st_size > 0
-        if not begun:  # told before a ledger is written that could never be gone on with
+        if not has_begun(self.path):
+            # Told before a ledger is written that could never be gone on with.
             self._counts(len(pool), check=True)
         weights = ModelStore(
             self.path,
@@ -149,6 +155,7 @@ class Experiment:
                 "pool_ids_sha256": digest(list(pool.ids)),
                 "test": len(splits.test),
                 "validation": len(splits.validation) if splits.validation else 0,
+                **backbone_of(pool),
             },
         }
         opening = Opening(self.path, pool, self.settings)
@@ -165,6 +172,7 @@ class Experiment:
                 "data": pool.name,
                 "classes": list(pool.classes),
                 "input_shape": list(pool.input_shape),
+                **source_shape_of(pool),
                 "mean": list(getattr(task, "mean", ())),
                 "std": list(getattr(task, "std", ())),
                 "pool": len(pool),
@@ -199,6 +207,8 @@ class Experiment:
             self.close()
             raise
         weights.tidy(self.state.cycle if self.state.trained else None)
+        if shared:
+            FirstModelCache(shared).tidy()
 
     def _note_sitting(self, here: Mapping[str, Any]) -> None:
         """Record and tell where the run is gone on with elsewhere than before."""

@@ -16,6 +16,7 @@ from upslope.ledger.events import Event, Label, State, fold
 from upslope.ledger.log import (
     EventLog,
     LogFormat,
+    is_begun,
     open_to_read,
     read_log,
     sqlite_errors,
@@ -104,6 +105,11 @@ def chain_start(file: Path) -> tuple[int | None, int]:
     return chain_begins(meta), count
 
 
+def has_begun(folder: Path) -> bool:
+    """Say whether a run is recorded in a folder, sound or damaged."""
+    return is_begun(folder / FILE)
+
+
 def read_run(path: Path | str) -> RunResult:
     """Return what a run directory, or its ledger file, holds, while it runs or after.
 
@@ -150,14 +156,15 @@ def read_run(path: Path | str) -> RunResult:
 
 def _refuse_lost(folder: Path) -> None:
     """Raise RunError where a run has been and its ledger is gone or empty."""
-    path = folder / FILE
-    if path.is_file() and path.stat().st_size > 0:
+    if has_begun(folder):
         return
-    log = path.with_name(f"{FILE}-wal")
+    path = folder / FILE
+    # Beside a file with content, a log may be all that a kill left of a ledger's first moment.
+    log = path.with_name(f"{FILE}-wal") if not (path.is_file() and path.stat().st_size) else None
     left = [
         *(file.name for file in sorted(folder.glob("models/cycle-*.safetensors"))[:1]),
         *(name for name in ("training.safetensors", SHEET) if (folder / name).is_file()),
-        *([log.name] if log.is_file() and log.stat().st_size > 0 else []),
+        *([log.name] if log and log.is_file() and log.stat().st_size > 0 else []),
     ]
     if left:
         what = "empty" if path.is_file() else "missing"
