@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-from prose import EXAMPLES  # noqa: E402
+from prose import EXAMPLES
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -4,10 +4,11 @@
     python tools/prose.py --list     # the places behind each measure too
 
 A public object is a function, a class or a public method of a class that its module, or a package
-above it, names in `__all__`. Four things are asked of each, where they apply: its arguments (named in
-the docstring of the function, of its class or of the protocol that declares it, or described in the
-annotation of an option), its result (the docstring opens with a verb such as Return or Yield, or
-with the noun), its errors (where its body raises), and an example (">>>", for what users call first).
+above it, names in `__all__`. Four things are asked of each, where they apply: its arguments (named
+in the docstring of the function, of its class or of the protocol that declares it, or described in
+the annotation of an option), its result (the docstring opens with a verb such as Return or Yield,
+or with the noun), its errors (where its body raises), and an example (">>>", for what users call
+first).
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def _dotted(module: str, name: str) -> str:
 
 
 def _exports(path: Path, tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Yield (module, name) for what a module names in `__all__`: its own, or of where it is from."""
+    """Yield (module, name) for each name in `__all__`, with the module that it is from."""
     named: set[str] = set()
     origin: dict[str, str] = {}
     for node in ast.walk(tree):

@@ -180,7 +180,7 @@ def compare(
         ...         settings=ExperimentSettings(initial=10, budget=5, cycles=2),
         ...         training=TrainingSettings(epochs=1),
         ...     )
-        >>> {name: [cycle.n_labelled for cycle in runs[0].cycles] for name, runs in result.runs.items()}
+        >>> {name: list(runs[0].curve()[0]) for name, runs in result.runs.items()}
         {'random': [10, 15], 'margin': [10, 15]}
     """
     check_splits(splits)

@@ -210,7 +210,7 @@ class Splits:
         id: str | None = None,
         test_share: float = 0.2,
     ) -> Splits:
-        """Make splits of a table of pandas, polars or Arrow, or of a mapping of columns.
+        """Return splits of a table of pandas, polars or Arrow, or of a mapping of columns.
 
         The options are those of the data sets `table` and, where `text` names a column of texts,
         `text`. target: the column of classes (label, class or target, if not given), or several
@@ -220,6 +220,9 @@ class Splits:
         length: of texts. id: the column of ids; `id`, or the index of pandas, or else the number
         of the row. test: the test set's table; else a column `split` says, or `test_share` of the
         labelled rows is set apart by ids.
+
+        frame: the table. missing: words for an empty input. missing_labels: words for an empty
+        label.
 
         Raises:
             ConfigError: no table, or columns that are not there.
@@ -252,13 +255,15 @@ class Splits:
         test_share: float | None = None,
         progress: Observer | None = None,
     ) -> Splits:
-        """Make splits of a `DatasetDict` of Hugging Face, or of one `Dataset`.
+        """Return splits of a `DatasetDict` of Hugging Face, or of one `Dataset`.
 
         train, test: names of the splits; test, or validation, where not given. image, label: their
         columns, where types and names do not tell. text: the column of texts; then the samples
         are token ids, by `tokenizer`, of `length` at most. mode, size, white, memory: of images, as
         for `from_torch`. test_share: of the samples to test on, evenly spaced, where there is no
         test set.
+
+        data: the data set. progress: is told of samples read.
 
         Raises:
             ConfigError: columns that are not there; a stream.

@@ -85,10 +85,11 @@ class Experiment:
         >>> mean, std = datasets.statistics(splits.pool)
         >>> task = tasks.build("classification", num_classes=10, mean=mean, std=std)
         >>> def network():
-        ...     return models.build("mlp", num_classes=10, input_shape=(1, 8, 8), hidden=4, layers=1)
+        ...     return models.build("mlp", num_classes=10, input_shape=(1, 8, 8), hidden=4)
         >>> settings = ExperimentSettings(initial=10, budget=5, cycles=2)
         >>> training = TrainingSettings(epochs=1)
-        >>> labels = {i: int(splits.pool.targets([k])[0]) for k, i in enumerate(splits.pool.ids)}
+        >>> digits = splits.pool.targets(range(40)).tolist()
+        >>> labels = dict(zip(splits.pool.ids, digits, strict=True))
         >>> with TemporaryDirectory() as folder:
         ...     with Experiment(
         ...         folder, splits=splits, task=task, model=network, progress=False,
