@@ -21,6 +21,7 @@ def load(
     *,
     sets: Iterable[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
     """Return a configuration that was read, changed and checked.
 
@@ -29,6 +30,7 @@ def load(
             holds; none for the defaults (digits).
         sets: assignments `a.b=c`, the value as YAML: `training.epochs=5`, `seeds=[1, 2]`.
         overrides: dotted keys with values, applied last; None values are left out.
+        defaults: sections that take these values where nothing else states them.
 
     Raises:
         ConfigError: a file that cannot be read or is no YAML mapping; an assignment that is none;
@@ -53,7 +55,7 @@ def load(
     for key, value in (overrides or {}).items():
         if value is not None:
             _assign(document, key, value)
-    return with_size(parse(document))
+    return with_size(parse({**(defaults or {}), **document}))
 
 
 def shipped() -> dict[str, tuple[str, str]]:

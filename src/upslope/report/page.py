@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from upslope.counts import format_count
-from upslope.evaluation import smallest_sign_flip_p
+from upslope.evaluation import INTERVAL_SEEDS, smallest_sign_flip_p
 from upslope.report import tables
-from upslope.report.figures import BAND, bounds, inline_svg, looks, variable_of
+from upslope.report.figures import bounds, inline_svg, looks, variable_of
 from upslope.report.summary import LEVEL, Row, Summary
 
 
@@ -114,7 +114,7 @@ def _difference(summary: Summary) -> list[str]:
     fewest = min(len(row.comparison.seeds) for row in summary.rows if row.comparison)
     bars = (
         " Bars: 95% interval of the mean difference, not corrected for the number of comparisons."
-        if fewest >= BAND
+        if fewest >= INTERVAL_SEEDS
         else " Faint points: the seeds; there are too few for an interval."
         if fewest > 1
         else ""
@@ -177,7 +177,7 @@ def _protocol(summary: Summary) -> str:
 
 def _spread(summary: Summary) -> str:
     """One sentence on what shows how seeds differ."""
-    if summary.seeds >= BAND:
+    if summary.seeds >= INTERVAL_SEEDS:
         low, _ = bounds(summary.study.metric)
         ends = "at 0 and 100%" if low == 0 else "at 100%"
         return f" Bands: 95% confidence interval of the mean (Student t), cut {ends}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from upslope.evaluation import (
     labels_to_reach,
     mean_interval,
     paired_comparison,
+    told_interval,
 )
 from upslope.report.look import Look
 from upslope.report.study import Study
@@ -59,6 +60,7 @@ class Row:
     strategy: str
     seeds: tuple[int, ...]
     curve: Interval
+    """Its interval is NaN with fewer than `INTERVAL_SEEDS`, as that of `area`."""
     area: Interval
     selecting_seconds: float
     training_seconds: float
@@ -126,8 +128,8 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
             Row(
                 strategy=name,
                 seeds=tuple(runs),
-                curve=mean_interval(curves),
-                area=mean_interval(_areas(budgets, curves)),
+                curve=told_interval(mean_interval(curves)),
+                area=told_interval(mean_interval(_areas(budgets, curves))),
                 selecting_seconds=float(np.mean([r.selecting_seconds for r in runs.values()])),
                 training_seconds=float(np.mean([r.training_seconds for r in runs.values()])),
                 comparison=_with_p(comparison, p_adjusted[name])
@@ -153,11 +155,12 @@ def _compare(study: Study, name: str, reference: str | None) -> Comparison | Non
         return None
     ours, theirs = study.curves(name, seeds), study.curves(reference, seeds)
     budgets = study.budgets
+    areas = paired_comparison(_areas(budgets, ours), _areas(budgets, theirs))
     return Comparison(
         seeds=tuple(seeds),
-        area=paired_comparison(_areas(budgets, ours), _areas(budgets, theirs)),
+        area=replace(areas, difference=told_interval(areas.difference)),
         p_adjusted=float("nan"),
-        curve=mean_interval(ours - theirs),
+        curve=told_interval(mean_interval(ours - theirs)),
         labels_needed=(
             labels_to_reach(budgets, ours.mean(axis=0), float(theirs.mean(axis=0)[-1]))
             if len(budgets) > 1

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+from upslope.evaluation import INTERVAL_SEEDS
 from upslope.files import safe_cell, to_json
 from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
@@ -77,10 +78,11 @@ def markdown(summary: Summary) -> str:
 def notes(summary: Summary) -> list[str]:
     """What a reader must know to read the figures honestly."""
     study = summary.study
+    intervals = any(len(row.seeds) >= INTERVAL_SEEDS for row in summary.rows)
+    half = ", ± half of the 95% Student t interval" if intervals else ""
     sentences = [
         f"{name_of(study.metric)} on the test set in percent at each number of labels: mean over "
-        "seeds, ± half of the 95% Student t interval. Area: the mean over the budgets (trapezoid "
-        "rule)."
+        f"seeds{half}. Area: the mean over the budgets (trapezoid rule)."
     ]
     if summary.reference:
         sentences.append(
@@ -90,6 +92,11 @@ def notes(summary: Summary) -> list[str]:
     if summary.seeds == 1:
         sentences.append(
             "One seed: no interval and no test. The order of the strategies may be chance."
+        )
+    elif summary.seeds < INTERVAL_SEEDS:
+        sentences.append(
+            f"{summary.seeds} seeds: no interval, as it would rest on two values. The curves show "
+            "each seed as a point; small differences cannot be shown."
         )
     elif summary.seeds < 10:
         sentences.append(
