@@ -1,4 +1,4 @@
-"""What the measured evidence warns of, told in one line at the start of a run.
+"""Warnings from the measured evidence, told in one line at the start of a run.
 
 The figures are those of results/verdict, where every curve is; docs/verdict.md discusses them, and
 `tests/test_evidence.py` holds each against the curves.

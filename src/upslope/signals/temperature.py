@@ -53,7 +53,7 @@ class FittedTemperature:
 
     @property
     def name(self) -> str:
-        """The name of the signal."""
+        """The name of the signal that is wrapped."""
         return self.signal.name
 
     def at(self, temperature: float) -> Signal:

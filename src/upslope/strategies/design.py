@@ -45,11 +45,11 @@ class RankOneDesign:
         return self.r[rows] / (1 - self.q[rows]).clamp(min=SINGULAR)
 
     def add(self, i: int) -> None:
-        """Add the vector to M."""
+        """Add the vector of row i to M."""
         self._change(i, 1.0)
 
     def remove(self, i: int) -> None:
-        """Take the vector out of M."""
+        """Take the vector of row i out of M."""
         self._change(i, -1.0)
 
     def keep(self, rows: list[int]) -> None:
@@ -57,7 +57,7 @@ class RankOneDesign:
         self.x, self.q, self.r = self.x[rows], self.q[rows], self.r[rows]
 
     def trace(self) -> float:
-        """tr(M^-1 F)."""
+        """Return tr(M^-1 F), what is left unknown."""
         return float((self.inverse * self.target).sum())
 
     def _change(self, i: int, sign: float) -> None:
