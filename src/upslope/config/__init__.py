@@ -28,7 +28,7 @@ from upslope.config.assemble import (
 )
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.read import load, shipped
-from upslope.config.recorded import Source, find_source
+from upslope.config.recorded import Source, find_run, find_source
 from upslope.config.schema import Choice, Config, parse
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "check_compatible",
     "data_place",
     "estimate",
+    "find_run",
     "find_source",
     "find_strategy",
     "load",

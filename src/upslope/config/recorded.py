@@ -111,6 +111,21 @@ def find_source(
     return Source(checkpoint, load(document, sets=sets, overrides=overrides), run, elsewhere)
 
 
+def find_run(path: Path | str) -> RunResult:
+    """Read the run in a folder, or the only run below it.
+
+    Raises:
+        ConfigError: several runs.
+        RunError: none, or one that cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(f"Expected the folder of a run at {path} but there is no such folder.")
+    folder = _run_folder(path)
+    assert folder is not None  # of a folder it is one, or an error
+    return read_run(folder)
+
+
 def _run_folder(path: Path) -> Path | None:
     if path.is_file():
         folder = path.absolute().parent.parent
