@@ -1,4 +1,4 @@
-"""The commands."""
+"""The commands of `upslope`: options in, library calls, results out."""
 
 from __future__ import annotations
 

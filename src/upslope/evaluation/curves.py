@@ -41,7 +41,7 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean over the first axis (seeds), with Student's t interval: mean +- t * sd / sqrt(n).
+    """Return the mean over the first axis (seeds), with its interval: mean +- t * sd / sqrt(n).
 
     With the few seeds that active learning affords, the t interval is the honest plain choice: a
     bootstrap over five values resamples the same five and comes out too narrow.

@@ -22,7 +22,10 @@ Label = int | list[int] | list[float] | None
 
 @dataclass(frozen=True)
 class Event:
-    """What happened, in which cycle; `body` is JSON."""
+    """An event: what happened, in which cycle; `body` is JSON.
+
+    kind: its name. cycle: its number.
+    """
 
     kind: str
     cycle: int
@@ -42,6 +45,8 @@ class State:
     run began. sittings: the environments in which the run was gone on with, where they differ from
     the one before in what may change bits. labels_from: the folder of the run whose labels are the
     initial set; empty where it was drawn or chosen.
+
+    initial: ids of the initial set.
     """
 
     cycle: int = 0
@@ -64,7 +69,10 @@ class State:
         return bool(self.initial)
 
     def config(self, begun: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration as it is now, from the one that the run began with."""
+        """The configuration as it is now, from the one that the run began with.
+
+        begun: the configuration at the beginning.
+        """
         config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in begun.items()}
         for change in self.changes:
             for key, value in change.after.items():
