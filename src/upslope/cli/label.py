@@ -23,8 +23,22 @@ if TYPE_CHECKING:
     from upslope.ledger import RunResult
     from upslope.progress import Observer
 
+_SHOWN = 8
 WAITING = 7
 """Exit code of a run that waits for labels: no failure, and not the end either."""
+
+
+def check_one_strategy(config: Config) -> None:
+    """Raise ConfigError where a run would have several strategies, or all of them."""
+    if len(config.strategies) == 1:
+        return
+    names = ", ".join(choice.label for choice in config.strategies[:_SHOWN])
+    more = len(config.strategies) - _SHOWN
+    raise ConfigError(
+        f"Expected one strategy, as `upslope run` runs one, but `strategies` names "
+        f"{len(config.strategies)}: {names}{f' and {more} more' if more > 0 else ''}. Say which "
+        "with --strategy NAME, or take `upslope compare`, which runs them all."
+    )
 
 
 def waits_for_people(setup: Setup, folder: Path) -> bool:
