@@ -14,6 +14,7 @@ from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
 from upslope.cli.select import select
 from upslope.cli.status import status
+from upslope.cli.tell import tell
 from upslope.cli.verify import repair, verify
 
 app = typer.Typer(
@@ -174,6 +175,7 @@ def compare(
 
 
 app.command()(status)
+app.command()(tell)
 app.command()(select)
 app.add_typer(label, name="label")
 app.command()(score)

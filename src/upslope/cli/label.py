@@ -18,6 +18,7 @@ from upslope.errors import ConfigError
 if TYPE_CHECKING:
     from upslope.config import Config, Setup
     from upslope.experiment import EarlierLabels, Sitting
+    from upslope.experiment.answers import AnswerCounts
     from upslope.experiment.sheet import Question
     from upslope.ledger import RunResult
     from upslope.progress import Observer
@@ -171,7 +172,7 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
     """What was taken in and what is to do; exits with `WAITING` where people are asked."""
     from upslope.ledger.status import last_cycle, status, unfitted_words
 
-    if taken := _recorded(sitting):
+    if taken := recorded_words(sitting.counts, sitting.own):
         _say(f"recorded: {', '.join(taken)}")
     for line in _noticed(sitting):
         _say(line)
@@ -191,9 +192,11 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
     raise typer.Exit(WAITING)
 
 
-def _recorded(sitting: Sitting) -> list[str]:
-    """What a sitting recorded, by kinds with their counts."""
-    counts = sitting.counts
+def recorded_words(counts: AnswerCounts, own_labels: int = 0) -> list[str]:
+    """Return what was recorded, by kinds with their counts.
+
+    own_labels: how many labels were taken from the data set itself.
+    """
     taken = []
     if counts.labelled:
         late = f" ({counts.late:,} skipped before, beyond the cycle's count)" if counts.late else ""
@@ -204,8 +207,8 @@ def _recorded(sitting: Sitting) -> list[str]:
         taken.append(f"{counts.passed:,} skipped")
     if counts.withdrawn:
         taken.append(f"{counts.withdrawn:,} taken back")
-    if sitting.own:
-        own = format_count(sitting.own, "label")
+    if own_labels:
+        own = format_count(own_labels, "label")
         taken.append(f"{own} that the data set has itself")
     return taken
 

@@ -264,8 +264,10 @@ class Experiment:
 
         labels: id -> a class by its name, or by its number where no class is named by another
         number; for label sets, the names of the labels present, or 0 and 1 for each; for numbers,
-        one or a sequence of them. None: as the data set says; where it has no label, the sample is
-        passed, as `skip` does, unless its label is a mask, which must be drawn first.
+        one or a sequence of them; a mask, (h, w) positions of classes as an array or the path of a
+        file, where the data set does not read masks from files of its own. None: as the data set
+        says; where it has no label, the sample is passed, as `skip` does, unless its label is a
+        mask, which must be drawn first.
 
         The same answer again changes nothing. Another answer corrects the one before, which the
         ledger keeps: it counts from the next training on, and a training in progress begins anew.

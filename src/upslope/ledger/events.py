@@ -16,8 +16,9 @@ from typing import Any
 
 from upslope.ledger.records import Change, CycleRecord
 
-Label = int | list[int] | list[float] | None
-"""A class, a label set (0 or 1 for each label) or numbers; None where the data set holds it."""
+Label = int | list[int] | list[float] | str | None
+"""A class, a label set (0 or 1 for each label), numbers, or a mask as text (`tasks.mask_answers`);
+None where the data set holds it."""
 
 
 @dataclass(frozen=True)

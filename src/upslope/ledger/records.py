@@ -109,7 +109,7 @@ class RunResult:
     info: Mapping[str, Any]
     cycles: tuple[CycleRecord, ...]
     initial: tuple[str, ...]
-    labels: Mapping[str, int | list[int] | list[float] | None]
+    labels: Mapping[str, int | list[int] | list[float] | str | None]
     pending: tuple[str, ...]
     finished: bool
     passed: Mapping[str, str] = field(default_factory=dict)
