@@ -14,7 +14,7 @@ help:
 	@echo "make demo   active learning on handwritten digits: table, curves, HTML page"
 	@echo "make label  a page on which you label scikit-learn's digits, to try it"
 	@echo "make test   the tests, four minutes on two free cores"
-	@echo "make check  lint, format, types, import rules"
+	@echo "make check  lint, format, types, import rules, docstrings"
 	@echo "make bench  speed of gradient norms and of selection, small (whole: make bench BENCH=)"
 
 demo: $(VENV)/core
@@ -33,6 +33,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/prose.py
 	$(BIN)/python -W error -c "import upslope, upslope.cli, upslope.gradnorm"
 
 bench: $(VENV)/core

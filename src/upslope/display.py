@@ -222,7 +222,7 @@ class _Bars:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """`1,234 samples/s`."""
+        """Return the rate of a bar, such as `1,234 samples/s`."""
         if not task.speed or not task.fields.get("unit"):
             return Text("")
         return Text(f"{task.speed:,.0f} {task.fields['unit']}/s", style="progress.data.speed")

@@ -23,7 +23,7 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Read, put on top, check.
+    """Return a configuration that was read, changed and checked.
 
     Args:
         source: a YAML file, the name of one that ships with Upslope (`shipped`), or what one
@@ -35,6 +35,11 @@ def load(
     Raises:
         ConfigError: a file that cannot be read or is no YAML mapping; an assignment that is none;
             faults of the values, all together.
+
+    Example:
+        >>> config = load("digits", sets=["training.epochs=5"])
+        >>> config.data.name, config.training.epochs
+        ('digits', 5)
     """
     if isinstance(source, Mapping):
         document = copy.deepcopy(dict(source))
@@ -58,14 +63,14 @@ def shipped() -> dict[str, tuple[str, str]]:
 
     What it is stands in the comment at the head of each file.
     """
-    found = {}
+    configurations = {}
     for file in sorted(files("upslope").joinpath("configs").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
             text = file.read_text(encoding="utf-8")
             head = text.partition("\n#\n")[0].splitlines()
             lines = [line.removeprefix("# ") for line in head if line.startswith("# ")]
-            found[file.name.removesuffix(".yaml")] = (" ".join(lines), text)
-    return found
+            configurations[file.name.removesuffix(".yaml")] = (" ".join(lines), text)
+    return configurations
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a data set is: stable ids, inputs by index, and, where somebody knows them, targets."""
+"""Protocols of data sets: stable ids, inputs by index, and targets where somebody knows them."""
 
 from __future__ import annotations
 
@@ -23,33 +23,35 @@ class Dataset(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call this data set."""
+        """Return the name of this data set in messages."""
         ...
 
     @property
     def ids(self) -> Sequence[str]:
-        """One stable id per sample."""
+        """Return one stable id per sample."""
         ...
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; their position is the label."""
+        """Return the names of the classes; their position is the label."""
         ...
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as `inputs` gives it: (c, h, w) for images."""
+        """Return the shape of one input as `inputs` gives it: (c, h, w) for images."""
         ...
 
     @property
     def resident(self) -> bool:
-        """True where all inputs fit in memory and training may keep them on the device."""
+        """Return whether all inputs fit in memory, so that training may keep them on the device."""
         ...
 
     def __len__(self) -> int: ...
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape): uint8 images in 0..255, or floats taken as they are.
+        """Return inputs, (n, *input_shape): uint8 images in 0..255, or floats taken as they are.
+
+        indices: positions in the data set.
 
         Raises:
             DataError: a sample cannot be read; the message names its file.
@@ -57,7 +59,10 @@ class Dataset(Protocol):
         ...
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) int64 labels, (n, h, w) uint8 masks ...: what an oracle would answer.
+        """Return targets, (n,) int64 labels, (n, h, w) uint8 masks ...: what an oracle would
+        answer.
+
+        indices: positions in the data set.
 
         Raises:
             DataError: nobody knows the label of one of these samples.
@@ -112,7 +117,7 @@ class Splits:
         layout: Layout = "auto",
         test_share: float | None = None,
     ) -> Splits:
-        """Make splits of NumPy arrays, tensors or sequences of numbers.
+        """Return splits of NumPy arrays, tensors or sequences of numbers.
 
         inputs, test_inputs: (n, ...) uint8 in 0..255, or floats taken as they are; whole numbers of
         other types are refused. A memory map is read where it lies. targets, test_targets: by
@@ -124,6 +129,8 @@ class Splits:
         "channels-first" or "channels-last", where shapes do not tell; tensors of torch have their
         channels in front unless it says otherwise. test_share: of the labelled samples to test
         on, drawn by ids, where no test set is given; without either, the test set is empty.
+
+        test_ids: as ids, of the test set.
 
         Raises:
             ConfigError: arguments that do not go together.
@@ -156,7 +163,7 @@ class Splits:
         test_share: float | None = None,
         progress: Observer | None = None,
     ) -> Splits:
-        """Make splits of map-style data sets: of torch, of torchvision, or any with `len(data)`
+        """Return splits of map-style data sets: of torch, of torchvision, or any with `len(data)`
         and `data[i]`.
 
         An item is an input, a tuple (input, target) or a mapping; an input is an image of Pillow,
@@ -168,6 +175,8 @@ class Splits:
         those of `pool.classes` where it has some. layout: where arrays have their channels. mode,
         size, white: that images of Pillow are brought to; "RGB" or "L", size x size, the white of
         16 bits. memory: GiB of inputs to hold; where all need more, they are read when asked for.
+
+        progress: is told of items read.
 
         Raises:
             ConfigError: a data set without length or places; keys that are not there.
@@ -201,7 +210,7 @@ class Splits:
         id: str | None = None,
         test_share: float = 0.2,
     ) -> Splits:
-        """Make splits of a table of pandas, polars or Arrow, or of a mapping of columns.
+        """Return splits of a table of pandas, polars or Arrow, or of a mapping of columns.
 
         The options are those of the data sets `table` and, where `text` names a column of texts,
         `text`. target: the column of classes (label, class or target, if not given), or several
@@ -211,6 +220,9 @@ class Splits:
         length: of texts. id: the column of ids; `id`, or the index of pandas, or else the number
         of the row. test: the test set's table; else a column `split` says, or `test_share` of the
         labelled rows is set apart by ids.
+
+        frame: the table. missing: words for an empty input. missing_labels: words for an empty
+        label.
 
         Raises:
             ConfigError: no table, or columns that are not there.
@@ -243,13 +255,15 @@ class Splits:
         test_share: float | None = None,
         progress: Observer | None = None,
     ) -> Splits:
-        """Make splits of a `DatasetDict` of Hugging Face, or of one `Dataset`.
+        """Return splits of a `DatasetDict` of Hugging Face, or of one `Dataset`.
 
         train, test: names of the splits; test, or validation, where not given. image, label: their
         columns, where types and names do not tell. text: the column of texts; then the samples
         are token ids, by `tokenizer`, of `length` at most. mode, size, white, memory: of images, as
         for `from_torch`. test_share: of the samples to test on, evenly spaced, where there is no
         test set.
+
+        data: the data set. progress: is told of samples read.
 
         Raises:
             ConfigError: columns that are not there; a stream.

@@ -199,17 +199,31 @@ def _from_disk(folder: Path) -> dict[str, Any]:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             opened = library.load_from_disk(str(folder))
             return dict(opened) if isinstance(opened, dict) else {"train": opened}
+<<<<<<< HEAD
         for file in sorted(folder.glob("*.arrow")):
             split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
             if split:
                 found.setdefault(split, []).append(library.Dataset.from_file(str(file)))
     if not found:
+=======
+        shards: dict[str, list[Any]] = {}
+        for file in sorted(folder.glob("*.arrow")):
+            split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
+            if split:
+                shards.setdefault(split, []).append(library.Dataset.from_file(str(file)))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"Expected a data set that `datasets` saved in {folder} but opening it failed: "
+            f"{type(error).__name__}: {error}. Save it again."
+        ) from error
+    if not shards:
+>>>>>>> main
         raise DataError(
             f"Expected dataset_dict.json, as `save_to_disk` writes it, or files train*.arrow and "
             f"test*.arrow in {folder} but there are none. Parquet files are for the data set "
             "`parquet`."
         )
-    return {split: library.concatenate_datasets(parts) for split, parts in found.items()}
+    return {split: library.concatenate_datasets(parts) for split, parts in shards.items()}
 
 
 def _image_column(features: Any, wanted: str | None, name: str) -> str:
@@ -238,10 +252,10 @@ def _chosen(
         return wanted
     if wanted is None and len(fitting) == 1:
         return fitting[0]
-    found = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
+    columns = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     raise ConfigError(
         f"data set 'hf': Expected `data.{what}` to name a column of {name} but got {wanted!r}; "
-        f"it has {found}."
+        f"it has {columns}."
     )
 
 

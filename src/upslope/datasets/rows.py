@@ -176,24 +176,31 @@ def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     """(one file, or those of the training and the test set; notes)."""
     if root.is_file():
         return [root], ()
-    found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
-    pair = [[p for p in found if p.stem.lower() == name] for name in ("train", "test")]
+    tables = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
+    pair = [[p for p in tables if p.stem.lower() == name] for name in ("train", "test")]
     if all(len(files) == 1 for files in pair):
         files = [one for files in pair for one in files]
-        others = ", ".join(p.name for p in found if p not in files)
+        others = ", ".join(p.name for p in tables if p not in files)
         return files, (f"Not read in {root.name}: {others}.",) if others else ()
-    if len(found) != 1:
+    if len(tables) != 1:
         raise DataError(
             f"Expected one table in {root}, or train and test, as {', '.join(SUFFIXES)}, but got "
-            f"{', '.join(p.name for p in found) or 'none'}. Give the path of the file itself."
+            f"{', '.join(p.name for p in tables) or 'none'}. Give the path of the file itself."
         )
-    return found, ()
+    return tables, ()
 
 
 def _read(
     path: Path, encoding: str | None, delimiter: str | None
 ) -> tuple[pa.Table, tuple[str, ...]]:
+<<<<<<< HEAD
     """(table, notes)."""
+=======
+    """Return the table, and notes on how it was read."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+>>>>>>> main
     suffix = path.suffix.lower()
     if suffix in DELIMITED:
         return read_delimited(path, encoding, delimiter)

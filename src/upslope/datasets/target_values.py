@@ -151,7 +151,7 @@ def _read_classes(arrays: dict[str, Array], classes: Sequence[object] | None, wh
 
 
 def _column(array: Array, where: str) -> Array:
-    """(n,) from (n,) or (n, 1)."""
+    """Return values (n,) from values (n,) or (n, 1)."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:

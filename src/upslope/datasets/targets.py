@@ -1,4 +1,4 @@
-"""What a table says of its rows: a class, a set of labels, or numbers.
+"""Targets of the rows of a table: a class, a set of labels, or numbers.
 
     class    one column of names, whole numbers or truth values -> (n,) int64
     labels   several columns of 0 and 1                         -> (n, L) int64
@@ -72,7 +72,7 @@ class TargetColumns:
 
 @dataclass(frozen=True, eq=False)
 class RowsWithTargets:
-    """Rows with several answers each: a data set in memory."""
+    """Rows with several answers each: a data set in memory. place: their file, for messages."""
 
     name: str
     ids: Sequence[str]
@@ -80,10 +80,11 @@ class RowsWithTargets:
     values: Array
     target_columns: TargetColumns
     resident: bool = True
+    place: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Return the shape of the input of one sample."""
         return tuple(self.values.shape[1:])
 
     @property
@@ -179,10 +180,11 @@ def split(
         *duplicate_notes(keys, rows.ids, pool, test, classes),
     )
     everything: Dataset
+    names, place = target_columns.names, str(rows.path)
     if classes is not None:
-        everything = ArrayDataset(name, rows.ids, target_columns.names, values, classes)
+        everything = ArrayDataset(name, rows.ids, names, values, classes, place=place)
     else:
-        everything = RowsWithTargets(name, rows.ids, target_columns.names, values, target_columns)
+        everything = RowsWithTargets(name, rows.ids, names, values, target_columns, place=place)
     pool_part = Subset(everything, pool)
     test_part = Subset(everything, test) if test else NoTestSet(pool_part)
     return Splits(pool_part, test_part, notes=told)
@@ -190,13 +192,13 @@ def split(
 
 def _columns(rows: Rows, target: str | list[str] | None, kind: str) -> tuple[str, ...]:
     if target is None:
-        found = [name for name in USUAL if name in rows.table.column_names]
-        if not found:
+        usual = [name for name in USUAL if name in rows.table.column_names]
+        if not usual:
             raise DataError(
                 f"Expected a column {', '.join(USUAL[:-1])} or {USUAL[-1]} in {rows.path} but it "
                 f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `data.target`."
             )
-        return (found[0],)
+        return (usual[0],)
     columns = tuple(split_names(target, "data.target"))
     if not columns:
         raise ConfigError(f"Expected `data.target` to name columns but got {target!r}.")

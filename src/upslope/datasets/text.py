@@ -154,8 +154,8 @@ def _array(ids: Sequence[Sequence[int]], padding: int) -> NDArray[np.int32]:
 
 def _padding(tokenizer: Tokenizer) -> int:
     """The id that stands where no token is. The mask says so too, but GPT-2 goes by the id."""
-    found = (tokenizer.token_to_id(word) for word in PADDING)
-    return next((number for number in found if number is not None), 0)
+    numbers = (tokenizer.token_to_id(word) for word in PADDING)
+    return next((number for number in numbers if number is not None), 0)
 
 
 def _tokenizer(name: str) -> Tokenizer:
@@ -175,9 +175,9 @@ def _tokenizer(name: str) -> Tokenizer:
             "installed: pip install '.[text]' in the clone."
         ) from error
     try:
-        found: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises plain Exception
         raise ConfigError(
             f"Expected a tokenizer in {file} but reading it failed: {error}."
         ) from error
-    return found
+    return tokenizer

@@ -77,7 +77,7 @@ def import_labels(project: Project, source: Path) -> ImportCount:
 
 
 def _from_csv(path: Path) -> list[tuple[str, str]]:
-    """(id, label) of each row."""
+    """Return the id and the label of each row."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

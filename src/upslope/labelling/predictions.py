@@ -1,4 +1,4 @@
-"""What the model of a project makes of every sample, as a CSV or Parquet file.
+"""Predictions of the model of a project for every sample, as a CSV or Parquet file.
 
     id, prediction, probability, label
 

@@ -1,4 +1,4 @@
-"""What an artefact consists of: tables of values, panels of a picture, sentences and notes.
+"""The contents of an artefact: tables of values, panels of a picture, sentences and notes.
 
 Artefacts make a `Result` of them, and `write` puts it on disk.
 """
