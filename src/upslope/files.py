@@ -6,6 +6,7 @@ Every room that writes results calls it.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 from upslope.errors import RunError
 
+_DIGEST = "content_sha256"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How cells begin that a spreadsheet takes for a formula."""
 
@@ -85,6 +87,31 @@ def to_json(value: Any) -> str:
         since JSON has neither. Any other object is written as its `str`.
     """
     return json.dumps(_without_nan(value), indent=2, default=str) + "\n"
+
+
+def write_digested_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write plain data as JSON with the SHA-256 of its content, whole or not at all.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    write_text(path, json.dumps({**data, _DIGEST: _digest(data)}, indent=1))
+
+
+def read_digested_json(path: Path) -> dict[str, Any] | None:
+    """Return what `write_digested_json` wrote; None where there is no file, or a damaged one.
+
+    A file without a digest, of an earlier version, is taken as it is.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return data if data.pop(_DIGEST, None) in (None, _digest(data)) else None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _without_nan(value: Any) -> Any:

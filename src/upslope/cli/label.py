@@ -22,8 +22,22 @@ if TYPE_CHECKING:
     from upslope.ledger import RunResult
     from upslope.progress import Observer
 
+_SHOWN = 8
 WAITING = 7
 """Exit code of a run that waits for labels: no failure, and not the end either."""
+
+
+def check_one_strategy(config: Config) -> None:
+    """Raise ConfigError where a run would have several strategies, or all of them."""
+    if len(config.strategies) == 1:
+        return
+    names = ", ".join(choice.label for choice in config.strategies[:_SHOWN])
+    more = len(config.strategies) - _SHOWN
+    raise ConfigError(
+        f"Expected one strategy, as `upslope run` runs one, but `strategies` names "
+        f"{len(config.strategies)}: {names}{f' and {more} more' if more > 0 else ''}. Say which "
+        "with --strategy NAME, or take `upslope compare`, which runs them all."
+    )
 
 
 def waits_for_people(setup: Setup, folder: Path) -> bool:
@@ -66,13 +80,13 @@ def run_folder(folder: Path, config: Config) -> Path:
 def begun(folder: Path, config: Config) -> RunResult | None:
     """The run in the folder, or the first run of a comparison there; None before the first."""
     from upslope.ledger import read_run
-    from upslope.ledger.store import FILE
+    from upslope.ledger.store import has_begun
 
-    if (folder / FILE).is_file() and (folder / FILE).stat().st_size:
+    if has_begun(folder):
         return read_run(folder)
     for choice in config.strategies:
         path = folder / choice.label / f"seed-{config.seeds[0]}"
-        if (path / FILE).is_file() and (path / FILE).stat().st_size:
+        if has_begun(path):
             return read_run(path)
     return None
 

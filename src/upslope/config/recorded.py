@@ -58,7 +58,7 @@ def find_source(
     sets: Iterable[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Find the checkpoint and its configuration.
+    """Return a checkpoint and the configuration that belongs to it.
 
     path: the folder of a run (its last model is taken), a folder above a single run, or a
     checkpoint, within a run or not. config: of a checkpoint that no run explains. sets,

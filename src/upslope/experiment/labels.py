@@ -1,4 +1,4 @@
-"""What annotators said, laid over the pool: the only targets that training sees."""
+"""The labels of annotators, laid over the pool: the only targets that training sees."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelledPool:
         return len(self._pool)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape)."""
+        """Return the inputs of some samples, (n, *input_shape)."""
         return self._pool.inputs(indices)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
@@ -57,7 +57,7 @@ class TargetsOf:
     indices: Sequence[int]
 
     def __getitem__(self, places: list[int], /) -> Tensor:
-        """(n, ...)."""
+        """Return the targets at these places, (n, ...)."""
         return self.pool.targets([self.indices[i] for i in places])
 
 

@@ -42,6 +42,10 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
     empty row for a sample that was skipped takes the mask that has been drawn for it since.
     question: makes the line of the sheet for an id and the reason for which it is asked.
 
+    experiment: the run.
+
+    Returns: what was recorded, and what is asked now.
+
     Raises:
         DataError: a sheet with answers that cannot be taken: nothing of it is recorded.
         UpslopeError: as `Experiment.ask`.

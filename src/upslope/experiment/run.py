@@ -44,7 +44,7 @@ from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.start import start_strategy
 from upslope.experiment.steps import Steps
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
-from upslope.ledger.store import FILE as LEDGER
+from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import InitialSelector, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
@@ -69,11 +69,36 @@ class Experiment:
 
     Nothing after the last training is selected: the last cycle's model is for evaluation.
 
+    path: the run directory. splits: pool, test set and, if any, validation set. task: the losses
+    and figures. device: "auto", "cpu", "cuda" ...
+
     Raises:
         RunError: the directory is in use, of another configuration, damaged, or the disk is full.
         SelectionError: the budgets do not fit the pool.
         ConfigError: `splits` of another kind.
         DataError: an empty pool, or ids that are not distinct.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from upslope import datasets, models, strategies, tasks
+        >>> splits = datasets.load("digits", limit=40, test_limit=20)
+        >>> mean, std = datasets.statistics(splits.pool)
+        >>> task = tasks.build("classification", num_classes=10, mean=mean, std=std)
+        >>> def network():
+        ...     return models.build("mlp", num_classes=10, input_shape=(1, 8, 8), hidden=4)
+        >>> settings = ExperimentSettings(initial=10, budget=5, cycles=2)
+        >>> training = TrainingSettings(epochs=1)
+        >>> digits = splits.pool.targets(range(40)).tolist()
+        >>> labels = dict(zip(splits.pool.ids, digits, strict=True))
+        >>> with TemporaryDirectory() as folder:
+        ...     with Experiment(
+        ...         folder, splits=splits, task=task, model=network, progress=False,
+        ...         strategy=strategies.build("margin"), settings=settings, training=training,
+        ...     ) as run:
+        ...         while ids := run.ask():
+        ...             run.tell({i: labels[i] for i in ids})
+        ...         [cycle.n_labelled for cycle in run.result().cycles]
+        [10, 15]
     """
 
     def __init__(
@@ -110,8 +135,8 @@ class Experiment:
                 f"Expected one way to choose the initial set but {strategy.name} has its own and "
                 f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
             )
-        begun = (self.path / LEDGER).is_file() and (self.path / LEDGER).stat().st_size > 0
-        if not begun:  # told before a ledger is written that could never be gone on with
+        if not has_begun(self.path):
+            # Told before a ledger is written that could never be gone on with.
             self._counts(len(pool), check=True)
         weights = ModelStore(
             self.path,
@@ -183,6 +208,8 @@ class Experiment:
             self.close()
             raise
         weights.tidy(self.state.cycle if self.state.trained else None)
+        if shared:
+            FirstModelCache(shared).tidy()
 
     def _note_sitting(self, here: Mapping[str, Any]) -> None:
         """Record and tell where the run is gone on with elsewhere than before."""
@@ -209,7 +236,7 @@ class Experiment:
 
     @property
     def state(self) -> State:
-        """Where the run stands."""
+        """Return where the run stands, as the ledger's events add up."""
         return self._steps.state
 
     @property
@@ -287,6 +314,8 @@ class Experiment:
         passed: id -> reason. withdrawn: ids whose answers are taken back. Returns how many there
         were of each.
 
+        labels: as of `tell`.
+
         Raises:
             DataError: as `tell`, `skip` and `take_back` do.
         """
@@ -302,7 +331,9 @@ class Experiment:
         return {i: None for i in asked if has_label(pool, position[i])}
 
     def run(self) -> RunResult:
-        """Run to the end with the data set's own labels for an oracle. Raises as `ask` does."""
+        """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
+        does. Raises as `ask` does.
+        """
         with self._working() as stop:
             while not self.finished:
                 if self.state.pending:

@@ -42,6 +42,8 @@ CREATE TABLE events (
 {VIEW}
 """
 _BUSY_SECONDS = 60.0  # to wait for readers and copies; each takes a moment
+_HALF_WRITTEN = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
+"""What SQLite says of a file that it must mend first, to who may not write."""
 
 S = TypeVar("S")
 
@@ -215,6 +217,11 @@ def read_log(
         RunError: damaged, of another program, or of a later version.
     """
     with sqlite_errors(path):
+        if _is_empty(db):
+            raise RunError(
+                f"Expected something recorded in {path} but there is nothing: the process that "
+                "made it ended as it began. Run the same command again."
+            )
         _check_application(db, path, kind)
         if not 1 <= (version := _version(db)) <= kind.version:
             raise RunError(
@@ -245,20 +252,46 @@ def read_log(
 
 @contextmanager
 def open_to_read(file: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection that writes nothing.
+    """Yield a connection that writes nothing, but for taking back what a kill left half written.
 
     Raises:
         RunError: it cannot be opened.
     """
     with sqlite_errors(file):
-        db = sqlite3.connect(
-            f"{file.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None,
-            timeout=_BUSY_SECONDS,
-        )  # fmt: skip
+        db = _connect(file, "ro")
+        try:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            db.close()
+            if error.sqlite_errorcode not in _HALF_WRITTEN:
+                raise
+            # SQLite does so only where no living process holds the file.
+            db = _connect(file, "rw")
     try:
         yield db
     finally:
         db.close()
+
+
+def is_begun(file: Path) -> bool:
+    """Say whether a log has begun; also where it is damaged, as reading it tells.
+
+    A process that was killed as it began leaves a file without a table, or none.
+    """
+    if not file.is_file() or file.stat().st_size == 0:
+        return False
+    try:
+        with open_to_read(file) as db, sqlite_errors(file):
+            return not _is_empty(db)
+    except RunError:
+        return True
+
+
+def _connect(file: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None,
+        timeout=_BUSY_SECONDS,
+    )  # fmt: skip
 
 
 def _check_application(db: sqlite3.Connection, path: Path, kind: LogFormat[Any]) -> None:

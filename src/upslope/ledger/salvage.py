@@ -12,7 +12,7 @@ from typing import Any
 from upslope.errors import RunError
 from upslope.files import make_folder
 from upslope.ledger.chain import CHAIN, COLUMNS, End, start_of
-from upslope.ledger.log import create_tables, sqlite_errors
+from upslope.ledger.log import create_tables, open_to_read, sqlite_errors
 from upslope.ledger.store import FORMAT, META
 
 
@@ -35,9 +35,7 @@ def read_what_is_sound(path: Path) -> Salvage:
     """
     if not path.is_file():
         raise RunError(f"Expected a ledger at {path} but there is no such file.")
-    with sqlite_errors(path):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    try:
+    with open_to_read(path) as db:
         with sqlite_errors(path):
             meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
             chained = CHAIN in meta
@@ -49,8 +47,6 @@ def read_what_is_sound(path: Path) -> Salvage:
             rows.extend(cursor)
         except sqlite3.Error as error:
             reason = str(error)
-    finally:
-        db.close()
     try:
         for key in META:
             json.loads(meta[key])

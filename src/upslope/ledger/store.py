@@ -16,6 +16,7 @@ from upslope.ledger.events import Event, Label, State, fold
 from upslope.ledger.log import (
     EventLog,
     LogFormat,
+    is_begun,
     open_to_read,
     read_log,
     sqlite_errors,
@@ -45,6 +46,8 @@ class Ledger(EventLog[State]):
     takes: given the differences, the state and the info, it returns the events that make up for
     them, and raises what it cannot take. Without it, no difference is taken. environment: where
     the run began. info: strategy, seed, primary figure and sizes.
+
+    folder: the run directory.
 
     Raises:
         RunError: locked by another process, of another configuration, damaged, foreign, or on a
@@ -102,11 +105,26 @@ def chain_start(file: Path) -> tuple[int | None, int]:
     return chain_begins(meta), count
 
 
+def has_begun(folder: Path) -> bool:
+    """Say whether a run is recorded in a folder, sound or damaged."""
+    return is_begun(folder / FILE)
+
+
 def read_run(path: Path | str) -> RunResult:
-    """Read a run directory, or its ledger file, while it runs or after.
+    """Return what a run directory, or its ledger file, holds, while it runs or after.
+
+    path: the folder or the file.
 
     Raises:
         RunError: no ledger there, or one that is damaged or foreign.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> info = {"strategy": "margin", "seed": 0, "primary": "accuracy", "cycles": 2}
+        >>> with TemporaryDirectory() as folder:
+        ...     Ledger(Path(folder), config={}, environment={}, info=info).close()
+        ...     read_run(folder).strategy
+        'margin'
     """
     given = Path(path)
     file = given / FILE if given.is_dir() else given
@@ -138,14 +156,15 @@ def read_run(path: Path | str) -> RunResult:
 
 def _refuse_lost(folder: Path) -> None:
     """Raise RunError where a run has been and its ledger is gone or empty."""
-    path = folder / FILE
-    if path.is_file() and path.stat().st_size > 0:
+    if has_begun(folder):
         return
-    log = path.with_name(f"{FILE}-wal")
+    path = folder / FILE
+    # Beside a file with content, a log may be all that a kill left of a ledger's first moment.
+    log = path.with_name(f"{FILE}-wal") if not (path.is_file() and path.stat().st_size) else None
     left = [
         *(file.name for file in sorted(folder.glob("models/cycle-*.safetensors"))[:1]),
         *(name for name in ("training.safetensors", SHEET) if (folder / name).is_file()),
-        *([log.name] if log.is_file() and log.stat().st_size > 0 else []),
+        *([log.name] if log and log.is_file() and log.stat().st_size > 0 else []),
     ]
     if left:
         what = "empty" if path.is_file() else "missing"
@@ -157,7 +176,10 @@ def _refuse_lost(folder: Path) -> None:
 
 
 def refuse(differences: Differences, folder: Path) -> None:
-    """Raise RunError where a run's configuration differs from the recorded one, naming the keys."""
+    """Raise RunError where a run's configuration differs from the recorded one, naming the keys.
+
+    differences: key -> (recorded, now). folder: the run directory.
+    """
     if differences:
         lines = [f"  {key}: {a} there, {b} now" for key, (a, b) in sorted(differences.items())]
         raise RunError(

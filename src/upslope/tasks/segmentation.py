@@ -80,7 +80,8 @@ class Segmentation(SoftmaxTask):
             )
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Cross-entropy of each sample, (n,): the mean over its valid pixels; 0 if it has none.
+        """Return the cross-entropy of each sample, (n,): the mean over its valid pixels; 0 if none
+        is.
 
         Training takes the mean of these, in which every image weighs the same, however much of it
         is ignored.
