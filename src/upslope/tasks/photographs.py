@@ -76,7 +76,8 @@ def colour_jitter(
     if channels == 3:
         grey = _grey(pixels)
         pixels = (grey + saturation * (pixels - grey)).clamp(0, 1)
-    return (pixels - mean) / std
+    result: Tensor = (pixels - mean) / std
+    return result
 
 
 def _grey(pixels: Tensor) -> Tensor:
