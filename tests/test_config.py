@@ -50,7 +50,7 @@ def test_all_faults_are_told_together_with_their_paths() -> None:
     )
     starts = [
         "traning: unknown key; did you mean `training`?",
-        "data.limit: expected int | None but got 'x'",
+        "data.limit: expected an integer or nothing but got 'x'",
         "model: Expected a model among",
         "strategies[1]: Expected a strategy among",
         "strategies: expected each to be there once but got 'random' 2 times",
