@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -196,7 +196,7 @@ def _choice(
 
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if isinstance(value, str):
-        value = list(strategies.REGISTRY) if value == "all" else value.split(",")
+        value = list(_fair()) if value == "all" else value.split(",")
     if not isinstance(value, list | tuple) or not value:
         faults.append(f'strategies: expected a list of strategies, or "all", but got {value!r}')
         return ()
@@ -286,3 +286,8 @@ def _faults(path: str, error: ConfigError, also: tuple[str, ...] = ()) -> list[s
     if isinstance(error, registry.OptionsError):
         return [problem.at(path, also) for problem in error.problems]
     return [f"{path}: {line}" for line in str(error).splitlines()]
+
+
+def _fair() -> Iterator[str]:
+    """The strategies that see no label before it is given: those that `all` stands for."""
+    return (name for name, kind in strategies.REGISTRY.items() if not kind.sees_labels)

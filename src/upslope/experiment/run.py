@@ -252,9 +252,16 @@ class Experiment:
         others for those that were passed.
 
         Raises:
+            ConfigError: a strategy that sees labels before they are given.
             UpslopeError: a step failed; the ones before it are recorded.
             Interrupted: a stop was requested; the same call goes on.
         """
+        if getattr(self.strategy, "sees_labels", False):
+            raise ConfigError(
+                "Expected a strategy that sees no label before it is given but "
+                f"{self.strategy.name} does: it shows what could be won at most, in "
+                "simulations (`Experiment.run`, `compare`). Take another where people label."
+            )
         with self._working() as stop:
             self._steps.until_asked(stop)
         return self.state.pending
@@ -371,8 +378,9 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
-        does. Raises as `ask` does.
+        does.
         """
+        self._steps.simulated = True
         with self._working() as stop:
             while not self.finished:
                 if self.state.pending:
