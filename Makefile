@@ -7,7 +7,7 @@ OUT ?= runs/digits
 LABELS ?= runs/digits-labels
 BENCH ?= --quick
 
-.PHONY: help demo label test check bench clean
+.PHONY: help demo label test check bench sbom compatibility clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,8 @@ help:
 	@echo "make label  a page on which you label scikit-learn's digits, to try it"
 	@echo "make test   the tests, four minutes on two free cores"
 	@echo "make check  lint, format, types, import rules, docstrings"
+	@echo "make sbom   what is installed, with versions, as sbom.json (CycloneDX)"
+	@echo "make compatibility   short tests with other versions of Python and torch, as far as at hand"
 	@echo "make bench  speed of gradient norms and of selection, small (whole: make bench BENCH=)"
 
 demo: $(VENV)/core
@@ -39,6 +41,16 @@ check: $(VENV)/dev
 bench: $(VENV)/core
 	$(BIN)/python benchmarks/gradnorm.py $(BENCH)
 	$(BIN)/python benchmarks/selection.py $(BENCH)
+
+# In an environment of its own, so that the tool itself is not among what is listed.
+sbom: $(VENV)/core
+	@$(PYTHON) -m venv $(VENV)/sbom-tool
+	@$(VENV)/sbom-tool/bin/python -m pip --disable-pip-version-check --quiet install cyclonedx-bom
+	@$(VENV)/sbom-tool/bin/cyclonedx-py environment --pyproject pyproject.toml -o sbom.json $(BIN)/python
+	@echo "Wrote sbom.json."
+
+compatibility:
+	@$(PYTHON) benchmarks/compatibility.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -32,6 +32,8 @@ from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.fisher import Fisher, information, whole
 from upslope.strategies.posteriors import posterior_need
 
+_DIGITS = 1e13
+"""Ratio of squared features to the ridge beyond which double precision does not hold both."""
 MOST = 6000
 """Largest C d: a matrix of that size in double precision is 288 MB, and four are held."""
 
@@ -71,6 +73,13 @@ class Bait(QueryStrategy):
         """Forward to 2K, back to K; scores are the first gains."""
         p, h = (pool.signal(need).double() for need in self.needs)
         check_size(p.shape[1], h.shape[1])
+        longest = float(h.abs().max())
+        if longest**2 > _DIGITS * self.ridge:
+            raise SelectionError(
+                f"Expected features for {self.name} whose squares are within {_DIGITS:g} of the "
+                f"ridge {self.ridge:g} but the largest entry is {longest:.3g}: rounding would hide "
+                "the ridge. Scale the features, or raise `ridge`."
+            )
         p_l, h_l = (pool.labelled_signal(need).double() for need in self.needs)
         fisher = Fisher(whole(p), h, information(whole(p_l), h_l), self.ridge)
         scores = fisher.gains()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from upslope.errors import ModelError
+from upslope.errors import ModelError, SelectionError
 from upslope.options import Options
 from upslope.pool import Need, PoolView, Selection, check_budget, top
+from upslope.strategies.numbers import check_numbers
 
 POSTERIORS = {"probabilities": 2, "mc-posteriors": 3}
 """Signals and their dimensions where a sample has one label; dense tasks have more."""
@@ -69,8 +71,14 @@ class QueryStrategy(Options):
         """
         self.check(pool, budget)
         view, order = by_id(pool)
-        choice = self.choose(view, budget, rng)
+        try:
+            choice = self.choose(view, budget, rng)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise SelectionError(_beyond_rounding(self.name, str(error))) from error
         scores = choice.scores
+        told = [*choice.notes.values(), *([] if scores is None else [float(scores.sum())])]
+        if any(math.isnan(value) for value in told):
+            raise SelectionError(_beyond_rounding(self.name, "its scores are not numbers"))
         if scores is not None:
             scores = torch.empty_like(scores).index_copy_(0, torch.tensor(order), scores)
         ids = tuple(view.candidates[i] for i in choice.positions)
@@ -83,9 +91,9 @@ class QueryStrategy(Options):
         """
         check_budget(pool, budget)
         for need in self.needs:
-            pool.signal(need)
+            check_numbers(self.name, need, pool.signal(need), pool.candidates)
             if need.labelled:
-                pool.labelled_signal(need)
+                check_numbers(self.name, need, pool.labelled_signal(need), pool.labelled)
 
     def check_shapes(self, signals: Mapping[Need, Tensor]) -> None:
         """Refuse signals of a few samples whose shapes cannot serve, before any training.
@@ -129,6 +137,13 @@ class TopStrategy(QueryStrategy):
     def score(self, pool: PoolView) -> Tensor:
         """(n_candidates,), higher is chosen first: the one signal, unless overridden."""
         return pool.signal(self.needs[0])
+
+
+def _beyond_rounding(name: str, reason: str) -> str:
+    return (
+        f"Expected signals that {name} can compute with but {reason}: they are too large, or too "
+        "close to each other, for floating point. Look at the training loss, or scale the features."
+    )
 
 
 def by_id(pool: PoolView) -> tuple[PoolView, list[int]]:

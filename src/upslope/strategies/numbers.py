@@ -1,0 +1,62 @@
+"""Signals that a strategy cannot compute with: posteriors that are none, vectors near the limits
+of floating point. `base.QueryStrategy` calls it with every signal before it chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from upslope.errors import SelectionError
+from upslope.pool import Need
+
+CLASSES = {"probabilities": 1, "mc-posteriors": 2}
+"""Signals that are posteriors, and the dimension of their classes."""
+ROUNDING = 0.02
+"""By how much a posterior may miss the sum of 1: half precision with some classes does by 0.01."""
+SMALLEST, LARGEST = 1e-10, 1e15
+"""Between these lies the largest entry of a vector, unless all its entries are 0. Squares of larger
+vectors, summed over entries, leave float32; vectors of length below 1e-12 are not normalised."""
+
+
+def check_numbers(strategy: str, need: Need, values: Tensor, ids: Sequence[str]) -> None:
+    """Refuse posteriors that are none and vectors that are too large or too small.
+
+    strategy: its name, for the message. values: (n, ...), finite. ids: of its n samples.
+
+    Raises:
+        SelectionError: names the strategy, the signal and the first such samples.
+    """
+    if not len(values):
+        return
+    if need.name in CLASSES and values.ndim > CLASSES[need.name]:
+        _check_posteriors(strategy, need, values, ids)
+    elif need.name.endswith("features") or need.name == "gradient-sketch":
+        sizes = values.flatten(start_dim=1).abs().amax(dim=1) if values[0].numel() else values
+        wrong = (sizes > LARGEST) | ((sizes < SMALLEST) & (sizes > 0))
+        if values[0].numel() and bool(wrong.any()):
+            first = int(wrong.int().argmax())
+            raise SelectionError(
+                f"Expected vectors with entries of {SMALLEST:g} to {LARGEST:g} in size in the "
+                f"signal {need} for {strategy} but that of {ids[first]!r} has "
+                f"{float(sizes[first]):.3g} ({int(wrong.sum())} of {len(ids)} such samples). Look "
+                "at the training loss: a diverged model gives such vectors. Or scale them."
+            )
+
+
+def _check_posteriors(strategy: str, need: Need, values: Tensor, ids: Sequence[str]) -> None:
+    classes = CLASSES[need.name]
+    sums = values.sum(dim=classes, dtype=torch.float64)
+    wrong = ((sums - 1).abs() > ROUNDING).reshape(len(sums), -1).any(dim=1)
+    wrong |= (values < 0).flatten(start_dim=1).any(dim=1)
+    if bool(wrong.any()):
+        shown = [ids[i] for i in wrong.nonzero().flatten()[:3].tolist()]
+        first = int(wrong.int().argmax())
+        raise SelectionError(
+            f"Expected posteriors, numbers of 0 or more that sum to 1 over the classes, for "
+            f"{strategy} but the signal {need} has a least number of "
+            f"{float(values[first].min()):.3g} and a sum of {float(sums[first].max()):.3g} at "
+            f"{shown[0]!r} ({int(wrong.sum())} of {len(ids)} such samples, first {shown}). Give "
+            "softmax outputs, not logits or counts."
+        )
