@@ -7,6 +7,7 @@ array([0.675])
 
 from __future__ import annotations
 
+from upslope.evaluation.agreement import cohen_kappa, fleiss_kappa
 from upslope.evaluation.curves import (
     INTERVAL_SEEDS,
     Interval,
@@ -30,6 +31,8 @@ __all__ = [
     "PairedResult",
     "Proportion",
     "area",
+    "cohen_kappa",
+    "fleiss_kappa",
     "holm",
     "labels_to_reach",
     "mean_interval",

@@ -197,28 +197,16 @@ class Session:
 
     def _progress(self, author: str) -> dict[str, Any]:
         state, classes = self.project.state, self.project.settings.classes
-        counts = dict.fromkeys(classes, 0)
-        labelled = passed = imported = own = 0
-        for answers in state.answers.values():
-            own += author in answers
-            labels = [a for a in answers.values() if a.label is not None]
-            labelled += bool(labels)
-            passed += not labels
-            imported += any(a.slice == IMPORTED for a in labels)
-            for answer in labels[:1]:
-                assert answer.label is not None
-                names = names_of(answer.label, classes)
-                for name in [names] if isinstance(names, str) else names:
-                    counts[name] += 1
+        tally = state.tally
         return {
             "samples": len(self.samples.ids),
-            "labelled": labelled,
-            "passed": passed,
-            "imported": imported,
-            "own": own,
+            "labelled": tally.labelled,
+            "passed": tally.passed,
+            "imported": tally.slices[IMPORTED],
+            "own": len(tally.by_author.get(author, ())),
             "unreadable": len(state.unreadable),
             "remaining": self.queue.remaining(state, author),
-            "classes": counts,
+            "classes": {name: tally.labels[k] for k, name in enumerate(classes)},
         }
 
     def _model(self) -> dict[str, Any]:
