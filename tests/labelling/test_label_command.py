@@ -81,7 +81,7 @@ def test_labels_in_the_data_are_taken_in(here: Path) -> None:
             2,
             "margin",
         ),
-        (["init", "p", "--data", "squares", "--classes", "a,b", "--strategy", "vaal"], 2, "own"),
+        (["init", "p", "--data", "squares", "--classes", "a,b", "--strategy", "ll4al"], 2, "own"),
         (["status", "squares"], 6, "labelling project"),
         (["serve", "squares"], 6, "labelling project"),
         (["export", "squares", "x.csv"], 6, "labelling project"),
