@@ -102,7 +102,7 @@ def check(
             trained: object = signal
             if isinstance(trained, Checked):
                 trained.check(model, task, inputs)
-            elif signal is not None and not hasattr(signal, "fit"):
+            elif signal is not None and not isinstance(trained, FittedSignal):
                 values[need] = signal.compute(model, task, inputs)
     finally:
         for module, mode in modes:
