@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -196,7 +196,7 @@ def _choice(
 
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if isinstance(value, str):
-        value = list(strategies.REGISTRY) if value == "all" else value.split(",")
+        value = list(_fair()) if value == "all" else value.split(",")
     if not isinstance(value, list | tuple) or not value:
         faults.append(f'strategies: expected a list of strategies, or "all", but got {value!r}')
         return ()
@@ -301,3 +301,8 @@ def _at(path: str, line: str) -> str:
     if match := _VALUE.fullmatch(line):
         return f"{path}.{match['key']}: expected {match['rest']}"
     return f"{path}: {_SUBJECT.sub('', line)}"
+
+
+def _fair() -> Iterator[str]:
+    """The strategies that see no label before it is given: those that `all` stands for."""
+    return (name for name, kind in strategies.REGISTRY.items() if not kind.sees_labels)

@@ -12,6 +12,7 @@ from torch import Tensor
 from upslope.datasets.base import Dataset, place_of
 from upslope.errors import DataError
 from upslope.ledger import Label
+from upslope.tasks.mask_answers import decode_mask
 
 
 class LabelledPool:
@@ -80,7 +81,11 @@ def oracle(pool: Dataset, position: Mapping[str, int], ids: Sequence[str]) -> di
 
 def as_target(label: Any) -> Tensor:
     """The target that a label is, () or (k,), or that several are, (n, ...): int64, or float32
-    for numbers."""
+    for numbers; of masks uint8, (h, w) or (n, h, w)."""
+    if isinstance(label, str):
+        return torch.from_numpy(decode_mask(label))
+    if isinstance(label, list) and any(isinstance(one, str) for one in label):
+        return torch.stack([as_target(one) for one in label])
     target = torch.tensor(label)
     return target.float() if target.is_floating_point() else target
 

@@ -82,6 +82,18 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
     return Sitting(counts, own, waiting, sheet, vanished, emptied)
 
 
+def tell_sheet(experiment: Experiment, path: Path) -> AnswerCounts:
+    """Record the answers of a CSV file with the columns id and label, all or none; train nothing.
+
+    Answers that are recorded already change nothing.
+
+    Raises:
+        DataError: a file with answers that cannot be taken, or for samples that were not asked.
+    """
+    answers = _read(experiment, path)
+    return experiment.answer(answers.labels, answers.passed, answers.withdrawn)
+
+
 def reasons(experiment: Experiment) -> dict[str, str]:
     """Why each id that waits is asked: which strategy chose it, at which rank and score."""
     state = experiment.state

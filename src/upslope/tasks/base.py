@@ -171,7 +171,7 @@ class NamesClasses(Protocol):
 class TakesAnswers(Protocol):
     """A task that says which answers of annotators are labels; others take classes."""
 
-    def label(self, answer: Any, classes: Sequence[str]) -> int | list[int] | list[float]:
+    def label(self, answer: Any, classes: Sequence[str]) -> int | list[int] | list[float] | str:
         """Return the label, as JSON holds it, that an answer is. classes: names, in order.
 
         Raises:
