@@ -41,7 +41,7 @@ in a process of its own, for its peak memory.
 
 The rivals are not dependencies: pip install opacus; BackPACK asks for torchvision but needs \
 none here: pip install --no-deps backpack-for-pytorch einops unfoldNd. Close other programs: \
-ratios within a run hold on a busy machine, samples a second do not."""
+ratios within a run hold on a busy machine, samples per second do not."""
 
 
 def main(

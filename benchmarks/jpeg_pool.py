@@ -1,4 +1,4 @@
-"""Scoring a folder of many JPEGs: memory over time, samples a second, the decoder's share.
+"""Scoring a folder of many JPEGs: memory over time, samples per second, the decoder's share.
 
     python benchmarks/jpeg_pool.py [--count 50000] [--decoders 0] [--folder jpegs]
 

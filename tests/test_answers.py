@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -214,11 +215,52 @@ def test_passes_are_refused_where_they_cannot_be_and_taken_back(start: Any) -> N
     assert second not in run.state.passed
     run.skip(third)
     run.ask()
-    with pytest.raises(DataError, match="another asked in its place"):
-        run.tell({third: 1})
     run.take_back([third])
     assert third not in run.state.passed
     assert third not in run.ask()  # in the pool again, and its place is taken
+
+
+@pytest.mark.parametrize("when", ["waiting", "next cycle", "finished"])
+def test_an_answer_after_a_pass_counts_from_the_next_training_on(start: Any, when: str) -> None:
+    run = start()
+    late, *_ = run.ask()
+    run.skip(late, "blurred")
+    assert len(run.ask()) == 8
+    if when == "waiting":
+        run.tell(truth((late,)))
+    run.tell(truth(run.ask()))
+    second = run.ask()
+    if when == "next cycle":
+        run.tell(truth((late,)))
+    run.tell(truth(second))
+    run.tell(truth(run.ask()))
+    assert run.ask() == ()
+    if when == "finished":
+        run.tell(truth((late,)))
+    counts = {"waiting": [9, 13, 17], "next cycle": [8, 13, 17], "finished": [8, 12, 16]}
+    assert [c.n_labelled for c in run.result().cycles] == counts[when]
+    assert run.state.passed == {}
+    assert labels_of(run)[late] == truth((late,))[late]
+    taken = json.loads(dict(events(run))["taken_back"])
+    assert taken == {"labels": {}, "passed": {late: "blurred"}, "asked": [late]}
+
+
+def test_an_answer_after_a_pass_trains_as_if_given_at_once(start: Any) -> None:
+    """A run with nine answers, one late, trains the same first model as one asked for nine."""
+    run, nine = (
+        start("late", "random"),
+        start("nine", "random", settings=replace(SETTINGS, initial=9)),
+    )
+    late, *_ = run.ask()
+    run.skip(late)
+    run.tell(truth((*run.ask(), late)))
+    nine.tell(truth(nine.ask()))
+    run.ask()
+    nine.ask()
+    assert set(run.state.initial) == set(nine.state.initial)
+    one, other = run.result().cycles[0], nine.result().cycles[0]
+    assert (one.n_labelled, one.train_metrics) == (other.n_labelled, other.train_metrics)
+    assert one.model_sha256 == other.model_sha256
 
 
 def test_none_passes_where_nobody_knows_and_trusts_the_data_set_where_it_does(start: Any) -> None:

@@ -277,7 +277,7 @@ def test_a_key_outside_its_section_is_told_where_it_stands(name: str) -> None:
         (
             {"data": {"nam": "table"}},
             "data.nam: unknown key; did you mean `name`? Expected one of `name`, `root`, `limit`, "
-            "`test_limit`, `validation`.",
+            "`test_limit`, `validation`, `read_limit`.",
         ),
         (
             {"strategies": [{"name": "margin", "labl": "m"}]},

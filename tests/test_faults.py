@@ -1,19 +1,47 @@
-"""The short form of the faults made on purpose."""
+"""The short form of the faults made on purpose: a few trials of each kind."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-from tests.faults.flips import flip_bits
-from tests.faults.subject import go_on, stop_midway
+ROOT = Path(__file__).parents[1]
+SHORT = {"kills": 2, "errors": 2, "power": 2, "races": 1, "flips": 5}
+"""Trials of each kind."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="needs fork and POSIX signals"),
+]
 
 
-@pytest.mark.slow
-def test_a_flipped_bit_is_noticed_or_without_effect(tmp_path: Path) -> None:
-    stop_midway(tmp_path / "run")
-    outcomes = flip_bits(tmp_path / "run", go_on, 12, 0, tmp_path / "copy")
-    assert outcomes["same"] + outcomes["refused"] == 12, outcomes
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
+    """Kind -> how often each outcome occurred, of one campaign in a process of its own."""
+    out = tmp_path_factory.mktemp("faults")
+    words = [word for kind, count in SHORT.items() for word in (f"--{kind}", str(count))]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", *words, "--subjects=run,score", f"--out={out}"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts: dict[str, Counter[str]] = {}
+    for row in json.loads((out / "summary.json").read_text())["rows"]:
+        figures = {name: value for name, value in row.items() if isinstance(value, int)}
+        counts.setdefault(row["kind"], Counter()).update(figures)
+    return counts
+
+
+@pytest.mark.parametrize("kind", SHORT)
+def test_whatever_happens_is_mended_or_told(outcomes: dict[str, Counter[str]], kind: str) -> None:
+    if kind in ("errors", "power") and sys.platform != "linux":
+        pytest.skip("needs Linux")
+    assert outcomes[kind]["trials"] == SHORT[kind]
+    assert outcomes[kind]["same"] + outcomes[kind]["refused"] >= SHORT[kind]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from upslope.errors import RunError
 from upslope.experiment.verify import repair_run, verify_run
 from upslope.ledger import Event, Ledger, read_run
+from upslope.ledger.store import has_begun
 
 LEDGERS = Path(__file__).with_name("ledgers")
 INFO = {"strategy": "margin", "seed": 0, "primary": "accuracy", "cycles": 2}
@@ -39,6 +42,24 @@ def test_labels_are_in_the_file_itself_after_each_record(tmp_path: Path) -> None
     shutil.copy(tmp_path / "run" / "ledger.sqlite", tmp_path / "copy")
     book.close()
     assert read_run(tmp_path / "copy").labels == {"a": 1}
+
+
+def test_what_a_kill_left_half_written_is_taken_back_by_readers(
+    folder: Path, tmp_path: Path
+) -> None:
+    before, copy = read_run(folder), tmp_path / "copy"
+    with closing(sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)) as db:
+        db.execute("PRAGMA cache_size = 1")  # pages reach the file before the transaction's end
+        db.execute("BEGIN")
+        for _ in range(100):
+            db.execute("INSERT INTO events SELECT NULL, time, cycle, kind, body, chain FROM events")
+            if (folder / "ledger.sqlite").stat().st_size > 500_000:
+                break
+        shutil.copytree(folder, copy)
+        db.execute("ROLLBACK")
+    assert (copy / "ledger.sqlite-journal").stat().st_size > 0
+    assert read_run(copy) == replace(before, path=copy)
+    assert not (copy / "ledger.sqlite-journal").exists()
 
 
 def test_no_flipped_bit_changes_what_is_read(folder: Path) -> None:
@@ -118,6 +139,18 @@ def test_a_lost_ledger_is_not_begun_anew(tmp_path: Path, left: str, ledger: str)
         (tmp_path / "ledger.sqlite").touch()
     with pytest.raises(RunError, match=f"it is {ledger}"):
         begin(tmp_path)
+
+
+def test_a_ledger_without_a_table_has_not_begun(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db:  # as a kill at once leaves it
+        db.execute("PRAGMA journal_mode = WAL")
+    assert (tmp_path / "ledger.sqlite").stat().st_size > 0
+    assert not has_begun(tmp_path)
+    with pytest.raises(RunError, match="but there is nothing"):
+        read_run(tmp_path)
+    begin(tmp_path).close()
+    assert has_begun(tmp_path)
+    assert read_run(tmp_path).strategy == "margin"
 
 
 def test_the_lock_follows_no_link(tmp_path: Path) -> None:

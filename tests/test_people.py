@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from upslope import datasets
+from upslope import compare, datasets, models, strategies, tasks
 from upslope.cli import app
 from upslope.cli.label import WAITING
 from upslope.errors import ConfigError, DataError
@@ -107,7 +110,7 @@ def test_photographs_from_nothing_to_the_end_and_on(command: list[Any], tmp_path
     left = rows_of(sheet)
     fill(sheet, lambda i: "skip: blurred" if i == left[0]["id"] else brightness(i))
     code, out, _ = call(*command)
-    assert "recorded: 3 labels, 1 passed" in out
+    assert "recorded: 3 labels, 1 skipped" in out
     (another,) = rows_of(sheet)
     assert another["id"] not in {row["id"] for row in rows}
 
@@ -146,7 +149,7 @@ def test_photographs_from_nothing_to_the_end_and_on(command: list[Any], tmp_path
     assert "changed: from cycle 4 on, experiment.cycles 3 -> 4" in out
     Image.new("RGB", (12, 12)).save(tmp_path / "photos" / "99.png")
     code, out, _ = call(*command, "-s", "experiment.cycles=4")
-    assert "the pool has 1 samples more" in out
+    assert "the pool has 1 sample more" in out
 
 
 def test_a_run_from_nothing_scores_and_predicts(command: list[Any], tmp_path: Path) -> None:
@@ -206,7 +209,7 @@ def test_an_earlier_answer_is_corrected_by_a_line_of_its_own(
     save(sheet, [*rows_of(sheet), {**rows[0], "label": other}], delimiter=";")
     code, out, _ = call(*command)
     assert code == WAITING
-    assert "recorded: 1 corrections" in out
+    assert "recorded: 1 correction\n" in out
     run = read_run(tmp_path / "run")
     assert run.info["classes"][run.labels[first]] == other
 
@@ -298,14 +301,18 @@ def test_masks_that_appear_beside_the_images_are_labels(tmp_path: Path) -> None:
     save(sheet, rows)
     code, out, err = call(*command)
     assert code == WAITING, err
-    assert "recorded: 1 passed, 1 labels that the data set has itself" in out
+    assert "recorded: 1 skipped, 1 label that the data set has itself" in out
+    draw(rows[1]["id"])  # the one skipped: taken once its row says so
+    assert "recorded: " not in call(*command)[1]
+    save(sheet, [*rows_of(sheet), {**rows[1], "label": ""}])
+    assert "recorded: 1 label (1 skipped before" in call(*command)[1]
     for row in rows_of(sheet):
         draw(row["id"])
     code, out, err = call(*command)
     assert code == WAITING, err
     run = read_run(tmp_path / "run")
-    assert run.cycles[0].n_labelled == 4
-    assert list(run.labels.values()) == [None] * 4
+    assert run.cycles[0].n_labelled == 5
+    assert list(run.labels.values()) == [None] * 5
     assert len(run.pending) == 2
 
 
@@ -329,7 +336,21 @@ def test_a_broken_mask_is_told_and_not_waited_for(tmp_path: Path) -> None:
 def test_comparisons_and_several_seeds_ask_nobody(command: list[Any], tmp_path: Path) -> None:
     code, _, err = call("compare", *command[1:])
     assert code == 2
-    assert "upslope run" in err
+    assert "each of the 40 samples of the pool to have a label" in err
+    assert "40 have none, first '1.png'. Take `upslope run`" in err
+    table = tmp_path / "t.csv"
+    table.write_text("x,label\n" + "".join(f"{i},{'ab'[i % 2] * (i != 7)}\n" for i in range(30)))
+    splits = datasets.load("table", root=table)
+    with pytest.raises(ConfigError, match=r"1 has none, first 'row-00007'. Take `upslope run`"):
+        compare(
+            tmp_path / "c",
+            strategies={"margin": strategies.build("margin")},
+            seeds=[0],
+            splits=splits,
+            task=tasks.build("classification", num_classes=2),
+            model=partial(models.build, "mlp", num_classes=2, input_shape=(1,)),
+        )
+    assert not (tmp_path / "c").exists()
     code, _, err = call(*command, "--seeds", "2")
     assert code == 2
     assert "one strategy and one seed" in err
@@ -408,8 +429,112 @@ def test_sheets_are_read_as_spreadsheets_save_them(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="remove the file"):
             read_sheet(sheet, ["a"], classes, read)
     sheet.write_bytes(b"id,label\na,caf\xe9\n")
-    with pytest.raises(DataError, match="UTF-8"):
+    with pytest.raises(DataError, match=r'byte 0xe9 at offset 14, line 2.*"CSV UTF-8"'):
         read_sheet(sheet, ["a"], classes, read)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("head", ["", "sep"])
+def test_sheets_in_the_encodings_of_spreadsheets(
+    encoding: str, delimiter: str, end: str, head: str, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "s.csv"
+    lines = ["id,label,why", "größe.png,Käfer,w", '日本,"skip: zu groß; ""dunkel""",w', ",,,"]
+    text = end.join([*([f"sep={delimiter}"] if head else []), *lines]).replace(",", delimiter)
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    sheet.write_bytes(mark + text.encode(encoding))
+    found = read_sheet(sheet, ["größe.png", "日本"], ("Käfer", "Maus"), str)
+    assert found.labels == {"größe.png": "Käfer"}
+    assert found.passed == {"日本": 'zu groß; "dunkel"'}
+
+
+def test_sheets_that_cannot_be_read_are_refused_by_one_error(tmp_path: Path) -> None:
+    sheet = tmp_path / "s.csv"
+    for data, words in (
+        ("id,label\ngröße,cat\n".encode("cp1252"), "byte 0xf6 at offset 11, line 2"),
+        ("id,label\na,cat\n".encode("utf-16-le"), "character 2 is NUL"),
+        (b"id,label\na,skip: dark, blurred\n", "row 2 has 3"),
+        (b'id,label\na,"cat\nb,dog\n', "after row 1"),
+        (b"id,label,LABEL\na,cat,dog\n", "one column label"),
+    ):
+        sheet.write_bytes(data)
+        with pytest.raises(DataError) as caught:
+            read_sheet(sheet, ["a", "b", "größe"], ("cat", "dog"), str)
+        assert words in str(caught.value)
+        assert "data.encoding" not in str(caught.value)
+        assert "remove the file" in str(caught.value)
+
+
+def test_a_skipped_sample_is_answered_after_all(command: list[Any], tmp_path: Path) -> None:
+    sheet = tmp_path / "run" / "to-label.csv"
+    call(*command)
+    first, *_ = rows_of(sheet)
+    fill(sheet, lambda i: "skip: blurred" if i == first["id"] else "")
+    call(*command)
+    rows = rows_of(sheet)
+    assert first["id"] not in [row["id"] for row in rows]
+    assert len(rows) == 6  # another took its place
+    save(sheet, [{**first, "label": brightness(first["id"])}, *rows])
+    code, out, err = call(*command)
+    assert code == WAITING, err
+    assert "recorded: 1 label (1 skipped before, beyond the cycle's count)" in out
+    assert rows_of(sheet) == rows
+    fill(sheet, brightness)
+    call(*command)
+    run = read_run(tmp_path / "run")
+    assert run.cycles[0].n_labelled == 7
+    assert run.passed == {}
+    assert run.info["classes"][run.labels[first["id"]]] == brightness(first["id"])
+    with sqlite3.connect(tmp_path / "run" / "ledger.sqlite") as db:
+        told = db.execute("SELECT kind, body FROM events").fetchall()
+    db.close()
+    kinds = [kind for kind, _ in told]
+    assert kinds[:7] == [
+        *("pool", "asked", "passed", "asked_instead", "taken_back", "labelled", "labelled")
+    ]
+    assert json.loads(told[4][1])["passed"] == {first["id"]: "blurred"}
+
+
+def test_answers_and_skips_are_taken_back_by_a_word(command: list[Any], tmp_path: Path) -> None:
+    sheet = tmp_path / "run" / "to-label.csv"
+    call(*command)
+    one, two, *_ = rows_of(sheet)
+    fill(sheet, lambda i: {one["id"]: brightness(i), two["id"]: "skip"}.get(i, ""))
+    call(*command)
+    waiting = {row["id"] for row in rows_of(sheet)}
+    words = [{**one, "label": "Take back"}, {**two, "label": "take back"}]
+    save(sheet, [*rows_of(sheet), *words])
+    code, out, err = call(*command)
+    assert code == WAITING, err
+    assert "recorded: 2 taken back" in out
+    assert {row["id"] for row in rows_of(sheet)} == {*waiting, one["id"]}
+    run = read_run(tmp_path / "run")
+    assert (run.labels, run.passed) == ({}, {})
+    fill(sheet, lambda i: "skip" if i == one["id"] else "take back")
+    code, _, err = call(*command)
+    assert code == 3
+    assert "to have an answer to take back but it has none" in err
+    assert read_run(tmp_path / "run").passed == {}  # nothing of the file was recorded
+
+
+def test_answers_and_rows_that_vanished_are_told(command: list[Any], tmp_path: Path) -> None:
+    sheet = tmp_path / "run" / "to-label.csv"
+    call(*command)
+    rows = rows_of(sheet)
+    fill(sheet, brightness, first=2)
+    _, out, _ = call(*command)
+    assert "had no" not in out
+    # A spreadsheet that still shows the first file saves it: an answer emptied, two rows gone.
+    save(sheet, [{**rows[0], "label": ""}, *rows[2:4]])
+    code, out, _ = call(*command)
+    assert code == WAITING
+    assert f"2 samples that waited had no row in to-label.csv, first '{rows[4]['id']}'" in out
+    assert f"1 row of to-label.csv had no answer, first '{rows[0]['id']}'" in out
+    assert "take back" in out
+    assert set(read_run(tmp_path / "run").labels) == {rows[0]["id"], rows[1]["id"]}
+    assert [row["id"] for row in rows_of(sheet)] == [row["id"] for row in rows[2:]]
 
 
 def test_ids_that_a_spreadsheet_changed_are_told(tmp_path: Path) -> None:

@@ -197,6 +197,6 @@ def test_a_score_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_signal_of_more_than_a_number_is_no_score() -> None:
     view = PoolView(["a"], {PROBABILITIES: torch.ones(1, 3)})
-    with pytest.raises(SelectionError, match="one number a sample"):
+    with pytest.raises(SelectionError, match="one number per sample"):
         SignalScore(PROBABILITIES).score(view)
     assert SignalScore(replace(PROBABILITIES)).needs == (PROBABILITIES,)

@@ -79,12 +79,14 @@ def _signal(need: Need, h: Tensor, z: Tensor, rng: torch.Generator) -> Tensor:
         return p
     if need.name in ("features", "extracted-features"):
         return h
+    if need.name == "predicted-classes":
+        return torch.nn.functional.one_hot(p.argmax(dim=1), c).float()
     if need.name == "mc-posteriors":
         noise = torch.randn(n, int(options["passes"] or 0), c, generator=rng)
         return noise.add_(z[:, None]).softmax(dim=2)
     if need.name == "gradient-sketch":
         return _sketch(p, h, int(options["dim"] or 0))
-    # One number a sample: uncertain samples score high, and all of them differ.
+    # One number per sample: uncertain samples score high, and all of them differ.
     return (1 - p.amax(dim=1)) * (0.5 + torch.rand(n, generator=rng)) + 1e-4
 
 

@@ -34,7 +34,7 @@ class Row:
     aside: bool
     chunk: int = 0
     samples: int = 0
-    times: list[float] = field(default_factory=list)  # seconds a sample, one a round
+    times: list[float] = field(default_factory=list)  # seconds per sample, one per round
     error_median: float | None = None  # relative, to the one-sample loop in float64
     error_max: float | None = None
     peak_mib: float | None = None

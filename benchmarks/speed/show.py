@@ -45,7 +45,7 @@ x plain  speed over that of plain forward + backward in its faster memory format
 ours x   how many times as fast as the method upslope is, in its faster memory format
 error    median (and worst) relative difference of the norms to the one-sample loop in float64
 MiB      peak memory of a process of its own, beyond model and samples
-timed    samples a round x rounds; the figure is the median round"""
+timed    samples per round x rounds; the figure is the median round"""
 
 
 def _cells(report: Report, row: Row) -> list[str]:
@@ -138,7 +138,7 @@ def plot(path: Path, reports: Sequence[Report]) -> None:
     axes.set_xlim(low, high)
     axes.set_yticks(range(len(reports)), [report.title for report in reports])
     axes.set_ylim(len(reports) - 0.5, -0.5)
-    axes.set_xlabel("samples a second, over plain forward + backward (faster memory format)")
+    axes.set_xlabel("samples per second, over plain forward + backward (faster memory format)")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ class RunError(UpslopeError):
 
 
 class GradientNormError(UpslopeError, ValueError):
-    """A model, an input or a loss for which one gradient norm a sample is not defined."""
+    """A model, an input or a loss for which one gradient norm per sample is not defined."""
 
     exit_code = 4
 

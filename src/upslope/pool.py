@@ -1,4 +1,4 @@
-"""What a strategy sees of the pool, and what it answers.
+"""The pool as a strategy sees it, and the selection that it returns.
 
 A strategy is pure: it gets a `PoolView` (ids and signals, no model, no device, no loader) and
 answers with a `Selection`. Which signals it wants, it says with `Need`s.
@@ -6,7 +6,7 @@ answers with a `Selection`. Which signals it wants, it says with `Need`s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -54,6 +54,9 @@ class PoolView:
     labelled: Sequence[str] = ()
     labelled_signals: Mapping[Need, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
+    look_ahead: Callable[[Sequence[str]], float] | None = None
+    """Of candidates: the figure that the network would reach on all unlabelled samples if these
+    were labelled too. It reads labels not given yet; in simulations alone, for an oracle."""
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -132,6 +135,10 @@ class Strategy(Protocol):
         """Choose exactly `budget` distinct candidates; with a cost budget, see `CostBudgeted`.
 
         Deterministic given `rng`; independent of the order of the candidates up to ties.
+
+        pool: the candidates and their signals.
+
+        Returns: the ids, and the scores of all candidates where there are any.
 
         Raises:
             SelectionError: budget below 1 or above the candidates; a signal missing or not finite.

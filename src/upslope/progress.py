@@ -1,4 +1,4 @@
-"""What long work tells whoever watches, and how it is asked to stop."""
+"""Progress reports of long work, and requests to stop it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from types import FrameType
 class Progress:
     """One report. `done` of `total` in `phase`; a phase starts at done=0 and ends at done=total.
 
-    phase: "read", "simulate", "compare" (samples of a data set that is opened), "train" (batches
-    over all epochs), "evaluate", "fit", "score" (samples), "select",
-    "cycle" (a cycle is finished: `metrics` holds its test figures, `train` those on its labels,
-    and `fitted` is False where the network has not learnt these), "run" (runs of a comparison).
+    phase: "read", "simulate", "compare" (samples of a data set that is opened), "features"
+    (samples of a frozen network), "train" (batches over all epochs), "evaluate", "fit", "score"
+    (samples), "select", "cycle" (a cycle is finished: `metrics` holds its test figures, `train`
+    those on its labels, and `fitted` is False where the network has not learnt these), "run" (runs
+    of a comparison).
     run: which run of a comparison, as "<strategy>/seed-<s>"; empty for a single run.
+
+    cycle, cycles: of the run. labelled: labels in use.
     """
 
     phase: str

@@ -1,4 +1,4 @@
-"""The page of slices: one column a class, the wedge empty in the row of transforms."""
+"""The page of slices: one column per class, the wedge empty in the row of transforms."""
 
 import numpy as np
 from molecules import molecule

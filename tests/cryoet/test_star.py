@@ -124,7 +124,10 @@ def test_csv_table(tmp_path):
         (RELION.replace("_rlnCoordinateZ #4", "_rlnOther #4"), r"rlnCoordinateZ, in .* but got"),
         (RELION.replace("11    21", "eleven 21"), r"coordinates but got .*eleven.*row 2"),
         (RELION.replace("11    21", "nan 21"), r"finite coordinates .*row 2"),
-        (RELION.replace("11    21", "11"), r"7 values, one a column of data_particles, but got 6"),
+        (
+            RELION.replace("11    21", "11"),
+            r"7 values, one per column of data_particles, but got 6",
+        ),
         (RELION.replace("tomo/b", "tomo/c"), r"'tomo/c\.mrc', row 3 .* missing"),
         ("image,x\na,1\n", "begins with data_"),
         ("data_particles\n", "table in .* none"),

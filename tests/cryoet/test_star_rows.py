@@ -69,7 +69,7 @@ def test_quotes_comments_and_several_tables(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{HEAD}a 1\nb\nc 3 4\n", "2 values, one a column of data_particles, but got 1, line 7"),
+        (f"{HEAD}a 1\nb\nc 3 4\n", "2 values, one per column of data_particles, but got 1, line 7"),
         (f"{HEAD}a 1\ndata_2.mrc\n", r"none in data_2\.mrc, line 7\. If it is a row that was cut"),
         (f"{HEAD}a 1\n\n_b.mrc 2\n", "quotes around a value that begins with _ .*line 8"),
         (f"{HEAD}a 1\n;b 2\n", "a row on one line but got ';b'"),

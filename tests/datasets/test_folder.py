@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from upslope import datasets
+from upslope.datasets.base import place_of
+from upslope.datasets.subset import Subset
 from upslope.errors import ConfigError, DataError
 
 
@@ -94,7 +96,9 @@ def test_streamed_equals_held_and_names_corrupt_files(tmp_path, memory):
     broken.write_bytes(broken.read_bytes()[:30])
     with pytest.raises(DataError, match=r"train/cat/5\.png but it cannot be decoded"):
         datasets.load("folder", tmp_path, memory=memory).pool.inputs(range(15))
-    with pytest.warns(UserWarning, match=r"left out 1 of 15 .*train/cat/5\.png"):
+    with pytest.warns(
+        UserWarning, match=r"Left out 1 of 15 images of .* \(train\), .*train/cat/5\.png"
+    ):
         splits = datasets.load("folder", tmp_path, memory=memory, on_error="skip")
     assert "train/cat/5.png" not in splits.pool.ids
     levels = splits.pool.inputs(range(14))[:, 0, 0, 0].tolist()
@@ -107,17 +111,20 @@ def test_a_corrupt_first_image_does_not_end_a_run_that_skips(tmp_path):
     (tmp_path / "train/cat/0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"train/cat/0\.png"):
         datasets.load("folder", tmp_path)
-    with pytest.warns(UserWarning, match="left out 1 of 5"):
+    with pytest.warns(UserWarning, match="Left out 1 of 5 images"):
         splits = datasets.load("folder", tmp_path, on_error="skip")
     assert splits.pool.ids[0] == "train/cat/1.png"
 
 
 def test_layouts_that_cannot_be_meant(tmp_path):
-    with pytest.raises(DataError, match="at least two classes"):
+    with pytest.raises(DataError, match=r"in /.*, at any depth, but there are none\. It is empty"):
         datasets.load("folder", tmp_path)
     by_class(tmp_path, {"cat": 2, "dog": 2})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"Expected images \(.*\) in .*empty but there are none"):
+    with pytest.raises(
+        DataError,
+        match=r"\.png, .*\) of a class in .*empty, at any depth, but there are none\. It is empty",
+    ):
         datasets.load("folder", tmp_path)
     (tmp_path / "empty").rmdir()
     save(tmp_path / "loose.png", 0)
@@ -129,7 +136,7 @@ def test_to_score_every_image_is_the_pool(tmp_path):
     save(tmp_path / "loose.png", 7)
     save(tmp_path / ".cache/thumb.png", 1)
     by_class(tmp_path, {"cat": 3, "deep/er": 1})
-    with pytest.warns(UserWarning, match=r"Left out 1 hidden folders: '\.cache'"):
+    with pytest.warns(UserWarning, match=r"Left out 1 hidden folder: '\.cache'"):
         pool = datasets.load_to_score("folder", tmp_path, test_share=0.5)
     shutil.rmtree(tmp_path / ".cache")
     assert pool.ids == ("cat/0.png", "cat/1.png", "cat/2.png", "deep/er/0.png", "loose.png")
@@ -142,7 +149,7 @@ def test_to_score_every_image_is_the_pool(tmp_path):
     by_class(tmp_path, {"train/new": 1})
     assert datasets.load_to_score("folder", tmp_path).ids == ("train/new/0.png",)
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match=r"to score in .*none but there are none"):
+    with pytest.raises(DataError, match=r"to score in .*none, at any depth, but there are none"):
         datasets.load_to_score("folder", tmp_path / "none")
 
 
@@ -166,6 +173,7 @@ OPTIONS = {
     "limit": 3,
     "test_limit": 1,
     "validation": 0.5,
+    "read_limit": 1.0,
 }
 
 
@@ -178,7 +186,7 @@ def test_every_option_of_a_run_is_taken_in_scoring(tmp_path, option):
     if option in ("missing_labels", "encoding"):
         given["manifest"] = "m.csv"
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Left out 1 files of the kind .csv")
+        warnings.filterwarnings("ignore", "Left out 1 file of the kind .csv")
         pool = datasets.load_to_score("folder", tmp_path, **given)
     edge = 4 if option == "size" else 6
     assert len(pool) == (2 if "manifest" in given else 3 if option == "limit" else 4)
@@ -196,3 +204,16 @@ def test_statistics_of_the_training_are_taken(tmp_path, memory):
         datasets.load_to_score("folder", tmp_path, mean=[0.25], std=[0.5])
     with pytest.raises(ConfigError, match="Divide those"):
         datasets.load_to_score("folder", tmp_path, mode="L", mean=[127.5], std=[64])
+
+
+def test_messages_call_the_data_by_the_path_that_was_given(tmp_path):
+    by_class(tmp_path / "photos", {"cat": 4, "dog": 4})
+    (tmp_path / "photos/cat/0.png").write_bytes(b"no image")
+    root = str(tmp_path / "photos")
+    with pytest.warns(UserWarning, match=rf"Left out 1 of \d images of {root} \(t") as told:
+        datasets.load("folder", root, on_error="skip", mode="RGB")
+    assert not [w for w in told if "photos/train" in str(w.message)]
+    (tmp_path / "photos/cat/0.png").unlink()
+    streamed = datasets.load("folder", root, memory=0)
+    assert place_of(streamed.pool) == f"{root} (train)"
+    assert place_of(Subset(streamed.pool, [0])) == f"{root} (train)"

@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 def png16(levels):
-    """A PNG of 16 bits a channel, from (h, w, c), written by hand: Pillow writes grey alone."""
+    """A PNG of 16 bits per channel, from (h, w, c), written by hand: Pillow writes grey alone."""
     height, width, channels = levels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -94,7 +94,7 @@ def test_colour_of_16_bits(tmp_path, channels):
     assert read_header(full, "x").deep
     assert highest_level(full, "x") > FULL // 2
     assert decode(full, "x", Form("RGB", None, FULL)).shape == (3, 6, 7)
-    with pytest.raises(DataError, match="16 bits a channel"):
+    with pytest.raises(DataError, match="16 bits per channel"):
         decode(full, "x", Form("RGB", None))
     by_class(tmp_path, lambda path: path.write_bytes(png16(RNG.integers(0, 4096, (6, 7, 3)))))
     with pytest.raises(DataError, match=r"would keep 16 levels\. Of colour the upper 8 bits"):

@@ -74,7 +74,7 @@ def test_equal_files(root):
         "'train/a/3.png' of 'train/a/0.png'."
     )
     assert across.startswith(
-        "1 images of the test set are copies, byte for byte, of images of the pool, such as "
+        "1 image of the test set is a copy, byte for byte, of an image of the pool, such as "
         "'test/a/0.png' of 'train/a/0.png': figures come out too good."
     )
     assert label.startswith(
@@ -103,11 +103,11 @@ def test_near_copies(root, change, memory):
         change(image).save(root / "test/a/2.png")
     told = " ".join(notes(root, memory=memory, duplicates="near"))
     assert (
-        "1 images of the test set are near copies of images of the pool, such as 'test/a/2.png' of "
+        "1 image of the test set is a near copy of an image of the pool, such as 'test/a/2.png' of "
         "'train/a/0.png'" in told
     )
-    assert told.count("near copies") == 1
-    assert "near copies" not in " ".join(notes(root, duplicates="exact"))
+    assert told.count("near cop") == 1
+    assert "near cop" not in " ".join(notes(root, duplicates="exact"))
 
 
 def test_flat_images_are_near_nothing(tmp_path):
@@ -128,7 +128,7 @@ def test_near_copies_are_those_of_a_plain_double_loop(monkeypatch):
     images, labels = images[order], RNG.integers(-1, 2, len(images))
     names = [f"{i}" for i in range(len(images))]
     parts = {
-        part: datasets.npz.checked(
+        part: datasets.npz.build_dataset(
             "x", images[rows], labels[rows], "ab", source="x", ids=names[rows]
         )
         for part, rows in (("pool", slice(0, 18)), ("test set", slice(18, None)))

@@ -1,5 +1,7 @@
 """Which folders are splits and which are classes; what is neither is refused or told."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,9 +64,9 @@ def test_all_three_and_what_is_none_of_them(tmp_path):
     with pytest.raises(DataError, match="label for 'Unlabelled"):
         splits.pool.targets([splits.pool.ids.index("Unlabelled/0.png")])
     assert splits.notes == (
+        "Left out 1 image beside the folders of the splits: '0.png'.",
         "Left out 2 images of the folder 'raw', which names no split: 'raw/deep/0.png', "
         "'raw/deep/1.png'.",
-        "Left out 1 images that lie beside the folders of the splits: '0.png'.",
     )
     assert len(datasets.load_to_score("folder", tmp_path)) == 12
 
@@ -150,14 +152,44 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     splits = datasets.load("folder", tmp_path)
     assert len(splits.pool) + len(splits.test) == 10
     assert splits.notes == (
-        "Left out 2 files of the kind .heic, which are not read as images: 'dog/a.heic', "
+        "Left out 4 files of an operating system: '.DS_Store', 'Thumbs.db', 'desktop.ini' and 1 "
+        "more.",
+        "Left out 2 files of the kind .heic, which is not read as an image: 'dog/a.heic', "
         "'dog/b.HEIC'.",
-        "Left out 1 files of the kind .txt, which are not read as images: 'notes.txt'.",
-        "Left out 1 files without a suffix, which are not read as images: 'LICENSE'.",
-        "Left out 3 hidden folders: '@eaDir', '__MACOSX', 'cat/.thumbs'.",
-        "Left out 1 hidden images: 'dog/._0.png'.",
-        "Left out 1 links to folders, which are not followed: 'dog/link'.",
+        "Left out 1 file of the kind .txt, which is not read as an image: 'notes.txt'.",
+        "Left out 1 file without a suffix, which would tell that it is an image: 'LICENSE'.",
+        "Left out 2 folders of an operating system: '@eaDir', '__MACOSX'.",
+        "Left out 1 hidden folder: 'cat/.thumbs'.",
+        "Left out 1 hidden image: 'dog/._0.png'.",
+        "Left out 1 linked folder (links are not followed): 'dog/link'.",
     )
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_files_of_systems_are_counted_beside_splits_and_among_loose_images(tmp_path, flat):
+    if flat:
+        lay(tmp_path, ".", "deep", count=3)
+    else:
+        lay_splits(tmp_path, "train", "test")
+    for junk in ("Thumbs.db", "desktop.ini", ".DS_Store", "notes.txt", ".hidden"):
+        (tmp_path / junk).touch()
+    lay(tmp_path, "__MACOSX", "System Volume Information")
+    notes = datasets.load("folder", tmp_path, classes=["cat", "dog"]).notes
+    assert notes[:4] == (
+        "Left out 3 files of an operating system: '.DS_Store', 'Thumbs.db', 'desktop.ini'.",
+        "Left out 1 file of the kind .txt, which is not read as an image: 'notes.txt'.",
+        "Left out 2 folders of an operating system: 'System Volume Information', '__MACOSX'.",
+        "Left out 1 hidden file: '.hidden'.",
+    )
+    shutil.rmtree(tmp_path / ("deep" if flat else "train"))
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    if flat:
+        with pytest.raises(
+            DataError,
+            match=r"\.png, .*at any depth, but there are none\. It holds 3 files of an op",
+        ):
+            datasets.load("folder", tmp_path, classes=["cat", "dog"])
 
 
 def test_classes_that_only_the_test_set_has(tmp_path):
@@ -215,8 +247,8 @@ def test_images_that_a_manifest_does_not_list(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\ni/0.png,a,b\n", "2 values, one a column, but got 3, line 2 of"),
-        ("path,label,split\ni/0.png,a\n", "3 values, one a column, but got 2, line 2 of"),
+        ("path,label\ni/0.png,a,b\n", "2 values, one per column, but got 3, line 2 of"),
+        ("path,label,split\ni/0.png,a\n", "3 values, one per column, but got 2, line 2 of"),
         ("path,label,label\ni/0.png,a,b\n", "columns path, label and perhaps split"),
         ("path,label\ni/0.png,a  b\ni/1.png,a b\n", "more than spaces .*'a  b' and 'a b'"),
     ],
@@ -235,7 +267,7 @@ def test_folders_of_runs_are_no_classes(tmp_path):
     (tmp_path / "runs/margin/seed-0/ledger.sqlite").touch()
     splits = datasets.load("folder", tmp_path)
     assert splits.pool.classes == ("cat", "dog")
-    assert splits.notes == ("Left out 1 folders of runs: 'runs/margin/seed-0'.",)
+    assert splits.notes == ("Left out 1 run folder: 'runs/margin/seed-0'.",)
 
 
 def test_named_classes_and_splits_in_other_spellings(tmp_path):

@@ -125,8 +125,8 @@ def test_what_is_left_out_is_told(tmp_path):
     (tmp_path / "images/.hidden").mkdir()
     opened = load(tmp_path)
     assert opened.notes == (
-        "Left out 1 files of the kind .heic, which are not read as images: 'train/a.heic'.",
-        "Left out 1 hidden folders: '.hidden'.",
+        "Left out 1 file of the kind .heic, which is not read as an image: 'train/a.heic'.",
+        "Left out 1 hidden folder: '.hidden'.",
         "Left out 2 pairs outside of the folders of the splits: 'old/0', 'old/1'.",
     )
     lay(tmp_path / "two", ("train", "Train", "test"))
@@ -141,7 +141,7 @@ def test_copies_of_a_pair(tmp_path):
     lay(tmp_path)
     (tmp_path / "images/test/2.png").write_bytes((tmp_path / "images/train/0.png").read_bytes())
     (note,) = load(tmp_path).notes
-    assert note.startswith("1 images of the test set are copies, byte for byte, of images of the")
+    assert note.startswith("1 image of the test set is a copy, byte for byte, of an image of the")
 
 
 def test_deep_images(tmp_path):

@@ -142,8 +142,8 @@ def test_image_and_mask_are_brought_to_one_size_alike(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: (r / "masks/train/1.png").unlink(), r"1 images have no mask: 'train/1'"),
-        (lambda r: (r / "images/test/0.png").unlink(), r"1 masks have no image: 'test/0'"),
+        (lambda r: (r / "masks/train/1.png").unlink(), r"1 image has no mask: 'train/1'"),
+        (lambda r: (r / "images/test/0.png").unlink(), r"1 mask has no image: 'test/0'"),
         (
             lambda r: save(r / "masks/train/1.png", labels(0, [1], h=5)),
             r"masks/train/1\.png to be of the size of its image .*6 rows of 8.* got 5 rows of 8",
@@ -189,7 +189,7 @@ def test_pairs_that_cannot_be_used_are_left_out_where_asked(tmp_path):
     my_folder(tmp_path, INDEX, lambda seed: labels(seed, [1, 7, 255]))
     save(tmp_path / "masks/train/0.png", labels(0, [9]))
     for memory in (1.0, 0.0):
-        with pytest.warns(UserWarning, match=r"left out 1 of 2 .*train/0\.png but got 9"):
+        with pytest.warns(UserWarning, match=r"Left out 1 of 2 .*train/0\.png but got 9"):
             splits = datasets.load("mask-folder", tmp_path, on_error="skip", memory=memory)
         assert splits.pool.ids == ("train/1",)
         assert splits.pool.targets([0]).shape == (1, 6, 8)
@@ -234,7 +234,9 @@ def test_voc(tmp_path):
     assert len(splits.pool.classes) == 21
     assert set(splits.test.targets([0]).unique().tolist()) == {0, 15, 255}
     (home / "SegmentationClass/2007_000033.png").unlink()
-    with pytest.raises(DataError, match=r"val\.txt lists but 1 files .*2007_000033\.png"):
+    with pytest.raises(
+        DataError, match=r"val\.txt lists but 1 file is missing, .*2007_000033\.png"
+    ):
         datasets.load("voc", tmp_path)
     with pytest.raises(DataError, match=r"train\.txt in .*host\.robots"):
         datasets.load("voc", home / "JPEGImages")

@@ -160,7 +160,7 @@ def test_what_is_not_read_is_told(tmp_path):
         y_test=np.array([1, 2, 4]),
     )
     assert datasets.load("npz", tmp_path).notes == (
-        "Left out 1 arrays that are not among x_train, y_train, x_test, y_test, classes: 'x_val' "
+        "Left out 1 array not among x_train, y_train, x_test, y_test, classes: 'x_val' "
         "(2, 5, 6, 3).",
         "2 of 8 samples are unlabelled: their label is -1.",
         "2 of 5 classes have no sample: 0, 3. Labels count from 0: subtract 1 from labels that "

@@ -86,7 +86,7 @@ def test_corrupt_image_is_named_or_left_out(root, pixels):
     with pytest.raises(DataError, match="train-00001"):
         datasets.load("parquet", root)
     for memory in (4.0, 0.0):
-        with pytest.warns(UserWarning, match="left out 1 of 8 images"):
+        with pytest.warns(UserWarning, match="Left out 1 of 8 images"):
             splits = datasets.load("parquet", root, on_error="skip", memory=memory)
         assert splits.pool.ids[:2] == ("train-00000", "train-00002")
         np.testing.assert_array_equal(
@@ -124,7 +124,9 @@ def test_files_without_rows(root):
         datasets.load("parquet", root)
     for part in ("train-00000-of-00002", "train-00001-of-00002"):
         write(root / f"{part}.parquet", [], [])
-    with pytest.raises(DataError, match="at least one training image"):
+    with pytest.raises(
+        DataError, match=r"at least one image to learn from in /.* but there is none"
+    ):
         datasets.load("parquet", root)
 
 
@@ -275,4 +277,4 @@ def test_images_that_are_in_pool_and_test_set_are_told(tmp_path, pixels):
         "1 of 4 test images have the same inputs as one of the pool, first 'test-00001' as "
         "'train-00002'"
     )
-    assert second.startswith("1 groups of images have the same inputs and different labels")
+    assert second.startswith("1 group of images with the same inputs and different labels")

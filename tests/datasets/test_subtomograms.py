@@ -107,7 +107,7 @@ def test_files_that_cannot_be_used(stack):
     with pytest.raises(DataError, match="1 of 5120 voxels are NaN"):
         read_volume(path)
     datasets.subtomograms._read.cache_clear()
-    with pytest.warns(UserWarning, match=r"left out 1 of 10 particles .*000004@stack\.mrc"):
+    with pytest.warns(UserWarning, match=r"Left out 1 of 10 particles .*000004@stack\.mrc"):
         kept = datasets.load("subtomograms", root, label="kind", on_error="skip")
     assert "000004@stack.mrc" not in (*kept.pool.ids, *kept.test.ids)
     assert len(kept.pool) + len(kept.test) == 9

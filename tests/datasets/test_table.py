@@ -150,7 +150,7 @@ def test_numbers_as_categories_and_a_column_that_never_changes(tmp_path):
         ("x,y\n1,a\n", {}, "column label, class or target in .* it has 'x', 'y'"),
         ("x,label\n1,a\n2,a\n", {}, r"at least 2 classes .* \['a'\]"),
         ("x,label\n1,0.5\n2,0.25\n", {}, r"got 0\.5\. Set `data.kind` to numbers"),
-        ("x,label\n1,a\n2,b\n", {"target": "x,label"}, "names 2: x,label. Set `data.kind`"),
+        ("x,label\n1,a\n2,b\n", {"target": "x,label"}, "names 2: x, label. Set `data.kind`"),
         ("x,label\n1,a\n2,b\n", {"kind": "numbers"}, "numbers in the column `label`"),
         ("x,label\n1,a\n2,b\n", {"columns": "z"}, "`data.columns` to name a column"),
         ("x,label\n1,a\n2,b\n", {"id": "z"}, "`data.id` to name a column"),

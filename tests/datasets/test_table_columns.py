@@ -170,7 +170,7 @@ def test_ids_of_typed_files(tmp_path):
             r"30 of 30 cells are written otherwise, first '0,5'.*`data.decimal`",
         ),
         (lambda i: f'"{i + 1},500.25"', r"first '1,500\.25'\. Remove what is between thousands"),
-        (lambda i: "bad" if i == 3 else i, r"29 cells are numbers and 1 are not, first 'bad'"),
+        (lambda i: "bad" if i == 3 else i, r"29 cells are numbers and 1 not, first 'bad'"),
         (lambda i: f"2020-01-{i + 1:02d}", "dates or times, first '2020-01-01'"),
         (lambda i: f"{i + 1:02d}.01.2020", r"dates or times, first '01\.01\.2020'"),
         (lambda i: f"{i}%", "numbers with a sign or a unit, first '0%'"),
@@ -235,7 +235,7 @@ def test_filled_cells_and_unseen_categories_are_counted(tmp_path):
     path.write_text(text, encoding="utf-8")
     splits = datasets.load("table", path, missing="fill")
     assert one_note(splits, "1 of 4 cells of `x` are empty, 'NA' (1): filled with the mean")
-    assert one_note(splits, "1 test rows have a category in `c` that the pool has not, first 'v'")
+    assert one_note(splits, "1 test row with a category in `c` that the pool has not, first 'v'")
     x = splits.pool.inputs([0, 1, 2])
     np.testing.assert_allclose(x[:, 0], [-1, 0, 1], atol=1e-6)
     assert x[:, 1].tolist() == [0, 1, 0]
@@ -297,7 +297,7 @@ def test_duplicates_are_told(tmp_path):
     splits = datasets.load("table", path)
     assert one_note(splits, "1 of 2 test rows", "first 'row-00003' as 'row-00002'")
     assert one_note(splits, "1 of 3 pool rows repeat", "first 'row-00001' those of 'row-00000'")
-    assert one_note(splits, "1 groups of rows have the same inputs and different labels")
+    assert one_note(splits, "1 group of rows with the same inputs and different labels")
 
 
 def test_files_of_excel_and_other_encodings(tmp_path):
@@ -355,6 +355,47 @@ def test_targets_among_the_inputs(tmp_path):
     assert one_note(datasets.load("table", path), "`code` has one value per class")
     with pytest.raises(ConfigError, match=r"`data.columns` to name inputs alone but got 'label'"):
         datasets.load("table", path, columns="x,label")
+
+
+def test_names_of_columns_as_text_or_as_a_list_are_one_value(tmp_path):
+    path = csv(
+        tmp_path,
+        'a,"b, c",d,code,wet,dry',
+        lambda i: f"{i * i},{i**3},{-(i**2)},{i % 3},{i % 2},{(i + 1) % 2}",
+    )
+    common = {"target": "wet,dry", "kind": "labels"}
+
+    def inputs(**options):
+        splits = datasets.load("table", path, **{**common, **options})
+        return splits.pool.inputs(range(len(splits.pool))).numpy()
+
+    text = inputs(columns="a, d,code", categorical="code")
+    listed = inputs(columns=["a", "d", "code"], categorical=["code"], target=["wet", "dry"])
+    assert text.shape[1] == 5
+    np.testing.assert_array_equal(text, listed)
+    assert inputs(columns=["b, c"]).shape[1] == 1  # as text, it would be two names
+    with pytest.raises(ConfigError, match=r"`data.columns` to name a column .* got 'b'"):
+        inputs(columns="b, c")
+    given = datasets.check_options("table", {"columns": ["a", "d"], "target": ("wet", "dry")})
+    assert given == {"columns": "a,d", "target": "wet,dry"}  # as recorded in runs
+    assert datasets.check_options("table", {"columns": ["b, c"]}) == {"columns": ["b, c"]}
+    for wrong, words in (
+        (["a", "a"], "each once but got 'a' twice"),
+        ([], "to name columns of inputs"),
+        ("", "to name columns of inputs"),
+        ([1, 2], "valid string"),
+        ({"a": 1}, "columns"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            inputs(columns=wrong)
+    with pytest.raises(ConfigError, match=r"one column of classes but `data.target` names 2"):
+        datasets.load("table", path, target=["wet", "dry"])
+
+
+def test_classes_as_text_or_as_a_list(tmp_path):
+    path = labelled(tmp_path, lambda i: "")
+    for names in ("cat, dog", ["cat", "dog"]):
+        assert datasets.load("table", path, classes=names).pool.classes == ("cat", "dog")
 
 
 def test_classes_that_are_fractions_or_dates(tmp_path):

@@ -1,29 +1,55 @@
-"""The long form: `python -m tests.faults --flips 5000 --seed 0`, with a summary."""
+"""The campaign: `python -m tests.faults --out DIR`, with `--seed`; the same command goes on.
+
+Without a number of any kind, all kinds are tried in their long form, which takes days; with one,
+those alone that are given. `DIR/summary.md` and `summary.json` say how it ended, `DIR/trials.jsonl`
+every trial, with what is needed to make it again (`--only KIND/SUBJECT/NUMBER`).
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # and for the workers of what is started here
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from tests.faults.flips import flip_bits  # noqa: E402
-from tests.faults.subject import go_on, stop_midway  # noqa: E402
+from tests.faults.campaign import KINDS, LONG, Campaign  # noqa: E402
+from tests.faults.summary import write_summary  # noqa: E402
+from tests.faults.trials import Record  # noqa: E402
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--flips", type=int, default=500, help="bits flipped in files of a run")
-    parser.add_argument("--seed", type=int, default=0, help="of the places")
+    for kind in KINDS:
+        parser.add_argument(f"--{kind}", type=int, metavar="N", help=f"long form: {LONG[kind]:,}")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument("--subjects", help="of kills, errors, power and races; commas between")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="then begin no more")
+    parser.add_argument("--only", metavar="KIND/SUBJECT/NUMBER", help="one trial; its files stay")
+    parser.add_argument("--out", type=Path, help="folder of the record; a new one by default")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        stop_midway(run)
-        outcomes = flip_bits(run, go_on, options.flips, options.seed, Path(folder) / "copy")
-    print(f"seed {options.seed}, {options.flips} flips:", dict(outcomes))
-    return int(outcomes["different"] + outcomes["foreign"] > 0)
+    out = options.out or Path(tempfile.mkdtemp(prefix="faults-"))
+    record = Record(out)
+    counts = {kind: getattr(options, kind) for kind in KINDS}
+    if all(count is None for count in counts.values()):
+        counts = dict(LONG)
+    subjects = options.subjects.split(",") if options.subjects else None
+    until = time.monotonic() + 60 * options.minutes
+    with Campaign(record, options.seed, until, subjects, keep=bool(options.only)) as campaign:
+        if options.only:
+            trial = campaign.one(*options.only.split("/"))
+            print(dict(trial.outcomes), *trial.finds, sep="\n")
+            return int(trial.failed)
+        for kind, count in counts.items():
+            campaign.run(kind, count or 0)
+    table = write_summary(record)
+    print(table, f"\n{out}/summary.md")
+    return int(any(trial.failed for trial in record))
 
 
 if __name__ == "__main__":

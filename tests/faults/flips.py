@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
-import random
+import os
 import shutil
+import signal
+import sys
+import time
 import warnings
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.faults.commands import LOCK
+from tests.faults.subject import go_on, stop_midway
+from tests.faults.trials import Trial
 
 from upslope.errors import UpslopeError
 
+SUBJECT = "a run"
+_PATIENCE = 120.0  # seconds for what takes one
 
-def flip_bits(
-    folder: Path, go_on: Callable[[Path], object], count: int, seed: int, scratch: Path
-) -> Counter[str]:
-    """Flip one bit in a file of a copy of `folder`, `count` times, and go on with the copy.
 
-    go_on: works on a run's folder and returns what must not change. Returns how often the outcome
-    was "same", "refused", and "different" or "foreign" for a fault of Upslope's.
-    """
-    rng = random.Random(seed)
-    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    files = [p for p in files if p.name != "run.lock" and (folder / p).stat().st_size]
-    shutil.copytree(folder, scratch, dirs_exist_ok=False)
-    expected = go_on(scratch)
-    outcomes: Counter[str] = Counter()
-    for _ in range(count):
-        shutil.rmtree(scratch)
-        shutil.copytree(folder, scratch)
-        victim = scratch / rng.choice(files)
-        data = bytearray(victim.read_bytes())
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        victim.write_bytes(data)
+class FlippedRun:
+    """A run stopped in the middle of a training, whose files get a wrong bit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        stop_midway(folder)
+        files = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+        self.files = sorted(p for p in files if p.name != LOCK and (folder / p).stat().st_size)
+        whole = folder.with_name("flips-whole")
+        shutil.copytree(folder, whole)
+        self.expected = go_on(whole)
+        shutil.rmtree(whole)
+
+    def flip(self, trial: Trial, scratch: Path) -> None:
+        """Flip one bit in a file of a copy, and go on with it, in a process of its own."""
+        rng, copy = trial.rng, scratch / "run"
+        shutil.copytree(self.folder, copy)
+        victim = rng.choice(self.files)
+        data = bytearray((copy / victim).read_bytes())
+        place, bit = rng.randrange(len(data)), rng.randrange(8)
+        data[place] ^= 1 << bit
+        (copy / victim).write_bytes(data)
+        trial.faults += 1
+        outcome, find = self._outcome(copy)
+        trial.note(outcome, f"bit {bit} of byte {place} of {victim}: {find}")
+
+    def _outcome(self, copy: Path) -> tuple[str, str]:
+        ours, theirs = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(ours)
+            sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+            with os.fdopen(theirs, "w") as pipe:
+                pipe.write(self._try(copy))
+            os._exit(0)
+        os.close(theirs)
+        deadline = time.monotonic() + _PATIENCE
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                os.close(ours)
+                return "hung", ""
+            time.sleep(0.01)
+        _, status = os.waitpid(pid, 0)
+        with os.fdopen(ours) as pipe:
+            text = pipe.read()
+        if status:
+            return "crashed", f"exit code {os.waitstatus_to_exitcode(status)}"
+        outcome, _, find = text.partition("\n")
+        return outcome, find
+
+    def _try(self, copy: Path) -> str:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                outcomes["same" if go_on(scratch) == expected else "different"] += 1
+                got = go_on(copy)
         except UpslopeError:
-            outcomes["refused"] += 1
+            return "refused"
         except Exception as error:  # counted, and named: this is what the campaign looks for
-            outcomes["foreign"] += 1
-            print(f"foreign: {type(error).__name__} after a flip in {victim.name}: {error}")
-    shutil.rmtree(scratch)
-    return outcomes
+            return f"foreign\n{type(error).__name__}: {error}"
+        return "same" if got == self.expected else "different"

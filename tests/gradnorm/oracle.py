@@ -93,7 +93,7 @@ class Seen:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Seen]:
-    """Sees every use of a weight, and every fall back to one backward pass a sample."""
+    """Sees every use of a weight, and every fall back to one backward pass per sample."""
     seen = Seen()
     use, slow = Tape.use, Recording._one_by_one
 

@@ -63,7 +63,7 @@ def test_a_reduced_loss_is_refused():
 
 @pytest.mark.parametrize("loss", [lambda out: out, lambda out: out[:2, 0], lambda out: 3.0])
 def test_a_loss_of_another_shape_is_refused(loss):
-    refused(net().eval(), r"one number a sample, shape \(3,\)", loss=loss)
+    refused(net().eval(), r"one number per sample, shape \(3,\)", loss=loss)
 
 
 def test_a_loss_that_is_not_finite_is_refused_naming_the_samples():

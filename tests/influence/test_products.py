@@ -185,7 +185,7 @@ def test_wrong_arguments_are_named() -> None:
         Curvature(model, data, kind="hesian")
     with pytest.raises(InfluenceError, match="but got 'cross'"):
         Curvature(model, data, "cross")
-    with pytest.raises(InfluenceError, match=r"of shape \(74,\), one entry a parameter, but got"):
+    with pytest.raises(InfluenceError, match=r"of shape \(74,\), one entry per parameter, but got"):
         Curvature(model, data).product(torch.zeros(3))
     with pytest.raises(InfluenceError, match="`vector` to be finite"):
         Curvature(model, data).product(torch.full((74,), torch.nan))

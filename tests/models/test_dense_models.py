@@ -94,7 +94,7 @@ def test_a_pixel_of_the_answer_lies_over_its_pixel(name, stride):
     ],
 )
 def test_scored_exactly_after_a_training_step(name, shape, options):
-    """The engine against one backward a sample through the network as it is, in double."""
+    """The engine against one backward per sample through the network as it is, in double."""
     torch.manual_seed(0)
     model = models.build(name, num_classes=4, input_shape=shape, **options)
     x = torch.randn(3, *shape)

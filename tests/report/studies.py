@@ -10,7 +10,7 @@ BUDGETS = (180, 270, 360, 450, 540, 630, 720)
 
 
 def made_up(offsets: dict[str, float], seeds: int = 5, noise: float = 0.004) -> Study:
-    """One run a strategy and seed: a common rising curve plus an offset plus noise."""
+    """One run per strategy and seed: a common rising curve plus an offset plus noise."""
     base = 0.93 - 0.35 * np.exp(-np.asarray(BUDGETS) / 220)
     runs = []
     for seed in range(seeds):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from upslope.reproduction.output.formats import (
     to_latex,
     to_markdown,
 )
-from upslope.reproduction.output.picture import draw_picture
+from upslope.reproduction.output.picture import draw_picture, save_picture
 from upslope.reproduction.output.results import (
     Panel,
     Row,
@@ -98,6 +99,17 @@ def test_as_many_steps_as_whole_passes_allow() -> None:
     longer = _stretch(training, 137_600, 50_000)
     assert longer.steps_for(50_000) == pytest.approx(137_600, abs=391 / 2)
     assert longer.milestones[0] / longer.epochs == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_picture_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
+    bars = Panel("Bars", "%", "", ("a", "b"), (Series("ours", (1.0, 2.0), (0.1, 0.2)),))
+    for path in save_picture((bars,), tmp_path):
+        path.write_bytes(b"old")
+        path.with_suffix(".link").hardlink_to(path)  # the old file, under another name
+        save_picture((bars,), tmp_path)
+        assert path.with_suffix(".link").read_bytes() == b"old"
+        assert path.read_bytes() != b"old"
+        path.with_suffix(".link").unlink()
 
 
 def test_pictures_of_curves_and_bars() -> None:

@@ -95,7 +95,7 @@ def test_overlap_counts_as_its_definition(made: Made) -> None:
     for cycle in range(run.cycles):
         model, candidates = run.model(cycle), run.candidates(cycle)
         norms = []
-        for i in candidates:  # one backward pass a sample
+        for i in candidates:  # one backward pass per sample
             inputs = run.task.prepare(run.pool.inputs([i]))
             loss = F.cross_entropy(model(inputs), run.targets([i]))
             parts = torch.autograd.grad(loss, list(model.parameters()))

@@ -113,7 +113,7 @@ def test_fields_out_of_range():
     for arguments, message in (
         ({"num_classes": 1}, "at least 2 classes"),
         ({"num_classes": 2, "classes": ("a",)}, "2 class names"),
-        ({"num_classes": 2, "mean": (0.5,)}, "one number a channel"),
+        ({"num_classes": 2, "mean": (0.5,)}, "one number per channel"),
         ({"num_classes": 2, "mean": (0.5,), "std": (0.0,)}, "each std above 0"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -130,5 +130,6 @@ def test_table():
     assert "'rotate'" in str(error.value)
     assert "did you mean `label_smoothing`" in str(error.value)
     line = tasks.describe()[0]
-    assert [o.name for o in line.options] == ["augmentation", "pad", "label_smoothing", "views"]
+    names = ["augmentation", "pad", "area", "colour", "label_smoothing", "views"]
+    assert [o.name for o in line.options] == names
     assert all(o.help for o in line.options)

@@ -43,7 +43,7 @@ def set_probability(p, labels):
 
 
 def test_expected_loss_is_that_over_all_label_sets():
-    # Eq. 6 over 2^L label sets, one autograd pass a sample, against the engine's one batch.
+    # Eq. 6 over 2^L label sets, one autograd pass per sample, against the engine's one batch.
     model, x = network(), inputs()
     sets = [torch.tensor(s) for s in itertools.product((0, 1), repeat=LABELS)]
 
@@ -74,7 +74,7 @@ def test_posteriors_of_one_label_a_sample_are_refused():
         build(Need.of("egl")).compute(model, task, x)
     badge = strategy("badge")
     signals = {need: build(need).compute(model, task, x) for need in badge.needs}
-    with pytest.raises(ModelError, match="one posterior a sample"):
+    with pytest.raises(ModelError, match="one posterior per sample"):
         badge.check_shapes(signals)
 
 
@@ -104,7 +104,7 @@ def test_figures_equal_scikit_learns():
 def test_check_and_answers():
     task: Task = task_of("multi-label", num_classes=LABELS)
     task.check(network().float(), inputs(1).float())
-    with pytest.raises(ModelError, match=r"\(2, 4\), one row a sample and one number a label"):
+    with pytest.raises(ModelError, match=r"\(2, 4\), one row per sample and one number per label"):
         task.check(nn.Linear(5, 3), inputs(2).float())
     z = torch.tensor([[1.0, -1.0, 0.5, -2.0]])
     assert task.predictions(z).tolist() == [[1, 0, 1, 0]]

@@ -56,7 +56,7 @@ def test_fields_out_of_range():
     ):
         with pytest.raises(ConfigError, match=message):
             Regression(2, **options)
-    with pytest.raises(ModelError, match=r"\(5, 2\), one row a sample and one column a target"):
+    with pytest.raises(ModelError, match=r"\(5, 2\), one row per sample and one column per target"):
         Regression(2).check(network(3), inputs())
 
 
@@ -90,7 +90,7 @@ def test_r2_of_a_target_that_is_the_same_everywhere(error, r2):
 
 @pytest.mark.parametrize("norm", ["global", "tensor-sum"])
 def test_expected_change_is_gradient_norm_times_pseudo_residual(norm):
-    # One number a sample: ||grad f|| E|f - f_k|, from another formula than the code's.
+    # One number per sample: ||grad f|| E|f - f_k|, from another formula than the code's.
     task = Regression(1, centre=(5.0,), scale=(3.0,))
     model, x = network(1), inputs()
     members = tuple(network(1, seed) for seed in (1, 2, 3))

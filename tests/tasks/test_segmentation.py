@@ -187,7 +187,7 @@ def test_what_lies_outside_is_black_and_ignored():
 
 
 def test_gradient_norms_of_the_pixel_entropy():
-    """The engine against one backward a sample of the mean pixel entropy (Eq. 7)."""
+    """The engine against one backward per sample of the mean pixel entropy (Eq. 7)."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 5, 1)).double()
     x = torch.randn(3, 3, 6, 7, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The commands."""
+"""The commands of `upslope`: options in, library calls, results out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import typer
 
 from upslope import __version__
 from upslope.cli.console import told
+from upslope.cli.labelling import label
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
+from upslope.cli.select import select
 from upslope.cli.status import status
+from upslope.cli.tell import tell
 from upslope.cli.verify import repair, verify
 
 app = typer.Typer(
@@ -23,10 +26,12 @@ app = typer.Typer(
     help="Choose which unlabelled samples are worth a label, by the norm of their loss gradient."
     "\n\n[bold]Start here[/bold]\n\n"
     "  upslope compare digits --seeds 2            strategies on handwritten digits\n\n"
+    "  upslope label photos/ --classes cat,dog      label photographs on a page\n\n"
     "  upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\\[cat,dog]'\n\n"
     "                                              photographs that people label\n\n"
     "  upslope status runs/photos                  where a run stands\n\n"
     "  upslope predict runs/digits/margin/seed-0   classes and probabilities\n\n"
+    "  upslope select w.pt --data photos           what to label next, with your network\n\n"
     "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
     "  upslope list                                strategies; list configs, list egl\n\n"
     "[bold]How it works[/bold]\n\n"
@@ -88,13 +93,26 @@ def common(
 @app.command()
 def run(
     config: Config = None,
-    strategy: Annotated[str, typer.Option(help="Which; `upslope list strategies`.")] = "margin",
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="Which; `upslope list strategies`. By default the one of the configuration, or "
+            "margin where it names none."
+        ),
+    ] = None,
     seeds: Seeds = None,
     out: Out = None,
     device: Device = None,
     sets: Sets = None,
     full_data: FullData = None,
     workers: Workers = None,
+    labels_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Begin with the labels of an earlier run, matched by ids and names of classes.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     r"""Run one strategy: train, score, ask, label, again.
@@ -114,11 +132,13 @@ def run(
       upslope run fashion-mnist --strategy entropy-gradnorm --out runs/fashion
 
       upslope run -s training.epochs=5 -s experiment.candidates=all
+
+      upslope run photos.yaml --labels-from runs/photos --out runs/again
     """
     overrides = {
         "strategies": strategy, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
-    _compare(config, sets, seeds, overrides, out, dry_run, asks=True)
+    _compare(config, sets, seeds, overrides, out, dry_run, asks=True, labels_from=labels_from)
 
 
 @app.command()
@@ -155,6 +175,9 @@ def compare(
 
 
 app.command()(status)
+app.command()(tell)
+app.command()(select)
+app.add_typer(label, name="label")
 app.command()(score)
 app.command()(predict)
 app.command()(verify)
@@ -232,9 +255,10 @@ def _compare(
     dry_run: bool,
     *,
     asks: bool = False,
+    labels_from: Path | None = None,
 ) -> None:
-    from upslope.cli import label
-    from upslope.cli.show import show_estimate, show_plan, show_report
+    from upslope.cli import label as sitting
+    from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
     from upslope.display import watching
 
     with told(Resume):
@@ -248,10 +272,19 @@ def _compare(
             load,
             plan,
             to_plan,
+            warnings,
         )
+        from upslope.datasets import check_labelled
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
-        config = load(config_file, sets=assignments, overrides=overrides)
+        config = load(
+            config_file,
+            sets=assignments,
+            overrides=overrides,
+            defaults={"strategies": "margin"} if asks else None,
+        )
+        if asks:
+            sitting.check_one_strategy(config)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
         with watching(1) as observer:
@@ -261,14 +294,18 @@ def _compare(
                 else (check_compatible(config, assemble(config, observer)), "")
             )
         if not asks:
-            label.refuse_comparison(setup)
-        planned = plan(config, setup, label.begun(folder, config))
+            check_labelled(setup.splits.pool)
+        begun = sitting.begun(folder, config)
+        earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
+        initial = len(earlier.labels) if earlier and begun is None else None
+        planned = plan(config, setup, begun, initial)
         show_plan(config, setup, planned, folder, unseen)
+        show_warnings(warnings(config.strategies, planned))
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))
             return
-        if asks and label.waits_for_people(setup, folder):
-            label.ask_people(config, setup, folder, f"Upslope: {name}")
+        if asks and (earlier or sitting.waits_for_people(setup, folder)):
+            sitting.ask_people(config, setup, folder, f"Upslope: {name}", earlier)
             return
         with watching(planned.runs) as observer:
             result = compare(

@@ -12,17 +12,33 @@ from typing import TYPE_CHECKING
 import typer
 
 from upslope.cli.console import out
+from upslope.counts import format_count
 from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
     from upslope.config import Config, Setup
-    from upslope.experiment import Sitting
+    from upslope.experiment import EarlierLabels, Sitting
+    from upslope.experiment.answers import AnswerCounts
     from upslope.experiment.sheet import Question
     from upslope.ledger import RunResult
     from upslope.progress import Observer
 
+_SHOWN = 8
 WAITING = 7
 """Exit code of a run that waits for labels: no failure, and not the end either."""
+
+
+def check_one_strategy(config: Config) -> None:
+    """Raise ConfigError where a run would have several strategies, or all of them."""
+    if len(config.strategies) == 1:
+        return
+    names = ", ".join(choice.label for choice in config.strategies[:_SHOWN])
+    more = len(config.strategies) - _SHOWN
+    raise ConfigError(
+        f"Expected one strategy, as `upslope run` runs one, but `strategies` names "
+        f"{len(config.strategies)}: {names}{f' and {more} more' if more > 0 else ''}. Say which "
+        "with --strategy NAME, or take `upslope compare`, which runs them all."
+    )
 
 
 def waits_for_people(setup: Setup, folder: Path) -> bool:
@@ -33,19 +49,38 @@ def waits_for_people(setup: Setup, folder: Path) -> bool:
     return wants_people(setup.splits.pool) or (folder / FILE).is_file()
 
 
-def refuse_comparison(setup: Setup) -> None:
-    """Raise ConfigError where a comparison would have to ask people for labels."""
-    from upslope.datasets import wants_people
+def labels_of(
+    run: Path, config: Config, setup: Setup, begun: RunResult | None
+) -> EarlierLabels | None:
+    """Match the labels of an earlier run, and say what matched and what did not.
 
-    if wants_people(setup.splits.pool):
-        raise ConfigError(
-            "Expected every sample of the pool to have a label, as a comparison asks nobody, but "
-            "some have none. Label them, leave them out, or take `upslope run`, which asks people."
-        )
+    begun: the new run, where it has begun; None is returned where it did so with these labels.
+
+    Raises:
+        RunError, ConfigError: no run there, or several.
+        DataError: no label matches, or the ids do not name samples.
+    """
+    from upslope.config import data_place, find_run
+    from upslope.experiment import match_labels
+
+    if begun and begun.labels_from and Path(begun.labels_from).is_relative_to(run.absolute()):
+        return None
+    earlier = match_labels(find_run(run), setup.splits, setup.task, data_place(config))
+    for note in earlier.notes:
+        _say(f"labels: {note}")
+    return earlier
 
 
-def ask_people(config: Config, setup: Setup, folder: Path, title: str) -> None:
+def ask_people(
+    config: Config,
+    setup: Setup,
+    folder: Path,
+    title: str,
+    earlier: EarlierLabels | None = None,
+) -> None:
     """Take answers in, go on, and ask for more; at the end of the run, report.
+
+    earlier: labels that a new run begins with.
 
     Raises:
         ConfigError: several strategies or seeds, or references on all labels.
@@ -56,7 +91,7 @@ def ask_people(config: Config, setup: Setup, folder: Path, title: str) -> None:
     from upslope.display import watching
 
     with watching(1) as observer:
-        run, sitting = sit_once(config, setup, folder, observer)
+        run, sitting = sit_once(config, setup, folder, observer, earlier)
     show_sitting(config, setup, run, sitting)
     if not run.tested:
         show_status(run)
@@ -76,19 +111,23 @@ def run_folder(folder: Path, config: Config) -> Path:
 def begun(folder: Path, config: Config) -> RunResult | None:
     """The run in the folder, or the first run of a comparison there; None before the first."""
     from upslope.ledger import read_run
-    from upslope.ledger.store import FILE
+    from upslope.ledger.store import has_begun
 
-    if (folder / FILE).is_file() and (folder / FILE).stat().st_size:
+    if has_begun(folder):
         return read_run(folder)
     for choice in config.strategies:
         path = folder / choice.label / f"seed-{config.seeds[0]}"
-        if (path / FILE).is_file() and (path / FILE).stat().st_size:
+        if has_begun(path):
             return read_run(path)
     return None
 
 
 def sit_once(
-    config: Config, setup: Setup, folder: Path, observer: Observer
+    config: Config,
+    setup: Setup,
+    folder: Path,
+    observer: Observer,
+    earlier: EarlierLabels | None = None,
 ) -> tuple[RunResult, Sitting]:
     """Open the run of one strategy and one seed, take answers in, go on and ask for more.
 
@@ -123,6 +162,8 @@ def sit_once(
     ) as experiment:
         for change in experiment.changes:
             _say(f"changed: {change}")
+        if earlier is not None:
+            experiment.begin_with(earlier)
         sitting = sit(experiment, _question(config, setup))
         return experiment.result(), sitting
 
@@ -131,15 +172,10 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
     """What was taken in and what is to do; exits with `WAITING` where people are asked."""
     from upslope.ledger.status import last_cycle, status, unfitted_words
 
-    counts = sitting.counts
-    taken = [
-        (counts.labelled, "labels"),
-        (counts.corrected, "corrections"),
-        (counts.passed, "passed"),
-        (sitting.own, "labels that the data set has itself"),
-    ]
-    if any(n for n, _ in taken):
-        _say("recorded: " + ", ".join(f"{n} {what}" for n, what in taken if n))
+    if taken := recorded_words(sitting.counts, sitting.own):
+        _say(f"recorded: {', '.join(taken)}")
+    for line in _noticed(sitting):
+        _say(line)
     if not sitting.waiting:
         return
     standing = status(run)
@@ -147,11 +183,52 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
         _say(f"cycle {len(run.cycles)} of {standing['cycles']}: {last_cycle(standing)}")
         if run.unfitted and run.unfitted[-1] is run.cycles[-1]:
             _say(f"not fitted, {unfitted_words([len(run.cycles)])}")
-    _say(f"{len(sitting.waiting)} samples wait for a label: {sitting.sheet}")
+    count = len(sitting.waiting)
+    waiting = f"{format_count(count, 'sample')} {'waits' if count == 1 else 'wait'}"
+    _say(f"{waiting} for a label: {sitting.sheet}")
     _say(f"  {how_to_answer(config.task.name, setup.splits.pool.classes)}")
     _say("  Then run the same command again; a part of the answers will do:")
     _say(f"  {same_command()}")
     raise typer.Exit(WAITING)
+
+
+def recorded_words(counts: AnswerCounts, own_labels: int = 0) -> list[str]:
+    """Return what was recorded, by kinds with their counts.
+
+    own_labels: how many labels were taken from the data set itself.
+    """
+    taken = []
+    if counts.labelled:
+        late = f" ({counts.late:,} skipped before, beyond the cycle's count)" if counts.late else ""
+        taken.append(format_count(counts.labelled, "label") + late)
+    if counts.corrected:
+        taken.append(format_count(counts.corrected, "correction"))
+    if counts.passed:
+        taken.append(f"{counts.passed:,} skipped")
+    if counts.withdrawn:
+        taken.append(f"{counts.withdrawn:,} taken back")
+    if own_labels:
+        own = format_count(own_labels, "label")
+        taken.append(f"{own} that the data set has itself")
+    return taken
+
+
+def _noticed(sitting: Sitting) -> list[str]:
+    """Sentences on rows of the sheet that are gone, or lost their answers."""
+    lines = []
+    if sitting.vanished:
+        lines.append(
+            f"{format_count(len(sitting.vanished), 'sample')} that waited had no row in "
+            f"{sitting.sheet.name}, first {sitting.vanished[0]!r}: still to be answered. Look "
+            "whether answers were lost when the file was saved."
+        )
+    if sitting.emptied:
+        lines.append(
+            f"{format_count(len(sitting.emptied), 'row')} of {sitting.sheet.name} had no answer, "
+            f"first {sitting.emptied[0]!r}, where one was recorded before: the recorded one "
+            "stands. To withdraw it, write `take back` into the column `label`."
+        )
+    return lines
 
 
 def show_status(run: RunResult) -> None:

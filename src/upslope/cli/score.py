@@ -10,6 +10,7 @@ import typer
 
 from upslope.cli.console import out as console
 from upslope.cli.console import told
+from upslope.counts import format_count
 
 if TYPE_CHECKING:
     from upslope.progress import Observer
@@ -153,7 +154,9 @@ def _write(
             observer=observer,
         )
     )
-    console.print(f"{report.scored:,} samples {done}: {out}", markup=False, soft_wrap=True)
+    console.print(
+        f"{format_count(report.scored, 'sample')} {done}: {out}", markup=False, soft_wrap=True
+    )
     if report.skipped:
         names = ", ".join(report.skipped[:5])
         console.print(f"{len(report.skipped)} could not be read: {names}", markup=False)

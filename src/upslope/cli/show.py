@@ -10,17 +10,25 @@ from rich.table import Table
 from rich.text import Text
 
 from upslope.cli.console import out
+from upslope.counts import format_count
 
 if TYPE_CHECKING:
     from upslope.config import Config, Estimate, Plan, Setup
     from upslope.report import Files, Summary
 
 
+def show_warnings(lines: Sequence[str]) -> None:
+    """Print what the evidence warns of, a line each."""
+    for line in lines:
+        out.print(Text(f"Warning: {line}", style="yellow"), soft_wrap=True)
+
+
 def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: str = "") -> None:
     """What will happen, in a few lines; `unseen`: why the data was not opened."""
     from upslope.datasets import overview
 
-    shape = "x".join(str(n) for n in plan.input_shape)
+    source = getattr(setup.splits.pool, "source_shape", plan.input_shape)
+    shape = "x".join(str(n) for n in source)
     names = ", ".join(setup.strategies)
     left_out: dict[str, list[str]] = {}
     for label, why in setup.left_out.items():
@@ -28,15 +36,16 @@ def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: st
     seeds = ", ".join(str(seed) for seed in config.seeds)
     rows = [
         ("data", f"{config.data.name}: pool {plan.pool:,}, {_tested(plan.test)}, "
-                 f"{plan.classes} classes, {shape}"),
+                 f"{format_count(plan.classes, 'class')}, {shape}"),
         *(() if unseen else overview(setup.splits)),
-        ("model", f"{config.model.name}, {plan.parameters:,} parameters"),
+        ("model", _model(config, plan)),
         ("strategies", names),
         *(("without", f"{', '.join(labels)}: {why}") for why, labels in left_out.items()),
         ("seeds", seeds),
         ("labels", " ".join(f"{n:,}" for n in plan.budgets)),
         ("candidates", " ".join(f"{n:,}" for n in plan.candidates) or "none"),
-        ("steps", f"{sum(plan.steps):,} a run, at most {plan.total_steps:,} in {plan.runs} runs"
+        ("steps", f"{sum(plan.steps):,} a run, at most {plan.total_steps:,} in "
+                  f"{format_count(plan.runs, 'run')}"
                   f"{f' and {plan.full_data_runs} on all labels' if plan.full_data_runs else ''}"),
         ("folder", str(folder)),
     ]  # fmt: skip
@@ -44,6 +53,17 @@ def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: st
         rows.insert(1, ("", "sizes as published: the data was not checked, nor were strategies "
                             f"tried on it. {unseen}"))  # fmt: skip
     _show_rows(rows)
+
+
+def _model(config: Config, plan: Plan) -> str:
+    """The network, and what of it is trained."""
+    if not config.freeze:
+        return f"{config.model.name}, {plan.parameters:,} parameters"
+    features = "x".join(str(n) for n in plan.input_shape)
+    return (
+        f"{config.model.name}, frozen: {features} features per sample, computed once; a head of "
+        f"{plan.parameters:,} parameters is trained on them, and gradient norms are the head's"
+    )
 
 
 def _tested(count: int) -> str:
@@ -59,6 +79,8 @@ def show_estimate(config: Config, costs: Estimate) -> None:
     rows = [
         ("time", f"about {duration(costs.total)}, one run after the other"
                  ", at most: runs of a seed share their first model"),
+        *([("features", f"{duration(costs.features)} for all samples, once; none for those on the "
+                        "disk")] if costs.features else []),
         ("a run", f"training {duration(costs.training)} ({step}), evaluation "
                   f"{duration(costs.evaluation)}"),
         ("scoring", scoring or "not measured"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from upslope.cli.console import out, told
+from upslope.counts import format_count
 
 Run = Annotated[Path, typer.Argument(help="Folder of a run, or of several.", metavar="RUN")]
 
@@ -32,13 +33,17 @@ def verify(run: Run) -> None:
             result = verify_run(folder)
             damaged += bool(result.problems)
             state = "damaged" if result.problems else "sound"
-            counts = f"{result.events:,} events, {len(result.sound):,} files checked"
+            counts = (
+                f"{format_count(result.events, 'event')}, "
+                f"{format_count(len(result.sound), 'file')} checked"
+            )
             out.print(f"{folder}: {state}, {counts}", markup=False, soft_wrap=True)
             for line in (*result.problems, *result.notes):
                 out.print(f"  {line}", markup=False, soft_wrap=True)
         if damaged:
             raise RunError(
-                f"Expected sound runs but {damaged} of {len(folders) or 1} are damaged. "
+                f"Expected sound runs but {damaged} of {len(folders) or 1} "
+                f"{'is' if damaged == 1 else 'are'} damaged. "
                 "Models are made again by the command that began the run; `upslope repair` saves "
                 "what is sound of a ledger."
             )
@@ -60,7 +65,10 @@ def repair(
         from upslope.experiment.verify import repair_run
 
         result = repair_run(run, folder)
-        files = f"{len(result.files):,} files"
-        out.print(f"{folder}: {result.events:,} events, {files}", markup=False, soft_wrap=True)
+        events, files = (
+            format_count(result.events, "event"),
+            format_count(len(result.files), "file"),
+        )
+        out.print(f"{folder}: {events}, {files}", markup=False, soft_wrap=True)
         for line in result.lost:
             out.print(f"  lost: {line}", markup=False, soft_wrap=True)

@@ -20,14 +20,17 @@ from upslope.config.assemble import (
     assemble_from_published_sizes,
     check_compatible,
     data_place,
+    find_strategy,
     plan,
     scorers,
     to_plan,
     trained,
 )
 from upslope.config.estimate import Estimate, estimate
+from upslope.config.evidence import warnings
 from upslope.config.read import load, shipped
-from upslope.config.recorded import Source, find_source
+from upslope.config.recorded import Source, find_run, find_source
+from upslope.config.reopen import open_run, recorded_run
 from upslope.config.schema import Choice, Config, parse
 
 __all__ = [
@@ -43,12 +46,17 @@ __all__ = [
     "check_compatible",
     "data_place",
     "estimate",
+    "find_run",
     "find_source",
+    "find_strategy",
     "load",
+    "open_run",
     "parse",
     "plan",
+    "recorded_run",
     "scorers",
     "shipped",
     "to_plan",
     "trained",
+    "warnings",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import device as Device
 from torch import nn
 
@@ -18,7 +19,7 @@ from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.inputs import statistics
 from upslope.config.recorded import ENCODED, Source
 from upslope.config.schema import Config
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset, Splits, place_of
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
@@ -26,6 +27,7 @@ from upslope.experiment.changes import first_size
 from upslope.experiment.checks import check_fit, digest
 from upslope.experiment.settings import amount, candidate_count
 from upslope.experiment.start import start_strategy
+from upslope.frozen import Backbone, freeze, freeze_dataset, freeze_splits, take_backbone
 from upslope.ledger import RunResult
 from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, no_progress
@@ -36,7 +38,11 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class Setup:
-    """What `comparison.compare` and `Experiment` take."""
+    """What `comparison.compare` and `Experiment` take.
+
+    splits: the data. task: the losses and figures. model: a factory of fresh networks. strategies:
+    label -> strategy.
+    """
 
     splits: Splits
     task: Task
@@ -44,6 +50,8 @@ class Setup:
     strategies: Mapping[str, Strategy]
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Strategies that the task or the network cannot serve, and why not."""
+    backbone: Backbone | None = None
+    """The frozen network whose features the splits hold; `model` is then its head alone."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Trained:
     """What `scoring.score_to_file` takes: `model` is in eval mode on `device`.
 
     classes: their names, where they are known.
+
+    pool: the samples to score. task: as in training.
     """
 
     pool: Dataset
@@ -60,12 +70,18 @@ class Trained:
     classes: tuple[str, ...] = ()
 
 
-def trained(source: Source, progress: Observer = no_progress) -> Trained:
-    """Open what there is to score, and the network with the weights of the checkpoint.
+def trained(
+    source: Source, progress: Observer = no_progress, pool: Dataset | None = None
+) -> Trained:
+    """Return what there is to score, and the network with the weights of the checkpoint.
+
+    pool: the samples, where they are open already.
 
     Classes and statistics are the run's where a run trained it. Else the number of classes is that
     of the data set; of images without classes, the checkpoint's; and images are normalised by
     the statistics of what is opened.
+
+    source: where the checkpoint is, and its configuration. progress: is told of samples read.
 
     Raises:
         ConfigError, DataError: as for `assemble`; inputs of another shape than the run's; rows of a
@@ -75,7 +91,8 @@ def trained(source: Source, progress: Observer = no_progress) -> Trained:
     config = source.config
     weights = read_weights(source.checkpoint)
     name, options = config.data.name, _data_options(config)
-    pool = datasets.load_to_score(name, config.root, progress=progress, **options)
+    if pool is None:
+        pool = datasets.load_to_score(name, config.root, progress=progress, **options)
     _check_like_the_run(source, pool)
     mean, std = source.statistics or statistics(
         config,
@@ -85,6 +102,8 @@ def trained(source: Source, progress: Observer = no_progress) -> Trained:
         else pool,
     )
     known = source.classes or pool.classes
+    if config.freeze:
+        return _trained_head(source, pool, known, (mean, std), weights, progress)
 
     def build(classes: int) -> nn.Module:
         return models.build(
@@ -113,15 +132,62 @@ def trained(source: Source, progress: Observer = no_progress) -> Trained:
     return Trained(pool, task_of(classes), model.to(device), device, tuple(known))
 
 
+def _trained_head(
+    source: Source,
+    pool: Dataset,
+    known: Sequence[str],
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    weights: Mapping[str, torch.Tensor],
+    progress: Observer,
+) -> Trained:
+    """Return the features of `pool` by the frozen network, and the head of the checkpoint.
+
+    Raises:
+        ModelError: a network that is not the one whose features the head was trained on.
+    """
+    config = source.config
+    bias = weights.get("bias", weights.get("weight"))
+    classes = len(known) or (len(bias) if bias is not None else 2)
+    task = tasks.build(
+        config.task.name,
+        num_classes=classes,
+        mean=statistics[0],
+        std=statistics[1],
+        classes=known,
+        **config.task.options,
+    )
+    network = partial(
+        models.build,
+        config.model.name,
+        num_classes=classes,
+        input_shape=tuple(pool.input_shape),
+        **config.model.options,
+    )
+    device = resolve_device(config.device)
+    backbone = take_backbone(network, task, device)
+    recorded = source.run.config["samples"].get("backbone_sha256") if source.run else None
+    if recorded not in (None, backbone.digest):
+        raise ModelError(
+            f"Expected the network {config.model.name!r} to have the weights and the code that "
+            f"the run in {source.run.path if source.run else ''} had, as its head was trained on "
+            "their features, but they are others. Bring the former ones back."
+        )
+    model = backbone.make_head(classes)()
+    load_weights(model, source.checkpoint)
+    features = freeze_dataset(pool, backbone, device, observer=progress)
+    return Trained(features, task, model.to(device).eval(), device, tuple(known))
+
+
 def _check_like_the_run(source: Source, pool: Dataset) -> None:
     """Raise DataError where the network would see other inputs than those it was trained on."""
     if source.run is None:
         return
-    shape = tuple(source.run.info.get("input_shape", pool.input_shape))
+    info = source.run.info
+    shape = tuple(info.get("source_shape", info.get("input_shape", pool.input_shape)))
     if shape != tuple(pool.input_shape):
         raise DataError(
             f"Expected inputs of shape {shape}, which the run was trained on, but those of "
-            f"{pool.name} have {tuple(pool.input_shape)}. Give images of that size, or set "
+            f"{place_of(pool)} have {tuple(pool.input_shape)}. Give images of that size, or set "
             "data.size."
         )
     ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
@@ -129,9 +195,9 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
         raise DataError(
             f"Expected the samples that the run in {source.run.path} was trained with, as the "
             f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "
-            f"pool, but {pool.name} holds others: the network would read their numbers wrongly. "
-            "Give the run's own file; rows to predict belong into it from the start, without a "
-            "label."
+            f"pool, but {place_of(pool)} holds others: the network would read their numbers "
+            "wrongly. Give the run's own file; rows to predict belong into it from the start, "
+            "without a label."
         )
 
 
@@ -146,6 +212,26 @@ def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
             f"Expected {type(model).__name__} to return logits, (n, classes, ...), for a batch of "
             f"shape {tuple(sample.shape)} but it raised {type(error).__name__}: {error}"
         ) from error
+
+
+def find_strategy(text: str) -> Strategy:
+    """Return the strategy that a text names: a name, or a mapping of `name` and options in YAML.
+
+    Raises:
+        ConfigError: text that is neither, an unknown strategy or option.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Expected the name of a strategy but got {text!r}: {error}.") from error
+    options = dict(value) if isinstance(value, dict) else {"name": value}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(
+            "Expected the name of a strategy, or {name: u-herding, temperature: 2}, but got "
+            f"{text!r}."
+        )
+    return strategies.build(name, **options)
 
 
 def scorers(names: str) -> dict[str, Scorer]:
@@ -172,7 +258,13 @@ def assemble(
     progress: Observer = no_progress,
     reshape: Callable[[Splits], Splits] | None = None,
 ) -> Setup:
-    """Open the data set and build the rest around it, or around what `reshape` makes of it.
+    """Return the data set that is opened, and the rest that is built around it.
+
+    config: what to build. progress: is told of samples read.
+
+    reshape: changes the splits before anything is built around them.
+
+    With `model.freeze`, features are computed here, once the strategies were tried on a few.
 
     Raises:
         ConfigError, DataError, ModelError: what does not exist or does not fit together.
@@ -180,19 +272,25 @@ def assemble(
     splits = datasets.load(
         config.data.name, config.root, progress=progress, **_data_options(config)
     )
-    return _around(config, reshape(splits) if reshape is not None else splits)
+    return _around(config, reshape(splits) if reshape is not None else splits, progress)
 
 
 def data_place(config: Config) -> str | None:
-    """Return the absolute path of the data set's file or folder; None for one that needs none."""
+    """Return the absolute path of the data set's file or folder; None for one that needs none.
+
+    config: of the run.
+    """
     root = datasets.root_of(config.data.name, config.root)
     return None if root is None else str(Path(root).absolute())
 
 
 def assemble_from_published_sizes(config: Config) -> Setup | None:
-    """The same around the published sizes of a data set whose files are not there: for a plan.
+    """Return a setup around the published sizes of a data set whose files are not there: for a
+    plan.
 
     Its samples are random. None where the sizes are not known.
+
+    config: what to build.
 
     Raises:
         ConfigError, ModelError: what does not exist or does not fit together.
@@ -202,11 +300,13 @@ def assemble_from_published_sizes(config: Config) -> Setup | None:
 
 
 def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, str]:
-    """(the job, why its data was not opened): what `plan` and `estimate` need, and no more.
+    """Return the setup that `plan` and `estimate` need, and why its data was not opened.
 
     Where files are missing, and where they would have to be simulated first, the published sizes
     stand in for the data; otherwise the data is opened and the strategies are tried, and the
     second is empty.
+
+    config: what to plan. progress: is told of samples read.
 
     Raises:
         ConfigError, DataError, ModelError: as for `assemble` and `check_compatible`.
@@ -217,7 +317,10 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
         if outline is not None:
             return outline, "Its volumes are simulated when the run begins."
     try:
-        return check_compatible(config, assemble(config, progress)), ""
+        splits = datasets.load(
+            config.data.name, config.root, progress=progress, **_data_options(config)
+        )
+        return check_compatible(config, _around(config, splits)), ""
     except DataError as error:
         outline = assemble_from_published_sizes(config)
         if outline is None:
@@ -225,7 +328,12 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
         return outline, str(error)
 
 
-def _around(config: Config, splits: Splits) -> Setup:
+def _around(config: Config, splits: Splits, compute: Observer | None = None) -> Setup:
+    """Build task, network and strategies around a data set.
+
+    compute: is told of the features of a frozen network that are computed; None computes none but
+    those of samples that are looked at.
+    """
     pool = splits.pool
     mean, std = statistics(config, pool)
     task = tasks.build(
@@ -249,7 +357,15 @@ def _around(config: Config, splits: Splits) -> Setup:
         choice.label: strategies.build(choice.name, **choice.options)
         for choice in config.strategies
     }
-    return Setup(splits, task, model, chosen)
+    if not config.freeze:
+        return Setup(splits, task, model, chosen)
+    device = resolve_device(config.device)
+    frozen = freeze(splits, task, model, device=device, compute=False)
+    setup = Setup(frozen.splits, task, frozen.head, chosen, backbone=frozen.backbone)
+    if compute is None:
+        return setup
+    check_compatible(config, setup)  # before minutes are spent on features
+    return replace(setup, splits=freeze_splits(splits, frozen.backbone, device, observer=compute))
 
 
 def _data_options(config: Config) -> dict[str, Any]:
@@ -260,9 +376,11 @@ def _data_options(config: Config) -> dict[str, Any]:
 
 
 def check_compatible(config: Config, setup: Setup) -> Setup:
-    """The same job, once every strategy was tried on a sample with an untrained network.
+    """Return the same setup, once every strategy was tried on a sample with an untrained network.
 
     Of `strategies: all`, those that cannot be served are left out.
+
+    config: of the comparison. setup: what `assemble` made of it.
 
     Raises:
         ConfigError: strategies that were asked for by name and cannot be served, with the reasons;
@@ -304,6 +422,9 @@ class Plan:
 
     budgets: labels at each cycle. candidates: scored in each cycle. steps: optimiser steps at each
     cycle. parameters: trainable numbers of the model.
+
+    pool, test: samples. classes: how many. input_shape: of one sample. runs, full_data_runs: how
+    many.
     """
 
     pool: int
@@ -319,20 +440,25 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of all runs, without what runs of one seed share."""
+        """Return the optimiser steps of all runs, without what runs of one seed share."""
         return self.runs * sum(self.steps)
 
 
-def plan(config: Config, setup: Setup, begun: RunResult | None = None) -> Plan:
-    """Sizes, budgets and steps; trains nothing.
+def plan(
+    config: Config, setup: Setup, begun: RunResult | None = None, initial: int | None = None
+) -> Plan:
+    """Return the sizes, budgets and steps of a comparison; trains nothing.
 
     begun: a run that is gone on with, whose labels so far may be other than settings say now.
+    initial: labels that a run begins with, where they are those of an earlier one.
+
+    config, setup: of the comparison.
 
     Raises:
         SelectionError: more labels asked for than the pool holds.
     """
     settings, size = config.experiment, len(setup.splits.pool)
-    budgets, candidates = _budgets(settings, size, begun)
+    budgets, candidates = _budgets(settings, size, begun, initial)
     model = without_weights(setup.model)
     return Plan(
         pool=size,
@@ -358,10 +484,10 @@ def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _budgets(
-    settings: ExperimentSettings, size: int, begun: RunResult | None
+    settings: ExperimentSettings, size: int, begun: RunResult | None, taken: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     first = size if begun is None else first_size(begun.changes, size)
-    initial = amount(settings.initial, first, "initial")
+    initial = amount(settings.initial, first, "initial") if taken is None else taken
     step = amount(settings.budget, first, "budget")
     done = [cycle.n_labelled for cycle in begun.cycles] if begun is not None else []
     asked = len(begun.labels) + len(begun.pending) if begun is not None else 0

@@ -1,4 +1,4 @@
-"""What a comparison will cost, from a few steps measured here.
+"""Estimates of what a comparison will cost, from a few steps measured here.
 
 Time: a few steps of the training loop and a few batches of scoring, on the configured device. What
 is measured is small enough for seconds: fewer samples in a batch, and, where one sample is much
@@ -32,6 +32,7 @@ from upslope.datasets.base import Dataset
 from upslope.datasets.readable import first_readable
 from upslope.datasets.subset import labels_of
 from upslope.errors import DataError
+from upslope.frozen import FeatureDataset, measure_features
 from upslope.pool import Strategy
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.scoring import compute_signals
@@ -54,8 +55,10 @@ class Estimate:
 
     step: of one optimiser step at the full batch. training, evaluation: of one run. scoring: of
     one run, by strategy. left_out: strategies whose selection was not measured, and why.
-    total: of all runs one after the other. weights: parameters, their gradients and the
-    optimiser's state. activations: at the full training batch. scoring_memory: at its batch.
+    total: of all runs one after the other. features: of those of a frozen network, of all samples,
+    once for all runs; what is on the disk from before takes no time. weights: parameters, their
+    gradients and the optimiser's state. activations: at the full training batch. scoring_memory:
+    at its batch.
     """
 
     step: float
@@ -68,6 +71,7 @@ class Estimate:
     activations: int
     scoring_memory: int
     measured: str
+    features: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,10 @@ class _Repeated:
 
 
 def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
-    """Measure, count, scale.
+    """Return the time and the memory of a comparison, scaled from a few steps that are measured
+    here.
+
+    config, setup: of the comparison. planned: its sizes, as `plan` gives them.
 
     Raises:
         DataError: no sample can be read.
@@ -143,6 +150,7 @@ def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
     evaluation = per_operation * whole.forward * planned.test * len(planned.budgets)
     scoring = {k: ratio * value * sum(planned.candidates) for k, value in each.items()}
     runs = planned.runs * (training + evaluation) + len(config.seeds) * sum(scoring.values())
+    features = _features(setup, device)
     everything = settings.steps_for(planned.pool) * step
     shape = "x".join(str(n) for n in small.input_shape)
     scored = 3 * whole.scored * config.experiment.score_batch
@@ -152,7 +160,8 @@ def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
         evaluation=evaluation,
         scoring=scoring,
         left_out=left_out,
-        total=runs + planned.full_data_runs * everything,
+        total=runs + planned.full_data_runs * everything + features,
+        features=features,
         weights=_weights(without_weights(setup.model), settings),
         activations=whole.kept * settings.batch_size,
         scoring_memory=min(scored, max(_SCORING, 3 * whole.scored))
@@ -163,6 +172,15 @@ def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
         + (", scaled by floating-point operations" if ratio > 1 or size < settings.batch_size
            else ""),
     )  # fmt: skip
+
+
+def _features(setup: Setup, device: torch.device) -> float:
+    """Return the seconds that the features of all samples take; 0 without a frozen network."""
+    if setup.backbone is None or not isinstance(setup.splits.pool, FeatureDataset):
+        return 0.0
+    parts = [setup.splits.pool, setup.splits.test, setup.splits.validation]
+    count = sum(len(part) for part in parts if part is not None)
+    return count * measure_features(setup.splits.pool.dataset, setup.backbone, device)
 
 
 def _samples(pool: Dataset, model: Callable[[], nn.Module], task: Task) -> _Repeated:
@@ -264,7 +282,7 @@ def _steps(
     size: int,
     device: torch.device,
 ) -> tuple[float, int]:
-    """(seconds a step, steps measured): the first one counts only where there is no other."""
+    """(seconds per step, steps measured): the first one counts only where there is no other."""
     times = [time.perf_counter()]
     stop, count = Stop(), size * (STEPS + 1)
 
@@ -313,8 +331,8 @@ def _scores(
     size: int,
     device: torch.device,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """(seconds a sample, by strategy; those not measured, and why)."""
-    found: dict[str, float] = {}
+    """(seconds per sample, by strategy; those not measured, and why)."""
+    seconds_of: dict[str, float] = {}
     left_out: dict[str, str] = {}
     known: dict[tuple[Any, ...], float] = {(): 0.0}
     network, began = model().to(device), time.perf_counter()
@@ -343,8 +361,8 @@ def _scores(
         else:
             if needs not in known:
                 known[needs] = a_sample(needs)
-            found[label] = known[needs]
-    return found, left_out
+            seconds_of[label] = known[needs]
+    return seconds_of, left_out
 
 
 def _weights(model: nn.Module, settings: TrainingSettings) -> int:

@@ -1,4 +1,4 @@
-"""What a network's trained weights want of the data: their normalisation and their size."""
+"""The normalisation and the size of inputs that a network's trained weights expect."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from upslope import datasets, models
 from upslope.config.schema import Config
 from upslope.datasets.base import Dataset
 from upslope.datasets.readable import first_readable
+from upslope.datasets.subset import origin
 from upslope.errors import ConfigError
 
 
@@ -35,11 +36,21 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
     Empty for inputs that are no images of whole numbers: these are taken as they are.
 
     Raises:
-        ConfigError: `data.mean` or `data.std` say otherwise than the weights want.
+        ConfigError: `data.mean` or `data.std` say otherwise than the weights want; `model.freeze`
+            where nothing states what they want.
         DataError: no sample can be read.
     """
     form = models.image_form(config.model.name, config.model.options)
-    if form is None or not is_image(pool):
+    if not is_image(pool):
+        return datasets.statistics(pool)
+    if form is None:
+        if config.freeze and not getattr(origin(pool, 0)[0], "mean", ()):
+            raise ConfigError(
+                "model.freeze: expected the statistics by which images were normalised when the "
+                f"weights of the model {config.model.name!r} were trained, as those of the pool "
+                "change with it, but there are none. Set data.mean and data.std, where the data "
+                "set has them, or the attributes `mean` and `std` of the function."
+            )
         return datasets.statistics(pool)
     mean, std = form.statistics(pool.input_shape[0])
     for key, wanted in (("mean", mean), ("std", std)):

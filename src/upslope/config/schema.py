@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -19,7 +19,10 @@ Settings = TypeVar("Settings", ExperimentSettings, TrainingSettings)
 
 @dataclass(frozen=True)
 class Choice:
-    """An entry of a table, and its options. `label` is what reports call a strategy."""
+    """An entry of a table, and its options. `label` is what reports call a strategy.
+
+    name: of the entry.
+    """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -28,12 +31,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a comparison is. The defaults are the demonstration on digits."""
+    """Everything that a comparison is. The defaults are the demonstration on digits.
+
+    data, model, task: the name and the options of each. strategies: which to run. seeds: one run of
+    each strategy per seed. experiment, training: settings. device: "auto", "cpu", "cuda" ...
+    """
 
     data: Choice = Choice("digits")
     root: str | None = None
     """File or folder of the data set, `data.root`; else the environment's UPSLOPE_DATA."""
     model: Choice = Choice("cnn-small")
+    freeze: bool = False
+    """Features of the network are computed once, and a head is trained on them: `model.freeze`."""
     task: Choice = Choice("classification")
     strategies: tuple[Choice, ...] = (Choice("random", label="random"),)
     every: bool = False
@@ -48,14 +57,18 @@ class Config:
     """Processes, each with a seed at a time."""
 
     def protocol(self) -> dict[str, Any]:
-        """What decides the figures, as plain data: stored with each run, shown in reports.
+        """Return what decides the figures, as plain data: stored with each run, shown in reports.
 
         Where the files lie, the device and which strategies and seeds run beside are no part of
         it, so a run can go on elsewhere, or get company.
         """
         return {
             "data": {"name": self.data.name, **self.data.options},
-            "model": {"name": self.model.name, **self.model.options},
+            "model": {
+                "name": self.model.name,
+                **self.model.options,
+                **({"freeze": True} if self.freeze else {}),  # left out before it was there
+            },
             "task": {"name": self.task.name, **self.task.options},
             "experiment": {k: v for k, v in self.experiment.record().items() if k != "seed"},
             "training": {**self.training.record(), "milestones": list(self.training.milestones)},
@@ -71,8 +84,10 @@ SECTIONS = (
 def parse(document: Mapping[str, Any]) -> Config:
     """A configuration from plain data, such as YAML gives.
 
+    document: the sections by name.
+
     Raises:
-        ConfigError: unknown keys, wrong types and values out of range: all of them, one a line,
+        ConfigError: unknown keys, wrong types and values out of range: all of them, one per line,
             each with its path.
     """
     faults: list[str] = []
@@ -83,7 +98,7 @@ def parse(document: Mapping[str, Any]) -> Config:
             faults.append(f"{key}: unknown key{close} Expected one of {', '.join(SECTIONS)}.")
     checks: dict[str, Callable[[Any, list[str]], dict[str, Any]]] = {
         "data": _data,
-        "model": lambda v, f: {"model": _choice("model", v, models.check_options, f, "cnn-small")},
+        "model": _model,
         "task": lambda v, f: {"task": _choice("task", v, tasks.check_options, f, "classification")},
         "strategies": lambda v, f: {"strategies": _strategies(v, f), "every": v == "all"},
         "seeds": lambda v, f: {"seeds": _seeds(v, f)},
@@ -127,6 +142,29 @@ def _data(value: Any, faults: list[str]) -> dict[str, Any]:
     }
 
 
+def _model(value: Any, faults: list[str]) -> dict[str, Any]:
+    """A model with its options; `freeze` is ours, unless a function of the user's own takes it."""
+    freeze: Any = False
+    if isinstance(value, Mapping) and "freeze" in value:
+        name = value.get("name", "cnn-small")
+        if not isinstance(name, str) or not _takes_freeze(name):
+            freeze = value["freeze"]
+            value = {k: v for k, v in value.items() if k != "freeze"}
+    if not isinstance(freeze, bool):
+        faults.append(f"model.freeze: expected true or false but got {freeze!r}")
+        freeze = False
+    choice = _choice("model", value, models.check_options, faults, "cnn-small", ("freeze",))
+    return {"model": choice, "freeze": freeze}
+
+
+def _takes_freeze(name: str) -> bool:
+    """Tell whether an option `freeze` is that of a function of the user's own."""
+    try:
+        return ":" in name and "freeze" in models.check_options(name, {"freeze": True})
+    except ConfigError:  # told where the model itself is checked
+        return False
+
+
 def _choice(
     path: str,
     value: Any,
@@ -158,7 +196,7 @@ def _choice(
 
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if isinstance(value, str):
-        value = list(strategies.REGISTRY) if value == "all" else value.split(",")
+        value = list(_fair()) if value == "all" else value.split(",")
     if not isinstance(value, list | tuple) or not value:
         faults.append(f'strategies: expected a list of strategies, or "all", but got {value!r}')
         return ()
@@ -263,3 +301,8 @@ def _at(path: str, line: str) -> str:
     if match := _VALUE.fullmatch(line):
         return f"{path}.{match['key']}: expected {match['rest']}"
     return f"{path}: {_SUBJECT.sub('', line)}"
+
+
+def _fair() -> Iterator[str]:
+    """The strategies that see no label before it is given: those that `all` stands for."""
+    return (name for name, kind in strategies.REGISTRY.items() if not kind.sees_labels)

@@ -74,8 +74,8 @@ def utf8(data: bytes, source: object) -> str:
 def read_star(path: Path, decode: Callable[[bytes, Path], str] = utf8) -> list[Block]:
     """Read the blocks of a STAR file, in order. decode: brings its bytes to text.
 
-    A line of a loop is a row where it has one value a column, whatever its first value begins with:
-    programs write names such as data_1.mrc without the quotes that the format asks for.
+    A line of a loop is a row where it has one value per column, whatever its first value begins
+    with: programs write names such as data_1.mrc without the quotes that the format asks for.
 
     Raises:
         DataError: the file cannot be read as text, is no STAR file, a row of a loop has more or
@@ -172,7 +172,7 @@ def _loop(name: str, lines: list[_Line], at: int, path: Path) -> tuple[Block, in
             )
         if len(line.words) != len(columns):
             raise DataError(
-                f"Expected {len(columns)} values, one a column of data_{name}, but got "
+                f"Expected {len(columns)} values, one per column of data_{name}, but got "
                 f"{len(line.words)}, {where}."
             )
         rows.append(line.words)

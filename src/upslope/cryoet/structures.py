@@ -1,18 +1,27 @@
-"""What is imaged: atoms of a PDB or mmCIF entry, or a density map of an MRC file."""
+"""Structures to image: atoms of a PDB or mmCIF entry, or a density map of an MRC file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from upslope.cryoet.mrc import read_volume
 from upslope.errors import ConfigError, DataError
+from upslope.reading import (
+    check_room,
+    compression_of,
+    damage_reported,
+    read_npz,
+    read_within_limit,
+    unpacked,
+)
 
 ATOMS = (".pdb", ".ent", ".cif", ".mmcif")
 MAPS = (".mrc", ".map", ".mrcs", ".rec")
@@ -22,7 +31,10 @@ Volume = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Atoms:
-    """Atoms of a molecule. xyz: (n, 3), in angstrom, centred. weights: (n,), atomic numbers."""
+    """Atoms of a molecule. xyz: (n, 3), in angstrom, centred. weights: (n,), atomic numbers.
+
+    id: of the entry.
+    """
 
     id: str
     xyz: NDArray[np.float64]
@@ -31,7 +43,10 @@ class Atoms:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """A density map. density: (d, h, w) in z, y, x; voxel: its edge in angstrom."""
+    """A density map. density: (d, h, w) in z, y, x; voxel: its edge in angstrom.
+
+    id: of the entry.
+    """
 
     id: str
     density: Volume
@@ -46,6 +61,8 @@ def read_structure(path: Path | str) -> Structure:
 
     Of a PDB or mmCIF entry, the first biological assembly is built where the file gives one;
     hydrogen and water are left out.
+
+    path: the file.
 
     Raises:
         DataError: the file cannot be read, holds no atom, or is of another kind.
@@ -75,22 +92,29 @@ def read_library(folder: Path) -> dict[str, Structure]:
     Raises:
         DataError: neither file is there, or one is damaged or of another layout.
     """
-    found: dict[str, Structure] = {}
+    structures: dict[str, Structure] = {}
     for file in ("structures.npz", "maps.npz"):
         path = folder / file
         if not path.is_file():
             continue
+<<<<<<< HEAD
+        expected = f"structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path}"
+        with damage_reported(expected, "Get it again."):
+            found |= _from_arrays(read_npz(path))
+    if not found:
+=======
         try:
             with np.load(path, allow_pickle=False) as stored:
-                found |= _from_arrays({key: stored[key] for key in stored.files})
+                structures |= _from_arrays({key: stored[key] for key in stored.files})
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise DataError(
                 f"Expected structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path} "
                 f"but reading it failed: {error}. Get it again."
             ) from error
-    if not found:
+    if not structures:
+>>>>>>> main
         raise DataError(f"Expected structures.npz or maps.npz in {folder} but there is neither.")
-    return found
+    return structures
 
 
 def needed(module: str) -> ModuleType:
@@ -107,15 +131,15 @@ def needed(module: str) -> ModuleType:
 
 
 def _from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Structure]:
-    found: dict[str, Structure] = {}
+    structures: dict[str, Structure] = {}
     for key, values in arrays.items():
         if key.endswith("_xyz"):
             id_ = key.removesuffix("_xyz")
-            found[id_] = _centred(id_, values, arrays[f"{id_}_z"])
+            structures[id_] = _centred(id_, values, arrays[f"{id_}_z"])
         elif f"{key}_voxel_A" in arrays:
             voxel = float(arrays[f"{key}_voxel_A"])
-            found[key] = Map(key, values.astype(np.float32), voxel)
-    return found
+            structures[key] = Map(key, values.astype(np.float32), voxel)
+    return structures
 
 
 def _centred(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -> Atoms:
@@ -127,8 +151,8 @@ def _centred(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -
 
 def _read_atoms(path: Path, id_: str) -> Atoms:
     gemmi = needed("gemmi")
-    try:
-        entry = gemmi.read_structure(str(path))
+    with damage_reported(f"a PDB or mmCIF entry with atoms in {path}", "Get the file again."):
+        entry = _entry(gemmi, path)
         entry.setup_entities()
         if entry.assemblies:
             entry.transform_to_assembly(
@@ -142,8 +166,14 @@ def _read_atoms(path: Path, id_: str) -> Atoms:
         ]
         rows = np.array(atoms, dtype=np.float64).reshape(-1, 4)
         return _centred(id_, rows[:, :3], rows[:, 3])
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise DataError(
-            f"Expected a PDB or mmCIF entry with atoms in {path} but got: {error}. "
-            "Get the file again."
-        ) from error
+
+
+def _entry(gemmi: ModuleType, path: Path) -> Any:
+    """The entry of a file, unpacked here where it is compressed: gemmi sets no bound to that."""
+    with unpacked(path) as file, TemporaryDirectory(prefix="upslope-") as folder:
+        if compression_of(path) is None:
+            check_room(path.stat().st_size, path)
+            return gemmi.read_structure(str(path))
+        plain = Path(folder) / path.name.removesuffix(".gz")
+        plain.write_bytes(read_within_limit(file, path))
+        return gemmi.read_structure(str(plain))

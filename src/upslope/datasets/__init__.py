@@ -1,4 +1,4 @@
-"""Data sets: one file a format, one line a name in `REGISTRY`.
+"""Data sets: one file per format, one line per name in `REGISTRY`.
 
     splits = load("digits")
     splits = load("cifar10", "path/to/folder", limit=5000, validation=0.1)
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,15 @@ from upslope.datasets.overview import class_counts, overview
 from upslope.datasets.published import outline
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
-from upslope.datasets.unlabelled import row_contents, sample_file, wants_people
+from upslope.datasets.unlabelled import (
+    check_labelled,
+    row_contents,
+    sample_file,
+    wants_people,
+)
+from upslope.errors import DataError, UpslopeError
 from upslope.progress import Observer, no_progress
+from upslope.reading import limited_to, said
 
 __all__ = [
     "REGISTRY",
@@ -54,6 +62,7 @@ __all__ = [
     "Dataset",
     "Splits",
     "Subset",
+    "check_labelled",
     "check_options",
     "check_root",
     "check_splits",
@@ -110,29 +119,39 @@ _GIVEN = ("root", "progress", "splits", "name")
 def load(
     name: str, root: str | Path | None = None, *, progress: Observer = no_progress, **options: Any
 ) -> Splits:
-    """Open a data set.
+    """Return the pool and the test set of a data set that is opened.
 
     name: a key of `REGISTRY`, or hf:owner/dataset. root: its file or folder, or the folder above
     one of that name; the environment's `UPSLOPE_DATA` where not given. options: those that
     `describe` lists, the ones every data set has (`limit`, `test_limit`, `validation`) among them.
 
+    progress: is told of samples read.
+
     Raises:
         ConfigError: an unknown name or option, a value out of range, or a data set in its place.
         DataError: files that are missing, damaged or not of the format; the message names them.
+
+    Example:
+        >>> splits = load("digits", limit=100, validation=0.1)
+        >>> len(splits.pool), len(splits.validation), splits.pool.input_shape
+        (90, 10, (1, 8, 8))
     """
     check_name(name)
     check_root(root)
     checked = check_options(name, options)
     common = {key: checked.pop(key) for key in COMMON if key in checked}
     key, _ = _entry(name)
-    splits = REGISTRY[key](root_of(key, root), progress=progress, **checked)
-    return apply_common_options(splits, name, **common)
+    with _opening(name, root, checked):
+        splits = REGISTRY[key](root_of(key, root), progress=progress, **checked)
+        return apply_common_options(splits, name, **common)
 
 
 def load_outline(name: str, **options: Any) -> Splits | None:
     """The data set as published, in number and shape, without its files: random content.
 
     To plan with, and to measure what a run costs. None where the sizes are not published.
+
+    name, options: as of `load`.
 
     Raises:
         ConfigError: as for `load`.
@@ -151,6 +170,8 @@ def load_to_score(
     Of a folder nothing is set apart or labelled: options of splits and labels, such as `test_share`
     and `classes`, do nothing. The pool has no classes: images do not tell which a network knows.
 
+    name, root, options: as of `load`. progress: is told of samples read.
+
     Raises:
         ConfigError, DataError: as for `load`.
     """
@@ -162,12 +183,33 @@ def load_to_score(
     limit = checked.pop("limit", None)
     taken = inspect.signature(folder.to_score).parameters
     needed = {key: value for key, value in checked.items() if key in taken}
-    pool = folder.to_score(root_of(name, root), progress=progress, **needed)
-    return pool if limit is None else limited(pool, limit)
+    with _opening(name, root, checked):
+        pool = folder.to_score(root_of(name, root), progress=progress, **needed)
+        return pool if limit is None else limited(pool, limit)
+
+
+@contextmanager
+def _opening(name: str, root: object, options: dict[str, Any]) -> Iterator[None]:
+    """Hold readers to the option `read_limit`, which this takes out of `options`, and turn what
+    they raise beside Upslope's own errors into a DataError."""
+    try:
+        with limited_to(options.pop("read_limit", None)):
+            yield
+    except (UpslopeError, Warning):
+        raise
+    except Exception as error:
+        # Readers name what they expect; this is for damage that none of them foresaw.
+        raise DataError(
+            f"Expected files of the data set {name!r} in {root} that can be read but got "
+            f"{type(error).__name__}: {said(error)}. If the files are sound, report this as a "
+            "fault of Upslope."
+        ) from error
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `load` with their types and ranges checked; opens no file.
+
+    name, options: as of `load`.
 
     Raises:
         ConfigError: an unknown data set; every unknown or wrong option, in one message.
@@ -186,6 +228,8 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
 
 def loader(name: str) -> Callable[..., Splits]:
     """Return the function that reads a data set, whose keyword parameters are its options.
+
+    name: as of `load`.
 
     Raises:
         ConfigError: an unknown data set.

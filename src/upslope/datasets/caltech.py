@@ -1,4 +1,4 @@
-"""Caltech-101: a folder of images a class, 101_ObjectCategories, as published.
+"""Caltech-101: a folder of images per class, 101_ObjectCategories, as published.
 
 L. Fei-Fei, R. Fergus and P. Perona, Learning Generative Visual Models from Few Training Examples,
 2004. The publisher states no split, nor does the paper. Here it is: of each class, the fifth of
@@ -43,10 +43,10 @@ def load(
             f"from {WHERE}; nothing is downloaded for you."
         )
     entries = [entry for entry in by_class(folder) if entry[1] != CLUTTER]
-    found = {label for _, label, _ in entries}
-    if len(found) != CLASSES:
+    classes = {label for _, label, _ in entries}
+    if len(classes) != CLASSES:
         raise DataError(
-            f"Expected {CLASSES} classes in {folder} but got {len(found)}. Unpack the archive "
+            f"Expected {CLASSES} classes in {folder} but got {len(classes)}. Unpack the archive "
             "again."
         )
     return open_entries(

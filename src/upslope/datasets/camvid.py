@@ -9,6 +9,7 @@ from pathlib import Path
 
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory, OnError
+from upslope.datasets.layout import LeftOut
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, by_name, open_pairs, paired
 from upslope.datasets.paths import needed_root
@@ -36,19 +37,21 @@ def load(
     """
     folder = needed_root(root, "camvid", WHERE)
     values = {i: i for i in range(len(CLASSES))} | {len(CLASSES): IGNORE}
-    parts = {}
+    parts, left_out = {}, LeftOut()
     for name, part in PARTS.items():
         images, masks = folder / "images" / name, folder / "labels" / name
         if not images.is_dir():
             images, masks = folder / name, folder / f"{name}annot"
-        found = paired(by_name(images, WHERE), by_name(masks, WHERE), images)
-        parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in found]
+        pairs = paired(by_name(images, WHERE, left_out), by_name(masks, WHERE, left_out), images)
+        parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in pairs]
     return open_pairs(
         "camvid",
+        folder,
         parts,
         MaskClasses.of(CLASSES, "index", values),
         size=None,
         on_error=on_error,
         memory=memory,
         progress=progress,
+        notes=left_out.notes(),
     )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.arrow import is_list, is_number, is_text, numbers_of
 from upslope.datasets.missing import MISSING_WORDS
 from upslope.datasets.notations import first_amount, first_date
@@ -185,8 +186,9 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
         )
     if count:
         raise DataError(
-            f"Expected numbers alone or words alone in {where} but {count:,} cells are numbers and "
-            f"{others:,} are not, first {first!r} of {rows.ids[int(unread.argmax())]!r}. Empty the "
+            f"Expected numbers alone or words alone in {where} but "
+            f"{format_count(count, 'cell is a number', 'cells are numbers')} and {others:,} not, "
+            f"first {first!r} of {rows.ids[int(unread.argmax())]!r}. Empty the "
             "cells that stand for a missing number; where all cells are categories, name the "
             f"column in `data.categorical`, {out}."
         )
@@ -212,11 +214,11 @@ def _lists(column: pa.ChunkedArray, where: str) -> NDArray[np.float64]:
     sizes = sorted(set(lengths.drop_null().to_pylist()))
     inner = pc.list_flatten(column)
     if len(sizes) != 1 or not sizes[0] or not is_number(inner.type):
-        found = (
+        shapes = (
             f"of {sizes[0]} to {sizes[-1]} items" if len(sizes) > 1 else f"of type {column.type}"
         )
         raise DataError(
-            f"Expected lists of numbers, all of one length, in {where} but got lists {found}. "
+            f"Expected lists of numbers, all of one length, in {where} but got lists {shapes}. "
             "Leave the column out with `data.columns`."
         )
     if not isinstance(inner, pa.ChunkedArray):

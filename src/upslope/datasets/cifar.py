@@ -23,11 +23,13 @@ import numpy as np
 from upslope.datasets import parquet
 from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import read_text
 from upslope.datasets.folder import Statistic, normalised
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.datasets.published import PUBLISHED
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
+from upslope.reading import check_room, damage_reported
 
 PIXELS = 3 * 32 * 32
 """A row: red, green, blue planes of 32x32, row by row."""
@@ -139,11 +141,11 @@ def _opened(form: _Published, root: Path | None, progress: Observer) -> Splits:
     folder = needed_root(root, form.name, where)
     if parquet.has_files(folder):
         splits = parquet.load(folder, progress=progress)
-        expected, found = PUBLISHED[form.name].classes, len(splits.pool.classes)
-        if found != expected:  # beside it may lie another data set of the same layout
+        expected, count = PUBLISHED[form.name].classes, len(splits.pool.classes)
+        if count != expected:  # beside it may lie another data set of the same layout
             raise DataError(
                 f"Expected {form.name!r}, of {expected} classes, in {folder} but the Parquet files "
-                f"there have {found}: they are another data set's. Get it from {where}."
+                f"there have {count}: they are another data set's. Get it from {where}."
             )
         return splits
     for name, pickled in ((form.binary, False), (form.python, True)):
@@ -169,7 +171,7 @@ def _archive(form: _Published, folder: Path, pickled: bool, where: str) -> Split
     if pickled:
         names = _strings_after(form.names_key, folder / names_file)
     else:
-        names = (folder / names_file).read_text("utf-8").split()
+        names = read_text(folder / names_file).split()
 
     md5 = dict(zip((*form.train, form.test), form.md5, strict=True))
 
@@ -212,7 +214,7 @@ def _pickled(path: Path, form: _Published) -> tuple[Array, Array]:
     for value in _tokens(path):
         if isinstance(value, str):
             if len(value) >= PIXELS:  # no other string is a row long
-                pixels = value.encode("latin-1")
+                pixels = _bytes(value, path)
             key = value
         elif key == form.key and isinstance(value, int):
             labels.append(value)
@@ -225,16 +227,21 @@ def _pickled(path: Path, form: _Published) -> tuple[Array, Array]:
     return images, np.array(labels)
 
 
+def _bytes(text: str, path: Path) -> bytes:
+    with damage_reported(f"pixels as bytes in {path}", "Unpack the archive again."):
+        return text.encode("latin-1")
+
+
 def _strings_after(key: str, path: Path) -> list[str]:
     """The strings of the list that follows `key` in a pickled dict, up to its end."""
-    found: list[str] | None = None
+    strings: list[str] | None = None
     for value in _tokens(path):
-        if found is None:
-            found = [] if value == key else None
+        if strings is None:
+            strings = [] if value == key else None
         elif isinstance(value, str):
-            found.append(value)
-        elif value is _END and found:
-            return found
+            strings.append(value)
+        elif value is _END and strings:
+            return strings
     raise DataError(f"Expected a list `{key}` in {path} but got none. Unpack the archive again.")
 
 
@@ -247,14 +254,13 @@ _INTEGERS = frozenset(("INT", "BININT", "BININT1", "BININT2"))
 
 def _tokens(path: Path) -> Iterator[object]:
     """Strings (bytes as latin-1) and integers of a pickle in order, and `_END` after each list."""
-    try:
-        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
-            if opcode.name in _STRINGS | _INTEGERS:
-                yield argument
-            elif opcode.name == "APPENDS":
-                yield _END
-    except (ValueError, IndexError) as error:
-        raise DataError(
-            f"Expected a pickle of protocol 2, as published, in {path} but got {error}. Unpack the "
-            "archive again."
-        ) from error
+    with damage_reported(
+        f"a pickle of protocol 2, as published, in {path}", "Unpack the archive again."
+    ):
+        check_room(path.stat().st_size, path)
+        tokens = list(pickletools.genops(path.read_bytes()))
+    for opcode, argument, _ in tokens:
+        if opcode.name in _STRINGS | _INTEGERS:
+            yield argument
+        elif opcode.name == "APPENDS":
+            yield _END

@@ -23,6 +23,15 @@ EncodingOption = Annotated[
     ),
 ]
 
+
+class UndecodableError(DataError):
+    """Bytes that are no text in the encoding that is expected. reason: which, as a clause."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -77,14 +86,16 @@ def decode_text(data: bytes, source: object, encoding: str | None = None) -> str
         raise _undecodable(data, len(mark) + error.start, source, name, encoding) from error
     if "\0" in text:
         at = text.index("\0")
-        raise DataError(
-            f"Expected text in {source} but character {at + 1:,} is NUL. "
+        reason = f"character {at + 1:,} is NUL"
+        raise UndecodableError(
+            f"Expected text in {source} but {reason}. "
             + (
                 "Text in UTF-16 without a byte order mark looks so: set `data.encoding` to "
                 "utf-16-le or utf-16-be; otherwise the file is binary or damaged."
                 if name == "utf-8"
                 else f"The file is damaged, or not in {name}."
-            )
+            ),
+            reason,
         )
     return text
 
@@ -118,25 +129,29 @@ def _agree(marked: str, given: str) -> bool:
 
 def _undecodable(
     data: bytes, at: int, source: object, name: str, encoding: str | None
-) -> DataError:
+) -> UndecodableError:
     line = data.count(b"\n", 0, at) + 1
     before = data[max(0, at - _AROUND) : at].rpartition(b"\n")[2]
     after = data[at : at + _AROUND].partition(b"\n")[0].rstrip(b"\r")
     where = f"byte 0x{data[at]:02x} at offset {at:,}, line {line:,}"
+    reason = f"{where}, is not"
     if encoding is not None or name != "utf-8":
-        return DataError(
-            f"Expected {source} to be text in {encoding or name} but {where}, is not. Set "
-            "`data.encoding` to the one that the file was written in."
+        return UndecodableError(
+            f"Expected {source} to be text in {encoding or name} but {reason}. Set "
+            "`data.encoding` to the one that the file was written in.",
+            reason,
         )
     if b"\0" in data[:4096]:
-        return DataError(
-            f"Expected {source} to be text in UTF-8 but {where}, is not, and there are NUL bytes: "
+        return UndecodableError(
+            f"Expected {source} to be text in UTF-8 but {reason}, and there are NUL bytes: "
             "it is binary, or UTF-16 without a byte order mark. In the latter case set "
-            "`data.encoding` to utf-16-le or utf-16-be."
+            "`data.encoding` to utf-16-le or utf-16-be.",
+            reason,
         )
     guess = (before + after).decode("cp1252", errors="replace")
-    return DataError(
-        f"Expected {source} to be text in UTF-8 but {where}, is not. Set `data.encoding` to the "
+    return UndecodableError(
+        f"Expected {source} to be text in UTF-8 but {reason}. Set `data.encoding` to the "
         "one that the file was written in: in cp1252, that of Excel on Windows, it reads "
-        f"{guess!r}. Or save the file again as UTF-8."
+        f"{guess!r}. Or save the file again as UTF-8.",
+        reason,
     )

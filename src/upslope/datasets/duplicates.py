@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
 from upslope.datasets.base import Dataset
 
@@ -50,8 +51,8 @@ def duplicate_notes(
                 disputed.add(keys[i])
         if disputed:
             notes.append(
-                f"{len(disputed):,} groups of {what} have the same inputs and different labels: no "
-                "network can fit them all."
+                f"{format_count(len(disputed), 'group')} of {what} with the same inputs and "
+                "different labels: no network can fit them all."
             )
     return tuple(notes)
 

@@ -20,7 +20,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import ArrayDataset, Labels, build_dataset, known_targets
+from upslope.datasets.base import place_of
 from upslope.datasets.paths import cache_folder
 from upslope.decoders import Encoded, decode_in_processes
 from upslope.errors import DataError, RunError
@@ -60,7 +62,7 @@ class Files:
     ids: Sequence[str]
 
     def __call__(self, position: int) -> Path:
-        """The path of that sample."""
+        """Return the path of the sample at this position."""
         return self.folder / self.ids[position]
 
 
@@ -81,7 +83,8 @@ class EncodedDataset:
     """Images decoded when they are asked for, several at a time, in threads or processes.
 
     source: position -> the encoded bytes or the file. labels: (n,), `UNKNOWN` where nobody knows.
-    mean, std: statistics that are known, as those of `ArrayDataset`.
+    mean, std: statistics that are known, as those of `ArrayDataset`. place: what messages call the
+    data set, the path that the user gave and the split; `name`, if not given.
     """
 
     name: str
@@ -95,6 +98,7 @@ class EncodedDataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     decoders: int = 0
+    place: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -125,7 +129,10 @@ class EncodedDataset:
         """Under a few kilobytes an image, Python's share of the decoding, which runs in one
         thread at a time, outweighs Pillow's: more threads than one then make it slower."""
         source = self.source(0)
-        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        try:
+            size = source.stat().st_size if isinstance(source, Path) else len(source)
+        except OSError:  # decoding it tells of it, by name
+            size = _SMALL
         return 1 if size < _SMALL else cpu_count() or 1
 
     def image(self, position: int) -> Pixels:
@@ -135,7 +142,9 @@ class EncodedDataset:
 
     def _encoded(self, position: int) -> Encoded:
         source = self.source(position)
-        name = str(source) if isinstance(source, Path) else f"{self.name} ({self.ids[position]})"
+        name = (
+            str(source) if isinstance(source, Path) else f"{self.ids[position]} of {place_of(self)}"
+        )
         return source, name
 
     def _of_shape(self, pixels: Pixels, name: str) -> Pixels:
@@ -173,7 +182,7 @@ def materialise(
         if known is not None:
             return build_dataset(
                 dataset.name, known, dataset.labels, dataset.classes,
-                source=dataset.name, ids=dataset.ids,
+                source=place_of(dataset), ids=dataset.ids,
             )  # fmt: skip
     out = np.empty((len(dataset) if fits else 0, *dataset.input_shape), dtype=np.uint8)
     broken: dict[int, DataError] = {}
@@ -198,8 +207,8 @@ def materialise(
     kept = np.array([i for i in range(len(dataset)) if i not in broken], dtype=np.int64)
     if broken:
         warnings.warn(
-            f"{dataset.name}: left out {len(broken)} of {len(dataset)} images that cannot be "
-            f"used. The first: {broken[min(broken)]}",
+            f"Left out {len(broken):,} of {format_count(len(dataset), 'image')} of "
+            f"{place_of(dataset)}, which cannot be used. The first: {broken[min(broken)]}",
             stacklevel=2,
         )
         out = out[kept] if fits else out
@@ -207,7 +216,7 @@ def materialise(
     labels = dataset.labels[kept]
     if fits:
         return build_dataset(
-            dataset.name, out, labels, dataset.classes, source=dataset.name, ids=ids
+            dataset.name, out, labels, dataset.classes, source=place_of(dataset), ids=ids
         )
     return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, kept))
 
@@ -217,13 +226,16 @@ def _cached(path: Path, shape: tuple[int, ...]) -> Pixels | None:
     if not path.is_file():
         return None
     try:
-        pixels: Pixels = np.load(path, allow_pickle=False)
+        # Mapped first: a damaged header may ask for more memory than there is.
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        sound = stored.shape == shape and stored.dtype == np.uint8
+        pixels: Pixels = np.array(stored) if sound else np.empty(0, dtype=np.uint8)
         with path.open("rb") as file:
             file.seek(-_DIGEST, os.SEEK_END)
-            sound = file.read() == hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+            sound &= file.read() == hashlib.sha256(pixels.data).digest()
     except Exception:  # NumPy's reader fails in any way there is on a header that is damaged
         sound = False
-    if sound and pixels.shape == shape and pixels.dtype == np.uint8:
+    if sound:
         return pixels
     warnings.warn(
         f"{path}, which holds decoded images, is damaged: they are decoded again.", stacklevel=2

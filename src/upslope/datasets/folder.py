@@ -39,13 +39,13 @@ from upslope.datasets.image_form import White, form_of
 from upslope.datasets.image_splits import class_notes, divide
 from upslope.datasets.image_survey import survey_notes
 from upslope.datasets.layout import (
-    SUFFIXES,
     Entry,
     Layout,
     LayoutOption,
     LeftOut,
     by_class,
     images_in,
+    no_images,
     train_folders,
 )
 from upslope.datasets.manifest import read_manifest
@@ -102,6 +102,8 @@ def load(
             entries = [(id_, "", "") for id_ in images_in(folder, folder, left_out)]
         else:
             entries = by_class(folder, layout, left_out)
+        if not entries:
+            raise no_images(folder, left_out)
         notes = left_out.notes()
     return open_entries(
         folder,
@@ -159,12 +161,14 @@ def to_score(
             for place in train_folders(folder, layout)
             for id_ in images_in(folder, place, left_out)
         ]
+        if not ids:
+            raise no_images(folder, left_out, " to score")
         for note in left_out.notes():
             warnings.warn(note, stacklevel=2)
     if not ids:
         raise DataError(
-            f"Expected images ({', '.join(sorted(SUFFIXES))}) to score in {folder} but there are "
-            "none. Give the folder that holds them, or a manifest that lists them."
+            f"Expected images to score in the manifest {manifest} of {folder} but all that it "
+            "lists belong to other splits than train."
         )
     form, shape = form_of(Files(folder, ids), ids, mode, size, on_error, white)
     labels = np.full(len(ids), UNKNOWN, dtype=np.int64)
@@ -177,9 +181,10 @@ def to_score(
         form,
         shape,
         decoders=decoders,
+        place=str(folder),
     )
-    found = materialise(encoded, on_error, memory, progress)
-    return normalised(found, mean, std)
+    dataset = materialise(encoded, on_error, memory, progress)
+    return normalised(dataset, mean, std)
 
 
 def open_entries(
@@ -242,6 +247,7 @@ def open_entries(
             form,
             shape,
             decoders=decoders,
+            place=f"{folder} ({split})",
         )
         return normalised(materialise(encoded, on_error, memory, progress), mean, std)
 
@@ -264,7 +270,7 @@ def normalised(
     """`dataset` with the statistics that were given, if any.
 
     Raises:
-        ConfigError: not one number a channel of both, or numbers that are not of images in 0..1.
+        ConfigError: not one number per channel of both, or numbers that are not of images in 0..1.
     """
     if mean is None and std is None:
         return dataset

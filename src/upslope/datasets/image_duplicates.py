@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
 from upslope.datasets.readable import readable
@@ -82,7 +83,7 @@ def copy_notes(
         for id_, label, file in zip(dataset.ids, labels_of(dataset), files[part], strict=True)
     ]
     groups = list(_equal_files(samples))
-    notes = list(_told(_copies(groups, samples), samples, "copies, byte for byte,"))
+    notes = list(_told(_copies(groups, samples), samples, "copy", ", byte for byte,"))
     if looking == "exact":
         return tuple(notes)
     held = all(dataset.resident for dataset in parts.values())
@@ -91,7 +92,7 @@ def copy_notes(
             *notes,
             "Near duplicates were not looked for: set `data.duplicates` to near to do so.",
         )
-    return (*notes, *_told(_near(parts, samples, groups, progress), samples, "near copies"))
+    return (*notes, *_told(_near(parts, samples, groups, progress), samples, "near copy"))
 
 
 def _equal_files(samples: Sequence[_Sample]) -> Iterator[list[int]]:
@@ -199,8 +200,17 @@ def _thumbnails(dataset: Dataset, progress: Observer) -> Tensor:
     return out
 
 
-def _told(pairs: Iterable[_Pair], samples: Sequence[_Sample], what: str) -> Iterator[str]:
-    """Sentences on copies across parts, within a part, and under two classes."""
+def _told(
+    pairs: Iterable[_Pair], samples: Sequence[_Sample], noun: str, how: str = ""
+) -> Iterator[str]:
+    """Sentences on copies across parts, within a part, and under two classes.
+
+    noun: what messages call one copy. how: a clause after the noun.
+    """
+
+    def copies_of(count: int) -> str:
+        return f"is a {noun}{how}" if count == 1 else f"are {format_count(2, noun)[2:]}{how}"
+
     by_parts: dict[tuple[str, str], dict[int, int]] = {}
     other: dict[int, int] = {}
     for copy, original in pairs:
@@ -209,16 +219,20 @@ def _told(pairs: Iterable[_Pair], samples: Sequence[_Sample], what: str) -> Iter
         if UNKNOWN not in (first.label, second.label) and first.label != second.label:
             other.setdefault(copy, original)
     for (second_part, first_part), copies in by_parts.items():
-        inside = second_part == first_part
+        count, inside = len(copies), second_part == first_part
+        originals = "another of it" if count == 1 else "others of it"
+        if not inside:
+            originals = f"{'an image' if count == 1 else 'images'} of the {first_part}"
         yield (
-            f"{len(copies):,} images of the {second_part} are {what} of "
-            f"{'others of it' if inside else f'images of the {first_part}'}, such as "
-            f"{_example(copies, samples)}{'' if inside else ': figures come out too good'}. "
-            "Keep one of each; `data.duplicates` off looks for none."
+            f"{format_count(count, 'image')} of the {second_part} {copies_of(count)} of "
+            f"{originals}, such as {_example(copies, samples)}"
+            f"{'' if inside else ': figures come out too good'}. Keep one of each; "
+            "`data.duplicates` off looks for none."
         )
     if other:
         yield (
-            f"{len(other):,} images are {what} of images of another class, such as "
+            f"{format_count(len(other), 'image')} {copies_of(len(other))} of "
+            f"{'an image' if len(other) == 1 else 'images'} of another class, such as "
             f"{_example(other, samples)}: look at their labels."
         )
 

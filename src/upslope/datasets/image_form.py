@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.errors import DataError
 from upslope.images import FULL, Form, Mode, highest_level, read_header
 
@@ -41,7 +42,10 @@ def form_of(
         DataError: there is no image, that image cannot be decoded, or `white` must be given.
     """
     if not ids:
-        raise DataError("Expected at least one training image but the files hold none.")
+        raise DataError(
+            "Expected at least one image to learn from in "
+            f"{getattr(source, 'folder', 'the data set')} but there is none."
+        )
     white = white_level(source, ids, white)
     if mode is not None and size is not None:
         return Form(mode, (size, size), white), (1 if mode == "L" else 3, size, size)
@@ -97,8 +101,8 @@ def white_level(
     )
     raise DataError(
         f"Expected 16-bit images to use their range, 0 to {FULL}, but the highest level of "
-        f"{deep} images, {ids[0]!r} and others, is {highest}: read as 8 bits, they would keep "
-        f"{round(highest / 257) + 1} levels. {advice}"
+        f"{format_count(deep, 'image')} with 16 bits looked at, is {highest}: read as 8 bits, "
+        f"they would keep {round(highest / 257) + 1} levels. {advice}"
     )
 
 

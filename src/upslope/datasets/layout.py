@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.folder_names import are_no_classes, split_of, splits_among
 from upslope.errors import DataError
 
@@ -35,28 +36,57 @@ Entry = tuple[str, str, str]
 _SYSTEM = frozenset(
     ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 )
-_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db"))
+_SYSTEM_FILES = frozenset(
+    (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "icon\r")
+)
+_OF_SYSTEM = " of an operating system"
 _LEDGER = "ledger.sqlite"  # lies in the folder of a run, which also holds pictures
-_RUNS = "folders of runs"
+_RUN = "run folder"
 _SHOWN = 3
 
 
 @dataclass
 class LeftOut:
-    """What lies in a folder and is not read: reason -> paths relative to the root."""
+    """What lies in a folder and is not read: (noun, detail) -> paths relative to the root."""
 
-    paths: dict[str, list[str]] = field(default_factory=dict)
+    paths: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
-    def add(self, reason: str, path: str) -> None:
-        """Count a path under a reason, the end of "Left out 3 ..."."""
-        self.paths.setdefault(reason, []).append(path)
+    def add(self, noun: str, path: str, detail: str = "") -> None:
+        """Count a path. noun: what it is, in the singular. detail: a clause after the noun, which
+        reads well after one and after several."""
+        self.paths.setdefault((noun, detail), []).append(path)
+
+    def count(self, noun: str) -> int:
+        """Return how many paths were counted under a noun."""
+        return sum(len(paths) for (of, _), paths in self.paths.items() if of == noun)
+
+    def counts(self) -> list[str]:
+        """Return what was counted, as "3 hidden images: 'a', 'b', 'c'"."""
+        return [
+            f"{format_count(len(paths), noun)}{detail}: {shown(paths)}"
+            for (noun, detail), paths in sorted(self.paths.items())
+        ]
 
     def notes(self) -> tuple[str, ...]:
-        """Return one sentence for each reason."""
-        return tuple(
-            f"Left out {len(paths):,} {reason}: {shown(paths)}."
-            for reason, paths in sorted(self.paths.items())
-        )
+        """Return one sentence for each kind of what was left out."""
+        return tuple(f"Left out {counted}." for counted in self.counts())
+
+
+def no_images(
+    folder: Path,
+    left_out: LeftOut,
+    purpose: str = "",
+    advice: str = "Give the folder that holds the images, in one of these formats.",
+) -> DataError:
+    """Return the error for a folder without images: what was looked for, and what lies there.
+
+    purpose: what the images are for, as " to score". advice: what to do.
+    """
+    there = "; ".join(left_out.counts())
+    return DataError(
+        f"Expected images ({', '.join(sorted(SUFFIXES))}){purpose} in {folder}, at any depth, but "
+        f"there are none. {f'It holds {there}' if there else 'It is empty'}. {advice}"
+    )
 
 
 def shown(names: Sequence[str]) -> str:
@@ -74,7 +104,7 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
     ids: list[str] = []
     for where, folders, files in os.walk(folder):
         if _LEDGER in files:
-            left_out.add(_RUNS, Path(where).relative_to(root).as_posix())
+            left_out.add(_RUN, Path(where).relative_to(root).as_posix())
             folders.clear()
             continue
         at = Path(where).relative_to(root).as_posix()
@@ -82,11 +112,11 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
         for name in sorted(folders):
             path = f"{begins}{name}"
             if is_hidden(name):
-                left_out.add("hidden folders", path)
+                _leave_folder(name, path, left_out)
             elif (Path(where) / name).is_symlink():
-                left_out.add("links to folders, which are not followed", path)
+                left_out.add("linked folder", path, " (links are not followed)")
         folders[:] = [name for name in folders if not is_hidden(name)]
-        for name in files:
+        for name in sorted(files):
             path = f"{begins}{name}"
             if is_image(name):
                 ids.append(path)
@@ -106,14 +136,32 @@ def is_hidden(name: str) -> bool:
 
 
 def leave(name: str, path: str, left_out: LeftOut) -> None:
-    """Count a file that is no image, unless it is one of those that operating systems write."""
+    """Count a file that is no image, or a hidden one."""
     suffix = Path(name).suffix.lower()
-    if name.startswith("."):
-        if suffix in SUFFIXES:
-            left_out.add("hidden images", path)
-    elif name.lower() not in _SYSTEM_FILES:
-        kind = f"of the kind {suffix}" if suffix else "without a suffix"
-        left_out.add(f"files {kind}, which are not read as images", path)
+    if name.lower() in _SYSTEM_FILES:
+        left_out.add("file", path, _OF_SYSTEM)
+    elif name.startswith("."):
+        left_out.add("hidden image" if suffix in SUFFIXES else "hidden file", path)
+    elif suffix:
+        left_out.add("file", path, f" of the kind {suffix}, which is not read as an image")
+    else:
+        left_out.add("file", path, " without a suffix, which would tell that it is an image")
+
+
+def _leave_folder(name: str, path: str, left_out: LeftOut) -> None:
+    """Count a folder that is hidden, or that an operating system keeps for itself."""
+    system = name.lower() in _SYSTEM
+    left_out.add("folder" if system else "hidden folder", path, _OF_SYSTEM if system else "")
+
+
+def _leave_rest(root: Path, folder: Path, left_out: LeftOut) -> None:
+    """Count the files of a folder, and the folders of it that are not looked into."""
+    for path in sorted(folder.iterdir()):
+        relative = path.relative_to(root).as_posix()
+        if path.is_file() and not is_image(path.name):
+            leave(path.name, relative, left_out)
+        elif is_hidden(path.name):
+            _leave_folder(path.name, relative, left_out)
 
 
 def by_class(folder: Path, layout: Layout = "auto", left_out: LeftOut | None = None) -> list[Entry]:
@@ -138,10 +186,11 @@ def by_class(folder: Path, layout: Layout = "auto", left_out: LeftOut | None = N
             entries += [(id_, "", "train") for id_ in images]
         else:
             for id_ in images_in(folder, folder / top, left_out):
-                left_out.add(f"images of the folder {top!r}, which names no split", id_)
+                left_out.add("image", id_, f" of the folder {top!r}, which names no split")
     for path in sorted(folder.iterdir()):
         if path.is_file() and is_image(path.name):
-            left_out.add("images that lie beside the folders of the splits", path.name)
+            left_out.add("image", path.name, " beside the folders of the splits")
+    _leave_rest(folder, folder, left_out)
     return entries
 
 
@@ -252,21 +301,16 @@ def _class_folders(
     classes = [name for name in _visible(folder) if name.lower() not in UNLABELLED]
     if layout == "auto":
         _not_by_date(folder, classes)
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            leave(path.name, path.relative_to(root).as_posix(), left_out)
-        elif is_hidden(path.name):
-            left_out.add("hidden folders", path.relative_to(root).as_posix())
+    _leave_rest(root, folder, left_out)
     for name in _visible(folder):
-        runs = len(left_out.paths.get(_RUNS, ()))
-        images = images_in(root, folder / name, left_out)
-        if not images and len(left_out.paths.get(_RUNS, ())) > runs:
-            continue
-        if not images:
-            raise DataError(
-                f"Expected images ({', '.join(sorted(SUFFIXES))}) in {folder / name} but there are "
-                "none. Remove the folder if it is no class."
-            )
+        here = LeftOut()
+        images = images_in(root, folder / name, here)
+        if not images and not here.count(_RUN):
+            advice = "Remove the folder if it is no class."
+            raise no_images(folder / name, here, " of a class", advice)
+        for (noun, detail), paths in here.paths.items():
+            for path in paths:
+                left_out.add(noun, path, detail)
         for id_ in images:
             yield id_, "" if name.lower() in UNLABELLED else name, split
 

@@ -73,16 +73,17 @@ def load(
     asked = {key: path for key, path in images.items() if _top(key).lower() in UNLABELLED}
     none_yet = asked == images and not any((folder / "masks").glob("**/*.*"))
     masks = {} if none_yet else by_name(folder / "masks", WHERE, left_out)
-    found = paired(
+    triples = paired(
         {k: p for k, p in images.items() if k not in asked},
         {k: p for k, p in masks.items() if k not in asked},
         folder,
     )
-    pairs = [Pair(*triple) for triple in found]
+    pairs = [Pair(*triple) for triple in triples]
     parts = _by_folder(pairs, folder, left_out, bool(asked)) or _by_share(pairs, test_share)
     parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(asked.items())]
     return open_pairs(
         folder.name,
+        folder,
         parts,
         codes,
         may_lack_test=not pairs,
@@ -129,7 +130,7 @@ def _by_folder(
         if top in splits:
             parts[splits[top]].append(pair)
         else:
-            left_out.add("pairs outside of the folders of the splits", pair.id)
+            left_out.add("pair", pair.id, " outside of the folders of the splits")
     if not parts["test"]:  # a lone validation split is what the test is made on
         parts["test"], parts["validation"] = parts["validation"], []
     return parts

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Splits
+from upslope.datasets.base import Splits, place_of
 from upslope.datasets.encoded import Files, each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
-from upslope.datasets.layout import LeftOut, images_in
+from upslope.datasets.layout import LeftOut, images_in, no_images
 from upslope.datasets.mask_classes import IGNORE, Mask, MaskClasses
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import DataError
@@ -42,7 +43,8 @@ class Pair(NamedTuple):
 class MaskDataset:
     """Images and masks decoded when they are asked for, several at a time, in threads.
 
-    mean, std: published statistics a channel of the images scaled to 0..1; empty where unknown.
+    mean, std: published statistics per channel of the images scaled to 0..1; empty where unknown.
+    place: what messages call the data set, the path that the user gave and the split.
     """
 
     name: str
@@ -53,15 +55,16 @@ class MaskDataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     resident: bool = False
+    place: str = ""
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """One a pair."""
+        """Return one id per pair of image and mask."""
         return tuple(pair.id for pair in self.pairs)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of pixels."""
+        """Return the names of the classes of pixels."""
         return self.codes.classes
 
     @property
@@ -117,20 +120,21 @@ class HeldMasks:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     resident: bool = True
+    place: str = ""
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """One a pair."""
+        """Return one id per pair of image and mask."""
         return tuple(pair.id for pair in self.pairs)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of pixels."""
+        """Return the names of the classes of pixels."""
         return self.codes.classes
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(c, h, w)."""
+        """Return the shape of one image, (c, h, w)."""
         return tuple(self.images.shape[1:])
 
     @property
@@ -152,6 +156,7 @@ class HeldMasks:
 
 def open_pairs(
     name: str,
+    root: Path,
     parts: Mapping[str, Sequence[Pair]],
     codes: MaskClasses,
     *,
@@ -169,7 +174,8 @@ def open_pairs(
 ) -> Splits:
     """The splits of the pairs under "train", "test" and, where there are some, "validation".
 
-    size: (height, width) that all are brought to; None where all have the first's. memory: GiB
+    root: the folder that the user gave. size: (height, width) that all are brought to; None where
+    all have the first's. memory: GiB
     of decoded pairs to hold at most, in each part. on_error: "skip" leaves out pairs that cannot
     be used, with one warning that counts them. white: as for `encoded.white_level`. notes: of
     what the listing left out. duplicates: as for `copy_notes`. may_lack_test: the test set may be
@@ -183,12 +189,21 @@ def open_pairs(
         if not parts.get(part) and not (part == "test" and may_lack_test):
             raise DataError(
                 f"Expected images with masks to {'learn from' if part == 'train' else 'test on'} "
-                f"in {name} but got none."
+                f"in {root} but got none."
             )
     form, shape = _form(parts["train"], mode, size, on_error, white)
 
     def open_part(part: str) -> MaskDataset | HeldMasks:
-        dataset = MaskDataset(f"{name}/{part}", parts[part], codes, form, shape, mean, std)
+        dataset = MaskDataset(
+            f"{name}/{part}",
+            parts[part],
+            codes,
+            form,
+            shape,
+            mean,
+            std,
+            place=f"{root} ({part})",
+        )
         return _held(dataset, on_error, memory, progress)
 
     validation = open_part("validation") if parts.get("validation") else None
@@ -218,18 +233,19 @@ def by_name(folder: Path, where: str, left_out: LeftOut | None = None) -> dict[s
             f"Expected the folder {folder} but there is none. Get the data from {where}; nothing "
             "is downloaded for you."
         )
-    found: dict[str, Path] = {}
-    for id_ in images_in(folder, folder, LeftOut() if left_out is None else left_out):
+    files: dict[str, Path] = {}
+    left_out = LeftOut() if left_out is None else left_out
+    for id_ in images_in(folder, folder, left_out):
         path = folder / id_
         key = Path(id_).with_suffix("").as_posix()
-        if key in found:
+        if key in files:
             raise DataError(
-                f"Expected one file a name but got both {found[key]} and {path}. Remove one."
+                f"Expected one file a name but got both {files[key]} and {path}. Remove one."
             )
-        found[key] = path
-    if not found:
-        raise DataError(f"Expected images in {folder} but there are none.")
-    return found
+        files[key] = path
+    if not files:
+        raise no_images(folder, left_out)
+    return files
 
 
 def paired(
@@ -247,7 +263,8 @@ def paired(
     ):
         if keys:
             shown = ", ".join(repr(key) for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
-            problems.append(f"{len(keys)} {kind}s have no {other}: {shown}")
+            verb = "has" if len(keys) == 1 else "have"
+            problems.append(f"{format_count(len(keys), kind)} {verb} no {other}: {shown}")
     if problems:
         raise DataError(
             f"Expected a mask of the same name for each image in {where} but "
@@ -301,15 +318,24 @@ def _held(
     kept = [i for i in range(len(dataset)) if i not in broken]
     if broken:
         warnings.warn(
-            f"{dataset.name}: left out {len(broken)} of {len(dataset)} images that cannot be used. "
-            f"The first: {broken[min(broken)]}",
+            f"Left out {len(broken):,} of {format_count(len(dataset), 'image')} of "
+            f"{place_of(dataset)}, which cannot be used. The first: {broken[min(broken)]}",
             stacklevel=2,
         )
         images, masks = (images[kept], masks[kept]) if fits else (images, masks)
     pairs = [dataset.pairs[i] for i in kept]
     if not fits:
         return replace(dataset, pairs=pairs)
-    return HeldMasks(dataset.name, pairs, dataset.codes, images, masks, dataset.mean, dataset.std)
+    return HeldMasks(
+        dataset.name,
+        pairs,
+        dataset.codes,
+        images,
+        masks,
+        dataset.mean,
+        dataset.std,
+        place=dataset.place,
+    )
 
 
 def _filled(out: Mask, indices: Sequence[int], read: Callable[[int], Mask]) -> Tensor:

@@ -9,8 +9,6 @@ What becomes of the shapes of samples, and how channels are told, is in `array_f
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +16,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
@@ -25,9 +24,12 @@ from upslope.datasets.decoding import decode_text
 from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
+from upslope.reading import damage_reported, read_npz
 
 _FOUR = ("x_train", "y_train", "x_test", "y_test")
 _THREE = ("images", "labels", "split")
+_SPARSE = 1000
+"""Class numbers without a sample at most, where no names are stated: more are ids."""
 
 
 def load(
@@ -41,7 +43,11 @@ def load(
     """Arrays in one .npz file: x_train, y_train, x_test, y_test, or images, labels, split."""
     del progress
     path = _the_file(needed_root(root, "npz", "your own arrays, saved with numpy.savez"))
-    arrays = _read(path)
+    with damage_reported(
+        f"an .npz archive of plain arrays in {path}",
+        "Save it again with numpy.savez; arrays of Python objects are not read.",
+    ):
+        arrays = read_npz(path)
     if all(key in arrays for key in _FOUR):
         parts: dict[str, tuple[Array, Array, list[str] | None]] = {
             "train": (arrays["x_train"], arrays["y_train"], None),
@@ -59,6 +65,11 @@ def load(
         classes = _texts(arrays["classes"], "classes", path)
     else:
         highest = max(int(part.max(initial=0)) for part in labels.values())
+        if highest > sum(map(len, labels.values())) + _SPARSE:
+            raise DataError(
+                f"Expected labels that count the classes from 0 in {path} but got {highest}: ids, "
+                "or a damaged file. Number the classes 0, 1, 2, ..."
+            )
         classes = [str(i) for i in range(max(2, highest + 1))]
 
     def build(name: str) -> ArrayDataset:
@@ -83,7 +94,7 @@ def _notes(
     read = (*(_FOUR if all(key in arrays for key in _FOUR) else (*_THREE, "ids")), "classes")
     if unread := [f"{key!r} {arrays[key].shape}" for key in arrays if key not in read]:
         notes.append(
-            f"Left out {len(unread)} arrays that are not among {', '.join(read)}: "
+            f"Left out {format_count(len(unread), 'array')} not among {', '.join(read)}: "
             f"{', '.join(unread)}."
         )
     everything = np.concatenate(list(labels.values()))
@@ -120,30 +131,13 @@ def _texts(values: Array, name: str, path: Path) -> list[str]:
 def _the_file(root: Path) -> Path:
     if root.is_file():
         return root
-    found = sorted(root.glob("*.npz"))
-    if len(found) != 1:
+    files = sorted(root.glob("*.npz"))
+    if len(files) != 1:
         raise DataError(
-            f"Expected one .npz file in {root} but got {[p.name for p in found] or 'none'}. Give "
+            f"Expected one .npz file in {root} but got {[p.name for p in files] or 'none'}. Give "
             "the path of the file itself."
         )
-    return found[0]
-
-
-def _read(path: Path) -> dict[str, Array]:
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(
-                    f"Expected an .npz archive in {path} but got a single array. Save images and "
-                    "labels together with numpy.savez."
-                )
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"Expected an .npz archive of plain arrays in {path} but reading it failed: {error}. "
-            "Save it again with numpy.savez; arrays of Python objects are not read."
-        ) from error
+    return files[0]
 
 
 def _by_split(
@@ -180,7 +174,7 @@ def _labels(labels: Array, path: Path) -> Array:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise DataError(
-            f"Expected one integer label a sample in {path} but got an array of type "
+            f"Expected one integer label per sample in {path} but got an array of type "
             f"{labels.dtype} and shape {labels.shape}. One-hot rows become labels by argmax(1)."
         )
     return labels

@@ -7,7 +7,6 @@ folder or one below it. Class names come from the metadata where `datasets` writ
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from pydantic import Field
 
 from upslope.datasets.arrays import check_labels, numbered
-from upslope.datasets.arrow import is_bytes, plain_column
+from upslope.datasets.arrow import is_bytes, plain_column, read_parquet
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
@@ -31,7 +30,9 @@ from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.errors import ConfigError, DataError
+from upslope.files import from_json
 from upslope.progress import Observer, no_progress
+from upslope.reading import damage_reported
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,6 +83,7 @@ def load(
             check_labels(labels[split], names, ids, paths[split][0]),
             form,
             shape,
+            place=f"{folder} ({split})",
         )
         return materialise(encoded, on_error, memory, progress, _digest(paths[split]))
 
@@ -110,8 +112,8 @@ def _matching(folder: Path, prefix: str) -> list[Path]:
 
 def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     for prefix in prefixes:
-        if found := sorted(_matching(folder, prefix)):
-            return _all_shards(found)
+        if files := sorted(_matching(folder, prefix)):
+            return _all_shards(files)
     raise DataError(
         f"Expected files {' or '.join(f'{p}-*.parquet' for p in prefixes)} in {folder} or one "
         "folder below but there are none. Get them from the page of the data set on Hugging Face "
@@ -119,21 +121,21 @@ def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _all_shards(found: list[Path]) -> list[Path]:
-    """`found`, after checking that of `train-00000-of-00002` there are two, in one folder."""
-    folders = sorted({path.parent.name for path in found})
+def _all_shards(files: list[Path]) -> list[Path]:
+    """`files`, after checking that of `train-00000-of-00002` there are two, in one folder."""
+    folders = sorted({path.parent.name for path in files})
     if len(folders) > 1:
         raise DataError(
-            f"Expected the Parquet files of one data set in {found[0].parent.parent} but got those "
+            f"Expected the Parquet files of one data set in {files[0].parent.parent} but got those "
             f"of {len(folders)}: {', '.join(folders)}. Give the folder of one as the root."
         )
-    stated = found[0].stem.rpartition("-of-")[2]
-    if stated.isdigit() and len(found) != int(stated):
+    stated = files[0].stem.rpartition("-of-")[2]
+    if stated.isdigit() and len(files) != int(stated):
         raise DataError(
-            f"Expected {int(stated)} files, as {found[0].name} says, in {found[0].parent} but got "
-            f"{len(found)}: {', '.join(path.name for path in found)}. Get the missing ones."
+            f"Expected {int(stated)} files, as {files[0].name} says, in {files[0].parent} but got "
+            f"{len(files)}: {', '.join(path.name for path in files)}. Get the missing ones."
         )
-    return found
+    return files
 
 
 class _Table(NamedTuple):
@@ -154,15 +156,11 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
     names: dict[str, tuple[str, ...] | None] = {}
     label_column = ""
     for path in files:
-        try:
+        with damage_reported(f"a Parquet file in {path}", "Get it again."):
             schema = pq.read_schema(path)
-            image_column = _column(schema.names, image, IMAGES, "image", path)
-            label_column = _column(schema.names, label, LABELS, "label", path)
-            table = pq.read_table(path, columns=[image_column, label_column])
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"Expected a Parquet file in {path} but reading it failed: {error}. Get it again."
-            ) from error
+        image_column = _column(schema.names, image, IMAGES, "image", path)
+        label_column = _column(schema.names, label, LABELS, "label", path)
+        table = read_parquet(path, [image_column, label_column])
         kind = table.schema.field(image_column).type
         if not is_bytes(kind) and not (
             pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
@@ -226,7 +224,7 @@ def _names_in(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     if text is None:
         return None
     try:
-        names = json.loads(text)["info"]["features"][label]["names"]
+        names = from_json(text)["info"]["features"][label]["names"]
     except (ValueError, KeyError, TypeError):
         return None  # another feature type, which states no names
     return tuple(str(name) for name in names)
@@ -242,8 +240,8 @@ class _Cells:
     def __call__(self, position: int) -> bytes | Path:
         value = self.images[position].as_py()
         if isinstance(value, dict):
-            found = value.get("bytes")
-            value = found if found is not None else value.get("path")
+            content = value.get("bytes")
+            value = content if content is not None else value.get("path")
         if isinstance(value, str):
             return self.folder / value
         return value if isinstance(value, bytes) else b""

@@ -1,4 +1,4 @@
-"""What publishers say of their data sets, for a plan before the files are there.
+"""Published sizes of data sets, which stand in for files that are not there yet in a plan.
 
 An `Outline` has the sizes and shapes of a data set and random content: what a run costs can be
 measured on it, nothing can be learnt from it.
@@ -23,7 +23,7 @@ from upslope.datasets.base import Splits
 class Published:
     """Counts of samples and classes, and the shape of an input as its reader gives it.
 
-    masks: whether targets are of an input's height and width, not one label a sample.
+    masks: whether targets are of an input's height and width, not one label per sample.
     floats: whether inputs are floats, not images of 0..255.
     """
 
@@ -70,12 +70,12 @@ class Outline:
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """Numbered."""
+        """Return ids made of the name and a number."""
         return numbered(self.name.rpartition("/")[2], self.count)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Numbered."""
+        """Return the numbers of the classes as their names."""
         return tuple(str(i) for i in range(self.number_of_classes))
 
     @property
@@ -85,12 +85,12 @@ class Outline:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """One number a channel, of images."""
+        """One number per channel, of images."""
         return () if self.floats else (0.5,) * self.input_shape[0]
 
     @property
     def std(self) -> tuple[float, ...]:
-        """One number a channel, of images."""
+        """One number per channel, of images."""
         return () if self.floats else (0.25,) * self.input_shape[0]
 
     def __len__(self) -> int:

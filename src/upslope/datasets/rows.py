@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, Labels, numbered
-from upslope.datasets.arrow import plain_column, texts_of
-from upslope.datasets.decoding import read_text
+from upslope.datasets.arrow import plain_column, read_parquet, texts_of
 from upslope.datasets.delimited import read_delimited
+from upslope.datasets.json_lines import read_json_lines
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
 
@@ -107,42 +107,68 @@ def read_rows(
         DataError: no such file, one that cannot be read, no rows, ids that are missing or not
             distinct.
     """
-    import pyarrow as pa
-
     files, notes = _files(root)
     opened = [_read(path, encoding, delimiter) for path in files]
-    tables = [table for table, _ in opened]
+    return rows_of(
+        [table for table, _ in opened],
+        root if len(files) == 2 else files[0],
+        id_column,
+        untyped=all(path.suffix.lower() in DELIMITED for path in files),
+        decimal={"point": ".", "comma": ","}.get(decimal, decimal),
+        notes=(*notes, *(note for _, told in opened for note in told)),
+    )
+
+
+def rows_of(
+    tables: Sequence[pa.Table],
+    path: Path,
+    id_column: str | None,
+    *,
+    untyped: bool = False,
+    decimal: str = ".",
+    notes: tuple[str, ...] = (),
+) -> Rows:
+    """Return the rows of one table, or of a training and a test table.
+
+    path: what messages name. The rest is as for `Rows`.
+
+    Raises:
+        ConfigError: no such column of ids.
+        DataError: tables whose columns differ, no rows, ids that are missing or not distinct.
+    """
+    import pyarrow as pa
+
     if tables[0].column_names and set(tables[0].column_names) != set(tables[-1].column_names):
         differing = sorted({*tables[0].column_names} ^ {*tables[-1].column_names})
         raise DataError(
-            f"Expected the same columns in {files[0].name} and {files[-1].name} of {root} but "
-            f"{', '.join(differing)} are in one alone."
+            f"Expected the same columns in train and test of {path} but {', '.join(differing)} are "
+            "in one alone."
         )
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise DataError(
-            f"Expected columns of the same types in the files of {root} but: {error}."
+            f"Expected columns of the same types in train and test of {path} but: {error}."
         ) from error
     if not table.num_rows:
-        raise DataError(f"Expected rows in {files[0]} but got none.")
+        raise DataError(f"Expected rows in {path} but got none.")
     parts = [len(t) for t in tables]
-    test = np.repeat([False, True], parts) if len(files) == 2 else None
+    test = np.repeat([False, True], parts) if len(tables) == 2 else None
     used = {"split"} & set(table.column_names)
     if test is None and used:
-        test = _split(table.column("split").to_pylist(), files[0])
-    ids = _ids(table, id_column, parts, files[0])
+        test = _split(table.column("split").to_pylist(), path)
+    ids = _ids(table, id_column, parts, path)
     if id_column or "id" in table.column_names:
         used.add(id_column or "id")
     return Rows(
         table,
         ids,
         test,
-        root if len(files) == 2 else files[0],
+        path,
         frozenset(used),
-        untyped=all(path.suffix.lower() in DELIMITED for path in files),
-        decimal={"point": ".", "comma": ","}.get(decimal, decimal),
-        notes=(*notes, *(note for _, told in opened for note in told)),
+        untyped,
+        decimal,
+        notes,
     )
 
 
@@ -150,27 +176,31 @@ def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     """(one file, or those of the training and the test set; notes)."""
     if root.is_file():
         return [root], ()
-    found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
-    pair = [[p for p in found if p.stem.lower() == name] for name in ("train", "test")]
+    tables = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
+    pair = [[p for p in tables if p.stem.lower() == name] for name in ("train", "test")]
     if all(len(files) == 1 for files in pair):
         files = [one for files in pair for one in files]
-        others = ", ".join(p.name for p in found if p not in files)
+        others = ", ".join(p.name for p in tables if p not in files)
         return files, (f"Not read in {root.name}: {others}.",) if others else ()
-    if len(found) != 1:
+    if len(tables) != 1:
         raise DataError(
             f"Expected one table in {root}, or train and test, as {', '.join(SUFFIXES)}, but got "
-            f"{', '.join(p.name for p in found) or 'none'}. Give the path of the file itself."
+            f"{', '.join(p.name for p in tables) or 'none'}. Give the path of the file itself."
         )
-    return found, ()
+    return tables, ()
 
 
 def _read(
     path: Path, encoding: str | None, delimiter: str | None
 ) -> tuple[pa.Table, tuple[str, ...]]:
+<<<<<<< HEAD
     """(table, notes)."""
+=======
+    """Return the table, and notes on how it was read."""
     import pyarrow as pa
     from pyarrow import parquet
 
+>>>>>>> main
     suffix = path.suffix.lower()
     if suffix in DELIMITED:
         return read_delimited(path, encoding, delimiter)
@@ -179,18 +209,12 @@ def _read(
             f"Expected `data.delimiter` for {' and '.join(DELIMITED)} files alone but got "
             f"{delimiter!r} for {path}. Leave it out."
         )
-    try:
-        if suffix == ".parquet":
-            table = parquet.read_table(path)
-        elif suffix in (".jsonl", ".json"):
-            table = _json(path, encoding)
-        else:
-            raise DataError(f"Expected a file of {', '.join(SUFFIXES)} but got {path}.")
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"Expected a table in {path} but reading it failed: {error}. JSON Lines has one object "
-            "per line."
-        ) from error
+    if suffix == ".parquet":
+        table = read_parquet(path)
+    elif suffix in (".jsonl", ".json"):
+        table = read_json_lines(path, encoding)
+    else:
+        raise DataError(f"Expected a file of {', '.join(SUFFIXES)} but got {path}.")
     twice = [name for name, n in Counter(table.column_names).items() if n > 1]
     if twice:
         raise DataError(
@@ -198,21 +222,6 @@ def _read(
             "twice. Rename one."
         )
     return table, ()
-
-
-def _json(path: Path, encoding: str | None) -> pa.Table:
-    """A table of JSON Lines, in which text that looks like a date remains text."""
-    import pyarrow as pa
-    from pyarrow import json
-
-    data = pa.py_buffer(read_text(path, encoding).encode())
-    table = json.read_json(pa.BufferReader(data))
-    dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
-    if not dates:
-        return table
-    as_text = pa.schema([(name, pa.large_string()) for name in dates])
-    options = json.ParseOptions(explicit_schema=as_text)
-    return json.read_json(pa.BufferReader(data), parse_options=options).select(table.column_names)
 
 
 def _split(values: list[Any], path: Path) -> NDArray[np.bool_]:

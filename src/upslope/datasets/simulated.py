@@ -17,6 +17,7 @@ from upslope.cryoet.imaging import Imaging
 from upslope.cryoet.structures import ATOMS, MAPS, Structure, read_library, read_structure
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory
+from upslope.datasets.name_lists import OptionalNames, split_names
 from upslope.datasets.paths import needed_root
 from upslope.datasets.volumes import simulated
 from upslope.errors import DataError
@@ -36,7 +37,9 @@ Seed = Annotated[int, Field(ge=0, description="of the simulation; not that of th
 Cache = Annotated[
     str | None, Field(description="folder to keep volumes in; ~/.cache/upslope if not given")
 ]
-Threads = Annotated[int | None, Field(ge=1, description="to simulate in; one a core if not given")]
+Threads = Annotated[
+    int | None, Field(ge=1, description="to simulate in; one per core if not given")
+]
 
 
 def clean_50(
@@ -75,7 +78,8 @@ def load(
     *,
     progress: Observer = no_progress,
     classes: Annotated[
-        str | None, Field(description="ids with commas between; all of the folder if not given")
+        OptionalNames,
+        Field(description="ids, a list or with commas between; all of the folder if not given"),
     ] = None,
     train: Train = 2_000,
     test: Test = 500,
@@ -95,7 +99,7 @@ def load(
     """Subtomograms simulated from structures of your own: PDB, mmCIF, MRC, or the paper's."""
     structures = _structures(root, "cryoet-simulated")
     if classes is not None:
-        ids = [id_.strip() for id_ in classes.split(",")]
+        ids = split_names(classes, "data.classes")
         if unknown := [id_ for id_ in ids if id_ not in structures]:
             raise DataError(
                 f"Expected `data.classes` among the {len(structures)} structures of {root}, "
@@ -167,13 +171,13 @@ def _structures(root: Path | None, name: str) -> dict[str, Structure]:
     folder = needed_root(root, name, WHERE)
     if (folder / "cryoet").is_dir():
         folder = folder / "cryoet"
-    found: dict[str, Structure] = {}
+    structures: dict[str, Structure] = {}
     if any((folder / file).is_file() for file in ("structures.npz", "maps.npz")):
-        found |= read_library(folder)
+        structures |= read_library(folder)
     for path in sorted(folder.iterdir()):
         if Path(path.name.removesuffix(".gz")).suffix.lower() in ATOMS + MAPS:
             structure = read_structure(path)
-            found[structure.id] = structure
-    if not found:
+            structures[structure.id] = structure
+    if not structures:
         raise DataError(f"Expected structures in {folder} ({WHERE}) but there are none.")
-    return found
+    return structures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import readable
 from upslope.datasets.subset import Subset
 from upslope.errors import DataError
@@ -15,7 +15,7 @@ SAMPLE = 10_000
 
 
 def statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std), one number a channel, of images scaled to 0..1.
+    """(mean, std), one number per channel, of images scaled to 0..1.
 
     The published constants of the data set where there are some; otherwise measured on up to
     10,000 samples evenly spaced over `dataset`, which should be the pool: inputs alone are read,
@@ -45,7 +45,8 @@ def statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
         squares = squares + values.square().sum(dim=(0, 2))
     if not count:
         raise DataError(
-            f"Expected samples of {dataset.name} that can be read but none of {len(positions)} can."
+            f"Expected samples of {place_of(dataset)} that can be read but none of the "
+            f"{len(positions):,} looked at can."
         )
     centre = total / count
     # A channel that never changes has no scale; one grey level keeps the division finite.

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 
 
 class Subset:
@@ -19,6 +19,7 @@ class Subset:
         self.dataset = dataset
         self.positions = np.asarray(positions, dtype=np.int64)
         self.name = dataset.name
+        self.place = place_of(dataset)
         self.ids: Sequence[str] = tuple(dataset.ids[i] for i in self.positions)
         self.classes = dataset.classes
         self.input_shape = dataset.input_shape
@@ -33,11 +34,18 @@ class Subset:
         return labels_of(self.dataset)[self.positions]
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape)."""
+        """Return the inputs of some samples, (n, *input_shape).
+
+        indices: positions in the subset.
+        """
         return self.dataset.inputs(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n, ...). Raises DataError for a sample without a label."""
+        """Return targets (n, ...). Raises DataError for a sample without a label. Raises DataError
+        for a sample without a label.
+
+        indices: positions in the subset.
+        """
         return self.dataset.targets(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
 
@@ -50,7 +58,7 @@ def origin(dataset: Dataset, index: int) -> tuple[Dataset, int]:
 
 
 def labels_of(dataset: Dataset) -> Labels:
-    """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label a sample."""
+    """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label per sample."""
     labels = getattr(dataset, "labels", None)
     return np.full(len(dataset), UNKNOWN, dtype=np.int64) if labels is None else labels
 

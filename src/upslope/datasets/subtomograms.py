@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from upslope.counts import format_count
 from upslope.cryoet.mrc import MappedVolume, finite, map_volume
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
-from upslope.datasets.base import Splits
+from upslope.datasets.base import Splits, place_of
 from upslope.datasets.decoding import EncodingOption, decode_text
 from upslope.datasets.encoded import OnError
 from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
@@ -41,7 +42,8 @@ class SubtomogramDataset:
     """Volumes cut out or read when they are asked for, each at mean 0 and variance 1.
 
     box: voxels along each edge. invert: change the sign, where the molecules are dark.
-    voxel: the voxel size in angstrom where a header has none.
+    voxel: the voxel size in angstrom where a header has none. place: what messages call the data
+    set, the path that the user gave.
     """
 
     name: str
@@ -53,10 +55,11 @@ class SubtomogramDataset:
     invert: bool
     voxel: float | None
     resident: bool = False
+    place: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(1, box, box, box)."""
+        """Return the shape of one volume, (1, box, box, box)."""
         return (1, self.box, self.box, self.box)
 
     def __len__(self) -> int:
@@ -135,7 +138,7 @@ def load(
             "knows."
         )
     if particles[0].centre is None:
-        box = _of_stack(particles[0], _read(particles[0].file, voxel).values).shape[0]
+        box = _first_edge(particles, voxel, on_error)
     elif box is None:
         raise DataError(
             f"Expected `data.box`, the voxels to cut out around each place of {path}, but got none."
@@ -150,6 +153,7 @@ def load(
         box,
         invert,
         voxel,
+        place=str(path),
     )
     notes = table.notes + missing_notes(table.labels, missing_labels, "particles")
     notes += volume_notes(table, box, voxel)
@@ -185,8 +189,8 @@ def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDat
     if not kept:
         raise first
     warnings.warn(
-        f"{dataset.name}: left out {len(dataset) - len(kept)} of {len(dataset)} particles that "
-        f"cannot be used. The first: {first}",
+        f"Left out {len(dataset) - len(kept):,} of {format_count(len(dataset), 'particle')} of "
+        f"{place_of(dataset)}, which cannot be used. The first: {first}",
         stacklevel=2,
     )
     return replace(
@@ -197,16 +201,33 @@ def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDat
     )
 
 
+def _first_edge(particles: Sequence[Particle], voxel: float | None, on_error: str) -> int:
+    """The edge, in voxels, of the first particle's volume; with on_error="skip", of the first that
+    can be read.
+
+    Raises:
+        DataError: that cannot be read.
+    """
+    for particle in particles[: 1 if on_error == "raise" else -1]:
+        try:
+            return int(_of_stack(particle, _read(particle.file, voxel).values).shape[0])
+        except DataError:
+            if on_error == "raise":
+                raise
+    last = particles[-1]
+    return int(_of_stack(last, _read(last.file, voxel).values).shape[0])
+
+
 def _table(path: Path) -> Path:
     if path.is_file():
         return path
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in (".star", ".csv"))
-    if len(found) != 1:
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in (".star", ".csv"))
+    if len(tables) != 1:
         raise DataError(
             f"Expected one .star or .csv file in {path} but got "
-            f"{[p.name for p in found] or 'none'}. Name the file itself."
+            f"{[p.name for p in tables] or 'none'}. Name the file itself."
         )
-    return found[0]
+    return tables[0]
 
 
 @lru_cache(maxsize=_OPEN)
@@ -249,7 +270,7 @@ def _cut(particle: Particle, tomogram: MappedVolume, box: int) -> NDArray[np.flo
             "Coordinates are in voxels of this very file: binned ones must be scaled."
         )
     inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    found = finite(tomogram.values[inside], f"{particle.id} of {particle.file}")
-    out = np.full((box,) * 3, found.mean(), dtype=np.float32)
-    out[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = found
+    values = finite(tomogram.values[inside], f"{particle.id} of {particle.file}")
+    out = np.full((box,) * 3, values.mean(), dtype=np.float32)
+    out[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = values
     return out

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
 from upslope.datasets.cells import Categories, Decimal, Numbers, looks_like_ids, read_input
 from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.delimited import Delimiter
 from upslope.datasets.missing import MissingLabels, is_missing
+from upslope.datasets.name_lists import Names, OptionalNames, split_names
 from upslope.datasets.paths import needed_root
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
 from upslope.datasets.targets import Kind, Target, TargetColumns, read_targets, split
@@ -49,10 +52,12 @@ def load(
     classes: ClassNames = None,
     kind: Kind = "class",
     columns: Annotated[
-        str | None, Field(description="columns of inputs, with commas between; all others if not")
+        OptionalNames,
+        Field(description="columns of inputs, a list or with commas between; all others if not"),
     ] = None,
     categorical: Annotated[
-        str, Field(description="columns of numbers that are categories, with commas between")
+        Names,
+        Field(description="columns of numbers that are categories, a list or with commas between"),
     ] = "",
     missing: Annotated[
         Missing, Field(description="an empty cell: stop, or take the mean and say that it is empty")
@@ -68,10 +73,28 @@ def load(
     del progress
     path = needed_root(root, "table", "your own files")
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter, decimal=decimal)
+    return from_rows(
+        rows, target, classes, kind, columns, categorical, missing, missing_labels, test_share
+    )
+
+
+def from_rows(
+    rows: Rows,
+    target: str | list[str] | None,
+    classes: Sequence[object] | None,
+    kind: Kind,
+    columns: str | list[str] | None,
+    categorical: str | list[str],
+    missing: Missing,
+    missing_labels: Collection[str] | None,
+    test_share: float,
+) -> Splits:
+    """Make the splits of rows; the arguments are the options of `load`."""
     target_columns = read_targets(rows, target, kind, missing_labels, classes)
     pool, _ = rows.divided(target_columns.strata, test_share)
     names = _inputs(rows, target_columns, columns)
-    values, notes = features(rows, names, _names(categorical), pool, missing)
+    as_categories = split_names(categorical, "data.categorical")
+    values, notes = features(rows, names, as_categories, pool, missing)
     notes = (*notes, *_copies_of_target(rows, names, target_columns))
     return split(rows, rows.path.stem, values, target_columns, test_share, notes)
 
@@ -173,8 +196,8 @@ def _category_notes(column: Categories, pool: list[int], name: str) -> list[str]
     if unseen := sorted(counts.keys() - known):
         total = sum(counts[cell] for cell in unseen)
         notes.append(
-            f"{total:,} test rows have a category in `{name}` that the pool has not, first "
-            f"{unseen[0]!r}: all zeros."
+            f"{format_count(total, 'test row')} with a category in `{name}` that the pool has not, "
+            f"first {unseen[0]!r}: all zeros."
         )
     if len(known) == 1:
         notes.append(f"The column `{name}` never changes in the pool, and tells nothing.")
@@ -244,14 +267,22 @@ def _counts_rows(values: NDArray[np.float64]) -> bool:
     return _distinct(values) and values.max() - values.min() == len(values) - 1
 
 
-def _inputs(rows: Rows, target_columns: TargetColumns, columns: str | None) -> list[str]:
+def _inputs(
+    rows: Rows, target_columns: TargetColumns, columns: str | list[str] | None
+) -> list[str]:
     left_out = rows.used | set(target_columns.columns)
     if columns is not None:
-        if targets := [name for name in _names(columns) if name in target_columns.columns]:
+        names = split_names(columns, "data.columns")
+        if not names:
+            raise ConfigError(
+                f"Expected `data.columns` to name columns of inputs but got {columns!r}. Leave it "
+                "out to take all."
+            )
+        if targets := [name for name in names if name in target_columns.columns]:
             raise ConfigError(
                 f"Expected `data.columns` to name inputs alone but got {targets[0]!r}, a target."
             )
-        return _names(columns)
+        return names
     names = [name for name in rows.table.column_names if name not in left_out]
     if not names:
         raise DataError(
@@ -286,7 +317,3 @@ def _copies_of_target(
                 "with `data.columns` where it is not known before the label is."
             )
     return tuple(notes)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""What a table says of its rows: a class, a set of labels, or numbers.
+"""Targets of the rows of a table: a class, a set of labels, or numbers.
 
     class    one column of names, whole numbers or truth values -> (n,) int64
     labels   several columns of 0 and 1                         -> (n, L) int64
@@ -26,6 +26,7 @@ from upslope.datasets.cells import comma_advice, finite, text_numbers
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.duplicates import duplicate_notes, row_key
 from upslope.datasets.missing import is_missing, missing_notes
+from upslope.datasets.name_lists import OptionalNames, split_names
 from upslope.datasets.rows import Rows
 from upslope.datasets.subset import Subset
 from upslope.datasets.unlabelled import USUAL, NoTestSet, class_names
@@ -41,8 +42,11 @@ Kind = Annotated[
     Field(description="what the targets are: a class, columns of 0 and 1, or numbers"),
 ]
 Target = Annotated[
-    str | None,
-    Field(description="columns of the targets, with commas between; label, class or target"),
+    OptionalNames,
+    Field(
+        description="columns of the targets, a list or with commas between; else label, class or "
+        "target"
+    ),
 ]
 
 
@@ -68,7 +72,7 @@ class TargetColumns:
 
 @dataclass(frozen=True, eq=False)
 class RowsWithTargets:
-    """Rows with several answers each: a data set in memory."""
+    """Rows with several answers each: a data set in memory. place: their file, for messages."""
 
     name: str
     ids: Sequence[str]
@@ -76,10 +80,11 @@ class RowsWithTargets:
     values: Array
     target_columns: TargetColumns
     resident: bool = True
+    place: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Return the shape of the input of one sample."""
         return tuple(self.values.shape[1:])
 
     @property
@@ -109,7 +114,7 @@ class RowsWithTargets:
 
 def read_targets(
     rows: Rows,
-    target: str | None,
+    target: str | list[str] | None,
     kind: str,
     missing_labels: Collection[str] | None = None,
     classes: Sequence[object] | None = None,
@@ -175,29 +180,32 @@ def split(
         *duplicate_notes(keys, rows.ids, pool, test, classes),
     )
     everything: Dataset
+    names, place = target_columns.names, str(rows.path)
     if classes is not None:
-        everything = ArrayDataset(name, rows.ids, target_columns.names, values, classes)
+        everything = ArrayDataset(name, rows.ids, names, values, classes, place=place)
     else:
-        everything = RowsWithTargets(name, rows.ids, target_columns.names, values, target_columns)
+        everything = RowsWithTargets(name, rows.ids, names, values, target_columns, place=place)
     pool_part = Subset(everything, pool)
     test_part = Subset(everything, test) if test else NoTestSet(pool_part)
     return Splits(pool_part, test_part, notes=told)
 
 
-def _columns(rows: Rows, target: str | None, kind: str) -> tuple[str, ...]:
+def _columns(rows: Rows, target: str | list[str] | None, kind: str) -> tuple[str, ...]:
     if target is None:
-        found = [name for name in USUAL if name in rows.table.column_names]
-        if not found:
+        usual = [name for name in USUAL if name in rows.table.column_names]
+        if not usual:
             raise DataError(
                 f"Expected a column {', '.join(USUAL[:-1])} or {USUAL[-1]} in {rows.path} but it "
                 f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `data.target`."
             )
-        return (found[0],)
-    columns = tuple(name.strip() for name in target.split(","))
+        return (usual[0],)
+    columns = tuple(split_names(target, "data.target"))
+    if not columns:
+        raise ConfigError(f"Expected `data.target` to name columns but got {target!r}.")
     if kind == "class" and len(columns) > 1:
         raise ConfigError(
-            f"Expected one column of classes but `data.target` names {len(columns)}: {target}. Set "
-            "`data.kind` to labels (0 or 1 in each) or numbers."
+            f"Expected one column of classes but `data.target` names {len(columns)}: "
+            f"{', '.join(columns)}. Set `data.kind` to labels (0 or 1 in each) or numbers."
         )
     return columns
 

@@ -10,18 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+import numpy as np
+from pydantic import BeforeValidator, Field
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import UNLABELLED
+from upslope.datasets.name_lists import split_names
 from upslope.datasets.rows import read_rows
 from upslope.datasets.subset import Subset, labels_of, origin
 from upslope.errors import ConfigError, DataError
 
 ClassNames = Annotated[
     list[str | int | float | bool] | None,  # others than text are refused with a word on quotes
+    BeforeValidator(
+        lambda given: split_names(given, "data.classes") if isinstance(given, str) else given
+    ),
     Field(description="names of the classes, where labels do not name them all: [cat, dog]"),
 ]
 
@@ -82,6 +88,8 @@ def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
     """Return the file of a sample, None where it has none of its own.
 
     root: where ids may be paths from.
+
+    dataset, index: the sample.
     """
     source, place = origin(dataset, index)
     pairs = getattr(source, "pairs", None)
@@ -93,10 +101,34 @@ def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
 
 
 def wants_people(dataset: Dataset) -> bool:
-    """Tell whether some sample has no label, so that people must be asked for it."""
+    """Return whether some sample has no label, so that people must be asked for it.
+
+    dataset: the pool.
+    """
+    return bool(unlabelled(dataset))
+
+
+def check_labelled(pool: Dataset) -> None:
+    """Raise ConfigError where samples have no label, which a comparison cannot ask for.
+
+    pool: the samples to learn from.
+    """
+    if without := unlabelled(pool):
+        verb = "has" if len(without) == 1 else "have"
+        raise ConfigError(
+            f"Expected each of the {format_count(len(pool), 'sample')} of the pool to have a "
+            f"label, as a comparison asks nobody, but {len(without):,} {verb} none, first "
+            f"{pool.ids[without[0]]!r}. Take `upslope run`, which asks people for labels (in "
+            "Python `Experiment`); or label these samples, or leave them out."
+        )
+
+
+def unlabelled(dataset: Dataset) -> list[int]:
+    """Return the positions of samples whose label the data set could hold and does not."""
     if not len(dataset) or getattr(origin(dataset, 0)[0], "labels", None) is None:
-        return False
-    return bool((labels_of(dataset) == UNKNOWN).any())
+        return []
+    positions: list[int] = np.flatnonzero(labels_of(dataset) == UNKNOWN).tolist()
+    return positions
 
 
 def row_contents(root: Path, options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -111,7 +143,7 @@ def row_contents(root: Path, options: Mapping[str, Any]) -> dict[str, dict[str, 
     reading = {key: options[key] for key in _READING if key in options}
     rows = read_rows(root, options.get("id"), **reading)
     target = options.get("target")
-    hidden = rows.used | set(USUAL if target is None else map(str.strip, target.split(",")))
+    hidden = rows.used | set(USUAL if target is None else split_names(target, "data.target"))
     names = [name for name in rows.table.column_names if name not in hidden]
     columns = [rows.table.column(name).to_pylist() for name in names]
     cells = zip(*columns, strict=True) if columns else ((),) * len(rows.ids)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from upslope.counts import format_count
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import read_text
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs
@@ -46,7 +48,7 @@ def load(
     home = homes[-1]  # the latest year
     parts = {}
     for name, part in (("train", "train"), ("val", "test")):
-        ids = (home / f"ImageSets/Segmentation/{name}.txt").read_text().split()
+        ids = read_text(home / f"ImageSets/Segmentation/{name}.txt").split()
         pairs = [
             Pair(i, home / f"JPEGImages/{i}.jpg", home / f"SegmentationClass/{i}.png") for i in ids
         ]
@@ -55,6 +57,7 @@ def load(
     size = size or 384
     return open_pairs(
         home.name.lower(),
+        home,
         parts,
         MaskClasses.of(CLASSES, "index", {i: i for i in range(len(CLASSES))} | {255: IGNORE}),
         size=(size, size),
@@ -70,6 +73,7 @@ def _all_there(pairs: list[Pair], listing: Path) -> None:
     ]
     if missing:
         raise DataError(
-            f"Expected the images and masks that {listing} lists but {len(missing)} files are "
-            f"missing, first {missing[0]}. Unpack the archive of {WHERE} again."
+            f"Expected the images and masks that {listing} lists but "
+            f"{format_count(len(missing), 'file is', 'files are')} missing, first {missing[0]}. "
+            f"Unpack the archive of {WHERE} again."
         )

@@ -7,7 +7,16 @@ array([0.675])
 
 from __future__ import annotations
 
-from upslope.evaluation.curves import Interval, area, labels_to_reach, mean_interval
+from upslope.evaluation.curves import (
+    INTERVAL_SEEDS,
+    Interval,
+    area,
+    labels_to_reach,
+    mean_interval,
+    told_interval,
+)
+from upslope.evaluation.equivalence import Equivalence, equivalence
+from upslope.evaluation.labels_needed import LabelsNeeded, labels_needed
 from upslope.evaluation.paired import (
     PairedResult,
     holm,
@@ -15,15 +24,28 @@ from upslope.evaluation.paired import (
     sign_flip_test,
     smallest_sign_flip_p,
 )
+from upslope.evaluation.proportions import Proportion, wilson_interval
+from upslope.evaluation.wins import Ranking, rank, win_matrix
 
 __all__ = [
+    "INTERVAL_SEEDS",
+    "Equivalence",
     "Interval",
+    "LabelsNeeded",
     "PairedResult",
+    "Proportion",
+    "Ranking",
     "area",
+    "equivalence",
     "holm",
+    "labels_needed",
     "labels_to_reach",
     "mean_interval",
     "paired_comparison",
+    "rank",
     "sign_flip_test",
     "smallest_sign_flip_p",
+    "told_interval",
+    "wilson_interval",
+    "win_matrix",
 ]

@@ -12,7 +12,7 @@ the mean figure over the budgets between the first and the last, by the trapezoi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from scipy import stats
 from upslope.errors import DataError
 
 Array = NDArray[np.float64]
+INTERVAL_SEEDS = 3
+"""Seeds from which reports tell an interval: with two it says more of Student than of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean over the first axis (seeds), with Student's t interval: mean +- t * sd / sqrt(n).
+    """Return the mean over the first axis (seeds), with its interval: mean +- t * sd / sqrt(n).
 
     With the few seeds that active learning affords, the t interval is the honest plain choice: a
     bootstrap over five values resamples the same five and comes out too narrow.
@@ -65,6 +67,14 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n, confidence)
 
 
+def told_interval(interval: Interval) -> Interval:
+    """Return the interval as reports tell it: the mean alone with fewer than `INTERVAL_SEEDS`."""
+    if interval.n >= INTERVAL_SEEDS:
+        return interval
+    unknown = np.full_like(interval.mean, np.nan)
+    return replace(interval, low=unknown, high=unknown)
+
+
 def area(budgets: ArrayLike, curves: ArrayLike) -> Array:
     """Normalised area under the budget curve (formula at the head of the module).
 
@@ -78,7 +88,7 @@ def area(budgets: ArrayLike, curves: ArrayLike) -> Array:
     Raises:
         DataError: budgets that do not increase, fewer than two, or lengths that differ.
     """
-    b, a = _checked(budgets, curves)
+    b, a = checked_curves(budgets, curves)
     return np.asarray(np.trapezoid(a, b, axis=-1) / (b[-1] - b[0]))
 
 
@@ -97,7 +107,7 @@ def labels_to_reach(budgets: ArrayLike, curve: ArrayLike, target: float) -> floa
     Raises:
         DataError: as for `area`.
     """
-    b, a = _checked(budgets, curve)
+    b, a = checked_curves(budgets, curve)
     reached = np.flatnonzero(a >= target)
     if len(reached) == 0:
         return float("nan")
@@ -108,7 +118,8 @@ def labels_to_reach(budgets: ArrayLike, curve: ArrayLike, target: float) -> floa
     return float(b[i - 1] + share * (b[i] - b[i - 1]))
 
 
-def _checked(budgets: Any, curves: Any) -> tuple[Array, Array]:
+def checked_curves(budgets: Any, curves: Any) -> tuple[Array, Array]:
+    """Return budgets and curves as arrays; raises as `area` does."""
     b, a = _finite(budgets, "budgets"), _finite(curves, "curves")
     if b.ndim != 1 or len(b) < 2:
         raise DataError(f"Expected `budgets` to hold two or more numbers but got {b.tolist()}.")

@@ -32,7 +32,10 @@ SAMPLED_PATTERNS = 100_000
 
 @dataclass(frozen=True)
 class PairedResult:
-    """What `paired_comparison` found: the difference (strategy minus reference) and its tests."""
+    """What `paired_comparison` found: the difference (strategy minus reference) and its tests.
+
+    p_t, p_sign_flip: of the paired t test, and of the permutation test over signs.
+    """
 
     difference: Interval
     p_t: float
@@ -47,7 +50,7 @@ def paired_comparison(
     """Compare one strategy with the reference over the seeds that both have.
 
     Args:
-        values, reference: (n_seeds,), one figure a seed (an area, a final accuracy), same order.
+        values, reference: (n_seeds,), one figure per seed (an area, a final accuracy), same order.
         confidence: of the interval of the mean difference.
 
     Returns:
@@ -59,7 +62,7 @@ def paired_comparison(
     a, b = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
         raise DataError(
-            f"Expected one figure a seed on both sides but got shapes {a.shape} and {b.shape}. "
+            f"Expected one figure per seed on both sides but got shapes {a.shape} and {b.shape}. "
             "Compare over the seeds that both strategies have."
         )
     differences = a - b
@@ -71,7 +74,7 @@ def paired_comparison(
 
 
 def sign_flip_test(differences: ArrayLike) -> float:
-    """Two-sided p of the permutation test over the signs of paired differences.
+    """Return the two-sided p of the permutation test over the signs of paired differences.
 
     p = share of the 2^n sign patterns whose |sum| is at least the one observed. Exact up to 16
     seeds; beyond, over 100,000 random patterns plus the observed one, from a fixed generator.
@@ -84,7 +87,7 @@ def sign_flip_test(differences: ArrayLike) -> float:
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1 or len(d) == 0 or not bool(np.isfinite(d).all()):
-        raise DataError(f"Expected finite differences, one a seed, but got {d.tolist()}.")
+        raise DataError(f"Expected finite differences, one per seed, but got {d.tolist()}.")
     n = len(d)
     if n <= EXACT_SEEDS:
         patterns = np.arange(2**n)[:, None] >> np.arange(n) & 1  # (2^n, n), every pattern once
@@ -94,14 +97,19 @@ def sign_flip_test(differences: ArrayLike) -> float:
 
 
 def smallest_sign_flip_p(n_seeds: int) -> float:
-    """The smallest p that the sign-flip test can give with so many seeds: 2 / 2^n, at most 1."""
+    """The smallest p that the sign-flip test can give with so many seeds: 2 / 2^n, at most 1.
+
+    n_seeds: how many pairs.
+    """
     return float(min(1.0, 2.0 ** (1 - n_seeds)))
 
 
 def holm(p_values: ArrayLike) -> Array:
-    """Holm's adjusted p values, in the order given; NaN (not tested) stays NaN, uncounted.
+    """Return Holm's adjusted p values, in the order given; NaN (not tested) stays NaN, uncounted.
 
     Sorted p_(1) <= ... <= p_(m): adjusted p_(k) = max over j <= k of min(1, (m - j + 1) p_(j)).
+
+    p_values: of the tests, NaN where there was none.
     """
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full_like(p, np.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from upslope.datasets.arrays import UNKNOWN
@@ -20,17 +21,31 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class AnswerCounts:
-    """How many answers were recorded: new ones, corrections and passes."""
+    """How many answers were recorded.
+
+    labelled: new ones; late: those among them whose samples had been passed, and replaced by
+    others, so that they come on top of what a cycle asks for. withdrawn: answers and passes that
+    were taken back, and no other answer given.
+    """
 
     labelled: int = 0
     corrected: int = 0
     passed: int = 0
+    late: int = 0
+    withdrawn: int = 0
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> AnswerCounts:
         """The counts that events record."""
         content = {"labelled": "labels", "corrected": "labels", "passed": "ids"}
-        return cls(**{e.kind: len(e.body[content[e.kind]]) for e in events if e.kind in content})
+        counts = {e.kind: len(e.body[content[e.kind]]) for e in events if e.kind in content}
+        answered = {i for e in events if e.kind == "labelled" for i in e.body["labels"]}
+        for event in events:
+            if event.kind == "taken_back":
+                counts["late"] = len(event.body["asked"])
+                returned = event.body["labels"].keys() | event.body["passed"].keys()
+                counts["withdrawn"] = len(returned - answered)
+        return cls(**counts)
 
 
 def events_of(
@@ -40,11 +55,14 @@ def events_of(
     state: State,
     labels: Mapping[str, Any],
     passed: Mapping[str, str],
+    withdrawn: Sequence[str] = (),
 ) -> list[Event]:
     """Return the events that record these answers; none for what is recorded already.
 
     position: id -> place in the pool. labels: id -> answer; None: as the data set says, and where
-    it has no label that an annotator could give, a pass. passed: id -> reason.
+    it has no label that an annotator could give, a pass. passed: id -> reason. A sample that was
+    passed may be answered after all, also where another was asked in its place. withdrawn: ids
+    whose answers or passes are taken back.
 
     Raises:
         DataError: ids that were not asked; answers that are no labels. All are named, and nothing
@@ -53,7 +71,7 @@ def events_of(
     new: dict[str, Label] = {}
     corrected: dict[str, Label] = {}
     passes, back = dict(passed), {}
-    problems: list[str] = []
+    problems = _without_answer(state, position, withdrawn)
     for id_, answer in labels.items():
         if reason := _why_not(id_, position, state):
             problems.append(reason)
@@ -74,7 +92,7 @@ def events_of(
             corrected[id_] = label
     problems += [
         f"Expected {id_!r} to be without an answer, so that it could be passed, but it has one. "
-        "Take it back first."
+        "Take the answer back first."
         for id_ in passes
         if id_ in state.labels
     ]
@@ -86,8 +104,10 @@ def events_of(
     refuse(problems)
     passes = {i: reason for i, reason in passes.items() if i not in state.passed}
     before = {i: state.labels[i] for i in corrected}
+    withdrawal = _taken_back(state, [*back, *withdrawn])
+    late = [id_ for id_ in back if id_ not in state.owed]
     bodies = (
-        ("taken_back", {"labels": {}, "passed": back}, back),
+        ("taken_back", {**withdrawal, "asked": late}, [*back, *withdrawn]),
         ("labelled", {"labels": new}, new),
         ("corrected", {"labels": corrected, "before": before}, corrected),
         ("passed", {"ids": passes}, passes),
@@ -101,19 +121,25 @@ def taken_back(state: State, position: Mapping[str, int], ids: Sequence[str]) ->
     Raises:
         DataError: ids that have neither.
     """
-    refuse(
-        [
-            f"Expected {id_!r} to have an answer to take back but it "
-            f"{'has none' if id_ in position else 'is not in the pool'}."
-            for id_ in ids
-            if id_ not in state.labels and id_ not in state.passed
-        ]
-    )
-    body = {
+    refuse(_without_answer(state, position, ids))
+    return Event("taken_back", state.cycle, _taken_back(state, ids))
+
+
+def _without_answer(state: State, position: Mapping[str, int], ids: Sequence[str]) -> list[str]:
+    """A sentence on each id that has no answer to take back."""
+    return [
+        f"Expected {id_!r} to have an answer to take back but it "
+        f"{'has none' if id_ in position else 'is not in the pool'}."
+        for id_ in ids
+        if id_ not in state.labels and id_ not in state.passed
+    ]
+
+
+def _taken_back(state: State, ids: Sequence[str]) -> dict[str, Any]:
+    return {
         "labels": {i: state.labels[i] for i in ids if i in state.labels},
         "passed": {i: state.passed[i] for i in ids if i in state.passed},
     }
-    return Event("taken_back", state.cycle, body)
 
 
 def has_label(pool: Dataset, index: int) -> bool:
@@ -140,15 +166,12 @@ def refuse(problems: Sequence[str]) -> None:
 
 def _why_not(id_: str, position: Mapping[str, int], state: State) -> str | None:
     """Why no answer for this id can be recorded; None where one can."""
-    if id_ in state.pending or id_ in state.labels or id_ in state.owed:
+    if id_ in state.pending or id_ in state.labels:
         return None
     if id_ not in position:
         return f"Expected ids of the pool but got {id_!r}."
     if id_ in state.passed:
-        return (
-            f"Expected ids that wait for an answer but {id_!r} was passed, and another asked in "
-            "its place. Take the pass back, and it may be asked again."
-        )
+        return None
     return f"Expected ids that were asked but {id_!r} was not."
 
 
@@ -178,10 +201,21 @@ def label_of(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
             return None
         check_range(pool.ids[index], int(target), pool.classes)
         return int(target)
+    if isinstance(answer, str | Path) and hasattr(origin(pool, index)[0], "codes"):
+        raise MaskNeededError(
+            f"Expected None, as files of masks have numbers of their own in {pool.name}, or an "
+            f"array of positions among its classes, but got {str(answer)!r}. Draw the mask into "
+            "the data set."
+        )
     if isinstance(task, TakesAnswers):
         label = task.label(answer, pool.classes)
     else:
         label = class_label(answer, pool.classes)
+    if isinstance(label, str) and as_target(label).shape != pool.input_shape[1:]:
+        raise DataError(
+            f"Expected a mask of its image's height and width, {tuple(pool.input_shape[1:])}, but "
+            f"got {tuple(as_target(label).shape)}."
+        )
     shape = tuple(pool.targets([index]).shape[1:]) if has_label(pool, index) else None
     if shape is not None and shape != tuple(as_target(label).shape):
         raise DataError(

@@ -1,4 +1,4 @@
-"""What may change between two openings of a run: more cycles, a larger budget, another pool.
+"""Changes between two openings of a run: more cycles, a larger budget, another pool.
 
 Both are recorded as events. What was done stays as it was; the ledger says from which cycle on
 something is otherwise. Whatever else differs is refused.
@@ -20,6 +20,7 @@ from upslope.datasets.base import Dataset
 from upslope.errors import RunError, SelectionError
 from upslope.experiment.checks import digest
 from upslope.experiment.settings import ExperimentSettings, amount
+from upslope.frozen import FeatureDataset
 from upslope.ledger import Change, Differences, Event, State, fold, refuse
 from upslope.tasks.base import Task
 
@@ -116,6 +117,7 @@ class Opening:
         given = {
             "classes": list(self.pool.classes),
             "input_shape": list(self.pool.input_shape),
+            **source_shape_of(self.pool),
         }
         refuse(
             {
@@ -141,6 +143,19 @@ class Opening:
                 f"the pool that are left but they are {to_come * budget}. Lower "
                 "`experiment.cycles` or `experiment.budget`, or add samples to the pool."
             )
+
+
+def source_shape_of(pool: Dataset) -> dict[str, Any]:
+    """Return the shape of what the features of a pool were made of; nothing for other pools."""
+    return {"source_shape": list(pool.source_shape)} if isinstance(pool, FeatureDataset) else {}
+
+
+def backbone_of(pool: Dataset) -> dict[str, str]:
+    """Return the digest of the network that made the features of a pool; nothing for others.
+
+    A run that is gone on with under another network is refused: its figures would mix both.
+    """
+    return {"backbone_sha256": pool.backbone} if isinstance(pool, FeatureDataset) else {}
 
 
 def first_size(changes: Sequence[Change], now: int) -> int:

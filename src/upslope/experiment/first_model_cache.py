@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.checkpoints import file_sha256
-from upslope.files import write_atomically, write_text
+from upslope.files import read_digested_json, sweep, write_atomically, write_digested_json
 
 
 @dataclass(frozen=True)
@@ -22,19 +21,21 @@ class FirstModelCache:
     def publish(self, key: str, model: Path, record: Mapping[str, Any]) -> None:
         """Leave a model for others. The record is written last: what it names is whole."""
         write_atomically(self._model, lambda temporary: _copy(model, temporary))
-        write_text(self._record, json.dumps({"key": key, **record}))
+        write_digested_json(self._record, {"key": key, **record})
 
     def fetch(self, key: str, model: Path) -> dict[str, Any] | None:
         """Copy a model of this key to `model` and return its record, None where there is none."""
-        try:
-            record: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        record = read_digested_json(self._record)
+        if record is None or record.get("key") != key or not self._model.is_file():
             return None
-        fits = record.get("key") == key and self._model.is_file()
-        if not fits or file_sha256(self._model) != record["sha256"]:
+        if file_sha256(self._model) != record.get("sha256"):
             return None
         write_atomically(model, lambda temporary: _copy(self._model, temporary))
         return record
+
+    def tidy(self) -> None:
+        """Remove temporary files that killed processes left."""
+        sweep(self.folder)
 
     @property
     def _model(self) -> Path:

@@ -1,4 +1,4 @@
-"""The models of a run on disk: one file a cycle, and no model that does not come from its file."""
+"""The models of a run on disk: one file per cycle; each model in use was read from its file."""
 
 from __future__ import annotations
 

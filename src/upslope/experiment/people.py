@@ -5,8 +5,8 @@ sitting = sit(experiment, question)        # reads to-label.csv, goes on, writes
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from upslope.experiment.answers import AnswerCounts
@@ -14,33 +14,58 @@ from upslope.experiment.run import Experiment
 from upslope.experiment.sheet import Answers, Question, read_sheet, write_sheet
 from upslope.ledger.status import SHEET
 from upslope.tasks.answers import class_answer, class_label
-from upslope.tasks.base import TakesAnswers
+from upslope.tasks.base import TakesAnswers, Task
 
 
 @dataclass(frozen=True)
 class Sitting:
-    """What one sitting did. counts: answers read from the sheet; own: labels that the data set
-    itself had; waiting: ids that people are asked for now; sheet: where."""
+    """What one sitting did.
+
+    counts: answers read from the sheet. own: labels that the data set itself had. waiting: ids
+    that people are asked for now. sheet: where. vanished: ids that waited and had no row in the
+    sheet; they are written anew. emptied: ids whose rows have no answer any more, though one was
+    recorded before, which stands.
+    """
 
     counts: AnswerCounts
     own: int
     waiting: tuple[str, ...]
     sheet: Path
+    vanished: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
 
 
 def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sitting:
     """Record what people answered, go on as far as that allows, and ask for what comes next.
 
-    Labels that the data set itself has are taken from it: masks that were drawn meanwhile too.
+    Labels that the data set itself has are taken from it: masks that were drawn meanwhile too. An
+    empty row for a sample that was skipped takes the mask that has been drawn for it since.
     question: makes the line of the sheet for an id and the reason for which it is asked.
+
+    experiment: the run.
+
+    Returns: what was recorded, and what is asked now.
 
     Raises:
         DataError: a sheet with answers that cannot be taken: nothing of it is recorded.
         UpslopeError: as `Experiment.ask`.
     """
     sheet = experiment.path / SHEET
-    answers = _read(experiment, sheet) if sheet.is_file() else Answers()
-    counts = experiment.answer(answers.labels, answers.passed)
+    answers = Answers()
+    vanished: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
+    if sheet.is_file():
+        answers = _read(experiment, sheet)
+        state = experiment.state
+        vanished = tuple(i for i in state.pending if i not in answers.ids)
+        drawn = experiment.own_labels(i for i in answers.empty if i in state.passed)
+        emptied = tuple(
+            i
+            for i in answers.empty
+            if state.labels.get(i) is not None or (i in state.passed and i not in drawn)
+        )
+        answers = replace(answers, labels={**answers.labels, **drawn})
+    counts = experiment.answer(answers.labels, answers.passed, answers.withdrawn)
     own = 0
     while True:
         labels = experiment.own_labels()
@@ -54,7 +79,19 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
         write_sheet(sheet, [question(id_, why[id_]) for id_ in waiting])
     if not waiting:  # all that it holds is recorded
         sheet.unlink(missing_ok=True)
-    return Sitting(counts, own, waiting, sheet)
+    return Sitting(counts, own, waiting, sheet, vanished, emptied)
+
+
+def tell_sheet(experiment: Experiment, path: Path) -> AnswerCounts:
+    """Record the answers of a CSV file with the columns id and label, all or none; train nothing.
+
+    Answers that are recorded already change nothing.
+
+    Raises:
+        DataError: a file with answers that cannot be taken, or for samples that were not asked.
+    """
+    answers = _read(experiment, path)
+    return experiment.answer(answers.labels, answers.passed, answers.withdrawn)
 
 
 def reasons(experiment: Experiment) -> dict[str, str]:
@@ -76,16 +113,22 @@ def reasons(experiment: Experiment) -> dict[str, str]:
 
 
 def _read(experiment: Experiment, sheet: Path) -> Answers:
-    task, pool, state = experiment.task, experiment.splits.pool, experiment.state
+    pool, state = experiment.splits.pool, experiment.state
+    ids = {*state.pending, *state.labels, *state.passed}
+    read = answer_reader(experiment.task, pool.classes)
+    return read_sheet(sheet, ids, pool.classes, read)
+
+
+def answer_reader(task: Task, classes: Sequence[str]) -> Callable[[str], object]:
+    """Return what makes an answer of a cell of a sheet, or raises DataError where it is none."""
 
     def read(text: str) -> object:
         if isinstance(task, TakesAnswers):
-            answer = task.read_answer(text, pool.classes)
-            task.label(answer, pool.classes)  # raises DataError where it is no label
+            answer = task.read_answer(text, classes)
+            task.label(answer, classes)  # raises DataError where it is no label
         else:
-            answer = class_answer(text, pool.classes)
-            class_label(answer, pool.classes)
+            answer = class_answer(text, classes)
+            class_label(answer, classes)
         return answer
 
-    ids = {*state.pending, *state.labels, *state.passed}
-    return read_sheet(sheet, ids, pool.classes, read)
+    return read

@@ -9,8 +9,9 @@ candidates and labelled set: both run `Selector.choose` with the same random num
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,9 +24,9 @@ from upslope.datasets.pools import as_pool
 from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, SelectionError
-from upslope.experiment.checks import check_fit
+from upslope.experiment.checks import check_fit, positions
 from upslope.experiment.memory import memory_errors
-from upslope.experiment.query_labels import read_labelled
+from upslope.experiment.query_labels import place_of, read_labelled
 from upslope.experiment.query_task import task_for
 from upslope.experiment.sampling import candidates as draw_candidates
 from upslope.experiment.selection import Selector
@@ -63,13 +64,18 @@ class Query:
         return len(self.ids)
 
 
+UNFITTED_HERDING = MappingProxyType({"name": "u-herding", "temperature": 1.0})
+"""UHerding as far as it goes without a training that could be repeated to fit its temperature."""
+
+
 def query(
     model: nn.Module,
     pool: Any,
     budget: int = 50,
-    strategy: str | Mapping[str, Any] | Strategy = "u-herding",
+    strategy: str | Mapping[str, Any] | Strategy = UNFITTED_HERDING,
     *,
     labelled: Any = None,
+    without: Collection[str | int] = (),
     task: str | Task | None = None,
     seed: int = 0,
     cycle: int = 0,
@@ -84,7 +90,7 @@ def query(
     observer: Observer | None = None,
     progress: bool = True,
 ) -> Query:
-    """Choose the samples of a pool that are most worth a label, with a trained network.
+    """Return the samples of a pool that are most worth a label, chosen with a trained network.
 
     The network is left as it was: mode, weights, hooks, BatchNorm statistics.
 
@@ -93,10 +99,12 @@ def query(
     `len(data)` and `data[i]`, whose own targets are not looked at; the path of a folder of images;
     a data set of Upslope, or `Splits`, of which the pool is taken.
     budget: how many to choose. strategy: a name of `upslope list`, a mapping of `name` and options,
-    or a strategy. labelled: what is labelled already, where the strategy looks at it: a mapping of
+    or a strategy; u-herding at temperature 1 if not given.
+    labelled: what is labelled already, where the strategy looks at it: a mapping of
     ids or positions in the pool to classes (by name or number) or whatever `tell` takes; ids or
     positions alone; or samples beside the pool, (inputs, targets) or a data set of torch. None:
-    nothing is. Labelled samples of the pool are not chosen.
+    nothing is. Labelled samples of the pool are not chosen. without: ids or positions that are not
+    to be chosen either, as those that nobody could label.
     task: "classification" where not given, "segmentation", "multi-label", "regression" or
     "text-classification"; or a task. seed, cycle: of the random numbers; those of an experiment's
     selection after its training number `cycle`, from 0. candidates: samples to score at random,
@@ -138,7 +146,7 @@ def query(
             "but got none. Give some, or take another strategy."
         )
     settings = ExperimentSettings(seed=seed, score_batch=batch_size, on_corrupt=on_corrupt)
-    taken = set(given.positions)
+    taken = {*given.positions, *(place_of(key, positions(opened.ids)) for key in without)}
     unlabelled = [i for i in range(len(opened)) if i not in taken]
     by_cost = isinstance(selector, CostBudgeted) and selector.cost_budget is not None
     if not by_cost and not 1 <= budget <= len(unlabelled):

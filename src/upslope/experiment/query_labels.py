@@ -64,12 +64,12 @@ def read_labelled(
     if labelled is None:
         return LabelledSamples(pool, (), {})
     if isinstance(labelled, Mapping):
-        answers = {_place(key, position): answer for key, answer in labelled.items()}
+        answers = {place_of(key, position): answer for key, answer in labelled.items()}
         _refuse_twice(answers, len(labelled))
         return _answered(pool, answers, task)
     if _is_pair(labelled) or _is_map_style(labelled):
         return _beside(pool, labelled, task, layout, size)
-    places = [_place(key, position) for key in _listed(labelled, len(pool))]
+    places = [place_of(key, position) for key in _listed(labelled, len(pool))]
     _refuse_twice(set(places), len(places))
     if isinstance(pool, MapStyleDataset) and pool.values is None:
         own = {i: _own_target(pool, i) for i in places}
@@ -124,15 +124,16 @@ class _Named:
         return self._pool.targets(indices)
 
 
-def _place(key: Any, position: Mapping[str, int]) -> int:
+def place_of(key: Any, position: Mapping[str, int]) -> int:
+    """Return the position that an id or a position names. Raises DataError for one of neither."""
     if isinstance(key, str):
         if key in position:
             return position[key]
-        raise DataError(f"Expected ids of the pool in `labelled` but got {key!r}.")
+        raise DataError(f"Expected ids of the pool in `labelled` or `without` but got {key!r}.")
     number = key.item() if hasattr(key, "item") else key
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(position):
         raise DataError(
-            f"Expected `labelled` to name samples by id, or by position from 0 to "
+            f"Expected `labelled` and `without` to name samples by id, or by position from 0 to "
             f"{len(position) - 1}, but got {number!r}."
         )
     return number

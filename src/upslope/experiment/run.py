@@ -12,7 +12,7 @@ for bit (with the same number of threads: they decide the order of sums).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +26,17 @@ from upslope.datasets.base import Splits
 from upslope.datasets.checks import check_splits
 from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
-from upslope.errors import ConfigError, DataError
+from upslope.errors import ConfigError, DataError, RunError, SelectionError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
-from upslope.experiment.changes import Opening, first_size, with_statistics
+from upslope.experiment.changes import (
+    Opening,
+    backbone_of,
+    first_size,
+    source_shape_of,
+    with_statistics,
+)
 from upslope.experiment.checks import check_total, described, digest, positions
+from upslope.experiment.earlier_labels import EarlierLabels
 from upslope.experiment.environment import differing, environment
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.labels import oracle
@@ -38,7 +45,7 @@ from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.start import start_strategy
 from upslope.experiment.steps import Steps
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
-from upslope.ledger.store import FILE as LEDGER
+from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import InitialSelector, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
@@ -63,11 +70,36 @@ class Experiment:
 
     Nothing after the last training is selected: the last cycle's model is for evaluation.
 
+    path: the run directory. splits: pool, test set and, if any, validation set. task: the losses
+    and figures. device: "auto", "cpu", "cuda" ...
+
     Raises:
         RunError: the directory is in use, of another configuration, damaged, or the disk is full.
         SelectionError: the budgets do not fit the pool.
         ConfigError: `splits` of another kind.
         DataError: an empty pool, or ids that are not distinct.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from upslope import datasets, models, strategies, tasks
+        >>> splits = datasets.load("digits", limit=40, test_limit=20)
+        >>> mean, std = datasets.statistics(splits.pool)
+        >>> task = tasks.build("classification", num_classes=10, mean=mean, std=std)
+        >>> def network():
+        ...     return models.build("mlp", num_classes=10, input_shape=(1, 8, 8), hidden=4)
+        >>> settings = ExperimentSettings(initial=10, budget=5, cycles=2)
+        >>> training = TrainingSettings(epochs=1)
+        >>> digits = splits.pool.targets(range(40)).tolist()
+        >>> labels = dict(zip(splits.pool.ids, digits, strict=True))
+        >>> with TemporaryDirectory() as folder:
+        ...     with Experiment(
+        ...         folder, splits=splits, task=task, model=network, progress=False,
+        ...         strategy=strategies.build("margin"), settings=settings, training=training,
+        ...     ) as run:
+        ...         while ids := run.ask():
+        ...             run.tell({i: labels[i] for i in ids})
+        ...         [cycle.n_labelled for cycle in run.result().cycles]
+        [10, 15]
     """
 
     def __init__(
@@ -104,8 +136,8 @@ class Experiment:
                 f"Expected one way to choose the initial set but {strategy.name} has its own and "
                 f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
             )
-        begun = (self.path / LEDGER).is_file() and (self.path / LEDGER).stat().st_size > 0
-        if not begun:  # told before a ledger is written that could never be gone on with
+        if not has_begun(self.path):
+            # Told before a ledger is written that could never be gone on with.
             self._counts(len(pool), check=True)
         weights = ModelStore(
             self.path,
@@ -125,6 +157,7 @@ class Experiment:
                 "pool_ids_sha256": digest(list(pool.ids)),
                 "test": len(splits.test),
                 "validation": len(splits.validation) if splits.validation else 0,
+                **backbone_of(pool),
             },
         }
         opening = Opening(self.path, pool, self.settings)
@@ -141,6 +174,7 @@ class Experiment:
                 "data": pool.name,
                 "classes": list(pool.classes),
                 "input_shape": list(pool.input_shape),
+                **source_shape_of(pool),
                 "mean": list(getattr(task, "mean", ())),
                 "std": list(getattr(task, "std", ())),
                 "pool": len(pool),
@@ -175,6 +209,8 @@ class Experiment:
             self.close()
             raise
         weights.tidy(self.state.cycle if self.state.trained else None)
+        if shared:
+            FirstModelCache(shared).tidy()
 
     def _note_sitting(self, here: Mapping[str, Any]) -> None:
         """Record and tell where the run is gone on with elsewhere than before."""
@@ -201,7 +237,7 @@ class Experiment:
 
     @property
     def state(self) -> State:
-        """Where the run stands."""
+        """Return where the run stands, as the ledger's events add up."""
         return self._steps.state
 
     @property
@@ -216,9 +252,16 @@ class Experiment:
         others for those that were passed.
 
         Raises:
+            ConfigError: a strategy that sees labels before they are given.
             UpslopeError: a step failed; the ones before it are recorded.
             Interrupted: a stop was requested; the same call goes on.
         """
+        if getattr(self.strategy, "sees_labels", False):
+            raise ConfigError(
+                "Expected a strategy that sees no label before it is given but "
+                f"{self.strategy.name} does: it shows what could be won at most, in "
+                "simulations (`Experiment.run`, `compare`). Take another where people label."
+            )
         with self._working() as stop:
             self._steps.until_asked(stop)
         return self.state.pending
@@ -228,11 +271,15 @@ class Experiment:
 
         labels: id -> a class by its name, or by its number where no class is named by another
         number; for label sets, the names of the labels present, or 0 and 1 for each; for numbers,
-        one or a sequence of them. None: as the data set says; where it has no label, the sample is
-        passed, as `skip` does, unless its label is a mask, which must be drawn first.
+        one or a sequence of them; a mask, (h, w) positions of classes as an array or the path of a
+        file, where the data set does not read masks from files of its own. None: as the data set
+        says; where it has no label, the sample is passed, as `skip` does, unless its label is a
+        mask, which must be drawn first.
 
         The same answer again changes nothing. Another answer corrects the one before, which the
         ledger keeps: it counts from the next training on, and a training in progress begins anew.
+        So does the answer for a sample that was passed. Where another was asked in its place, the
+        label is one more than the cycle's count.
 
         Raises:
             DataError: an id that was not asked; an answer that is no label. Then nothing of this
@@ -243,7 +290,8 @@ class Experiment:
     def skip(self, ids: Iterable[str], reason: str = "") -> None:
         """Pass samples that cannot or should not be labelled; `ask` asks others in their place.
 
-        They are not asked again, unless `take_back` returns them to the pool. ids: of samples
+        They are not asked again, unless `take_back` returns them to the pool; `tell` still takes
+        an answer for them. ids: of samples
         that wait for a label; a mapping gives each its own reason.
 
         Raises:
@@ -265,23 +313,74 @@ class Experiment:
         self._steps.weights.checkpoint.unlink(missing_ok=True)
         self._steps.ledger.record(event)
 
-    def answer(self, labels: Mapping[str, Any], passed: Mapping[str, str]) -> AnswerCounts:
-        """Record answers and passes, all or none: `tell` and `skip` in one.
+    def answer(
+        self,
+        labels: Mapping[str, Any],
+        passed: Mapping[str, str],
+        withdrawn: Sequence[str] = (),
+    ) -> AnswerCounts:
+        """Record answers and passes, all or none: `tell`, `skip` and `take_back` in one.
 
-        passed: id -> reason. Returns how many were new, corrected and passed.
+        passed: id -> reason. withdrawn: ids whose answers are taken back. Returns how many there
+        were of each.
+
+        labels: as of `tell`.
 
         Raises:
-            DataError: as `tell` and `skip` do.
+            DataError: as `tell`, `skip` and `take_back` do.
         """
-        return self._record(labels, passed)
+        return self._record(labels, passed, withdrawn)
 
-    def own_labels(self) -> dict[str, None]:
-        """The ids that wait for a label and have one in the data set, as `tell` takes them."""
+    def begin_with(self, earlier: EarlierLabels) -> None:
+        """Begin with the labels of an earlier run instead of an initial set; nothing is asked.
+
+        Once begun, the same call changes nothing.
+
+        Raises:
+            ConfigError: `experiment.start` chooses an initial set too.
+            RunError: the run has begun otherwise.
+            SelectionError: more labels than the pool has, with those of later cycles.
+        """
+        steps, source = self._steps, str(earlier.run)
+        if self.state.started:
+            if self.state.labels_from != source:
+                raise RunError(
+                    f"Expected the run in {self.path} to have begun with the labels of {source} "
+                    f"but it began with {self.state.labels_from or 'an initial set'}. Leave "
+                    "--labels-from out to go on with it, or choose another folder."
+                )
+            return
+        if self.settings.start != "random":
+            raise ConfigError(
+                "Expected one way to the first labels but got those of an earlier run and "
+                f"`experiment.start`, {self.settings.start!r}. Leave one of them out."
+            )
+        left = len(self.splits.pool) - len(earlier.labels)
+        if (more := (self.settings.cycles - 1) * steps.budget) > left:
+            raise SelectionError(
+                f"Expected `experiment.cycles` to ask for at most the {left:,} samples that are "
+                f"left beside the {len(earlier.labels):,} labels taken over but it is {more:,}. "
+                "Lower `experiment.budget` or `experiment.cycles`."
+            )
+        steps.ledger.record(
+            Event("asked", 0, {"ids": list(earlier.labels), "labels_from": source}),
+            Event("labelled", 0, {"labels": dict(earlier.labels)}),
+        )
+
+    def own_labels(self, ids: Iterable[str] | None = None) -> dict[str, None]:
+        """Return the ids that have a label in the data set, as `tell` takes them.
+
+        ids: of the pool; by default those that wait for a label.
+        """
         position, pool = self._steps.position, self.splits.pool
-        return {i: None for i in self.state.pending if has_label(pool, position[i])}
+        asked = self.state.pending if ids is None else ids
+        return {i: None for i in asked if has_label(pool, position[i])}
 
     def run(self) -> RunResult:
-        """Run to the end with the data set's own labels for an oracle. Raises as `ask` does."""
+        """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
+        does.
+        """
+        self._steps.simulated = True
         with self._working() as stop:
             while not self.finished:
                 if self.state.pending:
@@ -324,10 +423,17 @@ class Experiment:
     ) -> None:
         self.close()
 
-    def _record(self, labels: Mapping[str, Any], passed: Mapping[str, str]) -> AnswerCounts:
+    def _record(
+        self,
+        labels: Mapping[str, Any],
+        passed: Mapping[str, str],
+        withdrawn: Sequence[str] = (),
+    ) -> AnswerCounts:
         steps = self._steps
-        events = events_of(self.splits.pool, self.task, steps.position, self.state, labels, passed)
-        if any(event.kind == "corrected" for event in events):
+        events = events_of(
+            self.splits.pool, self.task, steps.position, self.state, labels, passed, withdrawn
+        )
+        if any(event.kind in ("corrected", "taken_back") for event in events):
             # A training in progress had other labels; its checkpoint does not tell.
             steps.weights.checkpoint.unlink(missing_ok=True)
         if events:

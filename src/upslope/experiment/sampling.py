@@ -1,4 +1,4 @@
-"""What is drawn at random: the initial set and the candidates, alike for all strategies."""
+"""Random draws of the initial set and of the candidates, alike for all strategies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.errors import DataError, SelectionError
 from upslope.seeds import generator
 
@@ -42,8 +42,9 @@ def initial_set(
             skipped.append(i)
     if len(chosen) < count:
         raise SelectionError(
-            f"Expected `experiment.initial` to be at most the {len(chosen)} samples of {pool.name} "
-            f"that can be read but got {count}. Lower it, or repair the {len(skipped)} others."
+            f"Expected `experiment.initial` to be at most the {len(chosen)} samples of "
+            f"{place_of(pool)} that can be read but got {count}. Lower it, or repair the "
+            f"{len(skipped)} others."
         )
     return sorted(chosen), skipped
 

@@ -4,25 +4,30 @@
 
 One line for each sample that waits. People fill in `label` with any program that edits CSV files:
 a class by its name, names of labels or numbers with semicolons between, `skip` or `skip: reason`.
-An empty cell is an answer still to come. A line for a sample labelled before corrects its answer.
+An empty cell is an answer still to come. A line for a sample labelled before corrects its answer,
+one for a sample skipped before answers it after all, and `take back` withdraws either.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upslope.datasets.decoding import UndecodableError, read_text
 from upslope.errors import DataError
-from upslope.files import write_text
+from upslope.files import FORMULA, csv_line, write_text
 
 SKIP = "skip"
+TAKE_BACK = "take back"
 COLUMNS = ("id", "path", "label", "why")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+_FORMULA = (*FORMULA, "'")
+_DELIMITERS = ",;\t|"
 _SHOWN = 10
+_OR = "Or remove the file, and the same command writes it anew, without the answers."
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,22 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a sheet says. ids: of all its lines, in order. labels: id -> answer, as `tell` takes
-    it. passed: id -> reason."""
+    """What a sheet says.
+
+    ids: of all its lines, in order. labels: id -> answer, as `tell` takes it. passed: id ->
+    reason. withdrawn: ids whose answers are taken back.
+    """
 
     ids: tuple[str, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
     passed: Mapping[str, str] = field(default_factory=dict)
+    withdrawn: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The ids whose lines have no answer."""
+        given = {*self.labels, *self.passed, *self.withdrawn}
+        return tuple(id_ for id_ in self.ids if id_ not in given)
 
 
 def write_sheet(path: Path, questions: Sequence[Question]) -> None:
@@ -57,17 +72,14 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     """
     content = list(dict.fromkeys(name for q in questions for name in q.content))
     columns = [c for c in COLUMNS if c != "path" or any(q.path for q in questions)]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     # A column of the data set must not be taken for one of the sheet.
     shown = [f"data {name}" if name.strip().lower() in COLUMNS else name for name in content]
-    writer.writerow([*columns, *(_safe(name) for name in shown)])
+    lines = [csv_line([*columns, *(_safe(name) for name in shown)])]
     for q in questions:
         cells = {"id": q.id, "path": q.path, "label": "", "why": q.why}
         row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
-        writer.writerow([_safe(cell) for cell in row])
-    text = buffer.getvalue()
-    write_text(path, text)
+        lines.append(csv_line(_safe(cell) for cell in row))
+    write_text(path, "".join(lines))
 
 
 def read_sheet(
@@ -88,6 +100,7 @@ def read_sheet(
     by_cell = {id_: id_ for id_ in ids} | {_safe(id_): id_ for id_ in ids}
     labels: dict[str, Any] = {}
     passed: dict[str, str] = {}
+    withdrawn: list[str] = []
     cells: dict[str, str] = {}
     row_ids: list[str] = []
     problems: list[str] = []
@@ -106,6 +119,8 @@ def read_sheet(
             problems.append(f"row {number}: {id_!r} is there before, with the label {cells[id_]!r}")
         elif (reason := _reason(text, classes)) is not None:
             passed[id_] = reason
+        elif text.lower() == TAKE_BACK and text not in classes:
+            withdrawn.append(id_)
         elif text:
             try:
                 labels[id_] = read(text)
@@ -120,35 +135,65 @@ def read_sheet(
             + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
             "and it was left as it is."
         )
-    return Answers(tuple(row_ids), labels, passed)
+    return Answers(tuple(dict.fromkeys(row_ids)), labels, passed, tuple(withdrawn))
 
 
-def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:
-    """(number, cells by column) of each row that is not empty."""
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Yield (number, cells by column) of each row that is not empty.
+
+    Raises:
+        DataError: text in an encoding that cannot be told; no columns id and label; a row of more
+            cells than columns; quotes that do not close.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except UndecodableError as error:
         raise DataError(
-            f"Expected {path} to be a CSV file in UTF-8 but: {error}. Save it again as CSV UTF-8; "
-            "or remove it, and the same command writes it anew."
+            f"Expected {path} in UTF-8, or in UTF-16 with a byte order mark, but {error.reason}. "
+            f'Save it again as "CSV UTF-8": in another encoding, letters may be other ones. {_OR}'
         ) from error
-    first = text.partition("\n")[0]
-    delimiter = next((d for d in ",;\t" if {"id", "label"} <= _header(first, d)), None)
+    number = 1  # as spreadsheets number the rows
+    if text.lower().startswith("sep="):  # Excel's own line about the delimiter
+        text, number = "".join(text.splitlines(keepends=True)[1:]), 2
+    first = next(iter(text.splitlines()), "")
+    delimiter = next((d for d in _DELIMITERS if {"id", "label"} <= {*_header(first, d)}), None)
     if delimiter is None:
         raise DataError(
             f"Expected the columns id and label in the first line of {path} but got "
-            f"{first.strip()!r}. Restore it; or remove the file, and the same command writes it "
-            "anew."
+            f"{first.strip()!r}. Restore it. {_OR}"
         )
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    names = [name.strip().lower() for name in next(reader)]
-    for number, cells in enumerate(reader, 2):  # as spreadsheets number them
-        if any(cell.strip() for cell in cells):
-            yield number, dict(zip(names, cells, strict=False))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip().lower() for name in next(reader)]
+        for name in ("id", "label"):
+            if names.count(name) > 1:
+                raise DataError(
+                    f"Expected one column {name} in {path} but got {names.count(name)}. Remove or "
+                    f"rename the others. {_OR}"
+                )
+        for cells in reader:
+            number += 1
+            if any(cell.strip() for cell in cells[len(names) :]):
+                raise DataError(
+                    f"Expected at most {len(names)} cells in each row of {path}, as in the first "
+                    f"line, but row {number} has {len(cells)}. A cell that holds {delimiter!r} "
+                    f"needs double quotes around it. {_OR}"
+                )
+            if any(cell.strip() for cell in cells):
+                yield number, dict(zip(names, cells, strict=False))
+    except csv.Error as error:
+        raise DataError(
+            f"Expected a CSV file in {path} but reading it failed after row {number}: {error}. A "
+            f"double quote inside a quoted cell is written twice. {_OR}"
+        ) from error
 
 
-def _header(line: str, delimiter: str) -> set[str]:
-    return {cell.strip().lower() for cell in next(csv.reader([line], delimiter=delimiter), [])}
+def _header(line: str, delimiter: str) -> list[str]:
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a cell longer than any header has
+        return []
+    return [cell.strip().lower() for cell in cells]
 
 
 def _reason(text: str, classes: Sequence[str]) -> str | None:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,12 @@ class Steps:
     weights: ModelStore
     shared: FirstModelCache | None
     observer: Observer = field(default=no_progress)
+    simulated: bool = field(default=False, init=False)
+    """The data set answers for the annotators, so that an oracle may look at its labels."""
 
     @property
     def state(self) -> State:
-        """Where the run stands."""
+        """Return where the run stands, as the ledger's events add up."""
         return self.ledger.state
 
     @property
@@ -245,10 +248,16 @@ class Steps:
     def evaluate(self, stop: Stop) -> None:
         """Record the figures on the test set, where there is one, and on the labelled set."""
         cycle = self.state.cycle
+        labels = self.state.labels
+        if self.state.trained and self.state.trained["n_labelled"] != len(labels):
+            # Answers came late or were taken back between the training and now.
+            labels = self.ledger.labels_trained_on(cycle)
         figures = {
             "test": self._figures(self.splits.test, range(len(self.splits.test)), stop),
             "train": self._figures(
-                LabelledPool(self.splits.pool, self.state.labels), self._labelled(), stop
+                LabelledPool(self.splits.pool, labels),
+                sorted(self.position[i] for i in labels),
+                stop,
             ),
         }
         self.ledger.record(Event("evaluated", cycle, figures))
@@ -313,7 +322,54 @@ class Steps:
                 LabelledSet(labelled, targets if labels is None else labels),
                 labels,
                 companion,
+                partial(self._trained_on, labelled, cycle, stop),
+                partial(self._look_ahead, unlabelled, cycle, stop) if self.simulated else None,
             )
+
+    def _fit_on(
+        self, model: nn.Module, cycle: int, labels: Mapping[str, Label], stop: Stop
+    ) -> None:
+        """Train a network beside the run's own, as that of the cycle is; nothing is recorded."""
+        train(
+            model,
+            self.task,
+            LabelledPool(self.splits.pool, labels),
+            sorted(self.position[id_] for id_ in labels),
+            self.training,
+            seed=self.settings.seed,
+            cycle=cycle,
+            device=self.device,
+            validation=self.splits.validation,
+            observer=self._within(),
+            stop=stop,
+        )
+
+    def _look_ahead(
+        self, unlabelled: Sequence[int], cycle: int, stop: Stop, ids: Sequence[str]
+    ) -> float:
+        """The primary figure on all unlabelled samples, were these labelled by the data set too."""
+        model = self.weights.fresh()
+        self._fit_on(model, cycle, {**self.state.labels, **dict.fromkeys(ids, None)}, stop)
+        figures = evaluate(
+            model.eval(),
+            self.task,
+            self.splits.pool,
+            unlabelled,
+            device=self.device,
+            batch_size=self.settings.score_batch,
+            observer=self._within(),
+            stop=stop,
+        )
+        return figures[self.task.primary]
+
+    def _trained_on(
+        self, labelled: Sequence[int], cycle: int, stop: Stop, places: Sequence[int]
+    ) -> nn.Module:
+        """A fresh network trained as that of the cycle is, on these places of `labelled` alone."""
+        model, ids = self.weights.fresh(), self.splits.pool.ids
+        some = [ids[labelled[place]] for place in places]
+        self._fit_on(model, cycle, {id_: self.state.labels[id_] for id_ in some}, stop)
+        return model.eval()
 
     # --- what the steps are made of ---
 

@@ -44,7 +44,7 @@ def gradient_norms(
 
     model: any module that treats each sample by itself; it is left as it was found.
     inputs: what the model takes, samples in dimension 0: a tensor, or a tuple or dict of them.
-    loss: from the model's output to one loss a sample, (n,); or "entropy" (Eq. 7) or "expected"
+    loss: from the model's output to one loss per sample, (n,); or "entropy" (Eq. 7) or "expected"
         (Eq. 6, with cross-entropy), for models that return logits (n, classes, ...).
     norm: "global", the norm of the whole gradient (the paper's text), or "tensor-sum", the sum of
         the norms of each parameter tensor's gradient (the authors' code).
@@ -56,6 +56,16 @@ def gradient_norms(
     Raises:
         GradientNormError: the model mixes samples (batch normalisation in training mode, say), the
             loss is reduced over the batch or not finite, or no parameter is asked for.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5)).eval()
+        >>> images = torch.randn(4, 3, 2, 2)
+        >>> gradient_norms(model, images, "entropy").shape
+        torch.Size([4])
+        >>> labels = torch.tensor([0, 1, 2, 3])
+        >>> loss = torch.nn.CrossEntropyLoss(reduction="none")
+        >>> gradient_norms(model, images, lambda logits: loss(logits, labels)).shape
+        torch.Size([4])
     """
     reduce = reduction(norm)
     weights = Weights(select(model, parameters, inputs))

@@ -1,4 +1,4 @@
-"""What goes into models and comes out of them and of losses: found wherever it is, and checked."""
+"""Tensors in the outputs of models, wherever they are, and checks of losses."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def tensors_in(outputs: Any) -> list[Tensor]:
 
 
 def device_of(outputs: Any) -> torch.device:
-    """Where the outputs are."""
-    found = tensors_in(outputs)
-    return found[0].device if found else torch.device("cpu")
+    """Return the device on which the outputs are."""
+    tensors = tensors_in(outputs)
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def check_losses(losses: Any, n: int, first: int = 0) -> None:
@@ -39,7 +39,7 @@ def check_losses(losses: Any, n: int, first: int = 0) -> None:
         got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         reduced = got == ()
         raise GradientNormError(
-            f"Expected the loss to be one number a sample, shape ({n},), but got {got}. "
+            f"Expected the loss to be one number per sample, shape ({n},), but got {got}. "
             + ('A reduced loss mixes the samples: use reduction="none".' if reduced else
                "Reduce what each sample holds (positions, pixels) and nothing else.")
         )  # fmt: skip

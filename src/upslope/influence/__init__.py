@@ -2,7 +2,7 @@
 
 >>> curvature = Curvature(model, train, "label", dtype=torch.float64)      # H of Eq. 1
 >>> solver = ConjugateGradients(damping=5e-4)                              # H + 5e-4 I
->>> influence_on_test_loss(curvature, test, candidates, solver=solver)     # Eq. 2, one a candidate
+>>> influence_on_test_loss(curvature, test, candidates, solver=solver)    # Eq. 2, one per candidate
 >>> bounds(curvature, earlier_model, test, candidates, "entropy", solver=solver)   # Figure 3
 """
 

@@ -7,7 +7,7 @@ much the *sum* of the test losses grows if x is removed from the training set (E
 a sample that helps, negative for one that harms.
 
     s = H^-1 sum_j grad L(f(x_j))          one solve for all candidates
-    <s, grad L(f(x))> / n                  one forward-mode pass a batch, no per-sample gradient
+    <s, grad L(f(x))> / n                  one forward-mode pass per batch, no per-sample gradient
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def inner_products(
     """<direction, grad L(x)> for every sample x of the data, (m,).
 
     Raises:
-        InfluenceError: values that are not finite, a loss that is not one a sample, or a batch
+        InfluenceError: values that are not finite, a loss that is not one per sample, or a batch
             that the model or the loss does not take.
     """
     direction = network.check_vector(direction, "direction")

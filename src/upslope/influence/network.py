@@ -112,7 +112,7 @@ class Network:
         return functional_call(self.model, state, tuple(args))
 
     def losses(self, theta: Theta, batch: tuple[Any, Any], loss: LossFunction) -> Tensor:
-        """One loss a sample, (n,).
+        """One loss per sample, (n,).
 
         Raises:
             InfluenceError: the loss gives something else.
@@ -122,7 +122,7 @@ class Network:
         if not isinstance(losses, Tensor) or losses.dim() != 1:
             what = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise InfluenceError(
-                f"Expected the loss to give one value a sample, of shape (n,), but got {what}. "
+                f"Expected the loss to give one value per sample, of shape (n,), but got {what}. "
                 'Use reduction="none", and the mean over what is left of each sample.'
             )
         return losses
@@ -200,11 +200,11 @@ class Network:
         """The vector, on the device and in the type of the parameters.
 
         Raises:
-            InfluenceError: it has not one finite entry a parameter.
+            InfluenceError: it has not one finite entry per parameter.
         """
         if vector.shape != (self.size,):
             raise InfluenceError(
-                f"Expected `{name}` of shape ({self.size},), one entry a parameter, but got "
+                f"Expected `{name}` of shape ({self.size},), one entry per parameter, but got "
                 f"{tuple(vector.shape)}."
             )
         if not bool(torch.isfinite(vector).all()):

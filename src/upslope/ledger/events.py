@@ -16,13 +16,17 @@ from typing import Any
 
 from upslope.ledger.records import Change, CycleRecord
 
-Label = int | list[int] | list[float] | None
-"""A class, a label set (0 or 1 for each label) or numbers; None where the data set holds it."""
+Label = int | list[int] | list[float] | str | None
+"""A class, a label set (0 or 1 for each label), numbers, or a mask as text (`tasks.mask_answers`);
+None where the data set holds it."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened, in which cycle; `body` is JSON."""
+    """An event: what happened, in which cycle; `body` is JSON.
+
+    kind: its name. cycle: its number.
+    """
 
     kind: str
     cycle: int
@@ -40,7 +44,10 @@ class State:
     passed: id -> the annotator's reason. owed: those passed in whose place none is asked yet.
     pool: the body of the last `pool` event. changes: what `extended` and `pool` changed since the
     run began. sittings: the environments in which the run was gone on with, where they differ from
-    the one before in what may change bits.
+    the one before in what may change bits. labels_from: the folder of the run whose labels are the
+    initial set; empty where it was drawn or chosen.
+
+    initial: ids of the initial set.
     """
 
     cycle: int = 0
@@ -55,6 +62,7 @@ class State:
     pool: Mapping[str, Any] | None = None
     changes: tuple[Change, ...] = ()
     sittings: tuple[Mapping[str, Any], ...] = ()
+    labels_from: str = ""
 
     @property
     def started(self) -> bool:
@@ -62,7 +70,10 @@ class State:
         return bool(self.initial)
 
     def config(self, begun: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration as it is now, from the one that the run began with."""
+        """The configuration as it is now, from the one that the run began with.
+
+        begun: the configuration at the beginning.
+        """
         config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in begun.items()}
         for change in self.changes:
             for key, value in change.after.items():
@@ -96,7 +107,7 @@ def _asked(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     _require(cycle == len(state.cycles), f"samples asked for cycle {cycle} out of turn")
     ids = tuple(body["ids"])
     if cycle == 0:
-        return replace(state, initial=ids, pending=ids)
+        return replace(state, initial=ids, pending=ids, labels_from=body.get("labels_from", ""))
     scores = body.get("scores")
     last = replace(
         state.cycles[-1],
@@ -160,8 +171,11 @@ def _taken_back(state: State, cycle: int, body: Mapping[str, Any]) -> State:
         set(labels) <= set(state.labels) and set(passed) <= set(state.passed),
         f"answers taken back in cycle {cycle} that there are none of",
     )
-    # Who was passed and not yet replaced is asked again; who was replaced is back in the pool.
-    again = (*labels, *(i for i in passed if i in state.owed))
+    # A sample that was passed and not yet replaced is asked again; one that was replaced is back in
+    # the pool, unless its answer has come after all (`asked`, which older ledgers do not have).
+    late = body.get("asked", ())
+    _require(set(late) <= set(passed), f"samples asked again in cycle {cycle} that were not passed")
+    again = (*labels, *(i for i in passed if i in state.owed or i in late))
     return replace(
         state,
         labels={i: label for i, label in state.labels.items() if i not in labels},

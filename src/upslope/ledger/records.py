@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upslope.counts import format_count
 from upslope.errors import RunError
 
 FITTED = 0.95
@@ -41,12 +42,12 @@ class Change:
 
     @property
     def comparable(self) -> bool:
-        """All cycles compare with those of a run that was like this from the start."""
+        """Return whether all cycles compare with those of a run that always was like this."""
         return set(self.after) <= {"experiment.cycles"} and self.kind == "extended"
 
     def __str__(self) -> str:
         if self.kind == "pool":
-            parts = [f"{self.added:,} samples more"] if self.added else []
+            parts = [f"{format_count(self.added, 'sample')} more"] if self.added else []
             parts += [f"{self.removed:,} fewer"] if self.removed else []
             what = f"the pool has {' and '.join(parts) or 'its samples in another order'}"
         else:
@@ -67,6 +68,9 @@ class CycleRecord:
     nothing is selected. scores: their acquisition scores, None where a strategy has none.
     skipped: candidates that could not be read. reused: the model was trained by another run of
     the same comparison from the same seed, labels and settings; its seconds are that run's.
+
+    model_file, model_sha256: the file of the model, and its digest. n_candidates: how many were
+    scored.
     """
 
     cycle: int
@@ -93,7 +97,10 @@ class RunResult:
     commit, when the run began. info: strategy, seed, primary (the figure that curves show), pool
     and test sizes. initial: ids of the initial set. labels: id -> label, None where the data set
     holds it. pending: ids asked and not yet labelled. finished: every budget point has been
-    evaluated. passed: id -> reason, of the samples that annotators would not label.
+    evaluated. passed: id -> reason, of the samples that annotators would not label. labels_from:
+    the folder of the run whose labels this one began with; empty where there is none.
+
+    path: the run directory. cycles: one record per cycle.
     """
 
     path: Path
@@ -102,20 +109,21 @@ class RunResult:
     info: Mapping[str, Any]
     cycles: tuple[CycleRecord, ...]
     initial: tuple[str, ...]
-    labels: Mapping[str, int | list[int] | list[float] | None]
+    labels: Mapping[str, int | list[int] | list[float] | str | None]
     pending: tuple[str, ...]
     finished: bool
     passed: Mapping[str, str] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
+    labels_from: str = ""
 
     @property
     def strategy(self) -> str:
-        """Name of the strategy."""
+        """Return the name of the run's strategy."""
         return str(self.info["strategy"])
 
     @property
     def seed(self) -> int:
-        """Seed of everything random in the run."""
+        """Return the seed of everything random in the run."""
         return int(self.info["seed"])
 
     @property
@@ -125,7 +133,7 @@ class RunResult:
 
     @property
     def tested(self) -> bool:
-        """There is a test set, so that cycles have figures on it."""
+        """Return whether there is a test set, so that cycles have figures on it."""
         return bool(self.info.get("test", 1))
 
     @property
@@ -137,7 +145,7 @@ class RunResult:
         return tuple(c for c in self.cycles if not is_fitted(c.train_metrics, self.primary))
 
     def curve(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Labels used and the primary figure on the test set, one point a cycle.
+        """Return labels used and the primary figure on the test set, one point per cycle.
 
         Raises:
             RunError: there is no test set.

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import RunError
-from upslope.files import make_folder
+from upslope.files import from_json, make_folder
 from upslope.ledger.chain import CHAIN, COLUMNS, End, start_of
-from upslope.ledger.store import META, create_tables, sqlite_errors
+from upslope.ledger.log import create_tables, open_to_read, sqlite_errors
+from upslope.ledger.store import FORMAT, META
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,7 @@ def read_what_is_sound(path: Path) -> Salvage:
     """
     if not path.is_file():
         raise RunError(f"Expected a ledger at {path} but there is no such file.")
-    with sqlite_errors(path):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    try:
+    with open_to_read(path) as db:
         with sqlite_errors(path):
             meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
             chained = CHAIN in meta
@@ -48,11 +47,9 @@ def read_what_is_sound(path: Path) -> Salvage:
             rows.extend(cursor)
         except sqlite3.Error as error:
             reason = str(error)
-    finally:
-        db.close()
     try:
         for key in META:
-            json.loads(meta[key])
+            from_json(meta[key])
         if chained:
             rows, broken = _sound(meta, rows)
             reason = broken or reason
@@ -68,7 +65,7 @@ def _sound(
     meta: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> tuple[list[Sequence[Any]], str]:
     """The rows up to the first that breaks the chain, and why it does."""
-    chain = json.loads(meta[CHAIN])
+    chain = from_json(meta[CHAIN])
     good = [row for row in rows if row[0] <= chain["after"]]
     if start_of(meta, good) != chain["start"]:
         raise ValueError("it is not what was recorded")
@@ -98,6 +95,6 @@ def write_ledger(
     with sqlite_errors(path):
         db = sqlite3.connect(path, isolation_level=None)
         try:
-            create_tables(db, values, [(*row, None)[:6] for row in rows])
+            create_tables(db, FORMAT, values, [(*row, None)[:6] for row in rows])
         finally:
             db.close()

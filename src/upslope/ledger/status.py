@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from upslope.counts import format_count
 from upslope.ledger.records import FITTED, RunResult
 
 SHEET = "to-label.csv"
@@ -24,7 +25,7 @@ def status(run: RunResult) -> dict[str, Any]:
         "run": str(run.path),
         "strategy": run.strategy,
         "seed": run.seed,
-        "data": run.info.get("data"),
+        "data": _data(run),
         "pool": run.info.get("pool"),
         "cycles_done": len(run.cycles),
         "cycles": run.info["cycles"],
@@ -36,11 +37,19 @@ def status(run: RunResult) -> dict[str, Any]:
         "training": _figure(last.train_metrics, run.primary) if last else None,
         "test_samples": run.info.get("test"),
         "unfitted_cycles": [c.cycle + 1 for c in run.unfitted],
+        "labels_from": run.labels_from or None,
         "changes": [str(change) for change in run.changes],
         "finished": run.finished and not run.pending,
         "to_label": str(sheet) if run.pending and sheet.is_file() else None,
         "next": _next(run),
     }
+
+
+def _data(run: RunResult) -> str | None:
+    """The path that the user gave, or the name of a data set that needs none."""
+    section = run.config.get("data")
+    named = section.get("name") if isinstance(section, Mapping) else None
+    return run.info.get("root") or named or run.info.get("data")
 
 
 def _figure(metrics: Mapping[str, float], name: str) -> float | None:
@@ -54,15 +63,16 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     counts = f"{standing['labels']:,}"
     counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
     counts += f", {standing['passed']:,} passed" if standing["passed"] else ""
-    unfitted = standing["unfitted_cycles"]
+    unfitted, begun = standing["unfitted_cycles"], standing["labels_from"]
     return [
         ("run", standing["run"]),
         ("strategy", f"{standing['strategy']}, seed {standing['seed']}"),
-        ("pool", f"{standing['pool']:,} samples of {standing['data']}"),
+        ("pool", f"{format_count(standing['pool'], 'sample')} of {standing['data']}"),
         ("cycles", f"{standing['cycles_done']} of {standing['cycles']} finished"),
         ("labels", counts),
         ("last cycle", last_cycle(standing)),
         *([("not fitted", unfitted_words(unfitted))] if unfitted else []),
+        *([("begun with", f"the labels of {begun}")] if begun else []),
         *(("changed", change) for change in standing["changes"]),
         ("next", standing["next"]),
     ]

@@ -6,11 +6,12 @@ that came later, or from folders that are listed in another order.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from upslope.files import from_json
 
 FILE = "results.json"
 GREY = -1
@@ -19,13 +20,19 @@ GREY = -1
 
 @dataclass(frozen=True)
 class Look:
-    """How a report looked: its title, and the colour slot of each strategy in their order."""
+    """How a report looked: its title, and the colour slot of each strategy in their order.
+
+    slots: strategy -> colour slot.
+    """
 
     title: str = ""
     slots: Mapping[str, int] = field(default_factory=dict)
 
     def extended(self, names: Iterable[str], reference: str | None) -> dict[str, int]:
-        """Return the slot of each of these: those it had, and free ones for the others."""
+        """Return the slot of each of these: those it had, and free ones for the others.
+
+        names: the strategies shown now. reference: has a slot of its own.
+        """
         slots = {name: self.slots[name] for name in names if name in self.slots}
         taken = set(self.slots.values())
         for name in names:
@@ -53,7 +60,7 @@ def read_look(*folders: Path) -> Look:
     """
     for folder in folders:
         try:
-            document: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            document: Any = from_json((folder / FILE).read_text(encoding="utf-8"))
             slots = {str(name): int(slot) for name, slot in document["colours"].items()}
             return Look(str(document["title"]), slots)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

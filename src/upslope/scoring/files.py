@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.files import disk_errors, safe_cell, write_atomically
 from upslope.pool import Need, PoolView
@@ -30,7 +30,7 @@ Block = tuple[Sequence[int], dict[str, list[Any]]]
 
 
 class Scorer(Protocol):
-    """One number a sample from signals: every strategy that takes the highest scores is one."""
+    """One number per sample from signals: every strategy that takes the highest scores is one."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -38,27 +38,40 @@ class Scorer(Protocol):
         ...
 
     def score(self, pool: PoolView) -> Tensor:
-        """(n_candidates,), higher is chosen first."""
+        """Return the scores, (n_candidates,); higher is chosen first.
+
+        pool: the candidates and their signals.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class SignalScore:
-    """A signal taken as the score."""
+    """A signal taken as the score.
+
+    need: the signal.
+    """
 
     need: Need
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The one signal."""
+        """Return the one signal that is written."""
         return (self.need,)
 
     def score(self, pool: PoolView) -> Tensor:
-        """(n_candidates,). Raises SelectionError where the signal is not one number a sample."""
+        """Return the signal as scores, (n_candidates,). Raises SelectionError where the signal is
+        not one number per sample.
+
+        pool: the candidates and their signals.
+
+        Raises:
+            SelectionError: the signal is not one number per sample.
+        """
         values = pool.signal(self.need)
         if values.dim() != 1:
             raise SelectionError(
-                f"Expected the signal {self.need} to be one number a sample but it has shape "
+                f"Expected the signal {self.need} to be one number per sample but it has shape "
                 f"{tuple(values.shape[1:])} for each. Choose a score."
             )
         return values
@@ -92,11 +105,34 @@ def score_to_file(
     The file appears when it is whole: a run that fails or is stopped leaves none. Scores are
     those of `model` in eval mode on samples that are not augmented.
 
+    path: the file. scores: column -> strategy with one score per sample. task: as in training.
+    dataset: the pool. device: where to compute. indices: positions to score; all by default. seed:
+    of random signals. batch_size: samples at a time. observer: is told of progress. stop: a request
+    to stop.
+
+    Returns: how many were written and skipped.
+
     Raises:
         ConfigError: another ending than .parquet or .csv, or no score.
         DataError: an empty pool, or a sample that cannot be read and `on_corrupt` is "fail".
         SelectionError: a score that is NaN or infinite; the message names samples.
         RunError: the disk is full or cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from upslope import datasets, models, strategies, tasks
+        >>> splits = datasets.load("digits", limit=40, test_limit=20)
+        >>> mean, std = datasets.statistics(splits.pool)
+        >>> task = tasks.build("classification", num_classes=10, mean=mean, std=std)
+        >>> model = models.build("mlp", num_classes=10, input_shape=(1, 8, 8)).eval()
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "scores.csv"
+        ...     report = score_to_file(
+        ...         path, {"margin": strategies.build("margin")}, model=model, task=task,
+        ...         dataset=splits.pool, device=torch.device("cpu"),
+        ...     )
+        ...     len(path.read_text().splitlines())
+        41
     """
     if not scores:
         raise ConfigError("Expected at least one score but got none.")
@@ -154,7 +190,7 @@ def stream_to_file(
     """
     path = check_file_name(path)
     if not len(indices):
-        raise DataError(f"Expected samples to score but {dataset.name} gave none.")
+        raise DataError(f"Expected samples to score but {place_of(dataset)} gave none.")
     skipped: list[str] = []
 
     def blocks() -> Iterator[dict[str, list[Any]]]:
@@ -189,7 +225,7 @@ def _write_csv(path: Path, blocks: Iterator[dict[str, list[Any]]]) -> None:
         writer = csv.writer(file)
         for i, block in enumerate(blocks):
             if i == 0:
-                writer.writerow(block)
+                writer.writerow([safe_cell(name) for name in block])
             columns = [
                 list(map(safe_cell, values)) if name in TEXT_COLUMNS else values
                 for name, values in block.items()

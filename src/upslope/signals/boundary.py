@@ -20,7 +20,7 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class BoundaryLength(Options):
-    """The length of the predicted mask's boundaries in pixels, one forward a sample: (n,)."""
+    """The length of the predicted mask's boundaries in pixels, one forward per sample: (n,)."""
 
     name: ClassVar[str] = "boundary-length"
 

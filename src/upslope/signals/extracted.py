@@ -29,7 +29,7 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class ExtractedFeatures(Options):
-    """What a feature extractor of the user's own puts out, one forward of it a sample: (n, d)."""
+    """What a feature extractor of the user's own puts out, one forward of it per sample: (n, d)."""
 
     name: ClassVar[str] = "extracted-features"
 
@@ -63,7 +63,7 @@ class ExtractedFeatures(Options):
 
 @dataclass(frozen=True)
 class Extracted:
-    """The features: (n, d)."""
+    """The features that an extractor puts out, (n, d)."""
 
     network: nn.Module
     extractor: str

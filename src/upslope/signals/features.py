@@ -15,7 +15,7 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class Features(Options):
-    """Penultimate features, one forward a sample: (n, d)."""
+    """Penultimate features, one forward per sample: (n, d)."""
 
     name: ClassVar[str] = "features"
 

@@ -1,4 +1,4 @@
-"""What signals that train something share: batches, and a seed for fresh weights."""
+"""Helpers of signals that train something: batches, and a seed for fresh weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read(context: FitContext, indices: Sequence[int]) -> Tensor:
 
 def count(context: FitContext, steps: int | None, size: int, passes: int = EPOCHS) -> int:
     """Steps to train for: those asked for, or so many that as many samples are drawn as `passes`
-    over the pool have, MOST_STEPS at most. size: samples a step.
+    over the pool have, MOST_STEPS at most. size: samples per step.
 
     The sources of VAAL and SRAAL count by passes as well, and take 100.
     """

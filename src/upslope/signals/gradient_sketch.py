@@ -30,7 +30,7 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class GradientSketch(Options):
-    """The gradient as few numbers, of its exact length, one backward a sample: (n, dim)."""
+    """The gradient as few numbers, of its exact length, one backward per sample: (n, dim)."""
 
     name: ClassVar[str] = "gradient-sketch"
 

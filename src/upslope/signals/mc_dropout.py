@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout: T posteriors a sample, each from a network with some units dropped.
+"""Monte-Carlo dropout: T posteriors per sample, each from a network with some units dropped.
 
 With p_t the posterior of pass t and p = (1/T) sum_t p_t (Gal, Islam and Ghahramani 2017):
 

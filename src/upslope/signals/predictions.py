@@ -14,7 +14,7 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class Predictions(Options):
-    """What the model answers, as targets are: (n,) labels, (n, d) numbers; one forward a sample."""
+    """The predictions of the model in the form of targets: (n,) labels or (n, d) numbers."""
 
     name: ClassVar[str] = "predictions"
 

@@ -108,12 +108,12 @@ class Sraal(Options):
         return FittedSraal(vae.eval(), discriminator.eval())
 
     def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:
-        """Raise ModelError for a task with more than one label a sample."""
+        """Raise ModelError for a task with more than one label per sample."""
         with torch.no_grad():
             shape = tuple(task.logits(model(inputs)).shape)
         if len(shape) != 2:
             raise ModelError(
-                f"Expected one label a sample for sraal, whose generator learns it, but the model "
+                "Expected one label per sample for sraal, whose generator learns it, but the model "
                 f"puts out {shape[1:]} for each. Use vaal, which needs no labels."
             )
 

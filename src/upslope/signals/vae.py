@@ -1,7 +1,7 @@
 """The networks of the adversarial strategies: a variational autoencoder and a discriminator.
 
 For images (c, h, w) and volumes (c, d, h, w) of any size: convolutions of stride 2, doubling their
-width, down to 2 to 3 positions a side and four at most, and their mirror image. Vectors (d,) take
+width, down to 2 to 3 positions per side and four at most, and their mirror image. Vectors (d,) take
 two linear layers.
 """
 
@@ -66,7 +66,7 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*units, nn.Linear(widths[-1], 1))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(n,)."""
+        """Return one logit per code, (n,)."""
         logits: Tensor = self.layers(z)
         return logits.flatten()
 

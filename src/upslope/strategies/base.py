@@ -1,4 +1,4 @@
-"""What every strategy shares: its place in the table, and independence of the pool's order."""
+"""Bases of strategies: options, checks of signals, independence of the pool's order."""
 
 from __future__ import annotations
 
@@ -49,6 +49,10 @@ class QueryStrategy(Options):
     signal_cost: ClassVar[str]
     cost: ClassVar[str]
     best_for: ClassVar[str]
+    reads_labels: ClassVar[bool] = False
+    """Whether it reads which class each labelled sample is of, beside signals."""
+    sees_labels: ClassVar[bool] = False
+    """Whether it reads labels that nobody has given yet, as an oracle does."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -60,6 +64,8 @@ class QueryStrategy(Options):
 
         The pool is put in the order of its ids first, so that neither the choice nor what `rng`
         draws depends on the order in which the candidates came, and ties go to the smaller id.
+
+        Returns: the ids in order of choice, and the scores of all candidates where there are any.
         """
         self.check(pool, budget)
         view, order = by_id(pool)
@@ -71,7 +77,10 @@ class QueryStrategy(Options):
         return Selection(ids, scores, choice.notes)
 
     def check(self, pool: PoolView, budget: int) -> None:
-        """Raise SelectionError unless the budget can be met and every signal is there, finite."""
+        """Raise SelectionError unless the budget can be met and every signal is there, finite.
+
+        pool: the candidates and their signals.
+        """
         check_budget(pool, budget)
         for need in self.needs:
             pool.signal(need)
@@ -88,13 +97,21 @@ class QueryStrategy(Options):
             expected = POSTERIORS.get(need.name, values.ndim)
             if values.ndim != expected:
                 raise ModelError(
-                    f"Expected one posterior a sample for {self.name} but the task gives "
+                    f"Expected one posterior per sample for {self.name} but the task gives "
                     f"{tuple(values.shape[expected:])} of them, one at each position. Take a "
-                    "strategy that reads one number or gradient a sample, such as entropy."
+                    "strategy that reads one number or gradient per sample, such as entropy."
                 )
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
-        """Choose `budget` distinct positions of `pool`, which is in the order of its ids."""
+        """Choose `budget` distinct positions of `pool`, which is in the order of its ids.
+
+        rng: of everything random.
+
+        Returns: the positions in order of choice, and scores if there are any.
+
+        Raises:
+            SelectionError: the candidates do not allow a choice.
+        """
         raise NotImplementedError
 
 
@@ -126,6 +143,7 @@ def by_id(pool: PoolView) -> tuple[PoolView, list[int]]:
             n: _take(values, labelled) for n, values in pool.labelled_signals.items()
         },
         labels=None if pool.labels is None else _take(pool.labels, labelled),
+        look_ahead=pool.look_ahead,
     )
     return view, order
 

@@ -29,7 +29,7 @@ class QBC(TopStrategy):
 
     name: ClassVar[str] = "qbc"
     reference: ClassVar[str] = "Seung et al. 1992; Kuo et al., MICCAI 2018"
-    signal_cost: ClassVar[str] = "M networks trained on the labels; M forwards a candidate"
+    signal_cost: ClassVar[str] = "M networks trained on the labels; M forwards per candidate"
     cost: ClassVar[str] = "n log n; with costs n Q, memory n Q / 8 bytes"
     best_for: ClassVar[str] = "medium budgets; labels of unequal cost"
 

@@ -34,7 +34,7 @@ class GradNormDiverse(QueryStrategy):
 
     name: ClassVar[str] = "gradnorm-diverse"
     reference: ClassVar[str] = "ours; Wang et al., AAAI 2022, with Ash et al., ICLR 2020"
-    signal_cost: ClassVar[str] = "one forward and backward a candidate"
+    signal_cost: ClassVar[str] = "one forward and backward per candidate"
     cost: ClassVar[str] = "n K dim, dpp n K (K + dim); memory n dim, dpp n (K + dim)"
     best_for: ClassVar[str] = "large batches"
 

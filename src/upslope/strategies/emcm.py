@@ -21,7 +21,7 @@ class EMCM(TopStrategy):
 
     name: ClassVar[str] = "emcm"
     reference: ClassVar[str] = "Cai, Zhang and Zhou, ICDM 2013"
-    signal_cost: ClassVar[str] = "K networks trained on bootstraps; K forward-backwards a candidate"
+    signal_cost: ClassVar[str] = "K networks trained on bootstraps; K passes per candidate"
     best_for: ClassVar[str] = "regression; small and medium budgets"
 
     members: Annotated[int, Field(ge=1, description="K, networks in the committee")] = 4

@@ -29,7 +29,7 @@ class LCMD(QueryStrategy):
 
     name: ClassVar[str] = "lcmd"
     reference: ClassVar[str] = "Holzmüller et al., JMLR 2023"
-    signal_cost: ClassVar[str] = "one forward and backward a candidate and a labelled sample"
+    signal_cost: ClassVar[str] = "one forward and backward per candidate and per labelled sample"
     cost: ClassVar[str] = "n (m + K) dim; memory (n + m) dim"
     best_for: ClassVar[str] = "medium and large batches"
 

@@ -19,7 +19,7 @@ def padded_crop(
 
     images: (n, c, h, w). border: (1, c, 1, 1), the value outside; 0 where None. flip: mirror
     left-right with probability 1/2, or, where `mirrored` (n,) is given, those that it says. rng: on
-    the CPU, so that a run draws the same on any device; two draws a batch: offsets (2, n) in
+    the CPU, so that a run draws the same on any device; two draws per batch: offsets (2, n) in
     0..2 * pad, then, where `flip` and not `mirrored`, coins (n,).
     """
     n, c, h, w = images.shape

@@ -1,4 +1,4 @@
-"""Classification of images and of volumes: softmax cross-entropy, one label a sample."""
+"""Classification of images and of volumes: softmax cross-entropy, one label per sample."""
 
 from __future__ import annotations
 
@@ -15,32 +15,54 @@ from upslope.errors import ConfigError
 from upslope.tasks.answers import class_answer, class_label
 from upslope.tasks.augmentation import padded_crop
 from upslope.tasks.metrics import ClassificationMetrics
+from upslope.tasks.photographs import colour_jitter, resized_crop
 from upslope.tasks.softmax import SoftmaxTask
 from upslope.tasks.views import mean_over_views
 from upslope.tasks.volumes import wedge_symmetry
 
 _HELP = (
-    "none; shift: padded crop; flip-crop: padded crop and horizontal flip; of volumes, what keeps "
+    "none; shift: padded crop; flip-crop: padded crop and horizontal flip; photographs: resized "
+    "crop, colour and horizontal flip, the last not with -unmirrored; of volumes, what keeps "
     "the missing wedge: half-turns, with a shift, or wedge-symmetries, mirror images too"
 )
 
 
 @dataclass(frozen=True)
 class Classification(SoftmaxTask):
-    """One of `num_classes` labels a sample, by softmax and cross-entropy.
+    """One of `num_classes` labels per sample, by softmax and cross-entropy.
 
-    mean, std: one number a channel, of images in 0..1; empty leaves them there.
+    mean, std: one number per channel, of images in 0..1; empty leaves them there.
     Outputs are logits, (n, num_classes), or an object that carries them as `.logits`.
     """
 
     augmentation: Annotated[
-        Literal["none", "shift", "flip-crop", "half-turns", "wedge-symmetries"],
+        Literal[
+            "none",
+            "shift",
+            "flip-crop",
+            "photographs",
+            "photographs-unmirrored",
+            "half-turns",
+            "wedge-symmetries",
+        ],
         Field(description=_HELP),
     ] = "none"
     pad: Annotated[
         int | None,
         Field(ge=1, description="pixels of a shift; an eighth of an image, a 16th of a volume"),
     ] = None
+    area: Annotated[
+        float,
+        Field(gt=0, le=1, description="of photographs: smallest share of an image in a crop"),
+    ] = 0.35
+    colour: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="of photographs: largest change of brightness, contrast and saturation",
+        ),
+    ] = 0.2
     label_smoothing: Annotated[
         float, Field(ge=0, lt=1, description="share of the target spread over all classes")
     ] = 0.0
@@ -57,7 +79,7 @@ class Classification(SoftmaxTask):
     mirrors_on_demand: ClassVar[bool] = True
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Cross-entropy of each sample, (n,), with label smoothing where asked for."""
+        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for."""
         logits = self.logits(outputs)
         return F.cross_entropy(
             logits, targets, reduction="none", label_smoothing=self.label_smoothing
@@ -97,7 +119,7 @@ class Classification(SoftmaxTask):
 
         The border of an image is black, as it is where images are padded before they are
         normalised; volumes are shifted around their ends. `rng` lives on the CPU. mirrored: (n,),
-        which images flip-crop mirrors; by chance where None.
+        which images flip-crop and photographs mirror; by chance where None.
         """
         if self.augmentation == "none":
             return inputs, targets
@@ -107,6 +129,13 @@ class Classification(SoftmaxTask):
             mirror = self.augmentation == "wedge-symmetries"
             return wedge_symmetry(inputs, shift, mirror=mirror, rng=rng), targets
         self._need(inputs, 4, "images, (n, c, h, w),")
+        if self.augmentation in ("photographs", "photographs-unmirrored"):
+            flip = self.augmentation == "photographs"
+            images = resized_crop(inputs, self.area, flip=flip, rng=rng, mirrored=mirrored)
+            if self.colour:
+                mean, std = self.statistics_of(images)
+                images = colour_jitter(images, self.colour, mean=mean, std=std, rng=rng)
+            return images, targets
         pad = self.pad or max(1, min(inputs.shape[2:]) // 8)
         flip = self.augmentation == "flip-crop"
         border = self.border_value(inputs)
@@ -121,7 +150,9 @@ class Classification(SoftmaxTask):
         Raises:
             ModelError: the model fails on it, or its output is not finite logits (n, num_classes).
         """
-        self.check_outputs(model, sample, (), "logits", "one row a sample and one column a class")
+        self.check_outputs(
+            model, sample, (), "logits", "one row per sample and one column per class"
+        )
 
     def _need(
         self, inputs: Tensor, dimensions: int, what: str, user: str = "", option: str = ""

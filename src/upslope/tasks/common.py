@@ -1,4 +1,4 @@
-"""What all our tasks share: how inputs are prepared, how outputs are found and checked."""
+"""Base of the tasks: inputs are prepared, and outputs are read and checked."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from upslope.errors import ConfigError, ModelError
 
 @dataclass(frozen=True)
 class CommonTask:
-    """`num_classes` numbers a sample, or a position of a sample: (n, num_classes, ...).
+    """`num_classes` numbers per sample, or per position of a sample: (n, num_classes, ...).
 
-    mean, std: one number a channel, of images in 0..1; empty leaves them there. classes: names of
+    mean, std: one number per channel, of images in 0..1; empty leaves them there. classes: names of
     the classes, labels or numbers that the model puts out.
     """
 
@@ -32,7 +32,7 @@ class CommonTask:
             )
         if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
             raise ConfigError(
-                "Expected `mean` and `std` to have one number a channel, each std above 0, but "
+                "Expected `mean` and `std` to have one number per channel, each std above 0, but "
                 f"got {self.mean} and {self.std}."
             )
 
@@ -41,16 +41,16 @@ class CommonTask:
         """The names given, or the numbers of the classes."""
         return self.classes or tuple(str(i) for i in range(self.num_classes))
 
-    def found(self, outputs: Any) -> Tensor:
-        """(n, num_classes, ...), wherever it is. Raises ModelError where `outputs` has none."""
-        found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-        if not isinstance(found, Tensor):
+    def read_outputs(self, outputs: Any) -> Tensor:
+        """Return the tensor (n, num_classes, ...) in `outputs`; ModelError where there is none."""
+        values = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+        if not isinstance(values, Tensor):
             raise ModelError(
                 "Expected the model to return logits, a tensor of shape (n, classes, ...), or an "
                 f"object that has them as `.logits`, but got {type(outputs).__name__}. Wrap the "
                 "model."
             )
-        return found
+        return values
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
         """The outputs for a prepared batch."""
@@ -73,6 +73,16 @@ class CommonTask:
             return None
         self.check_channels(inputs)
         return _affine(self.mean, self.std, inputs.device, inputs.ndim)[1]
+
+    def statistics_of(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (mean, std), each (1, c, 1, ...), that `prepare` normalised `inputs` by."""
+        if not self.mean:
+            return inputs.new_zeros(1), inputs.new_ones(1)
+        self.check_channels(inputs)
+        shape = (1, -1, *(1,) * (inputs.ndim - 2))
+        return inputs.new_tensor(self.mean).reshape(shape), inputs.new_tensor(self.std).reshape(
+            shape
+        )
 
     def check_channels(self, inputs: Tensor) -> None:
         """Raise ConfigError unless (n, c, ...) has the channels of `mean` and `std`."""
@@ -115,14 +125,14 @@ class CommonTask:
         finally:
             for module, mode in modes:
                 module.training = mode
-        found = self.found(outputs)
+        values = self.read_outputs(outputs)
         expected = (len(sample), self.num_classes, *positions)
-        if tuple(found.shape) != expected:
+        if tuple(values.shape) != expected:
             raise ModelError(
                 f"Expected {type(model).__name__} to return {what} of shape {expected}, {each}, "
-                f"but got {tuple(found.shape)}."
+                f"but got {tuple(values.shape)}."
             )
-        if not bool(torch.isfinite(found).all()):
+        if not bool(torch.isfinite(values).all()):
             raise ModelError(
                 f"Expected finite {what} from {type(model).__name__} but got NaN or infinity. "
                 "Look at its weights: a diverged or uninitialised checkpoint gives such outputs."

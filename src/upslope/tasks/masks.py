@@ -25,7 +25,7 @@ def random_window(
     from 1/scale to scale, evenly in their logarithm. border: (1, c, 1, 1), the value outside the
     image; 0 where None; masks are `ignore_index` there. Images are interpolated bilinearly (exact
     copies at factor 1), masks take the nearest pixel.
-    rng: on the CPU, so that a run draws the same on any device; one draw a batch: (4, n) numbers
+    rng: on the CPU, so that a run draws the same on any device; one draw per batch: (4, n) numbers
     in [0, 1) for factor, row, column, mirroring.
 
     Returns (n, c, *size) and (n, *size).

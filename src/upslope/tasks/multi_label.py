@@ -1,4 +1,4 @@
-"""Multi-label classification: any number of labels a sample, each present or absent by itself.
+"""Multi-label classification: any number of labels per sample, each present or absent by itself.
 
 A sigmoid is a softmax of two classes: with z the model's number for a label,
 
@@ -32,7 +32,7 @@ from upslope.tasks.softmax import SoftmaxTask
 class MultiLabel(SoftmaxTask):
     """Each of `num_classes` labels present or absent, by sigmoids and binary cross-entropy.
 
-    Outputs are one number a label, (n, num_classes), or an object that carries them as `.logits`.
+    Outputs are one number per label, (n, num_classes), or an object that carries them as `.logits`.
     Targets are (n, num_classes): 1 where a label is present, 0 where it is absent.
     """
 
@@ -44,7 +44,7 @@ class MultiLabel(SoftmaxTask):
         return torch.stack((torch.zeros_like(z), z), dim=1)
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Mean binary cross-entropy over the labels of each sample, (n,).
+        """Return the mean binary cross-entropy over the labels of each sample, (n,).
 
         Raises:
             DataError: targets that are not (n, num_classes).
@@ -79,4 +79,6 @@ class MultiLabel(SoftmaxTask):
         Raises:
             ModelError: the model fails on it, or its output is not finite (n, num_classes).
         """
-        self.check_outputs(model, sample, (), "outputs", "one row a sample and one number a label")
+        self.check_outputs(
+            model, sample, (), "outputs", "one row per sample and one number per label"
+        )

@@ -1,4 +1,4 @@
-"""From one number a pixel to one an image, by a stated rule.
+"""From one number per pixel to one per image, by a stated rule.
 
 mean            over all pixels, as in Eq. 7
 top             over the `share` of the pixels where it is highest, rounded up: an image is worth

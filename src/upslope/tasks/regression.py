@@ -1,4 +1,4 @@
-"""Regression: squared error, one or several numbers a sample.
+"""Regression: squared error, one or several numbers per sample.
 
 Where is there a gradient norm without a label? Not in Eq. 6 and 7: under a predictive normal
 distribution of constant variance the expected squared error is that variance and the entropy a
@@ -6,7 +6,7 @@ function of it, so that the gradient of either is zero for every sample. What is
 expected change of the model (Cai, Zhang and Zhou, ICDM 2013): with members f_k of a committee, each
 trained on a bootstrap of the labels, standing for what the label might be,
 
-    (1 / K) sum_k || grad 1/2 |f(x) - f_k(x)|^2 ||,  which for one number a sample is
+    (1 / K) sum_k || grad 1/2 |f(x) - f_k(x)|^2 ||,  which for one number per sample is
     || grad f(x) || (1 / K) sum_k |f(x) - f_k(x)|
 
 the norm of the gradient times the mean absolute pseudo-residual: the strategy `emcm`. Whatever
@@ -32,7 +32,7 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Regression(CommonTask):
-    """`num_classes` numbers a sample, by half the squared error.
+    """`num_classes` numbers per sample, by half the squared error.
 
     Outputs are (n, num_classes), or an object that carries them as `.logits`; targets (n,
     num_classes) floats. The network learns (target - centre) / scale, one of each a number: what
@@ -51,12 +51,12 @@ class Regression(CommonTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_classes < 1:
-            raise ConfigError(f"Expected at least 1 number a sample but got {self.num_classes}.")
+            raise ConfigError(f"Expected at least 1 number per sample but got {self.num_classes}.")
         for name, values in (("centre", self.centre), ("scale", self.scale)):
             if len(values) not in (0, self.num_classes):
                 raise ConfigError(
-                    f"Expected `{name}` to hold {self.num_classes} numbers, one a target, but got "
-                    f"{list(values)}."
+                    f"Expected `{name}` to hold {self.num_classes} numbers, one per target, but "
+                    f"got {list(values)}."
                 )
         if any(not s > 0 for s in self.scale):
             raise ConfigError(f"Expected every `scale` above 0 but got {list(self.scale)}.")
@@ -70,25 +70,26 @@ class Regression(CommonTask):
         )
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """1/2 |output - (target - centre) / scale|^2 of each sample, (n,), summed over numbers.
+        """Return 1/2 |output - (target - centre) / scale|^2 of each sample, (n,), summed over
+        numbers.
 
         Raises:
             DataError: targets that are not (n, num_classes) floats.
         """
-        found = self.found(outputs)
-        if targets.shape != found.shape or not targets.is_floating_point():
+        values = self.read_outputs(outputs)
+        if targets.shape != values.shape or not targets.is_floating_point():
             raise DataError(
-                f"Expected targets of shape {tuple(found.shape)}, floats, for the task regression "
+                f"Expected targets of shape {tuple(values.shape)}, floats, for the task regression "
                 f"but got {targets.dtype} of shape {tuple(targets.shape)}. Give a data set whose "
                 "targets are numbers (`table` with `kind: numbers`)."
             )
-        return (found - self._standard(targets.to(found))).square().sum(dim=1) / 2
+        return (values - self._standard(targets.to(values))).square().sum(dim=1) / 2
 
     def predictions(self, outputs: Any) -> Tensor:
         """(n, num_classes): what is predicted, in the units of the targets."""
-        found = self.found(outputs)
-        centre, scale = self._affine(found)
-        return found * scale + centre
+        values = self.read_outputs(outputs)
+        centre, scale = self._affine(values)
+        return values * scale + centre
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG002
         """(n, ...) -> (n,): the mean over the numbers, where there are several."""
@@ -114,7 +115,9 @@ class Regression(CommonTask):
         Raises:
             ModelError: the model fails on it, or its output is not finite (n, num_classes).
         """
-        self.check_outputs(model, sample, (), "numbers", "one row a sample and one column a target")
+        self.check_outputs(
+            model, sample, (), "numbers", "one row per sample and one column per target"
+        )
 
     def _standard(self, targets: Tensor) -> Tensor:
         centre, scale = self._affine(targets)

@@ -1,4 +1,4 @@
-"""What the tasks with a softmax over classes share: logits, answers, one number a sample."""
+"""Base of the tasks with a softmax over classes: logits, predictions, one number per sample."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from upslope.tasks.common import CommonTask
 
 @dataclass(frozen=True)
 class SoftmaxTask(CommonTask):
-    """`num_classes` logits a sample, or a position of a sample: (n, num_classes, ...).
+    """`num_classes` logits per sample, or per position of a sample: (n, num_classes, ...).
 
-    mean, std: one number a channel, of images in 0..1; empty leaves them there.
+    mean, std: one number per channel, of images in 0..1; empty leaves them there.
     Outputs are logits, or an object that carries them as `.logits`.
     """
 
@@ -26,7 +26,7 @@ class SoftmaxTask(CommonTask):
 
     def logits(self, outputs: Any) -> Tensor:
         """(n, num_classes, ...). Raises ModelError where `outputs` holds no logits."""
-        return self.found(outputs)
+        return self.read_outputs(outputs)
 
     def predictions(self, outputs: Any) -> Tensor:
         """(n, ...): the most probable class, at each position where there are several."""

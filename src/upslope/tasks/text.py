@@ -24,7 +24,7 @@ from upslope.tasks.softmax import SoftmaxTask
 
 @dataclass(frozen=True)
 class TextClassification(SoftmaxTask):
-    """One of `num_classes` labels a text, by softmax and cross-entropy on token ids and a mask.
+    """One of `num_classes` labels per text, by softmax and cross-entropy on token ids and a mask.
 
     Inputs are (n, 2, t), ids and mask. Outputs are logits, (n, num_classes), or an object that
     carries them as `.logits`.
@@ -37,7 +37,7 @@ class TextClassification(SoftmaxTask):
     primary = "accuracy"
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Cross-entropy of each sample, (n,), with label smoothing where asked for."""
+        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for."""
         return F.cross_entropy(
             self.logits(outputs), targets, reduction="none", label_smoothing=self.label_smoothing
         )
@@ -76,4 +76,4 @@ class TextClassification(SoftmaxTask):
         Raises:
             ModelError: the model fails on it, or its output is not finite logits (n, num_classes).
         """
-        self.check_outputs(model, sample, (), "logits", "one row a text and one column a class")
+        self.check_outputs(model, sample, (), "logits", "one row per text and one column per class")

@@ -18,7 +18,7 @@ def wedge_symmetry(volumes: Tensor, shift: int, *, mirror: bool, rng: torch.Gene
     """Each volume turned by a random symmetry of the wedge, then shifted around its ends.
 
     volumes: (n, c, z, y, x), tilt axis y, beam z. shift: voxels at most, along each axis. mirror:
-    all eight symmetries, not the four rotations alone. rng: on the CPU; two draws a batch: the
+    all eight symmetries, not the four rotations alone. rng: on the CPU; two draws per batch: the
     reversed axes (n, 3), and the shifts (n, 3).
     """
     n, c = volumes.shape[:2]

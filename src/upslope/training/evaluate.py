@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from upslope.batches import evaluating, in_order, source, with_targets
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.tasks.base import Task
@@ -25,16 +25,20 @@ def evaluate(
     observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> dict[str, float]:
-    """The task's figures over `indices` (all by default), in eval mode, without augmentation.
+    """Return the task's figures over `indices` (all by default), in eval mode, without
+    augmentation.
 
     The model's modes are as before afterwards.
+
+    model: trained. dataset: where the samples are. device: where to compute. batch_size: samples at
+    a time. observer: is told of progress. stop: a request to stop.
 
     Raises:
         DataError: nothing to evaluate on, or a sample that cannot be read.
     """
     chosen = range(len(dataset)) if indices is None else indices
     if not len(chosen):
-        raise DataError(f"Expected samples to evaluate on but {dataset.name} gave none.")
+        raise DataError(f"Expected samples to evaluate on but {place_of(dataset)} gave none.")
     metrics = task.metrics()
     batches = in_order(len(chosen), batch_size)
     data = source(dataset, with_targets(dataset), chosen, device)

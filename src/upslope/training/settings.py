@@ -23,7 +23,7 @@ test set still rises between. `tests/test_training.py` holds it for digits."""
 
 _LATER = (
     "sample_passes", "nesterov", "sgd_lr", "flip", "label_smoothing", "whitening",
-    "batch_statistics",
+    "batch_statistics", "backbone_rate",
 )  # fmt: skip
 """Options that runs of earlier versions have not recorded."""
 
@@ -86,6 +86,15 @@ class TrainingSettings(Options):
     sgd_lr: Annotated[
         float, Field(gt=0, description="with muon: peak rate of biases and other vectors")
     ] = 0.05
+    backbone_rate: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="rate of all that is below the head, as a share of the head's: trained "
+            "weights want about 0.1",
+        ),
+    ] = 1.0
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty, added to the gradient")] = (
         5e-4
     )
@@ -155,6 +164,11 @@ class TrainingSettings(Options):
             raise ConfigError(
                 "training: Expected one of `epochs` and `sample_passes`, as each says how long a "
                 f"training lasts, but got {self.epochs} and {self.sample_passes}. Leave one out."
+            )
+        if self.backbone_rate != 1 and self.optimizer == "muon":
+            raise ConfigError(
+                "training: Expected `backbone_rate` to be 1 with optimizer muon, whose groups are "
+                f"matrices and vectors, but got {self.backbone_rate}. Take sgd or adam."
             )
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             raise ConfigError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import readable
 from upslope.errors import DataError, ModelError
 from upslope.tasks.base import Task
@@ -51,7 +51,7 @@ def whiten(model: nn.Module, task: Task, dataset: Dataset) -> None:
     parts = [inputs for c in chunks if len(inputs := readable(dataset, c.tolist())[0])]
     if not parts:
         raise DataError(
-            f"Expected images of {dataset.name} that can be read but none of {count} can."
+            f"Expected images of {place_of(dataset)} that can be read but none of {count} can."
         )
     device = next(model.parameters()).device
     model.whiten(task.prepare(torch.cat(parts).to(device)))

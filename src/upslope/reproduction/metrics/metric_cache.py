@@ -6,14 +6,13 @@ computed again where the models or the options are not those that they were comp
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from upslope.experiment.checks import digest
-from upslope.files import write_text
+from upslope.files import read_digested_json, write_digested_json
 from upslope.progress import Observer, Stop
 from upslope.reproduction.studies.finished_run import FinishedRun
 from upslope.reproduction.studies.opened import OpenedStudy
@@ -64,8 +63,7 @@ class MetricJobs:
             return
         numbers = self.metric.compute(run, **self.metric.options)
         # Files of earlier versions have these keys: with others they would be computed again.
-        text = json.dumps({"key": key, "figures": numbers}, indent=1)
-        write_text(self._file(name, seed), text)
+        write_digested_json(self._file(name, seed), {"key": key, "figures": numbers})
 
     def numbers(self, name: str, seed: int) -> Numbers:
         """Return the stored numbers of one run, computed by `run` before."""
@@ -81,11 +79,8 @@ class MetricJobs:
 
     def _read(self, name: str, seed: int) -> dict[str, Any]:
         """Return what is stored of one run; nothing where there is no file, or a damaged one."""
-        try:
-            stored: dict[str, Any] = json.loads(self._file(name, seed).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # it is computed again from the models, which are recorded
-            return {}
-        return stored
+        # What is damaged is computed again from the models, whose digests are recorded.
+        return read_digested_json(self._file(name, seed)) or {}
 
 
 def measure(

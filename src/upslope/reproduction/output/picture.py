@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from upslope.files import write_atomically
 from upslope.report.figures import DASHES, INK, PALETTE, REFERENCE, STYLE
 from upslope.reproduction.output.results import Panel, Series
 
@@ -33,8 +35,10 @@ def save_picture(panels: tuple[Panel, ...], folder: Path) -> list[Path]:
     paths = [folder / "figure.png", folder / "figure.svg"]
     with mpl.rc_context({**STYLE, "svg.hashsalt": folder.name}):
         figure = draw_picture(panels)
-        figure.savefig(paths[0], dpi=150, metadata={"Software": "Upslope"})
-        figure.savefig(paths[1], metadata={"Date": None, "Creator": "Upslope"})
+        png: dict[str, Any] = {"dpi": 150, "metadata": {"Software": "Upslope"}}
+        svg: dict[str, Any] = {"metadata": {"Date": None, "Creator": "Upslope"}}
+        for path, options in zip(paths, (png, svg), strict=True):
+            write_atomically(path, partial(figure.savefig, **options))
     return paths
 
 

@@ -1,0 +1,262 @@
+"""`upslope select`: which samples of a pool to label next, with a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from upslope.cli.console import out as console
+from upslope.cli.console import told
+from upslope.cli.score import Configuration, Device, Network, Sets, SkipCorrupt
+
+if TYPE_CHECKING:
+    from upslope.config import Source
+    from upslope.datasets.base import Dataset
+
+DEFAULT_STRATEGY = "{name: u-herding, temperature: 1}"
+
+
+def select(
+    network: Network,
+    config: Configuration = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="The pool: a folder of images, an .npz of arrays, or a table. Of a run, its own.",
+        ),
+    ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file of what is labelled: columns id and label. Of a run, its own labels."
+        ),
+    ] = None,
+    budget: Annotated[int, typer.Option("--budget", "-k", min=1, help="How many to choose.")] = 50,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="A name of `upslope list`, or {name: u-herding, temperature: 2}; a run's own, or "
+            f"{DEFAULT_STRATEGY}, if not given."
+        ),
+    ] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(help='Samples to score: all, a multiple of the budget ("10x"), or a count.'),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of random numbers.", min=0)] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write.")] = Path("ask.csv"),
+    device: Device = None,
+    sets: Sets = None,
+    skip_corrupt: SkipCorrupt = False,
+) -> None:
+    r"""Choose which samples of a pool to label next, with a trained network.
+
+    Writes --out: one line per sample, best first, with its id, its file, an empty column `label`,
+    and rank and score where the strategy has one. Fill in the labels, train on them, and give the
+    file back as --labelled for the next choice. A class is given by its name, or by its number
+    from 0; `skip` passes per sample, which is then not chosen again.
+
+    [bold]With a network of your own[/bold], say how it is built: -s model.name=nets:make calls
+    make(num_classes=..., input_shape=...) of nets.py in the current folder. Images are normalised
+    by -s data.mean and -s data.std, as in your training.
+
+    [bold]With a run[/bold], data, network, labels, strategy and seed are its own, and the choice is
+    the one that the run makes next with that network. --data takes another pool; then what the run
+    has labelled counts only if --labelled says it again.
+
+    [bold]Examples[/bold]
+
+      upslope select w.pt --data photos -s model.name=nets:make -s data.size=224 \
+    -s 'data.mean=\[0.485,0.456,0.406]' -s 'data.std=\[0.229,0.224,0.225]' --labelled labels.csv
+
+      upslope select runs/digits/margin/seed-0 --budget 20 --strategy badge -o ask.csv
+
+      upslope select runs/photos --data more-photos --budget 100
+    """
+    with told():
+        from upslope.config import find_source, find_strategy, trained
+        from upslope.datasets import load
+        from upslope.display import watching
+        from upslope.errors import ConfigError
+        from upslope.experiment.query import query
+
+        if out.suffix.lower() != ".csv":  # before anything is read that may take long
+            raise ConfigError(f"Expected --out to end in .csv but got {out.name!r}.")
+        overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
+        source = find_source(
+            network, config, sets=_with_data(network, config, data, sets), overrides=overrides
+        )
+        settings = source.config
+        own_data = source.run is not None and not source.elsewhere
+        with watching(1) as observer:
+            # Of a run's own data the pool alone may be asked, never the test set.
+            pool = (
+                load(
+                    settings.data.name, settings.root, progress=observer, **settings.data.options
+                ).pool
+                if own_data
+                else None
+            )
+            ready = trained(source, observer, pool)
+        known = _labels(source, ready.pool, ready.task, ready.classes, labelled, own_data)
+        defaults = _defaults(source)
+        wanted = find_strategy(strategy) if strategy else defaults.strategy
+        if len(ready.pool) <= len(known.labels) + len(known.passed):
+            raise ConfigError(
+                f"Expected unlabelled samples in the pool but all {len(ready.pool):,} are labelled "
+                "or passed. Give another pool with --data."
+            )
+        with watching(1) as observer:
+            chosen = query(
+                ready.model,
+                ready.pool,
+                budget,
+                wanted,
+                labelled=known.labels or None,
+                without=known.passed,
+                task=ready.task,
+                seed=defaults.seed if seed is None else seed,
+                cycle=defaults.cycle,
+                candidates=_count(candidates) if candidates else defaults.candidates,
+                batch_size=settings.experiment.score_batch,
+                on_corrupt=settings.experiment.on_corrupt,
+                observer=observer,
+            )
+        _write(out, chosen, ready.pool, wanted.name, settings.root)
+        console.print(
+            f"{len(chosen)} of {len(chosen.candidates):,} samples chosen by {wanted.name}, "
+            f"{len(known.labels):,} labelled before: {out}",
+            markup=False,
+            soft_wrap=True,
+        )
+        if chosen.skipped:
+            console.print(
+                f"{len(chosen.skipped)} could not be read: {', '.join(chosen.skipped[:5])}",
+                markup=False,
+            )
+
+
+def _count(candidates: str) -> int | str:
+    return int(candidates) if candidates.isdecimal() else candidates
+
+
+@dataclass(frozen=True)
+class _Defaults:
+    """What a run would take; otherwise what `query` does."""
+
+    strategy: Any
+    candidates: str | int
+    seed: int
+    cycle: int
+
+
+def _defaults(source: Source) -> _Defaults:
+    from upslope import strategies
+    from upslope.config import find_strategy
+
+    run = source.run
+    if run is None or not run.cycles:
+        return _Defaults(find_strategy(DEFAULT_STRATEGY), "all", 0, 0)
+    recorded = dict(run.config.get("strategy", {}))
+    name = recorded.pop("name", DEFAULT_STRATEGY)
+    # A strategy of the user's own is not in the registry: then it must be named.
+    own = strategies.build(name, **recorded) if name in strategies.REGISTRY else None
+    settings = run.config.get("experiment", {})
+    return _Defaults(
+        own or find_strategy(DEFAULT_STRATEGY),
+        settings.get("candidates", "all"),
+        run.seed,
+        run.cycles[-1].cycle,
+    )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """labels: id -> answer. passed: ids that nobody would label."""
+
+    labels: Mapping[str, Any]
+    passed: tuple[str, ...] = ()
+
+
+def _labels(
+    source: Source,
+    pool: Dataset,
+    task: Any,
+    classes: tuple[str, ...],
+    file: Path | None,
+    own_data: bool,
+) -> _Known:
+    """What is labelled: as the file says, or as the run has recorded."""
+    from upslope.experiment.people import answer_reader
+    from upslope.experiment.sheet import read_sheet
+
+    names = classes or tuple(getattr(task, "class_names", ()))
+    if file is not None:
+        sheet = read_sheet(file, set(pool.ids), names, answer_reader(task, names))
+        return _Known(sheet.labels, tuple(sheet.passed))
+    if source.run is None or not own_data:
+        return _Known({})
+    run = source.run
+    there = set(pool.ids)
+    labels = {
+        id_: names[label] if isinstance(label, int) else label
+        for id_, label in run.labels.items()
+        if id_ in there
+    }
+    skipped = {id_ for cycle in run.cycles for id_ in cycle.skipped}
+    return _Known(labels, tuple(id_ for id_ in pool.ids if id_ in run.passed or id_ in skipped))
+
+
+_KINDS = {".npz": "npz", ".csv": "table", ".tsv": "table", ".parquet": "table", ".jsonl": "table"}
+
+
+def _with_data(
+    network: Path, config: Path | None, data: Path | None, sets: list[str] | None
+) -> list[str]:
+    """The assignments, with those that --data stands for in front, so that -s may say otherwise."""
+    from upslope.errors import ConfigError, DataError
+    from upslope.ledger.store import FILE
+
+    given = list(sets or ())
+    names = {one.partition("=")[0].strip() for one in given}
+    of_a_run = network.is_dir() or (network.absolute().parent.parent / FILE).is_file()
+    if data is None:
+        if not of_a_run and config is None and not names & {"data", "data.name", "data.root"}:
+            raise ConfigError(
+                f"Expected --data, the pool to choose from, since no run explains {network}, but "
+                "got none. Give a folder of images, an .npz, or a table."
+            )
+        return given
+    if not data.exists():
+        raise DataError(
+            f"Expected --data to be a file or folder but there is no such path: {data}."
+        )
+    kind = "folder" if data.is_dir() else _KINDS.get(data.suffix.lower())
+    named = of_a_run or config is not None or "data.name" in names
+    if not named and kind is None:
+        raise ConfigError(
+            f"Expected --data to be a folder of images or a file that ends in {', '.join(_KINDS)} "
+            f"but got {data.name!r}. Name the format with -s data.name=NAME; see `upslope list "
+            "datasets`."
+        )
+    return [*([] if named else [f"data.name={kind}"]), f"data.root={data}", *given]
+
+
+def _write(out: Path, chosen: Any, pool: Dataset, strategy: str, root: str | None) -> None:
+    from upslope.datasets import sample_file
+    from upslope.experiment.sheet import Question, write_sheet
+
+    folder = Path(root) if root else None
+    questions = []
+    for rank, (id_, position) in enumerate(zip(chosen.ids, chosen.positions, strict=True), 1):
+        file = sample_file(pool, position, folder)
+        content = {"rank": str(rank)}
+        if chosen.scores is not None:
+            content["score"] = repr(chosen.scores[rank - 1])
+        questions.append(Question(id_, str(file) if file else "", strategy, content))
+    write_sheet(out, questions)

@@ -1,0 +1,114 @@
+"""Features on the disk, in blocks that are whole or absent, mapped into memory.
+
+A store is a folder, one for each network and the way its inputs are prepared. A block is a NumPy
+file of records, each the digest of a sample's content and its features, with the SHA-256 of all
+records behind them. Rows are found by content: a pool that grew, a part of a pool and a test set
+share what they have in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from upslope.errors import DataError
+from upslope.files import sweep, write_atomically
+
+SUFFIX = ".npy"
+_DIGEST = hashlib.sha256().digest_size
+
+Records = NDArray[np.void]
+Places = NDArray[np.int64]
+"""(n, 2): the block of each sample, and its row there; -1 for none."""
+
+
+class DamagedBlockError(DataError):
+    """A block that is not as it was written."""
+
+
+class FeatureStore:
+    """The blocks of a folder. width: numbers per sample."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self.folder, self.width = folder, width
+        self.blocks: list[Path] = []
+        self._rows: dict[bytes, tuple[int, int]] = {}
+        sweep(folder)
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            try:
+                self._take(path)
+            except DamagedBlockError as error:
+                path.replace(path.with_suffix(".damaged"))
+                warnings.warn(f"{error} Its features are computed again.", stacklevel=2)
+
+    def places(self, digests: Sequence[bytes | None]) -> Places:
+        """Return where the features of each sample are, (n, 2); -1 where they are not there."""
+        none = (-1, -1)
+        pairs = [none if d is None else self._rows.get(d, none) for d in digests]
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    def add(self, digests: Sequence[bytes], features: Tensor) -> None:
+        """Write a block, whole or not at all. features: (n, width) float32.
+
+        Raises:
+            RunError: the disk is full or cannot be written.
+        """
+        records = np.empty(len(digests), dtype=_record(self.width))
+        records["digest"] = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _DIGEST)
+        records["features"] = features.numpy()
+        # Named by what it holds: two processes that compute the same write the same file.
+        path = self.folder / f"{hashlib.sha256(b''.join(digests)).hexdigest()[:24]}{SUFFIX}"
+        write_atomically(path, lambda temporary: _save(temporary, records))
+        self._take(path)
+
+    def _take(self, path: Path) -> None:
+        records = map_block(path, self.width)
+        number = len(self.blocks)
+        self.blocks.append(path)
+        for row, digest in enumerate(records["digest"]):
+            self._rows[digest.tobytes()] = (number, row)
+
+
+def map_block(path: Path, width: int) -> Records:
+    """Map a block into memory, once its content was compared with its digest.
+
+    Raises:
+        DamagedBlockError: it is missing, cut short, changed, or of another width.
+    """
+    try:
+        records: Records = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            file.seek(-_DIGEST, os.SEEK_END)
+            sound = file.read() == hashlib.sha256(records.data).digest()
+    except Exception as error:  # NumPy's reader fails in any way there is on a damaged header
+        raise DamagedBlockError(f"{path}, which holds features, cannot be read.") from error
+    if not sound or records.dtype != _record(width):
+        raise DamagedBlockError(f"{path}, which holds features, is damaged.")
+    return records
+
+
+def gather(blocks: Sequence[Records], places: Places, width: int) -> Tensor:
+    """Return the features at `places`, (n, width), a copy."""
+    out = np.empty((len(places), width), dtype=np.float32)
+    for number in np.unique(places[:, 0]).tolist():
+        here = places[:, 0] == number
+        out[here] = blocks[number]["features"][places[here, 1]]
+    return torch.from_numpy(out)
+
+
+def _record(width: int) -> np.dtype[np.void]:
+    return np.dtype([("digest", np.uint8, (_DIGEST,)), ("features", np.float32, (width,))])
+
+
+def _save(path: Path, records: Records) -> None:
+    with path.open("wb") as file:
+        np.save(file, records, allow_pickle=False)
+        file.write(hashlib.sha256(records.data).digest())  # NumPy reads no further

@@ -1,0 +1,292 @@
+"""A labelling project: a folder that holds every answer, in an event log of its own.
+
+    with Project.create("photos-labels", ProjectSettings("photos", ("cat", "dog"))) as project:
+        project.answer("a.jpg", "cat", author="me")      # on the disk when this returns
+        project.undo("me")
+
+Folder and files can be read by their owner alone. One process at a time writes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from upslope.errors import DataError, RunError
+from upslope.files import disk_errors, make_folder
+from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import (
+    IMPORTED,
+    REASONS,
+    Answer,
+    AnswerLabel,
+    LabelState,
+    Measurement,
+    fold,
+)
+from upslope.ledger import Event
+from upslope.ledger.log import EventLog, LogFormat, open_to_read, read_log
+from upslope.tasks.answers import class_label, label_set
+
+FORMAT = LogFormat(
+    "labels.sqlite",
+    0x5550534C,
+    3,
+    ("project",),
+    fold,
+    settle_every=100,  # "UPSL"
+)
+TOKEN = "token"
+"""The file that holds what a browser must show to be let in."""
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
+_AT_ONCE = 1000
+
+
+class Project:
+    """A project open for writing.
+
+    Raises:
+        RunError: there is none in the folder, another process has it open, or it is damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        _require(self.folder)
+        self._log = EventLog(self.folder, FORMAT, {})
+        self.settings = ProjectSettings.from_record(self._log.meta["project"])
+
+    @classmethod
+    def create(cls, folder: Path | str, settings: ProjectSettings) -> Project:
+        """Begin a project in a folder that holds none.
+
+        Raises:
+            RunError: there is a project already, or the folder holds other files.
+        """
+        folder = Path(folder)
+        if (folder / FORMAT.file).exists():
+            raise RunError(
+                f"Expected no project in {folder} but there is one. Go on with it: `upslope label "
+                f"serve {folder}`; or choose another folder."
+            )
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RunError(
+                f"Expected {folder} to be a new or an empty folder but it holds other files. "
+                "Choose another folder for the project: --out FOLDER."
+            )
+        with disk_errors(folder):
+            make_folder(folder)
+            folder.chmod(_PRIVATE_FOLDER)
+            for name in (FORMAT.file, "run.lock", TOKEN):
+                (folder / name).touch(mode=_PRIVATE_FILE)
+            (folder / TOKEN).write_text(secrets.token_urlsafe(32), encoding="ascii")
+        EventLog(folder, FORMAT, {"project": settings.record()}).close()
+        return cls(folder)
+
+    @property
+    def state(self) -> LabelState:
+        """Return where the project stands."""
+        return self._log.state
+
+    @property
+    def token(self) -> str:
+        """What a browser must show to be let in."""
+        return (self.folder / TOKEN).read_text(encoding="ascii")
+
+    def answer(
+        self,
+        id_: str,
+        answer: str | Sequence[str],
+        *,
+        author: str,
+        seconds: float = 0.0,
+        note: str = "",
+        slice_: str = "",
+        why: str = "",
+        guess_shown: bool = False,
+    ) -> None:
+        """Record a label; the same again changes nothing, another one corrects the first.
+
+        answer: the name of a class, or the names of the labels that are present.
+
+        Raises:
+            DataError: names that are no classes.
+            RunError: the disk is full.
+        """
+        label = self.label(answer)
+        before = self.state.answers.get(id_, {}).get(author)
+        if before is not None and before.label == label and before.note == note:
+            return
+        details = {
+            "author": author,
+            "seconds": seconds,
+            "note": note,
+            "slice": before.slice if before else slice_,
+            "why": why,
+            "guess_shown": guess_shown,
+        }
+        events = []
+        if before is not None and before.label is None:
+            events.append(_taken_back(before))
+            before = None
+        if before is None:
+            events.append(Event("labelled", 0, {"labels": {id_: label}, **details}))
+        else:
+            body = {"labels": {id_: label}, "before": {id_: before.label}, **details}
+            events.append(Event("corrected", 0, body))
+        self._log.record(*events)
+
+    def skip(
+        self,
+        id_: str,
+        reason: str,
+        *,
+        author: str,
+        seconds: float = 0.0,
+        note: str = "",
+        slice_: str = "",
+        why: str = "",
+        guess_shown: bool = False,
+    ) -> None:
+        """Record that a person gives no label; the sample is not asked of them again.
+
+        Raises:
+            DataError: a reason that is none of `REASONS`.
+        """
+        if reason not in REASONS:
+            raise DataError(f"Expected one of {', '.join(REASONS)} but got {reason!r}.")
+        before = self.state.answers.get(id_, {}).get(author)
+        if before is not None and before.reason == reason and before.note == note:
+            return
+        details = {
+            "author": author,
+            "seconds": seconds,
+            "note": note,
+            "slice": before.slice if before else slice_,
+            "why": why,
+            "guess_shown": guess_shown,
+        }
+        events = [] if before is None else [_taken_back(before)]
+        self._log.record(*events, Event("passed", 0, {"ids": {id_: reason}, **details}))
+
+    def undo(self, author: str) -> Answer | None:
+        """Take back the newest answer of a person; None where there is none to take back."""
+        newest = self.state.newest_of(author, 1)
+        if not newest:
+            return None
+        self._log.record(_taken_back(newest[0]))
+        return newest[0]
+
+    def take_in(self, labels: Mapping[str, str | Sequence[str]], source: str) -> tuple[int, int]:
+        """Record labels that exist already; return how many were new, and how many corrected.
+
+        labels: id -> name of a class, or names of labels. source: where they come from, which is
+        recorded as their author.
+
+        Raises:
+            DataError: names that are no classes; nothing is recorded.
+        """
+        author = f"import: {source}"
+        new: dict[str, AnswerLabel] = {}
+        changed: dict[str, AnswerLabel] = {}
+        for id_, answer in labels.items():
+            label = self.label(answer)
+            before = self.state.answers.get(id_, {}).get(author)
+            if before is None:
+                new[id_] = label
+            elif before.label != label:
+                changed[id_] = label
+        events = []
+        for kind, part in (("labelled", new), ("corrected", changed)):
+            ids = list(part)
+            for start in range(0, len(ids), _AT_ONCE):
+                some = {id_: part[id_] for id_ in ids[start : start + _AT_ONCE]}
+                events.append(Event(kind, 0, {"labels": some, "author": author, "slice": IMPORTED}))
+        if events:
+            self._log.record(*events)
+        return len(new), len(changed)
+
+    def label(self, answer: str | Sequence[str]) -> AnswerLabel:
+        """Return the label that names stand for. Raises DataError."""
+        classes = self.settings.classes
+        if self.settings.kind == "class":
+            if not isinstance(answer, str):
+                raise DataError(f"Expected the name of one class but got {answer!r}.")
+            return class_label(answer, classes)
+        if isinstance(answer, str):
+            raise DataError(f"Expected a list of the labels present but got {answer!r}.")
+        return label_set(list(answer), classes)
+
+    def measure(self, measurement: Measurement) -> None:
+        """Record how many control answers a model agreed with."""
+        body = {
+            "labels": measurement.labels,
+            "correct": measurement.correct,
+            "of": measurement.of,
+        }
+        self._log.record(Event("measured", 0, body))
+
+    def leave_out(self, ids: Sequence[str]) -> None:
+        """Record samples that cannot be read, which are not asked."""
+        if new := sorted(set(ids) - self.state.unreadable):
+            self._log.record(Event("unreadable", 0, {"ids": new}))
+
+    def close_control(self) -> None:
+        """Train on control answers from here on; the accuracy is not measured any more."""
+        if not self.state.closed:
+            self._log.record(Event("closed", 0, {}))
+
+    def close(self) -> None:
+        """Let other processes at the project."""
+        self._log.close()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_project(folder: Path | str) -> tuple[ProjectSettings, LabelState]:
+    """Read a project, while it is served or after.
+
+    Raises:
+        RunError: there is none in the folder, or it is damaged.
+    """
+    path = _require(Path(folder))
+    with open_to_read(path) as db:
+        meta, state, _ = read_log(db, path, FORMAT)
+    return ProjectSettings.from_record(meta["project"]), state
+
+
+def names_of(label: AnswerLabel, classes: Sequence[str]) -> Any:
+    """Return the name of a class, or the list of the names of a set, that a label stands for."""
+    if isinstance(label, int):
+        return classes[label]
+    return [name for name, present in zip(classes, label, strict=True) if present]
+
+
+def _taken_back(answer: Answer) -> Event:
+    body: dict[str, Any] = {"labels": {}, "passed": {}, "author": answer.author}
+    if answer.label is None:
+        body["passed"][answer.id] = answer.reason
+    else:
+        body["labels"][answer.id] = answer.label
+    return Event("taken_back", 0, body)
+
+
+def _require(folder: Path) -> Path:
+    path = folder / FORMAT.file
+    if not path.is_file() or not path.stat().st_size:
+        raise RunError(
+            f"Expected {folder} to be a labelling project, which holds {FORMAT.file}, but there is "
+            f"none. Begin one: upslope label init {folder} --data PHOTOS --classes cat,dog"
+        )
+    return path

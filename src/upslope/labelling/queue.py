@@ -1,0 +1,155 @@
+"""Which sample is asked next: a random control slice among those that a ranking puts first.
+
+**The control slice** measures the model. A sample belongs to it by a number drawn from its id and
+the seed, so that it is a random sample of the data whatever a strategy prefers; it is asked at
+random, and no model is trained on it. The share of control samples among those asked is the share
+of control samples in the data.
+
+**Everything else** is asked in the order of the last ranking, and at random where there is none
+yet, or where people were faster than the ranking: the queue is empty only when all is answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from upslope.labelling.ranking import Ranking
+from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import CONTROL, IMPORTED, LabelState, slice_of
+
+RANDOM = "random"
+RANKED = "strategy"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sample to ask. slice: "control", "random" or "strategy". why: a sentence for people.
+    rank: its place in the ranking, from 1; 0 where it has none."""
+
+    id: str
+    slice: str
+    why: str
+    rank: int = 0
+
+
+def draw(seed: int, purpose: str, id_: str) -> float:
+    """Return a number in [0, 1) that depends on the seed, the purpose and the id alone."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{id_}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / (1 << 56)
+
+
+class Queue:
+    """The order of questions of a project.
+
+    ids: of all samples. Samples may be added between two openings: who belongs to the control
+    slice does not change by it.
+    """
+
+    def __init__(self, ids: Sequence[str], settings: ProjectSettings) -> None:
+        self._settings = settings
+        seed = settings.seed
+        by_chance = sorted(ids, key=lambda id_: (draw(seed, "order", id_), id_))
+        share = settings.control
+        self.control = [id_ for id_ in by_chance if draw(seed, "control", id_) < share]
+        self._all, self._reserved = set(ids), set(self.control)
+        self.others = [id_ for id_ in by_chance if id_ not in self._reserved]
+        self._twice = {id_ for id_ in ids if draw(seed, "twice", id_) < settings.twice}
+
+    def upcoming(
+        self,
+        state: LabelState,
+        ranking: Ranking | None,
+        author: str,
+        count: int,
+        held: Collection[str] = (),
+    ) -> list[Question]:
+        """Return the next questions for a person, `count` or fewer.
+
+        ranking: the last one, None before the first. held: samples that others look at now.
+        """
+
+        def may_ask(id_: str) -> bool:
+            return id_ not in held and self._is_open(state, id_, author)
+
+        questions = []
+        if self._twice:  # what waits for a second person comes first
+            waiting = (id_ for id_ in state.answers if id_ in self._twice and may_ask(id_))
+            for id_ in islice(waiting, count):
+                slice_ = slice_of(state.answers[id_])
+                questions.append(Question(id_, slice_, "a second person's answer is wanted"))
+        used = {question.id for question in questions}
+
+        def fresh(ids: Iterable[str]) -> Iterator[str]:
+            return (id_ for id_ in ids if id_ not in used and may_ask(id_))
+
+        ranks = {} if ranking is None else {id_: i for i, id_ in enumerate(ranking.ids, 1)}
+        control = fresh(self.control)
+        ranked = fresh(id_ for id_ in ranks if id_ not in self._reserved)
+        by_chance = fresh(self.others)
+        asked_control, asked = self._asked(state)
+        while len(questions) < count:
+            due = math.floor((asked + 1) * self._settings.control) > asked_control
+            question = None
+            if due:
+                question = self._control_question(next(control, None))
+            if question is None and ranking is not None and (top := next(ranked, None)):
+                question = Question(top, RANKED, _why_ranked(ranking, top, ranks[top]), ranks[top])
+            if question is None and (any_ := next(by_chance, None)):
+                question = Question(any_, RANDOM, "at random, as no ranking reaches this far yet")
+            if question is None:
+                question = self._control_question(next(control, None))
+            if question is None:
+                break
+            used.add(question.id)
+            questions.append(question)
+            asked_control += question.slice == CONTROL
+            asked += 1
+        return questions
+
+    def remaining(self, state: LabelState, author: str) -> int:
+        """Return how many samples a person may still be asked."""
+        shut = sum(
+            id_ in self._all and not self._is_open(state, id_, author)
+            for id_ in state.answers.keys() | state.unreadable
+        )
+        return len(self._all) - shut
+
+    def is_control(self, id_: str) -> bool:
+        """Tell whether a sample belongs to the control slice."""
+        return id_ in self._reserved
+
+    def waiting_control(self, state: LabelState, count: int) -> list[str]:
+        """Return the next samples of the control slice that nobody has answered."""
+        unanswered = (id_ for id_ in self.control if id_ not in state.answers)
+        return list(islice(unanswered, count))
+
+    def _is_open(self, state: LabelState, id_: str, author: str) -> bool:
+        answers = state.answers.get(id_)
+        if id_ in state.unreadable:
+            return False
+        if not answers:
+            return True
+        wanted = 2 if id_ in self._twice else 1
+        imported = any(answer.slice == IMPORTED for answer in answers.values())
+        return not imported and author not in answers and len(answers) < wanted
+
+    def _asked(self, state: LabelState) -> tuple[int, int]:
+        """(samples of the control slice, all samples) that were asked and answered."""
+        slices = [slice_of(answers) for answers in state.answers.values()]
+        return slices.count(CONTROL), len(slices) - slices.count(IMPORTED)
+
+    def _control_question(self, id_: str | None) -> Question | None:
+        if id_ is None:
+            return None
+        share = f"{100 * self._settings.control:.0f}%"
+        why = f"at random, for the control slice ({share} of the questions): it measures the model"
+        return Question(id_, CONTROL, why)
+
+
+def _why_ranked(ranking: Ranking, id_: str, place: int) -> str:
+    score = ranking.scores.get(id_)
+    return f"{ranking.method}: rank {place}" + ("" if score is None else f", score {score:.3g}")

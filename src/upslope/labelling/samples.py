@@ -1,0 +1,225 @@
+"""Samples as people see them: images of a folder or of a data set, texts, or rows of a table.
+
+    samples = open_samples("photos", ("cat", "dog"))
+    samples.picture(0)               # what the page shows of the first sample
+
+Nothing is decoded when samples are opened, so that the page is there at once.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upslope.datasets.base import Dataset
+from upslope.datasets.class_labels import read_classes
+from upslope.datasets.layout import LeftOut, by_class, images_in
+from upslope.datasets.rows import SUFFIXES as TABLE_SUFFIXES
+from upslope.datasets.rows import read_rows
+from upslope.datasets.unlabelled import USUAL, is_flat, row_contents
+from upslope.errors import DataError
+from upslope.images import Form, Pixels, decode
+
+Kind = Literal["image", "text", "row"]
+
+SHOWN_BY_BROWSERS = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+}
+"""Suffixes of files that are sent as they are, with their media types; others become PNG."""
+BUILT_IN = ("digits",)
+"""Data sets that need no file, to try the page with; their labels are not used."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image. media_type: as HTTP names it."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Images of a folder; ids are paths relative to `root`.
+
+    labels: id -> name of a class, of images in folders that are named so. notes: sentences about
+    what was left out.
+    """
+
+    root: Path
+    ids: tuple[str, ...]
+    labels: Mapping[str, str]
+    notes: tuple[str, ...]
+    kind: Kind = "image"
+
+    def picture(self, position: int) -> Picture:
+        """Return the file as it is, or as PNG where browsers do not show its kind."""
+        path = self._path(position)
+        media_type = SHOWN_BY_BROWSERS.get(path.suffix.lower())
+        if media_type is not None:
+            try:
+                return Picture(path.read_bytes(), media_type)
+            except OSError as error:
+                raise DataError(
+                    f"Expected to be able to read {path} but got: {error}. Restore the file."
+                ) from error
+        pixels = decode(path, str(path), Form("RGB", None))
+        return Picture(_png(pixels.transpose(1, 2, 0)), "image/png")
+
+    def pixels(self, position: int, size: int) -> Pixels:
+        """Return the image, its centre cropped to a square, (3, size, size) uint8."""
+        path = self._path(position)
+        return decode(path, str(path), Form("RGB", (size, size)))
+
+    def _path(self, position: int) -> Path:
+        """The file of a sample; a link that leads out of the folder is refused."""
+        path = self.root / self.ids[position]
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise DataError(
+                f"Expected {path} to lie in {self.root} but it is a link to {path.resolve()}. "
+                "Put the file itself there."
+            )
+        return path
+
+
+@dataclass(frozen=True)
+class DatasetImages:
+    """Images of a data set in memory, whose labels are not shown to anybody."""
+
+    dataset: Dataset
+    kind: Kind = "image"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Return the ids of the data set."""
+        return self.dataset.ids
+
+    def picture(self, position: int) -> Picture:
+        """Return the image of a sample as PNG."""
+        pixels = self.dataset.inputs([position])[0].numpy()
+        return Picture(
+            _png(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)), "image/png"
+        )
+
+    def pixels(self, position: int, size: int) -> Pixels:
+        """Return the image, (3, size, size) uint8."""
+        return decode(self.picture(position).data, self.ids[position], Form("RGB", (size, size)))
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows of a table, or its texts where one column is all that there is to see.
+
+    cells: one mapping per sample, column -> text.
+    """
+
+    ids: tuple[str, ...]
+    cells: tuple[Mapping[str, str], ...]
+    labels: Mapping[str, str]
+    notes: tuple[str, ...]
+    kind: Kind
+
+    def content(self, position: int) -> Mapping[str, str]:
+        """Return the cells of a row, column -> text."""
+        return self.cells[position]
+
+
+ImageSamples = FolderImages | DatasetImages
+Samples = ImageSamples | TableRows
+
+
+def open_samples(data: str, classes: Sequence[str], target: str | None = None) -> Samples:
+    """Open what is to be labelled.
+
+    data: a folder of images, a table or texts in one file, or a name of `BUILT_IN`. classes: their
+    names. target: the column of labels of a table; label, class or target where not given.
+
+    Raises:
+        DataError: nothing of that name, no sample in it, or labels that are no classes.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return _folder(path.absolute(), classes)
+    if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
+        return _table(path.absolute(), classes, target)
+    if data in BUILT_IN:
+        from upslope import datasets
+
+        return DatasetImages(datasets.load(data).pool)
+    raise DataError(
+        f"Expected a folder of images, a file ({', '.join(TABLE_SUFFIXES)}) or one of "
+        f"{', '.join(BUILT_IN)} to label but got {data!r}. Check the path."
+    )
+
+
+def _folder(root: Path, classes: Sequence[str]) -> FolderImages:
+    left_out = LeftOut()
+    if is_flat(root, classes):
+        ids = images_in(root, root, left_out)
+        labels: dict[str, str] = {}
+    else:
+        entries = by_class(root, "auto", left_out)
+        for id_, _, split in entries:
+            if split not in ("", "train"):
+                left_out.add(f"images of the split {split}, which nobody is asked for", id_)
+        kept = [(id_, name) for id_, name, split in entries if split in ("", "train")]
+        ids = [id_ for id_, _ in kept]
+        labels = {id_: name for id_, name in kept if name}
+    if not ids:
+        raise DataError(f"Expected images to label in {root} but there are none. Check the path.")
+    _refuse_strangers(labels, classes, root)
+    return FolderImages(root, tuple(ids), labels, left_out.notes())
+
+
+def _table(path: Path, classes: Sequence[str], target: str | None) -> TableRows:
+    rows = read_rows(path, None)
+    columns = rows.table.column_names
+    column = target or next((name for name in USUAL if name in columns), None)
+    labels: dict[str, str] = {}
+    if column is not None:
+        names, values = read_classes(
+            rows.column(column, "target"), f"classes in the column `{column}` of {path}", None,
+            given=list(classes),
+        )[:2]  # fmt: skip
+        labels = {
+            id_: names[value] for id_, value in zip(rows.ids, values, strict=True) if value >= 0
+        }
+    by_id = row_contents(path, {} if target is None else {"target": target})
+    cells = tuple(by_id[id_] for id_ in rows.ids)
+    if not cells or not cells[0]:
+        raise DataError(
+            f"Expected rows with something to see in {path} but there are none. Check the file."
+        )
+    kind: Kind = "text" if len(cells[0]) == 1 else "row"
+    return TableRows(rows.ids, cells, labels, rows.notes, kind)
+
+
+def _refuse_strangers(labels: Mapping[str, str], classes: Sequence[str], root: Path) -> None:
+    if strangers := sorted(set(labels.values()) - set(classes)):
+        raise DataError(
+            f"Expected folders named as the classes {', '.join(classes)} in {root} but got "
+            f"{', '.join(map(repr, strangers[:5]))}. Name these classes too, or give a folder in "
+            "which no folder is named as a class: then nothing in it has a label."
+        )
+
+
+def _png(pixels: NDArray[np.generic]) -> bytes:
+    """The bytes of a PNG file. pixels: (h, w) or (h, w, 3) uint8."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()

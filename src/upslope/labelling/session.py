@@ -1,0 +1,276 @@
+"""The state behind the labelling page, without HTTP: questions, answers, progress, accuracy."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from upslope.errors import DataError
+from upslope.evaluation import wilson_interval
+from upslope.labelling.project import Project, names_of
+from upslope.labelling.queue import RANDOM, RANKED, Question, Queue
+from upslope.labelling.ranking import Ranking
+from upslope.labelling.samples import Samples, TableRows
+from upslope.labelling.state import CONTROL, IMPORTED, Answer, Measurement, slice_of
+
+AHEAD = 6
+"""Questions that the page gets at once, so that their images are there before they are shown."""
+_HISTORY = 12
+_HELD_SECONDS = 600.0  # that a sample shown to one person is not shown to another
+_NOTE, _SECONDS = 2000, 86_400.0  # longest note in characters; longest time in seconds
+_MEASURE_EVERY = 5  # labels between two measurements that are recorded
+
+
+class Session:
+    """A project while it is served. Answers are on the disk when a method returns."""
+
+    def __init__(self, project: Project, samples: Samples) -> None:
+        self.project, self.samples = project, samples
+        self.queue = Queue(samples.ids, project.settings)
+        self.ranking: Ranking | None = None
+        self._position = {id_: i for i, id_ in enumerate(samples.ids)}
+        self._first: dict[str, list[Question]] = {}  # author -> asked before the queue
+        self._shown: dict[str, tuple[str, float]] = {}  # author -> (id, when)
+
+    def take_ranking(self, ranking: Ranking) -> None:
+        """Use a new ranking from here on, and record what it measured."""
+        self.ranking = ranking
+        self.project.leave_out([id_ for id_ in ranking.unreadable if id_ in self._position])
+        if not ranking.of:
+            return
+        done = self.project.state.measurements
+        before = done[-1] if done else Measurement(-_MEASURE_EVERY, 0, 0)
+        if ranking.labels >= before.labels + _MEASURE_EVERY:
+            self.project.measure(Measurement(ranking.labels, ranking.correct, ranking.of))
+
+    def describe(self, author: str) -> dict[str, Any]:
+        """Return what does not change while the page is open."""
+        settings = self.project.settings
+        return {
+            "name": self.project.folder.resolve().name,
+            "data": settings.data,
+            "author": author,
+            "classes": list(settings.classes),
+            "kind": settings.kind,
+            "sample_kind": self.samples.kind,
+            "strategy": settings.strategy,
+            "control": settings.control,
+            "notes": list(self.samples.notes),
+        }
+
+    def status(self, author: str) -> dict[str, Any]:
+        """Return the next questions, and how far things are."""
+        questions = self._questions(author)
+        if questions:
+            self._shown[author] = (questions[0].id, time.monotonic())
+        return {
+            "questions": [self._question(question, author) for question in questions],
+            "progress": self._progress(author),
+            "model": self._model(),
+            "history": self._history(author),
+        }
+
+    def answer(self, author: str, body: Mapping[str, Any]) -> None:
+        """Record what a person said of a sample.
+
+        body: `sample`, its number; `label` (a name), `labels` (names) or `reason`; `seconds`,
+        `note`, `guess_shown`.
+
+        Raises:
+            DataError: no such sample, or an answer that is none.
+            RunError: the disk is full.
+        """
+        id_ = self.id_of(body.get("sample"))
+        question = next((q for q in self._first.get(author, ()) if q.id == id_), None)
+        details: dict[str, Any] = {
+            "author": author,
+            "seconds": _seconds(body.get("seconds", 0.0)),
+            "note": _note(body.get("note", "")),
+            "slice_": self._slice(id_),
+            "why": question.why if question else "",
+            "guess_shown": body.get("guess_shown") is True,
+        }
+        if "reason" in body:
+            self.project.skip(id_, str(body["reason"]), **details)
+        else:
+            self.project.answer(id_, _names(body), **details)
+        self.leave(author, id_)
+
+    def undo(self, author: str) -> bool:
+        """Take the newest answer of a person back, and ask that sample next."""
+        answer = self.project.undo(author)
+        if answer is None:
+            return False
+        if answer.id in self._position:  # a file may have gone since
+            why = "its answer was taken back"
+            self._ask_first(author, Question(answer.id, answer.slice, why))
+        return True
+
+    def review(self, author: str, sample: object) -> None:
+        """Ask a sample that a person has answered once more. Raises DataError."""
+        id_ = self.id_of(sample)
+        answers = self.project.state.answers.get(id_)
+        if answers is None or author not in answers:
+            raise DataError(f"Expected a sample with an answer of {author} but got {id_!r}.")
+        self._ask_first(author, Question(id_, slice_of(answers), "to look at its answer again"))
+
+    def leave(self, author: str, id_: str) -> None:
+        """Go on from a sample, answered or not."""
+        self._first[author] = [q for q in self._first.get(author, ()) if q.id != id_]
+        self._shown.pop(author, None)
+
+    def guess(self, sample: object) -> dict[str, Any] | None:
+        """Return what the model makes of a sample; None where it has no guess. Raises DataError."""
+        id_ = self.id_of(sample)
+        guess = self.ranking.guesses.get(id_) if self.ranking else None
+        if guess is None:
+            return None
+        nearest = None
+        if guess.nearest is not None and guess.nearest in self.project.state.answers:
+            labels = self.project.state.answers[guess.nearest].values()
+            label = next((a.label for a in labels if a.label is not None), None)
+            if label is not None:
+                nearest = {
+                    **self._content(guess.nearest),
+                    "label": names_of(label, self.project.settings.classes),
+                }
+        return {"classes": [[name, p] for name, p in guess.classes], "nearest": nearest}
+
+    def _questions(self, author: str) -> list[Question]:
+        state = self.project.state
+        now = time.monotonic()
+        held = {
+            id_
+            for other, (id_, since) in self._shown.items()
+            if other != author and now - since < _HELD_SECONDS
+        }
+        first = self._first.get(author, [])
+        following = self.queue.upcoming(
+            state, self.ranking, author, AHEAD, {*held, *(question.id for question in first)}
+        )
+        if not first and following:
+            # What is shown stays, also when a new ranking comes or the page is loaded again.
+            first = [following.pop(0)]
+            self._first[author] = first
+        return [*first, *following][:AHEAD]
+
+    def _ask_first(self, author: str, question: Question) -> None:
+        others = [q for q in self._first.get(author, []) if q.id != question.id]
+        answers = self.project.state.answers
+        # A question that was shown and not answered goes back to the queue; it comes soon enough.
+        self._first[author] = [question, *(q for q in others if author in answers.get(q.id, {}))]
+
+    def _slice(self, id_: str) -> str:
+        if self.queue.is_control(id_):
+            return CONTROL
+        return RANKED if self.ranking is not None and id_ in self.ranking.ids else RANDOM
+
+    def _question(self, question: Question, author: str) -> dict[str, Any]:
+        before = self.project.state.answers.get(question.id, {}).get(author)
+        return {
+            **self._content(question.id),
+            "why": question.why,
+            "slice": question.slice,
+            "answer": None if before is None else self._answer(before),
+            "has_guess": bool(self.ranking and question.id in self.ranking.guesses),
+        }
+
+    def _content(self, id_: str) -> dict[str, Any]:
+        position = self._position[id_]
+        content: dict[str, Any] = {"sample": position, "id": id_}
+        if isinstance(self.samples, TableRows):
+            content["cells"] = [[k, v] for k, v in self.samples.content(position).items()]
+        return content
+
+    def _answer(self, answer: Answer) -> dict[str, Any]:
+        classes = self.project.settings.classes
+        label = None if answer.label is None else names_of(answer.label, classes)
+        return {"label": label, "reason": answer.reason, "note": answer.note}
+
+    def _history(self, author: str) -> list[dict[str, Any]]:
+        newest = self.project.state.newest_of(author, _HISTORY)
+        return [
+            {**self._content(a.id), **self._answer(a)} for a in newest if a.id in self._position
+        ]
+
+    def _progress(self, author: str) -> dict[str, Any]:
+        state, classes = self.project.state, self.project.settings.classes
+        counts = dict.fromkeys(classes, 0)
+        labelled = passed = imported = own = 0
+        for answers in state.answers.values():
+            own += author in answers
+            labels = [a for a in answers.values() if a.label is not None]
+            labelled += bool(labels)
+            passed += not labels
+            imported += any(a.slice == IMPORTED for a in labels)
+            for answer in labels[:1]:
+                assert answer.label is not None
+                names = names_of(answer.label, classes)
+                for name in [names] if isinstance(names, str) else names:
+                    counts[name] += 1
+        return {
+            "samples": len(self.samples.ids),
+            "labelled": labelled,
+            "passed": passed,
+            "imported": imported,
+            "own": own,
+            "unreadable": len(state.unreadable),
+            "remaining": self.queue.remaining(state, author),
+            "classes": counts,
+        }
+
+    def _model(self) -> dict[str, Any]:
+        state, ranking = self.project.state, self.ranking
+        model: dict[str, Any] = {
+            "cold_start": self.project.settings.cold_start,
+            "closed": state.closed,
+            "ready": ranking is not None,
+            "features": ranking.features if ranking else "",
+            "method": ranking.method if ranking else "",
+            "labels": ranking.labels if ranking else 0,
+            "accuracy": None,
+            "curve": [[m.labels, m.correct / m.of] for m in state.measurements],
+        }
+        if ranking is not None and ranking.of:
+            p = wilson_interval(ranking.correct, ranking.of)
+            model["accuracy"] = {
+                "value": p.value,
+                "low": p.low,
+                "high": p.high,
+                "of": p.trials,
+                "method": p.method,
+                "confidence": p.confidence,
+            }
+        return model
+
+    def id_of(self, sample: object) -> str:
+        """Return the id of a sample, given its number. Raises DataError."""
+        count = len(self.samples.ids)
+        if isinstance(sample, bool) or not isinstance(sample, int) or not 0 <= sample < count:
+            raise DataError(
+                f"Expected the number of a sample, 0 to {count - 1}, but got {sample!r}."
+            )
+        return self.samples.ids[sample]
+
+
+def _names(body: Mapping[str, Any]) -> str | list[str]:
+    label, labels = body.get("label"), body.get("labels")
+    if isinstance(label, str):
+        return label
+    if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
+        return labels
+    raise DataError("Expected `label`, a name, `labels`, names, or `reason` in an answer.")
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, int | float) and math.isfinite(value):
+        return round(min(max(float(value), 0.0), _SECONDS), 3)
+    raise DataError(f"Expected `seconds` to be a number but got {value!r}.")
+
+
+def _note(value: object) -> str:
+    if isinstance(value, str) and len(value) <= _NOTE:
+        return value.strip()
+    raise DataError(f"Expected a note of {_NOTE} characters at most.")

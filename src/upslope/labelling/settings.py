@@ -1,0 +1,63 @@
+"""Settings of a labelling project, written once, when it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from upslope.datasets.unlabelled import class_names
+from upslope.errors import ConfigError
+
+AnswerKind = Literal["class", "labels"]
+"""One class per sample, or a set of labels."""
+
+_FEWEST, _PER_CLASS = 20, 3  # labels of the cold start: at least, and for each class
+
+
+@dataclass(frozen=True)
+class ProjectSettings:
+    """What is labelled, and how.
+
+    data: a folder, a file, or a built-in data set, as `open_samples` takes it. classes: names, in
+    order. kind: one class per sample, or any number of labels. strategy: chooses what is asked
+    after the cold start. control: share of the samples that are asked at random, which measure the
+    model. target: the column of labels of a table. twice: share of the samples that two people
+    label. seed: of everything random.
+
+    Raises:
+        ConfigError: a value out of range; names that are repeated; an unknown strategy.
+    """
+
+    data: str
+    classes: tuple[str, ...]
+    kind: AnswerKind = "class"
+    strategy: str = "margin"
+    control: float = 0.2
+    target: str | None = None
+    twice: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        class_names((), self.classes, "the project")
+        for name, value in (("--control", self.control), ("--twice", self.twice)):
+            if not 0 <= value < 1:
+                raise ConfigError(
+                    f"Expected `{name}` to be at least 0 and below 1 but got {value}."
+                )
+        if self.kind not in ("class", "labels"):
+            raise ConfigError(f"Expected `--kind` to be class or labels but got {self.kind!r}.")
+
+    @property
+    def cold_start(self) -> int:
+        """How many training labels are asked by coverage before the strategy chooses."""
+        return max(_FEWEST, _PER_CLASS * len(self.classes))
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as JSON holds them."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> ProjectSettings:
+        """Return the settings that `record` returned."""
+        return cls(**{**record, "classes": tuple(record["classes"])})

@@ -1,0 +1,179 @@
+"""The events of a labelling project, and the state that they add up to.
+
+    labelled    {"labels": {id: label}, "author", "seconds", "note", "slice", "guess_shown"}
+    corrected   the same, with "before": {id: label}: another answer of the same author
+    passed      {"ids": {id: "skip" or "cannot tell"}, "author", ...}: no label, and not asked again
+    taken_back  {"labels": {id: label}, "passed": {id: reason}, "author"}: an answer undone
+    measured    {"labels", "correct", "of"}: what a model got right of the control answers
+    closed      {}: control answers are trained on from here on
+    unreadable  {"ids"}: samples whose content cannot be read, and which are not asked
+
+Nothing is overwritten: the log keeps every answer, and the state is what they come to.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from upslope.ledger import Event
+
+AnswerLabel = int | list[int]
+"""The position of a class, or 0 and 1 for each label of a set."""
+
+SKIP, CANNOT_TELL = "skip", "cannot tell"
+REASONS = (SKIP, CANNOT_TELL)
+CONTROL, IMPORTED = "control", "imported"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one person said of one sample.
+
+    label: None where the sample was passed; then `reason` is one of `REASONS`. seconds: from the
+    moment when the sample was shown. slice: why the sample was asked, "control" for one of the
+    random control sample. guess_shown: the person had asked for the model's guess before.
+    order: the count of events before this one, by which answers are ordered.
+    """
+
+    id: str
+    author: str
+    label: AnswerLabel | None
+    reason: str = ""
+    seconds: float = 0.0
+    note: str = ""
+    slice: str = ""
+    guess_shown: bool = False
+    order: int = 0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How many control answers a model of `labels` training labels agreed with, `correct` of
+    `of`."""
+
+    labels: int
+    correct: int
+    of: int
+
+
+@dataclass(frozen=True)
+class LabelState:
+    """Where a labelling project stands.
+
+    answers: id -> author -> the answer that stands. unreadable: samples that cannot be asked.
+    measurements: in the order in which they were taken. closed: control answers are trained on.
+    events: how many there are.
+    """
+
+    answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
+    unreadable: frozenset[str] = frozenset()
+    measurements: tuple[Measurement, ...] = ()
+    closed: bool = False
+    events: int = 0
+
+    def labels(self, *, control: bool) -> dict[str, AnswerLabel]:
+        """Return id -> label, merged over people: what the model is trained or measured on.
+
+        control: of the samples of the control slice, or of all others.
+        """
+        merged = {}
+        for id_, by_author in self.answers.items():
+            label = merge([answer for answer in by_author.values() if answer.label is not None])
+            if label is not None and (slice_of(by_author) == CONTROL) == control:
+                merged[id_] = label
+        return merged
+
+    def newest_of(self, author: str, count: int) -> list[Answer]:
+        """Return the newest answers of a person that stand, the newest first."""
+        own = (by_author[author] for by_author in self.answers.values() if author in by_author)
+        return heapq.nlargest(count, own, key=lambda answer: answer.order)
+
+
+def slice_of(by_author: Mapping[str, Answer]) -> str:
+    """Return the slice for which a sample was asked first."""
+    if len(by_author) == 1:  # by far the most frequent case, and asked for every answer
+        return next(iter(by_author.values())).slice
+    return min(by_author.values(), key=lambda answer: answer.order).slice
+
+
+def merge(answers: Iterable[Answer]) -> AnswerLabel | None:
+    """Return the label that most people gave; of several, the one given first; None without one."""
+    ordered = sorted(answers, key=lambda answer: answer.order)
+    votes = Counter(_key(answer.label) for answer in ordered)
+    if not votes:
+        return None
+    most = max(votes.values())
+    return next(answer.label for answer in ordered if votes[_key(answer.label)] == most)
+
+
+def _key(label: AnswerLabel | None) -> object:
+    return tuple(label) if isinstance(label, list) else label
+
+
+def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState:
+    """Return the state after `events`.
+
+    Raises:
+        ValueError: an event that cannot follow those before it.
+    """
+    state = state or LabelState()
+    answers = dict(state.answers)
+    unreadable = set(state.unreadable)
+    measurements = list(state.measurements)
+    closed, count = state.closed, state.events
+    for event in events:
+        body = event.body
+        if event.kind in ("labelled", "corrected"):
+            for id_, label in body["labels"].items():
+                there = body["author"] in answers.get(id_, {})
+                if there != (event.kind == "corrected"):
+                    raise ValueError(f"an event {event.kind!r} of {id_!r} out of turn")
+                _put(answers, _answer(id_, label, "", body, count))
+        elif event.kind == "passed":
+            for id_, reason in body["ids"].items():
+                if body["author"] in answers.get(id_, {}):
+                    raise ValueError(f"{id_!r} passed, which has an answer")
+                _put(answers, _answer(id_, None, reason, body, count))
+        elif event.kind == "taken_back":
+            for id_ in (*body["labels"], *body["passed"]):
+                if body["author"] not in answers.get(id_, {}):
+                    raise ValueError(f"an answer of {id_!r} taken back that there is none of")
+                left = {a: one for a, one in answers[id_].items() if a != body["author"]}
+                if left:
+                    answers[id_] = left
+                else:
+                    del answers[id_]
+        elif event.kind == "measured":
+            measurements.append(Measurement(body["labels"], body["correct"], body["of"]))
+        elif event.kind == "closed":
+            closed = True
+        elif event.kind == "unreadable":
+            unreadable.update(body["ids"])
+        else:
+            raise ValueError(f"an event of unknown kind {event.kind!r}")
+        count += 1
+    return LabelState(answers, frozenset(unreadable), tuple(measurements), closed, count)
+
+
+def _put(answers: dict[str, Mapping[str, Answer]], answer: Answer) -> None:
+    answers[answer.id] = {**answers.get(answer.id, {}), answer.author: answer}
+
+
+def _answer(
+    id_: str, label: AnswerLabel | None, reason: str, body: Mapping[str, Any], order: int
+) -> Answer:
+    return Answer(
+        id_,
+        body["author"],
+        label,
+        reason,
+        body.get("seconds", 0.0),
+        body.get("note", ""),
+        body.get("slice", ""),
+        body.get("guess_shown", False),
+        order,
+    )

@@ -1,0 +1,92 @@
+"""The process that trains and ranks while people label: `python -m upslope.labelling.trainer`.
+
+It reads the project, and writes nothing there but a cache of features. A line on standard input
+says that there are new answers; it ends with its parent, when standard input ends. On standard
+output it writes one `Ranking` per line, as JSON, whenever it has a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TextIO
+
+from upslope.errors import UpslopeError
+from upslope.labelling.extraction import take_features
+from upslope.labelling.learner import Learner
+from upslope.labelling.project import read_project
+from upslope.labelling.queue import Queue
+from upslope.labelling.samples import open_samples
+
+_NICE = 10  # the page goes first
+
+
+class Trainer:
+    """Ranks the samples of a project again whenever there are new answers.
+
+    changed: is set when there are. out: where rankings are written.
+    """
+
+    def __init__(self, folder: Path, changed: threading.Event, out: TextIO) -> None:
+        self._folder, self._changed, self._out = folder, changed, out
+        self._settings, _ = read_project(folder)
+        settings = self._settings
+        self._samples = open_samples(settings.data, settings.classes, settings.target)
+        self._queue = Queue(self._samples.ids, settings)
+        self._learner: Learner | None = None
+
+    def run(self) -> None:
+        """Take features, the quick ones first, and rank for ever."""
+        for features in take_features(self._folder, self._samples, self._rank_if_changed):
+            self._learner = Learner(
+                self._settings, self._samples.ids, self._queue, features.values, features.method
+            )
+            self._rank()
+        while True:
+            self._changed.wait()
+            self._rank()
+
+    def _rank_if_changed(self) -> None:
+        if self._changed.is_set():
+            self._rank()
+
+    def _rank(self) -> None:
+        """Write a ranking of what is not answered yet."""
+        if self._learner is None:
+            return
+        self._changed.clear()  # before reading: what comes later counts for the next ranking
+        _, state = read_project(self._folder)
+        self._out.write(json.dumps(self._learner.rank(state).record()) + "\n")
+        self._out.flush()
+
+
+def main() -> None:
+    """Serve the parent until it ends."""
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no ranking
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
+    changed = threading.Event()
+
+    def listen() -> None:
+        for _ in sys.stdin:
+            changed.set()
+        os._exit(0)  # the parent has ended
+
+    threading.Thread(target=listen, daemon=True, name="upslope-listen").start()
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    try:
+        Trainer(Path(sys.argv[1]), changed, out).run()
+    except UpslopeError as error:
+        out.write(json.dumps({"error": str(error)}) + "\n")
+        out.flush()
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

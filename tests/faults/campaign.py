@@ -1,0 +1,175 @@
+"""All kinds of faults, and the trials of each, one after the other."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from tests.faults import syscalls
+from tests.faults.children import call
+from tests.faults.commands import COMMANDS, Subject
+from tests.faults.flips import SUBJECT as RUN
+from tests.faults.flips import FlippedRun
+from tests.faults.kills import kill_at_random
+from tests.faults.power import cut_power
+from tests.faults.races import run_twice
+from tests.faults.trials import Record, Trial, scratch_folder
+from tests.faults.write_errors import count_calls, fail_a_call
+
+LONG = {"kills": 500, "errors": 1000, "power": 500, "races": 100, "flips": 5000, "inputs": 10**6}
+"""Trials of the long form; of inputs, how many are read."""
+KINDS = tuple(LONG)
+INPUTS_A_TRIAL = 50
+
+_SHARES = {"run": 3, "score": 2, "compare": 1, "reproduce": 1}
+"""How often a command is tried: those that take longer less."""
+_IMPORTS = (
+    "upslope.cli.app", "upslope.cli.show", "upslope.cli.label", "upslope.config",
+    "upslope.comparison", "upslope.report", "upslope.scoring", "upslope.reproduction",
+    "upslope.experiment.verify", "sklearn.datasets", "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg", "torch.optim", "pyarrow.parquet", "torch._dynamo",
+)  # fmt: skip
+"""What commands import: once here, not in each of them."""
+
+
+class Campaign:
+    """Runs trials and records them.
+
+    until: the time, as `time.monotonic` has it, from which no further trial begins. subjects: the
+    commands that are tried, None for all. keep: the files of the last trial stay.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        seed: int,
+        until: float = float("inf"),
+        subjects: list[str] | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.record, self.seed, self.until, self.keep = record, seed, until, keep
+        self.shares = {n: s for n, s in _SHARES.items() if subjects is None or n in subjects}
+        self._scratch = Path(tempfile.mkdtemp(prefix="upslope-faults-", dir=scratch_folder()))
+        self._subjects: dict[str, tuple[Subject, float]] = {}
+        self._calls: dict[str, int] = {}
+        for module in _IMPORTS:
+            importlib.import_module(module)
+
+    def __enter__(self) -> Campaign:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.keep:
+            print(f"kept: {self._scratch}")
+        else:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def run(self, kind: str, count: int) -> None:
+        """Make so many trials of a kind, without those that are recorded already."""
+        done: dict[str, set[int]] = {}
+        for subject, number in self._trials(kind, count):
+            if subject not in done:
+                done[subject] = self.record.numbers(kind, subject, self.seed)
+            if number in done[subject]:
+                continue
+            if time.monotonic() > self.until:
+                return
+            self.record.add(self.one(kind, subject, number))
+
+    def one(self, kind: str, subject: str, number: int | str) -> Trial:
+        """Make one trial."""
+        trial = Trial(kind, subject, int(number), self.seed)
+        folder = self._scratch / "trial" / "folder"
+        folder.mkdir(parents=True)
+        try:
+            self._kinds[kind](trial, folder)
+        except Exception:  # a trial that cannot be judged counts, and is told
+            trial.note("foreign", f"in the campaign itself: {traceback.format_exc()[-1500:]}")
+        finally:
+            if not self.keep:
+                shutil.rmtree(folder.parent)
+        return trial
+
+    def _trials(self, kind: str, count: int) -> Iterator[tuple[str, int]]:
+        """Yield (subject, number): commands in turn, by their shares."""
+        if kind == "flips":
+            yield from ((RUN, number) for number in range(count))
+            return
+        if kind == "inputs" and count:
+            from tests.faults.formats import FORMATS
+
+            names = list(FORMATS)
+            for i in range(count // INPUTS_A_TRIAL):
+                yield names[i % len(names)], i // len(names)
+            return
+        if kind in ("errors", "power") and not syscalls.SUPPORTED:
+            print(f"{kind}: left out, they need Linux on x86-64")
+            return
+        turns = [name for name, share in self.shares.items() for _ in range(share)]
+        if not turns:
+            return
+        numbers = dict.fromkeys(turns, 0)
+        for i in range(count):
+            name = turns[i % len(turns)]
+            yield name, numbers[name]
+            numbers[name] += 1
+
+    @cached_property
+    def _kinds(self) -> dict[str, Callable[[Trial, Path], None]]:
+        return {
+            "kills": lambda t, folder: kill_at_random(t, *self._timed(t.subject), folder),
+            "races": lambda t, folder: run_twice(t, *self._timed(t.subject), folder),
+            "errors": lambda t, folder: fail_a_call(
+                t, self._subject(t.subject), folder, self._count(t.subject)
+            ),
+            "power": lambda t, folder: cut_power(
+                t, self._subject(t.subject), folder, self._count(t.subject)
+            ),
+            "flips": lambda t, folder: self._flipped.flip(t, folder),
+            "inputs": self._read_inputs,
+        }
+
+    def _read_inputs(self, trial: Trial, folder: Path) -> None:
+        from tests.faults.inputs import read_mutated
+
+        read_mutated(trial, folder, INPUTS_A_TRIAL, self.record.folder / "finds")
+
+    @cached_property
+    def _flipped(self) -> FlippedRun:
+        return FlippedRun(self._scratch / "flips")
+
+    def _subject(self, name: str) -> Subject:
+        return self._timed(name)[0]
+
+    def _timed(self, name: str) -> tuple[Subject, float]:
+        """Return a command, and the seconds of an undisturbed call."""
+        if name not in self._subjects:
+            subject = Subject(COMMANDS[name].name, self._scratch)
+            folder = self._scratch / "timed"
+            folder.mkdir()
+            started = time.monotonic()
+            call(subject.arguments(folder), self._scratch / "timed.log")
+            self._subjects[name] = subject, time.monotonic() - started
+            shutil.rmtree(folder)
+        return self._subjects[name]
+
+    def _count(self, name: str) -> int:
+        if name not in self._calls:
+            folder = self._scratch / "counted"
+            folder.mkdir()
+            self._calls[name] = count_calls(self._subject(name), folder)
+            shutil.rmtree(folder)
+        return self._calls[name]

@@ -1,0 +1,161 @@
+"""Commands of Upslope in processes of their own, started by forking one that has imported it all.
+
+A start costs milliseconds instead of seconds, and is otherwise that of `upslope` in a shell: its
+own session, its output in a file, its signals at their defaults.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PATIENCE = 240.0
+"""Seconds for a command that takes some three: only one that hangs needs so long."""
+LEAVING = 60.0
+"""Seconds that workers may outlive the process that started them: those that start import first."""
+_TRACEBACK = re.compile(r"(?<!_exitfunc of <class 'weakref.finalize'>>\n)Traceback \(most recent")
+"""A second Ctrl-C may meet Python itself as it ends; what it then says is not Upslope's."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended. code: its exit code, minus a signal's number, or None: it hung and was
+    killed. output: what it printed. left: processes of its session that outlived it."""
+
+    code: int | None
+    output: str
+    left: tuple[int, ...] = ()
+
+    @property
+    def fault(self) -> tuple[str, str] | None:
+        """A bad outcome and its description, whatever was done to the command; None without."""
+        tail = self.output.strip()[-1500:]
+        if self.code is None:
+            return "hung", tail
+        if self.left:
+            return "left over", f"{len(self.left)} processes after exit code {self.code}: {tail}"
+        if _TRACEBACK.search(self.output) or self.code == 1:
+            return "foreign", f"exit code {self.code}: {tail}"
+        return None
+
+
+class Child:
+    """A command that runs. Its process leads a session of its own, which holds its workers too."""
+
+    def __init__(
+        self, arguments: Sequence[str], log: Path, before: Callable[[], None] | None = None
+    ) -> None:
+        """Start it. log: the file of its output; before: called in the new process first."""
+        self.log = log
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # this process has no other thread
+            self.pid = os.fork()
+        if self.pid == 0:
+            _become(arguments, log, before)
+
+    def running(self) -> bool:
+        """Whether it has not ended yet; it stays a zombie until `end`."""
+        info = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return info is None
+
+    def send(self, number: int) -> None:
+        """Send a signal to its process."""
+        os.kill(self.pid, number)
+
+    def send_all(self, number: int) -> None:
+        """Send a signal to all processes of its group, as a terminal does."""
+        os.killpg(self.pid, number)
+
+    def workers(self) -> list[int]:
+        """Return the processes that it has started and that compute."""
+        there = []
+        for pid in session(self.pid):
+            try:
+                if pid != self.pid and "spawn_main" in " ".join(psutil.Process(pid).cmdline()):
+                    there.append(pid)
+            except psutil.Error:
+                continue
+        return there
+
+    def end(self, patience: float = PATIENCE) -> Ended:
+        """Wait for its end, and for that of its workers; whatever is then left is killed."""
+        deadline = time.monotonic() + patience
+        while self.running() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        hung = self.running()
+        if hung:
+            self.send_all(signal.SIGKILL)
+        deadline = time.monotonic() + LEAVING
+        while (left := session(self.pid) - {self.pid}) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        output = self.log.read_text(encoding="utf-8", errors="replace")
+        code = None if hung else os.waitstatus_to_exitcode(status)
+        return Ended(code, output, () if hung else tuple(left))
+
+
+def session(leader: int) -> set[int]:
+    """Return the processes of a session that have not ended."""
+    there = set()
+    for pid in psutil.pids():
+        try:
+            if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                there.add(pid)
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return there
+
+
+def call(arguments: Sequence[str], log: Path) -> Ended:
+    """Run a command to its end."""
+    return Child(arguments, log).end()
+
+
+def _become(arguments: Sequence[str], log: Path, before: Callable[[], None] | None) -> None:
+    """Be the command, in the process just forked; never returns."""
+    code: object = 1
+    try:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        for stream in (1, 2):
+            os.dup2(handle, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # What pytest or a pipe put in the place of the streams belongs to the parent.
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
+        sys.argv = ["upslope", *arguments]
+        if before is not None:
+            before()
+        from upslope.cli import main
+
+        main()
+        code = 0
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code if isinstance(code, int) else int(code is not None))

@@ -1,0 +1,196 @@
+"""The commands that faults are made in, on tiny digits, and what they must leave behind.
+
+A command works in a folder of its own; what it needs besides, a finished run, lies in another and
+is only read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.faults.children import call
+
+from upslope.errors import UpslopeError
+from upslope.ledger import read_run
+
+_TINY = {
+    "data.limit": 120,
+    "data.test_limit": 40,
+    "model.width": 4,
+    "training.epochs": 3,
+    "training.batch_size": 16,
+    "experiment.initial": 20,
+    "experiment.budget": 10,
+    "experiment.cycles": 3,
+}
+CHECKPOINTS = 0.02
+"""Seconds between two checkpoints of a training, so that faults meet them too."""
+_VANISHING = re.compile(r"seconds|minutes|commit|command|time", re.IGNORECASE)
+"""What differs between two undisturbed runs: how long something took, and where it was typed."""
+_CELLS = re.compile(r"(?<=[| >])\d+\.\d(?=[ <])")
+"""Numbers of one decimal in tables: seconds, and percents that are in JSON and CSV as well."""
+_CACHES = ".first-models"
+"""What may be missing in the end: it only saves time."""
+LEDGER, LOCK = "ledger.sqlite", "run.lock"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command. arguments: (its folder, the finished run) -> what is typed after `upslope`.
+    workers: it starts processes."""
+
+    name: str
+    arguments: Callable[[Path, Path], list[str]]
+    workers: bool = False
+
+
+def _options(**changes: object) -> list[str]:
+    values = {**_TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return [word for key, value in values.items() for word in ("-s", f"{key}={value}")]
+
+
+COMMANDS: Mapping[str, Command] = {
+    command.name: command
+    for command in (
+        Command(
+            "run",
+            lambda folder, _: [
+                "run", "--strategy", "margin", "--seeds", "[0]", "--out", str(folder / "out"),
+                *_options(),
+            ],
+        ),
+        Command(
+            "compare",
+            lambda folder, _: [
+                "compare", "--strategies", "random,ll4al", "--seeds", "2", "--workers", "2",
+                "--out", str(folder / "out"), *_options(experiment__keep_models="all"),
+            ],
+            workers=True,
+        ),
+        Command(
+            "score",
+            lambda folder, run: [
+                "score", str(run / "out" / "margin" / "seed-0"), "--scores",
+                "entropy-gradnorm,margin", "--out", str(folder / "out" / "scores.parquet"),
+            ],
+        ),
+        Command(
+            "reproduce",
+            lambda folder, _: [
+                "reproduce", "table8", "--scale", "smoke", "--out", str(folder / "out"),
+                "-s", "training.epochs=1", "--seeds", "1",
+            ],
+        ),
+    )
+}  # fmt: skip
+"""name -> command, as tables of results name them."""
+
+
+def frequent_checkpoints() -> None:
+    """Make this process write checkpoints of trainings as often as trials want them."""
+    from upslope.training import loop
+
+    loop.CHECKPOINT_SECONDS = CHECKPOINTS
+
+
+class Subject:
+    """A command with what an undisturbed call of it leaves: `expected`, in `folder`/reference."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.command = COMMANDS[name]
+        self.finished = finished_run(folder)
+        reference = folder / f"reference-{name}"
+        if not reference.exists():
+            reference.mkdir()
+            first = call(self.arguments(reference), folder / f"reference-{name}.log")
+            if first.code != 0:
+                raise RuntimeError(f"{name} fails undisturbed: {first.output}")
+        self.expected = fingerprints(reference)
+
+    def arguments(self, folder: Path) -> list[str]:
+        """Return what is typed after `upslope`."""
+        return self.command.arguments(folder, self.finished)
+
+    def differences(self, folder: Path) -> dict[str, list[str]]:
+        """Return outcome -> the files of a finished folder that are "different" or "left over"."""
+        there = fingerprints(folder)
+        changed = [
+            name
+            for name, value in self.expected.items()
+            if there.get(name, value if _CACHES in name else "missing") != value
+        ]
+        more = sorted(there.keys() - self.expected.keys())
+        return {k: v for k, v in {"different": changed, "left over": more}.items() if v}
+
+
+@cache
+def finished_run(folder: Path) -> Path:
+    """Return the folder of a finished run that other commands read, made at the first call."""
+    made = folder / "finished"
+    if not made.exists():
+        made.mkdir()
+        ended = call(COMMANDS["run"].arguments(made, made), folder / "finished.log")
+        if ended.code != 0:
+            raise RuntimeError(f"a run fails undisturbed: {ended.output}")
+    return made
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """Return what must be the same after every fault: a digest of each file, by its name.
+
+    Of ledgers, it is that of what they record, but for times and environments; of JSON and
+    Markdown, all but times, commands and commits; of a lock, that it is there.
+    """
+    return {
+        str(path.relative_to(folder)): _fingerprint(path, str(folder).encode())
+        for path in sorted(folder.rglob("*"))
+        if not path.is_dir()
+    }
+
+
+def what_counts(run: Path) -> object:
+    """Return everything that a run has recorded but the seconds."""
+    result = read_run(run)
+    cycles = [
+        (c.n_labelled, c.metrics, c.train_metrics, c.train_loss, c.model_sha256, c.asked, c.scores)
+        for c in result.cycles
+    ]
+    return [result.initial, sorted(result.labels.items()), result.pending, result.finished, cycles]
+
+
+def _fingerprint(path: Path, folder: bytes) -> str:
+    if path.name == LOCK:
+        return "a lock"
+    if path.name == LEDGER:
+        try:
+            return _sha256(repr(what_counts(path.parent)).encode())
+        except UpslopeError as error:
+            return f"unreadable: {error}"
+    data = path.read_bytes().replace(folder, b"FOLDER")
+    if path.suffix == ".json":
+        try:
+            return _sha256(json.dumps(_timeless(json.loads(data))).encode())
+        except ValueError:
+            return "no JSON"
+    if path.suffix in (".md", ".html"):
+        lines = data.decode().splitlines()
+        text = "\n".join(line for line in lines if not _VANISHING.search(line))
+        return _sha256(_CELLS.sub("", text).encode())
+    return _sha256(data)
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if not _VANISHING.search(k)}
+    return [_timeless(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

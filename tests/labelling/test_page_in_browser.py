@@ -1,0 +1,270 @@
+"""A person at the page, in a real browser: keys, undo, skip, reload, a server that is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upslope.labelling.project import Project, read_project
+from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import SKIP
+
+pytestmark = pytest.mark.slow
+PICTURES = os.environ.get("UPSLOPE_PAGE_PICTURES")
+"""Where screenshots go; none are taken without it."""
+WIDTHS = ((390, 844), (820, 1100), (1440, 900))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Person:
+    """Looks at the page, and answers by keys."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.asked: list[str] = []
+
+    def shown(self) -> str:
+        """Id of the sample that is shown, once its image is there."""
+        self.page.wait_for_function(
+            "() => { const i = document.querySelector('#sample img');"
+            " return i && i.complete && i.naturalWidth > 0; }"
+        )
+        return str(self.page.inner_text("#file"))
+
+    def press(self, key: str) -> str:
+        """Press a key, wait for the next sample and return its id."""
+        before = self.page.inner_text("#file")
+        self.page.keyboard.press(key)
+        self.page.wait_for_function(
+            "before => document.getElementById('file').textContent !== before", arg=before
+        )
+        return self.shown()
+
+
+def answers_in(folder: Path) -> dict[str, str]:
+    settings, state = read_project(folder)
+    return {
+        id_: answer.reason or settings.classes[answer.label]  # type: ignore[index]
+        for id_, by_author in state.answers.items()
+        for answer in by_author.values()
+    }
+
+
+def test_thirty_labels_by_keys_with_undo_skip_reload_and_a_kill(
+    hands: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    page_server: Callable[..., Any],
+    browser: Any,
+) -> None:
+    folder, digits = hands
+    project = tmp_path / "project"
+    Project.create(project, ProjectSettings(str(folder), tuple("0123456789"))).close()
+    server = page_server(project)
+    page = browser.new_page()
+    page.goto(server.url)
+    assert "token" not in page.url
+    person = Person(page)
+    answered: dict[str, str] = {}
+    current = person.shown()
+
+    def label(count: int) -> None:
+        nonlocal current
+        for _ in range(count):
+            assert current not in answered, "asked twice"
+            before, answered[current] = current, digits[current]
+            current = person.press(digits[before])
+            assert answers_in(project) == answered  # on the disk before the next image shows
+
+    label(10)
+
+    skipped = current
+    current = person.press("ArrowRight")
+    answered[skipped] = SKIP
+    label(5)
+
+    wrong = current  # a slip of the finger, taken back
+    person.press("0" if digits[wrong] != "0" else "1")
+    current = person.press("ArrowLeft")
+    assert current == wrong
+    assert answers_in(project) == answered
+    label(5)
+
+    page.reload()
+    assert person.shown() == current  # what was shown stays
+    label(3)
+
+    server.kill()
+    lost = current
+    page.keyboard.press(digits[lost])
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "does not answer" in page.inner_text("#problem")
+    answered[lost] = digits[lost]
+    page_server(project, port=server.port)
+    page.wait_for_selector("#problem", state="hidden")  # the answer was sent again
+    page.wait_for_function(
+        "before => document.getElementById('file').textContent !== before", arg=lost
+    )
+    current = person.shown()
+    label(6)
+    assert answers_in(project) == answered
+    assert len(answered) == 31
+    page.close()
+
+
+TEXTS = [
+    "A slow film, and a beautiful one.",
+    "<img src=x onerror=\"document.title='run'\"> & <b>bold</b>",
+    "Two hours that I would like to have back; the music is the best of it.",
+    "Warm, funny, and over too soon.",
+]
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """A project of four texts with sets of labels, one of whose names looks like markup."""
+    lines = [f'{i},"{text.replace(chr(34), chr(34) * 2)}"' for i, text in enumerate(TEXTS)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["id,text", *lines]) + "\n")
+    settings = ProjectSettings(
+        str(tmp_path / "reviews.csv"), ("praise", "slow", "<i>music</i>"), kind="labels"
+    )
+    Project.create(tmp_path / "reviews", settings).close()
+    return tmp_path / "reviews"
+
+
+def test_texts_with_sets_of_labels_notes_and_a_second_look(
+    reviews: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    server = page_server(reviews)
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#sample .text")
+    seen: dict[str, str] = {}
+    for turn in range(4):
+        id_ = page.inner_text("#file")
+        seen[id_] = page.inner_text("#sample .text")
+        page.keyboard.press("1")
+        page.keyboard.press("3")
+        assert page.get_attribute("#classes button:nth-child(3)", "aria-pressed") == "true"
+        page.keyboard.press("1")  # off again
+        if turn == 0:
+            page.keyboard.press("/")
+            page.keyboard.type("123 a note")  # digits in a note are no labels
+            page.keyboard.press("Enter")
+        assert answers(reviews) == {key: [0, 0, 1] for key in list(seen)[:-1]}
+        page.keyboard.press("Enter")
+        page.wait_for_function(
+            "before => document.getElementById('file').textContent !== before", arg=id_
+        )
+    assert seen == {str(i): text for i, text in enumerate(TEXTS)}  # as written, never as markup
+    assert page.title() == "Label reviews"
+    assert "<i>music</i>" in page.inner_text("#classes")
+    assert "All samples are answered" in page.inner_text("#sample")
+    assert answers(reviews) == {key: [0, 0, 1] for key in seen}
+    first = next(iter(seen))
+    assert read_project(reviews)[1].answers[first]["tester"].note == "123 a note"
+
+    page.click("#history button:last-child")  # a second look at the first answer
+    page.wait_for_selector("#keep:not([hidden])")
+    assert page.inner_text("#file") == first
+    assert page.input_value("#note") == "123 a note"
+    page.keyboard.press("Escape")  # its answer is kept
+    page.wait_for_selector("#keep", state="hidden")
+    page.click("#history button:last-child")
+    page.wait_for_selector("#keep:not([hidden])")
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#keep", state="hidden")
+    assert answers(reviews) == {**{key: [0, 0, 1] for key in seen}, first: [0, 1, 1]}
+    page.close()
+
+
+def test_the_page_can_be_used_without_eyes_or_a_mouse(
+    reviews: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    server = page_server(reviews)
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#sample .text")
+    for button in page.query_selector_all("button:visible"):
+        assert button.inner_text().strip() or button.get_attribute("aria-label")
+    names = []
+    for _ in range(12):  # everything is reached by Tab
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.textContent.trim()"))
+    for wanted in ("praise", "Save these labels", "Skip", "Cannot tell", "Show the model's guess"):
+        assert any(wanted in name for name in names), (wanted, names)
+    page.focus("#classes button")
+    page.keyboard.press("Space")
+    assert page.get_attribute("#classes button", "aria-pressed") == "true"
+    page.keyboard.press("Enter")  # on a button, Enter is the button's
+    assert page.get_attribute("#classes button", "aria-pressed") == "false"
+    page.focus("#save")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('said').textContent.includes('Labelled')")
+    assert len(answers(reviews)) == 1
+    page.close()
+
+
+def answers(folder: Path) -> dict[str, Any]:
+    """id -> label."""
+    state = read_project(folder)[1]
+    return {id_: one["tester"].label for id_, one in state.answers.items()}
+
+
+@pytest.mark.skipif(PICTURES is None, reason="takes pictures where UPSLOPE_PAGE_PICTURES says")
+def test_screenshots(
+    hands: tuple[Path, dict[str, str]],
+    reviews: Path,
+    tmp_path: Path,
+    page_server: Callable[..., Any],
+    browser: Any,
+) -> None:
+    folder, digits = hands
+    project = tmp_path / "hands"
+    Project.create(project, ProjectSettings(str(folder), tuple("0123456789"))).close()
+    server = page_server(project)
+    out = Path(str(PICTURES))
+    out.mkdir(parents=True, exist_ok=True)
+    page = browser.new_page()
+    page.goto(server.url)
+    person = Person(page)
+    current = person.shown()
+    page.wait_for_function("() => standing.model.ready", timeout=60_000)
+    for _ in range(45):
+        current = person.press(digits[current])
+    page.wait_for_function("() => standing.model.accuracy", timeout=60_000)
+    page.keyboard.press("ArrowUp")
+    page.wait_for_selector("#guess:not([hidden])")
+    photograph(page, out, "hands")
+    page.goto(page_server(reviews).url)
+    page.wait_for_selector("#sample .text")
+    page.keyboard.press("1")
+    page.click("#details summary")
+    photograph(page, out, "reviews")
+    page.close()
+
+
+def photograph(page: Any, out: Path, name: str) -> None:
+    """Take pictures at three widths, light and dark."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for width, height in WIDTHS:
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_timeout(300)
+            page.screenshot(path=out / f"{name}-{width}-{scheme}.png", full_page=width < 820)

@@ -1,0 +1,182 @@
+"""The store of answers: what is recorded stays, alone, private, and adds up."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from upslope.errors import ConfigError, DataError, RunError
+from upslope.labelling.project import FORMAT, Project, read_project
+from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import CANNOT_TELL, CONTROL, SKIP, fold
+from upslope.ledger import Event
+
+SETTINGS = ProjectSettings("photos", ("cat", "dog", "bird"))
+SETS = ProjectSettings("photos", ("cat", "dog", "bird"), kind="labels")
+
+
+def labels_of(folder: Path) -> dict[str, object]:
+    return dict(read_project(folder)[1].labels(control=False))
+
+
+def test_answers_corrections_and_undo_add_up(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        project.answer("a", "dog", author="me", seconds=1.5, note="a tail")
+        project.skip("b", CANNOT_TELL, author="me")
+        project.answer("c", "cat", author="me")
+        project.answer("c", "bird", author="me")
+        assert labels_of(tmp_path / "p") == {"a": 1, "c": 2}  # read while it is open
+        undone = project.undo("me")
+        assert undone is not None
+        assert (undone.id, undone.label) == ("c", 2)
+        undone = project.undo("me")
+        assert undone is not None
+        assert (undone.id, undone.reason) == ("b", CANNOT_TELL)
+        project.skip("a", SKIP, author="me")  # a label becomes a pass
+    settings, state = read_project(tmp_path / "p")
+    assert settings == SETTINGS
+    assert {i: a["me"].reason for i, a in state.answers.items()} == {"a": SKIP}
+    with Project(tmp_path / "p") as project:
+        assert project.undo("me") is not None
+        assert project.undo("me") is None
+        assert project.undo("somebody") is None
+
+
+def test_an_answer_is_on_the_disk_when_the_call_returns(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from upslope.labelling.project import Project\n"
+        "project = Project(sys.argv[1])\n"
+        "for i in range(20): project.answer(f'x{i}', 'dog', author='me')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    Project.create(tmp_path / "p", SETTINGS).close()
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "p")], check=False)
+    assert done.returncode == -9
+    assert labels_of(tmp_path / "p") == {f"x{i}": 1 for i in range(20)}
+    with Project(tmp_path / "p") as project:
+        project.answer("y", "cat", author="me")
+    assert len(labels_of(tmp_path / "p")) == 21
+
+
+def test_the_history_keeps_what_was_corrected(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        project.answer("a", "dog", author="me", seconds=2.0, slice_=CONTROL)
+        project.answer("a", "cat", author="me", seconds=1.0, slice_="other")
+        project.answer("a", "cat", author="me")  # the same again changes nothing
+    db = sqlite3.connect(tmp_path / "p" / FORMAT.file)
+    kinds = [kind for (kind,) in db.execute("SELECT kind FROM events ORDER BY number")]
+    view = db.execute("SELECT id, label FROM labels").fetchall()
+    db.close()
+    assert kinds == ["labelled", "corrected"]
+    assert view == [("a", 0)]
+    state = read_project(tmp_path / "p")[1]
+    assert state.labels(control=True) == {"a": 0}  # a correction keeps the slice
+    assert state.labels(control=False) == {}
+
+
+def test_label_sets(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", SETS) as project:
+        project.answer("a", ["bird", "cat"], author="me")
+        project.answer("b", [], author="me")
+        with pytest.raises(DataError, match="list of the labels present"):
+            project.answer("c", "cat", author="me")
+    assert labels_of(tmp_path / "p") == {"a": [1, 0, 1], "b": [0, 0, 0]}
+
+
+def test_several_people_are_merged_by_majority(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        for author, name in (("ann", "dog"), ("bob", "cat"), ("cem", "cat")):
+            project.answer("a", name, author=author)
+        project.answer("b", "bird", author="bob")
+        project.answer("b", "dog", author="ann")  # a tie: what was said first
+        project.skip("c", SKIP, author="ann")
+        project.answer("c", "dog", author="bob")
+        assert project.state.labels(control=False) == {"a": 0, "b": 2, "c": 1}
+        project.undo("cem")
+        assert project.state.labels(control=False)["a"] == 1
+
+
+def test_folder_and_files_are_private(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        project.answer("a", "dog", author="me")
+        assert stat.S_IMODE(project.folder.stat().st_mode) == 0o700
+        files = [file for file in project.folder.iterdir() if file.is_file()]
+        assert {file.name for file in files} >= {"labels.sqlite", "run.lock", "token"}
+        for file in files:
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+        assert len(project.token) >= 32
+
+
+def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
+    code = "import sys; from upslope.labelling.project import Project; Project(sys.argv[1])"
+    with Project.create(tmp_path / "p", SETTINGS):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "p")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert f"process {os.getpid()}" in done.stderr
+    assert "Expected to be alone" in done.stderr
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="labelling project"):
+        Project(tmp_path)
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(RunError, match="holds other files"):
+        Project.create(tmp_path, SETTINGS)
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        with pytest.raises(DataError, match="'fox'"):
+            project.answer("a", "fox", author="me")
+        with pytest.raises(DataError, match="skip, cannot tell"):
+            project.skip("a", "tired", author="me")
+        assert project.state.events == 0
+    with pytest.raises(RunError, match="there is one"):
+        Project.create(tmp_path / "p", SETTINGS)
+    for options, what in (
+        ({"control": 1.0}, "--control"),
+        ({"twice": -0.1}, "--twice"),
+        ({"kind": "masks"}, "--kind"),
+        ({"classes": ("cat",)}, "two or more"),
+        ({"classes": ("cat", "cat")}, "distinct"),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            ProjectSettings(**{"data": "x", "classes": ("cat", "dog"), **options})  # type: ignore[arg-type]
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        project.answer("a", "dog", author="me", note="plain")
+    file = tmp_path / "p" / FORMAT.file
+    file.write_bytes(file.read_bytes().replace(b"plain", b"plane"))
+    with pytest.raises(RunError, match="not what was recorded"):
+        read_project(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [Event("corrected", 0, {"labels": {"a": 0}, "author": "me"})],
+        [Event("labelled", 0, {"labels": {"a": 0}, "author": "me"})] * 2,
+        [Event("taken_back", 0, {"labels": {"a": 0}, "passed": {}, "author": "me"})],
+        [Event("asked", 0, {"ids": []})],
+    ],
+)
+def test_events_that_cannot_follow_are_refused(events: list[Event]) -> None:
+    with pytest.raises(ValueError):
+        fold(events)
+
+
+def test_labels_that_exist_come_in_once(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        assert project.take_in({"a": "cat", "b": "dog"}, "old.csv") == (2, 0)
+        assert project.take_in({"a": "cat", "b": "bird"}, "old.csv") == (0, 1)
+        with pytest.raises(DataError, match="'fox'"):
+            project.take_in({"c": "cat", "d": "fox"}, "old.csv")
+        assert project.state.labels(control=False) == {"a": 0, "b": 2}
+        assert project.undo("me") is None
