@@ -97,22 +97,10 @@ def read_library(folder: Path) -> dict[str, Structure]:
         path = folder / file
         if not path.is_file():
             continue
-<<<<<<< HEAD
         expected = f"structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path}"
         with damage_reported(expected, "Get it again."):
-            found |= _from_arrays(read_npz(path))
-    if not found:
-=======
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                structures |= _from_arrays({key: stored[key] for key in stored.files})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise DataError(
-                f"Expected structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path} "
-                f"but reading it failed: {error}. Get it again."
-            ) from error
+            structures |= _from_arrays(read_npz(path))
     if not structures:
->>>>>>> main
         raise DataError(f"Expected structures.npz or maps.npz in {folder} but there is neither.")
     return structures
 

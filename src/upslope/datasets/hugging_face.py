@@ -192,32 +192,18 @@ def _from_hub(path: str, subset: str | None) -> dict[str, Any]:
 def _from_disk(folder: Path) -> dict[str, Any]:
     """The splits of what `save_to_disk` wrote, or of files train*.arrow, test*.arrow."""
     library = _library()
-    found: dict[str, list[Any]] = {}
+    shards: dict[str, list[Any]] = {}
     with damage_reported(f"a data set that `datasets` saved in {folder}", "Save it again."):
         for file in sorted(folder.glob("**/*.arrow")):
             check_ipc(file)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             opened = library.load_from_disk(str(folder))
             return dict(opened) if isinstance(opened, dict) else {"train": opened}
-<<<<<<< HEAD
-        for file in sorted(folder.glob("*.arrow")):
-            split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
-            if split:
-                found.setdefault(split, []).append(library.Dataset.from_file(str(file)))
-    if not found:
-=======
-        shards: dict[str, list[Any]] = {}
         for file in sorted(folder.glob("*.arrow")):
             split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
             if split:
                 shards.setdefault(split, []).append(library.Dataset.from_file(str(file)))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"Expected a data set that `datasets` saved in {folder} but opening it failed: "
-            f"{type(error).__name__}: {error}. Save it again."
-        ) from error
     if not shards:
->>>>>>> main
         raise DataError(
             f"Expected dataset_dict.json, as `save_to_disk` writes it, or files train*.arrow and "
             f"test*.arrow in {folder} but there are none. Parquet files are for the data set "

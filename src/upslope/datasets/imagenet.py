@@ -168,7 +168,6 @@ def _kit(folder: Path) -> Path | None:
 
 def _synsets(path: Path) -> dict[int, tuple[str, str]]:
     """ILSVRC2012_ID -> (wnid, words), of the classes alone (1 to 1000, not their groups)."""
-<<<<<<< HEAD
     advice = "Unpack the development kit again."
     content = read_matlab(path, "synsets", what="`synsets`", advice=advice)
     fields = [f"synsets.{name}" for name in ("ILSVRC2012_ID", "WNID", "words")]
@@ -176,20 +175,5 @@ def _synsets(path: Path) -> dict[int, tuple[str, str]]:
         raise DataError(f"Expected {', '.join(fields)} in {path} but got no {missing[0]}. {advice}")
     with damage_reported(f"numbers, wnids and words of classes in {path}", advice):
         rows = zip(*(content[field] for field in fields), strict=True)
-        found = {int(number): (str(wnid), str(words)) for number, wnid, words in rows}
-    return {number: found[number] for number in sorted(found) if number <= CLASSES}
-=======
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        synsets = loadmat(path, variable_names=["synsets"], squeeze_me=True)["synsets"]
-        rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["words"], strict=True)
         classes = {int(number): (str(wnid), str(words)) for number, wnid, words in rows}
-    except (MatReadError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise DataError(
-            f"Expected `synsets` with ILSVRC2012_ID, WNID and words in {path} but reading it "
-            f"failed: {type(error).__name__}: {error}. Unpack the development kit again."
-        ) from error
     return {number: classes[number] for number in sorted(classes) if number <= CLASSES}
->>>>>>> main

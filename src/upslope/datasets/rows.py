@@ -193,14 +193,7 @@ def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
 def _read(
     path: Path, encoding: str | None, delimiter: str | None
 ) -> tuple[pa.Table, tuple[str, ...]]:
-<<<<<<< HEAD
-    """(table, notes)."""
-=======
     """Return the table, and notes on how it was read."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
->>>>>>> main
     suffix = path.suffix.lower()
     if suffix in DELIMITED:
         return read_delimited(path, encoding, delimiter)

@@ -43,13 +43,8 @@ def _split(folder: Path, split: str) -> ArrayDataset:
     path = folder / FILES[split]
     content = read_matlab(path, "X", "y", what="X and y", advice="Get it again.")
     images, labels = content.get("X"), content.get("y")
-<<<<<<< HEAD
     if images is None or labels is None or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
-        found = {name: values.shape for name, values in content.items()}
-=======
-    if images is None or labels is None or images.shape[:3] != (32, 32, 3):
-        shapes = {k: v.shape for k, v in content.items() if isinstance(v, np.ndarray)}
->>>>>>> main
+        shapes = {name: values.shape for name, values in content.items()}
         raise DataError(
             f"Expected X of shape (32, 32, 3, n) and y of shape (n, 1) in {path} but got "
             f"{shapes or 'neither'}. The file with full numbers (format 1) is another one."
