@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from upslope.errors import DataError
-from upslope.images import BROKEN, refuse_pages
+from upslope.images import open_image
 
 PREFIX = "png:"
 
@@ -38,10 +38,10 @@ def decode_mask(text: str) -> Mask:
     """
     try:
         data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            return np.array(image, dtype=np.uint8)
-    except (*BROKEN, binascii.Error) as error:
+    except binascii.Error as error:
         raise DataError(f"Expected a mask as text, {PREFIX}..., but: {error}.") from error
+    with open_image(data, f"a mask as text, {PREFIX}...,", "Tell it again.") as image:
+        return np.array(image, dtype=np.uint8)
 
 
 def mask_of(answer: Any, classes: int, ignore: int) -> str:
@@ -81,12 +81,8 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
 
 
 def _read(path: Path) -> NDArray[Any]:
-    try:
-        with Image.open(path) as image:
-            refuse_pages(image)
-            return _levels(image, str(path))
-    except BROKEN as error:
-        raise DataError(f"Expected a mask in {path} but it cannot be read: {error}.") from error
+    with open_image(path, f"a mask in {path}", "Save it as PNG.") as image:
+        return _levels(image, str(path))
 
 
 def _levels(image: Image.Image, name: str) -> NDArray[Any]:
