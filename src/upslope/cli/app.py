@@ -258,7 +258,7 @@ def _compare(
     labels_from: Path | None = None,
 ) -> None:
     from upslope.cli import label as sitting
-    from upslope.cli.show import show_estimate, show_plan, show_report
+    from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
     from upslope.display import watching
 
     with told(Resume):
@@ -272,6 +272,7 @@ def _compare(
             load,
             plan,
             to_plan,
+            warnings,
         )
         from upslope.datasets import check_labelled
 
@@ -299,6 +300,7 @@ def _compare(
         initial = len(earlier.labels) if earlier and begun is None else None
         planned = plan(config, setup, begun, initial)
         show_plan(config, setup, planned, folder, unseen)
+        show_warnings(warnings(config.strategies, planned))
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))
             return

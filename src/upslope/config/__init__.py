@@ -27,6 +27,7 @@ from upslope.config.assemble import (
     trained,
 )
 from upslope.config.estimate import Estimate, estimate
+from upslope.config.evidence import warnings
 from upslope.config.read import load, shipped
 from upslope.config.recorded import Source, find_run, find_source
 from upslope.config.reopen import open_run, recorded_run
@@ -57,4 +58,5 @@ __all__ = [
     "shipped",
     "to_plan",
     "trained",
+    "warnings",
 ]

@@ -49,7 +49,7 @@ from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import InitialSelector, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
-from upslope.tasks.base import Task
+from upslope.tasks.base import Normalises, Task
 from upslope.training import HasAuxiliaryModule, TrainingSettings
 
 
@@ -175,8 +175,8 @@ class Experiment:
                 "classes": list(pool.classes),
                 "input_shape": list(pool.input_shape),
                 **source_shape_of(pool),
-                "mean": list(getattr(task, "mean", ())),
-                "std": list(getattr(task, "std", ())),
+                "mean": list(task.mean if isinstance(task, Normalises) else ()),
+                "std": list(task.std if isinstance(task, Normalises) else ()),
                 "pool": len(pool),
                 "test": len(splits.test),
                 "root": root,
@@ -252,9 +252,16 @@ class Experiment:
         others for those that were passed.
 
         Raises:
+            ConfigError: a strategy that sees labels before they are given.
             UpslopeError: a step failed; the ones before it are recorded.
             Interrupted: a stop was requested; the same call goes on.
         """
+        if getattr(self.strategy, "sees_labels", False):
+            raise ConfigError(
+                "Expected a strategy that sees no label before it is given but "
+                f"{self.strategy.name} does: it shows what could be won at most, in "
+                "simulations (`Experiment.run`, `compare`). Take another where people label."
+            )
         with self._working() as stop:
             self._steps.until_asked(stop)
         return self.state.pending
@@ -371,8 +378,9 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
-        does. Raises as `ask` does.
+        does.
         """
+        self._steps.simulated = True
         with self._working() as stop:
             while not self.finished:
                 if self.state.pending:
