@@ -3,7 +3,7 @@
     python benchmarks/verdict_choices.py --features features --out results/verdict/choices.md
 
 For each low cell of `benchmarks/verdict.py` and each of `--seeds` seeds, the linear head is trained
-on 20 random labels, and every strategy takes 20 of 1,500 candidates. Of what it takes the table has:
+on 20 random labels, and every strategy takes 20 of 1,500 candidates. Of these the table has:
 the mean largest probability; the share that the head is right about already; how many of the ten
 classes are among them; and the cosine to the nearest other sample taken, high for near-copies.
 """
