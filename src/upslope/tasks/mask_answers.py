@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from upslope.errors import DataError
-from upslope.images import BROKEN, refuse_pages
+from upslope.images import FORMATS, refuse_pages
+
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on damaged files, format by format."""
 
 PREFIX = "png:"
 
@@ -82,7 +86,7 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
 
 def _read(path: Path) -> NDArray[Any]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             refuse_pages(image)
             return _levels(image, str(path))
     except BROKEN as error:
