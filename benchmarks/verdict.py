@@ -7,8 +7,9 @@
 A cell is a data set and a range of labels; those called confirm-... are tables of scikit-learn,
 each column standardised, on which nothing was tried before. `run` trains a linear head on features
 that `benchmarks/frozen_features.py` wrote: seed by seed, in each seed every cell, in each cell
-every strategy. Whatever was done before is not done again, so that the same command goes on after a stop,
-and grows with `--seeds`, `--cells` and `--strategies`. One process and thread; run it under `nice`.
+every strategy. What was done before is not done again, so that the same command goes on after a
+stop, and grows with `--seeds`, `--cells` and `--strategies`. One process and thread; run it under
+`nice`.
 `summarise` writes a JSON file per cell with every curve; `verdict_tables.py` makes the tables.
 """
 
