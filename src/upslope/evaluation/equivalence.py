@@ -45,7 +45,7 @@ def equivalence(differences: ArrayLike, margin: float) -> Equivalence:
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1 or len(d) == 0 or not bool(np.isfinite(d).all()):
-        raise DataError(f"Expected finite differences, one a seed, but got {d.tolist()}.")
+        raise DataError(f"Expected finite differences, one per seed, but got {d.tolist()}.")
     if not margin > 0:
         raise DataError(f"Expected `margin` to be above 0 but got {margin}.")
     if len(d) == 1:

@@ -1,4 +1,4 @@
-"""How many labels a strategy needs for what the reference reaches, with an interval.
+"""How many labels per strategy needs for what the reference reaches, with an interval.
 
 The target is the reference's figure at a share of its last budget. Within each seed the strategy's
 curve, read with straight lines, less that seed's target is a difference at every number of labels.

@@ -74,7 +74,7 @@ def rank(values: ArrayLike, level: float = 0.05) -> Ranking:
     """Rank strategies over cells.
 
     Args:
-        values: (n_cells, k), one figure a strategy in each cell, higher is better.
+        values: (n_cells, k), one figure per strategy in each cell, higher is better.
         level: of the critical difference.
 
     Raises:

@@ -3,7 +3,7 @@
 The squared gradient norm of a sample is the trace of its Fisher information: the first step of an
 optimal design in which nothing is known and the pool does not matter. The design with both put in,
 what is labelled and what the pool looks like (`binary_bait`), asks what the head cannot tell yet,
-but gives no thought to how many samples a label speaks for; coverage (`coverage`) does, but asks
+but gives no thought to how many samples per label speaks for; coverage (`coverage`) does, but asks
 nothing of the head beyond a margin. So
 
 1. the design takes the 4 K candidates that lower tr(M^-1 F) most, one by one;
