@@ -280,27 +280,12 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_VALUE = re.compile(r"(?:.*?: )?Expected `(?P<key>\w+)` to be (?P<rest>.*)")
-"""What a settings class says of one of its values, beyond its type and range."""
-_SUBJECT = re.compile(r"^(model|task|data set) '[^']*': ")
-"""What a table's message begins with; the path says it already."""
-
-
 def _faults(path: str, error: ConfigError, also: tuple[str, ...] = ()) -> list[str]:
     """The messages of an error, each led by the path of the value it is about. also: keys of the
     section that are no options."""
     if isinstance(error, registry.OptionsError):
-        return [
-            _at(path, problem) if isinstance(problem, str) else problem.at(path, also)
-            for problem in error.problems
-        ]
-    return [_at(path, line) for line in str(error).splitlines()]
-
-
-def _at(path: str, line: str) -> str:
-    if match := _VALUE.fullmatch(line):
-        return f"{path}.{match['key']}: expected {match['rest']}"
-    return f"{path}: {_SUBJECT.sub('', line)}"
+        return [problem.at(path, also) for problem in error.problems]
+    return [f"{path}: {line}" for line in str(error).splitlines()]
 
 
 def _fair() -> Iterator[str]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from upslope.errors import ConfigError
 from upslope.options import Options
+from upslope.registry import OptionConflict, OptionsError, WrongOption
 from upslope.training.recipes import with_recipe
 
 AUTO_EPOCHS = 20
@@ -156,25 +156,23 @@ class TrainingSettings(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.schedule == "milestones" and not self.milestones:
-            raise ConfigError(
-                "training: Expected `milestones` to name at least one epoch, as `schedule` is "
-                '"milestones", but got (). Name the epochs, or take schedule="constant".'
-            )
+            expected = "at least one epoch, as `schedule` is milestones,"
+            got = "none. Name the epochs, or take the schedule constant"
+            raise OptionsError([WrongOption(self.name, "milestones", expected, got)])
         if self.sample_passes is not None and self.epochs != "auto":
-            raise ConfigError(
-                "training: Expected one of `epochs` and `sample_passes`, as each says how long a "
-                f"training lasts, but got {self.epochs} and {self.sample_passes}. Leave one out."
+            text = (
+                "Expected one of `epochs` and `sample_passes`, as each says how long a training "
+                f"lasts, but got {self.epochs} and {self.sample_passes}. Leave one out."
             )
+            raise OptionsError([OptionConflict(self.name, text)])
         if self.backbone_rate != 1 and self.optimizer == "muon":
-            raise ConfigError(
-                "training: Expected `backbone_rate` to be 1 with optimizer muon, whose groups are "
-                f"matrices and vectors, but got {self.backbone_rate}. Take sgd or adam."
-            )
+            expected = "1 with the optimiser muon, whose groups are matrices and vectors,"
+            got = f"{self.backbone_rate}. Take sgd or adam"
+            raise OptionsError([WrongOption(self.name, "backbone_rate", expected, got)])
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
-            raise ConfigError(
-                "training: Expected `momentum` above 0, as `nesterov` is a form of momentum, but "
-                "got 0. Set momentum=0.9, or nesterov=False."
-            )
+            expected = "above 0, as `nesterov` is a form of momentum,"
+            got = "0. Set momentum to 0.9, or nesterov to false"
+            raise OptionsError([WrongOption(self.name, "momentum", expected, got)])
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> TrainingSettings:
