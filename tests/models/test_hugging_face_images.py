@@ -130,7 +130,7 @@ def test_lora_without_its_package_or_weights_is_told(folder, monkeypatch):
     with pytest.raises(ConfigError, match="`weights` is false"):
         build(folder, lora=2, weights=False)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match="pip install peft"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[lora\]'"):
         build(folder, lora=2)
 
 

@@ -96,8 +96,11 @@ def from_folder(
             config = transformers.AutoConfig.from_pretrained(folder, **given)
             network = auto.from_config(config)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        kind = "texts" if text else "images"
+        reason = str(error).partition("\n")[0]  # what follows lists all classes of the library
         raise ModelError(
-            f"Expected a model of transformers in {folder} but loading it failed: {error}"
+            f"Expected a model of transformers in {folder} that classifies {kind}, as inputs have "
+            f"the shape {tuple(input_shape)}, but loading it failed: {reason}"
         ) from error
     if lora is not None:
         _adapt(network, lora, new)
@@ -166,7 +169,8 @@ def _adapt(network: nn.Module, rank: int, new: set[str]) -> None:
         import peft
     except ImportError as error:
         raise ConfigError(
-            "Expected the package `peft` for `lora` but it is not installed: pip install peft."
+            "Expected the package `peft` for `lora` but it is not installed: pip install "
+            "'.[lora]' in the clone."
         ) from error
     layer = head(network)
     whole = {id(p) for p in layer.parameters()}
