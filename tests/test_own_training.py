@@ -194,7 +194,7 @@ def test_what_does_not_go_together(tmp_path):
         experiment(tmp_path, loop, training=TrainingSettings())
     with pytest.raises(ConfigError, match="ll4al trains a module"):
         experiment(tmp_path, loop, strategy="ll4al")
-    with pytest.raises(ConfigError, match="`trainer` to be a function .* got str"):
+    with pytest.raises(ConfigError, match=r"`trainer` to be a function .* got str"):
         experiment(tmp_path, "loop")
     with experiment(tmp_path, loop) as run:
         run.ask()
