@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from upslope.config import Source
     from upslope.datasets.base import Dataset
 
-DEFAULT_STRATEGY = "u-herding"
+DEFAULT_STRATEGY = "{name: u-herding, temperature: 1}"
 
 
 def select(

@@ -12,9 +12,10 @@ from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.subset import Subset, draw, labels_of
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import ConfigError, DataError
+from upslope.reading import READ_LIMIT
 
 COMMON = ("limit", "test_limit", "validation")
-"""The options of `apply_common_options`."""
+"""The options of `apply_common_options` that act on samples."""
 
 
 def apply_common_options(
@@ -29,8 +30,20 @@ def apply_common_options(
     validation: Annotated[
         float, Field(ge=0, lt=1, description="share of the (limited) pool set apart to validate")
     ] = 0.0,
+    read_limit: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="GiB of memory that reading one file may take, an eighth of it for an "
+            "image; more is refused by the file's header",
+        ),
+    ] = READ_LIMIT,
 ) -> Splits:
-    """Apply the options that every data set has, and check what every data set must keep."""
+    """Apply the options that every data set has, and check what every data set must keep.
+
+    read_limit: for the readers, before; see `reading.limited_to`.
+    """
+    del read_limit
     pool, test, held = splits.pool, splits.test, splits.validation
     if validation and held is not None:
         raise ConfigError(

@@ -75,6 +75,7 @@ def compute_signals(
     batch_size: int = 256,
     on_corrupt: OnCorrupt = "fail",
     companion: KnowsSignals | None = None,
+    train: Callable[[Sequence[int]], nn.Module] | None = None,
     observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> SignalTable:
@@ -82,7 +83,8 @@ def compute_signals(
 
     Equal signals are computed once; signals with something to train are fitted first, on
     `unlabelled` (the candidates by default) and `labelled`. Random signals (dropout passes) draw
-    from (seed, cycle). The model's modes and torch's generators are as before afterwards.
+    from (seed, cycle). The model's modes and torch's generators are as before afterwards. train: as
+    `FitContext` has it; without it, signals that must train a network like the run's are refused.
 
     task: as in training. dataset: the pool. device: where to compute. batch_size: samples at a
     time. companion: what trained along with the model, if anything. observer: is told of progress.
@@ -111,6 +113,7 @@ def compute_signals(
                     device=device,
                     rng=generator(seed, "fit", str(need), *when),
                     progress=_fitting(observer, stop),
+                    train=train,
                 )
                 signal = fit(context)
             signals[need] = signal

@@ -26,7 +26,8 @@ class FitContext:
     """What a signal may learn from before it is computed: never the test set.
 
     unlabelled, labelled: positions in `dataset`; targets: n_labelled of them.
-    progress: called with (done, total).
+    progress: called with (done, total). train: returns a fresh network, trained as the run trains
+    its own on these places in `labelled`, in eval mode; None outside a run.
 
     model: trained. task: as in training. device: where to compute. rng: of everything random.
     """
@@ -40,6 +41,7 @@ class FitContext:
     device: torch.device
     rng: torch.Generator
     progress: Callable[[int, int], None]
+    train: Callable[[Sequence[int]], nn.Module] | None = None
 
 
 class Signal(Protocol):

@@ -25,6 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from upslope.options import Temperature
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import (
@@ -36,6 +37,7 @@ from upslope.strategies.distances import (
 )
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.greedy import lazy_greedy
+from upslope.strategies.posteriors import margin, posterior_need
 
 Similarity = Callable[[Tensor], Tensor]
 """Of squared distances, which it may overwrite."""
@@ -72,6 +74,13 @@ class CoverageStrategy(QueryStrategy):
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The candidate of largest gain, `budget` times; scores are the gains before the first."""
+        return self.cover(pool, budget)
+
+    def cover(self, pool: PoolView, budget: int, among: list[int] | None = None) -> Choice:
+        """Choose by coverage of all candidates, `among` these positions alone where given.
+
+        among: ascending, `budget` of them at least. Scores are the gains of all before the first.
+        """
         need = self.needs[0]
         x, y = normalised(pool.signal(need)), normalised(pool.labelled_signal(need))
         w = self.weights(pool)
@@ -94,7 +103,11 @@ class CoverageStrategy(QueryStrategy):
             squared = squared_distances(x[row : row + 1], x, squares)
             torch.maximum(covered, k(squared)[0], out=covered)
 
-        chosen = lazy_greedy(gains, budget, gains_of, take, most=max(1, BLOCK // len(x)))
+        offered = gains
+        if among is not None:
+            offered = torch.full_like(gains, -torch.inf)
+            offered[among] = gains[among]
+        chosen = lazy_greedy(offered, budget, gains_of, take, most=max(1, BLOCK // len(x)))
         return Choice(chosen, gains, {"coverage": float(covered @ w / w.sum())})
 
 
@@ -136,14 +149,12 @@ class UHerding(CoverageStrategy):
     reference: ClassVar[str] = "Bae et al., ICLR 2025"
     best_for: ClassVar[str] = "small to medium budgets"
 
-    temperature: Annotated[
-        float, Field(gt=0, description="of the posterior whose margin is the weight")
-    ] = 1.0
+    temperature: Temperature = "fitted"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too, and posteriors."""
-        return (features_need(self.features, self.steps), Need.of("probabilities"))
+        return (features_need(self.features, self.steps), posterior_need(self.temperature))
 
     def similarity(self, labelled: Tensor) -> Similarity:
         """exp(-(d / h)^2), h the smallest distance between labelled samples; 1 before there are
@@ -151,13 +162,12 @@ class UHerding(CoverageStrategy):
         return gaussian(smallest_distance(labelled))
 
     def weights(self, pool: PoolView) -> Tensor:
-        """1 - (p_(1) - p_(2)) of the tempered posterior; 1 for all where it is 0 for all."""
+        """1 - (p_(1) - p_(2)) of the tempered posterior; 1 for all where it is 0 for all, and
+        before there is a label."""
         p = pool.signal(self.needs[1]).float()
-        p = (p.clamp(min=torch.finfo(p.dtype).tiny).log() / self.temperature).softmax(dim=1)
-        if p.shape[1] < 2:
+        if p.shape[1] < 2 or not len(pool.labelled):
             return torch.ones(len(p))
-        first, second = p.topk(2, dim=1).values.unbind(dim=1)
-        u = 1 - (first - second)
+        u = 1 - margin(p)
         return u if bool(u.any()) else torch.ones(len(p))
 
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from upslope.errors import DataError
-from upslope.images import BROKEN, refuse_pages
+from upslope.images import check_pixels, most_pixels, open_image
 
 PREFIX = "png:"
+_ADVICE = "Draw the mask again."
 
 Mask = NDArray[np.uint8]
 
@@ -38,10 +39,11 @@ def decode_mask(text: str) -> Mask:
     """
     try:
         data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            return np.array(image, dtype=np.uint8)
-    except (*BROKEN, binascii.Error) as error:
+    except binascii.Error as error:
         raise DataError(f"Expected a mask as text, {PREFIX}..., but: {error}.") from error
+    with open_image(data, f"a mask as text, {PREFIX}...,", _ADVICE) as image:
+        check_pixels(image, "a mask", most_pixels())
+        return np.array(image, dtype=np.uint8)
 
 
 def mask_of(answer: Any, classes: int, ignore: int) -> str:
@@ -81,12 +83,9 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
 
 
 def _read(path: Path) -> NDArray[Any]:
-    try:
-        with Image.open(path) as image:
-            refuse_pages(image)
-            return _levels(image, str(path))
-    except BROKEN as error:
-        raise DataError(f"Expected a mask in {path} but it cannot be read: {error}.") from error
+    with open_image(path, f"a mask in {path}", _ADVICE) as image:
+        check_pixels(image, path, most_pixels())
+        return _levels(image, str(path))
 
 
 def _levels(image: Image.Image, name: str) -> NDArray[Any]:
