@@ -299,7 +299,7 @@ def test_a_key_outside_its_section_is_told_where_it_stands(name: str) -> None:
         (
             {"strategies": [{"name": "margin", "labl": "m"}]},
             "strategies[0].labl: unknown key; did you mean `label`? Expected one of `name`, "
-            "`label`.",
+            "`label`, `temperature`.",
         ),
         (
             {"model": {"name": "cnn-small", "wdth": 1}},

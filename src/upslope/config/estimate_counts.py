@@ -1,4 +1,4 @@
-"""What one sample costs, counted on shapes alone: floating-point operations and bytes.
+"""Costs of one sample, counted on shapes alone: floating-point operations and bytes.
 
 Tensors are on the device "meta": nothing is computed, and `estimate` scales what it timed by this.
 """

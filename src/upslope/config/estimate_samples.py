@@ -39,7 +39,7 @@ class RepeatedSamples:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Return the shape of the input of one sample."""
         return tuple(self.inputs_.shape[1:])
 
     def __len__(self) -> int:

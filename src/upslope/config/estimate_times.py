@@ -21,8 +21,8 @@ from upslope.frozen import FeatureDataset, measure_features
 from upslope.pool import Strategy
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.scoring import compute_signals
-from upslope.signals import build
-from upslope.tasks.base import Task
+from upslope.signals import FittedSignal, build
+from upslope.tasks.base import Crops, Task
 from upslope.training import HasAuxiliaryModule, TrainingSettings, train
 
 SECONDS = 8.0
@@ -61,8 +61,8 @@ def cut_to_corner(
     assert isinstance(model, partial)
     keywords = {**model.keywords, "input_shape": samples.input_shape}
     cropped: Any = task
-    if crop := getattr(task, "crop", None):
-        cropped = replace(cropped, crop=max(_LEAST, crop // part))
+    if isinstance(task, Crops) and task.crop:
+        cropped = replace(cropped, crop=max(_LEAST, task.crop // part))
     return partial(model.func, *model.args, **keywords), cropped
 
 
@@ -152,7 +152,9 @@ def time_scores(
 
     for label, strategy in strategies.items():
         needs = tuple(replace(need, labelled=False) for need in strategy.needs)
-        if isinstance(strategy, HasAuxiliaryModule) or any(hasattr(build(n), "fit") for n in needs):
+        if isinstance(strategy, HasAuxiliaryModule) or any(
+            isinstance(build(n), FittedSignal) for n in needs
+        ):
             left_out[label] = "trains something of its own"
         elif needs not in known and time.perf_counter() - began > 2 * SECONDS:
             left_out[label] = "no time left to measure it"

@@ -41,6 +41,8 @@ def warnings(strategies: Iterable[Choice], plan: Plan) -> list[str]:
 
     A strategy is warned of where its first selection comes with fewer labels per class than the
     evidence went up to.
+
+    strategies: of the comparison.
     """
     if len(plan.budgets) < 2 or plan.classes < 2:
         return []

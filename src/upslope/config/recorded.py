@@ -112,7 +112,9 @@ def find_source(
 
 
 def find_run(path: Path | str) -> RunResult:
-    """Read the run in a folder, or the only run below it.
+    """Return the run in a folder, or the only run below it.
+
+    path: of the folder.
 
     Raises:
         ConfigError: several runs.

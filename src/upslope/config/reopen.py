@@ -44,7 +44,9 @@ def recorded_run(path: Path, root: str | None = None) -> tuple[Path, Config]:
 
 
 def open_run(folder: Path, config: Config, observer: Observer = no_progress) -> Experiment:
-    """Open a run as the command that began it did; nothing is trained.
+    """Return a run, opened as the command that began it did; nothing is trained.
+
+    config: of the run. observer: is told of progress.
 
     Raises:
         DataError: its data are not where they lay.

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset, HasLabels, Splits
 from upslope.datasets.subset import Subset, draw, labels_of
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ def apply_common_options(
         if not len(needed) and not isinstance(needed, NoTestSet):
             raise DataError(f"data set {name!r}: Expected at least one {part} sample but got none.")
     for part, dataset in (("test", test), ("validation", held)):
-        if dataset is not None and hasattr(dataset, "labels"):
+        if dataset is not None and isinstance(dataset, HasLabels):
             _all_labelled(dataset, part, name)
     return Splits(pool, test, held, splits.notes)
 

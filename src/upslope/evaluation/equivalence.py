@@ -34,7 +34,7 @@ class Equivalence:
 
 
 def equivalence(differences: ArrayLike, margin: float) -> Equivalence:
-    """Test whether the mean of paired differences lies within a margin around 0.
+    """Return whether the mean of paired differences lies within a margin around 0, by two tests.
 
     Args:
         differences: (n_seeds,), strategy minus reference.

@@ -71,7 +71,7 @@ class Ranking:
 
 
 def rank(values: ArrayLike, level: float = 0.05) -> Ranking:
-    """Rank strategies over cells.
+    """Return the ranks of strategies over cells.
 
     Args:
         values: (n_cells, k), one figure per strategy in each cell, higher is better.

@@ -47,7 +47,7 @@ class EarlierLabels:
 def match_labels(
     run: RunResult, splits: Splits, task: Task, root: str | None = None
 ) -> EarlierLabels:
-    """Match the labels of a run with the pool of another.
+    """Return the labels of a run, matched with the pool of another.
 
     run: as `read_run` gives it; finished or not. splits, task: those of the new run. root: where
     its data lie.

@@ -50,7 +50,7 @@ from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import InitialSelector, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
-from upslope.tasks.base import Task
+from upslope.tasks.base import Normalises, Task
 from upslope.training import HasAuxiliaryModule, TrainingSettings
 
 
@@ -185,8 +185,8 @@ class Experiment:
                 "classes": list(pool.classes),
                 "input_shape": list(pool.input_shape),
                 **source_shape_of(pool),
-                "mean": list(getattr(task, "mean", ())),
-                "std": list(getattr(task, "std", ())),
+                "mean": list(task.mean if isinstance(task, Normalises) else ()),
+                "std": list(task.std if isinstance(task, Normalises) else ()),
                 "pool": len(pool),
                 "test": len(splits.test),
                 "root": root,

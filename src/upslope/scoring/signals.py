@@ -19,8 +19,8 @@ from upslope.gradnorm import samples_that_fit
 from upslope.pool import Need
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.seeds import deterministic, generator, global_generator
-from upslope.signals import FitContext, Signal, build
-from upslope.signals.base import Targets
+from upslope.signals import FitContext, FittedSignal, Signal, build
+from upslope.signals.base import FittedOnce, Targets
 from upslope.tasks.base import Task
 
 OnCorrupt = Literal["fail", "skip"]
@@ -100,9 +100,10 @@ def compute_signals(
         signals: dict[Need, Signal] = {}
         for need in plain:
             signal = (companion.signal(need) if companion else None) or build(need)
-            fit = getattr(signal, "fit", None)
-            if fit is not None:
-                when = () if getattr(signal, "once", False) else (cycle,)
+            trainable: object = signal
+            if isinstance(trainable, FittedSignal):
+                once = isinstance(trainable, FittedOnce) and trainable.once
+                when = () if once else (cycle,)
                 context = FitContext(
                     model=model,
                     task=task,
@@ -115,7 +116,7 @@ def compute_signals(
                     progress=_fitting(observer, stop),
                     train=train,
                 )
-                signal = fit(context)
+                signal = trainable.fit(context)
             signals[need] = signal
         for_labelled = {replace(n, labelled=False): n for n in needs if n.labelled}
         with global_generator(seed, "signals", cycle, device=device):

@@ -111,7 +111,7 @@ def check(
                 trained = signal = trained.at(1.0)
             if isinstance(trained, Checked):
                 trained.check(model, task, inputs)
-            elif signal is not None and not hasattr(signal, "fit"):
+            elif signal is not None and not isinstance(trained, FittedSignal):
                 values[need] = signal.compute(model, task, inputs)
     finally:
         for module, mode in modes:

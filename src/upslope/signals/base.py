@@ -57,12 +57,12 @@ class Signal(Protocol):
         ...
 
 
+@runtime_checkable
 class FittedSignal(Protocol):
     """A signal with something of its own to train first (an autoencoder, a committee).
 
     A frozen dataclass whose fields are its options, as a `Signal` is, which has no `compute` of
-    its own: what it learns has. One that learns from what is the same in every cycle may say
-    `once = True`: it is then given the same random numbers each time, and may keep what it learnt.
+    its own: what it learns has.
     """
 
     name: ClassVar[str]
@@ -73,6 +73,16 @@ class FittedSignal(Protocol):
         context: what it may learn from.
         """
         ...
+
+
+@runtime_checkable
+class FittedOnce(Protocol):
+    """A fitted signal that learns from what is the same in every cycle.
+
+    Where `once` is True, it gets the same random numbers each time and may keep what it learnt.
+    """
+
+    once: ClassVar[bool]
 
 
 @runtime_checkable

@@ -6,7 +6,6 @@ The text is `png:` and a lossless PNG in base64: a few kilobytes, part of the ru
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from PIL import Image
 
 from upslope.errors import DataError
 from upslope.images import check_pixels, most_pixels, open_image
+from upslope.reading import damage_reported
 
 PREFIX = "png:"
-_ADVICE = "Draw the mask again."
 
 Mask = NDArray[np.uint8]
 
@@ -37,12 +36,11 @@ def decode_mask(text: str) -> Mask:
     Raises:
         DataError: text that it did not write.
     """
-    try:
+    expected, advice = f"a mask as text, {PREFIX}...,", "Draw it again."
+    with damage_reported(expected, advice):
         data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-    except binascii.Error as error:
-        raise DataError(f"Expected a mask as text, {PREFIX}..., but: {error}.") from error
-    with open_image(data, f"a mask as text, {PREFIX}...,", _ADVICE) as image:
-        check_pixels(image, "a mask", most_pixels())
+    with open_image(data, expected, advice) as image:
+        check_pixels(image, expected, most_pixels())
         return np.array(image, dtype=np.uint8)
 
 
@@ -83,7 +81,7 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
 
 
 def _read(path: Path) -> NDArray[Any]:
-    with open_image(path, f"a mask in {path}", _ADVICE) as image:
+    with open_image(path, f"a mask in {path}", "Repair or remove it.") as image:
         check_pixels(image, path, most_pixels())
         return _levels(image, str(path))
 

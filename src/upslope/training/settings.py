@@ -166,7 +166,7 @@ class TrainingSettings(Options):
             )
             raise OptionsError([OptionConflict(self.name, text)])
         if self.backbone_rate != 1 and self.optimizer == "muon":
-            expected = "1 with the optimiser muon, whose groups are matrices and vectors,"
+            expected = "1 with optimizer muon, whose groups are matrices and vectors,"
             got = f"{self.backbone_rate}. Take sgd or adam"
             raise OptionsError([WrongOption(self.name, "backbone_rate", expected, got)])
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
