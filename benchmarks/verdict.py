@@ -4,10 +4,12 @@
     python benchmarks/verdict.py summarise --runs runs/verdict --out results/verdict
     python benchmarks/verdict_tables.py --results results/verdict
 
-A cell is a data set and a range of labels. `run` trains a linear head on features that
-`benchmarks/frozen_features.py` wrote: seed by seed, in each seed every cell, in each cell every
-strategy. Whatever was done before is not done again, so that the same command goes on after a stop,
-and grows with `--seeds`, `--cells` and `--strategies`. One process and thread; run it under `nice`.
+A cell is a data set and a range of labels; those called confirm-... are tables of scikit-learn,
+each column standardised, on which nothing was tried before. `run` trains a linear head on features
+that `benchmarks/frozen_features.py` wrote: seed by seed, in each seed every cell, in each cell
+every strategy. What was done before is not done again, so that the same command goes on after a
+stop, and grows with `--seeds`, `--cells` and `--strategies`. One process and thread; run it under
+`nice`.
 `summarise` writes a JSON file per cell with every curve; `verdict_tables.py` makes the tables.
 """
 
@@ -18,21 +20,24 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from upslope import datasets, strategies, tasks  # noqa: E402
 from upslope.comparison import compare, read_comparison  # noqa: E402
+from upslope.datasets.base import Splits  # noqa: E402
 from upslope.experiment import ExperimentSettings  # noqa: E402
 from upslope.pool import Strategy  # noqa: E402
 from upslope.training import TrainingSettings  # noqa: E402
@@ -56,6 +61,10 @@ CELLS = {
     "sign-digits-high": Cell("sign-digits", 100, 100, 6, "all"),
     "cifar10-high": Cell("cifar10", 100, 100, 10, 2500),
     "fashion-mnist-high": Cell("fashion-mnist", 100, 100, 10, 2500),
+    # For confirmation: no setting and no rule was chosen on these.
+    "confirm-digits": Cell("sklearn-digits", 20, 20, 10, "all"),
+    "confirm-breast-cancer": Cell("sklearn-breast_cancer", 4, 4, 10, "all"),
+    "confirm-wine": Cell("sklearn-wine", 6, 3, 10, "all"),
 }
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -91,18 +100,40 @@ def run(options: argparse.Namespace) -> None:
     for seed in range(options.first_seed, options.seeds):
         for name in options.cells:
             for label in options.strategies:
-                file = options.features / f"{CELLS[name].data}.npz"
                 if time.monotonic() > end:
                     return
-                if file.is_file():
-                    _run(name, file, label, seed, options.runs)
+                splits = _splits(CELLS[name].data, options.features)
+                if splits is None:
+                    print(f"{name}: no features of {CELLS[name].data}", flush=True)
                 else:
-                    print(f"{name}: no {file}", flush=True)
+                    _run(name, splits, label, seed, options.runs)
 
 
-def _run(name: str, file: Path, label: str, seed: int, runs: Path) -> None:
+@cache
+def _splits(data: str, folder: Path) -> Splits | None:
+    """The pool and the test set of a cell; None where there are no features of it."""
+    if not data.startswith("sklearn-"):
+        file = folder / f"{data}.npz"
+        return datasets.load("npz", file) if file.is_file() else None
+    import sklearn.datasets
+    from sklearn.model_selection import train_test_split
+
+    load = getattr(sklearn.datasets, f"load_{data.removeprefix('sklearn-')}")
+    inputs, labels = load(return_X_y=True)
+    x, x_test, y, y_test = train_test_split(
+        inputs, labels, test_size=0.3, stratify=labels, random_state=0
+    )
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    spread[spread == 0] = 1
+    with tempfile.TemporaryDirectory() as made:
+        file = Path(made) / f"{data}.npz"
+        arrays = {"x_train": (x - mean) / spread, "x_test": (x_test - mean) / spread}
+        np.savez(file, y_train=y, y_test=y_test, **arrays)
+        return datasets.load("npz", file)
+
+
+def _run(name: str, splits: Splits, label: str, seed: int, runs: Path) -> None:
     cell, started = CELLS[name], time.monotonic()
-    splits = datasets.load("npz", file)
     classes, (width,) = len(splits.pool.classes), splits.pool.input_shape
     chosen: dict[str, Strategy] = {label: strategies.build(**STRATEGIES[label])}
     compare(

@@ -104,8 +104,10 @@ def cell_table(cell: Cell) -> list[str]:
     return [*lines, ""]
 
 
-def overall(cells: list[Cell]) -> list[str]:
-    """The win matrix and the ranks over all cells, of the strategies that every cell has."""
+def overall(title: str, cells: list[Cell]) -> list[str]:
+    """The win matrix and the ranks over cells, of the strategies that every cell has."""
+    if not cells:
+        return []
     names = sorted(set.intersection(*(set(cell.curves) for cell in cells)))
     wins = np.mean(
         [win_matrix({name: cell.curves[name] for name in names}, first=1) for cell in cells], axis=0
@@ -116,7 +118,7 @@ def overall(cells: list[Cell]) -> list[str]:
     order = np.argsort(-np.nanmean(wins, axis=1))
     heads = [names[i] for i in order]
     lines = [
-        "## Over all cells",
+        f"## {title}: {', '.join(cell.name for cell in cells)}",
         "",
         "Share of (seed, budget) pairs in which the row beats the column, the mean of the cells; "
         "ties count half.",
@@ -164,6 +166,11 @@ def main() -> None:
     options = parser.parse_args()
     cells = [Cell(path) for path in sorted(options.results.glob("*.json"))]
     cells = [cell for cell in cells if len(cell.seeds) > 1 and "random" in cell.curves]
+    groups = {
+        "Few labels": [cell for cell in cells if cell.name.endswith("-low")],
+        "More labels": [cell for cell in cells if cell.name.endswith("-high")],
+        "Confirmation": [cell for cell in cells if cell.name.startswith("confirm-")],
+    }
     lines = [
         "# Strategies on frozen features, cell by cell",
         "",
@@ -171,7 +178,7 @@ def main() -> None:
         "every curve; those by `python benchmarks/verdict.py run` and `summarise`. Differences are",
         "paired within seeds, intervals are 95%. What follows: [verdict](../../docs/verdict.md).",
         "",
-        *overall(cells),
+        *(line for title, part in groups.items() for line in overall(title, part)),
         *(line for cell in cells for line in cell_table(cell)),
     ]
     (options.results / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

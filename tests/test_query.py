@@ -37,7 +37,6 @@ QUICK = {
     "emcm": {"epochs": 2, "members": 2},
     "gradnorm-diverse": {"dim": 32},
     "u-herding": {"temperature": 1},
-    "design-herding": {"temperature": 1},
     "refine": {"temperature": 1, "rounds": 1, "batches": 8},
     "lcmd": {"dim": 32},
     **{name: {"passes": 10} for name in ("bald", "mc-entropy", "variation-ratio", "mean-std")},

@@ -131,5 +131,5 @@ def test_records_of_runs_without_the_option_stay_equal() -> None:
     assert described(strategy("badge", temperature=2)) == {"name": "badge", "temperature": 2.0}
     for name in REGISTRY:
         for need in strategy(name).needs:
-            if name not in ("u-herding", "refine", "design-herding"):
+            if name not in ("u-herding", "refine"):
                 assert "temperature" not in dict(need.options), name

@@ -23,7 +23,6 @@ from upslope.strategies.committee import QBC
 from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
 from upslope.strategies.dcom import DCoM
-from upslope.strategies.design_herding import DesignHerding
 from upslope.strategies.diverse import GradNormDiverse
 from upslope.strategies.dropquery import DropQuery
 from upslope.strategies.emcm import EMCM
@@ -81,7 +80,6 @@ REGISTRY: dict[str, type[QueryStrategy]] = {
     "dcom": DCoM,
     "power": Power,
     "refine": Refine,
-    "design-herding": DesignHerding,
     "oracle": Oracle,
 }
 

@@ -74,13 +74,6 @@ class CoverageStrategy(QueryStrategy):
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The candidate of largest gain, `budget` times; scores are the gains before the first."""
-        return self.cover(pool, budget)
-
-    def cover(self, pool: PoolView, budget: int, among: list[int] | None = None) -> Choice:
-        """Choose by coverage of all candidates, `among` these positions alone where given.
-
-        among: ascending, `budget` of them at least. Scores are the gains of all before the first.
-        """
         need = self.needs[0]
         x, y = normalised(pool.signal(need)), normalised(pool.labelled_signal(need))
         w = self.weights(pool)
@@ -103,11 +96,7 @@ class CoverageStrategy(QueryStrategy):
             squared = squared_distances(x[row : row + 1], x, squares)
             torch.maximum(covered, k(squared)[0], out=covered)
 
-        offered = gains
-        if among is not None:
-            offered = torch.full_like(gains, -torch.inf)
-            offered[among] = gains[among]
-        chosen = lazy_greedy(offered, budget, gains_of, take, most=max(1, BLOCK // len(x)))
+        chosen = lazy_greedy(gains, budget, gains_of, take, most=max(1, BLOCK // len(x)))
         return Choice(chosen, gains, {"coverage": float(covered @ w / w.sum())})
 
 

@@ -73,23 +73,17 @@ class RankOneDesign:
         self.inverse.addr_(a, a, alpha=-sign / c)
 
 
-def forward(design: RankOneDesign, count: int) -> list[int]:
-    """Return `count` positions, each of which lowers the trace most; ties go to the smaller."""
-    chosen: list[int] = []
-    for _ in range(count):
-        gains = design.gains()
-        gains[chosen] = -torch.inf
-        chosen.append(int(gains.argmax()))
-        design.add(chosen[-1])
-    return chosen
-
-
 def forward_backward(design: RankOneDesign, budget: int) -> list[int]:
     """Return `budget` positions: forward to twice as many, then back. Ties go to the smaller one.
 
     The design holds M of the batch afterwards.
     """
-    chosen = forward(design, min(2 * budget, len(design.x)))
+    chosen: list[int] = []
+    for _ in range(min(2 * budget, len(design.x))):
+        gains = design.gains()
+        gains[chosen] = -torch.inf
+        chosen.append(int(gains.argmax()))
+        design.add(chosen[-1])
     design.keep(chosen)
     left = list(range(len(chosen)))
     while len(left) > budget:
