@@ -4,19 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/digits
+LABELS ?= runs/digits-labels
 BENCH ?= --quick
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo label test check bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   active learning on handwritten digits: table, curves, HTML page"
+	@echo "make label  a page on which you label scikit-learn's digits, to try it"
 	@echo "make test   the tests, four minutes on two free cores"
-	@echo "make check  lint, format, types, import rules"
+	@echo "make check  lint, format, types, import rules, docstrings"
 	@echo "make bench  speed of gradient norms and of selection, small (whole: make bench BENCH=)"
 
 demo: $(VENV)/core
 	@$(BIN)/upslope compare configs/digits.yaml --out $(OUT)
+
+label: $(VENV)/label
+	@$(BIN)/upslope label digits --out $(LABELS)
 
 # Two workers with one thread each: torch's own threads would fight over the cores. A file's tests
 # stay together, since they share what is slow to make.
@@ -28,6 +33,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/prose.py
 	$(BIN)/python -W error -c "import upslope, upslope.cli, upslope.gradnorm"
 
 bench: $(VENV)/core
@@ -45,6 +51,10 @@ $(VENV)/bin/python:
 $(VENV)/core: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (once) ..."
 	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/label: $(VENV)/core
+	@$(PIP) install -c constraints.txt -e '.[label]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core

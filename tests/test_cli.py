@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from upslope import models
+from upslope import display, models
 from upslope.cli import app
 from upslope.display import Lines, Share, about
 from upslope.progress import Progress
@@ -276,8 +280,66 @@ def test_plain_lines_come_at_sensible_intervals() -> None:
     assert "about 24 s left" in lines[1]
 
 
+def test_long_work_without_a_terminal_says_now_and_then_what_it_does() -> None:
+    now, lines = [0.0], []
+    watch = Lines(2, lines.append, clock=lambda: now[0])
+    for _ in range(3):
+        watch(Progress("read", 500, 9000))
+        now[0] += 14.0
+    assert lines == []
+    watch.remind()
+    assert lines == ["  0%  read 500 of 9,000 images"]
+    watch.remind()
+    assert len(lines) == 1
+    now[0] += 10.0
+    figures = {"accuracy": 0.5}
+    watch(Progress("cycle", 1, 4, figures, "random/seed-0", cycle=0, cycles=4, labelled=10))
+    assert len(lines) == 2  # a finished cycle need not wait for half a minute
+    watch(Progress("select", 0, 200, run="random/seed-0", cycle=1, cycles=4, labelled=10))
+    now[0] += 40.0
+    watch.remind()  # as the thread does, while a selection reports nothing
+    assert lines[2:] == [" 12%  random/seed-0  cycle 2 of 4  10 labels: select 0 of 200"]
+
+
+def test_a_thread_reminds_while_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "REMINDER_SECONDS", 0.05)
+    monkeypatch.setattr(display, "_LOOK_SECONDS", 0.01)
+    screen = io.StringIO()
+    monkeypatch.setattr(display, "err", Console(file=screen, width=80))
+    with display.watching(1) as observer:
+        observer(Progress("select", 0, 200))
+        deadline = time.monotonic() + 20
+        while "select 0 of 200" not in screen.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert screen.getvalue().startswith("  0%  select 0 of 200\n")
+    assert "upslope-reminder" not in [thread.name for thread in threading.enumerate()]
+
+
 def test_share_counts_runs_that_were_finished_before() -> None:
     share = Share(4)
     share.update(Progress("run", 1, 4, run="a"))
     assert share.update(Progress("cycle", 1, 2, run="b", cycle=0, cycles=2)) == pytest.approx(1.5)
     assert about(Progress("cycle", 1, 2, {}, "b", 0, 2, 9)) == "b  cycle 1 of 2  9 labels"
+
+
+def test_run_takes_the_one_strategy_of_its_configuration(tmp_path: Path) -> None:
+    def planned(*arguments: str | Path) -> tuple[int, str, str]:
+        code, out, err = call("run", *arguments, "--dry-run", *QUICK)
+        names = [line.split()[1:] for line in out.splitlines() if line.startswith("strategies")]
+        return code, " ".join(names[0]) if names else "", err
+
+    file = tmp_path / "c.yaml"
+    assert planned()[:2] == (0, "margin")
+    file.write_text("strategies: [{name: gradnorm-diverse, label: mine}]\n")
+    assert planned(file)[:2] == (0, "mine")
+    assert planned(file, "--strategy", "random")[:2] == (0, "random")
+    file.write_text("training: {epochs: 2}\n")
+    assert planned(file)[:2] == (0, "margin")
+    assert planned("-s", "strategies=egl")[:2] == (0, "egl")
+    file.write_text("strategies: [random, egl]\n")
+    assert planned(file, "--strategy", "egl")[:2] == (0, "egl")
+    for several in ((file,), ("-s", "strategies=all"), ("--strategy", "random,egl"), ("digits",)):
+        code, _, err = planned(*several)
+        assert code == 2
+        assert "one strategy" in err
+        assert "`upslope compare`, which runs them all" in err

@@ -1,4 +1,4 @@
-"""`python -m upslope`."""
+"""Run the command line: `python -m upslope`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ Read = Callable[[Sequence[int]], tuple[Tensor, ...]]
 
 
 def with_targets(dataset: Dataset) -> Read:
-    """Reads (inputs, targets)."""
+    """Return a reader of inputs and targets."""
     return lambda indices: (dataset.inputs(indices), dataset.targets(indices))
 
 
@@ -71,7 +71,7 @@ class ResidentSource:
         self._device = device
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-        """One gather a batch."""
+        """Yield each batch by one gather on the device."""
         for positions in batches:
             where = positions.to(self._device)
             yield tuple(t[where] for t in self._tensors)

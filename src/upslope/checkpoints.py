@@ -117,9 +117,9 @@ def trained_classes(build: Callable[[int], nn.Module], tensors: Mapping[str, Ten
         if name not in three or name not in tensors:
             continue
         sizes = zip(value.shape, three[name].shape, tensors[name].shape, strict=False)
-        for small, large, found in sizes:
+        for small, large, size in sizes:
             if small != large:
-                return max(2, int(2 + (found - small) // (large - small)))
+                return max(2, int(2 + (size - small) // (large - small)))
     return None
 
 
@@ -146,10 +146,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        found = list(content)[:_SHOWN] if isinstance(content, dict) else type(content).__name__
+        content_of = list(content)[:_SHOWN] if isinstance(content, dict) else type(content).__name__
         raise ModelError(
             f"Expected {path} to hold a state dict, or one under {', '.join(_WRAPPERS[:3])}, but "
-            f"found {found}. Save `model.state_dict()`."
+            f"found {content_of}. Save `model.state_dict()`."
         )
     return dict(content)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Event, Lock, Thread
 
 from rich.console import Console
 from rich.progress import (
@@ -42,7 +43,10 @@ UNITS = {
     "fit": "steps",
 }
 QUIET_SECONDS = 10.0
-"""Without a terminal, no more than one line in this time."""
+"""Without a terminal, no more than one line about finished cycles in this time."""
+REMINDER_SECONDS = 30.0
+"""Without a terminal, a line about what is being done after so long without any."""
+_LOOK_SECONDS = 1.0
 
 
 @contextmanager
@@ -52,7 +56,8 @@ def watching(runs: int) -> Iterator[Observer]:
         with _Bars(runs) as bars:
             yield bars
     else:
-        yield Lines(runs, lambda line: err.print(line, markup=False))
+        with _reminding(Lines(runs, lambda line: err.print(line, markup=False))) as lines:
+            yield lines
 
 
 @contextmanager
@@ -66,7 +71,8 @@ def watching_unless_observed(
     if observer is not None:
         yield observer
     elif progress and _in_notebook():
-        yield Lines(runs, print)
+        with _reminding(Lines(runs, print)) as lines:
+            yield lines
     elif progress and err.is_terminal:
         with _Bars(runs) as bars:
             yield bars
@@ -100,7 +106,7 @@ class Share:
 
 
 class Lines:
-    """Plain lines: what was reached, how far, how long still."""
+    """Plain lines: what was reached, how far, how long still; and what takes long meanwhile."""
 
     def __init__(
         self,
@@ -109,20 +115,57 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share, self._write, self._clock = Share(runs), write, clock
-        self._start = self._last = clock()
+        self._start = self._last = self._last_cycle = clock()
+        self._done = 0.0
+        self._doing: Progress | None = None
+        self._lock = Lock()  # `remind` is called from another thread
 
     def __call__(self, progress: Progress) -> None:
-        """Write a line where a cycle is finished and the last line is long enough ago."""
-        done = self._share.update(progress)
-        now = self._clock()
-        if progress.phase != "cycle" or now - self._last < QUIET_SECONDS:
-            return
-        self._last = now
-        left = (now - self._start) / done * (self._share.runs - done) if done else 0.0
-        self._write(
-            f"{100 * done / self._share.runs:3.0f}%  {about(progress)}  "
-            f"about {_clock_words(left)} left"
-        )
+        """Write a line where a cycle is finished and the last such line is long enough ago, or
+        where there was no line for long."""
+        with self._lock:
+            self._done = self._share.update(progress)
+            self._doing = progress
+            now = self._clock()
+            if progress.phase == "cycle" and now - self._last_cycle >= QUIET_SECONDS:
+                self._last = self._last_cycle = now
+                self._write(self._reached(progress, now))
+        self.remind()
+
+    def remind(self) -> None:
+        """Write what is being done, where there was no line for long."""
+        with self._lock:
+            now = self._clock()
+            if self._doing is None or now - self._last < REMINDER_SECONDS:
+                return
+            self._last = now
+            self._write(f"{self._percent()}  {_doing_words(self._doing)}")
+
+    def _reached(self, progress: Progress, now: float) -> str:
+        done, runs = self._done, self._share.runs
+        left = (now - self._start) / done * (runs - done) if done else 0.0
+        return f"{self._percent()}  {about(progress)}  about {_clock_words(left)} left"
+
+    def _percent(self) -> str:
+        return f"{100 * self._done / self._share.runs:3.0f}%"
+
+
+@contextmanager
+def _reminding(lines: Lines) -> Iterator[Lines]:
+    """Let a thread call `remind`: some work, such as a selection, reports nothing for long."""
+    ended = Event()
+
+    def remind() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            lines.remind()
+
+    thread = Thread(target=remind, name="upslope-reminder", daemon=True)
+    thread.start()
+    try:
+        yield lines
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Bars:
@@ -179,7 +222,7 @@ class _Bars:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """`1,234 samples/s`."""
+        """Return the rate of a bar, such as `1,234 samples/s`."""
         if not task.speed or not task.fields.get("unit"):
             return Text("")
         return Text(f"{task.speed:,.0f} {task.fields['unit']}/s", style="progress.data.speed")
@@ -197,6 +240,15 @@ def about(progress: Progress) -> str:
     return "  ".join(
         [progress.run, cycle, format_count(progress.labelled, "label"), *figures]
     ).strip()
+
+
+def _doing_words(progress: Progress) -> str:
+    """`margin/seed-0  cycle 3 of 7  280 labels: train 1,234 of 9,000 batches`."""
+    cycle = f"cycle {progress.cycle + 1} of {progress.cycles}" if progress.cycles else ""
+    labels = format_count(progress.labelled, "label") if progress.labelled else ""
+    where = "  ".join(part for part in (progress.run, cycle, labels) if part)
+    count = f" {progress.done:,} of {progress.total:,} {UNITS.get(progress.phase, '')}".rstrip()
+    return f"{where}: {progress.phase}{count}" if where else f"{progress.phase}{count}"
 
 
 def _figures(metrics: Mapping[str, float], before: str) -> list[str]:

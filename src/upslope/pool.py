@@ -1,4 +1,4 @@
-"""What a strategy sees of the pool, and what it answers.
+"""The pool as a strategy sees it, and the selection that it returns.
 
 A strategy is pure: it gets a `PoolView` (ids and signals, no model, no device, no loader) and
 answers with a `Selection`. Which signals it wants, it says with `Need`s.
@@ -132,6 +132,10 @@ class Strategy(Protocol):
         """Choose exactly `budget` distinct candidates; with a cost budget, see `CostBudgeted`.
 
         Deterministic given `rng`; independent of the order of the candidates up to ties.
+
+        pool: the candidates and their signals.
+
+        Returns: the ids, and the scores of all candidates where there are any.
 
         Raises:
             SelectionError: budget below 1 or above the candidates; a signal missing or not finite.

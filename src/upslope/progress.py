@@ -1,4 +1,4 @@
-"""What long work tells whoever watches, and how it is asked to stop."""
+"""Progress reports of long work, and requests to stop it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Progress:
     those on its labels, and `fitted` is False where the network has not learnt these), "run" (runs
     of a comparison).
     run: which run of a comparison, as "<strategy>/seed-<s>"; empty for a single run.
+
+    cycle, cycles: of the run. labelled: labels in use.
     """
 
     phase: str

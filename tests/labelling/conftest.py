@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 HANDS = Path(os.environ.get("UPSLOPE_DATA", "data")) / "sign-digits"
 
@@ -35,19 +34,6 @@ def hands(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
             (folder / name).write_bytes(file.read_bytes())
             digits[name] = digit
     return folder, digits
-
-
-def make_squares(folder: Path, count: int) -> dict[str, str]:
-    """Write `count` images, red or blue, and return file name -> colour."""
-    folder.mkdir(parents=True, exist_ok=True)
-    colours = {}
-    for i in range(count):
-        colour = ("red", "blue")[i % 2]
-        level = 120 + (37 * i) % 130
-        pixels = (level, 10, 10) if colour == "red" else (10, 10, level)
-        Image.new("RGB", (24, 24), pixels).save(folder / f"square-{i:03d}.png")
-        colours[f"square-{i:03d}.png"] = colour
-    return colours
 
 
 class PageServer:

@@ -127,9 +127,110 @@ def test_thirty_labels_by_keys_with_undo_skip_reload_and_a_kill(
     page.close()
 
 
+TEXTS = [
+    "A slow film, and a beautiful one.",
+    "<img src=x onerror=\"document.title='run'\"> & <b>bold</b>",
+    "Two hours that I would like to have back; the music is the best of it.",
+    "Warm, funny, and over too soon.",
+]
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """A project of four texts with sets of labels, one of whose names looks like markup."""
+    lines = [f'{i},"{text.replace(chr(34), chr(34) * 2)}"' for i, text in enumerate(TEXTS)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["id,text", *lines]) + "\n")
+    settings = ProjectSettings(
+        str(tmp_path / "reviews.csv"), ("praise", "slow", "<i>music</i>"), kind="labels"
+    )
+    Project.create(tmp_path / "reviews", settings).close()
+    return tmp_path / "reviews"
+
+
+def test_texts_with_sets_of_labels_notes_and_a_second_look(
+    reviews: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    server = page_server(reviews)
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#sample .text")
+    seen: dict[str, str] = {}
+    for turn in range(4):
+        id_ = page.inner_text("#file")
+        seen[id_] = page.inner_text("#sample .text")
+        page.keyboard.press("1")
+        page.keyboard.press("3")
+        assert page.get_attribute("#classes button:nth-child(3)", "aria-pressed") == "true"
+        page.keyboard.press("1")  # off again
+        if turn == 0:
+            page.keyboard.press("/")
+            page.keyboard.type("123 a note")  # digits in a note are no labels
+            page.keyboard.press("Enter")
+        assert answers(reviews) == {key: [0, 0, 1] for key in list(seen)[:-1]}
+        page.keyboard.press("Enter")
+        page.wait_for_function(
+            "before => document.getElementById('file').textContent !== before", arg=id_
+        )
+    assert seen == {str(i): text for i, text in enumerate(TEXTS)}  # as written, never as markup
+    assert page.title() == "Label reviews"
+    assert "<i>music</i>" in page.inner_text("#classes")
+    assert "All samples are answered" in page.inner_text("#sample")
+    assert answers(reviews) == {key: [0, 0, 1] for key in seen}
+    first = next(iter(seen))
+    assert read_project(reviews)[1].answers[first]["tester"].note == "123 a note"
+
+    page.click("#history button:last-child")  # a second look at the first answer
+    page.wait_for_selector("#keep:not([hidden])")
+    assert page.inner_text("#file") == first
+    assert page.input_value("#note") == "123 a note"
+    page.keyboard.press("Escape")  # its answer is kept
+    page.wait_for_selector("#keep", state="hidden")
+    page.click("#history button:last-child")
+    page.wait_for_selector("#keep:not([hidden])")
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#keep", state="hidden")
+    assert answers(reviews) == {**{key: [0, 0, 1] for key in seen}, first: [0, 1, 1]}
+    page.close()
+
+
+def test_the_page_can_be_used_without_eyes_or_a_mouse(
+    reviews: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    server = page_server(reviews)
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#sample .text")
+    for button in page.query_selector_all("button:visible"):
+        assert button.inner_text().strip() or button.get_attribute("aria-label")
+    names = []
+    for _ in range(12):  # everything is reached by Tab
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.textContent.trim()"))
+    for wanted in ("praise", "Save these labels", "Skip", "Cannot tell", "Show the model's guess"):
+        assert any(wanted in name for name in names), (wanted, names)
+    page.focus("#classes button")
+    page.keyboard.press("Space")
+    assert page.get_attribute("#classes button", "aria-pressed") == "true"
+    page.keyboard.press("Enter")  # on a button, Enter is the button's
+    assert page.get_attribute("#classes button", "aria-pressed") == "false"
+    page.focus("#save")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('said').textContent.includes('Labelled')")
+    assert len(answers(reviews)) == 1
+    page.close()
+
+
+def answers(folder: Path) -> dict[str, Any]:
+    """id -> label."""
+    state = read_project(folder)[1]
+    return {id_: one["tester"].label for id_, one in state.answers.items()}
+
+
 @pytest.mark.skipif(PICTURES is None, reason="takes pictures where UPSLOPE_PAGE_PICTURES says")
 def test_screenshots(
     hands: tuple[Path, dict[str, str]],
+    reviews: Path,
     tmp_path: Path,
     page_server: Callable[..., Any],
     browser: Any,
@@ -150,10 +251,20 @@ def test_screenshots(
     page.wait_for_function("() => standing.model.accuracy", timeout=60_000)
     page.keyboard.press("ArrowUp")
     page.wait_for_selector("#guess:not([hidden])")
+    photograph(page, out, "hands")
+    page.goto(page_server(reviews).url)
+    page.wait_for_selector("#sample .text")
+    page.keyboard.press("1")
+    page.click("#details summary")
+    photograph(page, out, "reviews")
+    page.close()
+
+
+def photograph(page: Any, out: Path, name: str) -> None:
+    """Take pictures at three widths, light and dark."""
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         for width, height in WIDTHS:
             page.set_viewport_size({"width": width, "height": height})
             page.wait_for_timeout(300)
-            page.screenshot(path=out / f"hands-{width}-{scheme}.png", full_page=width < 820)
-    page.close()
+            page.screenshot(path=out / f"{name}-{width}-{scheme}.png", full_page=width < 820)

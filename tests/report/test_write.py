@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import statistics
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -171,6 +172,23 @@ def test_two_seeds_are_points_and_three_a_band() -> None:
     assert "there are too few for an interval" in page(near_the_top(2))
     difference = figures.differences_figure(near_the_top(2)).axes[0]
     assert not difference.collections
+
+
+def test_tables_of_two_seeds_tell_the_mean_without_an_interval() -> None:
+    """Of 0.970 and 1.0 the Student t interval would be ±19 points; of three seeds it is told."""
+    two, three = near_the_top(2), near_the_top(3)
+    assert cells(two, two.rows[1])[:5] == ["margin", "96.5", "98.5", "98.5", "98.0"]
+    assert cells(two, two.rows[1])[5] == "+1.00"
+    assert "±" not in markdown(two) + page(two)
+    assert "2 seeds: no interval" in markdown(two)
+    assert all(line.split(",")[3:5] == ["", ""] for line in as_csv(two).splitlines()[1:])
+    stored = json.loads(as_json(two))["strategies"][1]
+    assert stored["mean"] == pytest.approx([0.965, 0.985, 0.985])
+    assert stored["low"] == [None] * 3
+    assert (stored["area"]["low"], stored["against_reference"]["high"]) == (None, None)
+    assert "±" in cells(three, three.rows[1])[1]
+    half = 4.302652729911275 * statistics.stdev([0.95, 0.98, 0.965]) / math.sqrt(3)
+    assert cells(three, three.rows[1])[1] == f"96.5 ±{100 * half:.1f}"
 
 
 def test_letters_of_the_narrow_picture_need_not_shrink(summary: Summary) -> None:

@@ -9,7 +9,7 @@ from upslope.cli.app import app
 
 
 def main() -> None:
-    """Entry point of `upslope`."""
+    """Run the command `upslope`; the entry point of the package."""
     app(prog_name="upslope")
 
 

@@ -1,4 +1,4 @@
-"""The commands."""
+"""The commands of `upslope`: options in, library calls, results out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
 from upslope.cli.select import select
 from upslope.cli.status import status
+from upslope.cli.tell import tell
 from upslope.cli.verify import repair, verify
 
 app = typer.Typer(
@@ -92,7 +93,13 @@ def common(
 @app.command()
 def run(
     config: Config = None,
-    strategy: Annotated[str, typer.Option(help="Which; `upslope list strategies`.")] = "margin",
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="Which; `upslope list strategies`. By default the one of the configuration, or "
+            "margin where it names none."
+        ),
+    ] = None,
     seeds: Seeds = None,
     out: Out = None,
     device: Device = None,
@@ -159,6 +166,7 @@ def compare(
 
 
 app.command()(status)
+app.command()(tell)
 app.command()(select)
 app.add_typer(label, name="label")
 app.command()(score)
@@ -258,7 +266,14 @@ def _compare(
         from upslope.datasets import check_labelled
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
-        config = load(config_file, sets=assignments, overrides=overrides)
+        config = load(
+            config_file,
+            sets=assignments,
+            overrides=overrides,
+            defaults={"strategies": "margin"} if asks else None,
+        )
+        if asks:
+            sitting.check_one_strategy(config)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
         with watching(1) as observer:

@@ -18,12 +18,27 @@ from upslope.errors import ConfigError
 if TYPE_CHECKING:
     from upslope.config import Config, Setup
     from upslope.experiment import Sitting
+    from upslope.experiment.answers import AnswerCounts
     from upslope.experiment.sheet import Question
     from upslope.ledger import RunResult
     from upslope.progress import Observer
 
+_SHOWN = 8
 WAITING = 7
 """Exit code of a run that waits for labels: no failure, and not the end either."""
+
+
+def check_one_strategy(config: Config) -> None:
+    """Raise ConfigError where a run would have several strategies, or all of them."""
+    if len(config.strategies) == 1:
+        return
+    names = ", ".join(choice.label for choice in config.strategies[:_SHOWN])
+    more = len(config.strategies) - _SHOWN
+    raise ConfigError(
+        f"Expected one strategy, as `upslope run` runs one, but `strategies` names "
+        f"{len(config.strategies)}: {names}{f' and {more} more' if more > 0 else ''}. Say which "
+        "with --strategy NAME, or take `upslope compare`, which runs them all."
+    )
 
 
 def waits_for_people(setup: Setup, folder: Path) -> bool:
@@ -121,7 +136,7 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
     """What was taken in and what is to do; exits with `WAITING` where people are asked."""
     from upslope.ledger.status import last_cycle, status, unfitted_words
 
-    if taken := _recorded(sitting):
+    if taken := recorded_words(sitting.counts, sitting.own):
         _say(f"recorded: {', '.join(taken)}")
     for line in _noticed(sitting):
         _say(line)
@@ -141,9 +156,11 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
     raise typer.Exit(WAITING)
 
 
-def _recorded(sitting: Sitting) -> list[str]:
-    """What a sitting recorded, by kinds with their counts."""
-    counts = sitting.counts
+def recorded_words(counts: AnswerCounts, own_labels: int = 0) -> list[str]:
+    """Return what was recorded, by kinds with their counts.
+
+    own_labels: how many labels were taken from the data set itself.
+    """
     taken = []
     if counts.labelled:
         late = f" ({counts.late:,} skipped before, beyond the cycle's count)" if counts.late else ""
@@ -154,8 +171,8 @@ def _recorded(sitting: Sitting) -> list[str]:
         taken.append(f"{counts.passed:,} skipped")
     if counts.withdrawn:
         taken.append(f"{counts.withdrawn:,} taken back")
-    if sitting.own:
-        own = format_count(sitting.own, "label")
+    if own_labels:
+        own = format_count(own_labels, "label")
         taken.append(f"{own} that the data set has itself")
     return taken
 

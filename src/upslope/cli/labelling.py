@@ -165,6 +165,97 @@ def status(
             out.print(f"{title:11} {text}", markup=False, soft_wrap=True)
 
 
+@label.command()
+def export(
+    project: Project,
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="File .csv or .parquet, or a folder.")
+    ],
+) -> None:
+    """Write the labels: every answer into a table, or images into a folder per class.
+
+    [bold]Examples[/bold]
+
+      upslope label export birds labels.csv
+
+      upslope label export birds sorted/
+    """
+    with told():
+        from upslope.labelling.exports import export_folders, export_table
+
+        if target.suffix:
+            count = export_table(project, target)
+            _say(f"{target}: {count.samples:,} samples with a label, {count.rows:,} answers")
+        else:
+            count = export_folders(project, target)
+            _say(f"{target}: {count.samples:,} images in folders of their classes")
+        if count.passed:
+            _say(f"{count.passed:,} samples were passed and have no label")
+
+
+@label.command()
+def predict(
+    project: Project,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="File .csv or .parquet.")],
+) -> None:
+    """Write what the model makes of every sample: class and probability.
+
+    [bold]Examples[/bold]
+
+      upslope label predict birds predictions.csv
+    """
+    with told():
+        from upslope.labelling.predictions import write_predictions
+
+        count = write_predictions(project, target)
+        _say(f"{target}: {count.rows:,} predictions by a model of {count.labels:,} labels")
+        _say(f"features: {count.method}")
+        if count.unreadable:
+            _say(f"{count.unreadable:,} samples cannot be read and are left out")
+
+
+@label.command("import")
+def import_(
+    project: Project,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="CSV with id and label, or a folder a class.")
+    ],
+) -> None:
+    """Take labels in that exist already; the model is trained on them.
+
+    [bold]Examples[/bold]
+
+      upslope label import birds old-labels.csv
+
+      upslope label import birds sorted/
+    """
+    with told():
+        from upslope.labelling.imports import import_labels
+        from upslope.labelling.project import Project as LabelProject
+
+        with LabelProject(project) as opened:
+            count = import_labels(opened, source)
+        _say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
+        if count.empty:
+            _say(f"{count.empty:,} rows have no label and say nothing")
+
+
+@label.command("close-control")
+def close_control(project: Project) -> None:
+    """Train on the control answers too, from here on; nothing measures the model any more.
+
+    [bold]Examples[/bold]
+
+      upslope label close-control birds
+    """
+    with told():
+        from upslope.labelling.project import Project as LabelProject
+
+        with LabelProject(project) as opened:
+            opened.close_control()
+        _say("The control slice is closed: its answers are trained on.")
+
+
 _GO_ON = "Every answer is kept: the same command goes on."
 
 

@@ -43,7 +43,7 @@ class _Carried:
     data: bytes
 
     def open(self) -> bytes:
-        """The bytes."""
+        """Return the bytes of the parcel."""
         return self.data
 
 

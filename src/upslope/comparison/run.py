@@ -36,7 +36,10 @@ _FIRST_MODELS = ".first-models"
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """runs: strategy -> one run per seed; full_data: one reference per seed."""
+    """runs: strategy -> one run per seed; full_data: one reference per seed.
+
+    path: the folder of the comparison.
+    """
 
     path: Path
     runs: Mapping[str, tuple[RunResult, ...]]
@@ -56,7 +59,7 @@ class FullDataReference:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """Nothing."""
+        """Return no need: the reference scores nothing."""
         return ()
 
     def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:  # noqa: ARG002
@@ -87,7 +90,7 @@ class RunMatrix:
         return [*strategies, *([FULL_DATA] if seed in self.full_data_seeds else [])]
 
     def read(self, name: str, seed: int) -> RunResult:
-        """What one has recorded."""
+        """Return what one run has recorded."""
         return read_run(self.out / name / f"seed-{seed}")
 
     def run(self, name: str, seed: int, observer: Observer, stop: Stop) -> None:
@@ -149,12 +152,36 @@ def compare(
     A finished comparison goes on where `settings.cycles` is larger than before, or the budget is:
     the latter only where all runs stand at the same cycle.
 
+    task, model: as of an `Experiment`. training: how each network is trained. device: "auto",
+    "cpu", "cuda" ...
+
+    Returns: every run, read back from its folder.
+
     Raises:
         ConfigError: `splits` of another kind, samples of the pool without a label, no strategy, no
             seed, a name that is no folder's, workers out of range.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call goes on.
         RunError: worker processes were killed, and no other could take their seeds over.
         UpslopeError: a run failed; what was recorded stays.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from upslope import datasets, models, strategies, tasks
+        >>> splits = datasets.load("digits", limit=40, test_limit=20)
+        >>> mean, std = datasets.statistics(splits.pool)
+        >>> task = tasks.build("classification", num_classes=10, mean=mean, std=std)
+        >>> from functools import partial
+        >>> network = partial(models.build, "mlp", num_classes=10, input_shape=(1, 8, 8), hidden=4)
+        >>> with TemporaryDirectory() as folder:
+        ...     result = compare(
+        ...         folder,
+        ...         strategies={name: strategies.build(name) for name in ("random", "margin")},
+        ...         seeds=[0], splits=splits, task=task, model=network, progress=False,
+        ...         settings=ExperimentSettings(initial=10, budget=5, cycles=2),
+        ...         training=TrainingSettings(epochs=1),
+        ...     )
+        >>> {name: list(runs[0].curve()[0]) for name, runs in result.runs.items()}
+        {'random': [10, 15], 'margin': [10, 15]}
     """
     check_splits(splits)
     check_labelled(splits.pool)
@@ -189,6 +216,10 @@ def compare(
 def read_comparison(out: Path | str) -> ComparisonResult:
     """Read the runs under `out`, finished or not.
 
+    out: the folder of the comparison.
+
+    Returns: every run that is there.
+
     Raises:
         RunError: no run there, or a damaged one.
     """
@@ -201,7 +232,7 @@ def read_comparison(out: Path | str) -> ComparisonResult:
             f"Expected runs in {out}, as <strategy>/seed-<number>/, but there are none. Give the "
             "folder of a comparison."
         )
-    by_seed = {name: tuple(sorted(found, key=lambda r: r.seed)) for name, found in runs.items()}
+    by_seed = {name: tuple(sorted(results, key=lambda r: r.seed)) for name, results in runs.items()}
     full_data = by_seed.pop(FULL_DATA, ())
     return ComparisonResult(out, by_seed, full_data)
 

@@ -29,7 +29,11 @@ class Runs(Protocol):
         ...
 
     def run(self, name: str, seed: int, observer: Observer, stop: Stop) -> None:
-        """Run one, from where it stands."""
+        """Run one strategy under one `seed`, from where it stands.
+
+        name: of the strategy. observer: is told of progress. stop: a request to stop, looked at
+        between batches.
+        """
         ...
 
 

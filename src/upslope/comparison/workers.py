@@ -51,6 +51,8 @@ def run_in_workers(
     folder: on whose disk the plan is handed over, in a file without a name; by default, that of
     temporary files.
 
+    observer: is told of progress of all runs.
+
     Raises:
         ConfigError: the plan cannot be pickled.
         RunError: workers died, and none is left or one seed has cost two of them.

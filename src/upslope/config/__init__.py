@@ -29,6 +29,7 @@ from upslope.config.assemble import (
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.read import load, shipped
 from upslope.config.recorded import Source, find_source
+from upslope.config.reopen import open_run, recorded_run
 from upslope.config.schema import Choice, Config, parse
 
 __all__ = [
@@ -47,8 +48,10 @@ __all__ = [
     "find_source",
     "find_strategy",
     "load",
+    "open_run",
     "parse",
     "plan",
+    "recorded_run",
     "scorers",
     "shipped",
     "to_plan",

@@ -38,7 +38,11 @@ from upslope.tasks.base import Task
 
 @dataclass(frozen=True)
 class Setup:
-    """What `comparison.compare` and `Experiment` take."""
+    """What `comparison.compare` and `Experiment` take.
+
+    splits: the data. task: the losses and figures. model: a factory of fresh networks. strategies:
+    label -> strategy.
+    """
 
     splits: Splits
     task: Task
@@ -55,6 +59,8 @@ class Trained:
     """What `scoring.score_to_file` takes: `model` is in eval mode on `device`.
 
     classes: their names, where they are known.
+
+    pool: the samples to score. task: as in training.
     """
 
     pool: Dataset
@@ -67,13 +73,15 @@ class Trained:
 def trained(
     source: Source, progress: Observer = no_progress, pool: Dataset | None = None
 ) -> Trained:
-    """Open what there is to score, and the network with the weights of the checkpoint.
+    """Return what there is to score, and the network with the weights of the checkpoint.
 
     pool: the samples, where they are open already.
 
     Classes and statistics are the run's where a run trained it. Else the number of classes is that
     of the data set; of images without classes, the checkpoint's; and images are normalised by
     the statistics of what is opened.
+
+    source: where the checkpoint is, and its configuration. progress: is told of samples read.
 
     Raises:
         ConfigError, DataError: as for `assemble`; inputs of another shape than the run's; rows of a
@@ -250,7 +258,11 @@ def assemble(
     progress: Observer = no_progress,
     reshape: Callable[[Splits], Splits] | None = None,
 ) -> Setup:
-    """Open the data set and build the rest around it, or around what `reshape` makes of it.
+    """Return the data set that is opened, and the rest that is built around it.
+
+    config: what to build. progress: is told of samples read.
+
+    reshape: changes the splits before anything is built around them.
 
     With `model.freeze`, features are computed here, once the strategies were tried on a few.
 
@@ -264,15 +276,21 @@ def assemble(
 
 
 def data_place(config: Config) -> str | None:
-    """Return the absolute path of the data set's file or folder; None for one that needs none."""
+    """Return the absolute path of the data set's file or folder; None for one that needs none.
+
+    config: of the run.
+    """
     root = datasets.root_of(config.data.name, config.root)
     return None if root is None else str(Path(root).absolute())
 
 
 def assemble_from_published_sizes(config: Config) -> Setup | None:
-    """The same around the published sizes of a data set whose files are not there: for a plan.
+    """Return a setup around the published sizes of a data set whose files are not there: for a
+    plan.
 
     Its samples are random. None where the sizes are not known.
+
+    config: what to build.
 
     Raises:
         ConfigError, ModelError: what does not exist or does not fit together.
@@ -282,11 +300,13 @@ def assemble_from_published_sizes(config: Config) -> Setup | None:
 
 
 def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, str]:
-    """(the job, why its data was not opened): what `plan` and `estimate` need, and no more.
+    """Return the setup that `plan` and `estimate` need, and why its data was not opened.
 
     Where files are missing, and where they would have to be simulated first, the published sizes
     stand in for the data; otherwise the data is opened and the strategies are tried, and the
     second is empty.
+
+    config: what to plan. progress: is told of samples read.
 
     Raises:
         ConfigError, DataError, ModelError: as for `assemble` and `check_compatible`.
@@ -356,9 +376,11 @@ def _data_options(config: Config) -> dict[str, Any]:
 
 
 def check_compatible(config: Config, setup: Setup) -> Setup:
-    """The same job, once every strategy was tried on a sample with an untrained network.
+    """Return the same setup, once every strategy was tried on a sample with an untrained network.
 
     Of `strategies: all`, those that cannot be served are left out.
+
+    config: of the comparison. setup: what `assemble` made of it.
 
     Raises:
         ConfigError: strategies that were asked for by name and cannot be served, with the reasons;
@@ -400,6 +422,9 @@ class Plan:
 
     budgets: labels at each cycle. candidates: scored in each cycle. steps: optimiser steps at each
     cycle. parameters: trainable numbers of the model.
+
+    pool, test: samples. classes: how many. input_shape: of one sample. runs, full_data_runs: how
+    many.
     """
 
     pool: int
@@ -415,14 +440,16 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of all runs, without what runs of one seed share."""
+        """Return the optimiser steps of all runs, without what runs of one seed share."""
         return self.runs * sum(self.steps)
 
 
 def plan(config: Config, setup: Setup, begun: RunResult | None = None) -> Plan:
-    """Sizes, budgets and steps; trains nothing.
+    """Return the sizes, budgets and steps of a comparison; trains nothing.
 
     begun: a run that is gone on with, whose labels so far may be other than settings say now.
+
+    config, setup: of the comparison.
 
     Raises:
         SelectionError: more labels asked for than the pool holds.

@@ -1,4 +1,4 @@
-"""What a comparison will cost, from a few steps measured here.
+"""Estimates of what a comparison will cost, from a few steps measured here.
 
 Time: a few steps of the training loop and a few batches of scoring, on the configured device. What
 is measured is small enough for seconds: fewer samples in a batch, and, where one sample is much
@@ -120,7 +120,10 @@ class _Repeated:
 
 
 def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
-    """Measure, count, scale.
+    """Return the time and the memory of a comparison, scaled from a few steps that are measured
+    here.
+
+    config, setup: of the comparison. planned: its sizes, as `plan` gives them.
 
     Raises:
         DataError: no sample can be read.
@@ -329,7 +332,7 @@ def _scores(
     device: torch.device,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """(seconds per sample, by strategy; those not measured, and why)."""
-    found: dict[str, float] = {}
+    seconds_of: dict[str, float] = {}
     left_out: dict[str, str] = {}
     known: dict[tuple[Any, ...], float] = {(): 0.0}
     network, began = model().to(device), time.perf_counter()
@@ -358,8 +361,8 @@ def _scores(
         else:
             if needs not in known:
                 known[needs] = a_sample(needs)
-            found[label] = known[needs]
-    return found, left_out
+            seconds_of[label] = known[needs]
+    return seconds_of, left_out
 
 
 def _weights(model: nn.Module, settings: TrainingSettings) -> int:

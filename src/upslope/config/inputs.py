@@ -1,4 +1,4 @@
-"""What a network's trained weights want of the data: their normalisation and their size."""
+"""The normalisation and the size of inputs that a network's trained weights expect."""
 
 from __future__ import annotations
 

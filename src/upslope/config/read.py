@@ -21,18 +21,25 @@ def load(
     *,
     sets: Iterable[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Read, put on top, check.
+    """Return a configuration that was read, changed and checked.
 
     Args:
         source: a YAML file, the name of one that ships with Upslope (`shipped`), or what one
             holds; none for the defaults (digits).
         sets: assignments `a.b=c`, the value as YAML: `training.epochs=5`, `seeds=[1, 2]`.
         overrides: dotted keys with values, applied last; None values are left out.
+        defaults: sections that take these values where nothing else states them.
 
     Raises:
         ConfigError: a file that cannot be read or is no YAML mapping; an assignment that is none;
             faults of the values, all together.
+
+    Example:
+        >>> config = load("digits", sets=["training.epochs=5"])
+        >>> config.data.name, config.training.epochs
+        ('digits', 5)
     """
     if isinstance(source, Mapping):
         document = copy.deepcopy(dict(source))
@@ -48,7 +55,7 @@ def load(
     for key, value in (overrides or {}).items():
         if value is not None:
             _assign(document, key, value)
-    return with_size(parse(document))
+    return with_size(parse({**(defaults or {}), **document}))
 
 
 def shipped() -> dict[str, tuple[str, str]]:
@@ -56,14 +63,14 @@ def shipped() -> dict[str, tuple[str, str]]:
 
     What it is stands in the comment at the head of each file.
     """
-    found = {}
+    configurations = {}
     for file in sorted(files("upslope").joinpath("configs").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
             text = file.read_text(encoding="utf-8")
             head = text.partition("\n#\n")[0].splitlines()
             lines = [line.removeprefix("# ") for line in head if line.startswith("# ")]
-            found[file.name.removesuffix(".yaml")] = (" ".join(lines), text)
-    return found
+            configurations[file.name.removesuffix(".yaml")] = (" ".join(lines), text)
+    return configurations
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def find_source(
     sets: Iterable[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Find the checkpoint and its configuration.
+    """Return a checkpoint and the configuration that belongs to it.
 
     path: the folder of a run (its last model is taken), a folder above a single run, or a
     checkpoint, within a run or not. config: of a checkpoint that no run explains. sets,
@@ -76,7 +76,7 @@ def find_source(
             f"Expected a checkpoint or the folder of a run at {path} but there is no such file or "
             "folder."
         )
-    folder = _run_folder(path)
+    folder = run_folder(path)
     if folder is None:
         return Source(path, load(config, sets=sets, overrides=overrides))
     run = read_run(folder)
@@ -111,7 +111,13 @@ def find_source(
     return Source(checkpoint, load(document, sets=sets, overrides=overrides), run, elsewhere)
 
 
-def _run_folder(path: Path) -> Path | None:
+def run_folder(path: Path) -> Path | None:
+    """Return the folder of the run that a path is in, or is above; None for a checkpoint of none.
+
+    Raises:
+        RunError: a folder without a run.
+        ConfigError: a folder with several.
+    """
     if path.is_file():
         folder = path.absolute().parent.parent
         return folder if path.parent.name == "models" and (folder / FILE).is_file() else None

@@ -19,7 +19,10 @@ Settings = TypeVar("Settings", ExperimentSettings, TrainingSettings)
 
 @dataclass(frozen=True)
 class Choice:
-    """An entry of a table, and its options. `label` is what reports call a strategy."""
+    """An entry of a table, and its options. `label` is what reports call a strategy.
+
+    name: of the entry.
+    """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -28,7 +31,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a comparison is. The defaults are the demonstration on digits."""
+    """Everything that a comparison is. The defaults are the demonstration on digits.
+
+    data, model, task: the name and the options of each. strategies: which to run. seeds: one run of
+    each strategy per seed. experiment, training: settings. device: "auto", "cpu", "cuda" ...
+    """
 
     data: Choice = Choice("digits")
     root: str | None = None
@@ -50,7 +57,7 @@ class Config:
     """Processes, each with a seed at a time."""
 
     def protocol(self) -> dict[str, Any]:
-        """What decides the figures, as plain data: stored with each run, shown in reports.
+        """Return what decides the figures, as plain data: stored with each run, shown in reports.
 
         Where the files lie, the device and which strategies and seeds run beside are no part of
         it, so a run can go on elsewhere, or get company.
@@ -76,6 +83,8 @@ SECTIONS = (
 
 def parse(document: Mapping[str, Any]) -> Config:
     """A configuration from plain data, such as YAML gives.
+
+    document: the sections by name.
 
     Raises:
         ConfigError: unknown keys, wrong types and values out of range: all of them, one per line,

@@ -113,6 +113,8 @@ def contrast_transfer(
     defocus dz: micrometre under focus; spherical C_s: millimetre; amplitude A. At k = 0 it is A.
     (J. Frank, Three-Dimensional Electron Microscopy of Macromolecular Assemblies, 2006, with the
     sign that turns dark molecules bright.)
+
+    voltage: kilovolt.
     """
     length = wavelength(voltage)
     chi = np.pi * length * (defocus * 1e4) * k**2
@@ -122,11 +124,13 @@ def contrast_transfer(
 
 
 def measured_region(box: int, tilt: float) -> NDArray[np.bool_]:
-    """Which Fourier coefficients of `rfftn` a tilt series of +-`tilt` degrees measures.
+    """Return which Fourier coefficients of `rfftn` a tilt series of +-`tilt` degrees measures.
 
     By the projection theorem an image at angle a, tilted about y, holds the plane
     k_z = k_x tan(a): those with |k_z| <= |k_x| tan(tilt) are measured, the wedge beyond is missing.
     The line k_x = k_z = 0, along the tilt axis, lies in every image.
+
+    box: voxels along an edge.
     """
     if tilt >= 90:
         return np.ones((box, box, box // 2 + 1), dtype=bool)

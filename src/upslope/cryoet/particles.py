@@ -114,10 +114,10 @@ def read_particles(
             f"Expected one table of particles in {path} but got {shown}. Keep one, or join them."
         )
     if not tables:
-        found = "; ".join(f"data_{b.name}: {', '.join(b.columns)}" for b in blocks)
+        blocks_there = "; ".join(f"data_{b.name}: {', '.join(b.columns)}" for b in blocks)
         raise DataError(
             f"Expected a table with rlnImageName, or with rlnTomoName (or rlnMicrographName) and "
-            f"{', '.join(_PLACE)}, in {path} but got {found}."
+            f"{', '.join(_PLACE)}, in {path} but got {blocks_there}."
         )
     at = tables[0]
     block = blocks[at]

@@ -33,6 +33,8 @@ class Simulation:
     """`count` samples, an equal share of each template: sample i shows template i % n.
 
     Sample i depends on (seed, split, i), the imaging and its template, and on nothing else.
+
+    templates: what is imaged.
     """
 
     templates: Sequence[Template]
@@ -46,7 +48,7 @@ class Simulation:
         return i % len(self.templates)
 
     def sample(self, i: int) -> Sample:
-        """Sample i."""
+        """Return sample i, simulated from its own seed."""
         seed = derive(self.seed, "subtomogram", self.split, i)
         return simulate(self.templates[self.label(i)], self.imaging, seed)
 
@@ -61,6 +63,8 @@ class Simulation:
 
         threads: as many as the machine has cores, if not given. The transforms and the splines,
         where the time goes, run outside Python's lock.
+
+        progress: called with the number of samples done.
         """
         progress(Progress("simulate", 0, self.count))
         with ThreadPoolExecutor(threads or cpu_count() or 1) as pool:
@@ -72,10 +76,12 @@ class Simulation:
 
 
 def simulate(template: Template, imaging: Imaging, seed: int) -> Sample:
-    """One subtomogram: the template at a random place, seen by the microscope.
+    """Return one subtomogram: the template at a random place, seen by the microscope.
 
     Rotations are uniform (Haar), shifts uniform in a cube. Draws: four normal numbers for the
     rotation, three for the shift, then those of `imaging.image`.
+
+    template: the density. imaging: the microscope. seed: of everything random.
     """
     rng = np.random.default_rng(seed)
     rotation = rotation_matrix(rng.standard_normal(4))

@@ -1,4 +1,4 @@
-"""What is imaged: atoms of a PDB or mmCIF entry, or a density map of an MRC file."""
+"""Structures to image: atoms of a PDB or mmCIF entry, or a density map of an MRC file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ Volume = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Atoms:
-    """Atoms of a molecule. xyz: (n, 3), in angstrom, centred. weights: (n,), atomic numbers."""
+    """Atoms of a molecule. xyz: (n, 3), in angstrom, centred. weights: (n,), atomic numbers.
+
+    id: of the entry.
+    """
 
     id: str
     xyz: NDArray[np.float64]
@@ -31,7 +34,10 @@ class Atoms:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """A density map. density: (d, h, w) in z, y, x; voxel: its edge in angstrom."""
+    """A density map. density: (d, h, w) in z, y, x; voxel: its edge in angstrom.
+
+    id: of the entry.
+    """
 
     id: str
     density: Volume
@@ -46,6 +52,8 @@ def read_structure(path: Path | str) -> Structure:
 
     Of a PDB or mmCIF entry, the first biological assembly is built where the file gives one;
     hydrogen and water are left out.
+
+    path: the file.
 
     Raises:
         DataError: the file cannot be read, holds no atom, or is of another kind.
@@ -75,22 +83,22 @@ def read_library(folder: Path) -> dict[str, Structure]:
     Raises:
         DataError: neither file is there, or one is damaged or of another layout.
     """
-    found: dict[str, Structure] = {}
+    structures: dict[str, Structure] = {}
     for file in ("structures.npz", "maps.npz"):
         path = folder / file
         if not path.is_file():
             continue
         try:
             with np.load(path, allow_pickle=False) as stored:
-                found |= _from_arrays({key: stored[key] for key in stored.files})
+                structures |= _from_arrays({key: stored[key] for key in stored.files})
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise DataError(
                 f"Expected structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path} "
                 f"but reading it failed: {error}. Get it again."
             ) from error
-    if not found:
+    if not structures:
         raise DataError(f"Expected structures.npz or maps.npz in {folder} but there is neither.")
-    return found
+    return structures
 
 
 def needed(module: str) -> ModuleType:
@@ -107,15 +115,15 @@ def needed(module: str) -> ModuleType:
 
 
 def _from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Structure]:
-    found: dict[str, Structure] = {}
+    structures: dict[str, Structure] = {}
     for key, values in arrays.items():
         if key.endswith("_xyz"):
             id_ = key.removesuffix("_xyz")
-            found[id_] = _centred(id_, values, arrays[f"{id_}_z"])
+            structures[id_] = _centred(id_, values, arrays[f"{id_}_z"])
         elif f"{key}_voxel_A" in arrays:
             voxel = float(arrays[f"{key}_voxel_A"])
-            found[key] = Map(key, values.astype(np.float32), voxel)
-    return found
+            structures[key] = Map(key, values.astype(np.float32), voxel)
+    return structures
 
 
 def _centred(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -> Atoms:

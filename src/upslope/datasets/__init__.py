@@ -116,15 +116,22 @@ _GIVEN = ("root", "progress", "splits", "name")
 def load(
     name: str, root: str | Path | None = None, *, progress: Observer = no_progress, **options: Any
 ) -> Splits:
-    """Open a data set.
+    """Return the pool and the test set of a data set that is opened.
 
     name: a key of `REGISTRY`, or hf:owner/dataset. root: its file or folder, or the folder above
     one of that name; the environment's `UPSLOPE_DATA` where not given. options: those that
     `describe` lists, the ones every data set has (`limit`, `test_limit`, `validation`) among them.
 
+    progress: is told of samples read.
+
     Raises:
         ConfigError: an unknown name or option, a value out of range, or a data set in its place.
         DataError: files that are missing, damaged or not of the format; the message names them.
+
+    Example:
+        >>> splits = load("digits", limit=100, validation=0.1)
+        >>> len(splits.pool), len(splits.validation), splits.pool.input_shape
+        (90, 10, (1, 8, 8))
     """
     check_name(name)
     check_root(root)
@@ -139,6 +146,8 @@ def load_outline(name: str, **options: Any) -> Splits | None:
     """The data set as published, in number and shape, without its files: random content.
 
     To plan with, and to measure what a run costs. None where the sizes are not published.
+
+    name, options: as of `load`.
 
     Raises:
         ConfigError: as for `load`.
@@ -156,6 +165,8 @@ def load_to_score(
 
     Of a folder nothing is set apart or labelled: options of splits and labels, such as `test_share`
     and `classes`, do nothing. The pool has no classes: images do not tell which a network knows.
+
+    name, root, options: as of `load`. progress: is told of samples read.
 
     Raises:
         ConfigError, DataError: as for `load`.
@@ -175,6 +186,8 @@ def load_to_score(
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `load` with their types and ranges checked; opens no file.
 
+    name, options: as of `load`.
+
     Raises:
         ConfigError: an unknown data set; every unknown or wrong option, in one message.
     """
@@ -192,6 +205,8 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
 
 def loader(name: str) -> Callable[..., Splits]:
     """Return the function that reads a data set, whose keyword parameters are its options.
+
+    name: as of `load`.
 
     Raises:
         ConfigError: an unknown data set.

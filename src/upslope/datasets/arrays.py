@@ -40,7 +40,7 @@ class ArrayDataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Return the shape of the input of one sample."""
         return tuple(self.images.shape[1:])
 
     def __len__(self) -> int:

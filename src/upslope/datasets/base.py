@@ -1,4 +1,4 @@
-"""What a data set is: stable ids, inputs by index, and, where somebody knows them, targets."""
+"""Protocols of data sets: stable ids, inputs by index, and targets where somebody knows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from upslope.datasets.array_form import Layout
     from upslope.datasets.map_style import Key
+    from upslope.datasets.table import Missing
     from upslope.datasets.target_values import TargetKind
+    from upslope.datasets.targets import Kind
     from upslope.images import Mode
     from upslope.progress import Observer
 
@@ -21,33 +23,35 @@ class Dataset(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call this data set."""
+        """Return the name of this data set in messages."""
         ...
 
     @property
     def ids(self) -> Sequence[str]:
-        """One stable id per sample."""
+        """Return one stable id per sample."""
         ...
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; their position is the label."""
+        """Return the names of the classes; their position is the label."""
         ...
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as `inputs` gives it: (c, h, w) for images."""
+        """Return the shape of one input as `inputs` gives it: (c, h, w) for images."""
         ...
 
     @property
     def resident(self) -> bool:
-        """True where all inputs fit in memory and training may keep them on the device."""
+        """Return whether all inputs fit in memory, so that training may keep them on the device."""
         ...
 
     def __len__(self) -> int: ...
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape): uint8 images in 0..255, or floats taken as they are.
+        """Return inputs, (n, *input_shape): uint8 images in 0..255, or floats taken as they are.
+
+        indices: positions in the data set.
 
         Raises:
             DataError: a sample cannot be read; the message names its file.
@@ -55,7 +59,10 @@ class Dataset(Protocol):
         ...
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) int64 labels, (n, h, w) uint8 masks ...: what an oracle would answer.
+        """Return targets, (n,) int64 labels, (n, h, w) uint8 masks ...: what an oracle would
+        answer.
+
+        indices: positions in the data set.
 
         Raises:
             DataError: nobody knows the label of one of these samples.
@@ -110,7 +117,7 @@ class Splits:
         layout: Layout = "auto",
         test_share: float | None = None,
     ) -> Splits:
-        """Make splits of NumPy arrays, tensors or sequences of numbers.
+        """Return splits of NumPy arrays, tensors or sequences of numbers.
 
         inputs, test_inputs: (n, ...) uint8 in 0..255, or floats taken as they are; whole numbers of
         other types are refused. A memory map is read where it lies. targets, test_targets: by
@@ -122,6 +129,8 @@ class Splits:
         "channels-first" or "channels-last", where shapes do not tell; tensors of torch have their
         channels in front unless it says otherwise. test_share: of the labelled samples to test
         on, drawn by ids, where no test set is given; without either, the test set is empty.
+
+        test_ids: as ids, of the test set.
 
         Raises:
             ConfigError: arguments that do not go together.
@@ -154,7 +163,7 @@ class Splits:
         test_share: float | None = None,
         progress: Observer | None = None,
     ) -> Splits:
-        """Make splits of map-style data sets: of torch, of torchvision, or any with `len(data)`
+        """Return splits of map-style data sets: of torch, of torchvision, or any with `len(data)`
         and `data[i]`.
 
         An item is an input, a tuple (input, target) or a mapping; an input is an image of Pillow,
@@ -166,6 +175,8 @@ class Splits:
         those of `pool.classes` where it has some. layout: where arrays have their channels. mode,
         size, white: that images of Pillow are brought to; "RGB" or "L", size x size, the white of
         16 bits. memory: GiB of inputs to hold; where all need more, they are read when asked for.
+
+        progress: is told of items read.
 
         Raises:
             ConfigError: a data set without length or places; keys that are not there.
@@ -179,4 +190,91 @@ class Splits:
             pool, test, validation=validation, input=input, target=target, id=id, ids=ids,
             classes=classes, kind=kind, layout=layout, mode=mode, size=size, white=white,
             memory=memory, test_share=test_share, progress=progress or no_progress,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_table(
+        frame: Any,
+        test: Any = None,
+        *,
+        target: str | Sequence[str] | None = None,
+        kind: Kind = "class",
+        classes: Sequence[str] | None = None,
+        text: str | None = None,
+        tokenizer: str = "words",
+        length: int = 128,
+        columns: Sequence[str] | None = None,
+        categorical: Sequence[str] = (),
+        missing: Missing = "error",
+        missing_labels: Sequence[str] | None = None,
+        id: str | None = None,
+        test_share: float = 0.2,
+    ) -> Splits:
+        """Return splits of a table of pandas, polars or Arrow, or of a mapping of columns.
+
+        The options are those of the data sets `table` and, where `text` names a column of texts,
+        `text`. target: the column of classes (label, class or target, if not given), or several
+        of 0 and 1 (kind="labels") or numbers (kind="numbers"). An empty cell there is a sample
+        that nobody has labelled; without any label, `classes` names them. columns: inputs; all
+        others if not given. categorical: columns of numbers that are categories. tokenizer,
+        length: of texts. id: the column of ids; `id`, or the index of pandas, or else the number
+        of the row. test: the test set's table; else a column `split` says, or `test_share` of the
+        labelled rows is set apart by ids.
+
+        frame: the table. missing: words for an empty input. missing_labels: words for an empty
+        label.
+
+        Raises:
+            ConfigError: no table, or columns that are not there.
+            DataError: empty inputs, ids that are not distinct, columns that are neither numbers
+                nor categories.
+        """
+        from upslope.datasets.frames import from_table
+
+        return from_table(
+            frame, test, target=target, kind=kind, classes=classes, text=text,
+            tokenizer=tokenizer, length=length, columns=columns, categorical=categorical,
+            missing=missing, missing_labels=missing_labels, id=id, test_share=test_share,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_hugging_face(
+        data: Any,
+        *,
+        train: str = "train",
+        test: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+        text: str | None = None,
+        tokenizer: str = "words",
+        length: int = 128,
+        mode: Mode | None = None,
+        size: int | None = None,
+        memory: float = 4.0,
+        white: int | None = None,
+        test_share: float | None = None,
+        progress: Observer | None = None,
+    ) -> Splits:
+        """Return splits of a `DatasetDict` of Hugging Face, or of one `Dataset`.
+
+        train, test: names of the splits; test, or validation, where not given. image, label: their
+        columns, where types and names do not tell. text: the column of texts; then the samples
+        are token ids, by `tokenizer`, of `length` at most. mode, size, white, memory: of images, as
+        for `from_torch`. test_share: of the samples to test on, evenly spaced, where there is no
+        test set.
+
+        data: the data set. progress: is told of samples read.
+
+        Raises:
+            ConfigError: columns that are not there; a stream.
+            DataError: splits that are not there; images that cannot be read, or of several sizes
+                without `size`; labels of another kind.
+        """
+        from upslope.datasets.hugging_face_splits import from_hugging_face
+        from upslope.progress import no_progress
+
+        return from_hugging_face(
+            data, train=train, test=test, image=image, label=label, text=text,
+            tokenizer=tokenizer, length=length, mode=mode, size=size, memory=memory, white=white,
+            test_share=test_share, progress=progress or no_progress,
         )  # fmt: skip

@@ -43,10 +43,10 @@ def load(
             f"from {WHERE}; nothing is downloaded for you."
         )
     entries = [entry for entry in by_class(folder) if entry[1] != CLUTTER]
-    found = {label for _, label, _ in entries}
-    if len(found) != CLASSES:
+    classes = {label for _, label, _ in entries}
+    if len(classes) != CLASSES:
         raise DataError(
-            f"Expected {CLASSES} classes in {folder} but got {len(found)}. Unpack the archive "
+            f"Expected {CLASSES} classes in {folder} but got {len(classes)}. Unpack the archive "
             "again."
         )
     return open_entries(

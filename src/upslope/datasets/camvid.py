@@ -42,8 +42,8 @@ def load(
         images, masks = folder / "images" / name, folder / "labels" / name
         if not images.is_dir():
             images, masks = folder / name, folder / f"{name}annot"
-        found = paired(by_name(images, WHERE, left_out), by_name(masks, WHERE, left_out), images)
-        parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in found]
+        pairs = paired(by_name(images, WHERE, left_out), by_name(masks, WHERE, left_out), images)
+        parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in pairs]
     return open_pairs(
         "camvid",
         folder,

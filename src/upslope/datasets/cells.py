@@ -214,11 +214,11 @@ def _lists(column: pa.ChunkedArray, where: str) -> NDArray[np.float64]:
     sizes = sorted(set(lengths.drop_null().to_pylist()))
     inner = pc.list_flatten(column)
     if len(sizes) != 1 or not sizes[0] or not is_number(inner.type):
-        found = (
+        shapes = (
             f"of {sizes[0]} to {sizes[-1]} items" if len(sizes) > 1 else f"of type {column.type}"
         )
         raise DataError(
-            f"Expected lists of numbers, all of one length, in {where} but got lists {found}. "
+            f"Expected lists of numbers, all of one length, in {where} but got lists {shapes}. "
             "Leave the column out with `data.columns`."
         )
     if not isinstance(inner, pa.ChunkedArray):

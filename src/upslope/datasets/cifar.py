@@ -139,11 +139,11 @@ def _opened(form: _Published, root: Path | None, progress: Observer) -> Splits:
     folder = needed_root(root, form.name, where)
     if parquet.has_files(folder):
         splits = parquet.load(folder, progress=progress)
-        expected, found = PUBLISHED[form.name].classes, len(splits.pool.classes)
-        if found != expected:  # beside it may lie another data set of the same layout
+        expected, count = PUBLISHED[form.name].classes, len(splits.pool.classes)
+        if count != expected:  # beside it may lie another data set of the same layout
             raise DataError(
                 f"Expected {form.name!r}, of {expected} classes, in {folder} but the Parquet files "
-                f"there have {found}: they are another data set's. Get it from {where}."
+                f"there have {count}: they are another data set's. Get it from {where}."
             )
         return splits
     for name, pickled in ((form.binary, False), (form.python, True)):
@@ -227,14 +227,14 @@ def _pickled(path: Path, form: _Published) -> tuple[Array, Array]:
 
 def _strings_after(key: str, path: Path) -> list[str]:
     """The strings of the list that follows `key` in a pickled dict, up to its end."""
-    found: list[str] | None = None
+    strings: list[str] | None = None
     for value in _tokens(path):
-        if found is None:
-            found = [] if value == key else None
+        if strings is None:
+            strings = [] if value == key else None
         elif isinstance(value, str):
-            found.append(value)
-        elif value is _END and found:
-            return found
+            strings.append(value)
+        elif value is _END and strings:
+            return strings
     raise DataError(f"Expected a list `{key}` in {path} but got none. Unpack the archive again.")
 
 

@@ -64,8 +64,8 @@ def load(
                 f"*_gtFine_labelIds.png in {folder} but got {len(images)} and {len(masks)}. Get "
                 f"and unpack both archives from {WHERE}; nothing is downloaded for you."
             )
-        found = paired(images, masks, folder / "leftImg8bit" / name)
-        parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in found]
+        pairs = paired(images, masks, folder / "leftImg8bit" / name)
+        parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in pairs]
     return open_pairs(
         "cityscapes",
         folder,

@@ -1,4 +1,4 @@
-"""What every data set can be asked for beyond its files: a smaller pool, a validation split."""
+"""Options that every data set has beyond its own: a smaller pool, a validation split."""
 
 from __future__ import annotations
 

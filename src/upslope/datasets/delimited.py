@@ -121,9 +121,9 @@ def _delimiter(text: str, usual: str, path: Path) -> str:
     if usual in counts and all(counts[d] < counts[usual] for d in others):
         return usual
     if usual in counts or len(others) > 1:
-        found = ", ".join(f"{DELIMITERS[d]} ({n} columns)" for d, n in counts.items())
+        candidates = ", ".join(f"{DELIMITERS[d]} ({n} columns)" for d, n in counts.items())
         raise DataError(
-            f"Expected one delimiter in {path} but several cut its lines evenly: {found}. Say "
+            f"Expected one delimiter in {path} but several cut its lines evenly: {candidates}. Say "
             "which with `data.delimiter`."
         )
     return others[0] if others else usual

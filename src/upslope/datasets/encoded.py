@@ -62,7 +62,7 @@ class Files:
     ids: Sequence[str]
 
     def __call__(self, position: int) -> Path:
-        """The path of that sample."""
+        """Return the path of the sample at this position."""
         return self.folder / self.ids[position]
 
 

@@ -183,8 +183,8 @@ def to_score(
         decoders=decoders,
         place=str(folder),
     )
-    found = materialise(encoded, on_error, memory, progress)
-    return normalised(found, mean, std)
+    dataset = materialise(encoded, on_error, memory, progress)
+    return normalised(dataset, mean, std)
 
 
 def open_entries(

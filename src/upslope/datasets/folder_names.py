@@ -1,4 +1,4 @@
-"""What the names of folders say: a split, a class and a split at once, or a date and no class."""
+"""Readings of folder names: a split, a class and a split at once, or a date and no class."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ for that. No code of a data set's is run. Parquet files need no library: see `pa
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,7 @@ from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
+from upslope.images import Mode
 from upslope.progress import Observer, no_progress
 
 if TYPE_CHECKING:
@@ -73,7 +75,29 @@ def load(
 ) -> Splits:
     """Images through Hugging Face `datasets`: hf:owner/dataset from the Hub, or a saved folder."""
     splits = _from_hub(path, subset) if path else _from_disk(needed_root(root, "hf", WHERE))
-    name = path or str(root)
+    return from_splits(
+        splits, path or str(root), train, test, image, label, missing_labels, mode, size, on_error,
+        memory, decoders, white, progress,
+    )  # fmt: skip
+
+
+def from_splits(
+    splits: Mapping[str, Any],
+    name: str,
+    train: str,
+    test: str | None,
+    image: str | None,
+    label: str | None,
+    missing_labels: Collection[str] | None,
+    mode: Mode | None,
+    size: int | None,
+    on_error: str,
+    memory: float,
+    decoders: int,
+    white: int | None,
+    progress: Observer = no_progress,
+) -> Splits:
+    """Open splits of images; name is what messages call them, the rest are options of `load`."""
     test = test or next((s for s in TESTS if s in splits), "test")
     if missing := [s for s in (train, test) if s not in splits]:
         raise DataError(
@@ -170,23 +194,23 @@ def _from_disk(folder: Path) -> dict[str, Any]:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             opened = library.load_from_disk(str(folder))
             return dict(opened) if isinstance(opened, dict) else {"train": opened}
-        found: dict[str, list[Any]] = {}
+        shards: dict[str, list[Any]] = {}
         for file in sorted(folder.glob("*.arrow")):
             split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
             if split:
-                found.setdefault(split, []).append(library.Dataset.from_file(str(file)))
+                shards.setdefault(split, []).append(library.Dataset.from_file(str(file)))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"Expected a data set that `datasets` saved in {folder} but opening it failed: "
             f"{type(error).__name__}: {error}. Save it again."
         ) from error
-    if not found:
+    if not shards:
         raise DataError(
             f"Expected dataset_dict.json, as `save_to_disk` writes it, or files train*.arrow and "
             f"test*.arrow in {folder} but there are none. Parquet files are for the data set "
             "`parquet`."
         )
-    return {split: library.concatenate_datasets(parts) for split, parts in found.items()}
+    return {split: library.concatenate_datasets(parts) for split, parts in shards.items()}
 
 
 def _image_column(features: Any, wanted: str | None, name: str) -> str:
@@ -215,10 +239,10 @@ def _chosen(
         return wanted
     if wanted is None and len(fitting) == 1:
         return fitting[0]
-    found = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
+    columns = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     raise ConfigError(
         f"data set 'hf': Expected `data.{what}` to name a column of {name} but got {wanted!r}; "
-        f"it has {found}."
+        f"it has {columns}."
     )
 
 

@@ -93,13 +93,13 @@ def _by_wnid(folder: Path) -> dict[str, list[str]]:
         DataError: a class without an image.
     """
     wnids = sorted(e.name for e in os.scandir(folder) if re.fullmatch(r"n\d{8}", e.name))
-    found = {wnid: _jpegs(folder / wnid) for wnid in wnids}
-    if empty := [wnid for wnid, files in found.items() if not files]:
+    files_of = {wnid: _jpegs(folder / wnid) for wnid in wnids}
+    if empty := [wnid for wnid, files in files_of.items() if not files]:
         raise DataError(
             f"Expected *.JPEG in {folder / empty[0]} but there are none ({len(empty)} such "
             "folders). Unpack the archive of that class again."
         )
-    return found
+    return files_of
 
 
 def _jpegs(folder: Path) -> list[str]:
@@ -171,10 +171,10 @@ def _synsets(path: Path) -> dict[int, tuple[str, str]]:
     try:
         synsets = loadmat(path, variable_names=["synsets"], squeeze_me=True)["synsets"]
         rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["words"], strict=True)
-        found = {int(number): (str(wnid), str(words)) for number, wnid, words in rows}
+        classes = {int(number): (str(wnid), str(words)) for number, wnid, words in rows}
     except (MatReadError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
         raise DataError(
             f"Expected `synsets` with ILSVRC2012_ID, WNID and words in {path} but reading it "
             f"failed: {type(error).__name__}: {error}. Unpack the development kit again."
         ) from error
-    return {number: found[number] for number in sorted(found) if number <= CLASSES}
+    return {number: classes[number] for number in sorted(classes) if number <= CLASSES}

@@ -57,7 +57,7 @@ class MaskArrays:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(c, h, w)."""
+        """Return the shape of one image, (c, h, w)."""
         return tuple(self.images.shape[1:])
 
     @property
@@ -69,11 +69,11 @@ class MaskArrays:
         return len(self.ids)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, c, h, w), a copy."""
+        """Return a copy of some images, (n, c, h, w)."""
         return torch.from_numpy(self.images[np.asarray(indices, dtype=np.int64)])
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n, h, w) uint8, a copy."""
+        """Return a copy of some masks, (n, h, w) uint8."""
         return torch.from_numpy(self.masks[np.asarray(indices, dtype=np.int64)])
 
 

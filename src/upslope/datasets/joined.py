@@ -35,7 +35,7 @@ class Joined:
         return len(self.ids)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape)."""
+        """Return the inputs of some samples, (n, *input_shape)."""
         return self._read(indices, "inputs")
 
     def targets(self, indices: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the numbers and colours of mask files stand for."""
+"""Classes of mask files: which number or colour stands for which class."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ class MaskClasses:
         classes: Mask = self.table[values]
         unlisted = classes == _UNLISTED
         if unlisted.any():
-            found = [self._shown(v) for v in np.unique(values[unlisted])[:4].tolist()]
+            values_there = [self._shown(v) for v in np.unique(values[unlisted])[:4].tolist()]
             raise DataError(
                 f"Expected values of the {len(self.classes)} classes, or ignored ones, in {path} "
-                f"but got {', '.join(found)} at {int(unlisted.sum())} of {unlisted.size} pixels. "
-                "Add them to the class table, or repair the mask."
+                f"but got {', '.join(values_there)} at {int(unlisted.sum())} of {unlisted.size} "
+                "pixels. Add them to the class table, or repair the mask."
             )
         return classes
 

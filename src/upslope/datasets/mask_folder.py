@@ -73,12 +73,12 @@ def load(
     asked = {key: path for key, path in images.items() if _top(key).lower() in UNLABELLED}
     none_yet = asked == images and not any((folder / "masks").glob("**/*.*"))
     masks = {} if none_yet else by_name(folder / "masks", WHERE, left_out)
-    found = paired(
+    triples = paired(
         {k: p for k, p in images.items() if k not in asked},
         {k: p for k, p in masks.items() if k not in asked},
         folder,
     )
-    pairs = [Pair(*triple) for triple in found]
+    pairs = [Pair(*triple) for triple in triples]
     parts = _by_folder(pairs, folder, left_out, bool(asked)) or _by_share(pairs, test_share)
     parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(asked.items())]
     return open_pairs(

@@ -59,12 +59,12 @@ class MaskDataset:
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """One a pair."""
+        """Return one id per pair of image and mask."""
         return tuple(pair.id for pair in self.pairs)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of pixels."""
+        """Return the names of the classes of pixels."""
         return self.codes.classes
 
     @property
@@ -124,17 +124,17 @@ class HeldMasks:
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """One a pair."""
+        """Return one id per pair of image and mask."""
         return tuple(pair.id for pair in self.pairs)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of pixels."""
+        """Return the names of the classes of pixels."""
         return self.codes.classes
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(c, h, w)."""
+        """Return the shape of one image, (c, h, w)."""
         return tuple(self.images.shape[1:])
 
     @property
@@ -233,19 +233,19 @@ def by_name(folder: Path, where: str, left_out: LeftOut | None = None) -> dict[s
             f"Expected the folder {folder} but there is none. Get the data from {where}; nothing "
             "is downloaded for you."
         )
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     left_out = LeftOut() if left_out is None else left_out
     for id_ in images_in(folder, folder, left_out):
         path = folder / id_
         key = Path(id_).with_suffix("").as_posix()
-        if key in found:
+        if key in files:
             raise DataError(
-                f"Expected one file a name but got both {found[key]} and {path}. Remove one."
+                f"Expected one file a name but got both {files[key]} and {path}. Remove one."
             )
-        found[key] = path
-    if not found:
+        files[key] = path
+    if not files:
         raise no_images(folder, left_out)
-    return found
+    return files
 
 
 def paired(

@@ -121,13 +121,13 @@ def _texts(values: Array, name: str, path: Path) -> list[str]:
 def _the_file(root: Path) -> Path:
     if root.is_file():
         return root
-    found = sorted(root.glob("*.npz"))
-    if len(found) != 1:
+    files = sorted(root.glob("*.npz"))
+    if len(files) != 1:
         raise DataError(
-            f"Expected one .npz file in {root} but got {[p.name for p in found] or 'none'}. Give "
+            f"Expected one .npz file in {root} but got {[p.name for p in files] or 'none'}. Give "
             "the path of the file itself."
         )
-    return found[0]
+    return files[0]
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -30,6 +30,8 @@ def overview(splits: Splits) -> tuple[tuple[str, str], ...]:
     """Return lines of (title, text): one per split, then one per note with the title "note".
 
     A split's text counts its samples, those of each class or label, and the unlabelled ones.
+
+    splits: the data.
     """
     parts = {"pool": splits.pool, "test": splits.test, "validation": splits.validation}
     lines = [(title, _counted(part)) for title, part in parts.items() if part is not None]
@@ -42,6 +44,8 @@ def class_counts(dataset: Dataset) -> Mapping[str, int] | None:
 
     None where that is not known without reading every sample, as for masks, or where targets are
     numbers.
+
+    dataset: the samples to count.
     """
     base, positions = _base(dataset)
     if isinstance(base, RowsWithTargets):

@@ -111,8 +111,8 @@ def _matching(folder: Path, prefix: str) -> list[Path]:
 
 def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     for prefix in prefixes:
-        if found := sorted(_matching(folder, prefix)):
-            return _all_shards(found)
+        if files := sorted(_matching(folder, prefix)):
+            return _all_shards(files)
     raise DataError(
         f"Expected files {' or '.join(f'{p}-*.parquet' for p in prefixes)} in {folder} or one "
         "folder below but there are none. Get them from the page of the data set on Hugging Face "
@@ -120,21 +120,21 @@ def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _all_shards(found: list[Path]) -> list[Path]:
-    """`found`, after checking that of `train-00000-of-00002` there are two, in one folder."""
-    folders = sorted({path.parent.name for path in found})
+def _all_shards(files: list[Path]) -> list[Path]:
+    """`files`, after checking that of `train-00000-of-00002` there are two, in one folder."""
+    folders = sorted({path.parent.name for path in files})
     if len(folders) > 1:
         raise DataError(
-            f"Expected the Parquet files of one data set in {found[0].parent.parent} but got those "
+            f"Expected the Parquet files of one data set in {files[0].parent.parent} but got those "
             f"of {len(folders)}: {', '.join(folders)}. Give the folder of one as the root."
         )
-    stated = found[0].stem.rpartition("-of-")[2]
-    if stated.isdigit() and len(found) != int(stated):
+    stated = files[0].stem.rpartition("-of-")[2]
+    if stated.isdigit() and len(files) != int(stated):
         raise DataError(
-            f"Expected {int(stated)} files, as {found[0].name} says, in {found[0].parent} but got "
-            f"{len(found)}: {', '.join(path.name for path in found)}. Get the missing ones."
+            f"Expected {int(stated)} files, as {files[0].name} says, in {files[0].parent} but got "
+            f"{len(files)}: {', '.join(path.name for path in files)}. Get the missing ones."
         )
-    return found
+    return files
 
 
 class _Table(NamedTuple):
@@ -243,8 +243,8 @@ class _Cells:
     def __call__(self, position: int) -> bytes | Path:
         value = self.images[position].as_py()
         if isinstance(value, dict):
-            found = value.get("bytes")
-            value = found if found is not None else value.get("path")
+            content = value.get("bytes")
+            value = content if content is not None else value.get("path")
         if isinstance(value, str):
             return self.folder / value
         return value if isinstance(value, bytes) else b""

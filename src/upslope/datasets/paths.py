@@ -35,10 +35,10 @@ def check_md5(path: Path, published: str, where: str) -> None:
         DataError: it has another one.
     """
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != published:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if digest != published:
         raise DataError(
-            f"Expected {path} to have the published MD5 {published} but it has {found}: the file "
+            f"Expected {path} to have the published MD5 {published} but it has {digest}: the file "
             f"is damaged, or not the published one. Get it again from {where}."
         )
 

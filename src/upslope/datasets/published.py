@@ -1,4 +1,4 @@
-"""What publishers say of their data sets, for a plan before the files are there.
+"""Published sizes of data sets, which stand in for files that are not there yet in a plan.
 
 An `Outline` has the sizes and shapes of a data set and random content: what a run costs can be
 measured on it, nothing can be learnt from it.
@@ -70,12 +70,12 @@ class Outline:
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """Numbered."""
+        """Return ids made of the name and a number."""
         return numbered(self.name.rpartition("/")[2], self.count)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Numbered."""
+        """Return the numbers of the classes as their names."""
         return tuple(str(i) for i in range(self.number_of_classes))
 
     @property

@@ -17,15 +17,15 @@ def readable(dataset: Dataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         return dataset.inputs(indices), torch.ones(len(indices), dtype=torch.bool)
     except DataError:
         pass  # At least one: each by itself tells which.
-    found: list[Tensor] = []
+    inputs: list[Tensor] = []
     mask = torch.zeros(len(indices), dtype=torch.bool)
     for i, index in enumerate(indices):
         try:
-            found.append(dataset.inputs([index]))
+            inputs.append(dataset.inputs([index]))
         except DataError:
             continue
         mask[i] = True
-    return (torch.cat(found) if found else torch.empty(0)), mask
+    return (torch.cat(inputs) if inputs else torch.empty(0)), mask
 
 
 def first_readable(dataset: Dataset, count: int = 2) -> Tensor:

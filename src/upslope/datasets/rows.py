@@ -107,42 +107,68 @@ def read_rows(
         DataError: no such file, one that cannot be read, no rows, ids that are missing or not
             distinct.
     """
-    import pyarrow as pa
-
     files, notes = _files(root)
     opened = [_read(path, encoding, delimiter) for path in files]
-    tables = [table for table, _ in opened]
+    return rows_of(
+        [table for table, _ in opened],
+        root if len(files) == 2 else files[0],
+        id_column,
+        untyped=all(path.suffix.lower() in DELIMITED for path in files),
+        decimal={"point": ".", "comma": ","}.get(decimal, decimal),
+        notes=(*notes, *(note for _, told in opened for note in told)),
+    )
+
+
+def rows_of(
+    tables: Sequence[pa.Table],
+    path: Path,
+    id_column: str | None,
+    *,
+    untyped: bool = False,
+    decimal: str = ".",
+    notes: tuple[str, ...] = (),
+) -> Rows:
+    """Return the rows of one table, or of a training and a test table.
+
+    path: what messages name. The rest is as for `Rows`.
+
+    Raises:
+        ConfigError: no such column of ids.
+        DataError: tables whose columns differ, no rows, ids that are missing or not distinct.
+    """
+    import pyarrow as pa
+
     if tables[0].column_names and set(tables[0].column_names) != set(tables[-1].column_names):
         differing = sorted({*tables[0].column_names} ^ {*tables[-1].column_names})
         raise DataError(
-            f"Expected the same columns in {files[0].name} and {files[-1].name} of {root} but "
-            f"{', '.join(differing)} are in one alone."
+            f"Expected the same columns in train and test of {path} but {', '.join(differing)} are "
+            "in one alone."
         )
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise DataError(
-            f"Expected columns of the same types in the files of {root} but: {error}."
+            f"Expected columns of the same types in train and test of {path} but: {error}."
         ) from error
     if not table.num_rows:
-        raise DataError(f"Expected rows in {files[0]} but got none.")
+        raise DataError(f"Expected rows in {path} but got none.")
     parts = [len(t) for t in tables]
-    test = np.repeat([False, True], parts) if len(files) == 2 else None
+    test = np.repeat([False, True], parts) if len(tables) == 2 else None
     used = {"split"} & set(table.column_names)
     if test is None and used:
-        test = _split(table.column("split").to_pylist(), files[0])
-    ids = _ids(table, id_column, parts, files[0])
+        test = _split(table.column("split").to_pylist(), path)
+    ids = _ids(table, id_column, parts, path)
     if id_column or "id" in table.column_names:
         used.add(id_column or "id")
     return Rows(
         table,
         ids,
         test,
-        root if len(files) == 2 else files[0],
+        path,
         frozenset(used),
-        untyped=all(path.suffix.lower() in DELIMITED for path in files),
-        decimal={"point": ".", "comma": ","}.get(decimal, decimal),
-        notes=(*notes, *(note for _, told in opened for note in told)),
+        untyped,
+        decimal,
+        notes,
     )
 
 
@@ -150,24 +176,24 @@ def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     """(one file, or those of the training and the test set; notes)."""
     if root.is_file():
         return [root], ()
-    found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
-    pair = [[p for p in found if p.stem.lower() == name] for name in ("train", "test")]
+    tables = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
+    pair = [[p for p in tables if p.stem.lower() == name] for name in ("train", "test")]
     if all(len(files) == 1 for files in pair):
         files = [one for files in pair for one in files]
-        others = ", ".join(p.name for p in found if p not in files)
+        others = ", ".join(p.name for p in tables if p not in files)
         return files, (f"Not read in {root.name}: {others}.",) if others else ()
-    if len(found) != 1:
+    if len(tables) != 1:
         raise DataError(
             f"Expected one table in {root}, or train and test, as {', '.join(SUFFIXES)}, but got "
-            f"{', '.join(p.name for p in found) or 'none'}. Give the path of the file itself."
+            f"{', '.join(p.name for p in tables) or 'none'}. Give the path of the file itself."
         )
-    return found, ()
+    return tables, ()
 
 
 def _read(
     path: Path, encoding: str | None, delimiter: str | None
 ) -> tuple[pa.Table, tuple[str, ...]]:
-    """(table, notes)."""
+    """Return the table, and notes on how it was read."""
     import pyarrow as pa
     from pyarrow import parquet
 

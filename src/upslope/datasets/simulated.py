@@ -171,13 +171,13 @@ def _structures(root: Path | None, name: str) -> dict[str, Structure]:
     folder = needed_root(root, name, WHERE)
     if (folder / "cryoet").is_dir():
         folder = folder / "cryoet"
-    found: dict[str, Structure] = {}
+    structures: dict[str, Structure] = {}
     if any((folder / file).is_file() for file in ("structures.npz", "maps.npz")):
-        found |= read_library(folder)
+        structures |= read_library(folder)
     for path in sorted(folder.iterdir()):
         if Path(path.name.removesuffix(".gz")).suffix.lower() in ATOMS + MAPS:
             structure = read_structure(path)
-            found[structure.id] = structure
-    if not found:
+            structures[structure.id] = structure
+    if not structures:
         raise DataError(f"Expected structures in {folder} ({WHERE}) but there are none.")
-    return found
+    return structures

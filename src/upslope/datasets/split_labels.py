@@ -58,14 +58,14 @@ def read_split_labels(
         )
     texts = [texts_of(one, what) for one in plain.values()]
     joined = pa.chunked_array([pa.array(one, pa.large_string()) for one in texts])
-    found, values, notes = read_classes(joined, what, words, "samples")
-    if names is not None and (unlisted := sorted(set(found) - set(names))):
+    classes, values, notes = read_classes(joined, what, words, "samples")
+    if names is not None and (unlisted := sorted(set(classes) - set(names))):
         raise DataError(f"Expected {what} to be among those stated but got {unlisted[:5]}.")
     if names is not None:
-        place = np.array([names.index(name) for name in found])
+        place = np.array([names.index(name) for name in classes])
         values = np.where(values == UNKNOWN, UNKNOWN, place[values])
     ends = np.cumsum([len(one) for one in texts])[:-1]
-    return names or found, dict(zip(plain, np.split(values, ends), strict=True)), notes
+    return names or classes, dict(zip(plain, np.split(values, ends), strict=True)), notes
 
 
 def _is_name(kind: pa.DataType) -> bool:

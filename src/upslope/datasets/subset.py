@@ -34,11 +34,18 @@ class Subset:
         return labels_of(self.dataset)[self.positions]
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape)."""
+        """Return the inputs of some samples, (n, *input_shape).
+
+        indices: positions in the subset.
+        """
         return self.dataset.inputs(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n, ...). Raises DataError for a sample without a label."""
+        """Return targets (n, ...). Raises DataError for a sample without a label. Raises DataError
+        for a sample without a label.
+
+        indices: positions in the subset.
+        """
         return self.dataset.targets(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
 

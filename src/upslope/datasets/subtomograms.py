@@ -59,7 +59,7 @@ class SubtomogramDataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(1, box, box, box)."""
+        """Return the shape of one volume, (1, box, box, box)."""
         return (1, self.box, self.box, self.box)
 
     def __len__(self) -> int:
@@ -204,13 +204,13 @@ def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDat
 def _table(path: Path) -> Path:
     if path.is_file():
         return path
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in (".star", ".csv"))
-    if len(found) != 1:
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in (".star", ".csv"))
+    if len(tables) != 1:
         raise DataError(
             f"Expected one .star or .csv file in {path} but got "
-            f"{[p.name for p in found] or 'none'}. Name the file itself."
+            f"{[p.name for p in tables] or 'none'}. Name the file itself."
         )
-    return found[0]
+    return tables[0]
 
 
 @lru_cache(maxsize=_OPEN)
@@ -253,7 +253,7 @@ def _cut(particle: Particle, tomogram: MappedVolume, box: int) -> NDArray[np.flo
             "Coordinates are in voxels of this very file: binned ones must be scaled."
         )
     inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    found = finite(tomogram.values[inside], f"{particle.id} of {particle.file}")
-    out = np.full((box,) * 3, found.mean(), dtype=np.float32)
-    out[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = found
+    values = finite(tomogram.values[inside], f"{particle.id} of {particle.file}")
+    out = np.full((box,) * 3, values.mean(), dtype=np.float32)
+    out[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = values
     return out

@@ -51,10 +51,10 @@ def _split(folder: Path, split: str) -> ArrayDataset:
         ) from error
     images, labels = content.get("X"), content.get("y")
     if images is None or labels is None or images.shape[:3] != (32, 32, 3):
-        found = {k: v.shape for k, v in content.items() if isinstance(v, np.ndarray)}
+        shapes = {k: v.shape for k, v in content.items() if isinstance(v, np.ndarray)}
         raise DataError(
             f"Expected X of shape (32, 32, 3, n) and y of shape (n, 1) in {path} but got "
-            f"{found or 'neither'}. The file with full numbers (format 1) is another one."
+            f"{shapes or 'neither'}. The file with full numbers (format 1) is another one."
         )
     count, md5 = PUBLISHED[split]
     if images.shape[3] == count:  # a part of it that somebody cut out has no checksum

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,6 +73,23 @@ def load(
     del progress
     path = needed_root(root, "table", "your own files")
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter, decimal=decimal)
+    return from_rows(
+        rows, target, classes, kind, columns, categorical, missing, missing_labels, test_share
+    )
+
+
+def from_rows(
+    rows: Rows,
+    target: str | list[str] | None,
+    classes: Sequence[object] | None,
+    kind: Kind,
+    columns: str | list[str] | None,
+    categorical: str | list[str],
+    missing: Missing,
+    missing_labels: Collection[str] | None,
+    test_share: float,
+) -> Splits:
+    """Make the splits of rows; the arguments are the options of `load`."""
     target_columns = read_targets(rows, target, kind, missing_labels, classes)
     pool, _ = rows.divided(target_columns.strata, test_share)
     names = _inputs(rows, target_columns, columns)

@@ -56,6 +56,9 @@ def as_array(values: Any, what: str) -> Array:
             f"Expected {what} to be an array, a tensor or a sequence of equal shapes but got "
             f"{type(values).__name__}: {error}."
         ) from error
+    listed = isinstance(values, list | tuple)
+    if listed and array.dtype.kind == "U" and any(not isinstance(v, str) for v in values):
+        array = np.array(values, dtype=object)  # NumPy would make text of numbers beside text
     if array.ndim == 0:
         raise DataError(
             f"Expected {what} to be an array with one entry per sample but got {values!r}."
@@ -148,7 +151,7 @@ def _read_classes(arrays: dict[str, Array], classes: Sequence[object] | None, wh
 
 
 def _column(array: Array, where: str) -> Array:
-    """(n,) from (n,) or (n, 1)."""
+    """Return values (n,) from values (n,) or (n, 1)."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:

@@ -1,4 +1,4 @@
-"""What a table says of its rows: a class, a set of labels, or numbers.
+"""Targets of the rows of a table: a class, a set of labels, or numbers.
 
     class    one column of names, whole numbers or truth values -> (n,) int64
     labels   several columns of 0 and 1                         -> (n, L) int64
@@ -83,7 +83,7 @@ class RowsWithTargets:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Return the shape of the input of one sample."""
         return tuple(self.values.shape[1:])
 
     @property
@@ -190,13 +190,13 @@ def split(
 
 def _columns(rows: Rows, target: str | list[str] | None, kind: str) -> tuple[str, ...]:
     if target is None:
-        found = [name for name in USUAL if name in rows.table.column_names]
-        if not found:
+        usual = [name for name in USUAL if name in rows.table.column_names]
+        if not usual:
             raise DataError(
                 f"Expected a column {', '.join(USUAL[:-1])} or {USUAL[-1]} in {rows.path} but it "
                 f"has {', '.join(map(repr, rows.table.column_names))}. Name it with `data.target`."
             )
-        return (found[0],)
+        return (usual[0],)
     columns = tuple(split_names(target, "data.target"))
     if not columns:
         raise ConfigError(f"Expected `data.target` to name columns but got {target!r}.")

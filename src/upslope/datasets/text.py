@@ -7,7 +7,7 @@ of a file `tokenizer.json`, as `tokenizers` and `transformers` write it; nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,8 +57,25 @@ def load(
 ) -> Splits:
     """Your own texts with a class each, from CSV, TSV, JSON Lines or Parquet, as token ids."""
     path = needed_root(root, "text", "your own files")
-    opened = None if tokenizer == WORDS else _tokenizer(tokenizer)
     rows = read_rows(path, id, encoding=encoding, delimiter=delimiter)
+    return from_rows(
+        rows, tokenizer, text, target, classes, missing_labels, length, test_share, progress
+    )
+
+
+def from_rows(
+    rows: Rows,
+    tokenizer: str,
+    text: str,
+    target: str | list[str] | None,
+    classes: Sequence[object] | None,
+    missing_labels: Collection[str] | None,
+    length: int,
+    test_share: float,
+    progress: Observer = no_progress,
+) -> Splits:
+    """Make the splits of rows with a text each; the arguments are the options of `load`."""
+    opened = None if tokenizer == WORDS else _tokenizer(tokenizer)
     texts = _texts(rows, text)
     target_columns = read_targets(rows, target, "class", missing_labels, classes)
     if opened is None:
@@ -137,8 +154,8 @@ def _array(ids: Sequence[Sequence[int]], padding: int) -> NDArray[np.int32]:
 
 def _padding(tokenizer: Tokenizer) -> int:
     """The id that stands where no token is. The mask says so too, but GPT-2 goes by the id."""
-    found = (tokenizer.token_to_id(word) for word in PADDING)
-    return next((number for number in found if number is not None), 0)
+    numbers = (tokenizer.token_to_id(word) for word in PADDING)
+    return next((number for number in numbers if number is not None), 0)
 
 
 def _tokenizer(name: str) -> Tokenizer:
@@ -158,9 +175,9 @@ def _tokenizer(name: str) -> Tokenizer:
             "installed: pip install '.[text]' in the clone."
         ) from error
     try:
-        found: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises plain Exception
         raise ConfigError(
             f"Expected a tokenizer in {file} but reading it failed: {error}."
         ) from error
-    return found
+    return tokenizer

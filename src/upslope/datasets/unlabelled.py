@@ -88,6 +88,8 @@ def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
     """Return the file of a sample, None where it has none of its own.
 
     root: where ids may be paths from.
+
+    dataset, index: the sample.
     """
     source, place = origin(dataset, index)
     pairs = getattr(source, "pairs", None)
@@ -99,12 +101,18 @@ def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
 
 
 def wants_people(dataset: Dataset) -> bool:
-    """Tell whether some sample has no label, so that people must be asked for it."""
+    """Return whether some sample has no label, so that people must be asked for it.
+
+    dataset: the pool.
+    """
     return bool(unlabelled(dataset))
 
 
 def check_labelled(pool: Dataset) -> None:
-    """Raise ConfigError where samples have no label, which a comparison cannot ask for."""
+    """Raise ConfigError where samples have no label, which a comparison cannot ask for.
+
+    pool: the samples to learn from.
+    """
     if without := unlabelled(pool):
         verb = "has" if len(without) == 1 else "have"
         raise ConfigError(

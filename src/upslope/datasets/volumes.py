@@ -46,7 +46,7 @@ class VolumeDataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(1, box, box, box)."""
+        """Return the shape of one volume, (1, box, box, box)."""
         return (1, self.box, self.box, self.box)
 
     @cached_property
@@ -67,7 +67,7 @@ class VolumeDataset:
         return torch.from_numpy(rows.astype(np.float32)[:, None])
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) int64."""
+        """Return the class of some particles, (n,) int64."""
         return known_targets(self.labels, self.ids, indices)
 
 

@@ -7,7 +7,14 @@ array([0.675])
 
 from __future__ import annotations
 
-from upslope.evaluation.curves import Interval, area, labels_to_reach, mean_interval
+from upslope.evaluation.curves import (
+    INTERVAL_SEEDS,
+    Interval,
+    area,
+    labels_to_reach,
+    mean_interval,
+    told_interval,
+)
 from upslope.evaluation.paired import (
     PairedResult,
     holm,
@@ -18,6 +25,7 @@ from upslope.evaluation.paired import (
 from upslope.evaluation.proportions import Proportion, wilson_interval
 
 __all__ = [
+    "INTERVAL_SEEDS",
     "Interval",
     "PairedResult",
     "Proportion",
@@ -28,5 +36,6 @@ __all__ = [
     "paired_comparison",
     "sign_flip_test",
     "smallest_sign_flip_p",
+    "told_interval",
     "wilson_interval",
 ]

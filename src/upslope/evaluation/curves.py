@@ -12,7 +12,7 @@ the mean figure over the budgets between the first and the last, by the trapezoi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from scipy import stats
 from upslope.errors import DataError
 
 Array = NDArray[np.float64]
+INTERVAL_SEEDS = 3
+"""Seeds from which reports tell an interval: with two it says more of Student than of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean over the first axis (seeds), with Student's t interval: mean +- t * sd / sqrt(n).
+    """Return the mean over the first axis (seeds), with its interval: mean +- t * sd / sqrt(n).
 
     With the few seeds that active learning affords, the t interval is the honest plain choice: a
     bootstrap over five values resamples the same five and comes out too narrow.
@@ -63,6 +65,14 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         return Interval(mean, unknown, unknown, n, confidence)
     half = stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(axis=0, ddof=1) / np.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, confidence)
+
+
+def told_interval(interval: Interval) -> Interval:
+    """Return the interval as reports tell it: the mean alone with fewer than `INTERVAL_SEEDS`."""
+    if interval.n >= INTERVAL_SEEDS:
+        return interval
+    unknown = np.full_like(interval.mean, np.nan)
+    return replace(interval, low=unknown, high=unknown)
 
 
 def area(budgets: ArrayLike, curves: ArrayLike) -> Array:

@@ -32,7 +32,10 @@ SAMPLED_PATTERNS = 100_000
 
 @dataclass(frozen=True)
 class PairedResult:
-    """What `paired_comparison` found: the difference (strategy minus reference) and its tests."""
+    """What `paired_comparison` found: the difference (strategy minus reference) and its tests.
+
+    p_t, p_sign_flip: of the paired t test, and of the permutation test over signs.
+    """
 
     difference: Interval
     p_t: float
@@ -71,7 +74,7 @@ def paired_comparison(
 
 
 def sign_flip_test(differences: ArrayLike) -> float:
-    """Two-sided p of the permutation test over the signs of paired differences.
+    """Return the two-sided p of the permutation test over the signs of paired differences.
 
     p = share of the 2^n sign patterns whose |sum| is at least the one observed. Exact up to 16
     seeds; beyond, over 100,000 random patterns plus the observed one, from a fixed generator.
@@ -94,14 +97,19 @@ def sign_flip_test(differences: ArrayLike) -> float:
 
 
 def smallest_sign_flip_p(n_seeds: int) -> float:
-    """The smallest p that the sign-flip test can give with so many seeds: 2 / 2^n, at most 1."""
+    """The smallest p that the sign-flip test can give with so many seeds: 2 / 2^n, at most 1.
+
+    n_seeds: how many pairs.
+    """
     return float(min(1.0, 2.0 ** (1 - n_seeds)))
 
 
 def holm(p_values: ArrayLike) -> Array:
-    """Holm's adjusted p values, in the order given; NaN (not tested) stays NaN, uncounted.
+    """Return Holm's adjusted p values, in the order given; NaN (not tested) stays NaN, uncounted.
 
     Sorted p_(1) <= ... <= p_(m): adjusted p_(k) = max over j <= k of min(1, (m - j + 1) p_(j)).
+
+    p_values: of the tests, NaN where there was none.
     """
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full_like(p, np.nan)

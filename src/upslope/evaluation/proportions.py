@@ -11,7 +11,10 @@ from upslope.errors import DataError
 
 @dataclass(frozen=True)
 class Proportion:
-    """value: share of the trials that succeeded. low, high: its interval. method: its name."""
+    """value: share of the trials that succeeded. low, high: its interval. method: its name.
+
+    successes: how many trials succeeded. confidence: of the interval, between 0 and 1.
+    """
 
     value: float
     low: float

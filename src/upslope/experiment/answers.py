@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from upslope.datasets.arrays import UNKNOWN
@@ -200,10 +201,21 @@ def label_of(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
             return None
         check_range(pool.ids[index], int(target), pool.classes)
         return int(target)
+    if isinstance(answer, str | Path) and hasattr(origin(pool, index)[0], "codes"):
+        raise MaskNeededError(
+            f"Expected None, as files of masks have numbers of their own in {pool.name}, or an "
+            f"array of positions among its classes, but got {str(answer)!r}. Draw the mask into "
+            "the data set."
+        )
     if isinstance(task, TakesAnswers):
         label = task.label(answer, pool.classes)
     else:
         label = class_label(answer, pool.classes)
+    if isinstance(label, str) and as_target(label).shape != pool.input_shape[1:]:
+        raise DataError(
+            f"Expected a mask of its image's height and width, {tuple(pool.input_shape[1:])}, but "
+            f"got {tuple(as_target(label).shape)}."
+        )
     shape = tuple(pool.targets([index]).shape[1:]) if has_label(pool, index) else None
     if shape is not None and shape != tuple(as_target(label).shape):
         raise DataError(

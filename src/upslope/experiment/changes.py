@@ -1,4 +1,4 @@
-"""What may change between two openings of a run: more cycles, a larger budget, another pool.
+"""Changes between two openings of a run: more cycles, a larger budget, another pool.
 
 Both are recorded as events. What was done stays as it was; the ledger says from which cycle on
 something is otherwise. Whatever else differs is refused.

@@ -1,4 +1,4 @@
-"""What is checked before a run spends anything, and after a strategy has spoken."""
+"""Checks before a run spends anything, and of every selection that a strategy makes."""
 
 from __future__ import annotations
 
@@ -104,5 +104,5 @@ def described(strategy: Strategy) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
+    """Return the SHA-256 of a JSON value, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -42,6 +42,10 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
     empty row for a sample that was skipped takes the mask that has been drawn for it since.
     question: makes the line of the sheet for an id and the reason for which it is asked.
 
+    experiment: the run.
+
+    Returns: what was recorded, and what is asked now.
+
     Raises:
         DataError: a sheet with answers that cannot be taken: nothing of it is recorded.
         UpslopeError: as `Experiment.ask`.
@@ -76,6 +80,18 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
     if not waiting:  # all that it holds is recorded
         sheet.unlink(missing_ok=True)
     return Sitting(counts, own, waiting, sheet, vanished, emptied)
+
+
+def tell_sheet(experiment: Experiment, path: Path) -> AnswerCounts:
+    """Record the answers of a CSV file with the columns id and label, all or none; train nothing.
+
+    Answers that are recorded already change nothing.
+
+    Raises:
+        DataError: a file with answers that cannot be taken, or for samples that were not asked.
+    """
+    answers = _read(experiment, path)
+    return experiment.answer(answers.labels, answers.passed, answers.withdrawn)
 
 
 def reasons(experiment: Experiment) -> dict[str, str]:

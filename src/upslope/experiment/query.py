@@ -85,7 +85,7 @@ def query(
     observer: Observer | None = None,
     progress: bool = True,
 ) -> Query:
-    """Choose the samples of a pool that are most worth a label, with a trained network.
+    """Return the samples of a pool that are most worth a label, chosen with a trained network.
 
     The network is left as it was: mode, weights, hooks, BatchNorm statistics.
 

@@ -69,11 +69,36 @@ class Experiment:
 
     Nothing after the last training is selected: the last cycle's model is for evaluation.
 
+    path: the run directory. splits: pool, test set and, if any, validation set. task: the losses
+    and figures. device: "auto", "cpu", "cuda" ...
+
     Raises:
         RunError: the directory is in use, of another configuration, damaged, or the disk is full.
         SelectionError: the budgets do not fit the pool.
         ConfigError: `splits` of another kind.
         DataError: an empty pool, or ids that are not distinct.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from upslope import datasets, models, strategies, tasks
+        >>> splits = datasets.load("digits", limit=40, test_limit=20)
+        >>> mean, std = datasets.statistics(splits.pool)
+        >>> task = tasks.build("classification", num_classes=10, mean=mean, std=std)
+        >>> def network():
+        ...     return models.build("mlp", num_classes=10, input_shape=(1, 8, 8), hidden=4)
+        >>> settings = ExperimentSettings(initial=10, budget=5, cycles=2)
+        >>> training = TrainingSettings(epochs=1)
+        >>> digits = splits.pool.targets(range(40)).tolist()
+        >>> labels = dict(zip(splits.pool.ids, digits, strict=True))
+        >>> with TemporaryDirectory() as folder:
+        ...     with Experiment(
+        ...         folder, splits=splits, task=task, model=network, progress=False,
+        ...         strategy=strategies.build("margin"), settings=settings, training=training,
+        ...     ) as run:
+        ...         while ids := run.ask():
+        ...             run.tell({i: labels[i] for i in ids})
+        ...         [cycle.n_labelled for cycle in run.result().cycles]
+        [10, 15]
     """
 
     def __init__(
@@ -211,7 +236,7 @@ class Experiment:
 
     @property
     def state(self) -> State:
-        """Where the run stands."""
+        """Return where the run stands, as the ledger's events add up."""
         return self._steps.state
 
     @property
@@ -238,8 +263,10 @@ class Experiment:
 
         labels: id -> a class by its name, or by its number where no class is named by another
         number; for label sets, the names of the labels present, or 0 and 1 for each; for numbers,
-        one or a sequence of them. None: as the data set says; where it has no label, the sample is
-        passed, as `skip` does, unless its label is a mask, which must be drawn first.
+        one or a sequence of them; a mask, (h, w) positions of classes as an array or the path of a
+        file, where the data set does not read masks from files of its own. None: as the data set
+        says; where it has no label, the sample is passed, as `skip` does, unless its label is a
+        mask, which must be drawn first.
 
         The same answer again changes nothing. Another answer corrects the one before, which the
         ledger keeps: it counts from the next training on, and a training in progress begins anew.
@@ -289,6 +316,8 @@ class Experiment:
         passed: id -> reason. withdrawn: ids whose answers are taken back. Returns how many there
         were of each.
 
+        labels: as of `tell`.
+
         Raises:
             DataError: as `tell`, `skip` and `take_back` do.
         """
@@ -304,7 +333,9 @@ class Experiment:
         return {i: None for i in asked if has_label(pool, position[i])}
 
     def run(self) -> RunResult:
-        """Run to the end with the data set's own labels for an oracle. Raises as `ask` does."""
+        """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
+        does. Raises as `ask` does.
+        """
         with self._working() as stop:
             while not self.finished:
                 if self.state.pending:

@@ -1,4 +1,4 @@
-"""What is drawn at random: the initial set and the candidates, alike for all strategies."""
+"""Random draws of the initial set and of the candidates, alike for all strategies."""
 
 from __future__ import annotations
 

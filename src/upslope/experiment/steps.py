@@ -60,7 +60,7 @@ class Steps:
 
     @property
     def state(self) -> State:
-        """Where the run stands."""
+        """Return where the run stands, as the ledger's events add up."""
         return self.ledger.state
 
     @property

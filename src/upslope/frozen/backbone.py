@@ -27,6 +27,8 @@ class Backbone:
     of the statistics by which images are normalised. width: features per sample. classes: outputs
     of the head. initial: the weights that the head begins with, where the network has them; else
     they come from the generator, in every run its own.
+
+    task: says how inputs are prepared. bias: whether the head has one.
     """
 
     network: nn.Module
@@ -53,7 +55,10 @@ class Backbone:
         return features.float().cpu()
 
     def make_head(self, num_classes: int) -> Callable[[], nn.Module]:
-        """Return a factory of the head alone, which a run trains; it can be pickled."""
+        """Return a factory of the head alone, which a run trains; it can be pickled.
+
+        num_classes: outputs of the head.
+        """
         return partial(build_head, self.width, num_classes, self.bias, self.initial)
 
     def probe(self, inputs: Tensor) -> Tensor:
@@ -79,7 +84,9 @@ def build_head(
 
 
 def take_backbone(factory: Callable[[], nn.Module], task: Task, device: torch.device) -> Backbone:
-    """Build the network twice and see that what is below its head begins with the same weights.
+    """Return what is below the head of a network, seen to begin with the same weights each time.
+
+    factory: of the whole network. task: says how inputs are prepared. device: where to compute.
 
     Raises:
         ConfigError: weights below the head come from a random generator, so that there would be

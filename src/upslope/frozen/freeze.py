@@ -39,7 +39,10 @@ _CLOSE = 1e-3  # relative: what other numbers of threads and versions of librari
 
 @dataclass(frozen=True)
 class Frozen:
-    """Splits of features, and a factory of the head that is trained on them."""
+    """Splits of features, and a factory of the head that is trained on them.
+
+    splits: of features. backbone: the network that gave them.
+    """
 
     splits: Splits
     head: Callable[[], nn.Module]
@@ -58,7 +61,7 @@ def freeze(
     stop: Stop | None = None,
     compute: bool = True,
 ) -> Frozen:
-    """Compute the features of all splits with the network that `model` builds, and take its head.
+    """Return the features of all splits by the network that `model` builds, and its head.
 
     Features are those of the network in eval mode on samples that are not augmented. They are kept
     in `folder`, by default in the user's cache, under the digests of the network and of the content
@@ -68,6 +71,8 @@ def freeze(
     task: says how inputs are prepared. observer: is told of progress; without one, it is shown in
     a terminal or a notebook, unless `progress` is False. compute: False computes nothing but the
     features of samples that are read, when they are read: to try things on a few samples.
+
+    device: where to compute.
 
     Raises:
         ConfigError: a network without trained weights, or a task that augments images.
@@ -95,6 +100,9 @@ def freeze_splits(
     stop: Stop | None = None,
 ) -> Splits:
     """Return the splits of features, once those that were not on the disk are computed.
+
+    backbone: the network. device: where to compute. folder: where features are kept. observer: is
+    told of progress. stop: a request to stop.
 
     Raises: as `freeze` does.
     """
@@ -124,6 +132,9 @@ def freeze_dataset(
 ) -> FeatureDataset:
     """Return the data set of features, once those that were not on the disk are computed.
 
+    dataset: the samples. backbone: the network. device: where to compute. folder: where features
+    are kept. observer: is told of progress. stop: a request to stop.
+
     Raises: as `freeze` does.
     """
     stop = stop or Stop()
@@ -139,7 +150,10 @@ def freeze_dataset(
 
 
 def measure_features(dataset: Dataset, backbone: Backbone, device: torch.device) -> float:
-    """Return the seconds per sample that features take here, from one batch."""
+    """Return the seconds per sample that features take here, from one batch.
+
+    dataset: the samples. backbone: the network. device: where to compute.
+    """
     inputs = first_readable(dataset, 8).to(device)
     backbone.features(inputs[:2])
     began = time.perf_counter()

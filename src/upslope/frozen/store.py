@@ -52,8 +52,8 @@ class FeatureStore:
     def places(self, digests: Sequence[bytes | None]) -> Places:
         """Return where the features of each sample are, (n, 2); -1 where they are not there."""
         none = (-1, -1)
-        found = [none if d is None else self._rows.get(d, none) for d in digests]
-        return np.array(found, dtype=np.int64).reshape(-1, 2)
+        pairs = [none if d is None else self._rows.get(d, none) for d in digests]
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
     def add(self, digests: Sequence[bytes], features: Tensor) -> None:
         """Write a block, whole or not at all. features: (n, width) float32.

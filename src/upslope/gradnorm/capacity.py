@@ -20,6 +20,8 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
 
     inputs: one sample or more, in dimension 0; the first is run forward, once.
     memory: bytes; by default 4 GiB on a CPU and 70% of what is free on a GPU.
+
+    model: the network.
     """
     held, device = held_by_one(model, Batch.of(inputs))
     if memory is None:

@@ -46,7 +46,7 @@ class ConvBatchNormFusion:
         self._places = itertools.count()
 
     def convolved(self, kernel: Convolution, x: Tensor) -> Tensor:
-        """See `tape.Fusion`."""
+        """Return the output of a convolution, or its placeholder; see `tape.Fusion`."""
         place = next(self._places)
         norm = self.pairs.get(place)
         if norm is None or not is_fusible(kernel, x, norm):

@@ -59,12 +59,15 @@ def expected_gradient_length(
     dtype: torch.dtype | None = None,
     logits: Logits = logits_of,
 ) -> ExpectedLength:
-    """Expected gradient length of each sample; see the head of this file.
+    """Return the expected gradient length of each sample; see the head of this file.
 
     The model must return logits (n, classes), or what `logits` finds them in. Other arguments are
     those of `gradient_norms`.
     share: the share of each sample's posterior to sum over; 1 is exact, one pass per class.
     kind: "mean" or "rms".
+
+    inputs: (n, ...) or any that the model takes. norm: "global" or "tensor-sum". max_memory: bytes
+    of scratch. dtype: of products with weights.
 
     Raises:
         GradientNormError: as `gradient_norms`; `share` outside (0, 1]; unknown `kind`.
@@ -77,11 +80,11 @@ def expected_gradient_length(
     weights = Weights(select(model, parameters, inputs))
     options = compute_options(max_memory, dtype)
     with restoring_state(model):
-        found = [
+        lengths = [
             _length(Recording(model, microbatch, weights, options), share, kind, reduce, logits)
             for microbatch in microbatches(model, inputs)
         ]
-    return ExpectedLength(*(torch.cat(rows) for rows in zip(*found, strict=True)))
+    return ExpectedLength(*(torch.cat(rows) for rows in zip(*lengths, strict=True)))
 
 
 def _length(

@@ -56,6 +56,16 @@ def gradient_norms(
     Raises:
         GradientNormError: the model mixes samples (batch normalisation in training mode, say), the
             loss is reduced over the batch or not finite, or no parameter is asked for.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5)).eval()
+        >>> images = torch.randn(4, 3, 2, 2)
+        >>> gradient_norms(model, images, "entropy").shape
+        torch.Size([4])
+        >>> labels = torch.tensor([0, 1, 2, 3])
+        >>> loss = torch.nn.CrossEntropyLoss(reduction="none")
+        >>> gradient_norms(model, images, lambda logits: loss(logits, labels)).shape
+        torch.Size([4])
     """
     reduce = reduction(norm)
     weights = Weights(select(model, parameters, inputs))

@@ -61,7 +61,10 @@ class Use:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found; `print` it."""
+    """What `explain` found; `print` it.
+
+    uses: one entry per use of a parameter, in order.
+    """
 
     uses: tuple[Use, ...]
     note: str
@@ -92,12 +95,19 @@ _SLOWNESS = (KERNEL, UNKNOWN, REPLAYED, ONE_BY_ONE)
 def explain(
     model: nn.Module, inputs: Inputs | None = None, *, parameters: Parameters = None
 ) -> Explanation:
-    """Tell, for every use of a parameter in order, its path, its method and its cost.
+    """Return, for every use of a parameter in order, its path, its method and its cost.
 
     inputs: as for `gradient_norms`, two samples or more; None reads the modules alone.
 
+    model: the network.
+
     Raises:
         GradientNormError: as `gradient_norms`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+        >>> [use.path for use in explain(model, torch.randn(8, 3)).uses]
+        ['kernel', 'kernel']
     """
     chosen = select(model, parameters, inputs)
     if inputs is None:
@@ -137,20 +147,20 @@ class _CostListener:
 
     record: Recording
     layouts: dict[int, Layout]
-    found: dict[int, tuple[list[str], float]]
+    methods_of: dict[int, tuple[list[str], float]]
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        """See `Listener`."""
+        """Take in the gradient that reached one use; see `Listener`."""
         samples = Samples(self.record.n, self.layouts.get(index, Layout()))
         # Entry by entry, a layer moves its output three times: forward, backward, norm.
-        methods, work = self.found.setdefault(index, ([], 3.0 * g.numel() / self.record.n))
+        methods, work = self.methods_of.setdefault(index, ([], 3.0 * g.numel() / self.record.n))
         for _, part in self.record.tape.kernels[index].weight_gradients(
             g, *inputs, samples=samples
         ):
             method, cost = _cost(part)
             methods += [method] if method else []
             work += cost
-        self.found[index] = methods, work
+        self.methods_of[index] = methods, work
 
 
 def _from_recording(record: Recording) -> Explanation:
@@ -159,10 +169,10 @@ def _from_recording(record: Recording) -> Explanation:
     listener = _CostListener(record, layouts, {})
     record.backward(losses, torch.ones_like(losses), listener)
     uses, weights = [], record.tape.weights
-    total = sum(work for _, work in listener.found.values())
+    total = sum(work for _, work in listener.methods_of.values())
     for index, kernel in enumerate(record.tape.kernels):
         names = tuple(dict.fromkeys(n for w in kernel.weights for n in weights.sources(w)))
-        methods, work = listener.found.get(index, (["no gradient"], 0.0))
+        methods, work = listener.methods_of.get(index, (["no gradient"], 0.0))
         path = REPLAYED if isinstance(kernel, Replay) else KERNEL
         share = work / total if total else 0.0
         uses.append(Use(names, kernel.name, path, ", ".join(methods), work, share))

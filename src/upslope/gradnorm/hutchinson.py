@@ -42,11 +42,14 @@ def estimated_rms_length(
     max_memory: int | None = None,
     logits: Logits = logits_of,
 ) -> Estimate:
-    """What `expected_gradient_length(..., kind="rms")` computes, estimated; see the head.
+    """Return an estimate of `expected_gradient_length(..., kind="rms")`; see the head of this file.
 
     probes: backward passes; with as many classes or fewer, the exact sum costs no more.
     seed: of the signs; every sample meets the same ones, so that errors largely cancel in ranks.
     The other arguments are those of `expected_gradient_length`.
+
+    model, inputs: as of `gradient_norms`. max_memory: bytes of scratch. logits: reads the logits
+    off the outputs.
 
     Raises:
         GradientNormError: as `gradient_norms`; fewer than two probes, which have no spread.
@@ -56,7 +59,7 @@ def estimated_rms_length(
     norm = reduction("global")
     weights = Weights(select(model, parameters, inputs))
     options = compute_options(max_memory, None)
-    found = []
+    squares_of = []
     with restoring_state(model):
         for microbatch in microbatches(model, inputs):
             record = Recording(model, microbatch, weights, options)
@@ -66,8 +69,8 @@ def estimated_rms_length(
             for _ in range(probes):
                 signs = torch.randint(2, (roots.shape[1],), generator=rng).to(roots) * 2 - 1
                 squares.append(norm(record.squared_norms(weighted(signs * roots, logits))) ** 2)
-            found.append(torch.stack(squares, dim=1))
-    every = torch.cat(found)  # (n, probes)
+            squares_of.append(torch.stack(squares, dim=1))
+    every = torch.cat(squares_of)  # (n, probes)
     scores = every.mean(dim=1).sqrt()
     # d sqrt(m) = dm / (2 sqrt(m))
     error = every.std(dim=1) / probes**0.5 / (2 * scores).clamp_min(torch.finfo(scores.dtype).tiny)

@@ -38,6 +38,8 @@ def gradient_inner_products(
         complex parameters both parts count, as in a derivative along the direction.
     The other arguments are those of `gradient_norms`.
 
+    inputs: (n, ...) or any that the model takes. max_memory: bytes of scratch.
+
     Raises:
         GradientNormError: as `gradient_norms`; a name or shape that the model has not, or a
             parameter that does not require a gradient.

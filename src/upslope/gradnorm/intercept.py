@@ -101,7 +101,7 @@ class Interceptor(TorchFunctionMode):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Stop to see operators."""
+        """Stop to intercept operators."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._depth -= 1
         while self._depth == 0 and self._written:
@@ -143,8 +143,8 @@ class Interceptor(TorchFunctionMode):
         normalising = func in BATCH_NORMS
         if "token" in kinds:
             if not (normalising and "weight" in kinds):
-                found = (t.__dict__.get(PLACEHOLDER) for t in tensors)
-                raise FusionMismatch(next(place for place in found if place is not None))
+                places = (t.__dict__.get(PLACEHOLDER) for t in tensors)
+                raise FusionMismatch(next(place for place in places if place is not None))
             kinds = kinds - {"token"} | {"sample"}
         if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
@@ -353,14 +353,14 @@ class Interceptor(TorchFunctionMode):
 
     def _kind_by_graph(self, tensor: Tensor) -> str:
         """For what no operator here put out: custom functions, TorchScript, caches, writes."""
-        found = list(leaves(tensor))
-        if any(leaf is anchor for leaf in found for anchor in self.tape.anchors):
+        ends = list(leaves(tensor))
+        if any(leaf is anchor for leaf in ends for anchor in self.tape.anchors):
             tensor.__dict__["_upslope_sample"] = self._session
             self.program.repeats = False  # what made it, and of which entries, was not seen
             if self._orders.met:
                 self.tape.route()
             return "sample"
-        if any(self.tape.weights.tracks(leaf) for leaf in found):
+        if any(self.tape.weights.tracks(leaf) for leaf in ends):
             self.tape.weights.mark_derived(tensor)
             return "weight"
         return "constant"

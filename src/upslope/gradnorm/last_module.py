@@ -50,8 +50,8 @@ def find_last_module(model: nn.Module, inputs: Inputs | None) -> str:
 def owner_of(name: str) -> str:
     """Return the name of the module that a parameter belongs to, be it by a parametrization."""
     owner = name.rpartition(".")[0]
-    head, found, _ = f".{owner}.".partition(".parametrizations.")
-    return head.removeprefix(".") if found else owner
+    head, is_parametrized, _ = f".{owner}.".partition(".parametrizations.")
+    return head.removeprefix(".") if is_parametrized else owner
 
 
 def _own(module: nn.Module) -> list[nn.Parameter]:

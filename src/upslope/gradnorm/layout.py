@@ -71,7 +71,7 @@ class IndexedLayout(Layout):
         return torch.where(there, moved[places], 0)
 
     def owners(self, size: int, n: int) -> Tensor:  # noqa: ARG002
-        """As `Layout`."""
+        """Return the sample of each entry; see `Layout`."""
         return self.owner
 
     @functools.cached_property
@@ -177,7 +177,7 @@ class LayoutProbe:
     """`kept`, and along each dimension where the gradient was not zero: of each pass."""
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
-        """See `Listener`."""
+        """Take in the gradient that reached one use; see `Listener`."""
         (self.heard if bool(g.any()) else self.silent).add(index)
         if index not in self.fitting:
             self.fitting[index] = list(self._candidates(index, g))

@@ -1,4 +1,4 @@
-"""What is made of the per-sample gradients that a backward pass shows, part by part."""
+"""Reductions of per-sample gradients, taken while a backward pass shows them use by use."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class SquaredNorms:
     """Squared Frobenius norms, (n,)."""
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
-        """See `Reduction`."""
+        """Reduce the sum of all uses of a parameter; see `Reduction`."""
         return combined(weights, name, uses, scratch)
 
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:  # noqa: ARG002
-        """See `Reduction`."""
+        """Reduce gradients that are formed already; see `Reduction`."""
         return squared_norms(gradients)
 
 
@@ -56,7 +56,7 @@ class ReducingListener:
         """Whether the backward pass came to some use of a weight, be it with zeros."""
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        """See `Listener`."""
+        """Take in the gradient that reached one use; see `Listener`."""
         self.reached = True
         kernel = self.tape.kernels[index]
         layout = kernel.layout or self.layouts.get(index)

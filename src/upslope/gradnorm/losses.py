@@ -26,7 +26,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def label_free(loss: Loss) -> Loss:
-    """Mark a loss that takes of each sample its outputs alone: no labels, nothing of the batch.
+    """Return the loss, marked as one that takes of each sample its outputs alone.
 
     It may then be called with the outputs of a part of the batch, which saves memory.
     """
@@ -146,9 +146,12 @@ def entropy_over(dim: int | None = None) -> Loss:
 
 @label_free
 def entropy(outputs: Any) -> Tensor:
-    """Entropy of the posterior in nats (Eq. 7), (n,); the mean over pixels or voxels if any.
+    """Return the entropy of the posterior in nats (Eq. 7), (n,); the mean over pixels if any. 7),
+    (n,); the mean over pixels or voxels if any.
 
     Classes are where `classes_first` finds them; `entropy_over` is told.
+
+    outputs: logits (n, classes, ...).
     """
     return entropy_over()(outputs)
 
@@ -189,7 +192,10 @@ def expected(
 
 
 def supervised(targets: Tensor, criterion: Criterion = F.cross_entropy) -> Loss:
-    """The loss at known labels. targets: (n, ...)."""
+    """Return the loss at known labels. targets: (n, ...). targets: (n, ...).
+
+    criterion: called with outputs, targets and reduction="none".
+    """
 
     def loss(outputs: Any) -> Tensor:
         losses = criterion(logits_of(outputs), targets, reduction="none")  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""What the engine remembers of a model: where its samples are, and what has been proven.
+"""Memory of a model between batches: where its samples are, and which programs are proven.
 
 Kept with the model and gone with it: nothing here refers to a tensor, a module or a graph.
 """
@@ -50,7 +50,7 @@ class Memory:
         return known
 
     def keep(self, program: Hashable, known: Known) -> None:
-        """Remember what was proven."""
+        """Remember what was proven of a program."""
         self._programs[program] = known
         while len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)

@@ -101,7 +101,7 @@ def microbatches(model: nn.Module, inputs: Inputs) -> Iterator[Batch]:
 
 
 def _most(model: nn.Module, batch: Batch) -> int:
-    """Samples a piece at most."""
+    """Return the most samples that a microbatch may have."""
     # A GPU has no such caches; in training mode random numbers would be drawn in another order.
     if any(x.device.type != "cpu" for x in batch.tensors) or any(
         m.training for m in model.modules()
@@ -154,8 +154,8 @@ def _with_joined_outputs(
     return _stacked(rows())
 
 
-def _stacked(found: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    every = list(found)
+def _stacked(results: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    every = list(results)
     return {name: torch.cat([rows[name] for rows in every]) for name in every[0]}
 
 

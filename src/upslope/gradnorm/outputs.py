@@ -1,4 +1,4 @@
-"""What goes into models and comes out of them and of losses: found wherever it is, and checked."""
+"""Tensors in the outputs of models, wherever they are, and checks of losses."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def tensors_in(outputs: Any) -> list[Tensor]:
 
 
 def device_of(outputs: Any) -> torch.device:
-    """Where the outputs are."""
-    found = tensors_in(outputs)
-    return found[0].device if found else torch.device("cpu")
+    """Return the device on which the outputs are."""
+    tensors = tensors_in(outputs)
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def check_losses(losses: Any, n: int, first: int = 0) -> None:

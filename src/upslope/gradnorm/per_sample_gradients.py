@@ -80,7 +80,7 @@ class PerSampleGradient(Protocol):
     """The gradients of n samples' losses with respect to one weight, in some form."""
 
     def __len__(self) -> int:
-        """n, the number of samples."""
+        """Return n, the number of samples."""
         ...
 
     def squared_norms(self, scratch: int) -> Tensor:
@@ -106,15 +106,15 @@ class Dense:
         return len(self.values)
 
     def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
-        """See `PerSampleGradient`."""
+        """Return the squared norms; see `PerSampleGradient`."""
         return squared_norms(self.values)
 
     def materialize(self, rows: slice) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the gradients themselves; see `PerSampleGradient`."""
         return self.values[rows]
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
-        """See `PerSampleGradient`."""
+        """Return the sum with other gradients; see `PerSampleGradient`."""
         same = [other.values for other in others if isinstance(other, Dense)]
         return Dense(sum(same, self.values)) if len(same) == len(others) else None
 
@@ -196,7 +196,7 @@ class OuterProducts:
             yield product if left is self.g else product.mT
 
     def materialize(self, rows: slice) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the gradients themselves; see `PerSampleGradient`."""
         return self.g[rows].mT @ self.x[rows]
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
@@ -231,15 +231,15 @@ class Transposed:
         return len(self.part)
 
     def squared_norms(self, scratch: int) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the squared norms; see `PerSampleGradient`."""
         return self.part.squared_norms(scratch)
 
     def materialize(self, rows: slice) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the gradients themselves; see `PerSampleGradient`."""
         return self.part.materialize(rows).mT
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
-        """See `PerSampleGradient`."""
+        """Return the sum with other gradients; see `PerSampleGradient`."""
         same = [other.part for other in others if isinstance(other, Transposed)]
         total = self.part.add(same) if len(same) == len(others) else None
         return Transposed(total) if isinstance(total, OuterProducts) else None
@@ -274,13 +274,13 @@ class Rows:
         return g.new_zeros(n * t, e).index_add_(0, place.flatten(), g.flatten(0, 1)).view(n, t, e)
 
     def materialize(self, rows: slice) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the gradients themselves; see `PerSampleGradient`."""
         ids, g = self.ids[rows], self.g[rows]
         out = g.new_zeros(len(g), self.count, g.shape[2])
         return out.scatter_add_(1, ids[:, :, None].expand_as(g), g)
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
-        """See `PerSampleGradient`."""
+        """Return the sum with other gradients; see `PerSampleGradient`."""
         same = [self, *(other for other in others if isinstance(other, Rows))]
         if len(same) <= len(others):
             return None

@@ -56,7 +56,7 @@ class Direction:
         return (flat.to(self.left.dtype) @ self.right) @ self.left
 
     def matrix(self, shape: Sequence[int]) -> Tensor:
-        """The direction itself."""
+        """Return the direction itself as a matrix."""
         return torch.outer(self.left, self.right).view(tuple(shape))
 
 

@@ -78,13 +78,13 @@ class ProvenReduction:
         self.products: dict[str, Tensor] = {}
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
-        """See `Reduction`."""
+        """Reduce the sum of all uses of a parameter; see `Reduction`."""
         rows = self.reduction.of_uses(weights, name, uses, scratch)
         self.products[name] = inner_products(weights, name, uses, scratch)
         return rows
 
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:
-        """See `Reduction`."""
+        """Reduce gradients that are formed already; see `Reduction`."""
         return self.reduction.of_dense(name, gradients)
 
 
@@ -97,7 +97,7 @@ class Checksums:
         """use -> sums (n,), and the sizes of what was added, (n,)."""
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
-        """See `Listener`."""
+        """Take in the gradient that reached one use; see `Listener`."""
         layout = self.kernels[index].layout or self.layouts.get(index)
         if self.n == 1 or layout is None:
             return
@@ -113,7 +113,7 @@ class BothListeners:
         self.sums, self.parts = sums, parts
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        """See `Listener`."""
+        """Take in the gradient that reached one use; see `Listener`."""
         self.sums.on_gradient(index, g, inputs)
         self.parts.on_gradient(index, g, inputs)
 

@@ -112,8 +112,8 @@ class Recording:
                 fusion.check(tensors_in(self.outputs))
                 self._ran = self._interceptor.program.identity
                 return
-            except FusionMismatch as found:
-                pairs = corrected(*known, found.place) if last > 1 else {}
+            except FusionMismatch as mismatch:
+                pairs = corrected(*known, mismatch.place) if last > 1 else {}
 
     @property
     def _plain(self) -> bool:

@@ -46,11 +46,13 @@ def gradient_sketches(
     parameters: Parameters = None,
     max_memory: int | None = None,
 ) -> Sketches:
-    """Random projections of each sample's whole gradient, and its exact norm, from one pass.
+    """Return random projections of each sample's whole gradient, and its exact norm, from one pass.
 
     dim: numbers a sketch; inner products are kept to about sqrt(2 / dim) of the norms' product.
     seed: which projection; sketches of different batches compare if made with one seed.
     The other arguments are those of `gradient_norms`.
+
+    model, inputs: as of `gradient_norms`. max_memory: bytes of scratch.
 
     Raises:
         GradientNormError: as `gradient_norms`; `dim` is not positive.
@@ -78,7 +80,7 @@ class Projection:
         return buckets, torch.randint(2, (size,), generator=rng) * 2.0 - 1.0
 
     def dense(self, name: str, rows: Tensor) -> Tensor:
-        """(m, *shape) -> (m, dim)."""
+        """Return the sketches (m, dim) of gradients (m, *shape)."""
         flat = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
         outer = rows.shape[1] if rows.dim() > 2 else 1
         (a, s), (b, r) = self._both(name, outer, flat.shape[1] // outer, rows)
@@ -102,8 +104,8 @@ class Projection:
         self, name: str, rows: int, columns: int, like: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         sides = ((rows, "rows"), (columns, "columns"))
-        found = (self.hashes(name, size, side) for size, side in sides)
-        return [(buckets.to(like.device), signs.to(like)) for buckets, signs in found]
+        hashes = (self.hashes(name, size, side) for size, side in sides)
+        return [(buckets.to(like.device), signs.to(like)) for buckets, signs in hashes]
 
 
 class _NormsAndSketches:
@@ -113,7 +115,7 @@ class _NormsAndSketches:
         self.projection = projection
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
-        """See `Reduction`."""
+        """Reduce the sum of all uses of a parameter; see `Reduction`."""
         (weight, part), *more = uses
         real = not weight.is_complex()
         if not more and real and isinstance(part, OuterProducts) and weights.tracks(weight):
@@ -126,7 +128,7 @@ class _NormsAndSketches:
         return torch.cat([self.of_dense(name, rows) for _, rows in pieces])
 
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:
-        """See `Reduction`."""
+        """Reduce gradients that are formed already; see `Reduction`."""
         squares = squared_norms(gradients)
         if gradients.is_complex():
             gradients = torch.view_as_real(gradients.resolve_conj())

@@ -1,4 +1,4 @@
-"""What one forward pass used of the weights.
+"""The tape: every use of a weight in one forward pass, in order.
 
 A `Kernel` stands for one use of one or more weights by one operator. In the forward pass it
 computes the operator's output; in the backward pass it hands on the gradient of its inputs, as

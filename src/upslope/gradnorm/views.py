@@ -53,11 +53,11 @@ def tensors_of(tree: Any) -> list[Tensor]:
     """All tensors in nested tuples and lists. Called for every operator: it must be fast."""
     if isinstance(tree, Tensor):
         return [tree]
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     if isinstance(tree, (tuple, list)):
         for branch in tree:
             if isinstance(branch, Tensor):
-                found.append(branch)
+                tensors.append(branch)
             elif isinstance(branch, (tuple, list)):
-                found += tensors_of(branch)
-    return found
+                tensors += tensors_of(branch)
+    return tensors

@@ -59,8 +59,8 @@ class Weights:
         if name is not None:
             return (name,)
         if id(weight) not in self._sources:
-            found = {id(leaf) for leaf in leaves(weight)}
-            names = tuple(name for i, name in self._names.items() if i in found)
+            reached = {id(leaf) for leaf in leaves(weight)}
+            names = tuple(name for i, name in self._names.items() if i in reached)
             self._sources[id(weight)] = (weight, names)  # holds the tensor: its id stays its own
         return self._sources[id(weight)][1]
 

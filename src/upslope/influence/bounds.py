@@ -37,6 +37,8 @@ class Bounds:
     """The four terms for each of m candidates, (m,) float64 each.
 
     solve: s = sum_j H^-1 grad L(T'(x_j)) and how well it was solved for. samples: n.
+
+    target: the test loss that changes. approx_1, approx_2, approx_3: its bounds.
     """
 
     target: Tensor = field(repr=False)

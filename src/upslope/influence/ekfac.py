@@ -44,6 +44,8 @@ class EKFAC:
 
     factored: the weights with a Kronecker-factored block. diagonal: the other parameters.
 
+    curvature: over the training data. seed: of the labels that are drawn.
+
     Raises:
         InfluenceError: `draws` is none of these, or the model returns no logits (n, classes).
     """
@@ -64,11 +66,16 @@ class EKFAC:
         self.factored = [layer.weight for layer, *_ in self._layers]
 
     def product(self, vector: Tensor) -> Tensor:
-        """F v, (p,)."""
+        """Return F v, (p,), for the Fisher matrix F.
+
+        vector: (p,).
+        """
         return self._mapped(vector, lambda v, values: v * values)
 
     def inverse_product(self, vector: Tensor, damping: float) -> Tensor:
-        """(F + damping I)^-1 v, (p,); also a good preconditioner.
+        """Return (F + damping I)^-1 v, (p,); also a good preconditioner.
+
+        vector: (p,).
 
         Raises:
             InfluenceError: a damping that is not positive: some eigenvalues are zero.
@@ -82,9 +89,11 @@ class EKFAC:
         return self._mapped(vector, lambda v, values: v / (values + damping))
 
     def solver(self, damping: float) -> Callable[[Curvature, Tensor], Solution]:
-        """A solver that answers with `inverse_product`.
+        """Return a solver that answers with `inverse_product`.
 
         Its residual is that of the curvature it is asked to solve, which EK-FAC approximates.
+
+        damping: added to the eigenvalues.
         """
         check_damping(damping)
 
@@ -140,7 +149,7 @@ class EKFAC:
         """(layer, patches, output gradients of each loss), from one pass over the batch."""
         with watching(layers) as seen:
             outputs = self._network.outputs(self._network.leaves(), batch[0])
-        reused |= {name for name, found in seen.outputs.items() if len(found) > 1}
+        reused |= {name for name, outputs in seen.outputs.items() if len(outputs) > 1}
         once = [la for la in layers if la.weight in seen.outputs and la.weight not in reused]
         if not once:
             return

@@ -43,7 +43,7 @@ class Layer:
         }
 
     def patches(self, inputs: Tensor) -> Tensor:
-        """(n, positions, in [+ 1])."""
+        """Return the inputs at each position, (n, positions, in [+ 1])."""
         n = len(inputs)
         if isinstance(self.module, nn.Linear):
             patches = inputs.reshape(n, -1, inputs.shape[-1])

@@ -61,6 +61,11 @@ def leave_one_out(
     until the gradient is at most `tolerance`. Starts at the model's parameters, and leaves the
     model as it was.
 
+    model: whose last layer, or whole, is convex to train. train, test: inputs and targets. loss:
+    from outputs and targets to one loss per sample.
+
+    Returns: the test losses without each of them.
+
     Raises:
         InfluenceError: `weight_decay` is not positive; an index is out of range; the problem is not
             convex or too large; a minimum is not reached.

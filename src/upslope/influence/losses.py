@@ -15,17 +15,27 @@ LossFunction = Callable[[Any, Any], Tensor]
 
 
 def label_loss(outputs: Any, targets: Tensor) -> Tensor:
-    """Cross-entropy at the true label, (n,); the mean over pixels or voxels if any."""
+    """Return the cross-entropy at the true label, (n,); the mean over pixels or voxels if any.
+
+    outputs: logits. targets: labels.
+    """
     return supervised(targets)(outputs)
 
 
 def entropy_loss(outputs: Any, _targets: Any) -> Tensor:
-    """Entropy of the posterior in nats (Eq. 7), (n,)."""
+    """Return the entropy of the posterior in nats (Eq. 7), (n,). 7), (n,).
+
+    outputs: logits. _targets: not looked at.
+    """
     return entropy(outputs)
 
 
 def expected_loss(outputs: Any, _targets: Any) -> Tensor:
-    """Expected cross-entropy (Eq. 6), the posterior in the graph, (n,): equal to the entropy."""
+    """Return the expected cross-entropy (Eq. 6), (n,), the posterior in the graph: the entropy. 6),
+    the posterior in the graph, (n,): equal to the entropy.
+
+    outputs: logits. _targets: not looked at.
+    """
     return expected()(outputs)
 
 

@@ -63,11 +63,13 @@ class Curvature:
 
     @property
     def size(self) -> int:
-        """p, the number of parameters."""
+        """Return p, the number of parameters."""
         return self.network.size
 
     def product(self, vector: Tensor) -> Tensor:
-        """C v, (p,), for v of shape (p,): parameters in the order of `model.named_parameters()`.
+        """Return C v, (p,), for v of shape (p,), in the order of `model.named_parameters()`.
+
+        vector: (p,).
 
         Raises:
             InfluenceError: a vector of another shape, or a product that is not finite.
@@ -85,13 +87,16 @@ class Curvature:
         return total / self.samples
 
     def batch_product(self, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
-        """C v over one batch of the data alone, (p,)."""
+        """Return C v over one batch of the data alone, (p,).
+
+        vector: (p,).
+        """
         with evaluating(self.network.model):
             batch = self.network.moved(batch)
             return _KINDS[self.kind](self.network, batch, vector) / sample_count(batch)
 
     def matrix(self) -> Tensor:
-        """C itself, (p, p), by p products: for small networks.
+        """Return C itself, (p, p), by p products: for small networks.
 
         Raises:
             InfluenceError: there are more than 5000 parameters.
@@ -106,9 +111,14 @@ class Curvature:
         return (matrix + matrix.T) / 2
 
     def diagonal(self, probes: int = 16, seed: int = 0) -> Tensor:
-        """An unbiased estimate of the diagonal of C, (p,), from this many products.
+        """Return an unbiased estimate of the diagonal of C, (p,), from this many products.
 
         Source: Bekas, Kokiopoulou and Saad (2007), "An estimator for the diagonal of a matrix".
+
+        probes: products to take. seed: of the signs.
+
+        Raises:
+            InfluenceError: fewer than one probe.
         """
         if probes < 1:
             raise InfluenceError(f"Expected `probes` to be at least 1 but got {probes}.")

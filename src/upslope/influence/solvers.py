@@ -51,7 +51,7 @@ class Solver(Protocol):
     """Solves (C + damping I) x = b."""
 
     def __call__(self, curvature: Curvature, b: Tensor) -> Solution:
-        """b: (p,)."""
+        """Return an approximation of the inverse times b, (p,)."""
         ...
 
 
@@ -93,7 +93,7 @@ class ConjugateGradients:
             )
 
     def __call__(self, curvature: Curvature, b: Tensor) -> Solution:
-        """Solve for b, (p,)."""
+        """Return the solution for the right side b, (p,)."""
         b = curvature.network.check_vector(b, "b")
         x, length = torch.zeros_like(b), float(b.norm())
         if length == 0:
@@ -176,6 +176,8 @@ class Lissa:
     ||b||. A longer h_t proves the contrary and stops the run as "diverged". After the last step the
     true residual is computed: "converged" where it is below `tolerance`.
 
+    seed: of the batches drawn.
+
     Raises:
         InfluenceError: a negative damping, or another number that is not positive.
     """
@@ -196,7 +198,7 @@ class Lissa:
                 )
 
     def __call__(self, curvature: Curvature, b: Tensor) -> Solution:
-        """Solve for b, (p,)."""
+        """Return the solution for the right side b, (p,)."""
         b = curvature.network.check_vector(b, "b")
         length = float(b.norm())
         if length == 0:

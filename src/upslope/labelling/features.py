@@ -1,7 +1,7 @@
 """Features of samples, taken once and kept: what the model of a labelling project looks at.
 
     images        gradient directions and colours in a grid (`image_statistics`), at once; where the
-                  network with ImageNet weights is installed, its features replace them when done
+                  network with ImageNet weights is installed, its features beside them when done
     texts, rows   numbers standardised, categories as 0 and 1, other texts as the leading
                   components of their TF-IDF (`row_features`)
 
@@ -11,10 +11,12 @@ Networks stay as they are: only a linear layer on these features is trained whil
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from upslope.models.efficientnet import MEAN, STD
 
 Floats = NDArray[np.float32]
 
@@ -25,6 +27,9 @@ _GRID = 4  # cells along an edge for colours
 _CATEGORIES, _COMPONENTS = 50, 64
 
 STATISTICS = "gradient directions and colours"
+NETWORK, NETWORK_SIDE = "EfficientNet-Lite0 with ImageNet weights", 128
+"""Pixels along an edge: 128 in place of 224 take a third of the time (35 images per second on one
+core)."""
 
 
 def image_statistics(pixels: NDArray[np.uint8]) -> Floats:
@@ -58,6 +63,25 @@ def image_statistics(pixels: NDArray[np.uint8]) -> Floats:
     blocks = images.reshape(n, 3, _GRID, SIDE // _GRID, _GRID, SIDE // _GRID)
     colours = np.stack((blocks.mean(axis=(3, 5)), blocks.std(axis=(3, 5))), axis=1)
     return np.concatenate((directions.reshape(n, -1), colours.reshape(n, -1)), axis=1)
+
+
+def network_features(side: int) -> Callable[[NDArray[np.uint8]], Floats]:
+    """Return what takes (n, 3, side, side) pixels to (n, 1280) features of the network with
+    ImageNet weights: the means of its last activations over the image."""
+    import torch
+
+    from upslope import models
+    from upslope.models.features import with_features
+
+    network = models.build("pretrained", num_classes=2, input_shape=(3, side, side)).eval()
+
+    def extract(pixels: NDArray[np.uint8]) -> Floats:
+        x = (torch.from_numpy(pixels).float() / 255 - MEAN) / STD
+        with torch.no_grad():
+            features: Floats = with_features(network, x)[1].numpy()
+        return features
+
+    return extract
 
 
 def row_features(rows: Sequence[Mapping[str, str]]) -> tuple[Floats, str]:

@@ -38,7 +38,7 @@ from upslope.training import HasAuxiliaryModule
 
 STRENGTH = 0.1
 """`C` of the logistic regression on standardised features. On the features of 2,062 photographs of
-hands, with 20 to 500 labels, 0.1 and 1 are within a point of each other and 0.01 is worse."""
+hands, with 20 to 500 random labels, 0.1 and 1 are within a point of each other, 0.01 is below."""
 COLD_START = "typiclust"
 _FEWEST = 20  # samples that the cold start ranks at least, as some may be passed
 _CANDIDATES = 10_000  # scored at most, drawn at random: a ranking must not take long
@@ -120,6 +120,23 @@ class Learner:
                 of=len(right),
             )
         return replace(ranking, seconds=time.monotonic() - started)
+
+    def probabilities(self, state: LabelState) -> tuple[NDArray[np.float32], int] | None:
+        """Return (n, classes) probabilities of all samples, and how many labels taught them.
+
+        NaN for samples that cannot be read; None where there are no labels of two classes.
+        """
+        labels = state.labels(control=False)
+        if state.closed:
+            labels |= state.labels(control=True)
+        labels = self._usable(labels)
+        if len({_key(label) for label in labels.values()}) < 2:
+            return None
+        model = self._fit(labels)
+        with torch.no_grad():
+            logits = model(torch.from_numpy(self.features))
+        p = logits.softmax(1) if self.settings.kind == "class" else logits.sigmoid()
+        return p.numpy(), len(labels)
 
     def _usable(self, labels: Mapping[str, AnswerLabel]) -> dict[str, AnswerLabel]:
         """The labels of samples that are there and can be read."""

@@ -87,7 +87,7 @@ class Project:
 
     @property
     def state(self) -> LabelState:
-        """Where the project stands."""
+        """Return where the project stands."""
         return self._log.state
 
     @property

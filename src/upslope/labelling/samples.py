@@ -1,4 +1,4 @@
-"""What people are shown: images of a folder or of a data set, texts, or rows of a table.
+"""Samples as people see them: images of a folder or of a data set, texts, or rows of a table.
 
     samples = open_samples("photos", ("cat", "dog"))
     samples.picture(0)               # what the page shows of the first sample
@@ -104,11 +104,11 @@ class DatasetImages:
 
     @property
     def ids(self) -> Sequence[str]:
-        """Those of the data set."""
+        """Return the ids of the data set."""
         return self.dataset.ids
 
     def picture(self, position: int) -> Picture:
-        """Return the image as PNG."""
+        """Return the image of a sample as PNG."""
         pixels = self.dataset.inputs([position])[0].numpy()
         return Picture(
             _png(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)), "image/png"

@@ -1,4 +1,4 @@
-"""What the page shows and does, without HTTP: questions, answers, progress, the model's worth."""
+"""The state behind the labelling page, without HTTP: questions, answers, progress, accuracy."""
 
 from __future__ import annotations
 

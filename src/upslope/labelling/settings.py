@@ -1,4 +1,4 @@
-"""What a labelling project is: written once, when it begins."""
+"""Settings of a labelling project, written once, when it begins."""
 
 from __future__ import annotations
 

@@ -16,13 +16,17 @@ from typing import Any
 
 from upslope.ledger.records import Change, CycleRecord
 
-Label = int | list[int] | list[float] | None
-"""A class, a label set (0 or 1 for each label) or numbers; None where the data set holds it."""
+Label = int | list[int] | list[float] | str | None
+"""A class, a label set (0 or 1 for each label), numbers, or a mask as text (`tasks.mask_answers`);
+None where the data set holds it."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened, in which cycle; `body` is JSON."""
+    """An event: what happened, in which cycle; `body` is JSON.
+
+    kind: its name. cycle: its number.
+    """
 
     kind: str
     cycle: int
@@ -41,6 +45,8 @@ class State:
     pool: the body of the last `pool` event. changes: what `extended` and `pool` changed since the
     run began. sittings: the environments in which the run was gone on with, where they differ from
     the one before in what may change bits.
+
+    initial: ids of the initial set.
     """
 
     cycle: int = 0
@@ -62,7 +68,10 @@ class State:
         return bool(self.initial)
 
     def config(self, begun: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration as it is now, from the one that the run began with."""
+        """The configuration as it is now, from the one that the run began with.
+
+        begun: the configuration at the beginning.
+        """
         config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in begun.items()}
         for change in self.changes:
             for key, value in change.after.items():

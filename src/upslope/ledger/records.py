@@ -42,7 +42,7 @@ class Change:
 
     @property
     def comparable(self) -> bool:
-        """All cycles compare with those of a run that was like this from the start."""
+        """Return whether all cycles compare with those of a run that always was like this."""
         return set(self.after) <= {"experiment.cycles"} and self.kind == "extended"
 
     def __str__(self) -> str:
@@ -68,6 +68,9 @@ class CycleRecord:
     nothing is selected. scores: their acquisition scores, None where a strategy has none.
     skipped: candidates that could not be read. reused: the model was trained by another run of
     the same comparison from the same seed, labels and settings; its seconds are that run's.
+
+    model_file, model_sha256: the file of the model, and its digest. n_candidates: how many were
+    scored.
     """
 
     cycle: int
@@ -95,6 +98,8 @@ class RunResult:
     and test sizes. initial: ids of the initial set. labels: id -> label, None where the data set
     holds it. pending: ids asked and not yet labelled. finished: every budget point has been
     evaluated. passed: id -> reason, of the samples that annotators would not label.
+
+    path: the run directory. cycles: one record per cycle.
     """
 
     path: Path
@@ -103,7 +108,7 @@ class RunResult:
     info: Mapping[str, Any]
     cycles: tuple[CycleRecord, ...]
     initial: tuple[str, ...]
-    labels: Mapping[str, int | list[int] | list[float] | None]
+    labels: Mapping[str, int | list[int] | list[float] | str | None]
     pending: tuple[str, ...]
     finished: bool
     passed: Mapping[str, str] = field(default_factory=dict)
@@ -111,12 +116,12 @@ class RunResult:
 
     @property
     def strategy(self) -> str:
-        """Name of the strategy."""
+        """Return the name of the run's strategy."""
         return str(self.info["strategy"])
 
     @property
     def seed(self) -> int:
-        """Seed of everything random in the run."""
+        """Return the seed of everything random in the run."""
         return int(self.info["seed"])
 
     @property
@@ -126,7 +131,7 @@ class RunResult:
 
     @property
     def tested(self) -> bool:
-        """There is a test set, so that cycles have figures on it."""
+        """Return whether there is a test set, so that cycles have figures on it."""
         return bool(self.info.get("test", 1))
 
     @property
@@ -138,7 +143,7 @@ class RunResult:
         return tuple(c for c in self.cycles if not is_fitted(c.train_metrics, self.primary))
 
     def curve(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Labels used and the primary figure on the test set, one point per cycle.
+        """Return labels used and the primary figure on the test set, one point per cycle.
 
         Raises:
             RunError: there is no test set.

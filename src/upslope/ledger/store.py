@@ -47,6 +47,8 @@ class Ledger(EventLog[State]):
     them, and raises what it cannot take. Without it, no difference is taken. environment: where
     the run began. info: strategy, seed, primary figure and sizes.
 
+    folder: the run directory.
+
     Raises:
         RunError: locked by another process, of another configuration, damaged, foreign, or on a
             disk that is full.
@@ -109,10 +111,20 @@ def has_begun(folder: Path) -> bool:
 
 
 def read_run(path: Path | str) -> RunResult:
-    """Read a run directory, or its ledger file, while it runs or after.
+    """Return what a run directory, or its ledger file, holds, while it runs or after.
+
+    path: the folder or the file.
 
     Raises:
         RunError: no ledger there, or one that is damaged or foreign.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> info = {"strategy": "margin", "seed": 0, "primary": "accuracy", "cycles": 2}
+        >>> with TemporaryDirectory() as folder:
+        ...     Ledger(Path(folder), config={}, environment={}, info=info).close()
+        ...     read_run(folder).strategy
+        'margin'
     """
     given = Path(path)
     file = given / FILE if given.is_dir() else given
@@ -164,7 +176,10 @@ def _refuse_lost(folder: Path) -> None:
 
 
 def refuse(differences: Differences, folder: Path) -> None:
-    """Raise RunError where a run's configuration differs from the recorded one, naming the keys."""
+    """Raise RunError where a run's configuration differs from the recorded one, naming the keys.
+
+    differences: key -> (recorded, now). folder: the run directory.
+    """
     if differences:
         lines = [f"  {key}: {a} there, {b} now" for key, (a, b) in sorted(differences.items())]
         raise RunError(

@@ -78,6 +78,12 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options:
         ConfigError: an unknown name or option, a factory that cannot be imported or called, or
             that returns something else than an nn.Module.
         ModelError: a network that cannot take inputs of that shape, or whose lazy layers stay open.
+
+    Example:
+        >>> import torch
+        >>> model = build("cnn-small", num_classes=10, input_shape=(1, 8, 8), width=4)
+        >>> model(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     shape = tuple(input_shape)
     if ":" in name:
@@ -92,6 +98,8 @@ def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
     Of a function of the user's own, its attributes `mean` and `std`, numbers per channel of images
     in 0..1, and `size`, pixels along an edge, say so.
 
+    name, options: as of `build`.
+
     Raises:
         ConfigError: a function that cannot be imported, or attributes that are no such numbers.
     """
@@ -104,6 +112,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `build` with their names, types and ranges checked; builds nothing.
 
     Of a function of the user's own, which is imported for it, the names alone are checked.
+
+    name, options: as of `build`.
 
     Raises:
         ConfigError: an unknown model; every unknown or wrong option, in one message.

@@ -32,7 +32,7 @@ class MeanVector(nn.Module):
         nn.init.normal_(self.vectors.weight, std=_DEVIATION)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 2, t) -> (n, width)."""
+        """Return the mean word vectors (n, width) of texts (n, 2, t)."""
         numbers, mask = x.long().unbind(dim=1)
         weights = mask.to(self.vectors.weight.dtype)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)

@@ -30,7 +30,9 @@ class SequenceClassifier(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 2, t) -> (n, num_classes).
+        """Return logits (n, num_classes) of texts (n, 2, t).
+
+        x: token ids and their mask.
 
         Raises:
             ModelError: ids beyond the network's vocabulary (told on the CPU, where strategies are

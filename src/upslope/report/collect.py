@@ -15,7 +15,7 @@ from upslope.report.study import Run, Study
 
 
 def collect(paths: Iterable[Path | str]) -> Study:
-    """Read runs, finished or not.
+    """Return the study of runs that are read, finished or not.
 
     Args:
         paths: run directories, or directories above them, such as that of a comparison.
@@ -23,12 +23,14 @@ def collect(paths: Iterable[Path | str]) -> Study:
     Raises:
         RunError: no run there, a damaged one, or runs that do not belong together.
     """
-    found = [folder for path in paths for folder in _run_directories(Path(path))]
-    return study_of([read_run(folder) for folder in dict.fromkeys(found)])
+    folders = [folder for path in paths for folder in _run_directories(Path(path))]
+    return study_of([read_run(folder) for folder in dict.fromkeys(folders)])
 
 
 def study_of(results: Sequence[RunResult]) -> Study:
-    """A study of runs read back; those trained on the whole pool give the ceiling of their seed.
+    """Return a study of runs; those trained on the whole pool give the ceiling of their seed.
+
+    results: of the runs.
 
     Raises:
         RunError: no run, or runs of different figures or pools.
@@ -107,10 +109,10 @@ def _difference(a: Any, b: Any, path: str = "") -> str:
 def _run_directories(path: Path) -> list[Path]:
     if not path.is_dir():
         raise RunError(f"Expected {path} to be a run directory but there is no such folder.")
-    found = sorted(file.parent for file in path.rglob(FILE))
-    if not found:
+    folders = sorted(file.parent for file in path.rglob(FILE))
+    if not folders:
         raise RunError(
             f"Expected {path} to hold runs, each with a {FILE}, but there is none. Start one with "
             "`upslope compare` or `upslope run`."
         )
-    return found
+    return folders

@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from upslope.evaluation import INTERVAL_SEEDS
 from upslope.files import write_atomically
 from upslope.report.look import GREY
 from upslope.report.summary import Row, Summary
@@ -30,8 +31,6 @@ from upslope.report.tables import name_of
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195")
 REFERENCE = "#6e7781"
 INK, FAINT, PAPER = "#1f2328", "#d0d7de", "#ffffff"
-BAND = 3
-"""Seeds from which on an interval is drawn; fewer are shown one by one."""
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -100,7 +99,7 @@ def curves_figure(summary: Summary, *, narrow: bool = False) -> Figure:
     axes.margins(x=0.02, y=0.08)
     marker = "o" if len(budgets) <= 12 else None
     for row, look in zip(summary.rows, looks(summary), strict=True):
-        if len(row.seeds) >= BAND:
+        if len(row.seeds) >= INTERVAL_SEEDS:
             band = [100 * np.clip(x, low, high) for x in (row.curve.low, row.curve.high)]
             axes.fill_between(budgets, *band, color=look[0], alpha=0.13, lw=0)
         elif len(row.seeds) > 1:
@@ -164,7 +163,7 @@ def differences_figure(summary: Summary, *, narrow: bool = False) -> Figure:
         x = budgets + shift
         axes.plot(x, 100 * curve.mean, color=look[0], linestyle=look[1], linewidth=1.3, alpha=0.6)
         seeds = row.comparison.seeds
-        if len(seeds) >= BAND:
+        if len(seeds) >= INTERVAL_SEEDS:
             ends = [100 * np.clip(end, -most, most) for end in (curve.low, curve.high)]
             axes.vlines(x, *ends, color=look[0], linewidth=1.6)
         elif len(seeds) > 1:

@@ -19,13 +19,19 @@ GREY = -1
 
 @dataclass(frozen=True)
 class Look:
-    """How a report looked: its title, and the colour slot of each strategy in their order."""
+    """How a report looked: its title, and the colour slot of each strategy in their order.
+
+    slots: strategy -> colour slot.
+    """
 
     title: str = ""
     slots: Mapping[str, int] = field(default_factory=dict)
 
     def extended(self, names: Iterable[str], reference: str | None) -> dict[str, int]:
-        """Return the slot of each of these: those it had, and free ones for the others."""
+        """Return the slot of each of these: those it had, and free ones for the others.
+
+        names: the strategies shown now. reference: has a slot of its own.
+        """
         slots = {name: self.slots[name] for name in names if name in self.slots}
         taken = set(self.slots.values())
         for name in names:

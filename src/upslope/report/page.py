@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 
 from upslope.counts import format_count
-from upslope.evaluation import smallest_sign_flip_p
+from upslope.evaluation import INTERVAL_SEEDS, smallest_sign_flip_p
 from upslope.report import tables
-from upslope.report.figures import BAND, bounds, inline_svg, looks, variable_of
+from upslope.report.figures import bounds, inline_svg, looks, variable_of
 from upslope.report.summary import LEVEL, Row, Summary
 
 
 def page(summary: Summary, title: str = "Learning curves") -> str:
-    """The whole document."""
+    """Return the whole HTML document."""
     css = files("upslope.report").joinpath("page.css").read_text(encoding="utf-8")
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -79,24 +79,24 @@ def _answer(summary: Summary) -> str:
 
 
 def _sentence(summary: Summary, row: Row) -> str:
-    found, reference = row.comparison, escape(str(summary.reference))
-    assert found is not None
+    comparison, reference = row.comparison, escape(str(summary.reference))
+    assert comparison is not None
     words = {
         "better": f'<span class="verdict-better">better</span> than {reference}',
         "worse": f'<span class="verdict-worse">worse</span> than {reference}',
         "no difference shown": f"not shown to differ from {reference}",
         "not tested": f"not tested against {reference} (one seed)",
-    }[found.verdict]
+    }[comparison.verdict]
     saved = ""
-    if not math.isnan(found.labels_needed) and found.labels_needed < summary.budgets[-1]:
-        share = 1 - found.labels_needed / summary.budgets[-1]
+    if not math.isnan(comparison.labels_needed) and comparison.labels_needed < summary.budgets[-1]:
+        share = 1 - comparison.labels_needed / summary.budgets[-1]
         saved = (
             f"; its mean curve reaches {reference}'s last figure with "
-            f"{found.labels_needed:,.0f} labels, {100 * share:.0f}% fewer"
+            f"{comparison.labels_needed:,.0f} labels, {100 * share:.0f}% fewer"
         )
     return (
-        f"<strong>{escape(row.strategy)}</strong> {words}: {tables.difference(found)} points of "
-        f"area{_p(found.p_adjusted)}{saved}."
+        f"<strong>{escape(row.strategy)}</strong> {words}: {tables.difference(comparison)} points "
+        f"of area{_p(comparison.p_adjusted)}{saved}."
     )
 
 
@@ -114,7 +114,7 @@ def _difference(summary: Summary) -> list[str]:
     fewest = min(len(row.comparison.seeds) for row in summary.rows if row.comparison)
     bars = (
         " Bars: 95% interval of the mean difference, not corrected for the number of comparisons."
-        if fewest >= BAND
+        if fewest >= INTERVAL_SEEDS
         else " Faint points: the seeds; there are too few for an interval."
         if fewest > 1
         else ""
@@ -139,16 +139,16 @@ def _tests(summary: Summary) -> list[str]:
     rows = [
         [
             row.strategy,
-            tables.difference(found),
-            f"{found.area.wins} of {len(found.seeds)}",
-            tables.p_value(found.area.p_t),
-            tables.p_value(found.p_adjusted),
-            tables.p_value(found.area.p_sign_flip),
-            found.verdict,
+            tables.difference(comparison),
+            f"{comparison.area.wins} of {len(comparison.seeds)}",
+            tables.p_value(comparison.area.p_t),
+            tables.p_value(comparison.p_adjusted),
+            tables.p_value(comparison.area.p_sign_flip),
+            comparison.verdict,
         ]
-        for row, found in compared
+        for row, comparison in compared
     ]
-    floor = smallest_sign_flip_p(min(len(found.seeds) for _, found in compared))
+    floor = smallest_sign_flip_p(min(len(comparison.seeds) for _, comparison in compared))
     caveat = (
         f"The verdict is by Holm's p below {LEVEL}. The sign-flip test assumes nothing about the "
         f"shape of the differences, but with these seeds its p cannot fall below {floor:.2g}"
@@ -177,7 +177,7 @@ def _protocol(summary: Summary) -> str:
 
 def _spread(summary: Summary) -> str:
     """One sentence on what shows how seeds differ."""
-    if summary.seeds >= BAND:
+    if summary.seeds >= INTERVAL_SEEDS:
         low, _ = bounds(summary.study.metric)
         ends = "at 0 and 100%" if low == 0 else "at 100%"
         return f" Bands: 95% confidence interval of the mean (Student t), cut {ends}."

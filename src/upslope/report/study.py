@@ -1,4 +1,4 @@
-"""What a report is made of: the curves of several runs, and how they came about."""
+"""The data of a report: the curves of several runs, and how they came about."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Run:
     """One strategy under one seed, as far as it got.
 
     budgets, scores: one entry a finished cycle: labels, and the figure on the test set (a share).
+
+    strategy, seed: which. training_seconds, selecting_seconds: of all cycles.
     """
 
     strategy: str
@@ -47,6 +49,8 @@ class Study:
     """Runs that may be compared: same data, model, training and budgets.
 
     config: the resolved configuration they share. environment: versions, hardware, commit.
+
+    runs: of all strategies and seeds. metric: the figure shown. pool_size: samples of the pool.
     """
 
     runs: tuple[Run, ...]
@@ -57,7 +61,7 @@ class Study:
 
     @property
     def strategies(self) -> tuple[str, ...]:
-        """Names, in the order in which they first appear."""
+        """Return the names of the strategies, in the order in which they first appear."""
         return tuple(dict.fromkeys(run.strategy for run in self.runs))
 
     @property
@@ -72,19 +76,19 @@ class Study:
         Raises:
             RunError: no run is complete, or complete runs differ in their budgets.
         """
-        found = {run.budgets: run for run in self.runs if run.complete}
-        if not found:
+        run_with = {run.budgets: run for run in self.runs if run.complete}
+        if not run_with:
             done = ", ".join(_progress(run) for run in self.runs) or "no run"
             raise RunError(
                 f"Expected at least one complete run but got {done}. Run the same command again: "
                 "it goes on where it stopped."
             )
-        if len(found) > 1:
-            shown = "; ".join(f"{r.strategy} seed {r.seed}: {list(b)}" for b, r in found.items())
+        if len(run_with) > 1:
+            shown = "; ".join(f"{r.strategy} seed {r.seed}: {list(b)}" for b, r in run_with.items())
             raise RunError(
                 f"Expected all runs to have the same budgets but got {shown}. Report them apart."
             )
-        return next(iter(found))
+        return next(iter(run_with))
 
     def complete(self, strategy: str) -> dict[int, Run]:
         """The complete runs of one strategy, by seed, in the order of the seeds.
@@ -105,7 +109,10 @@ class Study:
         return runs
 
     def curves(self, strategy: str, seeds: Sequence[int]) -> Array:
-        """(n_seeds, n_budgets): the figures of the complete runs of these seeds."""
+        """Return the figures of the complete runs of these seeds, (n_seeds, n_budgets).
+
+        strategy: its name. seeds: which runs.
+        """
         runs = self.complete(strategy)
         return np.array([runs[seed].scores for seed in seeds], dtype=np.float64)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from upslope.evaluation import (
     labels_to_reach,
     mean_interval,
     paired_comparison,
+    told_interval,
 )
 from upslope.report.look import Look
 from upslope.report.study import Study
@@ -50,11 +51,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy: means over its complete seeds. Figures are shares, times seconds per run."""
+    """One strategy: means over its complete seeds. Figures are shares, times seconds per run.
+
+    curve: the mean at each budget, with its interval. area: under the curve. selecting_seconds,
+    training_seconds: per run.
+    """
 
     strategy: str
     seeds: tuple[int, ...]
     curve: Interval
+    """Its interval is NaN with fewer than `INTERVAL_SEEDS`, as that of `area`."""
     area: Interval
     selecting_seconds: float
     training_seconds: float
@@ -64,7 +70,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that tables, figures and the page show."""
+    """Everything that tables, figures and the page show.
+
+    study: the runs. budgets: labels at each cycle. reference: what the others are compared with.
+    rows: one per strategy.
+    """
 
     study: Study
     budgets: tuple[int, ...]
@@ -82,7 +92,7 @@ class Summary:
 
 
 def summarise(study: Study, reference: str | None = None, look: Look | None = None) -> Summary:
-    """Statistics of every strategy with a complete run.
+    """Return the statistics of every strategy with a complete run.
 
     Args:
         study: the runs.
@@ -104,23 +114,27 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
         )
     names.sort(key=lambda name: name != reference)  # the reference first, else in the given order
     compared = {name: _compare(study, name, reference) for name in names}
-    tested = [name for name, found in compared.items() if found is not None]
-    adjusted = holm([found.area.p_t for found in compared.values() if found is not None])
+    tested = [name for name, comparison in compared.items() if comparison is not None]
+    adjusted = holm(
+        [comparison.area.p_t for comparison in compared.values() if comparison is not None]
+    )
     p_adjusted = dict(zip(tested, adjusted.tolist(), strict=True))
     rows = []
     for name in names:
         runs = study.complete(name)
         curves = study.curves(name, list(runs))
-        found = compared[name]
+        comparison = compared[name]
         rows.append(
             Row(
                 strategy=name,
                 seeds=tuple(runs),
-                curve=mean_interval(curves),
-                area=mean_interval(_areas(budgets, curves)),
+                curve=told_interval(mean_interval(curves)),
+                area=told_interval(mean_interval(_areas(budgets, curves))),
                 selecting_seconds=float(np.mean([r.selecting_seconds for r in runs.values()])),
                 training_seconds=float(np.mean([r.training_seconds for r in runs.values()])),
-                comparison=_with_p(found, p_adjusted[name]) if found is not None else None,
+                comparison=_with_p(comparison, p_adjusted[name])
+                if comparison is not None
+                else None,
             )
         )
     return Summary(
@@ -141,11 +155,12 @@ def _compare(study: Study, name: str, reference: str | None) -> Comparison | Non
         return None
     ours, theirs = study.curves(name, seeds), study.curves(reference, seeds)
     budgets = study.budgets
+    areas = paired_comparison(_areas(budgets, ours), _areas(budgets, theirs))
     return Comparison(
         seeds=tuple(seeds),
-        area=paired_comparison(_areas(budgets, ours), _areas(budgets, theirs)),
+        area=replace(areas, difference=told_interval(areas.difference)),
         p_adjusted=float("nan"),
-        curve=mean_interval(ours - theirs),
+        curve=told_interval(mean_interval(ours - theirs)),
         labels_needed=(
             labels_to_reach(budgets, ours.mean(axis=0), float(theirs.mean(axis=0)[-1]))
             if len(budgets) > 1
@@ -154,5 +169,7 @@ def _compare(study: Study, name: str, reference: str | None) -> Comparison | Non
     )
 
 
-def _with_p(found: Comparison, p: float) -> Comparison:
-    return Comparison(found.seeds, found.area, p, found.curve, found.labels_needed)
+def _with_p(comparison: Comparison, p: float) -> Comparison:
+    return Comparison(
+        comparison.seeds, comparison.area, p, comparison.curve, comparison.labels_needed
+    )

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+from upslope.evaluation import INTERVAL_SEEDS
 from upslope.files import safe_cell, to_json
 from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
@@ -27,8 +28,10 @@ def cells(summary: Summary, row: Row) -> list[str]:
     ]
     against = []
     if summary.reference:
-        found = row.comparison
-        against = [difference(found), p_value(found.p_adjusted)] if found else ["", ""]
+        comparison = row.comparison
+        against = (
+            [difference(comparison), p_value(comparison.p_adjusted)] if comparison else ["", ""]
+        )
     return [
         row.strategy,
         *curve,
@@ -46,9 +49,9 @@ def percent(mean: float, high: float) -> str:
     return f"{100 * mean:.1f}{half}"
 
 
-def difference(found: Comparison) -> str:
+def difference(comparison: Comparison) -> str:
     """`+1.24 ±0.45`: points of area, strategy minus reference, within the seed."""
-    d = found.area.difference
+    d = comparison.area.difference
     half = "" if math.isnan(float(d.high)) else f" ±{100 * float(d.high - d.mean):.2f}"
     return f"{100 * float(d.mean):+.2f}{half}"
 
@@ -75,32 +78,38 @@ def markdown(summary: Summary) -> str:
 def notes(summary: Summary) -> list[str]:
     """What a reader must know to read the figures honestly."""
     study = summary.study
-    found = [
+    intervals = any(len(row.seeds) >= INTERVAL_SEEDS for row in summary.rows)
+    half = ", ± half of the 95% Student t interval" if intervals else ""
+    sentences = [
         f"{name_of(study.metric)} on the test set in percent at each number of labels: mean over "
-        "seeds, ± half of the 95% Student t interval. Area: the mean over the budgets (trapezoid "
-        "rule)."
+        f"seeds{half}. Area: the mean over the budgets (trapezoid rule)."
     ]
     if summary.reference:
-        found.append(
+        sentences.append(
             f"vs {summary.reference}: paired difference of the area within each seed, in points; "
             "p: paired t test, Holm-corrected over the strategies."
         )
     if summary.seeds == 1:
-        found.append(
+        sentences.append(
             "One seed: no interval and no test. The order of the strategies may be chance."
         )
+    elif summary.seeds < INTERVAL_SEEDS:
+        sentences.append(
+            f"{summary.seeds} seeds: no interval, as it would rest on two values. The curves show "
+            "each seed as a point; small differences cannot be shown."
+        )
     elif summary.seeds < 10:
-        found.append(
+        sentences.append(
             f"{summary.seeds} seeds are few: small differences cannot be shown, and intervals rest "
             "on the assumption that seeds vary about normally."
         )
-    found += [*_unfitted(study), *_changes(study)]
-    found += [
+    sentences += [*_unfitted(study), *_changes(study)]
+    sentences += [
         f"Not counted: {run.strategy} seed {run.seed}, at {len(run.scores)} of {run.cycles} "
         "cycles. Run the same command again to finish it."
         for run in study.incomplete
     ]
-    return found
+    return sentences
 
 
 def _unfitted(study: Study) -> list[str]:
@@ -162,7 +171,7 @@ def as_json(summary: Summary, title: str = "") -> str:
 
 
 def _as_object(row: Row) -> dict[str, Any]:
-    found = row.comparison
+    comparison = row.comparison
     return {
         "strategy": row.strategy,
         "seeds": list(row.seeds),
@@ -177,17 +186,17 @@ def _as_object(row: Row) -> dict[str, Any]:
         "selecting_seconds": row.selecting_seconds,
         "training_seconds": row.training_seconds,
         "against_reference": None
-        if found is None
+        if comparison is None
         else {
-            "seeds": list(found.seeds),
-            "area_difference": float(found.area.difference.mean),
-            "low": float(found.area.difference.low),
-            "high": float(found.area.difference.high),
-            "p_paired_t": found.area.p_t,
-            "p_paired_t_holm": found.p_adjusted,
-            "p_sign_flip": found.area.p_sign_flip,
-            "seeds_better": found.area.wins,
-            "labels_to_reach_the_reference": found.labels_needed,
-            "verdict": found.verdict,
+            "seeds": list(comparison.seeds),
+            "area_difference": float(comparison.area.difference.mean),
+            "low": float(comparison.area.difference.low),
+            "high": float(comparison.area.difference.high),
+            "p_paired_t": comparison.area.p_t,
+            "p_paired_t_holm": comparison.p_adjusted,
+            "p_sign_flip": comparison.area.p_sign_flip,
+            "seeds_better": comparison.area.wins,
+            "labels_to_reach_the_reference": comparison.labels_needed,
+            "verdict": comparison.verdict,
         },
     }

@@ -14,7 +14,10 @@ from upslope.report.summary import Summary
 
 @dataclass(frozen=True)
 class Files:
-    """Where everything was written."""
+    """Where everything was written.
+
+    page: the HTML page. png, svg: the curves. markdown, csv, json: the table and the figures.
+    """
 
     page: Path
     png: Path
@@ -28,6 +31,10 @@ def write(summary: Summary, out: Path | str, title: str | None = None) -> Files:
     """Write `report.html`, `curves.png`, `curves.svg`, `table.md`, `curves.csv`, `results.json`.
 
     title: by default that of the report whose look the summary has, or "Learning curves".
+
+    summary: the statistics. out: the folder.
+
+    Returns: the paths of the files.
 
     Raises:
         RunError: the disk is full or cannot be written.

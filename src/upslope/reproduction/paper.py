@@ -1,4 +1,4 @@
-"""What the paper prints: the only numbers of a reproduction that are typed in.
+"""The numbers that the paper prints: the only ones of a reproduction that are typed in.
 
 Tianyang Wang et al., Boosting Active Learning via Improving Test Performance, AAAI 2022. Strategies
 are called as `upslope list strategies` calls them; CIFAR-10 where nothing else is said.

@@ -81,11 +81,13 @@ def ask(
     overrides: Mapping[str, Any] | None = None,
     watch: Watch = watch_nothing,
 ) -> Request:
-    """Check a request.
+    """Return a request that has been checked.
 
     artefact: a key of `ARTEFACTS`, or "all". scale, variant: keys of `SCALES` and `VARIANTS`.
     sets, overrides: on top of the configuration of every study, as `config.load` takes them.
     out: `runs/reproduce-<scale>-<variant>` where not given.
+
+    watch: is told of progress.
 
     Raises:
         ConfigError: an unknown artefact, scale or variant; settings that are not allowed.
@@ -104,6 +106,8 @@ def reproduce(
     report: called with the name and the result of each artefact when it is written.
 
     Returns: where everything lies, and what could not be made.
+
+    request: what to make, as `ask` checked it.
 
     Raises:
         UpslopeError: the one artefact asked for cannot be made.

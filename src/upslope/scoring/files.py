@@ -38,23 +38,36 @@ class Scorer(Protocol):
         ...
 
     def score(self, pool: PoolView) -> Tensor:
-        """(n_candidates,), higher is chosen first."""
+        """Return the scores, (n_candidates,); higher is chosen first.
+
+        pool: the candidates and their signals.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class SignalScore:
-    """A signal taken as the score."""
+    """A signal taken as the score.
+
+    need: the signal.
+    """
 
     need: Need
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The one signal."""
+        """Return the one signal that is written."""
         return (self.need,)
 
     def score(self, pool: PoolView) -> Tensor:
-        """(n_candidates,). Raises SelectionError where the signal is not one number per sample."""
+        """Return the signal as scores, (n_candidates,). Raises SelectionError where the signal is
+        not one number per sample.
+
+        pool: the candidates and their signals.
+
+        Raises:
+            SelectionError: the signal is not one number per sample.
+        """
         values = pool.signal(self.need)
         if values.dim() != 1:
             raise SelectionError(
@@ -92,11 +105,34 @@ def score_to_file(
     The file appears when it is whole: a run that fails or is stopped leaves none. Scores are
     those of `model` in eval mode on samples that are not augmented.
 
+    path: the file. scores: column -> strategy with one score per sample. task: as in training.
+    dataset: the pool. device: where to compute. indices: positions to score; all by default. seed:
+    of random signals. batch_size: samples at a time. observer: is told of progress. stop: a request
+    to stop.
+
+    Returns: how many were written and skipped.
+
     Raises:
         ConfigError: another ending than .parquet or .csv, or no score.
         DataError: an empty pool, or a sample that cannot be read and `on_corrupt` is "fail".
         SelectionError: a score that is NaN or infinite; the message names samples.
         RunError: the disk is full or cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from upslope import datasets, models, strategies, tasks
+        >>> splits = datasets.load("digits", limit=40, test_limit=20)
+        >>> mean, std = datasets.statistics(splits.pool)
+        >>> task = tasks.build("classification", num_classes=10, mean=mean, std=std)
+        >>> model = models.build("mlp", num_classes=10, input_shape=(1, 8, 8)).eval()
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "scores.csv"
+        ...     report = score_to_file(
+        ...         path, {"margin": strategies.build("margin")}, model=model, task=task,
+        ...         dataset=splits.pool, device=torch.device("cpu"),
+        ...     )
+        ...     len(path.read_text().splitlines())
+        41
     """
     if not scores:
         raise ConfigError("Expected at least one score but got none.")

@@ -42,10 +42,30 @@ def predict_to_file(
     sets, `labels` with semicolons between and `p_NAME` for each label; of numbers, a column for
     each. classes: the names; numbers from 0 where not given. The file appears when it is whole.
 
+    path: the file. model: in eval mode. dataset: the pool. device: where to compute. batch_size:
+    samples at a time. observer: is told of progress. stop: a request to stop.
+
+    Returns: how many were written and skipped.
+
     Raises:
         ConfigError: another ending than .parquet or .csv; a task that answers at every pixel.
         DataError: an empty pool, or a sample that cannot be read and `on_corrupt` is "fail".
         RunError: the disk is full or cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from upslope import datasets, models, tasks
+        >>> splits = datasets.load("digits", limit=40, test_limit=20)
+        >>> mean, std = datasets.statistics(splits.pool)
+        >>> task = tasks.build("classification", num_classes=10, mean=mean, std=std)
+        >>> model = models.build("mlp", num_classes=10, input_shape=(1, 8, 8)).eval()
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "predictions.csv"
+        ...     report = predict_to_file(
+        ...         path, model=model, task=task, dataset=splits.pool, device=torch.device("cpu")
+        ...     )
+        ...     path.read_text().splitlines()[0].split(",")[:4]
+        ['id', 'class', 'probability', 'p_0']
     """
     need, columns = _form(model, task, dataset, classes, device)
 

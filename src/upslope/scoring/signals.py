@@ -36,7 +36,10 @@ class KnowsSignals(Protocol):
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """What a signal may be fitted on: positions in the data set, and the targets of each."""
+    """The samples on which a signal may be fitted: positions in the data set, and targets of each.
+
+    indices: positions in the data set.
+    """
 
     indices: Sequence[int] = ()
     targets: Targets = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -80,6 +83,9 @@ def compute_signals(
     Equal signals are computed once; signals with something to train are fitted first, on
     `unlabelled` (the candidates by default) and `labelled`. Random signals (dropout passes) draw
     from (seed, cycle). The model's modes and torch's generators are as before afterwards.
+
+    task: as in training. dataset: the pool. device: where to compute. batch_size: samples at a
+    time. companion: what trained along with the model, if anything. observer: is told of progress.
 
     Raises:
         ConfigError: a signal that does not exist.

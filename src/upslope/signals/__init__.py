@@ -85,6 +85,10 @@ def check(
 
     The mode of every module is as before afterwards.
 
+    needs: the signals. inputs: a prepared batch.
+
+    Returns: need -> its values.
+
     Raises:
         UpslopeError: what the signal itself raises: no dropout layer, no features, dense logits.
     """

@@ -1,4 +1,4 @@
-"""What a signal is: a number, a vector, a map computed per sample with a model."""
+"""Protocols of signals: a number, a vector or a map per sample, computed with a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Targets(Protocol):
     """Targets of the labelled samples, by their places: a tensor, or what reads them when asked."""
 
     def __getitem__(self, places: list[int], /) -> Tensor:
-        """(n, ...)."""
+        """Return the targets at these places, (n, ...)."""
         ...
 
 
@@ -27,6 +27,8 @@ class FitContext:
 
     unlabelled, labelled: positions in `dataset`; targets: n_labelled of them.
     progress: called with (done, total).
+
+    model: trained. task: as in training. device: where to compute. rng: of everything random.
     """
 
     model: nn.Module
@@ -46,7 +48,10 @@ class Signal(Protocol):
     name: ClassVar[str]
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
-        """(n, ...) for a prepared batch; `model` is in eval mode and is left as it was found."""
+        """Return values (n, ...); `model` is in eval mode and is left as it was.
+
+        task: as in training. inputs: a prepared batch (n, ...).
+        """
         ...
 
 
@@ -61,7 +66,10 @@ class FittedSignal(Protocol):
     name: ClassVar[str]
 
     def fit(self, context: FitContext) -> Signal:
-        """Returns the signal to compute with, carrying what was learnt."""
+        """Return the signal to compute with, carrying what was learnt.
+
+        context: what it may learn from.
+        """
         ...
 
 

@@ -63,7 +63,7 @@ class ExtractedFeatures(Options):
 
 @dataclass(frozen=True)
 class Extracted:
-    """The features: (n, d)."""
+    """The features that an extractor puts out, (n, d)."""
 
     network: nn.Module
     extractor: str

@@ -1,4 +1,4 @@
-"""What signals that train something share: batches, and a seed for fresh weights."""
+"""Helpers of signals that train something: batches, and a seed for fresh weights."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Influence(Options):
 
 @dataclass(frozen=True)
 class FittedInfluence:
-    """s^T g_x: (n,)."""
+    """The influence s^T g_x of each sample on the reference, (n,)."""
 
     label: str
     direction: Vectors
@@ -136,7 +136,7 @@ def dot(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
 
 
 def total(parts: Iterator[Vectors]) -> Vectors:
-    """Their sum."""
+    """Return the sum of vectors of several tensors."""
     result = next(parts)
     for part in parts:
         result = tuple(a + b for a, b in zip(result, part, strict=True))

@@ -33,7 +33,7 @@ class Latents(Options):
     width: Width = 16
 
     def fit(self, context: FitContext) -> FittedLatents:
-        """Train the autoencoder."""
+        """Train the autoencoder on the unlabelled."""
         with seeded(context):
             vae = VAE(context.dataset.input_shape, self.latent, self.width)
         vae = vae.to(context.device)
@@ -55,7 +55,7 @@ class Latents(Options):
 
 @dataclass(frozen=True)
 class FittedLatents:
-    """The means: (n, latent)."""
+    """The latent means of a trained autoencoder, (n, latent)."""
 
     vae: VAE
     name: ClassVar[str] = "latents"

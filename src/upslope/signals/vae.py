@@ -66,7 +66,7 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*units, nn.Linear(widths[-1], 1))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(n,)."""
+        """Return one logit per code, (n,)."""
         logits: Tensor = self.layers(z)
         return logits.flatten()
 

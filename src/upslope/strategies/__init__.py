@@ -72,7 +72,11 @@ REGISTRY: dict[str, type[QueryStrategy]] = {
 
 @dataclass(frozen=True)
 class StrategyDescription(registry.Description):
-    """One strategy as `upslope list strategies` shows it."""
+    """One strategy as `upslope list strategies` shows it.
+
+    reference: where it was published. needs: what it costs to get its signals. cost: of the
+    selection. best_for: the budgets where it is at its best.
+    """
 
     reference: str
     needs: str
@@ -85,6 +89,15 @@ def build(name: str, **options: Any) -> QueryStrategy:
 
     Raises:
         ConfigError: no such strategy, no such option, or a value that the option may not take.
+
+    Example:
+        >>> import torch
+        >>> from upslope.pool import PoolView
+        >>> strategy = build("margin")
+        >>> margins = torch.tensor([0.1, 0.9, 0.5])  # higher is less certain
+        >>> pool = PoolView(["a", "b", "c"], {strategy.needs[0]: margins})
+        >>> strategy.select(pool, 2, torch.Generator()).ids
+        ('b', 'c')
     """
     strategy = registry.lookup("strategy", REGISTRY, name)
     checked = registry.check_options(f"strategy {name!r}", strategy, options, ())

@@ -55,7 +55,7 @@ class LatentCoreSet(CoreSet):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The latent means."""
+        """Return the need for the latent means."""
         options = {"steps": self.steps, "latent": self.latent, "width": self.width}
         return (Need.of("latents", labelled=True, **options),)
 

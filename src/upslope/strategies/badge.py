@@ -29,7 +29,7 @@ class Badge(QueryStrategy):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """Posteriors and features."""
+        """Return the needs for posteriors and features."""
         return (Need.of("probabilities"), Need.of("features"))
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:

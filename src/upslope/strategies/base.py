@@ -1,4 +1,4 @@
-"""What every strategy shares: its place in the table, and independence of the pool's order."""
+"""Bases of strategies: options, checks of signals, independence of the pool's order."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ class QueryStrategy(Options):
 
         The pool is put in the order of its ids first, so that neither the choice nor what `rng`
         draws depends on the order in which the candidates came, and ties go to the smaller id.
+
+        Returns: the ids in order of choice, and the scores of all candidates where there are any.
         """
         self.check(pool, budget)
         view, order = by_id(pool)
@@ -71,7 +73,10 @@ class QueryStrategy(Options):
         return Selection(ids, scores, choice.notes)
 
     def check(self, pool: PoolView, budget: int) -> None:
-        """Raise SelectionError unless the budget can be met and every signal is there, finite."""
+        """Raise SelectionError unless the budget can be met and every signal is there, finite.
+
+        pool: the candidates and their signals.
+        """
         check_budget(pool, budget)
         for need in self.needs:
             pool.signal(need)
@@ -94,7 +99,15 @@ class QueryStrategy(Options):
                 )
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
-        """Choose `budget` distinct positions of `pool`, which is in the order of its ids."""
+        """Choose `budget` distinct positions of `pool`, which is in the order of its ids.
+
+        rng: of everything random.
+
+        Returns: the positions in order of choice, and scores if there are any.
+
+        Raises:
+            SelectionError: the candidates do not allow a choice.
+        """
         raise NotImplementedError
 
 

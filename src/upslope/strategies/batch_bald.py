@@ -42,7 +42,7 @@ class BatchBald(QueryStrategy):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The T posteriors."""
+        """Return the need for T posteriors per sample."""
         return (Need.of("mc-posteriors", passes=self.passes),)
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:

@@ -108,13 +108,13 @@ class RobustCoreSet(CoreSet):
         end = time.monotonic() + self.seconds
         while upper > (1 + self.gap) * lower and (left := end - time.monotonic()) > 0:
             radius = (lower + upper) / 2
-            found = _cover(x, to_labels, radius, budget, allowed, left)
-            if found is None:
+            cover = _cover(x, to_labels, radius, budget, allowed, left)
+            if cover is None:
                 break
-            if not found:
+            if not cover:
                 lower = radius
                 continue
-            chosen = _filled(found, x, y, budget)
+            chosen = _filled(cover, x, y, budget)
             attained = torch.minimum(to_labels, nearest_squared(x, x[chosen])).sqrt()
             upper = min(radius, _radius(attained, allowed))
         notes = {"radius": upper, "lower_bound": lower}
@@ -169,8 +169,8 @@ def _cover(
     return [] if answer.status == 2 else None
 
 
-def _filled(found: list[int], x: Tensor, y: Tensor, budget: int) -> list[int]:
-    """`found`, and greedy centres on top where it is short of the budget."""
-    rest = [i for i in range(len(x)) if i not in set(found)]
-    more, _ = k_center(x[rest], torch.cat([y, x[found]]), budget - len(found))
-    return found + [rest[i] for i in more]
+def _filled(cover: list[int], x: Tensor, y: Tensor, budget: int) -> list[int]:
+    """`cover`, and greedy centres on top where it is short of the budget."""
+    rest = [i for i in range(len(x)) if i not in set(cover)]
+    more, _ = k_center(x[rest], torch.cat([y, x[cover]]), budget - len(cover))
+    return cover + [rest[i] for i in more]

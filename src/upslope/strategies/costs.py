@@ -1,4 +1,4 @@
-"""What labels cost, told sample by sample in a file."""
+"""The costs of labels, read per sample from a file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def read_costs(path: str) -> Mapping[str, float]:
             f"but {path!r} cannot be read: {error}."
         ) from error
     if not rows or not {"id", "cost"} <= rows[0].keys():
-        found = ", ".join(rows[0]) if rows else "no rows"
-        raise ConfigError(f"Expected the columns id and cost in {path} but got {found}.")
+        columns = ", ".join(rows[0]) if rows else "no rows"
+        raise ConfigError(f"Expected the columns id and cost in {path} but got {columns}.")
     costs: dict[str, float] = {}
     for line, row in enumerate(rows, 2):
         try:

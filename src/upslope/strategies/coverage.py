@@ -67,7 +67,7 @@ class CoverageStrategy(QueryStrategy):
         raise NotImplementedError
 
     def weights(self, pool: PoolView) -> Tensor:
-        """w: (n_candidates,)."""
+        """Return the weight w of each candidate, (n_candidates,)."""
         return torch.ones(len(pool))
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
@@ -124,7 +124,7 @@ class MaxHerding(CoverageStrategy):
     width: Annotated[float, Field(gt=0, description="h of the kernel, between unit vectors")] = 1.0
 
     def similarity(self, labelled: Tensor) -> Similarity:  # noqa: ARG002
-        """exp(-(d / h)^2)."""
+        """Return the similarity exp(-(d / h)^2) of distances d."""
         return gaussian(self.width)
 
 

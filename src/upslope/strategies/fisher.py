@@ -65,7 +65,7 @@ class Fisher:
         self.h, self.a, self.q, self.r = (t[rows] for t in (self.h, self.a, self.q, self.r))
 
     def trace(self) -> float:
-        """tr(M^-1 F)."""
+        """Return tr(M^-1 F), the objective."""
         return float((self.inverse * self.pool).sum())
 
     def _change(self, i: int, sign: float) -> None:

@@ -48,7 +48,7 @@ class Graph:
         return cls(z, degrees[:, None])
 
     def propagated(self, x: Tensor) -> Tensor:
-        """A x. x: (n, k)."""
+        """Return A x for the graph's matrix A. x: (n, k)."""
         scaled = x / self.degrees
         # S has no self-loops: the diagonal of Z Z^T, 1 for all but rows of zeros, is taken off.
         loops = self.z.square().sum(dim=1, keepdim=True)
@@ -70,7 +70,7 @@ class GraphNetwork:
         self.rng = rng
 
     def parameters(self) -> list[Tensor]:
-        """All four."""
+        """Return the weights and biases of both layers."""
         return [self.w1, self.b1, self.w2, self.b2]
 
     def __call__(self, graph: Graph, az: Tensor, *, dropout: bool) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ class UncertainGCN(GraphStrategy):
     cost: ClassVar[str] = "200 steps of (n + m) d 128; memory (n + m) d"
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
-        """The smallest |s - 0.1|."""
+        """Choose the smallest distances |s - 0.1|."""
         _, s = self.fitted(pool, rng)
         scores = -(s[len(pool.labelled) :] - TARGET).abs()
         order = scores.argsort(descending=True, stable=True)

@@ -27,5 +27,5 @@ class ISAL(TopStrategy):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The influence."""
+        """Return the need for the influence."""
         return (Need.of("influence", label=self.label, damping=self.damping),)

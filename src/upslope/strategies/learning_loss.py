@@ -80,7 +80,7 @@ class LearningLossModule:
         self.optimizer.zero_grad()
 
     def end(self) -> None:
-        """Detach."""
+        """Detach the hooks from the model."""
         for handle in self.handles:
             handle.remove()
         self.handles, self.outputs = [], {}
@@ -119,7 +119,7 @@ class LearningLossModule:
         return [outputs[i] for i in range(self.count)]
 
     def predict(self, outputs: list[Tensor]) -> Tensor:
-        """(n,)."""
+        """Return the predicted losses, (n,)."""
         if self.module is None:
             self._make([x.shape[1] for x in outputs])
         assert self.module is not None
@@ -166,7 +166,7 @@ class LL4AL(TopStrategy):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The predicted loss."""
+        """Return the need for the predicted loss."""
         return (PREDICTED,)
 
     def companion(self) -> LearningLossModule:

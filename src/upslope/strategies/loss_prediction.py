@@ -18,7 +18,7 @@ class LossPrediction(nn.Module):
         self.head = nn.Linear(WIDTH * len(widths), 1)
 
     def forward(self, outputs: list[Tensor]) -> Tensor:
-        """(n,)."""
+        """Return one number per sample, (n,)."""
         units = [layer(pooled(x)).relu() for layer, x in zip(self.stages, outputs, strict=True)]
         prediction: Tensor = self.head(torch.cat(units, dim=1))
         return prediction.flatten()

@@ -21,7 +21,7 @@ class Family(Protocol):
     """Vectors g_1 .. g_n, known by their inner products."""
 
     def squared_norms(self) -> Tensor:
-        """|g_i|^2: (n,)."""
+        """Return the squared norms |g_i|^2, (n,)."""
         ...
 
     def products(self, i: int) -> Tensor:
@@ -36,7 +36,7 @@ class Rows:
     x: Tensor
 
     def squared_norms(self) -> Tensor:
-        """|g_i|^2: (n,)."""
+        """Return the squared norms |g_i|^2, (n,)."""
         return self.x.square().sum(dim=1)
 
     def products(self, i: int) -> Tensor:
@@ -52,7 +52,7 @@ class OuterProducts:
     h: Tensor
 
     def squared_norms(self) -> Tensor:
-        """|g_i|^2: (n,)."""
+        """Return the squared norms |g_i|^2, (n,)."""
         return self.a.square().sum(dim=1) * self.h.square().sum(dim=1)
 
     def products(self, i: int) -> Tensor:

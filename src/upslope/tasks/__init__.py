@@ -51,8 +51,16 @@ def build(
 ) -> Task:
     """A task. mean, std: what `datasets.statistics(pool)` gives; classes: their names.
 
+    num_classes: classes, labels or numbers to predict.
+
     Raises:
         ConfigError: an unknown name or option, or a value out of range.
+
+    Example:
+        >>> import torch
+        >>> task = build("classification", num_classes=3)
+        >>> task.losses(torch.zeros(2, 3), torch.tensor([0, 2]))  # the logarithm of 3
+        tensor([1.0986, 1.0986])
     """
     checked = check_options(name, options)
     return REGISTRY[name](
@@ -66,6 +74,8 @@ def build(
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `build` with their types and ranges checked.
+
+    name, options: as of `build`.
 
     Raises:
         ConfigError: an unknown task; every unknown or wrong option, in one message.

@@ -1,4 +1,4 @@
-"""What annotators say, as labels: classes by name or number, label sets, numbers.
+"""Labels from the answers of annotators: classes by name or number, label sets, numbers.
 
 A class is given by its name, or by its position where no class is named by a number that is not
 its position: of the classes "1", "2", "3", the number 1 may mean the first or the second, and is

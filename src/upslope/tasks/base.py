@@ -1,4 +1,4 @@
-"""What a task is: how outputs become losses, posteriors and figures."""
+"""Protocols of tasks: how outputs become losses, posteriors and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Metrics(Protocol):
     """Accumulates over batches; knows which figure is the one that curves show."""
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """Take one batch in."""
+        """Take in the outputs and the targets of one batch."""
         ...
 
     def compute(self) -> dict[str, float]:
@@ -29,7 +29,10 @@ class Task(Protocol):
         ...
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The training criterion, one loss per sample: (n,)."""
+        """Return the training criterion, one loss per sample: (n,).
+
+        outputs: of the model. targets: (n, ...).
+        """
         ...
 
     def logits(self, outputs: Any) -> Tensor:
@@ -42,34 +45,50 @@ class Task(Protocol):
         ...
 
     def predictions(self, outputs: Any) -> Tensor:
-        """What the model says, as targets are: (n,) labels, (n, h, w) masks, (n, d) numbers."""
+        """Return predictions as targets are: (n,) labels, (n, h, w) masks, (n, d) numbers.
+
+        outputs: of the model.
+        """
         ...
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:
-        """One number per sample, (n,), of one at each of its positions.
+        """Return one number per sample, (n,), of one at each of its positions.
 
         values: (n, ...); answers: (n, ...), the most probable class at each position.
         """
         ...
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Outputs for a prepared batch, for evaluation: `model(inputs)`, or made of its parts."""
+        """Return outputs for a prepared batch, for evaluation: `model(inputs)`, or made of its
+        parts.
+
+        model: in eval mode. inputs: a prepared batch.
+        """
         ...
 
     def metrics(self) -> Metrics:
-        """A fresh accumulator."""
+        """Return a fresh accumulator of the task's figures."""
         ...
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """What the model takes, from what the data set gives: floats, normalised. (n, ...)"""
+        """Return what the model takes: floats, normalised, (n, ...). (n, ...)
+
+        inputs: (n, ...) as the data set gives them.
+        """
         ...
 
     def augment(self, inputs: Tensor, targets: Tensor, rng: Any) -> tuple[Tensor, Tensor]:
-        """A random variant of a prepared batch, for training alone; `rng` is a torch.Generator."""
+        """Return a random variant of a prepared batch, for training alone; `rng` is a
+        torch.Generator.
+
+        inputs, targets: the batch.
+        """
         ...
 
     def check(self, model: nn.Module, sample: Tensor) -> None:
         """Run a prepared batch (n, ...) through the model.
+
+        sample: a prepared batch.
 
         Raises:
             ModelError: the model fails on it, or its output cannot serve.
@@ -97,7 +116,7 @@ class MirrorsOnDemand(Protocol):
 class TakesAnswers(Protocol):
     """A task that says which answers of annotators are labels; others take classes."""
 
-    def label(self, answer: Any, classes: Sequence[str]) -> int | list[int] | list[float]:
+    def label(self, answer: Any, classes: Sequence[str]) -> int | list[int] | list[float] | str:
         """Return the label, as JSON holds it, that an answer is. classes: names, in order.
 
         Raises:

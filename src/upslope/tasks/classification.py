@@ -57,7 +57,7 @@ class Classification(SoftmaxTask):
     mirrors_on_demand: ClassVar[bool] = True
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Cross-entropy of each sample, (n,), with label smoothing where asked for."""
+        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for."""
         logits = self.logits(outputs)
         return F.cross_entropy(
             logits, targets, reduction="none", label_smoothing=self.label_smoothing

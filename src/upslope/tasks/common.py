@@ -1,4 +1,4 @@
-"""What all our tasks share: how inputs are prepared, how outputs are found and checked."""
+"""Base of the tasks: inputs are prepared, and outputs are read and checked."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class CommonTask:
         """The names given, or the numbers of the classes."""
         return self.classes or tuple(str(i) for i in range(self.num_classes))
 
-    def found(self, outputs: Any) -> Tensor:
-        """(n, num_classes, ...), wherever it is. Raises ModelError where `outputs` has none."""
-        found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-        if not isinstance(found, Tensor):
+    def read_outputs(self, outputs: Any) -> Tensor:
+        """Return the tensor (n, num_classes, ...) in `outputs`; ModelError where there is none."""
+        values = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+        if not isinstance(values, Tensor):
             raise ModelError(
                 "Expected the model to return logits, a tensor of shape (n, classes, ...), or an "
                 f"object that has them as `.logits`, but got {type(outputs).__name__}. Wrap the "
                 "model."
             )
-        return found
+        return values
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
         """The outputs for a prepared batch."""
@@ -115,14 +115,14 @@ class CommonTask:
         finally:
             for module, mode in modes:
                 module.training = mode
-        found = self.found(outputs)
+        values = self.read_outputs(outputs)
         expected = (len(sample), self.num_classes, *positions)
-        if tuple(found.shape) != expected:
+        if tuple(values.shape) != expected:
             raise ModelError(
                 f"Expected {type(model).__name__} to return {what} of shape {expected}, {each}, "
-                f"but got {tuple(found.shape)}."
+                f"but got {tuple(values.shape)}."
             )
-        if not bool(torch.isfinite(found).all()):
+        if not bool(torch.isfinite(values).all()):
             raise ModelError(
                 f"Expected finite {what} from {type(model).__name__} but got NaN or infinity. "
                 "Look at its weights: a diverged or uninitialised checkpoint gives such outputs."

@@ -44,7 +44,7 @@ class MultiLabel(SoftmaxTask):
         return torch.stack((torch.zeros_like(z), z), dim=1)
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Mean binary cross-entropy over the labels of each sample, (n,).
+        """Return the mean binary cross-entropy over the labels of each sample, (n,).
 
         Raises:
             DataError: targets that are not (n, num_classes).

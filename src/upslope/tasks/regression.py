@@ -70,25 +70,26 @@ class Regression(CommonTask):
         )
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """1/2 |output - (target - centre) / scale|^2 of each sample, (n,), summed over numbers.
+        """Return 1/2 |output - (target - centre) / scale|^2 of each sample, (n,), summed over
+        numbers.
 
         Raises:
             DataError: targets that are not (n, num_classes) floats.
         """
-        found = self.found(outputs)
-        if targets.shape != found.shape or not targets.is_floating_point():
+        values = self.read_outputs(outputs)
+        if targets.shape != values.shape or not targets.is_floating_point():
             raise DataError(
-                f"Expected targets of shape {tuple(found.shape)}, floats, for the task regression "
+                f"Expected targets of shape {tuple(values.shape)}, floats, for the task regression "
                 f"but got {targets.dtype} of shape {tuple(targets.shape)}. Give a data set whose "
                 "targets are numbers (`table` with `kind: numbers`)."
             )
-        return (found - self._standard(targets.to(found))).square().sum(dim=1) / 2
+        return (values - self._standard(targets.to(values))).square().sum(dim=1) / 2
 
     def predictions(self, outputs: Any) -> Tensor:
         """(n, num_classes): what is predicted, in the units of the targets."""
-        found = self.found(outputs)
-        centre, scale = self._affine(found)
-        return found * scale + centre
+        values = self.read_outputs(outputs)
+        centre, scale = self._affine(values)
+        return values * scale + centre
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG002
         """(n, ...) -> (n,): the mean over the numbers, where there are several."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from upslope.errors import ConfigError
 from upslope.tasks.answers import MaskNeededError
 from upslope.tasks.confusion import SegmentationMetrics
+from upslope.tasks.mask_answers import PREFIX, mask_of
 from upslope.tasks.masks import random_window
 from upslope.tasks.pixels import Rule, reduced
 from upslope.tasks.sliding import sliding
@@ -80,7 +82,8 @@ class Segmentation(SoftmaxTask):
             )
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Cross-entropy of each sample, (n,): the mean over its valid pixels; 0 if it has none.
+        """Return the cross-entropy of each sample, (n,): the mean over its valid pixels; 0 if none
+        is.
 
         Training takes the mean of these, in which every image weighs the same, however much of it
         is ignored.
@@ -106,16 +109,27 @@ class Segmentation(SoftmaxTask):
             return model(inputs)
         return sliding(lambda part: self.logits(model(part)), inputs, side, self.overlap)
 
-    def label(self, answer: Any, classes: Sequence[str]) -> NoReturn:  # noqa: ARG002
-        """Raise MaskNeededError: a mask is read from the data set, and no answer holds one."""
-        raise MaskNeededError(
-            f"Expected None, as the mask is the data set's to say, but got {answer!r}. Draw the "
-            "mask into the data set."
-        )
+    def label(self, answer: Any, classes: Sequence[str]) -> str:  # noqa: ARG002
+        """Return the mask, as text, that an answer is: an array, or a file of class numbers.
 
-    def read_answer(self, text: str, classes: Sequence[str]) -> NoReturn:
-        """Raise MaskNeededError, as `label` does."""
-        self.label(text, classes)
+        Raises:
+            MaskNeededError: None, which stands for the data set's own mask, or no mask at all.
+            DataError: a mask of other classes, a file that cannot be read.
+        """
+        text = isinstance(answer, str) and not answer.startswith(PREFIX)
+        if answer is None or (text and not Path(answer).is_file()):
+            raise MaskNeededError(
+                f"Expected a mask, an array (h, w) or the path of a file, or None where it was "
+                f"drawn into the data set, but got {answer!r}."
+            )
+        return mask_of(answer, self.num_classes, self.ignore_index)
+
+    def read_answer(self, text: str, classes: Sequence[str]) -> NoReturn:  # noqa: ARG002
+        """Raise MaskNeededError: a mask is drawn into the data set, and no cell holds one."""
+        raise MaskNeededError(
+            f"Expected an empty cell, as the mask is the data set's to say, but got {text!r}. Draw "
+            "the mask into the data set."
+        )
 
     def metrics(self) -> SegmentationMetrics:
         """A fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""

@@ -1,4 +1,4 @@
-"""What the tasks with a softmax over classes share: logits, answers, one number per sample."""
+"""Base of the tasks with a softmax over classes: logits, predictions, one number per sample."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SoftmaxTask(CommonTask):
 
     def logits(self, outputs: Any) -> Tensor:
         """(n, num_classes, ...). Raises ModelError where `outputs` holds no logits."""
-        return self.found(outputs)
+        return self.read_outputs(outputs)
 
     def predictions(self, outputs: Any) -> Tensor:
         """(n, ...): the most probable class, at each position where there are several."""

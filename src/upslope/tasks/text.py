@@ -37,7 +37,7 @@ class TextClassification(SoftmaxTask):
     primary = "accuracy"
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Cross-entropy of each sample, (n,), with label smoothing where asked for."""
+        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for."""
         return F.cross_entropy(
             self.logits(outputs), targets, reduction="none", label_smoothing=self.label_smoothing
         )

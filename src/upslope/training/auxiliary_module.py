@@ -20,6 +20,8 @@ class Step:
     """One training batch, after the forward pass and before the backward.
 
     losses: (n,), in the graph. progress: share of the training done, 0 to 1. lr: this step's rate.
+
+    model: in training mode. inputs, targets: the batch. outputs: of the model. epoch: its number.
     """
 
     model: nn.Module
@@ -40,7 +42,10 @@ class AuxiliaryModule(Protocol):
     """
 
     def begin(self, model: nn.Module, device: torch.device, seed: int) -> None:
-        """Attach to a model (hooks) and start anew; every random number comes from `seed`."""
+        """Attach to a model (hooks) and start anew; every random number comes from `seed`.
+
+        device: where to compute.
+        """
         ...
 
     def loss(self, step: Step) -> Tensor | None:
@@ -52,11 +57,11 @@ class AuxiliaryModule(Protocol):
         ...
 
     def end(self) -> None:
-        """Detach from the model."""
+        """Detach this module from the model."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and optimiser state, as tensors."""
+        """Return parameters and optimiser state, as tensors."""
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:

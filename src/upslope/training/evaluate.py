@@ -25,9 +25,13 @@ def evaluate(
     observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> dict[str, float]:
-    """The task's figures over `indices` (all by default), in eval mode, without augmentation.
+    """Return the task's figures over `indices` (all by default), in eval mode, without
+    augmentation.
 
     The model's modes are as before afterwards.
+
+    model: trained. dataset: where the samples are. device: where to compute. batch_size: samples at
+    a time. observer: is told of progress. stop: a request to stop.
 
     Raises:
         DataError: nothing to evaluate on, or a sample that cannot be read.

@@ -82,6 +82,11 @@ def train(
     of the epoch with the best primary figure there, the first of equals. With `checkpoint`, a call
     that was killed or stopped goes on from that file when it is made again.
 
+    device: where to compute. companion: what trains along with the model, if anything. observer: is
+    told of progress.
+
+    Returns: what the training took and reached.
+
     Raises:
         ModelError: the loss is not finite, one sample alone meets BatchNorm, or the network has no
             layer to whiten.

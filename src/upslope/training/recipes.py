@@ -37,6 +37,8 @@ def with_recipe(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     `epochs` among them takes the place of the recipe's `sample_passes`.
 
+    name: of the recipe.
+
     Raises:
         ConfigError: an unknown recipe.
     """

@@ -55,7 +55,7 @@ class BatchNormEval(Kernel):
         )
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         scale = (self.var + self.eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight.detach()
@@ -65,7 +65,7 @@ class BatchNormEval(Kernel):
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         large = g[0].numel() >= _LARGE * torch.get_num_threads()
         if samples.layout == Layout() and len(g) == samples.n and large:
             scale, shift = self._one_by_one(g, inputs[0])

@@ -22,12 +22,12 @@ Scale = float | int
 
 
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
-    """`torch.dot`."""
+    """Compose `torch.dot` of operators that have kernels."""
     return (input * tensor).sum()
 
 
 def vdot(input: Tensor, other: Tensor) -> Tensor:
-    """`torch.vdot`."""
+    """Compose `torch.vdot` of operators that have kernels."""
     return (input.conj() * other).sum()
 
 
@@ -59,7 +59,7 @@ def tensordot(a: Tensor, b: Tensor, dims_a: Sequence[int], dims_b: Sequence[int]
 
 
 def kron(input: Tensor, other: Tensor) -> Tensor:
-    """`torch.kron`."""
+    """Compose `torch.kron` of operators that have kernels."""
     rank = max(input.dim(), other.dim())
     a = input.reshape((1,) * (rank - input.dim()) + input.shape)
     b = other.reshape((1,) * (rank - other.dim()) + other.shape)
@@ -79,12 +79,12 @@ def addmm(
 
 
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, **scales: Scale) -> Tensor:
-    """`torch.addmv`."""
+    """Compose `torch.addmv` of operators that have kernels."""
     return addmm(input, mat, vec, **scales)
 
 
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, **scales: Scale) -> Tensor:
-    """`torch.baddbmm`."""
+    """Compose `torch.baddbmm` of operators that have kernels."""
     return addmm(input, batch1, batch2, **scales)
 
 
@@ -97,7 +97,7 @@ def addbmm(
 
 
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Scale = 1, alpha: Scale = 1) -> Tensor:
-    """`torch.addr`."""
+    """Compose `torch.addr` of operators that have kernels."""
     product = alpha * (vec1[:, None] * vec2)
     return beta * input + product if beta != 0 else product
 

@@ -38,7 +38,7 @@ class Embedding(Kernel):
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         (weight,), ids = self.weights, inputs[0]
         if self.padding >= 0:
             g = g.masked_fill((ids == self.padding)[..., None], 0)
@@ -54,7 +54,7 @@ def embedding(
     scale_grad_by_freq: bool = False,  # noqa: ARG001 (refused by `refusals`)
     sparse: bool = False,  # noqa: ARG001
 ) -> Any:
-    """`torch.embedding`."""
+    """Run `torch.embedding` of a weight by its kernel."""
     if not tape.weights.is_weight(weight):
         return NotImplemented
     return tape.use(Embedding(weight, padding_idx), input)

@@ -36,16 +36,16 @@ class Expansion(Kernel):
         self.shape = tuple(shape)
 
     def forward(self, *_: Tensor) -> Tensor:
-        """See `Kernel`."""
+        """Return the operator's output; see `Kernel`."""
         return self.weights[0].detach().expand(self.shape)
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG002
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         return ()
 
     def weight_gradients(
         self, g: Tensor, *_: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         (weight,) = self.weights
         yield weight, Dense(samples.summed(g, weight.shape))

@@ -57,13 +57,13 @@ class Linear(Kernel):
         return matrix_products.linear(inputs[0], self._matrix(), bias)
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         return (matrix_products.linear(g, self._matrix().mT.conj()),)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         rows = samples.rows(g)
         for weight in self.weights:
             if weight is self.weight:
@@ -74,7 +74,7 @@ class Linear(Kernel):
 
 
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """`F.linear`."""
+    """Run `F.linear` by its kernel."""
     if not tape.weights.is_weight(weight) and not tape.weights.is_weight(bias):
         return NotImplemented
     if tape.weights.is_weight(input) or weight.dim() != 2:
@@ -107,7 +107,7 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
 
 
 def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Any:
-    """`b + x @ W`."""
+    """Run `b + x @ W` by the kernel of a linear layer."""
     if scales or tape.weights.is_weight(mat1):
         return NotImplemented
     if tape.weights.is_weight(mat2):

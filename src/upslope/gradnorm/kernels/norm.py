@@ -34,7 +34,7 @@ class Affine(Kernel):
         self.weights = tape.weights.asked(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """See `Kernel`."""
+        """Return the operator's output; see `Kernel`."""
         x = inputs[0]
         if self.weight is None:
             assert self.bias is not None
@@ -44,13 +44,13 @@ class Affine(Kernel):
         return torch.addcmul(self.bias.view(self.shape), x, self.weight.view(self.shape))
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         return (g if self.weight is None else g * self.weight.detach().view(self.shape),)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         for weight in self.weights:
             product = g * inputs[0] if weight is self.weight else g
             values = samples.summed(product, self.shape)
@@ -67,14 +67,14 @@ class LayerNorm(Kernel):
         self.weights = tape.weights.asked(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """See `Kernel`."""
+        """Return the operator's output; see `Kernel`."""
         y, self.mean, self.rstd = torch.native_layer_norm(
             inputs[0], self.shape, self.weight, self.bias, self.eps
         )
         return y
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         gradient, _, _ = torch.ops.aten.native_layer_norm_backward(
             g, inputs[0], self.shape, self.mean, self.rstd, self.weight, self.bias,
             (True, False, False),
@@ -84,7 +84,7 @@ class LayerNorm(Kernel):
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         for weight in self.weights:
             if weight is self.weight:
                 rows = (
@@ -115,7 +115,7 @@ def layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,  # noqa: ARG001
 ) -> Any:
-    """`torch.layer_norm`."""
+    """Run `torch.layer_norm` by its kernel."""
     if weight is not None and bias is not None and weight.dtype == input.dtype:
         return tape.use(LayerNorm(tape, weight, bias, normalized_shape, eps), input)
     xhat = torch.nn.functional.layer_norm(input, normalized_shape, eps=eps)
@@ -129,7 +129,7 @@ def rms_norm(
     weight: Tensor,
     eps: float | None = None,
 ) -> Any:
-    """`torch.rms_norm`."""
+    """Run `torch.rms_norm` by its kernel."""
     xhat = torch.rms_norm(input, normalized_shape, None, eps)
     return tape.use(Affine(tape, weight, None, normalized_shape), xhat)
 
@@ -147,7 +147,7 @@ class GroupNorm(Kernel):
         self.weights = tape.weights.asked(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """See `Kernel`."""
+        """Return the operator's output; see `Kernel`."""
         x = inputs[0]
         sizes = (len(x), x.shape[1], math.prod(x.shape[2:]))
         y, self.mean, self.rstd = torch.native_group_norm(
@@ -157,7 +157,7 @@ class GroupNorm(Kernel):
         return y
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         order = _order(inputs[0])
         x, g = (t.contiguous(memory_format=order) for t in (inputs[0], g))
         gradient, _, _ = torch.ops.aten.native_group_norm_backward(
@@ -169,7 +169,7 @@ class GroupNorm(Kernel):
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         if samples.layout != Layout() or len(g) != samples.n:
             raise SamplesNotSeparable(
                 "samples and channels share a dimension of group normalisation"

@@ -70,7 +70,7 @@ class Replay(Kernel):
         self.weights = weights
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """See `Kernel`."""
+        """Return the operator's output; see `Kernel`."""
         return self.run(inputs, [w.detach() for w in self.weights]).clone()
 
     def _graph(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -81,7 +81,7 @@ class Replay(Kernel):
             return self.run(tensors, weights), tensors, weights
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         out, tensors, _ = self._graph(inputs)
         asked = [x for x in tensors if x.requires_grad]
         gradients = iter(torch.autograd.grad(out, asked, g, allow_unused=True))
@@ -90,7 +90,7 @@ class Replay(Kernel):
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         out, _, leaves = self._graph(inputs)
         for weight, leaf in zip(self.weights, leaves, strict=True):
             yield weight, ReplayedGradient(out, leaf, g, samples)
@@ -114,14 +114,14 @@ class ReplayedGradient:
         return self.samples.n
 
     def squared_norms(self, scratch: int) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the squared norms; see `PerSampleGradient`."""
         each = self.g.element_size() * 2 * (self.g.numel() + self.leaf.numel())
         return torch.cat(
             [squared_norms(self.materialize(rows)) for rows in chunks(len(self), each, scratch)]
         )
 
     def materialize(self, rows: slice) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the gradients themselves; see `PerSampleGradient`."""
         if len(self) == 1:  # all of g; an output that is a scalar has no dimension of samples
             shares = [self.g][rows]
         else:
@@ -143,5 +143,5 @@ class ReplayedGradient:
             )
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:  # noqa: ARG002
-        """See `PerSampleGradient`."""
+        """Return the sum with other gradients; see `PerSampleGradient`."""
         return None

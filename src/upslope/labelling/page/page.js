@@ -402,6 +402,7 @@ function build() {
   });
   const longest = Math.max(...project.classes.map((name) => name.length));
   $("classes").classList.toggle("short", longest <= 3);
+  $("classes").style.setProperty("--letters", Math.min(longest, 24));
   $("save").hidden = project.kind !== "labels";
   $("save").onclick = saveSet;
   $("filter-row").hidden = project.classes.length < FILTER_FROM;

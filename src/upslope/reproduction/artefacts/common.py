@@ -1,4 +1,4 @@
-"""What several artefacts need: shares of the pool and of K, limits in words."""
+"""Helpers of several artefacts: shares of the pool and of K, limits in words."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What an artefact consists of, and how it is written; artefacts and `write` call it."""
+"""The contents of an artefact, and their formats; artefacts and `write` call it."""

@@ -1,4 +1,4 @@
-"""What an artefact consists of: tables of values, panels of a picture, sentences and notes.
+"""The contents of an artefact: tables of values, panels of a picture, sentences and notes.
 
 Artefacts make a `Result` of them, and `write` puts it on disk.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from upslope.evaluation import mean_interval
+from upslope.evaluation import mean_interval, told_interval
 from upslope.reproduction.paper import Protocol
 
 Source = Literal["ours", "paper", "chance"]
@@ -122,7 +122,8 @@ class Result:
 
 
 def mean_over_seeds(values: ArrayLike) -> tuple[Value, ...]:
-    """Return the mean over seeds and its interval, one value per column.
+    """Return the mean over seeds and its interval, one value per column; without an interval where
+    there are too few seeds for it.
 
     values: (n_seeds, n_columns).
 
@@ -130,7 +131,7 @@ def mean_over_seeds(values: ArrayLike) -> tuple[Value, ...]:
         UpslopeError: a number is not finite.
     """
     rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    interval = mean_interval(rows)
+    interval = told_interval(mean_interval(rows))
     half = np.asarray(interval.high, dtype=np.float64) - np.asarray(interval.mean, dtype=np.float64)
     return tuple(
         Value(float(m), float(h), len(rows))

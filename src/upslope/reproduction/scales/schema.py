@@ -1,4 +1,4 @@
-"""What a scale declares: its studies, and which of them each artefact reads.
+"""The schema of a scale: its studies, and which of them each artefact reads.
 
 `read_scale` fills these classes from the YAML files of this folder; every other part of the room
 reads them. The text of the paper and the code of its authors differ, and a `Variant` is one side:

@@ -82,7 +82,7 @@ class FinishedRun:
         return {id_: i for i, id_ in enumerate(self.pool.ids)}
 
     def model(self, cycle: int) -> nn.Module:
-        """Return T^c, in eval mode."""
+        """Return the network T^c of a cycle, in eval mode."""
         return self._weights.load(cycle).eval()
 
     def labelled(self, cycle: int) -> list[int]:

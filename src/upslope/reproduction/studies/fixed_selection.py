@@ -37,7 +37,7 @@ class FixedSelection:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """No signal."""
+        """Return no need: the selection is fixed."""
         return ()
 
     def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:  # noqa: ARG002

@@ -49,7 +49,7 @@ class Convolution(Kernel):
         self.name = f"conv{'_transpose' if self.transposed else ''}{weight.dim() - 2}d"
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """See `Kernel`."""
+        """Return the operator's output; see `Kernel`."""
         x, weight = inputs[0], self.channels_last_weight()
         # `torch.convolution` wants a bias of the weight's type.
         bias = None if self.bias is None else self.bias.to(weight.dtype)
@@ -70,7 +70,7 @@ class Convolution(Kernel):
         return weight if order is None else self._all_weights.laid(weight, order)
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         x, weight = inputs[0], self.channels_last_weight()
         s, p, d, groups = self.geometry
         gradient: Tensor = torch.ops.aten.convolution_backward(
@@ -82,7 +82,7 @@ class Convolution(Kernel):
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         if samples.layout.dim != 0:
             raise SamplesNotSeparable
         front = samples.front(g)  # (n, k, o, *space)

@@ -55,7 +55,7 @@ class FusedConvolution(Convolution):
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
-        """See `Kernel`."""
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
         x, front = samples.front(inputs[0]), samples.front(g)
         weight, bias = self.separate
         plain = ConvWeightGradient(x, front, self.geometry, tuple(weight.shape))
@@ -110,7 +110,7 @@ class FusedWeightGradient:
         return len(self.plain)
 
     def squared_norms(self, scratch: int) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the squared norms; see `PerSampleGradient`."""
         squares, along = [], []
         for gradient in self._gradients(scratch):
             rows, weight = _rows(gradient, self.weight)
@@ -136,7 +136,7 @@ class FusedWeightGradient:
         return gradients.GRADIENTS[cost_model.best(self.plain)](self.plain, scratch)
 
     def materialize(self, rows: slice) -> Tensor:
-        """See `PerSampleGradient`."""
+        """Return the gradients themselves; see `PerSampleGradient`."""
         return self.plain.materialize(rows) * _along_rows(self.scale, self.weight)
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
@@ -152,7 +152,7 @@ class FusedWeightGradient:
 
 
 def _along_rows(scale: Tensor, weight: Tensor) -> Tensor:
-    """(o,) -> (o, 1, ...)."""
+    """Return a scale per output channel, (o,), as (o, 1, ...)."""
     return scale.view(-1, *(1,) * (weight.dim() - 1))
 
 

@@ -15,7 +15,7 @@ from upslope.gradnorm.kernels.recurrent.recurrence import Gradients, Recurrence,
 
 
 class Elman(Recurrence):
-    """h_t = tanh(a_t)."""
+    """The recurrence h_t = tanh(a_t) of `nn.RNN`."""
 
     name = "rnn_tanh"
 
@@ -43,7 +43,7 @@ class Elman(Recurrence):
 
 
 class ReluElman(Elman):
-    """h_t = relu(a_t)."""
+    """The recurrence h_t = relu(a_t) of `nn.RNN`."""
 
     name = "rnn_relu"
 

@@ -100,7 +100,7 @@ class Recurrence(Kernel):
         return None if b_x is None or b_h is None else b_x + b_h
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """See `Kernel`."""
+        """Return the operator's output; see `Kernel`."""
         x, *start = inputs
         bias = self._bias()
         bias = None if bias is None else bias.to(self.dtype)
@@ -129,7 +129,7 @@ class Recurrence(Kernel):
         return self._last[1]
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Kernel`."""
+        """Return the gradients of the inputs; see `Kernel`."""
         gradients = self._gradients(g)
         self._last = None
         if not inputs[0].requires_grad:

@@ -1,0 +1,71 @@
+"""Open a run again from what its ledger says, without the command that began it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from upslope.config.assemble import assemble, data_place
+from upslope.config.read import load
+from upslope.config.recorded import run_folder
+from upslope.config.schema import Config
+from upslope.errors import ConfigError, RunError
+from upslope.experiment import Experiment
+from upslope.ledger import read_run
+from upslope.progress import Observer, no_progress
+
+_SECTIONS = ("data", "model", "task", "experiment", "training")
+
+
+def recorded_run(path: Path, root: str | None = None) -> tuple[Path, Config]:
+    """Return the folder of a run and the configuration that its ledger holds.
+
+    path: the folder, or one above a single run. root: where the data lie now; where they lay when
+    the run began, if not given.
+
+    Raises:
+        RunError: no run there.
+        ConfigError: several; one begun in Python, whose ledger does not say what it is made of.
+    """
+    if not path.is_dir():
+        raise RunError(f"Expected the folder of a run at {path} but there is none.")
+    folder = run_folder(path)
+    assert folder is not None  # a folder that exists is a run or raises
+    run = read_run(folder)
+    if missing := [section for section in (*_SECTIONS, "strategy") if section not in run.config]:
+        raise ConfigError(
+            f"Expected the run in {folder} to have recorded {', '.join(missing)} but it was begun "
+            "in Python without. Open it there, and call `tell` of the Experiment."
+        )
+    document = {section: dict(run.config[section]) for section in _SECTIONS}
+    document["experiment"].pop("seed", None)
+    known = run.info.get("root")
+    if root is not None or known is not None:
+        document["data"]["root"] = root if root is not None else known
+    return folder, load(
+        {**document, "strategies": [dict(run.config["strategy"])], "seeds": [run.seed]}
+    )
+
+
+def open_run(folder: Path, config: Config, observer: Observer = no_progress) -> Experiment:
+    """Open a run as the command that began it did; nothing is trained.
+
+    Raises:
+        DataError: its data are not where they lay.
+        RunError: the folder is in use by another process, or the ledger is damaged.
+    """
+    setup = assemble(config, observer)
+    ((_, strategy),) = setup.strategies.items()
+    return Experiment(
+        folder,
+        splits=setup.splits,
+        task=setup.task,
+        model=setup.model,
+        strategy=strategy,
+        settings=replace(config.experiment, seed=config.seeds[0]),
+        training=config.training,
+        config=config.protocol(),
+        root=data_place(config),
+        device=config.device,
+        observer=observer,
+    )

@@ -1,0 +1,135 @@
+"""Tables that a program holds: of pandas, polars or Arrow, or a mapping of columns.
+
+    splits = Splits.from_table(frame, target="price", kind="numbers")
+    splits = Splits.from_table(frame, text="review", target="stars")
+
+They become an Arrow table, and are then read as files of tables are (`table`, `text`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upslope.datasets import table as tables
+from upslope.datasets import text as texts
+from upslope.datasets.argument_names import as_arguments, options_as_arguments
+from upslope.datasets.base import Splits
+from upslope.datasets.rows import rows_of
+from upslope.datasets.table import Missing
+from upslope.datasets.targets import Kind
+from upslope.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+INDEX_ID = "id"
+_NAME = Path("the table")  # what messages call it
+
+
+def from_table(
+    frame: Any,
+    test: Any = None,
+    *,
+    target: str | Sequence[str] | None = None,
+    kind: Kind = "class",
+    classes: Sequence[str] | None = None,
+    text: str | None = None,
+    tokenizer: str = texts.WORDS,
+    length: int = 128,
+    columns: Sequence[str] | None = None,
+    categorical: Sequence[str] = (),
+    missing: Missing = "error",
+    missing_labels: Sequence[str] | None = None,
+    id: str | None = None,
+    test_share: float = 0.2,
+) -> Splits:
+    """Make the splits of a table; see `Splits.from_table`."""
+    with options_as_arguments():
+        opened = [as_arrow(frame, "the table")]
+        if test is not None:
+            opened.append(as_arrow(test, "the test table"))
+        notes = tuple(note for _, told in opened for note in told)
+        rows = rows_of([one for one, _ in opened], _NAME, id, notes=notes)
+        wanted = _listed(target)
+        if text is None:
+            splits = tables.from_rows(
+                rows, wanted, classes, kind, _listed(columns),
+                _listed(categorical) or "", missing, missing_labels, test_share,
+            )  # fmt: skip
+        elif kind != "class" or columns is not None or categorical:
+            raise ConfigError(
+                "Expected texts with a class each where `text` names a column but got `kind`, "
+                "`columns` or `categorical`, which are for columns of numbers and categories."
+            )
+        else:
+            splits = texts.from_rows(
+                rows, tokenizer, text, wanted, classes, missing_labels, length, test_share
+            )
+    told = tuple(as_arguments(note) for note in splits.notes)
+    return Splits(splits.pool, splits.test, splits.validation, told)
+
+
+def _listed(names: str | Sequence[str] | None) -> str | list[str] | None:
+    return names if names is None or isinstance(names, str) else list(names)
+
+
+def as_arrow(frame: Any, what: str) -> tuple[pa.Table, tuple[str, ...]]:
+    """Return (the table of Arrow, notes).
+
+    An index of pandas that is not just 0, 1, 2 becomes the column `id`, where there is none.
+
+    Raises:
+        ConfigError: no table.
+        DataError: columns that Arrow cannot hold, or two of one name.
+    """
+    import pyarrow as pa
+
+    notes: tuple[str, ...] = ()
+    try:
+        if isinstance(frame, pa.RecordBatch):
+            table = pa.Table.from_batches([frame])
+        elif isinstance(frame, pa.Table):
+            table = frame
+        elif hasattr(frame, "iloc") and hasattr(frame, "columns"):
+            table, notes = _of_pandas(frame)
+        elif hasattr(frame, "__arrow_c_stream__"):
+            table = pa.table(frame)
+        elif isinstance(frame, Mapping) and not hasattr(frame, "map"):
+            table = pa.table(dict(frame))
+        else:
+            raise ConfigError(
+                f"Expected {what} to be a DataFrame of pandas or polars, a table of Arrow, or a "
+                f"mapping of columns but got {type(frame).__name__}."
+            )
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise DataError(
+            f"Expected {what} to have columns of one type each but: {error}. Convert the column, "
+            "as with astype(str)."
+        ) from error
+    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"Expected the columns of {what} to have names of their own but {twice[0]!r} is there "
+            "twice. Rename one."
+        )
+    return table, notes
+
+
+def _of_pandas(frame: Any) -> tuple[pa.Table, tuple[str, ...]]:
+    import pyarrow as pa
+
+    if wrong := [name for name in frame.columns if not isinstance(name, str)]:
+        raise DataError(
+            f"Expected the columns of the table to be named by text but got {wrong[0]!r}. Name "
+            "them: frame.columns = [...]."
+        )
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    index = frame.index
+    if INDEX_ID in table.column_names or getattr(index, "nlevels", 1) > 1:
+        return table, ()
+    if list(index) == list(range(len(frame))):
+        return table, ()
+    ids = pa.array([str(value) for value in index])
+    return table.append_column(INDEX_ID, ids), ("The index of the table is taken as ids.",)

@@ -1,0 +1,143 @@
+"""Data sets of Hugging Face that a program holds: a `DatasetDict`, or one `Dataset`.
+
+    splits = Splits.from_hugging_face(load_dataset("owner/name"))
+    splits = Splits.from_hugging_face(dataset_dict, text="sentence")
+
+Images are read as the data set `hf` reads them, texts as the data set `text`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from upslope.datasets.argument_names import as_arguments, options_as_arguments
+from upslope.datasets.base import Splits
+from upslope.datasets.frames import from_table
+from upslope.datasets.hugging_face import TESTS, from_splits
+from upslope.errors import ConfigError, DataError
+from upslope.images import Mode
+from upslope.progress import Observer, no_progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def from_hugging_face(
+    data: Any,
+    *,
+    train: str = "train",
+    test: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    text: str | None = None,
+    tokenizer: str = "words",
+    length: int = 128,
+    mode: Mode | None = None,
+    size: int | None = None,
+    memory: float = 4.0,
+    white: int | None = None,
+    test_share: float | None = None,
+    progress: Observer = no_progress,
+) -> Splits:
+    """Make the splits of a data set of Hugging Face; see `Splits.from_hugging_face`."""
+    with options_as_arguments():
+        splits = _splits(data, train, test_share)
+        if text is None:
+            opened = from_splits(
+                splits, "the data set", train, test, image, label, None, mode, size, "raise",
+                memory, 0, white, progress,
+            )  # fmt: skip
+        else:
+            opened = _texts(splits, train, test, text, label, tokenizer, length, test_share)
+    told = tuple(as_arguments(note) for note in opened.notes)
+    return Splits(opened.pool, opened.test, opened.validation, told)
+
+
+def _splits(data: Any, train: str, test_share: float | None) -> dict[str, Any]:
+    """Splits by name, one of them set apart where there is no test set and a share is asked."""
+    splits = dict(data) if isinstance(data, Mapping) else {train: data}
+    for name, rows in splits.items():
+        if not hasattr(rows, "features") or not hasattr(rows, "select"):
+            raise ConfigError(
+                f"Expected {name} to be a Dataset of Hugging Face but got {type(rows).__name__}."
+            )
+        if not hasattr(rows, "__getitem__"):
+            raise ConfigError(
+                f"Expected {name} to give samples by position but it is a stream. Load it without "
+                "streaming=True."
+            )
+    if test_share is not None and train in splits:
+        if any(name in splits for name in TESTS):
+            raise ConfigError(
+                "Expected `test_share` where there is no test set but got it beside "
+                f"{', '.join(name for name in TESTS if name in splits)}."
+            )
+        # By position, evenly: the draw must not depend on a seed.
+        count = len(splits[train])
+        places = np.linspace(0, count - 1, round(test_share * count)).astype(int)
+        tested = np.unique(places).tolist()
+        rest = np.setdiff1d(np.arange(count), tested).tolist()
+        if not tested or not rest:
+            raise DataError(
+                f"Expected samples to learn from and to test on but a test_share of {test_share} "
+                f"of {count} leaves {len(rest)} and {len(tested)}."
+            )
+        splits |= {"test": splits[train].select(tested), train: splits[train].select(rest)}
+    return splits
+
+
+def _texts(
+    splits: Mapping[str, Any],
+    train: str,
+    test: str | None,
+    text: str,
+    label: str | None,
+    tokenizer: str,
+    length: int,
+    test_share: float | None,
+) -> Splits:
+    test = test or next((name for name in TESTS if name in splits), None)
+    if train not in splits or (test is not None and test not in splits):
+        raise DataError(
+            f"Expected the splits {train} and {test} in the data set but it has "
+            f"{', '.join(splits)}. Name them with `train` and `test`."
+        )
+    named = {name: _arrow(splits[name], text, label) for name in (train, test) if name}
+    target = next(iter(named.values()))[1]
+    return from_table(
+        named[train][0],
+        named[test][0] if test else None,
+        text=text,
+        target=target,
+        classes=named[train][2],
+        tokenizer=tokenizer,
+        length=length,
+        test_share=test_share or 0.2,
+    )
+
+
+def _arrow(rows: Any, text: str, label: str | None) -> tuple[pa.Table, str, Sequence[str] | None]:
+    """(text and label as a table of Arrow, the label's column, names of the classes)."""
+    import pyarrow as pa
+
+    features = rows.features
+    classes = [c for c, f in features.items() if type(f).__name__ == "ClassLabel"]
+    usual = [c for c in ("label", "labels", "target") if c in features]
+    column = label or next(iter(classes if len(classes) == 1 else usual), None)
+    if text not in features or column is None or column not in features:
+        kinds = ", ".join(f"{c} ({getattr(f, 'dtype', f)})" for c, f in features.items())
+        raise ConfigError(
+            f"Expected `text` and `label` to name columns of the data set but got {text!r} and "
+            f"{label!r}; it has {kinds}."
+        )
+    table = rows.select_columns([text, column]).with_format("arrow")[:]
+    names = getattr(features[column], "names", None)
+    if names is not None:
+        cells = table.column(column).to_pylist()
+        told = [names[i] if i is not None and i >= 0 else None for i in cells]
+        place = table.column_names.index(column)
+        table = table.set_column(place, column, pa.array(told, pa.string()))
+    return table, column, None if names is None else [str(name) for name in names]

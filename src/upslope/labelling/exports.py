@@ -1,0 +1,183 @@
+"""Labels out of a project: a CSV or Parquet file, or a folder per class.
+
+One row per answer, with who gave it and how long it took, and the label that all of a sample's
+answers come to. The columns:
+
+    id       of the sample
+    label    what the answers come to: a name, or names with semicolons between; empty for none
+    author, answer, reason, seconds, note, slice, guess_shown     one person's answer
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upslope.errors import ConfigError, DataError
+from upslope.files import disk_errors, make_folder, safe_cell, write_atomically, write_text
+from upslope.labelling.project import names_of, read_project
+from upslope.labelling.samples import FolderImages, open_samples
+from upslope.labelling.state import Answer, AnswerLabel, LabelState, merge
+
+COLUMNS = (
+    "id", "label", "author", "answer", "reason", "seconds", "note", "slice", "guess_shown",
+)  # fmt: skip
+NO_LABEL = "none"
+"""What stands for a set of labels that is empty."""
+
+
+@dataclass(frozen=True)
+class ExportCount:
+    """samples: how many have a label. rows: how many answers were written. passed: samples with
+    answers and without a label."""
+
+    samples: int
+    rows: int
+    passed: int
+
+
+def export_table(project: Path | str, path: Path) -> ExportCount:
+    """Write all answers to a file, CSV or Parquet by its suffix, whole or not at all.
+
+    In CSV, a cell that a spreadsheet would take for a formula gets an apostrophe in front, which
+    `imports` takes off again.
+
+    Raises:
+        ConfigError: another suffix.
+        RunError: no project, or a disk that is full.
+    """
+    settings, state = read_project(project)
+    rows = _rows(state, settings.classes)
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow([_cell(row[name]) for name in COLUMNS])
+        write_text(path, buffer.getvalue())
+    elif suffix == ".parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        table = pa.table({name: [row[name] for row in rows] for name in COLUMNS}, _schema(pa))
+        write_atomically(path, lambda file: parquet.write_table(table, file))
+    else:
+        raise ConfigError(
+            f"Expected a file .csv or .parquet, or a folder without a suffix, but got {path}."
+        )
+    return _count(state, len(rows))
+
+
+def export_folders(project: Path | str, folder: Path) -> ExportCount:
+    """Write a folder per class with the images of that class, as data set `folder` reads them.
+
+    Files are hard links where the file system has them, else copies. Images that were passed or
+    not answered are left out.
+
+    Raises:
+        ConfigError: no images of a folder, label sets, or class names that cannot name folders.
+        DataError: a folder that holds other files, or images that are gone.
+        RunError: no project, or a disk that is full.
+    """
+    settings, state = read_project(project)
+    if settings.kind != "class":
+        raise ConfigError("Expected one class per sample for folders of classes. Export a .csv.")
+    unusable = [name for name in settings.classes if not _names_a_folder(name)]
+    if unusable:
+        raise ConfigError(
+            f"Expected class names that can name folders but got {', '.join(map(repr, unusable))}. "
+            "Export a .csv."
+        )
+    samples = open_samples(settings.data, settings.classes, settings.target)
+    if not isinstance(samples, FolderImages):
+        raise ConfigError("Expected images of a folder for folders of classes. Export a .csv.")
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"Expected {folder} to be new or empty but it holds files already.")
+    labels = merged_labels(state)
+    there = set(samples.ids)
+    if gone := [id_ for id_ in labels if id_ not in there]:
+        raise DataError(
+            f"Expected every labelled image in {samples.root} but {len(gone)} are gone, first "
+            f"{gone[0]!r}. Put them back, or export a .csv."
+        )
+    with disk_errors(folder):
+        for id_, label in labels.items():
+            target = folder / str(names_of(label, settings.classes)) / id_
+            make_folder(target.parent)
+            _link(samples.root / id_, target)
+    return _count(state, len(labels))
+
+
+def merged_labels(state: LabelState) -> dict[str, AnswerLabel]:
+    """Return id -> the label that all answers of a sample come to, in the order of the answers."""
+    labels = {}
+    for id_, by_author in state.answers.items():
+        label = merge([answer for answer in by_author.values() if answer.label is not None])
+        if label is not None:
+            labels[id_] = label
+    return labels
+
+
+def _rows(state: LabelState, classes: Sequence[str]) -> list[Mapping[str, Any]]:
+    labels = merged_labels(state)
+    answers = [answer for by_author in state.answers.values() for answer in by_author.values()]
+    return [
+        {
+            "id": answer.id,
+            "label": words_of(labels.get(answer.id), classes),
+            "author": answer.author,
+            "answer": words_of(answer.label, classes),
+            "reason": answer.reason,
+            "seconds": float(answer.seconds),
+            "note": answer.note,
+            "slice": answer.slice,
+            "guess_shown": answer.guess_shown,
+        }
+        for answer in sorted(answers, key=_order)
+    ]
+
+
+def _order(answer: Answer) -> tuple[int, str]:
+    return answer.order, answer.id
+
+
+def words_of(label: AnswerLabel | None, classes: Sequence[str]) -> str:
+    """Return a label as a cell holds it: a name, or names with semicolons between."""
+    if label is None:
+        return ""
+    names = names_of(label, classes)
+    return names if isinstance(names, str) else ";".join(names) or NO_LABEL
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return safe_cell(value) if isinstance(value, str) else str(value)
+
+
+def _schema(pa: Any) -> Any:
+    types = {"seconds": pa.float64(), "guess_shown": pa.bool_()}
+    return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
+
+
+def _count(state: LabelState, rows: int) -> ExportCount:
+    samples = len(merged_labels(state))
+    return ExportCount(samples, rows, len(state.answers) - samples)
+
+
+def _names_a_folder(name: str) -> bool:
+    return name == Path(name).name and name not in (".", "..") and not set('/\\:*?"<>|') & set(name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)

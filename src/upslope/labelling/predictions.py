@@ -1,0 +1,93 @@
+"""Predictions of the model of a project for every sample, as a CSV or Parquet file.
+
+    id, prediction, probability, label
+
+`prediction` is the most probable class and `probability` its probability; of label sets, the labels
+that are more probable than not, and the probability of all of them together as if labels were
+independent. `label` is what people said, empty where nobody has.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upslope.errors import ConfigError, DataError
+from upslope.files import safe_cell, write_atomically, write_text
+from upslope.labelling.exports import merged_labels, words_of
+from upslope.labelling.extraction import take_features
+from upslope.labelling.learner import Learner
+from upslope.labelling.project import read_project
+from upslope.labelling.queue import Queue
+from upslope.labelling.samples import open_samples
+
+COLUMNS = ("id", "prediction", "probability", "label")
+
+
+@dataclass(frozen=True)
+class PredictionCount:
+    """rows: samples predicted. labels: how many the model was trained on. method: what its features
+    are. unreadable: samples that cannot be read, which are left out."""
+
+    rows: int
+    labels: int
+    method: str
+    unreadable: int
+
+
+def write_predictions(project: Path | str, path: Path) -> PredictionCount:
+    """Train on all labels and write a prediction for each sample, whole or not at all.
+
+    Raises:
+        ConfigError: a suffix that is neither .csv nor .parquet.
+        DataError: fewer than two classes with a label.
+        RunError: no project, or a disk that is full.
+    """
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise ConfigError(f"Expected a file .csv or .parquet but got {path}.")
+    settings, state = read_project(project)
+    samples = open_samples(settings.data, settings.classes, settings.target)
+    *_, features = take_features(Path(project), samples)
+    learner = Learner(
+        settings, samples.ids, Queue(samples.ids, settings), features.values, features.method
+    )
+    result = learner.probabilities(state)
+    if result is None:
+        raise DataError(
+            "Expected labels of two classes or more outside the control slice, to learn from, but "
+            "there are none yet. Label some: upslope label serve."
+        )
+    p, count = result
+    labels = merged_labels(state)
+    rows: list[dict[str, Any]] = []
+    for id_, row in zip(samples.ids, p, strict=True):
+        if not np.isfinite(row).all():
+            continue
+        if settings.kind == "class":
+            best = int(row.argmax())
+            prediction, probability = settings.classes[best], float(row[best])
+        else:
+            prediction = words_of([int(q > 0.5) for q in row], settings.classes)
+            probability = float(np.where(row > 0.5, row, 1 - row).prod())
+        label = words_of(labels.get(id_), settings.classes)
+        rows.append(dict(zip(COLUMNS, (id_, prediction, probability, label), strict=True)))
+    if path.suffix.lower() == ".csv":
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for one in rows:
+            cells = (f"{v:.4f}" if isinstance(v, float) else safe_cell(v) for v in one.values())
+            writer.writerow(list(cells))
+        write_text(path, buffer.getvalue())
+    else:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        table = pa.table({name: [one[name] for one in rows] for name in COLUMNS})
+        write_atomically(path, lambda file: parquet.write_table(table, file))
+    return PredictionCount(len(rows), count, features.method, len(p) - len(rows))

@@ -1,0 +1,99 @@
+"""Masks as annotators give them: an array or a file of class numbers, kept as text in the ledger.
+
+The text is `png:` and a lossless PNG in base64: a few kilobytes, part of the run's history.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from upslope.errors import DataError
+from upslope.images import BROKEN, refuse_pages
+
+PREFIX = "png:"
+
+Mask = NDArray[np.uint8]
+
+
+def encode_mask(mask: Mask) -> str:
+    """Return a mask, (h, w) uint8, as text."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, format="PNG")
+    return PREFIX + base64.b64encode(buffer.getvalue()).decode()
+
+
+def decode_mask(text: str) -> Mask:
+    """Return the mask that `encode_mask` wrote.
+
+    Raises:
+        DataError: text that it did not write.
+    """
+    try:
+        data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            return np.array(image, dtype=np.uint8)
+    except (*BROKEN, binascii.Error) as error:
+        raise DataError(f"Expected a mask as text, {PREFIX}..., but: {error}.") from error
+
+
+def mask_of(answer: Any, classes: int, ignore: int) -> str:
+    """Return a mask as text.
+
+    answer: (h, w) whole numbers as an array or tensor, an image of Pillow, or the path of a file
+    whose levels are class numbers; or a mask as text already. ignore: the value of pixels that
+    count nowhere.
+
+    Raises:
+        DataError: another shape or type, a file that cannot be read, values that are no classes.
+    """
+    if isinstance(answer, str) and answer.startswith(PREFIX):
+        mask: Any = decode_mask(answer)
+    elif isinstance(answer, str | Path):
+        mask = _read(Path(answer))
+    elif isinstance(answer, Image.Image):
+        mask = _levels(answer, "the image")
+    else:
+        mask = np.asarray(answer.detach().cpu() if hasattr(answer, "detach") else answer)
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+        raise DataError(
+            f"Expected a mask of whole numbers, (h, w), but got {mask.dtype} of shape {mask.shape}."
+        )
+    wrong = np.unique(mask[((mask < 0) | (mask >= classes)) & (mask != ignore)])
+    if len(wrong):
+        raise DataError(
+            f"Expected a mask of the classes 0 to {classes - 1}, and {ignore} for pixels that "
+            f"count nowhere, but got {wrong[:5].tolist()}."
+        )
+    if not 0 <= ignore <= 255 and (mask == ignore).any():
+        raise DataError(
+            f"Expected every pixel of a mask to have a class but some have {ignore}, which no file "
+            "holds. Set the task's `ignore_index` to 255."
+        )
+    return encode_mask(mask.astype(np.uint8))
+
+
+def _read(path: Path) -> NDArray[Any]:
+    try:
+        with Image.open(path) as image:
+            refuse_pages(image)
+            return _levels(image, str(path))
+    except BROKEN as error:
+        raise DataError(f"Expected a mask in {path} but it cannot be read: {error}.") from error
+
+
+def _levels(image: Image.Image, name: str) -> NDArray[Any]:
+    if image.mode not in ("1", "L", "P", "I", "I;16"):
+        raise DataError(
+            f"Expected class numbers as the levels of {name} but it is of mode {image.mode}. Save "
+            "the mask as grey levels or a palette, not as colours."
+        )
+    levels = np.asarray(image)
+    return levels.astype(np.uint8) if levels.dtype == bool else levels

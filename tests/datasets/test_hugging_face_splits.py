@@ -1,0 +1,92 @@
+"""Data sets of Hugging Face in memory are read as those that it saved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from upslope import datasets, query
+from upslope.datasets import Splits
+from upslope.errors import ConfigError, DataError
+
+hf = pytest.importorskip("datasets", reason="datasets is not installed")
+if not hasattr(hf, "DatasetDict"):
+    pytest.skip("datasets is not installed", allow_module_level=True)
+
+RNG = np.random.default_rng(0)
+FEATURES = {"image": hf.Image(), "label": hf.ClassLabel(names=["cat", "dog"])}
+
+
+def pictures(count):
+    return [Image.fromarray(RNG.integers(0, 256, (5, 6, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def rows(count):
+    columns = {"image": pictures(count), "label": [i % 2 for i in range(count)]}
+    return hf.Dataset.from_dict(columns, features=hf.Features(FEATURES))
+
+
+def test_images_as_from_disk(tmp_path):
+    held = hf.DatasetDict(train=rows(12), test=rows(6))
+    held.save_to_disk(tmp_path)
+    of_file = datasets.load("hf", tmp_path)
+    given = Splits.from_hugging_face(held)
+    for one, other in ((given.pool, of_file.pool), (given.test, of_file.test)):
+        everything = range(len(one))
+        assert one.classes == other.classes == ("cat", "dog")
+        assert torch.equal(one.inputs(everything), other.inputs(everything))
+        assert torch.equal(one.targets(everything), other.targets(everything))
+
+
+def test_texts():
+    features = hf.Features(sentence=hf.Value("string"), label=hf.ClassLabel(names=["bad", "good"]))
+    labels = [-1 if i == 3 else i % 2 for i in range(20)]
+    one = hf.Dataset.from_dict(
+        {"sentence": [f"word{i} is here" for i in range(20)], "label": labels}, features=features
+    )
+    splits = Splits.from_hugging_face(
+        hf.DatasetDict(train=one, validation=one.filter(lambda row: row["label"] >= 0)),
+        text="sentence",
+    )
+    assert splits.pool.classes == ("bad", "good")
+    assert len(splits.pool) == 20
+    assert len(splits.test) == 19
+    assert splits.pool.labels[3] == -1
+    assert splits.pool.targets([4, 5]).tolist() == [0, 1]
+    assert splits.pool.input_shape == (2, 3)
+    shared = Splits.from_hugging_face(one, text="sentence")
+    assert len(shared.pool) + len(shared.test) == 20
+
+
+def test_one_data_set_is_divided():
+    data = rows(20)
+    splits = Splits.from_hugging_face(data, test_share=0.25)
+    assert (len(splits.pool), len(splits.test)) == (15, 5)
+    again = Splits.from_hugging_face(data, test_share=0.25)
+    assert torch.equal(splits.test.inputs(range(5)), again.test.inputs(range(5)))
+
+
+def test_a_pool_of_a_query():
+    data = rows(20)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(90, 2))
+    chosen = query(model, data, 4, "margin", mean=[0, 0, 0], std=[1, 1, 1])
+    x = torch.tensor(np.stack([np.asarray(image) for image in data["image"]])).permute(0, 3, 1, 2)
+    p = model(x / 255).softmax(1).max(1).values
+    assert set(chosen.positions) == set((-p).topk(4).indices.tolist())
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(DataError, match="`train` and `test`"):
+        Splits.from_hugging_face(rows(4))
+    with pytest.raises(ConfigError, match="`text` and `label` to name columns"):
+        Splits.from_hugging_face(rows(4), text="sentence")
+    with pytest.raises(ConfigError, match=r"a stream|Dataset of Hugging Face"):
+        Splits.from_hugging_face(rows(4).to_iterable_dataset())
+    with pytest.raises(ConfigError, match="beside test"):
+        Splits.from_hugging_face(hf.DatasetDict(train=rows(4), test=rows(4)), test_share=0.5)
+    columns = {"image": [p.resize((5 + i, 5)) for i, p in enumerate(pictures(4))], "label": [0] * 4}
+    several = hf.Dataset.from_dict(columns, features=hf.Features(FEATURES))
+    with pytest.raises(DataError, match="Set `size`"):
+        Splits.from_hugging_face(several, test_share=0.5)

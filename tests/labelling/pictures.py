@@ -1,0 +1,20 @@
+"""Pictures that tests of labelling make themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+
+def make_squares(folder: Path, count: int) -> dict[str, str]:
+    """Write `count` images, red or blue, and return file name -> colour."""
+    folder.mkdir(parents=True, exist_ok=True)
+    colours = {}
+    for i in range(count):
+        colour = ("red", "blue")[i % 2]
+        level = 120 + (37 * i) % 130
+        pixels = (level, 10, 10) if colour == "red" else (10, 10, level)
+        Image.new("RGB", (24, 24), pixels).save(folder / f"square-{i:03d}.png")
+        colours[f"square-{i:03d}.png"] = colour
+    return colours

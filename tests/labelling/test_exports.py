@@ -1,0 +1,141 @@
+"""Labels out of a project and in again: what comes back is what was said."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from pictures import make_squares
+
+from upslope import datasets
+from upslope.errors import ConfigError, DataError
+from upslope.labelling.exports import export_folders, export_table
+from upslope.labelling.imports import import_labels
+from upslope.labelling.project import Project, read_project
+from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import CANNOT_TELL
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A project over twelve squares, ten of them labelled, one passed."""
+    colours = make_squares(tmp_path / "squares", 12)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
+    with Project.create(tmp_path / "project", settings) as project:
+        for id_ in list(colours)[:10]:
+            project.answer(id_, colours[id_], author="ann", seconds=1.25, note="=1+1", slice_="x")
+        project.answer("square-000.png", "blue", author="bob")
+        project.skip("square-010.png", CANNOT_TELL, author="ann")
+    return tmp_path, {id_: colours[id_] for id_ in list(colours)[:10]}
+
+
+def test_csv_holds_every_answer_and_comes_back_in(squares: tuple[Path, dict[str, str]]) -> None:
+    folder, colours = squares
+    count = export_table(folder / "project", folder / "labels.csv")
+    assert (count.samples, count.rows, count.passed) == (10, 12, 1)
+    with (folder / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {
+        "id": "square-000.png", "label": "red", "author": "ann", "answer": "red", "reason": "",
+        "seconds": "1.25", "note": "'=1+1", "slice": "x", "guess_shown": "",
+    }  # fmt: skip
+    second = next(row for row in rows if row["author"] == "bob")
+    assert (second["answer"], second["label"]) == ("blue", "red")  # a tie: what was said first
+    passed = next(row for row in rows if row["id"] == "square-010.png")
+    assert (passed["label"], passed["reason"]) == ("", CANNOT_TELL)
+
+    settings = read_project(folder / "project")[0]
+    with Project.create(folder / "again", settings) as project:
+        counts = import_labels(project, folder / "labels.csv")
+        assert (counts.new, counts.corrected, counts.empty) == (10, 0, 1)
+        assert import_labels(project, folder / "labels.csv").new == 0
+    labels = read_project(folder / "again")[1].labels(control=False)
+    assert {id_: settings.classes[k] for id_, k in labels.items()} == colours  # type: ignore[index]
+
+
+def test_parquet_has_types(squares: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = squares
+    export_table(folder / "project", folder / "labels.parquet")
+    table = pq.read_table(folder / "labels.parquet")
+    assert table.num_rows == 12
+    assert str(table.schema.field("seconds").type) == "double"
+    assert str(table.schema.field("guess_shown").type) == "bool"
+    assert table.column("note").to_pylist()[0] == "=1+1"
+
+
+def test_folders_are_a_data_set_and_come_back_in(squares: tuple[Path, dict[str, str]]) -> None:
+    folder, colours = squares
+    count = export_folders(folder / "project", folder / "sorted")
+    assert (count.samples, count.passed) == (10, 1)
+    files = {
+        path.name: path.parent.name for path in (folder / "sorted").rglob("*") if path.is_file()
+    }
+    assert files == colours
+    splits = datasets.load("folder", folder / "sorted", test_share=0.4, duplicates="off")
+    assert splits.pool.classes == ("blue", "red")
+    settings = read_project(folder / "project")[0]
+    with Project.create(folder / "again", settings) as project:
+        assert import_labels(project, folder / "sorted").new == 10
+    with pytest.raises(DataError, match="new or empty"):
+        export_folders(folder / "project", folder / "sorted")
+    (folder / "squares" / "square-003.png").unlink()
+    with pytest.raises(DataError, match=r"1 are gone, first 'square-003\.png'"):
+        export_folders(folder / "project", folder / "other")
+
+
+def test_label_sets_come_back_in(tmp_path: Path) -> None:
+    make_squares(tmp_path / "squares", 3)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("a", "b", "c"), kind="labels")
+    with Project.create(tmp_path / "one", settings) as project:
+        project.answer("square-000.png", ["a", "c"], author="me")
+        project.answer("square-001.png", [], author="me")
+    export_table(tmp_path / "one", tmp_path / "labels.csv")
+    with Project.create(tmp_path / "two", settings) as project:
+        import_labels(project, tmp_path / "labels.csv")
+        assert project.state.labels(control=False) == {
+            "square-000.png": [1, 0, 1],
+            "square-001.png": [0, 0, 0],
+        }
+    with pytest.raises(ConfigError, match="one class per sample"):
+        export_folders(tmp_path / "one", tmp_path / "sorted")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("id,label\nnobody.png,red\n", r"first 'nobody\.png'"),
+        ("id,label\nsquare-000.png,green\n", "'green'"),
+        ("id,label\nsquare-000.png,red\nsquare-000.png,blue\n", "'red' and 'blue'"),
+        ("id,label\nsquare-000.png\n", "2 cells in row 2"),
+        ("name,class\nsquare-000.png,red\n", "columns id and label"),
+    ],
+)
+def test_what_cannot_be_taken_in_is_refused_as_a_whole(
+    squares: tuple[Path, dict[str, str]], text: str, what: str
+) -> None:
+    folder, _ = squares
+    (folder / "bad.csv").write_text(text)
+    with Project(folder / "project") as project:
+        before = project.state.events
+        with pytest.raises(DataError, match=what):
+            import_labels(project, folder / "bad.csv")
+        assert project.state.events == before
+
+
+def test_folders_that_are_no_classes_are_refused(squares: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = squares
+    (folder / "sorted" / "green").mkdir(parents=True)
+    with Project(folder / "project") as project, pytest.raises(DataError, match="'green'"):
+        import_labels(project, folder / "sorted")
+
+
+def test_names_that_lead_elsewhere_name_no_folder(tmp_path: Path) -> None:
+    make_squares(tmp_path / "squares", 2)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("../up", "b"))
+    with Project.create(tmp_path / "one", settings) as project:
+        project.answer("square-000.png", "../up", author="me")
+    with pytest.raises(ConfigError, match=r"'\.\./up'"):
+        export_folders(tmp_path / "one", tmp_path / "sorted")
+    assert not (tmp_path / "up").exists()

@@ -1,0 +1,158 @@
+"""The page's server: who is let in, what is recorded, what a request cannot do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import make_squares
+
+from upslope.labelling.project import Project, read_project
+from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import CONTROL
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    colours = make_squares(tmp_path / "squares", 80)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
+    Project.create(tmp_path / "project", settings).close()
+    return tmp_path / "project", colours
+
+
+def raw(server: Any, path: str, method: str = "GET", body: str = "", **headers: str) -> Any:
+    """(status, headers, body) of a request as it stands, without cookies of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request(
+        method, path, body or None, {k.replace("_", "-"): v for k, v in headers.items()}
+    )
+    response = connection.getresponse()
+    answer = (response.status, dict(response.getheaders()), response.read())
+    connection.close()
+    return answer
+
+
+def cookie(server: Any) -> str:
+    _, headers, _ = raw(server, server.url.partition(str(server.port))[2])
+    assert headers["set-cookie"].lower().count("httponly") == 1
+    assert "samesite=strict" in headers["set-cookie"].lower()
+    return str(headers["set-cookie"].partition(";")[0])
+
+
+def test_what_a_request_cannot_do(
+    squares: tuple[Path, dict[str, str]], page_server: Callable[..., Any]
+) -> None:
+    server = page_server(squares[0])
+    let_in = cookie(server)
+    own = f"127.0.0.1:{server.port}"
+    for path in ("/", "/page.js", "/api/status", "/image/0", "/?token=wrong"):
+        assert raw(server, path)[0] == 403
+    status, headers, body = raw(server, "/", Cookie=let_in)
+    assert status == 200
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert b"http" not in body.replace(b"http-equiv", b"")  # no request leaves the machine
+    assert raw(server, "/", Cookie=let_in, Host="evil.example")[0] == 421
+    assert raw(server, "/", Cookie=let_in, Host=f"localhost:{server.port}")[0] == 200
+    for path in ("/../../etc/passwd", "/image/..%2f..%2fetc%2fpasswd", "/page/index.html"):
+        assert raw(server, path, Cookie=let_in)[0] == 404
+    for path in ("/image/80", "/image/99999999999999999999"):
+        assert raw(server, path, Cookie=let_in)[0] == 400
+    # A form of another site can send text, and no JSON; and no cookie of this strictness.
+    sent = json.dumps({"sample": 0, "label": "red"})
+    for content in ("text/plain", "application/x-www-form-urlencoded"):
+        status, _, _ = raw(
+            server, "/api/answer", "POST", sent, Cookie=let_in, Content_Type=content, Host=own
+        )
+        assert status == 415
+    for bad, what in (
+        ("[]", "a JSON object"),
+        ("{", "JSON"),
+        ('{"sample": 80, "label": "red"}', "0 to 79"),
+        ('{"sample": true, "label": "red"}', "number of a sample"),
+        ('{"sample": "../x", "label": "red"}', "number of a sample"),
+        ('{"sample": 0, "label": "green"}', "'green'"),
+        ('{"sample": 0}', "`label`"),
+        ('{"sample": 0, "reason": "tired"}', "skip, cannot tell"),
+        ('{"sample": 0, "label": "red", "seconds": "x"}', "`seconds`"),
+        ('{"sample": 0, "label": "red", "note": "' + "x" * 2001 + '"}', "2000 characters"),
+        ('{"sample": 0, "label": "' + "x" * 70_000 + '"}', "65,536 bytes"),
+    ):
+        status, _, body = raw(
+            server, "/api/answer", "POST", bad, Cookie=let_in, Content_Type="application/json"
+        )
+        assert (status, what in json.loads(body)["error"]) == (400, True), bad
+    assert read_project(squares[0])[1].events == 0
+
+
+def test_a_second_server_is_refused_by_name(
+    squares: tuple[Path, dict[str, str]], page_server: Callable[..., Any]
+) -> None:
+    page_server(squares[0])
+    done = subprocess.run(
+        [sys.executable, "-m", "upslope", "label", "serve", str(squares[0]), "--no-browser"],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 6
+    assert "Expected to be alone" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_person_labels_the_model_learns_and_a_kill_loses_nothing(
+    squares: tuple[Path, dict[str, str]], page_server: Callable[..., Any]
+) -> None:
+    project, colours = squares
+    server = page_server(project)
+    standing = server.get("/api/status")
+    answered: dict[str, str] = {}
+    markup = "<img src=x onerror=alert(1)>"
+
+    def label() -> None:
+        nonlocal standing
+        question = standing["questions"][0]
+        assert question["id"] not in answered
+        assert "guess" not in json.dumps(question).replace("has_guess", "")
+        answered[question["id"]] = colours[question["id"]]
+        standing = server.post(
+            "/api/answer",
+            {
+                "sample": question["sample"], "label": colours[question["id"]], "seconds": 0.5,
+                "note": markup, "guess_shown": False,
+            },
+        )  # fmt: skip
+
+    for _ in range(30):
+        label()
+    server.kill()
+    settings, state = read_project(project)
+    assert {i: settings.classes[a["tester"].label] for i, a in state.answers.items()} == answered  # type: ignore[index]
+    assert all(a["tester"].note == markup for a in state.answers.values())
+
+    server = page_server(project)
+    standing = server.get("/api/status")
+    deadline = time.monotonic() + 120
+    while not (standing["model"]["accuracy"] and standing["model"]["labels"] >= 20):
+        if time.monotonic() > deadline:
+            raise AssertionError(standing["model"])
+        time.sleep(0.2)
+        standing = server.get("/api/status")
+    accuracy = standing["model"]["accuracy"]
+    assert accuracy["value"] == 1.0
+    assert accuracy["method"] == "Wilson"
+    assert 0.4 < accuracy["low"] < 1.0
+    ranked = [q for q in standing["questions"][1:] if q["slice"] != CONTROL]
+    assert all("margin chose it: rank" in q["why"] for q in ranked)
+    assert server.get(f"/api/guess/{ranked[0]['sample']}")["classes"][0][0] in settings.classes
+    while standing["questions"]:
+        label()
+    assert answered == colours
+    slices = [a["tester"].slice for a in read_project(project)[1].answers.values()]
+    assert 5 <= slices.count(CONTROL) <= 30
