@@ -67,7 +67,11 @@ def main(
         Path | None, typer.Option(metavar="FILE", help="The table as JSON, after each row.")
     ] = None,
 ) -> None:
-    names = list(REGISTRY) if strategies == "all" else strategies.split(",")
+    names = (
+        [name for name, kind in REGISTRY.items() if not kind.sees_labels]
+        if strategies == "all"
+        else strategies.split(",")
+    )
     if unknown := [name for name in names if name not in REGISTRY]:
         raise typer.BadParameter(
             f"Expected strategies among {', '.join(REGISTRY)} but got {', '.join(unknown)}."

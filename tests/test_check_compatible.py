@@ -21,6 +21,7 @@ from upslope.tasks.segmentation import Segmentation
 from upslope.training import TrainingSettings
 
 DROPOUT = {"bald", "mc-entropy", "variation-ratio", "mean-std", "batch-bald"}
+FOR_MASKS = {"foreground-random"}
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ def dense(*names: str, every: bool = False) -> tuple[Config, Setup]:
 def test_all_is_what_the_network_can_do_and_the_rest_is_named() -> None:
     config = load(overrides={"strategies": "all"})
     setup = check_compatible(config, assemble(config))
-    assert set(setup.left_out) == DROPOUT
-    assert all("--set model.dropout" in why for why in setup.left_out.values())
-    assert [*setup.strategies] == [name for name in REGISTRY if name not in DROPOUT]
+    assert set(setup.left_out) == DROPOUT | FOR_MASKS
+    assert all("--set model.dropout" in setup.left_out[name] for name in DROPOUT)
+    served = [n for n in REGISTRY if n not in DROPOUT | FOR_MASKS | {"oracle"}]
+    assert [*setup.strategies] == served
     config = load(overrides={"strategies": "all"}, sets=["model.dropout=0.1"])
     setup = check_compatible(config, assemble(config))
-    assert not setup.left_out
-    assert [*setup.strategies] == [*REGISTRY]
+    assert {*setup.left_out} == FOR_MASKS
+    assert {*setup.strategies} == {*REGISTRY} - FOR_MASKS - {"oracle"}
 
 
 def test_what_was_asked_by_name_is_refused_with_every_reason() -> None:
@@ -85,6 +87,7 @@ def test_masks_leave_out_what_wants_one_label_or_features() -> None:
     fitted = check_compatible(config, setup)
     served = {"random", "least-confidence", "margin", "entropy", "entropy-gradnorm", "ll4al"}
     served |= {"expected-gradnorm", "gradnorm-diverse", "lcmd", "vaal", "qbc", "isal", "emcm"}
+    served |= {"foreground-random", "power"}
     assert set(fitted.strategies) == served
     assert "one label per sample" in fitted.left_out["sraal"]
 

@@ -1,14 +1,31 @@
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from upslope.config import Config, assemble, assemble_from_published_sizes, load, parse, plan
+from upslope import datasets, models, strategies, tasks
+from upslope.config import (
+    Config,
+    assemble,
+    assemble_from_published_sizes,
+    estimate,
+    estimate_times,
+    load,
+    parse,
+    plan,
+)
+from upslope.config.estimate_counts import count_cost
+from upslope.config.estimate_samples import repeat_a_sample
 from upslope.errors import ConfigError, SelectionError
+from upslope.experiment import ExperimentSettings
+from upslope.training import TrainingSettings
 
-estimates = import_module("upslope.config.estimate")
+estimates = import_module("upslope.config.estimate")  # its function has the same name
+
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
@@ -50,7 +67,7 @@ def test_all_faults_are_told_together_with_their_paths() -> None:
     )
     starts = [
         "traning: unknown key; did you mean `training`?",
-        "data.limit: expected int | None but got 'x'",
+        "data.limit: expected an integer or nothing but got 'x'",
         "model: Expected a model among",
         "strategies[1]: Expected a strategy among",
         "strategies: expected each to be there once but got 'random' 2 times",
@@ -212,9 +229,9 @@ def test_the_paper_s_protocols_are_planned_without_their_data(
     assert planned.budgets[1] - initial == budget
     assert len(planned.budgets) == cycles
     assert planned.candidates[0] == candidates
-    monkeypatch.setattr(estimates, "_steps", lambda *_: (2.0, 1))
-    monkeypatch.setattr(estimates, "_scores", lambda *a: (dict.fromkeys(a[3], 0.5), {}))
-    costs = estimates.estimate(config, setup, planned)
+    monkeypatch.setattr(estimates, "time_steps", lambda *_: (2.0, 1))
+    monkeypatch.setattr(estimates, "time_scores", lambda *a: (dict.fromkeys(a[3], 0.5), {}))
+    costs = estimate(config, setup, planned)
     assert costs.total > costs.training > costs.step > 0
     assert costs.weights > 3 * 4 * planned.parameters  # gradients and optimiser beside them
     assert costs.activations > 0
@@ -225,8 +242,8 @@ def test_operations_and_kept_tensors_by_hand() -> None:
     for the first layer, for its inputs'."""
     config = load(sets=["model.name=mlp", "model.hidden=32", "model.layers=1"])
     setup = assemble(config)
-    samples = estimates._samples(setup.splits.pool, setup.model, setup.task)
-    work = estimates._work(setup.model, setup.task, samples)
+    samples = repeat_a_sample(setup.splits.pool, setup.model, setup.task)
+    work = count_cost(setup.model, setup.task, samples)
     first, second = 64 * 32, 32 * 10
     assert work.forward == 2 * (first + second)
     assert work.training == 2 * (2 * first + 3 * second)
@@ -235,7 +252,7 @@ def test_operations_and_kept_tensors_by_hand() -> None:
 def test_an_estimate_is_near_what_a_run_takes() -> None:
     config = load(sets=["strategies=[random, margin, ll4al]", "training.epochs=2"])
     setup = assemble(config)
-    costs = estimates.estimate(config, setup, plan(config, setup))
+    costs = estimate(config, setup, plan(config, setup))
     assert 0 < costs.step < 5
     assert costs.scoring["random"] == 0
     assert 0 < costs.scoring["margin"] < 60
@@ -245,12 +262,12 @@ def test_an_estimate_is_near_what_a_run_takes() -> None:
 
 def test_a_corner_is_measured_where_a_sample_is_much_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """One eighth of each edge is 1/64 of the operations of a network of convolutions."""
-    monkeypatch.setitem(estimates.OPERATIONS, "cpu", 1e8)
+    monkeypatch.setitem(estimate_times.OPERATIONS, "cpu", 1e8)
     sets = ["strategies=[random]", "model=dilated-small", "data.name=camvid", "data.limit=20"]
     config = load(sets=[*sets, "task.name=segmentation", "device=cpu"])
     setup = assemble_from_published_sizes(config)
     assert setup is not None
-    costs = estimates.estimate(config, setup, plan(config, setup))
+    costs = estimate(config, setup, plan(config, setup))
     assert (
         costs.measured
         == "10 steps of batch 2 of 3x45x60 on cpu, scaled by floating-point operations"
@@ -277,12 +294,12 @@ def test_a_key_outside_its_section_is_told_where_it_stands(name: str) -> None:
         (
             {"data": {"nam": "table"}},
             "data.nam: unknown key; did you mean `name`? Expected one of `name`, `root`, `limit`, "
-            "`test_limit`, `validation`.",
+            "`test_limit`, `validation`, `read_limit`.",
         ),
         (
             {"strategies": [{"name": "margin", "labl": "m"}]},
             "strategies[0].labl: unknown key; did you mean `label`? Expected one of `name`, "
-            "`label`.",
+            "`label`, `temperature`.",
         ),
         (
             {"model": {"name": "cnn-small", "wdth": 1}},
@@ -295,3 +312,42 @@ def test_an_unknown_key_is_compared_with_every_key_of_its_section(
 ) -> None:
     (line,) = faults(**document)
     assert line.startswith(message)
+
+
+def test_no_message_shows_a_type_of_python() -> None:
+    """Every option of every registry, given what no option takes."""
+    told = []
+    for kind, table in (("data", datasets), ("model", models), ("task", tasks)):
+        for entry in table.describe():
+            wrong = {option.name: {3: [()]} for option in entry.options}
+            told += faults(**{kind: {"name": entry.name, **wrong}}) if wrong else []
+    for entry in strategies.describe():
+        wrong = {option.name: {3: [()]} for option in entry.options}
+        told += faults(strategies=[{"name": entry.name, **wrong}]) if wrong else []
+    for kind, settings in (("experiment", ExperimentSettings), ("training", TrainingSettings)):
+        wrong = {field.name: {3: [()]} for field in fields(settings) if field.name != "seed"}
+        told += faults(**{kind: wrong})
+    expected = [line.partition(" but got ")[0] for line in told]
+    assert len(expected) > 200
+    for line in expected:
+        assert " | " not in line, line
+        assert not re.search(r"\b(None|int|float|str|bool|list\[|dict|tuple)\b", line), line
+    assert "data.limit: expected an integer or nothing" in expected
+    assert "data.columns: expected text or a list of texts or nothing" in expected
+
+
+def test_settings_in_python_name_the_fault_as_the_file_does() -> None:
+    for settings, words in (
+        (lambda: ExperimentSettings(initial=0), "experiment: Expected `initial` to be a number"),
+        (lambda: ExperimentSettings(initial=1.5), "experiment: Expected `initial` to be a count"),
+        (lambda: ExperimentSettings(start="margin"), "experiment: Expected `start` to be random"),
+        (lambda: TrainingSettings(schedule="milestones"), "training: Expected `milestones` to be"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            settings()
+        assert str(error.value).startswith(words)
+    assert faults(experiment={"start": "margin"})[0].startswith("experiment.start: expected random")
+    (line,) = faults(experiment={"start": {"name": "typiclust", "step": 3}})
+    assert line.startswith("experiment: start: strategy 'typiclust': Expected options among")
+    (line,) = faults(training={"epochs": 3, "sample_passes": 100})
+    assert line.startswith("training: Expected one of `epochs` and `sample_passes`")

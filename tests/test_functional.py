@@ -23,6 +23,7 @@ OPTIONS = {
 OF_THE_NETWORK = {
     "entropy-gradnorm", "expected-gradnorm", "egl", "egl-rms",
     "ll4al", "vaal", "sraal", "emcm", "isal",
+    "foreground-random", "power", "dropquery", "refine", "dcom", "oracle",
 }  # fmt: skip
 
 
@@ -104,7 +105,9 @@ def test_every_docstring_has_an_example_that_runs() -> None:
 
 def test_signatures_say_what_a_function_takes() -> None:
     badge = inspect.signature(functional.badge)
-    assert list(badge.parameters) == ["probabilities", "features", "budget", "seed"]
+    assert list(badge.parameters) == [
+        "probabilities", "features", "budget", "seed", "temperature"
+    ]  # fmt: skip
     herding = inspect.signature(functional.u_herding)
     assert list(herding.parameters) == [
         "probabilities", "features", "budget", "seed", "labelled_features", "temperature"
@@ -146,3 +149,19 @@ P, H = np.full((10, 4), 0.25), np.zeros((10, 3))
 def test_what_cannot_be_is_refused(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call(functional)
+
+
+def test_a_temperature_divides_the_logits() -> None:
+    logits = 4 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+    p, flat = logits.softmax(1), (logits / 3).softmax(1)
+    assert functional.margin(p, 9, temperature=3) == functional.margin(flat, 9)
+    assert functional.badge(p, features, 9, temperature=3) == functional.badge(flat, features, 9)
+    assert functional.margin(p, 9) != functional.margin(flat, 9)
+    with pytest.raises(ConfigError, match="Expected a number for `temperature`"):
+        functional.margin(p, 9, temperature="fitted")
+
+
+def test_what_reads_labels_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="dcom asks the network for labels"):
+        functional.dcom  # noqa: B018

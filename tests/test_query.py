@@ -36,10 +36,14 @@ QUICK = {
     "qbc": {"epochs": 2},
     "emcm": {"epochs": 2, "members": 2},
     "gradnorm-diverse": {"dim": 32},
+    "u-herding": {"temperature": 1},
+    "refine": {"temperature": 1, "rounds": 1, "batches": 8},
     "lcmd": {"dim": 32},
     **{name: {"passes": 10} for name in ("bald", "mc-entropy", "variation-ratio", "mean-std")},
 }
 TRAINED_ALONG = {"ll4al"}
+FOR_MASKS = {"foreground-random"}
+SEES_LABELS = {"oracle"}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,9 @@ def experiment(digits, folder, strategy, shared=None):
     )
 
 
-@pytest.mark.parametrize("name", [n for n in REGISTRY if n not in TRAINED_ALONG])
+@pytest.mark.parametrize(
+    "name", [n for n in REGISTRY if n not in TRAINED_ALONG | FOR_MASKS | SEES_LABELS]
+)
 def test_it_chooses_what_an_experiment_does(name, digits, tmp_path_factory, tmp_path):
     strategy = strategies.build(name, **QUICK.get(name, {}))
     shared = tmp_path_factory.getbasetemp() / "first-model"
@@ -136,8 +142,11 @@ X = splits(60).pool.inputs(range(60))
 Y = splits(60).pool.targets(range(60))
 
 
+HERDING = {"name": "u-herding", "temperature": 1}
+
+
 def answer(model, pool, **options):
-    return query(model, pool, 5, options.pop("strategy", "u-herding"), task=TASK, **options)
+    return query(model, pool, 5, options.pop("strategy", HERDING), task=TASK, **options)
 
 
 class Pairs:

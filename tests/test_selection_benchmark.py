@@ -55,7 +55,7 @@ def test_an_unknown_strategy_is_told() -> None:
         selection.main("core-set,bogus")
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", [n for n, kind in REGISTRY.items() if not kind.sees_labels])
 def test_the_pool_has_what_every_strategy_reads(name: str) -> None:
     strategy = build(name)
     size = Size(candidates=30, labelled=10, features=8, classes=3)
@@ -63,7 +63,8 @@ def test_the_pool_has_what_every_strategy_reads(name: str) -> None:
     assert (len(pool), len(pool.labelled)) == (30, 10)
     for need in strategy.needs:
         assert torch.equal(pool.signal(need), again.signal(need))
-        assert len(pool.signal(need).unique(dim=0)) > 20
+        few = need.name == "predicted-classes"  # one of three
+        assert len(pool.signal(need).unique(dim=0)) > (2 if few else 20)
         assert not need.labelled or len(pool.labelled_signal(need)) == 10
 
 

@@ -79,6 +79,8 @@ def _signal(need: Need, h: Tensor, z: Tensor, rng: torch.Generator) -> Tensor:
         return p
     if need.name in ("features", "extracted-features"):
         return h
+    if need.name == "predicted-classes":
+        return torch.nn.functional.one_hot(p.argmax(dim=1), c).float()
     if need.name == "mc-posteriors":
         noise = torch.randn(n, int(options["passes"] or 0), c, generator=rng)
         return noise.add_(z[:, None]).softmax(dim=2)

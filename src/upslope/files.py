@@ -5,13 +5,15 @@ Every room that writes results calls it.
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from typing import Any
 from upslope.errors import RunError
 
 _DIGEST = "content_sha256"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How cells begin that a spreadsheet takes for a formula."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How cells begin that a spreadsheet takes for a formula, the wide forms of East Asia included."""
 
 
 @contextmanager
@@ -89,6 +91,18 @@ def to_json(value: Any) -> str:
     return json.dumps(_without_nan(value), indent=2, default=str) + "\n"
 
 
+def from_json(text: str | bytes) -> Any:
+    """Return what JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, or is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def write_digested_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write plain data as JSON with the SHA-256 of its content, whole or not at all.
 
@@ -104,9 +118,9 @@ def read_digested_json(path: Path) -> dict[str, Any] | None:
     A file without a digest, of an earlier version, is taken as it is.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = from_json(path.read_text(encoding="utf-8"))
         return data if data.pop(_DIGEST, None) in (None, _digest(data)) else None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -138,6 +152,13 @@ def safe_cell(cell: str) -> str:
     except ValueError:
         return f"'{cell}"
     return cell
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """Return a line of a CSV file, ended by a line feed; line breaks of every kind are quoted."""
+    buffer = io.StringIO()
+    csv.writer(buffer).writerow(cells)  # quotes what occurs in its own end of lines, "\r\n"
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def reserve(handle: int, size: int) -> None:

@@ -28,6 +28,7 @@ from upslope.pool import CostBudgeted, Need, PoolView
 from upslope.registry import describe
 from upslope.seeds import generator
 from upslope.signals import mc_dropout, probabilities
+from upslope.signals.temperature import tempered
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.features import Features, Steps
 
@@ -85,12 +86,21 @@ def _as_it_is(need: Need, values: Tensor) -> Tensor:  # noqa: ARG001
     return values
 
 
+def _posterior(need: Need, p: Tensor) -> Tensor:
+    """The posterior at the temperature of the need. p: (n, ..., C)."""
+    temperature: Any = dict(need.options).get("temperature", 1.0)
+    if temperature == 1:
+        return p
+    smallest = torch.finfo(p.dtype).tiny
+    return tempered(p.clamp(min=smallest).log(), temperature).softmax(dim=-1)
+
+
 def _measure(measures: Mapping[str, Callable[[Tensor], Tensor]]) -> Reader:
-    return lambda need, p: measures[str(dict(need.options)["measure"])](p)
+    return lambda need, p: measures[str(dict(need.options)["measure"])](_posterior(need, p))
 
 
 SIGNALS: dict[str, tuple[Argument, Reader]] = {
-    "probabilities": (PROBABILITIES, _as_it_is),
+    "probabilities": (PROBABILITIES, _posterior),
     "uncertainty": (PROBABILITIES, _measure(probabilities.MEASURES)),
     "features": (FEATURES, _as_it_is),
     "gradient-sketch": (GRADIENTS, _as_it_is),
@@ -102,8 +112,9 @@ SIGNALS: dict[str, tuple[Argument, Reader]] = {
 
 
 def reads_arrays(strategy: type[QueryStrategy]) -> bool:
-    """Tell whether every signal of a strategy can be read from arrays."""
-    return all(need.name in SIGNALS for need in strategy().needs)
+    """Tell whether every signal of a strategy can be read from arrays, and nothing else is read."""
+    beside = strategy.reads_labels or strategy.sees_labels
+    return not beside and all(need.name in SIGNALS for need in strategy().needs)
 
 
 def select_from_arrays(
@@ -183,7 +194,7 @@ def _arguments(needs: Iterable[Need]) -> list[Argument]:
 def _options(strategy: type[QueryStrategy]) -> tuple[str, ...]:
     """The options that change the choice; those that say which signal to compute are the caller's
     business here, and costs by ids have no meaning among positions."""
-    of_signals = {key for need in strategy().needs for key, _ in need.options}
+    of_signals = {key for need in strategy().needs for key, _ in need.options} - {"temperature"}
     if isinstance(strategy(), CostBudgeted):
         of_signals |= {"costs", "cost_budget", "cost_unit"}
     hints = get_type_hints(strategy, include_extras=True)
@@ -202,6 +213,8 @@ def _signature(
 ) -> inspect.Signature:
     either, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     default = {f.name: f.default for f in fields(strategy) if f.default is not MISSING}
+    if default.get("temperature") == "fitted":
+        default["temperature"] = 1.0  # there is no training to repeat
     return inspect.Signature(
         [
             *(inspect.Parameter(a.name, either, annotation="Array") for a in arguments),
@@ -339,7 +352,7 @@ def __getattr__(name: str) -> Select:
     strategy = strategies.REGISTRY.get(name.replace("_", "-"))
     if strategy is None:
         raise AttributeError(f"module 'upslope.functional' has no attribute {name!r}")
-    needs = [need.name for need in strategy().needs if need.name not in SIGNALS]
+    needs = [need.name for need in strategy().needs if need.name not in SIGNALS] or ["labels"]
     raise ConfigError(
         f"Expected a strategy that reads arrays alone but {strategy.name} asks the network for "
         f"{', '.join(needs)}. Choose with upslope.query(model, pool, strategy={strategy.name!r})."

@@ -1,10 +1,11 @@
-"""Decoding: one image file, of any kind that Pillow reads, to one uint8 array of a stated form."""
+"""Decoding: one image file, of the kinds in `FORMATS`, to one uint8 array of a stated form."""
 
 from __future__ import annotations
 
 import io
-import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,20 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from upslope.errors import DataError
+from upslope.reading import check_regular, check_room, damage_reported, read_limit
 
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
 
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises on damaged files, format by format."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are read, whatever a file is called; JPEG with the MPO files of phones. Pillow knows
+more: of EPS it would start Ghostscript, which runs the program that such a file is."""
+_AT_ONCE = 8
+"""Images that may be decoded at the same time: each may take this part of what a file may."""
+_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+"""Bytes that Pillow takes for a pixel, by mode; 4 for all others."""
 
 FULL = 2**16 - 1
 """White, where 16-bit levels fill their range."""
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
+_ADVICE = "Repair or remove it, or leave such images out: `-s data.on_error=skip`."
 _SUBFILE, _REDUCED, _TRANSPARENCY_MASK = 254, 1, 4  # the tag of TIFF, and bits of its value
+
+
+def most_pixels() -> int:
+    """Return how many bytes the pixels of one image may take at present."""
+    return read_limit() // _AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -33,12 +45,41 @@ class Form:
     """The form that every image is brought to.
 
     size: (height, width), or None to keep it. white: the level of 16-bit images that becomes 255;
-    None where there are none, and they are refused.
+    None where there are none, and they are refused. most: bytes that the pixels of one image may
+    take while it is decoded.
     """
 
     mode: Mode
     size: tuple[int, int] | None
     white: int | None = None
+    most: int = field(default_factory=most_pixels, repr=False, compare=False)
+
+
+@contextmanager
+def open_image(source: bytes | Path, expected: str, advice: str) -> Iterator[Image.Image]:
+    """Open an image of one page, of a format of `FORMATS`; whatever fails inside is a DataError.
+
+    expected, advice: as for `reading.damage_reported`.
+
+    Raises:
+        DataError: the file is damaged, of another format or no plain file, or the block failed.
+    """
+    with damage_reported(expected, advice, "it cannot be decoded"):
+        if isinstance(source, Path):
+            check_regular(source)
+        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(stream, formats=FORMATS) as image:
+            refuse_pages(image)
+            yield image
+
+
+def check_pixels(image: Image.Image, name: object, most: int) -> None:
+    """Refuse an open image whose pixels would take more than so many bytes, before they do.
+
+    Raises:
+        DataError: they would.
+    """
+    check_room(image.width * image.height * _BYTES.get(image.mode, 4), name, most)
 
 
 def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
@@ -50,25 +91,23 @@ def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
     a reduced scale.
 
     Raises:
-        DataError: the image cannot be decoded, holds several pages or frames, or levels above
-            `form.white`; the message says which and why.
+        DataError: the image cannot be decoded, holds several pages or frames, levels above
+            `form.white`, or more pixels than an image may; the message says which and why.
     """
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            refuse_pages(opened)
-            if form.size is not None:
-                # Never below twice the size wanted, either way round: EXIF may turn the image.
-                opened.draft(None, (2 * max(form.size), 2 * max(form.size)))
-            return pixels_of(opened, form)
-    except BROKEN as error:
-        raise _undecodable(name, error) from error
+    with open_image(source, f"an image in {name}", _ADVICE) as opened:
+        if form.size is not None:
+            # Never below twice the size wanted, either way round: EXIF may turn the image.
+            opened.draft(None, (2 * max(form.size), 2 * max(form.size)))
+        check_pixels(opened, name, form.most)
+        return pixels_of(opened, form)
 
 
 def pixels_of(image: Image.Image, form: Form) -> Pixels:
     """Return an opened image as (c, h, w) uint8, as `decode` does.
 
     Raises:
-        ValueError: levels that cannot be brought to 8 bits; or another of `BROKEN`.
+        ValueError: levels that cannot be brought to 8 bits; or whatever Pillow raises on a damaged
+            file.
     """
     _check_depth(image, form.white)
     image = _to_mode(ImageOps.exif_transpose(image), form.mode, form.white)
@@ -109,24 +148,20 @@ class Header:
 
 def read_header(source: bytes | Path, name: str) -> Header:
     """Read the header of an image. Raises as `decode`."""
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            refuse_pages(image)
-            deep = _is_deep_grey(image) or _is_deep_colour(image)
-            orientation = _orientation(image)
-            height, width = image.height, image.width
-            if orientation in _TRANSPOSES:
-                height, width = width, height
-            return Header(
-                image.mode,
-                (height, width),
-                deep,
-                orientation in _TURNS,
-                image.has_transparency_data,
-                getattr(image, "n_frames", 1) > 1,
-            )
-    except BROKEN as error:
-        raise _undecodable(name, error) from error
+    with open_image(source, f"an image in {name}", _ADVICE) as image:
+        deep = _is_deep_grey(image) or _is_deep_colour(image)
+        orientation = _orientation(image)
+        height, width = image.height, image.width
+        if orientation in _TRANSPOSES:
+            height, width = width, height
+        return Header(
+            image.mode,
+            (height, width),
+            deep,
+            orientation in _TURNS,
+            image.has_transparency_data,
+            getattr(image, "n_frames", 1) > 1,
+        )
 
 
 def highest_level(source: bytes | Path, name: str) -> int:
@@ -134,14 +169,11 @@ def highest_level(source: bytes | Path, name: str) -> int:
 
     Raises as `decode`.
     """
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            refuse_pages(image)
-            if _is_deep_colour(image):
-                return int(np.asarray(image).max()) * 257
-            return int(np.asarray(image).max())
-    except BROKEN as error:
-        raise _undecodable(name, error) from error
+    with open_image(source, f"an image in {name}", _ADVICE) as image:
+        check_pixels(image, name, most_pixels())
+        if _is_deep_colour(image):
+            return int(np.asarray(image).max()) * 257
+        return int(np.asarray(image).max())
 
 
 def refuse_pages(image: Image.Image) -> None:
@@ -166,13 +198,6 @@ def refuse_pages(image: Image.Image) -> None:
     raise ValueError(
         f"it holds {count} pages or frames, of which one alone would be read. Save each as a file "
         "of its own, or the stack as an array of volumes (data set npz)"
-    )
-
-
-def _undecodable(name: str, error: Exception) -> DataError:
-    return DataError(
-        f"Expected an image in {name} but it cannot be decoded: {error}. Repair or remove it, "
-        "or leave such images out: `-s data.on_error=skip`."
     )
 
 

@@ -7,9 +7,25 @@ reads them: `share: Annotated[float, Field(gt=0, le=1, description="...")] = 1.0
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from upslope import registry
+
+LATER = MappingProxyType({"later": True})
+"""Metadata of an option that earlier versions had not: runs leave it out of their record at its
+default, so that those recorded before compare equal."""
+
+Temperature = Annotated[
+    Annotated[float, Field(gt=0)] | Literal["fitted"],
+    Field(
+        description="what the logits are divided by; fitted: by calibration, with a network "
+        "trained on 70% of the labels, on the other 30%"
+    ),
+]
+"""The temperature of a posterior that a score reads."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ answers with a `Selection`. Which signals it wants, it says with `Need`s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -54,6 +54,9 @@ class PoolView:
     labelled: Sequence[str] = ()
     labelled_signals: Mapping[Need, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
+    look_ahead: Callable[[Sequence[str]], float] | None = None
+    """Of candidates: the figure that the network would reach on all unlabelled samples if these
+    were labelled too. It reads labels not given yet; in simulations alone, for an oracle."""
 
     def __len__(self) -> int:
         return len(self.candidates)

@@ -63,7 +63,8 @@ class UnknownOption:
 
 @dataclass(frozen=True)
 class WrongOption:
-    """An option with a value that it cannot have. expected: a type; got: the value, and why not."""
+    """An option with a value that it cannot have. expected: what it should be, in words; got: the
+    value, and why not, or what to do."""
 
     where: str
     key: str
@@ -76,29 +77,32 @@ class WrongOption:
     def at(self, path: str, also: tuple[str, ...] = ()) -> str:
         """Return the message of a configuration whose section is `path`."""
         del also
-        words = _TYPES.get(self.expected, self.expected)
-        return f"{path}.{self.key}: expected {words} but got {self.got}."
+        return f"{path}.{self.key}: expected {self.expected} but got {self.got}."
 
 
-OptionProblem = UnknownOption | WrongOption
+@dataclass(frozen=True)
+class OptionConflict:
+    """Options that do not go together, or what takes them does not. text: a whole message."""
 
-_TYPES = {
-    "int | float": "a number",
-    'int | "auto"': 'an integer or "auto"',
-    "int": "an integer",
-    "float": "a number",
-    "str": "text",
-}
-"""Types as messages about a configuration call them."""
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+    def at(self, path: str, also: tuple[str, ...] = ()) -> str:
+        """Return the message of a configuration whose section is `path`."""
+        del also
+        return f"{path}: {self.text}"
+
+
+OptionProblem = UnknownOption | WrongOption | OptionConflict
 
 
 class OptionsError(ConfigError):
-    """Options that cannot be taken: `problems` says which and why, the message all of them.
+    """Options that cannot be taken: `problems` says which and why, the message all of them."""
 
-    A problem that is text is of several options, or of what takes them.
-    """
-
-    def __init__(self, problems: Iterable[OptionProblem | str]) -> None:
+    def __init__(self, problems: Iterable[OptionProblem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
@@ -156,7 +160,7 @@ def check_options(
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             got = f"{value!r} ({reason})"
-            problems.append(WrongOption(where, name, _type_name(hints[name]), got))
+            problems.append(WrongOption(where, name, _type_words(hints[name]), got))
     if problems:
         raise OptionsError(problems)
     return checked
@@ -192,3 +196,29 @@ def _type_name(hint: Any) -> str:
         values = [f'"{v}"' if isinstance(v, str) else str(v) for v in get_args(hint)]
         return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
     return str(hint).replace("typing.", "")
+
+
+_WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+_PLURALS = {int: "integers", float: "numbers", str: "texts"}
+
+
+def _type_words(hint: Any) -> str:
+    """A type as messages call it: "an integer or nothing"."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if hint in _WORDS:
+        return _WORDS[hint]
+    if hint is NoneType:
+        return "nothing"
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        kinds = [part for part in parts if not (part is int and float in parts)]
+        # Nothing comes last, whatever the order in the annotation.
+        kinds.sort(key=lambda part: part is NoneType)
+        return " or ".join(_type_words(part) for part in kinds)
+    if origin in (list, tuple) or hint in (list, tuple):
+        of = _PLURALS.get(parts[0]) if parts else None
+        return f"a list of {of}" if of else "a list"
+    if origin is dict or hint is dict:
+        return "a mapping"
+    return _type_name(hint)

@@ -103,4 +103,5 @@ def test_every_data_set_describes_itself():
     for line in lines.values():
         assert 20 < len(line.summary) < 100
         assert all(option.help for option in line.options)
-    assert [o.name for o in lines["digits"].options] == ["limit", "test_limit", "validation"]
+    common = ["limit", "test_limit", "validation", "read_limit"]
+    assert [o.name for o in lines["digits"].options] == common

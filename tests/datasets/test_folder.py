@@ -173,6 +173,7 @@ OPTIONS = {
     "limit": 3,
     "test_limit": 1,
     "validation": 0.5,
+    "read_limit": 1.0,
 }
 
 

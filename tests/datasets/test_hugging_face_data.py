@@ -120,5 +120,5 @@ def test_the_name_says_what_to_load(monkeypatch, tmp_path):
 
 def test_without_the_library_the_error_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"pip install 'upslope\[hf\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[hf\]'"):
         datasets.load("hf", tmp_path)

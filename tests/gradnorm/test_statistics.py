@@ -224,3 +224,18 @@ def test_the_last_layer_may_be_parametrized_and_without_bias() -> None:
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), last)
     names = set(select(model, "last", torch.randn(2, 5)))
     assert names == {f"2.parametrizations.weight.original{i}" for i in (0, 1)}
+
+
+def test_a_model_that_mixes_is_refused_where_all_losses_are_flat() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x + 0.1 * x.mean(0))
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 5)
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(Mixed(), x, lambda z: squares(z).clamp(max=1e-3))

@@ -18,6 +18,8 @@ def generator(seed: int = 0) -> torch.Generator:
 def make_signal(need: Need, n: int, rng: torch.Generator) -> Tensor:
     if need.name == "probabilities":
         return (2 * torch.randn(n, CLASSES, generator=rng)).softmax(dim=1)
+    if need.name == "predicted-classes":
+        return torch.eye(CLASSES)[torch.randint(CLASSES, (n,), generator=rng)]
     if need.name in ("features", "gradient-sketch"):
         return torch.randn(n, WIDTH, generator=rng)
     if need.name == "mc-posteriors":
@@ -35,7 +37,13 @@ def make_pool(needs: tuple[Need, ...], n: int, labelled: int, seed: int = 0) -> 
             need: make_signal(need, labelled, rng) for need in needs if need.labelled
         },
         labels=torch.randint(CLASSES, (labelled,), generator=rng),
+        look_ahead=lambda ids: float(sum(hash_of(id_) for id_ in ids)),
     )
+
+
+def hash_of(id_: str) -> int:
+    """A figure that a sample adds: the same whatever the order."""
+    return int(id_[1:]) * 7919 % 101
 
 
 def permuted(pool: PoolView, seed: int = 1) -> PoolView:
@@ -50,4 +58,5 @@ def permuted(pool: PoolView, seed: int = 1) -> PoolView:
         labelled=[pool.labelled[i] for i in back],
         labelled_signals={need: values[back] for need, values in pool.labelled_signals.items()},
         labels=pool.labels[back],
+        look_ahead=pool.look_ahead,
     )

@@ -19,6 +19,7 @@ QUICK: dict[str, dict[str, float]] = {
     "batch-bald": {"answers": 60},
     "uncertain-gcn": {"steps": 20},
     "core-gcn": {"steps": 20},
+    "refine": {"rounds": 2, "batches": 8},
 }
 every_strategy = pytest.mark.parametrize("name", REGISTRY)
 

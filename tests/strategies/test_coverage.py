@@ -9,7 +9,7 @@ import torch
 from pools import generator, make_pool
 from torch import Tensor
 
-from upslope.pool import PoolView
+from upslope.pool import Need, PoolView
 from upslope.strategies import build, coverage, distances, greedy
 
 KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -38,7 +38,7 @@ def shortfall(name: str, pool: PoolView, chosen: tuple[str, ...]) -> float:
     x, y = unit(pool.signal(need)), unit(pool.labelled_signal(need))
     k = KERNELS[name](torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist"), y)
     w = torch.ones(len(x), dtype=torch.float64)
-    if name == "u-herding":
+    if name == "u-herding" and len(y):
         p = pool.signal(build(name).needs[1]).double().sort(dim=1, descending=True).values
         w = 1 - (p[:, 0] - p[:, 1])
     covered = torch.zeros(len(x), dtype=torch.float64)
@@ -98,11 +98,27 @@ def test_u_herding_of_a_flat_posterior_is_max_herding() -> None:
     )
 
 
-def test_temperature_divides_the_logits() -> None:
-    pool = make_pool(build("u-herding").needs, 10, 0)
-    need = build("u-herding").needs[1]
-    logits = torch.randn(10, 4, generator=generator())
-    pool.signals[need] = logits.softmax(dim=1)  # type: ignore[index]
-    p = (logits / 5).softmax(dim=1).sort(dim=1, descending=True).values
-    hot = coverage.UHerding(temperature=5.0)
-    assert torch.allclose(hot.weights(pool), 1 - p[:, 0] + p[:, 1], atol=1e-6)
+@pytest.mark.parametrize("seed", range(3))
+def test_u_herding_over_labelled_and_candidates_is_u_herding_over_candidates(seed: int) -> None:
+    """As published the labelled set is covered too, with weight 0: every gain is the same sum."""
+    pool = make_pool(build("u-herding").needs, 30, 7, seed)
+    features, posteriors = build("u-herding").needs
+    x, y = unit(pool.signal(features)), unit(pool.labelled_signal(features))
+    both = torch.cat([x, y])
+    squared = (both[:, None] - both[None]).square().sum(dim=2)
+    k = torch.exp(-squared / smallest(y) ** 2)
+    p = pool.signal(posteriors).double().sort(dim=1, descending=True).values
+    w = torch.cat([1 - p[:, 0] + p[:, 1], torch.zeros(len(y), dtype=torch.float64)])
+    covered, chosen = k[len(x) :].amax(dim=0), []
+    for _ in range(8):
+        gains = ((k[: len(x)] - covered).clamp(min=0) * w).mean(dim=1)
+        gains[chosen] = -1
+        chosen.append(int(gains.argmax()))
+        covered = torch.maximum(covered, k[chosen[-1]])
+    ids = build("u-herding").select(pool, 8, generator()).ids
+    assert list(ids) == [pool.candidates[i] for i in chosen]
+
+
+def test_u_herding_asks_for_a_fitted_temperature_as_published() -> None:
+    assert build("u-herding").needs[1] == Need.of("probabilities", temperature="fitted")
+    assert build("u-herding", temperature=1).needs[1] == Need.of("probabilities")

@@ -130,5 +130,6 @@ def test_table():
     assert "'rotate'" in str(error.value)
     assert "did you mean `label_smoothing`" in str(error.value)
     line = tasks.describe()[0]
-    assert [o.name for o in line.options] == ["augmentation", "pad", "label_smoothing", "views"]
+    names = ["augmentation", "pad", "area", "colour", "label_smoothing", "views"]
+    assert [o.name for o in line.options] == names
     assert all(o.help for o in line.options)

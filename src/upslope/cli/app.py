@@ -106,6 +106,13 @@ def run(
     sets: Sets = None,
     full_data: FullData = None,
     workers: Workers = None,
+    labels_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Begin with the labels of an earlier run, matched by ids and names of classes.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     r"""Run one strategy: train, score, ask, label, again.
@@ -125,11 +132,13 @@ def run(
       upslope run fashion-mnist --strategy entropy-gradnorm --out runs/fashion
 
       upslope run -s training.epochs=5 -s experiment.candidates=all
+
+      upslope run photos.yaml --labels-from runs/photos --out runs/again
     """
     overrides = {
         "strategies": strategy, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
-    _compare(config, sets, seeds, overrides, out, dry_run, asks=True)
+    _compare(config, sets, seeds, overrides, out, dry_run, asks=True, labels_from=labels_from)
 
 
 @app.command()
@@ -246,9 +255,10 @@ def _compare(
     dry_run: bool,
     *,
     asks: bool = False,
+    labels_from: Path | None = None,
 ) -> None:
     from upslope.cli import label as sitting
-    from upslope.cli.show import show_estimate, show_plan, show_report
+    from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
     from upslope.display import watching
 
     with told(Resume):
@@ -262,6 +272,7 @@ def _compare(
             load,
             plan,
             to_plan,
+            warnings,
         )
         from upslope.datasets import check_labelled
 
@@ -284,13 +295,17 @@ def _compare(
             )
         if not asks:
             check_labelled(setup.splits.pool)
-        planned = plan(config, setup, sitting.begun(folder, config))
+        begun = sitting.begun(folder, config)
+        earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
+        initial = len(earlier.labels) if earlier and begun is None else None
+        planned = plan(config, setup, begun, initial)
         show_plan(config, setup, planned, folder, unseen)
+        show_warnings(warnings(config.strategies, planned))
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))
             return
-        if asks and sitting.waits_for_people(setup, folder):
-            sitting.ask_people(config, setup, folder, f"Upslope: {name}")
+        if asks and (earlier or sitting.waits_for_people(setup, folder)):
+            sitting.ask_people(config, setup, folder, f"Upslope: {name}", earlier)
             return
         with watching(planned.runs) as observer:
             result = compare(

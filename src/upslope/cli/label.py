@@ -17,7 +17,7 @@ from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
     from upslope.config import Config, Setup
-    from upslope.experiment import Sitting
+    from upslope.experiment import EarlierLabels, Sitting
     from upslope.experiment.answers import AnswerCounts
     from upslope.experiment.sheet import Question
     from upslope.ledger import RunResult
@@ -49,8 +49,38 @@ def waits_for_people(setup: Setup, folder: Path) -> bool:
     return wants_people(setup.splits.pool) or (folder / FILE).is_file()
 
 
-def ask_people(config: Config, setup: Setup, folder: Path, title: str) -> None:
+def labels_of(
+    run: Path, config: Config, setup: Setup, begun: RunResult | None
+) -> EarlierLabels | None:
+    """Match the labels of an earlier run, and say what matched and what did not.
+
+    begun: the new run, where it has begun; None is returned where it did so with these labels.
+
+    Raises:
+        RunError, ConfigError: no run there, or several.
+        DataError: no label matches, or the ids do not name samples.
+    """
+    from upslope.config import data_place, find_run
+    from upslope.experiment import match_labels
+
+    if begun and begun.labels_from and Path(begun.labels_from).is_relative_to(run.absolute()):
+        return None
+    earlier = match_labels(find_run(run), setup.splits, setup.task, data_place(config))
+    for note in earlier.notes:
+        _say(f"labels: {note}")
+    return earlier
+
+
+def ask_people(
+    config: Config,
+    setup: Setup,
+    folder: Path,
+    title: str,
+    earlier: EarlierLabels | None = None,
+) -> None:
     """Take answers in, go on, and ask for more; at the end of the run, report.
+
+    earlier: labels that a new run begins with.
 
     Raises:
         ConfigError: several strategies or seeds, or references on all labels.
@@ -61,7 +91,7 @@ def ask_people(config: Config, setup: Setup, folder: Path, title: str) -> None:
     from upslope.display import watching
 
     with watching(1) as observer:
-        run, sitting = sit_once(config, setup, folder, observer)
+        run, sitting = sit_once(config, setup, folder, observer, earlier)
     show_sitting(config, setup, run, sitting)
     if not run.tested:
         show_status(run)
@@ -93,7 +123,11 @@ def begun(folder: Path, config: Config) -> RunResult | None:
 
 
 def sit_once(
-    config: Config, setup: Setup, folder: Path, observer: Observer
+    config: Config,
+    setup: Setup,
+    folder: Path,
+    observer: Observer,
+    earlier: EarlierLabels | None = None,
 ) -> tuple[RunResult, Sitting]:
     """Open the run of one strategy and one seed, take answers in, go on and ask for more.
 
@@ -128,6 +162,8 @@ def sit_once(
     ) as experiment:
         for change in experiment.changes:
             _say(f"changed: {change}")
+        if earlier is not None:
+            experiment.begin_with(earlier)
         sitting = sit(experiment, _question(config, setup))
         return experiment.result(), sitting
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from upslope.config import Source
     from upslope.datasets.base import Dataset
 
-DEFAULT_STRATEGY = "u-herding"
+DEFAULT_STRATEGY = "{name: u-herding, temperature: 1}"
 
 
 def select(
@@ -194,8 +194,9 @@ def _labels(
     """What is labelled: as the file says, or as the run has recorded."""
     from upslope.experiment.people import answer_reader
     from upslope.experiment.sheet import read_sheet
+    from upslope.tasks.base import NamesClasses
 
-    names = classes or tuple(getattr(task, "class_names", ()))
+    names = classes or (task.class_names if isinstance(task, NamesClasses) else ())
     if file is not None:
         sheet = read_sheet(file, set(pool.ids), names, answer_reader(task, names))
         return _Known(sheet.labels, tuple(sheet.passed))

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from upslope.report import Files, Summary
 
 
+def show_warnings(lines: Sequence[str]) -> None:
+    """Print what the evidence warns of, a line each."""
+    for line in lines:
+        out.print(Text(f"Warning: {line}", style="yellow"), soft_wrap=True)
+
+
 def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: str = "") -> None:
     """What will happen, in a few lines; `unseen`: why the data was not opened."""
     from upslope.datasets import overview

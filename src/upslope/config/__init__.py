@@ -27,8 +27,9 @@ from upslope.config.assemble import (
     trained,
 )
 from upslope.config.estimate import Estimate, estimate
+from upslope.config.evidence import warnings
 from upslope.config.read import load, shipped
-from upslope.config.recorded import Source, find_source
+from upslope.config.recorded import Source, find_run, find_source
 from upslope.config.reopen import open_run, recorded_run
 from upslope.config.schema import Choice, Config, parse
 
@@ -45,6 +46,7 @@ __all__ = [
     "check_compatible",
     "data_place",
     "estimate",
+    "find_run",
     "find_source",
     "find_strategy",
     "load",
@@ -56,4 +58,5 @@ __all__ = [
     "shipped",
     "to_plan",
     "trained",
+    "warnings",
 ]

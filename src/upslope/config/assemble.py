@@ -444,10 +444,13 @@ class Plan:
         return self.runs * sum(self.steps)
 
 
-def plan(config: Config, setup: Setup, begun: RunResult | None = None) -> Plan:
+def plan(
+    config: Config, setup: Setup, begun: RunResult | None = None, initial: int | None = None
+) -> Plan:
     """Return the sizes, budgets and steps of a comparison; trains nothing.
 
     begun: a run that is gone on with, whose labels so far may be other than settings say now.
+    initial: labels that a run begins with, where they are those of an earlier one.
 
     config, setup: of the comparison.
 
@@ -455,7 +458,7 @@ def plan(config: Config, setup: Setup, begun: RunResult | None = None) -> Plan:
         SelectionError: more labels asked for than the pool holds.
     """
     settings, size = config.experiment, len(setup.splits.pool)
-    budgets, candidates = _budgets(settings, size, begun)
+    budgets, candidates = _budgets(settings, size, begun, initial)
     model = without_weights(setup.model)
     return Plan(
         pool=size,
@@ -481,10 +484,10 @@ def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _budgets(
-    settings: ExperimentSettings, size: int, begun: RunResult | None
+    settings: ExperimentSettings, size: int, begun: RunResult | None, taken: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     first = size if begun is None else first_size(begun.changes, size)
-    initial = amount(settings.initial, first, "initial")
+    initial = amount(settings.initial, first, "initial") if taken is None else taken
     step = amount(settings.budget, first, "budget")
     done = [cycle.n_labelled for cycle in begun.cycles] if begun is not None else []
     asked = len(begun.labels) + len(begun.pending) if begun is not None else 0

@@ -9,7 +9,7 @@ import torch
 
 from upslope import datasets, models
 from upslope.config.schema import Config
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, HasStatistics
 from upslope.datasets.readable import first_readable
 from upslope.datasets.subset import origin
 from upslope.errors import ConfigError
@@ -44,7 +44,8 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
     if not is_image(pool):
         return datasets.statistics(pool)
     if form is None:
-        if config.freeze and not getattr(origin(pool, 0)[0], "mean", ()):
+        source = origin(pool, 0)[0]
+        if config.freeze and not (isinstance(source, HasStatistics) and source.mean):
             raise ConfigError(
                 "model.freeze: expected the statistics by which images were normalised when the "
                 f"weights of the model {config.model.name!r} were trained, as those of the pool "

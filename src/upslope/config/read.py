@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from upslope.config.inputs import with_size
 from upslope.config.schema import Config, parse
+from upslope.config.yaml_text import MOST_BYTES, read_yaml
 from upslope.errors import ConfigError
+from upslope.reading import check_regular
 from upslope.registry import did_you_mean
 
 
@@ -51,7 +51,7 @@ def load(
             raise ConfigError(
                 f"Expected --set to be like training.epochs=5 but got {assignment!r}."
             )
-        _assign(document, key.strip(), _yaml(text, f"the value of --set {key}"))
+        _assign(document, key.strip(), read_yaml(text, f"the value of --set {key}"))
     for key, value in (overrides or {}).items():
         if value is not None:
             _assign(document, key, value)
@@ -77,7 +77,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists() or (path.is_dir() and not path.suffix):
         names = shipped()
         if str(path) in names:
-            return dict(_yaml(names[str(path)][1], str(path)))
+            return dict(read_yaml(names[str(path)][1], str(path)))
         if not path.exists():
             close = did_you_mean(path.stem, names)
             raise ConfigError(
@@ -85,12 +85,15 @@ def _read(path: Path) -> dict[str, Any]:
                 f"Upslope, but there is none of that name{close}. See `upslope list configs`."
             )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        check_regular(path)
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"Expected a YAML file at {path} but it cannot be read: {error}."
         ) from error
-    document = _yaml(text, str(path))
+    document = read_yaml(text, str(path))
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -98,13 +101,6 @@ def _read(path: Path) -> dict[str, Any]:
             f"Expected {path} to hold a mapping of sections but got {type(document).__name__}."
         )
     return document
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Expected {where} to be YAML but: {error}.") from error
 
 
 def _assign(document: dict[str, Any], key: str, value: Any) -> None:

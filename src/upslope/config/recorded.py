@@ -111,6 +111,23 @@ def find_source(
     return Source(checkpoint, load(document, sets=sets, overrides=overrides), run, elsewhere)
 
 
+def find_run(path: Path | str) -> RunResult:
+    """Return the run in a folder, or the only run below it.
+
+    path: of the folder.
+
+    Raises:
+        ConfigError: several runs.
+        RunError: none, or one that cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(f"Expected the folder of a run at {path} but there is none.")
+    folder = run_folder(path)
+    assert folder is not None  # a folder that exists is a run or raises
+    return read_run(folder)
+
+
 def run_folder(path: Path) -> Path | None:
     """Return the folder of the run that a path is in, or is above; None for a checkpoint of none.
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from upslope.config.assemble import assemble, data_place
 from upslope.config.read import load
-from upslope.config.recorded import run_folder
+from upslope.config.recorded import find_run
 from upslope.config.schema import Config
-from upslope.errors import ConfigError, RunError
+from upslope.errors import ConfigError
 from upslope.experiment import Experiment
-from upslope.ledger import read_run
 from upslope.progress import Observer, no_progress
 
 _SECTIONS = ("data", "model", "task", "experiment", "training")
@@ -27,11 +26,8 @@ def recorded_run(path: Path, root: str | None = None) -> tuple[Path, Config]:
         RunError: no run there.
         ConfigError: several; one begun in Python, whose ledger does not say what it is made of.
     """
-    if not path.is_dir():
-        raise RunError(f"Expected the folder of a run at {path} but there is none.")
-    folder = run_folder(path)
-    assert folder is not None  # a folder that exists is a run or raises
-    run = read_run(folder)
+    run = find_run(path)
+    folder = run.path
     if missing := [section for section in (*_SECTIONS, "strategy") if section not in run.config]:
         raise ConfigError(
             f"Expected the run in {folder} to have recorded {', '.join(missing)} but it was begun "
@@ -48,7 +44,9 @@ def recorded_run(path: Path, root: str | None = None) -> tuple[Path, Config]:
 
 
 def open_run(folder: Path, config: Config, observer: Observer = no_progress) -> Experiment:
-    """Open a run as the command that began it did; nothing is trained.
+    """Return a run, opened as the command that began it did; nothing is trained.
+
+    config: of the run. observer: is told of progress.
 
     Raises:
         DataError: its data are not where they lay.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -196,7 +196,7 @@ def _choice(
 
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if isinstance(value, str):
-        value = list(strategies.REGISTRY) if value == "all" else value.split(",")
+        value = list(_fair()) if value == "all" else value.split(",")
     if not isinstance(value, list | tuple) or not value:
         faults.append(f'strategies: expected a list of strategies, or "all", but got {value!r}')
         return ()
@@ -280,24 +280,14 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_VALUE = re.compile(r"(?:.*?: )?Expected `(?P<key>\w+)` to be (?P<rest>.*)")
-"""What a settings class says of one of its values, beyond its type and range."""
-_SUBJECT = re.compile(r"^(model|task|data set) '[^']*': ")
-"""What a table's message begins with; the path says it already."""
-
-
 def _faults(path: str, error: ConfigError, also: tuple[str, ...] = ()) -> list[str]:
     """The messages of an error, each led by the path of the value it is about. also: keys of the
     section that are no options."""
     if isinstance(error, registry.OptionsError):
-        return [
-            _at(path, problem) if isinstance(problem, str) else problem.at(path, also)
-            for problem in error.problems
-        ]
-    return [_at(path, line) for line in str(error).splitlines()]
+        return [problem.at(path, also) for problem in error.problems]
+    return [f"{path}: {line}" for line in str(error).splitlines()]
 
 
-def _at(path: str, line: str) -> str:
-    if match := _VALUE.fullmatch(line):
-        return f"{path}.{match['key']}: expected {match['rest']}"
-    return f"{path}: {_SUBJECT.sub('', line)}"
+def _fair() -> Iterator[str]:
+    """The strategies that see no label before it is given: those that `all` stands for."""
+    return (name for name, kind in strategies.REGISTRY.items() if not kind.sees_labels)

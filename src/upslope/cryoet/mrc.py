@@ -6,13 +6,10 @@ departure is put into words (`MrcHeader.oddities`). Those that leave a doubt are
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import math
 import struct
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
+from upslope.reading import check_room, compression_of, count_rest, damage_reported, unpacked
 
 _HEADER = 1024  # bytes, before the extended header
 _BYTES, _SIGNED_MAX = 0, 127  # the mode of 8-bit files, and the largest value that it can hold
@@ -95,15 +93,11 @@ def map_volume(path: Path, voxel: float | None = None) -> MappedVolume:
     """
     stored: NDArray[np.generic]
     with _reading(path) as file:
-        if _compression(path) is None:
+        if compression_of(path) is None:
             header = _parsed(file.read(_HEADER), path.stat().st_size, path, voxel)
             stored = np.memmap(path, header.kind, "r", header.offset, header.shape)
         else:
-            content = file.read()
-            header = _parsed(content[:_HEADER], len(content), path, voxel)
-            count = math.prod(header.shape)
-            stored = np.frombuffer(content, header.kind, count, header.offset)
-            stored = stored.reshape(header.shape)
+            header, stored = _unpacked_values(file, path, voxel)
     front = tuple(range(stored.ndim - 3))
     order = (*front, *(len(front) + axis for axis in header.axes))
     return MappedVolume(stored.transpose(order), header.voxel, header.oddities)
@@ -116,7 +110,7 @@ def read_header(path: Path, voxel: float | None = None) -> MrcHeader:
         DataError, ConfigError: as for `map_volume`.
     """
     with _reading(path) as file:
-        size = path.stat().st_size if _compression(path) is None else None
+        size = path.stat().st_size if compression_of(path) is None else None
         return _parsed(file.read(_HEADER), size, path, voxel)
 
 
@@ -146,29 +140,28 @@ def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:
         out.voxel_size = voxel
 
 
-def _compression(path: Path) -> Callable[[Path], Any] | None:
-    """What opens a compressed file, told by its first bytes; None for any other file."""
-    with path.open("rb") as file:
-        begins = file.read(3)
-    if begins[:2] == b"\x1f\x8b":
-        return gzip.GzipFile
-    return bz2.BZ2File if begins == b"BZh" else None
+def _unpacked_values(
+    file: IO[bytes], path: Path, voxel: float | None
+) -> tuple[MrcHeader, NDArray[np.generic]]:
+    """The header and the values of a compressed file, which `file` unpacks; the length that the
+    header asks for is checked before so much is read."""
+    raw = file.read(_HEADER)
+    stated = _parsed(raw, None, path, voxel)
+    needed = stated.offset + math.prod(stated.shape) * stated.kind.itemsize
+    check_room(needed, path)
+    content = raw + file.read(needed - len(raw))
+    size = len(content) + count_rest(file, path, len(content))
+    header = _parsed(raw, size, path, voxel)  # the other byte order, where that alone fits
+    count = math.prod(header.shape)
+    values = np.frombuffer(content, header.kind, count, header.offset)
+    return header, values.reshape(header.shape)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[IO[bytes]]:
     """The content of a file, unpacked where it is compressed; failures become DataErrors."""
-    try:
-        with (_compression(path) or _open)(path) as file:
-            yield file
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"Expected an MRC file in {path} but reading it failed: {error}. Get it again."
-        ) from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    return path.open("rb")
+    with damage_reported(f"an MRC file in {path}", "Get it again."), unpacked(path) as file:
+        yield file
 
 
 def _parsed(raw: bytes, size: int | None, path: Path, voxel: float | None) -> MrcHeader:

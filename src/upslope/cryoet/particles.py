@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from upslope.cryoet.star import Block, read_star, utf8, write_star
 from upslope.errors import DataError
+from upslope.reading import is_file
 
 _CSV = {
     "image": "rlnImageName",
@@ -227,8 +229,8 @@ def _particle(
     where = f"row {row + 1} of {path}"
     if "rlnImageName" in record:
         stack, _, file = record["rlnImageName"].rpartition("@")
-        if stack and not stack.isdecimal():
-            raise DataError(f"Expected a number before @ but got {stack!r}, {where}.")
+        if stack and not re.fullmatch("[0-9]{1,9}", stack):
+            raise DataError(f"Expected a number before @ but got {stack[:60]!r}, {where}.")
         index, centre, offset = (int(stack) - 1 if stack else None), None, (0.0, 0.0, 0.0)
         name = record["rlnImageName"]
     else:
@@ -242,7 +244,7 @@ def _particle(
     id_ = next((record[n] for n in _NAMES if n in record), name)
     if file not in folders:
         homes = path.resolve().parents  # RELION's paths begin at its project's folder
-        home = next((home for home in homes if (home / file).is_file()), None)
+        home = next((home for home in homes if is_file(home / file)), None)
         if home is None:
             raise DataError(
                 f"Expected the file {file!r}, {where}, beside {path.name} or in a folder above it "

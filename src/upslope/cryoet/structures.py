@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from upslope.cryoet.mrc import read_volume
 from upslope.errors import ConfigError, DataError
+from upslope.reading import (
+    check_room,
+    compression_of,
+    damage_reported,
+    read_npz,
+    read_within_limit,
+    unpacked,
+)
 
 ATOMS = (".pdb", ".ent", ".cif", ".mmcif")
 MAPS = (".mrc", ".map", ".mrcs", ".rec")
@@ -88,14 +97,9 @@ def read_library(folder: Path) -> dict[str, Structure]:
         path = folder / file
         if not path.is_file():
             continue
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                structures |= _from_arrays({key: stored[key] for key in stored.files})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise DataError(
-                f"Expected structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path} "
-                f"but reading it failed: {error}. Get it again."
-            ) from error
+        expected = f"structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path}"
+        with damage_reported(expected, "Get it again."):
+            structures |= _from_arrays(read_npz(path))
     if not structures:
         raise DataError(f"Expected structures.npz or maps.npz in {folder} but there is neither.")
     return structures
@@ -135,8 +139,8 @@ def _centred(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -
 
 def _read_atoms(path: Path, id_: str) -> Atoms:
     gemmi = needed("gemmi")
-    try:
-        entry = gemmi.read_structure(str(path))
+    with damage_reported(f"a PDB or mmCIF entry with atoms in {path}", "Get the file again."):
+        entry = _entry(gemmi, path)
         entry.setup_entities()
         if entry.assemblies:
             entry.transform_to_assembly(
@@ -150,8 +154,14 @@ def _read_atoms(path: Path, id_: str) -> Atoms:
         ]
         rows = np.array(atoms, dtype=np.float64).reshape(-1, 4)
         return _centred(id_, rows[:, :3], rows[:, 3])
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise DataError(
-            f"Expected a PDB or mmCIF entry with atoms in {path} but got: {error}. "
-            "Get the file again."
-        ) from error
+
+
+def _entry(gemmi: ModuleType, path: Path) -> Any:
+    """The entry of a file, unpacked here where it is compressed: gemmi sets no bound to that."""
+    with unpacked(path) as file, TemporaryDirectory(prefix="upslope-") as folder:
+        if compression_of(path) is None:
+            check_room(path.stat().st_size, path)
+            return gemmi.read_structure(str(path))
+        plain = Path(folder) / path.name.removesuffix(".gz")
+        plain.write_bytes(read_within_limit(file, path))
+        return gemmi.read_structure(str(plain))

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ from upslope.datasets.unlabelled import (
     sample_file,
     wants_people,
 )
+from upslope.errors import DataError, UpslopeError
 from upslope.progress import Observer, no_progress
+from upslope.reading import limited_to, said
 
 __all__ = [
     "REGISTRY",
@@ -138,8 +141,9 @@ def load(
     checked = check_options(name, options)
     common = {key: checked.pop(key) for key in COMMON if key in checked}
     key, _ = _entry(name)
-    splits = REGISTRY[key](root_of(key, root), progress=progress, **checked)
-    return apply_common_options(splits, name, **common)
+    with _opening(name, root, checked):
+        splits = REGISTRY[key](root_of(key, root), progress=progress, **checked)
+        return apply_common_options(splits, name, **common)
 
 
 def load_outline(name: str, **options: Any) -> Splits | None:
@@ -179,8 +183,27 @@ def load_to_score(
     limit = checked.pop("limit", None)
     taken = inspect.signature(folder.to_score).parameters
     needed = {key: value for key, value in checked.items() if key in taken}
-    pool = folder.to_score(root_of(name, root), progress=progress, **needed)
-    return pool if limit is None else limited(pool, limit)
+    with _opening(name, root, checked):
+        pool = folder.to_score(root_of(name, root), progress=progress, **needed)
+        return pool if limit is None else limited(pool, limit)
+
+
+@contextmanager
+def _opening(name: str, root: object, options: dict[str, Any]) -> Iterator[None]:
+    """Hold readers to the option `read_limit`, which this takes out of `options`, and turn what
+    they raise beside Upslope's own errors into a DataError."""
+    try:
+        with limited_to(options.pop("read_limit", None)):
+            yield
+    except (UpslopeError, Warning):
+        raise
+    except Exception as error:
+        # Readers name what they expect; this is for damage that none of them foresaw.
+        raise DataError(
+            f"Expected files of the data set {name!r} in {root} that can be read but got "
+            f"{type(error).__name__}: {said(error)}. If the files are sound, report this as a "
+            "fault of Upslope."
+        ) from error
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

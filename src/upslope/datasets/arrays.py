@@ -25,6 +25,7 @@ class ArrayDataset:
 
     images: uint8 in 0..255, or float32 taken as it is. labels: `UNKNOWN` where nobody knows.
     mean, std: published statistics a channel of the images scaled to 0..1; empty where unknown.
+    place: what messages call the data set, the path that the user gave; `name`, if not given.
 
     Build one with `checked`, which refuses what cannot be learnt from.
     """
@@ -37,6 +38,7 @@ class ArrayDataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     resident: bool = True
+    place: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -86,7 +88,14 @@ def build_dataset(
     if ids is None:
         ids = numbered(name.rpartition("/")[2], len(images))
     return ArrayDataset(
-        name, ids, tuple(classes), images, check_labels(labels, classes, ids, source), mean, std
+        name,
+        ids,
+        tuple(classes),
+        images,
+        check_labels(labels, classes, ids, source),
+        mean,
+        std,
+        place=str(source),
     )
 
 

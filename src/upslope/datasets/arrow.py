@@ -6,13 +6,96 @@ types (polars), dictionaries (pandas categories), run ends, unsigned integers, d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from upslope.reading import check_regular, check_room, damage_reported
+
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_FIXED_ROWS, _ROWS = 1 << 16, 1 << 10
+"""Rows read at once: of columns whose cells have one size, and of others, where a few bytes of a
+file may stand for a large cell."""
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the table of a Parquet file, or these columns of it.
+
+    What the file says of its size is checked first; what its cells take is counted while they are
+    read, since repeated cells are stored once.
+
+    Raises:
+        DataError: the file is damaged, or takes more memory than a file may.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with damage_reported(f"a Parquet file in {path}", "Get it again."):
+        check_regular(path)
+        with pq.ParquetFile(path) as file:
+            check_room(_stated_bytes(file.metadata, columns), path)
+            fixed = all(_cell_bytes(field.type) for field in file.schema_arrow)
+            batches: list[pa.RecordBatch] = []
+            taken = 0
+            for batch in file.iter_batches(_FIXED_ROWS if fixed else _ROWS, columns=columns):
+                batch.validate(full=True)
+                taken += batch.nbytes
+                check_room(taken, path)
+                batches.append(batch)
+            schema = file.schema_arrow
+            if columns is not None:
+                schema = pa.schema([schema.field(name) for name in columns], schema.metadata)
+            return pa.Table.from_batches(batches, schema) if batches else schema.empty_table()
+
+
+def check_ipc(path: Path) -> None:
+    """Read an Arrow file, or a stream in a file, through once, so that others may map it.
+
+    Cells of a damaged file that is mapped unseen point outside of it, which ends the process.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    import pyarrow as pa
+
+    with damage_reported(f"an Arrow file in {path}", "Save it again."):
+        check_regular(path)
+        with pa.memory_map(str(path)) as file:
+            try:
+                reader = pa.ipc.open_stream(file)
+            except pa.ArrowInvalid:
+                reader = pa.ipc.open_file(file)
+                for i in range(reader.num_record_batches):
+                    reader.get_batch(i).validate(full=True)
+            else:
+                for batch in reader:
+                    batch.validate(full=True)
+
+
+def _stated_bytes(metadata: Any, columns: Sequence[str] | None) -> int:
+    """The bytes that columns take by the file's own account."""
+    total = 0
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        for k in range(group.num_columns):
+            column = group.column(k)
+            if columns is None or column.path_in_schema.partition(".")[0] in columns:
+                total += max(column.total_uncompressed_size, column.num_values // 8)
+    return total
+
+
+def _cell_bytes(kind: pa.DataType) -> int:
+    """How many bytes a cell takes; 0 where cells differ."""
+    try:
+        return max(1, int(kind.bit_width) // 8)
+    except ValueError:
+        return 0
 
 
 def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -70,12 +72,50 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class HasLabels(Protocol):
+    """A data set that knows its labels without reading samples; samples are drawn by them.
+
+    Readers of labels ask `subset.labels_of` and `subset.knows_labels`.
+    """
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Return one label per sample, (n,); -1 where nobody knows it."""
+        ...
+
+
+@runtime_checkable
+class HasStatistics(Protocol):
+    """A data set of images whose statistics are published or stated by the user."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Return the mean per channel of images in 0..1; empty where it is not known."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Return the standard deviation per channel; empty where it is not known."""
+        ...
+
+
+@runtime_checkable
+class HasPlace(Protocol):
+    """A data set that knows the path that the user gave."""
+
+    @property
+    def place(self) -> str:
+        """Return the path; empty where there is none."""
+        ...
+
+
 def place_of(dataset: Dataset) -> str:
     """Return what messages call a data set: the path that the user gave, where it is known.
 
     Data sets that know it have an attribute `place`; of others it is the name.
     """
-    return getattr(dataset, "place", "") or dataset.name
+    return (dataset.place if isinstance(dataset, HasPlace) else "") or dataset.name
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ import numpy as np
 from upslope.datasets import parquet
 from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import read_text
 from upslope.datasets.folder import Statistic, normalised
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.datasets.published import PUBLISHED
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
+from upslope.reading import check_room, damage_reported
 
 PIXELS = 3 * 32 * 32
 """A row: red, green, blue planes of 32x32, row by row."""
@@ -169,7 +171,7 @@ def _archive(form: _Published, folder: Path, pickled: bool, where: str) -> Split
     if pickled:
         names = _strings_after(form.names_key, folder / names_file)
     else:
-        names = (folder / names_file).read_text("utf-8").split()
+        names = read_text(folder / names_file).split()
 
     md5 = dict(zip((*form.train, form.test), form.md5, strict=True))
 
@@ -212,7 +214,7 @@ def _pickled(path: Path, form: _Published) -> tuple[Array, Array]:
     for value in _tokens(path):
         if isinstance(value, str):
             if len(value) >= PIXELS:  # no other string is a row long
-                pixels = value.encode("latin-1")
+                pixels = _bytes(value, path)
             key = value
         elif key == form.key and isinstance(value, int):
             labels.append(value)
@@ -223,6 +225,11 @@ def _pickled(path: Path, form: _Published) -> tuple[Array, Array]:
         )
     images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, 3, 32, 32)
     return images, np.array(labels)
+
+
+def _bytes(text: str, path: Path) -> bytes:
+    with damage_reported(f"pixels as bytes in {path}", "Unpack the archive again."):
+        return text.encode("latin-1")
 
 
 def _strings_after(key: str, path: Path) -> list[str]:
@@ -247,14 +254,13 @@ _INTEGERS = frozenset(("INT", "BININT", "BININT1", "BININT2"))
 
 def _tokens(path: Path) -> Iterator[object]:
     """Strings (bytes as latin-1) and integers of a pickle in order, and `_END` after each list."""
-    try:
-        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
-            if opcode.name in _STRINGS | _INTEGERS:
-                yield argument
-            elif opcode.name == "APPENDS":
-                yield _END
-    except (ValueError, IndexError) as error:
-        raise DataError(
-            f"Expected a pickle of protocol 2, as published, in {path} but got {error}. Unpack the "
-            "archive again."
-        ) from error
+    with damage_reported(
+        f"a pickle of protocol 2, as published, in {path}", "Unpack the archive again."
+    ):
+        check_room(path.stat().st_size, path)
+        tokens = list(pickletools.genops(path.read_bytes()))
+    for opcode, argument, _ in tokens:
+        if opcode.name in _STRINGS | _INTEGERS:
+            yield argument
+        elif opcode.name == "APPENDS":
+            yield _END

@@ -8,13 +8,14 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset, HasLabels, Splits
 from upslope.datasets.subset import Subset, draw, labels_of
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import ConfigError, DataError
+from upslope.reading import READ_LIMIT
 
 COMMON = ("limit", "test_limit", "validation")
-"""The options of `apply_common_options`."""
+"""The options of `apply_common_options` that act on samples."""
 
 
 def apply_common_options(
@@ -29,8 +30,20 @@ def apply_common_options(
     validation: Annotated[
         float, Field(ge=0, lt=1, description="share of the (limited) pool set apart to validate")
     ] = 0.0,
+    read_limit: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="GiB of memory that reading one file may take, an eighth of it for an "
+            "image; more is refused by the file's header",
+        ),
+    ] = READ_LIMIT,
 ) -> Splits:
-    """Apply the options that every data set has, and check what every data set must keep."""
+    """Apply the options that every data set has, and check what every data set must keep.
+
+    read_limit: for the readers, before; see `reading.limited_to`.
+    """
+    del read_limit
     pool, test, held = splits.pool, splits.test, splits.validation
     if validation and held is not None:
         raise ConfigError(
@@ -47,7 +60,7 @@ def apply_common_options(
         if not len(needed) and not isinstance(needed, NoTestSet):
             raise DataError(f"data set {name!r}: Expected at least one {part} sample but got none.")
     for part, dataset in (("test", test), ("validation", held)):
-        if dataset is not None and hasattr(dataset, "labels"):
+        if dataset is not None and isinstance(dataset, HasLabels):
             _all_labelled(dataset, part, name)
     return Splits(pool, test, held, splits.notes)
 

@@ -129,7 +129,10 @@ class EncodedDataset:
         """Under a few kilobytes an image, Python's share of the decoding, which runs in one
         thread at a time, outweighs Pillow's: more threads than one then make it slower."""
         source = self.source(0)
-        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        try:
+            size = source.stat().st_size if isinstance(source, Path) else len(source)
+        except OSError:  # decoding it tells of it, by name
+            size = _SMALL
         return 1 if size < _SMALL else cpu_count() or 1
 
     def image(self, position: int) -> Pixels:
@@ -223,13 +226,16 @@ def _cached(path: Path, shape: tuple[int, ...]) -> Pixels | None:
     if not path.is_file():
         return None
     try:
-        pixels: Pixels = np.load(path, allow_pickle=False)
+        # Mapped first: a damaged header may ask for more memory than there is.
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        sound = stored.shape == shape and stored.dtype == np.uint8
+        pixels: Pixels = np.array(stored) if sound else np.empty(0, dtype=np.uint8)
         with path.open("rb") as file:
             file.seek(-_DIGEST, os.SEEK_END)
-            sound = file.read() == hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+            sound &= file.read() == hashlib.sha256(pixels.data).digest()
     except Exception:  # NumPy's reader fails in any way there is on a header that is damaged
         sound = False
-    if sound and pixels.shape == shape and pixels.dtype == np.uint8:
+    if sound:
         return pixels
     warnings.warn(
         f"{path}, which holds decoded images, is damaged: they are decoded again.", stacklevel=2

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.arrays import Labels, build_dataset, check_labels, numbered
+from upslope.datasets.arrow import check_ipc
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
@@ -36,6 +37,7 @@ from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, no_progress
+from upslope.reading import damage_reported
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -190,20 +192,17 @@ def _from_hub(path: str, subset: str | None) -> dict[str, Any]:
 def _from_disk(folder: Path) -> dict[str, Any]:
     """The splits of what `save_to_disk` wrote, or of files train*.arrow, test*.arrow."""
     library = _library()
-    try:
+    shards: dict[str, list[Any]] = {}
+    with damage_reported(f"a data set that `datasets` saved in {folder}", "Save it again."):
+        for file in sorted(folder.glob("**/*.arrow")):
+            check_ipc(file)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             opened = library.load_from_disk(str(folder))
             return dict(opened) if isinstance(opened, dict) else {"train": opened}
-        shards: dict[str, list[Any]] = {}
         for file in sorted(folder.glob("*.arrow")):
             split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
             if split:
                 shards.setdefault(split, []).append(library.Dataset.from_file(str(file)))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"Expected a data set that `datasets` saved in {folder} but opening it failed: "
-            f"{type(error).__name__}: {error}. Save it again."
-        ) from error
     if not shards:
         raise DataError(
             f"Expected dataset_dict.json, as `save_to_disk` writes it, or files train*.arrow and "

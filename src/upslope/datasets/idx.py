@@ -6,10 +6,8 @@ as a big-endian 32-bit integer, then the values: http://yann.lecun.com/exdb/mnis
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +20,7 @@ from upslope.datasets.base import Splits
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
+from upslope.reading import check_room, count_rest, damage_reported, unpacked
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -155,30 +154,32 @@ def read_idx(path: Path) -> Array:
     """The uint8 array of an IDX file, read-only.
 
     Raises:
-        DataError: not an IDX file of uint8, cut short, longer than its header says, or a damaged
-            gzip stream.
+        DataError: not an IDX file of uint8, cut short, longer than its header says, of more values
+            than memory may be taken for, or a damaged gzip stream.
     """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"Expected a whole gzip file in {path} but reading it failed: {error}. Get it again."
-        ) from error
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UINT8 or not data[3]:
-        raise DataError(
-            f"Expected an IDX file of uint8 (first bytes 00 00 08 and the number of dimensions) in "
-            f"{path} but got {data[:4].hex(' ') or 'an empty file'}. Get the file again."
-        )
-    start = 4 + 4 * data[3]
-    if len(data) < start:
-        raise DataError(
-            f"Expected a header of {start} bytes in {path} but the file has {len(data)}. It is cut "
-            "short: get it again."
-        )
-    shape = struct.unpack(f">{data[3]}I", data[4:start])
-    if len(data) - start != math.prod(shape):
-        raise DataError(
-            f"Expected {math.prod(shape)} values in {path}, as its header says (shape {shape}), "
-            f"but got {len(data) - start}. The file is damaged: get it again."
-        )
-    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+    kind = "a whole gzip file" if path.suffix == ".gz" else "an IDX file"
+    with damage_reported(f"{kind} in {path}", "Get it again."), unpacked(path) as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UINT8 or not head[3]:
+            raise DataError(
+                f"Expected an IDX file of uint8 (first bytes 00 00 08 and the number of "
+                f"dimensions) in {path} but got {head.hex(' ') or 'an empty file'}. Get the file "
+                "again."
+            )
+        sizes = file.read(4 * head[3])
+        if len(sizes) < 4 * head[3]:
+            raise DataError(
+                f"Expected a header of {4 + 4 * head[3]} bytes in {path} but the file has "
+                f"{4 + len(sizes)}. It is cut short: get it again."
+            )
+        shape = struct.unpack(f">{head[3]}I", sizes)
+        count = math.prod(shape)
+        check_room(count, path)
+        data = file.read(count + 1)
+        if len(data) != count:
+            got = len(data) + count_rest(file, path, len(data))
+            raise DataError(
+                f"Expected {count} values in {path}, as its header says (shape {shape}), but got "
+                f"{got}. The file is damaged: get it again."
+            )
+        return np.frombuffer(data, dtype=np.uint8).reshape(shape)

@@ -17,12 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import read_text
 from upslope.datasets.encoded import Decoders, Memory, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.layout import Entry
+from upslope.datasets.matlab import read_matlab
 from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
+from upslope.reading import damage_reported
 
 WHERE = (
     "https://image-net.org/challenges/LSVRC/2012 (ILSVRC2012_img_train.tar, "
@@ -137,7 +140,7 @@ def _validation(
             f"{WHERE}, or sort the images into a folder a wnid."
         )
     assert kit is not None
-    lines = (kit / TRUTH).read_text("utf-8").split()
+    lines = read_text(kit / TRUTH).split()
     files = [file for file in _jpegs(val) if _FLAT.fullmatch(file)]
     if len(files) != len(lines) or not files:
         raise DataError(
@@ -146,7 +149,7 @@ def _validation(
         )
     entries: list[Entry] = []
     for file, line in zip(files, lines, strict=True):  # numbered from 1 without a gap
-        wnid = words.get(int(line), ("", ""))[0] if line.isdecimal() else ""
+        wnid = words.get(int(line), ("", ""))[0] if re.fullmatch("[0-9]{1,9}", line) else ""
         if wnid not in names or int(_FLAT.fullmatch(file)[1]) != len(entries) + 1:  # type: ignore[index]
             raise DataError(
                 f"Expected image {len(entries) + 1} of {val} to be of a class of "
@@ -165,16 +168,12 @@ def _kit(folder: Path) -> Path | None:
 
 def _synsets(path: Path) -> dict[int, tuple[str, str]]:
     """ILSVRC2012_ID -> (wnid, words), of the classes alone (1 to 1000, not their groups)."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        synsets = loadmat(path, variable_names=["synsets"], squeeze_me=True)["synsets"]
-        rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["words"], strict=True)
+    advice = "Unpack the development kit again."
+    content = read_matlab(path, "synsets", what="`synsets`", advice=advice)
+    fields = [f"synsets.{name}" for name in ("ILSVRC2012_ID", "WNID", "words")]
+    if missing := [field for field in fields if field not in content]:
+        raise DataError(f"Expected {', '.join(fields)} in {path} but got no {missing[0]}. {advice}")
+    with damage_reported(f"numbers, wnids and words of classes in {path}", advice):
+        rows = zip(*(content[field] for field in fields), strict=True)
         classes = {int(number): (str(wnid), str(words)) for number, wnid, words in rows}
-    except (MatReadError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise DataError(
-            f"Expected `synsets` with ILSVRC2012_ID, WNID and words in {path} but reading it "
-            f"failed: {type(error).__name__}: {error}. Unpack the development kit again."
-        ) from error
     return {number: classes[number] for number in sorted(classes) if number <= CLASSES}

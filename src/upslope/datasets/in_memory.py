@@ -27,7 +27,7 @@ from upslope.datasets.arrays import (
 )
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import duplicate_notes, row_key
-from upslope.datasets.subset import Subset, draw, labels_of
+from upslope.datasets.subset import Subset, draw, knows_labels, labels_of
 from upslope.datasets.target_values import (
     TargetKind,
     TargetValues,
@@ -210,7 +210,7 @@ def assembled(
                 "Expected `test_share` to be above 0 and below 1, where no test set is given, but "
                 f"got {test_share}{' beside a test set' if test is not None else ''}."
             )
-        labels: Labels = getattr(pool, "labels")  # noqa: B009
+        labels = labels_of(pool)
         known = np.flatnonzero(labels != UNKNOWN)
         drawn, _ = draw(
             [pool.ids[i] for i in known.tolist()],
@@ -241,8 +241,8 @@ def _check_alike(pool: Dataset, part: Dataset, name: str, where: str) -> None:
 
 
 def _check_labelled(part: Dataset, name: str, where: str) -> None:
-    labels = getattr(part, "labels", None)
-    missing = [] if labels is None else np.flatnonzero(labels == UNKNOWN).tolist()
+    known = knows_labels(part)
+    missing = np.flatnonzero(labels_of(part) == UNKNOWN).tolist() if known else []
     if missing:
         raise DataError(
             f"Expected a target for every sample of {where}/{name} but {len(missing):,} of "

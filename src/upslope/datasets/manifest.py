@@ -12,6 +12,7 @@ from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import Entry, LeftOut, images_in
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.errors import DataError
+from upslope.reading import damage_reported, is_file
 
 
 def read_manifest(
@@ -37,15 +38,18 @@ def read_manifest(
     said: list[str] = []
     seen: set[str] = set()
     reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""))
-    columns = [name.strip() for name in reader.fieldnames or []]
+    with damage_reported(f"a CSV file in {path}", "Save it again."):
+        columns = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = columns
     if columns.count("path") != 1 or columns.count("label") != 1:
         raise DataError(
             f"Expected the columns path, label and perhaps split in the first line of {path} "
             f"but got {columns}."
         )
-    for row in reader:
-        where = f"line {reader.line_num} of {path}"
+    with damage_reported(f"a CSV file in {path}", "Save it again."):
+        rows = [(reader.line_num, row) for row in reader]
+    for line, row in rows:
+        where = f"line {line} of {path}"
         if None in row or None in row.values():
             values = [v for v in row.values() if isinstance(v, str)] + list(row.get(None) or [])
             raise DataError(
@@ -59,7 +63,7 @@ def read_manifest(
             raise DataError(
                 f"Expected the split of {where} to be train, test or val but got {word!r}."
             )
-        if not (folder / id_).is_file():
+        if not is_file(folder / id_):
             raise DataError(f"Expected the image {folder / id_}, {where}, but it is missing.")
         if id_ in seen:
             raise DataError(f"Expected each image once but {id_!r} is listed again, {where}.")

@@ -24,7 +24,8 @@ from torch import Tensor
 from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import UNKNOWN, Array, Labels, finite_floats
 from upslope.errors import ConfigError, DataError
-from upslope.images import BROKEN, Form, Mode, natural_mode, pixels_of, refuse_pages
+from upslope.images import Form, Mode, natural_mode, pixels_of, refuse_pages
+from upslope.reading import damage_reported
 
 INPUT_KEYS = ("image", "images", "img", "pixel_values", "input", "inputs", "x", "features")
 TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class", "mask")
@@ -303,11 +304,9 @@ def _pixels(image: Image.Image, form: InputForm, where: str) -> Array:
             f"Expected {where} to be grey, as the first image, but it is of mode {image.mode}. Set "
             "`mode` to RGB, or to L where colour is to be left out."
         )
-    try:
+    with damage_reported(f"an image in {where}", "Repair or remove it.", "it cannot be decoded"):
         refuse_pages(image)
         return pixels_of(image, form.image)
-    except BROKEN as error:
-        raise DataError(f"Expected an image in {where} but: {error}.") from error
 
 
 def check_repeats(read: Callable[[int], Array], size: int, what: str) -> None:

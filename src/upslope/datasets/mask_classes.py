@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
-from upslope.images import BROKEN, Form, refuse_pages
+from upslope.images import Form, check_pixels, open_image
+from upslope.reading import damage_reported
 
 IGNORE = 255
 """In every mask that our data sets give: a pixel that counts nowhere."""
@@ -64,24 +65,19 @@ class MaskClasses:
             DataError: the mask cannot be decoded, is of another kind or of another size than its
                 image, or holds values that stand for nothing.
         """
-        try:
-            with Image.open(path) as opened:
-                refuse_pages(opened)
-                if _is_lossy(opened, path):
-                    raise DataError(
-                        f"Expected a lossless mask but got {path}: {opened.format} with losses "
-                        "changes the values. Save it as PNG."
-                    )
-                mask = ImageOps.exif_transpose(opened)
-                size = (mask.height, mask.width)
-                _same_size(path, size, image)
-                if form.size is not None and form.size != size:
-                    mask = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
-                values = self._values(mask, path)
-        except BROKEN as error:
-            raise DataError(
-                f"Expected a mask in {path} but it cannot be decoded: {error}. Repair or remove it."
-            ) from error
+        with open_image(path, f"a mask in {path}", "Repair or remove it.") as opened:
+            if _is_lossy(opened, path):
+                raise DataError(
+                    f"Expected a lossless mask but got {path}: {opened.format} with losses "
+                    "changes the values. Save it as PNG."
+                )
+            check_pixels(opened, path, form.most)
+            mask = ImageOps.exif_transpose(opened)
+            size = (mask.height, mask.width)
+            _same_size(path, size, image)
+            if form.size is not None and form.size != size:
+                mask = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
+            values = self._values(mask, path)
         classes: Mask = self.table[values]
         unlisted = classes == _UNLISTED
         if unlisted.any():
@@ -167,7 +163,9 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True
     )
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    with damage_reported(f"a class table in {path}", "Save it again as CSV."):
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows = [(reader.line_num, row) for row in reader]
     columns = set(reader.fieldnames)
     keys = ("red", "green", "blue") if {"red", "green", "blue"} <= columns else ("id",)
     if not {"name", *keys} <= columns:
@@ -175,7 +173,6 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
             f"Expected the columns name,id or name,red,green,blue in {path} but got "
             f"{','.join(reader.fieldnames)}."
         )
-    rows = [(reader.line_num, row) for row in reader]
     top = 255 if len(keys) == 3 else 2**16 - 1
     names: dict[str, int] = {}
     values: dict[int, int] = {}
@@ -186,7 +183,7 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
                 f"Expected {len(columns)} cells in line {line} of {path} but got more. Put double "
                 "quotes around a name that holds the delimiter."
             )
-        if not name or not all(n.isdecimal() and int(n) <= top for n in numbers):
+        if not name or not all(_in_range(n, top) for n in numbers):
             raise DataError(
                 f"Expected a name and {', '.join(keys)} between 0 and {top} in line {line} of "
                 f"{path} but got {name!r} and {', '.join(numbers)!r}."
@@ -203,6 +200,11 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     return MaskClasses.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
 
 
+def _in_range(number: str, top: int) -> bool:
+    short = len(number.lstrip("0")) <= len(str(top))  # int refuses thousands of digits
+    return number.isdecimal() and short and int(number) <= top
+
+
 def _is_lossy(mask: Image.Image, path: Path) -> bool:
     """Whether the file keeps values nearly alone: JPEG, by itself or in a TIFF, and lossy WebP."""
     if mask.format == "WEBP":
@@ -212,7 +214,7 @@ def _is_lossy(mask: Image.Image, path: Path) -> bool:
 
 
 def _same_size(path: Path, size: tuple[int, int], image: Path) -> None:
-    with Image.open(image) as opened:
+    with open_image(image, f"an image in {image}", "Repair or remove it.") as opened:
         width, height = opened.size
         if opened.getexif().get(0x0112) in _TURNED:
             width, height = height, width

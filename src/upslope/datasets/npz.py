@@ -9,8 +9,6 @@ What becomes of the shapes of samples, and how channels are told, is in `array_f
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +24,12 @@ from upslope.datasets.decoding import decode_text
 from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
+from upslope.reading import damage_reported, read_npz
 
 _FOUR = ("x_train", "y_train", "x_test", "y_test")
 _THREE = ("images", "labels", "split")
+_SPARSE = 1000
+"""Class numbers without a sample at most, where no names are stated: more are ids."""
 
 
 def load(
@@ -42,7 +43,11 @@ def load(
     """Arrays in one .npz file: x_train, y_train, x_test, y_test, or images, labels, split."""
     del progress
     path = _the_file(needed_root(root, "npz", "your own arrays, saved with numpy.savez"))
-    arrays = _read(path)
+    with damage_reported(
+        f"an .npz archive of plain arrays in {path}",
+        "Save it again with numpy.savez; arrays of Python objects are not read.",
+    ):
+        arrays = read_npz(path)
     if all(key in arrays for key in _FOUR):
         parts: dict[str, tuple[Array, Array, list[str] | None]] = {
             "train": (arrays["x_train"], arrays["y_train"], None),
@@ -60,6 +65,11 @@ def load(
         classes = _texts(arrays["classes"], "classes", path)
     else:
         highest = max(int(part.max(initial=0)) for part in labels.values())
+        if highest > sum(map(len, labels.values())) + _SPARSE:
+            raise DataError(
+                f"Expected labels that count the classes from 0 in {path} but got {highest}: ids, "
+                "or a damaged file. Number the classes 0, 1, 2, ..."
+            )
         classes = [str(i) for i in range(max(2, highest + 1))]
 
     def build(name: str) -> ArrayDataset:
@@ -128,23 +138,6 @@ def _the_file(root: Path) -> Path:
             "the path of the file itself."
         )
     return files[0]
-
-
-def _read(path: Path) -> dict[str, Array]:
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(
-                    f"Expected an .npz archive in {path} but got a single array. Save images and "
-                    "labels together with numpy.savez."
-                )
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"Expected an .npz archive of plain arrays in {path} but reading it failed: {error}. "
-            "Save it again with numpy.savez; arrays of Python objects are not read."
-        ) from error
 
 
 def _by_split(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset, HasLabels, Splits
 from upslope.datasets.encoded import EncodedDataset
 from upslope.datasets.map_style import MapStyleDataset
 from upslope.datasets.published import Outline
@@ -66,7 +66,7 @@ def class_counts(dataset: Dataset) -> Mapping[str, int] | None:
 def unlabelled_count(dataset: Dataset) -> int | None:
     """Return the number of samples without a label; None where the data set does not say."""
     base, positions = _base(dataset)
-    if isinstance(base, Outline) or not hasattr(base, "labels"):
+    if isinstance(base, Outline) or not isinstance(base, HasLabels):
         return None
     return int((labels_of(base)[positions] == UNKNOWN).sum())
 

@@ -7,7 +7,6 @@ folder or one below it. Class names come from the metadata where `datasets` writ
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from pydantic import Field
 
 from upslope.datasets.arrays import check_labels, numbered
-from upslope.datasets.arrow import is_bytes, plain_column
+from upslope.datasets.arrow import is_bytes, plain_column, read_parquet
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
@@ -31,7 +30,9 @@ from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.errors import ConfigError, DataError
+from upslope.files import from_json
 from upslope.progress import Observer, no_progress
+from upslope.reading import damage_reported
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -155,15 +156,11 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
     names: dict[str, tuple[str, ...] | None] = {}
     label_column = ""
     for path in files:
-        try:
+        with damage_reported(f"a Parquet file in {path}", "Get it again."):
             schema = pq.read_schema(path)
-            image_column = _column(schema.names, image, IMAGES, "image", path)
-            label_column = _column(schema.names, label, LABELS, "label", path)
-            table = pq.read_table(path, columns=[image_column, label_column])
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"Expected a Parquet file in {path} but reading it failed: {error}. Get it again."
-            ) from error
+        image_column = _column(schema.names, image, IMAGES, "image", path)
+        label_column = _column(schema.names, label, LABELS, "label", path)
+        table = read_parquet(path, [image_column, label_column])
         kind = table.schema.field(image_column).type
         if not is_bytes(kind) and not (
             pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
@@ -227,7 +224,7 @@ def _names_in(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     if text is None:
         return None
     try:
-        names = json.loads(text)["info"]["features"][label]["names"]
+        names = from_json(text)["info"]["features"][label]["names"]
     except (ValueError, KeyError, TypeError):
         return None  # another feature type, which states no names
     return tuple(str(name) for name in names)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, Labels, numbered
-from upslope.datasets.arrow import plain_column, texts_of
-from upslope.datasets.decoding import read_text
+from upslope.datasets.arrow import plain_column, read_parquet, texts_of
 from upslope.datasets.delimited import read_delimited
+from upslope.datasets.json_lines import read_json_lines
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
 
@@ -194,9 +194,6 @@ def _read(
     path: Path, encoding: str | None, delimiter: str | None
 ) -> tuple[pa.Table, tuple[str, ...]]:
     """Return the table, and notes on how it was read."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     suffix = path.suffix.lower()
     if suffix in DELIMITED:
         return read_delimited(path, encoding, delimiter)
@@ -205,18 +202,12 @@ def _read(
             f"Expected `data.delimiter` for {' and '.join(DELIMITED)} files alone but got "
             f"{delimiter!r} for {path}. Leave it out."
         )
-    try:
-        if suffix == ".parquet":
-            table = parquet.read_table(path)
-        elif suffix in (".jsonl", ".json"):
-            table = _json(path, encoding)
-        else:
-            raise DataError(f"Expected a file of {', '.join(SUFFIXES)} but got {path}.")
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"Expected a table in {path} but reading it failed: {error}. JSON Lines has one object "
-            "per line."
-        ) from error
+    if suffix == ".parquet":
+        table = read_parquet(path)
+    elif suffix in (".jsonl", ".json"):
+        table = read_json_lines(path, encoding)
+    else:
+        raise DataError(f"Expected a file of {', '.join(SUFFIXES)} but got {path}.")
     twice = [name for name, n in Counter(table.column_names).items() if n > 1]
     if twice:
         raise DataError(
@@ -224,21 +215,6 @@ def _read(
             "twice. Rename one."
         )
     return table, ()
-
-
-def _json(path: Path, encoding: str | None) -> pa.Table:
-    """A table of JSON Lines, in which text that looks like a date remains text."""
-    import pyarrow as pa
-    from pyarrow import json
-
-    data = pa.py_buffer(read_text(path, encoding).encode())
-    table = json.read_json(pa.BufferReader(data))
-    dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
-    if not dates:
-        return table
-    as_text = pa.schema([(name, pa.large_string()) for name in dates])
-    options = json.ParseOptions(explicit_schema=as_text)
-    return json.read_json(pa.BufferReader(data), parse_options=options).select(table.column_names)
 
 
 def _split(values: list[Any], path: Path) -> NDArray[np.bool_]:

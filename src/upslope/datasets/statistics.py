@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from upslope.datasets.base import Dataset, place_of
+from upslope.datasets.base import Dataset, HasStatistics, place_of
 from upslope.datasets.readable import readable
 from upslope.datasets.subset import Subset
 from upslope.errors import DataError
@@ -28,9 +28,8 @@ def statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     source = dataset
     while isinstance(source, Subset):
         source = source.dataset
-    mean, std = getattr(source, "mean", ()), getattr(source, "std", ())
-    if mean and std:
-        return mean, std
+    if isinstance(source, HasStatistics) and source.mean and source.std:
+        return source.mean, source.std
     positions = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLE, len(dataset))).astype(int))
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in np.array_split(positions, -(-len(positions) // 256)):

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Dataset, place_of
+from upslope.datasets.base import Dataset, HasLabels, place_of
 
 
 class Subset:
@@ -41,8 +41,7 @@ class Subset:
         return self.dataset.inputs(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """Return targets (n, ...). Raises DataError for a sample without a label. Raises DataError
-        for a sample without a label.
+        """Return targets (n, ...). Raises DataError for a sample without a label.
 
         indices: positions in the subset.
         """
@@ -59,8 +58,14 @@ def origin(dataset: Dataset, index: int) -> tuple[Dataset, int]:
 
 def labels_of(dataset: Dataset) -> Labels:
     """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label per sample."""
-    labels = getattr(dataset, "labels", None)
-    return np.full(len(dataset), UNKNOWN, dtype=np.int64) if labels is None else labels
+    if isinstance(dataset, HasLabels):
+        return dataset.labels
+    return np.full(len(dataset), UNKNOWN, dtype=np.int64)
+
+
+def knows_labels(dataset: Dataset) -> bool:
+    """Return whether the data set that samples were read by knows its labels."""
+    return len(dataset) > 0 and isinstance(origin(dataset, 0)[0], HasLabels)
 
 
 def draw(ids: Sequence[str], labels: Labels, count: int, purpose: str) -> tuple[Labels, Labels]:

@@ -138,7 +138,7 @@ def load(
             "knows."
         )
     if particles[0].centre is None:
-        box = _of_stack(particles[0], _read(particles[0].file, voxel).values).shape[0]
+        box = _first_edge(particles, voxel, on_error)
     elif box is None:
         raise DataError(
             f"Expected `data.box`, the voxels to cut out around each place of {path}, but got none."
@@ -199,6 +199,23 @@ def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDat
         ids=tuple(dataset.ids[i] for i in kept),
         labels=dataset.labels[kept],
     )
+
+
+def _first_edge(particles: Sequence[Particle], voxel: float | None, on_error: str) -> int:
+    """The edge, in voxels, of the first particle's volume; with on_error="skip", of the first that
+    can be read.
+
+    Raises:
+        DataError: that cannot be read.
+    """
+    for particle in particles[: 1 if on_error == "raise" else -1]:
+        try:
+            return int(_of_stack(particle, _read(particle.file, voxel).values).shape[0])
+        except DataError:
+            if on_error == "raise":
+                raise
+    last = particles[-1]
+    return int(_of_stack(last, _read(last.file, voxel).values).shape[0])
 
 
 def _table(path: Path) -> Path:

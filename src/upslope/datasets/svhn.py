@@ -12,6 +12,7 @@ import numpy as np
 
 from upslope.datasets.arrays import ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
+from upslope.datasets.matlab import read_matlab
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
@@ -39,19 +40,11 @@ def load(root: Path | None = None, *, progress: Observer = no_progress) -> Split
 
 
 def _split(folder: Path, split: str) -> ArrayDataset:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     path = folder / FILES[split]
-    try:
-        content = loadmat(path, variable_names=["X", "y"])
-    except (MatReadError, OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise DataError(
-            f"Expected a MATLAB 5 file in {path} but reading it failed: {error}. Get it again."
-        ) from error
+    content = read_matlab(path, "X", "y", what="X and y", advice="Get it again.")
     images, labels = content.get("X"), content.get("y")
-    if images is None or labels is None or images.shape[:3] != (32, 32, 3):
-        shapes = {k: v.shape for k, v in content.items() if isinstance(v, np.ndarray)}
+    if images is None or labels is None or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
+        shapes = {name: values.shape for name, values in content.items()}
         raise DataError(
             f"Expected X of shape (32, 32, 3, n) and y of shape (n, 1) in {path} but got "
             f"{shapes or 'neither'}. The file with full numbers (format 1) is another one."

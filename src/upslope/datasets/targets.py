@@ -72,7 +72,7 @@ class TargetColumns:
 
 @dataclass(frozen=True, eq=False)
 class RowsWithTargets:
-    """Rows with several answers each: a data set in memory."""
+    """Rows with several answers each: a data set in memory. place: their file, for messages."""
 
     name: str
     ids: Sequence[str]
@@ -80,6 +80,7 @@ class RowsWithTargets:
     values: Array
     target_columns: TargetColumns
     resident: bool = True
+    place: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -179,10 +180,11 @@ def split(
         *duplicate_notes(keys, rows.ids, pool, test, classes),
     )
     everything: Dataset
+    names, place = target_columns.names, str(rows.path)
     if classes is not None:
-        everything = ArrayDataset(name, rows.ids, target_columns.names, values, classes)
+        everything = ArrayDataset(name, rows.ids, names, values, classes, place=place)
     else:
-        everything = RowsWithTargets(name, rows.ids, target_columns.names, values, target_columns)
+        everything = RowsWithTargets(name, rows.ids, names, values, target_columns, place=place)
     pool_part = Subset(everything, pool)
     test_part = Subset(everything, test) if test else NoTestSet(pool_part)
     return Splits(pool_part, test_part, notes=told)

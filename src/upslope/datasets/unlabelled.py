@@ -20,7 +20,7 @@ from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import UNLABELLED
 from upslope.datasets.name_lists import split_names
 from upslope.datasets.rows import read_rows
-from upslope.datasets.subset import Subset, labels_of, origin
+from upslope.datasets.subset import Subset, knows_labels, labels_of, origin
 from upslope.errors import ConfigError, DataError
 
 ClassNames = Annotated[
@@ -125,7 +125,7 @@ def check_labelled(pool: Dataset) -> None:
 
 def unlabelled(dataset: Dataset) -> list[int]:
     """Return the positions of samples whose label the data set could hold and does not."""
-    if not len(dataset) or getattr(origin(dataset, 0)[0], "labels", None) is None:
+    if not knows_labels(dataset):
         return []
     positions: list[int] = np.flatnonzero(labels_of(dataset) == UNKNOWN).tolist()
     return positions

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from upslope.counts import format_count
 from upslope.datasets.base import Splits
+from upslope.datasets.decoding import read_text
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs
@@ -47,7 +48,7 @@ def load(
     home = homes[-1]  # the latest year
     parts = {}
     for name, part in (("train", "train"), ("val", "test")):
-        ids = (home / f"ImageSets/Segmentation/{name}.txt").read_text().split()
+        ids = read_text(home / f"ImageSets/Segmentation/{name}.txt").split()
         pairs = [
             Pair(i, home / f"JPEGImages/{i}.jpg", home / f"SegmentationClass/{i}.png") for i in ids
         ]

@@ -15,6 +15,8 @@ from upslope.evaluation.curves import (
     mean_interval,
     told_interval,
 )
+from upslope.evaluation.equivalence import Equivalence, equivalence
+from upslope.evaluation.labels_needed import LabelsNeeded, labels_needed
 from upslope.evaluation.paired import (
     PairedResult,
     holm,
@@ -23,19 +25,27 @@ from upslope.evaluation.paired import (
     smallest_sign_flip_p,
 )
 from upslope.evaluation.proportions import Proportion, wilson_interval
+from upslope.evaluation.wins import Ranking, rank, win_matrix
 
 __all__ = [
     "INTERVAL_SEEDS",
+    "Equivalence",
     "Interval",
+    "LabelsNeeded",
     "PairedResult",
     "Proportion",
+    "Ranking",
     "area",
+    "equivalence",
     "holm",
+    "labels_needed",
     "labels_to_reach",
     "mean_interval",
     "paired_comparison",
+    "rank",
     "sign_flip_test",
     "smallest_sign_flip_p",
     "told_interval",
     "wilson_interval",
+    "win_matrix",
 ]

@@ -88,7 +88,7 @@ def area(budgets: ArrayLike, curves: ArrayLike) -> Array:
     Raises:
         DataError: budgets that do not increase, fewer than two, or lengths that differ.
     """
-    b, a = _checked(budgets, curves)
+    b, a = checked_curves(budgets, curves)
     return np.asarray(np.trapezoid(a, b, axis=-1) / (b[-1] - b[0]))
 
 
@@ -107,7 +107,7 @@ def labels_to_reach(budgets: ArrayLike, curve: ArrayLike, target: float) -> floa
     Raises:
         DataError: as for `area`.
     """
-    b, a = _checked(budgets, curve)
+    b, a = checked_curves(budgets, curve)
     reached = np.flatnonzero(a >= target)
     if len(reached) == 0:
         return float("nan")
@@ -118,7 +118,8 @@ def labels_to_reach(budgets: ArrayLike, curve: ArrayLike, target: float) -> floa
     return float(b[i - 1] + share * (b[i] - b[i - 1]))
 
 
-def _checked(budgets: Any, curves: Any) -> tuple[Array, Array]:
+def checked_curves(budgets: Any, curves: Any) -> tuple[Array, Array]:
+    """Return budgets and curves as arrays; raises as `area` does."""
     b, a = _finite(budgets, "budgets"), _finite(curves, "curves")
     if b.ndim != 1 or len(b) < 2:
         raise DataError(f"Expected `budgets` to hold two or more numbers but got {b.tolist()}.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, HasLabels
 from upslope.datasets.subset import origin
 from upslope.errors import DataError
 from upslope.experiment.labels import as_target, check_range
@@ -145,9 +145,8 @@ def _taken_back(state: State, ids: Sequence[str]) -> dict[str, Any]:
 def has_label(pool: Dataset, index: int) -> bool:
     """Tell whether the data set itself has a label of this sample; reads no mask."""
     source, place = origin(pool, index)
-    labels = getattr(source, "labels", None)
-    if labels is not None:
-        return bool(labels[place] != UNKNOWN)
+    if isinstance(source, HasLabels):
+        return bool(source.labels[place] != UNKNOWN)
     try:
         pool.targets([index])
     except DataError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from upslope.errors import DataError, SelectionError
 from upslope.ledger import Label
+from upslope.options import LATER
 from upslope.pool import CostBudgeted, InitialSelector, PoolView, Selection, Strategy
 from upslope.signals import check as check_signals
 from upslope.strategies import QueryStrategy
@@ -98,9 +99,16 @@ def as_tensor(labels: Sequence[Label]) -> Tensor | None:
 
 
 def described(strategy: Strategy) -> dict[str, Any]:
-    """Name and options of a strategy, for the record."""
+    """Name and options of a strategy, for the record: options that came later are left out at their
+    defaults, so that runs recorded before compare equal."""
     instance: Any = strategy
-    return {"name": strategy.name, **(asdict(instance) if is_dataclass(strategy) else {})}
+    if not is_dataclass(instance):
+        return {"name": strategy.name}
+    values = asdict(instance)  # type: ignore[arg-type]
+    for field in fields(instance):
+        if field.metadata == LATER and values[field.name] == field.default:
+            del values[field.name]
+    return {"name": strategy.name, **values}
 
 
 def digest(value: Any) -> str:

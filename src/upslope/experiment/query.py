@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -63,11 +64,15 @@ class Query:
         return len(self.ids)
 
 
+UNFITTED_HERDING = MappingProxyType({"name": "u-herding", "temperature": 1.0})
+"""UHerding as far as it goes without a training that could be repeated to fit its temperature."""
+
+
 def query(
     model: nn.Module,
     pool: Any,
     budget: int = 50,
-    strategy: str | Mapping[str, Any] | Strategy = "u-herding",
+    strategy: str | Mapping[str, Any] | Strategy = UNFITTED_HERDING,
     *,
     labelled: Any = None,
     without: Collection[str | int] = (),
@@ -94,7 +99,8 @@ def query(
     `len(data)` and `data[i]`, whose own targets are not looked at; the path of a folder of images;
     a data set of Upslope, or `Splits`, of which the pool is taken.
     budget: how many to choose. strategy: a name of `upslope list`, a mapping of `name` and options,
-    or a strategy. labelled: what is labelled already, where the strategy looks at it: a mapping of
+    or a strategy; u-herding at temperature 1 if not given.
+    labelled: what is labelled already, where the strategy looks at it: a mapping of
     ids or positions in the pool to classes (by name or number) or whatever `tell` takes; ids or
     positions alone; or samples beside the pool, (inputs, targets) or a data set of torch. None:
     nothing is. Labelled samples of the pool are not chosen. without: ids or positions that are not

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from upslope.datasets.array_form import Layout
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, HasLabels
 from upslope.datasets.joined import Joined
 from upslope.datasets.map_style import MapStyleDataset, read_item, target_of
 from upslope.datasets.pools import as_pool
@@ -21,7 +21,7 @@ from upslope.experiment.checks import as_tensor, positions
 from upslope.experiment.labels import LabelledPool, TargetsOf, oracle
 from upslope.ledger import Label
 from upslope.scoring import LabelledSet
-from upslope.tasks.base import Task
+from upslope.tasks.base import NamesClasses, Task
 
 _SHOWN = 5
 
@@ -106,11 +106,12 @@ class _Named:
 
     def __init__(self, pool: Dataset, task: Task) -> None:
         self._pool = pool
-        self.classes = tuple(pool.classes) or tuple(getattr(task, "class_names", ()))
+        names = task.class_names if isinstance(task, NamesClasses) else ()
+        self.classes = tuple(pool.classes) or names
         self.name, self.ids = pool.name, pool.ids
         self.input_shape, self.resident = pool.input_shape, pool.resident
-        if (labels := getattr(pool, "labels", None)) is not None and pool.classes:
-            self.labels = labels
+        if isinstance(pool, HasLabels) and pool.classes:
+            self.labels = pool.labels
 
     def __len__(self) -> int:
         return len(self._pool)

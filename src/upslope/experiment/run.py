@@ -26,7 +26,7 @@ from upslope.datasets.base import Splits
 from upslope.datasets.checks import check_splits
 from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
-from upslope.errors import ConfigError, DataError
+from upslope.errors import ConfigError, DataError, RunError, SelectionError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
 from upslope.experiment.changes import (
     Opening,
@@ -36,6 +36,7 @@ from upslope.experiment.changes import (
     with_statistics,
 )
 from upslope.experiment.checks import check_total, described, digest, positions
+from upslope.experiment.earlier_labels import EarlierLabels
 from upslope.experiment.environment import differing, environment
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.labels import oracle
@@ -48,7 +49,7 @@ from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import InitialSelector, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
-from upslope.tasks.base import Task
+from upslope.tasks.base import Normalises, Task
 from upslope.training import HasAuxiliaryModule, TrainingSettings
 
 
@@ -174,8 +175,8 @@ class Experiment:
                 "classes": list(pool.classes),
                 "input_shape": list(pool.input_shape),
                 **source_shape_of(pool),
-                "mean": list(getattr(task, "mean", ())),
-                "std": list(getattr(task, "std", ())),
+                "mean": list(task.mean if isinstance(task, Normalises) else ()),
+                "std": list(task.std if isinstance(task, Normalises) else ()),
                 "pool": len(pool),
                 "test": len(splits.test),
                 "root": root,
@@ -251,9 +252,16 @@ class Experiment:
         others for those that were passed.
 
         Raises:
+            ConfigError: a strategy that sees labels before they are given.
             UpslopeError: a step failed; the ones before it are recorded.
             Interrupted: a stop was requested; the same call goes on.
         """
+        if getattr(self.strategy, "sees_labels", False):
+            raise ConfigError(
+                "Expected a strategy that sees no label before it is given but "
+                f"{self.strategy.name} does: it shows what could be won at most, in "
+                "simulations (`Experiment.run`, `compare`). Take another where people label."
+            )
         with self._working() as stop:
             self._steps.until_asked(stop)
         return self.state.pending
@@ -323,6 +331,42 @@ class Experiment:
         """
         return self._record(labels, passed, withdrawn)
 
+    def begin_with(self, earlier: EarlierLabels) -> None:
+        """Begin with the labels of an earlier run instead of an initial set; nothing is asked.
+
+        Once begun, the same call changes nothing.
+
+        Raises:
+            ConfigError: `experiment.start` chooses an initial set too.
+            RunError: the run has begun otherwise.
+            SelectionError: more labels than the pool has, with those of later cycles.
+        """
+        steps, source = self._steps, str(earlier.run)
+        if self.state.started:
+            if self.state.labels_from != source:
+                raise RunError(
+                    f"Expected the run in {self.path} to have begun with the labels of {source} "
+                    f"but it began with {self.state.labels_from or 'an initial set'}. Leave "
+                    "--labels-from out to go on with it, or choose another folder."
+                )
+            return
+        if self.settings.start != "random":
+            raise ConfigError(
+                "Expected one way to the first labels but got those of an earlier run and "
+                f"`experiment.start`, {self.settings.start!r}. Leave one of them out."
+            )
+        left = len(self.splits.pool) - len(earlier.labels)
+        if (more := (self.settings.cycles - 1) * steps.budget) > left:
+            raise SelectionError(
+                f"Expected `experiment.cycles` to ask for at most the {left:,} samples that are "
+                f"left beside the {len(earlier.labels):,} labels taken over but it is {more:,}. "
+                "Lower `experiment.budget` or `experiment.cycles`."
+            )
+        steps.ledger.record(
+            Event("asked", 0, {"ids": list(earlier.labels), "labels_from": source}),
+            Event("labelled", 0, {"labels": dict(earlier.labels)}),
+        )
+
     def own_labels(self, ids: Iterable[str] | None = None) -> dict[str, None]:
         """Return the ids that have a label in the data set, as `tell` takes them.
 
@@ -334,8 +378,9 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
-        does. Raises as `ask` does.
+        does.
         """
+        self._steps.simulated = True
         with self._working() as stop:
             while not self.finished:
                 if self.state.pending:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,11 +45,14 @@ class Selector:
         labelled: LabelledSet,
         labels: Tensor | None = None,
         companion: KnowsSignals | None = None,
+        train: Callable[[Sequence[int]], nn.Module] | None = None,
+        look_ahead: Callable[[Sequence[str]], float] | None = None,
     ) -> tuple[PoolView, Selection, list[str]]:
         """(what the strategy saw, what it chose, ids that could not be read).
 
         candidates, unlabelled: positions in the pool. labels: of the labelled, where a label is
-        one number.
+        one number. train: trains a fresh network on these places of the labelled set. look_ahead:
+        as `PoolView` has it.
 
         Raises:
             SelectionError: a strategy that broke its contract, or a budget that cannot be met.
@@ -68,6 +71,7 @@ class Selector:
             batch_size=self.settings.score_batch,
             on_corrupt=self.settings.on_corrupt,
             companion=companion,
+            train=train,
             observer=self.observer,
             stop=self.stop,
         )
@@ -78,6 +82,7 @@ class Selector:
             labelled=[ids[i] for i in labelled.indices],
             labelled_signals=table.labelled_signals,
             labels=labels,
+            look_ahead=look_ahead,
         )
         self.observer(Progress("select", 0, budget))
         rng = generator(self.settings.seed, self.purpose, cycle)

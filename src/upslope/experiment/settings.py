@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from upslope.errors import ConfigError, SelectionError
+from upslope.errors import SelectionError
 from upslope.experiment.start import start_strategy
 from upslope.options import Options
+from upslope.registry import OptionProblem, OptionsError, WrongOption
 
 Amount = int | float
 
@@ -70,21 +71,21 @@ class ExperimentSettings(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        problems = [
+        problems: list[OptionProblem] = [
             problem
             for name in ("initial", "budget")
             if (problem := _amount_problem(name, getattr(self, name)))
         ]
         try:
             candidate_count(self.candidates, 1)
-        except ConfigError as error:
-            problems.append(str(error))
+        except OptionsError as error:
+            problems += error.problems
         try:
             start_strategy(self.start)
-        except ConfigError as error:
-            problems.append(f"start: {error}")
+        except OptionsError as error:
+            problems += error.problems
         if problems:
-            raise ConfigError("\n".join(f"experiment: {problem}" for problem in problems))
+            raise OptionsError(problems)
 
     def record(self) -> dict[str, Any]:
         """The settings as a ledger holds them: options that came later are left out at their
@@ -95,14 +96,17 @@ class ExperimentSettings(Options):
         return values
 
 
-def _amount_problem(name: str, value: object) -> str | None:
+def _amount_problem(name: str, value: object) -> WrongOption | None:
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     share = isinstance(value, float) and 0 < value <= 1
     if whole or share:
         return None
-    return (
-        f"Expected `{name}` to be a count (a whole number of at least 1) or a share of the pool "
-        f"(a fraction above 0.0, at most 1.0) but got {value!r}."
+    return WrongOption(
+        ExperimentSettings.name,
+        name,
+        "a count (a whole number of at least 1) or a share of the pool (a fraction above 0.0, at "
+        "most 1.0)",
+        repr(value),
     )
 
 
@@ -133,8 +137,8 @@ def candidate_count(value: int | str, budget: int) -> int | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]*)x", value) if isinstance(value, str) else None
     if match is None:
-        raise ConfigError(
-            'Expected `candidates` to be "all", a multiple of the budget such as "10x", or a count '
-            f"of at least 1 but got {value!r}."
+        expected = '"all", a multiple of the budget such as "10x", or a count of at least 1'
+        raise OptionsError(
+            [WrongOption(ExperimentSettings.name, "candidates", expected, repr(value))]
         )
     return int(match.group(1)) * budget

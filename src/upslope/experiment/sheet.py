@@ -19,12 +19,12 @@ from typing import Any
 
 from upslope.datasets.decoding import UndecodableError, read_text
 from upslope.errors import DataError
-from upslope.files import write_text
+from upslope.files import FORMULA, csv_line, write_text
 
 SKIP = "skip"
 TAKE_BACK = "take back"
 COLUMNS = ("id", "path", "label", "why")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+_FORMULA = (*FORMULA, "'")
 _DELIMITERS = ",;\t|"
 _SHOWN = 10
 _OR = "Or remove the file, and the same command writes it anew, without the answers."
@@ -72,17 +72,14 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     """
     content = list(dict.fromkeys(name for q in questions for name in q.content))
     columns = [c for c in COLUMNS if c != "path" or any(q.path for q in questions)]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     # A column of the data set must not be taken for one of the sheet.
     shown = [f"data {name}" if name.strip().lower() in COLUMNS else name for name in content]
-    writer.writerow([*columns, *(_safe(name) for name in shown)])
+    lines = [csv_line([*columns, *(_safe(name) for name in shown)])]
     for q in questions:
         cells = {"id": q.id, "path": q.path, "label": "", "why": q.why}
         row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
-        writer.writerow([_safe(cell) for cell in row])
-    text = buffer.getvalue()
-    write_text(path, text)
+        lines.append(csv_line(_safe(cell) for cell in row))
+    write_text(path, "".join(lines))
 
 
 def read_sheet(
@@ -192,7 +189,10 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
 
 
 def _header(line: str, delimiter: str) -> list[str]:
-    cells = next(csv.reader([line], delimiter=delimiter), [])
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a cell longer than any header has
+        return []
     return [cell.strip().lower() for cell in cells]
 
 

@@ -14,9 +14,11 @@ from typing import Any
 from upslope import strategies
 from upslope.errors import ConfigError
 from upslope.pool import Strategy
+from upslope.registry import OptionConflict, OptionsError, WrongOption
 from upslope.strategies.features import CONTRASTIVE
 
 _UNTRAINED = ("features", "contrastive-features", "extracted-features", "latents")
+_WHERE = "experiment"
 _SMALLEST = 8  # pixels a side of the images that features are learnt from
 
 
@@ -32,17 +34,19 @@ def start_strategy(start: str | Mapping[str, Any], shape: Sequence[int] = ()) ->
     options = {"name": start} if isinstance(start, str) else dict(start)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"Expected `name`, a strategy, in `start` but got {dict(options)}.")
+        raise OptionsError([WrongOption(_WHERE, "start", "a strategy with its name", str(options))])
     if name == "random" and not options:
         return None
-    strategy: Any = strategies.build(name, **options)
+    try:
+        strategy: Any = strategies.build(name, **options)
+    except ConfigError as error:
+        raise OptionsError([OptionConflict(_WHERE, f"start: {error}")]) from error
     wrong = [need.name for need in strategy.needs if need.name not in _UNTRAINED]
     if wrong or name == "random":
         able = [n for n in strategies.REGISTRY if _needs_no_labels(n)]
-        raise ConfigError(
-            f"Expected `start` to be random or one of {', '.join(able)}, which need no trained "
-            f"network, but got {name!r}, which reads {', '.join(wrong) or 'options'}."
-        )
+        expected = f"random or one of {', '.join(able)}, which need no trained network,"
+        got = f"{name!r}, which reads {', '.join(wrong) or 'options'}"
+        raise OptionsError([WrongOption(_WHERE, "start", expected, got)])
     images = len(shape) == 3 and min(shape[1:]) >= _SMALLEST
     learns = "features" in {field.name for field in fields(strategy)}
     if images and learns and strategy.features is None:

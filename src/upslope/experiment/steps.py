@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class Steps:
     weights: ModelStore
     shared: FirstModelCache | None
     observer: Observer = field(default=no_progress)
+    simulated: bool = field(default=False, init=False)
+    """The data set answers for the annotators, so that an oracle may look at its labels."""
 
     @property
     def state(self) -> State:
@@ -319,7 +322,54 @@ class Steps:
                 LabelledSet(labelled, targets if labels is None else labels),
                 labels,
                 companion,
+                partial(self._trained_on, labelled, cycle, stop),
+                partial(self._look_ahead, unlabelled, cycle, stop) if self.simulated else None,
             )
+
+    def _fit_on(
+        self, model: nn.Module, cycle: int, labels: Mapping[str, Label], stop: Stop
+    ) -> None:
+        """Train a network beside the run's own, as that of the cycle is; nothing is recorded."""
+        train(
+            model,
+            self.task,
+            LabelledPool(self.splits.pool, labels),
+            sorted(self.position[id_] for id_ in labels),
+            self.training,
+            seed=self.settings.seed,
+            cycle=cycle,
+            device=self.device,
+            validation=self.splits.validation,
+            observer=self._within(),
+            stop=stop,
+        )
+
+    def _look_ahead(
+        self, unlabelled: Sequence[int], cycle: int, stop: Stop, ids: Sequence[str]
+    ) -> float:
+        """The primary figure on all unlabelled samples, were these labelled by the data set too."""
+        model = self.weights.fresh()
+        self._fit_on(model, cycle, {**self.state.labels, **dict.fromkeys(ids, None)}, stop)
+        figures = evaluate(
+            model.eval(),
+            self.task,
+            self.splits.pool,
+            unlabelled,
+            device=self.device,
+            batch_size=self.settings.score_batch,
+            observer=self._within(),
+            stop=stop,
+        )
+        return figures[self.task.primary]
+
+    def _trained_on(
+        self, labelled: Sequence[int], cycle: int, stop: Stop, places: Sequence[int]
+    ) -> nn.Module:
+        """A fresh network trained as that of the cycle is, on these places of `labelled` alone."""
+        model, ids = self.weights.fresh(), self.splits.pool.ids
+        some = [ids[labelled[place]] for place in places]
+        self._fit_on(model, cycle, {id_: self.state.labels[id_] for id_ in some}, stop)
+        return model.eval()
 
     # --- what the steps are made of ---
 

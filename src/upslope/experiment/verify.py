@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 from upslope.checkpoints import file_sha256
 from upslope.counts import format_count
 from upslope.errors import RunError
-from upslope.files import write_atomically
+from upslope.files import from_json, write_atomically
 from upslope.ledger import Event, RunResult, State, fold, read_run
 from upslope.ledger.salvage import read_what_is_sound, write_ledger
 from upslope.ledger.store import FILE, chain_start
@@ -90,7 +89,7 @@ def repair_run(folder: Path | str, out: Path | str) -> Repair:
     state, rows = State(), []
     for row in salvage.rows:
         try:
-            state = fold([Event(row[3], row[2], json.loads(row[4]))], state)
+            state = fold([Event(row[3], row[2], from_json(row[4]))], state)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             break
         rows.append(row)
@@ -121,7 +120,7 @@ def recorded_files(ledger: Path) -> Mapping[str, tuple[int, str]]:
     try:
         rows = db.execute("SELECT cycle, body FROM events WHERE kind = 'trained' ORDER BY number")
         for cycle, text in rows.fetchall():
-            body: dict[str, Any] = json.loads(text)
+            body: dict[str, Any] = from_json(text)
             files[body["file"]] = (cycle, body["sha256"])
             if "companion_sha256" in body:
                 companion = str(Path(body["file"]).with_suffix(".companion"))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from upslope.errors import ConfigError, ModelError
 from upslope.models import head, with_features
 from upslope.seeds import generator, global_generator
-from upslope.tasks.base import Task
+from upslope.tasks.base import Normalises, Task
 
 _SHOWN = 3
 
@@ -108,7 +108,8 @@ def take_backbone(factory: Callable[[], nn.Module], task: Task, device: torch.de
         )
     given = all(torch.equal(first[key], second[key]) for key in inside)
     below = {key: value for key, value in first.items() if key not in inside}
-    statistics = [list(getattr(task, key, ())) for key in ("mean", "std")]
+    both = (task.mean, task.std) if isinstance(task, Normalises) else ((), ())
+    statistics = [list(values) for values in both]
     return Backbone(
         network=one.to(device).eval().requires_grad_(False),
         task=task,

@@ -51,26 +51,30 @@ def model_looks_around(record: Recording) -> bool:
     n, batch = record.n, record.batch
     if n > _ROWS and not record.is_random:  # random numbers would not be the same for fewer
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
-    return _meets_statistics(record, batch) or _moves(
-        n, lambda change: tensors_in(_run(record, batch, change))
-    )
-
-
-def _meets_statistics(record: Recording, batch: Batch) -> bool:
-    """Whether a statistic of several samples meets the numbers of one in the model."""
-    n = batch.n
-    reference = StatisticsWatch(n)
+    watch = StatisticsWatch(n)
     try:
-        outputs = _run(record, batch, None, reference)
-    except Exception:  # a model for another size of batch: spoiling will say so
+        outputs = tensors_in(_run(record, batch, None, watch))
+    except Exception:  # a model for another size of batch, say
         return True
-    if n > 1 and not record.is_random:
-        fewer = StatisticsWatch(n - 1, reference)
-        with contextlib.suppress(
-            Exception
-        ):  # of a model that does not take fewer, the first will do
-            outputs, reference = _run(record, batch.rows(slice(0, n - 1)), None, fewer), fewer
-    return reference.finish(tensors_in(outputs))
+    if _meets_statistics(record, batch, watch, outputs):
+        return True
+    return _moves(n, outputs, lambda change: tensors_in(_run(record, batch, change)))
+
+
+def _meets_statistics(
+    record: Recording, batch: Batch, watch: StatisticsWatch, outputs: Sequence[Tensor]
+) -> bool:
+    """Whether a statistic of several samples met the numbers of one in the model.
+
+    watch, outputs: of a pass of the batch. A second one, of fewer samples, tells which dimensions
+    count samples, if that matters.
+    """
+    if watch.depends_on_dimensions and batch.n > 1 and not record.is_random:
+        fewer = StatisticsWatch(batch.n - 1, watch)
+        with contextlib.suppress(Exception):  # a model that does not take fewer: the first will do
+            outputs = tensors_in(_run(record, batch.rows(slice(0, batch.n - 1)), None, fewer))
+            watch = fewer
+    return watch.finish(outputs)
 
 
 def losses_look_around(record: Recording, loss: Loss) -> bool:
@@ -82,7 +86,15 @@ def losses_look_around(record: Recording, loss: Loss) -> bool:
         return False
     if opens(record.outputs) and _is_counted(record):
         return loss_looks_around(loss, record.outputs, record.n)
-    return _moves(record.n, lambda change: [loss(_run(record, record.batch, change))])
+
+    def losses(change: Change | None) -> list[Tensor]:
+        return [loss(_run(record, record.batch, change))]
+
+    try:
+        before = losses(None)
+    except Exception:  # labels that have run out
+        return True
+    return _moves(record.n, before, losses)
 
 
 def opens(outputs: Any) -> bool:
@@ -108,34 +120,33 @@ def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:
         watch.mark(leaf)
     try:
         with watch:
-            numbers = loss(tree_unflatten(own, spec))
+            before = loss(tree_unflatten(own, spec))
     except Exception:  # labels that have run out
         return True
-    if watch.finish([numbers]):
+    if watch.finish([before]):
         return True
 
-    def losses(change: Change | None) -> list[Tensor]:
+    def losses(change: Change) -> list[Tensor]:
         given = [_changed(leaf, n, change) for leaf in leaves]
         return [loss(tree_unflatten(given, spec))]
 
-    return _moves(n, losses)
+    return _moves(n, [before], losses)
 
 
-def _moves(n: int, numbers: Callable[[Change | None], Sequence[Tensor]]) -> bool:
-    """Whether the numbers of some of n samples move when those of every second one are spoilt."""
-    even = torch.arange(n) % 2 == 0
-    few = torch.arange(n) % 4 == 1  # fewer than half, which moves a median
-    try:
-        before = numbers(None)
-    except Exception:  # a model for another size of batch, or labels that have run out
-        return True
+def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequence[Tensor]]) -> bool:
+    """Whether the numbers of some of n samples move when those of every second one are spoilt.
+
+    before: the numbers when none is.
+    """
+    places = torch.arange(n)
+    even = places % 2 == 0
     tried = 0
-    for spoilt, spoil in ((~even, _to_nan), (few, _to_large), (~even, _to_small)):
+    for spoil in (_to_nan, _to_extremes):
 
-        def change(tensor: Tensor, rows: Tensor = spoilt, spoil: Change = spoil) -> Tensor:
-            each = rows.to(tensor.device).repeat_interleave(len(tensor) // n)
-            mask = each.view(-1, *(1,) * (tensor.dim() - 1))
-            return torch.where(mask, spoil(tensor), tensor)
+        def change(tensor: Tensor, spoil: Callable[..., Tensor] = spoil) -> Tensor:
+            each = places.to(tensor.device).repeat_interleave(len(tensor) // n)
+            each = each.view(-1, *(1,) * (tensor.dim() - 1))
+            return torch.where(each % 2 == 0, tensor, spoil(tensor, each))
 
         try:
             after = numbers(change)
@@ -143,22 +154,19 @@ def _moves(n: int, numbers: Callable[[Change | None], Sequence[Tensor]]) -> bool
             continue
         tried += 1
         if len(after) != len(before) or any(
-            _differ(a, b, n, ~spoilt) for a, b in zip(before, after, strict=True)
+            _differ(a, b, n, even) for a, b in zip(before, after, strict=True)
         ):
             return True
     return tried == 0
 
 
-def _to_nan(tensor: Tensor) -> Tensor:
+def _to_nan(tensor: Tensor, places: Tensor) -> Tensor:  # noqa: ARG001
     return torch.full_like(tensor, torch.nan)
 
 
-def _to_large(tensor: Tensor) -> Tensor:
-    return (tensor + 1) * _LARGE
-
-
-def _to_small(tensor: Tensor) -> Tensor:
-    return tensor / _LARGE
+def _to_extremes(tensor: Tensor, places: Tensor) -> Tensor:
+    """Half of them far too large, fewer than would move a median, and half far too small."""
+    return torch.where(places % 4 == 1, (tensor + 1) * _LARGE, tensor / _LARGE)
 
 
 def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:

@@ -86,12 +86,24 @@ def _agree_in_double(record: Recording, rows: Tensor) -> bool:
 def unused_outputs(outputs: Any, shares: Sequence[Tensor]) -> set[int]:
     """The places of the outputs that no gradient of the loss reaches.
 
-    shares: the gradient at each output that has a graph, in order.
+    shares: the gradient at each output that has a graph, in order. Where it is zero at all of them,
+    the losses are flat just now, and no output is held to be unused.
     """
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(shares):
         return set()
-    still = {id(end) for end, share in zip(ends, shares, strict=True) if not bool(share.any())}
+    return _places_without(outputs, ends, shares)
+
+
+def _places_without(
+    outputs: Any, ends: Sequence[Tensor], gradients: Sequence[Tensor | None]
+) -> set[int]:
+    """The places of those outputs whose gradient is zero; none, where that is so of all."""
+    still = {
+        id(end) for end, g in zip(ends, gradients, strict=True) if g is None or not bool(g.any())
+    }
+    if len(still) == len(ends):
+        return set()
     return {place for place, tensor in enumerate(tensors_in(outputs)) if id(tensor) in still}
 
 
@@ -103,15 +115,13 @@ def refuse_company(record: Recording, outputs: Any, losses: Tensor) -> None:
     Raises:
         GradientNormError: what the loss looks at changes.
     """
-    tensors = tensors_in(outputs)
-    ends = [x for x in tensors if x.requires_grad]
+    ends = [x for x in tensors_in(outputs) if x.requires_grad]
     gradients = (
         torch.autograd.grad(losses.sum(), ends, retain_graph=True, allow_unused=True)
         if ends
         else ()
     )
-    still = {id(x) for x, g in zip(ends, gradients, strict=True) if g is None or not bool(g.any())}
-    unused = [place for place, tensor in enumerate(tensors) if id(tensor) in still]
+    unused = _places_without(outputs, ends, gradients)
     for rows in half(record.n, seed=record.n):
         with torch.no_grad():
             try:

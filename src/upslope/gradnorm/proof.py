@@ -159,7 +159,8 @@ def check_gradients(
     groups = choose_samples(record.n, everyone=record.looks_around)
     checked = torch.cat(groups)
     w = torch.zeros_like(w).index_copy(0, checked, w[checked])
-    plain = _plain_gradients(record, loss, w, losses, groups)
+    one = int(torch.randint(len(checked), (1,), generator=rng))
+    plain, of_one = _plain_gradients(record, loss, w, losses, groups, int(checked[one]))
     near, floor = tolerance(record)
     sizes = {
         name: float(torch.linalg.vector_norm(g.abs())) for name, g in plain.items() if g is not None
@@ -175,7 +176,7 @@ def check_gradients(
         if not abs(ours - theirs) <= near * sizes.get(name, 0.0) + floor * largest:
             raise ProofFailed(f"autograd finds another gradient for {_uses(record, name)}")
     if record.n > 1:
-        _check_one(record, loss, rows, reduction, int(torch.randint(record.n, (1,), generator=rng)))
+        _check_one(record, of_one, rows, reduction, int(checked[one]))
 
 
 def _uses(record: Recording, name: str) -> str:
@@ -208,35 +209,43 @@ def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
     return [order[: max(_ALL // 2, n // 8)].sort(descending=True).values]
 
 
+Gradients = tuple[Tensor | None, ...]
+"""One gradient per parameter, in order; None where none is reached."""
+
+
 def _plain_gradients(
-    record: Recording, loss: Loss, w: Tensor, losses: Tensor, groups: Sequence[Tensor]
-) -> dict[str, Tensor | None]:
-    """name -> the gradient of sum_n w_n L_n, by autograd alone."""
+    record: Recording, loss: Loss, w: Tensor, losses: Tensor, groups: Sequence[Tensor], one: int
+) -> tuple[dict[str, Tensor | None], Gradients]:
+    """name -> the gradient of sum_n w_n L_n, by autograd alone; and the gradients of L_one."""
     parameters = list(record.weights.parameters.values())
     total: list[Tensor | None] = [None] * len(parameters)
     shares = None
     if not record.is_random:
         shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
-    parts: Iterator[tuple[Tensor | None, ...]]
+    parts: Iterator[tuple[Gradients, Gradients | None]]
     if shares is not None:
-        _compare_rest(record, unused_outputs(record.outputs, shares), torch.cat(list(groups)))
-        parts = (_gradients_of(record, parameters, shares, w, rows) for rows in groups)
+        if not record.repeats:
+            _compare_rest(record, unused_outputs(record.outputs, shares), torch.cat(list(groups)))
+        parts = (_gradients_of(record, parameters, shares, w, rows, one) for rows in groups)
     else:
-        parts = iter([_whole_gradients(record, parameters, loss, w, losses)])
-    for part in parts:
+        whole = _whole_gradients(record, parameters, loss, w, losses)
+        parts = iter([(whole, _gradients_of_one(record, loss, one) if record.n > 1 else ())])
+    of_one: Gradients = ()
+    for part, own in parts:
+        of_one = of_one if own is None else own
         for i, g in enumerate(part):
             if g is not None:
                 g = g.to_dense() if g.is_sparse else g
                 before = total[i]
                 total[i] = g if before is None else before + g
-    return dict(zip(record.weights.parameters, total, strict=True))
+    return dict(zip(record.weights.parameters, total, strict=True)), of_one
 
 
 def _compare_rest(record: Recording, unused: set[int], seen: Tensor) -> None:
     """Run the samples whose gradients are not formed in two halves: outputs must be the same.
 
-    seen: the samples that are run without the others anyway. Experts that drop what exceeds their
-    capacity, or samples that are nearly equal, show here only.
+    seen: the samples that are run without the others anyway. Where data decide which samples go
+    where, experts that drop what exceeds their capacity show here only.
     """
     rest = torch.ones(record.n, dtype=torch.bool).index_fill(0, seen, False).nonzero().flatten()
     for places in half(len(rest), seed=record.n):
@@ -251,20 +260,30 @@ def _gradients_of(
     shares: Sequence[Tensor],
     w: Tensor,
     rows: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """Of the samples `rows` in a pass without the others, whose outputs must be the same."""
+    one: int,
+) -> tuple[Gradients, Gradients | None]:
+    """Of the samples `rows` in a pass without the others, whose outputs must be the same.
+
+    Returns their weighted sum, and those of the sample `one`, if it is among them.
+    """
     unused = unused_outputs(record.outputs, shares)
     company, outputs = _compare_without_others(record, rows, unused)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
     once = torch.arange(len(company)) < len(rows)  # a sample that went twice counts once
-    w = torch.where(once, w[company], 0)
-    weighted = []
-    for share in shares:
-        own = share[company.to(share.device)]
-        weighted.append(own * w.to(own).view(-1, *(1,) * (own.dim() - 1)))
-    return pull_back(ends, weighted, parameters)
+
+    def pulled(w: Tensor) -> Gradients:
+        weighted = []
+        for share in shares:
+            own = share[company.to(share.device)]
+            weighted.append(own * w.to(own).view(-1, *(1,) * (own.dim() - 1)))
+        return pull_back(ends, weighted, parameters)
+
+    is_one = once & (company == one)
+    return pulled(torch.where(once, w[company], 0)), (
+        pulled(is_one.to(w)) if bool(is_one.any()) else None
+    )
 
 
 def _compare_without_others(
@@ -286,7 +305,7 @@ def _compare_without_others(
 
 def _whole_gradients(
     record: Recording, parameters: Sequence[Tensor], loss: Loss, w: Tensor, losses: Tensor
-) -> tuple[Tensor | None, ...]:
+) -> Gradients:
     outputs = record.run_plain(record.batch)
     plain = loss(outputs)
     near, floor = tolerance(record)
@@ -300,14 +319,23 @@ def _whole_gradients(
     return pull_back([plain], [w.to(plain)], parameters)
 
 
-def _check_one(
-    record: Recording, loss: Loss, rows: Mapping[str, Tensor], reduction: Reduction, sample: int
-) -> None:
-    """Hold what was asked of one sample against its gradient by autograd alone."""
+def _gradients_of_one(record: Recording, loss: Loss, sample: int) -> Gradients:
+    """The gradients of one sample's loss by autograd alone, where the loss cannot be cut off."""
     try:
         (gradients,) = sample_by_sample(record, loss, [sample])
     except GradientNormError as error:  # or rounding: float64, or all samples one by one, will tell
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
+    return gradients
+
+
+def _check_one(
+    record: Recording,
+    gradients: Gradients,
+    rows: Mapping[str, Tensor],
+    reduction: Reduction,
+    sample: int,
+) -> None:
+    """Hold what was asked of one sample against its gradients by autograd alone."""
     near, (_, floor) = _ONE_SAMPLE.get(record.precision, _ONE_SAMPLE_HALF), tolerance(record)
     names = record.weights.parameters
     pairs = {}

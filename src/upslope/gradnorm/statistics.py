@@ -64,6 +64,8 @@ class StatisticsWatch(TorchFunctionMode):
         self._reference = () if reference is None else tuple(reference.log)
         self._reference_n = n if reference is None else reference._n
         self.log: list[tuple[str, tuple[Any, ...]]] = []
+        self.depends_on_dimensions = False
+        """Whether any operator could have made a statistic, had dimensions counted samples."""
         self.operator: str | None = None
         """The first operator in which a statistic meets a sample."""
 
@@ -120,6 +122,10 @@ class StatisticsWatch(TorchFunctionMode):
                 return _STATISTIC
             self.operator = self.operator or name
             return _SAMPLE
+        both = len(given) == 2 and marks == [_SAMPLE, _SAMPLE]
+        spread = both and (name in CROSSING or given[0].shape != given[1].shape)
+        if spread or name in REDUCING or name == "grid_sample":
+            self.depends_on_dimensions = True
         counting = self._counting(name, given, place)
         if name == "grid_sample" and counting[0] != {0}:
             return _STATISTIC  # it takes entries from where samples say, of other samples as well
@@ -127,10 +133,9 @@ class StatisticsWatch(TorchFunctionMode):
             dims = _dimensions(name, args, kwargs, given[0].dim())
             if marks[0] == _SAMPLE and (dims is None or counting[0] & dims):
                 return _STATISTIC if given[0].numel() else _SAMPLE
-        both = len(given) == 2 and marks == [_SAMPLE, _SAMPLE]
         if name in CROSSING and both and given[0].dim() <= 2 and given[1].dim() <= 2:
             return _STATISTIC
-        if both and _crosses(given, counting):
+        if spread and _crosses(given, counting):
             return _STATISTIC
         return _SAMPLE
 

@@ -44,15 +44,19 @@ def image_statistics(pixels: NDArray[np.uint8]) -> Floats:
     dy, dx = np.gradient(grey, axis=(1, 2))
     magnitude = np.hypot(dx, dy)
     angle = np.mod(np.arctan2(dy, dx), math.pi) * (_DIRECTIONS / math.pi)
-    lower = np.floor(angle).astype(np.int64) % _DIRECTIONS
-    share = angle - np.floor(angle)
+    lower = np.floor(angle)
+    share = angle - lower
+    bins = lower.astype(np.int64) % _DIRECTIONS
     side = SIDE // _CELL
-    cells = np.zeros((n, side, side, _DIRECTIONS), dtype=np.float32)
-    for direction in range(_DIRECTIONS):
-        weight = np.where(lower == direction, 1 - share, 0)
-        weight = weight + np.where((lower + 1) % _DIRECTIONS == direction, share, 0)
-        votes = (magnitude * weight).reshape(n, side, _CELL, side, _CELL)
-        cells[..., direction] = votes.sum(axis=(2, 4))
+    row = np.arange(SIDE) // _CELL
+    cell = (np.arange(n)[:, None, None] * side + row[:, None]) * side + row
+    votes = np.bincount(
+        np.concatenate((cell * _DIRECTIONS + bins, cell * _DIRECTIONS + (bins + 1) % _DIRECTIONS))
+        .ravel(),
+        np.concatenate((magnitude * (1 - share), magnitude * share)).ravel(),
+        n * side * side * _DIRECTIONS,
+    )  # fmt: skip
+    cells = votes.reshape(n, side, side, _DIRECTIONS).astype(np.float32)
     padded = np.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)))
     energy = sum(
         (padded[:, i : i + side, j : j + side] ** 2).sum(axis=-1, keepdims=True)

@@ -103,7 +103,9 @@ class Session:
         answer = self.project.undo(author)
         if answer is None:
             return False
-        self._ask_first(author, Question(answer.id, answer.slice, "its answer was taken back"))
+        if answer.id in self._position:  # a file may have gone since
+            why = "its answer was taken back"
+            self._ask_first(author, Question(answer.id, answer.slice, why))
         return True
 
     def review(self, author: str, sample: object) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from upslope.errors import UpslopeError
 from upslope.labelling.ranking import Ranking
 
 _LINE = 1 << 26  # bytes of a ranking at most
@@ -29,12 +30,17 @@ class TrainingProcess:
         self.problem: str | None = None
 
     async def run(self) -> None:
-        """Keep a trainer running until cancelled."""
-        for _ in range(_ATTEMPTS):
+        """Keep a trainer running until cancelled, or until several in a row gave no ranking."""
+        failures = 0
+        while failures < _ATTEMPTS:
+            rankings = 0
             try:
-                await self._serve()
+                async for ranking in self._rankings():
+                    rankings += 1
+                    self.problem = self._taken(ranking)
             finally:
                 self._end()
+            failures = 0 if rankings else failures + 1
             await asyncio.sleep(_PAUSE)
 
     def tell(self) -> None:
@@ -44,7 +50,19 @@ class TrainingProcess:
             with contextlib.suppress(ConnectionError, RuntimeError):
                 process.stdin.write(b"\n")
 
-    async def _serve(self) -> None:
+    def _taken(self, ranking: Ranking) -> str | None:
+        """Hand a ranking over; return what kept its measurement from being recorded, if anything.
+
+        A full disk, for one, must not end training: people are told, and go on when there is room.
+        """
+        try:
+            self._take(ranking)
+        except UpslopeError as error:
+            return str(error)
+        return None
+
+    async def _rankings(self) -> AsyncIterator[Ranking]:
+        """Start a trainer and yield its rankings until it ends; `problem` then says why it did."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -53,15 +71,17 @@ class TrainingProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE,
+            start_new_session=True,  # Ctrl-C is the server's to answer
         )
         assert self._process.stdout is not None
+        problem = None
         async for line in self._process.stdout:
             record = json.loads(line)
-            self.problem = record.get("error")
-            if self.problem is None:
-                self._take(Ranking.from_record(record))
+            problem = record.get("error")
+            if problem is None:
+                yield Ranking.from_record(record)
         code = await self._process.wait()
-        self.problem = self.problem or f"the process that trains ended with code {code}"
+        self.problem = problem or f"the process that trains ended with code {code}"
 
     def _end(self) -> None:
         if self._process is not None and self._process.returncode is None:

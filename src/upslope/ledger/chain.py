@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from upslope.files import from_json
+
 CHAIN = "chain"
 """Key in the table `meta`: {"start": digest, "after": number of the last event without a chain}."""
 COLUMNS = "number, time, cycle, kind, body"
@@ -48,7 +50,7 @@ def check_chain(meta: Mapping[str, str], rows: Sequence[Sequence[Any]], *, expec
     """
     if not expected:
         return End(rows[-1][0] if rows else 0, "")
-    chain = json.loads(meta[CHAIN])
+    chain = from_json(meta[CHAIN])
     after = chain["after"]
     before = [row for row in rows if row[0] <= after]
     if start_of(meta, before) != chain["start"]:
@@ -68,7 +70,7 @@ def check_chain(meta: Mapping[str, str], rows: Sequence[Sequence[Any]], *, expec
 
 def chain_begins(meta: Mapping[str, str]) -> int | None:
     """Return the number of the first event with a chain, None for a ledger without one."""
-    return json.loads(meta[CHAIN])["after"] + 1 if CHAIN in meta else None
+    return from_json(meta[CHAIN])["after"] + 1 if CHAIN in meta else None
 
 
 def _digest(value: object) -> str:

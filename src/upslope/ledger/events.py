@@ -44,7 +44,8 @@ class State:
     passed: id -> the annotator's reason. owed: those passed in whose place none is asked yet.
     pool: the body of the last `pool` event. changes: what `extended` and `pool` changed since the
     run began. sittings: the environments in which the run was gone on with, where they differ from
-    the one before in what may change bits.
+    the one before in what may change bits. labels_from: the folder of the run whose labels are the
+    initial set; empty where it was drawn or chosen.
 
     initial: ids of the initial set.
     """
@@ -61,6 +62,7 @@ class State:
     pool: Mapping[str, Any] | None = None
     changes: tuple[Change, ...] = ()
     sittings: tuple[Mapping[str, Any], ...] = ()
+    labels_from: str = ""
 
     @property
     def started(self) -> bool:
@@ -105,7 +107,7 @@ def _asked(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     _require(cycle == len(state.cycles), f"samples asked for cycle {cycle} out of turn")
     ids = tuple(body["ids"])
     if cycle == 0:
-        return replace(state, initial=ids, pending=ids)
+        return replace(state, initial=ids, pending=ids, labels_from=body.get("labels_from", ""))
     scores = body.get("scores")
     last = replace(
         state.cycles[-1],

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from upslope.errors import RunError
-from upslope.files import disk_errors
+from upslope.files import disk_errors, from_json
 
 if sys.platform == "win32":
     import msvcrt
@@ -98,7 +98,7 @@ def _opened(path: Path) -> IO[str]:
 
 def _holder(text: str) -> str:
     try:
-        who = json.loads(text)
+        who = from_json(text)
         return f"process {who['pid']} on {who['host']}"
     except (ValueError, KeyError, TypeError):
         return "another process"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from upslope.errors import RunError
-from upslope.files import disk_errors, make_folder
+from upslope.files import disk_errors, from_json, make_folder
 from upslope.ledger.chain import CHAIN, COLUMNS, End, check_chain, start_of
 from upslope.ledger.events import Event
 from upslope.ledger.lock import RunLock
@@ -241,9 +241,9 @@ def read_log(
             db.execute("ROLLBACK")
         try:
             end = check_chain(texts, rows, expected=version == kind.version or "chain" in chained)
-            meta = {key: json.loads(texts[key]) for key in kind.keys}
+            meta = {key: from_json(texts[key]) for key in kind.keys}
             state = kind.fold(
-                Event(name, cycle, json.loads(body)) for _, _, cycle, name, body, *_ in rows
+                Event(name, cycle, from_json(body)) for _, _, cycle, name, body, *_ in rows
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise sqlite3.DatabaseError(f"its events do not add up: {error}") from error

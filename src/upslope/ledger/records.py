@@ -97,7 +97,8 @@ class RunResult:
     commit, when the run began. info: strategy, seed, primary (the figure that curves show), pool
     and test sizes. initial: ids of the initial set. labels: id -> label, None where the data set
     holds it. pending: ids asked and not yet labelled. finished: every budget point has been
-    evaluated. passed: id -> reason, of the samples that annotators would not label.
+    evaluated. passed: id -> reason, of the samples that annotators would not label. labels_from:
+    the folder of the run whose labels this one began with; empty where there is none.
 
     path: the run directory. cycles: one record per cycle.
     """
@@ -113,6 +114,7 @@ class RunResult:
     finished: bool
     passed: Mapping[str, str] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
+    labels_from: str = ""
 
     @property
     def strategy(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import RunError
-from upslope.files import make_folder
+from upslope.files import from_json, make_folder
 from upslope.ledger.chain import CHAIN, COLUMNS, End, start_of
 from upslope.ledger.log import create_tables, open_to_read, sqlite_errors
 from upslope.ledger.store import FORMAT, META
@@ -49,7 +49,7 @@ def read_what_is_sound(path: Path) -> Salvage:
             reason = str(error)
     try:
         for key in META:
-            json.loads(meta[key])
+            from_json(meta[key])
         if chained:
             rows, broken = _sound(meta, rows)
             reason = broken or reason
@@ -65,7 +65,7 @@ def _sound(
     meta: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> tuple[list[Sequence[Any]], str]:
     """The rows up to the first that breaks the chain, and why it does."""
-    chain = json.loads(meta[CHAIN])
+    chain = from_json(meta[CHAIN])
     good = [row for row in rows if row[0] <= chain["after"]]
     if start_of(meta, good) != chain["start"]:
         raise ValueError("it is not what was recorded")

@@ -37,6 +37,7 @@ def status(run: RunResult) -> dict[str, Any]:
         "training": _figure(last.train_metrics, run.primary) if last else None,
         "test_samples": run.info.get("test"),
         "unfitted_cycles": [c.cycle + 1 for c in run.unfitted],
+        "labels_from": run.labels_from or None,
         "changes": [str(change) for change in run.changes],
         "finished": run.finished and not run.pending,
         "to_label": str(sheet) if run.pending and sheet.is_file() else None,
@@ -62,7 +63,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     counts = f"{standing['labels']:,}"
     counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
     counts += f", {standing['passed']:,} passed" if standing["passed"] else ""
-    unfitted = standing["unfitted_cycles"]
+    unfitted, begun = standing["unfitted_cycles"], standing["labels_from"]
     return [
         ("run", standing["run"]),
         ("strategy", f"{standing['strategy']}, seed {standing['seed']}"),
@@ -71,6 +72,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         ("labels", counts),
         ("last cycle", last_cycle(standing)),
         *([("not fitted", unfitted_words(unfitted))] if unfitted else []),
+        *([("begun with", f"the labels of {begun}")] if begun else []),
         *(("changed", change) for change in standing["changes"]),
         ("next", standing["next"]),
     ]

@@ -151,6 +151,7 @@ def read_run(path: Path | str) -> RunResult:
         finished=len(state.cycles) >= info["cycles"],
         passed=state.passed,
         changes=state.changes,
+        labels_from=state.labels_from,
     )
 
 

@@ -121,7 +121,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if ":" in name:
         return own.check_own_options(name, options)
     factory = registry.lookup("model", REGISTRY, name, " or `package.module:function`")
-    problems: list[registry.OptionProblem | str] = [*own.given_problems(name, options)]
+    problems: list[registry.OptionProblem] = [*own.given_problems(name, options)]
     rest = {key: value for key, value in options.items() if key not in own.GIVEN}
     try:
         checked = registry.check_options(f"model {name!r}", factory, rest, own.GIVEN)

@@ -19,7 +19,13 @@ from torch import nn
 
 from upslope.errors import ConfigError, UpslopeError
 from upslope.models.inputs import ImageForm, stated_form
-from upslope.registry import OptionProblem, OptionsError, UnknownOption
+from upslope.registry import (
+    OptionConflict,
+    OptionProblem,
+    OptionsError,
+    UnknownOption,
+    WrongOption,
+)
 
 GIVEN = ("num_classes", "input_shape")
 """What a data set decides; no option may have these names."""
@@ -33,7 +39,8 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             given; all wrong options in one message.
     """
     factory = import_function(name)
-    problems: list[OptionProblem | str] = [*given_problems(name, options)]
+    where = f"model {name!r}"
+    problems: list[OptionProblem] = [*given_problems(name, options)]
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # functions written in C may not tell
@@ -42,19 +49,20 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
         own = [n for n in names if n not in GIVEN]
         problems += [
-            UnknownOption(f"model {name!r}", key, tuple(own))
+            UnknownOption(where, key, tuple(own))
             for key in options
             if key not in names and key not in GIVEN
         ]
         missing = [n for n in GIVEN if n not in names]
         if missing:
-            problems.append(
-                f"model {name!r}: Expected a function that takes num_classes= and input_shape= but "
-                f"its parameters are ({', '.join(names)}). Add {' and '.join(missing)}."
+            text = (
+                "Expected a function that takes num_classes= and input_shape= but its parameters "
+                f"are ({', '.join(names)}). Add {' and '.join(missing)}."
             )
+            problems.append(OptionConflict(where, text))
+    expected = "an option with a value, since the function has no default for it,"
     problems += [
-        f"model {name!r}: Expected `{p.name}` to be an option with a value, since the function has "
-        "no default for it, but got none."
+        WrongOption(where, p.name, expected, "none")
         for p in parameters
         if p.name in names
         and p.default is p.empty
@@ -66,11 +74,11 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
-def given_problems(name: str, options: Mapping[str, Any]) -> list[str]:
-    """Return one line for each option that is not the user's to set."""
+def given_problems(name: str, options: Mapping[str, Any]) -> list[WrongOption]:
+    """Return the problem of each option that is not the user's to set."""
+    expected = "what the data set gives, and no option,"
     return [
-        f"model {name!r}: Expected `{key}` to be what the data set gives, and no option, but got "
-        f"{options[key]!r}. Leave it out."
+        WrongOption(f"model {name!r}", key, expected, f"{options[key]!r}. Leave it out")
         for key in GIVEN
         if key in options
     ]

@@ -6,11 +6,12 @@ that came later, or from folders that are listed in another order.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from upslope.files import from_json
 
 FILE = "results.json"
 GREY = -1
@@ -59,7 +60,7 @@ def read_look(*folders: Path) -> Look:
     """
     for folder in folders:
         try:
-            document: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            document: Any = from_json((folder / FILE).read_text(encoding="utf-8"))
             slots = {str(name): int(slot) for name, slot in document["colours"].items()}
             return Look(str(document["title"]), slots)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -7,10 +7,10 @@ from collections import Counter
 from typing import Any
 
 from upslope.evaluation import INTERVAL_SEEDS
-from upslope.files import safe_cell, to_json
+from upslope.files import to_json
 from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
-from upslope.report.text_tables import DASH, csv_text, markdown_table
+from upslope.report.text_tables import DASH, csv_text, markdown_table, plain_markdown
 
 
 def header(summary: Summary) -> list[str]:
@@ -72,7 +72,7 @@ def name_of(metric: str) -> str:
 def markdown(summary: Summary) -> str:
     """The table, with a line that says how to read it."""
     table = markdown_table(header(summary), [cells(summary, row) for row in summary.rows])
-    return "\n".join([table, "", *[f"{note}  " for note in notes(summary)], ""])
+    return "\n".join([table, "", *[f"{plain_markdown(note)}  " for note in notes(summary)], ""])
 
 
 def notes(summary: Summary) -> list[str]:
@@ -142,9 +142,7 @@ def as_csv(summary: Summary) -> str:
         for i, labels in enumerate(summary.budgets):
             figures = (float(x[i]) for x in (row.curve.mean, row.curve.low, row.curve.high))
             shown = ["" if math.isnan(x) else repr(x) for x in figures]
-            lines.append(
-                [safe_cell(row.strategy), labels, *shown, len(row.seeds), summary.study.metric]
-            )
+            lines.append([row.strategy, labels, *shown, len(row.seeds), summary.study.metric])
     return csv_text(("strategy", "labels", "mean", "low", "high", "seeds", "metric"), lines)
 
 

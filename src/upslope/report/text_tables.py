@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections.abc import Iterable, Sequence
+
+from upslope.files import csv_line, safe_cell
+
+_TAG = re.compile("<(?=[A-Za-z/!?])")
+"""What begins HTML, unlike the sign in p < 0.001."""
 
 DASH = "–"
 """What stands in a cell that has no value."""
@@ -13,24 +17,32 @@ DASH = "–"
 def markdown_table(
     head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1
 ) -> str:
-    """Return a Markdown table, without a line break at its end.
+    """Return a Markdown table, without a line break at its end; cells are brought to one line.
 
     head: the column names. rows: as many cells in each as there are columns.
     text_columns: how many columns, from the left, are set flush left; the others are numbers and
         set flush right.
     """
     marks = [" ---"] * text_columns + [" ---:"] * (len(head) - text_columns)
-    lines = [f"| {' | '.join(head)} |", f"|{' |'.join(marks)} |"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(' '.join(plain_markdown(c).split()) for c in cells)} |"
+
+    return "\n".join([line(head), f"|{' |'.join(marks)} |", *map(line, rows)])
+
+
+def plain_markdown(text: str) -> str:
+    """Return text in which nothing ends a table's cell or begins HTML; links stay as they are."""
+    return _TAG.sub("&lt;", text).replace("|", r"\|")
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a CSV table, its lines ended by a line feed.
 
-    head: the column names. rows: cells, written as `str` of them, quoted where they need it.
+    head: the column names. rows: cells, written as `str` of them, quoted where they need it; text
+    that a spreadsheet would run as a formula gets an apostrophe in front (`files.safe_cell`).
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return "".join(
+        csv_line(safe_cell(cell) if isinstance(cell, str) else cell for cell in row)
+        for row in (head, *rows)
+    )

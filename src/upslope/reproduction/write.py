@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from upslope.batches import resolve_device
 from upslope.experiment.environment import environment
-from upslope.files import disk_errors, to_json, write_text
+from upslope.files import disk_errors, from_json, to_json, write_text
 from upslope.report.text_tables import markdown_table
 from upslope.reproduction.artefacts import ARTEFACTS
 from upslope.reproduction.output.formats import to_csv, to_latex, to_markdown
@@ -134,7 +133,7 @@ def _made(meta: Mapping[str, Any]) -> str:
 
 def _meta(path: Path) -> dict[str, Any]:
     try:
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        meta: dict[str, Any] = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return meta

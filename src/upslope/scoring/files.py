@@ -225,7 +225,7 @@ def _write_csv(path: Path, blocks: Iterator[dict[str, list[Any]]]) -> None:
         writer = csv.writer(file)
         for i, block in enumerate(blocks):
             if i == 0:
-                writer.writerow(block)
+                writer.writerow([safe_cell(name) for name in block])
             columns = [
                 list(map(safe_cell, values)) if name in TEXT_COLUMNS else values
                 for name, values in block.items()

@@ -19,8 +19,8 @@ from upslope.gradnorm import samples_that_fit
 from upslope.pool import Need
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.seeds import deterministic, generator, global_generator
-from upslope.signals import FitContext, Signal, build
-from upslope.signals.base import Targets
+from upslope.signals import FitContext, FittedSignal, Signal, build
+from upslope.signals.base import FittedOnce, Targets
 from upslope.tasks.base import Task
 
 OnCorrupt = Literal["fail", "skip"]
@@ -75,6 +75,7 @@ def compute_signals(
     batch_size: int = 256,
     on_corrupt: OnCorrupt = "fail",
     companion: KnowsSignals | None = None,
+    train: Callable[[Sequence[int]], nn.Module] | None = None,
     observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> SignalTable:
@@ -82,7 +83,8 @@ def compute_signals(
 
     Equal signals are computed once; signals with something to train are fitted first, on
     `unlabelled` (the candidates by default) and `labelled`. Random signals (dropout passes) draw
-    from (seed, cycle). The model's modes and torch's generators are as before afterwards.
+    from (seed, cycle). The model's modes and torch's generators are as before afterwards. train: as
+    `FitContext` has it; without it, signals that must train a network like the run's are refused.
 
     task: as in training. dataset: the pool. device: where to compute. batch_size: samples at a
     time. companion: what trained along with the model, if anything. observer: is told of progress.
@@ -98,9 +100,10 @@ def compute_signals(
         signals: dict[Need, Signal] = {}
         for need in plain:
             signal = (companion.signal(need) if companion else None) or build(need)
-            fit = getattr(signal, "fit", None)
-            if fit is not None:
-                when = () if getattr(signal, "once", False) else (cycle,)
+            trainable: object = signal
+            if isinstance(trainable, FittedSignal):
+                once = isinstance(trainable, FittedOnce) and trainable.once
+                when = () if once else (cycle,)
                 context = FitContext(
                     model=model,
                     task=task,
@@ -111,8 +114,9 @@ def compute_signals(
                     device=device,
                     rng=generator(seed, "fit", str(need), *when),
                     progress=_fitting(observer, stop),
+                    train=train,
                 )
-                signal = fit(context)
+                signal = trainable.fit(context)
             signals[need] = signal
         for_labelled = {replace(n, labelled=False): n for n in needs if n.labelled}
         with global_generator(seed, "signals", cycle, device=device):

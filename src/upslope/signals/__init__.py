@@ -21,6 +21,7 @@ from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
 from upslope.signals.contrastive import ContrastiveFeatures
 from upslope.signals.extracted import ExtractedFeatures
+from upslope.signals.feature_dropout import FeatureDropout
 from upslope.signals.features import Features
 from upslope.signals.gradient_sketch import GradientSketch
 from upslope.signals.gradnorm import ExpectedGradientLength, GradNorm
@@ -28,9 +29,11 @@ from upslope.signals.isal import Influence
 from upslope.signals.latents import Latents
 from upslope.signals.mc_dropout import McDropout, McPosteriors
 from upslope.signals.model_change import ModelChange
+from upslope.signals.predicted_classes import PredictedClasses
 from upslope.signals.predictions import Predictions
 from upslope.signals.probabilities import Probabilities, Uncertainty
 from upslope.signals.sraal import Sraal
+from upslope.signals.temperature import FittedTemperature
 from upslope.signals.vaal import Vaal
 from upslope.tasks.base import Task
 
@@ -38,7 +41,9 @@ REGISTRY: dict[str, type[Options]] = {
     "probabilities": Probabilities,
     "predictions": Predictions,
     "uncertainty": Uncertainty,
+    "predicted-classes": PredictedClasses,
     "features": Features,
+    "feature-dropout": FeatureDropout,
     "extracted-features": ExtractedFeatures,
     "contrastive-features": ContrastiveFeatures,
     "gradnorm": GradNorm,
@@ -71,9 +76,10 @@ def build(need: Need) -> Signal:
     name = _FORMER_NAMES.get(need.name, need.name)
     signal = registry.lookup("signal", REGISTRY, name)
     options = dict(need.options)
-    return cast(
-        Signal, signal(**registry.check_options(f"signal {need.name!r}", signal, options, ()))
-    )
+    made = signal(**registry.check_options(f"signal {need.name!r}", signal, options, ()))
+    if getattr(made, "temperature", None) == "fitted":
+        return cast(Signal, FittedTemperature(made))
+    return cast(Signal, made)
 
 
 def check(
@@ -100,9 +106,12 @@ def check(
             known = _FORMER_NAMES.get(need.name, need.name) in REGISTRY
             signal = build(need) if known else None
             trained: object = signal
+            if isinstance(trained, FittedTemperature):
+                # No shape depends on the temperature.
+                trained = signal = trained.at(1.0)
             if isinstance(trained, Checked):
                 trained.check(model, task, inputs)
-            elif signal is not None and not hasattr(signal, "fit"):
+            elif signal is not None and not isinstance(trained, FittedSignal):
                 values[need] = signal.compute(model, task, inputs)
     finally:
         for module, mode in modes:

@@ -26,7 +26,8 @@ class FitContext:
     """What a signal may learn from before it is computed: never the test set.
 
     unlabelled, labelled: positions in `dataset`; targets: n_labelled of them.
-    progress: called with (done, total).
+    progress: called with (done, total). train: returns a fresh network, trained as the run trains
+    its own on these places in `labelled`, in eval mode; None outside a run.
 
     model: trained. task: as in training. device: where to compute. rng: of everything random.
     """
@@ -40,6 +41,7 @@ class FitContext:
     device: torch.device
     rng: torch.Generator
     progress: Callable[[int, int], None]
+    train: Callable[[Sequence[int]], nn.Module] | None = None
 
 
 class Signal(Protocol):
@@ -55,12 +57,12 @@ class Signal(Protocol):
         ...
 
 
+@runtime_checkable
 class FittedSignal(Protocol):
     """A signal with something of its own to train first (an autoencoder, a committee).
 
     A frozen dataclass whose fields are its options, as a `Signal` is, which has no `compute` of
-    its own: what it learns has. One that learns from what is the same in every cycle may say
-    `once = True`: it is then given the same random numbers each time, and may keep what it learnt.
+    its own: what it learns has.
     """
 
     name: ClassVar[str]
@@ -71,6 +73,16 @@ class FittedSignal(Protocol):
         context: what it may learn from.
         """
         ...
+
+
+@runtime_checkable
+class FittedOnce(Protocol):
+    """A fitted signal that learns from what is the same in every cycle.
+
+    Where `once` is True, it gets the same random numbers each time and may keep what it learnt.
+    """
+
+    once: ClassVar[bool]
 
 
 @runtime_checkable

@@ -31,7 +31,7 @@ from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
 from upslope.signals.fitting import batches, count, read, seeded
-from upslope.tasks.base import Task
+from upslope.tasks.base import Augments, Task
 
 BATCH = 256
 RATE = 1e-3
@@ -86,7 +86,8 @@ class ContrastiveFeatures(Options):
             )
         encoder, head = encoder.to(context.device), head.to(context.device)
         adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=RATE)
-        mirror = getattr(context.task, "augmentation", "") == "flip-crop"
+        task = context.task
+        mirror = isinstance(task, Augments) and task.augmentation == "flip-crop"
         steps = count(context, self.steps, BATCH, PASSES)
         stream = batches(context, pool, BATCH)
         with torch.enable_grad():

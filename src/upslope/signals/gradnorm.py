@@ -26,8 +26,9 @@ from upslope.gradnorm import (
     label_free,
 )
 from upslope.gradnorm.losses import Loss
-from upslope.options import Options
+from upslope.options import Options, Temperature
 from upslope.signals.criteria import CRITERIA, Criterion
+from upslope.signals.temperature import tempered
 from upslope.tasks.base import Task
 
 Norm = Annotated[
@@ -65,6 +66,7 @@ class GradNorm(Options):
     ] = "graph"
     norm: Norm = "global"
     parameters: Parameters = None
+    temperature: Temperature = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +80,7 @@ class GradNorm(Options):
         return gradient_norms(
             model,
             inputs,
-            label_free(lambda outputs: of_logits(task.logits(outputs))),
+            label_free(lambda outputs: of_logits(tempered(task.logits(outputs), self.temperature))),
             norm=self.norm,
             parameters=chosen(self.parameters),
         )
@@ -109,6 +111,7 @@ class ExpectedGradientLength(Options):
     ] = 1.0
     norm: Norm = "global"
     parameters: Parameters = None
+    temperature: Temperature = 1.0
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n,) for a prepared batch; the task's logits are (n, C).
@@ -124,5 +127,5 @@ class ExpectedGradientLength(Options):
             norm=self.norm,
             parameters=chosen(self.parameters),
             kind=self.kind,
-            logits=task.logits,
+            logits=lambda outputs: tempered(task.logits(outputs), self.temperature),
         ).scores

@@ -1,6 +1,7 @@
 """Posteriors, and the uncertainties read from them.
 
-With p = softmax(z) over C classes and p_(1) >= p_(2) >= ... its values in order:
+With p = softmax(z / T) over C classes, the temperature T being 1 unless given, and p_(1) >= p_(2)
+>= ... its values in order:
 
     least-confidence  1 - p_(1)
     margin            1 - (p_(1) - p_(2))       (Scheffer et al. 2001), turned so that high is near
@@ -20,7 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from upslope.options import Options
+from upslope.options import Options, Temperature
+from upslope.signals.temperature import tempered
 from upslope.tasks.base import Task
 
 
@@ -51,10 +53,12 @@ class Probabilities(Options):
 
     name: ClassVar[str] = "probabilities"
 
+    temperature: Temperature = 1.0
+
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, C, ...) for a prepared batch."""
         with torch.no_grad():
-            return task.logits(model(inputs)).float().softmax(dim=1)
+            return tempered(task.logits(model(inputs)).float(), self.temperature).softmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,9 @@ class Uncertainty(Options):
         Literal["least-confidence", "margin", "entropy"],
         Field(description="how it is read from the posterior"),
     ] = "entropy"
+    temperature: Temperature = 1.0
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n,) for a prepared batch."""
-        p = Probabilities().compute(model, task, inputs)
+        p = Probabilities(self.temperature).compute(model, task, inputs)
         return task.per_sample(MEASURES[self.measure](p), p.argmax(dim=1))

@@ -18,23 +18,31 @@ from upslope.strategies.badge import Badge
 from upslope.strategies.bait import Bait
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.batch_bald import BatchBald
+from upslope.strategies.binary_bait import BinaryBait
 from upslope.strategies.committee import QBC
 from upslope.strategies.core_set import CoreSet, RobustCoreSet
 from upslope.strategies.coverage import FacilityLocation, MaxHerding, ProbCover, UHerding
+from upslope.strategies.dcom import DCoM
 from upslope.strategies.diverse import GradNormDiverse
+from upslope.strategies.dropquery import DropQuery
 from upslope.strategies.emcm import EMCM
+from upslope.strategies.foreground import ForegroundRandom
 from upslope.strategies.gcn import CoreGCN, UncertainGCN
 from upslope.strategies.gradnorm import EGL, EGLRms, EntropyGradNorm, ExpectedGradNorm
 from upslope.strategies.isal import ISAL
 from upslope.strategies.lcmd import LCMD
 from upslope.strategies.learning_loss import LL4AL
 from upslope.strategies.mc_dropout import Bald, McEntropy, MeanStd, VariationRatio
+from upslope.strategies.oracle import Oracle
+from upslope.strategies.power import Power
 from upslope.strategies.random import Random
+from upslope.strategies.refine import Refine
 from upslope.strategies.typiclust import TCM, TypiClust
 from upslope.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
 REGISTRY: dict[str, type[QueryStrategy]] = {
     "random": Random,
+    "foreground-random": ForegroundRandom,
     "least-confidence": LeastConfidence,
     "margin": Margin,
     "entropy": Entropy,
@@ -59,6 +67,7 @@ REGISTRY: dict[str, type[QueryStrategy]] = {
     "core-gcn": CoreGCN,
     "badge": Badge,
     "bait": Bait,
+    "binary-bait": BinaryBait,
     "lcmd": LCMD,
     "batch-bald": BatchBald,
     "typiclust": TypiClust,
@@ -67,6 +76,11 @@ REGISTRY: dict[str, type[QueryStrategy]] = {
     "max-herding": MaxHerding,
     "u-herding": UHerding,
     "facility-location": FacilityLocation,
+    "dropquery": DropQuery,
+    "dcom": DCoM,
+    "power": Power,
+    "refine": Refine,
+    "oracle": Oracle,
 }
 
 

@@ -7,13 +7,15 @@ in proportion to the squared distance of its gradient to the nearest one drawn b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
+from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.posteriors import posterior_need
 from upslope.strategies.seeding import OuterProducts, k_means_plus_plus
 
 
@@ -27,10 +29,12 @@ class Badge(QueryStrategy):
     cost: ClassVar[str] = "n K (C + d); memory n (C + d)"
     best_for: ClassVar[str] = "medium and large budgets; a strong default for batches"
 
+    temperature: Temperature = field(default=1.0, metadata=LATER)
+
     @property
     def needs(self) -> tuple[Need, ...]:
         """Return the needs for posteriors and features."""
-        return (Need.of("probabilities"), Need.of("features"))
+        return (posterior_need(self.temperature), Need.of("features"))
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The seeds; scores are the gradient norms."""

@@ -18,7 +18,7 @@ How the traces are followed is in `upslope.strategies.fisher`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import torch
@@ -26,9 +26,11 @@ from pydantic import Field
 from torch import Tensor
 
 from upslope.errors import SelectionError
+from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.fisher import Fisher, information, whole
+from upslope.strategies.posteriors import posterior_need
 
 MOST = 6000
 """Largest C d: a matrix of that size in double precision is 288 MB, and four are held."""
@@ -49,11 +51,15 @@ class Bait(QueryStrategy):
     ridge: Annotated[float, Field(gt=0, description="lambda; the source has 0.01 on CIFAR-10")] = (
         0.01
     )
+    temperature: Temperature = field(default=1.0, metadata=LATER)
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Posteriors and features, of the labelled set too."""
-        return (Need.of("probabilities", labelled=True), Need.of("features", labelled=True))
+        return (
+            posterior_need(self.temperature, labelled=True),
+            Need.of("features", labelled=True),
+        )
 
     def check_shapes(self, signals: Mapping[Need, Tensor]) -> None:
         """Also refuse classes times features beyond 6000, whose matrices would not fit."""

@@ -49,6 +49,10 @@ class QueryStrategy(Options):
     signal_cost: ClassVar[str]
     cost: ClassVar[str]
     best_for: ClassVar[str]
+    reads_labels: ClassVar[bool] = False
+    """Whether it reads which class each labelled sample is of, beside signals."""
+    sees_labels: ClassVar[bool] = False
+    """Whether it reads labels that nobody has given yet, as an oracle does."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -139,6 +143,7 @@ def by_id(pool: PoolView) -> tuple[PoolView, list[int]]:
             n: _take(values, labelled) for n, values in pool.labelled_signals.items()
         },
         labels=None if pool.labels is None else _take(pool.labels, labelled),
+        look_ahead=pool.look_ahead,
     )
     return view, order
 

@@ -21,13 +21,13 @@ def read_costs(path: str) -> Mapping[str, float]:
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
             f"Expected `costs` to be unit, boundary, or a CSV file with the columns id and cost, "
             f"but {path!r} cannot be read: {error}."
         ) from error
     if not rows or not {"id", "cost"} <= rows[0].keys():
-        columns = ", ".join(rows[0]) if rows else "no rows"
+        columns = ", ".join(map(str, rows[0])) if rows else "no rows"
         raise ConfigError(f"Expected the columns id and cost in {path} but got {columns}.")
     costs: dict[str, float] = {}
     for line, row in enumerate(rows, 2):

@@ -25,6 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from upslope.options import Temperature
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import (
@@ -36,6 +37,7 @@ from upslope.strategies.distances import (
 )
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.greedy import lazy_greedy
+from upslope.strategies.posteriors import margin, posterior_need
 
 Similarity = Callable[[Tensor], Tensor]
 """Of squared distances, which it may overwrite."""
@@ -136,14 +138,12 @@ class UHerding(CoverageStrategy):
     reference: ClassVar[str] = "Bae et al., ICLR 2025"
     best_for: ClassVar[str] = "small to medium budgets"
 
-    temperature: Annotated[
-        float, Field(gt=0, description="of the posterior whose margin is the weight")
-    ] = 1.0
+    temperature: Temperature = "fitted"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too, and posteriors."""
-        return (features_need(self.features, self.steps), Need.of("probabilities"))
+        return (features_need(self.features, self.steps), posterior_need(self.temperature))
 
     def similarity(self, labelled: Tensor) -> Similarity:
         """exp(-(d / h)^2), h the smallest distance between labelled samples; 1 before there are
@@ -151,13 +151,12 @@ class UHerding(CoverageStrategy):
         return gaussian(smallest_distance(labelled))
 
     def weights(self, pool: PoolView) -> Tensor:
-        """1 - (p_(1) - p_(2)) of the tempered posterior; 1 for all where it is 0 for all."""
+        """1 - (p_(1) - p_(2)) of the tempered posterior; 1 for all where it is 0 for all, and
+        before there is a label."""
         p = pool.signal(self.needs[1]).float()
-        p = (p.clamp(min=torch.finfo(p.dtype).tiny).log() / self.temperature).softmax(dim=1)
-        if p.shape[1] < 2:
+        if p.shape[1] < 2 or not len(pool.labelled):
             return torch.ones(len(p))
-        first, second = p.topk(2, dim=1).values.unbind(dim=1)
-        u = 1 - (first - second)
+        u = 1 - margin(p)
         return u if bool(u.any()) else torch.ones(len(p))
 
 

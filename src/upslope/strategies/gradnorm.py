@@ -15,14 +15,16 @@ shows when they differ, where they are zero, and which to take.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from upslope.errors import ConfigError
+from upslope.options import LATER, Temperature
 from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
+from upslope.strategies.posteriors import gradient_need
 
 PAPER = "Wang et al., AAAI 2022"
 EGL_PAPER = "Settles, Craven and Ray 2007"
@@ -42,6 +44,13 @@ class GradientNormStrategy(TopStrategy):
         str | None,
         Field(description="names or prefixes, as fc,layer4; or last; none for all"),
     ] = None
+    temperature: Temperature = field(default=1.0, metadata=LATER)
+
+    def norms_need(self, signal: str, **options: Any) -> Need:
+        """The need of a signal with the options that all four share."""
+        return gradient_need(
+            signal, self.temperature, norm=self.norm, parameters=self.parameters, **options
+        )
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class EntropyGradNorm(GradientNormStrategy):
     @property
     def needs(self) -> tuple[Need, ...]:
         """The gradient norm of the entropy."""
-        return (Need.of("gradnorm", loss="entropy", norm=self.norm, parameters=self.parameters),)
+        return (self.norms_need("gradnorm", loss="entropy"),)
 
 
 @dataclass(frozen=True)
@@ -88,13 +97,11 @@ class ExpectedGradNorm(GradientNormStrategy):
     def needs(self) -> tuple[Need, ...]:
         """The gradient norm of the expected loss."""
         return (
-            Need.of(
+            self.norms_need(
                 "gradnorm",
                 loss="expected",
                 criterion=self.criterion,
                 posterior=self.posterior,
-                norm=self.norm,
-                parameters=self.parameters,
             ),
         )
 
@@ -115,15 +122,7 @@ class EGL(GradientNormStrategy):
     @property
     def needs(self) -> tuple[Need, ...]:
         """The expected gradient length, of this kind."""
-        return (
-            Need.of(
-                "egl",
-                kind=self.kind,
-                share=self.share,
-                norm=self.norm,
-                parameters=self.parameters,
-            ),
-        )
+        return (self.norms_need("egl", kind=self.kind, share=self.share),)
 
 
 @dataclass(frozen=True)

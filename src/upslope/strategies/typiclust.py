@@ -13,18 +13,20 @@ TCM (Doucet et al. 2024) starts with TypiClust and goes on with margin.
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView, Selection, top
 from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.clustering import clusters
 from upslope.strategies.distances import distance_blocks, normalised
 from upslope.strategies.features import Features, Steps, features_need
+from upslope.strategies.posteriors import uncertainty_need
 
 NEIGHBOURS = 20
 SMALL = 5
@@ -40,24 +42,6 @@ def typicality(x: Tensor) -> Tensor:
         squared[torch.arange(len(squared)), torch.arange(rows.start, rows.stop)] = torch.inf
         mean[rows] = squared.topk(k, dim=1, largest=False).values.sqrt().mean(dim=1)
     return 1 / (mean + 1e-5)
-
-
-def clusters(x: Tensor, k: int, rng: torch.Generator) -> Tensor:
-    """A cluster for every row, by k-means; mini-batches beyond 50 clusters. Returns (n,)."""
-    # Importing scikit-learn takes a second that most commands need not wait for.
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    seed = int(torch.randint(2**31 - 1, (), generator=rng))
-    if k <= 50:
-        means = KMeans(k, n_init=10, random_state=seed)
-    else:
-        means = MiniBatchKMeans(k, batch_size=5000, n_init=3, random_state=seed)
-    # One thread, because sums in the order in which threads finish differ from run to run.
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct samples than clusters
-        return torch.from_numpy(means.fit_predict(x.numpy())).long()
 
 
 @dataclass(frozen=True)
@@ -111,11 +95,12 @@ class TCM(TypiClust):
     best_for: ClassVar[str] = "from no labels to many"
 
     switch: Annotated[int, Field(ge=0, description="labels from which margin is used")] = 1000
+    temperature: Temperature = field(default=1.0, metadata=LATER)
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Features, of the labelled set too, and the margin."""
-        return (*super().needs, Need.of("uncertainty", measure="margin"))
+        return (*super().needs, uncertainty_need("margin", self.temperature))
 
     def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:
         """By TypiClust below `switch` labels, by margin from there on."""

@@ -6,16 +6,19 @@ With p_(1) >= p_(2) >= ... the posterior in order,
     margin            1 - (p_(1) - p_(2))     (Scheffer, Decomain and Wrobel 2001)
     entropy           -sum_i p_i log p_i      (Settles and Craven 2008)
 
-The three agree for two classes. A dense task takes the mean over positions.
+The three agree for two classes. `temperature` divides the logits first. A dense task takes the mean
+over positions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from upslope.options import LATER, Temperature
 from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
+from upslope.strategies.posteriors import uncertainty_need
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,12 @@ class LeastConfidence(TopStrategy):
     signal_cost: ClassVar[str] = "one forward per candidate"
     best_for: ClassVar[str] = "medium and large budgets"
 
+    temperature: Temperature = field(default=1.0, metadata=LATER)
+
     @property
     def needs(self) -> tuple[Need, ...]:
         """The uncertainty 1 - p_(1)."""
-        return (Need.of("uncertainty", measure="least-confidence"),)
+        return (uncertainty_need("least-confidence", self.temperature),)
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,12 @@ class Margin(TopStrategy):
     signal_cost: ClassVar[str] = "one forward per candidate"
     best_for: ClassVar[str] = "medium and large budgets; a strong default"
 
+    temperature: Temperature = field(default=1.0, metadata=LATER)
+
     @property
     def needs(self) -> tuple[Need, ...]:
         """The uncertainty 1 - (p_(1) - p_(2))."""
-        return (Need.of("uncertainty", measure="margin"),)
+        return (uncertainty_need("margin", self.temperature),)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,9 @@ class Entropy(TopStrategy):
     signal_cost: ClassVar[str] = "one forward per candidate"
     best_for: ClassVar[str] = "medium and large budgets"
 
+    temperature: Temperature = field(default=1.0, metadata=LATER)
+
     @property
     def needs(self) -> tuple[Need, ...]:
         """The entropy of the posterior."""
-        return (Need.of("uncertainty", measure="entropy"),)
+        return (uncertainty_need("entropy", self.temperature),)

@@ -71,7 +71,7 @@ class Task(Protocol):
         ...
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """Return what the model takes: floats, normalised, (n, ...). (n, ...)
+        """Return what the model takes: floats, normalised, (n, ...).
 
         inputs: (n, ...) as the data set gives them.
         """
@@ -109,6 +109,61 @@ class MirrorsOnDemand(Protocol):
     @property
     def mirrors_on_demand(self) -> bool:
         """True: tells such tasks from others, whose `augment` has the same name."""
+        ...
+
+
+@runtime_checkable
+class Normalises(Protocol):
+    """A task that normalises images by statistics; they are recorded with a run."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Return the mean per channel of images in 0..1; empty for none."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Return the standard deviation per channel; empty for none."""
+        ...
+
+
+@runtime_checkable
+class Augments(Protocol):
+    """A dataclass of a task whose option `augmentation` says how images vary in training."""
+
+    @property
+    def augmentation(self) -> str:
+        """Return the name of the augmentation, "none" for none."""
+        ...
+
+
+@runtime_checkable
+class Crops(Protocol):
+    """A dataclass of a task whose option `crop` is the side of the windows that it trains on."""
+
+    @property
+    def crop(self) -> int | None:
+        """Return the side in pixels; None or 0 for whole images."""
+        ...
+
+
+@runtime_checkable
+class Smooths(Protocol):
+    """A dataclass of a task whose option `label_smoothing` training may set."""
+
+    @property
+    def label_smoothing(self) -> float:
+        """Return the share of a label that is spread over all classes."""
+        ...
+
+
+@runtime_checkable
+class NamesClasses(Protocol):
+    """A task that knows the names of its classes, labels or numbers."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names in the order of the outputs."""
         ...
 
 

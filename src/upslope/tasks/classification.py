@@ -15,12 +15,14 @@ from upslope.errors import ConfigError
 from upslope.tasks.answers import class_answer, class_label
 from upslope.tasks.augmentation import padded_crop
 from upslope.tasks.metrics import ClassificationMetrics
+from upslope.tasks.photographs import colour_jitter, resized_crop
 from upslope.tasks.softmax import SoftmaxTask
 from upslope.tasks.views import mean_over_views
 from upslope.tasks.volumes import wedge_symmetry
 
 _HELP = (
-    "none; shift: padded crop; flip-crop: padded crop and horizontal flip; of volumes, what keeps "
+    "none; shift: padded crop; flip-crop: padded crop and horizontal flip; photographs: resized "
+    "crop, colour and horizontal flip, the last not with -unmirrored; of volumes, what keeps "
     "the missing wedge: half-turns, with a shift, or wedge-symmetries, mirror images too"
 )
 
@@ -34,13 +36,33 @@ class Classification(SoftmaxTask):
     """
 
     augmentation: Annotated[
-        Literal["none", "shift", "flip-crop", "half-turns", "wedge-symmetries"],
+        Literal[
+            "none",
+            "shift",
+            "flip-crop",
+            "photographs",
+            "photographs-unmirrored",
+            "half-turns",
+            "wedge-symmetries",
+        ],
         Field(description=_HELP),
     ] = "none"
     pad: Annotated[
         int | None,
         Field(ge=1, description="pixels of a shift; an eighth of an image, a 16th of a volume"),
     ] = None
+    area: Annotated[
+        float,
+        Field(gt=0, le=1, description="of photographs: smallest share of an image in a crop"),
+    ] = 0.35
+    colour: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="of photographs: largest change of brightness, contrast and saturation",
+        ),
+    ] = 0.2
     label_smoothing: Annotated[
         float, Field(ge=0, lt=1, description="share of the target spread over all classes")
     ] = 0.0
@@ -97,7 +119,7 @@ class Classification(SoftmaxTask):
 
         The border of an image is black, as it is where images are padded before they are
         normalised; volumes are shifted around their ends. `rng` lives on the CPU. mirrored: (n,),
-        which images flip-crop mirrors; by chance where None.
+        which images flip-crop and photographs mirror; by chance where None.
         """
         if self.augmentation == "none":
             return inputs, targets
@@ -107,6 +129,13 @@ class Classification(SoftmaxTask):
             mirror = self.augmentation == "wedge-symmetries"
             return wedge_symmetry(inputs, shift, mirror=mirror, rng=rng), targets
         self._need(inputs, 4, "images, (n, c, h, w),")
+        if self.augmentation in ("photographs", "photographs-unmirrored"):
+            flip = self.augmentation == "photographs"
+            images = resized_crop(inputs, self.area, flip=flip, rng=rng, mirrored=mirrored)
+            if self.colour:
+                mean, std = self.statistics_of(images)
+                images = colour_jitter(images, self.colour, mean=mean, std=std, rng=rng)
+            return images, targets
         pad = self.pad or max(1, min(inputs.shape[2:]) // 8)
         flip = self.augmentation == "flip-crop"
         border = self.border_value(inputs)

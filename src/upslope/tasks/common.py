@@ -74,6 +74,16 @@ class CommonTask:
         self.check_channels(inputs)
         return _affine(self.mean, self.std, inputs.device, inputs.ndim)[1]
 
+    def statistics_of(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (mean, std), each (1, c, 1, ...), that `prepare` normalised `inputs` by."""
+        if not self.mean:
+            return inputs.new_zeros(1), inputs.new_ones(1)
+        self.check_channels(inputs)
+        shape = (1, -1, *(1,) * (inputs.ndim - 2))
+        return inputs.new_tensor(self.mean).reshape(shape), inputs.new_tensor(self.std).reshape(
+            shape
+        )
+
     def check_channels(self, inputs: Tensor) -> None:
         """Raise ConfigError unless (n, c, ...) has the channels of `mean` and `std`."""
         if inputs.ndim < 2 or inputs.shape[1] != len(self.mean):

@@ -6,7 +6,6 @@ The text is `png:` and a lossless PNG in base64: a few kilobytes, part of the ru
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from upslope.errors import DataError
-from upslope.images import BROKEN, refuse_pages
+from upslope.images import check_pixels, most_pixels, open_image
+from upslope.reading import damage_reported
 
 PREFIX = "png:"
 
@@ -36,12 +36,12 @@ def decode_mask(text: str) -> Mask:
     Raises:
         DataError: text that it did not write.
     """
-    try:
+    expected, advice = f"a mask as text, {PREFIX}...,", "Draw it again."
+    with damage_reported(expected, advice):
         data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            return np.array(image, dtype=np.uint8)
-    except (*BROKEN, binascii.Error) as error:
-        raise DataError(f"Expected a mask as text, {PREFIX}..., but: {error}.") from error
+    with open_image(data, expected, advice) as image:
+        check_pixels(image, expected, most_pixels())
+        return np.array(image, dtype=np.uint8)
 
 
 def mask_of(answer: Any, classes: int, ignore: int) -> str:
@@ -81,12 +81,9 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
 
 
 def _read(path: Path) -> NDArray[Any]:
-    try:
-        with Image.open(path) as image:
-            refuse_pages(image)
-            return _levels(image, str(path))
-    except BROKEN as error:
-        raise DataError(f"Expected a mask in {path} but it cannot be read: {error}.") from error
+    with open_image(path, f"a mask in {path}", "Repair or remove it.") as image:
+        check_pixels(image, path, most_pixels())
+        return _levels(image, str(path))
 
 
 def _levels(image: Image.Image, name: str) -> NDArray[Any]:

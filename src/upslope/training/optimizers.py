@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from upslope.errors import ModelError
+from upslope.models import head
 from upslope.training.muon import MuonWithSGD
 from upslope.training.settings import TrainingSettings
 
@@ -14,7 +17,7 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
     """Return an optimiser of the trainable parameters of `model`, which lies where it is trained.
 
     Raises:
-        ModelError: the model has no trainable parameters.
+        ModelError: the model has no trainable parameters, or no head, which `backbone_rate` needs.
         ConfigError: this version of PyTorch does not have the optimiser.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -23,8 +26,9 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
             f"Expected {type(model).__name__} to have trainable parameters but it has none. Set "
             "requires_grad on those to train."
         )
+    groups = _groups(model, parameters, settings)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     if settings.optimizer == "muon":
         return MuonWithSGD(
             model,
@@ -34,9 +38,27 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
             weight_decay=settings.weight_decay,
         )
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         nesterov=settings.nesterov,
     )
+
+
+def _groups(
+    model: nn.Module, parameters: list[nn.Parameter], settings: TrainingSettings
+) -> list[dict[str, Any]]:
+    """Return the groups of an optimiser, the head's first; `factor`: the rate relative to `lr`."""
+    if settings.backbone_rate == 1:
+        return [{"params": parameters}]
+    of_head = {id(parameter) for parameter in head(model).parameters()}
+    parts = (
+        ([p for p in parameters if id(p) in of_head], 1.0),
+        ([p for p in parameters if id(p) not in of_head], settings.backbone_rate),
+    )
+    return [
+        {"params": part, "lr": settings.lr * factor, "factor": factor}
+        for part, factor in parts
+        if part
+    ]

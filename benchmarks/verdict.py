@@ -1,0 +1,233 @@
+"""The study behind docs/verdict.md: strategies x seeds on frozen features, cell by cell.
+
+    python benchmarks/verdict.py run --features features --runs runs/verdict --seeds 10
+    python benchmarks/verdict.py summarise --runs runs/verdict --out results/verdict
+    python benchmarks/verdict_tables.py --results results/verdict
+
+A cell is a data set and a range of labels; those called confirm-... are tables of scikit-learn,
+each column standardised, on which nothing was tried before. `run` trains a linear head on features
+that `benchmarks/frozen_features.py` wrote: seed by seed, in each seed every cell, in each cell
+every strategy. What was done before is not done again, so that the same command goes on after a
+stop, and grows with `--seeds`, `--cells` and `--strategies`. One process and thread; run it under
+`nice`.
+`summarise` writes a JSON file per cell with every curve; `verdict_tables.py` makes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from upslope import datasets, strategies, tasks  # noqa: E402
+from upslope.comparison import compare, read_comparison  # noqa: E402
+from upslope.datasets.base import Splits  # noqa: E402
+from upslope.experiment import ExperimentSettings  # noqa: E402
+from upslope.pool import Strategy  # noqa: E402
+from upslope.training import TrainingSettings  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A data set and a range of labels. candidates: scored in each cycle."""
+
+    data: str
+    initial: int
+    budget: int
+    cycles: int
+    candidates: int | str
+
+
+CELLS = {
+    "sign-digits-low": Cell("sign-digits", 20, 20, 10, "all"),
+    "cifar10-low": Cell("cifar10", 20, 20, 10, 2500),
+    "fashion-mnist-low": Cell("fashion-mnist", 20, 20, 10, 2500),
+    "sign-digits-high": Cell("sign-digits", 100, 100, 6, "all"),
+    "cifar10-high": Cell("cifar10", 100, 100, 10, 2500),
+    "fashion-mnist-high": Cell("fashion-mnist", 100, 100, 10, 2500),
+    # For confirmation: no setting and no rule was chosen on these.
+    "confirm-digits": Cell("sklearn-digits", 20, 20, 10, "all"),
+    "confirm-breast-cancer": Cell("sklearn-breast_cancer", 4, 4, 10, "all"),
+    "confirm-wine": Cell("sklearn-wine", 6, 3, 10, "all"),
+}
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "random": {"name": "random"},
+    "margin": {"name": "margin"},
+    "badge": {"name": "badge"},
+    "typiclust": {"name": "typiclust"},
+    "max-herding": {"name": "max-herding"},
+    "u-herding": {"name": "u-herding"},
+    "binary-bait": {"name": "binary-bait"},
+    "binary-bait-fitted": {"name": "binary-bait", "temperature": "fitted"},
+    "entropy-gradnorm": {"name": "entropy-gradnorm"},
+    "egl": {"name": "egl"},
+    "gradnorm-diverse": {"name": "gradnorm-diverse"},
+    "dropquery": {"name": "dropquery"},
+}
+
+TRAINING = TrainingSettings(
+    epochs=100, batch_size=1024, optimizer="adam", lr=0.03, weight_decay=0.03
+)
+"""Full batches, one-cycle. Chosen by accuracy on random labels alone, at 20, 100 and 200 to 400."""
+
+
+def head(classes: int, width: int) -> nn.Module:
+    """Return the linear head that each cycle trains."""
+    return nn.Linear(width, classes)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run what is not finished, seed by seed, until `--seconds` are over."""
+    end = time.monotonic() + options.seconds
+    torch.set_num_threads(1)
+    for seed in range(options.first_seed, options.seeds):
+        for name in options.cells:
+            for label in options.strategies:
+                if time.monotonic() > end:
+                    return
+                splits = _splits(CELLS[name].data, options.features)
+                if splits is None:
+                    print(f"{name}: no features of {CELLS[name].data}", flush=True)
+                else:
+                    _run(name, splits, label, seed, options.runs)
+
+
+@cache
+def _splits(data: str, folder: Path) -> Splits | None:
+    """The pool and the test set of a cell; None where there are no features of it."""
+    if not data.startswith("sklearn-"):
+        file = folder / f"{data}.npz"
+        return datasets.load("npz", file) if file.is_file() else None
+    import sklearn.datasets
+    from sklearn.model_selection import train_test_split
+
+    load = getattr(sklearn.datasets, f"load_{data.removeprefix('sklearn-')}")
+    inputs, labels = load(return_X_y=True)
+    x, x_test, y, y_test = train_test_split(
+        inputs, labels, test_size=0.3, stratify=labels, random_state=0
+    )
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    spread[spread == 0] = 1
+    with tempfile.TemporaryDirectory() as made:
+        file = Path(made) / f"{data}.npz"
+        arrays = {"x_train": (x - mean) / spread, "x_test": (x_test - mean) / spread}
+        np.savez(file, y_train=y, y_test=y_test, **arrays)
+        return datasets.load("npz", file)
+
+
+def _run(name: str, splits: Splits, label: str, seed: int, runs: Path) -> None:
+    cell, started = CELLS[name], time.monotonic()
+    classes, (width,) = len(splits.pool.classes), splits.pool.input_shape
+    chosen: dict[str, Strategy] = {label: strategies.build(**STRATEGIES[label])}
+    compare(
+        runs / name,
+        strategies=chosen,
+        seeds=[seed],
+        splits=splits,
+        task=tasks.build("classification", num_classes=classes),
+        model=partial(head, classes, width),
+        settings=ExperimentSettings(
+            initial=cell.initial,
+            budget=cell.budget,
+            cycles=cell.cycles,
+            candidates=cell.candidates,
+            score_batch=2500,
+        ),
+        training=TRAINING,
+        device="cpu",
+        progress=False,
+    )
+    print(f"{name} {label} seed {seed}: {time.monotonic() - started:.1f} s", flush=True)
+
+
+def summarise(options: argparse.Namespace) -> None:
+    """Write <out>/<cell>.json: every finished run's curve, and seconds of selection."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, cell in CELLS.items():
+        folder = options.runs / name
+        if not any(folder.glob("*/seed-*/ledger.sqlite")):
+            continue
+        rows: dict[str, Any] = {}
+        budgets: list[int] = []
+        for label, results in read_comparison(folder).runs.items():
+            finished = [run for run in results if run.finished]
+            if finished:
+                budgets = list(finished[0].curve()[0])
+                rows[label] = {
+                    "options": STRATEGIES.get(label, {}),
+                    "curves": {run.seed: [round(a, 5) for a in run.curve()[1]] for run in finished},
+                    "selecting_seconds_per_cycle": round(_seconds(finished), 4),
+                }
+        record = {
+            "cell": asdict(cell),
+            "training": TRAINING.record(),
+            "head": "linear, frozen features",
+            "commit": _commit(),
+            "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+            "budgets": budgets,
+            "strategies": rows,
+        }
+        text = json.dumps(record, indent=1, sort_keys=True)
+        (options.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _seconds(runs: list[Any]) -> float:
+    cycles = [cycle.select_seconds for run in runs for cycle in run.cycles if cycle.asked]
+    return sum(cycles) / len(cycles)
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _names(table: Mapping[str, Any]) -> Any:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if wrong := [name for name in names if name not in table]:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(table)}, got {wrong}")
+        return names
+
+    return parse
+
+
+def main() -> None:
+    """Read the command and do it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="run what is not finished")
+    running.add_argument("--features", type=Path, default=Path("features"))
+    running.add_argument("--cells", type=_names(CELLS), default=list(CELLS))
+    running.add_argument("--strategies", type=_names(STRATEGIES), default=list(STRATEGIES))
+    running.add_argument("--seeds", type=int, default=10, help="seeds 0 to this, less one")
+    running.add_argument("--first-seed", type=int, default=0)
+    running.add_argument("--seconds", type=float, default=float("inf"), help="then stop")
+    summary = commands.add_parser("summarise", help="write a JSON file per cell")
+    for command in (running, summary):
+        command.add_argument("--runs", type=Path, default=Path("runs/verdict"))
+    summary.add_argument("--out", type=Path, default=Path("results/verdict"))
+    options = parser.parse_args()
+    {"run": run, "summarise": summarise}[options.command](options)
+
+
+if __name__ == "__main__":
+    main()

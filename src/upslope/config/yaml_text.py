@@ -1,0 +1,79 @@
+"""YAML of configurations, bounded: hostile text costs no memory, and fails with one clear error."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from upslope.errors import ConfigError
+
+MOST_BYTES = 4 * 2**20
+"""Of a configuration: one with the names of 100,000 classes has half of it."""
+_MOST_VALUES = 10**6
+"""Values with every alias written out; PyYAML reads about 100,000 in a second."""
+_DEEPEST = 64
+"""Levels of lists and mappings in one another; configurations have about five."""
+_BRACKETS = 1000
+"""Brackets open at once, those in texts included."""
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Return what YAML text holds, as plain data; no tag makes an object of another kind.
+
+    where: what the text is, for messages.
+
+    Raises:
+        ConfigError: it is no YAML, larger than 4 MiB, deeper than 64 levels, of more than a million
+            values with its aliases written out, or contains itself.
+    """
+    if len(text.encode(errors="replace")) > MOST_BYTES:
+        raise ConfigError(
+            f"Expected {where} to be a configuration of at most {MOST_BYTES // 2**20} MiB but it "
+            "is larger. Give the file of a configuration; data lie in files of their own."
+        )
+    try:
+        _check_brackets(text)
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is None:
+            return None
+        _count(node, {}, ())
+        return yaml.safe_load(text)
+    except RecursionError as error:
+        raise ConfigError(
+            f"Expected {where} to be YAML of at most {_DEEPEST} levels but it is nested deeper."
+        ) from error
+    # ValueError and its like: dates and numbers that there are not, such as 2001-99-99.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ConfigError(f"Expected {where} to be YAML but: {error}.") from error
+
+
+def _check_brackets(text: str) -> None:
+    """Refuse brackets opened far beyond the depth allowed, over which PyYAML would take hours."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _BRACKETS:
+            raise ValueError(f"more than {_BRACKETS:,} brackets are opened and not closed")
+
+
+def _count(node: yaml.Node, counts: dict[int, int], above: tuple[int, ...]) -> int:
+    """The values that a node stands for, each alias counted as what it repeats.
+
+    counts: of the nodes counted before, by `id`. above: the nodes that hold this one.
+    """
+    if id(node) in above:
+        raise ValueError("an alias stands within what it repeats")
+    if len(above) >= _DEEPEST:
+        raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+    if id(node) not in counts:
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            children = node.value
+        elif isinstance(node, yaml.MappingNode):
+            children = [part for pair in node.value for part in pair]
+        counts[id(node)] = 1 + sum(_count(c, counts, (*above, id(node))) for c in children)
+        if counts[id(node)] > _MOST_VALUES:
+            raise ValueError(f"its aliases make more than {_MOST_VALUES:,} values of it")
+    return counts[id(node)]

@@ -1,0 +1,91 @@
+"""Read JSON Lines: an object a line, whose keys name the columns.
+
+By the JSON of the standard library, since pyarrow's ends the process on some damaged files, and
+takes text that looks like a date for a date.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from upslope.datasets.decoding import read_text
+from upslope.errors import DataError
+from upslope.reading import damage_reported
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_AT_ONCE = 20_000
+"""Lines held as Python objects."""
+_ADVICE = "JSON Lines has one object per line."
+
+
+def read_json_lines(path: Path, encoding: str | None = None) -> pa.Table:
+    """Return the table of a JSON Lines file; a key that a line lacks is an empty cell there.
+
+    Columns are in the order in which their keys first occur; blank lines are no rows.
+
+    Raises:
+        ConfigError: an encoding that does not exist.
+        DataError: a line that is no object, a key twice in one, NaN or infinity, cells of a column
+            that have no common type.
+    """
+    import pyarrow as pa
+
+    rows = _rows(read_text(path, encoding), path)
+    tables: list[pa.Table] = []
+    while chunk := list(islice(rows, _AT_ONCE)):
+        names = dict.fromkeys(name for row in chunk for name in row)
+        with damage_reported(f"columns of one type each in {path}", "Write their cells alike."):
+            tables.append(pa.table({name: _column(chunk, name) for name in names}))
+    if not tables:
+        raise DataError(f"Expected rows in {path} but got none.")
+    with damage_reported(f"columns of one type each in {path}", "Write their cells alike."):
+        return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _column(rows: Sequence[dict[str, Any]], name: str) -> pa.Array:
+    import pyarrow as pa
+
+    cells = [row.get(name) for row in rows]
+    try:
+        return pa.array(cells)
+    except OverflowError:  # integers beyond 64 bits, which ids refuse by name
+        return pa.array([None if cell is None else float(cell) for cell in cells])
+    except pa.ArrowException as error:
+        raise ValueError(f"in {name!r}, {error}") from error
+
+
+def _rows(text: str, path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_object, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+            raise DataError(
+                f"Expected a table in {path} but reading line {number:,} failed: {reason}. "
+                f"{_ADVICE}"
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"Expected an object in line {number:,} of {path} but got {line.strip()[:60]!r}. "
+                f"{_ADVICE}"
+            )
+        yield row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"a key of {', '.join(row)[:60]} is there twice")
+    return row
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")

@@ -1,0 +1,156 @@
+"""DCoM: density of what no label covers, until enough is covered, then the margin.
+
+Every labelled sample l has a ball of radius delta_l <= delta around it, over features of unit
+length: the largest found by bisection in whose interior at least a share
+
+    0.2 coverage + 0.4                  (coverage by balls of radius delta)
+
+of the labelled samples and candidates are predicted to be of the class of l. With C the share of
+labelled samples and candidates that the balls cover,
+
+    competence = (1 + exp(-k (1 - a))) / (1 + exp(-k (C - a)))
+
+and, K times, the candidate of largest
+
+    competence u(x) + (1 - competence) density(x)
+
+is taken: u = 1 - (p_(1) - p_(2)), and the density is the number of samples not covered yet within
+the mean radius of x, both scaled to between 0 and 1. What a choice covers is covered from then on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upslope.errors import SelectionError
+from upslope.options import Temperature
+from upslope.pool import Need, PoolView
+from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.distances import distance_blocks, normalised, squared_distances
+from upslope.strategies.features import Features, Steps, features_need
+from upslope.strategies.posteriors import margin, posterior_need
+
+RESOLUTION = 0.05
+"""Width at which the bisection of a radius ends, between unit vectors."""
+
+
+@dataclass(frozen=True)
+class DCoM(QueryStrategy):
+    """Density of the uncovered and margin, weighed by how much the labels cover."""
+
+    name: ClassVar[str] = "dcom"
+    reference: ClassVar[str] = "Mishal and Weinshall 2024 (arXiv 2407.01804)"
+    signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
+    cost: ClassVar[str] = "(n + m) n d, again for each sample chosen n d; memory n d"
+    best_for: ClassVar[str] = "from few labels to many, on features good without labels"
+    reads_labels: ClassVar[bool] = True
+
+    delta: Annotated[
+        float, Field(gt=0, le=2, description="largest radius of a ball, between unit vectors")
+    ] = 0.75
+    slope: Annotated[float, Field(gt=0, description="k, steepness of the competence")] = 30.0
+    centre: Annotated[
+        float, Field(gt=0, lt=1, description="a, the coverage at which margin begins to rule")
+    ] = 0.9
+    temperature: Temperature = 1.0
+    features: Features = None
+    steps: Steps = None
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Features and posteriors, of the labelled set too."""
+        return (
+            features_need(self.features, self.steps),
+            posterior_need(self.temperature, labelled=True),
+        )
+
+    def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
+        """The best mixture of density and margin, `budget` times; scores are the first mixture."""
+        h_need, p_need = self.needs
+        x, y = normalised(pool.signal(h_need)), normalised(pool.labelled_signal(h_need))
+        p = pool.signal(p_need).float()
+        every = torch.cat([x, y])
+        classes = torch.cat([p, pool.labelled_signal(p_need).float()]).argmax(dim=1)
+        radii = self.radii(every, y, classes, pool.labels)
+        covered = _covered(every, y, radii)
+        share = float(covered.float().mean())
+        weight = competence(share, self.slope, self.centre)
+        unsure = _scaled(1 - margin(p)) if p.shape[1] > 1 else torch.zeros(len(p))
+        radius = float(radii.mean()) if len(radii) else self.delta
+        density = _uncovered_neighbours(x, every, covered, radius)
+
+        scores: Tensor | None = None
+        chosen: list[int] = []
+        for _ in range(budget):
+            mixture = weight * unsure + (1 - weight) * _scaled(density)
+            scores = mixture.clone() if scores is None else scores
+            mixture[chosen] = -torch.inf
+            best = int(mixture.argmax())
+            chosen.append(best)
+            within = squared_distances(x[best : best + 1], every)[0] < radius**2
+            new = (within & ~covered).nonzero().flatten()
+            for rows, squared in distance_blocks(x, every[new]):
+                density[rows] -= (squared < radius**2).sum(dim=1)
+            covered[new] = True
+        return Choice(chosen, scores, {"coverage": share, "competence": weight, "radius": radius})
+
+    def radii(self, every: Tensor, y: Tensor, classes: Tensor, labels: Tensor | None) -> Tensor:
+        """The radius of the ball of each labelled sample: (m,).
+
+        every: (n + m, d); y: (m, d), labelled; classes: (n + m,), predicted; labels: (m,).
+        """
+        if not len(y):
+            return torch.empty(0)
+        if labels is None or len(labels) != len(y):
+            raise SelectionError(
+                f"Expected one class for each of the {len(y)} labelled samples, which decides how "
+                "far their balls reach, but the task's labels are of another kind. Take u-herding."
+            )
+        widest = torch.full((len(y),), self.delta)
+        threshold = 0.2 * float(_covered(every, y, widest).float().mean()) + 0.4
+        radii = torch.empty(len(y))
+        for rows, squared in distance_blocks(y, every):
+            distances = squared.sqrt()
+            same = classes == labels[rows, None]
+            low, high = torch.zeros(len(squared)), torch.full((len(squared),), self.delta)
+            for _ in range(math.ceil(math.log2(self.delta / RESOLUTION))):
+                middle = (low + high) / 2
+                within = distances < middle[:, None]
+                pure = (within & same).sum(dim=1) >= threshold * within.sum(dim=1)
+                low, high = torch.where(pure, middle, low), torch.where(pure, high, middle)
+            radii[rows] = (low + high) / 2
+        return radii
+
+
+def competence(coverage: float, slope: float, centre: float) -> float:
+    """Return the weight of the margin: a logistic function that is 1 where all is covered."""
+    whole = 1 + math.exp(-slope * (1 - centre))
+    return whole / (1 + math.exp(-slope * (coverage - centre)))
+
+
+def _covered(every: Tensor, y: Tensor, radii: Tensor) -> Tensor:
+    """Which rows of `every` lie within the ball of a row of y: (len(every),) booleans."""
+    covered = torch.zeros(len(every), dtype=torch.bool)
+    for rows, squared in distance_blocks(y, every):
+        covered |= (squared < radii[rows, None].square()).any(dim=0)
+    return covered
+
+
+def _uncovered_neighbours(x: Tensor, every: Tensor, covered: Tensor, radius: float) -> Tensor:
+    """How many uncovered rows of `every` lie within `radius` of each row of x: (len(x),)."""
+    counts = torch.zeros(len(x))
+    for rows, squared in distance_blocks(x, every[~covered]):
+        counts[rows] = (squared < radius**2).sum(dim=1).float()
+    return counts
+
+
+def _scaled(values: Tensor) -> Tensor:
+    """To between 0 and 1; 0 where all are equal."""
+    span = values.max() - values.min()
+    return (values - values.min()) / span if span > 0 else torch.zeros_like(values)

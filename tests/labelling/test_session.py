@@ -1,0 +1,141 @@
+"""What the page shows: one sample stays until it is answered, and nobody sees another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import make_squares
+
+from upslope.errors import DataError
+from upslope.labelling.project import Project
+from upslope.labelling.ranking import Guess, Ranking
+from upslope.labelling.samples import open_samples
+from upslope.labelling.session import Session
+from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import CONTROL, SKIP
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    make_squares(tmp_path / "squares", 40)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
+    with Project.create(tmp_path / "project", settings) as project:
+        yield Session(project, open_samples(settings.data, settings.classes))
+
+
+def first(session: Session, author: str = "me") -> dict[str, Any]:
+    return dict(session.status(author)["questions"][0])
+
+
+def answer(session: Session, author: str = "me", **other: Any) -> str:
+    question = first(session, author)
+    body = {"sample": question["sample"], "seconds": 1.0, **(other or {"label": "red"})}
+    session.answer(author, body)
+    return str(question["id"])
+
+
+def ranking(session: Session, ids: list[str], **other: Any) -> Ranking:
+    return Ranking(ids, "margin chose it", **other)
+
+
+def test_what_is_shown_stays_until_it_is_answered(session: Session) -> None:
+    shown = first(session)
+    others = [i for i in session.queue.others if i != shown["id"]]
+    session.take_ranking(ranking(session, others[::-1]))
+    assert first(session)["id"] == shown["id"]
+    assert session.status("me")["questions"][1]["id"] in others  # what follows is the new ranking's
+    answer(session)
+    assert first(session)["id"] != shown["id"]
+
+
+def test_two_people_are_never_shown_one_sample(session: Session) -> None:
+    answered: list[str] = []
+    while session.status("ann")["questions"]:
+        for author in ("ann", "bob"):
+            if session.status(author)["questions"]:
+                other = "bob" if author == "ann" else "ann"
+                shown = session._shown.get(other)
+                assert first(session, author)["id"] != (shown and shown[0])
+                answered.append(answer(session, author))
+    assert sorted(answered) == sorted(session.samples.ids)
+    assert session.status("bob")["progress"]["remaining"] == 0
+
+
+def test_undo_shows_the_sample_again_and_then_the_one_before_it(session: Session) -> None:
+    one, two = answer(session), answer(session)
+    assert session.undo("me")
+    assert first(session)["id"] == two
+    assert session.undo("me")
+    assert first(session)["id"] == one
+    assert not session.undo("me")
+    assert not session.undo("somebody else")
+    assert answer(session) == one
+
+
+def test_a_second_look_keeps_or_corrects(session: Session) -> None:
+    one = answer(session)
+    waiting = first(session)["id"]
+    sample = session.samples.ids.index(one)
+    session.review("me", sample)
+    looked_at = first(session)
+    assert (looked_at["id"], looked_at["answer"]["label"]) == (one, "red")
+    session.leave("me", one)
+    assert first(session)["id"] == waiting
+    session.review("me", sample)
+    answer(session, label="blue")
+    assert session.project.state.answers[one]["me"].label == 1
+    assert first(session)["id"] == waiting
+    with pytest.raises(DataError, match="with an answer of me"):
+        session.review("me", session.samples.ids.index(waiting))
+
+
+def test_the_guess_is_not_sent_before_it_is_asked_for(session: Session) -> None:
+    shown = first(session)
+    near = next(i for i in session.samples.ids if i != shown["id"])
+    guesses = {shown["id"]: Guess([("blue", 0.9), ("red", 0.1)], near)}
+    session.take_ranking(ranking(session, [shown["id"]], guesses=guesses))
+    assert "0.9" not in repr(session.status("me")["questions"])
+    assert first(session)["has_guess"]
+    guess = session.guess(shown["sample"])
+    assert guess is not None
+    assert guess["classes"][0] == ["blue", 0.9]
+    assert guess["nearest"] is None  # it has no label
+    session.project.answer(near, "blue", author="me")
+    guess = session.guess(shown["sample"])
+    assert guess is not None
+    assert guess["nearest"]["label"] == "blue"
+    session.answer("me", {"sample": shown["sample"], "label": "blue", "guess_shown": True})
+    assert session.project.state.answers[shown["id"]]["me"].guess_shown
+
+
+def test_the_slice_is_recorded_with_the_answer(session: Session) -> None:
+    for _ in range(20):
+        answer(session)
+    for id_, by_author in session.project.state.answers.items():
+        assert (by_author["me"].slice == CONTROL) == session.queue.is_control(id_)
+
+
+def test_measurements_are_recorded_every_few_labels(session: Session) -> None:
+    for labels in (10, 11, 14, 15, 30):
+        session.take_ranking(ranking(session, [], labels=labels, correct=3, of=4))
+    assert [m.labels for m in session.project.state.measurements] == [10, 15, 30]
+    accuracy = session.status("me")["model"]["accuracy"]
+    assert accuracy["value"] == 0.75
+    assert (accuracy["low"], accuracy["high"]) == (
+        pytest.approx(0.3006, abs=1e-4),  # Wilson's, by hand
+        pytest.approx(0.9544, abs=1e-4),
+    )
+
+
+def test_counts(session: Session) -> None:
+    for body in ({"label": "red"}, {"label": "red"}, {"label": "blue"}, {"reason": SKIP}):
+        answer(session, **body)
+    unreadable = session.queue.others[-1]
+    session.take_ranking(ranking(session, [], unreadable=[unreadable]))
+    progress = session.status("me")["progress"]
+    assert progress["classes"] == {"red": 2, "blue": 1}
+    assert (progress["labelled"], progress["passed"], progress["unreadable"]) == (3, 1, 1)
+    assert progress["remaining"] == 35
