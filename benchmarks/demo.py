@@ -2,7 +2,7 @@
 
     python benchmarks/demo.py . ../before --rounds 5 -s seeds=1 -s experiment.cycles=3
 
-Every call is `upslope compare` on digits.yaml into a new folder, with one thread, by this Python
+Every call is `upslope compare` on the first tree's digits.yaml, with one thread, by this Python
 with the tree's own `src`. Wall time says little on a machine that does other things: the
 processor's time, of the command and its workers, is what to compare.
 """
@@ -30,7 +30,7 @@ def main() -> None:
     for i in range(options.rounds):
         # Each tree comes first in turn: what runs beside this drifts.
         for tree in options.trees[i % 2 :] + options.trees[: i % 2]:
-            seconds[tree].append(measure(tree, options.set))
+            seconds[tree].append(measure(tree, options.trees[0], options.set))
             print(f"{tree}: {seconds[tree][-1][0]:.2f} s of the processor", flush=True)
     first = statistics.median(cpu for cpu, _ in seconds[options.trees[0]])
     for tree, taken in seconds.items():
@@ -38,16 +38,18 @@ def main() -> None:
         print(f"{tree}: median {cpu:.2f} s of the processor, {wall:.2f} s; {cpu / first:.3f}")
 
 
-def measure(tree: Path, assignments: list[str]) -> tuple[float, float]:
-    """Return the seconds of the processor, and the seconds, of one call."""
+def measure(tree: Path, configured: Path, assignments: list[str]) -> tuple[float, float]:
+    """Return the seconds of the processor, and the seconds, of one call.
+
+    configured: the tree whose configuration is run, in all trees the same.
+    """
     words = [word for assignment in assignments for word in ("-s", assignment)]
-    tree = tree.resolve()
     with tempfile.TemporaryDirectory() as folder:
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "upslope", "compare",
-             str(tree / "configs" / "digits.yaml"), "--out", f"{folder}/out", *words],
-            env={**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"},
+             str(configured / "configs" / "digits.yaml"), "--out", f"{folder}/out", *words],
+            env={**os.environ, "PYTHONPATH": str(tree.resolve() / "src"), "OMP_NUM_THREADS": "1"},
             check=True, capture_output=True,
         )  # fmt: skip
         wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
