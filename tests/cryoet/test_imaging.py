@@ -156,9 +156,9 @@ def test_clean_and_noisy_show_the_same():
 
 
 def test_options_out_of_range():
-    with pytest.raises(ConfigError, match="`box` to be even but got 33"):
+    with pytest.raises(ConfigError, match=r"`data.box` to be even but got 33"):
         Imaging(box=33)
     with pytest.raises(ConfigError, match=r"`snr` .* -1"):
         Imaging(snr=-1.0)
-    with pytest.raises(ConfigError, match="`defocus_low` to be at most"):
+    with pytest.raises(ConfigError, match=r"`data.defocus_low` to be at most .* but got 3"):
         Imaging(defocus_low=3, defocus_high=2)

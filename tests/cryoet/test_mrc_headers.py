@@ -134,4 +134,6 @@ def test_a_voxel_size_that_the_header_contradicts(tmp_path):
     written(path, voxel=1.0)
     header = read_header(path, voxel=7.84)
     assert header.voxel == pytest.approx(1.0)
-    assert header.oddities == ("has voxels of 1 angstrom by its header, not the 7.84 of `voxel`",)
+    assert header.oddities == (
+        "has voxels of 1 angstrom by its header, not the 7.84 of `data.voxel`",
+    )

@@ -113,7 +113,7 @@ def test_files_that_cannot_be_used(stack):
     assert len(kept.pool) + len(kept.test) == 9
     assert kept.pool.inputs(range(len(kept.pool))).isfinite().all()
     write(path, data, voxel=0.0)
-    with pytest.raises(DataError, match=r"voxel size in the header .* Give `voxel`"):
+    with pytest.raises(DataError, match=r"voxel size in the header .* Give `data.voxel`"):
         load()
     assert read_volume(path, voxel=3.0).voxel == 3.0
     write(path, data, voxel=(10.0, 10.0, 12.0))

@@ -255,7 +255,7 @@ def test_evaluation_slides_and_training_windows_are_the_default():
     by_window = Segmentation(4, evaluation="sliding", crop=8, window=5).predict(model, x)
     assert torch.equal(by_crop, by_window)
     assert not torch.equal(by_crop, model(x))  # windows have borders of their own
-    with pytest.raises(ConfigError, match="`window`, the side of the windows"):
+    with pytest.raises(ConfigError, match=r"`task.window`, the side of the windows"):
         Segmentation(4, evaluation="sliding")
 
 
@@ -310,5 +310,5 @@ def test_table_and_ranges():
     assert task == Segmentation(3, crop=64, flip=True, scale=2.0)
     with pytest.raises(ConfigError, match=r"`scale`.*0\.5"):
         tasks.build("segmentation", num_classes=3, scale=0.5)
-    with pytest.raises(ConfigError, match="`ignore_index` to be no class but 2"):
+    with pytest.raises(ConfigError, match=r"`task.ignore_index` to be no class but 2"):
         Segmentation(3, ignore_index=2)

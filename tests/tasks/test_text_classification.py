@@ -83,7 +83,7 @@ def test_from_a_folder_with_its_weights_or_without(tmp_path):
     for (name, a), b in zip(fresh.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert not torch.equal(fresh.state_dict()[name], model.state_dict()[name]) or "bias" in name
-    with pytest.raises(ModelError, match=r"\(2, t\), token ids .* got \(3, 8, 8\)"):
+    with pytest.raises(ModelError, match=r"that classifies images, as .* \(3, 8, 8\)"):
         models.build("transformers", **{**given, "input_shape": (3, 8, 8)})
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match=r"model of transformers in .* but loading it failed"):

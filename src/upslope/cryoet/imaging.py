@@ -73,11 +73,11 @@ class Imaging(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.box % 2:
-            raise ConfigError(f"Expected `box` to be even but got {self.box}.")
+            raise ConfigError(f"Expected `data.box` to be even but got {self.box}.")
         if self.defocus_low > self.defocus_high:
             raise ConfigError(
-                f"Expected `defocus_low` to be at most `defocus_high` but got {self.defocus_low} "
-                f"and {self.defocus_high} micrometre."
+                f"Expected `data.defocus_low` to be at most `data.defocus_high` but got "
+                f"{self.defocus_low} and {self.defocus_high} micrometre."
             )
 
 

@@ -237,7 +237,9 @@ def _parsed(raw: bytes, size: int | None, path: Path, voxel: float | None) -> Mr
     ]
     edge = _isotropic(path, edges, voxel)
     if voxel is not None and abs(edge - voxel) > ANISOTROPY * voxel:
-        odd.append(f"has voxels of {edge:g} angstrom by its header, not the {voxel:g} of `voxel`")
+        odd.append(
+            f"has voxels of {edge:g} angstrom by its header, not the {voxel:g} of `data.voxel`"
+        )
     return MrcHeader(shape, kind, offset, axes, edge, tuple(odd))
 
 
@@ -271,7 +273,7 @@ def _isotropic(path: Path, edges: list[float], voxel: float | None) -> float:
             return voxel
         raise DataError(
             f"Expected a voxel size in the header of {path} but got {edges} angstrom (x, y, z). "
-            "Give `voxel`, in angstrom, or set it in the file."
+            "Give `data.voxel`, in angstrom, or set it in the file."
         )
     if max(edges) - min(edges) > ANISOTROPY * max(edges):
         raise DataError(

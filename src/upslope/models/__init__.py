@@ -20,11 +20,12 @@ from upslope.models import (
     drn,
     efficientnet,
     fast,
+    hugging_face,
+    libraries,
     own,
     resnet,
     resnet3d,
     small,
-    text,
     vgg,
 )
 from upslope.models.features import head, with_features
@@ -62,7 +63,7 @@ REGISTRY: Mapping[str, Callable[..., nn.Module]] = {
     "resnet-small-3d": resnet3d.resnet_small_3d,
     "bag-of-words": bag_of_words.bag_of_words,
     "pretrained": efficientnet.pretrained,
-    "transformers": text.from_folder,
+    "transformers": hugging_face.from_folder,
 }
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
 
@@ -70,7 +71,8 @@ REGISTRY: Mapping[str, Callable[..., nn.Module]] = {
 def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options: Any) -> nn.Module:
     """A fresh network; its weights come from torch's global generator.
 
-    name: a key of `REGISTRY`, or `package.module:function`, which is imported, from the current
+    name: a key of `REGISTRY`; `timm:NAME` or `torchvision:NAME`, a network of these libraries,
+    where they are installed; or `package.module:function`, which is imported, from the current
     folder too, and called with num_classes, input_shape and the options. Lazy layers get their
     sizes from a batch of zeros.
 
@@ -86,6 +88,9 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options:
         torch.Size([2, 10])
     """
     shape = tuple(input_shape)
+    if libraries.is_library(name):
+        checked = check_options(name, options)
+        return libraries.build_from_library(name, num_classes, shape, **checked)
     if ":" in name:
         return initialise_by_shape(own.build_own(name, num_classes, shape, options), shape)
     checked = check_options(name, options)
@@ -105,6 +110,10 @@ def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
     """
     if name == "pretrained" and options.get("weights", True):
         return ImageForm((efficientnet.MEAN,), (efficientnet.STD,), efficientnet.SIZE)
+    if name == "transformers" and options.get("weights", True):
+        return hugging_face.image_form(str(options.get("path", "")))
+    if libraries.is_library(name):
+        return libraries.image_form(name, options.get("checkpoint"))
     return own.image_form(name) if ":" in name else None
 
 
@@ -118,9 +127,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown model; every unknown or wrong option, in one message.
     """
-    if ":" in name:
+    factory: Callable[..., Any]
+    if libraries.is_library(name):
+        factory = libraries.options
+    elif ":" in name:
         return own.check_own_options(name, options)
-    factory = registry.lookup("model", REGISTRY, name, " or `package.module:function`")
+    else:
+        factory = registry.lookup("model", REGISTRY, name, " or `package.module:function`")
     problems: list[registry.OptionProblem] = [*own.given_problems(name, options)]
     rest = {key: value for key, value in options.items() if key not in own.GIVEN}
     try:

@@ -72,13 +72,14 @@ class Segmentation(SoftmaxTask):
         super().__post_init__()
         if 0 <= self.ignore_index < self.num_classes:
             raise ConfigError(
-                f"Expected `ignore_index` to be no class but {self.ignore_index} is one of the "
-                f"{self.num_classes}, numbered from 0. Take 255."
+                f"Expected `task.ignore_index` to be no class but {self.ignore_index} is one of "
+                f"the {self.num_classes}, numbered from 0. Take 255."
             )
         if self.evaluation == "sliding" and not (self.window or self.crop):
             raise ConfigError(
-                "Expected `window`, the side of the windows of evaluation=sliding, but got "
-                f"{self.window}, and no `crop` to take instead. Give the size of training windows."
+                "Expected `task.window`, the side of the windows of task.evaluation=sliding, but "
+                f"got {self.window}, and no `task.crop` to take instead. Give the size of training "
+                "windows."
             )
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:

@@ -1,0 +1,193 @@
+"""Networks of Hugging Face transformers from a local folder: classifiers of texts and of images.
+
+Nothing is downloaded, no code of a folder is run, and weights are read from safetensors alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from upslope.errors import ConfigError, ModelError
+from upslope.models.features import head
+from upslope.models.inputs import ImageForm, stated_form
+from upslope.models.text import SequenceClassifier
+
+
+class ImageClassifier(nn.Module):
+    """A network of transformers that takes images. Input (n, c, h, w); output (n, num_classes)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, num_classes)."""
+        outputs: Any = self.network(pixel_values=x)
+        logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
+        return logits
+
+
+def from_folder(
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    path: Annotated[
+        str, Field(description="folder with config.json and, for its weights, model.safetensors")
+    ] = "",
+    weights: Annotated[
+        bool, Field(description="begin with the folder's weights, not with random ones")
+    ] = True,
+    lora: Annotated[
+        int | None,
+        Field(ge=1, description="rank of LoRA's adapters, trained in place of linear layers; PEFT"),
+    ] = None,
+) -> SequenceClassifier | ImageClassifier:
+    """A classifier of texts or images of Hugging Face transformers, from a folder; needs [text]."""
+    folder = Path(path).expanduser()
+    if not path or not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"Expected `path` to be a folder with a config.json but got {path!r}. Save one with "
+            "transformers' save_pretrained; nothing is downloaded."
+        )
+    if lora is not None and not weights:
+        raise ConfigError(
+            "Expected trained weights for `lora`, whose adapters change them a little, but "
+            "`weights` is false. Leave one of them out."
+        )
+    text = len(input_shape) == 2 and input_shape[0] == 2
+    if not text and len(input_shape) != 3:
+        raise ModelError(
+            "Expected inputs of shape (2, t), token ids and mask, or (c, h, w), images, for the "
+            f"model `transformers` but got {tuple(input_shape)}. Use the data set `text`, or one "
+            "of images."
+        )
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            "Expected the package `transformers` for the model `transformers` but it is not "
+            "installed: pip install '.[text]' in the clone."
+        ) from error
+    auto = (
+        transformers.AutoModelForSequenceClassification
+        if text
+        else transformers.AutoModelForImageClassification
+    )
+    given = {"local_files_only": True, "trust_remote_code": False, "num_labels": num_classes}
+    new: set[str] = set()
+    try:
+        if weights:
+            # A head for other classes than the folder's is made anew, and so are layers that the
+            # folder has no weights for.
+            network, report = auto.from_pretrained(
+                folder,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **given,
+            )
+            new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+            _check_head_alone_is_other(network, report, folder)
+        else:
+            config = transformers.AutoConfig.from_pretrained(folder, **given)
+            network = auto.from_config(config)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        kind = "texts" if text else "images"
+        reason = str(error).partition("\n")[0]  # what follows lists all classes of the library
+        raise ModelError(
+            f"Expected a model of transformers in {folder} that classifies {kind}, as inputs have "
+            f"the shape {tuple(input_shape)}, but loading it failed: {reason}"
+        ) from error
+    if lora is not None:
+        _adapt(network, lora, new)
+    # Such models come in evaluation mode; ours begin as every module does.
+    return SequenceClassifier(network.train()) if text else ImageClassifier(network.train())
+
+
+def image_form(path: str) -> ImageForm | None:
+    """Return the form that the folder's image processor brings images to; None without one.
+
+    Raises:
+        ConfigError: a processor that cannot be read, or that scales images in another way.
+    """
+    file = Path(path).expanduser() / "preprocessor_config.json"
+    if not path or not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"Expected {file} to be readable JSON but: {error}.") from error
+    if "image_mean" not in content and "do_rescale" not in content:
+        return None  # of a tokenizer or of sound
+    factor = content.get("rescale_factor", 1 / 255)
+    if content.get("do_rescale", True) is not True or abs(255 * factor - 1) > 1e-6:
+        raise ConfigError(
+            f"Expected {file} to scale pixels from 0..255 to 0..1 but it says do_rescale="
+            f"{content.get('do_rescale')}, rescale_factor={factor}. Take a function of your own as "
+            "the model, `model.name=nets:make`."
+        )
+    mean, std = content.get("image_mean"), content.get("image_std")
+    if content.get("do_normalize", True) is not True:
+        mean, std = [0.0], [1.0]
+    return stated_form(str(file), mean, std, _edge(content))
+
+
+def _edge(content: dict[str, Any]) -> int | None:
+    """The pixels along an edge of what the network sees, None where that is no one number."""
+    size = content.get("crop_size") if content.get("do_center_crop") else None
+    size = content.get("size") if size is None else size
+    if isinstance(size, dict):
+        edges = {size.get("height"), size.get("width")} - {None} or {size.get("shortest_edge")}
+        size = edges.pop() if len(edges) == 1 else None
+    return size if isinstance(size, int) and not isinstance(size, bool) else None
+
+
+def _check_head_alone_is_other(network: nn.Module, report: Any, folder: Path) -> None:
+    """Raise ModelError where more than the head has another shape in the folder's weights."""
+    layer = head(network)
+    name = next(n for n, module in network.named_modules() if module is layer)
+    others = [e[0] for e in report["mismatched_keys"] if not e[0].startswith(f"{name}.")]
+    if others:
+        raise ModelError(
+            f"Expected the weights in {folder} to have the shapes that its config.json states but "
+            f"{', '.join(others[:3])} have others. Save the model again."
+        )
+
+
+def _adapt(network: nn.Module, rank: int, new: set[str]) -> None:
+    """Train adapters in place of the linear layers, and whole what has no trained weights.
+
+    new: names of parameters that the folder had no weights for. The head is trained whole too.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(
+            "Expected the package `peft` for `lora` but it is not installed: pip install "
+            "'.[lora]' in the clone."
+        ) from error
+    layer = head(network)
+    whole = {id(p) for p in layer.parameters()}
+    whole |= {id(p) for name, p in network.named_parameters() if name in new}
+    targets = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and id(module.weight) not in whole
+    ]
+    if not targets:
+        raise ConfigError(
+            f"Expected {type(network).__name__} to have linear layers below its head for `lora` "
+            "but it has none. Leave `lora` out."
+        )
+    network.requires_grad_(False)
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+    peft.inject_adapter_in_model(config, network)
+    for parameter in network.parameters():
+        if id(parameter) in whole:
+            parameter.requires_grad_(True)

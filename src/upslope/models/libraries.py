@@ -1,0 +1,112 @@
+"""Networks of timm and torchvision by their names there, `timm:NAME` and `torchvision:NAME`.
+
+Nothing is downloaded: trained weights come from a file, `checkpoint`, that is read as weights only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import nn
+
+from upslope.checkpoints import read_weights
+from upslope.errors import ConfigError, ModelError
+from upslope.models.features import head
+from upslope.models.inputs import ImageForm, stated_form
+
+LIBRARIES = ("timm", "torchvision")
+
+Checkpoint = Annotated[
+    str | None,
+    Field(description="file of trained weights, .safetensors or .pth; random ones without it"),
+]
+
+
+def is_library(name: str) -> bool:
+    """Tell whether a model's name is that of a library, a colon and a name there."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library in LIBRARIES
+
+
+def options(checkpoint: Checkpoint = None) -> None:
+    """The options of these models, for the registry that checks them."""
+
+
+def build_from_library(
+    name: str, num_classes: int, input_shape: tuple[int, ...], checkpoint: str | None = None
+) -> nn.Module:
+    """Return the network of that name with a head for `num_classes`.
+
+    checkpoint: weights of the same network, whose head may be for other classes: it is then new.
+
+    Raises:
+        ConfigError: a library that is not installed, or has no network of that name.
+        ModelError: a checkpoint that cannot be read, or of another network.
+    """
+    library, _, architecture = name.partition(":")
+    module = _import(library, name)
+    try:
+        if library == "timm":
+            network = module.create_model(
+                architecture, pretrained=False, num_classes=num_classes, in_chans=input_shape[0]
+            )
+        else:
+            network = module.models.get_model(architecture, weights=None, num_classes=num_classes)
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"Expected {library} to have a network {architecture!r} for {num_classes} classes and "
+            f"images of shape {input_shape} but: {error}."
+        ) from error
+    if checkpoint is not None:
+        _load_below_head(network, checkpoint)
+    built: nn.Module = network
+    return built
+
+
+def image_form(name: str, checkpoint: str | None) -> ImageForm | None:
+    """Return the form that the published weights of a network want; None for random weights.
+
+    Raises:
+        ConfigError: a library that is not installed.
+    """
+    if checkpoint is None:
+        return None
+    library, _, architecture = name.partition(":")
+    module = _import(library, name)
+    if library == "timm":
+        stated: Any = module.get_pretrained_cfg(architecture)
+        size = stated.input_size[-1] if stated else None
+        return stated_form(name, list(stated.mean), list(stated.std), size) if stated else None
+    published = module.models.get_model_weights(architecture).DEFAULT.transforms()
+    return stated_form(name, list(published.mean), list(published.std), published.crop_size[0])
+
+
+def _load_below_head(network: nn.Module, checkpoint: str) -> None:
+    """Load weights; a head of another shape keeps the new ones."""
+    layer, given = head(network), read_weights(checkpoint)
+    name = next(n for n, module in network.named_modules() if module is layer)
+    own = network.state_dict()
+    of_head = [key for key in own if key.startswith(f"{name}.")]
+    if any(key not in given or given[key].shape != own[key].shape for key in of_head):
+        given = {**given, **{key: own[key] for key in of_head}}
+    wrong = [k for k in own.keys() | given.keys() if k not in own or k not in given]
+    wrong += [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
+    if wrong:
+        raise ModelError(
+            f"Expected {checkpoint} to hold the weights of {type(network).__name__} but "
+            f"{len(wrong)} are missing, unexpected or of another shape: "
+            f"{', '.join(sorted(wrong)[:5])}. Give the checkpoint of this network."
+        )
+    network.load_state_dict(given)
+
+
+def _import(library: str, name: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise ConfigError(
+            f"Expected the package {library} for the model {name!r} but it is not installed: "
+            f"pip install {library}."
+        ) from error
