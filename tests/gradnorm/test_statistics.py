@@ -239,3 +239,17 @@ def test_a_model_that_mixes_is_refused_where_all_losses_are_flat() -> None:
     x = torch.randn(2, 5)
     with pytest.raises(GradientNormError, match="mixes samples"):
         gradient_norms(Mixed(), x, lambda z: squares(z).clamp(max=1e-3))
+
+
+def test_a_loss_of_the_harder_half_is_refused_though_it_holds_labels() -> None:
+    """Which half a sample is in follows from the others, by a comparison without a gradient."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 3).double(), torch.randn(3, 5).double()
+    labels = torch.tensor([0, 1, 2])
+
+    def loss(z: Tensor) -> Tensor:
+        own = F.cross_entropy(z, labels, reduction="none")
+        return own * (own >= own.median())
+
+    with pytest.raises(GradientNormError, match="enter the losses of others"):
+        gradient_norms(model, x, loss)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from upslope import strategies
 from upslope.errors import UpslopeError
 from upslope.labelling.features import SIDE, image_statistics, row_features, standardise
 from upslope.labelling.learner import STRENGTH, Learner, check_strategy
@@ -64,15 +65,27 @@ def test_the_model_learns_and_is_measured_on_control_answers_alone() -> None:
     assert (ranking.labels, ranking.of) == (65, 0)
 
 
-@pytest.mark.parametrize("strategy", ["margin", "entropy", "egl", "badge", "core-set", "random"])
-def test_strategies_rank_what_is_open(strategy: str) -> None:
-    one = learner(project(strategy=strategy))
-    state = label(LabelState(), one.queue.others[:30], "strategy")
-    ranking = one.rank(state)
+@pytest.mark.parametrize("kind", ["class", "labels"])
+@pytest.mark.parametrize("strategy", strategies.REGISTRY)
+def test_every_strategy_ranks_what_is_open_or_is_refused_at_the_start(
+    strategy: str, kind: str
+) -> None:
+    settings = project(strategy=strategy, kind=kind)
+    try:
+        check_strategy(settings)
+    except UpslopeError:
+        assert (strategy, kind) not in {("margin", "class"), ("margin", "labels")}
+        return
+    one = learner(settings)
+    ids = one.queue.others[:40]
+    classes = {i: int(CLASSES[IDS.index(i)]) for i in ids}
+    sets = {i: [int(k == c) for k in range(3)] for i, c in classes.items()}
+    given = classes if kind == "class" else sets
+    ranking = one.rank(label(LabelState(), [], "strategy", given))
     assert ranking.method == f"{strategy} chose it"
     assert len(ranking.ids) >= 50
     assert len(set(ranking.ids)) == len(ranking.ids)
-    assert set(ranking.ids) <= set(one.queue.others[30:])
+    assert set(ranking.ids) <= set(one.queue.others[40:])
     assert Ranking.from_record(ranking.record()) == ranking
 
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import stat
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.labelling.project import FORMAT, Project, read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CANNOT_TELL, CONTROL, SKIP, fold
+from upslope.labelling.state import CANNOT_TELL, CONTROL, SKIP, fold, slice_of
+from upslope.labelling.status import lines, status
 from upslope.ledger import Event
 
 SETTINGS = ProjectSettings("photos", ("cat", "dog", "bird"))
+AGREEING = [
+    ("cat", "cat"), ("dog", "dog"), ("dog", "cat"),
+    ("bird", "bird"), ("cat", "bird"), ("cat", "cat"),
+]  # fmt: skip
 SETS = ProjectSettings("photos", ("cat", "dog", "bird"), kind="labels")
 
 
@@ -100,6 +108,56 @@ def test_several_people_are_merged_by_majority(tmp_path: Path) -> None:
         assert project.state.labels(control=False) == {"a": 0, "b": 2, "c": 1}
         project.undo("cem")
         assert project.state.labels(control=False)["a"] == 1
+
+
+def test_status_tells_how_far_people_agree(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        project.take_in({"a": "cat"}, "old.csv")
+        for i, (one, other) in enumerate(AGREEING):
+            project.answer(f"s{i}", one, author="ann", seconds=2.0)
+            project.answer(f"s{i}", other, author="bob", seconds=4.0)
+        project.answer("alone", "cat", author="ann", seconds=9.0)
+        project.skip("passed", SKIP, author="bob", seconds=4.0)
+    standing = status(tmp_path / "p")
+    kappa = cohen_kappa_score(*zip(*AGREEING, strict=True))
+    assert standing["agreement"] == {
+        "samples": 6, "agreed": 4, "kappa": pytest.approx(kappa), "method": "Cohen",
+    }  # fmt: skip
+    assert standing["people"]["ann"] == {"answers": 7, "median_seconds": 2.0}
+    assert standing["passed"] == {SKIP: 1}
+    assert (standing["labelled"], standing["imported"]) == (8, 1)
+    words = dict(lines(standing))
+    assert "4 of 6 samples" in words["agreement"]
+    assert f"Cohen's kappa {kappa:.2f}" in words["agreement"]
+    with Project(tmp_path / "p") as project:
+        project.answer("alone", "cat", author="cem")
+    assert status(tmp_path / "p")["agreement"]["method"] == "Fleiss"
+
+
+def test_the_tally_is_that_of_the_answers(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        for _ in range(150):
+            id_, author = f"s{rng.randrange(12)}", rng.choice(["ann", "bob", "cem"])
+            act = rng.randrange(4)
+            if act == 0:
+                project.undo(author)
+            elif act == 1:
+                project.skip(id_, SKIP, author=author, slice_=rng.choice(["x", CONTROL]))
+            else:
+                name = rng.choice(SETTINGS.classes)
+                project.answer(id_, name, author=author, slice_=rng.choice(["x", CONTROL]))
+            state = project.state
+            merged = {**state.labels(control=True), **state.labels(control=False)}
+            assert state.tally.labelled == len(merged)
+            assert state.tally.passed == len(state.answers) - len(merged)
+            assert +state.tally.labels == Counter(merged.values())
+            assert +state.tally.slices == Counter(map(slice_of, state.answers.values()))
+            for name in ("ann", "bob", "cem"):
+                own = [by[name] for by in state.answers.values() if name in by]
+                expected = sorted(own, key=lambda answer: -answer.order)
+                assert state.newest_of(name, 5) == expected[:5]
+    assert read_project(tmp_path / "p")[1] == state
 
 
 def test_folder_and_files_are_private(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from upslope.errors import DataError
 from upslope.labelling.project import Project
 from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import open_samples
-from upslope.labelling.session import Session
+from upslope.labelling.session import SHOWN, Session
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL, SKIP
 
@@ -62,6 +62,16 @@ def test_two_people_are_never_shown_one_sample(session: Session) -> None:
                 answered.append(answer(session, author))
     assert sorted(answered) == sorted(session.samples.ids)
     assert session.status("bob")["progress"]["remaining"] == 0
+
+
+def test_what_people_look_at_survives_a_server_that_is_killed(session: Session) -> None:
+    answer(session, "ann")
+    shown = {author: first(session, author)["id"] for author in ("ann", "bob")}
+    again = Session(session.project, session.samples)
+    assert first(again, "cem")["id"] not in shown.values()
+    assert {author: first(again, author)["id"] for author in shown} == shown
+    (session.project.folder / SHOWN).write_text("torn")
+    assert first(Session(session.project, session.samples), "ann")["id"]
 
 
 def test_undo_shows_the_sample_again_and_then_the_one_before_it(session: Session) -> None:

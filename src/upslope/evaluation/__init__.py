@@ -7,6 +7,7 @@ array([0.675])
 
 from __future__ import annotations
 
+from upslope.evaluation.agreement import cohen_kappa, fleiss_kappa
 from upslope.evaluation.curves import (
     INTERVAL_SEEDS,
     Interval,
@@ -36,7 +37,9 @@ __all__ = [
     "Proportion",
     "Ranking",
     "area",
+    "cohen_kappa",
     "equivalence",
+    "fleiss_kappa",
     "holm",
     "labels_needed",
     "labels_to_reach",

@@ -125,31 +125,31 @@ def _refuse_losses_by_company(
             if bool(changed.any()):
                 raise loss_mixes(changed)
     if watch.operator is not None:
-        _refuse_losses_by_likes(loss, detached, leaves, spec, n, losses)
+        _refuse_losses_by_statistics(loss, detached, leaves, spec, n, losses)
 
 
 def _has_changed(other: Tensor, losses: Tensor) -> Tensor:
     return (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
 
 
-def _refuse_losses_by_likes(
+def _refuse_losses_by_statistics(
     loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any, n: int, losses: Tensor
 ) -> None:
-    """Refuse losses that change when all samples have the outputs of one, for each one in turn.
+    """Refuse losses that change when statistics of the batch are made of one sample alone.
 
-    What holds once *all* losses of a batch are small, say, shows in no mixed company.
+    What holds of all losses, or of half of them, shows in no other company; and a loss that holds
+    labels cannot be called for a single sample.
 
     Raises:
         GradientNormError: some loss has changed.
     """
+    changed = torch.zeros(n, dtype=torch.bool)
     for sample in range(n):
-        alike = [
-            x[sample].expand_as(x) if isinstance(x, Tensor) and x.shape[:1] == (n,) else x
-            for x in values
-        ]
-        changed = _has_changed(_losses_of(loss, alike, leaves, spec), losses)
-        if bool(changed[sample]):
-            raise loss_mixes(torch.arange(n) == sample)
+        watch = StatisticsWatch(n, alone=sample)
+        other = _losses_of(loss, values, leaves, spec, watch)
+        changed[sample] = bool(_has_changed(other, losses)[sample])
+    if bool(changed.any()):
+        raise loss_mixes(changed)
 
 
 def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float | None) -> Tensor:

@@ -55,11 +55,15 @@ class StatisticsWatch(TorchFunctionMode):
 
     n: the number of samples. reference: the watch of a pass of another number of samples: the
     dimensions that are longer for more samples count them. Without it, or where the two passes
-    part, dimension 0 is held to do so if n divides its length.
+    part, dimension 0 is held to do so if n divides its length. alone: a sample of which alone every
+    statistic is to be made; what comes out for it is what would come out without the others.
     """
 
-    def __init__(self, n: int, reference: StatisticsWatch | None = None):
+    def __init__(
+        self, n: int, reference: StatisticsWatch | None = None, *, alone: int | None = None
+    ):
         super().__init__()
+        self._alone = alone
         self._n, self._session = n, object()
         self._reference = () if reference is None else tuple(reference.log)
         self._reference_n = n if reference is None else reference._n
@@ -92,8 +96,10 @@ class StatisticsWatch(TorchFunctionMode):
     ) -> Any:
         """Run one operator, and mark what it makes."""
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         name = name_of(func)
+        if self._alone is not None and name in REDUCING:
+            args = self._of_one(name, args, kwargs)
+        out = func(*args, **kwargs)
         given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         marks = [self._read(x) for x in given]
         if not any(marks):
@@ -109,6 +115,19 @@ class StatisticsWatch(TorchFunctionMode):
                 if isinstance(tensor, Tensor):
                     tensor.__dict__[_MARK] = self._session, mark
         return out
+
+    def _of_one(self, name: str, args: Any, kwargs: Any) -> Any:
+        """The arguments of an operator that reduces samples, with those of one in all places."""
+        entries = args[0] if args else None
+        if not isinstance(entries, Tensor) or self._read(entries) is None or not entries.dim():
+            return args
+        dims = _dimensions(name, args, kwargs, entries.dim())
+        if len(entries) % self._n or not (dims is None or 0 in dims):
+            return args
+        each = entries.reshape(self._n, -1, *entries.shape[1:])
+        own = each[self._alone].expand_as(each).reshape(entries.shape)
+        own.__dict__[_MARK] = entries.__dict__[_MARK]
+        return (own, *args[1:])
 
     def _mark_of(
         self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int

@@ -112,11 +112,13 @@ class Queue:
 
     def remaining(self, state: LabelState, author: str) -> int:
         """Return how many samples a person may still be asked."""
-        shut = sum(
-            id_ in self._all and not self._is_open(state, id_, author)
-            for id_ in state.answers.keys() | state.unreadable
-        )
-        return len(self._all) - shut
+        answered = sum(map(self._all.__contains__, state.answers))
+        unreadable = sum(id_ not in state.answers for id_ in state.unreadable & self._all)
+        again = 0
+        if self._twice:
+            twice = (id_ for id_ in state.answers if id_ in self._twice)
+            again = sum(self._is_open(state, id_, author) for id_ in twice)
+        return len(self._all) - answered - unreadable + again
 
     def is_control(self, id_: str) -> bool:
         """Tell whether a sample belongs to the control slice."""
@@ -139,8 +141,8 @@ class Queue:
 
     def _asked(self, state: LabelState) -> tuple[int, int]:
         """(samples of the control slice, all samples) that were asked and answered."""
-        slices = [slice_of(answers) for answers in state.answers.values()]
-        return slices.count(CONTROL), len(slices) - slices.count(IMPORTED)
+        slices = state.tally.slices
+        return slices[CONTROL], slices.total() - slices[IMPORTED]
 
     def _control_question(self, id_: str | None) -> Question | None:
         if id_ is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from upslope.errors import DataError
 from upslope.evaluation import wilson_interval
+from upslope.files import disk_errors
 from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import RANDOM, RANKED, Question, Queue
 from upslope.labelling.ranking import Ranking
@@ -17,6 +19,8 @@ from upslope.labelling.state import CONTROL, IMPORTED, Answer, Measurement, slic
 
 AHEAD = 6
 """Questions that the page gets at once, so that their images are there before they are shown."""
+SHOWN = "shown.json"
+"""The file in which a server keeps what each person looks at."""
 _HISTORY = 12
 _HELD_SECONDS = 600.0  # that a sample shown to one person is not shown to another
 _NOTE, _SECONDS = 2000, 86_400.0  # longest note in characters; longest time in seconds
@@ -32,7 +36,10 @@ class Session:
         self.ranking: Ranking | None = None
         self._position = {id_: i for i, id_ in enumerate(samples.ids)}
         self._first: dict[str, list[Question]] = {}  # author -> asked before the queue
-        self._shown: dict[str, tuple[str, float]] = {}  # author -> (id, when)
+        self._shown: dict[
+            str, tuple[str, float]
+        ] = {}  # author -> (id, when, in seconds since 1970)
+        self._restore()
 
     def take_ranking(self, ranking: Ranking) -> None:
         """Use a new ranking from here on, and record what it measured."""
@@ -64,7 +71,10 @@ class Session:
         """Return the next questions, and how far things are."""
         questions = self._questions(author)
         if questions:
-            self._shown[author] = (questions[0].id, time.monotonic())
+            before = self._shown.get(author)
+            self._shown[author] = (questions[0].id, time.time())
+            if before is None or before[0] != questions[0].id:
+                self._keep()
         return {
             "questions": [self._question(question, author) for question in questions],
             "progress": self._progress(author),
@@ -140,7 +150,7 @@ class Session:
 
     def _questions(self, author: str) -> list[Question]:
         state = self.project.state
-        now = time.monotonic()
+        now = time.time()
         held = {
             id_
             for other, (id_, since) in self._shown.items()
@@ -155,6 +165,31 @@ class Session:
             first = [following.pop(0)]
             self._first[author] = first
         return [*first, *following][:AHEAD]
+
+    def _keep(self) -> None:
+        """Write down what people look at, so that a server that was killed goes on with it.
+
+        Not forced to the disk, as answers are: after a power cut somebody may be shown what
+        another person has before them, and both answers count.
+        """
+        path = self.project.folder / SHOWN
+        temporary = path.with_name(f".{SHOWN}")
+        with disk_errors(path):
+            temporary.touch(mode=0o600)
+            temporary.write_text(json.dumps(self._shown), encoding="utf-8")
+            temporary.replace(path)
+
+    def _restore(self) -> None:
+        try:
+            text = (self.project.folder / SHOWN).read_text(encoding="utf-8")
+            shown = {str(a): (str(id_), float(when)) for a, (id_, when) in json.loads(text).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return  # none, or torn by a power cut: questions come from the queue
+        for author, (id_, when) in shown.items():
+            answered = author in self.project.state.answers.get(id_, {})
+            if id_ in self._position and not answered:
+                self._shown[author] = (id_, when)
+                self._first[author] = [Question(id_, self._slice(id_), "it was shown before")]
 
     def _ask_first(self, author: str, question: Question) -> None:
         others = [q for q in self._first.get(author, []) if q.id != question.id]
@@ -197,28 +232,16 @@ class Session:
 
     def _progress(self, author: str) -> dict[str, Any]:
         state, classes = self.project.state, self.project.settings.classes
-        counts = dict.fromkeys(classes, 0)
-        labelled = passed = imported = own = 0
-        for answers in state.answers.values():
-            own += author in answers
-            labels = [a for a in answers.values() if a.label is not None]
-            labelled += bool(labels)
-            passed += not labels
-            imported += any(a.slice == IMPORTED for a in labels)
-            for answer in labels[:1]:
-                assert answer.label is not None
-                names = names_of(answer.label, classes)
-                for name in [names] if isinstance(names, str) else names:
-                    counts[name] += 1
+        tally = state.tally
         return {
             "samples": len(self.samples.ids),
-            "labelled": labelled,
-            "passed": passed,
-            "imported": imported,
-            "own": own,
+            "labelled": tally.labelled,
+            "passed": tally.passed,
+            "imported": tally.slices[IMPORTED],
+            "own": len(tally.by_author.get(author, ())),
             "unreadable": len(state.unreadable),
             "remaining": self.queue.remaining(state, author),
-            "classes": counts,
+            "classes": {name: tally.labels[k] for k, name in enumerate(classes)},
         }
 
     def _model(self) -> dict[str, Any]:

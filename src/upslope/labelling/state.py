@@ -13,10 +13,10 @@ Nothing is overwritten: the log keeps every answer, and the state is what they c
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from upslope.ledger import Event
@@ -60,13 +60,50 @@ class Measurement:
     of: int
 
 
+@dataclass
+class Tally:
+    """Counts over samples with an answer, kept with every event: the page shows them every time.
+
+    labelled, passed: samples with a label, and with answers but none. slices: slice -> samples.
+    labels: position of a class -> samples whose merged label has it. by_author: author -> the ids
+    that this person answered, the newest last.
+    """
+
+    labelled: int = 0
+    passed: int = 0
+    slices: Counter[str] = field(default_factory=Counter)
+    labels: Counter[int] = field(default_factory=Counter)
+    by_author: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def copy(self) -> Tally:
+        """Return a tally that changes by itself."""
+        by_author = {author: dict(ids) for author, ids in self.by_author.items()}
+        return Tally(
+            self.labelled, self.passed, Counter(self.slices), Counter(self.labels), by_author
+        )
+
+    def count(self, by_author: Mapping[str, Answer], sign: int) -> None:
+        """Add a sample's answers (`sign` 1), or take them off (-1)."""
+        if not by_author:
+            return
+        label = merge([answer for answer in by_author.values() if answer.label is not None])
+        self.slices[slice_of(by_author)] += sign
+        if label is None:
+            self.passed += sign
+            return
+        self.labelled += sign
+        present = [label] if isinstance(label, int) else [k for k, on in enumerate(label) if on]
+        for k in present:
+            self.labels[k] += sign
+
+
 @dataclass(frozen=True)
 class LabelState:
     """Where a labelling project stands.
 
     answers: id -> author -> the answer that stands. unreadable: samples that cannot be asked.
     measurements: in the order in which they were taken. closed: control answers are trained on.
-    events: how many there are.
+    events: how many there are. tally: counts over all answers.
     """
 
     answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
@@ -74,6 +111,7 @@ class LabelState:
     measurements: tuple[Measurement, ...] = ()
     closed: bool = False
     events: int = 0
+    tally: Tally = field(default_factory=Tally)
 
     def labels(self, *, control: bool) -> dict[str, AnswerLabel]:
         """Return id -> label, merged over people: what the model is trained or measured on.
@@ -89,8 +127,8 @@ class LabelState:
 
     def newest_of(self, author: str, count: int) -> list[Answer]:
         """Return the newest answers of a person that stand, the newest first."""
-        own = (by_author[author] for by_author in self.answers.values() if author in by_author)
-        return heapq.nlargest(count, own, key=lambda answer: answer.order)
+        ids = reversed(self.tally.by_author.get(author, {}))
+        return [self.answers[id_][author] for id_ in islice(ids, count)]
 
 
 def slice_of(by_author: Mapping[str, Answer]) -> str:
@@ -125,6 +163,23 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
     unreadable = set(state.unreadable)
     measurements = list(state.measurements)
     closed, count = state.closed, state.events
+    tally = state.tally.copy()
+
+    def put(id_: str, author: str, answer: Answer | None) -> None:
+        before = answers.get(id_, {})
+        after = {name: one for name, one in before.items() if name != author}
+        ids = tally.by_author.setdefault(author, {})
+        ids.pop(id_, None)
+        if answer is not None:
+            after[author] = answer
+            ids[id_] = None
+        tally.count(before, -1)
+        tally.count(after, 1)
+        if after:
+            answers[id_] = after
+        else:
+            del answers[id_]
+
     for event in events:
         body = event.body
         if event.kind in ("labelled", "corrected"):
@@ -132,21 +187,17 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
                 there = body["author"] in answers.get(id_, {})
                 if there != (event.kind == "corrected"):
                     raise ValueError(f"an event {event.kind!r} of {id_!r} out of turn")
-                _put(answers, _answer(id_, label, "", body, count))
+                put(id_, body["author"], _answer(id_, label, "", body, count))
         elif event.kind == "passed":
             for id_, reason in body["ids"].items():
                 if body["author"] in answers.get(id_, {}):
                     raise ValueError(f"{id_!r} passed, which has an answer")
-                _put(answers, _answer(id_, None, reason, body, count))
+                put(id_, body["author"], _answer(id_, None, reason, body, count))
         elif event.kind == "taken_back":
             for id_ in (*body["labels"], *body["passed"]):
                 if body["author"] not in answers.get(id_, {}):
                     raise ValueError(f"an answer of {id_!r} taken back that there is none of")
-                left = {a: one for a, one in answers[id_].items() if a != body["author"]}
-                if left:
-                    answers[id_] = left
-                else:
-                    del answers[id_]
+                put(id_, body["author"], None)
         elif event.kind == "measured":
             measurements.append(Measurement(body["labels"], body["correct"], body["of"]))
         elif event.kind == "closed":
@@ -156,11 +207,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
         else:
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         count += 1
-    return LabelState(answers, frozenset(unreadable), tuple(measurements), closed, count)
-
-
-def _put(answers: dict[str, Mapping[str, Answer]], answer: Answer) -> None:
-    answers[answer.id] = {**answers.get(answer.id, {}), answer.author: answer}
+    return LabelState(answers, frozenset(unreadable), tuple(measurements), closed, count, tally)
 
 
 def _answer(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from upslope.evaluation import wilson_interval
-from upslope.labelling.project import names_of, read_project
-from upslope.labelling.state import CONTROL, IMPORTED, slice_of
+from upslope.evaluation import cohen_kappa, fleiss_kappa, wilson_interval
+from upslope.labelling.project import read_project
+from upslope.labelling.state import CONTROL, IMPORTED, LabelState
 
 
 def status(folder: Path | str) -> dict[str, Any]:
@@ -19,23 +20,15 @@ def status(folder: Path | str) -> dict[str, Any]:
         RunError: there is no project in the folder, or it is damaged.
     """
     settings, state = read_project(folder)
-    classes: Counter[str] = Counter(dict.fromkeys(settings.classes, 0))
     people: dict[str, list[float]] = {}
-    slices: Counter[str] = Counter()
-    labelled, passed = 0, Counter[str]()
+    passed: Counter[str] = Counter()
     for answers in state.answers.values():
-        slices[slice_of(answers)] += 1
-        labels = [answer for answer in answers.values() if answer.label is not None]
-        labelled += bool(labels)
         for answer in answers.values():
             if answer.slice != IMPORTED:
                 people.setdefault(answer.author, []).append(answer.seconds)
             if answer.label is None:
                 passed[answer.reason] += 1
-        for answer in labels[:1]:
-            assert answer.label is not None
-            names = names_of(answer.label, settings.classes)
-            classes.update([names] if isinstance(names, str) else names)
+    tally = state.tally
     measured = state.measurements[-1] if state.measurements else None
     accuracy = None
     if measured is not None and not state.closed:
@@ -48,18 +41,58 @@ def status(folder: Path | str) -> dict[str, Any]:
         "project": str(folder),
         "data": settings.data,
         "strategy": settings.strategy,
-        "labelled": labelled,
+        "labelled": tally.labelled,
         "passed": dict(passed),
-        "imported": slices[IMPORTED],
-        "control": slices[CONTROL],
+        "imported": tally.slices[IMPORTED],
+        "control": tally.slices[CONTROL],
         "control_closed": state.closed,
         "unreadable": len(state.unreadable),
-        "classes": dict(classes),
+        "classes": {name: tally.labels[k] for k, name in enumerate(settings.classes)},
         "accuracy": accuracy,
+        "agreement": agreement(state),
         "people": {
             name: {"answers": len(seconds), "median_seconds": statistics.median(seconds)}
             for name, seconds in people.items()
         },
+    }
+
+
+def agreement(state: LabelState) -> dict[str, Any] | None:
+    """Return how far people agree on the samples that two or more of them labelled; else None.
+
+    Skipped samples and imported labels are left out. kappa: Cohen's for two people, Fleiss' over
+    the samples with exactly two answers for more; None where it is not defined.
+    """
+    pairs: list[dict[str, object]] = []
+    for answers in state.answers.values():
+        labels: dict[str, object] = {
+            name: tuple(a.label) if isinstance(a.label, list) else a.label
+            for name, a in answers.items()
+            if a.label is not None and a.slice != IMPORTED
+        }
+        if len(labels) > 1:
+            pairs.append(labels)
+    if not pairs:
+        return None
+    same = sum(len(set(labels.values())) == 1 for labels in pairs)
+    names = sorted({name for labels in pairs for name in labels})
+    if len(names) == 2:
+        kappa = cohen_kappa(*([labels[name] for labels in pairs] for name in names))
+        method = "Cohen"
+    else:
+        double = [labels for labels in pairs if len(labels) == 2]
+        kinds = sorted({repr(label) for labels in double for label in labels.values()})
+        counts = [
+            [sum(repr(label) == kind for label in labels.values()) for kind in kinds]
+            for labels in double
+        ]
+        kappa = fleiss_kappa(counts) if double else math.nan
+        method = "Fleiss"
+    return {
+        "samples": len(pairs),
+        "agreed": same,
+        "kappa": kappa if math.isfinite(kappa) else None,
+        "method": method,
     }
 
 
@@ -91,9 +124,17 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             ("person", f"{name}: {p['answers']:,} answers, median {p['median_seconds']:.1f} s")
             for name, p in standing["people"].items()
         ),
+        *([("agreement", _agreement_words(agreed))] if (agreed := standing["agreement"]) else []),
         *(
             [("unreadable", f"{standing['unreadable']:,} samples, which are not asked")]
             if standing["unreadable"]
             else []
         ),
     ]
+
+
+def _agreement_words(agreed: dict[str, Any]) -> str:
+    words = f"{agreed['agreed']:,} of {agreed['samples']:,} samples that several people labelled"
+    if agreed["kappa"] is None:
+        return words
+    return f"{words}, {agreed['method']}'s kappa {agreed['kappa']:.2f}"

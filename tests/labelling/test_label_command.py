@@ -1,0 +1,122 @@
+"""`upslope label` on the command line, but for the page itself."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import make_squares
+from typer.testing import CliRunner
+
+from upslope.cli import app
+from upslope.labelling.project import Project, read_project
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["label", *map(str, arguments)], prog_name="upslope")
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_from_init_to_predictions(here: Path) -> None:
+    colours = make_squares(here / "squares", 30)
+    said = run("init", "p", "--data", "squares", "--classes", "red, blue", "--control", "0.25")
+    assert "30 samples of squares, 2 classes" in said
+    assert "upslope label serve p" in said
+    settings, _ = read_project(here / "p")
+    assert settings.classes == ("red", "blue")
+    assert settings.data == str(here / "squares")
+    assert "not measured yet" in run("status", "p")
+
+    lines = [f"{id_},{colours[id_]}" for id_ in list(colours)[:12]]
+    (here / "old.csv").write_text("\n".join(["id,label", *lines, "square-020.png,"]) + "\n")
+    said = run("import", "p", "old.csv")
+    assert "12 labels, 0 corrections" in said
+    assert "1 rows have no label" in said
+    standing = json.loads(run("status", "p", "--json"))
+    assert (standing["labelled"], standing["imported"]) == (12, 12)
+    assert standing["classes"] == {"red": 6, "blue": 6}
+
+    assert "12 samples with a label" in run("export", "p", "labels.csv")
+    assert "12 images" in run("export", "p", "sorted")
+    assert len(list((here / "sorted" / "red").iterdir())) == 6
+    assert "30 predictions by a model of 12 labels" in run("predict", "p", "out.csv")
+    with (here / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"]: row["prediction"] for row in rows} == colours
+    assert all(0.5 < float(row["probability"]) <= 1 for row in rows)
+    assert sum(row["label"] != "" for row in rows) == 12
+
+    run("close-control", "p")
+    assert "closed and trained on" in run("status", "p")
+
+
+def test_labels_in_the_data_are_taken_in(here: Path) -> None:
+    make_squares(here / "d" / "red", 3)
+    make_squares(here / "d" / "unlabelled", 4)
+    said = run("init", "p", "--data", "d", "--classes", "red,blue", "--kind", "labels")
+    assert "3 labelled already" in said
+    _, state = read_project(here / "p")
+    assert list(state.labels(control=False).values()) == [[1, 0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["init", "p", "--data", "squares"], 2, "--classes cat,dog,bird"),
+        (["init", "p", "--data", "nothing", "--classes", "a,b"], 3, "'/"),
+        (["init", "p", "--data", "squares", "--classes", "a"], 2, "two or more"),
+        (
+            ["init", "p", "--data", "squares", "--classes", "a,b", "--strategy", "margine"],
+            2,
+            "margin",
+        ),
+        (["init", "p", "--data", "squares", "--classes", "a,b", "--strategy", "ll4al"], 2, "own"),
+        (["status", "squares"], 6, "labelling project"),
+        (["serve", "squares"], 6, "labelling project"),
+        (["export", "squares", "x.csv"], 6, "labelling project"),
+    ],
+)
+def test_refusals(here: Path, arguments: list[str], code: int, what: str) -> None:
+    if arguments[0] == "serve":
+        pytest.importorskip("starlette", reason="needs the extra `label`: starlette")
+    make_squares(here / "squares", 3)
+    assert what in run(*arguments, code=code)
+    assert not (here / "p").exists()
+
+
+def test_refusals_of_a_project(here: Path) -> None:
+    make_squares(here / "squares", 3)
+    run("init", "p", "--data", "squares", "--classes", "a,b")
+    assert "there is one" in run("init", "p", "--data", "squares", "--classes", "a,b", code=6)
+    assert ".csv or .parquet" in run("export", "p", "labels.xlsx", code=2)
+    assert "labels of two classes" in run("predict", "p", "out.csv", code=3)
+    assert "a CSV file or a folder" in run("import", "p", "nothing.csv", code=3)
+    with Project(here / "p"):
+        (here / "old.csv").write_text("id,label\nsquare-000.png,a\n")
+        assert "alone" in run("import", "p", "old.csv", code=6)
+        run("status", "p")  # reading goes on meanwhile
+
+
+def test_the_page_needs_its_extra(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+
+    def without(name: str, *rest: Any) -> Any:
+        return None if name == "uvicorn" else real(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    make_squares(here / "squares", 3)
+    said = run("squares", "--classes", "a,b", code=2)
+    assert "uvicorn" in said
+    assert "pip install '.[label]'" in said
+    assert not (here / "squares-labels").exists()
