@@ -8,6 +8,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import frozen_nets
 import numpy as np
 import pytest
 import torch
@@ -101,7 +102,8 @@ def test_a_comparison_computes_features_once_and_scores_with_its_heads(tmp_path,
 
 
 def test_other_photographs_are_scored_with_the_same_network(tmp_path, photographs):
-    code, output = invoke("run", config_file(tmp_path, photographs), "--out", "runs")
+    file = config_file(tmp_path, photographs, strategies=["margin"])
+    code, output = invoke("run", file, "--out", "runs")
     assert code == 0, output
     (tmp_path / "more").mkdir()
     Image.fromarray(np.full((12, 12), 77, dtype=np.uint8)).save(tmp_path / "more" / "new.png")
@@ -132,12 +134,39 @@ def test_another_network_below_the_head_is_refused(tmp_path, photographs):
             config={k: recorded[k] for k in ("data", "model", "task")},
             device="cpu",
         )
-    with pytest.raises(ModelError, match="weights and the code"):
+    with pytest.raises(ModelError, match="its weights or its code are others"):
         trained(find_source("runs/margin/seed-0", sets=["model.shift=0.5"]))
 
 
+def test_code_that_computes_something_else_is_refused_and_an_edit_is_not(
+    tmp_path, photographs, monkeypatch
+):
+    file = config_file(tmp_path, photographs, strategies=["margin"])
+    assert invoke("run", file, "--out", "runs")[0] == 0
+    make = frozen_nets.make
+
+    class Edited(frozen_nets.Small):
+        """Another class of the same modules."""
+
+        scale = 1.0
+
+        def forward(self, x):
+            return super().forward(x * self.scale)
+
+    monkeypatch.setattr(frozen_nets, "Small", Edited)
+    assert frozen_nets.make is make
+    assert invoke("predict", "runs", "--out", "p.csv")[0] == 0
+    Edited.scale = 1.5
+    code, output = invoke("predict", "runs", "--out", "p.csv")
+    assert code == 4, output
+    assert "its weights or its code are others" in " ".join(output.split())
+    code, output = invoke("run", file, "--out", "runs", "-s", "experiment.cycles=4")
+    assert code == 6, output
+    assert "network below the head" in " ".join(output.split())
+
+
 def test_a_pool_that_grew_goes_on_with_its_features(tmp_path, photographs):
-    file = config_file(tmp_path, photographs)
+    file = config_file(tmp_path, photographs, strategies=["margin"])
     assert invoke("run", file, "--out", "runs")[0] == 0
     Image.fromarray(np.full((12, 12), 33, dtype=np.uint8)).save(photographs / "cat" / "new.png")
     code, output = invoke("run", file, "--out", "runs", "-s", "experiment.cycles=4")

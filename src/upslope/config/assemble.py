@@ -27,7 +27,14 @@ from upslope.experiment.changes import first_size
 from upslope.experiment.checks import check_fit, digest
 from upslope.experiment.settings import amount, candidate_count
 from upslope.experiment.start import start_strategy
-from upslope.frozen import Backbone, freeze, freeze_dataset, freeze_splits, take_backbone
+from upslope.frozen import (
+    Backbone,
+    freeze,
+    freeze_dataset,
+    freeze_splits,
+    same_summary,
+    take_backbone,
+)
 from upslope.ledger import RunResult
 from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, no_progress
@@ -165,16 +172,19 @@ def _trained_head(
     )
     device = resolve_device(config.device)
     backbone = take_backbone(network, task, device)
-    recorded = source.run.config["samples"].get("backbone_sha256") if source.run else None
-    if recorded not in (None, backbone.digest):
-        raise ModelError(
-            f"Expected the network {config.model.name!r} to have the weights and the code that "
-            f"the run in {source.run.path if source.run else ''} had, as its head was trained on "
-            "their features, but they are others. Bring the former ones back."
-        )
     model = backbone.make_head(classes)()
     load_weights(model, source.checkpoint)
-    features = freeze_dataset(pool, backbone, device, observer=progress)
+    recorded = source.run.config["samples"].get("backbone_sha256") if source.run else None
+    probe = source.run.info.get("backbone_probe") if source.run else None
+    features = None
+    if recorded in (None, backbone.digest):
+        features = freeze_dataset(pool, backbone, device, observer=progress)
+    if features is None or (probe and not same_summary(probe, features.probe)):
+        raise ModelError(
+            f"Expected the network {config.model.name!r} to compute what it computed for the run "
+            f"in {source.run.path if source.run else ''}, as the head was trained on its features, "
+            "but its weights or its code are others. Bring the former ones back."
+        )
     return Trained(features, task, model.to(device).eval(), device, tuple(known))
 
 

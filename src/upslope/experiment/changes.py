@@ -20,7 +20,7 @@ from upslope.datasets.base import Dataset
 from upslope.errors import RunError, SelectionError
 from upslope.experiment.checks import digest
 from upslope.experiment.settings import ExperimentSettings, amount
-from upslope.frozen import FeatureDataset
+from upslope.frozen import FeatureDataset, same_summary
 from upslope.ledger import Change, Differences, Event, State, fold, refuse
 from upslope.tasks.base import Task
 
@@ -55,6 +55,7 @@ class Opening:
             SelectionError: more labels than the pool has.
         """
         self._check_data(info)
+        self._check_backbone(info, differences)
         refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
         before = differences.get("samples.pool", (len(self.pool), None))[0]
         size = first_size(state.changes, before)
@@ -128,6 +129,14 @@ class Opening:
             self.folder,
         )
 
+    def _check_backbone(self, info: Mapping[str, Any], differences: Differences) -> None:
+        """Features come from a network that computes what it computed when the run began."""
+        before, now = info.get("backbone_probe"), probe_of(self.pool).get("backbone_probe")
+        other = bool(before and now) and not same_summary(before or (), now or ())
+        key = "samples.backbone_sha256"
+        if other and key not in differences:  # which is refused by itself
+            refuse({"the network below the head": ("its code", "code that differs")}, self.folder)
+
     def _check_total(self, state: State, size: int) -> None:
         """All cycles of an extended run fit what is left of the pool."""
         settings = self.settings
@@ -148,6 +157,13 @@ class Opening:
 def source_shape_of(pool: Dataset) -> dict[str, Any]:
     """Return the shape of what the features of a pool were made of; nothing for other pools."""
     return {"source_shape": list(pool.source_shape)} if isinstance(pool, FeatureDataset) else {}
+
+
+def probe_of(pool: Dataset) -> dict[str, Any]:
+    """Return numbers that tell what the network of features computes; nothing for other pools."""
+    if not isinstance(pool, FeatureDataset) or not pool.probe:
+        return {}
+    return {"backbone_probe": list(pool.probe)}
 
 
 def backbone_of(pool: Dataset) -> dict[str, str]:

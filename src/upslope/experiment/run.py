@@ -32,6 +32,7 @@ from upslope.experiment.changes import (
     Opening,
     backbone_of,
     first_size,
+    probe_of,
     source_shape_of,
     with_statistics,
 )
@@ -185,6 +186,7 @@ class Experiment:
                 "classes": list(pool.classes),
                 "input_shape": list(pool.input_shape),
                 **source_shape_of(pool),
+                **probe_of(pool),
                 "mean": list(task.mean if isinstance(task, Normalises) else ()),
                 "std": list(task.std if isinstance(task, Normalises) else ()),
                 "pool": len(pool),

@@ -15,6 +15,7 @@ from upslope.frozen.freeze import (
     freeze_dataset,
     freeze_splits,
     measure_features,
+    same_summary,
 )
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "freeze_dataset",
     "freeze_splits",
     "measure_features",
+    "same_summary",
     "take_backbone",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,12 +22,11 @@ _SHOWN = 3
 class Backbone:
     """A network in eval mode, and what tells it from others.
 
-    digest: SHA-256 of all weights below the head, of the structure, of the code of its modules and
-    of the statistics by which images are normalised. width: features per sample. classes: outputs
-    of the head. initial: the weights that the head begins with, where the network has them; else
-    they come from the generator, in every run its own.
-
-    task: says how inputs are prepared. bias: whether the head has one.
+    digest: SHA-256 of all weights below the head, of the structure and of the statistics by which
+    images are normalised. Code is told by `probe`, as an edit need not change what it computes.
+    width: features per sample. bias: whether the head has one. initial: the weights that the head
+    begins with, where the network has them; else they come from the generator, in every run its
+    own.
     """
 
     network: nn.Module
@@ -130,9 +128,6 @@ def _digest(
 ) -> str:
     """SHA-256 of everything that decides features, as far as it can be read off."""
     sha256 = hashlib.sha256(f"{name} {statistics} {_structure(network, name)}".encode())
-    for kind in sorted({type(m) for m in network.modules()}, key=lambda k: k.__qualname__):
-        if not kind.__module__.startswith("torch."):
-            sha256.update(_source(kind).encode())
     for key, value in weights.items():
         tensor = value.detach().cpu().contiguous()
         sha256.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -147,10 +142,3 @@ def _structure(network: nn.Module, name: str) -> list[str]:
         for key, module in network.named_modules()
         if key != name and not any(module.children())
     ]
-
-
-def _source(kind: type) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):  # a class made in a notebook or in C
-        return kind.__qualname__

@@ -24,6 +24,8 @@ class FeatureDataset(Subset):
     for data sets that are looked at before their features are computed; blocks and places are then
     not read.
 
+    probe: means of the features of made-up samples, which tell what the network computes.
+
     Travels to other processes as the paths of the blocks.
     """
 
@@ -35,12 +37,14 @@ class FeatureDataset(Subset):
         blocks: Sequence[Path],
         places: Places,
         compute: Callable[[Tensor], Tensor] | None = None,
+        probe: Sequence[float] = (),
     ) -> None:
         super().__init__(dataset, np.arange(len(dataset)).tolist())
         self.source_shape = tuple(dataset.input_shape)
         self.input_shape = (width,)
         self.resident = True
         self.backbone, self.width = backbone, width
+        self.probe = tuple(probe)
         self._blocks, self._places, self._compute = tuple(blocks), places, compute
         self._maps: dict[int, Records] = {}
 

@@ -142,11 +142,14 @@ def freeze_dataset(
         return FeatureDataset(dataset, backbone.digest, backbone.width, (), _nowhere(0))
     base = Path(folder) if folder is not None else cache_folder() / "features"
     with deterministic(device):
-        store = FeatureStore(_store_folder(base, backbone, dataset, device), backbone.width)
+        probe = backbone.probe(first_readable(dataset, 1).to(device))
+        store = FeatureStore(_store_folder(base, backbone, probe, device), backbone.width)
         digests = content_digests(dataset, lambda _: stop.check())
         _fill(store, dataset, digests, backbone, device, observer, stop)
     places = store.places(digests)
-    return FeatureDataset(dataset, backbone.digest, backbone.width, store.blocks, places)
+    return FeatureDataset(
+        dataset, backbone.digest, backbone.width, store.blocks, places, probe=summary(probe)
+    )
 
 
 def measure_features(dataset: Dataset, backbone: Backbone, device: torch.device) -> float:
@@ -194,14 +197,27 @@ def _fill(
             store.add(there, torch.cat(rows))
 
 
-def _store_folder(base: Path, backbone: Backbone, dataset: Dataset, device: torch.device) -> Path:
+def summary(probe: Tensor) -> list[float]:
+    """Return eight numbers of the features of made-up samples: means over quarters of each."""
+    return [float(part.mean()) for row in probe.double() for part in row.tensor_split(4)]
+
+
+def same_summary(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Tell whether two summaries are of the same network, but for what rounding leaves."""
+    scale = max(map(abs, one), default=0.0) or 1.0
+    return len(one) == len(other) and all(
+        abs(a - b) <= _CLOSE * scale for a, b in zip(one, other, strict=True)
+    )
+
+
+def _store_folder(base: Path, backbone: Backbone, made: Tensor, device: torch.device) -> Path:
     """Return the folder of this network on this kind of device.
 
     What a network computes may also depend on what its digest does not see, such as a number that
     its code reads elsewhere. So each folder holds the features of two made-up samples, and one
     whose features differ from those computed now is another network's.
     """
-    probe = backbone.probe(first_readable(dataset, 1).to(device)).numpy()
+    probe = made.numpy()
     name = f"{backbone.digest[:24]}-{device.type}"
     number = 0
     while True:
