@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
+import upslope.cli
 from upslope import display, models
 from upslope.cli import app
 from upslope.display import Lines, Share, about
@@ -343,3 +344,13 @@ def test_run_takes_the_one_strategy_of_its_configuration(tmp_path: Path) -> None
         assert code == 2
         assert "one strategy" in err
         assert "`upslope compare`, which runs them all" in err
+
+
+def test_ctrl_c_before_a_command_begins_is_a_stop(monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("upslope.cli.app", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        upslope.cli.main()
+    assert stopped.value.code == 130

@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from upslope.errors import RunError
+from upslope.experiment.model_store import ModelStore
 from upslope.experiment.verify import repair_run, verify_run
 from upslope.ledger import Event, Ledger, read_run
 from upslope.ledger.store import has_begun
+from upslope.training import TrainingSettings
 
 LEDGERS = Path(__file__).with_name("ledgers")
 INFO = {"strategy": "margin", "seed": 0, "primary": "accuracy", "cycles": 2}
@@ -178,3 +181,17 @@ def test_a_ledger_of_version_2_is_gone_on_with_and_sealed(tmp_path: Path) -> Non
     db.close()
     with pytest.raises(RunError, match="up to number 2"):
         read_run(tmp_path)
+
+
+def test_a_model_that_cannot_be_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    store = ModelStore(
+        tmp_path, torch.nn.Identity, 0, TrainingSettings(), torch.device("cpu"), None, False
+    )
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match=r"Input/output error: .*training\.safetensors"):
+        store.tidy(1)

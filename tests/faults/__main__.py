@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -39,6 +40,8 @@ def main() -> int:
     if all(count is None for count in counts.values()):
         counts = dict(LONG)
     subjects = options.subjects.split(",") if options.subjects else None
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where it was started in the background
+        signal.signal(number, signal.default_int_handler)
     until = time.monotonic() + 60 * options.minutes
     with Campaign(record, options.seed, until, subjects, keep=bool(options.only)) as campaign:
         if options.only:

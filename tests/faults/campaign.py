@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.faults import syscalls
-from tests.faults.children import call
+from tests.faults.children import call, kill_all
 from tests.faults.commands import COMMANDS, Subject
 from tests.faults.flips import SUBJECT as RUN
 from tests.faults.flips import FlippedRun
@@ -26,7 +26,7 @@ from tests.faults.write_errors import count_calls, fail_a_call
 LONG = {"kills": 500, "errors": 1000, "power": 500, "races": 100, "flips": 5000, "inputs": 10**6}
 """Trials of the long form; of inputs, how many are read."""
 KINDS = tuple(LONG)
-INPUTS_A_TRIAL = 50
+INPUTS_A_TRIAL = 20
 
 _SHARES = {"run": 3, "score": 2, "compare": 1, "reproduce": 1}
 """How often a command is tried: those that take longer less."""
@@ -72,6 +72,7 @@ class Campaign:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        kill_all()
         if self.keep:
             print(f"kept: {self._scratch}")
         else:

@@ -28,6 +28,9 @@ _TRACEBACK = re.compile(r"(?<!_exitfunc of <class 'weakref.finalize'>>\n)Traceba
 """A second Ctrl-C may meet Python itself as it ends; what it then says is not Upslope's."""
 
 
+_RUNNING: set[int] = set()
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended. code: its exit code, minus a signal's number, or None: it hung and was
@@ -65,6 +68,7 @@ class Child:
             self.pid = os.fork()
         if self.pid == 0:
             _become(arguments, log, before)
+        _RUNNING.add(self.pid)
 
     def running(self) -> bool:
         """Whether it has not ended yet; it stays a zombie until `end`."""
@@ -104,9 +108,19 @@ class Child:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
+        _RUNNING.discard(self.pid)
         output = self.log.read_text(encoding="utf-8", errors="replace")
         code = None if hung else os.waitstatus_to_exitcode(status)
         return Ended(code, output, () if hung else tuple(left))
+
+
+def kill_all() -> None:
+    """Kill the commands that nobody has waited for, as when the campaign is interrupted."""
+    for leader in list(_RUNNING):
+        for pid in session(leader):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(leader, 0)
+        _RUNNING.discard(leader)
 
 
 def session(leader: int) -> set[int]:

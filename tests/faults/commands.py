@@ -32,8 +32,9 @@ _TINY = {
 }
 CHECKPOINTS = 0.02
 """Seconds between two checkpoints of a training, so that faults meet them too."""
-_VANISHING = re.compile(r"seconds|minutes|commit|command|time", re.IGNORECASE)
-"""What differs between two undisturbed runs: how long something took, and where it was typed."""
+_VANISHING = re.compile(r"seconds|minutes|commit|command|time|content_sha256", re.IGNORECASE)
+"""What differs between two undisturbed runs: how long something took, where it was typed, and
+digests of these."""
 _CELLS = re.compile(r"(?<=[| >])\d+\.\d(?=[ <])")
 """Numbers of one decimal in tables: seconds, and percents that are in JSON and CSV as well."""
 _CACHES = ".first-models"

@@ -49,11 +49,15 @@ class FlippedRun:
     def _outcome(self, copy: Path) -> tuple[str, str]:
         ours, theirs = os.pipe()
         if (pid := os.fork()) == 0:
-            os.close(ours)
-            sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-            with os.fdopen(theirs, "w") as pipe:
-                pipe.write(self._try(copy))
-            os._exit(0)
+            code = 1
+            try:
+                os.close(ours)
+                sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+                with os.fdopen(theirs, "w") as pipe:
+                    pipe.write(self._try(copy))
+                code = 0
+            finally:
+                os._exit(code)
         os.close(theirs)
         deadline = time.monotonic() + _PATIENCE
         while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:

@@ -5,12 +5,17 @@ Nothing heavy is imported before a command runs: `--help` must answer at once.
 
 from __future__ import annotations
 
+import sys
+
 from upslope.cli.app import app
 
 
 def main() -> None:
     """Run the command `upslope`; the entry point of the package."""
-    app(prog_name="upslope")
+    try:
+        app(prog_name="upslope")
+    except KeyboardInterrupt:  # before a command has begun; commands answer for themselves
+        sys.exit(130)
 
 
 __all__ = ["app", "main"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from upslope.checkpoints import file_sha256, load_tensors, load_weights, save_tensors
-from upslope.files import sweep
+from upslope.files import disk_errors, sweep
 from upslope.seeds import global_generator
 from upslope.training import AuxiliaryModule, TrainingSettings, place
 from upslope.training.state import set_aside
@@ -105,17 +105,21 @@ class ModelStore:
         """Remove what the record has left behind, also where a kill came before the removal.
 
         trained: the cycle whose model is recorded, None while one is in training.
+
+        Raises:
+            RunError: a file cannot be removed.
         """
-        for folder in (self.folder, self.folder / "models"):
-            sweep(folder, alone=True)
-            sweep(folder, ".tmp*", alone=True)  # of safetensors, as earlier versions called it
-        if trained is None:
-            return
-        self.checkpoint.unlink(missing_ok=True)
-        set_aside(self.checkpoint).unlink(missing_ok=True)
-        for old in range(0 if self.keep_all else trained):
-            self.file(old).unlink(missing_ok=True)
-            self._companion_file(old).unlink(missing_ok=True)
+        with disk_errors(self.folder):
+            for folder in (self.folder, self.folder / "models"):
+                sweep(folder, alone=True)
+                sweep(folder, ".tmp*", alone=True)  # of safetensors, as earlier versions called it
+            if trained is None:
+                return
+            self.checkpoint.unlink(missing_ok=True)
+            set_aside(self.checkpoint).unlink(missing_ok=True)
+            for old in range(0 if self.keep_all else trained):
+                self.file(old).unlink(missing_ok=True)
+                self._companion_file(old).unlink(missing_ok=True)
 
     def _companion_file(self, cycle: int) -> Path:
         return self.file(cycle).with_suffix(".companion")
