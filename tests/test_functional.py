@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,3 +167,11 @@ def test_a_temperature_divides_the_logits() -> None:
 def test_what_reads_labels_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="dcom asks the network for labels"):
         functional.dcom  # noqa: B018
+
+
+def test_the_block_of_the_page_runs() -> None:
+    page = Path(__file__).parent.parent / "docs" / "choosing.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    names: dict[str, object] = {}
+    exec(compile(code, "choosing.md", "exec"), names)
+    assert len(set(names["positions"])) == 5

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from upslope import Experiment, ExperimentSettings, Splits, strategies, tasks
 from upslope.cli import app
 from upslope.comparison import read_comparison
 from upslope.ledger import RunResult, read_run
@@ -37,6 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(place)
         for language, code in BLOCKS:
             if language == "python":
+                if "import datasets as hf" in code and importlib.util.find_spec("datasets") is None:
+                    continue  # test_the_block_on_hugging_face_runs skips, by name
                 exec(compile(code, "README.md", "exec"), names)
                 continue
             for line in code.splitlines():
@@ -55,6 +60,40 @@ def test_every_block_leaves_what_it_promises(folder: Path) -> None:
     assert (folder / "runs" / "python" / "report" / "report.html").is_file()
     assert len((folder / "scores.csv").read_text().splitlines()) == 1401
     assert len((folder / "predictions.csv").read_text().splitlines()) == 1401
+
+
+def test_the_block_on_hugging_face_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("datasets") is None:
+        pytest.skip("datasets is not installed")
+    (code,) = (code for _, code in BLOCKS if "import datasets as hf" in code)
+    exec(compile(code, "README.md", "exec"), {"Splits": Splits})
+    assert "pool: 36" in capsys.readouterr().out
+
+
+def test_the_examples_on_own_data_are_short() -> None:
+    for name in ("from_arrays", "from_torch", "from_hugging_face", "from_table", "def fit("):
+        (code,) = (code for language, code in BLOCKS if language == "python" and name in code)
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) <= 10, name
+
+
+def test_the_loop_of_the_readme_trains(folder: Path, tmp_path: Path) -> None:
+    (code,) = (code for _, code in BLOCKS if "def fit(" in code)
+    names: dict[str, Any] = {"torch": torch}
+    exec(compile(code, "README.md", "exec"), names)
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    with Experiment(
+        tmp_path / "run",
+        splits=Splits.from_arrays(x, (x[:, 0] > 0).long(), x, (x[:, 0] > 0).long()),
+        task=tasks.build("classification", num_classes=2),
+        model=lambda: torch.nn.Linear(4, 2),
+        strategy=strategies.build("margin"),
+        settings=ExperimentSettings(initial=20, budget=10, cycles=2),
+        trainer=names["fit"],
+    ) as run:
+        result = run.run()
+    assert len(result.cycles) == 2
+    assert len(read_comparison(folder / "runs" / "arrays").runs["margin"]) == 2
 
 
 def runs_of(folder: Path) -> list[RunResult]:

@@ -32,7 +32,7 @@ class Torch(torch.utils.data.Dataset):
 )
 def test_a_data_set_in_place_of_a_name(value, message):
     for load in (datasets.load, datasets.load_to_score):
-        with pytest.raises(ConfigError, match=rf"{message}.* numpy\.savez"):
+        with pytest.raises(ConfigError, match=rf"{message}.* Splits\.from_arrays"):
             load(value)
 
 

@@ -23,6 +23,7 @@ from upslope.datasets.unlabelled import check_labelled
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, RunError
 from upslope.experiment import Experiment, ExperimentSettings
+from upslope.experiment.own_training import Trainer
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.store import has_begun
 from upslope.pool import Need, PoolView, Selection, Strategy
@@ -83,6 +84,7 @@ class RunMatrix:
     config: Mapping[str, Any] | None
     device: torch.device | str
     root: str | None = None
+    trainer: Trainer | None = None
 
     def names(self, seed: int) -> list[str]:
         """The runs of one seed, in order."""
@@ -106,7 +108,8 @@ class RunMatrix:
             model=self.model,
             strategy=FullDataReference() if name == FULL_DATA else self.strategies[name],
             settings=settings,
-            training=self.training,
+            training=self.training if self.trainer is None else None,
+            trainer=self.trainer,
             config=self.config,
             root=self.root,
             device=self.device,
@@ -127,6 +130,7 @@ def compare(
     model: Callable[[], nn.Module],
     settings: ExperimentSettings | None = None,
     training: TrainingSettings | None = None,
+    trainer: Trainer | None = None,
     full_data_seeds: Sequence[int] = (),
     config: Mapping[str, Any] | None = None,
     device: torch.device | str = "auto",
@@ -152,7 +156,8 @@ def compare(
     A finished comparison goes on where `settings.cycles` is larger than before, or the budget is:
     the latter only where all runs stand at the same cycle.
 
-    task, model: as of an `Experiment`. training: how each network is trained. device: "auto",
+    task, model: as of an `Experiment`. training: how each network is trained;
+    trainer: or a loop of your own, as of an `Experiment`. device: "auto",
     "cpu", "cuda" ...
 
     Returns: every run, read back from its folder.
@@ -185,6 +190,11 @@ def compare(
     """
     check_splits(splits)
     check_labelled(splits.pool)
+    if trainer is not None and training is not None:
+        raise ConfigError(
+            "Expected one of `training`, settings of the loop of Upslope, and `trainer`, a loop of "
+            "your own, but got both. Leave one out."
+        )
     plan = RunMatrix(
         Path(out),
         dict(strategies),
@@ -198,6 +208,7 @@ def compare(
         config,
         device,
         root,
+        trainer,
     )
     order = list(dict.fromkeys([*seeds, *full_data_seeds]))
     _check(plan, order, workers)

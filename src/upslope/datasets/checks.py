@@ -8,10 +8,10 @@ from upslope.datasets.base import Splits
 from upslope.errors import ConfigError, DataError
 
 _ADVICE = (
-    "Samples of your own are read from files: images in a folder by class (datasets.load('folder', "
-    "root)), arrays saved with numpy.savez (datasets.load('npz', root)), a table or texts; see "
-    "docs/data.md. Or write a class with the members of upslope.datasets.Dataset, and pass "
-    "Splits(pool, test) of it."
+    "Samples that a program holds become Splits with Splits.from_arrays, from_torch, "
+    "from_hugging_face or from_table; those in files with datasets.load, such as "
+    "datasets.load('folder', root); see docs/data.md. Or write a class with the members of "
+    "upslope.datasets.Dataset, and pass Splits(pool, test) of it."
 )
 _MEMBERS = ("ids", "classes", "input_shape", "resident", "inputs", "targets")
 

@@ -42,6 +42,7 @@ from upslope.experiment.environment import differing, environment
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.labels import oracle
 from upslope.experiment.model_store import ModelStore
+from upslope.experiment.own_training import Trainer, name_of
 from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.start import start_strategy
 from upslope.experiment.steps import Steps
@@ -65,6 +66,10 @@ class Experiment:
     shared: a folder where runs of one seed share their first model. root: where the data lie, for
     those who use the trained network; recorded when the run begins, and never compared. stop:
     a request to stop that somebody else owns; otherwise Ctrl-C and SIGTERM make one.
+
+    trainer: a training loop of your own, `fit(model, labelled, context) -> model`, in place of ours
+    and of `training`; a run begun with one is gone on with under the same name of it. See
+    `upslope.experiment.own_training`, and docs/own-training.md for what cannot be promised then.
 
     The test set may be empty: then no figures on it are recorded, and those on the labelled set
     alone tell how a cycle went.
@@ -113,6 +118,7 @@ class Experiment:
         strategy: Strategy,
         settings: ExperimentSettings | None = None,
         training: TrainingSettings | None = None,
+        trainer: Trainer | None = None,
         config: Mapping[str, Any] | None = None,
         device: torch.device | str = "auto",
         observer: Observer | None = None,
@@ -126,6 +132,8 @@ class Experiment:
         self.splits, self.task, self.strategy = splits, task, strategy
         self.settings = settings or ExperimentSettings()
         self.training = training or TrainingSettings()
+        if trainer is not None:
+            _check_trainer(trainer, training, strategy)
         self.device = resolve_device(device)
         self._stop, self._observer, self._progress = stop, observer, progress
         pool = splits.pool
@@ -152,7 +160,9 @@ class Experiment:
         common = {
             **(config or {}),
             "experiment": self.settings.record(),
-            "training": self.training.record(),
+            "training": self.training.record()
+            if trainer is None
+            else {"trainer": name_of(trainer)},
             "samples": {
                 "pool": len(pool),
                 "pool_ids_sha256": digest(list(pool.ids)),
@@ -204,6 +214,7 @@ class Experiment:
             ledger,
             weights,
             FirstModelCache(shared) if shared and not (weights.companion or own_start) else None,
+            trainer=trainer,
         )
         try:
             self._note_sitting(here)
@@ -453,3 +464,23 @@ class Experiment:
 def _listed(ids: Iterable[str]) -> list[str]:
     """The ids; one alone is meant as one, not as its letters."""
     return [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+
+
+def _check_trainer(trainer: Trainer, training: TrainingSettings | None, strategy: Strategy) -> None:
+    """Raise ConfigError for a trainer beside what only our own loop can do."""
+    if not callable(trainer):
+        raise ConfigError(
+            "Expected `trainer` to be a function fit(model, labelled, context) -> model but got "
+            f"{type(trainer).__name__}."
+        )
+    if training is not None:
+        raise ConfigError(
+            "Expected one of `training`, settings of the loop of Upslope, and `trainer`, a loop of "
+            "your own, but got both. Leave one out."
+        )
+    if isinstance(strategy, HasAuxiliaryModule):
+        raise ConfigError(
+            f"Expected a strategy that any training serves but {strategy.name} trains a module of "
+            "its own along with the network, in the loop of Upslope. Leave `trainer` out, or take "
+            "another strategy."
+        )

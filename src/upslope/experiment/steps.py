@@ -21,6 +21,7 @@ from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.labels import LabelledPool, TargetsOf
 from upslope.experiment.memory import memory_errors
 from upslope.experiment.model_store import ModelStore
+from upslope.experiment.own_training import Trainer, train_by
 from upslope.experiment.sampling import candidates, initial_set
 from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings, candidate_count
@@ -58,6 +59,7 @@ class Steps:
     weights: ModelStore
     shared: FirstModelCache | None
     observer: Observer = field(default=no_progress)
+    trainer: Trainer | None = None
     simulated: bool = field(default=False, init=False)
     """The data set answers for the annotators, so that an oracle may look at its labels."""
 
@@ -190,11 +192,27 @@ class Steps:
         self, model: nn.Module, cycle: int, labels: Mapping[str, Label], stop: Stop
     ) -> TrainingReport:
         """Train the model of a cycle on `labels`, in place."""
+        pool = LabelledPool(self.splits.pool, labels)
+        labelled = sorted(self.position[i] for i in labels)
+        if self.trainer is not None:
+            return train_by(
+                self.trainer,
+                model,
+                self.task,
+                pool,
+                labelled,
+                seed=self.settings.seed,
+                cycle=cycle,
+                device=self.device,
+                validation=self.splits.validation,
+                observer=self._within(),
+                stop=stop,
+            )
         return train(
             model,
             self.task,
-            LabelledPool(self.splits.pool, labels),
-            sorted(self.position[i] for i in labels),
+            pool,
+            labelled,
             self.training,
             seed=self.settings.seed,
             cycle=cycle,

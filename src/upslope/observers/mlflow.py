@@ -1,0 +1,84 @@
+"""Figures for MLflow: `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from upslope.errors import ConfigError
+from upslope.files import disk_errors
+from upslope.observers.figures import Figures
+from upslope.progress import Progress
+
+TAG = "upslope.run"
+"""The tag by which a run that goes on finds what it wrote before."""
+
+
+class MLflow:
+    """An observer that writes figures to MLflow, one of its runs per run of ours.
+
+    store: a local folder, which gets a database `mlflow.db`; or the address of a server, as
+    MLflow's tracking URI. experiment: the name of its experiment there, made where it is not there.
+
+    Raises:
+        ConfigError: the package `mlflow` is not installed.
+        RunError: the folder cannot be written.
+    """
+
+    def __init__(self, store: Path | str = "mlruns", experiment: str = "upslope") -> None:
+        try:
+            from mlflow.tracking import MlflowClient
+        except ImportError as error:
+            raise ConfigError(
+                "Expected the package `mlflow` but it is not installed. Install it: "
+                "pip install '.[mlflow]' in the clone."
+            ) from error
+        address, artifacts = str(store), None
+        if "://" not in address:
+            folder = Path(store).absolute()
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            address, artifacts = (
+                f"sqlite:///{folder / 'mlflow.db'}",
+                (folder / "artifacts").as_uri(),
+            )
+        self._client = MlflowClient(tracking_uri=address)
+        known = self._client.get_experiment_by_name(experiment)
+        self._experiment: str = (
+            known.experiment_id
+            if known
+            else self._client.create_experiment(experiment, artifact_location=artifacts)
+        )
+        self._runs: dict[str, Any] = {}
+        self._figures = Figures(self._write)
+
+    def __call__(self, progress: Progress) -> None:
+        """Take one report in."""
+        self._figures(progress)
+
+    def close(self) -> None:
+        """Mark the runs as ended; they can be gone on with."""
+        for run in self._runs.values():
+            self._client.set_terminated(run)
+        self._runs = {}
+
+    def __enter__(self) -> MLflow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, run: str, labels: int, figures: Mapping[str, float]) -> None:
+        id_ = self._runs.setdefault(run, "") or self._run(run)
+        self._runs[run] = id_
+        for name, value in figures.items():
+            self._client.log_metric(id_, name, value, step=labels)
+
+    def _run(self, run: str) -> str:
+        name = run or "run"
+        found = self._client.search_runs([self._experiment], f"tags.`{TAG}` = '{name}'")
+        if found:
+            return str(found[0].info.run_id)
+        made = self._client.create_run(self._experiment, run_name=name, tags={TAG: name})
+        return str(made.info.run_id)

@@ -1,0 +1,57 @@
+"""Figures for TensorBoard: `tensorboard --logdir FOLDER` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from upslope.errors import ConfigError
+from upslope.observers.figures import Figures
+from upslope.progress import Progress
+
+
+class TensorBoard:
+    """An observer that writes figures to a folder of TensorBoard, a subfolder per run.
+
+    folder: made where it is not there; a run that goes on adds to it.
+
+    Raises:
+        ConfigError: the package `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                "Expected the package `tensorboard` but it is not installed. Install it: "
+                "pip install '.[tensorboard]' in the clone."
+            ) from error
+        self._open = SummaryWriter
+        self._folder = Path(folder)
+        self._writers: dict[str, Any] = {}
+        self._figures = Figures(self._write)
+
+    def __call__(self, progress: Progress) -> None:
+        """Take one report in."""
+        self._figures(progress)
+
+    def close(self) -> None:
+        """Write out what is held in memory."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, run: str, labels: int, figures: Mapping[str, float]) -> None:
+        if run not in self._writers:
+            self._writers[run] = self._open(str(self._folder / run))
+        for name, value in figures.items():
+            self._writers[run].add_scalar(name, value, labels)
+        self._writers[run].flush()

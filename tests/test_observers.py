@@ -1,0 +1,110 @@
+"""What TensorBoard and MLflow are told of a run is what its ledger holds."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from small_tasks import MODEL, TASK, splits
+from upslope import Experiment, ExperimentSettings, TrainingSettings, strategies
+from upslope.errors import ConfigError
+from upslope.observers import MLflow, TensorBoard, together
+from upslope.observers.figures import Figures
+from upslope.progress import Progress
+
+SETTINGS = ExperimentSettings(initial=12, budget=6, cycles=3, candidates="all")
+
+
+def run(folder, observer, cycles=3):
+    with Experiment(
+        folder, splits=splits(60), task=TASK, model=MODEL, strategy=strategies.build("margin"),
+        settings=ExperimentSettings(initial=12, budget=6, cycles=cycles, candidates="all"),
+        training=TrainingSettings(epochs=2), device="cpu", observer=observer,
+    ) as experiment:  # fmt: skip
+        return experiment.run()
+
+
+def test_figures_come_once_per_cycle_against_the_labels(tmp_path):
+    written = []
+    result = run(tmp_path, Figures(lambda *figures: written.append(figures)))
+    assert [(name, labels) for name, labels, _ in written] == [("", 12), ("", 18), ("", 24)]
+    for (_, _, figures), cycle in zip(written, result.cycles, strict=True):
+        for name, value in cycle.metrics.items():
+            assert figures[f"test/{name}"] == value
+        for name, value in cycle.train_metrics.items():
+            assert figures[f"train/{name}"] == value
+        assert figures["seconds/train"] > 0
+
+
+def test_runs_are_told_apart_and_what_is_not_finite_is_left_out():
+    written = []
+    figures = Figures(lambda *one: written.append(one))
+    for name in ("a/seed-0", "b/seed-0"):
+        figures(Progress("train", 0, 4, run=name))
+    figures(Progress("train", 4, 4, run="a/seed-0"))
+    figures(Progress("cycle", 1, 2, {"x": float("nan"), "y": 0.5}, run="a/seed-0", labelled=7))
+    ((name, labels, told),) = written
+    assert (name, labels) == ("a/seed-0", 7)
+    assert set(told) == {"test/y", "seconds/train"}
+
+
+def test_several_observers_are_told_in_order():
+    told = []
+    observer = together(
+        lambda p: told.append(("one", p.done)), lambda p: told.append(("two", p.done))
+    )
+    observer(Progress("train", 3, 4))
+    assert told == [("one", 3), ("two", 3)]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries' own
+def test_tensorboard_holds_the_curve(tmp_path):
+    if importlib.util.find_spec("tensorboard") is None:
+        pytest.skip("tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with TensorBoard(tmp_path / "board") as board:
+        result = run(tmp_path / "run", board)
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    curve = events.Scalars("test/accuracy")
+    labels, accuracy = result.curve()
+    assert [one.step for one in curve] == list(labels)
+    assert [one.value for one in curve] == pytest.approx(list(accuracy))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries' own
+def test_mlflow_holds_the_curve_and_goes_on_with_it(tmp_path):
+    if importlib.util.find_spec("mlflow") is None:
+        pytest.skip("mlflow is not installed")
+    from mlflow.tracking import MlflowClient
+
+    store = tmp_path / "mlruns"
+    with MLflow(store) as tracker:
+        run(tmp_path / "run", tracker, cycles=2)
+    with MLflow(store) as tracker:
+        result = run(tmp_path / "run", tracker)
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("upslope")
+    (found,) = client.search_runs([experiment.experiment_id])
+    curve = client.get_metric_history(found.info.run_id, "test/accuracy")
+    labels, accuracy = result.curve()
+    assert sorted((one.step, one.value) for one in curve) == list(
+        zip(labels, accuracy, strict=True)
+    )
+    assert found.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(("module", "observer"), [("tensorboard", TensorBoard), ("mlflow", MLflow)])
+def test_without_its_package_an_observer_says_what_to_install(
+    module, observer, tmp_path, monkeypatch
+):
+    import sys
+
+    for name in [n for n in sys.modules if n.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"pip install '\.\[{module}\]'"):
+        observer(tmp_path)
