@@ -148,7 +148,7 @@ def judge(form: Format, folder: Path, expected: str) -> tuple[str, str]:
     text = _comparable(got)
     if text == expected:
         return "same", ""
-    if any("left out" in str(warning.message) for warning in told):
+    if any("left out" in str(warning.message).lower() for warning in told):
         return "skipped", ""
     return ("unnoticed", why) if (why := _unnoticed(form, folder, got)) else ("same", "")
 
