@@ -24,12 +24,12 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-from upslope.gradnorm import matrix_products
+from upslope.gradnorm.core import matrix_products
+from upslope.gradnorm.core.per_sample_gradients import SCRATCH, OuterProducts
 from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
 from upslope.gradnorm.kernels.conv.gradients import grouped, samples_per_call
 from upslope.gradnorm.kernels.conv.methods import METHODS
-from upslope.gradnorm.per_sample_gradients import SCRATCH, OuterProducts
 
 SAMPLES = 8
 """Samples in a timed batch, where the method does not depend on their number."""

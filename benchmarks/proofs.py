@@ -23,9 +23,9 @@ from rich.table import Table
 from speed.networks import NETWORKS, Network
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.independence import model_looks_around
-from upslope.gradnorm.memory import PROOF_SHARE, memory_of
-from upslope.gradnorm.recording import Recording
+from upslope.gradnorm.core.memory import PROOF_SHARE, memory_of
+from upslope.gradnorm.proofs.independence import model_looks_around
+from upslope.gradnorm.trace.recording import Recording
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 POOL = 2000
@@ -42,7 +42,7 @@ def seconds(network: Network, *, prove: bool, again: bool | None = None) -> floa
     around = model_looks_around if prove else lambda _: False
     with (
         mock.patch.object(Recording, "_heard", heard if prove else unproven),
-        mock.patch("upslope.gradnorm.recording.model_looks_around", around),
+        mock.patch("upslope.gradnorm.trace.recording.model_looks_around", around),
     ):
         if again is not None:
             gradient_norms(model, x, "entropy")

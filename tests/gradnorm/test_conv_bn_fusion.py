@@ -14,10 +14,10 @@ from oracle import assert_agrees, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms, gradient_sketches
-from upslope.gradnorm.conv_bn_fusion import pairs_of
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.conv import fused
 from upslope.gradnorm.kernels.conv.convolution import ORDERS
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.trace.conv_bn_fusion import pairs_of
 
 FOLDED = "conv2d + batch_norm (eval)"
 

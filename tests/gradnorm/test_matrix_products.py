@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm import matrix_products
-from upslope.gradnorm.per_sample_gradients import SCRATCH, OuterProducts
+from upslope.gradnorm.core import matrix_products
+from upslope.gradnorm.core.per_sample_gradients import SCRATCH, OuterProducts
 
 
 @pytest.fixture(params=[0, 10**12], ids=["oneDNN", "BLAS"])

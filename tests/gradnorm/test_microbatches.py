@@ -19,8 +19,8 @@ from upslope.gradnorm import (
     label_free,
     microbatches,
 )
-from upslope.gradnorm.batch import Batch
-from upslope.gradnorm.recording import Recording
+from upslope.gradnorm.core.batch import Batch
+from upslope.gradnorm.trace.recording import Recording
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import explain, gradient_norms, samples_that_fit, select
 from upslope.gradnorm import memory as memories
+from upslope.gradnorm.core.layout import Layout
+from upslope.gradnorm.core.memory import memory_of
 from upslope.gradnorm.kernels.linear import Linear
-from upslope.gradnorm.layout import Layout
-from upslope.gradnorm.memory import memory_of
-from upslope.gradnorm.recording import Recording
+from upslope.gradnorm.trace.recording import Recording
 
 D = torch.float64
 
@@ -313,7 +313,7 @@ def test_a_kernel_that_is_wrong_is_noticed_and_said():
 
 
 def test_a_norm_that_is_wrong_is_noticed_and_said():
-    from upslope.gradnorm.per_sample_gradients import OuterProducts
+    from upslope.gradnorm.core.per_sample_gradients import OuterProducts
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(D)

@@ -11,8 +11,8 @@ from oracle import assert_agrees, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import expected_gradient_length, gradient_norms
+from upslope.gradnorm.core.layout import LayoutProbe
 from upslope.gradnorm.kernels.recurrent import lstm
-from upslope.gradnorm.layout import LayoutProbe
 
 
 class Sequences(nn.Module):

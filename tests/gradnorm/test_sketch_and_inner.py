@@ -13,7 +13,7 @@ from upslope.gradnorm import (
     gradient_norms,
     gradient_sketches,
 )
-from upslope.gradnorm.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.per_sample_gradients import OuterProducts
 from upslope.gradnorm.sketch import Projection
 
 

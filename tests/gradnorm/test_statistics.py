@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import gradient_norms, select
-from upslope.gradnorm.statistics import StatisticsWatch
+from upslope.gradnorm.proofs.statistics import StatisticsWatch
 
 
 def squares(z: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.tape import ComputeOptions, Tape
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.batch_norm import BatchNormEval, Normalisation
-from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.tape import ComputeOptions, Tape
 from upslope.gradnorm.torch_faults import exact_batch_norm, ordered
-from upslope.gradnorm.weights import Weights
 
 C = 6
 SHAPES = [(1, C, 4, 4), (1, C, 4, 1), (2, C, 1, 4), (2, C, 3, 3), (1, C, 5), (1, C, 2, 3, 2)]

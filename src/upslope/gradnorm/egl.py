@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.batch import Inputs
+from upslope.gradnorm.core.batch import Inputs
+from upslope.gradnorm.core.restoring import restoring_state
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.engine import Parameters, compute_options, reduction, select
 from upslope.gradnorm.losses import Loss, classes_first, logits_of
-from upslope.gradnorm.microbatches import microbatches
-from upslope.gradnorm.recording import Recording
-from upslope.gradnorm.restoring import restoring_state
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.trace.microbatches import microbatches
+from upslope.gradnorm.trace.recording import Recording
 
 Logits = Callable[[Any], Tensor]
 Reduce = Callable[[dict[str, Tensor]], Tensor]

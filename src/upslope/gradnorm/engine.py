@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError, warn_user
-from upslope.gradnorm.batch import Inputs
-from upslope.gradnorm.hooks import refuse_parameter_hooks
+from upslope.gradnorm.core.batch import Inputs
+from upslope.gradnorm.core.listeners import SquaredNorms
+from upslope.gradnorm.core.per_sample_gradients import SCRATCH
+from upslope.gradnorm.core.tape import ComputeOptions
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.refusals import refuse_renormalising_modules
 from upslope.gradnorm.last_module import find_last_module, owner_of
-from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.microbatches import reduce_per_sample
-from upslope.gradnorm.per_sample_gradients import SCRATCH
-from upslope.gradnorm.tape import ComputeOptions
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.trace.hooks import refuse_parameter_hooks
+from upslope.gradnorm.trace.microbatches import reduce_per_sample
 
 Parameters = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 """Which parameters: None or "all", "last" (the last module with any that the output went through),

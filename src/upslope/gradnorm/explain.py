@@ -14,22 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.batch import Batch, Inputs
+from upslope.gradnorm.core.batch import Batch, Inputs
+from upslope.gradnorm.core.layout import Layout, Samples
+from upslope.gradnorm.core.listeners import SquaredNorms
+from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.per_sample_gradients import (
+    OuterProducts,
+    PerSampleGradient,
+    Rows,
+    Transposed,
+)
+from upslope.gradnorm.core.restoring import restoring_state
+from upslope.gradnorm.core.tape import ComputeOptions
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.engine import Parameters, select
 from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
 from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
 from upslope.gradnorm.kernels.replay import Replay, ReplayedGradient
-from upslope.gradnorm.layout import Layout, Samples
-from upslope.gradnorm.listeners import SquaredNorms
 from upslope.gradnorm.losses import label_free
-from upslope.gradnorm.outputs import tensors_in
-from upslope.gradnorm.per_sample_gradients import OuterProducts, PerSampleGradient, Rows, Transposed
-from upslope.gradnorm.recording import Recording
-from upslope.gradnorm.restoring import restoring_state
-from upslope.gradnorm.sharing import resolve_shared
-from upslope.gradnorm.tape import ComputeOptions
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.trace.sharing import resolve_shared
 
 KERNEL, REPLAYED, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
 

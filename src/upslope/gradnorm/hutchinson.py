@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.batch import Inputs
+from upslope.gradnorm.core.batch import Inputs
+from upslope.gradnorm.core.restoring import restoring_state
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.egl import Logits, class_logits, weighted
 from upslope.gradnorm.engine import Parameters, compute_options, reduction, select
 from upslope.gradnorm.losses import logits_of
-from upslope.gradnorm.microbatches import microbatches
-from upslope.gradnorm.recording import Recording
-from upslope.gradnorm.restoring import restoring_state
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.trace.microbatches import microbatches
+from upslope.gradnorm.trace.recording import Recording
 
 
 class Estimate(NamedTuple):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.batch import Batch, Inputs
+from upslope.gradnorm.core.batch import Batch, Inputs
+from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.losses import logits_of
-from upslope.gradnorm.outputs import tensors_in
-from upslope.gradnorm.restoring import without_traces
 
 
 def find_last_module(model: nn.Module, inputs: Inputs | None) -> str:

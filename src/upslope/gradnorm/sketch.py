@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.batch import Inputs
+from upslope.gradnorm.core.batch import Inputs
+from upslope.gradnorm.core.per_sample_gradients import OuterProducts, squared_norms
+from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
 from upslope.gradnorm.engine import Parameters, compute_options, select
 from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.microbatches import reduce_per_sample
-from upslope.gradnorm.per_sample_gradients import OuterProducts, squared_norms
-from upslope.gradnorm.weights import Uses, Weights, dense_sum
+from upslope.gradnorm.trace.microbatches import reduce_per_sample
 
 
 class Sketches(NamedTuple):

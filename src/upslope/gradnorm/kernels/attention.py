@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
-from upslope.gradnorm.tape import Tape
 
 
 def scaled_dot_product_attention(

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Layout, Samples
-from upslope.gradnorm.per_sample_gradients import Dense, PerSampleGradient
-from upslope.gradnorm.tape import Kernel, Tape
+from upslope.gradnorm.core.layout import Layout, Samples
+from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
+from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import ordered
 
 _LARGE = 1 << 16

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.linear import matmul
-from upslope.gradnorm.tape import Tape
 
 
 def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any:  # noqa: ARG001

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.per_sample_gradients import PerSampleGradient, Rows
-from upslope.gradnorm.tape import Kernel, Tape
+from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, Rows
+from upslope.gradnorm.core.tape import Kernel, Tape
 
 
 class Embedding(Kernel):

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.per_sample_gradients import Dense, PerSampleGradient
-from upslope.gradnorm.tape import Kernel, Tape
+from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
+from upslope.gradnorm.core.tape import Kernel, Tape
 
 
 def expand_to_samples(tape: Tape, weight: Tensor, shape: Sequence[int]) -> Tensor:

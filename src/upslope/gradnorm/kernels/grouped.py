@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.linear import matmul
-from upslope.gradnorm.tape import Tape
 
 
 def grouped_mm(

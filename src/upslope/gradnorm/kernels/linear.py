@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm import matrix_products
-from upslope.gradnorm.kernels.expand import expand_to_samples
-from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.per_sample_gradients import (
+from upslope.gradnorm.core import matrix_products
+from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.per_sample_gradients import (
     Dense,
     OuterProducts,
     PerSampleGradient,
     Transposed,
 )
-from upslope.gradnorm.tape import Kernel, Tape
+from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.kernels.expand import expand_to_samples
 
 
 class Linear(Kernel):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upslope.gradnorm.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.per_sample_gradients import PerSampleGradient, chunks, squared_norms
-from upslope.gradnorm.tape import Kernel, Tape
+from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+from upslope.gradnorm.core.tape import Kernel, Tape
 
 
 def replay(

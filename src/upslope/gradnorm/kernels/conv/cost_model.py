@@ -17,9 +17,9 @@ from collections.abc import Mapping
 
 import torch
 
+from upslope.gradnorm.core.matrix_products import WORTH
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
 from upslope.gradnorm.kernels.conv.gradients import FEW_CHANNELS, samples_per_call
-from upslope.gradnorm.matrix_products import WORTH
 
 CALL = 1e7
 """Cost of one call of a grouped convolution."""

@@ -22,14 +22,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.per_sample_gradients import SCRATCH, Dense, PerSampleGradient
+from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
 from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
-from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.per_sample_gradients import SCRATCH, Dense, PerSampleGradient
-from upslope.gradnorm.tape import Tape
 
 _WORTH = 2
 """Entries of the output per entry of the weight from which folding pays, since s W has to be

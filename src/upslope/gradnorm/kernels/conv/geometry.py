@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.per_sample_gradients import OuterProducts
 
 
 class Geometry(NamedTuple):

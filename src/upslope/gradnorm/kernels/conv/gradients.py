@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.per_sample_gradients import OuterProducts, chunks
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
-from upslope.gradnorm.per_sample_gradients import OuterProducts, chunks
 
 _CACHE_BYTES = 3 << 20
 """Bytes of operands and results of one grouped convolution: with more, they leave the cache."""

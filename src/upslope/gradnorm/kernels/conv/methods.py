@@ -23,10 +23,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.kernels.conv import gradients
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands
-from upslope.gradnorm.matrix_products import batched_products
-from upslope.gradnorm.per_sample_gradients import (
+from upslope.gradnorm.core.matrix_products import batched_products
+from upslope.gradnorm.core.per_sample_gradients import (
     OuterProducts,
     cancels,
     chunks,
@@ -34,6 +32,8 @@ from upslope.gradnorm.per_sample_gradients import (
     squared_norms,
     upcast,
 )
+from upslope.gradnorm.kernels.conv import gradients
+from upslope.gradnorm.kernels.conv.geometry import ConvOperands
 
 _GRAM_BYTES = 3 << 20
 """Bytes of Gram matrices and their window sums that stay in the cache nearest to a core. Set by

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
 from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
 from upslope.gradnorm.kernels.conv.gradients import grouped
 from upslope.gradnorm.kernels.conv.methods import METHODS
-from upslope.gradnorm.per_sample_gradients import PerSampleGradient
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.linear import linear
-from upslope.gradnorm.tape import Tape
 
 State = tuple[Tensor, ...]
 Step = Callable[[Tensor, Tensor, State], State]

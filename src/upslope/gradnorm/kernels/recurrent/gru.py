@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.matrix_products import repeated
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Recurrence,
@@ -22,7 +23,6 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     sigmoid_slope,
     tanh_slope,
 )
-from upslope.gradnorm.matrix_products import repeated
 
 
 class GRU(Recurrence):

@@ -18,6 +18,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.matrix_products import repeated
+from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleGradient
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Recurrence,
@@ -27,9 +30,6 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     sigmoid_slope,
     tanh_slope,
 )
-from upslope.gradnorm.layout import Samples
-from upslope.gradnorm.matrix_products import repeated
-from upslope.gradnorm.per_sample_gradients import OuterProducts, PerSampleGradient
 
 _BLOCK = 1 << 18
 """Entries of the gates of the steps that are turned into coefficients together: enough to employ

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.sequence_order import ORDER
+from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.recurrent.elman import Elman, ReluElman
 from upslope.gradnorm.kernels.recurrent.gru import GRU
 from upslope.gradnorm.kernels.recurrent.lstm import LSTM
 from upslope.gradnorm.kernels.recurrent.packed import Packed
 from upslope.gradnorm.kernels.recurrent.recurrence import Layer, Recurrence
-from upslope.gradnorm.sequence_order import ORDER
-from upslope.gradnorm.tape import Tape
 
 
 def _network(kind: type[Recurrence]) -> Callable[..., Any]:

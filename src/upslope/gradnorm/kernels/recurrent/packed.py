@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import IndexedLayout, Layout
+from upslope.gradnorm.core.layout import IndexedLayout, Layout
 
 
 class Packed:

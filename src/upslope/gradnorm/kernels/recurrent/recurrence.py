@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.matrix_products import batched_products, linear
-from upslope.gradnorm.per_sample_gradients import Dense, OuterProducts, PerSampleGradient
-from upslope.gradnorm.tape import Kernel, Tape
+from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.core.matrix_products import batched_products, linear
+from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts, PerSampleGradient
+from upslope.gradnorm.core.tape import Kernel, Tape
 
 sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 """(g, s) -> g * s * (1 - s)."""

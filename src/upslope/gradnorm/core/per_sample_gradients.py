@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.matrix_products import batched_products, linear, prefers_onednn
+from upslope.gradnorm.core.matrix_products import batched_products, linear, prefers_onednn
 
 SCRATCH = 64 << 20
 """Bytes of scratch that a chunk may take, where the caller sets no bound."""

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Layout, Samples
-from upslope.gradnorm.per_sample_gradients import SCRATCH, PerSampleGradient
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.core.layout import Layout, Samples
+from upslope.gradnorm.core.per_sample_gradients import SCRATCH, PerSampleGradient
+from upslope.gradnorm.core.weights import Weights
 
 
 class ComputeOptions(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.separation import checksum
+from upslope.gradnorm.core.separation import checksum
 
 
 @dataclass(frozen=True)

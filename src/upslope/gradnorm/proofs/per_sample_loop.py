@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.core.outputs import check_losses
+from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import (
+from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     model_mixes,
     run_without_others,
     unused_outputs,
 )
-from upslope.gradnorm.outputs import check_losses
-from upslope.gradnorm.separation import differ, scales
 
 if TYPE_CHECKING:
-    from upslope.gradnorm.recording import Recording
+    from upslope.gradnorm.trace.recording import Recording
 
 _APART = {torch.float64: 1e-7, torch.float32: 3e-2}
 _APART_HALF = 0.1

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from upslope.gradnorm.batch import Batch, call, clone_rows
-from upslope.gradnorm.intercept import Interceptor
+from upslope.gradnorm.core.batch import Batch, call, clone_rows
+from upslope.gradnorm.core.placeholders import PLACEHOLDER, FusionMismatch
+from upslope.gradnorm.core.restoring import without_traces
+from upslope.gradnorm.core.tape import ComputeOptions, Tape
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.conv.fused import FusedConvolution, is_fusible
-from upslope.gradnorm.placeholders import PLACEHOLDER, FusionMismatch
-from upslope.gradnorm.restoring import without_traces
-from upslope.gradnorm.tape import ComputeOptions, Tape
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.trace.intercept import Interceptor
 
 Pairs = Mapping[int, Normalisation]
 """Place of a convolution among those of a pass -> the normalisation that follows."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.batch import Batch, Inputs
-from upslope.gradnorm.outputs import tensors_in
-from upslope.gradnorm.restoring import without_traces
+from upslope.gradnorm.core.batch import Batch, Inputs
+from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.restoring import without_traces
 
 _CPU = 4 << 30
 """Bytes on a CPU, where what is free changes from run to run and results must not."""

@@ -18,10 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.per_sample_gradients import (
+    OuterProducts,
+    PerSampleGradient,
+    Rows,
+    Transposed,
+)
+from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
 from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
 from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
-from upslope.gradnorm.per_sample_gradients import OuterProducts, PerSampleGradient, Rows, Transposed
-from upslope.gradnorm.weights import Uses, Weights, dense_sum
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.batch import Batch, half, shared_choices
-from upslope.gradnorm.outputs import tensors_in
-from upslope.gradnorm.restoring import without_traces
+from upslope.gradnorm.core.batch import Batch, half, shared_choices
+from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.restoring import without_traces
 
 _NEAR = 1e-2
 """How far outputs may differ, relative to the largest: wrong rows differ by as much as the

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.at_outputs import differentiable
-from upslope.gradnorm.batch import half
-from upslope.gradnorm.outputs import tensors_in
-from upslope.gradnorm.restoring import without_traces
+from upslope.gradnorm.core.batch import half
+from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.restoring import without_traces
+from upslope.gradnorm.proofs.at_outputs import differentiable
 
 if TYPE_CHECKING:
-    from upslope.gradnorm.recording import Recording
+    from upslope.gradnorm.trace.recording import Recording
 
 _NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
 _NEAR_HALF = 3e-2

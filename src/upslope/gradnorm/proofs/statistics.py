@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.program import LEAVING, UNREADABLE, name_of
+from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
 
 REDUCING = frozenset(
     {

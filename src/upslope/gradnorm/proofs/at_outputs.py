@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.outputs import check_losses
+from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.outputs import check_losses
-from upslope.gradnorm.separation import differ, scales
-from upslope.gradnorm.statistics import StatisticsWatch
+from upslope.gradnorm.proofs.statistics import StatisticsWatch
 
 _COMPANY = (1.0, 3.0, -3.0, None)
 """What the outputs of other samples are multiplied by, to see whether a loss feels them: a

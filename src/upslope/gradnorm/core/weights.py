@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
 
 Uses = Sequence[tuple[Tensor, PerSampleGradient]]
 """The uses of one parameter: through which weight, and the gradient of that weight."""

@@ -30,24 +30,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.batch_expansion import (
+from upslope.gradnorm.core.batch_expansion import (
     expansion_by_joining,
     is_batch_expansion,
     repeated,
     repeats,
 )
-from upslope.gradnorm.hooks import module_with_backward_hook
-from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
-from upslope.gradnorm.kernels.expand import expand_to_samples
-from upslope.gradnorm.kernels.refusals import (
-    BATCH_NORMS,
-    EMBEDDINGS,
-    refuse_batch_statistics,
-    refuse_mixing_embeddings,
-)
-from upslope.gradnorm.kernels.replay import replay
-from upslope.gradnorm.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.operators import (
+from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
+from upslope.gradnorm.core.operators import (
     APPLYING,
     ASKING,
     CHOOSING,
@@ -58,14 +48,33 @@ from upslope.gradnorm.operators import (
     REPEATING,
     is_entrywise,
 )
-from upslope.gradnorm.placeholders import PLACEHOLDER, FusionMismatch
-from upslope.gradnorm.program import Program, name_of
-from upslope.gradnorm.sequence_order import OrderUnknown, SequenceOrders, mark
-from upslope.gradnorm.tape import Tape
+from upslope.gradnorm.core.placeholders import PLACEHOLDER, FusionMismatch
+from upslope.gradnorm.core.program import Program, name_of
+from upslope.gradnorm.core.sequence_order import OrderUnknown, SequenceOrders, mark
+from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.torch_functions import (
+    is_written_in_python,
+    without_torch_function_dispatch,
+)
+from upslope.gradnorm.core.views import (
+    as_type,
+    refuse_write_through_copy,
+    tensors_of,
+    viewed,
+    writes,
+)
+from upslope.gradnorm.core.weights import leaves
+from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
+from upslope.gradnorm.kernels.expand import expand_to_samples
+from upslope.gradnorm.kernels.refusals import (
+    BATCH_NORMS,
+    EMBEDDINGS,
+    refuse_batch_statistics,
+    refuse_mixing_embeddings,
+)
+from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.torch_faults import run_exactly
-from upslope.gradnorm.torch_functions import is_written_in_python, without_torch_function_dispatch
-from upslope.gradnorm.views import as_type, refuse_write_through_copy, tensors_of, viewed, writes
-from upslope.gradnorm.weights import leaves
+from upslope.gradnorm.trace.hooks import module_with_backward_hook
 
 _session = itertools.count()
 

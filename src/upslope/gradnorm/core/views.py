@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import SamplesNotSeparable
+from upslope.gradnorm.core.layout import SamplesNotSeparable
 
 
 def viewed(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upslope.gradnorm.layout import SamplesNotSeparable
+from upslope.gradnorm.core.layout import SamplesNotSeparable
 
 PLACEHOLDER = "_upslope_placeholder"
 """The attribute that marks it; its value is the convolution's place (`conv_bn_fusion.Pairs`)."""

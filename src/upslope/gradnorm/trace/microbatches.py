@@ -19,19 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from upslope.gradnorm.at_outputs import gradients_at_outputs, with_gradients
-from upslope.gradnorm.batch import Batch, Inputs
-from upslope.gradnorm.capacity import held_by_one
-from upslope.gradnorm.independence import loss_looks_around
-from upslope.gradnorm.listeners import Reduction
+from upslope.gradnorm.core.batch import Batch, Inputs
+from upslope.gradnorm.core.listeners import Reduction
+from upslope.gradnorm.core.memory import memory_of
+from upslope.gradnorm.core.per_sample_gradients import evenly
+from upslope.gradnorm.core.restoring import restoring_state
+from upslope.gradnorm.core.tape import ComputeOptions
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import Loss, identify, is_label_free
-from upslope.gradnorm.memory import memory_of
-from upslope.gradnorm.per_sample_gradients import evenly
-from upslope.gradnorm.recording import Recording, upcast_output
-from upslope.gradnorm.restoring import restoring_state
-from upslope.gradnorm.sharing import resolve_shared
-from upslope.gradnorm.tape import ComputeOptions
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
+from upslope.gradnorm.proofs.independence import loss_looks_around
+from upslope.gradnorm.trace.capacity import held_by_one
+from upslope.gradnorm.trace.recording import Recording, upcast_output
+from upslope.gradnorm.trace.sharing import resolve_shared
 
 _LARGEST = 13 << 20
 """Bytes of a piece's largest activation: a share of the last cache.

@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upslope.gradnorm.batch import Batch, clone_rows
+from upslope.gradnorm.core.batch import Batch, clone_rows
+from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.outputs import tensors_in
-from upslope.gradnorm.statistics import StatisticsWatch
+from upslope.gradnorm.proofs.statistics import StatisticsWatch
 
 if TYPE_CHECKING:
-    from upslope.gradnorm.recording import Recording
+    from upslope.gradnorm.trace.recording import Recording
 
 _ROWS = 8
 """Samples that are run: enough for sums and extremes over the batch, too few to fill a capacity."""

@@ -29,24 +29,24 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.at_outputs import differentiable, gradients_at_outputs
-from upslope.gradnorm.batch import half
-from upslope.gradnorm.layout import Layout, Samples, SamplesNotSeparable
-from upslope.gradnorm.listeners import ReducingListener, Reduction
+from upslope.gradnorm.core.batch import half
+from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.core.listeners import ReducingListener, Reduction
+from upslope.gradnorm.core.separation import checksum, differ
+from upslope.gradnorm.core.weights import Uses, Weights
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.mixing import (
+from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     refuse_company,
     run_without_others,
     unused_outputs,
 )
-from upslope.gradnorm.per_sample_loop import pull_back, sample_by_sample
-from upslope.gradnorm.projection import Direction, inner_products
-from upslope.gradnorm.separation import checksum, differ
-from upslope.gradnorm.weights import Uses, Weights
+from upslope.gradnorm.proofs.per_sample_loop import pull_back, sample_by_sample
+from upslope.gradnorm.proofs.projection import Direction, inner_products
 
 if TYPE_CHECKING:
-    from upslope.gradnorm.recording import Recording
+    from upslope.gradnorm.trace.recording import Recording
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
 """Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.layout import Layout, Samples, SamplesNotSeparable
-from upslope.gradnorm.per_sample_gradients import PerSampleGradient, squared_norms
-from upslope.gradnorm.tape import Tape
-from upslope.gradnorm.weights import Uses, Weights, combined
+from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, squared_norms
+from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.weights import Uses, Weights, combined
 
 
 class Reduction(Protocol):

@@ -25,11 +25,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from upslope.errors import GradientNormError, warn_user
-from upslope.gradnorm.batch import Batch, call, clone_rows
-from upslope.gradnorm.conv_bn_fusion import ConvBatchNormFusion, corrected, pairs_of
-from upslope.gradnorm.independence import losses_look_around, model_looks_around, opens
-from upslope.gradnorm.intercept import Interceptor
-from upslope.gradnorm.layout import (
+from upslope.gradnorm.core.batch import Batch, call, clone_rows
+from upslope.gradnorm.core.layout import (
     GradientsHooked,
     Layout,
     LayoutProbe,
@@ -37,14 +34,19 @@ from upslope.gradnorm.layout import (
     codes,
     halves,
 )
-from upslope.gradnorm.listeners import LayoutUnknown, ReducingListener, Reduction, SquaredNorms
+from upslope.gradnorm.core.listeners import LayoutUnknown, ReducingListener, Reduction, SquaredNorms
+from upslope.gradnorm.core.memory import Known, memory_of
+from upslope.gradnorm.core.outputs import check_losses, tensors_in
+from upslope.gradnorm.core.placeholders import FusionMismatch
+from upslope.gradnorm.core.program import switches_of
+from upslope.gradnorm.core.restoring import Buffers, RandomState
+from upslope.gradnorm.core.separation import scales
+from upslope.gradnorm.core.tape import ComputeOptions, Listener, Tape
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import Loss, identify
-from upslope.gradnorm.memory import Known, memory_of
-from upslope.gradnorm.outputs import check_losses, tensors_in
-from upslope.gradnorm.per_sample_loop import pull_back, sample_by_sample
-from upslope.gradnorm.placeholders import FusionMismatch
-from upslope.gradnorm.program import switches_of
-from upslope.gradnorm.proof import (
+from upslope.gradnorm.proofs.independence import losses_look_around, model_looks_around, opens
+from upslope.gradnorm.proofs.per_sample_loop import pull_back, sample_by_sample
+from upslope.gradnorm.proofs.proof import (
     BothListeners,
     Checksums,
     ProofFailed,
@@ -52,12 +54,10 @@ from upslope.gradnorm.proof import (
     check_gradients,
     check_separation,
 )
-from upslope.gradnorm.restoring import Buffers, RandomState
-from upslope.gradnorm.separation import scales
-from upslope.gradnorm.statistics import StatisticsWatch
-from upslope.gradnorm.tape import ComputeOptions, Listener, Tape
+from upslope.gradnorm.proofs.statistics import StatisticsWatch
 from upslope.gradnorm.torch_faults import exact_batch_norm
-from upslope.gradnorm.weights import Weights
+from upslope.gradnorm.trace.conv_bn_fusion import ConvBatchNormFusion, corrected, pairs_of
+from upslope.gradnorm.trace.intercept import Interceptor
 
 T = TypeVar("T")
 
