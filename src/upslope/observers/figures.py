@@ -28,7 +28,7 @@ class Figures:
         self._seconds: dict[str, dict[str, float]] = {}
 
     def __call__(self, progress: Progress) -> None:
-        """Take one report in."""
+        """Write the figures of one report."""
         if progress.phase == "cycle":
             self._finish(progress)
         elif progress.phase in TIMED:

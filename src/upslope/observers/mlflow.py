@@ -54,7 +54,7 @@ class MLflow:
         self._figures = Figures(self._write)
 
     def __call__(self, progress: Progress) -> None:
-        """Take one report in."""
+        """Write the figures of one report."""
         self._figures(progress)
 
     def close(self) -> None:
@@ -77,8 +77,8 @@ class MLflow:
 
     def _run(self, run: str) -> str:
         name = run or "run"
-        found = self._client.search_runs([self._experiment], f"tags.`{TAG}` = '{name}'")
-        if found:
-            return str(found[0].info.run_id)
-        made = self._client.create_run(self._experiment, run_name=name, tags={TAG: name})
-        return str(made.info.run_id)
+        earlier = self._client.search_runs([self._experiment], f"tags.`{TAG}` = '{name}'")
+        if earlier:
+            return str(earlier[0].info.run_id)
+        created = self._client.create_run(self._experiment, run_name=name, tags={TAG: name})
+        return str(created.info.run_id)

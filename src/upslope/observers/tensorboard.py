@@ -34,7 +34,7 @@ class TensorBoard:
         self._figures = Figures(self._write)
 
     def __call__(self, progress: Progress) -> None:
-        """Take one report in."""
+        """Write the figures of one report."""
         self._figures(progress)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What ordinary autograd says, and proofs that the engine says the same, or that it cannot.
+"""Gradients by ordinary autograd, and proofs that the engine says the same, or that it cannot.
 
 Called by `trace`, with the batches that are to be proven, and where samples go one by one.
 """
