@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm import estimated_rms_length, expected_gradient_length, microbatches
+from upslope.gradnorm import estimated_rms_length, expected_gradient_length
+from upslope.gradnorm.trace import microbatches
 
 X = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 

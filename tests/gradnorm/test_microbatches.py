@@ -17,9 +17,9 @@ from upslope.gradnorm import (
     gradient_norms,
     gradient_sketches,
     label_free,
-    microbatches,
 )
 from upslope.gradnorm.core.batch import Batch
+from upslope.gradnorm.trace import microbatches
 from upslope.gradnorm.trace.recording import Recording
 
 

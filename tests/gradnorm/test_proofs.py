@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import explain, gradient_norms, samples_that_fit, select
-from upslope.gradnorm import memory as memories
+from upslope.gradnorm.core import memory as memories
 from upslope.gradnorm.core.layout import Layout
 from upslope.gradnorm.core.memory import memory_of
 from upslope.gradnorm.kernels.linear import Linear
