@@ -81,7 +81,7 @@ def test_faults_are_told_together():
         datasets.load("digits", limt=3, validation=2, test_limit=0)
     text = str(error.value)
     assert "`limt`; did you mean `limit`?" in text
-    assert "`validation` to be float but got 2" in text
+    assert "`validation` to be a number but got 2 (Input should be less than 1)" in text
     assert "`test_limit`" in text
     with pytest.raises(ConfigError, match="did you mean `fashion-mnist`"):
         datasets.load("fashion_mnist")

@@ -60,6 +60,11 @@ def check_strategy(settings: ProjectSettings) -> None:
             f"Expected a strategy that reads a linear layer on features but {settings.strategy} "
             "trains a network of its own. Take margin, badge or another: `upslope list`."
         )
+    if getattr(strategy, "sees_labels", False):
+        raise ConfigError(
+            f"Expected a strategy that people can be asked by but {settings.strategy} looks at the "
+            "true labels. It is for simulations. Take margin or another: `upslope list`."
+        )
     task = _task(settings)
     check_fit(strategy, nn.Linear(4, len(settings.classes)), task, torch.randn(2, 4))
 
@@ -209,8 +214,14 @@ class Learner:
         targets = torch.tensor([values[i] for i in order], dtype=torch.int64)
         labelled = LabelledSet([positions[i] for i in order], targets)
         single = targets if self.settings.kind == "class" else None
+        ids = list(labels)
+
+        def train(places: Sequence[int]) -> nn.Module:
+            own = [ids[order[place]] for place in places]
+            return self._fit({id_: labels[id_] for id_ in own})
+
         view, selection, _ = selector.choose(
-            budget, len(labels), model, candidates, candidates, labelled, single
+            budget, len(labels), model, candidates, candidates, labelled, single, train=train
         )
         if scores_of(view, selection) is None or selection.scores is None:
             return list(selection.ids), {}
@@ -270,7 +281,10 @@ class Learner:
 
 def _regression(x: Floats, y: NDArray[Any]) -> tuple[list[int], Tensor, Tensor]:
     """(classes, (k, d) weights, (k,) biases) of logistic regression; of two classes the first has
-    zeros."""
+    zeros. One class alone has a layer of zeros, which is sure of it."""
+    seen = sorted({int(k) for k in y})
+    if len(seen) == 1:
+        return seen, torch.zeros(1, x.shape[1]), torch.zeros(1)
     # Importing scikit-learn takes a second that the page need not wait for.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
