@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracles import least_traces
 from pools import generator, make_pool
 from torch import Tensor
 
@@ -40,13 +41,7 @@ def greedy(pool: PoolView, strategy: Bait, budget: int) -> list[str]:
         matrix = base + sum((of[i] for i in chosen), torch.zeros_like(base))
         return float(torch.linalg.solve(matrix, fisher).trace())
 
-    chosen: list[int] = []
-    while len(chosen) < min(2 * budget, len(pool)):
-        rest = [i for i in range(len(pool)) if i not in chosen]
-        chosen.append(min(rest, key=lambda i: trace([*chosen, i])))
-    while len(chosen) > budget:
-        chosen.remove(min(chosen, key=lambda i: trace([j for j in chosen if j != i])))
-    return [pool.candidates[i] for i in chosen]
+    return [pool.candidates[i] for i in least_traces(trace, len(pool), budget)]
 
 
 @pytest.mark.parametrize("labelled", [0, 4])

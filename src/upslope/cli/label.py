@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,8 +134,8 @@ def sit_once(
         ConfigError: several strategies or seeds, or references on all labels: people label for
             one run.
     """
-    from upslope.config import data_place
-    from upslope.experiment import Experiment, sit
+    from upslope.config.reopen import open_run
+    from upslope.experiment import sit
 
     if len(config.strategies) != 1 or len(config.seeds) != 1 or config.full_data:
         raise ConfigError(
@@ -145,21 +144,7 @@ def sit_once(
             f"{', and full_data' if config.full_data else ''}. Give --strategy NAME and leave "
             "--seeds and --full-data out."
         )
-    ((_, strategy),) = setup.strategies.items()
-    path = run_folder(folder, config)
-    with Experiment(
-        path,
-        splits=setup.splits,
-        task=setup.task,
-        model=setup.model,
-        strategy=strategy,
-        settings=replace(config.experiment, seed=config.seeds[0]),
-        training=config.training,
-        config=config.protocol(),
-        root=data_place(config),
-        device=config.device,
-        observer=observer,
-    ) as experiment:
+    with open_run(run_folder(folder, config), config, observer, setup) as experiment:
         for change in experiment.changes:
             _say(f"changed: {change}")
         if earlier is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from upslope.config.assemble import assemble, data_place
+from upslope.config.assemble import Setup, assemble, data_place
 from upslope.config.read import load
 from upslope.config.recorded import find_run
 from upslope.config.schema import Config
@@ -43,16 +43,19 @@ def recorded_run(path: Path, root: str | None = None) -> tuple[Path, Config]:
     )
 
 
-def open_run(folder: Path, config: Config, observer: Observer = no_progress) -> Experiment:
-    """Return a run, opened as the command that began it did; nothing is trained.
+def open_run(
+    folder: Path, config: Config, observer: Observer = no_progress, setup: Setup | None = None
+) -> Experiment:
+    """Return the run of a configuration's one strategy and first seed; nothing is trained.
 
-    config: of the run. observer: is told of progress.
+    folder: of the run. config: of the run. observer: is told of progress. setup: what `assemble`
+    made of the configuration, where it has been called already.
 
     Raises:
         DataError: its data are not where they lay.
         RunError: the folder is in use by another process, or the ledger is damaged.
     """
-    setup = assemble(config, observer)
+    setup = assemble(config, observer) if setup is None else setup
     ((_, strategy),) = setup.strategies.items()
     return Experiment(
         folder,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from upslope.datasets.argument_names import as_arguments, options_as_arguments
@@ -27,6 +26,7 @@ from upslope.datasets.arrays import (
 )
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import duplicate_notes, row_key
+from upslope.datasets.images_with_masks import ImagesWithMasks
 from upslope.datasets.subset import Subset, draw, knows_labels, labels_of
 from upslope.datasets.target_values import (
     TargetKind,
@@ -45,7 +45,7 @@ _COMPARED_BYTES = 2 * 2**30  # inputs up to this size are compared for duplicate
 
 
 @dataclass(frozen=True, eq=False)
-class MaskArrays:
+class MaskArrays(ImagesWithMasks):
     """Images (n, c, h, w) with a mask each, (n, h, w) uint8, 255 where ignored."""
 
     name: str
@@ -54,27 +54,6 @@ class MaskArrays:
     images: Array
     masks: Array
     resident: bool = True
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Return the shape of one image, (c, h, w)."""
-        return tuple(self.images.shape[1:])
-
-    @property
-    def labels(self) -> Labels:
-        """(n,) of 0: every image has its mask."""
-        return np.zeros(len(self), dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def inputs(self, indices: Sequence[int]) -> Tensor:
-        """Return a copy of some images, (n, c, h, w)."""
-        return torch.from_numpy(self.images[np.asarray(indices, dtype=np.int64)])
-
-    def targets(self, indices: Sequence[int]) -> Tensor:
-        """Return a copy of some masks, (n, h, w) uint8."""
-        return torch.from_numpy(self.masks[np.asarray(indices, dtype=np.int64)])
 
 
 def from_arrays(

@@ -21,6 +21,7 @@ from upslope.datasets.encoded import Files, each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
+from upslope.datasets.images_with_masks import ImagesWithMasks
 from upslope.datasets.layout import LeftOut, images_in, no_images
 from upslope.datasets.mask_classes import IGNORE, Mask, MaskClasses
 from upslope.datasets.unlabelled import NoTestSet
@@ -109,7 +110,7 @@ class MaskDataset:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldMasks:
+class HeldMasks(ImagesWithMasks):
     """A `MaskDataset` decoded: images (n, c, h, w) and masks (n, h, w), both uint8."""
 
     name: str
@@ -131,27 +132,6 @@ class HeldMasks:
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes of pixels."""
         return self.codes.classes
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Return the shape of one image, (c, h, w)."""
-        return tuple(self.images.shape[1:])
-
-    @property
-    def labels(self) -> Labels:
-        """(n,) of 0: every image has its mask."""
-        return np.zeros(len(self), dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, c, h, w) uint8, a copy."""
-        return torch.from_numpy(self.images[np.asarray(indices, dtype=np.int64)])
-
-    def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n, h, w) uint8, 255 where ignored, a copy."""
-        return torch.from_numpy(self.masks[np.asarray(indices, dtype=np.int64)])
 
 
 def open_pairs(

@@ -119,14 +119,8 @@ class Project:
         before = self.state.answers.get(id_, {}).get(author)
         if before is not None and before.label == label and before.note == note:
             return
-        details = {
-            "author": author,
-            "seconds": seconds,
-            "note": note,
-            "slice": before.slice if before else slice_,
-            "why": why,
-            "guess_shown": guess_shown,
-        }
+        slice_ = before.slice if before else slice_
+        details = _details(author, seconds, note, slice_, why, guess_shown)
         events = []
         if before is not None and before.label is None:
             events.append(_taken_back(before))
@@ -160,14 +154,8 @@ class Project:
         before = self.state.answers.get(id_, {}).get(author)
         if before is not None and before.reason == reason and before.note == note:
             return
-        details = {
-            "author": author,
-            "seconds": seconds,
-            "note": note,
-            "slice": before.slice if before else slice_,
-            "why": why,
-            "guess_shown": guess_shown,
-        }
+        slice_ = before.slice if before else slice_
+        details = _details(author, seconds, note, slice_, why, guess_shown)
         events = [] if before is None else [_taken_back(before)]
         self._log.record(*events, Event("passed", 0, {"ids": {id_: reason}, **details}))
 
@@ -271,6 +259,20 @@ def names_of(label: AnswerLabel, classes: Sequence[str]) -> Any:
     if isinstance(label, int):
         return classes[label]
     return [name for name, present in zip(classes, label, strict=True) if present]
+
+
+def _details(
+    author: str, seconds: float, note: str, slice_: str, why: str, guess_shown: bool
+) -> dict[str, Any]:
+    """Return what is recorded beside an answer, or beside the lack of one."""
+    return {
+        "author": author,
+        "seconds": seconds,
+        "note": note,
+        "slice": slice_,
+        "why": why,
+        "guess_shown": guess_shown,
+    }
 
 
 def _taken_back(answer: Answer) -> Event:
