@@ -59,7 +59,7 @@ def select(
     Writes --out: one line per sample, best first, with its id, its file, an empty column `label`,
     and rank and score where the strategy has one. Fill in the labels, train on them, and give the
     file back as --labelled for the next choice. A class is given by its name, or by its number
-    from 0; `skip` passes per sample, which is then not chosen again.
+    from 0; `skip` passes over a sample, which is then not chosen again.
 
     [bold]With a network of your own[/bold], say how it is built: -s model.name=nets:make calls
     make(num_classes=..., input_shape=...) of nets.py in the current folder. Images are normalised
