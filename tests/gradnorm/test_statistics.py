@@ -253,3 +253,28 @@ def test_a_loss_of_the_harder_half_is_refused_though_it_holds_labels() -> None:
 
     with pytest.raises(GradientNormError, match="enter the losses of others"):
         gradient_norms(model, x, loss)
+
+
+class RelativePositions(nn.Module):
+    """A table of distances between positions, of which there are as many as samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.distances = nn.Embedding(20, 8), nn.Embedding(20, 1)
+        self.last = nn.Linear(8, 3)
+        self.double()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1])
+        bias = self.distances((places[:, None] - places[None]).abs())[..., 0]
+        h = self.words(ids)
+        return self.last((h @ h.mT + bias).softmax(2).matmul(h).mean(1))
+
+
+def test_whole_numbers_that_are_no_inputs_are_shared_whatever_their_shape() -> None:
+    """It goes one by one, which is told: a bias of (n, n) may belong to samples or to positions."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        gradient_norms(RelativePositions(), torch.randint(20, (4, 4)), "entropy")
+    assert not any("may depend" in str(warning.message) for warning in told)

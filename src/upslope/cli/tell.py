@@ -23,9 +23,9 @@ def tell(
 
     A class is given by its name, or by its number from 0 where no class is named by another
     number; several labels or numbers have semicolons between; masks are drawn into the data set.
-    `skip`, or `skip: reason`, passes over a sample. Another label than before corrects it, and the run
-    keeps both. Labels that are recorded already change nothing, so that the same file may be given
-    again. All rows are recorded or none; nothing is trained: `upslope run` goes on.
+    `skip`, or `skip: reason`, passes over a sample. Another label than before corrects it, and the
+    run keeps both. Labels that are recorded already change nothing, so that the same file may be
+    given again. All rows are recorded or none; nothing is trained: `upslope run` goes on.
 
     [bold]Examples[/bold]
 

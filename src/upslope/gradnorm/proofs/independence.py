@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upslope.gradnorm.core.batch import Batch, clone_rows
 from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.statistics import StatisticsWatch
+from upslope.gradnorm.proofs.statistics import StatisticsWatch, Watch
 
 if TYPE_CHECKING:
     from upslope.gradnorm.trace.recording import Recording
@@ -182,17 +182,14 @@ def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
     return not bool(same.all())
 
 
-def _run(
-    record: Recording, batch: Batch, change: Change | None, watch: StatisticsWatch | None = None
-) -> Any:
+def _run(record: Recording, batch: Batch, change: Change | None, watch: Watch | None = None) -> Any:
     """Run the model on a batch of which the floating numbers of some samples are changed."""
-    spoiling = contextlib.nullcontext() if change is None else _SpoilingIntegers(batch, change)
-    with spoiling:
-        try:
-            with torch.no_grad():  # a graph would take as much memory as the pass that counts
-                return record.run_plain(batch, change=change, watch=watch)
-        except RuntimeError:  # a model that differentiates itself
-            return record.run_plain(batch, change=change, watch=watch)
+    mode: Watch | None = watch if change is None else _SpoilingIntegers(batch.n, change)
+    try:
+        with torch.no_grad():  # a graph would take as much memory as the pass that counts
+            return record.run_plain(batch, change=change, watch=mode)
+    except RuntimeError:  # a model that differentiates itself
+        return record.run_plain(batch, change=change, watch=mode)
 
 
 def _changed(leaf: Any, n: int, change: Change | None) -> Any:
@@ -212,34 +209,36 @@ class _SpoilingIntegers(TorchFunctionMode):
     Words of a text are no numbers that could be spoilt; the vectors that stand for them are.
     """
 
-    def __init__(self, batch: Batch, change: Change):
+    def __init__(self, n: int, change: Change):
         super().__init__()
-        self._change, self._n = change, batch.n
-        self._shapes = {
-            tuple(leaf.shape)
-            for leaf, own in zip(batch.leaves, batch.per_sample, strict=True)
-            if own and not _is_floating(leaf)
-        }
+        self._change, self._n, self._session = change, n, object()
+
+    def mark(self, tensor: Tensor) -> Tensor:
+        """Take note of one of the batch's tensors, if it holds whole numbers."""
+        if not _is_floating(tensor):
+            tensor.__dict__["_upslope_whole"] = self._session
+        return tensor
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run one operator, and change its rows if it makes floating numbers of whole ones."""
         out = func(*args, **(kwargs or {}))
-        counted = isinstance(out, Tensor) and out.dim() > 0 and len(out) % self._n == 0
-        if not counted or len(out) == 0:
-            return out
         given = tree_flatten((args, kwargs))[0]
-        if any(isinstance(x, Tensor) and self._is_whole(x) for x in given):
-            if _is_floating(out):
-                return self._change(out)
-            out.__dict__["_upslope_whole"] = True
+        if not any(isinstance(x, Tensor) and self._is_whole(x) for x in given):
+            return out
+        made = args[0] if out is None and args else out  # writes of entries return nothing
+        counted = isinstance(made, Tensor) and made.dim() > 0 and len(made) % self._n == 0
+        if not counted or len(made) == 0:
+            return out
+        if _is_floating(made):
+            return out if made is not out else self._change(out)
+        self.mark(made)
         return out
 
     def _is_whole(self, tensor: Tensor) -> bool:
         """Whether a tensor is one of the batch's whole numbers, or made of them."""
-        known = tuple(tensor.shape) in self._shapes or "_upslope_whole" in tensor.__dict__
-        return known and not _is_floating(tensor)
+        return tensor.__dict__.get("_upslope_whole") is self._session
 
 
 def _is_floating(tensor: Tensor) -> bool:

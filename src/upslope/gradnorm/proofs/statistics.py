@@ -14,7 +14,7 @@ Called by `independence`, with the first batch of each program.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -48,6 +48,22 @@ CREATING = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "z
 
 _MARK = "_upslope_company"
 _SAMPLE, _STATISTIC = "sample", "statistic"
+
+
+class Watch(Protocol):
+    """A `TorchFunctionMode` that knows which tensors a pass of a model begins with."""
+
+    def mark(self, value: Tensor, /) -> Tensor:
+        """Return a tensor that has samples, having taken note of it."""
+        ...
+
+    def __enter__(self) -> Any:
+        """Begin to see operators."""
+        ...
+
+    def __exit__(self, *error: Any) -> Any:
+        """See no more of them."""
+        ...
 
 
 class StatisticsWatch(TorchFunctionMode):

@@ -54,7 +54,7 @@ from upslope.gradnorm.proofs.proof import (
     check_gradients,
     check_separation,
 )
-from upslope.gradnorm.proofs.statistics import StatisticsWatch
+from upslope.gradnorm.proofs.statistics import Watch
 from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.trace.conv_bn_fusion import ConvBatchNormFusion, corrected, pairs_of
 from upslope.gradnorm.trace.intercept import Interceptor
@@ -190,7 +190,7 @@ class Recording:
         batch: Batch,
         differentiable: Sequence[Tensor] = (),
         change: Callable[[Tensor], Tensor] | None = None,
-        watch: StatisticsWatch | None = None,
+        watch: Watch | None = None,
     ) -> Any:
         """Return the model's outputs for some of the samples, without interception.
 
@@ -201,15 +201,14 @@ class Recording:
         given = iter(differentiable)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
-            if watch is not None and per_sample:
-                own: Tensor = watch.mark(clone_rows(tensor))
-                return own
             if per_sample and tensor.is_floating_point() and differentiable:
                 return next(given).clone()
             floating = tensor.is_floating_point() or tensor.is_complex()
             if per_sample and floating and change is not None:
-                return change(tensor.detach())
-            return clone_rows(tensor)
+                own = change(tensor.detach())
+            else:
+                own = clone_rows(tensor)
+            return watch.mark(own) if watch is not None and per_sample else own
 
         with self._a_pass(), exact_batch_norm(), watch or contextlib.nullcontext():
             return call(self.model, batch.map(take))
