@@ -58,11 +58,11 @@ class Watch(Protocol):
         ...
 
     def __enter__(self) -> Any:
-        """Begin to see operators."""
+        """Begin to see every operator of torch that runs."""
         ...
 
     def __exit__(self, *error: Any) -> Any:
-        """See no more of them."""
+        """Stop seeing the operators of torch."""
         ...
 
 
