@@ -12,9 +12,7 @@ function balance(set, state) {
       return counts.map((n) => (total > 0 ? n / total : null));
     });
     const most = Math.max(...rows.flat().filter(known));
-    box.replaceChildren(
-      matrix(names, data.classes, rows, sequential(most), (v) => percent(v, 0), "Share of each class among the labels, in percent"),
-      data.classes.length > 4 ? note(`Columns: ${data.classes.map((name, i) => `${i + 1} ${name}`).join(", ")}.`) : "");
+    box.replaceChildren(matrix(names, data.classes, rows, sequential(most), (v) => percent(v, 0), "Share of each class among the labels, in percent"));
   };
   render();
   return [

@@ -6,7 +6,7 @@ function savingsTable(set, state) {
   const body = h("div", {});
   const half = rows.some((row) => row.savings.some((one) => one.share < 1));
   const costs = state.costs;
-  const amount = (value) => `${count(value)} ${costs.currency}`;
+  const amount = (value) => `${Math.abs(value) < 100 ? value.toFixed(2) : count(value)} ${costs.currency}`;
   const labels = (one) => {
     if (!one) return DASH;
     if (one.labels === "never") return "not reached";
@@ -59,8 +59,8 @@ function costChart(set, state) {
     const room = (high - low || 1) * 0.08;
     low -= room; high += room;
     const time = (row) => Math.log10(Math.max(LEAST, row.selecting));
-    const from = Math.floor(Math.min(...shown.map(time)) - 0.15), to = Math.max(from + 1, Math.ceil(Math.max(...shown.map(time)) + 0.15));
-    const x = linear(from, to, frame.left, frame.right), y = linear(low, high, frame.bottom, frame.top);
+    const from = Math.max(Math.log10(LEAST), Math.floor(Math.min(...shown.map(time)))), to = Math.max(from + 1, Math.ceil(Math.max(...shown.map(time)) + 0.15));
+    const x = linear(from, to, frame.left + 12, frame.right), y = linear(low, high, frame.bottom, frame.top);
     yAxis(frame, low, high, y, (v) => signed(v, 1).replace("+0.0", "0"), `Difference of area to ${set.reference} (points)`);
     const powers = [];
     for (let i = from; i <= to; i++) powers.push(i);

@@ -87,25 +87,28 @@ function curves(set, state) {
       if (index === null) {
         cross.setAttribute("visibility", "hidden");
         for (const group of lines.children) group.classList.remove("dim");
-        readout.replaceChildren(h("p", { class: "note" }, "Point at the curves, or use the arrow keys on them, to read the figures."));
+        tell(budgets.length - 1, null);
         return;
       }
       const at = x(budgets[index]);
       cross.setAttribute("x1", at); cross.setAttribute("x2", at);
       cross.setAttribute("visibility", "visible");
-      const order = [...rows].sort((a, b) => series(b).mean[index] - series(a).mean[index]);
       let near = null;
       if (height_ !== null) {
-        near = [...order].sort((a, b) => Math.abs(y(100 * series(a).mean[index]) - height_) - Math.abs(y(100 * series(b).mean[index]) - height_))[0];
+        near = [...rows].sort((a, b) => Math.abs(y(100 * series(a).mean[index]) - height_) - Math.abs(y(100 * series(b).mean[index]) - height_))[0];
         if (Math.abs(y(100 * series(near).mean[index]) - height_) > 24) near = null;
       }
       for (const group of lines.children) group.classList.toggle("dim", near !== null && group.row !== near);
+      tell(index, near);
+    };
+    const tell = (index, near) => {
+      const order = [...rows].sort((a, b) => series(b).mean[index] - series(a).mean[index]);
       readout.replaceChildren(h("p", { class: "head" }, `${count(budgets[index])} labels`), h("ul", {}, order.map((row) => {
         const line = series(row);
         const value = view.difference ? signed(100 * line.mean[index]) : percent(line.mean[index]);
         const half = known(line.high[index]) ? ` ±${(100 * (line.high[index] - line.mean[index])).toFixed(view.difference ? 2 : 1)}` : "";
         return h("li", { class: row === near ? "near" : null }, named(row.name, state.slots.get(row.name)), h("span", {}, value, h("small", {}, half)));
-      })));
+      })), note("Point at the curves, or use the arrow keys on them, for other budgets."));
     };
     const closest = (event) => {
       const box = frame.root.getBoundingClientRect(), scale = width / box.width;

@@ -2,7 +2,7 @@
 
 // A matrix of numbers: rows and columns by name. `paint(value)` -> [class, opacity].
 function matrix(rowNames, columnNames, values, paint, show, words) {
-  const said = h("p", { class: "note said" }, " ");
+  const said = h("p", { class: "note said" }), legend = h("p", { class: "note said" });
   const element = figure((width) => {
     const letters = Math.max(4, ...rowNames.map((name) => [...name].length));
     const narrow = width < 560;
@@ -13,6 +13,9 @@ function matrix(rowNames, columnNames, values, paint, show, words) {
     const height = top + Math.min(cell, 36) * rowNames.length + 2;
     const tall = Math.min(cell, 36), numbers = cell >= 26;
     const frame = chart(width, height, { left: labels, right: 0, top, bottom: 0 }, words);
+    // Where there is no room for the names of columns, numbers stand for them.
+    const numbered = !upright && columnNames.some((name, j) => name !== rowNames[j]);
+    legend.textContent = numbered ? `Columns: ${columnNames.map((name, i) => `${i + 1} ${name}`).join(", ")}.` : "";
     columnNames.forEach((name, j) => {
       const x = labels + cell * (j + 0.5);
       frame.root.append(upright
@@ -38,7 +41,7 @@ function matrix(rowNames, columnNames, values, paint, show, words) {
     });
     return frame.root;
   });
-  return h("div", { class: "matrix" }, element, columnNames.length > 4 ? said : null);
+  return h("div", { class: "matrix" }, element, said, legend);
 }
 
 const diverging = (value) => [value >= 0.5 ? "blue" : "orange", 0.06 + Math.abs(value - 0.5) * 1.1];
@@ -132,7 +135,6 @@ function gainMatrix(sets, strategies) {
   return [
     h("h3", {}, `Difference to ${reference} in each data set`),
     matrix(sets.map((set) => set.name), columns, rows, (v) => [v >= 0 ? "blue" : "orange", 0.05 + 0.55 * Math.abs(v) / most], (v) => signed(v, 1), "Difference of area in points"),
-    columns.length > 4 ? note(`Columns: ${columns.map((name, i) => `${i + 1} ${name}`).join(", ")}.`) : null,
     note("Points of area under the budget curve, mean over seeds. Blue: above the reference. Which of them are shown stands in the table of each data set."),
   ];
 }
