@@ -52,8 +52,9 @@ def verdict(summary: Summary) -> str:
     if all(row.comparison and row.comparison.verdict == "not tested" for row in rows):
         best = max(rows, key=_gain)
         return (
-            f"{where}{best.strategy} is {_points(best)} of area away from {reference} in one seed: "
-            "nothing can be tested."
+            f"{where}{best.strategy} is {_points(best)} of area "
+            f"{'ahead of' if _gain(best) >= 0 else 'behind'} {reference} in one seed: nothing can "
+            "be tested."
         )
     if not better:
         said = f"{'no' if where else 'No'} strategy is shown to be better than {reference}"
@@ -140,7 +141,8 @@ def _points(row: Row) -> str:
         if math.isnan(float(d.low))
         else f" (95% interval {100 * float(d.low):.1f} to {100 * float(d.high):.1f})"
     )
-    return f"{100 * float(d.mean):.1f} points{interval}"
+    mean = 100 * float(d.mean)
+    return f"{mean if interval else abs(mean):.1f} points{interval}"
 
 
 def _p(row: Row) -> str:
