@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import shutil
 import tempfile
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.faults import syscalls
-from tests.faults.children import call, kill_all
+from tests.faults.children import kill_all
 from tests.faults.commands import COMMANDS, Subject
 from tests.faults.flips import SUBJECT as RUN
 from tests.faults.flips import FlippedRun
@@ -28,13 +29,15 @@ LONG = {"kills": 500, "errors": 1000, "power": 500, "races": 100, "flips": 5000,
 KINDS = tuple(LONG)
 INPUTS_A_TRIAL = 20
 
-_SHARES = {"run": 3, "score": 2, "compare": 1, "reproduce": 1}
+_SHARES = {"run": 4, "score": 2, "compare": 1, "reproduce": 1, "features": 2, "label": 2}
 """How often a command is tried: those that take longer less."""
 _IMPORTS = (
     "upslope.cli.app", "upslope.cli.show", "upslope.cli.label", "upslope.config",
     "upslope.comparison", "upslope.report", "upslope.scoring", "upslope.reproduction",
     "upslope.experiment.verify", "sklearn.datasets", "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg", "torch.optim", "pyarrow.parquet", "torch._dynamo",
+    "upslope.frozen", "upslope.labelling.samples", "upslope.labelling.training_process",
+    "tests.faults.frozen_network",
 )  # fmt: skip
 """What commands import: once here, not in each of them."""
 
@@ -60,7 +63,10 @@ class Campaign:
         self._scratch = Path(tempfile.mkdtemp(prefix="upslope-faults-", dir=scratch_folder()))
         self._subjects: dict[str, tuple[Subject, float]] = {}
         self._calls: dict[str, int] = {}
-        for module in _IMPORTS:
+        if importlib.util.find_spec("uvicorn") is None and self.shares.pop("label", 0):
+            print("label: left out, it needs the packages of the page (starlette, uvicorn)")
+        page = ("upslope.labelling.server",) if "label" in self.shares else ()
+        for module in (*_IMPORTS, *page):
             importlib.import_module(module)
 
     def __enter__(self) -> Campaign:
@@ -161,8 +167,9 @@ class Campaign:
             subject = Subject(COMMANDS[name].name, self._scratch)
             folder = self._scratch / "timed"
             folder.mkdir()
+            subject.command.begins(folder)
             started = time.monotonic()
-            call(subject.arguments(folder), self._scratch / "timed.log")
+            subject.start(folder, self._scratch / "timed.log").end()
             self._subjects[name] = subject, time.monotonic() - started
             shutil.rmtree(folder)
         return self._subjects[name]
