@@ -149,9 +149,7 @@ def begin_project(folder: Path) -> None:
 
     rows = folder / "rows.csv"
     annotator.write_rows(rows)
-    with Project.create(
-        folder / annotator.PROJECT, ProjectSettings(str(rows), annotator.CLASSES)
-    ):
+    with Project.create(folder / annotator.PROJECT, ProjectSettings(str(rows), annotator.CLASSES)):
         pass
 
 

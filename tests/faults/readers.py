@@ -42,9 +42,7 @@ def _one(name: str, data: bytes, read: Callable[[Path], Any], *, loose: bool = F
     def write(folder: Path) -> None:
         (folder / name).write_bytes(data)
 
-    return Format(
-        write, lambda folder: [read(folder / name)], at_once=_AT_ONCE, tidy=not loose
-    )
+    return Format(write, lambda folder: [read(folder / name)], at_once=_AT_ONCE, tidy=not loose)
 
 
 def _image(form: str, mode: str = "RGB", size: tuple[int, int] = (7, 5), **options: Any) -> Format:

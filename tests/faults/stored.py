@@ -159,9 +159,7 @@ def _read_answers(folder: Path) -> list[Any]:
 
 STORED: Mapping[str, Format] = {
     "models": Format(_copy_of_runs, _read_runs, "*/models/*", at_once=_AT_ONCE, tidy=False),
-    "ledgers": Format(
-        _copy_of_runs, _read_runs, "*/ledger.sqlite", at_once=_AT_ONCE, tidy=False
-    ),
+    "ledgers": Format(_copy_of_runs, _read_runs, "*/ledger.sqlite", at_once=_AT_ONCE, tidy=False),
     "checkpoints of trainings": Format(
         _copy_of_runs, _read_checkpoints, "*/training.safetensors", at_once=_AT_ONCE, tidy=False
     ),
