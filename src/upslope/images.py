@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from upslope.png import check_chunks, check_rows
 from upslope.reading import check_regular, check_room, damage_reported, read_limit
@@ -89,10 +90,10 @@ def load_whole(image: Image.Image) -> None:
     Raises:
         ValueError: a checksum is wrong, or rows are missing; or whatever Pillow raises.
     """
-    file = getattr(image, "fp", None)
-    if image.format != "PNG" or file is None:  # None: it was decoded before
-        image.load()
+    if not isinstance(image, PngImagePlugin.PngImageFile) or image.fp is None:
+        image.load()  # of another format, or decoded before
         return
+    file, path = image.fp, os.fsdecode(image.filename)
     place = file.tell()
     check_chunks(file)
     file.seek(place)
@@ -102,7 +103,7 @@ def load_whole(image: Image.Image) -> None:
     last = image.crop((0, image.height - 1, image.width, image.height))
     if image.info.get("interlace") or not any(last.tobytes()):
         if file.closed:  # Pillow closes what it has opened
-            with Path(image.filename).open("rb") as again:
+            with Path(path).open("rb") as again:
                 check_rows(again)
         else:
             check_rows(file)

@@ -77,7 +77,7 @@ def _needed_bytes(header: bytes) -> int:
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * _CHANNELS.get(colour, 1)
     if not interlaced:
-        return height * (1 + (width * bits + 7) // 8)
+        return int(height * (1 + (width * bits + 7) // 8))
     total = 0
     for column, columns, row, rows in _PASSES:
         across, down = -(-(width - column) // columns), -(-(height - row) // rows)
