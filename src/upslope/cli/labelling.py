@@ -31,6 +31,9 @@ Twice = Annotated[float, typer.Option(help="Share of the samples that two people
 Name = Annotated[str | None, typer.Option(help="Who answers; your login name by default.")]
 Host = Annotated[str, typer.Option(help="Address to listen at; others than loopback are open.")]
 Port = Annotated[int | None, typer.Option(help="Port; 8321, or a free one where it is taken.")]
+Wage = Annotated[
+    float | None, typer.Option(min=0, help="For an hour of labelling: advice in money too.")
+]
 Browser = Annotated[bool, typer.Option(help="Open the page in a browser.")]
 
 
@@ -75,6 +78,7 @@ def start(
     name: Name = None,
     host: Host = "127.0.0.1",
     port: Port = None,
+    wage: Wage = None,
     browser: Browser = True,
 ) -> None:
     """Make the project of DATA where there is none yet, and open its page.
@@ -95,7 +99,7 @@ def start(
         )
         if not (folder / FORMAT.file).exists():
             _create(folder, data, classes, kind, strategy, control, target, twice, seed)
-        _serve(folder, name, host, port, browser)
+        _serve(folder, name, host, port, browser, wage)
 
 
 @label.command()
@@ -127,6 +131,7 @@ def serve(
     name: Name = None,
     host: Host = "127.0.0.1",
     port: Port = None,
+    wage: Wage = None,
     browser: Browser = True,
 ) -> None:
     """Open the page of a project.
@@ -139,13 +144,14 @@ def serve(
     """
     with told(_GO_ON):
         _need_page()
-        _serve(project, name, host, port, browser)
+        _serve(project, name, host, port, browser, wage)
 
 
 @label.command()
 def status(
     project: Project,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    wage: Wage = None,
 ) -> None:
     """Say how far the labels are, and what the model is worth by them.
 
@@ -157,7 +163,7 @@ def status(
         from upslope.labelling.status import lines
         from upslope.labelling.status import status as status_of
 
-        standing = status_of(project)
+        standing = status_of(project, wage)
         if as_json:
             typer.echo(json.dumps(standing, indent=2))
             return
@@ -300,7 +306,14 @@ def _create(
     )
 
 
-def _serve(folder: Path, name: str | None, host: str, port: int | None, browser: bool) -> None:
+def _serve(
+    folder: Path,
+    name: str | None,
+    host: str,
+    port: int | None,
+    browser: bool,
+    wage: float | None,
+) -> None:
     from upslope.labelling.project import Project as LabelProject
     from upslope.labelling.samples import open_samples
     from upslope.labelling.server import LOOPBACK, listen
@@ -309,7 +322,8 @@ def _serve(folder: Path, name: str | None, host: str, port: int | None, browser:
 
     with LabelProject(folder) as project:
         settings = project.settings
-        session = Session(project, open_samples(settings.data, settings.classes, settings.target))
+        samples = open_samples(settings.data, settings.classes, settings.target)
+        session = Session(project, samples, wage)
         listener = listen(host, port)
         number = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host

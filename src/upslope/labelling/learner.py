@@ -100,7 +100,7 @@ class Learner:
         control = state.labels(control=True)
         if state.closed:
             labels, control = {**labels, **control}, {}
-        labels = self._usable(labels)
+        labels = self.usable(labels)
         candidates = self._candidates(state)
         trainable = len({_key(label) for label in labels.values()}) > 1
         model = self._fit(labels) if trainable else None
@@ -116,7 +116,7 @@ class Learner:
         if model is not None:
             ahead = self.queue.waiting_control(state, _CONTROL_AHEAD)
             right = [self._predict(model, id_) == label for id_, label in
-                     self._usable(control).items()]  # fmt: skip
+                     self.usable(control).items()]  # fmt: skip
             ranking = replace(
                 ranking,
                 labels=len(labels),
@@ -134,7 +134,7 @@ class Learner:
         labels = state.labels(control=False)
         if state.closed:
             labels |= state.labels(control=True)
-        labels = self._usable(labels)
+        labels = self.usable(labels)
         if len({_key(label) for label in labels.values()}) < 2:
             return None
         model = self._fit(labels)
@@ -143,8 +143,20 @@ class Learner:
         p = logits.softmax(1) if self.settings.kind == "class" else logits.sigmoid()
         return p.numpy(), len(labels)
 
-    def _usable(self, labels: Mapping[str, AnswerLabel]) -> dict[str, AnswerLabel]:
-        """The labels of samples that are there and can be read."""
+    def agreement(
+        self, labels: Mapping[str, AnswerLabel], checked: Mapping[str, AnswerLabel]
+    ) -> list[bool]:
+        """Return, per checked sample, whether a model of `labels` agrees with its label.
+
+        All samples must be readable (`usable`); False where there are no labels of two classes.
+        """
+        if len({_key(label) for label in labels.values()}) < 2:
+            return [False] * len(checked)
+        model = self._fit(labels)
+        return [self._predict(model, id_) == label for id_, label in checked.items()]
+
+    def usable(self, labels: Mapping[str, AnswerLabel]) -> dict[str, AnswerLabel]:
+        """Return the labels of samples that are there and can be read."""
         return {
             id_: label
             for id_, label in labels.items()

@@ -209,11 +209,13 @@ class Project:
 
     def measure(self, measurement: Measurement) -> None:
         """Record how many control answers a model agreed with."""
-        body = {
+        body: dict[str, Any] = {
             "labels": measurement.labels,
             "correct": measurement.correct,
             "of": measurement.of,
         }
+        if measurement.advice is not None:
+            body["advice"] = measurement.advice
         self._log.record(Event("measured", 0, body))
 
     def leave_out(self, ids: Sequence[str]) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 from upslope.errors import DataError
 from upslope.evaluation import wilson_interval
 from upslope.files import disk_errors
+from upslope.labelling.advice import Advice
 from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import RANDOM, RANKED, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import Samples, TableRows
 from upslope.labelling.state import CONTROL, IMPORTED, Answer, Measurement, slice_of
+from upslope.labelling.status import advice_lines
 
 AHEAD = 6
 """Questions that the page gets at once, so that their images are there before they are shown."""
@@ -28,10 +30,13 @@ _MEASURE_EVERY = 5  # labels between two measurements that are recorded
 
 
 class Session:
-    """A project while it is served. Answers are on the disk when a method returns."""
+    """A project while it is served. Answers are on the disk when a method returns.
 
-    def __init__(self, project: Project, samples: Samples) -> None:
-        self.project, self.samples = project, samples
+    wage: for an hour of labelling, by which the page says what labels cost; None for no money.
+    """
+
+    def __init__(self, project: Project, samples: Samples, wage: float | None = None) -> None:
+        self.project, self.samples, self._wage = project, samples, wage
         self.queue = Queue(samples.ids, project.settings)
         self.ranking: Ranking | None = None
         self._position = {id_: i for i, id_ in enumerate(samples.ids)}
@@ -49,8 +54,9 @@ class Session:
             return
         done = self.project.state.measurements
         before = done[-1] if done else Measurement(-_MEASURE_EVERY, 0, 0)
-        if ranking.labels >= before.labels + _MEASURE_EVERY:
-            self.project.measure(Measurement(ranking.labels, ranking.correct, ranking.of))
+        advice = ranking.advice if ranking.advice != self.project.state.advice else None
+        if advice is not None or ranking.labels >= before.labels + _MEASURE_EVERY:
+            self.project.measure(Measurement(ranking.labels, ranking.correct, ranking.of, advice))
 
     def describe(self, author: str) -> dict[str, Any]:
         """Return what does not change while the page is open."""
@@ -255,6 +261,8 @@ class Session:
             "labels": ranking.labels if ranking else 0,
             "accuracy": None,
             "curve": [[m.labels, m.correct / m.of] for m in state.measurements],
+            "advice": advice_lines(state, self.project.settings, self._wage),
+            "hardly_pays": bool(state.advice and Advice.from_record(state.advice).hardly_pays),
         }
         if ranking is not None and ranking.of:
             p = wilson_interval(ranking.correct, ranking.of)

@@ -4,7 +4,8 @@
     corrected   the same, with "before": {id: label}: another answer of the same author
     passed      {"ids": {id: "skip" or "cannot tell"}, "author", ...}: no label, and not asked again
     taken_back  {"labels": {id: label}, "passed": {id: reason}, "author"}: an answer undone
-    measured    {"labels", "correct", "of"}: what a model got right of the control answers
+    measured    {"labels", "correct", "of"}: what a model got right of the control answers; with
+                "advice" where there is new advice (`advice`)
     closed      {}: control answers are trained on from here on
     unreadable  {"ids"}: samples whose content cannot be read, and which are not asked
 
@@ -53,11 +54,12 @@ class Answer:
 @dataclass(frozen=True)
 class Measurement:
     """How many control answers a model of `labels` training labels agreed with, `correct` of
-    `of`."""
+    `of`. advice: the record of an `Advice` that was given then, None where none was new."""
 
     labels: int
     correct: int
     of: int
+    advice: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -124,6 +126,13 @@ class LabelState:
             if label is not None and (slice_of(by_author) == CONTROL) == control:
                 merged[id_] = label
         return merged
+
+    @property
+    def advice(self) -> Mapping[str, Any] | None:
+        """Return the record of the last advice; None before there is one, or with control closed."""
+        if self.closed:
+            return None
+        return next((m.advice for m in reversed(self.measurements) if m.advice is not None), None)
 
     def newest_of(self, author: str, count: int) -> list[Answer]:
         """Return the newest answers of a person that stand, the newest first."""
@@ -199,7 +208,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
                     raise ValueError(f"an answer of {id_!r} taken back that there is none of")
                 put(id_, body["author"], None)
         elif event.kind == "measured":
-            measurements.append(Measurement(body["labels"], body["correct"], body["of"]))
+            measurements.append(_measurement(body))
         elif event.kind == "closed":
             closed = True
         elif event.kind == "unreadable":
@@ -208,6 +217,10 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         count += 1
     return LabelState(answers, frozenset(unreadable), tuple(measurements), closed, count, tally)
+
+
+def _measurement(body: Mapping[str, Any]) -> Measurement:
+    return Measurement(body["labels"], body["correct"], body["of"], body.get("advice"))
 
 
 def _answer(

@@ -302,6 +302,12 @@ function showAbout(model) {
     words.push("The control slice is closed: its answers are trained on, and nothing measures the model.");
   }
   $("model").textContent = words.join(" ");
+  // The verdict stands in sight; its figures are among the details.
+  const verdict = model.hardly_pays ? model.advice.at(-1) : "";
+  if ($("advice").textContent !== verdict) $("advice").textContent = verdict;
+  $("advice").hidden = !verdict;
+  const figures = model.hardly_pays ? model.advice.slice(0, -1) : model.advice;
+  $("advice-lines").replaceChildren(...figures.map((line) => element("p", {}, line)));
   const { unreadable, imported } = standing.progress;
   const notes = [...project.notes];
   if (unreadable) notes.push(`${unreadable} samples cannot be read and are not asked.`);
