@@ -169,7 +169,8 @@ def report(
         by_point[row[0]].append(row)
     mean_gain = {n: float(np.mean([r[2] for r in by_point[n]])) for n in by_point}
     print(
-        "labels  accuracy  true gain  predicted  interval        holds mean  holds own  hardly  saving  true  holds"
+        "labels  accuracy  true gain  predicted  interval        holds mean  holds own  hardly"
+        "  saving  true  holds"
     )
     for n in points:
         part = by_point[n]
@@ -187,7 +188,8 @@ def report(
         print(
             f"{n:6} {100 * np.mean([r[3] for r in part]):9.1f} {100 * mean:10.2f} "
             f"{100 * np.mean([g.value for g in gains]):10.2f}  "
-            f"{100 * np.mean([g.low for g in gains]):5.2f} to {100 * np.mean([g.high for g in gains]):5.2f} "
+            f"{100 * np.mean([g.low for g in gains]):5.2f} to "
+            f"{100 * np.mean([g.high for g in gains]):5.2f} "
             f"{holds:11.2f} {own:10.2f} {hardly:7} {shares:7.2f} {true:5.2f} {np.mean(hold):6.2f}",
             flush=True,
         )

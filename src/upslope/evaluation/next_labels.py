@@ -1,12 +1,12 @@
-"""What more labels will bring, read off one learning curve that is measured on few samples.
+"""The gain that more labels will bring, read off one learning curve measured on few samples.
 
 **The predicted gain.** The error of a model falls with its labels n about as a power law,
 
     error(n) = exp(a) * n ** -c,    c >= 0,
 
-(Hestness et al., arXiv:1712.00409) over the short stretch that is extrapolated. a and c are fitted by
-least squares of log error on log n, weighted by the inverse variance of a measured log error. The
-predicted gain is error(n) - error(n + more).
+(Hestness et al., arXiv:1712.00409) over the short stretch that is extrapolated. a and c are fitted
+by least squares of log error on log n, weighted by the inverse variance of a measured log error.
+The predicted gain is error(n) - error(n + more).
 
 **Its interval** is the percentile interval of a bootstrap (Efron and Tibshirani, 1993): in each
 resample the measured samples are drawn anew with replacement, all models together, since they are

@@ -3,8 +3,8 @@
 The random sample (m labels) serves both as labels chosen at random and as what models are measured
 on. In each of J random splits a model learns from k of the sample and is measured on the others;
 each model of the strategy's first labels is measured on the same others. The difference of the
-two accuracies, the strategy's with n labels less the random one's with k, has over the splits a mean
-and the variance
+two accuracies, the strategy's with n labels less the random one's with k, has over the splits a
+mean and the variance
 
     (1 / J + (m - k) / k) * S ** 2
 
@@ -95,13 +95,15 @@ def measure_saving(
     half = stats.t.ppf((1 + confidence) / 2, splits - 1) * np.sqrt(variance)
     mean = differences.mean(axis=1)
     k = float(random_labels)
-    at_k = [np.nan] * 3 if k > n[-1] else [
-        float(np.interp(k, n, values)) for values in (mean, mean - half, mean + half)
-    ]  # fmt: skip
+    at_k = [
+        float(np.interp(k, n, values, right=np.nan)) for values in (mean, mean - half, mean + half)
+    ]
     return Saving(
         random_labels,
         float(random_accuracy.mean()),
-        *at_k,
+        at_k[0],
+        at_k[1],
+        at_k[2],
         _first(n, mean),
         _first(n, mean + half),
         _from_there_on(n, mean - half),

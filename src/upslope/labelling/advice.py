@@ -116,8 +116,8 @@ def sentences(
     lines.append(
         f"The next {gain.more} labels are predicted to bring {_points(gain.value)} (95% interval "
         f"{100 * gain.low:.1f} to {100 * gain.high:.1f}); with the control slice's share they are "
-        f"{answers:.0f} answers{_cost(answers, seconds, wage)}. {gain.of} control answers can show a "
-        f"gain of {_points(gain.detectable)} or more."
+        f"{answers:.0f} answers{_cost(answers, seconds, wage)}. {gain.of} control answers can show "
+        f"a gain of {_points(gain.detectable)} or more."
     )
     if advice.hardly_pays:
         lines.append(
@@ -133,12 +133,9 @@ def _saving_words(saving: Saving, seconds: float | None, wage: float | None) -> 
     if math.isinf(saving.needed):
         return f"{start}; the labels asked so far have not been shown to do as much."
     saved = k - saving.needed
-    high = (
-        "none" if math.isinf(saving.needed_high) else f"{100 * (1 - saving.needed_high / k):.0f}%"
-    )
-    interval = f"95% interval {high} to {100 * (1 - saving.needed_low / k):.0f}%"
-    if math.isinf(saving.needed_high):
-        interval = f"95% interval unknown to {100 * (1 - saving.needed_low / k):.0f}%"
+    unbounded = math.isinf(saving.needed_high)
+    low = "unknown" if unbounded else f"{100 * (1 - saving.needed_high / k):.0f}%"
+    interval = f"95% interval {low} to {100 * (1 - saving.needed_low / k):.0f}%"
     what = "fewer" if saved >= 0 else "more"
     cost = _cost(saved, seconds, wage) if saved > 0 else ""
     return (

@@ -129,7 +129,7 @@ class LabelState:
 
     @property
     def advice(self) -> Mapping[str, Any] | None:
-        """Return the record of the last advice; None before there is one, or with control closed."""
+        """Return the record of the last advice; None without any, or with the control closed."""
         if self.closed:
             return None
         return next((m.advice for m in reversed(self.measurements) if m.advice is not None), None)
