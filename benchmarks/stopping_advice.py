@@ -154,7 +154,7 @@ def simulate(
             k = advice.saving.random_labels
             # The mean of ten draws of k labels: what random labels give, not one draw of them.
             goal = np.mean([accuracy(shuffled[j * k : (j + 1) * k]) for j in range(10)])
-            grid = range(5, min(n, 2 * k) + 1, max(1, k // 12))
+            grid = range(5, min(n, 2 * k) + 1, max(1, k // 8))
             needed = next((float(s) for s in grid if accuracy(asked[:s]) >= goal), math.inf)
         rows.append((n, advice, accuracy(asked[: n + MORE]) - now, now, needed))
     return rows

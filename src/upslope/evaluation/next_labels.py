@@ -10,8 +10,10 @@ The predicted gain is error(n) - error(n + more).
 
 **Its interval** is the percentile interval of a bootstrap (Efron and Tibshirani, 1993): in each
 resample the measured samples are drawn anew with replacement, all models together, since they are
-measured on the same ones; and to every measured error noise is added as large as what is left of
-the errors beside the fit, since another order of labels would have given other models.
+measured on the same ones; to every measured error noise is added as large as what is left of the
+errors beside the fit, since another order of labels would have given other models; and the curve
+begins at a model drawn anew, four models before the last at the latest, since no curve is a power
+law from its first label to its last.
 
 **What the measurement can show.** Two models measured on the same m samples differ in a share d of
 them; their difference in accuracy has a standard error of sqrt(d / m) at most (McNemar). A gain
@@ -30,6 +32,7 @@ from scipy import stats
 from upslope.errors import DataError
 
 _RESAMPLES = 1000
+_FEWEST = 4  # models that a resampled curve has at least
 Array = NDArray[np.float64]
 
 
@@ -81,13 +84,15 @@ def predict_gain(
     x = np.log(n)
     errors = _log_errors(right.mean(axis=1), m)
     weights = _weights(right.mean(axis=1), m)
-    a, c = _fit(x, errors[None], weights)
+    a, c = _fit(x, errors[None], weights[None])
     left = errors - (a[0] - c[0] * x)
     spread = math.sqrt(float((weights * left**2).sum() / weights.sum()) * len(n) / (len(n) - 2))
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(m, np.full(m, 1 / m), _RESAMPLES) / m
     resampled = _log_errors(draws @ right.T, m) + rng.normal(0, spread, (_RESAMPLES, len(n)))
-    gains = _gain(*_fit(x, resampled, weights), n[-1], more)
+    starts = rng.integers(0, max(1, len(n) - _FEWEST + 1), _RESAMPLES)
+    counted = np.where(np.arange(len(n)) >= starts[:, None], weights, 0.0)
+    gains = _gain(*_fit(x, resampled, counted), n[-1], more)
     tail = (1 - confidence) / 2
     low, high = np.quantile(gains, [tail, 1 - tail])
     value = float(_gain(a, c, n[-1], more)[0])
@@ -112,10 +117,11 @@ def _weights(accuracy: Array, m: int) -> Array:
 
 def _fit(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
     """(a, c) of y = a - c * x by weighted least squares, per row of y; c is 0 or more."""
-    share = weights / weights.sum()
-    centre = float(share @ x)
-    mean = y @ share
-    slope = ((y - mean[:, None]) * (x - centre)) @ share / float(share @ (x - centre) ** 2)
+    share = weights / weights.sum(axis=1, keepdims=True)
+    centre = share @ x
+    mean = (share * y).sum(axis=1)
+    off = x - centre[:, None]
+    slope = (share * off * (y - mean[:, None])).sum(axis=1) / (share * off**2).sum(axis=1)
     c = np.maximum(-slope, 0)
     return mean + c * centre, c
 

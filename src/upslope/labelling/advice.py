@@ -23,7 +23,7 @@ WORTH = 0.01
 """The gain of `MORE` labels below which they are said to hardly pay: one point."""
 FEWEST_LABELS, FEWEST_CONTROL = 40, 15
 """Training labels and control answers from which there is advice."""
-_GRID = 7  # models on the curve, from a quarter of the labels to all of them
+_GRID = 8  # models on the curve, from a quarter of the labels to all of them
 _SAVING_GRID = 8  # models of the strategy's first labels
 _SPLITS, _TRAINED = 15, 0.75  # of the control slice: how many splits, and the share learnt from
 

@@ -23,7 +23,8 @@ class Ranking:
     the model was trained on; 0 for a cold start. guesses: id -> guess, of the ranked samples and
     of the next ones of the control slice. features: what the model looks at. correct, of: control
     answers that the model agrees with, and their count. seconds: that this took. advice: the last
-    record of an `Advice`, None before there is one."""
+    record of an `Advice`, None before there is one. doubtful: id -> why, of labelled samples whose
+    label the model doubts, the most doubtful first."""
 
     ids: Sequence[str]
     method: str
@@ -36,6 +37,7 @@ class Ranking:
     seconds: float = 0.0
     unreadable: Sequence[str] = ()
     advice: Mapping[str, Any] | None = None
+    doubtful: Mapping[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return the ranking as JSON holds it."""

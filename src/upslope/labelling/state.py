@@ -6,6 +6,8 @@
     taken_back  {"labels": {id: label}, "passed": {id: reason}, "author"}: an answer undone
     measured    {"labels", "correct", "of"}: what a model got right of the control answers; with
                 "advice" where there is new advice (`advice`)
+    asked_again {"ids": {id: why}}: samples to be answered once more, by whoever comes next
+    confirmed   {"ids": [id], "author"}: asked again, and answered as before
     closed      {}: control answers are trained on from here on
     unreadable  {"ids"}: samples whose content cannot be read, and which are not asked
 
@@ -22,8 +24,8 @@ from typing import Any
 
 from upslope.ledger import Event
 
-AnswerLabel = int | list[int]
-"""The position of a class, or 0 and 1 for each label of a set."""
+AnswerLabel = int | list[int] | str
+"""The position of a class, 0 and 1 for each label of a set, or the text of outlines."""
 
 SKIP, CANNOT_TELL = "skip", "cannot tell"
 REASONS = (SKIP, CANNOT_TELL)
@@ -94,6 +96,8 @@ class Tally:
             self.passed += sign
             return
         self.labelled += sign
+        if isinstance(label, str):  # outlines, whose classes are not counted
+            return
         present = [label] if isinstance(label, int) else [k for k, on in enumerate(label) if on]
         for k in present:
             self.labels[k] += sign
@@ -105,13 +109,15 @@ class LabelState:
 
     answers: id -> author -> the answer that stands. unreadable: samples that cannot be asked.
     measurements: in the order in which they were taken. closed: control answers are trained on.
-    events: how many there are. tally: counts over all answers.
+    again: id -> why, of samples that are asked again and not answered since. events: how many there
+    are. tally: counts over all answers.
     """
 
     answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
     unreadable: frozenset[str] = frozenset()
     measurements: tuple[Measurement, ...] = ()
     closed: bool = False
+    again: Mapping[str, str] = field(default_factory=dict)
     events: int = 0
     tally: Tally = field(default_factory=Tally)
 
@@ -171,6 +177,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
     answers = dict(state.answers)
     unreadable = set(state.unreadable)
     measurements = list(state.measurements)
+    again = dict(state.again)
     closed, count = state.closed, state.events
     tally = state.tally.copy()
 
@@ -182,6 +189,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
         if answer is not None:
             after[author] = answer
             ids[id_] = None
+            again.pop(id_, None)
         tally.count(before, -1)
         tally.count(after, 1)
         if after:
@@ -207,6 +215,11 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
                 if body["author"] not in answers.get(id_, {}):
                     raise ValueError(f"an answer of {id_!r} taken back that there is none of")
                 put(id_, body["author"], None)
+        elif event.kind == "asked_again":
+            again.update(body["ids"])
+        elif event.kind == "confirmed":
+            for id_ in body["ids"]:
+                again.pop(id_, None)
         elif event.kind == "measured":
             measurements.append(_measurement(body))
         elif event.kind == "closed":
@@ -216,7 +229,9 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
         else:
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         count += 1
-    return LabelState(answers, frozenset(unreadable), tuple(measurements), closed, count, tally)
+    return LabelState(
+        answers, frozenset(unreadable), tuple(measurements), closed, again, count, tally
+    )
 
 
 def _measurement(body: Mapping[str, Any]) -> Measurement:

@@ -10,6 +10,7 @@ from typing import Any
 
 from upslope.evaluation import cohen_kappa, fleiss_kappa, wilson_interval
 from upslope.labelling.advice import Advice, sentences
+from upslope.labelling.people import disagreements
 from upslope.labelling.project import read_project
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL, IMPORTED, LabelState
@@ -56,6 +57,8 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         "advice": state.advice,
         "advice_lines": advice_lines(state, settings, wage),
         "agreement": agreement(state),
+        "disagreements": len(disagreements(state, settings.classes)),
+        "asked_again": len(state.again),
         "people": {
             name: {"answers": len(seconds), "median_seconds": statistics.median(seconds)}
             for name, seconds in people.items()
@@ -146,6 +149,11 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             for name, p in standing["people"].items()
         ),
         *([("agreement", _agreement_words(agreed))] if (agreed := standing["agreement"]) else []),
+        *(
+            [("review", f"{count:,} samples on which people disagree: upslope label disagreements")]
+            if (count := standing["disagreements"])
+            else []
+        ),
         *(
             [("unreadable", f"{standing['unreadable']:,} samples, which are not asked")]
             if standing["unreadable"]

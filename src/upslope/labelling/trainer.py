@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from upslope.errors import UpslopeError
 from upslope.labelling.advice import advise
+from upslope.labelling.doubt import doubtful_labels
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
 from upslope.labelling.project import read_project
@@ -42,6 +43,7 @@ class Trainer:
         self._queue = Queue(self._samples.ids, settings)
         self._learner: Learner | None = None
         self._advice: dict[str, Any] | None = None
+        self._doubtful: dict[str, str] = {}
         self._advised = -_ADVISE_EVERY  # samples with a label when the last advice was given
 
     def run(self) -> None:
@@ -65,7 +67,7 @@ class Trainer:
             return
         self._changed.clear()  # before reading: what comes later counts for the next ranking
         _, state = read_project(self._folder)
-        ranking = replace(self._learner.rank(state), advice=self._advice)
+        ranking = replace(self._learner.rank(state), advice=self._advice, doubtful=self._doubtful)
         self._write(ranking)
         if state.tally.labelled < self._advised + _ADVISE_EVERY:
             return
@@ -73,7 +75,8 @@ class Trainer:
         advice = advise(self._learner, state)
         if advice is not None:
             self._advice = advice.record()
-            self._write(replace(ranking, advice=self._advice))
+        self._doubtful = doubtful_labels(self._learner, state)
+        self._write(replace(ranking, advice=self._advice, doubtful=self._doubtful))
 
     def _write(self, ranking: Ranking) -> None:
         self._out.write(json.dumps(ranking.record()) + "\n")
