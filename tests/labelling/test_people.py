@@ -1,4 +1,4 @@
-"""Several people's answers: merged as Dawid and Skene do, disputed ones named, doubted ones asked."""
+"""Several people: merged as Dawid and Skene do, disputed samples named, doubted ones asked again."""
 
 from __future__ import annotations
 
