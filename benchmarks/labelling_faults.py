@@ -140,9 +140,8 @@ class Server:
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.url = next(
-            m[0] for line in self.process.stdout if (m := re.search(r"http://\S+", line))
-        )
+        lines = self.process.stdout
+        self.url = next(m[0] for line in lines if (m := re.search(r"http://\S+", line)))
 
     def kill(self) -> None:
         self.process.kill()

@@ -1,4 +1,4 @@
-"""Several people: merged as Dawid and Skene do, disputed samples named, doubted ones asked again."""
+"""Several people: merged as Dawid and Skene do; what is disputed or doubted is asked again."""
 
 from __future__ import annotations
 
