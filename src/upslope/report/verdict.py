@@ -10,7 +10,7 @@ import numpy as np
 from upslope.counts import format_count
 from upslope.evaluation import Equivalence, area, equivalence
 from upslope.report import tables
-from upslope.report.savings import Saving, savings
+from upslope.report.savings import SavedLabels, savings
 from upslope.report.standing import Ranks
 from upslope.report.summary import LEVEL, Row, Summary
 
@@ -125,7 +125,7 @@ def _share(summary: Summary, row: Row) -> float | None:
     return last.saved / last.needed.reference if last is not None and last.reached else None
 
 
-def _last(summary: Summary, row: Row) -> Saving | None:
+def _last(summary: Summary, row: Row) -> SavedLabels | None:
     return next((s for s in savings(summary, row) if s.share == 1.0), None)
 
 
