@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.gradnorm.core.tensor_marks import marks_of
+
 MOVING = frozenset(
     {
         "__getitem__", "__setitem__", "cat", "chunk", "concat", "concatenate", "expand", "flatten",
@@ -136,12 +138,12 @@ def switches_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def _is_made_of_samples(value: Any) -> bool:
-    return isinstance(value, Tensor) and "_upslope_sample" in value.__dict__
+    return isinstance(value, Tensor) and marks_of(value).samples_in is not None
 
 
 def _is_indexed_by_samples(values: Any) -> bool:
     return any(
-        not value.is_floating_point() and "_upslope_sample" in value.__dict__
+        not value.is_floating_point() and marks_of(value).samples_in is not None
         if isinstance(value, Tensor)
         else isinstance(value, (tuple, list)) and _is_indexed_by_samples(value)
         for value in values
@@ -163,7 +165,7 @@ def _outline(value: Any) -> Any:
 def _descriptor(value: Any) -> Any:
     """What is known of an argument before the samples are: sizes, dimensions, constant indices."""
     if isinstance(value, Tensor):
-        if value.is_floating_point() or "_upslope_sample" in value.__dict__:
+        if value.is_floating_point() or marks_of(value).samples_in is not None:
             return tuple(value.shape)
         return tuple(value.shape), hash(value.detach().cpu().numpy().tobytes())
     if isinstance(value, (tuple, list)):
