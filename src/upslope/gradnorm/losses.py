@@ -224,7 +224,10 @@ def class_logits(outputs: Any, logits: Logits) -> Tensor:
 
 
 def weighted(coefficients: Tensor, logits: Logits) -> Loss:
-    """Return the loss sum_i a_i L_i, L_i the cross-entropy at class i. coefficients: (n, classes)."""
+    """Return the loss sum_i a_i L_i with constants a_i and the cross-entropy L_i at class i.
+
+    coefficients: (n, classes), the a_i. logits: finds the logits in what a model puts out.
+    """
 
     def loss(outputs: Any) -> Tensor:
         return -(coefficients * F.log_softmax(logits(outputs), dim=1)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""What the interceptor knows of torch's operators and their arguments.
+"""Kinds of torch's operators, and their arguments, as the interceptor tells them apart.
 
 Which operators are of one kind, by what they do to the entries of tensors; which are Python code
 that only hands on to others; and which arguments hold tensors, views of them, and writes into them.
@@ -120,6 +120,7 @@ def refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
                 )
 
 
+@functools.cache  # asked of every operator
 def writes(name: str) -> bool:
     """Whether an operator of this name works in place."""
     return (

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.gradnorm.core.restoring import modules_of
 from upslope.gradnorm.core.tensor_marks import marks_of
 
 MOVING = frozenset(
@@ -86,9 +87,10 @@ class Program:
         """Take in one operator. Called for every one: it must be fast."""
         if name in DRAWN:
             self.repeats = False
-        elif not of_samples:
             return
-        elif self._is_placed_by_data(name, (*args, *kwargs.values())):
+        if not of_samples:
+            return
+        if self._is_placed_by_data(name, (*args, *kwargs.values()) if kwargs else args):
             self.repeats = False
         elif name in MOVING:
             self._add((name, *(_descriptor(a) for a in args), *map(_descriptor, kwargs.values())))
@@ -131,7 +133,7 @@ def switches_of(model: nn.Module) -> tuple[str, ...]:
     """
     return tuple(
         f"{name}={tensor.item()}"
-        for module in model.modules()
+        for module in modules_of(model)
         for name, tensor in (*module._buffers.items(), *module._parameters.items())
         if tensor is not None and tensor.numel() == 1 and name != "num_batches_tracked"
     )

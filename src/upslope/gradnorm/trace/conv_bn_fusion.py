@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from upslope.gradnorm.core.batch import Batch, call, clone_rows
-from upslope.gradnorm.core.restoring import without_traces
+from upslope.gradnorm.core.restoring import modules_of, without_traces
 from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.weights import Weights
@@ -108,7 +108,7 @@ def corrected(model: nn.Module, batch: Batch, weights: Weights, wrong: int) -> P
 
 
 def _learned(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules_of(model)):
         return {}
     tape = Tape(weights, ComputeOptions())
     tape.fusion = fusion = ConvBatchNormFusion(tape, {})
@@ -128,4 +128,4 @@ def _learned(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
 
 def _watched(model: nn.Module) -> bool:
     """Whether somebody else gets to see what single layers put out."""
-    return bool(hooks._global_forward_hooks) or any(m._forward_hooks for m in model.modules())
+    return bool(hooks._global_forward_hooks) or any(m._forward_hooks for m in modules_of(model))

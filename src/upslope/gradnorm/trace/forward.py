@@ -17,6 +17,7 @@ from upslope.gradnorm.core.batch import call, clone_rows
 from upslope.gradnorm.core.layout import LayoutProbe, SamplesNotSeparable, codes, halves
 from upslope.gradnorm.core.outputs import check_losses, tensors_in
 from upslope.gradnorm.core.program import switches_of
+from upslope.gradnorm.core.restoring import modules_of
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.tape import FusionMismatch, Listener, Tape
 from upslope.gradnorm.losses import Loss, identify
@@ -94,15 +95,18 @@ class Forward:
     def operators(self) -> tuple[Any, ...]:
         """Return the operators that met weights, in order, with what decides on them."""
         run = self._run
-        training = tuple(module.training for module in run.model.modules())
+        training = tuple(module.training for module in modules_of(run.model))
         names = (kernel.name for kernel in self.tape.kernels)
         return (training, self._switches, *run.weights.parameters, *names)
 
-    def program(self, loss: Loss) -> tuple[Any, ...]:
-        """Return the identity of what ran (`program`), and what decides on kernels beside it."""
+    def program(self, loss: Loss, operators: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the identity of what ran (`program`), and what decides on kernels beside it.
+
+        operators: what `operators` returned once the losses were there.
+        """
         ran = self._interceptor.program.identity
         shapes, options = self._run.batch.shapes, self._run.options
-        return (self.operators(), ran, shapes, self._copies, options, identify(loss))
+        return (operators, ran, shapes, self._copies, options, identify(loss))
 
     def losses(self, loss: Loss) -> Tensor:
         """Return the losses of the outputs, (n,); what a loss does with weights is seen as well.

@@ -56,6 +56,7 @@ from upslope.gradnorm.core.operators import (
     writes,
 )
 from upslope.gradnorm.core.program import Program, name_of
+from upslope.gradnorm.core.restoring import modules_of
 from upslope.gradnorm.core.sequence_order import OrderUnknown, SequenceOrders, mark_order
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
@@ -88,7 +89,7 @@ class Interceptor(TorchFunctionMode):
         self._orders = SequenceOrders(n)
         self.program = Program()
         self._hooked = module_with_backward_hook(model)
-        self._buffers = {id(buffer) for buffer in model.buffers()}
+        self._buffers = {id(b) for module in modules_of(model) for b in module._buffers.values()}
         self._written: list[Tensor] = []
         """Buffers that samples were written into: they lose their mark when the model has run."""
         self._depth = 0

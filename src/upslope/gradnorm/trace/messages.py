@@ -1,4 +1,4 @@
-"""What the engine says of a whole model: that it is slow, looks around, or is cut off.
+"""Warnings and errors about a whole model: it is slow, looks around, or is cut off.
 
 Each warning is given once per model (`memory`).
 """

@@ -23,7 +23,7 @@ from upslope.gradnorm.core.batch import Batch
 from upslope.gradnorm.core.listeners import Reduction
 from upslope.gradnorm.core.memory import memory_of
 from upslope.gradnorm.core.per_sample_gradients import evenly
-from upslope.gradnorm.core.restoring import restoring_state
+from upslope.gradnorm.core.restoring import modules_of, restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import Loss, identify, is_label_free
@@ -102,7 +102,7 @@ def _most(model: nn.Module, batch: Batch) -> int:
     """Return the most samples that a microbatch may have."""
     # A GPU has no such caches; in training mode random numbers would be drawn in another order.
     if any(x.device.type != "cpu" for x in batch.tensors) or any(
-        m.training for m in model.modules()
+        m.training for m in modules_of(model)
     ):
         return batch.n
     key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)

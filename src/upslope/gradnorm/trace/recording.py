@@ -159,8 +159,9 @@ class Recording:
         """Reduce the gradients by kernels, with layouts from memory or from this batch."""
         run, forward = self.run, self.forward
         losses = forward.losses(loss)
-        self._program = program = forward.program(loss)
-        operators, trusted = forward.operators(), forward.repeats and self._ladder.remembers
+        operators = forward.operators()
+        self._program = program = forward.program(loss, operators)
+        trusted = forward.repeats and self._ladder.remembers
         known = self._memory.recall(program) if trusted else None
         run.looks_around = known is not None and known.looks_around
         if known is not None and known.slow is not None:
