@@ -199,7 +199,7 @@ def test_refusals(tmp_path: Path) -> None:
     for options, what in (
         ({"control": 1.0}, "--control"),
         ({"twice": -0.1}, "--twice"),
-        ({"kind": "masks"}, "--kind"),
+        ({"kind": "circles"}, "--kind"),
         ({"classes": ("cat",)}, "two or more"),
         ({"classes": ("cat", "cat")}, "distinct"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,18 +22,36 @@ NAMES = (
     '"><img src=x onerror=alert(1)>', "=cmd|' /C calc'!A0", "@SUM(1)", "+1+1", "a|b", "&amp;",
     "$x_1$ ^ {", "line\nbreak", "</svg><script>alert(1)</script>", "--><b>", "＝1+1",
 )  # fmt: skip
-ALLOWED = {"b", "img", "script"}
 
 
 class _Tags(HTMLParser):
+    """Collects the tags, the handlers and the text of each kind of element."""
+
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.handlers: list[str] = []
+        self.text: dict[str, str] = {}
+        self._open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        self._open.append(f"{tag} {dict(attrs).get('type', '')}".strip())
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.text[self._open[-1]] = self.text.get(self._open[-1], "") + data
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._open:
+            self._open.pop()
+
+
+ELEMENTS = {
+    "html", "head", "meta", "title", "link", "style", "body", "main", "noscript", "p", "pre",
+    "script",
+}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")
@@ -42,8 +61,13 @@ def test_reports_show_names_as_text(tmp_path: Path, name: str) -> None:
     files = write(summary, tmp_path, title=name)
     parser = _Tags()
     parser.feed(files.page.read_text(encoding="utf-8"))
-    assert not ALLOWED & set(parser.tags)
+    assert set(parser.tags) == ELEMENTS
+    assert parser.tags.count("script") == 2
     assert not parser.handlers
+    assert parser.text["title"] == name
+    stored = json.loads(parser.text["script application/json"])
+    assert stored["title"] == name
+    assert [one["name"] for one in stored["strategies"]] == [name, "random"]
     rows = list(csv.reader(io.StringIO(files.csv.read_text(encoding="utf-8"))))
     assert {row[0] for row in rows[1:]} == {"random", safe_cell(name)}
     assert not any(cell.startswith(("=", "@", "+", "＝")) for row in rows for cell in row)

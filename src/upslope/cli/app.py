@@ -194,8 +194,21 @@ def report(
     title: Annotated[
         str | None, typer.Option(help="Title of the page; by default the one it had.")
     ] = None,
+    seconds_per_label: Annotated[
+        float, typer.Option(help="A person's seconds for one label, an assumption of yours.")
+    ] = 10.0,
+    wage: Annotated[float, typer.Option(help="What an hour of labelling costs.")] = 20.0,
+    currency: Annotated[str, typer.Option(help="Written behind amounts.")] = "USD",
+    samples: Annotated[
+        bool,
+        typer.Option(help="Show pictures or texts of the data set, and a map of the pool."),
+    ] = True,
 ) -> None:
     """Make the table, the curves and the HTML page again from runs, finished or not.
+
+    The page is one file that opens without a network: the verdict, curves, what is saved, every
+    strategy against every other, and what each one chose. Folders of several data sets make one
+    page, with a choice of the set. It shows samples of your data: --no-samples leaves them out.
 
     Title, order and colours stay as they were in the report that `compare` left beside the runs.
 
@@ -203,17 +216,27 @@ def report(
 
       upslope report runs/digits
 
+      upslope report runs/digits --seconds-per-label 30 --wage 45 --currency EUR
+
+      upslope report runs/digits runs/fashion runs/cifar10 --out report
+
       upslope report runs/digits runs/more-seeds --reference margin --out report
     """
-    from upslope.cli.show import show_report
+    from upslope.cli.show import show_reports
+    from upslope.display import watching
 
     with told():
         from upslope import report as reports
 
         folder = out or runs[0] / "report"
         look = reports.read_look(folder, *(run / "report" for run in runs))
-        summary = reports.summarise(reports.collect(runs), reference, look)
-        show_report(summary, reports.write(summary, folder, title))
+        costs = reports.Costs(seconds_per_label, wage, currency)
+        summaries = reports.summarise_sets(reports.collect_sets(runs), reference, look)
+        with watching(1) as observer:
+            files = reports.write_sets(
+                summaries, folder, title, costs=costs, samples=samples, observer=observer
+            )
+        show_reports(summaries, files)
 
 
 @app.command("list")
@@ -327,4 +350,6 @@ def _compare(
         runs = [run for results in result.runs.values() for run in results]
         look = reports.read_look(folder / "report")
         summary = reports.summarise(reports.study_of([*runs, *result.full_data]), look=look)
-        show_report(summary, reports.write(summary, folder / "report", f"Upslope: {name}"))
+        with watching(1) as observer:
+            files = reports.write(summary, folder / "report", f"Upslope: {name}", observer=observer)
+        show_report(summary, files)

@@ -19,7 +19,10 @@ Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="Folder of the 
 Classes = Annotated[
     str | None, typer.Option(help="Names with commas between: cat,dog,bird.", metavar="A,B,C")
 ]
-Kind = Annotated[str, typer.Option(help="class: one per sample; labels: any number of them.")]
+Kind = Annotated[
+    str,
+    typer.Option(help="class: one per sample; labels: any number; boxes, masks: in a tool."),
+]
 Strategy = Annotated[str, typer.Option(help="Chooses what is asked; `upslope list strategies`.")]
 Control = Annotated[
     float,
@@ -31,6 +34,9 @@ Twice = Annotated[float, typer.Option(help="Share of the samples that two people
 Name = Annotated[str | None, typer.Option(help="Who answers; your login name by default.")]
 Host = Annotated[str, typer.Option(help="Address to listen at; others than loopback are open.")]
 Port = Annotated[int | None, typer.Option(help="Port; 8321, or a free one where it is taken.")]
+Wage = Annotated[
+    float | None, typer.Option(min=0, help="For an hour of labelling: advice in money too.")
+]
 Browser = Annotated[bool, typer.Option(help="Open the page in a browser.")]
 
 
@@ -75,6 +81,7 @@ def start(
     name: Name = None,
     host: Host = "127.0.0.1",
     port: Port = None,
+    wage: Wage = None,
     browser: Browser = True,
 ) -> None:
     """Make the project of DATA where there is none yet, and open its page.
@@ -95,7 +102,7 @@ def start(
         )
         if not (folder / FORMAT.file).exists():
             _create(folder, data, classes, kind, strategy, control, target, twice, seed)
-        _serve(folder, name, host, port, browser)
+        _serve(folder, name, host, port, browser, wage)
 
 
 @label.command()
@@ -127,6 +134,7 @@ def serve(
     name: Name = None,
     host: Host = "127.0.0.1",
     port: Port = None,
+    wage: Wage = None,
     browser: Browser = True,
 ) -> None:
     """Open the page of a project.
@@ -139,13 +147,14 @@ def serve(
     """
     with told(_GO_ON):
         _need_page()
-        _serve(project, name, host, port, browser)
+        _serve(project, name, host, port, browser, wage)
 
 
 @label.command()
 def status(
     project: Project,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    wage: Wage = None,
 ) -> None:
     """Say how far the labels are, and what the model is worth by them.
 
@@ -157,12 +166,74 @@ def status(
         from upslope.labelling.status import lines
         from upslope.labelling.status import status as status_of
 
-        standing = status_of(project)
+        standing = status_of(project, wage)
         if as_json:
             typer.echo(json.dumps(standing, indent=2))
             return
         for title, text in lines(standing):
             out.print(f"{title:11} {text}", markup=False, soft_wrap=True)
+
+
+Tool = Annotated[str, typer.Option(help="files: a CSV and a folder; label-studio: a server of it.")]
+Count = Annotated[int, typer.Option(min=0, help="Tasks that the tool gets; 0 takes answers only.")]
+Url = Annotated[
+    str | None, typer.Option(help="Of a Label Studio that runs; without it, one is started.")
+]
+Token = Annotated[
+    str | None, typer.Option(help="Of that Label Studio; better in LABEL_STUDIO_API_KEY.")
+]
+Predictions = Annotated[
+    bool, typer.Option("--predictions", help="Send the model's guesses, which sway people.")
+]
+
+
+@label.command("next")
+def next_(
+    project: Project,
+    tool: Tool = "files",
+    count: Count = 50,
+    url: Url = None,
+    token: Token = None,
+    name: Name = None,
+    predictions: Predictions = False,
+) -> None:
+    """Take answers of a tool in, and hand it the samples worth most, once.
+
+    [bold]Examples[/bold]
+
+      upslope label next birds --tool files
+
+      upslope label next birds --tool label-studio --count 100
+
+      upslope label next birds --tool label-studio --url http://studio:8080
+    """
+    with told(_GO_ON):
+        from upslope.cli.label_tools import next_tasks
+
+        next_tasks(project, tool, count, url, token, name, predictions)
+
+
+@label.command()
+def watch(
+    project: Project,
+    tool: Tool = "label-studio",
+    count: Count = 50,
+    url: Url = None,
+    token: Token = None,
+    name: Name = None,
+    predictions: Predictions = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
+) -> None:
+    """Take answers of a tool in and hand it tasks, until Ctrl-C.
+
+    [bold]Examples[/bold]
+
+      upslope label watch birds --tool label-studio
+    """
+    with told(_GO_ON):
+        from upslope.cli.label_tools import watch_tool
+
+        watch_tool(project, tool, count, url, token, name, predictions, every)
 
 
 @label.command()
@@ -171,6 +242,9 @@ def export(
     target: Annotated[
         Path, typer.Argument(metavar="TARGET", help="File .csv or .parquet, or a folder.")
     ],
+    merge: Annotated[
+        str, typer.Option(help="Of several people's answers: majority or dawid-skene.")
+    ] = "majority",
 ) -> None:
     """Write the labels: every answer into a table, or images into a folder per class.
 
@@ -184,10 +258,10 @@ def export(
         from upslope.labelling.exports import export_folders, export_table
 
         if target.suffix:
-            count = export_table(project, target)
+            count = export_table(project, target, merge)  # type: ignore[arg-type]
             _say(f"{target}: {count.samples:,} samples with a label, {count.rows:,} answers")
         else:
-            count = export_folders(project, target)
+            count = export_folders(project, target, merge)  # type: ignore[arg-type]
             _say(f"{target}: {count.samples:,} images in folders of their classes")
         if count.passed:
             _say(f"{count.passed:,} samples were passed and have no label")
@@ -238,6 +312,58 @@ def import_(
         _say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
         if count.empty:
             _say(f"{count.empty:,} rows have no label and say nothing")
+
+
+@label.command()
+def relabel(
+    project: Project,
+    count: Annotated[int, typer.Option(min=1, help="Answers to ask again at most.")] = 20,
+) -> None:
+    """Ask answers again that the model doubts: the page shows them first.
+
+    [bold]Examples[/bold]
+
+      upslope label relabel birds --count 10
+    """
+    with told():
+        from upslope.labelling.doubt import doubtful_labels
+        from upslope.labelling.predictions import learner_of
+        from upslope.labelling.project import Project as LabelProject
+
+        with LabelProject(project) as opened:
+            doubts = doubtful_labels(learner_of(project, opened.settings), opened.state)
+            reasons = dict(list(doubts.items())[:count])
+            opened.ask_again(reasons)
+        for id_, why in reasons.items():
+            _say(f"{id_}: {why}")
+        _say(f"{len(reasons):,} answers are asked again: upslope label serve {project}")
+
+
+@label.command()
+def disagreements(
+    project: Project,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask them again on the page.")] = False,
+) -> None:
+    """Show the samples on which people disagree, with who said what.
+
+    [bold]Examples[/bold]
+
+      upslope label disagreements birds --ask
+    """
+    with told():
+        from upslope.labelling.people import disagreements as disagreements_of
+        from upslope.labelling.project import Project as LabelProject
+        from upslope.labelling.project import read_project
+
+        settings, state = read_project(project)
+        unsettled = disagreements_of(state, settings.classes)
+        for one in unsettled:
+            _say(f"{one.id}: {one.words}")
+        _say(f"{len(unsettled):,} samples")
+        if ask and unsettled:
+            with LabelProject(project) as opened:
+                opened.ask_again({one.id: one.words for one in unsettled})
+            _say(f"asked again: upslope label serve {project}")
 
 
 @label.command("close-control")
@@ -292,7 +418,7 @@ def _create(
         _say(note)
     with LabelProject.create(folder, settings) as project:
         if samples.labels:
-            given = {i: n if kind == "class" else [n] for i, n in samples.labels.items()}
+            given = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
             project.take_in(given, "the data")
     _say(
         f"{folder}: {len(samples.ids):,} samples of {data}, {len(names)} classes"
@@ -300,16 +426,32 @@ def _create(
     )
 
 
-def _serve(folder: Path, name: str | None, host: str, port: int | None, browser: bool) -> None:
+def _serve(
+    folder: Path,
+    name: str | None,
+    host: str,
+    port: int | None,
+    browser: bool,
+    wage: float | None,
+) -> None:
+    from upslope.errors import ConfigError
     from upslope.labelling.project import Project as LabelProject
     from upslope.labelling.samples import open_samples
     from upslope.labelling.server import LOOPBACK, listen
     from upslope.labelling.server import serve as serve_page
     from upslope.labelling.session import Session
+    from upslope.labelling.settings import OUTLINES
 
     with LabelProject(folder) as project:
         settings = project.settings
-        session = Session(project, open_samples(settings.data, settings.classes, settings.target))
+        if settings.kind in OUTLINES:
+            raise ConfigError(
+                f"Expected classes or labels to answer on the page but this project asks for "
+                f"{settings.kind}. Draw them in Label Studio: upslope label watch {folder} --tool "
+                "label-studio"
+            )
+        samples = open_samples(settings.data, settings.classes, settings.target)
+        session = Session(project, samples, wage)
         listener = listen(host, port)
         number = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host

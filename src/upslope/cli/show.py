@@ -120,6 +120,15 @@ def _show_rows(rows: Sequence[tuple[str, str]]) -> None:
     out.print()
 
 
+def show_reports(summaries: Sequence[Summary], files: Sequence[Files]) -> None:
+    """The report of each data set, led by its name where there are several."""
+    for summary, written in zip(summaries, files, strict=True):
+        if len(summaries) > 1:
+            out.print(Text(summary.study.name, style="bold"))
+            out.print()
+        show_report(summary, written)
+
+
 def show_report(summary: Summary, files: Files) -> None:
     """The final table, what it says, and where everything is."""
     from upslope.report import tables

@@ -30,7 +30,7 @@ from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
 from upslope.config.read import load, shipped
 from upslope.config.recorded import Source, find_run, find_source
-from upslope.config.reopen import open_run, recorded_run
+from upslope.config.reopen import open_run, recorded_pool, recorded_run
 from upslope.config.schema import Choice, Config, parse
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "open_run",
     "parse",
     "plan",
+    "recorded_pool",
     "recorded_run",
     "scorers",
     "shipped",

@@ -97,7 +97,7 @@ def trained(
     """
     config = source.config
     weights = read_weights(source.checkpoint)
-    name, options = config.data.name, _data_options(config)
+    name, options = config.data.name, data_options(config)
     if pool is None:
         pool = datasets.load_to_score(name, config.root, progress=progress, **options)
     _check_like_the_run(source, pool)
@@ -279,9 +279,7 @@ def assemble(
     Raises:
         ConfigError, DataError, ModelError: what does not exist or does not fit together.
     """
-    splits = datasets.load(
-        config.data.name, config.root, progress=progress, **_data_options(config)
-    )
+    splits = datasets.load(config.data.name, config.root, progress=progress, **data_options(config))
     return _around(config, reshape(splits) if reshape is not None else splits, progress)
 
 
@@ -305,7 +303,7 @@ def assemble_from_published_sizes(config: Config) -> Setup | None:
     Raises:
         ConfigError, ModelError: what does not exist or does not fit together.
     """
-    splits = datasets.load_outline(config.data.name, **_data_options(config))
+    splits = datasets.load_outline(config.data.name, **data_options(config))
     return None if splits is None else _around(config, splits)
 
 
@@ -328,7 +326,7 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
             return outline, "Its volumes are simulated when the run begins."
     try:
         splits = datasets.load(
-            config.data.name, config.root, progress=progress, **_data_options(config)
+            config.data.name, config.root, progress=progress, **data_options(config)
         )
         return check_compatible(config, _around(config, splits)), ""
     except DataError as error:
@@ -378,7 +376,8 @@ def _around(config: Config, splits: Splits, compute: Observer | None = None) -> 
     return replace(setup, splits=freeze_splits(splits, frozen.backbone, device, observer=compute))
 
 
-def _data_options(config: Config) -> dict[str, Any]:
+def data_options(config: Config) -> dict[str, Any]:
+    """Return the options of the reader of the data set: those given, and what `on_corrupt` asks."""
     options = dict(config.data.options)
     if config.experiment.on_corrupt == "skip" and "on_error" in datasets.options(config.data.name):
         options.setdefault("on_error", "skip")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from upslope.config.assemble import Setup, assemble, data_place
+from upslope import datasets
+from upslope.config.assemble import Setup, assemble, data_options, data_place
 from upslope.config.read import load
 from upslope.config.recorded import find_run
 from upslope.config.schema import Config
+from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError
 from upslope.experiment import Experiment
+from upslope.ledger import RunResult
 from upslope.progress import Observer, no_progress
 
 _SECTIONS = ("data", "model", "task", "experiment", "training")
@@ -41,6 +44,30 @@ def recorded_run(path: Path, root: str | None = None) -> tuple[Path, Config]:
     return folder, load(
         {**document, "strategies": [dict(run.config["strategy"])], "seeds": [run.seed]}
     )
+
+
+def recorded_pool(run: RunResult, progress: Observer = no_progress) -> tuple[Dataset, Config]:
+    """Return the pool of a run as its data set lies there now, and the part of the configuration
+    that says which it is.
+
+    run: read from its folder. progress: is told of samples read.
+
+    Raises:
+        ConfigError: a run begun in Python, whose ledger does not say what its data are.
+        DataError: its data are not where they lay.
+    """
+    if "name" not in run.config.get("data", {}):
+        raise ConfigError(
+            f"Expected the run in {run.path} to have recorded its data set but it was begun in "
+            "Python without. Give `compare` or `Experiment` a `config` that has `data`."
+        )
+    data = dict(run.config["data"])
+    if run.info.get("root") is not None:
+        data["root"] = run.info["root"]
+    skips = run.config.get("experiment", {}).get("on_corrupt", "fail")
+    config = load({"data": data, "experiment": {"on_corrupt": skips}})
+    splits = datasets.load(config.data.name, config.root, progress=progress, **data_options(config))
+    return splits.pool, config
 
 
 def open_run(

@@ -28,7 +28,10 @@ ClassNames = Annotated[
     BeforeValidator(
         lambda given: split_names(given, "data.classes") if isinstance(given, str) else given
     ),
-    Field(description="names of the classes, where labels do not name them all: [cat, dog]"),
+    Field(
+        title="a list of names, or nothing",
+        description="names of the classes, where labels do not name them all: [cat, dog]",
+    ),
 ]
 
 USUAL = ("label", "class", "target")

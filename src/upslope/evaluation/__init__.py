@@ -18,6 +18,7 @@ from upslope.evaluation.curves import (
 )
 from upslope.evaluation.equivalence import Equivalence, equivalence
 from upslope.evaluation.labels_needed import LabelsNeeded, labels_needed
+from upslope.evaluation.next_labels import PredictedGain, predict_gain
 from upslope.evaluation.paired import (
     PairedResult,
     holm,
@@ -26,6 +27,7 @@ from upslope.evaluation.paired import (
     smallest_sign_flip_p,
 )
 from upslope.evaluation.proportions import Proportion, wilson_interval
+from upslope.evaluation.saving import Saving, measure_saving
 from upslope.evaluation.wins import Ranking, rank, win_matrix
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "Interval",
     "LabelsNeeded",
     "PairedResult",
+    "PredictedGain",
     "Proportion",
     "Ranking",
+    "Saving",
     "area",
     "cohen_kappa",
     "equivalence",
@@ -44,7 +48,9 @@ __all__ = [
     "labels_needed",
     "labels_to_reach",
     "mean_interval",
+    "measure_saving",
     "paired_comparison",
+    "predict_gain",
     "rank",
     "sign_flip_test",
     "smallest_sign_flip_p",

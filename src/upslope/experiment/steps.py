@@ -18,6 +18,7 @@ from upslope.datasets.base import Dataset, Splits
 from upslope.errors import RunError
 from upslope.experiment.checks import as_tensor, check_fit, digest, scores_of
 from upslope.experiment.first_model_cache import FirstModelCache
+from upslope.experiment.guesses import count_scores, predict_chosen
 from upslope.experiment.labels import LabelledPool, TargetsOf
 from upslope.experiment.memory import memory_errors
 from upslope.experiment.model_store import ModelStore
@@ -128,6 +129,7 @@ class Steps:
             "instead_of": list(state.owed),
             "scores": scores,
             "seconds": time.monotonic() - started,
+            **(self._predict(ids, cycle - 1, stop) if cycle else {}),
         }
         events = [Event("skipped", cycle, {"ids": skipped})] if skipped else []
         self.ledger.record(*events, Event("asked_instead", cycle, body))
@@ -314,6 +316,8 @@ class Steps:
             "notes": dict(selection.notes),
             "seconds": time.monotonic() - started,
             "candidates": len(view),
+            **count_scores(view, selection),
+            **self._predict(selection.ids, cycle, stop),
         }
         events = [Event("skipped", cycle + 1, {"ids": skipped})] if skipped else []
         self.ledger.record(*events, Event("asked", cycle + 1, body))
@@ -343,6 +347,18 @@ class Steps:
                 partial(self._trained_on, labelled, cycle, stop),
                 partial(self._look_ahead, unlabelled, cycle, stop) if self.simulated else None,
             )
+
+    def _predict(self, ids: Sequence[str], cycle: int, stop: Stop) -> dict[str, Any]:
+        """What the model of a cycle predicts for samples, for the record."""
+        return predict_chosen(
+            self.model(cycle, stop),
+            self.task,
+            self.splits.pool,
+            [self.position[id_] for id_ in ids],
+            self.device,
+            self.settings.score_batch,
+            stop,
+        )
 
     def _fit_on(
         self, model: nn.Module, cycle: int, labels: Mapping[str, Label], stop: Stop

@@ -21,9 +21,10 @@ from typing import Any
 
 from upslope.errors import ConfigError, DataError
 from upslope.files import disk_errors, make_folder, safe_cell, write_atomically, write_text
+from upslope.labelling.people import MergeMethod, merge_answers
 from upslope.labelling.project import names_of, read_project
 from upslope.labelling.samples import FolderImages, open_samples
-from upslope.labelling.state import Answer, AnswerLabel, LabelState, merge
+from upslope.labelling.state import Answer, AnswerLabel, LabelState
 
 COLUMNS = (
     "id", "label", "author", "answer", "reason", "seconds", "note", "slice", "guess_shown",
@@ -42,18 +43,19 @@ class ExportCount:
     passed: int
 
 
-def export_table(project: Path | str, path: Path) -> ExportCount:
+def export_table(project: Path | str, path: Path, merge: MergeMethod = "majority") -> ExportCount:
     """Write all answers to a file, CSV or Parquet by its suffix, whole or not at all.
 
     In CSV, a cell that a spreadsheet would take for a formula gets an apostrophe in front, which
-    `imports` takes off again.
+    `imports` takes off again. merge: how several people's answers become one label.
 
     Raises:
         ConfigError: another suffix.
         RunError: no project, or a disk that is full.
     """
     settings, state = read_project(project)
-    rows = _rows(state, settings.classes)
+    labels = merge_answers(state, settings.classes, merge)
+    rows = _rows(state, settings.classes, labels)
     suffix = path.suffix.lower()
     if suffix == ".csv":
         buffer = io.StringIO()
@@ -72,14 +74,16 @@ def export_table(project: Path | str, path: Path) -> ExportCount:
         raise ConfigError(
             f"Expected a file .csv or .parquet, or a folder without a suffix, but got {path}."
         )
-    return _count(state, len(rows))
+    return _count(state, labels, len(rows))
 
 
-def export_folders(project: Path | str, folder: Path) -> ExportCount:
+def export_folders(
+    project: Path | str, folder: Path, merge: MergeMethod = "majority"
+) -> ExportCount:
     """Write a folder per class with the images of that class, as data set `folder` reads them.
 
-    Files are hard links where the file system has them, else copies. Images that were passed or
-    not answered are left out.
+    merge: how several people's answers become one label. Files are hard links where the file system
+    has them, else copies. Images that were passed or not answered are left out.
 
     Raises:
         ConfigError: no images of a folder, label sets, or class names that cannot name folders.
@@ -100,7 +104,7 @@ def export_folders(project: Path | str, folder: Path) -> ExportCount:
         raise ConfigError("Expected images of a folder for folders of classes. Export a .csv.")
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"Expected {folder} to be new or empty but it holds files already.")
-    labels = merged_labels(state)
+    labels = merge_answers(state, settings.classes, merge)
     there = set(samples.ids)
     if gone := [id_ for id_ in labels if id_ not in there]:
         raise DataError(
@@ -112,21 +116,12 @@ def export_folders(project: Path | str, folder: Path) -> ExportCount:
             target = folder / str(names_of(label, settings.classes)) / id_
             make_folder(target.parent)
             _link(samples.root / id_, target)
-    return _count(state, len(labels))
+    return _count(state, labels, len(labels))
 
 
-def merged_labels(state: LabelState) -> dict[str, AnswerLabel]:
-    """Return id -> the label that all answers of a sample come to, in the order of the answers."""
-    labels = {}
-    for id_, by_author in state.answers.items():
-        label = merge([answer for answer in by_author.values() if answer.label is not None])
-        if label is not None:
-            labels[id_] = label
-    return labels
-
-
-def _rows(state: LabelState, classes: Sequence[str]) -> list[Mapping[str, Any]]:
-    labels = merged_labels(state)
+def _rows(
+    state: LabelState, classes: Sequence[str], labels: Mapping[str, AnswerLabel]
+) -> list[Mapping[str, Any]]:
     answers = [answer for by_author in state.answers.values() for answer in by_author.values()]
     return [
         {
@@ -167,9 +162,8 @@ def _schema(pa: Any) -> Any:
     return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
 
 
-def _count(state: LabelState, rows: int) -> ExportCount:
-    samples = len(merged_labels(state))
-    return ExportCount(samples, rows, len(state.answers) - samples)
+def _count(state: LabelState, labels: Mapping[str, AnswerLabel], rows: int) -> ExportCount:
+    return ExportCount(len(labels), rows, len(state.answers) - len(labels))
 
 
 def _names_a_folder(name: str) -> bool:

@@ -28,7 +28,7 @@ from upslope.experiment.settings import ExperimentSettings
 from upslope.labelling.features import Floats
 from upslope.labelling.queue import Queue
 from upslope.labelling.ranking import Guess, Ranking
-from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.settings import OUTLINES, ProjectSettings
 from upslope.labelling.state import AnswerLabel, LabelState
 from upslope.pool import Strategy
 from upslope.progress import Stop, no_progress
@@ -100,7 +100,9 @@ class Learner:
         control = state.labels(control=True)
         if state.closed:
             labels, control = {**labels, **control}, {}
-        labels = self._usable(labels)
+        labels = self.usable(labels)
+        if self.settings.kind in OUTLINES:  # what is drawn is not learnt here: coverage alone
+            labels, control = dict.fromkeys(labels, 0), {}
         candidates = self._candidates(state)
         trainable = len({_key(label) for label in labels.values()}) > 1
         model = self._fit(labels) if trainable else None
@@ -116,7 +118,7 @@ class Learner:
         if model is not None:
             ahead = self.queue.waiting_control(state, _CONTROL_AHEAD)
             right = [self._predict(model, id_) == label for id_, label in
-                     self._usable(control).items()]  # fmt: skip
+                     self.usable(control).items()]  # fmt: skip
             ranking = replace(
                 ranking,
                 labels=len(labels),
@@ -134,7 +136,9 @@ class Learner:
         labels = state.labels(control=False)
         if state.closed:
             labels |= state.labels(control=True)
-        labels = self._usable(labels)
+        if self.settings.kind in OUTLINES:
+            return None
+        labels = self.usable(labels)
         if len({_key(label) for label in labels.values()}) < 2:
             return None
         model = self._fit(labels)
@@ -143,8 +147,32 @@ class Learner:
         p = logits.softmax(1) if self.settings.kind == "class" else logits.sigmoid()
         return p.numpy(), len(labels)
 
-    def _usable(self, labels: Mapping[str, AnswerLabel]) -> dict[str, AnswerLabel]:
-        """The labels of samples that are there and can be read."""
+    def agreement(
+        self, labels: Mapping[str, AnswerLabel], checked: Mapping[str, AnswerLabel]
+    ) -> list[bool]:
+        """Return, per checked sample, whether a model of `labels` agrees with its label.
+
+        All samples must be readable (`usable`); False where there are no labels of two classes.
+        """
+        if len({_key(label) for label in labels.values()}) < 2:
+            return [False] * len(checked)
+        model = self._fit(labels)
+        return [self._predict(model, id_) == label for id_, label in checked.items()]
+
+    def probabilities_of(
+        self, labels: Mapping[str, AnswerLabel], ids: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Return (n, classes) probabilities of readable samples, by a model of `labels`."""
+        model = self._fit(labels)
+        rows = self.features[[self._position[id_] for id_ in ids]]
+        with torch.no_grad():
+            logits = model(torch.from_numpy(rows))
+        p = logits.softmax(1) if self.settings.kind == "class" else logits.sigmoid()
+        values: NDArray[np.float32] = p.numpy()
+        return values
+
+    def usable(self, labels: Mapping[str, AnswerLabel]) -> dict[str, AnswerLabel]:
+        """Return the labels of samples that are there and can be read."""
         return {
             id_: label
             for id_, label in labels.items()
@@ -213,7 +241,7 @@ class Learner:
         values = list(labels.values())
         targets = torch.tensor([values[i] for i in order], dtype=torch.int64)
         labelled = LabelledSet([positions[i] for i in order], targets)
-        single = targets if self.settings.kind == "class" else None
+        single = None if self.settings.kind == "labels" else targets
         ids = list(labels)
 
         def train(places: Sequence[int]) -> nn.Module:
@@ -302,7 +330,7 @@ def _regression(x: Floats, y: NDArray[Any]) -> tuple[list[int], Tensor, Tensor]:
 
 
 def _task(settings: ProjectSettings) -> Task:
-    name = "classification" if settings.kind == "class" else "multi-label"
+    name = "multi-label" if settings.kind == "labels" else "classification"
     return tasks.build(name, num_classes=len(settings.classes), classes=settings.classes)
 
 

@@ -19,12 +19,14 @@ import numpy as np
 
 from upslope.errors import ConfigError, DataError
 from upslope.files import safe_cell, write_atomically, write_text
-from upslope.labelling.exports import merged_labels, words_of
+from upslope.labelling.exports import words_of
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
+from upslope.labelling.people import merge_answers
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
 from upslope.labelling.samples import open_samples
+from upslope.labelling.settings import ProjectSettings
 
 COLUMNS = ("id", "prediction", "probability", "label")
 
@@ -40,6 +42,19 @@ class PredictionCount:
     unreadable: int
 
 
+def learner_of(project: Path | str, settings: ProjectSettings) -> Learner:
+    """Return what trains on a project's samples; their features are taken where they are not yet.
+
+    Raises:
+        DataError: the samples are gone.
+        RunError: a disk that is full.
+    """
+    samples = open_samples(settings.data, settings.classes, settings.target)
+    *_, features = take_features(Path(project), samples)
+    queue = Queue(samples.ids, settings)
+    return Learner(settings, samples.ids, queue, features.values, features.method)
+
+
 def write_predictions(project: Path | str, path: Path) -> PredictionCount:
     """Train on all labels and write a prediction for each sample, whole or not at all.
 
@@ -51,11 +66,7 @@ def write_predictions(project: Path | str, path: Path) -> PredictionCount:
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise ConfigError(f"Expected a file .csv or .parquet but got {path}.")
     settings, state = read_project(project)
-    samples = open_samples(settings.data, settings.classes, settings.target)
-    *_, features = take_features(Path(project), samples)
-    learner = Learner(
-        settings, samples.ids, Queue(samples.ids, settings), features.values, features.method
-    )
+    learner = learner_of(project, settings)
     result = learner.probabilities(state)
     if result is None:
         raise DataError(
@@ -63,9 +74,9 @@ def write_predictions(project: Path | str, path: Path) -> PredictionCount:
             "there are none yet. Label some: upslope label serve."
         )
     p, count = result
-    labels = merged_labels(state)
+    labels = merge_answers(state, settings.classes)
     rows: list[dict[str, Any]] = []
-    for id_, row in zip(samples.ids, p, strict=True):
+    for id_, row in zip(learner.ids, p, strict=True):
         if not np.isfinite(row).all():
             continue
         if settings.kind == "class":
@@ -90,4 +101,4 @@ def write_predictions(project: Path | str, path: Path) -> PredictionCount:
 
         table = pa.table({name: [one[name] for one in rows] for name in COLUMNS})
         write_atomically(path, lambda file: parquet.write_table(table, file))
-    return PredictionCount(len(rows), count, features.method, len(p) - len(rows))
+    return PredictionCount(len(rows), count, learner.method, len(p) - len(rows))

@@ -10,14 +10,16 @@ Folder and files can be read by their owner alone. One process at a time writes.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from upslope.errors import DataError, RunError
 from upslope.files import disk_errors, make_folder
-from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.outlines import canonical
+from upslope.labelling.ranking import Ranking
+from upslope.labelling.settings import OUTLINES, ProjectSettings
 from upslope.labelling.state import (
     IMPORTED,
     REASONS,
@@ -43,6 +45,7 @@ TOKEN = "token"
 """The file that holds what a browser must show to be let in."""
 _PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 _AT_ONCE = 1000
+_MEASURE_EVERY = 5  # labels between two measurements that are recorded
 
 
 class Project:
@@ -118,6 +121,7 @@ class Project:
         label = self.label(answer)
         before = self.state.answers.get(id_, {}).get(author)
         if before is not None and before.label == label and before.note == note:
+            self._confirm(id_, author)
             return
         slice_ = before.slice if before else slice_
         details = _details(author, seconds, note, slice_, why, guess_shown)
@@ -153,11 +157,32 @@ class Project:
             raise DataError(f"Expected one of {', '.join(REASONS)} but got {reason!r}.")
         before = self.state.answers.get(id_, {}).get(author)
         if before is not None and before.reason == reason and before.note == note:
+            self._confirm(id_, author)
             return
         slice_ = before.slice if before else slice_
         details = _details(author, seconds, note, slice_, why, guess_shown)
         events = [] if before is None else [_taken_back(before)]
         self._log.record(*events, Event("passed", 0, {"ids": {id_: reason}, **details}))
+
+    def ask_again(self, reasons: Mapping[str, str]) -> int:
+        """Have samples answered once more; return how many are new among those.
+
+        reasons: id -> why, of samples that have an answer.
+
+        Raises:
+            DataError: a sample without an answer.
+        """
+        if missing := [id_ for id_ in reasons if id_ not in self.state.answers]:
+            raise DataError(f"Expected samples with an answer to ask again but got {missing[0]!r}.")
+        new = {id_: why for id_, why in reasons.items() if id_ not in self.state.again}
+        if new:
+            self._log.record(Event("asked_again", 0, {"ids": new}))
+        return len(new)
+
+    def _confirm(self, id_: str, author: str) -> None:
+        """Record that a sample that was asked again is answered as before."""
+        if id_ in self.state.again:
+            self._log.record(Event("confirmed", 0, {"ids": [id_], "author": author}))
 
     def undo(self, author: str) -> Answer | None:
         """Take back the newest answer of a person; None where there is none to take back."""
@@ -199,6 +224,8 @@ class Project:
     def label(self, answer: str | Sequence[str]) -> AnswerLabel:
         """Return the label that names stand for. Raises DataError."""
         classes = self.settings.classes
+        if self.settings.kind in OUTLINES:
+            return canonical(str(answer), self.settings.kind, classes)
         if self.settings.kind == "class":
             if not isinstance(answer, str):
                 raise DataError(f"Expected the name of one class but got {answer!r}.")
@@ -209,12 +236,25 @@ class Project:
 
     def measure(self, measurement: Measurement) -> None:
         """Record how many control answers a model agreed with."""
-        body = {
+        body: dict[str, Any] = {
             "labels": measurement.labels,
             "correct": measurement.correct,
             "of": measurement.of,
         }
+        if measurement.advice is not None:
+            body["advice"] = measurement.advice
         self._log.record(Event("measured", 0, body))
+
+    def take_ranking(self, ranking: Ranking, ids: Collection[str]) -> None:
+        """Record what a new ranking measured, and which of the samples `ids` cannot be read."""
+        self.leave_out([id_ for id_ in ranking.unreadable if id_ in ids])
+        if not ranking.of:
+            return
+        done = self.state.measurements
+        before = done[-1] if done else Measurement(-_MEASURE_EVERY, 0, 0)
+        advice = ranking.advice if ranking.advice != self.state.advice else None
+        if advice is not None or ranking.labels >= before.labels + _MEASURE_EVERY:
+            self.measure(Measurement(ranking.labels, ranking.correct, ranking.of, advice))
 
     def leave_out(self, ids: Sequence[str]) -> None:
         """Record samples that cannot be read, which are not asked."""
@@ -255,7 +295,9 @@ def read_project(folder: Path | str) -> tuple[ProjectSettings, LabelState]:
 
 
 def names_of(label: AnswerLabel, classes: Sequence[str]) -> Any:
-    """Return the name of a class, or the list of the names of a set, that a label stands for."""
+    """Return what was answered: the name of a class, names of a set, or the text of outlines."""
+    if isinstance(label, str):
+        return label
     if isinstance(label, int):
         return classes[label]
     return [name for name, present in zip(classes, label, strict=True) if present]

@@ -75,10 +75,18 @@ class Queue:
         def may_ask(id_: str) -> bool:
             return id_ not in held and self._is_open(state, id_, author)
 
-        questions = []
+        again = (id_ for id_ in state.again if id_ in self._all and id_ not in held)
+        questions = [
+            Question(id_, slice_of(state.answers[id_]), state.again[id_])
+            for id_ in islice(again, count)
+        ]
         if self._twice:  # what waits for a second person comes first
-            waiting = (id_ for id_ in state.answers if id_ in self._twice and may_ask(id_))
-            for id_ in islice(waiting, count):
+            waiting = (
+                id_
+                for id_ in state.answers
+                if id_ in self._twice and id_ not in state.again and may_ask(id_)
+            )
+            for id_ in islice(waiting, count - len(questions)):
                 slice_ = slice_of(state.answers[id_])
                 questions.append(Question(id_, slice_, "a second person's answer is wanted"))
         used = {question.id for question in questions}

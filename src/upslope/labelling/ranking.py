@@ -22,7 +22,9 @@ class Ranking:
     where the strategy has such. method: what made the order, as people read it. labels: how many
     the model was trained on; 0 for a cold start. guesses: id -> guess, of the ranked samples and
     of the next ones of the control slice. features: what the model looks at. correct, of: control
-    answers that the model agrees with, and their count. seconds: that this took."""
+    answers that the model agrees with, and their count. seconds: that this took. advice: the last
+    record of an `Advice`, None before there is one. doubtful: id -> why, of labelled samples whose
+    label the model doubts, the most doubtful first."""
 
     ids: Sequence[str]
     method: str
@@ -34,6 +36,8 @@ class Ranking:
     of: int = 0
     seconds: float = 0.0
     unreadable: Sequence[str] = ()
+    advice: Mapping[str, Any] | None = None
+    doubtful: Mapping[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return the ranking as JSON holds it."""

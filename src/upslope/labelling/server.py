@@ -88,6 +88,7 @@ class Page:
             "/api/undo": self._undo,
             "/api/review": self._review,
             "/api/leave": self._leave,
+            "/api/again": self._again,
         }
 
     @contextlib.asynccontextmanager
@@ -190,6 +191,18 @@ class Page:
         author = self._author_of(request)
         self.session.leave(author, self.session.id_of((await _body(request)).get("sample")))
         return self._standing(author)
+
+    async def _again(self, request: Request) -> Response:
+        """Ask doubtful labels again, or those on which people disagree."""
+        ask = {
+            "doubtful": self.session.ask_doubtful,
+            "disagreements": self.session.ask_disagreements,
+        }
+        what = str((await _body(request)).get("what"))
+        if what not in ask:
+            raise DataError(f"Expected one of {', '.join(ask)} but got {what!r}.")
+        ask[what]()
+        return self._standing(self._author_of(request))
 
     def _standing(self, author: str) -> Response:
         standing = self.session.status(author)

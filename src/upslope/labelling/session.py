@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from upslope.errors import DataError
 from upslope.evaluation import wilson_interval
 from upslope.files import disk_errors
+from upslope.labelling.advice import Advice
+from upslope.labelling.people import disagreements
 from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import RANDOM, RANKED, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import Samples, TableRows
-from upslope.labelling.state import CONTROL, IMPORTED, Answer, Measurement, slice_of
+from upslope.labelling.state import CONTROL, IMPORTED, Answer, slice_of
+from upslope.labelling.status import advice_lines
 
 AHEAD = 6
 """Questions that the page gets at once, so that their images are there before they are shown."""
@@ -24,14 +27,16 @@ SHOWN = "shown.json"
 _HISTORY = 12
 _HELD_SECONDS = 600.0  # that a sample shown to one person is not shown to another
 _NOTE, _SECONDS = 2000, 86_400.0  # longest note in characters; longest time in seconds
-_MEASURE_EVERY = 5  # labels between two measurements that are recorded
 
 
 class Session:
-    """A project while it is served. Answers are on the disk when a method returns."""
+    """A project while it is served. Answers are on the disk when a method returns.
 
-    def __init__(self, project: Project, samples: Samples) -> None:
-        self.project, self.samples = project, samples
+    wage: for an hour of labelling, by which the page says what labels cost; None for no money.
+    """
+
+    def __init__(self, project: Project, samples: Samples, wage: float | None = None) -> None:
+        self.project, self.samples, self._wage = project, samples, wage
         self.queue = Queue(samples.ids, project.settings)
         self.ranking: Ranking | None = None
         self._position = {id_: i for i, id_ in enumerate(samples.ids)}
@@ -44,13 +49,7 @@ class Session:
     def take_ranking(self, ranking: Ranking) -> None:
         """Use a new ranking from here on, and record what it measured."""
         self.ranking = ranking
-        self.project.leave_out([id_ for id_ in ranking.unreadable if id_ in self._position])
-        if not ranking.of:
-            return
-        done = self.project.state.measurements
-        before = done[-1] if done else Measurement(-_MEASURE_EVERY, 0, 0)
-        if ranking.labels >= before.labels + _MEASURE_EVERY:
-            self.project.measure(Measurement(ranking.labels, ranking.correct, ranking.of))
+        self.project.take_ranking(ranking, self._position)
 
     def describe(self, author: str) -> dict[str, Any]:
         """Return what does not change while the page is open."""
@@ -125,6 +124,21 @@ class Session:
         if answers is None or author not in answers:
             raise DataError(f"Expected a sample with an answer of {author} but got {id_!r}.")
         self._ask_first(author, Question(id_, slice_of(answers), "to look at its answer again"))
+
+    def ask_doubtful(self) -> int:
+        """Have samples answered again whose label the model doubts; return how many are new."""
+        doubtful = self.ranking.doubtful if self.ranking else {}
+        there = self.project.state.answers
+        return self.project.ask_again({id_: why for id_, why in doubtful.items() if id_ in there})
+
+    def ask_disagreements(self) -> int:
+        """Have samples answered again on which people disagree; return how many are new."""
+        reasons = {
+            one.id: one.words
+            for one in disagreements(self.project.state, self.project.settings.classes)
+            if one.id in self._position
+        }
+        return self.project.ask_again(reasons)
 
     def leave(self, author: str, id_: str) -> None:
         """Go on from a sample, answered or not."""
@@ -203,12 +217,14 @@ class Session:
         return RANKED if self.ranking is not None and id_ in self.ranking.ids else RANDOM
 
     def _question(self, question: Question, author: str) -> dict[str, Any]:
-        before = self.project.state.answers.get(question.id, {}).get(author)
+        state = self.project.state
+        before, again = state.answers.get(question.id, {}).get(author), question.id in state.again
         return {
             **self._content(question.id),
             "why": question.why,
             "slice": question.slice,
-            "answer": None if before is None else self._answer(before),
+            # What is asked again is answered blind, or the first answer would be repeated.
+            "answer": None if before is None or again else self._answer(before),
             "has_guess": bool(self.ranking and question.id in self.ranking.guesses),
         }
 
@@ -255,6 +271,12 @@ class Session:
             "labels": ranking.labels if ranking else 0,
             "accuracy": None,
             "curve": [[m.labels, m.correct / m.of] for m in state.measurements],
+            "advice": advice_lines(state, self.project.settings, self._wage),
+            "doubtful": self._count_new(ranking.doubtful if ranking else ()),
+            "disagreements": self._count_new(
+                one.id for one in disagreements(state, self.project.settings.classes)
+            ),
+            "hardly_pays": bool(state.advice and Advice.from_record(state.advice).hardly_pays),
         }
         if ranking is not None and ranking.of:
             p = wilson_interval(ranking.correct, ranking.of)
@@ -267,6 +289,13 @@ class Session:
                 "confidence": p.confidence,
             }
         return model
+
+    def _count_new(self, ids: Iterable[str]) -> int:
+        """How many samples of the project could be asked again, and are not yet."""
+        state = self.project.state
+        return sum(
+            id_ in self._position and id_ in state.answers and id_ not in state.again for id_ in ids
+        )
 
     def id_of(self, sample: object) -> str:
         """Return the id of a sample, given its number. Raises DataError."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from upslope.datasets.unlabelled import class_names
 from upslope.errors import ConfigError
 
-AnswerKind = Literal["class", "labels"]
-"""One class per sample, or a set of labels."""
+AnswerKind = Literal["class", "labels", "boxes", "masks"]
+"""One class per sample, a set of labels, or outlines: boxes or masks of classes."""
+OUTLINES = ("boxes", "masks")
+"""The kinds that are drawn, in a tool beside the page."""
 
 _FEWEST, _PER_CLASS = 20, 3  # labels of the cold start: at least, and for each class
 
@@ -20,10 +22,10 @@ class ProjectSettings:
     """What is labelled, and how.
 
     data: a folder, a file, or a built-in data set, as `open_samples` takes it. classes: names, in
-    order. kind: one class per sample, or any number of labels. strategy: chooses what is asked
-    after the cold start. control: share of the samples that are asked at random, which measure the
-    model. target: the column of labels of a table. twice: share of the samples that two people
-    label. seed: of everything random.
+    order. kind: one class per sample, any number of labels, boxes or masks. strategy: chooses what
+    is asked after the cold start. control: share of the samples that are asked at random, which
+    measure the model. target: the column of labels of a table. twice: share of the samples that two
+    people label. seed: of everything random.
 
     Raises:
         ConfigError: a value out of range; names that are repeated; an unknown strategy.
@@ -45,8 +47,9 @@ class ProjectSettings:
                 raise ConfigError(
                     f"Expected `{name}` to be at least 0 and below 1 but got {value}."
                 )
-        if self.kind not in ("class", "labels"):
-            raise ConfigError(f"Expected `--kind` to be class or labels but got {self.kind!r}.")
+        if self.kind not in get_args(AnswerKind):
+            kinds = ", ".join(get_args(AnswerKind))
+            raise ConfigError(f"Expected `--kind` to be one of {kinds} but got {self.kind!r}.")
 
     @property
     def cold_start(self) -> int:

@@ -4,7 +4,10 @@
     corrected   the same, with "before": {id: label}: another answer of the same author
     passed      {"ids": {id: "skip" or "cannot tell"}, "author", ...}: no label, and not asked again
     taken_back  {"labels": {id: label}, "passed": {id: reason}, "author"}: an answer undone
-    measured    {"labels", "correct", "of"}: what a model got right of the control answers
+    measured    {"labels", "correct", "of"}: what a model got right of the control answers; with
+                "advice" where there is new advice (`advice`)
+    asked_again {"ids": {id: why}}: samples to be answered once more, by whoever comes next
+    confirmed   {"ids": [id], "author"}: asked again, and answered as before
     closed      {}: control answers are trained on from here on
     unreadable  {"ids"}: samples whose content cannot be read, and which are not asked
 
@@ -21,8 +24,8 @@ from typing import Any
 
 from upslope.ledger import Event
 
-AnswerLabel = int | list[int]
-"""The position of a class, or 0 and 1 for each label of a set."""
+AnswerLabel = int | list[int] | str
+"""The position of a class, 0 and 1 for each label of a set, or the text of outlines."""
 
 SKIP, CANNOT_TELL = "skip", "cannot tell"
 REASONS = (SKIP, CANNOT_TELL)
@@ -53,11 +56,12 @@ class Answer:
 @dataclass(frozen=True)
 class Measurement:
     """How many control answers a model of `labels` training labels agreed with, `correct` of
-    `of`."""
+    `of`. advice: the record of an `Advice` that was given then, None where none was new."""
 
     labels: int
     correct: int
     of: int
+    advice: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -92,6 +96,8 @@ class Tally:
             self.passed += sign
             return
         self.labelled += sign
+        if isinstance(label, str):  # outlines, whose classes are not counted
+            return
         present = [label] if isinstance(label, int) else [k for k, on in enumerate(label) if on]
         for k in present:
             self.labels[k] += sign
@@ -103,13 +109,15 @@ class LabelState:
 
     answers: id -> author -> the answer that stands. unreadable: samples that cannot be asked.
     measurements: in the order in which they were taken. closed: control answers are trained on.
-    events: how many there are. tally: counts over all answers.
+    again: id -> why, of samples that are asked again and not answered since. events: how many there
+    are. tally: counts over all answers.
     """
 
     answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
     unreadable: frozenset[str] = frozenset()
     measurements: tuple[Measurement, ...] = ()
     closed: bool = False
+    again: Mapping[str, str] = field(default_factory=dict)
     events: int = 0
     tally: Tally = field(default_factory=Tally)
 
@@ -124,6 +132,13 @@ class LabelState:
             if label is not None and (slice_of(by_author) == CONTROL) == control:
                 merged[id_] = label
         return merged
+
+    @property
+    def advice(self) -> Mapping[str, Any] | None:
+        """Return the record of the last advice; None without any, or with the control closed."""
+        if self.closed:
+            return None
+        return next((m.advice for m in reversed(self.measurements) if m.advice is not None), None)
 
     def newest_of(self, author: str, count: int) -> list[Answer]:
         """Return the newest answers of a person that stand, the newest first."""
@@ -162,6 +177,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
     answers = dict(state.answers)
     unreadable = set(state.unreadable)
     measurements = list(state.measurements)
+    again = dict(state.again)
     closed, count = state.closed, state.events
     tally = state.tally.copy()
 
@@ -173,6 +189,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
         if answer is not None:
             after[author] = answer
             ids[id_] = None
+            again.pop(id_, None)
         tally.count(before, -1)
         tally.count(after, 1)
         if after:
@@ -198,8 +215,13 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
                 if body["author"] not in answers.get(id_, {}):
                     raise ValueError(f"an answer of {id_!r} taken back that there is none of")
                 put(id_, body["author"], None)
+        elif event.kind == "asked_again":
+            again.update(body["ids"])
+        elif event.kind == "confirmed":
+            for id_ in body["ids"]:
+                again.pop(id_, None)
         elif event.kind == "measured":
-            measurements.append(Measurement(body["labels"], body["correct"], body["of"]))
+            measurements.append(_measurement(body))
         elif event.kind == "closed":
             closed = True
         elif event.kind == "unreadable":
@@ -207,7 +229,13 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
         else:
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         count += 1
-    return LabelState(answers, frozenset(unreadable), tuple(measurements), closed, count, tally)
+    return LabelState(
+        answers, frozenset(unreadable), tuple(measurements), closed, again, count, tally
+    )
+
+
+def _measurement(body: Mapping[str, Any]) -> Measurement:
+    return Measurement(body["labels"], body["correct"], body["of"], body.get("advice"))
 
 
 def _answer(

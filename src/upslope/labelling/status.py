@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from upslope.evaluation import cohen_kappa, fleiss_kappa, wilson_interval
+from upslope.labelling.advice import Advice, sentences
+from upslope.labelling.people import disagreements
 from upslope.labelling.project import read_project
+from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL, IMPORTED, LabelState
 
 
-def status(folder: Path | str) -> dict[str, Any]:
+def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
     """Return where a project stands, as plain data. Shares are between 0 and 1.
+
+    wage: for an hour of labelling, by which the advice says what labels cost.
 
     Raises:
         RunError: there is no project in the folder, or it is damaged.
@@ -49,12 +54,30 @@ def status(folder: Path | str) -> dict[str, Any]:
         "unreadable": len(state.unreadable),
         "classes": {name: tally.labels[k] for k, name in enumerate(settings.classes)},
         "accuracy": accuracy,
+        "advice": state.advice,
+        "advice_lines": advice_lines(state, settings, wage),
         "agreement": agreement(state),
+        "disagreements": len(disagreements(state, settings.classes)),
+        "asked_again": len(state.again),
         "people": {
             name: {"answers": len(seconds), "median_seconds": statistics.median(seconds)}
             for name, seconds in people.items()
         },
     }
+
+
+def advice_lines(state: LabelState, settings: ProjectSettings, wage: float | None) -> list[str]:
+    """Return the last advice in sentences, at the pace of the people so far; none without any."""
+    if state.advice is None:
+        return []
+    seconds = [
+        answer.seconds
+        for answers in state.answers.values()
+        for answer in answers.values()
+        if answer.slice != IMPORTED and answer.seconds > 0
+    ]
+    pace = statistics.median(seconds) if seconds else None
+    return sentences(Advice.from_record(state.advice), pace, settings.control, wage)
 
 
 def agreement(state: LabelState) -> dict[str, Any] | None:
@@ -120,11 +143,17 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         ("labelled", counts),
         ("classes", ", ".join(f"{name} {n:,}" for name, n in standing["classes"].items())),
         ("accuracy", worth),
+        *(("advice", line) for line in standing["advice_lines"]),
         *(
             ("person", f"{name}: {p['answers']:,} answers, median {p['median_seconds']:.1f} s")
             for name, p in standing["people"].items()
         ),
         *([("agreement", _agreement_words(agreed))] if (agreed := standing["agreement"]) else []),
+        *(
+            [("review", f"{count:,} samples on which people disagree: upslope label disagreements")]
+            if (count := standing["disagreements"])
+            else []
+        ),
         *(
             [("unreadable", f"{standing['unreadable']:,} samples, which are not asked")]
             if standing["unreadable"]

@@ -11,17 +11,22 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from upslope.errors import UpslopeError
+from upslope.labelling.advice import advise
+from upslope.labelling.doubt import doubtful_labels
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
+from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import open_samples
 
 _NICE = 10  # the page goes first
+_ADVISE_EVERY = 25  # answers between two pieces of advice, each of which takes seconds
 
 
 class Trainer:
@@ -37,6 +42,9 @@ class Trainer:
         self._samples = open_samples(settings.data, settings.classes, settings.target)
         self._queue = Queue(self._samples.ids, settings)
         self._learner: Learner | None = None
+        self._advice: dict[str, Any] | None = None
+        self._doubtful: dict[str, str] = {}
+        self._advised = -_ADVISE_EVERY  # samples with a label when the last advice was given
 
     def run(self) -> None:
         """Take features, the quick ones first, and rank for ever."""
@@ -59,7 +67,19 @@ class Trainer:
             return
         self._changed.clear()  # before reading: what comes later counts for the next ranking
         _, state = read_project(self._folder)
-        self._out.write(json.dumps(self._learner.rank(state).record()) + "\n")
+        ranking = replace(self._learner.rank(state), advice=self._advice, doubtful=self._doubtful)
+        self._write(ranking)
+        if state.tally.labelled < self._advised + _ADVISE_EVERY:
+            return
+        self._advised = state.tally.labelled
+        advice = advise(self._learner, state)
+        if advice is not None:
+            self._advice = advice.record()
+        self._doubtful = doubtful_labels(self._learner, state)
+        self._write(replace(ranking, advice=self._advice, doubtful=self._doubtful))
+
+    def _write(self, ranking: Ranking) -> None:
+        self._out.write(json.dumps(ranking.record()) + "\n")
         self._out.flush()
 
 

@@ -115,8 +115,21 @@ def _asked(state: State, cycle: int, body: Mapping[str, Any]) -> State:
         scores=None if scores is None else tuple(scores),
         select_seconds=body["seconds"],
         n_candidates=body["candidates"],
+        # Older ledgers have none of these.
+        guesses=_entries(body, "guesses"),
+        confidences=_entries(body, "confidences"),
+        histogram=body.get("histogram"),
     )
     return replace(state, cycle=cycle, pending=ids, trained=None, cycles=(*state.cycles[:-1], last))
+
+
+def _entries(body: Mapping[str, Any], key: str) -> tuple[Any, ...] | None:
+    return tuple(body[key]) if body.get(key) is not None else None
+
+
+def _longer(before: tuple[Any, ...] | None, more: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Entries with those of samples asked later; None where either has none."""
+    return None if before is None or more is None else (*before, *more)
 
 
 def _asked_instead(state: State, cycle: int, body: Mapping[str, Any]) -> State:
@@ -134,6 +147,8 @@ def _asked_instead(state: State, cycle: int, body: Mapping[str, Any]) -> State:
         asked=(*last.asked, *ids),
         scores=None if last.scores is None or scores is None else (*last.scores, *scores),
         select_seconds=last.select_seconds + body["seconds"],
+        guesses=_longer(last.guesses, _entries(body, "guesses") if ids else ()),
+        confidences=_longer(last.confidences, _entries(body, "confidences") if ids else ()),
     )
     return replace(state, cycles=(*state.cycles[:-1], last))
 

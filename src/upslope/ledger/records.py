@@ -68,6 +68,10 @@ class CycleRecord:
     nothing is selected. scores: their acquisition scores, None where a strategy has none.
     skipped: candidates that could not be read. reused: the model was trained by another run of
     the same comparison from the same seed, labels and settings; its seconds are that run's.
+    guesses: what the model predicted for each id asked, as labels are recorded; confidences: the
+    probability of that class, where there is one class per sample. histogram: of the scores of all
+    candidates, `low`, `high` and `counts` of equal bins between. All three are None in runs that
+    did not record them, and an entry is None where there is nothing to tell.
 
     model_file, model_sha256: the file of the model, and its digest. n_candidates: how many were
     scored.
@@ -87,6 +91,9 @@ class CycleRecord:
     asked: tuple[str, ...] = ()
     scores: tuple[float, ...] | None = None
     skipped: tuple[str, ...] = ()
+    guesses: tuple[Any, ...] | None = None
+    confidences: tuple[float | None, ...] | None = None
+    histogram: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

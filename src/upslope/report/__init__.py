@@ -6,14 +6,16 @@ write(summary, "runs/digits/report")
 
 from __future__ import annotations
 
-from upslope.report.collect import collect, study_of
+from upslope.report.collect import collect, collect_sets, study_of
 from upslope.report.look import Look, read_look
+from upslope.report.savings import Costs
 from upslope.report.study import Run, Study
-from upslope.report.summary import Comparison, Row, Summary, summarise
-from upslope.report.write import Files, write
+from upslope.report.summary import Comparison, Row, Summary, summarise, summarise_sets
+from upslope.report.write import Files, write, write_sets
 
 __all__ = [
     "Comparison",
+    "Costs",
     "Files",
     "Look",
     "Row",
@@ -21,8 +23,11 @@ __all__ = [
     "Study",
     "Summary",
     "collect",
+    "collect_sets",
     "read_look",
     "study_of",
     "summarise",
+    "summarise_sets",
     "write",
+    "write_sets",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,34 @@ def collect(paths: Iterable[Path | str]) -> Study:
     Raises:
         RunError: no run there, a damaged one, or runs that do not belong together.
     """
-    folders = [folder for path in paths for folder in _run_directories(Path(path))]
-    return study_of([read_run(folder) for folder in dict.fromkeys(folders)])
+    return study_of(_read(paths))
+
+
+def collect_sets(paths: Iterable[Path | str]) -> tuple[Study, ...]:
+    """Return a study for each data set and range of labels, in the order of the folders.
+
+    Runs of one comparison's folder belong together, as those of several folders with the same
+    samples, initial set and budget do; what differs else between them is refused, as `collect`
+    refuses it. Each study has the name of its folder.
+
+    Args:
+        paths: run directories, or directories above them.
+
+    Raises:
+        RunError: as for `collect`.
+    """
+    groups: dict[object, list[RunResult]] = {}
+    keys: dict[Path, object] = {}
+    for result in _read(paths):
+        key = keys.setdefault(_comparison_folder(result), _samples_and_labels(result))
+        groups.setdefault(key, []).append(result)
+    if not groups:
+        return (study_of(()),)
+    names = _distinct([_comparison_folder(results[0]).name for results in groups.values()])
+    return tuple(
+        replace(study_of(results), name=name)
+        for name, results in zip(names, groups.values(), strict=True)
+    )
 
 
 def study_of(results: Sequence[RunResult]) -> Study:
@@ -50,7 +77,41 @@ def study_of(results: Sequence[RunResult]) -> Study:
         pool_size=first.info.get("pool"),
         config=_shared_config(first),
         environment=first.environment,
+        name=str(first.info.get("data", "")),
     )
+
+
+def _read(paths: Iterable[Path | str]) -> list[RunResult]:
+    folders = [folder for path in paths for folder in _run_directories(Path(path))]
+    return [read_run(folder) for folder in dict.fromkeys(folders)]
+
+
+def _comparison_folder(result: RunResult) -> Path:
+    """The folder above `<strategy>/seed-<s>`; the run's own where it lies otherwise."""
+    folder = result.path.absolute()
+    return folder.parents[1] if folder.name == f"seed-{result.seed}" else folder
+
+
+def _samples_and_labels(result: RunResult) -> object:
+    """What tells one data set, at one range of labels, from another."""
+    experiment = result.config.get("experiment", {})
+    samples = result.config.get("samples", {})
+    return (
+        result.info.get("data"),
+        samples.get("pool_ids_sha256", result.info.get("pool")),
+        experiment.get("initial"),
+        experiment.get("budget"),
+    )
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that came before."""
+    counts: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        counts[name] += 1
+        distinct.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
+    return distinct
 
 
 def _as_run(result: RunResult, ceiling: float | None) -> Run:
@@ -63,6 +124,7 @@ def _as_run(result: RunResult, ceiling: float | None) -> Run:
         ceiling=ceiling,
         unfitted=tuple(cycle.n_labelled for cycle in result.unfitted),
         changes=tuple(str(change) for change in result.changes),
+        record=result,
     )
 
 

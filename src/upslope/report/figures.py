@@ -1,4 +1,4 @@
-"""Learning curves as pictures: one Matplotlib figure, saved as PNG and SVG or set in the page.
+"""Learning curves as pictures for slides and papers: one Matplotlib figure, as PNG and SVG.
 
 Colours are Okabe and Ito's, told apart under the common forms of colour blindness; the reference is
 grey. Each curve carries its name at its end, so no legend has to be matched by colour alone.
@@ -6,9 +6,7 @@ grey. Each curve carries its name at its end, so no legend has to be matched by 
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
@@ -66,34 +63,9 @@ def save_curves(summary: Summary, directory: Path, name: str = "curves") -> list
     return paths
 
 
-def inline_svg(summary: Summary, kind: str, description: str, *, narrow: bool = False) -> str:
-    """Return one figure as an `<svg>` element for the page, its colours as CSS variables.
-
-    Args:
-        summary: what to draw.
-        kind: `curves` or `differences`.
-        description: read out in place of the picture.
-        narrow: drawn for the width of a telephone, so that its letters need not shrink.
-    """
-    draw = {"curves": curves_figure, "differences": differences_figure}[kind]
-    buffer = io.StringIO()
-    # Ids of clips and markers come from the salt: those of all pictures of a page must differ.
-    salt = f"{kind}-narrow" if narrow else kind
-    with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
-        figure = draw(summary, narrow=narrow)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    for colour, variable in _variables().items():
-        svg = svg.replace(colour, f"var({variable})")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
-
-
-def curves_figure(summary: Summary, *, narrow: bool = False) -> Figure:
+def curves_figure(summary: Summary) -> Figure:
     """Draw the figure over labels: mean, interval or seeds, full-data ceiling, unfinished runs."""
-    figure, axes = _axes(summary, narrow)
+    figure, axes = _axes(summary)
     low, high = bounds(summary.study.metric)
     budgets = np.asarray(summary.budgets)
     axes.margins(x=0.02, y=0.08)
@@ -134,51 +106,7 @@ def curves_figure(summary: Summary, *, narrow: bool = False) -> Figure:
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(bottom, 100 * low), min(top, 100 * high))
     ends = [100 * float(row.curve.mean[-1]) for row in summary.rows]
-    if narrow:
-        _legend(figure, summary.rows, looks(summary))
-    else:
-        _name_ends(axes, summary.rows, ends, [look[0] for look in looks(summary)])
-    return figure
-
-
-def differences_figure(summary: Summary, *, narrow: bool = False) -> Figure:
-    """Draw the paired difference to the reference at each budget, with its interval or seeds."""
-    figure, axes = _axes(summary, narrow)
-    low, high = bounds(summary.study.metric)
-    most = high - low
-    axes.axhline(0.0, color=REFERENCE, linewidth=2)
-    compared = [
-        (row, look)
-        for row, look in zip(summary.rows, looks(summary), strict=True)
-        if row.comparison is not None
-    ]
-    budgets = np.asarray(summary.budgets)
-    step = float(np.min(np.diff(budgets))) if len(budgets) > 1 else 1.0
-    # Side by side within a budget, so that the bars of the intervals do not hide each other.
-    shifts = (np.arange(len(compared)) - (len(compared) - 1) / 2) * step * 0.4
-    shifts = shifts / max(1, len(compared) - 1)
-    for (row, look), shift in zip(compared, shifts, strict=True):
-        assert row.comparison is not None
-        curve = row.comparison.curve
-        x = budgets + shift
-        axes.plot(x, 100 * curve.mean, color=look[0], linestyle=look[1], linewidth=1.3, alpha=0.6)
-        seeds = row.comparison.seeds
-        if len(seeds) >= INTERVAL_SEEDS:
-            ends = [100 * np.clip(end, -most, most) for end in (curve.low, curve.high)]
-            axes.vlines(x, *ends, color=look[0], linewidth=1.6)
-        elif len(seeds) > 1:
-            ours, theirs = (
-                summary.study.curves(name, seeds) for name in (row.strategy, str(summary.reference))
-            )
-            _dots(axes, x, ours - theirs, look[0])
-        axes.plot(x, 100 * curve.mean, "o", color=look[0], markersize=5)
-    axes.set_ylabel(f"Difference to {summary.reference} (points)")
-    last = [100 * float(r.comparison.curve.mean[-1]) for r, _ in compared if r.comparison]
-    rows = [row for row, _ in compared]
-    if narrow:
-        _legend(figure, rows, [look for _, look in compared])
-    else:
-        _name_ends(axes, rows, last, [look[0] for _, look in compared])
+    _name_ends(axes, summary.rows, ends, [look[0] for look in looks(summary)])
     return figure
 
 
@@ -200,17 +128,8 @@ def looks(summary: Summary) -> list[tuple[str, Any]]:
     return result
 
 
-def variable_of(colour: str) -> str:
-    """Return the CSS variable that stands for a colour of this module."""
-    return _variables()[colour]
-
-
-def _axes(summary: Summary, narrow: bool) -> tuple[Figure, Any]:
-    if narrow:  # as wide as a telephone, and higher for the names below
-        figure = Figure(figsize=(4.3, 3.6 + 0.2 * math.ceil(len(summary.rows) / 2)))
-        figure.set_layout_engine("constrained")
-    else:
-        figure = Figure(figsize=(8.4, 4.7), layout="constrained")
+def _axes(summary: Summary) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8.4, 4.7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(axis="y")
@@ -218,12 +137,9 @@ def _axes(summary: Summary, narrow: bool) -> tuple[Figure, Any]:
     pool = summary.study.pool_size
     budgets = summary.budgets
     if len(budgets) <= 12:
-        budgets = budgets[:: 2 if narrow and len(budgets) > 7 else 1]
         share = [f"{b:,}\n{100 * b / pool:.0f}%" if pool else f"{b:,}" for b in budgets]
         axes.set_xticks(budgets, share)
     axes.set_xlabel("Labels" + (" (and their share of the pool)" if pool else ""))
-    if narrow and len(summary.budgets) > 12:
-        axes.locator_params(axis="x", nbins=5)
     return figure, axes
 
 
@@ -231,20 +147,6 @@ def _dots(axes: Any, budgets: NDArray[Any], curves: NDArray[Any], colour: str) -
     """Draw each seed as points: an interval of two seeds says more of Student than of them."""
     for curve in curves:
         axes.plot(budgets, 100 * curve, "o", color=colour, markersize=4, alpha=0.45, mew=0)
-
-
-def _legend(figure: Figure, rows: Sequence[Row], styles: Sequence[tuple[str, Any]]) -> None:
-    """Write the names below the axes, in two columns, where there is no room beside them."""
-    lines = [Line2D([], [], color=colour, linestyle=dashes, lw=2) for colour, dashes in styles]
-    figure.legend(
-        lines,
-        [row.strategy for row in rows],
-        loc="outside lower left",
-        ncols=2 if len(rows) > 1 else 1,
-        frameon=False,
-        fontsize=9.5,
-        labelcolor=INK,
-    )
 
 
 def _name_ends(axes: Any, rows: Sequence[Row], ends: list[float], colours: list[str]) -> None:
@@ -272,8 +174,3 @@ def _name_ends(axes: Any, rows: Sequence[Row], ends: list[float], colours: list[
             fontweight="bold",
             annotation_clip=False,
         )
-
-
-def _variables() -> dict[str, str]:
-    names = {colour: f"--series-{i}" for i, colour in enumerate(PALETTE)}
-    return {**names, REFERENCE: "--reference", INK: "--ink", FAINT: "--line"}

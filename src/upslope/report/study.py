@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import RunError
+from upslope.ledger import RunResult
 
 Array = NDArray[np.float64]
 
@@ -37,6 +38,8 @@ class Run:
     """Labels at which the network had not learnt them: training accuracy below 95%."""
     changes: tuple[str, ...] = ()
     """What became otherwise in the course of the run: more cycles, a larger pool."""
+    record: RunResult | None = field(default=None, compare=False, repr=False)
+    """The run as its ledger holds it: what was asked, with which scores; None for made-up runs."""
 
     @property
     def complete(self) -> bool:
@@ -51,6 +54,7 @@ class Study:
     config: the resolved configuration they share. environment: versions, hardware, commit.
 
     runs: of all strategies and seeds. metric: the figure shown. pool_size: samples of the pool.
+    name: what reports of several data sets call it.
     """
 
     runs: tuple[Run, ...]
@@ -58,6 +62,7 @@ class Study:
     pool_size: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     @property
     def strategies(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -140,6 +140,20 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
     return Summary(
         study, budgets, reference, tuple(rows), look.extended(names, reference), look.title
     )
+
+
+def summarise_sets(
+    studies: Sequence[Study], reference: str | None = None, look: Look | None = None
+) -> tuple[Summary, ...]:
+    """Return the statistics of several data sets, a strategy's colour and place alike in all.
+
+    The arguments are those of `summarise`. Raises as it does.
+    """
+    look = look or Look()
+    names = list(dict.fromkeys(name for study in studies for name in study.strategies))
+    first = reference or ("random" if "random" in names else None)
+    shared = Look(look.title, look.extended(look.sort(names), first))
+    return tuple(summarise(study, reference, shared) for study in studies)
 
 
 def _areas(budgets: tuple[int, ...], curves: np.ndarray) -> np.ndarray:

@@ -302,6 +302,17 @@ function showAbout(model) {
     words.push("The control slice is closed: its answers are trained on, and nothing measures the model.");
   }
   $("model").textContent = words.join(" ");
+  const again = { doubtful: "answers that the model doubts", disagreements: "answers that people disagree on" };
+  for (const [what, them] of Object.entries(again)) {
+    $(what).hidden = !model[what];
+    $(what).textContent = `Ask ${model[what]} ${them} again`;
+  }
+  // The verdict stands in sight; its figures are among the details.
+  const verdict = model.hardly_pays ? model.advice.at(-1) : "";
+  if ($("advice").textContent !== verdict) $("advice").textContent = verdict;
+  $("advice").hidden = !verdict;
+  const figures = model.hardly_pays ? model.advice.slice(0, -1) : model.advice;
+  $("advice-lines").replaceChildren(...figures.map((line) => element("p", {}, line)));
   const { unreadable, imported } = standing.progress;
   const notes = [...project.notes];
   if (unreadable) notes.push(`${unreadable} samples cannot be read and are not asked.`);
@@ -412,6 +423,9 @@ function build() {
   $("cannot").onclick = cannotTell;
   $("keep").onclick = keep;
   $("show-guess").onclick = showGuess;
+  for (const what of ["doubtful", "disagreements"]) {
+    $(what).onclick = () => change("/api/again", { what });
+  }
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) hiddenSince = performance.now();

@@ -1,0 +1,187 @@
+"""A CSV file and a folder as an annotation tool: for who would rather use a spreadsheet or a file
+manager.
+
+    FOLDER/to-label.csv     one row per sample: write the answer into the column `label`
+    FOLDER/images/          copies of the images, named by their rank: or move one into a folder
+                            FOLDER/images/<class>/ instead
+
+Cells of the column `label`: the name of a class; names with semicolons between, or `none`, for a
+set of labels; an outline as JSON (`outlines`); `skip` or `cannot tell`. Columns `author`, `seconds`
+and `note` may be filled in. People's columns and rows of their own stay as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upslope.errors import DataError
+from upslope.files import FORMULA, disk_errors, make_folder, safe_cell, write_atomically, write_text
+from upslope.labelling.annotators.base import AnnotationTask, PulledAnswer, PushCount
+from upslope.labelling.settings import AnswerKind
+from upslope.labelling.state import REASONS
+
+SHEET, IMAGES = "to-label.csv", "images"
+COLUMNS = ("id", "file", "rank", "score", "why", "label", "author", "seconds", "note")
+_NO_LABEL = "none"
+
+
+@dataclass(frozen=True)
+class FilesAnnotator:
+    """folder: where sheet and images lie. author: who answers where the sheet names nobody."""
+
+    folder: Path
+    kind: AnswerKind
+    classes: Sequence[str]
+    author: str
+    name: str = "files"
+
+    def pushed(self) -> Collection[str]:
+        """Return the ids of the rows of the sheet."""
+        return {row["id"] for row in self._rows()[1]}
+
+    def push(self, tasks: Sequence[AnnotationTask]) -> PushCount:
+        """Append rows to the sheet, and copy images beside it; the rows there stay as they are.
+
+        Raises:
+            DataError: a sheet that is no such file any more.
+            RunError: a disk that is full.
+        """
+        columns, rows = self._rows()
+        there = {row["id"] for row in rows}
+        new = [task for task in tasks if task.id not in there]
+        with disk_errors(self.folder):
+            make_folder(self.folder / IMAGES)
+        for number, task in enumerate(new, len(rows) + 1):
+            row = dict.fromkeys(columns, "")
+            row.update(id=task.id, rank=str(task.rank), why=task.why, **task.cells)
+            row["score"] = "" if task.score is None else f"{task.score:.6g}"
+            if task.kind == "image":
+                row["file"] = self._copy(task, number)
+            columns += [name for name in task.cells if name not in columns]
+            rows.append(row)
+        if new:
+            buffer = io.StringIO()
+            writer = csv.writer(buffer, lineterminator="\n")
+            writer.writerow(columns)
+            for row in rows:
+                writer.writerow([safe_cell(row.get(name, "")) for name in columns])
+            write_text(self.folder / SHEET, buffer.getvalue())
+        return PushCount(len(new), len(tasks) - len(new))
+
+    def pull(self) -> Sequence[PulledAnswer]:
+        """Return the answers in the sheet and in the folders of classes.
+
+        Raises:
+            DataError: a sample with two answers, or cells that are none.
+        """
+        rows = self._rows()[1]
+        sorted_ = self._sorted_images()
+        time = (self.folder / SHEET).stat().st_mtime if rows else 0.0
+        answers = []
+        for row in rows:
+            text = row["label"].strip()
+            folder = sorted_.get(row["file"])
+            if folder is not None and text and text != folder:
+                raise DataError(
+                    f"Expected one answer for {row['id']!r} but {SHEET} says {text!r} and the "
+                    f"image lies in {IMAGES}/{folder}/. Mend one of them; nothing was recorded."
+                )
+            text = text or folder or ""
+            if not text:
+                continue
+            author = row["author"].strip() or self.author
+            seconds = _number(row["seconds"], row["id"])
+            reason = text.lower() if text.lower() in REASONS and text not in self.classes else ""
+            answer = None if reason else self._answer(text)
+            answers.append(
+                PulledAnswer(row["id"], author, answer, reason, seconds, time, row["note"].strip())
+            )
+        return answers
+
+    def _answer(self, text: str) -> str | list[str]:
+        if self.kind != "labels":
+            return text
+        return [] if text == _NO_LABEL else [name.strip() for name in text.split(";")]
+
+    def _rows(self) -> tuple[list[str], list[dict[str, str]]]:
+        """Columns and rows of the sheet, the usual columns without a sheet."""
+        path = self.folder / SHEET
+        if not path.is_file():
+            return list(COLUMNS), []
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"Expected {path} to be a CSV file in UTF-8 but: {error}. Save it as CSV UTF-8."
+            ) from error
+        first = text.partition("\n")[0]
+        delimiter = max(",;\t", key=first.count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        columns = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in ("id", "file", "label") if name not in columns]:
+            raise DataError(
+                f"Expected the columns {', '.join(COLUMNS)} in {path} but {', '.join(missing)} "
+                "is missing. Put the first line back; nothing was recorded."
+            )
+        rows = []
+        for number, cells in enumerate(reader, 2):
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(columns):
+                raise DataError(
+                    f"Expected {len(columns)} cells in row {number} of {path} but got "
+                    f"{len(cells)}. Quote cells that hold the delimiter; nothing was recorded."
+                )
+            row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(_plain, cells), strict=True))
+            rows.append(row)
+        return columns, rows
+
+    def _sorted_images(self) -> dict[str, str]:
+        """File name -> class, of the images that were moved into a folder of a class."""
+        folders: dict[str, str] = {}
+        images = self.folder / IMAGES
+        if not images.is_dir():
+            return folders
+        for top in sorted(path for path in images.iterdir() if path.is_dir()):
+            if top.name not in self.classes or self.kind != "class":
+                raise DataError(
+                    f"Expected folders named as the classes {', '.join(self.classes)} in {images} "
+                    f"but got {top.name!r}. Rename it; nothing was recorded."
+                )
+            for file in sorted(top.iterdir()):
+                if folders.setdefault(file.name, top.name) != top.name:
+                    raise DataError(
+                        f"Expected {file.name!r} in one folder of a class but it lies in "
+                        f"{folders[file.name]!r} and {top.name!r}. Remove one; nothing was "
+                        "recorded."
+                    )
+        return folders
+
+    def _copy(self, task: AnnotationTask, number: int) -> str:
+        suffix = {"image/png": ".png"}.get(task.media_type, Path(task.id).suffix.lower() or ".png")
+        name = f"{number:05d}{suffix}"
+        target = self.folder / IMAGES / name
+        data = task.image if task.image is not None else b""
+        write_atomically(target, lambda path: _write(path, data))
+        return name
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _number(cell: str, id_: str) -> float:
+    try:
+        return max(0.0, float(cell or 0))
+    except ValueError as error:
+        raise DataError(
+            f"Expected `seconds` of {id_!r} to be a number but got {cell!r}; nothing was recorded."
+        ) from error
+
+
+def _plain(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell

@@ -1,0 +1,119 @@
+"""Label Studio's side of a project's answers: the form that people see, and what they fill in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from upslope.errors import DataError
+from upslope.labelling.annotators.brush import decode_brush
+from upslope.labelling.outlines import Box, Mask, boxes_text, masks_text
+from upslope.labelling.ranking import Guess
+from upslope.labelling.samples import Kind
+from upslope.labelling.settings import AnswerKind
+from upslope.labelling.state import CANNOT_TELL
+
+SAMPLE, LABEL, PASSED = "sample", "label", "passed"
+"""Names of the tags of the form."""
+ID = "upslope_id"
+"""The field of a task that holds the id of its sample."""
+
+
+def label_config(kind: AnswerKind, sample_kind: Kind, classes: Sequence[str]) -> str:
+    """Return the form of a project, in Label Studio's XML."""
+    shown = {
+        "image": f'<Image name="{SAMPLE}" value="$image" zoom="true"/>',
+        "text": f'<Text name="{SAMPLE}" value="$text"/>',
+        "row": f'<Table name="{SAMPLE}" value="$row"/>',
+    }[sample_kind]
+    tag, entry, more = {
+        "class": ("Choices", "Choice", ' choice="single" showInLine="true"'),
+        "labels": ("Choices", "Choice", ' choice="multiple" showInLine="true"'),
+        "boxes": ("RectangleLabels", "Label", ""),
+        "masks": ("BrushLabels", "Label", ""),
+    }[kind]
+    entries = "".join(f"<{entry} value={quoteattr(name)}/>" for name in classes)
+    why = '<Header value="$why" size="6"/>'
+    passed = (
+        f'<Choices name="{PASSED}" toName="{SAMPLE}" choice="single" showInLine="true">'
+        f"<Choice value={quoteattr(CANNOT_TELL)}/></Choices>"
+    )
+    return (
+        f'<View>{shown}{why}<{tag} name="{LABEL}" toName="{SAMPLE}"{more}>{entries}</{tag}>'
+        f"{passed}</View>"
+    )
+
+
+def prediction(guess: Guess, kind: AnswerKind, version: str) -> dict[str, Any] | None:
+    """Return a guess as Label Studio shows it: ticked. None for outlines, which have no guess."""
+    if kind not in ("class", "labels"):
+        return None
+    names = [name for name, p in guess.classes if p > 0.5] if kind == "labels" else [
+        guess.classes[0][0]
+    ]  # fmt: skip
+    result = {"from_name": LABEL, "to_name": SAMPLE, "type": "choices", "value": {"choices": names}}
+    return {"model_version": version, "score": guess.classes[0][1], "result": [result]}
+
+
+def answer_of(
+    results: Sequence[Mapping[str, Any]], kind: AnswerKind, classes: Sequence[str]
+) -> tuple[str | list[str] | None, str]:
+    """Return the answer and the reason of a filled-in form; one of them is empty.
+
+    Raises:
+        DataError: a form that has both, or neither, or outlines that cannot be read.
+    """
+    passed = any(r.get("from_name") == PASSED for r in results)
+    given = [r for r in results if r.get("from_name") == LABEL]
+    if passed and given:
+        raise DataError(f"Expected a label or `{CANNOT_TELL}` but got both.")
+    if passed:
+        return None, CANNOT_TELL
+    if kind in ("class", "labels"):
+        names = [str(name) for r in given for name in r["value"].get("choices", ())]
+        if kind == "labels":
+            return names, ""
+        if len(names) != 1:
+            raise DataError(f"Expected one class but got {', '.join(names) or 'none'}.")
+        return names[0], ""
+    if not given:
+        raise DataError(
+            f"Expected {kind} but the form is empty. Where there is nothing to mark, choose "
+            f"`{CANNOT_TELL}` or skip it."
+        )
+    sizes = {(int(r["original_height"]), int(r["original_width"])) for r in given}
+    if len(sizes) != 1:
+        raise DataError(f"Expected outlines of one image but they have the sizes {sorted(sizes)}.")
+    (size,) = sizes
+    if kind == "boxes":
+        return boxes_text(size, [_box(r, size) for r in given]), ""
+    return masks_text(size, _masks(given, size), classes), ""
+
+
+def _box(result: Mapping[str, Any], size: tuple[int, int]) -> Box:
+    """A box in pixels; Label Studio keeps percent of the image."""
+    height, width = size
+    value = result["value"]
+    if float(value.get("rotation", 0)) != 0:
+        raise DataError("Expected boxes along the image's edges but one is rotated. Draw it again.")
+    (name,) = value["rectanglelabels"]
+    x, y, w, h = (float(value[key]) / 100 for key in ("x", "y", "width", "height"))
+    left, top = max(0.0, x * width), max(0.0, y * height)
+    return (
+        str(name), left, top,
+        min(w * width, width - left), min(h * height, height - top),
+    )  # fmt: skip
+
+
+def _masks(results: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Mask]:
+    """Class -> mask: the union of its strokes' regions."""
+    masks: dict[str, Mask] = {}
+    for result in results:
+        value = result["value"]
+        if value.get("format") != "rle":
+            raise DataError(f"Expected a brush's mask but got the format {value.get('format')!r}.")
+        mask = decode_brush(value["rle"], size[1], size[0])
+        for name in value["brushlabels"]:
+            masks[str(name)] = masks[str(name)] | mask if str(name) in masks else mask
+    return masks

@@ -1,0 +1,174 @@
+"""A server of Label Studio of one's own: installed into an environment of its own, and started on
+loopback.
+
+The environment is made once per version, in the cache folder of the user; Label Studio's pins are
+old and would change the packages of any other. Data, password and token of the server lie in the
+project's folder, which its owner alone can read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from upslope.errors import RunError
+from upslope.files import disk_errors, make_folder, write_text
+
+VERSION = "1.23.2"
+FOLDER, ACCESS = "label-studio", "access.json"
+_USER = "upslope@localhost.localdomain"
+_START_SECONDS = 300.0  # a first start makes the database: 40 s on a free core
+
+
+@dataclass(frozen=True)
+class ServerAccess:
+    """How to reach a server. user, password: for the page. token: for the interface."""
+
+    url: str
+    user: str
+    password: str
+    token: str
+
+
+def environment() -> Path:
+    """Return the folder of Label Studio's environment. UPSLOPE_LABEL_STUDIO names another."""
+    if given := os.environ.get("UPSLOPE_LABEL_STUDIO"):
+        return Path(given)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return cache / "upslope" / f"label-studio-{VERSION}"
+
+
+def executable() -> Path:
+    """Return where the program is, or will be."""
+    folder = "Scripts" if os.name == "nt" else "bin"
+    return environment() / folder / "label-studio"
+
+
+def install(say: Callable[[str], None]) -> None:
+    """Make the environment and install Label Studio in it, where it is not yet.
+
+    say: is told before what takes minutes.
+
+    Raises:
+        RunError: pip cannot install it; the message ends with its last lines.
+    """
+    if executable().is_file():
+        return
+    where = environment()
+    say(f"installing Label Studio {VERSION} into {where}, once: about three minutes and 1 GB")
+    python = executable().with_name("python")
+    for command in (
+        [sys.executable, "-m", "venv", str(where)],
+        [str(python), "-m", "pip", "install", "-q", f"label-studio=={VERSION}"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = " ".join(done.stderr.strip().splitlines()[-3:])
+            raise RunError(
+                f"Expected to install Label Studio {VERSION} but {command[0]} says: {last}. "
+                "Install it yourself and name its environment in UPSLOPE_LABEL_STUDIO, or use a "
+                "server that runs: --url and --token."
+            )
+
+
+def start(
+    project: Path, images: Path | None, say: Callable[[str], None], port: int = 0
+) -> tuple[ServerAccess, subprocess.Popen[bytes] | None]:
+    """Return a running server of a project, and its process where it was started now.
+
+    images: folder whose files it may show. port: of a new server; 0 for any.
+
+    Raises:
+        RunError: it does not start in time.
+    """
+    folder = project / FOLDER
+    access = _access(folder, port)
+    if _answers(access.url):
+        return access, None
+    install(say)
+    say("starting Label Studio: a minute the first time, then seconds")
+    number = access.url.rpartition(":")[2]
+    log = folder / "server.log"
+    with disk_errors(log), log.open("ab") as out:
+        process = subprocess.Popen(
+            [
+                str(executable()), "start", "--no-browser", "--internal-host", "127.0.0.1",
+                "--port", number, "--data-dir", str(folder), "--username", access.user,
+                "--password", access.password, "--user-token", access.token,
+                "--enable-legacy-api-token",
+            ],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            env={**os.environ, **_settings(folder, images)},
+        )  # fmt: skip
+    deadline = time.monotonic() + _START_SECONDS
+    while not _answers(access.url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RunError(
+                f"Expected Label Studio to start at {access.url} but it did not. Its words are in "
+                f"{log}; another program may have the port: remove {folder / ACCESS} for a new one."
+            )
+        time.sleep(0.3)
+    return access, process
+
+
+def _settings(folder: Path, images: Path | None) -> dict[str, str]:
+    settings = {
+        "LABEL_STUDIO_BASE_DATA_DIR": str(folder),
+        "COLLECT_ANALYTICS": "false",
+        "LATEST_VERSION_CHECK": "false",
+        "SENTRY_DSN": "",
+        "FRONTEND_SENTRY_DSN": "",
+        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+    }
+    if images is not None:
+        settings["LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED"] = "true"
+        # What is shown must lie below the root; of the root nothing but what a project names.
+        settings["LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"] = str(images.resolve().parent)
+    return settings
+
+
+def _access(folder: Path, port: int) -> ServerAccess:
+    """Read how the project's server is reached, or decide it and write it down."""
+    with disk_errors(folder):
+        make_folder(folder)
+        folder.chmod(0o700)
+    path = folder / ACCESS
+    if path.is_file():
+        try:
+            return ServerAccess(**json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise RunError(
+                f"Expected {path} to say how Label Studio is reached but it is damaged: {error}. "
+                "Restore it from a copy."
+            ) from error
+    access = ServerAccess(
+        f"http://127.0.0.1:{port or _free_port()}", _USER, secrets.token_urlsafe(12),
+        secrets.token_hex(20),
+    )  # fmt: skip
+    write_text(path, json.dumps(access.__dict__))
+    path.chmod(0o600)
+    return access
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+            return b"UP" in response.read()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,166 @@
+"""The sentence with which a report begins, on one data set or on several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from upslope.counts import format_count
+from upslope.evaluation import Equivalence, area, equivalence
+from upslope.report import tables
+from upslope.report.savings import Saving, savings
+from upslope.report.standing import Ranks
+from upslope.report.summary import LEVEL, Row, Summary
+
+MARGIN = 0.01
+"""Half the width of the region of practical equivalence: one point of area."""
+
+
+def equality(summary: Summary, row: Row) -> Equivalence | None:
+    """Return the tests of "equal" and "not worse" within one point of area, against the reference.
+
+    None without a comparison.
+    """
+    if row.comparison is None or summary.reference is None:
+        return None
+    seeds = row.comparison.seeds
+    ours, theirs = (summary.study.curves(name, seeds) for name in (row.strategy, summary.reference))
+    if len(summary.budgets) == 1:
+        return equivalence((ours - theirs)[:, 0], MARGIN)
+    return equivalence(area(summary.budgets, ours) - area(summary.budgets, theirs), MARGIN)
+
+
+def verdict(summary: Summary) -> str:
+    """Return the sentence on one data set: which strategy is ahead, by how much, what it saves."""
+    where = f"On {summary.study.name}, " if summary.study.name else ""
+    reference = summary.reference
+    rows = [row for row in summary.rows if row.comparison is not None]
+    if reference is None or not rows:
+        best = max(summary.rows, key=lambda row: float(row.area.mean))
+        return (
+            f"{where}{best.strategy} has the largest mean area, "
+            f"{100 * float(best.area.mean):.1f}; nothing was tested, as there is no reference."
+        )
+    better = sorted(
+        (row for row in rows if row.comparison and row.comparison.verdict == "better"),
+        key=_gain,
+        reverse=True,
+    )
+    worse = [row for row in rows if row.comparison and row.comparison.verdict == "worse"]
+    if all(row.comparison and row.comparison.verdict == "not tested" for row in rows):
+        best = max(rows, key=_gain)
+        return (
+            f"{where}{best.strategy} is {_points(best)} of area away from {reference} in one seed: "
+            "nothing can be tested."
+        )
+    if not better:
+        said = f"{'no' if where else 'No'} strategy is shown to be better than {reference}"
+        if worse:
+            said += f", and {_listed([row.strategy for row in worse])} {_is(worse)} shown worse"
+        return f"{where}{said} ({_seeds(rows)})."
+    best = better[0]
+    said = (
+        f"{best.strategy} is ahead of {reference} by {_points(best)} of area "
+        f"({_p(best)}, {_seeds([best])}){_saved(summary, best)}"
+    )
+    if len(better) > 1:
+        said += f"; {_listed([row.strategy for row in better[1:]])} {_is(better[1:])} better too"
+    if worse:
+        said += f"; {_listed([row.strategy for row in worse])} {_is(worse)} worse"
+    return f"{where}{said}."
+
+
+def verdict_over(summaries: Sequence[Summary], ranks: Ranks | None) -> str:
+    """Return the sentence on several data sets; ranks: over them, if there are any."""
+    reference = summaries[0].reference
+    count = format_count(len(summaries), "data set")
+    if ranks is None:
+        return f"Over {count}: no strategy can be ranked, as no three have runs in all of them."
+    order = np.argsort(ranks.ranking.ranks, kind="stable")
+    best = ranks.names[int(order[0])]
+    said = f"Over {count}, {best} has the best mean rank ({ranks.ranking.ranks[order[0]]:.1f}"
+    said += f" of {len(ranks.names)})"
+    if ranks.ranking.p >= LEVEL:
+        said += f", though no difference in ranks is shown (Friedman p = {ranks.ranking.p:.2f})"
+    if best == reference:
+        return f"{said}: no strategy is ahead of it on average."
+    compared = [
+        (summary, row)
+        for summary in summaries
+        for row in summary.rows
+        if row.strategy == best and row.comparison is not None
+    ]
+    if reference is None or not compared:
+        return f"{said}."
+    ahead = sum(_gain(row) > 0 for _, row in compared)
+    shown = sum(row.comparison.verdict == "better" for _, row in compared if row.comparison)
+    said += f"; it is ahead of {reference} in {ahead} of {len(compared)}, shown in {shown}"
+    shares = [_share(summary, row) for summary, row in compared]
+    reached = [share for share in shares if share is not None]
+    if reached:
+        mean = float(np.mean(reached))
+        fewer = f"{abs(mean):.0%} {'fewer' if mean >= 0 else 'more'} labels"
+        said += f", and takes {fewer} for {reference}'s last figure"
+        said += f" in the mean of the {len(reached)} where it gets there"
+    return f"{said}."
+
+
+def _saved(summary: Summary, row: Row) -> str:
+    last = _last(summary, row)
+    if last is None or not last.reached or last.saved <= 0:
+        return ""
+    needed = last.needed
+    return (
+        f" and reaches {summary.reference}'s last figure with {needed.labels:,.0f} of its "
+        f"{needed.reference:,.0f} labels, {last.saved / needed.reference:.0%} fewer"
+    )
+
+
+def _share(summary: Summary, row: Row) -> float | None:
+    """The share of labels saved for the reference's last figure; None where it is not reached."""
+    last = _last(summary, row)
+    return last.saved / last.needed.reference if last is not None and last.reached else None
+
+
+def _last(summary: Summary, row: Row) -> Saving | None:
+    return next((s for s in savings(summary, row) if s.share == 1.0), None)
+
+
+def _gain(row: Row) -> float:
+    return float(row.comparison.area.difference.mean) if row.comparison else math.nan
+
+
+def _points(row: Row) -> str:
+    assert row.comparison is not None
+    d = row.comparison.area.difference
+    interval = (
+        ""
+        if math.isnan(float(d.low))
+        else f" (95% interval {100 * float(d.low):.1f} to {100 * float(d.high):.1f})"
+    )
+    return f"{100 * float(d.mean):.1f} points{interval}"
+
+
+def _p(row: Row) -> str:
+    assert row.comparison is not None
+    shown = tables.p_value(row.comparison.p_adjusted)
+    return f"Holm-corrected p {shown if shown.startswith('<') else f'= {shown}'}"
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    counts = sorted({len(row.comparison.seeds) for row in rows if row.comparison})
+    if counts[0] == counts[-1]:
+        return format_count(counts[0], "seed")
+    return f"{counts[0]} to {counts[-1]} seeds"
+
+
+def _is(rows: Sequence[Row]) -> str:
+    return "is" if len(rows) == 1 else "are"
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > 4:
+        return f"{', '.join(names[:3])} and {len(names) - 3} others"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

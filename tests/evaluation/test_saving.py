@@ -1,0 +1,52 @@
+"""The saving against random: by hand, and against Nadeau and Bengio's formula written out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from upslope.errors import DataError
+from upslope.evaluation import measure_saving
+
+
+def test_a_saving_by_hand() -> None:
+    # Ten samples; random models of 5 labels are right on 3 of the 5 others. The strategy is right
+    # on 2, 3 and 4 of 5 with 2, 3 and 4 labels: as good as random with 3.
+    theirs = np.full((2, 10), np.nan)
+    theirs[0, :5], theirs[1, 5:] = [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]
+    ours = np.array([[1, 1, 0, 0, 0] * 2, [1, 1, 1, 0, 0] * 2, [1, 1, 1, 1, 0] * 2])
+    saving = measure_saving([2, 3, 6], ours, 5, theirs)
+    assert saving.accuracy == 0.6
+    assert (saving.needed, saving.needed_low, saving.needed_high) == (3, 3, 3)
+    assert saving.share == pytest.approx(0.4)
+    assert saving.difference == pytest.approx(0.2 * 2 / 3)
+
+
+def test_the_interval_is_that_of_nadeau_and_bengio() -> None:
+    rng = np.random.default_rng(0)
+    theirs = np.full((8, 40), np.nan)
+    ours = (rng.random((3, 40)) < 0.7).astype(float)
+    by_split = []
+    for row in theirs:
+        rest = rng.permutation(40)[30:]
+        row[rest] = rng.random(10) < 0.6
+        by_split.append(ours[2][rest].mean() - row[rest].mean())
+    saving = measure_saving([10, 20, 30], ours, 30, theirs)
+    spread = math.sqrt(np.var(by_split, ddof=1) * (1 / 8 + 10 / 30))
+    half = stats.t.ppf(0.975, 7) * spread
+    assert saving.difference == pytest.approx(np.mean(by_split))
+    assert saving.difference_low == pytest.approx(np.mean(by_split) - half)
+    assert saving.difference_high == pytest.approx(np.mean(by_split) + half)
+
+
+def test_what_is_not_reached_is_infinite() -> None:
+    theirs = np.array([[1.0, np.nan], [np.nan, 1.0]])
+    saving = measure_saving([1, 2], np.zeros((2, 2)), 1, theirs)
+    assert saving.needed == saving.needed_high == math.inf
+    assert saving.share == -math.inf
+    assert math.isnan(measure_saving([1, 2], np.zeros((2, 2)), 3, theirs).difference)
+    with pytest.raises(DataError, match="shapes"):
+        measure_saving([1, 2], np.zeros((2, 3)), 1, theirs)

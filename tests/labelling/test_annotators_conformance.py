@@ -1,0 +1,185 @@
+"""One suite for all tools beside the page: a task is there once, an answer comes back unchanged."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import make_squares
+from studio import Studio, choice
+
+from upslope.errors import DataError
+from upslope.labelling.annotators import TOOLS
+from upslope.labelling.annotators.base import AnnotationTask, Annotator
+from upslope.labelling.annotators.files import FilesAnnotator
+from upslope.labelling.exchange import Exchange
+from upslope.labelling.project import Project
+from upslope.labelling.samples import open_samples
+from upslope.labelling.settings import ProjectSettings
+
+CLASSES = ("red", "blue", "=cmd")
+Write = Callable[[Annotator, str, str], None]
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    folder = tmp_path_factory.mktemp("studio")
+    one = Studio(folder, None)
+    yield one
+    one.kill()
+
+
+@pytest.fixture(params=[TOOLS[0], pytest.param(TOOLS[1], marks=pytest.mark.slow)])
+def tool(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> tuple[Callable[[str], Annotator], Write]:
+    """(a way to make a tool for a kind of answer, a person who answers in it)."""
+    if request.param == "files":
+
+        def make(kind: str) -> Annotator:
+            return FilesAnnotator(tmp_path / "files", kind, CLASSES, "ann")  # type: ignore[arg-type]
+
+        def write(_annotator: Annotator, id_: str, text: str) -> None:
+            path = tmp_path / "files" / "to-label.csv"
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            for row in rows:
+                if row["id"].removeprefix("'") == id_:
+                    row["label"], row["seconds"] = text, "2.5"
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+
+        return make, write
+    studio: Studio = request.getfixturevalue("studio")
+
+    def make_studio(kind: str) -> Annotator:
+        return studio.annotator(f"{request.node.name}-{tmp_path.name}"[-50:], kind, CLASSES)
+
+    def write_studio(annotator: Any, id_: str, text: str) -> None:
+        if text == "skip":
+            studio.answer(annotator, id_, [], was_cancelled=True, lead_time=2.5)
+        elif text == "cannot tell":
+            result = [{**choice(text)[0], "from_name": "passed"}]
+            studio.answer(annotator, id_, result, lead_time=2.5)
+        else:
+            names = [] if text == "none" else text.split(";")
+            studio.answer(annotator, id_, choice(*names), lead_time=2.5)
+
+    return make_studio, write_studio
+
+
+def tasks(*ids: str) -> list[AnnotationTask]:
+    return [
+        AnnotationTask(
+            id_, i, "margin: rank 1", "image", 0.5, image=b"\x89PNG", media_type="image/png"
+        )
+        for i, id_ in enumerate(ids, 1)
+    ]
+
+
+def test_a_task_is_there_once_however_often_it_is_pushed(tool: Any) -> None:
+    make, write = tool
+    one = make("class")
+    assert isinstance(one, Annotator)
+    assert set(one.pushed()) == set()
+    assert list(one.pull()) == []
+    first = one.push(tasks("b.png", "a.png"))
+    assert (first.new, first.there) == (2, 0)
+    write(one, "a.png", "blue")
+    again = make("class").push(tasks("a.png", "c.png", "b.png"))
+    assert (again.new, again.there) == (1, 2)
+    assert list(one.pushed()) == list(dict.fromkeys(one.pushed()))
+    assert set(one.pushed()) == {"a.png", "b.png", "c.png"}
+    (answer,) = one.pull()  # the push has not touched it
+    assert (answer.id, answer.answer, answer.seconds) == ("a.png", "blue", 2.5)
+    assert answer.author
+    assert answer.time > 1.6e9
+
+
+def test_answers_come_back_as_they_were_given(tool: Any) -> None:
+    make, write = tool
+    one = make("class")
+    one.push(tasks("a.png", "=b.png", "c.png", "d.png"))
+    for id_, text in (("a.png", "=cmd"), ("=b.png", "skip"), ("c.png", "cannot tell")):
+        write(one, id_, text)
+    got = {a.id: (a.answer, a.reason) for a in one.pull()}
+    assert got == {
+        "a.png": ("=cmd", ""), "=b.png": (None, "skip"), "c.png": (None, "cannot tell"),
+    }  # fmt: skip
+    assert {a.id: (a.answer, a.reason) for a in one.pull()} == got
+
+
+def test_sets_of_labels_come_back_too(tool: Any) -> None:
+    make, write = tool
+    one = make("labels")
+    one.push(tasks("a.png", "b.png"))
+    write(one, "a.png", "red;blue")
+    write(one, "b.png", "none")
+    assert {a.id: sorted(a.answer or []) for a in one.pull()} == {
+        "a.png": ["blue", "red"], "b.png": [],
+    }  # fmt: skip
+
+
+def test_answers_are_recorded_once_and_corrections_replace_them(tool: Any, tmp_path: Path) -> None:
+    make, write = tool
+    colours = make_squares(tmp_path / "squares", 12)
+    settings = ProjectSettings(str(tmp_path / "squares"), CLASSES)
+    one = make("class")
+    with Project.create(tmp_path / "p", settings) as project:
+        samples = open_samples(settings.data, CLASSES)
+        exchange = Exchange(project, samples, one)
+        assert exchange.push(5).new == 5
+        assert exchange.push(5).new == 5  # others than the first
+        ids = list(one.pushed())
+        assert len(ids) == 10
+        for id_ in ids[:3]:
+            write(one, id_, colours[id_])
+        assert (exchange.pull().new, exchange.pull().same) == (3, 3)
+        assert exchange.waiting() == 7
+        write(one, ids[0], "=cmd")
+        pulled = exchange.pull()
+        assert (pulled.new, pulled.changed) == (0, 1)
+        state = project.state
+        assert {i: CLASSES[a.label] for i, b in state.answers.items() for a in b.values()} == {  # type: ignore[index]
+            ids[0]: "=cmd", ids[1]: colours[ids[1]], ids[2]: colours[ids[2]],
+        }  # fmt: skip
+        assert all(a.seconds == 2.5 for b in state.answers.values() for a in b.values())
+        again = Exchange(project, samples, make("class"))
+        assert again.pull().same == 3
+        assert again.push(5).new == 2
+
+
+def test_an_answer_that_is_none_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
+    make_squares(tmp_path / "squares", 6)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
+    one = FilesAnnotator(tmp_path / "f", "class", ("red", "blue"), "me")
+    with Project.create(tmp_path / "p", settings) as project:
+        exchange = Exchange(project, open_samples(settings.data, settings.classes), one)
+        exchange.push(4)
+        sheet = tmp_path / "f" / "to-label.csv"
+        head, *rows = sheet.read_text().splitlines()
+        place = head.split(",").index("label")
+        cells = [next(csv.reader([row])) for row in rows]
+        cells[0][place], cells[1][place] = "red", "green"
+        with sheet.open("w", newline="") as file:
+            csv.writer(file).writerows([head.split(","), *cells])
+        with pytest.raises(DataError, match="green"):
+            exchange.pull()
+        assert not project.state.answers
+
+
+def test_an_image_moved_into_a_folder_of_its_class_is_an_answer(tmp_path: Path) -> None:
+    one = FilesAnnotator(tmp_path / "f", "class", ("red", "blue"), "me")
+    one.push(tasks("a.png", "b.png"))
+    images = tmp_path / "f" / "images"
+    (images / "blue").mkdir()
+    (images / "00002.png").rename(images / "blue" / "00002.png")
+    assert [(a.id, a.answer) for a in one.pull()] == [("b.png", "blue")]
+    (images / "green").mkdir()
+    with pytest.raises(DataError, match="green"):
+        one.pull()

@@ -1,0 +1,26 @@
+"""The campaign of faults in its short form; the long one is `benchmarks/labelling_faults.py`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "labelling_faults.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: limits of a running process")
+def test_no_label_is_lost_doubled_or_changed_under_faults() -> None:
+    pytest.importorskip("starlette", reason="needs the extra `label`: starlette")
+    pytest.importorskip("uvicorn", reason="needs the extra `label`: uvicorn")
+    command = [sys.executable, str(SCRIPT), "--labels", "400", "--kills", "2", "--full", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["labels"] == 400
+    assert counts["requests"] + counts["receipts"] > 0
+    assert (counts["kills"], counts["full_disks"]) == (2, 2)

@@ -1,0 +1,180 @@
+"""Several people: merged as Dawid and Skene do; what is disputed or doubted is asked again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import make_squares
+from test_label_command import run
+
+from upslope.errors import ConfigError, DataError
+from upslope.labelling.doubt import doubt_classes, doubt_sets, doubtful_labels
+from upslope.labelling.learner import Learner
+from upslope.labelling.people import disagreements, merge_answers
+from upslope.labelling.project import Project, read_project
+from upslope.labelling.queue import Queue
+from upslope.labelling.ranking import Ranking
+from upslope.labelling.samples import open_samples
+from upslope.labelling.session import Session
+from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import LabelState, fold
+from upslope.ledger import Event
+
+CLASSES = ("a", "b", "c")
+
+
+def state_of(rows: list[tuple[str, str, object]]) -> LabelState:
+    return fold(
+        Event("labelled", 0, {"labels": {id_: label}, "author": author})
+        for id_, author, label in rows
+    )
+
+
+def dawid_skene_by_hand(table: np.ndarray, classes: int, rounds: int) -> np.ndarray:
+    """(n, classes) posteriors by the loops of the paper. table: (n, people), -1 for no answer."""
+    n, people = table.shape
+    p = np.array([[np.mean(row[row >= 0] == k) for k in range(classes)] for row in table])
+    for _ in range(rounds):
+        prior = [sum(p[i][k] for i in range(n)) / n for k in range(classes)]
+        errors = np.zeros((people, classes, classes))
+        for w, k, given in itertools.product(range(people), range(classes), range(classes)):
+            errors[w, k, given] = sum(p[i][k] for i in range(n) if table[i, w] == given)
+        for w, k in itertools.product(range(people), range(classes)):
+            errors[w, k] /= max(errors[w, k].sum(), 1e-10)
+        for i in range(n):
+            for k in range(classes):
+                p[i, k] = prior[k] * math.prod(
+                    errors[w, k, table[i, w]] for w in range(people) if table[i, w] >= 0
+                )
+            p[i] /= p[i].sum()
+    return p
+
+
+def test_dawid_and_skene_against_the_papers_loops() -> None:
+    pytest.importorskip("crowdkit", reason="needs the extra `people`: crowd-kit")
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 3, 60)
+    skill = (0.95, 0.9, 0.4, 0.4, 0.4)  # three who guess outvote the two who know
+    table = np.array(
+        [[t if rng.random() < s else rng.integers(0, 3) for s in skill] for t in truth]
+    )
+    table[rng.random(table.shape) < 0.1] = -1
+    table[(table >= 0).sum(axis=1) == 0, 0] = 0
+    rows = [
+        (f"s{i:02d}", f"w{w}", int(table[i, w]))
+        for i in range(60) for w in range(5) if table[i, w] >= 0
+    ]  # fmt: skip
+    merged = merge_answers(state_of(rows), CLASSES, "dawid-skene")
+    expected = dawid_skene_by_hand(table, 3, 100).argmax(axis=1)
+    assert [merged[f"s{i:02d}"] for i in range(60)] == expected.tolist()
+    majority = merge_answers(state_of(rows), CLASSES)
+    right = [sum(m[f"s{i:02d}"] == truth[i] for i in range(60)) for m in (merged, majority)]
+    assert right[0] > right[1]
+
+
+def test_sets_are_merged_label_by_label() -> None:
+    pytest.importorskip("crowdkit", reason="needs the extra `people`: crowd-kit")
+    rows = [("x", w, [1, 0, k]) for k, w in enumerate(("ann", "bob"))]
+    rows += [(f"s{i}", w, [i % 2, 1 - i % 2, 0]) for i in range(8) for w in ("ann", "bob", "cem")]
+    merged = merge_answers(state_of(rows), CLASSES, "dawid-skene")
+    assert merged["s1"] == [1, 0, 0]
+    assert merged["x"][:2] == [1, 0]  # type: ignore[index]
+
+
+def test_merging_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="majority, dawid-skene"):
+        merge_answers(LabelState(), CLASSES, "mean")  # type: ignore[arg-type]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="crowd-kit"):
+        merge_answers(LabelState(), CLASSES, "dawid-skene")
+
+
+def test_a_disagreement_ends_with_a_majority() -> None:
+    rows = [("x", "ann", 0), ("x", "bob", 1), ("y", "ann", 2), ("y", "bob", 2)]
+    (one,) = disagreements(state_of(rows), CLASSES)
+    assert (one.id, one.answers) == ("x", {"ann": "a", "bob": "b"})
+    assert one.words == "people disagree (ann: a, bob: b)"
+    assert not disagreements(state_of([*rows, ("x", "cem", 1)]), CLASSES)
+
+
+def test_doubts_are_those_of_confident_learning() -> None:
+    given = np.array([0, 0, 0, 1, 1, 1])
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.4, 0.6], [0.45, 0.55], [0.1, 0.9]])
+    # Thresholds: 0.6 for class 0, 0.683 for class 1. Sample 2 gets 0.9 for class 1: doubted.
+    assert doubt_classes(p, given) == [(2, 1, pytest.approx(0.8))]
+    p[3] = [0.65, 0.35]
+    assert [(i, k) for i, k, _ in doubt_classes(p, given)] == [(2, 1), (3, 0)]
+    sets = np.array([[0, 1], [0, 0], [1, 1], [1, 0]])
+    q = np.array([[0.95, 0.9], [0.1, 0.1], [0.8, 0.9], [0.9, 0.2]])
+    assert [(i, k) for i, k, _ in doubt_sets(q, sets)] == [(0, 0)]
+
+
+def test_wrong_labels_are_the_first_to_be_doubted() -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"s{i:03d}" for i in range(200)]
+    truth = np.arange(200) % 3
+    features = (9 * np.eye(3)[truth] + rng.normal(size=(200, 3))).astype(np.float32)
+    settings = ProjectSettings("x", CLASSES)
+    learner = Learner(settings, ids, Queue(ids, settings), features, "given")
+    wrong = set(rng.choice(200, 12, replace=False).tolist())
+    state = state_of([(id_, "me", int((truth[i] + (i in wrong)) % 3)) for i, id_ in enumerate(ids)])
+    doubts = list(doubtful_labels(learner, state))
+    assert {ids[i] for i in wrong} == set(doubts[:12])
+    assert len(doubts) <= 15
+    assert doubtful_labels(learner, state_of([("s000", "me", 0)])) == {}
+
+
+def test_what_is_asked_again_comes_first_blind_and_once(tmp_path: Path) -> None:
+    make_squares(tmp_path / "squares", 12)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
+    with Project.create(tmp_path / "p", settings) as project:
+        session = Session(project, open_samples(settings.data, settings.classes))
+
+        def answer(label: str) -> str:
+            question = session.status("me")["questions"][0]
+            session.answer("me", {"sample": question["sample"], "label": label})
+            return str(question["id"])
+
+        one, two = answer("red"), answer("red")
+        session.status("me")
+        session.take_ranking(Ranking([], "margin", doubtful={one: "why one", two: "why two"}))
+        assert session.status("me")["model"]["doubtful"] == 2
+        assert session.ask_doubtful() == 2
+        assert session.ask_doubtful() == 0
+        answer("red")  # what was shown before stays
+        question = session.status("me")["questions"][0]
+        assert (question["id"], question["why"], question["answer"]) == (one, "why one", None)
+        answer("red")  # the same again: confirmed
+        assert session.status("me")["questions"][0]["id"] == two
+        answer("blue")  # corrected
+        later = [q["id"] for q in session.status("me")["questions"]]
+        assert one not in later
+        assert two not in later
+        with pytest.raises(DataError, match="with an answer"):
+            project.ask_again({later[0]: "why"})
+    _, state = read_project(tmp_path / "p")
+    assert not state.again
+    assert state.answers[one]["me"].label == 0
+    assert state.answers[two]["me"].label == 1
+
+
+def test_disagreements_and_doubts_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    colours = make_squares(tmp_path / "squares", 60)
+    run("init", "p", "--data", "squares", "--classes", "red,blue", "--twice", "0.5")
+    with Project(tmp_path / "p") as project:
+        for i, (id_, colour) in enumerate(colours.items()):
+            other = {"red": "blue", "blue": "red"}[colour]
+            project.answer(id_, other if i == 7 else colour, author="ann")
+        project.answer("square-000.png", "blue", author="bob")
+    assert "people disagree (ann: red, bob: blue)" in run("disagreements", "p", "--ask")
+    assert "1 samples on which people disagree" in run("status", "p")
+    assert "square-007.png: to look at its answer again" in run("relabel", "p", "--count", "3")
+    _, state = read_project(tmp_path / "p")
+    assert {"square-000.png", "square-007.png"} <= state.again.keys()
