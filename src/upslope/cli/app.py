@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,8 +97,9 @@ def run(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="Which; `upslope list strategies`. By default the one of the configuration, or "
-            "margin where it names none."
+            help="Which; `upslope list strategies`. By default the one of the configuration; where "
+            "it names none, u-herding on frozen features (model.freeze), emcm for numbers, else "
+            "margin."
         ),
     ] = None,
     seeds: Seeds = None,
@@ -288,9 +290,12 @@ def _compare(
         from upslope import report as reports
         from upslope.comparison import compare
         from upslope.config import (
+            Choice,
             assemble,
+            begun_by_default,
             check_compatible,
             data_place,
+            default_strategy,
             estimate,
             load,
             plan,
@@ -300,16 +305,16 @@ def _compare(
         from upslope.datasets import check_labelled
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
-        config = load(
-            config_file,
-            sets=assignments,
-            overrides=overrides,
-            defaults={"strategies": "margin"} if asks else None,
-        )
-        if asks:
-            sitting.check_one_strategy(config)
+        config = load(config_file, sets=assignments, overrides=overrides)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
+        why = ""
+        if asks and not config.named:
+            default = begun_by_default(folder, config) or default_strategy(config)
+            config = replace(config, strategies=(Choice(default.name, label=default.name),))
+            why = default.why
+        if asks:
+            sitting.check_one_strategy(config)
         with watching(1) as observer:
             setup, unseen = (
                 to_plan(config, observer)
@@ -322,7 +327,7 @@ def _compare(
         earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
         initial = len(earlier.labels) if earlier and begun is None else None
         planned = plan(config, setup, begun, initial)
-        show_plan(config, setup, planned, folder, unseen)
+        show_plan(config, setup, planned, folder, unseen, why)
         show_warnings(warnings(config.strategies, planned))
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))

@@ -26,6 +26,7 @@ from upslope.config.assemble import (
     to_plan,
     trained,
 )
+from upslope.config.defaults import DefaultStrategy, begun_by_default, default_strategy
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
 from upslope.config.read import load, shipped
@@ -36,6 +37,7 @@ from upslope.config.schema import Choice, Config, parse
 __all__ = [
     "Choice",
     "Config",
+    "DefaultStrategy",
     "Estimate",
     "Plan",
     "Setup",
@@ -43,8 +45,10 @@ __all__ = [
     "Trained",
     "assemble",
     "assemble_from_published_sizes",
+    "begun_by_default",
     "check_compatible",
     "data_place",
+    "default_strategy",
     "estimate",
     "find_run",
     "find_source",
