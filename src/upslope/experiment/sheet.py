@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from upslope.datasets.decoding import UndecodableError, read_text
 from upslope.errors import DataError
+from upslope.experiment.sheet_text import read_rows
 from upslope.files import FORMULA, csv_line, write_text
 
 SKIP = "skip"
@@ -96,8 +96,22 @@ def read_sheet(
         DataError: no sheet, or rows that cannot be taken: all are named by their number, and
             nothing is to be recorded.
     """
-    rows = list(_rows(path))
     by_cell = {id_: id_ for id_ in ids} | {_safe(id_): id_ for id_ in ids}
+
+    def is_known(row: Mapping[str, str]) -> bool:
+        """Tell whether the cells that depend on the encoding are an id and an answer."""
+        id_, text = row.get("id", "").strip(), _plain(row.get("label", "").strip())
+        if not id_.isascii() and id_ not in by_cell and row["id"] not in by_cell:
+            return False
+        if text.isascii() or _reason(text, classes) is not None:
+            return True
+        try:
+            read(text)
+        except DataError:
+            return False
+        return True
+
+    rows = read_rows(path, lambda text: _rows(path, text), is_known, _OR)
     labels: dict[str, Any] = {}
     passed: dict[str, str] = {}
     withdrawn: list[str] = []
@@ -138,20 +152,14 @@ def read_sheet(
     return Answers(tuple(dict.fromkeys(row_ids)), labels, passed, tuple(withdrawn))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Yield (number, cells by column) of each row that is not empty.
+def _rows(path: Path, text: str) -> list[tuple[int, Mapping[str, str]]]:
+    """Return (number, cells by column) of each row that is not empty.
 
     Raises:
-        DataError: text in an encoding that cannot be told; no columns id and label; a row of more
-            cells than columns; quotes that do not close.
+        DataError: no columns id and label; a row of more cells than columns; quotes that do not
+            close.
     """
-    try:
-        text = read_text(path)
-    except UndecodableError as error:
-        raise DataError(
-            f"Expected {path} in UTF-8, or in UTF-16 with a byte order mark, but {error.reason}. "
-            f'Save it again as "CSV UTF-8": in another encoding, letters may be other ones. {_OR}'
-        ) from error
+    rows: list[tuple[int, Mapping[str, str]]] = []
     number = 1  # as spreadsheets number the rows
     if text.lower().startswith("sep="):  # Excel's own line about the delimiter
         text, number = "".join(text.splitlines(keepends=True)[1:]), 2
@@ -180,12 +188,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
                     f"needs double quotes around it. {_OR}"
                 )
             if any(cell.strip() for cell in cells):
-                yield number, dict(zip(names, cells, strict=False))
+                rows.append((number, dict(zip(names, cells, strict=False))))
     except csv.Error as error:
         raise DataError(
             f"Expected a CSV file in {path} but reading it failed after row {number}: {error}. A "
             f"double quote inside a quoted cell is written twice. {_OR}"
         ) from error
+    return rows
 
 
 def _header(line: str, delimiter: str) -> list[str]:
