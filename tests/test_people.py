@@ -51,7 +51,7 @@ def is_bright(id_: str) -> bool:
 
 
 def rows_of(sheet: Path) -> Rows:
-    with sheet.open(newline="", encoding="utf-8") as file:
+    with sheet.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -486,6 +486,31 @@ def test_a_sheet_whose_encoding_its_words_do_not_tell_is_refused(row: str, tmp_p
     sheet.write_bytes(f"id,label\n{row}\n".encode("cp1252"))
     with pytest.raises(DataError, match=r"do not tell the encoding.*CSV UTF-8"):
         read_sheet(sheet, ["a", "b", "größe.png"], ("Käfer", "Maus"), one_of_two)
+
+
+def test_a_sheet_that_excel_opened_in_a_wrong_encoding_and_saved_is_read(tmp_path: Path) -> None:
+    sheet = tmp_path / "s.csv"
+    write_sheet(sheet, [Question(id_) for id_ in ("größe.png", "Über.png", "日本.png", "b.png")])
+    assert sheet.read_bytes().startswith(codecs.BOM_UTF8)  # by which Excel reads it as it is
+    seen = sheet.read_bytes()[3:]
+    for encoding in ("cp1252", "mac_roman"):
+        # Bytes that cp1252 leaves open become the control characters of their numbers.
+        shown = "".join(_read_as(bytes([byte]), encoding) for byte in seen)
+        rows = [line + ("Maus" if i else "") for i, line in enumerate(shown.splitlines())]
+        text = "\n".join(line.replace(",,Maus", ",Maus,") for line in rows)
+        sheet.write_text(text.replace("\n\n", "\n"), encoding="utf-8-sig")
+        with pytest.warns(UserWarning, match="3 ids of .* had been read in a wrong encoding"):
+            answers = read_sheet(
+                sheet, ["größe.png", "Über.png", "日本.png", "b.png"], ("Käfer", "Maus"), one_of_two
+            )
+        assert set(answers.labels) == {"größe.png", "Über.png", "日本.png", "b.png"}
+
+
+def _read_as(byte: bytes, encoding: str) -> str:
+    try:
+        return byte.decode(encoding)
+    except UnicodeDecodeError:
+        return chr(byte[0])
 
 
 def one_of_two(text: str) -> object:

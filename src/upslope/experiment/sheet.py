@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upslope.counts import format_count
 from upslope.errors import DataError
-from upslope.experiment.sheet_text import read_rows
+from upslope.experiment.sheet_text import mended, read_rows
 from upslope.files import FORMULA, csv_line, write_text
 
 SKIP = "skip"
 TAKE_BACK = "take back"
 COLUMNS = ("id", "path", "label", "why")
 _FORMULA = (*FORMULA, "'")
+_MARK = "\ufeff"
 _DELIMITERS = ",;\t|"
 _SHOWN = 10
 _OR = "Or remove the file, and the same command writes it anew, without the answers."
@@ -79,7 +82,9 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
         cells = {"id": q.id, "path": q.path, "label": "", "why": q.why}
         row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
         lines.append(csv_line(_safe(cell) for cell in row))
-    write_text(path, "".join(lines))
+    text = "".join(lines)
+    # Excel takes a file without the mark for one in the encoding of the machine.
+    write_text(path, text if text.isascii() else f"{_MARK}{text}")
 
 
 def read_sheet(
@@ -118,10 +123,13 @@ def read_sheet(
     cells: dict[str, str] = {}
     row_ids: list[str] = []
     problems: list[str] = []
+    garbled: list[str] = []
     for number, row in rows:
         cell = (row.get("id") or "").strip() if row.get("id") not in by_cell else row["id"]
         text = _plain((row.get("label") or "").strip())
         id_ = by_cell.get(cell)
+        if id_ is None and (id_ := by_cell.get(mended(cell) or "")) is not None:
+            garbled.append(cell)
         if id_ is None:
             problems.append(
                 f"row {number}: expected the id of a sample that was asked but got {cell!r}"
@@ -148,6 +156,12 @@ def read_sheet(
             + more
             + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
             "and it was left as it is."
+        )
+    if garbled:
+        warnings.warn(
+            f"{format_count(len(garbled), 'id')} of {path} had been read in a wrong encoding and "
+            f"saved so, as {garbled[0]!r} for {mended(garbled[0])!r}: taken for what was asked.",
+            stacklevel=2,
         )
     return Answers(tuple(dict.fromkeys(row_ids)), labels, passed, tuple(withdrawn))
 

@@ -75,3 +75,22 @@ def _meanings(
         if all(is_known(row) for _, row in rows):
             meanings.setdefault(pairs, (encoding, rows))
     return meanings
+
+
+def mended(text: str) -> str | None:
+    """Return text in UTF-8 that was read as cp1252 or Mac Roman and saved so, as "Ã¼" for "ü".
+
+    text: a cell. Returns None where it is no such text.
+    """
+    if text.isascii():
+        return None
+    for encoding in ("cp1252", "mac_roman"):
+        try:
+            # Bytes that cp1252 leaves open are read as the control characters of their numbers.
+            data = b"".join(
+                bytes([ord(c)]) if "\x80" <= c <= "\x9f" else c.encode(encoding) for c in text
+            )
+            return data.decode("utf-8")
+        except UnicodeError:
+            continue
+    return None
