@@ -214,7 +214,7 @@ def test_the_size_follows_from_the_largest_activation_and_the_weights(
     monkeypatch.setattr(microbatches, "_BLOCK", 0)
     model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3)).eval()
     assert [
-        piece.first for piece in microbatches.microbatches(model, torch.randn(48, 10))
+        piece.first for piece in microbatches.microbatches(model, Batch.of(torch.randn(48, 10)))
     ] == starts
 
 
@@ -232,7 +232,7 @@ def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.Mon
                 raise ValueError("one sample is too few")
             return self.body(x)
 
-    assert [piece.first for piece in microbatches.microbatches(Pairs().eval(), X)] == [0]
+    assert [piece.first for piece in microbatches.microbatches(Pairs().eval(), Batch.of(X))] == [0]
 
 
 @pytest.mark.usefixtures("started")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.restoring import modules_of
 
 BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
 EMBEDDINGS = frozenset({F.embedding, F.embedding_bag, torch.embedding, torch.embedding_bag})
@@ -89,7 +90,7 @@ def refuse_renormalising_modules(model: nn.Module) -> None:
     Raises:
         GradientNormError: naming the module.
     """
-    for module in model.modules():
+    for module in modules_of(model):
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
             arguments = {"weight": module.weight, "max_norm": module.max_norm}
             refuse_mixing_embeddings(model, F.embedding, (), arguments, lambda _: False)
