@@ -79,11 +79,12 @@ def expected_gradient_length(
     reduce = reduction(norm)
     weights = Weights(select(model, parameters, inputs))
     options = compute_options(max_memory, dtype)
-    with restoring_state(model):
-        lengths = [
-            _length(Recording(model, microbatch, weights, options), share, kind, reduce, logits)
-            for microbatch in microbatches(model, inputs)
-        ]
+    lengths = []
+    with restoring_state(model) as buffers:
+        for microbatch in microbatches(model, inputs, options):
+            buffers.renew()
+            record = Recording(model, microbatch, weights, options)
+            lengths.append(_length(record, share, kind, reduce, logits))
     return ExpectedLength(*(torch.cat(rows) for rows in zip(*lengths, strict=True)))
 
 

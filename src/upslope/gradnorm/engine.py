@@ -19,7 +19,7 @@ from upslope.gradnorm.core.listeners import SquaredNorms
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.kernels.refusals import refuse_renormalising_modules
+from upslope.gradnorm.kernels.refusals import refuse_lazy_modules, refuse_renormalising_modules
 from upslope.gradnorm.last_module import find_last_module, owner_of
 from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.trace.hooks import refuse_parameter_hooks
@@ -91,6 +91,7 @@ def select(
     Raises:
         GradientNormError: none does, a name is not in the model, or one has a gradient hook.
     """
+    refuse_lazy_modules(model)
     refuse_renormalising_modules(model)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))

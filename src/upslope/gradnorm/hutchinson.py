@@ -60,8 +60,9 @@ def estimated_rms_length(
     weights = Weights(select(model, parameters, inputs))
     options = compute_options(max_memory, None)
     squares_of = []
-    with restoring_state(model):
-        for microbatch in microbatches(model, inputs):
+    with restoring_state(model) as buffers:
+        for microbatch in microbatches(model, inputs, options):
+            buffers.renew()
             record = Recording(model, microbatch, weights, options)
             roots = class_logits(record, logits).softmax(dim=1).sqrt()
             rng = torch.Generator().manual_seed(seed)
