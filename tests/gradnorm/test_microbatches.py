@@ -216,7 +216,9 @@ def test_the_size_follows_from_the_largest_activation_and_the_weights(
     model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3)).eval()
     assert [
         piece.first
-        for piece in microbatches.microbatches(model, torch.randn(48, 10), ComputeOptions())
+        for piece in microbatches.microbatches(
+            model, Batch.of(torch.randn(48, 10)), ComputeOptions()
+        )
     ] == starts
 
 
@@ -234,9 +236,8 @@ def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.Mon
                 raise ValueError("one sample is too few")
             return self.body(x)
 
-    assert [
-        piece.first for piece in microbatches.microbatches(Pairs().eval(), X, ComputeOptions())
-    ] == [0]
+    pieces = microbatches.microbatches(Pairs().eval(), Batch.of(X), ComputeOptions())
+    assert [piece.first for piece in pieces] == [0]
 
 
 @pytest.mark.usefixtures("started")
@@ -333,11 +334,10 @@ def test_a_loss_that_reads_what_the_model_kept_gets_the_whole_batch() -> None:
 
 def test_a_bound_on_memory_cuts_a_batch_in_two() -> None:
     x = torch.randn(20, 2, 6, 6, dtype=torch.float64)
-    bounded = microbatches.microbatches(network(), x, ComputeOptions(scratch=1 << 20))
+    bounded = microbatches.microbatches(network(), Batch.of(x), ComputeOptions(scratch=1 << 20))
     assert [piece.first for piece in bounded] == [0, 10]
-    assert [piece.first for piece in microbatches.microbatches(network(), x, ComputeOptions())] == [
-        0
-    ]
+    whole = microbatches.microbatches(network(), Batch.of(x), ComputeOptions())
+    assert [piece.first for piece in whole] == [0]
     torch.testing.assert_close(
         gradient_norms(network(), x, "entropy", max_memory=1 << 20),
         gradient_norms(network(), x, "entropy"),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Layout, Samples
+from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, PerSampleGradient
 from upslope.gradnorm.core.weights import Weights
 
@@ -82,6 +82,17 @@ class Fusion(Protocol):
     def normalised(self, convolved: Tensor, norm: Any) -> Tensor | None:
         """The normalised output, where the convolution has it already."""
         ...
+
+
+class FusionMismatch(SamplesNotSeparable):
+    """A model did something else with a placeholder than to normalise it.
+
+    place: that of the convolution for whose output it stands.
+    """
+
+    def __init__(self, place: int):
+        super().__init__("a convolution's output is used where none is expected")
+        self.place = place
 
 
 class Tape:

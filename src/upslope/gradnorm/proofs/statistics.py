@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
 REDUCING = frozenset(
     {
@@ -46,7 +47,6 @@ TYPING = frozenset(
 CREATING = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "zeros"})
 """Operators that make tensors of numbers, as Python would."""
 
-_MARK = "_upslope_company"
 _SAMPLE, _STATISTIC = "sample", "statistic"
 
 
@@ -92,12 +92,12 @@ class StatisticsWatch(TorchFunctionMode):
     def mark(self, value: Any) -> Any:
         """Say that a tensor holds the numbers of samples, if it has as many rows."""
         if isinstance(value, Tensor) and value.dim() and len(value) == self._n:
-            value.__dict__[_MARK] = self._session, _SAMPLE
+            mark(value).statistic = self._session, _SAMPLE
         return value
 
     def _read(self, tensor: Tensor) -> str | None:
-        session, mark = tensor.__dict__.get(_MARK, (None, None))
-        return mark if session is self._session else None
+        known = marks_of(tensor).statistic
+        return known[1] if known is not None and known[0] is self._session else None
 
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
@@ -125,11 +125,11 @@ class StatisticsWatch(TorchFunctionMode):
         self.log.append((name, shapes))
         if name in LEAVING or name in UNREADABLE or name in CREATING:
             return out
-        mark = self._mark_of(name, args, kwargs, given, marks, place)
-        if mark is not None:
+        kind = self._kind_of(name, args, kwargs, given, marks, place)
+        if kind is not None:
             for tensor in tree_flatten(out)[0]:
                 if isinstance(tensor, Tensor):
-                    tensor.__dict__[_MARK] = self._session, mark
+                    mark(tensor).statistic = self._session, kind
         return out
 
     def _of_one(self, name: str, args: Any, kwargs: Any) -> Any:
@@ -142,10 +142,10 @@ class StatisticsWatch(TorchFunctionMode):
             return args
         each = entries.reshape(self._n, -1, *entries.shape[1:])
         own = each[self._alone].expand_as(each).reshape(entries.shape)
-        own.__dict__[_MARK] = entries.__dict__[_MARK]
+        mark(own).statistic = marks_of(entries).statistic
         return (own, *args[1:])
 
-    def _mark_of(
+    def _kind_of(
         self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
     ) -> str | None:
         if name == "__getitem__":  # an index chooses; what it is made of is not in the entries

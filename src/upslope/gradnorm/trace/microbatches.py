@@ -20,19 +20,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch, Inputs
+from upslope.gradnorm.core.batch import Batch
 from upslope.gradnorm.core.listeners import Reduction
 from upslope.gradnorm.core.memory import memory_of
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
-from upslope.gradnorm.core.restoring import restoring_state
+from upslope.gradnorm.core.restoring import modules_of, restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import Loss, identify, is_label_free
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.proofs.independence import loss_looks_around
 from upslope.gradnorm.trace.capacity import held_by_one
-from upslope.gradnorm.trace.recording import Recording, upcast_output
-from upslope.gradnorm.trace.sharing import resolve_shared
+from upslope.gradnorm.trace.forward import upcast_output
+from upslope.gradnorm.trace.recording import Recording
 
 _LARGEST = 13 << 20
 """Bytes of a piece's largest activation: a share of the last cache.
@@ -52,7 +52,7 @@ _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
 def reduce_per_sample(
     model: nn.Module,
-    inputs: Inputs,
+    batch: Batch,
     weights: Weights,
     options: ComputeOptions,
     reduction: Reduction,
@@ -69,7 +69,7 @@ def reduce_per_sample(
             buffers.renew()  # a piece does not meet what another piece has written
             return Recording(model, batch, weights, options)
 
-        own = list(microbatches(model, inputs, options))
+        own = list(microbatches(model, batch, options))
         if len(own) > 1 and is_label_free(loss):
             pieces = map(record, own)
             return _stacked(piece.reduce_per_sample(reduction, loss, last=True) for piece in pieces)
@@ -77,7 +77,6 @@ def reduce_per_sample(
         if len(own) > 1:
             rows = _with_joined_outputs(list(map(record, own)), reduction, loss)
         if rows is None:
-            batch = own[0] if len(own) == 1 else resolve_shared(model, Batch.of(inputs))
             rows = record(batch).reduce_per_sample(reduction, loss, last=True)
         return rows
 
@@ -93,13 +92,12 @@ def _keep_pages() -> None:
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
-def microbatches(model: nn.Module, inputs: Inputs, options: ComputeOptions) -> Iterator[Batch]:
+def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Iterator[Batch]:
     """Yield the batch, cut along the samples; in one piece where nothing is gained by more.
 
     Where the caller bounds the scratch there are two pieces at least: the activations that the
     second does not hold yet make room for what the engine needs beside those of the first.
     """
-    batch = resolve_shared(model, Batch.of(inputs))
     most = _most(model, batch, bounded=options.scratch < SCRATCH)
     slices = list(evenly(batch.n, most)) if batch.n > 2 else []
     if len(slices) < 2:
@@ -110,7 +108,7 @@ def microbatches(model: nn.Module, inputs: Inputs, options: ComputeOptions) -> I
 
 def _most(model: nn.Module, batch: Batch, *, bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
-    if any(m.training for m in model.modules()):
+    if any(m.training for m in modules_of(model)):
         return batch.n  # in pieces, random numbers would be drawn in another order
     limit = max(_FEWEST, (batch.n + 1) // 2) if bounded else batch.n
     if any(x.device.type != "cpu" for x in batch.tensors):
@@ -139,12 +137,13 @@ def _with_joined_outputs(
     joined = _joined([record.outputs for record in records])
     if joined is None:
         return None
-    if records[0].options.dtype is not None:
+    run = records[0].run
+    if run.options.dtype is not None:
         joined = tree_map_only(Tensor, upcast_output, joined)
-    parameters = list(records[0].weights.parameters.values())
+    parameters = list(run.weights.parameters.values())
     total = sum(record.n for record in records)
-    memory = memory_of(records[0].model)
-    key = (identify(loss), total, records[0].batch.shapes)
+    memory = memory_of(run.model)
+    key = (identify(loss), total, run.batch.shapes)
     prove = not memory.knows_loss(key)
     try:
         gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
@@ -160,7 +159,7 @@ def _with_joined_outputs(
     def rows() -> Iterator[dict[str, Tensor]]:
         while records:
             record = records.pop(0)  # its activations go as soon as it is done
-            first = record.batch.first
+            first = record.run.batch.first
             own = [g[first : first + record.n] for g in gradients]
             yield record.reduce_per_sample(reduction, with_gradients(own), last=True)
 
