@@ -109,7 +109,7 @@ def test_a_run_without_a_strategy_takes_the_default_of_frozen_features(tmp_path,
     file.write_text(yaml.safe_dump(document_))
     code, output = invoke("run", file, "--out", "runs")
     assert code == 0, output
-    assert "u-herding, as none was named" in " ".join(output.split())
+    assert "u-herding none was named: first on frozen features" in " ".join(output.split())
     run = read_run("runs/u-herding/seed-0")
     assert run.finished
     # The report shows the photographs, not their features.
