@@ -21,7 +21,20 @@ from upslope.datasets.folder_names import are_no_classes, split_of, splits_among
 from upslope.errors import DataError
 
 SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+    (
+        ".bmp",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jpeg",
+        ".jpg",
+        ".pgm",
+        ".png",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    )
 )
 UNLABELLED = ("unlabelled", "unlabeled")
 
