@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
 
 HEIC_SUFFIXES = (".heic", ".heif")
-"""Suffixes of the pictures that phones take, which the extra `heic` reads."""
+"""Suffixes of pictures that phones take, which are read where pillow-heif is installed."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever a file is called; JPEG with the MPO files of phones. Pillow knows
 more: of EPS it would start Ghostscript, which runs the program that such a file is."""
@@ -76,6 +77,7 @@ def open_image(source: bytes | Path, expected: str, advice: str) -> Iterator[Ima
             yield image
 
 
+@functools.cache
 def reads_heic() -> bool:
     """Say whether the package that reads HEIC pictures is installed."""
     return importlib.util.find_spec("pillow_heif") is not None

@@ -11,7 +11,6 @@ from pictures import make_squares
 from PIL import Image
 from test_label_command import run
 
-from upslope.errors import DataError
 from upslope.labelling.copies import NEAR, find_copies, near_copies
 from upslope.labelling.project import Project
 from upslope.labelling.ranking import Ranking
@@ -100,10 +99,13 @@ def test_phones_pictures_are_read_the_right_way_up(tmp_path: Path) -> None:
     assert np.abs(one - other).mean() < 10  # turned otherwise it would be 60
 
 
-def test_heic_without_its_package_is_refused_by_name(
+def test_heic_without_its_package_is_left_out_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make_squares(tmp_path, 2)
     (tmp_path / "a.heic").write_bytes(b"x")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match="pillow-heif"):
-        open_samples(str(tmp_path), ("x", "y"))
+    monkeypatch.setattr("upslope.datasets.layout.reads_heic", lambda: False)
+    monkeypatch.setattr("upslope.labelling.samples.reads_heic", lambda: False)
+    samples = open_samples(str(tmp_path), ("x", "y"))
+    assert len(samples.ids) == 2
+    assert "pillow-heif" in samples.notes[-1]

@@ -184,13 +184,13 @@ def _folder(root: Path, classes: Sequence[str]) -> FolderImages:
     if not ids:
         raise DataError(f"Expected images to label in {root} but there are none. Check the path.")
     _refuse_strangers(labels, classes, root)
-    heic = [id_ for id_ in ids if id_.lower().endswith(HEIC_SUFFIXES)]
-    if heic and not reads_heic():
-        raise DataError(
-            f"Expected the package pillow-heif to read {heic[0]!r} and other HEIC pictures, "
-            f"{len(heic)} in all, but it is not installed: pip install '.[label]' in the clone."
+    notes = left_out.notes()
+    if not reads_heic() and any(suffix in note for note in notes for suffix in HEIC_SUFFIXES):
+        notes = (
+            *notes,
+            "HEIC pictures are read with pillow-heif: pip install '.[label]'",
         )
-    return FolderImages(root, tuple(ids), labels, left_out.notes())
+    return FolderImages(root, tuple(ids), labels, notes)
 
 
 def _table(path: Path, classes: Sequence[str], target: str | None) -> TableRows:
