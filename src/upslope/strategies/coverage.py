@@ -27,6 +27,7 @@ from torch import Tensor
 
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
+from upslope.posterior import margin
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import (
     BLOCK,
@@ -37,7 +38,7 @@ from upslope.strategies.distances import (
 )
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.greedy import lazy_greedy
-from upslope.strategies.posteriors import margin, posterior_need
+from upslope.strategies.posteriors import posterior_need
 
 Similarity = Callable[[Tensor], Tensor]
 """Of squared distances, which it may overwrite."""
