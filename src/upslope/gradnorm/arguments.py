@@ -11,7 +11,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.batch import Batch, Inputs
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH
 from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.kernels.refusals import refuse_renormalising_modules
+from upslope.gradnorm.kernels.refusals import refuse_lazy_modules, refuse_renormalising_modules
 from upslope.gradnorm.last_module import find_last_module, owner_of
 from upslope.gradnorm.trace.hooks import refuse_parameter_hooks
 from upslope.gradnorm.trace.sharing import open_batch
@@ -40,6 +40,7 @@ def select_of_batch(
     model: nn.Module, parameters: Parameters, batch: Batch | None
 ) -> dict[str, nn.Parameter]:
     """Do the same with a batch that is open already; see `select`."""
+    refuse_lazy_modules(model)
     # Before anything runs: such a module writes to its weight in every forward pass.
     refuse_renormalising_modules(model)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}

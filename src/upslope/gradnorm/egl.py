@@ -80,11 +80,12 @@ def expected_gradient_length(
     batch = open_batch(model, inputs)
     weights = Weights(select_of_batch(model, parameters, batch))
     options = compute_options(max_memory, dtype)
-    with restoring_state(model):
-        lengths = [
-            _length(Recording(model, microbatch, weights, options), share, kind, reduce, logits)
-            for microbatch in microbatches(model, batch)
-        ]
+    lengths = []
+    with restoring_state(model) as buffers:
+        for microbatch in microbatches(model, batch, options):
+            buffers.renew()
+            record = Recording(model, microbatch, weights, options)
+            lengths.append(_length(record, share, kind, reduce, logits))
     return ExpectedLength(*(torch.cat(rows) for rows in zip(*lengths, strict=True)))
 
 

@@ -191,13 +191,13 @@ def _from_recording(record: Recording) -> Explanation:
 
 def _any_loss(outputs: object, n: int) -> Tensor:
     """(n,): something that depends on all that the model puts out."""
-    own = [t for t in tensors_in(outputs) if len(t) == n]
+    own = [t for t in tensors_in(outputs) if t.dim() > 0 and len(t) == n]
     if not own:
         raise GradientNormError(
             f"Expected outputs with the {n} samples in dimension 0 but the model puts out shapes "
             f"{[tuple(t.shape) for t in tensors_in(outputs)]}: `explain` knows no loss for them."
         )
-    return torch.stack([t.square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
+    return torch.stack([t.abs().square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
 
 
 def _cost(part: PerSampleGradient) -> tuple[str, float]:

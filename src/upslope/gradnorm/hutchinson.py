@@ -61,8 +61,9 @@ def estimated_rms_length(
     weights = Weights(select_of_batch(model, parameters, batch))
     options = compute_options(max_memory, None)
     squares_of = []
-    with restoring_state(model):
-        for microbatch in microbatches(model, batch):
+    with restoring_state(model) as buffers:
+        for microbatch in microbatches(model, batch, options):
+            buffers.renew()
             record = Recording(model, microbatch, weights, options)
             roots = class_logits(record.outputs, logits).softmax(dim=1).sqrt()
             rng = torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -137,8 +138,12 @@ def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def restoring_state(model: nn.Module) -> Iterator[None]:
-    """Record with autograd on; leave buffers and gradients as they were, whatever happens."""
+def restoring_state(model: nn.Module) -> Iterator[Buffers]:
+    """Record with autograd on; leave buffers and gradients as they were, whatever happens.
+
+    Yields the buffers, to be renewed before each pass that counts. What was compiled runs as it was
+    written: compiled backward passes free what several passes over one graph need.
+    """
     buffers = Buffers(model)
     held = (p for module in modules_of(model) for p in module._parameters.values())
     parameters = {id(p): p for p in held if p is not None}
@@ -147,12 +152,21 @@ def restoring_state(model: nn.Module) -> Iterator[None]:
         p.grad = None  # a reentrant checkpoint adds to it
     try:
         # The caller scores without gradients, as a rule; here they are what is asked for.
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
+        with torch.inference_mode(False), torch.enable_grad(), _uncompiled():
+            yield buffers
     finally:
         buffers.restore()
         for p, own in gradients:
             p.grad = own
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Let `torch.compile`d modules and functions run without their compiled form."""
+    # To import the compiler takes seconds; without it nothing is compiled.
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 @contextlib.contextmanager
@@ -160,7 +174,7 @@ def without_traces(model: nn.Module) -> Iterator[None]:
     """Run the model for the engine's own purposes: buffers and random numbers stay as they are."""
     buffers, numbers = Buffers(model), RandomState(model)
     try:
-        with numbers.replayed():
+        with numbers.replayed(), _uncompiled():
             yield
     finally:
         buffers.restore()

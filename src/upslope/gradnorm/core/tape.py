@@ -42,6 +42,13 @@ class Kernel(ABC):
     dim: int | None = None
     """The dimension along which they must be, if no other makes sense."""
 
+    def arrange(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs in the memory format in which the methods below are fastest.
+
+        A copy lives for one pass: what is kept between them is what the model made.
+        """
+        return inputs
+
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output. Runs without autograd."""
@@ -134,19 +141,20 @@ class _Record(torch.autograd.Function):
         ctx.tape, ctx.index = tape, index
         ctx.save_for_backward(*inputs)
         kernel = tape.kernels[index]
-        output = kernel.forward(*inputs)
+        output = kernel.forward(*kernel.arrange(*inputs))
         return _writable(output, (*inputs, *kernel.weights)) if output._is_view() else output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        tape, inputs = ctx.tape, ctx.saved_tensors
+        tape, kernel = ctx.tape, ctx.tape.kernels[ctx.index]
+        inputs = kernel.arrange(*ctx.saved_tensors)
         if tape.listener is not None:
             tape.listener.on_gradient(ctx.index, g, inputs)
         gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
         # The first layer's input needs none, and that gradient is the dearest of all.
         if any(ctx.needs_input_grad[3:]):
-            gradients = tape.kernels[ctx.index].input_gradients(g, *inputs)
+            gradients = kernel.input_gradients(g, *inputs)
         return (None, None, None, *gradients)
 
 

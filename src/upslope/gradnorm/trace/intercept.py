@@ -233,6 +233,8 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
+        if any(tensor.is_nested for tensor in tensors_of((*args, *kwargs.values()))):
+            raise SamplesNotSeparable(f"`{name}` takes a nested tensor, whose sizes are no numbers")
         into_weight = writes(name) and any(self.tape.weights.is_weight(first) for first in args[:1])
         # What was written would be read as a weight, whose samples nobody could tell apart.
         if kwargs.get("out") is not None or into_weight:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm.core.batch import Batch
 from upslope.gradnorm.core.listeners import Reduction
 from upslope.gradnorm.core.memory import memory_of
-from upslope.gradnorm.core.per_sample_gradients import evenly
+from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.restoring import modules_of, restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
@@ -42,6 +43,10 @@ _AVERAGE = 8 << 20
 _BLOCK = 31 << 20
 """Bytes of the largest activation that this allows: malloc has a limit of its own."""
 
+_FEWEST = 4
+"""Samples of a piece that a bound on memory cuts off. Of fewer, a proof runs single samples, for
+which the convolutions of torch unfold their inputs: more memory than the piece saves."""
+
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
 
@@ -58,23 +63,21 @@ def reduce_per_sample(
     The model is left as it was found.
     """
     _keep_pages()
-    with restoring_state(model):
-        own = list(microbatches(model, batch))
+    with restoring_state(model) as buffers:
+
+        def record(batch: Batch) -> Recording:
+            buffers.renew()  # a piece does not meet what another piece has written
+            return Recording(model, batch, weights, options)
+
+        own = list(microbatches(model, batch, options))
         if len(own) > 1 and is_label_free(loss):
-            return _stacked(
-                Recording(model, microbatch, weights, options).reduce_per_sample(
-                    reduction, loss, last=True
-                )
-                for microbatch in own
-            )
+            pieces = map(record, own)
+            return _stacked(piece.reduce_per_sample(reduction, loss, last=True) for piece in pieces)
         rows = None
         if len(own) > 1:
-            records = [Recording(model, microbatch, weights, options) for microbatch in own]
-            rows = _with_joined_outputs(records, reduction, loss)
+            rows = _with_joined_outputs(list(map(record, own)), reduction, loss)
         if rows is None:
-            rows = Recording(model, batch, weights, options).reduce_per_sample(
-                reduction, loss, last=True
-            )
+            rows = record(batch).reduce_per_sample(reduction, loss, last=True)
         return rows
 
 
@@ -89,22 +92,27 @@ def _keep_pages() -> None:
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
-def microbatches(model: nn.Module, batch: Batch) -> Iterator[Batch]:
-    """Yield the batch, cut along the samples; in one piece where nothing is gained by more."""
-    slices = list(evenly(batch.n, _most(model, batch))) if batch.n > 2 else []
+def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Iterator[Batch]:
+    """Yield the batch, cut along the samples; in one piece where nothing is gained by more.
+
+    Where the caller bounds the scratch there are two pieces at least: the activations that the
+    second does not hold yet make room for what the engine needs beside those of the first.
+    """
+    most = _most(model, batch, bounded=options.scratch < SCRATCH)
+    slices = list(evenly(batch.n, most)) if batch.n > 2 else []
     if len(slices) < 2:
         yield batch
         return
     yield from map(batch.rows, slices)
 
 
-def _most(model: nn.Module, batch: Batch) -> int:
+def _most(model: nn.Module, batch: Batch, *, bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
-    # A GPU has no such caches; in training mode random numbers would be drawn in another order.
-    if any(x.device.type != "cpu" for x in batch.tensors) or any(
-        m.training for m in modules_of(model)
-    ):
-        return batch.n
+    if any(m.training for m in modules_of(model)):
+        return batch.n  # in pieces, random numbers would be drawn in another order
+    limit = max(_FEWEST, (batch.n + 1) // 2) if bounded else batch.n
+    if any(x.device.type != "cpu" for x in batch.tensors):
+        return limit  # a GPU has no such caches
     key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)
     known = _sizes.setdefault(model, {})
     if key not in known:
@@ -119,7 +127,7 @@ def _most(model: nn.Module, batch: Batch) -> int:
         weights = sum(p.nbytes for p in model.parameters())
         enough = min(_AVERAGE / max(1, average), _BLOCK / max(1, largest))
         known[key] = max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
-    return known[key]
+    return min(limit, known[key])
 
 
 def _with_joined_outputs(
@@ -138,7 +146,12 @@ def _with_joined_outputs(
     key = (identify(loss), total, run.batch.shapes)
     prove = not memory.knows_loss(key)
     # The loss is called once, with all outputs, as its labels may be those of the whole batch.
-    gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
+    try:
+        gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
+    except GradientNormError:
+        raise
+    except Exception:  # a loss that reads what the model kept of the last piece, for instance
+        gradients = None
     if gradients is None:
         return None
     if prove and not loss_looks_around(loss, joined, total):
@@ -168,6 +181,8 @@ def _joined(outputs: list[Any]) -> Any:
     leaves = []
     for column in columns:
         if all(isinstance(leaf, Tensor) and leaf.dim() > 0 for leaf in column):
+            if any(leaf.shape[1:] != column[0].shape[1:] for leaf in column):
+                return None  # padded to the longest sample of each piece
             whole = torch.cat([leaf.detach() for leaf in column])  # holds no activation
             leaves.append(whole.requires_grad_(any(leaf.requires_grad for leaf in column)))
         elif all(leaf is None or isinstance(leaf, (bool, int, str)) for leaf in column):
