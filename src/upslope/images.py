@@ -33,8 +33,13 @@ FULL = 2**16 - 1
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
-_ADVICE = "Repair or remove it, or leave such images out: `-s data.on_error=skip`."
+_ADVICE = "Repair or remove it, or leave such images out: `-s experiment.on_corrupt=skip`."
 _SUBFILE, _REDUCED, _TRANSPARENCY_MASK = 254, 1, 4  # the tag of TIFF, and bits of its value
+
+
+def without_advice(error: Exception) -> str:
+    """Return a message about an image that is left out already, without the advice to do so."""
+    return str(error).replace(_ADVICE, "").strip()
 
 
 def most_pixels() -> int:
