@@ -162,6 +162,39 @@ def run_without_others(record: Recording, rows: Tensor) -> tuple[Tensor, Any]:
         ) from error
 
 
+def shared_tensors(record: Recording) -> set[int]:
+    """Return the places among `tensors_in` of outputs that are as long as the batch by chance.
+
+    A table of prototypes, or outputs with time first: with fewer samples they are as long as ever.
+    """
+    if record.shared_outputs is None:
+        record.shared_outputs = _find_shared(record)
+    return record.shared_outputs
+
+
+def _find_shared(record: Recording) -> set[int]:
+    whole = tensors_in(record.outputs)
+    if record.n < 2 or record.is_random or all(len(x) != record.n for x in whole):
+        return set()
+    try:
+        with torch.no_grad():
+            rows, outputs = run_without_others(record, torch.arange(min(2, record.n - 1)))
+    except Exception:  # for this size of batch alone, or in no mode but the ordinary one
+        return set()
+    fewer = tensors_in(outputs)
+    if len(rows) == record.n or len(fewer) != len(whole):
+        return set()
+    pairs = enumerate(zip(whole, fewer, strict=True))
+    return {place for place, (a, b) in pairs if len(a) == len(b) == record.n}
+
+
+def shared_leaves(record: Recording) -> set[int]:
+    """Return the places of those outputs among the leaves of `tree_flatten`."""
+    tensors = tensors_in(record.outputs)
+    own = {id(tensors[place]) for place in shared_tensors(record)}
+    return {i for i, leaf in enumerate(tree_flatten(record.outputs)[0]) if id(leaf) in own}
+
+
 def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:
     """The error for a model that mixes samples. samples: the indices of those that show it."""
     which = [record.batch.first + int(i) for i in samples[:3]]

@@ -22,6 +22,7 @@ from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     model_mixes,
     run_without_others,
+    shared_leaves,
     unused_outputs,
 )
 
@@ -46,7 +47,9 @@ def sample_by_sample(
     shares = None
     if not record.is_random:
         # With random numbers a sample would meet others when it is alone.
-        shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
+        shares = gradients_at_outputs(
+            record.outputs, parameters, record.n, loss, shared=shared_leaves(record)
+        )
     if shares is None:
         yield from _in_the_batch(record, loss, parameters, samples)
         return

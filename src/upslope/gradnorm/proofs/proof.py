@@ -40,6 +40,7 @@ from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     refuse_company,
     run_without_others,
+    shared_leaves,
     unused_outputs,
 )
 from upslope.gradnorm.proofs.per_sample_loop import pull_back, sample_by_sample
@@ -221,7 +222,9 @@ def _plain_gradients(
     total: list[Tensor | None] = [None] * len(parameters)
     shares = None
     if not record.is_random:
-        shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
+        shares = gradients_at_outputs(
+            record.outputs, parameters, record.n, loss, shared=shared_leaves(record)
+        )
     parts: Iterator[tuple[Gradients, Gradients | None]]
     if shares is not None:
         if not record.repeats:

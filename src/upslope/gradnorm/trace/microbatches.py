@@ -29,6 +29,7 @@ from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import Loss, identify, is_label_free
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.proofs.independence import loss_looks_around
+from upslope.gradnorm.proofs.mixing import shared_tensors
 from upslope.gradnorm.trace.capacity import held_by_one
 from upslope.gradnorm.trace.recording import Recording, upcast_output
 from upslope.gradnorm.trace.sharing import resolve_shared
@@ -138,6 +139,8 @@ def _with_joined_outputs(
     memory = memory_of(records[0].model)
     key = (identify(loss), total, records[0].batch.shapes)
     prove = not memory.knows_loss(key)
+    if prove and shared_tensors(records[0]):
+        return None
     gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
     if gradients is None:
         return None

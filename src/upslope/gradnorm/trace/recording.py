@@ -90,6 +90,8 @@ class Recording:
         """Checksums of passes with a power of two for each sample, where probing took them."""
         self._reached = False
         """Whether the last backward pass came to any weight, be it with zeros."""
+        self.shared_outputs: set[int] | None = None
+        """Outputs that are as long as the batch by chance, once that is known (`mixing`)."""
         self._has_drawn = False
         self.is_random = False
         """Whether the model draws random numbers that a sample alone would not meet."""
