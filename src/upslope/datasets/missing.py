@@ -8,7 +8,7 @@ class may be called None or NA.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -25,6 +25,7 @@ among them: it is sodium."""
 
 DOUBTFUL_WORDS: tuple[str, ...] = (
     "unknown", "missing", "unlabelled", "unlabeled", "not labelled", "not labeled", "no label",
+    "to label", "unsorted",
     "undefined", "unassigned", "unspecified", "not available", "not applicable", "nil", "void",
     "empty", "tbd", "todo", ".", "..", "--", "---", "??", "???", "_", "*",
     "#value!", "#ref!", "#null!", "#div/0!", "#name?", "#num!",
@@ -74,13 +75,33 @@ def missing_notes(
                 "for no label ([]: none but the empty one)."
             )
         notes.append(note)
-    doubtful = (w for w in sorted(counts) if w.lower() in DOUBTFUL_WORDS and words is None)
+    doubtful = [w for w in sorted(counts) if w.lower() in DOUBTFUL_WORDS and words is None]
+    if words is None and _is_minus_one_for_none(counts.keys() - missing.keys()):
+        doubtful.append("-1")
     notes += [
         f"{counts[word]:,} of {total:,} {what} are of the class {word!r}, which is counted as a "
         f"class. If it stands for no label, set `data.missing_labels` to [{word!r}]."
         for word in doubtful
     ]
     return tuple(notes)
+
+
+def class_folder_notes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences on classes by folder whose name is as likely to stand for no label.
+
+    classes: the names of the folders.
+    """
+    return tuple(
+        f"The folder {name!r} is counted as a class. If it stands for no label, call it unlabelled."
+        for name in classes
+        if name in MISSING_WORDS or name.lower().replace("_", " ") in DOUBTFUL_WORDS
+    )
+
+
+def _is_minus_one_for_none(labels: Collection[str]) -> bool:
+    """Tell whether -1 stands beside whole numbers from 0, where it often stands for no label."""
+    others = set(labels) - {"-1"}
+    return "-1" in labels and len(others) > 1 and all(label.isdecimal() for label in others)
 
 
 def _quoted(word: str) -> str:

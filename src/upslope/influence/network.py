@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from upslope.errors import InfluenceError, UpslopeError
 from upslope.gradnorm import select
-from upslope.gradnorm.engine import Parameters
+from upslope.gradnorm.arguments import Parameters
 from upslope.influence.losses import LossFunction, loss_named
 
 Batches = Iterable[tuple[Any, Any]]

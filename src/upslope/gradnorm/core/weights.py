@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
 Uses = Sequence[tuple[Tensor, PerSampleGradient]]
 """The uses of one parameter: through which weight, and the gradient of that weight."""
@@ -32,7 +33,7 @@ class Weights:
     def mark_derived(self, tensor: Tensor) -> None:
         """Take in a tensor that was computed from weights alone."""
         if tensor.requires_grad and not self.tracks(tensor):
-            tensor.__dict__["_upslope_weights"] = self
+            mark(tensor).made_of = self
 
     def view(self, tensor: Tensor) -> Tensor:
         """The same, for a kernel's own views of a weight."""
@@ -43,7 +44,7 @@ class Weights:
         """Whether something is a weight: a tracked parameter, or made of such alone."""
         if not isinstance(tensor, Tensor):
             return False
-        return self.tracks(tensor) or tensor.__dict__.get("_upslope_weights") is self
+        return self.tracks(tensor) or marks_of(tensor).made_of is self
 
     def asked(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.proofs.owners import (
     counting_dimensions,
     do_meet,
@@ -56,7 +57,6 @@ TYPING = frozenset(
 CREATING = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "zeros"})
 """Operators that make tensors of numbers, as Python would."""
 
-_MARK = "_upslope_company"
 _SAMPLE, _STATISTIC = "sample", "statistic"
 
 
@@ -103,16 +103,17 @@ class StatisticsWatch(TorchFunctionMode):
     def mark(self, value: Any) -> Any:
         """Say that a tensor holds the numbers of samples, if it has as many rows."""
         if isinstance(value, Tensor) and value.dim() and len(value) == self._n:
-            value.__dict__[_MARK] = self._session, _SAMPLE, front_owners(self._n, value)
+            mark(value).statistic = self._session, _SAMPLE, front_owners(self._n, value)
         return value
 
     def _read(self, tensor: Tensor) -> str | None:
-        session, mark, _ = tensor.__dict__.get(_MARK, (None, None, None))
-        return mark if session is self._session else None
+        known = marks_of(tensor).statistic
+        return known[1] if known is not None and known[0] is self._session else None
 
     def _owners(self, tensor: Tensor) -> Tensor | None:
         """The sample of each entry of a tensor that holds samples, where it is known."""
-        return tensor.__dict__[_MARK][2] if self._read(tensor) == _SAMPLE else None
+        known = marks_of(tensor).statistic
+        return known[2] if known is not None and self._read(tensor) == _SAMPLE else None
 
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
@@ -140,17 +141,16 @@ class StatisticsWatch(TorchFunctionMode):
         self.log.append((name, shapes))
         if name in LEAVING or name in UNREADABLE or name in CREATING:
             return out
-        mark = self._mark_of(name, args, kwargs, given, marks, place)
-        if mark is not None:
+        kind = self._kind_of(name, args, kwargs, given, marks, place)
+        if kind is not None:
             made = args[0] if out is None and args else out  # writes of entries return nothing
-            tensors = tree_flatten(made)[0]
-            for position, tensor in enumerate(tensors):
+            for position, tensor in enumerate(tree_flatten(made)[0]):
                 if isinstance(tensor, Tensor):
                     owners = None
-                    if mark == _SAMPLE:
+                    if kind == _SAMPLE:
                         several = position if isinstance(out, (tuple, list)) else None
                         owners = self._followed(name, func, args, kwargs, tensor, several)
-                    tensor.__dict__[_MARK] = self._session, mark, owners
+                    mark(tensor).statistic = self._session, kind, owners
         return out
 
     def _is_displaced(self, output: Tensor) -> bool:
@@ -193,10 +193,10 @@ class StatisticsWatch(TorchFunctionMode):
         else:
             each = entries.reshape(self._n, -1, *entries.shape[1:])
             own = each[self._alone].expand_as(each).reshape(entries.shape)
-        own.__dict__[_MARK] = entries.__dict__[_MARK]
+        mark(own).statistic = marks_of(entries).statistic
         return (own, *args[1:])
 
-    def _mark_of(
+    def _kind_of(
         self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
     ) -> str | None:
         if name == "__getitem__":  # an index chooses; what it is made of is not in the entries
@@ -211,15 +211,15 @@ class StatisticsWatch(TorchFunctionMode):
         owners = [self._owners(x) for x, mark in zip(given, marks, strict=True) if mark]
         known = [x for x in owners if x is not None]
         if len(known) == len(owners):
-            own = _owned_mark(name, args, kwargs, given, marks, known)
+            own = _owned_kind(name, args, kwargs, given, marks, known)
             if own is not None:
                 return own
-        return self._mark_by_length(name, args, kwargs, given, marks, place)
+        return self._kind_by_length(name, args, kwargs, given, marks, place)
 
-    def _mark_by_length(
+    def _kind_by_length(
         self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
     ) -> str:
-        """The mark of what an operator makes of tensors of which lengths alone are known."""
+        """The kind of what an operator makes of tensors of which lengths alone are known."""
         both = len(given) == 2 and marks == [_SAMPLE, _SAMPLE]
         spread = both and (name in CROSSING or given[0].shape != given[1].shape)
         if spread or name in REDUCING or name == "grid_sample":
@@ -264,7 +264,7 @@ def _is_of_two(name: str, args: Any, kwargs: Any) -> bool:
     return name in {"max", "min"} and any(isinstance(x, Tensor) for x in (*args, *kwargs.values()))
 
 
-def _owned_mark(
+def _owned_kind(
     name: str,
     args: Any,
     kwargs: Any,
@@ -272,7 +272,7 @@ def _owned_mark(
     marks: list[Any],
     owners: list[Tensor],
 ) -> str | None:
-    """The mark of what an operator makes of tensors of which every entry's sample is known.
+    """The kind of what an operator makes of tensors of which every entry's sample is known.
 
     owners: of the tensors that hold samples, in order. None where this does not decide.
     """

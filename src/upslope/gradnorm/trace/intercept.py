@@ -46,23 +46,20 @@ from upslope.gradnorm.core.operators import (
     LIKE_ANOTHER,
     LOOKING_UP,
     REPEATING,
-    is_entrywise,
-)
-from upslope.gradnorm.core.placeholders import PLACEHOLDER, FusionMismatch
-from upslope.gradnorm.core.program import Program, name_of
-from upslope.gradnorm.core.sequence_order import OrderUnknown, SequenceOrders, mark
-from upslope.gradnorm.core.tape import Tape
-from upslope.gradnorm.core.torch_functions import (
-    is_written_in_python,
-    without_torch_function_dispatch,
-)
-from upslope.gradnorm.core.views import (
     as_type,
+    is_entrywise,
+    is_written_in_python,
     refuse_write_through_copy,
     tensors_of,
     viewed,
+    without_torch_function_dispatch,
     writes,
 )
+from upslope.gradnorm.core.program import Program, name_of
+from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.sequence_order import OrderUnknown, SequenceOrders, mark_order
+from upslope.gradnorm.core.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
 from upslope.gradnorm.core.weights import leaves
 from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
 from upslope.gradnorm.kernels.expand import expand_to_samples
@@ -92,7 +89,7 @@ class Interceptor(TorchFunctionMode):
         self._orders = SequenceOrders(n)
         self.program = Program()
         self._hooked = module_with_backward_hook(model)
-        self._buffers = {id(buffer) for buffer in model.buffers()}
+        self._buffers = {id(b) for module in modules_of(model) for b in module._buffers.values()}
         self._written: list[Tensor] = []
         """Buffers that samples were written into: they lose their mark when the model has run."""
         self._depth = 0
@@ -114,12 +111,12 @@ class Interceptor(TorchFunctionMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._depth -= 1
         while self._depth == 0 and self._written:
-            self._written.pop().__dict__.pop("_upslope_sample", None)
+            remove_marks(self._written.pop())
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
         alias = tensor.detach()
-        alias.__dict__["_upslope_sample"] = self._session
+        mark(alias).samples_in = self._session
         return alias
 
     def __torch_function__(
@@ -152,7 +149,7 @@ class Interceptor(TorchFunctionMode):
         normalising = func in BATCH_NORMS
         if "token" in kinds:
             if not (normalising and "weight" in kinds):
-                places = (t.__dict__.get(PLACEHOLDER) for t in tensors)
+                places = (marks_of(t).placeholder_of for t in tensors)
                 raise FusionMismatch(next(place for place in places if place is not None))
             kinds = kinds - {"token"} | {"sample"}
         if "sample" in kinds and normalising:
@@ -194,12 +191,13 @@ class Interceptor(TorchFunctionMode):
         if "sample" in kinds:
             for tensor in tensors_of((out, args[:1] if out is None else ())):
                 self.tape.types.add(tensor.dtype)
-                if PLACEHOLDER not in tensor.__dict__:
-                    tensor.__dict__["_upslope_sample"] = self._session
+                marks = mark(tensor)
+                if marks.placeholder_of is None:
+                    marks.samples_in = self._session
                 if id(tensor) in self._buffers:
                     self._written.append(tensor)
             if order is not None:
-                mark(func, out, order)
+                mark_order(func, out, order)
         return out
 
     def _order_behind(
@@ -225,6 +223,8 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
+        if any(tensor.is_nested for tensor in tensors_of((*args, *kwargs.values()))):
+            raise SamplesNotSeparable(f"`{name}` takes a nested tensor, whose sizes are no numbers")
         into_weight = writes(name) and any(self.tape.weights.is_weight(first) for first in args[:1])
         if kwargs.get("out") is not None or into_weight:
             raise SamplesNotSeparable(
@@ -352,19 +352,19 @@ class Interceptor(TorchFunctionMode):
     def _kind(self, tensor: Tensor) -> str:
         if self.tape.weights.is_weight(tensor):
             return "weight"
-        if tensor.__dict__.get("_upslope_sample") == self._session:
+        if marks_of(tensor).samples_in == self._session:
             return "sample"
         if isinstance(tensor, nn.Parameter):
             return "other" if tensor.requires_grad else "constant"
         if tensor.grad_fn is not None:
             return self._kind_by_graph(tensor)
-        return "token" if PLACEHOLDER in tensor.__dict__ else "constant"
+        return "constant" if marks_of(tensor).placeholder_of is None else "token"
 
     def _kind_by_graph(self, tensor: Tensor) -> str:
         """For what no operator here put out: custom functions, TorchScript, caches, writes."""
         ends = list(leaves(tensor))
         if any(leaf is anchor for leaf in ends for anchor in self.tape.anchors):
-            tensor.__dict__["_upslope_sample"] = self._session
+            mark(tensor).samples_in = self._session
             self.program.repeats = False  # what made it, and of which entries, was not seen
             if self._orders.met:
                 self.tape.route()
