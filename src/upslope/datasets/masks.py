@@ -190,7 +190,8 @@ def open_pairs(
     pool = open_part("train")
     test = open_part("test") if parts.get("test") else None
     listed = [pair for part in parts.values() for pair in part]
-    notes += survey_notes([pair.image for pair in listed], form, on_error)
+    images = [str(pair.image) for pair in listed]
+    notes += survey_notes(Files(Path(), images), images, form, on_error)
     notes += mask_notes([pair.mask for pair in listed if pair.mask], codes.kind)
     if duplicates != "off":
         drawn = {"pool": pool, "test set": test, "validation set": validation}

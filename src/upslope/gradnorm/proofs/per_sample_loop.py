@@ -17,10 +17,11 @@ from upslope.gradnorm.core.listeners import Reduction
 from upslope.gradnorm.core.outputs import check_losses
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.proofs.at_outputs import differentiable
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
+    gradients_at_own_outputs,
     model_mixes,
     run_without_others,
     unused_outputs,
@@ -44,7 +45,7 @@ def sample_by_sample(
     shares = None
     if not run.is_random:
         # With random numbers a sample would meet others when it is alone.
-        shares = gradients_at_outputs(run.outputs, parameters, run.n, loss)
+        shares = gradients_at_own_outputs(run, loss, parameters)
     # The loss needs the whole batch: its parameters, or outputs without samples in front.
     if shares is None:
         yield from _in_the_batch(run, loss, parameters, samples)

@@ -36,10 +36,11 @@ from upslope.gradnorm.core.separation import checksum, differ
 from upslope.gradnorm.core.tape import Kernel
 from upslope.gradnorm.core.weights import Uses, Weights
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.proofs.at_outputs import differentiable
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
+    gradients_at_own_outputs,
     refuse_company,
     run_without_others,
     unused_outputs,
@@ -246,7 +247,7 @@ def _plain_gradients(
     total: list[Tensor | None] = [None] * len(parameters)
     shares = None
     if not run.is_random:
-        shares = gradients_at_outputs(run.outputs, parameters, run.n, loss)
+        shares = gradients_at_own_outputs(run, loss, parameters)
     parts: Iterator[tuple[Gradients, Gradients | None]]
     if shares is not None:
         # Routing by capacity shows only where the company is changed, which is cheap without
