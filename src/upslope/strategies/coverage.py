@@ -27,11 +27,12 @@ from torch import Tensor
 
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
+from upslope.posterior import margin
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.cover import Similarity, cover
 from upslope.strategies.distances import normalised, smallest_distance
 from upslope.strategies.features import Features, Steps, features_need
-from upslope.strategies.posteriors import margin, posterior_need
+from upslope.strategies.posteriors import posterior_need
 
 UNDERFLOW = 104.0
 """Of x beyond this, exp(-x) is 0 in single precision."""

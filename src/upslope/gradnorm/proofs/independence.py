@@ -14,7 +14,7 @@ Called by `trace/recording` with the first batch of each program.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.mixing import shared_leaves, shared_tensors
 from upslope.gradnorm.proofs.statistics import StatisticsWatch, Watch
 
 _ROWS = 8
@@ -49,6 +50,7 @@ def model_looks_around(run: BatchRun) -> bool:
     if run.n < 2 or not _is_counted(run):
         return False
     n, batch = run.n, run.batch
+    # A proof of the first batch must not cost as much as the batch.
     if n > _ROWS and not run.is_random:  # random numbers would not be the same for fewer
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
     watch = StatisticsWatch(n)
@@ -85,7 +87,7 @@ def losses_look_around(run: BatchRun, loss: Loss) -> bool:
     if run.n < 2:
         return False
     if opens(run.outputs) and _is_counted(run):
-        return loss_looks_around(loss, run.outputs, run.n)
+        return loss_looks_around(loss, run.outputs, run.n, shared_leaves(run))
 
     def losses(change: Change | None) -> list[Tensor]:
         return [loss(_run(run, run.batch, change))]
@@ -105,29 +107,36 @@ def opens(outputs: Any) -> bool:
 
 def _is_counted(run: BatchRun) -> bool:
     """Whether dimension 0 of every output counts the samples."""
-    return all(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs))
+    counted = all(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs))
+    return counted and not shared_tensors(run)
 
 
-def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:
+def loss_looks_around(loss: Loss, outputs: Any, n: int, shared: Collection[int] = ()) -> bool:
     """Return whether the loss of a sample may depend on the outputs of others.
 
-    outputs: what a model puts out for n samples, its tensors (n, ...).
+    outputs: what a model puts out for n samples, its tensors (n, ...). shared: the leaves that are
+    as long by chance.
     """
     leaves, spec = tree_flatten(outputs)
     watch = StatisticsWatch(n)
     own = [_changed(leaf, n, None) for leaf in leaves]
-    for leaf in own:
-        watch.mark(leaf)
+    for place, leaf in enumerate(own):
+        if place not in shared:
+            watch.mark(leaf)
     try:
         with watch:
             before = loss(tree_unflatten(own, spec))
     except Exception:  # labels that have run out
         return True
+    # Operators tell more than numbers: a statistic may not have moved just now.
     if watch.finish([before]):
         return True
 
     def losses(change: Change) -> list[Tensor]:
-        given = [_changed(leaf, n, change) for leaf in leaves]
+        given = [
+            _changed(leaf, n, None if place in shared else change)
+            for place, leaf in enumerate(leaves)
+        ]
         return [loss(tree_unflatten(given, spec))]
 
     return _moves(n, [before], losses)
@@ -157,6 +166,7 @@ def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequenc
             _differ(a, b, n, even) for a, b in zip(before, after, strict=True)
         ):
             return True
+    # A model that refuses both kinds of numbers cannot be judged by them:
     return tried == 0
 
 

@@ -14,7 +14,8 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.batch import half
 from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.core.restoring import without_traces
-from upslope.gradnorm.proofs.at_outputs import differentiable
+from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
 from upslope.gradnorm.proofs.batch_run import BatchRun
 
 _NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
@@ -40,6 +41,7 @@ def compare_outputs(
     near = _NEAR.get(run.precision, _NEAR_HALF)
     for place, (all_, own) in enumerate(zip(whole, some, strict=True)):
         counted = all_.shape[:1] == (run.n,) and own.shape[:1] == (len(rows),)
+        # What the loss does not look at may depend on anything.
         if place in unused or not counted:
             continue
         ours = all_.detach()[rows.to(all_.device)]
@@ -60,6 +62,7 @@ def _agree_in_double(run: BatchRun, rows: Tensor) -> bool:
 
     TF32, of which GPUs make float32 products, has three digits.
     """
+    # There is nothing more precise to ask.
     if run.precision == torch.float64:
         return False
     try:
@@ -142,6 +145,7 @@ def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
         outputs = run.run_plain(run.batch.rows(rows))
         if len(rows) > 1 or all(len(x) == 1 for x in tensors_in(outputs)):
             return rows, outputs
+    # Another try would fail as well; the caller must choose a smaller batch.
     except torch.OutOfMemoryError:
         raise
     except Exception:  # the second try below tells what the model does not like
@@ -151,6 +155,7 @@ def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
         return other, run.run_plain(run.batch.rows(other))
     except torch.OutOfMemoryError:
         raise
+    # Any type: it is the model's own error, told by name below.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise GradientNormError(
@@ -158,6 +163,56 @@ def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
             f"{run.n} it fails with {type(error).__name__}: {reason}. Take the number of "
             "samples from the inputs (`len(x)`), not from a constant."
         ) from error
+
+
+def shared_tensors(run: BatchRun) -> set[int]:
+    """Return the places among `tensors_in` of outputs that are as long as the batch by chance.
+
+    A table of prototypes, or outputs with time first: with fewer samples they are as long as ever.
+    """
+    if run.shared_outputs is None:
+        run.shared_outputs = _find_shared(run)
+    return run.shared_outputs
+
+
+def _find_shared(run: BatchRun) -> set[int]:
+    whole = tensors_in(run.outputs)
+    if run.n < 2 or run.is_random or all(len(x) != run.n for x in whole):
+        return set()
+    try:
+        with torch.no_grad():
+            rows, outputs = run_without_others(run, torch.arange(min(2, run.n - 1)))
+    except Exception:  # for this size of batch alone, or in no mode but the ordinary one
+        return set()
+    fewer = tensors_in(outputs)
+    if len(rows) == run.n or len(fewer) != len(whole):
+        return set()
+    pairs = enumerate(zip(whole, fewer, strict=True))
+    return {place for place, (a, b) in pairs if len(a) == len(b) == run.n}
+
+
+def shared_leaves(run: BatchRun) -> set[int]:
+    """Return the places of those outputs among the leaves of `tree_flatten`."""
+    tensors = tensors_in(run.outputs)
+    own = {id(tensors[place]) for place in shared_tensors(run)}
+    return {i for i, leaf in enumerate(tree_flatten(run.outputs)[0]) if id(leaf) in own}
+
+
+def gradients_at_own_outputs(
+    run: BatchRun, loss: Loss, parameters: Sequence[Tensor]
+) -> list[Tensor] | None:
+    """Return the gradients of the losses at the outputs of a batch (`gradients_at_outputs`).
+
+    Raises:
+        GradientNormError: a sample's loss depends on the outputs of others.
+    """
+    try:
+        return gradients_at_outputs(run.outputs, parameters, run.n, loss)
+    except GradientNormError:
+        shared = shared_leaves(run)  # a pass of its own, only where lengths may have deceived
+        if not shared:
+            raise
+    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared)
 
 
 def model_mixes(run: BatchRun, samples: Tensor) -> GradientNormError:
