@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -32,20 +33,21 @@ class Slow(nn.Module):
         return self.network(inputs)
 
 
-def main() -> int:
+def main(out: Path, pause: float = 0.0, workers: int = 2, seeds: int = 2) -> int:
+    torch.set_num_threads(workers)
     warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
     try:
         compare(
-            sys.argv[1],
+            out,
             strategies={"margin": strategies.build("margin")},
-            seeds=[0, 1],
+            seeds=range(seeds),
             splits=splits(),
             task=TASK,
-            model=partial(Slow, 0.1 if sys.argv[2] == "slow" else 0.0),
+            model=partial(Slow, pause),
             settings=ExperimentSettings(initial=20, budget=10, cycles=2),
             training=TrainingSettings(epochs=3, batch_size=8),
             device="cpu",
-            workers=2,
+            workers=workers,
             progress=False,
         )
     except UpslopeError as error:
@@ -54,8 +56,3 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(2)
-    sys.exit(main())

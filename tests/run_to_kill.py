@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from upslope import datasets, models, strategies, tasks
+from upslope.errors import UpslopeError
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.progress import Progress
 from upslope.training import TrainingSettings, loop
@@ -42,9 +43,18 @@ def experiment(path: Path, pause: float = 0.0, **settings: object) -> Experiment
     )
 
 
-if __name__ == "__main__":
+def main(path: Path, pause: float = 0.0) -> int:
     torch.set_num_threads(1)
     loop.CHECKPOINT_SECONDS = 0.05  # a checkpoint every few batches: kills land beside them
-    with experiment(Path(sys.argv[1]), float(sys.argv[2])) as run:
-        print("started", flush=True)
-        run.run()
+    try:
+        with experiment(path, pause) as run:
+            print("started", flush=True)
+            run.run()
+    except UpslopeError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -67,17 +67,17 @@ def test_all_faults_are_told_together_with_their_paths() -> None:
     )
     starts = [
         "traning: unknown key; did you mean `training`?",
-        "data.limit: expected an integer or nothing but got 'x'",
+        "data.limit: expected an integer of at least 1, or nothing but got 'x'",
         "model: Expected a model among",
         "strategies[1]: Expected a strategy among",
         "strategies: expected each to be there once but got 'random' 2 times",
         "seeds: expected how many (1 or more) or a list of them but got [1, 1]",
         "experiment.seed: say which seeds under `seeds`",
-        "experiment.initial: expected a number but got 0",
+        "experiment.initial: expected a number above 0 but got 0",
         'experiment.candidates: expected "all", a multiple',
-        "training.epochs: expected an integer or \"auto\" but got 'abc'",
+        "training.epochs: expected an integer of at least 1, or \"auto\" but got 'abc'",
         "training.batch: unknown key; did you mean `batch_size`?",
-        "training.lr: expected a number but got -1",
+        "training.lr: expected a number above 0 but got -1",
         "device: expected one of auto, cpu, cuda, mps but got 'tpu'",
         "full_data: expected a whole number of at least 0 but got -1",
     ]
@@ -332,8 +332,8 @@ def test_no_message_shows_a_type_of_python() -> None:
     for line in expected:
         assert " | " not in line, line
         assert not re.search(r"\b(None|int|float|str|bool|list\[|dict|tuple)\b", line), line
-    assert "data.limit: expected an integer or nothing" in expected
-    assert "data.columns: expected text or a list of texts or nothing" in expected
+    assert "data.limit: expected an integer of at least 1, or nothing" in expected
+    assert "data.columns: expected text, or a list of texts, or nothing" in expected
 
 
 def test_settings_in_python_name_the_fault_as_the_file_does() -> None:

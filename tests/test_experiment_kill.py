@@ -14,32 +14,10 @@ import pytest
 import torch
 
 import run_to_kill
+from forked import PATIENCE, Forked
 from upslope.checkpoints import load_tensors
 from upslope.errors import RunError
 from upslope.ledger import RunResult, read_run
-
-SCRIPT = Path(run_to_kill.__file__)
-PATIENCE = 900.0
-"""Seconds to wait for a process that should end by itself: only one that hangs takes so long."""
-
-
-def start(path: Path, pause: float = 0.0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(path), str(pause)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-
-
-def await_line(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdout is not None
-    for got in process.stdout:
-        if got.strip() == line:
-            return
-    assert process.stderr is not None
-    raise AssertionError(process.stderr.read())
 
 
 def what_counts(run: RunResult) -> list[object]:
@@ -53,10 +31,14 @@ def what_counts(run: RunResult) -> list[object]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in an interpreter of its own, whose hashes of text are others than here."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    process = start(path)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
+    done = subprocess.run(
+        [sys.executable, run_to_kill.__file__, str(path)],
+        capture_output=True, text=True, timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     return path
 
 
@@ -64,23 +46,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
-    path, rng, kills = tmp_path / "run", random.Random(7), 0
-    for _ in range(40):
-        process = start(path, pause=0.004)
-        try:
-            await_line(process, "started")
-            if kills < 4:
-                time.sleep(rng.uniform(0.05, 0.6))
-                process.kill()
-                kills += 1
-                continue
-            process.communicate(timeout=PATIENCE)
-            break
-        finally:
-            process.kill()
-            process.communicate()
-    assert kills == 4
-    assert process.returncode == 0
+    path, rng = tmp_path / "run", random.Random(7)
+    for _ in range(4):
+        process = Forked(run_to_kill.main, path, 0.004, log=tmp_path / "log")
+        process.await_line("started")
+        time.sleep(rng.uniform(0.05, 0.6))
+        process.kill()
+    assert not read_run(path).finished
+    process = Forked(run_to_kill.main, path, log=tmp_path / "log")
+    assert process.end() == 0, process.output
     whole, resumed = read_run(uninterrupted), read_run(path)
     assert what_counts(resumed) == what_counts(whole)
     assert resumed.finished
@@ -98,31 +72,29 @@ def test_ctrl_c_stops_soon_and_the_run_goes_on_bit_for_bit(
 ) -> None:
     path = tmp_path / "run"
     began = time.monotonic()
-    process = start(path, pause=0.02)
-    await_line(process, "training")
+    process = Forked(run_to_kill.main, path, 0.02, log=tmp_path / "log")
+    process.await_line("training")
     to_training = time.monotonic() - began  # the measure of how busy this machine is
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send(signal.SIGINT)
     asked = time.monotonic()
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert time.monotonic() - asked < max(3, 3 * to_training)
-    assert "Interrupted" in errors
+    process.end()
+    assert time.monotonic() - asked < max(3, 10 * to_training)
+    assert "Interrupted" in process.output
     assert (path / "training.safetensors").exists()
-    process = start(path)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
+    process = Forked(run_to_kill.main, path, log=tmp_path / "log")
+    assert process.end() == 0, process.output
     assert what_counts(read_run(path)) == what_counts(read_run(uninterrupted))
 
 
 def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    process = start(path, pause=0.05)
+    process = Forked(run_to_kill.main, path, 0.05, log=tmp_path / "log")
     try:
-        await_line(process, "started")
+        process.await_line("started")
         with pytest.raises(RunError, match=f"process {process.pid} on "):
             run_to_kill.experiment(path)
         assert read_run(path).strategy == "margin"  # reading is for everybody
     finally:
         process.kill()
-        process.communicate()
     run_to_kill.experiment(path).close()  # the lock died with its holder

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,85 @@ def test_formats_that_pillow_knows_beside_those_listed_are_refused() -> None:
         with pytest.raises(DataError, match="x but it cannot be decoded"):
             decode(data, "x", Form("RGB", None))
     assert tried > 5
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def grey_png(rows: int, missing: int = 0, interlaced: int = 0) -> bytes:
+    """A grey PNG of 8 x 8 that says it has so many rows, `missing` of which it has not."""
+    head = struct.pack(">IIBBBBB", 8, rows, 8, 0, 0, 0, interlaced)
+    pixels = b"".join(bytes([0, *([9] * 8)]) for _ in range(rows - missing))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(pixels))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def test_what_pillow_leaves_unchecked_of_a_png_is_damage() -> None:
+    form = Form("L", None)
+    sound = grey_png(8)
+    assert (decode(sound, "x", form) == 9).all()
+    assert (decode(sound + b"more", "x", form) == 9).all()
+    flips = 0
+    for i in range(8, len(sound)):  # every bit of every chunk, with its sum
+        for bit in range(8):
+            changed = bytearray(sound)
+            changed[i] ^= 1 << bit
+            flips += 1
+            with pytest.raises(DataError):
+                decode(bytes(changed), "x", form)
+    assert flips == 8 * (len(sound) - 8)
+    for cut in range(1, len(sound)):
+        with pytest.raises(DataError):
+            decode(sound[:-cut], "x", form)
+
+
+@pytest.mark.parametrize("missing", [1, 3, 8])
+def test_a_png_without_all_of_its_rows_is_refused(missing: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(grey_png(8, missing))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(DataError, match="x but it cannot be decoded"):
+            decode(source, "x", Form("L", None))
+
+
+def test_a_png_whose_last_row_is_black_and_one_that_is_interlaced_are_read() -> None:
+    rng = np.random.default_rng(0)
+    for width, height in ((1, 1), (5, 3), (8, 8), (17, 9)):
+        pixels = rng.integers(1, 256, (height, width, 3), dtype=np.uint8)
+        pixels[-1] = 0
+        for mode in ("RGB", "L", "1", "P"):
+            out = io.BytesIO()
+            image = Image.fromarray(pixels).convert(mode)
+            image.save(out, "PNG")
+            wanted = np.asarray(image.convert("L"))
+            assert (decode(out.getvalue(), "x", Form("L", None))[0] == wanted).all()
+    rows = adam7(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    head = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
+    for part, sound in ((rows, True), (rows[:-9], False)):
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+        data += chunk(b"IDAT", zlib.compress(part)) + chunk(b"IEND", b"")
+        if sound:
+            assert decode(data, "x", Form("L", None)).ravel().tolist() == list(range(64))
+        else:
+            with pytest.raises(DataError):
+                decode(data, "x", Form("L", None))
+
+
+def adam7(pixels: np.ndarray) -> bytes:
+    """The rows of an interlaced PNG, written as its specification has them."""
+    starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+              (1, 0, 2, 1))  # fmt: skip
+    return b"".join(
+        b"\0" + line.tobytes() for y, x, dy, dx in starts for line in pixels[y::dy, x::dx]
+    )
 
 
 VICTIMS = {

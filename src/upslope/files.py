@@ -119,9 +119,17 @@ def read_digested_json(path: Path) -> dict[str, Any] | None:
     """
     try:
         data = from_json(path.read_text(encoding="utf-8"))
-        return data if data.pop(_DIGEST, None) in (None, _digest(data)) else None
+        if _DIGEST in data:
+            return data if data.pop(_DIGEST) == _digest(data) else None
+        # Where the name of the digest is what is damaged, its value is that of all the rest.
+        return None if any(_is_digest_of_rest(data, name) for name in data) else data
     except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _is_digest_of_rest(data: Mapping[str, Any], name: str) -> bool:
+    rest = {key: value for key, value in data.items() if key != name}
+    return bool(data[name] == _digest(rest))
 
 
 def _digest(data: Mapping[str, Any]) -> str:

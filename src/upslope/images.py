@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
+from PIL.TiffImagePlugin import TiffImageFile
 
+from upslope.png import check_chunks, check_rows
 from upslope.reading import check_regular, check_room, damage_reported, read_limit
 
 Mode = Literal["RGB", "L"]
@@ -33,10 +36,16 @@ _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 FULL = 2**16 - 1
 """White, where 16-bit levels fill their range."""
 _ORIENTATION = 0x0112  # the tag of EXIF
+_IMAGE_WIDTH = 256  # a tag of TIFF
 _TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
-_ADVICE = "Repair or remove it, or leave such images out: `-s data.on_error=skip`."
+_ADVICE = "Repair or remove it, or leave such images out: `-s experiment.on_corrupt=skip`."
 _SUBFILE, _REDUCED, _TRANSPARENCY_MASK = 254, 1, 4  # the tag of TIFF, and bits of its value
+
+
+def without_advice(error: Exception) -> str:
+    """Return a message about an image that is left out already, without the advice to do so."""
+    return str(error).replace(_ADVICE, "").strip()
 
 
 def most_pixels() -> int:
@@ -103,6 +112,31 @@ def check_pixels(image: Image.Image, name: object, most: int) -> None:
     check_room(image.width * image.height * _BYTES.get(image.mode, 4), name, most)
 
 
+def load_whole(image: Image.Image) -> None:
+    """Decode the pixels of an open image; of a PNG, check also what Pillow leaves unchecked.
+
+    Raises:
+        ValueError: a checksum is wrong, or rows are missing; or whatever Pillow raises.
+    """
+    if not isinstance(image, PngImagePlugin.PngImageFile) or image.fp is None:
+        image.load()  # of another format, or decoded before
+        return
+    file, path = image.fp, os.fsdecode(image.filename)
+    place = file.tell()
+    check_chunks(file)
+    file.seek(place)
+    image.load()
+    # Rows that a file does not have are zero, and stand at its end: where the last row is not, none
+    # is missing, and the pixels need not be unpacked twice.
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if image.info.get("interlace") or not any(last.tobytes()):
+        if file.closed:  # Pillow closes what it has opened
+            with Path(path).open("rb") as again:
+                check_rows(again)
+        else:
+            check_rows(file)
+
+
 def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
     """Decode an image to (c, h, w) uint8.
 
@@ -130,7 +164,8 @@ def pixels_of(image: Image.Image, form: Form) -> Pixels:
         ValueError: levels that cannot be brought to 8 bits; or whatever Pillow raises on a damaged
             file.
     """
-    _check_depth(image, form.white)
+    _check_depth(image, form.white)  # before loading, after which Pillow forgets how it was stored
+    load_whole(image)
     image = _to_mode(ImageOps.exif_transpose(image), form.mode, form.white)
     if form.size is not None and image.size != form.size[::-1]:
         image = ImageOps.fit(image, form.size[::-1], Image.Resampling.BICUBIC)
@@ -173,7 +208,9 @@ def read_header(source: bytes | Path, name: str) -> Header:
         deep = _is_deep_grey(image) or _is_deep_colour(image)
         orientation = _orientation(image)
         height, width = image.height, image.width
-        if orientation in _TRANSPOSES:
+        # Pillow states the size of a TIFF file as it is once turned; its tag, as it is stored.
+        stored = image.tag_v2.get(_IMAGE_WIDTH) if isinstance(image, TiffImageFile) else width
+        if orientation in _TRANSPOSES and stored in (None, width):
             height, width = width, height
         return Header(
             image.mode,
@@ -192,9 +229,9 @@ def highest_level(source: bytes | Path, name: str) -> int:
     """
     with open_image(source, f"an image in {name}", _ADVICE) as image:
         check_pixels(image, name, most_pixels())
-        if _is_deep_colour(image):
-            return int(np.asarray(image).max()) * 257
-        return int(np.asarray(image).max())
+        scale = 257 if _is_deep_colour(image) else 1
+        load_whole(image)
+        return int(np.asarray(image).max()) * scale
 
 
 def refuse_pages(image: Image.Image) -> None:

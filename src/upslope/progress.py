@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,49 @@ class Stop:
             raise Interrupted("Stopped on request; the same call goes on from here.")
 
 
+class Interrupts:
+    """Answers Ctrl-C as Python does, by KeyboardInterrupt, and notes that it came.
+
+    Python drops an exception that meets it in a callback of the garbage collector, and libraries
+    turn one into an error of theirs. `stop_on_signals` then stops all the same, and whoever tells
+    of errors knows that this one is none. seen: Ctrl-C came.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        """Answer the signal: note it, and raise KeyboardInterrupt where the program is."""
+        self.seen = True
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def noting_interrupts() -> Iterator[Interrupts]:
+    """Let `Interrupts` answer Ctrl-C while the block runs; in other threads, nothing changes.
+
+    Where Ctrl-C is ignored, as in the background, it stays so.
+    """
+    interrupts = Interrupts()
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) != signal.default_int_handler:
+        yield interrupts
+        return
+    tell = sys.unraisablehook
+
+    def tell_but_of_interrupts(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            tell(unraisable)
+
+    signal.signal(signal.SIGINT, interrupts)
+    sys.unraisablehook = tell_but_of_interrupts
+    try:
+        yield interrupts
+    finally:
+        sys.unraisablehook = tell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
     """Ctrl-C, SIGTERM and SIGHUP request a stop; a second one interrupts at once, as Python does.
@@ -90,6 +135,9 @@ def stop_on_signals() -> Iterator[Stop]:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
+    answered = before[signal.SIGINT]
+    if isinstance(answered, Interrupts) and answered.seen:  # and nobody heard of it
+        stop.request()
     try:
         yield stop
     finally:

@@ -10,13 +10,14 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from functools import lru_cache
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from upslope.errors import ConfigError
+from upslope.type_words import type_members, type_name, type_words
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def describe(name: str, target: Callable[..., Any], given: Iterable[str]) -> Des
         ]
         infos.append(
             OptionInfo(
-                parameter.name, _type_name(hint), parameter.default, helps[0] if helps else ""
+                parameter.name, type_name(hint), parameter.default, helps[0] if helps else ""
             )
         )
     summary = (inspect.getdoc(target) or "").partition("\n\n")[0].replace("\n", " ")
@@ -145,22 +146,21 @@ def check_options(
     Raises:
         ConfigError: unknown options, wrong types and values out of range, all in one message.
     """
-    hints: dict[str, Any] = {}
-    for one in (target, *also):
-        stated = get_type_hints(one, include_extras=True)
-        hints |= {p.name: stated[p.name] for p in _parameters(one, given)}
+    hidden = set(given)
+    takers = {name: one for one in (target, *also) for name in _hints(one) if name not in hidden}
     checked: dict[str, Any] = {}
     problems: list[OptionProblem] = []
     for name, value in options.items():
-        if name not in hints:
-            problems.append(UnknownOption(where, name, tuple(hints)))
+        if name not in takers:
+            problems.append(UnknownOption(where, name, tuple(takers)))
             continue
+        hint = _hints(takers[name])[name]
         try:
-            checked[name] = TypeAdapter(hints[name]).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            got = f"{value!r} ({reason})"
-            problems.append(WrongOption(where, name, _type_words(hints[name]), got))
+            if isinstance(value, bool) and bool not in type_members(hint):  # it would become 0 or 1
+                raise TypeError
+            checked[name] = _adapter(takers[name], name).validate_python(value)
+        except (TypeError, ValidationError):  # its own words are those of programmers
+            problems.append(WrongOption(where, name, type_words(hint), repr(value)))
     if problems:
         raise OptionsError(problems)
     return checked
@@ -180,45 +180,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
+@lru_cache(maxsize=256)
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return parameter -> its type, of all parameters."""
+    hints = get_type_hints(target, include_extras=True)
+    return {parameter.name: hints[parameter.name] for parameter in _parameters(target, ())}
+
+
+@lru_cache(maxsize=1024)
+def _adapter(target: Callable[..., Any], name: str) -> TypeAdapter[Any]:
+    """Return what checks the values of a parameter; to make it takes a millisecond."""
+    return TypeAdapter(_hints(target)[name])
+
+
 def _parameters(target: Callable[..., Any], given: Iterable[str]) -> list[inspect.Parameter]:
     given = set(given)
     return [p for p in inspect.signature(target).parameters.values() if p.name not in given]
-
-
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    if isinstance(hint, type) and not get_args(hint):
-        return "None" if hint is NoneType else hint.__name__
-    if get_origin(hint) in (Union, UnionType):
-        return " | ".join(_type_name(part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        values = [f'"{v}"' if isinstance(v, str) else str(v) for v in get_args(hint)]
-        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
-    return str(hint).replace("typing.", "")
-
-
-_WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
-_PLURALS = {int: "integers", float: "numbers", str: "texts"}
-
-
-def _type_words(hint: Any) -> str:
-    """A type as messages call it: "an integer or nothing"."""
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    if hint in _WORDS:
-        return _WORDS[hint]
-    if hint is NoneType:
-        return "nothing"
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        kinds = [part for part in parts if not (part is int and float in parts)]
-        # Nothing comes last, whatever the order in the annotation.
-        kinds.sort(key=lambda part: part is NoneType)
-        return " or ".join(_type_words(part) for part in kinds)
-    if origin in (list, tuple) or hint in (list, tuple):
-        of = _PLURALS.get(parts[0]) if parts else None
-        return f"a list of {of}" if of else "a list"
-    if origin is dict or hint is dict:
-        return "a mapping"
-    return _type_name(hint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,8 +35,25 @@ def global_generator(seed: int, *purpose: str | int, device: torch.device) -> It
     kind = device.type if device.type in ("cuda", "mps", "xpu") else "cuda"
     devices = [device] if device.type not in ("cpu", "meta") else []
     with torch.random.fork_rng(devices=devices, device_type=kind):
-        torch.manual_seed(derive(seed, *purpose))
+        _seed_global_generators(derive(seed, *purpose))
         yield
+
+
+def _seed_global_generators(number: int) -> None:
+    """Seed torch's global generators of all devices, or the CPU's alone where there are no others.
+
+    Without a GPU, each `torch.manual_seed` keeps a stack trace for the day when CUDA is first used:
+    milliseconds a call, and memory that is never freed.
+    """
+    if _has_accelerator():
+        torch.manual_seed(number)
+    else:
+        torch.default_generator.manual_seed(number)
+
+
+@cache
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()
 
 
 @contextmanager

@@ -81,8 +81,8 @@ def test_faults_are_told_together():
         datasets.load("digits", limt=3, validation=2, test_limit=0)
     text = str(error.value)
     assert "`limt`; did you mean `limit`?" in text
-    assert "`validation` to be a number but got 2 (Input should be less than 1)" in text
-    assert "`test_limit`" in text
+    assert "`validation` to be a number of at least 0 and below 1 but got 2." in text
+    assert "`test_limit` to be an integer of at least 1, or nothing but got 0." in text
     with pytest.raises(ConfigError, match="did you mean `fashion-mnist`"):
         datasets.load("fashion_mnist")
 

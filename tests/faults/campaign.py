@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import itertools
 import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 from tests.faults import syscalls
-from tests.faults.children import call, kill_all
+from tests.faults.children import kill_all
 from tests.faults.commands import COMMANDS, Subject
 from tests.faults.flips import SUBJECT as RUN
-from tests.faults.flips import FlippedRun
+from tests.faults.flips import FlippedRun, flip_a_bit
+from tests.faults.formats import Format
+from tests.faults.inputs import Damage, read_damaged
 from tests.faults.kills import kill_at_random
+from tests.faults.mutations import mutate
 from tests.faults.power import cut_power
 from tests.faults.races import run_twice
 from tests.faults.trials import Record, Trial, scratch_folder
 from tests.faults.write_errors import count_calls, fail_a_call
 
 LONG = {"kills": 500, "errors": 1000, "power": 500, "races": 100, "flips": 5000, "inputs": 10**6}
-"""Trials of the long form; of inputs, how many are read."""
+"""Trials of the long form; of flips and inputs, which have many in a trial, how many there are."""
 KINDS = tuple(LONG)
-INPUTS_A_TRIAL = 20
+_WHOLE_RUNS = 5
+"""Flips after which a whole run goes on, to each trial of what is stored."""
 
-_SHARES = {"run": 3, "score": 2, "compare": 1, "reproduce": 1}
+_SHARES = {"run": 4, "score": 2, "compare": 1, "reproduce": 1, "features": 2, "label": 2}
 """How often a command is tried: those that take longer less."""
 _IMPORTS = (
     "upslope.cli.app", "upslope.cli.show", "upslope.cli.label", "upslope.config",
     "upslope.comparison", "upslope.report", "upslope.scoring", "upslope.reproduction",
     "upslope.experiment.verify", "sklearn.datasets", "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg", "torch.optim", "pyarrow.parquet", "torch._dynamo",
+    "upslope.frozen", "upslope.labelling.samples", "upslope.labelling.training_process",
+    "tests.faults.frozen_network",
 )  # fmt: skip
 """What commands import: once here, not in each of them."""
 
@@ -60,7 +68,10 @@ class Campaign:
         self._scratch = Path(tempfile.mkdtemp(prefix="upslope-faults-", dir=scratch_folder()))
         self._subjects: dict[str, tuple[Subject, float]] = {}
         self._calls: dict[str, int] = {}
-        for module in _IMPORTS:
+        if importlib.util.find_spec("uvicorn") is None and self.shares.pop("label", 0):
+            print("label: left out, it needs the packages of the page (starlette, uvicorn)")
+        page = ("upslope.labelling.server",) if "label" in self.shares else ()
+        for module in (*_IMPORTS, *page):
             importlib.import_module(module)
 
     def __enter__(self) -> Campaign:
@@ -106,15 +117,8 @@ class Campaign:
 
     def _trials(self, kind: str, count: int) -> Iterator[tuple[str, int]]:
         """Yield (subject, number): commands in turn, by their shares."""
-        if kind == "flips":
-            yield from ((RUN, number) for number in range(count))
-            return
-        if kind == "inputs" and count:
-            from tests.faults.formats import FORMATS
-
-            names = list(FORMATS)
-            for i in range(count // INPUTS_A_TRIAL):
-                yield names[i % len(names)], i // len(names)
+        if kind in ("flips", "inputs"):
+            yield from self._many(kind, count)
             return
         if kind in ("errors", "power") and not syscalls.SUPPORTED:
             print(f"{kind}: left out, they need Linux on x86-64")
@@ -128,6 +132,26 @@ class Campaign:
             yield name, numbers[name]
             numbers[name] += 1
 
+    def _many(self, kind: str, count: int) -> Iterator[tuple[str, int]]:
+        """Yield trials of so many flips or inputs together, each format in turn."""
+        whole = 0
+        for turn in itertools.count():
+            for name, form in self._formats(kind).items():
+                if count <= 0:
+                    return
+                yield name, turn
+                count -= form.at_once
+                for _ in range(_WHOLE_RUNS if kind == "flips" else 0):
+                    yield RUN, whole
+                    whole, count = whole + 1, count - 1
+
+    def _formats(self, kind: str) -> Mapping[str, Format]:
+        from tests.faults.formats import FORMATS
+        from tests.faults.readers import READERS
+        from tests.faults.stored import STORED
+
+        return STORED if kind == "flips" else {**FORMATS, **READERS}
+
     @cached_property
     def _kinds(self) -> dict[str, Callable[[Trial, Path], None]]:
         return {
@@ -139,14 +163,24 @@ class Campaign:
             "power": lambda t, folder: cut_power(
                 t, self._subject(t.subject), folder, self._count(t.subject)
             ),
-            "flips": lambda t, folder: self._flipped.flip(t, folder),
+            "flips": self._flip,
             "inputs": self._read_inputs,
         }
 
-    def _read_inputs(self, trial: Trial, folder: Path) -> None:
-        from tests.faults.inputs import read_mutated
+    def _flip(self, trial: Trial, folder: Path) -> None:
+        if trial.subject == RUN:
+            self._flipped.flip(trial, folder)
+        else:
+            self._read_damaged(trial, folder, flip_a_bit, exact=True)
 
-        read_mutated(trial, folder, INPUTS_A_TRIAL, self.record.folder / "finds")
+    def _read_inputs(self, trial: Trial, folder: Path) -> None:
+        self._read_damaged(trial, folder, mutate)
+
+    def _read_damaged(
+        self, trial: Trial, folder: Path, damage: Damage, *, exact: bool = False
+    ) -> None:
+        form = self._formats(trial.kind)[trial.subject]
+        read_damaged(trial, folder, form, self.record.folder / "finds", damage, exact=exact)
 
     @cached_property
     def _flipped(self) -> FlippedRun:
@@ -161,8 +195,9 @@ class Campaign:
             subject = Subject(COMMANDS[name].name, self._scratch)
             folder = self._scratch / "timed"
             folder.mkdir()
+            subject.command.begins(folder)
             started = time.monotonic()
-            call(subject.arguments(folder), self._scratch / "timed.log")
+            subject.start(folder, self._scratch / "timed.log").end()
             self._subjects[name] = subject, time.monotonic() - started
             shutil.rmtree(folder)
         return self._subjects[name]

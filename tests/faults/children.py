@@ -1,7 +1,8 @@
 """Commands of Upslope in processes of their own, started by forking one that has imported it all.
 
 A start costs milliseconds instead of seconds, and is otherwise that of `upslope` in a shell: its
-own session, its output in a file, its signals at their defaults.
+own session, its output in a file, its signals at their defaults. Workers that the command spawns
+are forked as well (`quick_workers`), unless a trial wants their start as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import spawn, util
 from pathlib import Path
 
 import psutil
@@ -57,7 +59,10 @@ class Child:
     """A command that runs. Its process leads a session of its own, which holds its workers too."""
 
     def __init__(
-        self, arguments: Sequence[str], log: Path, before: Callable[[], None] | None = None
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        before: Callable[[], None] | None = None,
     ) -> None:
         """Start it. log: the file of its output; before: called in the new process first."""
         self.log = log
@@ -86,9 +91,9 @@ class Child:
     def workers(self) -> list[int]:
         """Return the processes that it has started and that compute."""
         there = []
-        for pid in session(self.pid):
+        for pid in session(self.pid) - {self.pid}:
             try:
-                if pid != self.pid and "spawn_main" in " ".join(psutil.Process(pid).cmdline()):
+                if "resource_tracker" not in " ".join(psutil.Process(pid).cmdline()):
                     there.append(pid)
             except psutil.Error:
                 continue
@@ -135,9 +140,48 @@ def session(leader: int) -> set[int]:
     return there
 
 
-def call(arguments: Sequence[str], log: Path) -> Ended:
-    """Run a command to its end."""
-    return Child(arguments, log).end()
+def quick_workers() -> None:
+    """Make this process start its workers by forking itself, in place of a new Python.
+
+    Everything else is as `multiprocessing` spawns: the worker closes what it was not handed, gets
+    what it needs through its pipe, and has its signals at their defaults. Imports, which take
+    seconds, are what it saves.
+    """
+    start_python = util.spawnv_passfds
+
+    def start(path: bytes, arguments: Sequence[str], handles: Sequence[int]) -> int:
+        if "--multiprocessing-fork" not in arguments:
+            return start_python(path, arguments, handles)
+        if (pid := os.fork()) == 0:
+            _be_worker(arguments, handles)
+        return pid
+
+    util.spawnv_passfds = start
+
+
+def _be_worker(arguments: Sequence[str], handles: Sequence[int]) -> None:
+    """Be a worker of `multiprocessing`, in the process just forked; never returns."""
+    code = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        last = 2
+        for handle in sorted(handles):
+            os.closerange(last + 1, handle)
+            last = handle
+        os.closerange(last + 1, os.sysconf("SC_OPEN_MAX"))
+        spawn.set_executable(sys.executable)
+        sys.argv = ["-c", "--multiprocessing-fork"]
+        text = next(word for word in map(os.fsdecode, arguments) if "spawn_main" in word)
+        words = dict(re.findall(r"(\w+)=(\d+)", text))
+        spawn.spawn_main(**{name: int(value) for name, value in words.items()})
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def _become(arguments: Sequence[str], log: Path, before: Callable[[], None] | None) -> None:

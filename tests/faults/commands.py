@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.faults.children import call
+from tests.faults import annotator
+from tests.faults.children import Child, quick_workers
 
 from upslope.errors import UpslopeError
+from upslope.labelling.project import FORMAT, TOKEN
+from upslope.labelling.session import SHOWN
 from upslope.ledger import read_run
 
 _TINY = {
@@ -45,15 +49,25 @@ LEDGER, LOCK = "ledger.sqlite", "run.lock"
 @dataclass(frozen=True)
 class Command:
     """A command. arguments: (its folder, the finished run) -> what is typed after `upslope`.
-    workers: it starts processes."""
+
+    workers: it starts processes. begins: what its folder holds before. before: called with its
+    folder in its process first. lost: (folder, what it printed) -> what it had promised to keep and
+    has not; "" where all is there. done: the exit code of an undisturbed call.
+    """
 
     name: str
     arguments: Callable[[Path, Path], list[str]]
     workers: bool = False
+    begins: Callable[[Path], None] = lambda _: None
+    before: Callable[[Path], None] = lambda _: None
+    lost: Callable[[Path, str], str] = lambda _folder, _output: ""
+    done: int = 0
 
 
 def _options(**changes: object) -> list[str]:
     values = {**_TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
+    if "model.name" in values:
+        del values["model.width"]  # of the network of the others
     return [word for key, value in values.items() for word in ("-s", f"{key}={value}")]
 
 
@@ -89,6 +103,25 @@ COMMANDS: Mapping[str, Command] = {
                 "-s", "training.epochs=1", "--seeds", "1",
             ],
         ),
+        Command(
+            "features",
+            lambda folder, _: [
+                "run", "--strategy", "badge", "--seeds", "[0]", "--out", str(folder / "out"),
+                *_options(model__name="tests.faults.frozen_network:make", model__freeze=True),
+            ],
+            before=lambda folder: small_blocks(folder),
+        ),
+        Command(
+            "label",
+            lambda folder, _: [
+                "label", "serve", str(folder / annotator.PROJECT), "--no-browser", "--port", "0",
+                "--name", "somebody",
+            ],
+            begins=lambda folder: begin_project(folder),
+            before=annotator.begin,
+            lost=annotator.lost_answers,
+            done=130,
+        ),
     )
 }  # fmt: skip
 """name -> command, as tables of results name them."""
@@ -101,6 +134,25 @@ def frequent_checkpoints() -> None:
     loop.CHECKPOINT_SECONDS = CHECKPOINTS
 
 
+def small_blocks(folder: Path) -> None:
+    """Keep features in this folder, in blocks of some samples in place of hundreds."""
+    from importlib import import_module
+
+    import_module("upslope.frozen.freeze").BLOCK = 24
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+
+
+def begin_project(folder: Path) -> None:
+    """Make a labelling project in a folder."""
+    from upslope.labelling.project import Project
+    from upslope.labelling.settings import ProjectSettings
+
+    rows = folder / "rows.csv"
+    annotator.write_rows(rows)
+    with Project.create(folder / annotator.PROJECT, ProjectSettings(str(rows), annotator.CLASSES)):
+        pass
+
+
 class Subject:
     """A command with what an undisturbed call of it leaves: `expected`, in `folder`/reference."""
 
@@ -110,14 +162,30 @@ class Subject:
         reference = folder / f"reference-{name}"
         if not reference.exists():
             reference.mkdir()
-            first = call(self.arguments(reference), folder / f"reference-{name}.log")
-            if first.code != 0:
+            self.command.begins(reference)
+            first = self.start(reference, folder / f"reference-{name}.log").end()
+            if first.code != self.command.done:
                 raise RuntimeError(f"{name} fails undisturbed: {first.output}")
         self.expected = fingerprints(reference)
 
-    def arguments(self, folder: Path) -> list[str]:
-        """Return what is typed after `upslope`."""
-        return self.command.arguments(folder, self.finished)
+    def start(
+        self,
+        folder: Path,
+        log: Path,
+        before: Callable[[], None] = lambda: None,
+        *,
+        python: bool = False,
+    ) -> Child:
+        """Start the command in a folder. log: the file of its output; before: called in its process
+        before anything else; python: its workers are new Pythons, not forks."""
+
+        def prepare() -> None:
+            if not python:
+                quick_workers()
+            self.command.before(folder)
+            before()
+
+        return Child(self.command.arguments(folder, self.finished), log, prepare)
 
     def differences(self, folder: Path) -> dict[str, list[str]]:
         """Return outcome -> the files of a finished folder that are "different" or "left over"."""
@@ -137,7 +205,7 @@ def finished_run(folder: Path) -> Path:
     made = folder / "finished"
     if not made.exists():
         made.mkdir()
-        ended = call(COMMANDS["run"].arguments(made, made), folder / "finished.log")
+        ended = Child(COMMANDS["run"].arguments(made, made), folder / "finished.log").end()
         if ended.code != 0:
             raise RuntimeError(f"a run fails undisturbed: {ended.output}")
     return made
@@ -167,8 +235,13 @@ def what_counts(run: Path) -> object:
 
 
 def _fingerprint(path: Path, folder: bytes) -> str:
-    if path.name == LOCK:
-        return "a lock"
+    if path.name in (LOCK, TOKEN, SHOWN):
+        return "there"
+    if path.name == FORMAT.file:
+        try:
+            return repr(annotator.answers(path.parent))
+        except UpslopeError as error:
+            return f"unreadable: {error}"
     if path.name == LEDGER:
         try:
             return _sha256(repr(what_counts(path.parent)).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sys
@@ -18,6 +19,13 @@ from upslope.errors import UpslopeError
 
 SUBJECT = "a run"
 _PATIENCE = 120.0  # seconds for what takes one
+
+
+def flip_a_bit(data: bytes, _name: str, rng: random.Random) -> bytes:
+    """Return a file with one wrong bit."""
+    out = bytearray(data)
+    out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
+    return bytes(out)
 
 
 class FlippedRun:
@@ -38,13 +46,13 @@ class FlippedRun:
         rng, copy = trial.rng, scratch / "run"
         shutil.copytree(self.folder, copy)
         victim = rng.choice(self.files)
-        data = bytearray((copy / victim).read_bytes())
-        place, bit = rng.randrange(len(data)), rng.randrange(8)
-        data[place] ^= 1 << bit
-        (copy / victim).write_bytes(data)
+        before = (copy / victim).read_bytes()
+        after = flip_a_bit(before, victim.name, rng)
+        (copy / victim).write_bytes(after)
         trial.faults += 1
         outcome, find = self._outcome(copy)
-        trial.note(outcome, f"bit {bit} of byte {place} of {victim}: {find}")
+        place = next(i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)
+        trial.note(outcome, f"byte {place} of {victim}: {find}")
 
     def _outcome(self, copy: Path) -> tuple[str, str]:
         ours, theirs = os.pipe()

@@ -32,12 +32,18 @@ _COUNTS = {"train": 8, "test": 4}
 class Format:
     """A format. write: fills an empty folder with valid files; read: reads the folder, and returns
     arrays and plain data that can be compared; victims: pattern of the files that are mutated.
-    direct: the arrays by another library, in the order of `read`, where there is one."""
+
+    direct: the arrays by another library, in the order of `read`, where there is one. at_once:
+    inputs in one trial, fewer where reading takes long. tidy: reading leaves nothing beside the
+    files.
+    """
 
     write: Callable[[Path], None]
     read: Callable[[Path], list[Any]]
     victims: str = "**/*"
     direct: Callable[[Path], list[Any]] | None = None
+    at_once: int = 200
+    tidy: bool = True
 
 
 def _pixels(split: str, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
@@ -310,7 +316,7 @@ FORMATS: Mapping[str, Format] = {
     "npz": Format(_write_npz, _data("npz")),
     "cifar10, pickles": Format(_write_cifar, _data("cifar10")),
     "cifar10, binary": Format(_write_cifar_binary, _data("cifar10")),
-    "svhn": Format(_write_svhn, _data("svhn")),
+    "svhn": Format(_write_svhn, _data("svhn"), at_once=5),
     "table, csv": Format(_write_csv, _data("table", below="rows.csv", **_ROWS)),
     "table, jsonl": Format(_write_lines, _data("table", below="rows.jsonl", **_ROWS)),
     "table, parquet": Format(
@@ -334,7 +340,7 @@ FORMATS: Mapping[str, Format] = {
         _write_volumes, _data("subtomograms", label="kind", test_share=0.25), "*.mrc"
     ),
     "star": Format(_write_volumes, _read_star, "*.star"),
-    "structures": Format(_write_structures, _simulate, "*.npz"),
+    "structures": Format(_write_structures, _simulate, "*.npz", tidy=False),
     "configuration": Format(_write_configuration, _read_configuration),
     "safetensors": Format(_write_safetensors, _read_weights("w.safetensors")),
     "pt": Format(_write_pt, _read_weights("w.pt")),

@@ -13,6 +13,8 @@ from tests.faults.commands import Subject, frequent_checkpoints
 from tests.faults.trials import Trial
 
 _MOST = 3  # faults in one trial, one a sitting
+_AS_IT_IS = 0.1  # share of the trials whose workers start as they do, with a Python of their own
+_START_OF_PYTHON = 3.0  # seconds that this takes
 _ENDING = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _STOPPED = (0, 130, -signal.SIGTERM, -signal.SIGINT)
 """Exit codes of a command that was asked to stop. By the signal itself it ends before its rules for
@@ -25,16 +27,19 @@ def kill_at_random(trial: Trial, subject: Subject, seconds: float, folder: Path)
     seconds: that an undisturbed call takes: the moment is drawn from these.
     """
     rng = trial.rng
+    subject.command.begins(folder)
+    python = rng.random() < _AS_IT_IS
     for sitting in range(rng.randint(1, _MOST)):
-        child = Child(
-            subject.arguments(folder), folder.parent / f"kill-{sitting}.log", frequent_checkpoints
-        )
-        time.sleep(rng.uniform(0, seconds))
+        log = folder.parent / f"kill-{sitting}.log"
+        child = subject.start(folder, log, frequent_checkpoints, python=python)
+        time.sleep(rng.uniform(0, seconds + (_START_OF_PYTHON if python else 0)))
         what = _strike(child, subject, rng)
         ended = child.end()
         if what:
             trial.faults += 1
-        if fault := _judge(ended, what):
+        if lost := subject.command.lost(folder, ended.output):
+            trial.note("unnoticed", f"{what}: {lost}")
+        if fault := _judge(ended, what, subject):
             trial.note(fault[0], f"{what}: {fault[1]}")
             if fault[0] in ("hung", "foreign"):
                 break
@@ -43,10 +48,10 @@ def kill_at_random(trial: Trial, subject: Subject, seconds: float, folder: Path)
 
 def finish(trial: Trial, subject: Subject, folder: Path) -> None:
     """Call the command once more, undisturbed, and compare what it leaves."""
-    ended = Child(subject.arguments(folder), folder.parent / "finish.log").end()
+    ended = subject.start(folder, folder.parent / "finish.log").end()
     if fault := ended.fault:
         trial.note(fault[0], f"when gone on with: {fault[1]}")
-    elif ended.code != 0:
+    elif ended.code != subject.command.done:
         trial.note("different", f"cannot be gone on with, exit code {ended.code}: {ended.output}")
     elif differences := subject.differences(folder):
         for outcome, files in differences.items():
@@ -80,15 +85,16 @@ def _strike(child: Child, subject: Subject, rng: random.Random) -> str:
     return f"{times} {number.name} to the {whom}"
 
 
-def _judge(ended: Ended, what: str) -> tuple[str, str] | None:
+def _judge(ended: Ended, what: str, subject: Subject) -> tuple[str, str] | None:
     """Return a bad outcome and its description, None where it ended as asked."""
     if ended.fault:
         return ended.fault
     if "worker" in what:
         return None if ended.code in (0, 6, 130) else ("crashed", _told(ended))
     if "SIGKILL" in what:
-        return None if ended.code in (0, -signal.SIGKILL) else ("crashed", _told(ended))
-    if ended.code in (_STOPPED if what else (0,)):
+        good = (subject.command.done, -signal.SIGKILL)
+        return None if ended.code in good else ("crashed", _told(ended))
+    if ended.code in (_STOPPED if what else (subject.command.done,)):
         return None
     return "crashed" if ended.code is not None and ended.code < 0 else "foreign", _told(ended)
 

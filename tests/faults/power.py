@@ -18,7 +18,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.children import Child
 from tests.faults.commands import LEDGER, Subject, frequent_checkpoints
 from tests.faults.kills import finish
 from tests.faults.syscalls import SYNCS, Call, Watched, kill_quietly
@@ -90,8 +89,10 @@ def cut_power(trial: Trial, subject: Subject, folder: Path, calls: int) -> None:
     """
     rng = trial.rng
     moment, partly = rng.randrange(calls), rng.random() < 0.5
+    subject.command.begins(folder)
     disk, watched, count = Disk(folder), Watched(), 0
-    disk.sync(str(folder))
+    for path in (folder, *folder.rglob("*")):
+        disk.sync(str(path))
     told = folder.parent / "recorded"
     told.unlink(missing_ok=True)
 
@@ -100,7 +101,7 @@ def cut_power(trial: Trial, subject: Subject, folder: Path, calls: int) -> None:
         _tell_of_records(told)
         watched.enter()
 
-    child = Child(subject.arguments(folder), folder.parent / "power.log", before)
+    child = subject.start(folder, folder.parent / "power.log", before)
 
     def answer(call: Call) -> int:
         nonlocal count
@@ -114,11 +115,11 @@ def cut_power(trial: Trial, subject: Subject, folder: Path, calls: int) -> None:
         return 0
 
     watched.watch(child.running, answer)
-    child.end()
+    ended = child.end()
     trial.faults += 1
     disk.restore(rng if partly else None)
     what = f"power cut at call {moment}, {'in part' if partly else 'nothing else'} on the disk"
-    if lost := _lost(told):
+    if lost := _lost(told) or subject.command.lost(folder, ended.output):
         trial.note("unnoticed", lost)
     finish(trial, subject, folder)
     trial.finds = [f"{find} ({what})" for find in trial.finds]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.faults.children import Child
 from tests.faults.commands import Subject, frequent_checkpoints
 from tests.faults.kills import finish
 from tests.faults.trials import Trial
@@ -19,9 +18,10 @@ def run_twice(trial: Trial, subject: Subject, seconds: float, folder: Path) -> N
     seconds: that an undisturbed call takes; the second starts within these.
     """
     children = []
+    subject.command.begins(folder)
     for number in range(2):
         log = folder.parent / f"race-{number}.log"
-        children.append(Child(subject.arguments(folder), log, frequent_checkpoints))
+        children.append(subject.start(folder, log, frequent_checkpoints))
         if number == 0:
             time.sleep(trial.rng.uniform(0, 0.8 * seconds))
     trial.faults += 1
@@ -31,7 +31,7 @@ def run_twice(trial: Trial, subject: Subject, seconds: float, folder: Path) -> N
             trial.note(*fault)
         elif ended.code == _REFUSED:
             trial.note("refused")
-        elif ended.code != 0:
+        elif ended.code != subject.command.done:
             outcome = "crashed" if ended.code is not None and ended.code < 0 else "different"
             trial.note(outcome, f"exit code {ended.code}: {ended.output[-800:]}")
     finish(trial, subject, folder)

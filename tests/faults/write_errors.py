@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from tests.faults.children import Child, Ended
+from tests.faults.children import Ended
 from tests.faults.commands import Subject, frequent_checkpoints
 from tests.faults.kills import finish
 from tests.faults.syscalls import OPENS, RENAMES, SYNCS, WRITES, Answer, Call, Watched
@@ -17,6 +17,7 @@ _TAKES_ROOM = WRITES | RENAMES | {"mkdir", "mkdirat", "fallocate", "ftruncate", 
 def count_calls(subject: Subject, folder: Path) -> int:
     """Return how many calls of an undisturbed command change something in its folder."""
     calls: list[Call] = []
+    subject.command.begins(folder)
 
     def answer(call: Call) -> int:
         if concerns(call, folder):
@@ -33,6 +34,7 @@ def fail_a_call(trial: Trial, subject: Subject, folder: Path, calls: int) -> Non
     calls: as `count_calls` gave it: the trials go through them, from places that are drawn.
     """
     rng = trial.rng
+    subject.command.begins(folder)
     nth = rng.randrange(calls)
     code = rng.choice((errno.ENOSPC, errno.EIO))
     lasts = rng.random() < 0.5
@@ -55,8 +57,10 @@ def fail_a_call(trial: Trial, subject: Subject, folder: Path, calls: int) -> Non
         trial.note(ended.fault[0], f"{what}: {ended.fault[1]}")
     elif ended.code is not None and ended.code < 0:
         trial.note("crashed", f"{what}: exit code {ended.code}: {ended.output[-800:]}")
-    elif ended.code != 0:
+    elif ended.code != subject.command.done or "\nrefused: " in ended.output:
         trial.note("refused")
+    if lost := subject.command.lost(folder, ended.output):
+        trial.note("unnoticed", f"{what}: {lost}")
     finish(trial, subject, folder)
 
 
@@ -67,7 +71,7 @@ def _run(subject: Subject, folder: Path, answer: Answer) -> Ended:
         frequent_checkpoints()
         watched.enter()
 
-    child = Child(subject.arguments(folder), folder.parent / "fault.log", before)
+    child = subject.start(folder, folder.parent / "fault.log", before)
     watched.watch(child.running, answer)
     return child.end()
 

@@ -30,6 +30,31 @@ def make(name: str) -> QueryStrategy:
     return build(name, **{**QUICK, **LIMITED}.get(name, {}))
 
 
+def is_vector(signal: str) -> bool:
+    return signal.endswith("features") or signal == "gradient-sketch"
+
+
+READERS_OF_FEATURES = [
+    name for name in REGISTRY if any(is_vector(need.name) for need in make(name).needs)
+]
+POSTERIOR_NEEDS = {
+    name: [need for need in make(name).needs if need.name in POSTERIORS] for name in REGISTRY
+}
+POSTERIORS_READ = [(name, "candidates") for name, needs in POSTERIOR_NEEDS.items() if needs] + [
+    (name, "labelled")
+    for name, needs in POSTERIOR_NEEDS.items()
+    if any(need.labelled for need in needs)
+]
+"""Strategies and the samples whose posteriors they read."""
+SIZES = [
+    (dtype, exponent)
+    for dtype in (torch.float32, torch.float64)
+    for exponent in EXPONENTS
+    if dtype == torch.float64 or abs(exponent) <= 126
+]
+"""What a type can hold: powers of two in float32 end at 126."""
+
+
 def changed(pool: PoolView, change: Callable[[str, Tensor], Tensor]) -> PoolView:
     """The pool with each signal, of candidates and labelled samples, as `change` gives it."""
     both = [
@@ -56,21 +81,12 @@ def right_or_refused(strategy: QueryStrategy, pool: PoolView, budget: int) -> Se
     return selection
 
 
-def is_vector(name: str) -> bool:
-    return name.endswith("features") or name == "gradient-sketch"
-
-
-@every_strategy
-@pytest.mark.parametrize("exponent", EXPONENTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", READERS_OF_FEATURES)
+@pytest.mark.parametrize(("dtype", "exponent"), SIZES)
 def test_features_of_any_size(name: str, exponent: int, dtype: torch.dtype) -> None:
     """Multiplied by a power of two, features keep their digits: where only their ratios count, the
     choice is as before."""
-    if dtype == torch.float32 and abs(exponent) > 126:
-        pytest.skip("beyond float32")
     strategy = make(name)
-    if not any(is_vector(need.name) for need in strategy.needs):
-        pytest.skip("reads no features")
     pool = changed(make_pool(strategy.needs, N, LABELLED), lambda _, v: v.double())
     scaled = changed(
         pool, lambda n, v: (v * 2.0**exponent).to(dtype) if is_vector(n) else v.to(dtype)
@@ -82,7 +98,7 @@ def test_features_of_any_size(name: str, exponent: int, dtype: torch.dtype) -> N
         assert selection.ids == plain.ids
 
 
-@every_strategy
+@pytest.mark.parametrize("name", READERS_OF_FEATURES)
 @pytest.mark.parametrize("size", [1e-300, 1e-30, 1e14, 1e30, 1e300])
 def test_features_of_very_different_sizes(name: str, size: float) -> None:
     strategy = make(name)
@@ -143,16 +159,13 @@ def percent(p: Tensor) -> Tensor:
     return 100 * p
 
 
-@every_strategy
+@pytest.mark.parametrize(("name", "of"), POSTERIORS_READ)
 @pytest.mark.parametrize("wrong", [negative, unnormalised, logits, zeros, percent])
-@pytest.mark.parametrize("of", ["candidates", "labelled"])
 def test_posteriors_that_are_none_are_refused_by_name(
     name: str, wrong: Callable[[Tensor], Tensor], of: str
 ) -> None:
     strategy = make(name)
-    needs = [need for need in strategy.needs if need.name in POSTERIORS]
-    if not needs or (of == "labelled" and not any(need.labelled for need in needs)):
-        pytest.skip("reads none")
+    needs = POSTERIOR_NEEDS[name]
     pool = make_pool(strategy.needs, N, LABELLED)
     table = pool.signals if of == "candidates" else pool.labelled_signals
     for need in needs:
@@ -166,7 +179,7 @@ def test_posteriors_that_are_none_are_refused_by_name(
             strategy.select(broken, 3, generator())
 
 
-@every_strategy
+@pytest.mark.parametrize("name", [name for name, needs in POSTERIOR_NEEDS.items() if needs])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_posteriors_rounded_as_networks_round_them_are_taken(name: str, dtype: torch.dtype) -> None:
     strategy = make(name)

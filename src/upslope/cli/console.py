@@ -6,13 +6,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from upslope.display import err
 from upslope.errors import UpslopeError
+from upslope.progress import noting_interrupts
 
 WIDE = 200
 """Columns of what goes to a pipe or a file: nothing is cut off there."""
@@ -26,17 +27,30 @@ def told(resume: str = "") -> Iterator[None]:
 
     Warnings are lines as well, without the place in the code that gave them.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warned
-            yield
-    except UpslopeError as error:
-        err.print("[bold red]error[/bold red]", end=" ")
-        err.print(str(error), markup=False)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        err.print(f"Stopped. {resume}".strip(), markup=False)
-        raise typer.Exit(130) from None
+    with noting_interrupts() as interrupts:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _warned
+                yield
+        except UpslopeError as error:
+            if interrupts.seen:  # libraries turn Ctrl-C into an error of theirs
+                _stop(resume)
+            err.print("[bold red]error[/bold red]", end=" ")
+            err.print(str(error), markup=False)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _stop(resume)
+        except typer.Exit:
+            raise
+        except Exception:
+            if interrupts.seen:
+                _stop(resume)
+            raise
+
+
+def _stop(resume: str) -> NoReturn:
+    err.print(f"Stopped. {resume}".strip(), markup=False)
+    raise typer.Exit(130) from None
 
 
 def _warned(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -38,6 +38,7 @@ from upslope.datasets import (
     table,
     text,
     voc,
+    webdataset,
 )
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.checks import check_name, check_root, check_splits
@@ -97,6 +98,7 @@ REGISTRY: Mapping[str, Callable[..., Splits]] = {
     "folder": folder.load,
     "hf": hugging_face.load,
     "npz": npz.load,
+    "webdataset": webdataset.load,
     "table": table.load,
     "text": text.load,
     "camvid": camvid.load,

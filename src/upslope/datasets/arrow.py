@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from upslope.datasets.parquet_footer import column_sizes
 from upslope.reading import check_regular, check_room, damage_reported
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     with damage_reported(f"a Parquet file in {path}", "Get it again."):
         check_regular(path)
         with pq.ParquetFile(path) as file:
-            check_room(_stated_bytes(file.metadata, columns), path)
+            check_room(_stated_bytes(path, columns), path)
             fixed = all(_cell_bytes(field.type) for field in file.schema_arrow)
             batches: list[pa.RecordBatch] = []
             taken = 0
@@ -78,16 +79,13 @@ def check_ipc(path: Path) -> None:
                     batch.validate(full=True)
 
 
-def _stated_bytes(metadata: Any, columns: Sequence[str] | None) -> int:
+def _stated_bytes(path: Path, columns: Sequence[str] | None) -> int:
     """The bytes that columns take by the file's own account."""
-    total = 0
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        for k in range(group.num_columns):
-            column = group.column(k)
-            if columns is None or column.path_in_schema.partition(".")[0] in columns:
-                total += max(column.total_uncompressed_size, column.num_values // 8)
-    return total
+    return sum(
+        max(size, values // 8, 0)
+        for name, size, values in column_sizes(path)
+        if columns is None or name in columns
+    )
 
 
 def _cell_bytes(kind: pa.DataType) -> int:

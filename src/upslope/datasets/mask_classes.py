@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
-from upslope.images import Form, check_pixels, open_image
+from upslope.images import Form, check_pixels, load_whole, open_image
 from upslope.reading import damage_reported
 
 IGNORE = 255
@@ -72,6 +72,7 @@ class MaskClasses:
                     "changes the values. Save it as PNG."
                 )
             check_pixels(opened, path, form.most)
+            load_whole(opened)
             mask = ImageOps.exif_transpose(opened)
             size = (mask.height, mask.width)
             _same_size(path, size, image)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Splits, place_of
-from upslope.datasets.encoded import Files, each
+from upslope.datasets.base import Splits
+from upslope.datasets.encoded import Files, each, left_out_text
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
@@ -190,7 +190,8 @@ def open_pairs(
     pool = open_part("train")
     test = open_part("test") if parts.get("test") else None
     listed = [pair for part in parts.values() for pair in part]
-    notes += survey_notes([pair.image for pair in listed], form, on_error)
+    images = [str(pair.image) for pair in listed]
+    notes += survey_notes(Files(Path(), images), images, form, on_error)
     notes += mask_notes([pair.mask for pair in listed if pair.mask], codes.kind)
     if duplicates != "off":
         drawn = {"pool": pool, "test set": test, "validation set": validation}
@@ -298,8 +299,7 @@ def _held(
     kept = [i for i in range(len(dataset)) if i not in broken]
     if broken:
         warnings.warn(
-            f"Left out {len(broken):,} of {format_count(len(dataset), 'image')} of "
-            f"{place_of(dataset)}, which cannot be used. The first: {broken[min(broken)]}",
+            left_out_text(dataset, broken),
             stacklevel=2,
         )
         images, masks = (images[kept], masks[kept]) if fits else (images, masks)

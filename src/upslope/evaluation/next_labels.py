@@ -42,7 +42,7 @@ class PredictedGain:
 
     detectable: the smallest gain that the measurement can tell from none. labels: of the last
     model. more: labels that the gain is predicted for. of: samples measured. confidence: of the
-    interval. method: how both were made, in words.
+    interval. method: how it was predicted.
     """
 
     value: float

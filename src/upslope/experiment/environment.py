@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def _device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -61,8 +63,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def _commit() -> str | None:
-    """The commit of this source, "+" after it where files were changed; None if not a checkout."""
+    """The commit of this source, "+" after it where files were changed; None if not a checkout.
+
+    It is asked for once: what a process runs is the source as it was when it was imported.
+    """
     here = Path(__file__).resolve()
     # An installed package may lie inside somebody else's checkout, which does not track it.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:

@@ -34,7 +34,12 @@ class ExtractedFeatures(Options):
     name: ClassVar[str] = "extracted-features"
 
     extractor: Annotated[
-        str, Field(pattern=":", description="package.module:function, which returns the network")
+        str,
+        Field(
+            pattern=":",
+            title='a function as "package.module:function"',
+            description="package.module:function, which returns the network",
+        ),
     ] = ""
 
     def fit(self, context: FitContext) -> Extracted:

@@ -22,8 +22,6 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array, eye_array, hstack, vstack
 from torch import Tensor
 
 from upslope.pool import Need, PoolView
@@ -134,6 +132,10 @@ def _cover(
     """At most `budget` rows of x that cover all but `outliers` of those that no label covers; an
     empty list if there are proven to be none, None if it is not known. to_labels: (n,), squared
     distances to the nearest label."""
+    # Half a second to import, which every command would pay for this one strategy.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array, eye_array, hstack, vstack
+
     open_rows = (to_labels > radius**2).nonzero().flatten()
     pairs: list[Tensor] = []
     total = 0

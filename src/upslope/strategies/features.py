@@ -16,6 +16,7 @@ Features = Annotated[
     str | None,
     Field(
         pattern=f":|^{CONTRASTIVE}$",
+        title=f'a function as "package.module:function", or "{CONTRASTIVE}", or nothing',
         description="package.module:function of a feature extractor; contrastive: learnt from the "
         "pool without labels; none for the task model's",
     ),

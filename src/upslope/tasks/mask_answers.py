@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from upslope.errors import DataError
-from upslope.images import check_pixels, most_pixels, open_image
+from upslope.images import check_pixels, load_whole, most_pixels, open_image
 from upslope.reading import damage_reported
 
 PREFIX = "png:"
@@ -41,6 +41,7 @@ def decode_mask(text: str) -> Mask:
         data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
     with open_image(data, expected, advice) as image:
         check_pixels(image, expected, most_pixels())
+        load_whole(image)
         return np.array(image, dtype=np.uint8)
 
 
@@ -83,6 +84,7 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
 def _read(path: Path) -> NDArray[Any]:
     with open_image(path, f"a mask in {path}", "Repair or remove it.") as image:
         check_pixels(image, path, most_pixels())
+        load_whole(image)
         return _levels(image, str(path))
 
 

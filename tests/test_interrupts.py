@@ -1,0 +1,126 @@
+"""Ctrl-C that nobody hears of: dropped by Python, or turned into an error by a library."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from upslope.cli.console import told
+from upslope.errors import ModelError
+from upslope.progress import Interrupted, noting_interrupts, stop_on_signals
+
+
+def interrupt() -> None:
+    """As the terminal does: Python answers before this returns."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def code_of(work: Callable[[], object]) -> int:
+    """The exit code of a command that does this."""
+    with pytest.raises(typer.Exit) as ended, told("Go on so."):
+        work()
+    return int(ended.value.exit_code)
+
+
+@pytest.mark.parametrize("error", [ModelError, RuntimeError])
+def test_one_that_is_turned_into_an_error_is_a_stop(
+    capsys: pytest.CaptureFixture[str], error: type[Exception]
+) -> None:
+    def work() -> None:
+        try:
+            interrupt()
+        except KeyboardInterrupt:
+            raise error("Expected a sound file but reading it failed.") from None
+
+    assert code_of(work) == 130
+    said = capsys.readouterr().err
+    assert "Go on so." in said
+    assert "Expected" not in said
+
+
+def test_an_error_without_one_is_an_error() -> None:
+    def work() -> None:
+        raise ModelError("Expected another.")
+
+    assert code_of(work) == ModelError.exit_code
+
+
+def test_one_that_python_drops_stops_the_work_that_begins_afterwards(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Thing:
+        pass
+
+    def work() -> None:
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: interrupt())
+        del thing  # what its callback raises, Python drops
+        assert reference() is None
+        with stop_on_signals() as stop:
+            stop.check()
+        raise AssertionError("it went on")
+
+    assert code_of(work) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_without_one_nothing_is_stopped_and_all_is_as_before() -> None:
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    with noting_interrupts() as interrupts, stop_on_signals() as stop:
+        stop.check()
+    assert not interrupts.seen
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
+
+
+def test_three_in_a_row_are_one_stop() -> None:
+    """The first asks, the second interrupts at once, a third comes while things are cleaned up."""
+    came = []
+
+    def work() -> None:
+        with stop_on_signals() as stop:
+            interrupt()
+            came.append(stop.requested)
+            try:
+                interrupt()
+            except KeyboardInterrupt:
+                came.append("second")
+        interrupt()
+
+    assert code_of(work) == 130
+    assert came == [True, "second"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_a_terminal_that_closes_asks_for_a_stop_unless_it_is_ignored() -> None:
+    def work() -> None:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.check()
+
+    with pytest.raises(Interrupted):
+        work()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        work()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_in_another_thread_nothing_is_changed() -> None:
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(handler_inside()))
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+def handler_inside() -> object:
+    with noting_interrupts():
+        return signal.getsignal(signal.SIGINT)
