@@ -102,7 +102,7 @@ class _DifferentiationWatch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run one operator."""
+        """Run one operator, and take note if it differentiates."""
         if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
             self.has_differentiated = True
         return func(*args, **(kwargs or {}))

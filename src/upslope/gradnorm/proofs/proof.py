@@ -21,6 +21,7 @@ A batch that fails is done again sample by sample, and said so.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -247,7 +248,7 @@ def _plain_gradients(
     if shares is not None:
         if not own.repeats:
             _compare_rest(run, loss, shares, torch.cat(list(groups)))
-        parts = (_gradients_of(run, loss, parameters, shares, w, rows) for rows in groups)
+        parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
     else:
         parts = iter([_whole_gradients(run, parameters, loss, w, own.losses)])
     for part in parts:
@@ -257,12 +258,12 @@ def _plain_gradients(
                 before = total[i]
                 total[i] = g if before is None else before + g
     of_one: Gradients = ()
-    if run.n > 1 and shares is None:
-        of_one = _gradients_of_one(run, loss, one)
-    elif run.n > 1:
+    if run.n > 1 and shares is not None:
         # Alone, and not from its group: a model may do something else for few samples.
         unit = one_hot(w, one)
         of_one = _gradients_of(run, loss, parameters, shares, unit, torch.tensor([one]))
+    elif run.n > 1:
+        of_one = _gradients_of_one(run, loss, one)
     return dict(zip(run.weights.parameters, total, strict=True)), of_one
 
 
