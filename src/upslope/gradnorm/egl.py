@@ -104,6 +104,7 @@ def _length(
     power = 1 if kind == "mean" else 2
     for rank in range(max(kept.sum(dim=1).tolist(), default=0)):
         norms = reduce(record.squared_norms(_at(labels[:, rank], kept[:, rank], logits)))
+        # A sample that has its share already adds nothing, though the others need this class.
         total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
     bound = _bound(record, reduce, p, labels, kept, power, logits)
     score = total if power == 1 else total.sqrt()

@@ -66,9 +66,11 @@ def gradient_inner_products(
             )
     batch = open_batch(model, inputs)
     weights = Weights(select_of_batch(model, direction.keys(), batch))
+    # The caller's direction may lie on another device, or be of another type than the model.
     along = {name: direction[name].detach().to(p) for name, p in weights.parameters.items()}
     options = compute_options(max_memory, None)
     rows = reduce_per_sample(model, batch, weights, options, _InnerProducts(along), named(loss))
+    # Parts of either sign cancel: float32 would lose their digits.
     return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 
 

@@ -74,6 +74,7 @@ def gradients_at_outputs(
     once, scaled = (
         _pull_back(losses, share, [*ends, *parameters]) for share in (torch.ones_like(losses), u)
     )
+    # A learned temperature or class weight, whose gradient is not at the outputs.
     if any(g is not None for g in once[len(ends) :]):
         return None  # the loss has parameters of its own
     gradients = []
@@ -85,6 +86,7 @@ def gradients_at_outputs(
         if bool(mixed.any()):
             raise loss_mixes(mixed)
         gradients.append(g)
+    # Without gradients a loss may still count, sort or compare the other samples.
     if n > 1 and prove:
         _refuse_losses_by_company(loss, Outputs(leaves, spec, n, shared), losses.detach())
     return gradients
@@ -258,6 +260,7 @@ def _refuse_losses_by_count(
             own = outputs.losses(loss, fewer)
         except Exception:  # labels of the whole batch do not fit
             continue
+        # A loss may pad to a fixed size: then its numbers say nothing here.
         if own.shape != (count,):
             continue
         changed = (own - losses[:count]).abs() > _near(losses) * losses[:count].abs()

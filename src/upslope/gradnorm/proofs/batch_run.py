@@ -64,6 +64,8 @@ class BatchRun:
 
         Only the first pass moves the generators of the caller, as one call of the model would.
         """
+        # An earlier pass may have moved them, and its graph may hold the tensors: they are
+        # replaced.
         self._buffers.renew()
         if self._has_drawn:
             with self._random.replayed():

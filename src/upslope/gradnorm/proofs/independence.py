@@ -50,6 +50,7 @@ def model_looks_around(run: BatchRun) -> bool:
     if run.n < 2 or not _is_counted(run):
         return False
     n, batch = run.n, run.batch
+    # A proof of the first batch must not cost as much as the batch.
     if n > _ROWS and not run.is_random:  # random numbers would not be the same for fewer
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
     watch = StatisticsWatch(n)
@@ -134,6 +135,7 @@ def loss_looks_around(
             before = loss(tree_unflatten(own, spec))
     except Exception:  # labels that have run out, or it differentiates outputs by each other
         return None
+    # Operators tell more than numbers: a statistic may not have moved just now.
     if watch.finish([before]):
         return True
 
@@ -172,6 +174,7 @@ def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequenc
             _differ(a, b, n, even) for a, b in zip(before, after, strict=True)
         ):
             return True
+    # A model that refuses both kinds of numbers cannot be judged by them:
     return tried == 0
 
 

@@ -52,6 +52,7 @@ def compare_outputs(
     near = _NEAR.get(run.precision, _NEAR_HALF)
     for place, (all_, own) in enumerate(zip(whole, some, strict=True)):
         counted = all_.shape[:1] == (run.n,) and own.shape[:1] == (len(rows),)
+        # What the loss does not look at may depend on anything.
         if place in unused or not counted:
             continue
         ours = all_.detach()[rows.to(all_.device)]
@@ -74,6 +75,7 @@ def _agree_in_double(run: BatchRun, rows: Tensor) -> bool:
 
     TF32, of which GPUs make float32 products, has three digits.
     """
+    # There is nothing more precise to ask.
     if run.precision == torch.float64:
         return False
     try:
@@ -249,6 +251,7 @@ def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
         outputs = run.run_plain(run.batch.rows(rows))
         if len(rows) > 1 or all(len(x) == 1 for x in tensors_in(outputs)):
             return rows, outputs
+    # Another try would fail as well; the caller must choose a smaller batch.
     except torch.OutOfMemoryError:
         raise
     except Exception:  # the second try below tells what the model does not like
@@ -258,6 +261,7 @@ def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
         return other, run.run_plain(run.batch.rows(other))
     except torch.OutOfMemoryError:
         raise
+    # Any type: it is the model's own error, told by name below.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise GradientNormError(

@@ -48,6 +48,7 @@ def sample_by_sample(
     if not run.is_random:
         # With random numbers a sample would meet others when it is alone.
         shares = gradients_at_own_outputs(run, loss, parameters)
+    # The loss needs the whole batch: its parameters, or outputs without samples in front.
     if shares is None:
         yield from _in_the_batch(run, loss, parameters, samples)
         return
@@ -83,6 +84,8 @@ def reduce_one_by_one(run: BatchRun, reduction: Reduction, loss: Loss) -> dict[s
             if gradient is not None:
                 reached.add(name)
             dense = torch.zeros_like(parameter) if gradient is None else gradient
+            # Embeddings with `sparse=True` have sparse gradients, which have no norm per row
+            # here.
             dense = dense.to_dense() if dense.is_sparse else dense
             rows[name].append(reduction.of_dense(name, dense.detach()[None]))
     return {name: torch.cat(rows[name]) for name in parameters if name in reached}
@@ -229,11 +232,13 @@ def pull_back(
     that an output of which nothing is asked may have any shape. The graph is kept: parts of it may
     belong to a cache, of the model's or of its parametrisations.
     """
+    # An output that the loss ignores may be of a type or size that has no gradient.
     pairs = [(x, g) for x, g in zip(ends, shares, strict=False) if bool(g.any())]
     if not pairs:
         return (None,) * len(parameters)
     outputs = [x for x, _ in pairs]
     gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
+    # Such a checkpoint runs `backward` itself, and refuses `torch.autograd.grad`.
     if _has_reentrant_checkpoint(outputs):
         return _accumulated(outputs, gradients, parameters)
     return torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True)

@@ -104,6 +104,8 @@ class Checksums:
         layout = self.kernels[index].layout or self.layouts.get(index)
         if self.n == 1 or layout is None:
             return
+        # The second gradient is a part of the first one's backward pass: neither is that of a
+        # loss.
         if index in self.sums:
             raise ProofFailed("a backward pass runs inside the backward pass of the model")
         self.sums[index] = checksum(Samples(self.n, layout).front(g))
@@ -148,6 +150,7 @@ def check_separation(
     Raises:
         SeparationFailed: naming the operator that other samples' losses reach.
     """
+    # A backward pass that draws or counts: no two of its passes can be compared.
     if once.sums.keys() != scaled.keys():
         raise ProofFailed("the backward pass of the model is not the same each time")
     for index, (sums, size) in once.sums.items():
@@ -168,6 +171,8 @@ def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: 
         GradientNormError: the model or the loss mixes samples.
     """
     rng = torch.Generator().manual_seed(run.n)
+    # Away from zero, so that no sample goes unproven; of either sign, so that errors do not add
+    # up to a common scale.
     w = (torch.rand(run.n, generator=rng) + 0.5) * (
         torch.randint(2, (run.n,), generator=rng) * 2 - 1
     )
@@ -185,6 +190,8 @@ def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: 
         product, g = own.products.get(name), plain[name]
         ours = 0.0
         if product is not None:
+            # In double: sums of float32 over thousands of samples would lose the digits compared
+            # here.
             ours = float((product.double() * w.to(product).double()).sum())
         theirs = 0.0
         if g is not None:
@@ -246,6 +253,8 @@ def _plain_gradients(
         shares = gradients_at_own_outputs(run, loss, parameters)
     parts: Iterator[Gradients]
     if shares is not None:
+        # Routing by capacity shows only where the company is changed, which is cheap without
+        # gradients.
         if not own.repeats:
             _compare_rest(run, loss, shares, torch.cat(list(groups)))
         parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
@@ -359,6 +368,7 @@ def _check_one(
     names, rows = run.weights.parameters, own.rows
     pairs = {}
     for (name, parameter), g in zip(names.items(), gradients, strict=True):
+        # Neither way reached it: it has zeros in both.
         if g is None and name not in rows:
             continue
         dense = torch.zeros_like(parameter) if g is None else g

@@ -129,11 +129,13 @@ class StatisticsWatch(TorchFunctionMode):
         """Run one operator, and mark what it makes."""
         kwargs = kwargs or {}
         name = name_of(func)
+        # The statistic of one sample alone is what the others must not change.
         if self._alone is not None and name in REDUCING:
             args = self._of_one(name, args, kwargs)
         out = func(*args, **kwargs)
         given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         marks = [self._read(x) for x in given]
+        # Constants and weights meet each other all the time; they say nothing of samples.
         if not any(marks):
             return out
         shapes = tuple(tuple(x.shape) for x in given)

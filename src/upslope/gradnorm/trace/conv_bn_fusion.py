@@ -90,6 +90,7 @@ class ConvBatchNormFusion:
 def pairs_of(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
     """Return what can be folded."""
     own, asked = _known.setdefault(model, {}), tuple(weights.parameters)
+    # A hook on a module would be shown NaN in place of what the convolution puts out.
     if own.get(asked) == {} or _watched(model):
         return {}
     if asked not in own:
@@ -119,6 +120,7 @@ def _learned(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
         return interceptor.sampled(own) if per_sample else own
 
     try:
+        # Two samples, not one: some models squeeze a single one.
         with without_traces(model), torch.enable_grad(), interceptor:
             call(model, batch.rows(slice(0, 2)).map(few))
     except Exception:  # what a model does not like will be told in the pass that counts

@@ -146,6 +146,7 @@ def _with_joined_outputs(
     memory = memory_of(run.model)
     key = (identify(loss), total, run.batch.shapes)
     prove = not memory.knows_loss(key)
+    # The loss is called once, with all outputs, as its labels may be those of the whole batch.
     try:
         gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
     except GradientNormError:

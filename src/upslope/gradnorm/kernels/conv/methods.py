@@ -89,6 +89,7 @@ def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
         total = (gram.flatten(1) * other.flatten(1)).sum(dim=1).clamp_min_(0)
         if bool((lost := cancels(total, sizes)).any()):
             rows = dataclasses.replace(operands, x=operands.x[c][lost], g=operands.g[c][lost])
+            # These few are formed after all: the window sums have cancelled their digits.
             total[lost] = _im2col(rows, scratch).to(total)
         out.append(total)
     return torch.cat(out)
