@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
@@ -41,7 +42,8 @@ def gradients_at_outputs(
     shared: the leaves of the outputs that are as long as the batch by chance (`shared_leaves`).
     prove: also see whether losses change with other samples' outputs by ways without gradients.
 
-    None where the loss has parameters of its own, or an output has no samples in dimension 0.
+    None where the loss has parameters of its own, where it differentiates outputs by each other
+    (gradient penalties), or where an output has no samples in dimension 0.
 
     Raises:
         GradientNormError: a sample's loss depends on the outputs of others.
@@ -55,7 +57,16 @@ def gradients_at_outputs(
         return None
     # Copies, for a loss may write into what it is given.
     given = [x.clone() if differentiable(x) else x for x in cut]
-    losses = loss(tree_unflatten(given, spec))
+    watch = _DifferentiationWatch()
+    try:
+        with watch:
+            losses = loss(tree_unflatten(given, spec))
+    except RuntimeError:
+        if watch.has_differentiated:
+            return None
+        raise
+    if watch.has_differentiated:
+        return None
     check_losses(losses, n)
     if not losses.requires_grad:
         return [torch.zeros_like(x) for x in ends]
@@ -83,6 +94,20 @@ def gradients_at_outputs(
 
 def _pull_back(losses: Tensor, share: Tensor, ends: list[Tensor]) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(losses, ends, share, retain_graph=True, allow_unused=True)
+
+
+class _DifferentiationWatch(TorchFunctionMode):
+    """Sees whether a loss differentiates: outputs that are cut off do not depend on each other."""
+
+    has_differentiated = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operator, and take note if it differentiates."""
+        if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
+            self.has_differentiated = True
+        return func(*args, **(kwargs or {}))
 
 
 def loss_mixes(samples: Tensor) -> GradientNormError:
@@ -173,7 +198,7 @@ def _refuse_losses_by_company(loss: Loss, outputs: Outputs, losses: Tensor) -> N
                 return _with_company(x, stay, neighbour, factor) if x.is_floating_point() else x
 
             moved = outputs.change(detached, move)
-            changed = _has_changed(outputs.losses(loss, moved), losses)
+            changed = losses_change(outputs.losses(loss, moved), losses)
             changed &= stay.to(losses.device)
             if bool(changed.any()):
                 raise loss_mixes(changed)
@@ -181,7 +206,8 @@ def _refuse_losses_by_company(loss: Loss, outputs: Outputs, losses: Tensor) -> N
         _refuse_losses_by_statistics(loss, outputs, detached, losses)
 
 
-def _has_changed(other: Tensor, losses: Tensor) -> Tensor:
+def losses_change(other: Tensor, losses: Tensor) -> Tensor:
+    """Return which losses are others than before, (n,) bool, but for rounding."""
     return (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
 
 
@@ -200,7 +226,7 @@ def _refuse_losses_by_statistics(
     for sample in range(outputs.n):
         watch = StatisticsWatch(outputs.n, alone=sample)
         other = outputs.losses(loss, values, watch)
-        changed[sample] = bool(_has_changed(other, losses)[sample])
+        changed[sample] = bool(losses_change(other, losses)[sample])
     if bool(changed.any()):
         raise loss_mixes(changed)
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.batch import call, clone_rows
 from upslope.gradnorm.core.layout import LayoutProbe, SamplesNotSeparable, codes, halves
-from upslope.gradnorm.core.outputs import check_losses, tensors_in
+from upslope.gradnorm.core.outputs import check_losses, copy_objects, tensors_in
 from upslope.gradnorm.core.program import switches_of
 from upslope.gradnorm.core.restoring import modules_of, without_traces
 from upslope.gradnorm.core.separation import scales
@@ -148,7 +148,7 @@ class Forward:
             # A loss in half precision would round away what tells samples apart.
             if run.options.dtype is not None:
                 outputs = tree_map_only(Tensor, upcast_output, outputs)
-            losses = loss(outputs)
+            losses = loss(copy_objects(outputs))
         check_losses(losses, run.n, run.batch.first)
         return losses
 
