@@ -125,6 +125,7 @@ ELSEWHERE = {
     "cryoet-simulated": "test_simulated",
     "subtomograms": "test_subtomograms",
     "voc": "test_masks",
+    "coco": "test_coco",
 }
 """name -> the file whose tests write what the data set reads; there is no outline of it."""
 

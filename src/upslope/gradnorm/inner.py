@@ -24,7 +24,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
     Transposed,
 )
 from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.trace.microbatches import reduce_per_sample
 from upslope.gradnorm.trace.sharing import open_batch

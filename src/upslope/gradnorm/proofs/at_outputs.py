@@ -6,16 +6,18 @@ at the outputs says all that the network needs to know of the loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.outputs import check_losses
+from upslope.gradnorm.core.outputs import check_losses, copy_objects
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.statistics import StatisticsWatch
@@ -41,7 +43,8 @@ def gradients_at_outputs(
     shared: the leaves of the outputs that are as long as the batch by chance (`shared_leaves`).
     prove: also see whether losses change with other samples' outputs by ways without gradients.
 
-    None where the loss has parameters of its own, or an output has no samples in dimension 0.
+    None where the loss has parameters of its own, where it differentiates outputs by each other
+    (gradient penalties), or where an output has no samples in dimension 0.
 
     Raises:
         GradientNormError: a sample's loss depends on the outputs of others.
@@ -55,7 +58,16 @@ def gradients_at_outputs(
         return None
     # Copies, for a loss may write into what it is given.
     given = [x.clone() if differentiable(x) else x for x in cut]
-    losses = loss(tree_unflatten(given, spec))
+    watch = _DifferentiationWatch()
+    try:
+        with watch:
+            losses = loss(copy_objects(tree_unflatten(given, spec)))
+    except RuntimeError:
+        if watch.has_differentiated:
+            return None
+        raise
+    if watch.has_differentiated:
+        return None
     check_losses(losses, n)
     if not losses.requires_grad:
         return [torch.zeros_like(x) for x in ends]
@@ -64,7 +76,10 @@ def gradients_at_outputs(
         _pull_back(losses, share, [*ends, *parameters]) for share in (torch.ones_like(losses), u)
     )
     # A learned temperature or class weight, whose gradient is not at the outputs.
+    company = Outputs(leaves, spec, n, shared)
     if any(g is not None for g in once[len(ends) :]):
+        if n > 1 and prove:
+            _refuse_losses_by_company(loss, company, losses.detach())
         return None  # the loss has parameters of its own
     gradients = []
     for end, g, g_scaled in zip(ends, once, scaled, strict=False):
@@ -77,12 +92,26 @@ def gradients_at_outputs(
         gradients.append(g)
     # Without gradients a loss may still count, sort or compare the other samples.
     if n > 1 and prove:
-        _refuse_losses_by_company(loss, Outputs(leaves, spec, n, shared), losses.detach())
+        _refuse_losses_by_company(loss, company, losses.detach())
     return gradients
 
 
 def _pull_back(losses: Tensor, share: Tensor, ends: list[Tensor]) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(losses, ends, share, retain_graph=True, allow_unused=True)
+
+
+class _DifferentiationWatch(TorchFunctionMode):
+    """Sees whether a loss differentiates: outputs that are cut off do not depend on each other."""
+
+    has_differentiated = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operator, and take note if it differentiates."""
+        if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
+            self.has_differentiated = True
+        return func(*args, **(kwargs or {}))
 
 
 def loss_mixes(samples: Tensor) -> GradientNormError:
@@ -127,9 +156,10 @@ class Outputs:
             for value, leaf in zip(values, self.leaves, strict=True)
         ]
         if watch is None:
-            return loss(tree_unflatten(given, self.spec)).detach()
+            return loss(copy_objects(tree_unflatten(given, self.spec))).detach()
         with watch:
-            losses = loss(tree_unflatten(self.change(given, watch.mark), self.spec))
+            marked = tree_unflatten(self.change(given, watch.mark), self.spec)
+            losses = loss(copy_objects(marked))
         watch.finish([losses])
         return losses.detach()
 
@@ -158,30 +188,17 @@ def _refuse_losses_by_company(loss: Loss, outputs: Outputs, losses: Tensor) -> N
             "counts its calls. Fix what it depends on before the call."
         )
     _refuse_losses_by_count(loss, outputs, detached, losses)
-    places = torch.arange(n)
-    for parity in (0, 1):
-        stay = places % 2 == parity
-        neighbour = torch.where(stay, places, (places + 1) % n)
-        for factor in _COMPANY:
-
-            def move(
-                x: Tensor,
-                stay: Tensor = stay,
-                neighbour: Tensor = neighbour,
-                factor: float | None = factor,
-            ) -> Tensor:
-                return _with_company(x, stay, neighbour, factor) if x.is_floating_point() else x
-
-            moved = outputs.change(detached, move)
-            changed = _has_changed(outputs.losses(loss, moved), losses)
-            changed &= stay.to(losses.device)
-            if bool(changed.any()):
-                raise loss_mixes(changed)
+    for stay, change in companies(n):
+        changed = losses_change(outputs.losses(loss, outputs.change(detached, change)), losses)
+        changed &= stay.to(losses.device)
+        if bool(changed.any()):
+            raise loss_mixes(changed)
     if watch.operator is not None:
         _refuse_losses_by_statistics(loss, outputs, detached, losses)
 
 
-def _has_changed(other: Tensor, losses: Tensor) -> Tensor:
+def losses_change(other: Tensor, losses: Tensor) -> Tensor:
+    """Return which losses are others than before, (n,) bool, but for rounding."""
     return (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
 
 
@@ -200,13 +217,28 @@ def _refuse_losses_by_statistics(
     for sample in range(outputs.n):
         watch = StatisticsWatch(outputs.n, alone=sample)
         other = outputs.losses(loss, values, watch)
-        changed[sample] = bool(_has_changed(other, losses)[sample])
+        changed[sample] = bool(losses_change(other, losses)[sample])
     if bool(changed.any()):
         raise loss_mixes(changed)
 
 
+def companies(n: int) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """Yield which of n samples stay, (n,) bool, and what puts other company beside them."""
+    places = torch.arange(n)
+    for parity in (0, 1):
+        stay = places % 2 == parity
+        neighbour = torch.where(stay, places, (places + 1) % n)
+        for factor in _COMPANY:
+            yield (
+                stay,
+                functools.partial(_with_company, stay=stay, neighbour=neighbour, factor=factor),
+            )
+
+
 def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float | None) -> Tensor:
     """Outputs of which some stay, and the others are a multiple of their neighbours'."""
+    if not outputs.is_floating_point():
+        return outputs
     others = outputs[neighbour.to(outputs.device)]
     # Infinite outputs, of masked classes, have no multiple.
     finite = torch.isfinite(others)

@@ -26,7 +26,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
 )
 from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
 from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 
 @dataclass(frozen=True)

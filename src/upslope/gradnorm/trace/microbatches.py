@@ -157,7 +157,7 @@ def _with_joined_outputs(
         gradients = None
     if gradients is None:
         return None
-    if prove and not loss_looks_around(loss, joined, total):
+    if prove and loss_looks_around(loss, joined, total) is False:
         memory.keep_loss(key)
 
     def rows() -> Iterator[dict[str, Tensor]]:
