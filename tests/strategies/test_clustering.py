@@ -9,7 +9,7 @@ from upslope.strategies import clustering
 
 pytest.importorskip("sklearn", minversion="1.9", reason="earlier releases sum in another precision")
 
-from sklearn.cluster import kmeans_plusplus  # noqa: E402
+from sklearn.cluster import kmeans_plusplus
 
 
 @pytest.mark.parametrize("few", [0.0, 0.1, 1.0])
