@@ -60,7 +60,7 @@ class Ball:
     radius: float
 
     def __call__(self, squared: Tensor) -> Tensor:
-        """Return the similarities."""
+        """Return the similarities at these squared distances."""
         return (squared <= self.radius**2).float()
 
     def reach(self, nearest: Tensor) -> Tensor:
