@@ -23,11 +23,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.gradnorm.core.batch import Batch, clone_rows
-from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.outputs import copy_objects, tensors_in
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.mixing import crop, is_shorter, shared_leaves, shared_tensors
+from upslope.gradnorm.proofs.mixing import (
+    crop,
+    is_shorter,
+    refuse_losses_in_company,
+    shared_leaves,
+    shared_tensors,
+)
 from upslope.gradnorm.proofs.statistics import StatisticsWatch, Watch
 
 _ROWS = 8
@@ -101,7 +107,10 @@ def losses_look_around(run: BatchRun, loss: Loss) -> bool:
         before = losses(None)
     except Exception:  # labels that have run out
         return True
-    return _moves(run.n, before, losses)
+    if not _moves(run.n, before, losses):
+        return False
+    refuse_losses_in_company(run, loss)
+    return True
 
 
 def opens(outputs: Any) -> bool:
@@ -132,7 +141,7 @@ def loss_looks_around(
             watch.mark(leaf)
     try:
         with watch:
-            before = loss(tree_unflatten(own, spec))
+            before = loss(copy_objects(tree_unflatten(own, spec)))
     except Exception:  # labels that have run out, or it differentiates outputs by each other
         return None
     # Operators tell more than numbers: a statistic may not have moved just now.
@@ -144,7 +153,7 @@ def loss_looks_around(
             _changed(leaf, n, None if place in shared else change)
             for place, leaf in enumerate(leaves)
         ]
-        return [loss(tree_unflatten(given, spec))]
+        return [loss(copy_objects(tree_unflatten(given, spec)))]
 
     return _moves(n, [before], losses)
 
