@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
 import os
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
+from PIL.TiffImagePlugin import TiffImageFile
 
 from upslope.png import check_chunks, check_rows
 from upslope.reading import check_regular, check_room, damage_reported, read_limit
@@ -20,6 +23,8 @@ from upslope.reading import check_regular, check_room, damage_reported, read_lim
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
 
+HEIC_SUFFIXES = (".heic", ".heif")
+"""Suffixes of pictures that phones take, which are read where pillow-heif is installed."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever a file is called; JPEG with the MPO files of phones. Pillow knows
 more: of EPS it would start Ghostscript, which runs the program that such a file is."""
@@ -31,6 +36,7 @@ _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 FULL = 2**16 - 1
 """White, where 16-bit levels fill their range."""
 _ORIENTATION = 0x0112  # the tag of EXIF
+_IMAGE_WIDTH = 256  # a tag of TIFF
 _TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
 _ADVICE = "Repair or remove it, or leave such images out: `-s experiment.on_corrupt=skip`."
@@ -75,9 +81,26 @@ def open_image(source: bytes | Path, expected: str, advice: str) -> Iterator[Ima
         if isinstance(source, Path):
             check_regular(source)
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(stream, formats=FORMATS) as image:
+        with Image.open(stream, formats=_formats()) as image:
             refuse_pages(image)
             yield image
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """Say whether the package that reads HEIC pictures is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def _formats() -> tuple[str, ...]:
+    """The formats that are read here: HEIF too where its package is installed."""
+    if not reads_heic():
+        return FORMATS
+    if "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
 
 
 def check_pixels(image: Image.Image, name: object, most: int) -> None:
@@ -185,7 +208,9 @@ def read_header(source: bytes | Path, name: str) -> Header:
         deep = _is_deep_grey(image) or _is_deep_colour(image)
         orientation = _orientation(image)
         height, width = image.height, image.width
-        if orientation in _TRANSPOSES:
+        # Pillow states the size of a TIFF file as it is once turned; its tag, as it is stored.
+        stored = image.tag_v2.get(_IMAGE_WIDTH) if isinstance(image, TiffImageFile) else width
+        if orientation in _TRANSPOSES and stored in (None, width):
             height, width = width, height
         return Header(
             image.mode,

@@ -56,3 +56,22 @@ def test_folders_named_by_a_word_for_no_label_are_pointed_at():
         (note,) = class_folder_notes(["cat", name, "dog"])
         assert note.startswith(f"The folder {name!r} is counted as a class.")
     assert not class_folder_notes(["cat", "dog", "background"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["unbekannt", "k.A.", "inconnu", "desconocido", "s/d", "неизвестно", "未知", "無", "–",
+     "(null)", "nAn", "Nan", "N\\A", "no data", "\u200b", "NIL"],
+)  # fmt: skip
+def test_words_of_other_languages_and_forms_are_pointed_at(word):
+    (note,) = missing_notes(["cat", "dog", word])
+    assert f"1 of 3 rows are of the class {word!r}" in note
+
+
+def test_marks_for_no_label_beside_whole_numbers_are_pointed_at():
+    for mark in ("-9", "-999", "99", "999"):
+        (note,) = missing_notes([mark, "0", "1", "2"])
+        assert f"1 of 4 rows are of the class {mark!r}" in note
+    assert not missing_notes([str(i) for i in range(100)])
+    assert not missing_notes(["98", "99", "100"])
+    assert not missing_notes(["Na", "Cl"])

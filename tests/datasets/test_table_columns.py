@@ -85,7 +85,7 @@ def test_classes_are_as_written(tmp_path):
     assert splits.pool.classes == ("false", "true")
     splits = datasets.load("table", labelled(tmp_path, lambda i: ("cat", "Cat", "cat ")[i % 3]))
     assert splits.pool.classes == ("Cat", "cat", "cat ")
-    assert one_note(splits, "letter case", "'cat ' (10 rows)")
+    assert one_note(splits, "'Cat' and 'cat' and 'cat ' differ in how they are written alone")
     splits = datasets.load("table", labelled(tmp_path, lambda i: ("unknown", "b")[i % 2]))
     assert one_note(splits, "15 of 30 rows are of the class 'unknown'")
     with pytest.raises(DataError, match=r"one spelling of each number .* '01' and '1'"):

@@ -36,7 +36,8 @@ def similar_name_notes(
 
 def _bare(name: str) -> str:
     """The name without what two spellings of one name differ in."""
-    folded = unicodedata.normalize("NFKC", name).casefold().strip()
+    seen = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width characters
+    folded = unicodedata.normalize("NFKC", seen).casefold().strip()
     if _WHOLE.fullmatch(folded):
         return str(int(folded.partition(".")[0]))
     return _BETWEEN.sub(" ", folded)
