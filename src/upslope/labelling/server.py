@@ -236,12 +236,15 @@ def serve(
 
     @contextlib.contextmanager
     def capture_signals() -> Iterator[None]:
-        """Let signals end the server. Uvicorn's own sends the signal to the process again while its
-        tasks still run, which then fail with tracebacks."""
+        """Let signals end the server, which takes two seconds at most.
 
-        def handle(number: int, frame: FrameType | None) -> None:
+        Uvicorn's own sends the signal to the process again, and after a second one ends at once: in
+        both cases while its tasks still run, which then fail with tracebacks.
+        """
+
+        def handle(number: int, _frame: FrameType | None) -> None:
             signals.append(number)
-            server.handle_exit(number, frame)
+            server.should_exit = True
 
         with answering_signals(handle):
             yield
