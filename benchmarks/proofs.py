@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from unittest import mock
 
 import torch
@@ -25,7 +25,7 @@ from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core.memory import PROOF_SHARE, memory_of
 from upslope.gradnorm.proofs.independence import model_looks_around
-from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.trace import recording
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 POOL = 2000
@@ -34,15 +34,16 @@ POOL = 2000
 def seconds(network: Network, *, prove: bool, again: bool | None = None) -> float:
     """The time of one batch of a fresh model; with `again`, of its second one, proven or not."""
     model, x = network.model(), network.inputs(network.batch)
-    heard = Recording._heard
 
-    def unproven(self: Recording, *args: object) -> object:
-        return heard(self, *args[:5], False)  # type: ignore[arg-type]
+    def unproven(run: Any, forward: Any, reduction: Any, *rest: Any, last: bool, **_: Any) -> Any:
+        _, losses, layouts, _ = rest
+        return recording.reduce_unproven(run, forward, reduction, losses, layouts, last=last)
 
+    proven = recording.reduce_proven
     around = model_looks_around if prove else lambda _: False
     with (
-        mock.patch.object(Recording, "_heard", heard if prove else unproven),
-        mock.patch("upslope.gradnorm.trace.recording.model_looks_around", around),
+        mock.patch.object(recording, "reduce_proven", proven if prove else unproven),
+        mock.patch.object(recording, "model_looks_around", around),
     ):
         if again is not None:
             gradient_norms(model, x, "entropy")

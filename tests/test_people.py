@@ -51,7 +51,7 @@ def is_bright(id_: str) -> bool:
 
 
 def rows_of(sheet: Path) -> Rows:
-    with sheet.open(newline="", encoding="utf-8") as file:
+    with sheet.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -450,10 +450,79 @@ def test_sheets_in_the_encodings_of_spreadsheets(
     assert found.passed == {"日本": 'zu groß; "dunkel"'}
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "mac_roman", "cp850", "latin-1", "cp1250"])
+def test_a_sheet_without_utf_8_is_read_where_its_words_tell_the_encoding(
+    encoding: str, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "s.csv"
+    text = "id;label;why\ngröße.png;Käfer;ü\nb;skip: trüb;x\nc;Maus;x\n"
+    sheet.write_bytes(text.encode(encoding))
+    with pytest.warns(UserWarning, match="is not in UTF-8. It was read as "):
+        answers = read_sheet(sheet, ["größe.png", "b", "c"], ("Käfer", "Maus"), one_of_two)
+    assert answers.labels == {"größe.png": "Käfer", "c": "Maus"}
+    assert answers.passed == {"b": "trüb"}
+
+
+def test_a_sheet_in_a_script_of_its_own_is_read_by_its_classes(tmp_path: Path) -> None:
+    for encoding, names in (("cp1251", ("кошка", "собака")), ("gb18030", ("猫", "狗"))):
+        sheet = tmp_path / "s.csv"
+        sheet.write_bytes(f"id,label\na,{names[0]}\nb,{names[1]}\n".encode(encoding))
+        with pytest.warns(UserWarning, match=encoding):
+            answers = read_sheet(sheet, ["a", "b"], names, lambda t, n=names: n[class_label(t, n)])
+        assert answers.labels == dict(zip("ab", names, strict=True))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "a,skip: größer",  # no id and no class tells what the letters are
+        "a,Köfer",
+        "größer.png,Käfer",
+        "a,Käfer\nb,skip: señal",  # cp1252 and cp1250 agree on the class, not on the reason
+    ],
+)
+def test_a_sheet_whose_encoding_its_words_do_not_tell_is_refused(row: str, tmp_path: Path) -> None:
+    sheet = tmp_path / "s.csv"
+    sheet.write_bytes(f"id,label\n{row}\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"do not tell the encoding.*CSV UTF-8"):
+        read_sheet(sheet, ["a", "b", "größe.png"], ("Käfer", "Maus"), one_of_two)
+
+
+def test_a_sheet_that_excel_opened_in_a_wrong_encoding_and_saved_is_read(tmp_path: Path) -> None:
+    sheet = tmp_path / "s.csv"
+    write_sheet(sheet, [Question(id_) for id_ in ("größe.png", "Über.png", "日本.png", "b.png")])
+    assert sheet.read_bytes().startswith(codecs.BOM_UTF8)  # by which Excel reads it as it is
+    seen = sheet.read_bytes()[3:]
+    for encoding in ("cp1252", "mac_roman"):
+        # Bytes that cp1252 leaves open become the control characters of their numbers.
+        shown = "".join(_read_as(bytes([byte]), encoding) for byte in seen)
+        rows = [line + ("Maus" if i else "") for i, line in enumerate(shown.splitlines())]
+        text = "\n".join(line.replace(",,Maus", ",Maus,") for line in rows)
+        sheet.write_text(text.replace("\n\n", "\n"), encoding="utf-8-sig")
+        with pytest.warns(UserWarning, match="3 ids of .* had been read in a wrong encoding"):
+            answers = read_sheet(
+                sheet, ["größe.png", "Über.png", "日本.png", "b.png"], ("Käfer", "Maus"), one_of_two
+            )
+        assert set(answers.labels) == {"größe.png", "Über.png", "日本.png", "b.png"}
+
+
+def _read_as(byte: bytes, encoding: str) -> str:
+    try:
+        return byte.decode(encoding)
+    except UnicodeDecodeError:
+        return chr(byte[0])
+
+
+def one_of_two(text: str) -> object:
+    answer = class_answer(text, ("Käfer", "Maus"))
+    class_label(answer, ("Käfer", "Maus"))
+    return answer
+
+
 def test_sheets_that_cannot_be_read_are_refused_by_one_error(tmp_path: Path) -> None:
     sheet = tmp_path / "s.csv"
     for data, words in (
-        ("id,label\ngröße,cat\n".encode("cp1252"), "byte 0xf6 at offset 11, line 2"),
+        ("id,label\ngrößer,cat\n".encode("cp1252"), "byte 0xf6 at offset 11, line 2"),
         ("id,label\na,cat\n".encode("utf-16-le"), "character 2 is NUL"),
         (b"id,label\na,skip: dark, blurred\n", "row 2 has 3"),
         (b'id,label\na,"cat\nb,dog\n', "after row 1"),

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
+from PIL.TiffImagePlugin import TiffImageFile
 
 from upslope.png import check_chunks, check_rows
 from upslope.reading import check_regular, check_room, damage_reported, read_limit
@@ -31,10 +32,16 @@ _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 FULL = 2**16 - 1
 """White, where 16-bit levels fill their range."""
 _ORIENTATION = 0x0112  # the tag of EXIF
+_IMAGE_WIDTH = 256  # a tag of TIFF
 _TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
-_ADVICE = "Repair or remove it, or leave such images out: `-s data.on_error=skip`."
+_ADVICE = "Repair or remove it, or leave such images out: `-s experiment.on_corrupt=skip`."
 _SUBFILE, _REDUCED, _TRANSPARENCY_MASK = 254, 1, 4  # the tag of TIFF, and bits of its value
+
+
+def without_advice(error: Exception) -> str:
+    """Return a message about an image that is left out already, without the advice to do so."""
+    return str(error).replace(_ADVICE, "").strip()
 
 
 def most_pixels() -> int:
@@ -180,7 +187,9 @@ def read_header(source: bytes | Path, name: str) -> Header:
         deep = _is_deep_grey(image) or _is_deep_colour(image)
         orientation = _orientation(image)
         height, width = image.height, image.width
-        if orientation in _TRANSPOSES:
+        # Pillow states the size of a TIFF file as it is once turned; its tag, as it is stored.
+        stored = image.tag_v2.get(_IMAGE_WIDTH) if isinstance(image, TiffImageFile) else width
+        if orientation in _TRANSPOSES and stored in (None, width):
             height, width = width, height
         return Header(
             image.mode,

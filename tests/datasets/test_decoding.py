@@ -67,3 +67,11 @@ def test_an_option_that_cannot_be_right():
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="reading it failed"):
         read_text(tmp_path / "t.csv")
+
+
+def test_text_in_utf_8_that_is_said_to_be_another_is_told(tmp_path):
+    (tmp_path / "t.txt").write_bytes("Käfer, größe".encode())
+    with pytest.warns(UserWarning, match="is read as cp1252, .* but is text in UTF-8 as well"):
+        assert read_text(tmp_path / "t.txt", "cp1252") == "KÃ¤fer, grÃ¶ÃŸe"
+    (tmp_path / "t.txt").write_bytes("Käfer, größe".encode("cp1252"))
+    assert read_text(tmp_path / "t.txt", "cp1252") == "Käfer, größe"

@@ -64,7 +64,7 @@ def test_crops_and_enlargements_are_counted(root):
     assert "16 of 16 images are smaller" in " ".join(notes(root, size=65))
 
 
-def test_equal_files(root):
+def test_equal_files(root, monkeypatch):
     for copy in ("test/a/0", "train/a/3", "train/b/0"):
         data = (root / "train/a/0.png").read_bytes()
         (root / f"{copy}.png").write_bytes(data)
@@ -83,6 +83,8 @@ def test_equal_files(root):
     )
     assert notes(root, duplicates="off") == ()
     assert notes(root, duplicates="exact") == (within, across, label)
+    assert notes(root, memory=0) == (within, across, label)  # decoded in no time
+    monkeypatch.setattr(image_duplicates, "STREAMED", 0)
     *exact, skipped = notes(root, memory=0)
     assert tuple(exact) == (within, across, label)
     assert "set `data.duplicates` to near" in skipped

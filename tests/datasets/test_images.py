@@ -81,3 +81,15 @@ def test_reduced_jpeg_decoding_changes_little():
 def test_what_cannot_be_decoded_is_named(data, reason):
     with pytest.raises(DataError, match=rf"holiday\.jpg .*({reason})"):
         decode(data, "holiday.jpg", Form("L", None))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+def test_a_header_states_the_size_of_the_image_as_it_is_once_turned(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", (24, 16)).save(file, format=kind, exif=exif)
+    header = read_header(file.getvalue(), "it")
+    assert header.size == decode(file.getvalue(), "it", Form("RGB", None)).shape[1:]
+    assert header.turned == (orientation > 1)

@@ -196,9 +196,9 @@ def test_classes_that_only_the_test_set_has(tmp_path):
     lay_splits(tmp_path, "train")
     lay_splits(tmp_path, "test", classes=("Cat", "dog"))
     splits = datasets.load("folder", tmp_path)
-    assert splits.notes == (
-        "The test set holds classes without a labelled image in the pool: 'Cat' (5).",
-    )
+    absent, alike = splits.notes
+    assert absent == "The test set holds classes without a labelled image in the pool: 'Cat' (5)."
+    assert alike.startswith("The classes 'Cat' and 'cat' differ in how they are written alone")
 
 
 def manifest(root, text, encoding="utf-8"):
@@ -288,3 +288,19 @@ def test_no_name_takes_long_to_be_told_from_a_split(name):
     """What has several readings takes twice as long with each letter."""
     assert split_of(name) is None
     assert not are_no_classes([name])
+
+
+@pytest.mark.parametrize(
+    "tops", [("seen", "query"), ("public", "private"), ("set1", "set2", "set3")]
+)
+def test_folders_that_all_hold_the_same_folders_are_refused(tmp_path, tops):
+    lay_splits(tmp_path, *tops)
+    with pytest.raises(DataError, match="holds the same folders, 'cat', 'dog', which may be the"):
+        datasets.load("folder", root=tmp_path)
+    splits = datasets.load("folder", root=tmp_path, layout="classes")
+    assert splits.pool.classes == tuple(sorted(tops))
+
+
+def test_the_same_years_within_each_class_are_no_classes(tmp_path):
+    lay(tmp_path, "cat/2023", "cat/2024", "dog/2023", "dog/2024")
+    assert datasets.load("folder", root=tmp_path).pool.classes == ("cat", "dog")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from upslope.datasets.missing import is_missing, missing_notes
+from upslope.datasets.missing import class_folder_notes, is_missing, missing_notes
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,38 @@ def test_doubtful_words_stay_classes_and_are_pointed_at():
     (note,) = missing_notes(["cat", "Unknown", "Unknown"])
     assert note.startswith("2 of 3 rows are of the class 'Unknown', which is counted as a class")
     assert missing_notes(["cat", "Unknown"], []) == ()
+
+
+def test_minus_one_beside_whole_numbers_is_pointed_at():
+    (note,) = missing_notes(["-1", "0", "1", "1"])
+    assert "1 of 4 rows are of the class '-1'" in note
+    assert "data.missing_labels" in note
+    assert not missing_notes(["-1", "1", "1"])  # two classes by their signs
+    assert not missing_notes(["-1", "-2", "0", "1"])
+    assert not any("class '-1'" in note for note in missing_notes(["-1", "0", "1"], ["-1"]))
+
+
+def test_folders_named_by_a_word_for_no_label_are_pointed_at():
+    for name in ("none", "NA", "?", "unknown", "to_label", "Not labelled"):
+        (note,) = class_folder_notes(["cat", name, "dog"])
+        assert note.startswith(f"The folder {name!r} is counted as a class.")
+    assert not class_folder_notes(["cat", "dog", "background"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["unbekannt", "k.A.", "inconnu", "desconocido", "s/d", "неизвестно", "未知", "無", "–",
+     "(null)", "nAn", "Nan", "N\\A", "no data", "\u200b", "NIL"],
+)  # fmt: skip
+def test_words_of_other_languages_and_forms_are_pointed_at(word):
+    (note,) = missing_notes(["cat", "dog", word])
+    assert f"1 of 3 rows are of the class {word!r}" in note
+
+
+def test_marks_for_no_label_beside_whole_numbers_are_pointed_at():
+    for mark in ("-9", "-999", "99", "999"):
+        (note,) = missing_notes([mark, "0", "1", "2"])
+        assert f"1 of 4 rows are of the class {mark!r}" in note
+    assert not missing_notes([str(i) for i in range(100)])
+    assert not missing_notes(["98", "99", "100"])
+    assert not missing_notes(["Na", "Cl"])

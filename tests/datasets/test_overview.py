@@ -63,3 +63,19 @@ def test_notes_pass_the_options_that_all_data_sets_have():
     assert datasets.apply_common_options(splits, "toy", limit=8, validation=0.25).notes == (
         "Kept.",
     )
+
+
+def test_classes_that_differ_in_how_they_are_written_alone_are_named():
+    for names, alike in (
+        (("Cat", "cat", "dog"), "'Cat' and 'cat'"),
+        (("hot dog", "hot_dog", "Hot-Dog "), "'Hot-Dog ' and 'hot dog' and 'hot_dog'"),
+        (("01", "1", "2"), "'01' and '1'"),
+        (("1", "1.0", "2"), "'1' and '1.0'"),
+        (("K\u00e4fer", "Ka\u0308fer"), "'Ka\u0308fer' and 'K\u00e4fer'"),
+    ):
+        everything = array([0, 1], names)
+        (note,) = Splits(everything, everything).notes
+        assert note.startswith(f"The classes {alike} differ in how they are written alone")
+    for names in (("-1", "1"), ("1-2", "12"), ("a b", "ab"), ("1.5", "15"), ("cat", "cats")):
+        everything = array([0, 1], names)
+        assert not Splits(everything, everything).notes

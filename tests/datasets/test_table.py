@@ -198,3 +198,25 @@ def test_tables_of_scikit_learn(name, sizes, shape):
     np.testing.assert_allclose(x.std(dim=0, correction=0), 1, atol=1e-5)
     assert len(y) == sizes[0]
     assert not set(splits.pool.ids) & set(splits.test.ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("Split", ("train", "test")), ("set", ("Train", "Test")), ("partition", ("training", "val")),
+     ("is_test", (0, 1)), ("IsTrain", ("True", "False")), ("in_test_set", (0, 1))],
+)  # fmt: skip
+def test_a_column_that_says_what_to_test_on_by_another_name_is_refused(tmp_path, name, values):
+    """Its rows to test on would be in the pool, and what it says among the inputs."""
+    rows = [f"{i},{'ab'[i % 2]},{values[i % 5 == 0]}" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join([f"x,label,{name}", *rows, ""]))
+    with pytest.raises(DataError, match=rf"the column `{name}` .* to be called `split`"):
+        datasets.load("table", root=tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("way", ("train", "bus")), ("set", ("train", "train")), ("test", (0, 1))]
+)
+def test_other_columns_say_nothing_of_splits(tmp_path, name, values):
+    rows = [f"{i},{'ab'[i % 2]},{values[i % 5 == 0]}" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join([f"x,label,{name}", *rows, ""]))
+    assert len(datasets.load("table", root=tmp_path / "t.csv").test) == 6

@@ -85,7 +85,7 @@ def test_classes_are_as_written(tmp_path):
     assert splits.pool.classes == ("false", "true")
     splits = datasets.load("table", labelled(tmp_path, lambda i: ("cat", "Cat", "cat ")[i % 3]))
     assert splits.pool.classes == ("Cat", "cat", "cat ")
-    assert one_note(splits, "letter case", "'cat ' (10 rows)")
+    assert one_note(splits, "'Cat' and 'cat' and 'cat ' differ in how they are written alone")
     splits = datasets.load("table", labelled(tmp_path, lambda i: ("unknown", "b")[i % 2]))
     assert one_note(splits, "15 of 30 rows are of the class 'unknown'")
     with pytest.raises(DataError, match=r"one spelling of each number .* '01' and '1'"):
@@ -383,7 +383,7 @@ def test_names_of_columns_as_text_or_as_a_list_are_one_value(tmp_path):
         (["a", "a"], "each once but got 'a' twice"),
         ([], "to name columns of inputs"),
         ("", "to name columns of inputs"),
-        ([1, 2], "valid string"),
+        ([1, 2], "to be text, or a list of texts"),
         ({"a": 1}, "columns"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -419,3 +419,67 @@ def test_named_classes_settle_which_words_are_classes(tmp_path):
     splits = datasets.load("table", nothing, classes=["a", "b"])
     assert (len(splits.pool), len(splits.test)) == (N, 0)
     assert str(splits).splitlines()[:2] == ["pool: 30: a, b; unlabelled (30)", "test: 0: a, b"]
+
+
+def test_whole_numbers_beyond_the_exact_floats_stay_apart(tmp_path):
+    for kind, least in ((pa.uint64(), 2**63), (pa.int64(), 2**60)):
+        numbers = [least + 3 * (i % 7) + i for i in range(40)]
+        table = pa.table({"x": pa.array(numbers, kind), "label": ["a", "b"] * 20})
+        pq.write_table(table, tmp_path / "t.parquet")
+        csv = "\n".join(f"{n},{'ab'[i % 2]}" for i, n in enumerate(numbers))
+        (tmp_path / "t.csv").write_text(f"x,label\n{csv}\n")
+        for name in ("t.parquet", "t.csv"):
+            splits = datasets.load("table", root=tmp_path / name)
+            x = splits.pool.inputs(range(len(splits.pool))).double().numpy()[:, 0]
+            rows = [int(id_[-5:]) for id_ in splits.pool.ids]
+            right = np.array([numbers[i] - least for i in rows], dtype=np.float64)
+            np.testing.assert_allclose(x, (right - right.mean()) / right.std(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-200, 1.0, 1e200, 1e300])
+def test_columns_are_standardised_whatever_their_unit(tmp_path, unit):
+    numbers = [unit * (1 + i / 10) for i in range(40)]
+    (tmp_path / "t.csv").write_text(
+        "x,label\n" + "\n".join(f"{n!r},{'ab'[i % 2]}" for i, n in enumerate(numbers))
+    )
+    splits = datasets.load("table", root=tmp_path / "t.csv")
+    rows = np.array([int(id_[-5:]) for id_ in splits.pool.ids], dtype=np.float64)
+    x = splits.pool.inputs(range(len(splits.pool))).numpy()[:, 0]
+    np.testing.assert_allclose(x, (rows - rows.mean()) / rows.std(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ([f"{i + 1}.{100 + i}" for i in range(30)], "three digits after the point in every cell"),
+        (["-999" if i % 7 == 3 else i for i in range(30)], "has -999 in "),
+        (["9999" if i % 7 == 3 else i / 10 for i in range(30)], "has 9999 in "),
+        (
+            [("Red", "red", "blue")[i % 3] for i in range(30)],
+            "categories 'Red' and 'red' of `x`",
+        ),
+        ([("red ", "red", "blue")[i % 3] for i in range(30)], "'red' and 'red ' of `x`"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_told(tmp_path, cells, words):
+    text = "\n".join(f"{cell};{'ab'[i % 2]}" for i, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"x;label\n{text}\n")
+    notes = datasets.load("table", root=tmp_path / "t.csv").notes
+    assert any(words in note for note in notes), notes
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [f"0.{100 + i}" for i in range(30)],
+        [f"{i}.{100 + i}" for i in range(30)],
+        [i - 1005 for i in range(30)],
+        ["-999" if i == 3 else i for i in range(30)],
+        ["999" if i % 7 == 3 else 100 * i for i in range(30)],
+    ],
+)
+def test_ordinary_numbers_are_not_doubted(tmp_path, cells):
+    text = "\n".join(f"{cell};{'ab'[i % 2]}" for i, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"x;label\n{text}\n")
+    notes = datasets.load("table", root=tmp_path / "t.csv").notes
+    assert not any("after the point" in note or "far from all others" in note for note in notes)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from upslope.gradnorm import entropy_over, gradient_norms
 from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.torch_faults import exact_batch_norm
-from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.trace import recording
 
 NORMS = ("global", "tensor-sum")
 TOLERANCE = 1e-9
@@ -95,19 +95,19 @@ class Seen:
 def watched() -> Iterator[Seen]:
     """Sees every use of a weight, and every fall back to one backward pass per sample."""
     seen = Seen()
-    use, slow = Tape.use, Recording._one_by_one
+    use, slow = Tape.use, recording.reduce_one_by_one
 
     def watched_use(self: Tape, kernel: Any, *inputs: Tensor) -> Tensor:
         seen.operators.append(kernel.name)
         return use(self, kernel, *inputs)
 
-    def watched_slow(self: Recording, *wanted: Any) -> Any:
+    def watched_slow(*wanted: Any) -> Any:
         seen.one_by_one += 1
-        return slow(self, *wanted)
+        return slow(*wanted)
 
     with (
         mock.patch.object(Tape, "use", watched_use),
-        mock.patch.object(Recording, "_one_by_one", watched_slow),
+        mock.patch.object(recording, "reduce_one_by_one", watched_slow),
     ):
         yield seen
 

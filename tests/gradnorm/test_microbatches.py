@@ -19,6 +19,7 @@ from upslope.gradnorm import (
     label_free,
 )
 from upslope.gradnorm.core.batch import Batch
+from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.trace import microbatches
 from upslope.gradnorm.trace.recording import Recording
 
@@ -214,7 +215,10 @@ def test_the_size_follows_from_the_largest_activation_and_the_weights(
     monkeypatch.setattr(microbatches, "_BLOCK", 0)
     model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 3)).eval()
     assert [
-        piece.first for piece in microbatches.microbatches(model, torch.randn(48, 10))
+        piece.first
+        for piece in microbatches.microbatches(
+            model, Batch.of(torch.randn(48, 10)), ComputeOptions()
+        )
     ] == starts
 
 
@@ -232,7 +236,8 @@ def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.Mon
                 raise ValueError("one sample is too few")
             return self.body(x)
 
-    assert [piece.first for piece in microbatches.microbatches(Pairs().eval(), X)] == [0]
+    pieces = microbatches.microbatches(Pairs().eval(), Batch.of(X), ComputeOptions())
+    assert [piece.first for piece in pieces] == [0]
 
 
 @pytest.mark.usefixtures("started")
@@ -249,3 +254,89 @@ def test_inputs_in_a_mapping_that_is_no_dict(loss: Any) -> None:
     expected = gradient_norms(network(), X, loss)
     found = gradient_norms(Named().eval(), UserDict(pixels=X), loss)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def squares(outputs: Tensor) -> Tensor:
+    return outputs.square().flatten(1).sum(dim=1)
+
+
+@pytest.mark.parametrize("loss", [squares, label_free(squares)], ids=["joined", "piece by piece"])
+def test_no_piece_meets_the_buffers_that_another_has_written(loss: Any, started: list[int]) -> None:
+    class Scheduled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+            self.register_buffer("calls", torch.zeros((), dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.body(x) * self.calls
+
+    model = Scheduled().eval()
+    expected = norms_one_by_one(network(), X, lambda outputs, _: squares(outputs)[0])
+    torch.testing.assert_close(gradient_norms(model, X, loss), expected, rtol=1e-9, atol=0)
+    assert max(started) == 3
+    assert float(model.calls) == 0
+
+
+@pytest.mark.usefixtures("started")
+def test_outputs_padded_to_the_longest_of_each_piece_are_not_joined() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x)[:, : int((x[:, :, 0] != 0).sum(dim=1).max())]
+
+    torch.manual_seed(0)
+    x = torch.randn(6, 5, 2, dtype=torch.float64)
+    x[:2, 3:] = 0  # the first piece is shorter than the others
+    lengths = torch.tensor([3, 3, 5, 5, 5, 5])
+
+    def masked(outputs: Tensor) -> Tensor:
+        inside = torch.arange(outputs.shape[1]) < lengths[:, None]
+        return (outputs.square().sum(dim=2) * inside).sum(dim=1)
+
+    model = Padded()
+    expected = []
+    for i, length in enumerate(lengths.tolist()):
+        own = torch.autograd.grad(model(x[i : i + 1, :length]).square().sum(), model.parameters())  # type: ignore[arg-type]
+        expected.append(torch.cat([g.flatten() for g in own]).norm())
+    norms = gradient_norms(model, x, masked)
+    torch.testing.assert_close(norms, torch.stack(expected), rtol=1e-9, atol=0)
+
+
+@pytest.mark.usefixtures("started")
+def test_a_loss_that_reads_what_the_model_kept_gets_the_whole_batch() -> None:
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.logits = self.body(x)
+            return self.logits.softmax(dim=1)
+
+    model = Keeping().eval()
+
+    def loss(outputs: Tensor) -> Tensor:
+        return squares(outputs) + squares(model.logits)
+
+    expected = norms_one_by_one(model, X, lambda outputs, _: loss(outputs)[0])
+    with pytest.warns(Warning, match="one sample at a time"):
+        norms = gradient_norms(model, X, loss)
+    torch.testing.assert_close(norms, expected, rtol=1e-9, atol=0)
+
+
+def test_a_bound_on_memory_cuts_a_batch_in_two() -> None:
+    x = torch.randn(20, 2, 6, 6, dtype=torch.float64)
+    bounded = microbatches.microbatches(network(), Batch.of(x), ComputeOptions(scratch=1 << 20))
+    assert [piece.first for piece in bounded] == [0, 10]
+    whole = microbatches.microbatches(network(), Batch.of(x), ComputeOptions())
+    assert [piece.first for piece in whole] == [0]
+    torch.testing.assert_close(
+        gradient_norms(network(), x, "entropy", max_memory=1 << 20),
+        gradient_norms(network(), x, "entropy"),
+        rtol=1e-10, atol=0,
+    )  # fmt: skip

@@ -19,7 +19,7 @@ from upslope.gradnorm.core import memory as memories
 from upslope.gradnorm.core.layout import Layout
 from upslope.gradnorm.core.memory import memory_of
 from upslope.gradnorm.kernels.linear import Linear
-from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.trace import recording
 
 D = torch.float64
 
@@ -359,14 +359,17 @@ def test_only_programs_that_were_proven_go_unproven():
     torch.manual_seed(0)
     model, x = Rolling().to(D), torch.randn(4, 4, dtype=D)
     proofs: list[bool] = []
-    heard = Recording._heard
 
-    def watched(self, reduction, loss, losses, layouts, last, prove):
-        proofs.append(prove)
-        return heard(self, reduction, loss, losses, layouts, last, prove)
+    def noting(proven, reduce):
+        def noted(*args, **kwargs):
+            proofs.append(proven)
+            return reduce(*args, **kwargs)
+
+        return noted
 
     with (
-        mock.patch.object(Recording, "_heard", watched),
+        mock.patch.object(recording, "reduce_proven", noting(True, recording.reduce_proven)),
+        mock.patch.object(recording, "reduce_unproven", noting(False, recording.reduce_unproven)),
         mock.patch.object(memories, "PROOF_SHARE", 0.0),
     ):
         for model.by in (0, 0, 1, 1, 0):

@@ -12,7 +12,17 @@ from scipy import stats
 from studies import BUDGETS, made_up
 
 from upslope.errors import ConfigError
-from upslope.report import Costs, Run, Study, Summary, summarise, summarise_sets, write, write_sets
+from upslope.report import (
+    Costs,
+    Run,
+    Study,
+    Summary,
+    read_look,
+    summarise,
+    summarise_sets,
+    write,
+    write_sets,
+)
 from upslope.report.document import document
 from upslope.report.page import embedded_json, page
 
@@ -187,21 +197,28 @@ def test_one_seed_says_that_nothing_is_tested() -> None:
     assert "no reference" in data["verdict"]
 
 
-def test_twenty_strategies_on_ten_sets_stay_one_small_page(tmp_path: Path) -> None:
+def test_twenty_strategies_on_ten_sets_stay_one_small_page() -> None:
     names = {"random": 0.0, **{f"a-strategy-of-number-{i:02d}": 0.002 * i for i in range(19)}}
     studies = [replace(made_up(names, seeds=5), name=f"data-set-{i}") for i in range(10)]
-    files = write_sets(summarise_sets(studies), tmp_path, "Many")
-    page_path = files[0].page
-    assert {one.page for one in files} == {page_path}
-    assert len({one.csv for one in files}) == 10
-    assert page_path.stat().st_size < 1_500_000  # without pictures, which have room of their own
-    data = Page(page_path.read_text(encoding="utf-8")).data
+    html = page(document(summarise_sets(studies), "Many", Costs(), [None] * 10))
+    assert len(html) < 1_500_000  # without pictures, which have room of their own
+    data = Page(html).data
     assert [one["name"] for one in data["sets"]] == [f"data-set-{i}" for i in range(10)]
     assert len({one["slot"] for one in data["strategies"]}) == 20
     best = "a-strategy-of-number-18"
     assert data["verdict"].startswith(f"Over 10 data sets, {best} has the best mean rank (1.")
     assert f"it is ahead of random in 10 of 10, shown in {10}" in data["verdict"]
     assert data["overall"]["ranks"]["count"] == 10
+
+
+def test_the_files_of_each_data_set_lie_in_a_folder_of_its_name(tmp_path: Path) -> None:
+    studies = [replace(made_up({"random": 0, "up": 0.02}), name=name) for name in ("one", "two")]
+    files = write_sets(summarise_sets(studies), tmp_path, "Both")
+    assert {file.page for file in files} == {tmp_path / "report.html"}
+    assert [file.csv for file in files] == [tmp_path / n / "curves.csv" for n in ("one", "two")]
+    assert all(file.csv.is_file() and file.png.is_file() for file in files)
+    look = read_look(tmp_path)
+    assert (look.title, set(look.slots)) == ("Both", {"random", "up"})
 
 
 def test_strategies_that_some_sets_lack_are_not_ranked_over_sets(tmp_path: Path) -> None:

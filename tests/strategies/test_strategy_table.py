@@ -52,7 +52,7 @@ def test_unknown_option_lists_the_known_and_suggests() -> None:
 
 
 def test_faults_are_told_together() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)`norm`.*'l1'.*`share`.*greater than 0"):
+    with pytest.raises(ConfigError, match=r"(?s)`norm`.*'l1'.*`share`.*above 0 and at most 1"):
         build("egl", norm="l1", share=0)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from upslope.datasets.similar_names import similar_name_notes
+
 if TYPE_CHECKING:
     from upslope.datasets.array_form import Layout
     from upslope.datasets.map_style import Key
@@ -134,6 +136,12 @@ class Splits:
     test: Dataset
     validation: Dataset | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Add a note on classes whose names differ in capitals, spaces or marks alone."""
+        classes = getattr(self.pool, "classes", ())  # `checks` tells what has none
+        more = [note for note in similar_name_notes(classes) if note not in self.notes]
+        object.__setattr__(self, "notes", (*self.notes, *more))
 
     def __str__(self) -> str:
         """One line per split, with its classes and counts, and one per note."""

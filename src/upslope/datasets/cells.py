@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -39,11 +39,13 @@ _FEWEST_FOR_IDS = 10
 @dataclass(frozen=True)
 class Numbers:
     """values: (n, k), NaN where the cell is empty. words: the words for missing among the cells,
-    with counts. leading_zero: a cell such as 007, where there is one."""
+    with counts. leading_zero: a cell such as 007, where there is one. grouped: a cell such as
+    1.250, where all are written so, and the point may be between thousands."""
 
     values: NDArray[np.float64]
     words: Mapping[str, int] = field(default_factory=dict)
     leading_zero: str | None = None
+    grouped: str | None = None
 
     @property
     def empty(self) -> NDArray[np.bool_]:
@@ -80,6 +82,8 @@ def read_input(rows: Rows, name: str, as_categories: bool) -> Numbers | Categori
         return Categories(["" if cell == "nan" and is_number(kind) else cell for cell in cells])
     if pa.types.is_null(kind):
         return Numbers(np.full((len(column), 1), np.nan))
+    if pa.types.is_integer(kind) and (exact := _exact_from_least(column.to_pylist())) is not None:
+        return Numbers(exact)
     if is_number(kind):
         return Numbers(finite(numbers_of(column), f"numbers in {where}")[:, None])
     if pa.types.is_boolean(kind):
@@ -117,7 +121,10 @@ def text_numbers(column: pa.ChunkedArray, decimal: str) -> tuple[Numbers, NDArra
     zeros = cells.filter(pc.match_substring_regex(cells, r"^0\d+$"))
     first = zeros[0].as_py() if len(zeros) else None
     unread = ~np.asarray(pc.or_(is_value, is_missing).to_numpy(), dtype=bool)
-    return Numbers(values[:, None], said, first), unread
+    written = cells.filter(is_value)
+    thousands = rf"^[+-]?[1-9]\d{{0,2}}{point}\d{{3}}$"
+    all_so = len(written) > 2 and pc.all(pc.match_substring_regex(written, thousands)).as_py()
+    return Numbers(values[:, None], said, first, written[0].as_py() if all_so else None), unread
 
 
 def finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:
@@ -159,6 +166,10 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
     out = "or leave it out with `data.columns`"
     if not others and (count or numbers.words or not any(cell.strip() for cell in cells)):
         finite(values, f"numbers in {where}")
+        wholes = [_whole(cell) for cell in cells] if rows.untyped else []
+        if sum(whole is not None for whole in wholes) == count:
+            exact = _exact_from_least(wholes)
+            return numbers if exact is None else replace(numbers, values=exact)
         if rows.untyped or not count:
             return numbers
         raise DataError(
@@ -193,6 +204,22 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
             f"column in `data.categorical`, {out}."
         )
     return Categories(cells)
+
+
+def _exact_from_least(numbers: list[int | None]) -> NDArray[np.float64] | None:
+    """(n, 1): whole numbers beyond 2**53 as their exact distance from the least, which is what
+    standardised columns are made of; as floats they would run together. None for all others."""
+    known = [number for number in numbers if number is not None]
+    if not known or max(map(abs, known)) <= 2**53:
+        return None
+    least = min(known)
+    return np.array([np.nan if n is None else float(n - least) for n in numbers])[:, None]
+
+
+def _whole(cell: str) -> int | None:
+    """The whole number that a cell is, None for other numbers and for empty cells."""
+    bare = cell.strip()
+    return int(bare) if bare.lstrip("+-").isdecimal() else None
 
 
 def looks_like_ids(categories: Categories) -> bool:

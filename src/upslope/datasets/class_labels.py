@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter
 from collections.abc import Collection, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -71,7 +69,7 @@ def read_classes(
     ]
     if all(is_date(name) for name in names):
         notes.append(f"All classes are dates or times, as {names[0]!r}: is this their column?")
-    return names, np.array(values, dtype=np.int64), (*notes, *name_notes(known, samples))
+    return names, np.array(values, dtype=np.int64), tuple(notes)
 
 
 def ordered_names(cells: Collection[str], what: str) -> tuple[str, ...]:
@@ -92,17 +90,3 @@ def ordered_names(cells: Collection[str], what: str) -> tuple[str, ...]:
                 f"{name!r}. Write them alike."
             )
     return tuple(sizes[size] for size in sorted(sizes))
-
-
-def name_notes(cells: Sequence[str], samples: str) -> tuple[str, ...]:
-    """Return sentences about classes that differ in case, space or Unicode form alone."""
-    alike: dict[str, list[str]] = {}
-    for name in sorted(counts := Counter(cells)):
-        alike.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), []).append(name)
-    return tuple(
-        "Classes that differ in letter case, space or Unicode form alone are counted apart: "
-        f"{', '.join(f'{name!r} ({counts[name]:,} {samples})' for name in group)}. Write them "
-        "alike where they are one."
-        for group in alike.values()
-        if len(group) > 1
-    )

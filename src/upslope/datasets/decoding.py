@@ -8,6 +8,7 @@ which.
 from __future__ import annotations
 
 import codecs
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -84,6 +85,13 @@ def decode_text(data: bytes, source: object, encoding: str | None = None) -> str
         text = data[len(mark) :].decode(name)
     except UnicodeDecodeError as error:
         raise _undecodable(data, len(mark) + error.start, source, name, encoding) from error
+    if given and not marked and not text.isascii() and _is_utf_8(data, given):
+        warnings.warn(
+            f"{source} is read as {encoding}, as `data.encoding` says, but is text in UTF-8 as "
+            "well, which texts in other encodings hardly ever are. Leave `data.encoding` out where "
+            "letters come out wrong.",
+            stacklevel=3,
+        )
     if "\0" in text:
         at = text.index("\0")
         reason = f"character {at + 1:,} is NUL"
@@ -116,6 +124,17 @@ def _lookup(encoding: str | None) -> str | None:
             f"Expected `data.encoding` to be an encoding that Python knows, such as utf-8, cp1252, "
             f"latin-1 or utf-16, but got {encoding!r}."
         ) from error
+
+
+def _is_utf_8(data: bytes, given: str) -> bool:
+    """Tell whether bytes that are read in another encoding are valid UTF-8."""
+    if given.startswith("utf"):
+        return False
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _agree(marked: str, given: str) -> bool:

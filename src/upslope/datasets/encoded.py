@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import cpu_count
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import ArrayDataset, Labels, build_dataset, known_targets
-from upslope.datasets.base import place_of
+from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.paths import cache_folder
 from upslope.decoders import Encoded, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import write_atomically
-from upslope.images import Form, Mode, Pixels, decode
+from upslope.images import Form, Mode, Pixels, decode, without_advice
 from upslope.progress import Observer, Progress
 
 ModeOption = Annotated[
@@ -51,6 +51,7 @@ Decoders = Annotated[
 ]
 _DIGEST = hashlib.sha256().digest_size
 _CHUNK, _SMALL = 256, 8192
+_NAMED = 50  # of the images that are left out
 _MANY = 10_000  # images that take seconds to decode
 
 
@@ -207,8 +208,7 @@ def materialise(
     kept = np.array([i for i in range(len(dataset)) if i not in broken], dtype=np.int64)
     if broken:
         warnings.warn(
-            f"Left out {len(broken):,} of {format_count(len(dataset), 'image')} of "
-            f"{place_of(dataset)}, which cannot be used. The first: {broken[min(broken)]}",
+            left_out_text(dataset, broken),
             stacklevel=2,
         )
         out = out[kept] if fits else out
@@ -219,6 +219,21 @@ def materialise(
             dataset.name, out, labels, dataset.classes, source=place_of(dataset), ids=ids
         )
     return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, kept))
+
+
+def left_out_text(dataset: Dataset, broken: Mapping[int, DataError]) -> str:
+    """Return the sentence on images that cannot be used: how many, which, and the first's fault.
+
+    broken: position -> what is wrong.
+    """
+    places = sorted(broken)
+    names = ", ".join(repr(dataset.ids[i]) for i in places[:_NAMED])
+    more = f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
+    return (
+        f"Left out {len(broken):,} of {format_count(len(dataset), 'image')} of "
+        f"{place_of(dataset)}, which cannot be used: {names}{more}. The first: "
+        f"{without_advice(broken[places[0]])}"
+    )
 
 
 def _cached(path: Path, shape: tuple[int, ...]) -> Pixels | None:

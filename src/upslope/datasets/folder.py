@@ -49,7 +49,7 @@ from upslope.datasets.layout import (
     train_folders,
 )
 from upslope.datasets.manifest import read_manifest
-from upslope.datasets.missing import MissingLabels
+from upslope.datasets.missing import MissingLabels, class_folder_notes
 from upslope.datasets.paths import needed_root
 from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat
 from upslope.errors import ConfigError, DataError
@@ -104,7 +104,8 @@ def load(
             entries = by_class(folder, layout, left_out)
         if not entries:
             raise no_images(folder, left_out)
-        notes = left_out.notes()
+        names = dict.fromkeys(name for _, name, _ in entries if name)
+        notes = (*left_out.notes(), *class_folder_notes([*names]))
     return open_entries(
         folder,
         entries,
@@ -254,8 +255,8 @@ def open_entries(
     pool, test = open_split("train"), open_split("test")
     assert pool is not None  # `divide` has refused an empty pool
     validation = open_split("validation")
-    listed = [folder / id_ for part in splits.values() for id_, _, _ in part]
-    notes += survey_notes(listed, form, on_error)
+    listed = [id_ for part in splits.values() for id_, _, _ in part]
+    notes += survey_notes(Files(folder, listed), listed, form, on_error)
     if duplicates != "off":
         drawn = {"pool": pool, "test set": test, "validation set": validation}
         opened = {name: part for name, part in drawn.items() if part is not None}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ DuplicatesOption = Annotated[
     Duplicates,
     Field(
         description="copies to look for and to tell of: exact, near (decodes every image), or off; "
-        "auto: near up to 20,000 images held in memory, else exact"
+        "auto: near up to 20,000 images held in memory or decoded in seconds, else exact"
     ),
 ]
 
@@ -43,6 +44,8 @@ NEAR = 0.995
 """Least inner product of the thumbnails of near duplicates."""
 MANY = 20_000
 """Images above which `auto` compares no thumbnails: the work grows with the square."""
+STREAMED = 2**28
+"""Bytes of decoded images above which `auto` decodes none for the sake of their thumbnails."""
 _FLAT = 2.0  # standard deviation of grey levels under which a thumbnail shows nothing to compare
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green, blue in grey, as Pillow weighs them
 _CHUNK = 512
@@ -86,13 +89,18 @@ def copy_notes(
     notes = list(_told(_copies(groups, samples), samples, "copy", ", byte for byte,"))
     if looking == "exact":
         return tuple(notes)
-    held = all(dataset.resident for dataset in parts.values())
-    if looking == "auto" and not (held and len(samples) <= MANY):
+    if looking == "auto" and not (_is_quick(parts.values()) and len(samples) <= MANY):
         return (
             *notes,
             "Near duplicates were not looked for: set `data.duplicates` to near to do so.",
         )
     return (*notes, *_told(_near(parts, samples, groups, progress), samples, "near copy"))
+
+
+def _is_quick(parts: Iterable[Dataset]) -> bool:
+    """Tell whether all images are held in memory, or few enough to be decoded in seconds."""
+    streamed = [dataset for dataset in parts if not dataset.resident]
+    return sum(len(d) * math.prod(d.input_shape) for d in streamed) <= STREAMED
 
 
 def _equal_files(samples: Sequence[_Sample]) -> Iterator[list[int]]:

@@ -176,6 +176,7 @@ def by_class(folder: Path, layout: Layout = "auto", left_out: LeftOut | None = N
     if not splits:
         if layout == "auto":
             _no_splits_within(folder, tops)
+            _not_alike_within(folder, tops)
         return list(_class_folders(folder, folder, "", layout, left_out))
     entries: list[Entry] = []
     for top in tops:
@@ -285,6 +286,24 @@ def _no_splits_within(folder: Path, tops: Sequence[str]) -> None:
             f"Expected folders of classes in {folder} but {first!r} holds folders that name "
             f"splits: {shown(within[first])}. {advice}, or set `data.layout` to classes if "
             f"{first!r} is a class, splits and all."
+        )
+
+
+def _not_alike_within(folder: Path, tops: Sequence[str]) -> None:
+    """Refuse folders that all hold the same ones, perhaps the classes: seen/cat, query/cat."""
+    inner = [
+        _visible(folder / top)
+        for top in tops
+        if top.lower() not in UNLABELLED and not _holds_images(folder / top)
+    ]
+    classes = [top for top in tops if top.lower() not in UNLABELLED]
+    alike = len(inner) == len(classes) > 1 and all(names == inner[0] for names in inner)
+    if alike and len(inner[0]) > 1 and not (are_no_classes(inner[0]) or are_no_classes(classes)):
+        raise DataError(
+            f"Expected folders of classes in {folder} but each of {shown(classes)} holds the same "
+            f"folders, {shown(inner[0])}, which may be the classes. Name what is to train and what "
+            "to test on train and test, or set `data.layout` to classes if the folders at the root "
+            "are the classes all the same."
         )
 
 

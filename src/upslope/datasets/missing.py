@@ -7,8 +7,9 @@ class may be called None or NA.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -25,12 +26,26 @@ among them: it is sodium."""
 
 DOUBTFUL_WORDS: tuple[str, ...] = (
     "unknown", "missing", "unlabelled", "unlabeled", "not labelled", "not labeled", "no label",
+    "to label", "unsorted",
     "undefined", "unassigned", "unspecified", "not available", "not applicable", "nil", "void",
     "empty", "tbd", "todo", ".", "..", "--", "---", "??", "???", "_", "*",
+    "nothing", "no data", "undef", "blank", "xx", "xxx", "\u2013", "\u2014", "\u2212", "''",
+    "n.a", "n\\a",
+    "(null)", "[null]", "(none)", "[none]", "(empty)", "(missing)", "(blank)", "k.a.", "k. a.",
+    "unbekannt", "fehlt", "fehlend", "leer", "keine", "keine angabe", "o.a.",
+    "inconnu", "inconnue", "manquant", "vide", "n.c.", "n.r.", "s/o", "aucun", "aucune",
+    "desconocido", "desconocida", "s/d", "n.d.", "nd", "vacio", "vac\u00edo", "ninguno", "ninguna",
+    "sconosciuto", "desconhecido", "nessuno", "nenhum", "onbekend", "geen", "okänd", "ukjent",
+    "неизвестно", "нет", "н/д", "未知", "无", "無", "空", "不明", "なし", "없음",
     "#value!", "#ref!", "#null!", "#div/0!", "#name?", "#num!",
 )  # fmt: skip
 """Lower-case words that are as likely to be a class as to stand for none: they remain classes, and
 the reader points at them."""
+
+_NEGATIVE_MARKS = ("-1", "-9", "-99", "-999", "-9999")
+_MARKS = ("99", "999", "9999")
+_LEAST_MARK = 90
+"""Whole numbers that often stand for no label, beside labels below the last."""
 
 MissingLabels = Annotated[
     list[str] | None,
@@ -74,13 +89,44 @@ def missing_notes(
                 "for no label ([]: none but the empty one)."
             )
         notes.append(note)
-    doubtful = (w for w in sorted(counts) if w.lower() in DOUBTFUL_WORDS and words is None)
+    doubtful = [] if words is not None else _doubtful(counts.keys() - missing.keys())
     notes += [
         f"{counts[word]:,} of {total:,} {what} are of the class {word!r}, which is counted as a "
         f"class. If it stands for no label, set `data.missing_labels` to [{word!r}]."
         for word in doubtful
     ]
     return tuple(notes)
+
+
+def class_folder_notes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences on classes by folder whose name is as likely to stand for no label.
+
+    classes: the names of the folders.
+    """
+    return tuple(
+        f"The folder {name!r} is counted as a class. If it stands for no label, call it unlabelled."
+        for name in classes
+        if name in MISSING_WORDS or _doubtful([name.replace("_", " ")])
+    )
+
+
+def _doubtful(labels: Collection[str]) -> list[str]:
+    """Return the labels that are as likely to be a class as to stand for none."""
+    known = {word.lower() for word in (*MISSING_WORDS, *DOUBTFUL_WORDS)} - {"na"}  # sodium
+    doubtful = [label for label in labels if _visible(label).lower() in known]
+    wholes = {label for label in labels if label.isdecimal()}
+    low = {label for label in wholes if len(label) == 1 or int(label) < _LEAST_MARK}
+    marks = [m for m in labels if m in _NEGATIVE_MARKS or (m in _MARKS and m in wholes)]
+    # Beside whole numbers from 0: 0, 1 and -1 or 99, where no other label is so large.
+    if len(low) > 1 and low | {*marks} == {*labels}:
+        doubtful += marks
+    return sorted({*doubtful})
+
+
+def _visible(label: str) -> str:
+    """The label without characters that take no room, as the zero-width space."""
+    bare = "".join(c for c in label if unicodedata.category(c) != "Cf").strip()
+    return bare or "-"
 
 
 def _quoted(word: str) -> str:

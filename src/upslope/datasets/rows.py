@@ -6,6 +6,7 @@ apart by their ids; or a folder with `train.*` and `test.*`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, Labels, numbered
-from upslope.datasets.arrow import plain_column, read_parquet, texts_of
+from upslope.datasets.arrow import is_text, plain_column, read_parquet, texts_of
 from upslope.datasets.delimited import read_delimited
+from upslope.datasets.folder_names import split_of
 from upslope.datasets.json_lines import read_json_lines
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
@@ -35,6 +37,15 @@ TestShare = Annotated[
 IdColumn = Annotated[
     str | None, Field(description="column of ids; `id`, or else the number of the row")
 ]
+
+
+_MANY = 20
+"""More distinct values than any column of splits has."""
+_ASKS_FOR_SPLIT = re.compile(
+    r"(is|in)[ _-]?(the[ _-])?(test|train|training|val|valid|validation|holdout)([ _-]?set)?",
+    re.IGNORECASE,
+)
+"""Names of columns of 0 and 1 that say which rows are to test on."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,8 @@ def rows_of(
     used = {"split"} & set(table.column_names)
     if test is None and used:
         test = _split(table.column("split").to_pylist(), path)
+    if test is None:
+        _check_no_split_elsewhere(table, path)
     ids = _ids(table, id_column, parts, path)
     if id_column or "id" in table.column_names:
         used.add(id_column or "id")
@@ -215,6 +228,28 @@ def _read(
             "twice. Rename one."
         )
     return table, ()
+
+
+def _check_no_split_elsewhere(table: pa.Table, path: Path) -> None:
+    """Raise DataError where a column divides the rows into splits but is not called `split`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in table.column_names:
+        column = plain_column(table.column(name))
+        if pa.types.is_nested(column.type):
+            continue
+        divides = bool(_ASKS_FOR_SPLIT.fullmatch(name))
+        if is_text(column.type) and not divides:
+            values = [value for value in pc.unique(column)[:_MANY].to_pylist() if value]
+            splits = {split_of(value) for value in values}
+            divides = None not in splits and {"train"} < splits
+        if divides:
+            raise DataError(
+                f"Expected the column `{name}` of {path}, which seems to say what is to train and "
+                "what to test on, to be called `split`, with 'train' and 'test' in it. Rename it, "
+                "or remove it where it means something else: rows to test on would be in the pool."
+            )
 
 
 def _split(values: list[Any], path: Path) -> NDArray[np.bool_]:

@@ -29,6 +29,7 @@ from upslope.datasets.missing import MissingLabels, is_missing
 from upslope.datasets.name_lists import Names, OptionalNames, split_names
 from upslope.datasets.paths import needed_root
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.similar_names import similar_name_notes
 from upslope.datasets.targets import Kind, Target, TargetColumns, read_targets, split
 from upslope.datasets.unlabelled import ClassNames
 from upslope.errors import ConfigError, DataError
@@ -36,6 +37,9 @@ from upslope.progress import Observer, no_progress
 
 MOST = 1000
 """Categories of a column at most: more are ids or free text."""
+_LEAST = 1e-150
+_MARKS = tuple(sign * (10.0**digits - 1) for digits in (3, 4, 5, 6) for sign in (-1, 1))
+"""What instruments and registers write where nothing is known: -999, 9999 and the like."""
 _COUNTED = 10
 """Rows from which a column of numbers that counts them is pointed at."""
 _ID_NAME = re.compile(r"(^|[\W_])(id|ids|uuid|guid|index|key|nr|no|number)$", re.IGNORECASE)
@@ -155,11 +159,13 @@ def _standardised(values: NDArray[np.float64], pool: list[int]) -> list[Floats]:
         empty = np.isnan(column)
         known = column[pool][~empty[pool]]
         # A column that never changes in the pool has no scale, and becomes zeros everywhere.
-        if not len(known) or not known.std() > 0:
+        if not len(known) or known.min() == known.max():
             parts.append(np.zeros(len(column)))
         else:
-            mean, spread = known.mean(), known.std()
-            parts.append((np.where(empty, mean, column) - mean) / spread)
+            # Beyond the root of the largest float, squares overflow; below it, they vanish.
+            unit = 1.0 if _LEAST < np.abs(known).max() < 1 / _LEAST else np.abs(known).max()
+            mean, spread = (known / unit).mean(), (known / unit).std()
+            parts.append((np.where(empty, mean, column / unit) - mean) / spread)
     incomplete = np.asarray(np.isnan(values).any(axis=1))
     if incomplete[pool].any():
         parts.append(incomplete)
@@ -199,6 +205,7 @@ def _category_notes(column: Categories, pool: list[int], name: str) -> list[str]
             f"{format_count(total, 'test row')} with a category in `{name}` that the pool has not, "
             f"first {unseen[0]!r}: all zeros."
         )
+    notes += similar_name_notes(sorted(counts), "categories", f" of `{name}`")
     if len(known) == 1:
         notes.append(f"The column `{name}` never changes in the pool, and tells nothing.")
     if empty := counts[""]:
@@ -227,7 +234,18 @@ def _number_notes(column: Numbers, pool: list[int], name: str) -> list[str]:
             f"The column `{name}` is taken as numbers but has leading zeros, as "
             f"{column.leading_zero!r}: where they are codes, name it in `data.categorical`."
         )
+    if column.grouped is not None:
+        notes.append(
+            f"The column `{name}` has three digits after the point in every cell, as "
+            f"{column.grouped!r}: where the point is between thousands, remove it."
+        )
     known = values[pool][~np.isnan(values[pool])]
+    if (mark := _mark_for_none(known)) is not None:
+        notes.append(
+            f"The column `{name}` has {mark:g} in {int((known == mark).sum()):,} of "
+            f"{len(known):,} cells of the pool, far from all others: where it stands for nothing "
+            "known, empty these cells."
+        )
     if values.shape[1] > 1:
         notes.append(f"The lists of `{name}` are taken as {values.shape[1]:,} numbers each.")
     elif not len(known) or known.min() == known.max():
@@ -243,6 +261,20 @@ def _number_notes(column: Numbers, pool: list[int], name: str) -> list[str]:
             "row: where these are ids, name it in `data.id`, or leave it out with `data.columns`."
         )
     return notes
+
+
+def _mark_for_none(values: NDArray[np.float64]) -> float | None:
+    """A number such as -999 that is there several times, far outside the range of all others."""
+    for mark in _MARKS:
+        others = values[values != mark]
+        if not 2 <= len(values) - len(others) < len(values) or not len(others):
+            continue
+        low, high = others.min(), others.max()
+        if min(abs(mark - low), abs(mark - high)) > max(high - low, abs(low), abs(high)):
+            if low <= mark <= high:
+                continue
+            return mark
+    return None
 
 
 def _written_dates(values: NDArray[np.float64]) -> bool:

@@ -24,7 +24,8 @@ from upslope.datasets.subset import Subset, knows_labels, labels_of, origin
 from upslope.errors import ConfigError, DataError
 
 ClassNames = Annotated[
-    list[str | int | float | bool] | None,  # others than text are refused with a word on quotes
+    # Others than text are refused with a word on quotes.
+    list[str | int | float | bool | None] | None,
     BeforeValidator(
         lambda given: split_names(given, "data.classes") if isinstance(given, str) else given
     ),
@@ -62,8 +63,8 @@ def class_names(labels: Iterable[str], given: Sequence[object] | None, where: ob
     if others := [name for name in given if not isinstance(name, str)]:
         raise ConfigError(
             f"Expected `data.classes` to be names as text but got {others}: without quotes YAML "
-            "reads "
-            'numbers, and yes and no as truth values. Quote them: data.classes=\'["0", "yes"]\'.'
+            "reads numbers, yes and no as truth values, and null as nothing. Quote them, and the "
+            'whole for the shell: -s \'data.classes=["0", "yes", "null"]\'.'
         )
     names = [str(name).strip() for name in given]
     if len(names) < 2 or not all(names) or len(set(names)) != len(names):
@@ -122,7 +123,9 @@ def check_labelled(pool: Dataset) -> None:
             f"Expected each of the {format_count(len(pool), 'sample')} of the pool to have a "
             f"label, as a comparison asks nobody, but {len(without):,} {verb} none, first "
             f"{pool.ids[without[0]]!r}. Take `upslope run`, which asks people for labels (in "
-            "Python `Experiment`); or label these samples, or leave them out."
+            "Python `Experiment`); or label these samples, or leave them out. Where a word such as "
+            "NA is a class of yours, set `data.missing_labels` to the words that stand for no "
+            "label, [] for none."
         )
 
 

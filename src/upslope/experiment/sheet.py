@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from upslope.datasets.decoding import UndecodableError, read_text
+from upslope.counts import format_count
 from upslope.errors import DataError
+from upslope.experiment.sheet_text import mended, read_rows
 from upslope.files import FORMULA, csv_line, write_text
 
 SKIP = "skip"
 TAKE_BACK = "take back"
 COLUMNS = ("id", "path", "label", "why")
 _FORMULA = (*FORMULA, "'")
+_MARK = "\ufeff"
 _DELIMITERS = ",;\t|"
 _SHOWN = 10
 _OR = "Or remove the file, and the same command writes it anew, without the answers."
@@ -79,7 +82,9 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
         cells = {"id": q.id, "path": q.path, "label": "", "why": q.why}
         row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
         lines.append(csv_line(_safe(cell) for cell in row))
-    write_text(path, "".join(lines))
+    text = "".join(lines)
+    # Excel takes a file without the mark for one in the encoding of the machine.
+    write_text(path, text if text.isascii() else f"{_MARK}{text}")
 
 
 def read_sheet(
@@ -96,18 +101,35 @@ def read_sheet(
         DataError: no sheet, or rows that cannot be taken: all are named by their number, and
             nothing is to be recorded.
     """
-    rows = list(_rows(path))
     by_cell = {id_: id_ for id_ in ids} | {_safe(id_): id_ for id_ in ids}
+
+    def is_known(row: Mapping[str, str]) -> bool:
+        """Tell whether the cells that depend on the encoding are an id and an answer."""
+        id_, text = row.get("id", "").strip(), _plain(row.get("label", "").strip())
+        if not id_.isascii() and id_ not in by_cell and row["id"] not in by_cell:
+            return False
+        if text.isascii() or _reason(text, classes) is not None:
+            return True
+        try:
+            read(text)
+        except DataError:
+            return False
+        return True
+
+    rows = read_rows(path, lambda text: _rows(path, text), is_known, _OR)
     labels: dict[str, Any] = {}
     passed: dict[str, str] = {}
     withdrawn: list[str] = []
     cells: dict[str, str] = {}
     row_ids: list[str] = []
     problems: list[str] = []
+    garbled: list[str] = []
     for number, row in rows:
         cell = (row.get("id") or "").strip() if row.get("id") not in by_cell else row["id"]
         text = _plain((row.get("label") or "").strip())
         id_ = by_cell.get(cell)
+        if id_ is None and (id_ := by_cell.get(mended(cell) or "")) is not None:
+            garbled.append(cell)
         if id_ is None:
             problems.append(
                 f"row {number}: expected the id of a sample that was asked but got {cell!r}"
@@ -135,23 +157,23 @@ def read_sheet(
             + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
             "and it was left as it is."
         )
+    if garbled:
+        warnings.warn(
+            f"{format_count(len(garbled), 'id')} of {path} had been read in a wrong encoding and "
+            f"saved so, as {garbled[0]!r} for {mended(garbled[0])!r}: taken for what was asked.",
+            stacklevel=2,
+        )
     return Answers(tuple(dict.fromkeys(row_ids)), labels, passed, tuple(withdrawn))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Yield (number, cells by column) of each row that is not empty.
+def _rows(path: Path, text: str) -> list[tuple[int, Mapping[str, str]]]:
+    """Return (number, cells by column) of each row that is not empty.
 
     Raises:
-        DataError: text in an encoding that cannot be told; no columns id and label; a row of more
-            cells than columns; quotes that do not close.
+        DataError: no columns id and label; a row of more cells than columns; quotes that do not
+            close.
     """
-    try:
-        text = read_text(path)
-    except UndecodableError as error:
-        raise DataError(
-            f"Expected {path} in UTF-8, or in UTF-16 with a byte order mark, but {error.reason}. "
-            f'Save it again as "CSV UTF-8": in another encoding, letters may be other ones. {_OR}'
-        ) from error
+    rows: list[tuple[int, Mapping[str, str]]] = []
     number = 1  # as spreadsheets number the rows
     if text.lower().startswith("sep="):  # Excel's own line about the delimiter
         text, number = "".join(text.splitlines(keepends=True)[1:]), 2
@@ -180,12 +202,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
                     f"needs double quotes around it. {_OR}"
                 )
             if any(cell.strip() for cell in cells):
-                yield number, dict(zip(names, cells, strict=False))
+                rows.append((number, dict(zip(names, cells, strict=False))))
     except csv.Error as error:
         raise DataError(
             f"Expected a CSV file in {path} but reading it failed after row {number}: {error}. A "
             f"double quote inside a quoted cell is written twice. {_OR}"
         ) from error
+    return rows
 
 
 def _header(line: str, delimiter: str) -> list[str]:

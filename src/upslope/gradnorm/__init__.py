@@ -1,7 +1,8 @@
 """Exact per-sample gradient norms of any PyTorch network. Needs torch alone."""
 
+from upslope.gradnorm.arguments import select
 from upslope.gradnorm.egl import ExpectedLength, expected_gradient_length
-from upslope.gradnorm.engine import gradient_norms, select
+from upslope.gradnorm.engine import gradient_norms
 from upslope.gradnorm.explain import Explanation, Use, explain
 from upslope.gradnorm.hutchinson import Estimate, estimated_rms_length
 from upslope.gradnorm.inner import gradient_inner_products

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.arguments import Parameters, compute_options, reduction, select_of_batch
 from upslope.gradnorm.core.batch import Inputs
 from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.engine import Parameters, compute_options, reduction, select
-from upslope.gradnorm.losses import Loss, classes_first, logits_of
+from upslope.gradnorm.losses import Logits, Loss, class_logits, logits_of, weighted
 from upslope.gradnorm.trace.microbatches import microbatches
 from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.trace.sharing import open_batch
 
-Logits = Callable[[Any], Tensor]
 Reduce = Callable[[dict[str, Tensor]], Tensor]
 
 PROBES = 4
@@ -77,13 +77,15 @@ def expected_gradient_length(
     if kind not in ("mean", "rms"):
         raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {kind!r}.')
     reduce = reduction(norm)
-    weights = Weights(select(model, parameters, inputs))
+    batch = open_batch(model, inputs)
+    weights = Weights(select_of_batch(model, parameters, batch))
     options = compute_options(max_memory, dtype)
-    with restoring_state(model):
-        lengths = [
-            _length(Recording(model, microbatch, weights, options), share, kind, reduce, logits)
-            for microbatch in microbatches(model, inputs)
-        ]
+    lengths = []
+    with restoring_state(model) as buffers:
+        for microbatch in microbatches(model, batch, options):
+            buffers.renew()
+            record = Recording(model, microbatch, weights, options)
+            lengths.append(_length(record, share, kind, reduce, logits))
     return ExpectedLength(*(torch.cat(rows) for rows in zip(*lengths, strict=True)))
 
 
@@ -91,34 +93,22 @@ def _length(
     record: Recording, share: float, kind: str, reduce: Reduce, logits: Logits
 ) -> ExpectedLength:
     """Of the samples of one forward pass."""
-    z = class_logits(record, logits)
+    z = class_logits(record.outputs, logits)
     p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
     # The likeliest classes up to the first that completes the share.
-    kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
+    kept = ~(p.cumsum(dim=1) - p >= share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
+    # A class that is masked with -inf has an infinite loss, and adds nothing. NaN is kept: its loss
+    # is refused.
+    kept &= ~(p == 0)
     total = p.new_zeros(len(p), dtype=torch.float64)
     power = 1 if kind == "mean" else 2
     for rank in range(max(kept.sum(dim=1).tolist(), default=0)):
-        norms = reduce(record.squared_norms(_at(labels[:, rank], logits)))
+        norms = reduce(record.squared_norms(_at(labels[:, rank], kept[:, rank], logits)))
+        # A sample that has its share already adds nothing, though the others need this class.
         total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
     bound = _bound(record, reduce, p, labels, kept, power, logits)
     score = total if power == 1 else total.sqrt()
     return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), bound)
-
-
-def class_logits(record: Recording, logits: Logits) -> Tensor:
-    """(n, classes), without gradient.
-
-    Raises:
-        GradientNormError: the model has a posterior at every position.
-    """
-    z = logits(record.outputs).detach()
-    if z.dim() != 2:
-        raise GradientNormError(
-            "Expected logits of shape (n, classes) for the expected gradient length but got "
-            f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
-            'classes^pixels terms. Use loss="entropy".'
-        )
-    return classes_first(z, 1)
 
 
 def _bound(
@@ -132,7 +122,7 @@ def _bound(
 ) -> Tensor:
     """(n,): see `ExpectedLength`."""
     rest = torch.where(kept, 0, p)
-    left_out = (~kept).sum(dim=1)
+    left_out = ((~kept) & (p > 0)).sum(dim=1)
     if not bool(left_out.any()):
         return p.new_zeros(len(p), dtype=torch.float64)
     # Of each parameter tensor by itself, for the sum of their norms obeys the bound as well.
@@ -159,17 +149,11 @@ def _block_signs(block: Tensor, like: Tensor) -> Tensor:
     return torch.where((block * 0x9E3779B1) >> 16 & 1 == 1, -1.0, 1.0).to(like)
 
 
-def _at(labels: Tensor, logits: Logits) -> Loss:
-    def loss(outputs: Any) -> Tensor:
-        return F.cross_entropy(logits(outputs), labels, reduction="none")
-
-    return loss
-
-
-def weighted(coefficients: Tensor, logits: Logits) -> Loss:
-    """sum_i a_i L_i with constants a_i."""
+def _at(labels: Tensor, counted: Tensor, logits: Logits) -> Loss:
+    """Cross-entropy at the labels, (n,), of those samples that are counted, (n,) bool."""
 
     def loss(outputs: Any) -> Tensor:
-        return -(coefficients * F.log_softmax(logits(outputs), dim=1)).sum(dim=1)
+        losses = F.cross_entropy(logits(outputs), labels, reduction="none")
+        return losses.masked_fill(~counted, 0)
 
     return loss

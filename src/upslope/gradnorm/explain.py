@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch, Inputs
+from upslope.gradnorm.arguments import Parameters, select_of_batch
+from upslope.gradnorm.core.batch import Inputs
 from upslope.gradnorm.core.layout import Layout, Samples
 from upslope.gradnorm.core.listeners import SquaredNorms
 from upslope.gradnorm.core.outputs import tensors_in
@@ -27,14 +28,13 @@ from upslope.gradnorm.core.per_sample_gradients import (
 from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.engine import Parameters, select
 from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.kernels.replay import Replay, ReplayedGradient
 from upslope.gradnorm.losses import label_free
 from upslope.gradnorm.trace.recording import Recording
-from upslope.gradnorm.trace.sharing import resolve_shared
+from upslope.gradnorm.trace.sharing import open_batch
 
 KERNEL, REPLAYED, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
 
@@ -114,16 +114,15 @@ def explain(
         >>> [use.path for use in explain(model, torch.randn(8, 3)).uses]
         ['kernel', 'kernel']
     """
-    chosen = select(model, parameters, inputs)
-    if inputs is None:
+    batch = None if inputs is None else open_batch(model, inputs)
+    chosen = select_of_batch(model, parameters, batch)
+    if batch is None:
         return _from_modules(model, chosen)
+    n = batch.n
     with restoring_state(model):
-        batch = resolve_shared(model, Batch.of(inputs))
         record = Recording(model, batch, Weights(chosen), ComputeOptions())
         # The whole way that `gradient_norms` takes, with its proof: it may end in another path.
-        record.reduce_per_sample(
-            SquaredNorms(), label_free(lambda outputs: _any_loss(outputs, batch.n))
-        )
+        record.reduce_per_sample(SquaredNorms(), label_free(lambda outputs: _any_loss(outputs, n)))
         table = record.run_or_fall_back(lambda: _from_recording(record))
         return _slow(chosen, record.fallback_reason) if table is None else table
 
@@ -159,7 +158,7 @@ class _CostListener:
         samples = Samples(self.record.n, self.layouts.get(index, Layout()))
         # Entry by entry, a layer moves its output three times: forward, backward, norm.
         methods, work = self.methods_of.setdefault(index, ([], 3.0 * g.numel() / self.record.n))
-        for _, part in self.record.tape.kernels[index].weight_gradients(
+        for _, part in self.record.forward.tape.kernels[index].weight_gradients(
             g, *inputs, samples=samples
         ):
             method, cost = _cost(part)
@@ -169,13 +168,14 @@ class _CostListener:
 
 
 def _from_recording(record: Recording) -> Explanation:
-    losses = record.losses(lambda outputs: _any_loss(outputs, record.n))
-    layouts = record.layouts(losses)
+    forward = record.forward
+    losses = forward.losses(lambda outputs: _any_loss(outputs, record.n))
+    layouts = {} if record.n == 1 else forward.probe(losses).layouts()
     listener = _CostListener(record, layouts, {})
-    record.backward(losses, torch.ones_like(losses), listener)
-    uses, weights = [], record.tape.weights
+    forward.backward(losses, torch.ones_like(losses), listener)
+    uses, weights = [], forward.tape.weights
     total = sum(work for _, work in listener.methods_of.values())
-    for index, kernel in enumerate(record.tape.kernels):
+    for index, kernel in enumerate(forward.tape.kernels):
         names = tuple(dict.fromkeys(n for w in kernel.weights for n in weights.sources(w)))
         methods, work = listener.methods_of.get(index, (["no gradient"], 0.0))
         path = REPLAYED if isinstance(kernel, Replay) else KERNEL
@@ -191,13 +191,13 @@ def _from_recording(record: Recording) -> Explanation:
 
 def _any_loss(outputs: object, n: int) -> Tensor:
     """(n,): something that depends on all that the model puts out."""
-    own = [t for t in tensors_in(outputs) if len(t) == n]
+    own = [t for t in tensors_in(outputs) if t.dim() > 0 and len(t) == n]
     if not own:
         raise GradientNormError(
             f"Expected outputs with the {n} samples in dimension 0 but the model puts out shapes "
             f"{[tuple(t.shape) for t in tensors_in(outputs)]}: `explain` knows no loss for them."
         )
-    return torch.stack([t.square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
+    return torch.stack([t.abs().square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
 
 
 def _cost(part: PerSampleGradient) -> tuple[str, float]:

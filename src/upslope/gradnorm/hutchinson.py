@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.arguments import Parameters, compute_options, reduction, select_of_batch
 from upslope.gradnorm.core.batch import Inputs
 from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.egl import Logits, class_logits, weighted
-from upslope.gradnorm.engine import Parameters, compute_options, reduction, select
-from upslope.gradnorm.losses import logits_of
+from upslope.gradnorm.losses import Logits, class_logits, logits_of, weighted
 from upslope.gradnorm.trace.microbatches import microbatches
 from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.trace.sharing import open_batch
 
 
 class Estimate(NamedTuple):
@@ -57,13 +57,15 @@ def estimated_rms_length(
     if probes < 2:
         raise GradientNormError(f"Expected at least 2 `probes` but got {probes}.")
     norm = reduction("global")
-    weights = Weights(select(model, parameters, inputs))
+    batch = open_batch(model, inputs)
+    weights = Weights(select_of_batch(model, parameters, batch))
     options = compute_options(max_memory, None)
     squares_of = []
-    with restoring_state(model):
-        for microbatch in microbatches(model, inputs):
+    with restoring_state(model) as buffers:
+        for microbatch in microbatches(model, batch, options):
+            buffers.renew()
             record = Recording(model, microbatch, weights, options)
-            roots = class_logits(record, logits).softmax(dim=1).sqrt()
+            roots = class_logits(record.outputs, logits).softmax(dim=1).sqrt()
             rng = torch.Generator().manual_seed(seed)
             squares = []
             for _ in range(probes):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.arguments import compute_options, select_of_batch
 from upslope.gradnorm.core.batch import Inputs
 from upslope.gradnorm.core.per_sample_gradients import (
     OuterProducts,
@@ -23,10 +24,10 @@ from upslope.gradnorm.core.per_sample_gradients import (
     Transposed,
 )
 from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
-from upslope.gradnorm.engine import compute_options, select
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.trace.microbatches import reduce_per_sample
+from upslope.gradnorm.trace.sharing import open_batch
 
 
 def gradient_inner_products(
@@ -63,10 +64,13 @@ def gradient_inner_products(
                 f"Expected `direction` to name parameters that require a gradient but {name!r} "
                 "does not. Leave it out, or unfreeze it with `requires_grad_(True)`."
             )
-    weights = Weights(select(model, direction.keys()))
+    batch = open_batch(model, inputs)
+    weights = Weights(select_of_batch(model, direction.keys(), batch))
+    # The caller's direction may lie on another device, or be of another type than the model.
     along = {name: direction[name].detach().to(p) for name, p in weights.parameters.items()}
     options = compute_options(max_memory, None)
-    rows = reduce_per_sample(model, inputs, weights, options, _InnerProducts(along), named(loss))
+    rows = reduce_per_sample(model, batch, weights, options, _InnerProducts(along), named(loss))
+    # Parts of either sign cancel: float32 would lose their digits.
     return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 
 

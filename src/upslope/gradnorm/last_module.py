@@ -16,21 +16,20 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch, Inputs
+from upslope.gradnorm.core.batch import Batch
 from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.losses import logits_of
 
 
-def find_last_module(model: nn.Module, inputs: Inputs | None) -> str:
+def find_last_module(model: nn.Module, batch: Batch | None) -> str:
     """Return the name of the last module that has parameters and that the output went through.
 
-    inputs: as for `gradient_norms`. Without them, or where no gradient reaches a parameter, the
+    batch: some samples. Without them, or where no gradient reaches a parameter, the
     last one in the order of registration.
     """
     owners: list[str] = [n for n, m in model.named_modules() if _own(m)]
-    if inputs is not None:
-        batch = Batch.of(inputs)
+    if batch is not None:
         made: dict[Any, nn.Module] = {}
         with (
             without_traces(model),
@@ -67,6 +66,7 @@ def _logits(outputs: object) -> list[Tensor]:
     """The logits, where an output is named so; else the first output."""
     try:
         return [logits_of(outputs)]
+    # Models without logits, such as encoders, put out what counts first.
     except GradientNormError:
         return tensors_in(outputs)[:1]
 

@@ -21,6 +21,8 @@ from upslope.errors import GradientNormError
 
 Loss = Callable[[Any], Tensor]
 """From a model's output to one loss per sample, (n,)."""
+Logits = Callable[[Any], Tensor]
+"""From a model's output to its logits."""
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, c, ...) and labels (n, ...) to losses (n, ...), one an entry."""
 
@@ -146,8 +148,7 @@ def entropy_over(dim: int | None = None) -> Loss:
 
 @label_free
 def entropy(outputs: Any) -> Tensor:
-    """Return the entropy of the posterior in nats (Eq. 7), (n,); the mean over pixels if any. 7),
-    (n,); the mean over pixels or voxels if any.
+    """Return the entropy of the posterior in nats (Eq. 7), (n,); the mean over pixels if any.
 
     Classes are where `classes_first` finds them; `entropy_over` is told.
 
@@ -192,7 +193,7 @@ def expected(
 
 
 def supervised(targets: Tensor, criterion: Criterion = F.cross_entropy) -> Loss:
-    """Return the loss at known labels. targets: (n, ...). targets: (n, ...).
+    """Return the loss at known labels. targets: (n, ...).
 
     criterion: called with outputs, targets and reduction="none".
     """
@@ -200,6 +201,38 @@ def supervised(targets: Tensor, criterion: Criterion = F.cross_entropy) -> Loss:
     def loss(outputs: Any) -> Tensor:
         losses = criterion(logits_of(outputs), targets, reduction="none")  # type: ignore[call-arg]
         return _per_sample(losses)
+
+    return loss
+
+
+def class_logits(outputs: Any, logits: Logits) -> Tensor:
+    """Return logits (n, classes), without gradient.
+
+    outputs: of a model. logits: finds the logits in them.
+
+    Raises:
+        GradientNormError: the model has a posterior at every position.
+    """
+    z = logits(outputs).detach()
+    if z.dim() != 2:
+        raise GradientNormError(
+            "Expected logits of shape (n, classes) for the expected gradient length but got "
+            f"{tuple(z.shape)}: with a class for every pixel the sum over labels has "
+            'classes^pixels terms. Use loss="entropy".'
+        )
+    return classes_first(z, 1)
+
+
+def weighted(coefficients: Tensor, logits: Logits) -> Loss:
+    """Return the loss sum_i a_i L_i with constants a_i and the cross-entropy L_i at class i.
+
+    coefficients: (n, classes), the a_i. logits: finds the logits in what a model puts out.
+    """
+
+    def loss(outputs: Any) -> Tensor:
+        log_p = F.log_softmax(logits(outputs), dim=1)
+        # Classes that a model masks with -inf have the coefficient 0.
+        return -(coefficients * log_p.masked_fill(log_p == -math.inf, 0)).sum(dim=1)
 
     return loss
 

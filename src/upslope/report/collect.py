@@ -34,23 +34,41 @@ def collect_sets(paths: Iterable[Path | str]) -> tuple[Study, ...]:
     samples, initial set and budget do; what differs else between them is refused, as `collect`
     refuses it. Each study has the name of its folder.
 
+    Runs begun in Python may not say what their data are. Where two such folders hold the same
+    strategy and seed with other figures, they are taken for two data sets, and a note says so.
+
     Args:
         paths: run directories, or directories above them.
 
     Raises:
         RunError: as for `collect`.
     """
-    groups: dict[object, list[RunResult]] = {}
-    keys: dict[Path, object] = {}
+    folders: dict[Path, list[RunResult]] = {}
     for result in _read(paths):
-        key = keys.setdefault(_comparison_folder(result), _samples_and_labels(result))
-        groups.setdefault(key, []).append(result)
+        folders.setdefault(_comparison_folder(result), []).append(result)
+    groups: list[tuple[Path, list[RunResult], list[str]]] = []
+    for folder, results in folders.items():
+        alike = [
+            g for g in groups if _samples_and_labels(g[1][0]) == _samples_and_labels(results[0])
+        ]
+        own = next((g for g in alike if not _contradict(g[1], results)), None)
+        if own is not None:
+            own[1].extend(results)
+            continue
+        notes = [
+            f"{folder.name} and {other[0].name} hold the same strategy and seed with other "
+            "figures: they are taken for two data sets, which their ledgers do not name."
+            for other in alike
+        ]
+        groups.append((folder, results, notes))
     if not groups:
         return (study_of(()),)
-    names = _distinct([_comparison_folder(results[0]).name for results in groups.values()])
+    if len(groups) == 1:
+        return (study_of(groups[0][1]),)
+    names = _distinct([folder.name for folder, _, _ in groups])
     return tuple(
-        replace(study_of(results), name=name)
-        for name, results in zip(names, groups.values(), strict=True)
+        replace(study_of(results), name=name, notes=tuple(notes))
+        for name, (_, results, notes) in zip(names, groups, strict=True)
     )
 
 
@@ -101,6 +119,19 @@ def _samples_and_labels(result: RunResult) -> object:
         samples.get("pool_ids_sha256", result.info.get("pool")),
         experiment.get("initial"),
         experiment.get("budget"),
+    )
+
+
+def _contradict(some: Sequence[RunResult], others: Sequence[RunResult]) -> bool:
+    """Tell whether both hold a strategy and seed, and its first figure is another one.
+
+    Equal figures are those of a copy, which `Study.complete` refuses by name.
+    """
+    first = {(_label(run), run.seed): run.cycles[0].metrics for run in some if run.cycles}
+    return any(
+        first.get((_label(run), run.seed), run.cycles[0].metrics) != run.cycles[0].metrics
+        for run in others
+        if run.cycles
     )
 
 

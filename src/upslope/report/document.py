@@ -13,7 +13,7 @@ from upslope.report import tables
 from upslope.report.choices import class_counts, overlaps
 from upslope.report.figures import bounds
 from upslope.report.protocol import environment_lines, protocol_text
-from upslope.report.savings import Costs, Saving, savings
+from upslope.report.savings import Costs, SavedLabels, savings
 from upslope.report.standing import Ranks, Wins, ranks_of, ranks_over, wins_of, wins_over
 from upslope.report.summary import LEVEL, Row, Summary
 from upslope.report.verdict import MARGIN, equality, verdict, verdict_over
@@ -139,7 +139,7 @@ def _comparison(summary: Summary, row: Row) -> dict[str, Any] | None:
     }
 
 
-def _saving(saving: Saving) -> dict[str, Any]:
+def _saving(saving: SavedLabels) -> dict[str, Any]:
     needed = saving.needed
     return {
         "share": saving.share,

@@ -13,7 +13,7 @@ from upslope.errors import UpslopeError
 from upslope.ledger import RunResult
 from upslope.progress import Observer, no_progress
 from upslope.report.choices import Cycle, common_seed, cycles_of
-from upslope.report.pool_map import MOST, make_map, spread_positions
+from upslope.report.pool_map import make_map, spread_positions
 from upslope.report.samples import PoolSamples, features_of, open_samples
 from upslope.report.summary import Summary
 from upslope.report.thumbnails import mask_picture
@@ -159,20 +159,20 @@ def _map(
     samples: PoolSamples,
     observer: Observer,
 ) -> dict[str, Any] | None:
-    """Places of a part of the pool and of all picks; None, or why not, where there is no map."""
+    """Places of a part of the pool and of all picks; None where there are no features."""
     position = samples.position
     picks = {
         name: [[position[p.id] for p in cycle.picks if p.id in position] for cycle in chosen]
         for name, chosen in cycles.items()
     }
-    also = {p for chosen in picks.values() for cycle in chosen for p in cycle}
     initial = [position[id_] for id_ in run.initial if id_ in position]
-    wanted = spread_positions(len(position), MOST, also | set(initial))
+    basis = set(spread_positions(len(position)))
+    wanted = basis.union(initial, *(cycle for chosen in picks.values() for cycle in chosen))
     try:
-        features = features_of(run, samples, wanted, observer)
-        places = make_map(features.values, features.positions)
-    except UpslopeError as error:
-        return {"why": str(error)}
+        features = features_of(run, samples, sorted(wanted), observer)
+        places = make_map(features.values, features.positions, basis)
+    except UpslopeError:
+        return None
     place = {p: i for i, p in enumerate(places.positions)}
     return {
         "x": list(places.x),

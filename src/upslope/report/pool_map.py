@@ -33,24 +33,28 @@ class PoolMap:
     explained: float
 
 
-def spread_positions(count: int, most: int, also: Collection[int]) -> list[int]:
-    """Return at most `most` positions, evenly spaced over a pool of `count`, and all of `also`."""
-    spaced = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
-    return sorted({*spaced, *also})
+def spread_positions(count: int, most: int = MOST) -> list[int]:
+    """Return at most `most` positions, evenly spaced over a pool of `count`."""
+    positions: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return positions
 
 
-def make_map(features: Tensor, positions: Sequence[int]) -> PoolMap:
+def make_map(features: Tensor, positions: Sequence[int], basis: Collection[int]) -> PoolMap:
     """Return the map of some samples.
 
-    features: (n, d), one row per position.
+    features: (n, d), one row per position. basis: the positions whose components make the axes, so
+    that samples which are there for having been chosen do not turn them.
 
     Raises:
-        DataError: fewer than three samples, or features that are not finite or all equal.
+        DataError: a basis of fewer than three samples, or features that are not finite or all
+            equal.
     """
     values = features.double()
-    if len(values) < 3 or not bool(torch.isfinite(values).all()):
+    rows = torch.tensor([i for i, position in enumerate(positions) if position in basis])
+    if len(rows) < 3 or not bool(torch.isfinite(values).all()):
         raise DataError("Expected finite features of three samples or more for a map.")
-    places, explained = project(values)
+    mean, axes, explained = principal_axes(values[rows])
+    places = (values - mean) @ axes
     low, high = places.amin(dim=0), places.amax(dim=0)
     # One scale for both axes, so that distances along them compare.
     scaled = (places - (low + high) / 2) / (high - low).max() + 0.5
@@ -60,29 +64,29 @@ def make_map(features: Tensor, positions: Sequence[int]) -> PoolMap:
     )
 
 
-def project(values: Tensor) -> tuple[Tensor, float]:
-    """Return the first two principal components of rows, (n, 2), and their share of the variance.
+def principal_axes(values: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return the mean of rows, their first two principal axes, (d, 2), and the share of the
+    variance along these.
 
-    values: (n, d), double precision.
+    values: (n, d), double precision. Of a single feature, the second axis is zero.
 
     Raises:
         DataError: all rows are equal.
     """
-    centred = values - values.mean(dim=0)
+    mean = values.mean(dim=0)
+    centred = values - mean
     total = float(centred.square().sum())
     if total <= 1e-24 * max(1.0, float(values.square().sum())):
         raise DataError("Expected features that differ between samples for a map.")
     n, d = centred.shape
     if d <= n:
         spectrum, vectors = torch.linalg.eigh(centred.T @ centred)
-        places = centred @ vectors[:, -2:].flip(1)
         axes = vectors[:, -2:].flip(1)
     else:  # the smaller of the two matrices has the same components
         spectrum, vectors = torch.linalg.eigh(centred @ centred.T)
-        places = vectors[:, -2:].flip(1) * spectrum[-2:].flip(0).clamp(min=0).sqrt()
         axes = centred.T @ vectors[:, -2:].flip(1)
-    if places.shape[1] == 1:
-        places, axes = (torch.cat([one, torch.zeros_like(one)], dim=1) for one in (places, axes))
-    largest = axes.abs().argmax(dim=0)
-    signs = torch.where(axes.gather(0, largest[None])[0] < 0, -1.0, 1.0)
-    return places * signs, float(spectrum[-2:].clamp(min=0).sum() / total)
+        axes = axes / axes.norm(dim=0).clamp(min=1e-300)
+    if d == 1:
+        axes = torch.cat([axes, torch.zeros_like(axes)], dim=1)
+    signs = torch.where(axes.gather(0, axes.abs().argmax(dim=0)[None])[0] < 0, -1.0, 1.0)
+    return mean, axes * signs, float(spectrum[-2:].clamp(min=0).sum() / total)

@@ -41,7 +41,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Saving:
+class SavedLabels:
     """share: of the reference's last budget. needed: the labels that the strategy takes for the
     figure which the reference has there. told: there are seeds enough to tell an interval."""
 
@@ -60,7 +60,7 @@ class Saving:
         return self.needed.reference - self.needed.labels
 
 
-def savings(summary: Summary, row: Row) -> tuple[Saving, ...]:
+def savings(summary: Summary, row: Row) -> tuple[SavedLabels, ...]:
     """Return what a strategy saves at each of `SHARES`; empty without a comparison.
 
     A share that lies before the first budget is left out: nothing is known about it.
@@ -72,7 +72,7 @@ def savings(summary: Summary, row: Row) -> tuple[Saving, ...]:
     ours = summary.study.curves(row.strategy, seeds)
     theirs = summary.study.curves(summary.reference, seeds)
     return tuple(
-        Saving(
+        SavedLabels(
             share,
             labels_needed(budgets, ours, theirs, share),
             len(seeds) >= INTERVAL_SEEDS,

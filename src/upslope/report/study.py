@@ -54,7 +54,8 @@ class Study:
     config: the resolved configuration they share. environment: versions, hardware, commit.
 
     runs: of all strategies and seeds. metric: the figure shown. pool_size: samples of the pool.
-    name: what reports of several data sets call it.
+    name: what reports of several data sets call it. notes: what a reader must know about where
+    the runs come from.
     """
 
     runs: tuple[Run, ...]
@@ -63,6 +64,7 @@ class Study:
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def strategies(self) -> tuple[str, ...]:

@@ -147,7 +147,10 @@ def summarise_sets(
 ) -> tuple[Summary, ...]:
     """Return the statistics of several data sets, a strategy's colour and place alike in all.
 
-    The arguments are those of `summarise`. Raises as it does.
+    studies: one per data set. reference, look: as for `summarise`.
+
+    Raises:
+        RunError: as `summarise` does.
     """
     look = look or Look()
     names = list(dict.fromkeys(name for study in studies for name in study.strategies))

@@ -103,7 +103,7 @@ def notes(summary: Summary) -> list[str]:
             f"{summary.seeds} seeds are few: small differences cannot be shown, and intervals rest "
             "on the assumption that seeds vary about normally."
         )
-    sentences += [*_unfitted(study), *_changes(study)]
+    sentences += [*study.notes, *_unfitted(study), *_changes(study)]
     sentences += [
         f"Not counted: {run.strategy} seed {run.seed}, at {len(run.scores)} of {run.cycles} "
         "cycles. Run the same command again to finish it."

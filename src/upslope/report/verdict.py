@@ -10,7 +10,7 @@ import numpy as np
 from upslope.counts import format_count
 from upslope.evaluation import Equivalence, area, equivalence
 from upslope.report import tables
-from upslope.report.savings import Saving, savings
+from upslope.report.savings import SavedLabels, savings
 from upslope.report.standing import Ranks
 from upslope.report.summary import LEVEL, Row, Summary
 
@@ -52,8 +52,9 @@ def verdict(summary: Summary) -> str:
     if all(row.comparison and row.comparison.verdict == "not tested" for row in rows):
         best = max(rows, key=_gain)
         return (
-            f"{where}{best.strategy} is {_points(best)} of area away from {reference} in one seed: "
-            "nothing can be tested."
+            f"{where}{best.strategy} is {_points(best)} of area "
+            f"{'ahead of' if _gain(best) >= 0 else 'behind'} {reference} in one seed: nothing can "
+            "be tested."
         )
     if not better:
         said = f"{'no' if where else 'No'} strategy is shown to be better than {reference}"
@@ -124,7 +125,7 @@ def _share(summary: Summary, row: Row) -> float | None:
     return last.saved / last.needed.reference if last is not None and last.reached else None
 
 
-def _last(summary: Summary, row: Row) -> Saving | None:
+def _last(summary: Summary, row: Row) -> SavedLabels | None:
     return next((s for s in savings(summary, row) if s.share == 1.0), None)
 
 
@@ -140,7 +141,8 @@ def _points(row: Row) -> str:
         if math.isnan(float(d.low))
         else f" (95% interval {100 * float(d.low):.1f} to {100 * float(d.high):.1f})"
     )
-    return f"{100 * float(d.mean):.1f} points{interval}"
+    mean = 100 * float(d.mean)
+    return f"{mean if interval else abs(mean):.1f} points{interval}"
 
 
 def _p(row: Row) -> str:

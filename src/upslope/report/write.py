@@ -77,7 +77,8 @@ def write_sets(
 ) -> tuple[Files, ...]:
     """Write one page on several data sets, and the other files of each in a folder of its name.
 
-    The arguments are those of `write`; summaries: one per data set, of distinct names.
+    summaries: one per data set, of distinct names. out, title, costs, samples, observer: as for
+    `write`.
 
     Returns: the paths of the files, one entry per data set, all with the same page.
 

@@ -35,6 +35,8 @@ NORMS = ("global", "tensor-sum")
 OUTCOMES = ("exact", "refused", "slow and said so", "zeros without a word", "wrong", "crashed")
 FLOOR = 1e-7
 """Of the largest norm of a batch: a norm smaller than this is rounding (squares are summed)."""
+NOISE = 17
+"""The seed of every pass: a model that draws noise meets the same in the batch, each time."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def find_truth(case: Case, model: nn.Module, batch: Batch, others: Callable[[int
     def differentiated(part: Batch, wanted: list[int]) -> tuple[Tensor, list[list[Tensor | None]]]:
         net = copy.deepcopy(model) if case.stateful else model
         parameters = [p for p in net.parameters() if p.requires_grad]
+        torch.manual_seed(NOISE)
         losses = loss(call(net, part.inputs), part.targets)
         if losses.shape != (part.n,):
             raise ValueError(f"the case's loss has shape {tuple(losses.shape)}")
@@ -194,6 +197,7 @@ def judge(case: Case, model: nn.Module, batch: Batch, truth: Truth, norm: str) -
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
+            torch.manual_seed(NOISE)
             norms = gradient_norms(asked, batch.inputs, loss, norm=norm)
     except GradientNormError as error:
         return Verdict("refused", f"{type(error).__name__}: {str(error)[:300]}", mixes)

@@ -1,9 +1,22 @@
-"""Kinds of torch's operators, by what they do to the entries of tensors."""
+"""Kinds of torch's operators, and their arguments, as the interceptor tells them apart.
+
+Which operators are of one kind, by what they do to the entries of tensors; which are Python code
+that only hands on to others; and which arguments hold tensors, views of them, and writes into them.
+"""
 
 from __future__ import annotations
 
+import functools
+import re
+import types
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from upslope.gradnorm.core.layout import SamplesNotSeparable
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
 ENTRYWISE = frozenset(
     {
@@ -50,7 +63,87 @@ REPEATING = frozenset(["repeat", "tile"])
 """Operators that put a tensor beside itself."""
 
 
+_WHOLE = frozenset({"einsum", "embedding_bag"})
+"""Functions written in Python that a kernel takes whole."""
+
+
 def is_entrywise(name: str) -> bool:
     """Whether an operator is one of those, or its form in place or for operands exchanged."""
     plain = name.strip("_")
     return plain in ENTRYWISE or (plain[:1] in "ri" and plain[1:] in ENTRYWISE)
+
+
+def is_written_in_python(func: Callable[..., Any]) -> bool:
+    """Whether a function is Python code that only hands on to another torch function."""
+    return isinstance(func, types.FunctionType) and func.__name__ not in _WHOLE
+
+
+@functools.cache
+def without_torch_function_dispatch(func: types.FunctionType) -> Callable[..., Any]:
+    """A copy of a torch function written in Python, without its hand-over to the mode.
+
+    `torch.nn.functional` asks `has_torch_function` first and would come back here for ever.
+    """
+    never = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
+    copy = types.FunctionType(
+        func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
+        func.__closure__,
+    )  # fmt: skip
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+def viewed(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`tensor.view`, by a copy where a convolution here has put the channels last."""
+    out = tensor.reshape(*args, **kwargs)
+    if out.data_ptr() != tensor.data_ptr():
+        mark(out).is_copy = True
+    return out
+
+
+def refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
+    """A write into such a copy would not reach the tensor that the model means.
+
+    Raises:
+        SamplesNotSeparable: there is one.
+    """
+    if writes(getattr(func, "__name__", "")):
+        for tensor in tensors_of(args[:1]):
+            base = tensor if tensor._base is None else tensor._base
+            if marks_of(tensor).is_copy or marks_of(base).is_copy:
+                raise SamplesNotSeparable(
+                    "the model writes through a view of a convolution's output"
+                )
+
+
+@functools.cache  # asked of every operator
+def writes(name: str) -> bool:
+    """Whether an operator of this name works in place."""
+    return (
+        name == "__setitem__"
+        or name.startswith("__i")
+        or re.fullmatch(r"\w*[a-z0-9]_", name) is not None
+    )
+
+
+def as_type(args: Any, kwargs: Any) -> bool:
+    """Whether a view is of another type, not of another shape."""
+    return any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """All tensors in nested tuples and lists. Called for every operator: it must be fast."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    tensors: list[Tensor] = []
+    if isinstance(tree, (tuple, list)):
+        for branch in tree:
+            if isinstance(branch, Tensor):
+                tensors.append(branch)
+            elif isinstance(branch, (tuple, list)):
+                tensors += tensors_of(branch)
+    return tensors

@@ -25,6 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.tensor_marks import marks_of
+
 MOVING = frozenset(
     {
         "__getitem__", "__setitem__", "cat", "chunk", "concat", "concatenate", "expand", "flatten",
@@ -84,9 +87,10 @@ class Program:
         """Take in one operator. Called for every one: it must be fast."""
         if name in DRAWN:
             self.repeats = False
-        elif not of_samples:
             return
-        elif self._is_placed_by_data(name, (*args, *kwargs.values())):
+        if not of_samples:
+            return
+        if self._is_placed_by_data(name, (*args, *kwargs.values()) if kwargs else args):
             self.repeats = False
         elif name in MOVING:
             self._add((name, *(_descriptor(a) for a in args), *map(_descriptor, kwargs.values())))
@@ -107,6 +111,7 @@ class Program:
             return True
         if name in MOVING and torch._C._functorch.peek_interpreter_stack() is not None:
             return True  # under `vmap` shapes are those of one row
+        # Sparse and jagged tensors keep entries where their own indices say.
         return any(isinstance(v, Tensor) and v.layout != torch.strided for v in values)
 
     def _add(self, description: Any) -> None:
@@ -129,19 +134,19 @@ def switches_of(model: nn.Module) -> tuple[str, ...]:
     """
     return tuple(
         f"{name}={tensor.item()}"
-        for module in model.modules()
+        for module in modules_of(model)
         for name, tensor in (*module._buffers.items(), *module._parameters.items())
         if tensor is not None and tensor.numel() == 1 and name != "num_batches_tracked"
     )
 
 
 def _is_made_of_samples(value: Any) -> bool:
-    return isinstance(value, Tensor) and "_upslope_sample" in value.__dict__
+    return isinstance(value, Tensor) and marks_of(value).samples_in is not None
 
 
 def _is_indexed_by_samples(values: Any) -> bool:
     return any(
-        not value.is_floating_point() and "_upslope_sample" in value.__dict__
+        not value.is_floating_point() and marks_of(value).samples_in is not None
         if isinstance(value, Tensor)
         else isinstance(value, (tuple, list)) and _is_indexed_by_samples(value)
         for value in values
@@ -163,7 +168,7 @@ def _outline(value: Any) -> Any:
 def _descriptor(value: Any) -> Any:
     """What is known of an argument before the samples are: sizes, dimensions, constant indices."""
     if isinstance(value, Tensor):
-        if value.is_floating_point() or "_upslope_sample" in value.__dict__:
+        if value.is_floating_point() or marks_of(value).samples_in is not None:
             return tuple(value.shape)
         return tuple(value.shape), hash(value.detach().cpu().numpy().tobytes())
     if isinstance(value, (tuple, list)):

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ORDER = "_upslope_order"
-"""Attribute of a sorted tensor: (n,), the sample in each place."""
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
 PACKING, PADDING = "_pack_padded_sequence", "_pad_packed_sequence"
 RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
@@ -39,7 +38,8 @@ class SequenceOrders:
         Raises:
             OrderUnknown: nothing can be said.
         """
-        orders = [t.__dict__[ORDER] for t in tensors if ORDER in t.__dict__] if self.met else []
+        marks = [marks_of(t).order for t in tensors] if self.met else []
+        orders = [order for order in marks if order is not None]
         if not chooses:
             if orders and not _keeps(func, args):
                 raise OrderUnknown
@@ -73,14 +73,14 @@ class OrderUnknown(Exception):  # noqa: N818 (a finding, not an error)
     """The places of samples are doubtful from here on."""
 
 
-def mark(func: Callable[..., Any], out: Any, order: Tensor) -> None:
+def mark_order(func: Callable[..., Any], out: Any, order: Tensor) -> None:
     """Note the order of an operator's output."""
     if isinstance(out, Tensor):
-        out.__dict__[ORDER] = order
+        mark(out).order = order
         return
     # Of the two that packing puts out, the number of samples at each step has no order.
     for tensor in out[:1] if getattr(func, "__name__", "") == PACKING else out:
-        tensor.__dict__[ORDER] = order
+        mark(tensor).order = order
 
 
 def _puts_back(index: Tensor, order: Tensor) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Layout, Samples
+from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, PerSampleGradient
 from upslope.gradnorm.core.weights import Weights
 
@@ -41,6 +41,13 @@ class Kernel(ABC):
     """Where the samples are in the output, if the operator itself tells."""
     dim: int | None = None
     """The dimension along which they must be, if no other makes sense."""
+
+    def arrange(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs in the memory format in which the methods below are fastest.
+
+        A copy lives for one pass: what is kept between them is what the model made.
+        """
+        return inputs
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -77,6 +84,17 @@ class Fusion(Protocol):
         ...
 
 
+class FusionMismatch(SamplesNotSeparable):
+    """A model did something else with a placeholder than to normalise it.
+
+    place: that of the convolution for whose output it stands.
+    """
+
+    def __init__(self, place: int):
+        super().__init__("a convolution's output is used where none is expected")
+        self.place = place
+
+
 class Tape:
     """The uses of the weights in one forward pass, in order."""
 
@@ -109,6 +127,7 @@ class Tape:
             self, len(self.kernels) - 1, self.anchors[-1], *inputs
         )
         self.types.add(output.dtype)
+        # Autocast computes in half precision and may put out float32: what is proven must know.
         if torch.is_autocast_enabled(output.device.type):
             self.types.add(torch.get_autocast_dtype(output.device.type))
         return output
@@ -122,18 +141,20 @@ class _Record(torch.autograd.Function):
         ctx.tape, ctx.index = tape, index
         ctx.save_for_backward(*inputs)
         kernel = tape.kernels[index]
-        output = kernel.forward(*inputs)
+        output = kernel.forward(*kernel.arrange(*inputs))
         return _writable(output, (*inputs, *kernel.weights)) if output._is_view() else output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        tape, inputs = ctx.tape, ctx.saved_tensors
+        tape, kernel = ctx.tape, ctx.tape.kernels[ctx.index]
+        inputs = kernel.arrange(*ctx.saved_tensors)
         if tape.listener is not None:
             tape.listener.on_gradient(ctx.index, g, inputs)
         gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        # The first layer's input needs none, and that gradient is the dearest of all.
         if any(ctx.needs_input_grad[3:]):
-            gradients = tape.kernels[ctx.index].input_gradients(g, *inputs)
+            gradients = kernel.input_gradients(g, *inputs)
         return (None, None, None, *gradients)
 
 

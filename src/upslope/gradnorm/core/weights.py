@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
 Uses = Sequence[tuple[Tensor, PerSampleGradient]]
 """The uses of one parameter: through which weight, and the gradient of that weight."""
@@ -31,8 +32,9 @@ class Weights:
 
     def mark_derived(self, tensor: Tensor) -> None:
         """Take in a tensor that was computed from weights alone."""
+        # Without a gradient it is a constant, whatever it was made of.
         if tensor.requires_grad and not self.tracks(tensor):
-            tensor.__dict__["_upslope_weights"] = self
+            mark(tensor).made_of = self
 
     def view(self, tensor: Tensor) -> Tensor:
         """The same, for a kernel's own views of a weight."""
@@ -43,7 +45,7 @@ class Weights:
         """Whether something is a weight: a tracked parameter, or made of such alone."""
         if not isinstance(tensor, Tensor):
             return False
-        return self.tracks(tensor) or tensor.__dict__.get("_upslope_weights") is self
+        return self.tracks(tensor) or marks_of(tensor).made_of is self
 
     def asked(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""
@@ -113,8 +115,11 @@ def combined(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         total = parts[0].add(parts[1:]) if len(parts) > 1 else parts[0]
         if total is not None:
             return total.squared_norms(scratch)
+    # Thirds of a packed projection, say: their squares add, and the parameter's gradient is not
+    # formed.
     if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
         return torch.stack([part.squared_norms(scratch) for part in parts]).sum(dim=0)
+    # The same entry used twice, or a function of it: only the formed gradients can be added.
     pieces = dense_sum(weights, name, uses, scratch)
     return torch.cat([squared_norms(rows) for _, rows in pieces])
 

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.restoring import modules_of
 
 BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
 EMBEDDINGS = frozenset({F.embedding, F.embedding_bag, torch.embedding, torch.embedding_bag})
@@ -89,10 +91,24 @@ def refuse_renormalising_modules(model: nn.Module) -> None:
     Raises:
         GradientNormError: naming the module.
     """
-    for module in model.modules():
+    for module in modules_of(model):
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
             arguments = {"weight": module.weight, "max_norm": module.max_norm}
             refuse_mixing_embeddings(model, F.embedding, (), arguments, lambda _: False)
+
+
+def refuse_lazy_modules(model: nn.Module) -> None:
+    """Refuse a model whose lazy modules have not met their first batch.
+
+    Raises:
+        GradientNormError: naming the parameter.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
+            raise GradientNormError(
+                f"Expected parameters that have a shape but `{name}` belongs to a lazy module that "
+                "no batch has reached. Run the model once, `model(inputs)`, before you ask."
+            )
 
 
 def _owner(model: nn.Module, tensors: Sequence[Tensor | None]) -> str:

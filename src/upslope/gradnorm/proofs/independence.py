@@ -8,14 +8,14 @@ too large or too small, which conditions feel. Samples whose numbers move look a
 batch of such a model or loss is proven (`proof`), for what the first one shows does not hold for
 the next.
 
-Called by `recording` with the first batch of each program.
+Called by `trace/recording` with the first batch of each program.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +24,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.gradnorm.core.batch import Batch, clone_rows
 from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.mixing import crop, is_shorter, shared_leaves, shared_tensors
 from upslope.gradnorm.proofs.statistics import StatisticsWatch, Watch
-
-if TYPE_CHECKING:
-    from upslope.gradnorm.trace.recording import Recording
 
 _ROWS = 8
 """Samples that are run: enough for sums and extremes over the batch, too few to fill a capacity."""
@@ -40,61 +40,68 @@ _NEAR = 1e-4
 Change = Callable[[Tensor], Tensor]
 
 
-def model_looks_around(record: Recording) -> bool:
+def model_looks_around(run: BatchRun) -> bool:
     """Return whether the outputs of a sample may depend on the other samples of its batch.
 
-    record: a batch that has run. A model that cannot run on such numbers is held to look around.
+    run: the batch, whose outputs are there. A model that cannot run on such numbers is held to
+    look around.
     Outputs that have no samples in dimension 0 say nothing; see `losses_look_around`.
     """
-    if record.n < 2 or not _is_counted(record):
+    if run.n < 2 or not _is_counted(run):
         return False
-    n, batch = record.n, record.batch
-    if n > _ROWS and not record.is_random:  # random numbers would not be the same for fewer
+    n, batch = run.n, run.batch
+    # A proof of the first batch must not cost as much as the batch.
+    if n > _ROWS and not run.is_random:  # random numbers would not be the same for fewer
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
     watch = StatisticsWatch(n)
     try:
-        outputs = tensors_in(_run(record, batch, None, watch))
+        outputs = tensors_in(_run(run, batch, None, watch))
     except Exception:  # a model for another size of batch, say
         return True
-    if _meets_statistics(record, batch, watch, outputs):
+    if _meets_statistics(run, batch, watch, outputs):
         return True
-    return _moves(n, outputs, lambda change: tensors_in(_run(record, batch, change)))
+    return _moves(n, outputs, lambda change: tensors_in(_run(run, batch, change)))
 
 
 def _meets_statistics(
-    record: Recording, batch: Batch, watch: StatisticsWatch, outputs: Sequence[Tensor]
+    run: BatchRun, batch: Batch, watch: StatisticsWatch, outputs: Sequence[Tensor]
 ) -> bool:
     """Whether a statistic of several samples met the numbers of one in the model.
 
     watch, outputs: of a pass of the batch. A second one, of fewer samples, tells which dimensions
     count samples, if that matters.
     """
-    if watch.depends_on_dimensions and batch.n > 1 and not record.is_random:
+    if watch.depends_on_dimensions and batch.n > 1 and not run.is_random:
         fewer = StatisticsWatch(batch.n - 1, watch)
         with contextlib.suppress(Exception):  # a model that does not take fewer: the first will do
-            outputs = tensors_in(_run(record, batch.rows(slice(0, batch.n - 1)), None, fewer))
+            outputs = tensors_in(_run(run, batch.rows(slice(0, batch.n - 1)), None, fewer))
             watch = fewer
     return watch.finish(outputs)
 
 
-def losses_look_around(record: Recording, loss: Loss) -> bool:
+def losses_look_around(run: BatchRun, loss: Loss) -> bool:
     """Return whether the loss of a sample may depend on the outputs of others.
 
     Where outputs have no samples in dimension 0, the model is run with the loss.
     """
-    if record.n < 2:
+    if run.n < 2:
         return False
-    if opens(record.outputs) and _is_counted(record):
-        return loss_looks_around(loss, record.outputs, record.n)
+    if opens(run.outputs) and _is_counted(run):
+        looks_around = loss_looks_around(loss, run.outputs, run.n, shared_leaves(run))
+        if looks_around is not None:
+            return looks_around
 
     def losses(change: Change | None) -> list[Tensor]:
-        return [loss(_run(record, record.batch, change))]
+        try:
+            return [loss(_run(run, run.batch, change))]
+        except RuntimeError:  # a loss that differentiates what the model puts out
+            return [loss(_run(run, run.batch, change, with_graph=True))]
 
     try:
         before = losses(None)
     except Exception:  # labels that have run out
         return True
-    return _moves(record.n, before, losses)
+    return _moves(run.n, before, losses)
 
 
 def opens(outputs: Any) -> bool:
@@ -103,31 +110,40 @@ def opens(outputs: Any) -> bool:
     return all(isinstance(x, (Tensor, bool, int, float, str, type(None))) for x in leaves)
 
 
-def _is_counted(record: Recording) -> bool:
+def _is_counted(run: BatchRun) -> bool:
     """Whether dimension 0 of every output counts the samples."""
-    return all(x.shape[:1] == (record.n,) for x in tensors_in(record.outputs))
+    counted = all(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs))
+    return counted and not shared_tensors(run)
 
 
-def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:
-    """Return whether the loss of a sample may depend on the outputs of others.
+def loss_looks_around(
+    loss: Loss, outputs: Any, n: int, shared: Collection[int] = ()
+) -> bool | None:
+    """Return whether the loss of a sample may depend on the outputs of others; None where it fails.
 
-    outputs: what a model puts out for n samples, its tensors (n, ...).
+    outputs: what a model puts out for n samples, its tensors (n, ...). shared: the leaves that are
+    as long by chance.
     """
     leaves, spec = tree_flatten(outputs)
     watch = StatisticsWatch(n)
     own = [_changed(leaf, n, None) for leaf in leaves]
-    for leaf in own:
-        watch.mark(leaf)
+    for place, leaf in enumerate(own):
+        if place not in shared:
+            watch.mark(leaf)
     try:
         with watch:
             before = loss(tree_unflatten(own, spec))
-    except Exception:  # labels that have run out
-        return True
+    except Exception:  # labels that have run out, or it differentiates outputs by each other
+        return None
+    # Operators tell more than numbers: a statistic may not have moved just now.
     if watch.finish([before]):
         return True
 
     def losses(change: Change) -> list[Tensor]:
-        given = [_changed(leaf, n, change) for leaf in leaves]
+        given = [
+            _changed(leaf, n, None if place in shared else change)
+            for place, leaf in enumerate(leaves)
+        ]
         return [loss(tree_unflatten(given, spec))]
 
     return _moves(n, [before], losses)
@@ -149,7 +165,8 @@ def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequenc
             return torch.where(each % 2 == 0, tensor, spoil(tensor, each))
 
         try:
-            after = numbers(change)
+            with _without_validation():
+                after = numbers(change)
         except Exception:  # a model may refuse numbers that are none
             continue
         tried += 1
@@ -157,7 +174,20 @@ def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequenc
             _differ(a, b, n, even) for a, b in zip(before, after, strict=True)
         ):
             return True
+    # A model that refuses both kinds of numbers cannot be judged by them:
     return tried == 0
+
+
+@contextlib.contextmanager
+def _without_validation() -> Iterator[None]:
+    """Let distributions take NaN as their parameters, which they refuse by default."""
+    distribution = torch.distributions.Distribution
+    validates = distribution._validate_args
+    distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        distribution.set_default_validate_args(validates)
 
 
 def _to_nan(tensor: Tensor, places: Tensor) -> Tensor:  # noqa: ARG001
@@ -170,6 +200,10 @@ def _to_extremes(tensor: Tensor, places: Tensor) -> Tensor:
 
 
 def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
+    if before.dim() and len(before) == n and is_shorter(before, after):
+        after = crop(after, before)  # padded to the longest sample
+    elif after.dim() and len(after) == n and is_shorter(after, before):
+        before = crop(before, after)
     if before.shape != after.shape:
         return True
     if before.shape[:1] != (n,) or before.numel() == 0:
@@ -182,14 +216,23 @@ def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
     return not bool(same.all())
 
 
-def _run(record: Recording, batch: Batch, change: Change | None, watch: Watch | None = None) -> Any:
+def _run(
+    run: BatchRun,
+    batch: Batch,
+    change: Change | None,
+    watch: Watch | None = None,
+    *,
+    with_graph: bool = False,
+) -> Any:
     """Run the model on a batch of which the floating numbers of some samples are changed."""
     mode: Watch | None = watch if change is None else _SpoilingIntegers(batch.n, change)
+    if with_graph:
+        return run.run_plain(batch, change=change, watch=mode)
     try:
         with torch.no_grad():  # a graph would take as much memory as the pass that counts
-            return record.run_plain(batch, change=change, watch=mode)
+            return run.run_plain(batch, change=change, watch=mode)
     except RuntimeError:  # a model that differentiates itself
-        return record.run_plain(batch, change=change, watch=mode)
+        return run.run_plain(batch, change=change, watch=mode)
 
 
 def _changed(leaf: Any, n: int, change: Change | None) -> Any:
@@ -216,7 +259,7 @@ class _SpoilingIntegers(TorchFunctionMode):
     def mark(self, tensor: Tensor) -> Tensor:
         """Take note of one of the batch's tensors, if it holds whole numbers."""
         if not _is_floating(tensor):
-            tensor.__dict__["_upslope_whole"] = self._session
+            mark(tensor).whole_numbers_of = self._session
         return tensor
 
     def __torch_function__(
@@ -238,7 +281,7 @@ class _SpoilingIntegers(TorchFunctionMode):
 
     def _is_whole(self, tensor: Tensor) -> bool:
         """Whether a tensor is one of the batch's whole numbers, or made of them."""
-        return tensor.__dict__.get("_upslope_whole") is self._session
+        return marks_of(tensor).whole_numbers_of is self._session
 
 
 def _is_floating(tensor: Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,14 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.batch import half
 from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.core.restoring import without_traces
-from upslope.gradnorm.proofs.at_outputs import differentiable
-
-if TYPE_CHECKING:
-    from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.proofs.at_outputs import (
+    Outputs,
+    differentiable,
+    gradients_at_outputs,
+    losses_change,
+)
+from upslope.gradnorm.proofs.batch_run import BatchRun
 
 _NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
 _NEAR_HALF = 3e-2
@@ -26,52 +30,63 @@ other sizes of batch go through other kernels of the libraries, which round diff
 
 
 def compare_outputs(
-    record: Recording, outputs: Any, rows: Tensor, unused: Collection[int] = ()
+    run: BatchRun,
+    outputs: Any,
+    rows: Tensor,
+    unused: Collection[int] = (),
+    *,
+    may_be_shorter: bool = False,
 ) -> None:
     """Refuse a model whose outputs for some samples change when the others are not there.
 
     outputs: of the samples `rows` alone. unused: the places among the tensors of the outputs
-    (`tensors_in`) that the loss does not look at, and that may be what they like.
+    (`tensors_in`) that the loss does not look at, and that may be what they like. may_be_shorter:
+    whether outputs may lack what pads them to the longest sample of the batch (`shares_alone`).
 
     Raises:
         GradientNormError: they do.
     """
-    whole, some = tensors_in(record.outputs), tensors_in(outputs)
+    whole, some = tensors_in(run.outputs), tensors_in(outputs)
     if len(whole) != len(some):
-        raise model_mixes(record, rows)
-    near = _NEAR.get(record.precision, _NEAR_HALF)
+        raise model_mixes(run, rows)
+    near = _NEAR.get(run.precision, _NEAR_HALF)
     for place, (all_, own) in enumerate(zip(whole, some, strict=True)):
-        counted = all_.shape[:1] == (record.n,) and own.shape[:1] == (len(rows),)
+        counted = all_.shape[:1] == (run.n,) and own.shape[:1] == (len(rows),)
+        # What the loss does not look at may depend on anything.
         if place in unused or not counted:
             continue
         ours = all_.detach()[rows.to(all_.device)]
+        if may_be_shorter and is_shorter(own, ours):
+            ours = crop(ours, own)
         if ours.shape != own.shape:
-            raise model_mixes(record, rows)
+            raise model_mixes(run, rows)
         if ours.numel() == 0:
             continue
         size = torch.where(torch.isfinite(ours), ours.abs(), 0).max()
         same = (own.detach() - ours).abs() <= near * size + near**2
         same |= (own.detach() == ours) | (own.detach().isnan() & ours.isnan())
-        if not bool(same.all()) and not _agree_in_double(record, rows):
+        if not bool(same.all()) and not _agree_in_double(run, rows):
             wrong = (~same).reshape(len(rows), -1).any(dim=1).cpu()
-            raise model_mixes(record, rows[wrong])
+            raise model_mixes(run, rows[wrong])
 
 
-def _agree_in_double(record: Recording, rows: Tensor) -> bool:
+def _agree_in_double(run: BatchRun, rows: Tensor) -> bool:
     """Whether outputs change with the company by rounding alone: in float64 they are the same.
 
     TF32, of which GPUs make float32 products, has three digits.
     """
-    if record.precision == torch.float64:
+    # There is nothing more precise to ask.
+    if run.precision == torch.float64:
         return False
     try:
-        model = copy.deepcopy(record.model).double()
-        batch = record.batch.double()
+        model = copy.deepcopy(run.model).double()
+        batch = run.batch.double()
         with torch.no_grad(), without_traces(model):
             whole, some = (tensors_in(b.call(model)) for b in (batch, batch.rows(rows)))
     except Exception:  # a model for its own type alone
         return False
-    pairs = [(a[rows], b) for a, b in zip(whole, some, strict=False) if len(a) == record.n]
+    pairs = [(a[rows], b) for a, b in zip(whole, some, strict=False) if len(a) == run.n]
+    pairs = [(crop(a, b) if is_shorter(b, a) else a, b) for a, b in pairs]
     if len(whole) != len(some) or not pairs or any(a.shape != b.shape for a, b in pairs):
         return False
     near = _NEAR[torch.float64]
@@ -107,7 +122,7 @@ def _places_without(
     return {place for place, tensor in enumerate(tensors_in(outputs)) if id(tensor) in still}
 
 
-def refuse_company(record: Recording, outputs: Any, losses: Tensor) -> None:
+def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
     """Refuse a model whose outputs change with the company, where the loss cannot be cut off.
 
     outputs, losses: of a pass of the whole batch, with their graph.
@@ -122,16 +137,108 @@ def refuse_company(record: Recording, outputs: Any, losses: Tensor) -> None:
         else ()
     )
     unused = _places_without(outputs, ends, gradients)
-    for rows in half(record.n, seed=record.n):
+    # One alone: a model may do something else for few samples.
+    for rows in (*half(run.n, seed=run.n), torch.tensor([run.n // 2])):
         with torch.no_grad():
             try:
-                company, own = run_without_others(record, rows)
+                company, own = run_without_others(run, rows)
             except Exception:  # a model for this size of batch alone: nothing can be said
                 return
-        compare_outputs(record, own, company, unused)
+        compare_outputs(run, own, company, unused)
 
 
-def run_without_others(record: Recording, rows: Tensor) -> tuple[Tensor, Any]:
+def refuse_other_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
+    """Refuse a model that puts out other numbers in a second pass of the same batch.
+
+    outputs, losses: of that pass, with their graph.
+
+    Raises:
+        GradientNormError: what the loss looks at has changed.
+    """
+    ends = [x for x in tensors_in(outputs) if x.requires_grad]
+    unused = set()
+    if ends and losses.requires_grad:
+        gradients = torch.autograd.grad(
+            losses.sum(), ends, retain_graph=True, allow_unused=True, materialize_grads=False
+        )
+        unused = _places_without(outputs, ends, gradients)
+    compare_outputs(run, outputs, torch.arange(run.n), unused)
+
+
+def is_shorter(some: Tensor, whole: Tensor) -> bool:
+    """Whether outputs of some samples have fewer entries along any dimension but the samples'."""
+    a, b = some.shape[1:], whole.shape[1:]
+    return len(a) == len(b) and a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def crop(whole: Tensor, some: Tensor) -> Tensor:
+    """Return the entries of outputs that shorter ones have as well."""
+    return whole[(slice(None), *(slice(size) for size in some.shape[1:]))]
+
+
+def shares_alone(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], outputs: Any, rows: Tensor
+) -> list[Tensor]:
+    """Return the gradients at the outputs of some samples that went without the others.
+
+    Outputs may be padded to the longest sample of a batch, and so be shorter without it. The loss
+    must then look at nothing of the padding, nor at how much there is.
+
+    shares: the gradients at the outputs of the whole batch. outputs: of the samples `rows` alone.
+
+    Raises:
+        GradientNormError: it does, or cannot be called on shorter outputs.
+    """
+    ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
+    own = [share[rows.to(share.device)] for share in shares]
+    pairs = list(zip(own, ends, strict=False))
+    if len(ends) != len(own) or not any(is_shorter(end, g) for g, end in pairs):
+        return own
+    cut = [crop(g, end) if is_shorter(end, g) else g for g, end in pairs]
+    for whole, part in zip(own, cut, strict=True):
+        beyond = whole.flatten(1).count_nonzero(dim=1) > part.flatten(1).count_nonzero(dim=1)
+        if bool(beyond.any()):
+            raise _looks_at_padding(rows[beyond.cpu()])
+    _refuse_losses_by_length(run, loss, outputs, rows)
+    return cut
+
+
+def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tensor) -> None:
+    """Refuse losses of some samples that change when all outputs are cut to these samples'."""
+    leaves, spec = tree_flatten(run.outputs)
+    fewer = tree_flatten(outputs)[0]
+    whole = Outputs(leaves, spec, run.n)
+    values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    cut = [
+        crop(x, own) if whole.has_samples(i) and is_shorter(own, x) else x
+        for i, (x, own) in enumerate(zip(values, fewer, strict=True))
+    ]
+    before = whole.losses(loss, values)
+    try:
+        after = whole.losses(loss, cut)
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise GradientNormError(
+            "Expected a loss that takes outputs of any length, for the model's are padded to the "
+            f"longest sample of the batch, but on those of samples {rows[:5].tolist()} alone it "
+            f"fails with {type(error).__name__}: {reason}. Whether it depends on the longest "
+            "sample cannot be told. Cut what it holds to the length of the outputs, "
+            "`labels[:, : outputs.shape[1]]`, or pad the outputs to a length of their own."
+        ) from error
+    places = rows.to(before.device)
+    if after.shape != before.shape or bool(losses_change(after, before)[places].any()):
+        raise _looks_at_padding(rows)
+
+
+def _looks_at_padding(samples: Tensor) -> GradientNormError:
+    return GradientNormError(
+        "Expected a loss in which each sample's number depends on that sample's outputs alone but "
+        f"those of samples {samples[:5].tolist()} depend on how far the longest sample of the "
+        "batch pads their outputs. Mask what is padded, and divide by each sample's own length."
+    )
+
+
+def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
     """Run the model on some samples alone; return those that went, and its outputs.
 
     A single sample goes twice where the model squeezes one or does not take it. Where a model wants
@@ -141,31 +248,83 @@ def run_without_others(record: Recording, rows: Tensor) -> tuple[Tensor, Any]:
         GradientNormError: the model runs on the whole batch only.
     """
     try:
-        outputs = record.run_plain(record.batch.rows(rows))
+        outputs = run.run_plain(run.batch.rows(rows))
         if len(rows) > 1 or all(len(x) == 1 for x in tensors_in(outputs)):
             return rows, outputs
+    # Another try would fail as well; the caller must choose a smaller batch.
     except torch.OutOfMemoryError:
         raise
     except Exception:  # the second try below tells what the model does not like
         pass
     other = rows.sort().values if len(rows) > 1 else rows.repeat(2)
     try:
-        return other, record.run_plain(record.batch.rows(other))
+        return other, run.run_plain(run.batch.rows(other))
     except torch.OutOfMemoryError:
         raise
+    # Any type: it is the model's own error, told by name below.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise GradientNormError(
             f"Expected a model that runs on any number of samples but on {len(other)} of the "
-            f"{record.n} it fails with {type(error).__name__}: {reason}. Take the number of "
+            f"{run.n} it fails with {type(error).__name__}: {reason}. Take the number of "
             "samples from the inputs (`len(x)`), not from a constant."
         ) from error
 
 
-def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:
+def shared_tensors(run: BatchRun) -> set[int]:
+    """Return the places among `tensors_in` of outputs that are as long as the batch by chance.
+
+    A table of prototypes, or outputs with time first: with fewer samples they are as long as ever.
+    """
+    if run.shared_outputs is None:
+        run.shared_outputs = _find_shared(run)
+    return run.shared_outputs
+
+
+def _find_shared(run: BatchRun) -> set[int]:
+    whole = tensors_in(run.outputs)
+    if run.n < 2 or run.is_random or all(len(x) != run.n for x in whole):
+        return set()
+    try:
+        with torch.no_grad():
+            rows, outputs = run_without_others(run, torch.arange(min(2, run.n - 1)))
+    except Exception:  # for this size of batch alone, or in no mode but the ordinary one
+        return set()
+    fewer = tensors_in(outputs)
+    if len(rows) == run.n or len(fewer) != len(whole):
+        return set()
+    pairs = enumerate(zip(whole, fewer, strict=True))
+    return {place for place, (a, b) in pairs if len(a) == len(b) == run.n}
+
+
+def shared_leaves(run: BatchRun) -> set[int]:
+    """Return the places of those outputs among the leaves of `tree_flatten`."""
+    tensors = tensors_in(run.outputs)
+    own = {id(tensors[place]) for place in shared_tensors(run)}
+    return {i for i, leaf in enumerate(tree_flatten(run.outputs)[0]) if id(leaf) in own}
+
+
+def gradients_at_own_outputs(
+    run: BatchRun, loss: Loss, parameters: Sequence[Tensor]
+) -> list[Tensor] | None:
+    """Return the gradients of the losses at the outputs of a batch (`gradients_at_outputs`).
+
+    Raises:
+        GradientNormError: a sample's loss depends on the outputs of others.
+    """
+    try:
+        return gradients_at_outputs(run.outputs, parameters, run.n, loss)
+    except GradientNormError:
+        shared = shared_leaves(run)  # a pass of its own, only where lengths may have deceived
+        if not shared:
+            raise
+    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared)
+
+
+def model_mixes(run: BatchRun, samples: Tensor) -> GradientNormError:
     """The error for a model that mixes samples. samples: the indices of those that show it."""
-    which = [record.batch.first + int(i) for i in samples[:3]]
-    if not _is_repeatable(record):
+    which = [run.batch.first + int(i) for i in samples[:3]]
+    if not _is_repeatable(run):
         return GradientNormError(
             "Expected a model that puts out the same numbers for the same samples but a second "
             "pass of the same batch gives others: it counts its calls, or keeps a state between "
@@ -174,20 +333,20 @@ def model_mixes(record: Recording, samples: Tensor) -> GradientNormError:
         )
     return GradientNormError(
         "Expected a model that treats each sample by itself but its outputs for samples "
-        f"{which} of {record.n} change when others of the batch are not there: the model mixes "
+        f"{which} of {run.n} change when others of the batch are not there: the model mixes "
         "samples, so that none has a loss gradient of its own. Layers that normalise or attend "
         "over the batch must be in eval mode or be replaced."
     )
 
 
-def _is_repeatable(record: Recording) -> bool:
+def _is_repeatable(run: BatchRun) -> bool:
     """Whether another pass of the same batch puts out the same numbers."""
     try:
         with torch.no_grad():
-            first, second = (tensors_in(record.run_plain(record.batch)) for _ in range(2))
+            first, second = (tensors_in(run.run_plain(run.batch)) for _ in range(2))
     except Exception:  # then it is not this that is wrong
         return True
-    near = _NEAR.get(record.precision, _NEAR_HALF)
+    near = _NEAR.get(run.precision, _NEAR_HALF)
     for a, b in zip(first, second, strict=False):
         if a.shape == b.shape and not torch.allclose(a, b, near, near**2, equal_nan=True):
             return False

@@ -7,26 +7,27 @@ elsewhere a backward pass of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.core.outputs import check_losses
+from upslope.gradnorm.core.listeners import Reduction
+from upslope.gradnorm.core.outputs import check_losses, copy_objects
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.proofs.at_outputs import differentiable
+from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
+    gradients_at_own_outputs,
     model_mixes,
+    refuse_other_outputs,
     run_without_others,
+    shares_alone,
     unused_outputs,
 )
-
-if TYPE_CHECKING:
-    from upslope.gradnorm.trace.recording import Recording
 
 _APART = {torch.float64: 1e-7, torch.float32: 3e-2}
 _APART_HALF = 0.1
@@ -35,65 +36,85 @@ an activation that rounds to the other side of a kink moves a thousandth of it."
 
 
 def sample_by_sample(
-    record: Recording, loss: Loss, samples: Sequence[int]
+    run: BatchRun, loss: Loss, samples: Sequence[int]
 ) -> Iterator[tuple[Tensor | None, ...]]:
     """Yield the gradients of all parameters, for each of `samples` in turn.
 
     Raises:
         GradientNormError: the loss is not n finite numbers, or samples are mixed.
     """
-    parameters: list[Tensor] = list(record.weights.parameters.values())
+    parameters: list[Tensor] = list(run.weights.parameters.values())
     shares = None
-    if not record.is_random:
+    if not run.is_random:
         # With random numbers a sample would meet others when it is alone.
-        shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
+        shares = gradients_at_own_outputs(run, loss, parameters)
+    # The loss needs the whole batch: its parameters, or outputs without samples in front.
     if shares is None:
-        yield from _in_the_batch(record, loss, parameters, samples)
+        yield from _in_the_batch(run, loss, parameters, samples)
         return
-    unused = unused_outputs(record.outputs, shares)
-    company = _in_company(record, shares) if record.checks_company else None
+    unused = unused_outputs(run.outputs, shares)
+    company = _in_company(run, shares) if run.checks_company else None
     for i in samples:
-        rows, outputs = run_without_others(record, torch.tensor([i]))
-        if record.n > 1:
-            compare_outputs(record, outputs, rows, unused)
+        rows, outputs = run_without_others(run, torch.tensor([i]))
+        compare_outputs(run, outputs, rows, unused, may_be_shorter=True)
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        own = []
-        for share in shares:
-            row = torch.zeros_like(share[rows])
-            row[0] = share[i]
-            own.append(row)
+        own = shares_alone(run, loss, shares, outputs, rows)
+        for row in own:
+            row[1:] = 0  # a sample that went twice counts once
         gradients = pull_back(ends, own, parameters)
         if company is not None:
-            rest = [torch.zeros_like(share) for share in shares]
-            for row, share in zip(rest, shares, strict=True):
-                row[i] = share[i]
-            _refuse_company(record, i, gradients, pull_back(company, rest, parameters))
+            rest = [_row_alone(share, i) for share in shares]
+            _refuse_company(run, i, gradients, pull_back(company, rest, parameters))
         yield gradients
 
 
-def _in_company(record: Recording, shares: Sequence[Tensor]) -> list[Tensor]:
+def reduce_one_by_one(run: BatchRun, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
+    """Return name -> (n, ...): a reduction of each gradient, of the parameters that any reaches.
+
+    run: the batch. reduction: what is wanted of each gradient. loss: of whose gradients.
+
+    Raises:
+        GradientNormError: as `sample_by_sample`.
+    """
+    parameters = run.weights.parameters
+    rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
+    reached: set[str] = set()
+    for gradients in sample_by_sample(run, loss, range(run.n)):
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+            if gradient is not None:
+                reached.add(name)
+            dense = torch.zeros_like(parameter) if gradient is None else gradient
+            # Embeddings with `sparse=True` have sparse gradients, which have no norm per row
+            # here.
+            dense = dense.to_dense() if dense.is_sparse else dense
+            rows[name].append(reduction.of_dense(name, dense.detach()[None]))
+    return {name: torch.cat(rows[name]) for name in parameters if name in reached}
+
+
+def _in_company(run: BatchRun, shares: Sequence[Tensor]) -> list[Tensor]:
     """Return the outputs of a pass of all samples, to hold each sample's gradient against.
 
     Raises:
         GradientNormError: what one sample's loss asks of the outputs reaches another's inputs.
     """
-    inputs = _differentiable_inputs(record)
-    ends = [x for x in tree_flatten(record.run_plain(record.batch, inputs))[0] if differentiable(x)]
-    if inputs and ends and not record.has_hooks:
-        u = scales(record.n, shares[0])
+    inputs = _differentiable_inputs(run)
+    ends = [x for x in tree_flatten(run.run_plain(run.batch, inputs))[0] if differentiable(x)]
+    if inputs and ends and not run.has_hooks:
+        u = scales(run.n, shares[0])
         scaled = [g * u.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in shares]
         _refuse_mixing(
-            record,
+            run,
             inputs,
             pull_back(ends, shares, inputs),
             pull_back(ends, scaled, inputs),
             u,
+            lambda i: pull_back(ends, [_row_alone(share, i) for share in shares], inputs),
         )
     return ends
 
 
-def _differentiable_inputs(record: Recording) -> list[Tensor]:
-    batch = record.batch
+def _differentiable_inputs(run: BatchRun) -> list[Tensor]:
+    batch = run.batch
     return [
         leaf.detach().clone().requires_grad_()
         for leaf, own in zip(batch.leaves, batch.per_sample, strict=True)
@@ -102,7 +123,7 @@ def _differentiable_inputs(record: Recording) -> list[Tensor]:
 
 
 def _refuse_company(
-    record: Recording,
+    run: BatchRun,
     sample: int,
     own: Sequence[Tensor | None],
     in_company: Sequence[Tensor | None],
@@ -114,44 +135,58 @@ def _refuse_company(
     """
     pairs = [(a, b) for a, b in zip(own, in_company, strict=True) if not (a is None and b is None)]
     size = sum(float(g.abs().sum()) for pair in pairs for g in pair if g is not None) / 2
-    apart_at_most = _APART.get(record.precision, _APART_HALF)
+    apart_at_most = _APART.get(run.precision, _APART_HALF)
     for a, b in pairs:
         apart = (0 if a is None else a) - (0 if b is None else b)
         if float(torch.as_tensor(apart).abs().sum()) > apart_at_most * size:
-            raise model_mixes(record, torch.tensor([sample]))
+            raise model_mixes(run, torch.tensor([sample]))
 
 
 def _in_the_batch(
-    record: Recording, loss: Loss, parameters: list[Tensor], samples: Sequence[int]
+    run: BatchRun, loss: Loss, parameters: list[Tensor], samples: Sequence[int]
 ) -> Iterator[tuple[Tensor | None, ...]]:
     """Where a sample cannot go alone: one pass forward, and one backward for each sample."""
-    inputs = _differentiable_inputs(record)
-    outputs = record.run_plain(record.batch, inputs)
-    losses = loss(outputs)
-    check_losses(losses, record.n, record.batch.first)
+    inputs = _differentiable_inputs(run)
+    outputs = run.run_plain(run.batch, inputs)
+    losses = loss(copy_objects(outputs))
+    check_losses(losses, run.n, run.batch.first)
+    if not run.is_random:
+        refuse_other_outputs(run, outputs, losses)
     if not losses.requires_grad:
         for _ in samples:
             yield (None,) * len(parameters)
         return
-    if record.n > 1 and inputs and not record.has_hooks:
-        u = scales(record.n, losses)
+    if run.n > 1 and inputs and not run.has_hooks:
+        u = scales(run.n, losses)
         shares = torch.ones_like(losses), u
         once, scaled = (pull_back([losses], [share], inputs) for share in shares)
-        _refuse_mixing(record, inputs, once, scaled, u)
+        _refuse_mixing(
+            run,
+            inputs,
+            once,
+            scaled,
+            u,
+            lambda i: pull_back([losses], [one_hot(losses, i)], inputs),
+        )
     for i in samples:
         yield pull_back([losses], [one_hot(losses, i)], parameters)
 
 
 def _refuse_mixing(
-    record: Recording,
+    run: BatchRun,
     inputs: Sequence[Tensor],
     once: Sequence[Tensor | None],
     scaled: Sequence[Tensor | None],
     u: Tensor,
+    from_one: Callable[[int], Sequence[Tensor | None]],
 ) -> None:
     """Refuse if the loss of a sample feels the inputs of another (`separation`).
 
-    once, scaled: the gradients at the inputs, of the losses and of u times the losses.
+    Powers of two tell all samples apart at once where the backward pass is linear. Where it is not
+    (clipped or rounded gradients), or samples do mix, the losses go backward one by one.
+
+    once, scaled: the gradients at the inputs, of the losses and of u times the losses. from_one:
+    those of the loss of one sample.
 
     Raises:
         GradientNormError: it does.
@@ -161,9 +196,24 @@ def _refuse_mixing(
             continue
         # Sums over positions may go in another order: what counts is the size of all of them.
         size = g.abs().amax(dim=tuple(range(1, g.dim())), keepdim=True).expand_as(g)
-        wrong = differ(g_scaled, g, u, size)
-        if bool(wrong.any()):
-            raise model_mixes(record, wrong.nonzero().flatten().cpu())
+        if bool(differ(g_scaled, g, u, size).any()):
+            break
+    else:
+        return
+    for i in range(run.n):
+        for g in from_one(i):
+            if g is not None and g.numel():
+                felt = (g.isfinite() & (g != 0)).reshape(len(g), -1).any(dim=1).cpu()
+                felt[i] = False
+                if bool(felt.any()):
+                    raise model_mixes(run, felt.nonzero().flatten())
+
+
+def _row_alone(share: Tensor, i: int) -> Tensor:
+    """The gradient at an output that the loss of one sample asks for."""
+    alone = torch.zeros_like(share)
+    alone[i] = share[i]
+    return alone
 
 
 def one_hot(like: Tensor, place: int) -> Tensor:
@@ -182,11 +232,13 @@ def pull_back(
     that an output of which nothing is asked may have any shape. The graph is kept: parts of it may
     belong to a cache, of the model's or of its parametrisations.
     """
+    # An output that the loss ignores may be of a type or size that has no gradient.
     pairs = [(x, g) for x, g in zip(ends, shares, strict=False) if bool(g.any())]
     if not pairs:
         return (None,) * len(parameters)
     outputs = [x for x, _ in pairs]
     gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
+    # Such a checkpoint runs `backward` itself, and refuses `torch.autograd.grad`.
     if _has_reentrant_checkpoint(outputs):
         return _accumulated(outputs, gradients, parameters)
     return torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True)

@@ -21,8 +21,9 @@ A batch that fails is done again sample by sample, and said so.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,21 +33,23 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.batch import half
 from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.listeners import ReducingListener, Reduction
+from upslope.gradnorm.core.outputs import copy_objects
 from upslope.gradnorm.core.separation import checksum, differ
+from upslope.gradnorm.core.tape import Kernel
 from upslope.gradnorm.core.weights import Uses, Weights
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.proofs.at_outputs import differentiable
+from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
+    gradients_at_own_outputs,
     refuse_company,
     run_without_others,
+    shares_alone,
     unused_outputs,
 )
-from upslope.gradnorm.proofs.per_sample_loop import pull_back, sample_by_sample
+from upslope.gradnorm.proofs.per_sample_loop import one_hot, pull_back, sample_by_sample
 from upslope.gradnorm.proofs.projection import Direction, inner_products
-
-if TYPE_CHECKING:
-    from upslope.gradnorm.trace.recording import Recording
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
 """Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the
@@ -91,7 +94,7 @@ class ProvenReduction:
 class Checksums:
     """One random combination of the gradient that reaches each use, per sample."""
 
-    def __init__(self, n: int, layouts: Mapping[int, Layout], kernels: Sequence[Any]):
+    def __init__(self, n: int, layouts: Mapping[int, Layout], kernels: Sequence[Kernel]):
         self.n, self.layouts, self.kernels = n, layouts, kernels
         self.sums: dict[int, tuple[Tensor, Tensor]] = {}
         """use -> sums (n,), and the sizes of what was added, (n,)."""
@@ -101,9 +104,26 @@ class Checksums:
         layout = self.kernels[index].layout or self.layouts.get(index)
         if self.n == 1 or layout is None:
             return
+        # The second gradient is a part of the first one's backward pass: neither is that of a
+        # loss.
         if index in self.sums:
             raise ProofFailed("a backward pass runs inside the backward pass of the model")
         self.sums[index] = checksum(Samples(self.n, layout).front(g))
+
+
+class KernelGradients(NamedTuple):
+    """What the kernels found of a batch, to be proven.
+
+    rows: name -> (n, ...), the reduced gradients. products: name -> (n,), their inner products with
+    directions. losses: (n,), of the same pass. kernels: the uses of weights, in order. repeats:
+    whether another batch of the same program has its samples in the same places.
+    """
+
+    rows: Mapping[str, Tensor]
+    products: Mapping[str, Tensor]
+    losses: Tensor
+    kernels: Sequence[Kernel]
+    repeats: bool
 
 
 class BothListeners:
@@ -119,79 +139,83 @@ class BothListeners:
 
 
 def check_separation(
-    record: Recording, once: Checksums, scaled: Mapping[int, Tensor], u: Tensor
+    run: BatchRun,
+    kernels: Sequence[Kernel],
+    once: Checksums,
+    scaled: Mapping[int, Tensor],
+    u: Tensor,
 ) -> None:
     """See 3. in the head of this file. once, scaled: of the passes without and with powers u.
 
     Raises:
         SeparationFailed: naming the operator that other samples' losses reach.
     """
+    # A backward pass that draws or counts: no two of its passes can be compared.
     if once.sums.keys() != scaled.keys():
         raise ProofFailed("the backward pass of the model is not the same each time")
     for index, (sums, size) in once.sums.items():
-        if bool(differ(scaled[index], sums, u, size, record.options.dtype).any()):
-            kernel = record.tape.kernels[index]
-            names = ", ".join(n for w in kernel.weights for n in record.weights.sources(w))
+        if bool(differ(scaled[index], sums, u, size, run.options.dtype).any()):
+            kernel = kernels[index]
+            names = ", ".join(n for w in kernel.weights for n in run.weights.sources(w))
             raise SeparationFailed(
-                f"the losses of other samples reach a sample's own place at `{kernel.name}` of "
-                f"{names or 'no parameter'}"
+                "the losses of other samples reach a sample's own place, or a backward pass that "
+                f"is not linear does, at `{kernel.name}` of {names or 'no parameter'}"
             )
 
 
-def check_gradients(
-    record: Recording,
-    loss: Loss,
-    products: Mapping[str, Tensor],
-    rows: Mapping[str, Tensor],
-    reduction: Reduction,
-    losses: Tensor,
-) -> None:
-    """See 1. and 2. in the head of this file. products, rows: what the kernels found, by parameter.
+def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: Reduction) -> None:
+    """See 1. and 2. in the head of this file. own: what the kernels found, of `reduction`.
 
     Raises:
         ProofFailed: naming the parameter whose gradients differ.
         GradientNormError: the model or the loss mixes samples.
     """
-    rng = torch.Generator().manual_seed(record.n)
-    w = (torch.rand(record.n, generator=rng) + 0.5) * (
-        torch.randint(2, (record.n,), generator=rng) * 2 - 1
+    rng = torch.Generator().manual_seed(run.n)
+    # Away from zero, so that no sample goes unproven; of either sign, so that errors do not add
+    # up to a common scale.
+    w = (torch.rand(run.n, generator=rng) + 0.5) * (
+        torch.randint(2, (run.n,), generator=rng) * 2 - 1
     )
-    groups = choose_samples(record.n, everyone=record.looks_around)
+    groups = choose_samples(run.n, everyone=run.looks_around)
     checked = torch.cat(groups)
     w = torch.zeros_like(w).index_copy(0, checked, w[checked])
     one = int(torch.randint(len(checked), (1,), generator=rng))
-    plain, of_one = _plain_gradients(record, loss, w, losses, groups, int(checked[one]))
-    near, floor = tolerance(record)
+    plain, of_one = _plain_gradients(run, loss, own, w, groups, int(checked[one]))
+    near, floor = tolerance(run)
     sizes = {
         name: float(torch.linalg.vector_norm(g.abs())) for name, g in plain.items() if g is not None
     }
     largest = max(sizes.values(), default=0.0)
-    for name, parameter in record.weights.parameters.items():
-        own, g = products.get(name), plain[name]
-        ours = 0.0 if own is None else float((own.double() * w.to(own).double()).sum())
+    for name, parameter in run.weights.parameters.items():
+        product, g = own.products.get(name), plain[name]
+        ours = 0.0
+        if product is not None:
+            # In double: sums of float32 over thousands of samples would lose the digits compared
+            # here.
+            ours = float((product.double() * w.to(product).double()).sum())
         theirs = 0.0
         if g is not None:
             direction = Direction.of(name, parameter)
             theirs = float(direction.product(g.detach()[None], parameter.dim()).double())
         if not abs(ours - theirs) <= near * sizes.get(name, 0.0) + floor * largest:
-            raise ProofFailed(f"autograd finds another gradient for {_uses(record, name)}")
-    if record.n > 1:
-        _check_one(record, of_one, rows, reduction, int(checked[one]))
+            raise ProofFailed(f"autograd finds another gradient for {_uses(run, own, name)}")
+    if run.n > 1:
+        _check_one(run, of_one, own, reduction, int(checked[one]))
 
 
-def _uses(record: Recording, name: str) -> str:
+def _uses(run: BatchRun, own: KernelGradients, name: str) -> str:
     operators = {
         kernel.name
-        for kernel in record.tape.kernels
-        if any(name in record.weights.sources(w) for w in kernel.weights)
+        for kernel in own.kernels
+        if any(name in run.weights.sources(w) for w in kernel.weights)
     }
     used = ", ".join(f"`{operator}`" for operator in sorted(operators)) or "an operator not seen"
     return f"`{name}`, used by {used}"
 
 
-def tolerance(record: Recording) -> tuple[float, float]:
+def tolerance(run: BatchRun) -> tuple[float, float]:
     """How far two ways may differ: relative to a parameter's gradient, and to the largest one."""
-    return _TOLERANCES.get(record.precision, _HALF)
+    return _TOLERANCES.get(run.precision, _HALF)
 
 
 def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
@@ -214,132 +238,137 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def _plain_gradients(
-    record: Recording, loss: Loss, w: Tensor, losses: Tensor, groups: Sequence[Tensor], one: int
+    run: BatchRun,
+    loss: Loss,
+    own: KernelGradients,
+    w: Tensor,
+    groups: Sequence[Tensor],
+    one: int,
 ) -> tuple[dict[str, Tensor | None], Gradients]:
     """name -> the gradient of sum_n w_n L_n, by autograd alone; and the gradients of L_one."""
-    parameters = list(record.weights.parameters.values())
+    parameters = list(run.weights.parameters.values())
     total: list[Tensor | None] = [None] * len(parameters)
     shares = None
-    if not record.is_random:
-        shares = gradients_at_outputs(record.outputs, parameters, record.n, loss)
-    parts: Iterator[tuple[Gradients, Gradients | None]]
+    if not run.is_random:
+        shares = gradients_at_own_outputs(run, loss, parameters)
+    parts: Iterator[Gradients]
     if shares is not None:
-        if not record.repeats:
-            _compare_rest(record, unused_outputs(record.outputs, shares), torch.cat(list(groups)))
-        parts = (_gradients_of(record, parameters, shares, w, rows, one) for rows in groups)
+        # Routing by capacity shows only where the company is changed, which is cheap without
+        # gradients.
+        if not own.repeats:
+            _compare_rest(run, loss, shares, torch.cat(list(groups)))
+        parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
     else:
-        whole = _whole_gradients(record, parameters, loss, w, losses)
-        parts = iter([(whole, _gradients_of_one(record, loss, one) if record.n > 1 else ())])
-    of_one: Gradients = ()
-    for part, own in parts:
-        of_one = of_one if own is None else own
+        parts = iter([_whole_gradients(run, parameters, loss, w, own.losses)])
+    for part in parts:
         for i, g in enumerate(part):
             if g is not None:
                 g = g.to_dense() if g.is_sparse else g
                 before = total[i]
                 total[i] = g if before is None else before + g
-    return dict(zip(record.weights.parameters, total, strict=True)), of_one
+    of_one: Gradients = ()
+    if run.n > 1 and shares is not None:
+        # Alone, and not from its group: a model may do something else for few samples.
+        unit = one_hot(w, one)
+        of_one = _gradients_of(run, loss, parameters, shares, unit, torch.tensor([one]))
+    elif run.n > 1:
+        of_one = _gradients_of_one(run, loss, one)
+    return dict(zip(run.weights.parameters, total, strict=True)), of_one
 
 
-def _compare_rest(record: Recording, unused: set[int], seen: Tensor) -> None:
+def _compare_rest(run: BatchRun, loss: Loss, shares: Sequence[Tensor], seen: Tensor) -> None:
     """Run the samples whose gradients are not formed in two halves: outputs must be the same.
 
     seen: the samples that are run without the others anyway. Where data decide which samples go
     where, experts that drop what exceeds their capacity show here only.
     """
-    rest = torch.ones(record.n, dtype=torch.bool).index_fill(0, seen, False).nonzero().flatten()
-    for places in half(len(rest), seed=record.n):
+    rest = torch.ones(run.n, dtype=torch.bool).index_fill(0, seen, False).nonzero().flatten()
+    for places in half(len(rest), seed=run.n):
         if len(places):
             with torch.no_grad():
-                _compare_without_others(record, rest[places], unused)
+                _run_without_others(run, loss, shares, rest[places])
 
 
 def _gradients_of(
-    record: Recording,
+    run: BatchRun,
+    loss: Loss,
     parameters: Sequence[Tensor],
     shares: Sequence[Tensor],
     w: Tensor,
     rows: Tensor,
-    one: int,
-) -> tuple[Gradients, Gradients | None]:
-    """Of the samples `rows` in a pass without the others, whose outputs must be the same.
+) -> Gradients:
+    """Return the sum, weighted by w (n,), of the gradients of samples that run without the others.
 
-    Returns their weighted sum, and those of the sample `one`, if it is among them.
+    Their outputs must be what they are in the batch.
     """
-    unused = unused_outputs(record.outputs, shares)
-    company, outputs = _compare_without_others(record, rows, unused)
+    company, outputs, own = _run_without_others(run, loss, shares, rows)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    if len(ends) != len(shares):
+    if len(ends) != len(own):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
     once = torch.arange(len(company)) < len(rows)  # a sample that went twice counts once
-
-    def pulled(w: Tensor) -> Gradients:
-        weighted = []
-        for share in shares:
-            own = share[company.to(share.device)]
-            weighted.append(own * w.to(own).view(-1, *(1,) * (own.dim() - 1)))
-        return pull_back(ends, weighted, parameters)
-
-    is_one = once & (company == one)
-    return pulled(torch.where(once, w[company], 0)), (
-        pulled(is_one.to(w)) if bool(is_one.any()) else None
-    )
+    weights = torch.where(once, w[company], 0)
+    weighted = [g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in own]
+    return pull_back(ends, weighted, parameters)
 
 
-def _compare_without_others(
-    record: Recording, rows: Tensor, unused: set[int]
-) -> tuple[Tensor, Any]:
-    """Run some samples without the others; return those that went, and their outputs.
+def _run_without_others(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], rows: Tensor
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """Run some samples without the others.
+
+    Returns those that went, their outputs, and the gradients of the losses at these.
 
     Raises:
         ProofFailed: the outputs are other ones than in the batch.
     """
-    company, outputs = run_without_others(record, rows)
-    if record.n > 1:
-        try:
-            compare_outputs(record, outputs, company, unused)
-        except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
-            raise ProofFailed("outputs are not those of ordinary passes without company") from error
-    return company, outputs
+    unused = unused_outputs(run.outputs, shares)
+    company, outputs = run_without_others(run, rows)
+    try:
+        compare_outputs(run, outputs, company, unused, may_be_shorter=True)
+        own = shares_alone(run, loss, shares, outputs, company)
+    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+        raise ProofFailed("outputs are not those of ordinary passes without company") from error
+    return company, outputs, own
 
 
 def _whole_gradients(
-    record: Recording, parameters: Sequence[Tensor], loss: Loss, w: Tensor, losses: Tensor
+    run: BatchRun, parameters: Sequence[Tensor], loss: Loss, w: Tensor, losses: Tensor
 ) -> Gradients:
-    outputs = record.run_plain(record.batch)
-    plain = loss(outputs)
-    near, floor = tolerance(record)
-    size = losses.detach().abs().max() if record.n else losses.new_zeros(())
+    outputs = run.run_plain(run.batch)
+    plain = loss(copy_objects(outputs))
+    near, floor = tolerance(run)
+    size = losses.detach().abs().max() if run.n else losses.new_zeros(())
     if not bool(((plain - losses).detach().abs() <= near * size + floor).all()):
         raise ProofFailed("the losses are not those of an ordinary forward pass")
     if not plain.requires_grad:
         return (None,) * len(parameters)
-    if record.n > 1 and not record.is_random:
-        refuse_company(record, outputs, plain)
+    if run.n > 1 and not run.is_random:
+        refuse_company(run, outputs, plain)
     return pull_back([plain], [w.to(plain)], parameters)
 
 
-def _gradients_of_one(record: Recording, loss: Loss, sample: int) -> Gradients:
+def _gradients_of_one(run: BatchRun, loss: Loss, sample: int) -> Gradients:
     """The gradients of one sample's loss by autograd alone, where the loss cannot be cut off."""
     try:
-        (gradients,) = sample_by_sample(record, loss, [sample])
+        (gradients,) = sample_by_sample(run, loss, [sample])
     except GradientNormError as error:  # or rounding: float64, or all samples one by one, will tell
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
     return gradients
 
 
 def _check_one(
-    record: Recording,
+    run: BatchRun,
     gradients: Gradients,
-    rows: Mapping[str, Tensor],
+    own: KernelGradients,
     reduction: Reduction,
     sample: int,
 ) -> None:
     """Hold what was asked of one sample against its gradients by autograd alone."""
-    near, (_, floor) = _ONE_SAMPLE.get(record.precision, _ONE_SAMPLE_HALF), tolerance(record)
-    names = record.weights.parameters
+    near, (_, floor) = _ONE_SAMPLE.get(run.precision, _ONE_SAMPLE_HALF), tolerance(run)
+    names, rows = run.weights.parameters, own.rows
     pairs = {}
     for (name, parameter), g in zip(names.items(), gradients, strict=True):
+        # Neither way reached it: it has zeros in both.
         if g is None and name not in rows:
             continue
         dense = torch.zeros_like(parameter) if g is None else g
@@ -352,4 +381,4 @@ def _check_one(
     for name, (got, expected) in pairs.items():
         allowed = near * expected.abs().max() + 4 * floor * largest
         if not bool(((got - expected).abs() <= allowed).all()):
-            raise ProofFailed(f"autograd finds another norm for {_uses(record, name)}")
+            raise ProofFailed(f"autograd finds another norm for {_uses(run, own, name)}")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from upslope.gradnorm.core.batch import Batch, Inputs
 from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.core.restoring import without_traces
+from upslope.gradnorm.trace.sharing import open_batch
 
 _CPU = 4 << 30
 """Bytes on a CPU, where what is free changes from run to run and results must not."""
@@ -23,7 +24,7 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
 
     model: the network.
     """
-    held, device = held_by_one(model, Batch.of(inputs))
+    held, device = held_by_one(model, open_batch(model, inputs))
     if memory is None:
         cuda = device.type == "cuda"
         memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
@@ -41,6 +42,7 @@ def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]],
 
     def pack(tensor: Tensor) -> Tensor:
         # Without its graph: an output that its own node holds is a circle that is never freed.
+        # Views of one tensor take its memory once.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             alive.append(tensor.detach())

@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from upslope.gradnorm.core.batch import Batch, call, clone_rows
-from upslope.gradnorm.core.placeholders import PLACEHOLDER, FusionMismatch
-from upslope.gradnorm.core.restoring import without_traces
-from upslope.gradnorm.core.tape import ComputeOptions, Tape
+from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.conv.fused import FusedConvolution, is_fusible
-from upslope.gradnorm.trace.intercept import Interceptor
 
 Pairs = Mapping[int, Normalisation]
 """Place of a convolution among those of a pass -> the normalisation that follows."""
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Pairs]] = WeakKeyDictionary()
-_PLACE = "_upslope_convolution"
 
 
 class ConvBatchNormFusion:
@@ -51,12 +47,12 @@ class ConvBatchNormFusion:
         norm = self.pairs.get(place)
         if norm is None or not is_fusible(kernel, x, norm):
             out = self.tape.use(kernel, x)
-            out.__dict__[_PLACE] = place
+            mark(out).convolution = place
             return out
         out = self.tape.use(FusedConvolution(self.tape, kernel, norm), x)
         # Whatever looks at it all the same gets no number that it could take for one.
         placeholder = out.new_full((), math.nan).expand(out.shape).requires_grad_()
-        placeholder.__dict__[PLACEHOLDER] = place
+        mark(placeholder).placeholder_of = place
         self.placeholders.append(placeholder)
         self._waiting[place] = out
         return placeholder
@@ -67,12 +63,12 @@ class ConvBatchNormFusion:
         Raises:
             FusionMismatch: another normalisation than the one that was folded, or once more.
         """
-        place = convolved.__dict__.get(PLACEHOLDER)
+        place = marks_of(convolved).placeholder_of
         if place is not None:
             if place not in self._waiting or not self.pairs[place].same(norm):
                 raise FusionMismatch(place)
             return self._waiting.pop(place)
-        place = convolved.__dict__.get(_PLACE)
+        place = marks_of(convolved).convolution
         if place is not None:
             self.seen[place] = norm
         return None
@@ -83,50 +79,40 @@ class ConvBatchNormFusion:
         Raises:
             FusionMismatch: there is one.
         """
-        leaving = (t.__dict__[PLACEHOLDER] for t in outputs if PLACEHOLDER in t.__dict__)
-        for place in (*self._waiting, *leaving):
-            raise FusionMismatch(place)
+        for place in (*self._waiting, *(marks_of(t).placeholder_of for t in outputs)):
+            if place is not None:
+                raise FusionMismatch(place)
 
 
-def pairs_of(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
-    """Return what can be folded."""
+def pairs_of(model: nn.Module, weights: Weights, learn: Callable[[], Pairs]) -> Pairs:
+    """Return what can be folded.
+
+    model: the network. weights: those that are asked for. learn: a pass of a few samples with
+    nothing folded, which returns the pairs that it met.
+    """
     own, asked = _known.setdefault(model, {}), tuple(weights.parameters)
+    # A hook on a module would be shown NaN in place of what the convolution puts out.
     if own.get(asked) == {} or _watched(model):
         return {}
     if asked not in own:
-        own[asked] = _learned(model, batch, weights)
+        own[asked] = learn() if _normalises(model) else {}
     return own[asked]
 
 
-def corrected(model: nn.Module, batch: Batch, weights: Weights, wrong: int) -> Pairs:
-    """The same after the pair at the place `wrong` proved wrong."""
+def corrected(model: nn.Module, weights: Weights, wrong: int, learn: Callable[[], Pairs]) -> Pairs:
+    """Return the same after the pair at the place `wrong` proved wrong. Others as of `pairs_of`."""
     own, asked = _known[model], tuple(weights.parameters)
-    before, now = own[asked], _learned(model, batch, weights)
+    before, now = own[asked], learn()
     if wrong in now and now[wrong].same(before[wrong]):  # used for something else as well
         now = {place: norm for place, norm in before.items() if place != wrong}
     own[asked] = now
     return now
 
 
-def _learned(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        return {}
-    tape = Tape(weights, ComputeOptions())
-    tape.fusion = fusion = ConvBatchNormFusion(tape, {})
-    interceptor = Interceptor(tape, model, 2)
-
-    def few(tensor: Tensor, per_sample: bool) -> Tensor:
-        own = clone_rows(tensor)
-        return interceptor.sampled(own) if per_sample else own
-
-    try:
-        with without_traces(model), torch.enable_grad(), interceptor:
-            call(model, batch.rows(slice(0, 2)).map(few))
-    except Exception:  # what a model does not like will be told in the pass that counts
-        return {}
-    return fusion.seen
+def _normalises(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules_of(model))
 
 
 def _watched(model: nn.Module) -> bool:
     """Whether somebody else gets to see what single layers put out."""
-    return bool(hooks._global_forward_hooks) or any(m._forward_hooks for m in model.modules())
+    return bool(hooks._global_forward_hooks) or any(m._forward_hooks for m in modules_of(model))

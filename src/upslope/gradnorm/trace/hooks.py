@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules import module as registry
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.restoring import modules_of
 
 
 def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
@@ -37,15 +38,15 @@ def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
 
 
 def _has_hook(parameter: nn.Parameter) -> bool:
-    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
-    return any(getattr(parameter, kind, None) for kind in kinds)
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def module_with_backward_hook(model: nn.Module) -> str | None:
     """Return the name of a module whose backward hooks may change gradients; None without one."""
     if registry._global_backward_hooks or registry._global_backward_pre_hooks:
         return "every module"
-    for name, module in model.named_modules():
+    for module in modules_of(model):
         if module._backward_hooks or module._backward_pre_hooks:
+            name = next(name for name, other in model.named_modules() if other is module)
             return f"`{name or 'the model'}`"
     return None

@@ -46,23 +46,20 @@ from upslope.gradnorm.core.operators import (
     LIKE_ANOTHER,
     LOOKING_UP,
     REPEATING,
-    is_entrywise,
-)
-from upslope.gradnorm.core.placeholders import PLACEHOLDER, FusionMismatch
-from upslope.gradnorm.core.program import Program, name_of
-from upslope.gradnorm.core.sequence_order import OrderUnknown, SequenceOrders, mark
-from upslope.gradnorm.core.tape import Tape
-from upslope.gradnorm.core.torch_functions import (
-    is_written_in_python,
-    without_torch_function_dispatch,
-)
-from upslope.gradnorm.core.views import (
     as_type,
+    is_entrywise,
+    is_written_in_python,
     refuse_write_through_copy,
     tensors_of,
     viewed,
+    without_torch_function_dispatch,
     writes,
 )
+from upslope.gradnorm.core.program import Program, name_of
+from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.sequence_order import OrderUnknown, SequenceOrders, mark_order
+from upslope.gradnorm.core.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
 from upslope.gradnorm.core.weights import leaves
 from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
 from upslope.gradnorm.kernels.expand import expand_to_samples
@@ -92,7 +89,7 @@ class Interceptor(TorchFunctionMode):
         self._orders = SequenceOrders(n)
         self.program = Program()
         self._hooked = module_with_backward_hook(model)
-        self._buffers = {id(buffer) for buffer in model.buffers()}
+        self._buffers = {id(b) for module in modules_of(model) for b in module._buffers.values()}
         self._written: list[Tensor] = []
         """Buffers that samples were written into: they lose their mark when the model has run."""
         self._depth = 0
@@ -114,12 +111,12 @@ class Interceptor(TorchFunctionMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._depth -= 1
         while self._depth == 0 and self._written:
-            self._written.pop().__dict__.pop("_upslope_sample", None)
+            remove_marks(self._written.pop())
 
     def sampled(self, tensor: Tensor) -> Tensor:
         """An alias of a tensor, known to depend on the samples."""
         alias = tensor.detach()
-        alias.__dict__["_upslope_sample"] = self._session
+        mark(alias).samples_in = self._session
         return alias
 
     def __torch_function__(
@@ -131,8 +128,10 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
+        # Nothing is computed, and these are asked for hundreds of times per pass.
         if func in ASKING:
             return func(*args, **kwargs)
+        # The engine could not tell such a hook which sample a gradient belongs to.
         if func is Tensor.register_hook:
             raise GradientsHooked(
                 "the model registers a hook on a tensor, which may change gradients"
@@ -140,6 +139,8 @@ class Interceptor(TorchFunctionMode):
         tensors = tensors_of((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
         name = getattr(func, "__name__", "")
+        # Positions repeated for each sample are constants, and yet each row looked up is one
+        # sample's.
         if name == "embedding" and self._for_each_sample(args):
             kinds.add("sample")
         if name in LIKE_ANOTHER and args and self._kind(args[0]) == "constant":
@@ -150,11 +151,14 @@ class Interceptor(TorchFunctionMode):
             self.copied = True
             kinds.add("sample")
         normalising = func in BATCH_NORMS
+        # Only the normalisation that was fused may meet a placeholder: its numbers are NaN.
         if "token" in kinds:
             if not (normalising and "weight" in kinds):
-                places = (t.__dict__.get(PLACEHOLDER) for t in tensors)
+                places = (marks_of(t).placeholder_of for t in tensors)
                 raise FusionMismatch(next(place for place in places if place is not None))
             kinds = kinds - {"token"} | {"sample"}
+        # Before it runs, for a batch normalisation in training mode would also move its
+        # statistics.
         if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
         if func in EMBEDDINGS:
@@ -173,6 +177,8 @@ class Interceptor(TorchFunctionMode):
             shaped = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
             out = viewed(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
             self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
+            # Encoded positions meet no sample yet, and still have one copy per sample from here
+            # on.
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
                 kinds.add("sample")
@@ -194,12 +200,13 @@ class Interceptor(TorchFunctionMode):
         if "sample" in kinds:
             for tensor in tensors_of((out, args[:1] if out is None else ())):
                 self.tape.types.add(tensor.dtype)
-                if PLACEHOLDER not in tensor.__dict__:
-                    tensor.__dict__["_upslope_sample"] = self._session
+                marks = mark(tensor)
+                if marks.placeholder_of is None:
+                    marks.samples_in = self._session
                 if id(tensor) in self._buffers:
                     self._written.append(tensor)
             if order is not None:
-                mark(func, out, order)
+                mark_order(func, out, order)
         return out
 
     def _order_behind(
@@ -211,6 +218,7 @@ class Interceptor(TorchFunctionMode):
             return None
         try:
             return self._orders.behind(func, args, tensors, chooses)
+        # No error: from here on each batch is probed by itself, which is exact and slower.
         except OrderUnknown:
             self.tape.route()
             return None
@@ -225,7 +233,10 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
+        if any(tensor.is_nested for tensor in tensors_of((*args, *kwargs.values()))):
+            raise SamplesNotSeparable(f"`{name}` takes a nested tensor, whose sizes are no numbers")
         into_weight = writes(name) and any(self.tape.weights.is_weight(first) for first in args[:1])
+        # What was written would be read as a weight, whose samples nobody could tell apart.
         if kwargs.get("out") is not None or into_weight:
             raise SamplesNotSeparable(
                 f"`{name}` writes samples into a weight, or into an `out` of its own"
@@ -246,6 +257,7 @@ class Interceptor(TorchFunctionMode):
                 out = composition(*args, **kwargs)
             if out is not NotImplemented:
                 return out
+        # Python code that calls other operators, which come back here one by one.
         if isinstance(func, types.FunctionType):
             with self:
                 return without_torch_function_dispatch(func)(*args, **kwargs)
@@ -352,19 +364,20 @@ class Interceptor(TorchFunctionMode):
     def _kind(self, tensor: Tensor) -> str:
         if self.tape.weights.is_weight(tensor):
             return "weight"
-        if tensor.__dict__.get("_upslope_sample") == self._session:
+        if marks_of(tensor).samples_in == self._session:
             return "sample"
         if isinstance(tensor, nn.Parameter):
             return "other" if tensor.requires_grad else "constant"
         if tensor.grad_fn is not None:
             return self._kind_by_graph(tensor)
-        return "token" if PLACEHOLDER in tensor.__dict__ else "constant"
+        return "constant" if marks_of(tensor).placeholder_of is None else "token"
 
     def _kind_by_graph(self, tensor: Tensor) -> str:
         """For what no operator here put out: custom functions, TorchScript, caches, writes."""
         ends = list(leaves(tensor))
+        # Every use of a weight hangs on an anchor: whoever reaches one comes from the samples.
         if any(leaf is anchor for leaf in ends for anchor in self.tape.anchors):
-            tensor.__dict__["_upslope_sample"] = self._session
+            mark(tensor).samples_in = self._session
             self.program.repeats = False  # what made it, and of which entries, was not seen
             if self._orders.met:
                 self.tape.route()
@@ -380,6 +393,7 @@ def _takes(rule: Callable[..., Any], count: int, names: tuple[str, ...]) -> bool
     """Whether a rule has these arguments: so many without a name, then those of these names."""
     try:
         inspect.signature(rule).bind(*range(count), **dict.fromkeys(names))
+    # A call that the rule does not cover is replayed, not refused:
     except TypeError:  # torch has other names for some, and forms of old
         return False
     return True

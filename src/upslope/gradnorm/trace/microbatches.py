@@ -19,19 +19,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from upslope.gradnorm.core.batch import Batch, Inputs
+from upslope.errors import GradientNormError
+from upslope.gradnorm.core.batch import Batch
 from upslope.gradnorm.core.listeners import Reduction
 from upslope.gradnorm.core.memory import memory_of
-from upslope.gradnorm.core.per_sample_gradients import evenly
-from upslope.gradnorm.core.restoring import restoring_state
+from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
+from upslope.gradnorm.core.restoring import modules_of, restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import Loss, identify, is_label_free
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.proofs.independence import loss_looks_around
+from upslope.gradnorm.proofs.mixing import shared_tensors
 from upslope.gradnorm.trace.capacity import held_by_one
-from upslope.gradnorm.trace.recording import Recording, upcast_output
-from upslope.gradnorm.trace.sharing import resolve_shared
+from upslope.gradnorm.trace.forward import upcast_output
+from upslope.gradnorm.trace.recording import Recording
 
 _LARGEST = 13 << 20
 """Bytes of a piece's largest activation: a share of the last cache.
@@ -42,12 +44,16 @@ _AVERAGE = 8 << 20
 _BLOCK = 31 << 20
 """Bytes of the largest activation that this allows: malloc has a limit of its own."""
 
+_FEWEST = 4
+"""Samples of a piece that a bound on memory cuts off. Of fewer, a proof runs single samples, for
+which the convolutions of torch unfold their inputs: more memory than the piece saves."""
+
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
 
 def reduce_per_sample(
     model: nn.Module,
-    inputs: Inputs,
+    batch: Batch,
     weights: Weights,
     options: ComputeOptions,
     reduction: Reduction,
@@ -58,24 +64,21 @@ def reduce_per_sample(
     The model is left as it was found.
     """
     _keep_pages()
-    with restoring_state(model):
-        own = list(microbatches(model, inputs))
+    with restoring_state(model) as buffers:
+
+        def record(batch: Batch) -> Recording:
+            buffers.renew()  # a piece does not meet what another piece has written
+            return Recording(model, batch, weights, options)
+
+        own = list(microbatches(model, batch, options))
         if len(own) > 1 and is_label_free(loss):
-            return _stacked(
-                Recording(model, microbatch, weights, options).reduce_per_sample(
-                    reduction, loss, last=True
-                )
-                for microbatch in own
-            )
+            pieces = map(record, own)
+            return _stacked(piece.reduce_per_sample(reduction, loss, last=True) for piece in pieces)
         rows = None
         if len(own) > 1:
-            records = [Recording(model, microbatch, weights, options) for microbatch in own]
-            rows = _with_joined_outputs(records, reduction, loss)
+            rows = _with_joined_outputs(list(map(record, own)), reduction, loss)
         if rows is None:
-            batch = own[0] if len(own) == 1 else resolve_shared(model, Batch.of(inputs))
-            rows = Recording(model, batch, weights, options).reduce_per_sample(
-                reduction, loss, last=True
-            )
+            rows = record(batch).reduce_per_sample(reduction, loss, last=True)
         return rows
 
 
@@ -90,23 +93,27 @@ def _keep_pages() -> None:
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
-def microbatches(model: nn.Module, inputs: Inputs) -> Iterator[Batch]:
-    """Yield the batch, cut along the samples; in one piece where nothing is gained by more."""
-    batch = resolve_shared(model, Batch.of(inputs))
-    slices = list(evenly(batch.n, _most(model, batch))) if batch.n > 2 else []
+def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Iterator[Batch]:
+    """Yield the batch, cut along the samples; in one piece where nothing is gained by more.
+
+    Where the caller bounds the scratch there are two pieces at least: the activations that the
+    second does not hold yet make room for what the engine needs beside those of the first.
+    """
+    most = _most(model, batch, bounded=options.scratch < SCRATCH)
+    slices = list(evenly(batch.n, most)) if batch.n > 2 else []
     if len(slices) < 2:
         yield batch
         return
     yield from map(batch.rows, slices)
 
 
-def _most(model: nn.Module, batch: Batch) -> int:
+def _most(model: nn.Module, batch: Batch, *, bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
-    # A GPU has no such caches; in training mode random numbers would be drawn in another order.
-    if any(x.device.type != "cpu" for x in batch.tensors) or any(
-        m.training for m in model.modules()
-    ):
-        return batch.n
+    if any(m.training for m in modules_of(model)):
+        return batch.n  # in pieces, random numbers would be drawn in another order
+    limit = max(_FEWEST, (batch.n + 1) // 2) if bounded else batch.n
+    if any(x.device.type != "cpu" for x in batch.tensors):
+        return limit  # a GPU has no such caches
     key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)
     known = _sizes.setdefault(model, {})
     if key not in known:
@@ -121,7 +128,7 @@ def _most(model: nn.Module, batch: Batch) -> int:
         weights = sum(p.nbytes for p in model.parameters())
         enough = min(_AVERAGE / max(1, average), _BLOCK / max(1, largest))
         known[key] = max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
-    return known[key]
+    return min(limit, known[key])
 
 
 def _with_joined_outputs(
@@ -131,23 +138,32 @@ def _with_joined_outputs(
     joined = _joined([record.outputs for record in records])
     if joined is None:
         return None
-    if records[0].options.dtype is not None:
+    run = records[0].run
+    if run.options.dtype is not None:
         joined = tree_map_only(Tensor, upcast_output, joined)
-    parameters = list(records[0].weights.parameters.values())
+    parameters = list(run.weights.parameters.values())
     total = sum(record.n for record in records)
-    memory = memory_of(records[0].model)
-    key = (identify(loss), total, records[0].batch.shapes)
+    memory = memory_of(run.model)
+    key = (identify(loss), total, run.batch.shapes)
     prove = not memory.knows_loss(key)
-    gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
+    # The loss is called once, with all outputs, as its labels may be those of the whole batch.
+    try:
+        gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
+    except GradientNormError:
+        if not shared_tensors(run):
+            raise
+        return None
+    except Exception:  # a loss that reads what the model kept of the last piece, for instance
+        gradients = None
     if gradients is None:
         return None
-    if prove and not loss_looks_around(loss, joined, total):
+    if prove and loss_looks_around(loss, joined, total) is False:
         memory.keep_loss(key)
 
     def rows() -> Iterator[dict[str, Tensor]]:
         while records:
             record = records.pop(0)  # its activations go as soon as it is done
-            first = record.batch.first
+            first = record.run.batch.first
             own = [g[first : first + record.n] for g in gradients]
             yield record.reduce_per_sample(reduction, with_gradients(own), last=True)
 
@@ -168,6 +184,8 @@ def _joined(outputs: list[Any]) -> Any:
     leaves = []
     for column in columns:
         if all(isinstance(leaf, Tensor) and leaf.dim() > 0 for leaf in column):
+            if any(leaf.shape[1:] != column[0].shape[1:] for leaf in column):
+                return None  # padded to the longest sample of each piece
             whole = torch.cat([leaf.detach() for leaf in column])  # holds no activation
             leaves.append(whole.requires_grad_(any(leaf.requires_grad for leaf in column)))
         elif all(leaf is None or isinstance(leaf, (bool, int, str)) for leaf in column):

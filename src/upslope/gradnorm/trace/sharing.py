@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch, half, shared_choices
+from upslope.gradnorm.core.batch import Batch, Inputs, half, shared_choices
 from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.core.restoring import without_traces
 
@@ -26,12 +26,26 @@ outputs."""
 _choices: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[int, ...]]] = WeakKeyDictionary()
 
 
+def open_batch(model: nn.Module, inputs: Inputs) -> Batch:
+    """Return the batch that a caller's inputs are: the door of the engine.
+
+    model: the network that takes them, which tells inputs with one row per sample from those that
+    all samples share. inputs: a tensor, or a tuple or dict of them.
+
+    Raises:
+        GradientNormError: there is no tensor with samples, or no telling whose its rows are.
+    """
+    with torch.inference_mode(False):  # what is made here may be recorded later
+        return resolve_shared(model, Batch.of(inputs))
+
+
 def resolve_shared(model: nn.Module, batch: Batch) -> Batch:
     """Return the batch with the inputs that its samples share told from those with rows for each.
 
     Where that cannot be told (the model is random, or mixes samples), every input as long as the
     batch is held to have one row per sample.
     """
+    # One sample alone has nothing that it could share with others.
     doubtful = batch.doubtful() if batch.n > 1 else []
     if not doubtful:
         return batch

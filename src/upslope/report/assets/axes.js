@@ -37,12 +37,16 @@ function chart(width, height, margin, words) {
   return { root, left: margin.left, right: width - margin.right, top: margin.top, bottom: height - margin.bottom, width, height };
 }
 
+// `show(value, digits)`: digits behind the point that tell two ticks apart.
 function yAxis(frame, low, high, scale, show, title) {
-  for (const value of ticks(low, high, Math.max(3, (frame.bottom - frame.top) / 60))) {
+  const values = ticks(low, high, Math.max(3, (frame.bottom - frame.top) / 60));
+  const step = values.length > 1 ? values[1] - values[0] : 1;
+  const digits = [0, 1, 2, 3, 4, 5].find((n) => Math.abs(step - Number(step.toFixed(n))) < step * 1e-6) ?? 6;
+  for (const value of values) {
     const y = scale(value);
     frame.root.append(
       svg("line", { x1: frame.left, x2: frame.right, y1: y, y2: y, class: "grid" }),
-      svg("text", { x: frame.left - 8, y: y + 4, class: "tick end" }, show(value)));
+      svg("text", { x: frame.left - 8, y: y + 4, class: "tick end" }, show(value, digits)));
   }
   if (title) frame.root.append(svg("text", { x: 0, y: 12, class: "axis" }, title));
 }

@@ -61,7 +61,7 @@ function costChart(set, state) {
     const time = (row) => Math.log10(Math.max(LEAST, row.selecting));
     const from = Math.max(Math.log10(LEAST), Math.floor(Math.min(...shown.map(time)))), to = Math.max(from + 1, Math.ceil(Math.max(...shown.map(time)) + 0.15));
     const x = linear(from, to, frame.left + 12, frame.right), y = linear(low, high, frame.bottom, frame.top);
-    yAxis(frame, low, high, y, (v) => signed(v, 1).replace("+0.0", "0"), `Difference of area to ${set.reference} (points)`);
+    yAxis(frame, low, high, y, signed, `Difference of area to ${set.reference} (points)`);
     const powers = [];
     for (let i = from; i <= to; i++) powers.push(i);
     xAxis(frame, powers, x, (v) => (10 ** v < 0.0101 ? "≤0.01" : String(Number((10 ** v).toPrecision(3)))), "Seconds of selecting per run, all cycles");

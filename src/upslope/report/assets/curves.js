@@ -43,7 +43,7 @@ function curves(set, state) {
     const budgets = set.budgets, first = budgets[0], last = budgets[budgets.length - 1];
     const x = linear(first, last === first ? first + 1 : last, frame.left + 6, frame.right - 6);
     const y = linear(100 * low, 100 * high, frame.bottom, frame.top);
-    yAxis(frame, 100 * low, 100 * high, y, (v) => String(Number(v.toFixed(2))).replace("-", "−"), unit);
+    yAxis(frame, 100 * low, 100 * high, y, fixed, unit);
     xAxis(frame, budgets, x, count, set.pool ? `Labels, of a pool of ${count(set.pool)}` : "Labels");
     if (!view.difference && known(set.ceiling)) {
       const at = y(100 * set.ceiling);
@@ -161,6 +161,7 @@ function captionOf(set) {
 function names(set, state) {
   const box = h("div", { class: "names", role: "group", "aria-label": "Strategies shown" });
   const render = () => box.replaceChildren(
+    ...(state.hidden.size ? [h("span", { class: "note" }, `${set.rows.filter((row) => !state.hidden.has(row.name)).length} of ${set.rows.length} shown`)] : []),
     ...set.rows.map((row) => h("button", {
       type: "button", "aria-pressed": String(!state.hidden.has(row.name)),
       click: () => { state.toggle([row.name], state.hidden.has(row.name)); },

@@ -5,8 +5,8 @@ const known = (value) => typeof value === "number" && Number.isFinite(value);
 const grouped = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
 const count = (value) => (known(value) ? grouped.format(value) : DASH);
-const fixed = (value, digits) => (known(value) ? value.toFixed(digits) : DASH);
-const percent = (share, digits = 1) => (known(share) ? (100 * share).toFixed(digits) : DASH);
+const fixed = (value, digits) => (known(value) ? value.toFixed(digits).replace("-", "−") : DASH);
+const percent = (share, digits = 1) => fixed(known(share) ? 100 * share : null, digits);
 
 function signed(value, digits = 2) {
   if (!known(value)) return DASH;

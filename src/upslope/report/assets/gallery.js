@@ -1,5 +1,11 @@
 // The picks of one strategy in one cycle: picture or text, score, the network's guess, the label.
 
+// Colours of the classes of a mask; the first class is left transparent, and colours come again.
+function maskLegend(classes) {
+  return h("p", { class: "note legend" }, classes.map((name, i) => h("span", { class: "named" },
+    h("i", { class: i === 0 ? "chip" : `chip mask-${(i - 1) % 7}` }), name)));
+}
+
 function gallery(set, state) {
   const data = set.gallery;
   if (!data) return null;
@@ -8,7 +14,8 @@ function gallery(set, state) {
   const ahead = best(set, 1)[0];
   const view = { name: Math.max(0, names.indexOf(ahead)), cycle: 0, mask: "label" };
   const masks = data.samples.some((sample) => sample.mask);
-  const grid = h("div", { class: "gallery" }), head = h("p", { class: "note" });
+  const texts = data.samples.some((sample) => sample.text !== undefined);
+  const grid = h("div", { class: texts ? "gallery texts" : "gallery" }), head = h("p", { class: "note" });
   const cycles = () => data.strategies[names[view.name]];
   const picker = h("span", {});
   const cyclePicker = () => slider("Cycle", cycles().length - 1, view.cycle, (i) => `${i + 1} of ${cycles().length}`, (i) => { view.cycle = i; render(); });
@@ -51,7 +58,7 @@ function gallery(set, state) {
   return [
     h("h3", {}, "Picks, cycle by cycle"),
     h("div", { class: "controls" }, strategy, picker, maskPicker),
-    head, grid,
+    head, masks ? maskLegend(data.classes) : null, grid,
     data.why ? note(`Without pictures: ${data.why}`) : null,
     note("In order of choice. Guess: what the network that chose the sample predicted for it, with its probability; runs of earlier versions did not record it."),
   ];

@@ -3,7 +3,6 @@
 function poolMap(set, state) {
   const data = set.gallery && set.gallery.map;
   if (!data) return null;
-  if (data.why) return [h("h3", {}, "Map of the pool"), note(`There is none: ${data.why}`)];
   const names = set.rows.map((row) => row.name).filter((name) => (data.picks[name] || []).length);
   const on = new Set([...best(set, 1), ...(set.reference ? [set.reference] : [])].filter((name) => names.includes(name)));
   const most = Math.max(...names.map((name) => data.picks[name].length)) - 1;

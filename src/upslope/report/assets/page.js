@@ -17,6 +17,9 @@ const state = {
 };
 Object.freeze(data);
 
+// So many curves can still be told apart; of more, the best are shown at first, and all on demand.
+const MANY = 9, SHOWN_OF_MANY = 6;
+
 const VERDICTS = { better: "better", worse: "worse", "no difference shown": "no difference shown", "not tested": "not tested" };
 
 function figuresTable(set) {
@@ -38,6 +41,7 @@ function testsTable(set) {
   const rows = set.rows.filter((row) => row.comparison);
   if (!rows.length) return null;
   const point = percent(data.margin, 0);
+  if (rows.every((row) => row.comparison.verdict === "not tested")) return null;
   const head = ["strategy", "difference", "seeds better", "p, paired t", "p, Holm", "p, sign flip", `p, equal within ${point} point`, "p, not worse", `chance within ${point} point`, "verdict"];
   const floor = set.signFlipFloor;
   return section("Paired tests",
@@ -60,6 +64,7 @@ function protocol(set) {
 
 function showSet(set) {
   state.listeners = []; state.costListeners = [];
+  state.hidden = new Set(set.rows.length > MANY ? set.rows.map((row) => row.name).filter((name) => !best(set, SHOWN_OF_MANY).includes(name)) : []);
   const matrices = [winMatrix(set.wins), rankDiagram(set.ranks, state)];
   const choices = [gallery(set, state), balance(set, state), overlap(set), poolMap(set, state), histograms(set, state)].filter(Boolean);
   return [

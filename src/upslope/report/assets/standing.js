@@ -6,10 +6,12 @@ function matrix(rowNames, columnNames, values, paint, show, words) {
   const element = figure((width) => {
     const letters = Math.max(4, ...rowNames.map((name) => [...name].length));
     const narrow = width < 560;
-    const labels = Math.min(narrow ? 118 : 190, 14 + 6.8 * letters + (narrow ? 18 : 0));
-    const cell = Math.min(56, (width - labels - 2) / columnNames.length);
-    const upright = cell >= 15 && !narrow && columnNames.length <= 24;
-    const top = upright ? Math.min(120, 14 + 5.6 * Math.max(...columnNames.map((name) => [...name].length))) : 20;
+    const labels = Math.min(narrow ? 130 : 190, 14 + 6.8 * letters + (narrow ? 18 : 0));
+    const heads = columnNames.map((name) => [...shorten(name, 20)].length);
+    const upright = !narrow && columnNames.length <= 24 && (width - labels) / columnNames.length >= 20;
+    const overhang = upright ? Math.max(0, ...heads.map((n, j) => 4.6 * n - 24 * (columnNames.length - 1 - j))) : 2;
+    const cell = Math.min(56, (width - labels - overhang) / columnNames.length);
+    const top = upright ? Math.min(120, 18 + 5.6 * Math.max(...heads)) : 20;
     const height = top + Math.min(cell, 36) * rowNames.length + 2;
     const tall = Math.min(cell, 36), numbers = cell >= 26;
     const frame = chart(width, height, { left: labels, right: 0, top, bottom: 0 }, words);
@@ -25,7 +27,7 @@ function matrix(rowNames, columnNames, values, paint, show, words) {
     rowNames.forEach((name, i) => {
       const y = top + tall * i;
       const text = narrow || !upright ? `${columnNames.length === rowNames.length ? `${i + 1} ` : ""}${name}` : name;
-      frame.root.append(svg("text", { x: labels - 8, y: y + tall / 2 + 4, class: "tick end strong" }, shorten(text, narrow ? 16 : 27)));
+      frame.root.append(svg("text", { x: labels - 8, y: y + tall / 2 + 4, class: "tick end strong" }, shorten(text, narrow ? 17 : 27)));
       columnNames.forEach((other, j) => {
         const value = values[i][j];
         if (!known(value)) return;

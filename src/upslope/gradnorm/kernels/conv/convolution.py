@@ -20,7 +20,7 @@ from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.kernels.conv.geometry import Geometry
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""
@@ -47,6 +47,17 @@ class Convolution(Kernel):
         self._all_weights = tape.weights
         self.weights = tape.weights.asked(weight, bias)
         self.name = f"conv{'_transpose' if self.transposed else ''}{weight.dim() - 2}d"
+
+    def arrange(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the input with its channels last; see `Kernel`."""
+        x = inputs[0]
+        order = ORDERS.get(x.dim())
+        if order is None:
+            return inputs
+        # With one channel both orders have the same strides; only a copy marks it as last.
+        if x.shape[1] == 1:
+            return (x.clone(memory_format=order),)
+        return (x.contiguous(memory_format=order),)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
@@ -84,7 +95,7 @@ class Convolution(Kernel):
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         if samples.layout.dim != 0:
-            raise SamplesNotSeparable
+            raise SamplesNotSeparable("the samples of a convolution are not in its first dimension")
         front = samples.front(g)  # (n, k, o, *space)
         for weight in self.weights:
             if weight is self.weight:
@@ -153,14 +164,7 @@ def transposed_convolution(dimensions: int) -> Callable[..., Any]:
 def _run(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Tensor:
     """Return the output of the kernel on a batch, on the tape, in the faster memory format."""
     if input.dim() != dimensions + 2:
-        raise SamplesNotSeparable
-    if dimensions > 1:
-        # Channels last is faster, for the convolution and for the per-sample products.
-        order = ORDERS[dimensions + 2]
-        # With one channel both orders have the same strides; only a copy marks it as last.
-        if input.shape[1] == 1:
-            input = input.clone(memory_format=order)
-        input = input.contiguous(memory_format=order)
+        raise SamplesNotSeparable(f"`{kernel.name}` takes one image, without a dimension of them")
     # Input and weight must have one type: that of the products.
     input = input if kernel.dtype is None else input.to(kernel.dtype)
     if tape.fusion is not None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.sequence_order import ORDER
 from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.tensor_marks import marks_of
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.recurrent.elman import Elman, ReluElman
 from upslope.gradnorm.kernels.recurrent.gru import GRU
@@ -29,7 +29,7 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
         # The packed form has the batch sizes of the steps, integers, in second place.
         if isinstance(args[0], Tensor) and not args[0].is_floating_point():
             sizes, *others = args
-            packed = Packed(sizes, input.device, input.__dict__.get(ORDER))
+            packed = Packed(sizes, input.device, marks_of(input).order)
         else:
             *others, batch_first = args
         hx, params, has_biases, num_layers, dropout, train, bidirectional = others

@@ -1,0 +1,43 @@
+"""Classes whose names look alike: Cat beside cat, hot_dog beside hot dog, 01 beside 1, ü in one
+code point or in two.
+
+They are counted as classes of their own, which is rarely meant: the readers of folders, tables and
+arrays tell it in their notes.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+_BETWEEN = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")  # letters and digits
+
+
+def similar_name_notes(
+    names: Iterable[str], noun: str = "classes", where: str = ""
+) -> tuple[str, ...]:
+    """Return a sentence for each group of names that differ in how they are written alone.
+
+    names: of all classes, or all categories. noun: what they are, in the plural. where: of what, as
+    " of `colour`".
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_bare(str(name)), []).append(str(name))
+    return tuple(
+        f"The {noun} {' and '.join(map(repr, sorted(group)))}{where} differ in how they are "
+        "written alone, and are counted as different ones: where they are one, name them alike."
+        for group in groups.values()
+        if len(group) > 1
+    )
+
+
+def _bare(name: str) -> str:
+    """The name without what two spellings of one name differ in."""
+    seen = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width characters
+    folded = unicodedata.normalize("NFKC", seen).casefold().strip()
+    if _WHOLE.fullmatch(folded):
+        return str(int(folded.partition(".")[0]))
+    return _BETWEEN.sub(" ", folded)

@@ -1,0 +1,75 @@
+"""Marks on tensors: what the engine knows of a tensor while a model holds it.
+
+A model is given tensors, computes with them and hands them on; the engine meets them again in the
+next operator. What it knows of one of them must therefore be kept on the tensor itself. All of it
+stands in one object, in one attribute, which no view, copy or result of an operator inherits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+_ATTRIBUTE = "_upslope_marks"
+
+
+@dataclass(slots=True, eq=False)
+class Marks:
+    """What is known of one tensor. Read by `marks_of`, written by `mark`."""
+
+    samples_in: int | None = None
+    """The session of the interceptor in which it depends on the samples (`trace/intercept`)."""
+    made_of: object = None
+    """The `Weights` of which alone it is computed (`core/weights`)."""
+    order: Tensor | None = None
+    """(n,): the sample in each of its places, where a sequence is sorted (`sequence_order`)."""
+    is_copy: bool = False
+    """Whether it is a copy where the model has asked for a view (`core/operators`)."""
+    convolution: int | None = None
+    """The place of the convolution that put it out, counted over the pass (`conv_bn_fusion`)."""
+    placeholder_of: int | None = None
+    """The place of the convolution for whose output it stands (`trace/conv_bn_fusion`)."""
+    statistic: tuple[object, str, Tensor | None] | None = None
+    """The watch that has seen it, whether it holds samples or a statistic of them, and the sample
+    of each entry where that is known (`proofs/statistics`, `proofs/owners`)."""
+    whole_numbers_of: object = None
+    """The watch that has seen that it is made of the whole numbers of a batch
+    (`proofs/independence`)."""
+
+
+class _Unmarked(Marks):
+    """The marks of every tensor that has none. They are shared, and so cannot be written."""
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"write `{name}` by `mark`, not by `marks_of`")
+
+
+def _unmarked() -> Marks:
+    empty = object.__new__(_Unmarked)
+    for name, value in ((name, getattr(Marks(), name)) for name in Marks.__slots__):
+        object.__setattr__(empty, name, value)
+    return empty
+
+
+_UNMARKED = _unmarked()
+
+
+def marks_of(tensor: Tensor) -> Marks:
+    """Return the marks of a tensor, to be read. Called for every operator: it must be fast."""
+    marks: Marks = tensor.__dict__.get(_ATTRIBUTE, _UNMARKED)
+    return marks
+
+
+def mark(tensor: Tensor) -> Marks:
+    """Return the marks of a tensor, to be written."""
+    marks: Marks | None = tensor.__dict__.get(_ATTRIBUTE)
+    if marks is None:
+        marks = tensor.__dict__[_ATTRIBUTE] = Marks()
+    return marks
+
+
+def remove_marks(tensor: Tensor) -> None:
+    """Forget what is known of a tensor: one that outlives the pass in which it was marked."""
+    tensor.__dict__.pop(_ATTRIBUTE, None)

@@ -1,0 +1,107 @@
+"""A model on one batch: ordinary forward passes, each from the same buffers and random numbers.
+
+Made by `trace/recording` for each microbatch. The proofs run the model through it as PyTorch alone
+would, and read from it what the engine knows of the batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upslope.gradnorm.core.batch import Batch, call, clone_rows
+from upslope.gradnorm.core.restoring import Buffers, RandomState
+from upslope.gradnorm.core.tape import ComputeOptions
+from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.proofs.statistics import Watch
+from upslope.gradnorm.torch_faults import exact_batch_norm
+
+
+class BatchRun:
+    """A model, a batch, and the weights whose gradients are asked for.
+
+    model, batch: the network and its samples. weights: what is differentiated by. options: how the
+    kernels compute.
+    """
+
+    outputs: Any
+    """What the model put out for the whole batch, with its graph."""
+
+    def __init__(self, model: nn.Module, batch: Batch, weights: Weights, options: ComputeOptions):
+        self.model, self.batch, self.weights, self.options = model, batch, weights, options
+        self.n = batch.n
+        self.types: set[torch.dtype] = set()
+        """The types of what depends on the samples, beside those of the weights."""
+        self.is_random = False
+        """Whether the model draws random numbers that a sample alone would not meet."""
+        self.looks_around = False
+        """Whether a sample's numbers may depend on others, so that all samples are proven."""
+        self.has_hooks = False
+        """Whether hooks may change gradients, which must then be those of single samples."""
+        self.checks_company = False
+        """Whether to hold each sample's gradient alone against that in the batch."""
+        self.shared_outputs: set[int] | None = None
+        """Outputs that are as long as the batch by chance, once that is known (`mixing`)."""
+        self._buffers, self._random = Buffers(model), RandomState(model)
+        self._has_drawn = False
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The least precise floating type that the model computed in, of those that occur."""
+        types = {p.dtype for p in self.weights.parameters.values()} | self.types
+        if self.options.dtype is not None:
+            return self.options.dtype
+        floating = {t.to_real() for t in types if t.is_floating_point or t.is_complex}
+        return max(floating, key=lambda t: torch.finfo(t).eps, default=torch.float32)
+
+    @contextlib.contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """Enter a pass: all start from the same buffers and random numbers; the first draws them.
+
+        Only the first pass moves the generators of the caller, as one call of the model would.
+        """
+        # An earlier pass may have moved them, and its graph may hold the tensors: they are
+        # replaced.
+        self._buffers.renew()
+        if self._has_drawn:
+            with self._random.replayed():
+                yield
+            return
+        self._has_drawn = True
+        try:
+            yield
+        finally:
+            self.is_random = self._random.has_moved()
+
+    def run_plain(
+        self,
+        batch: Batch,
+        differentiable: Sequence[Tensor] = (),
+        change: Callable[[Tensor], Tensor] | None = None,
+        watch: Watch | None = None,
+    ) -> Any:
+        """Return the model's outputs for some of the samples, without interception.
+
+        batch: the samples.
+        differentiable: what stands for the floating inputs that have samples, in their order.
+        change: what is made of each floating input that has samples. watch: runs with the model,
+        and knows the inputs that have samples.
+        """
+        given = iter(differentiable)
+
+        def take(tensor: Tensor, per_sample: bool) -> Tensor:
+            if per_sample and tensor.is_floating_point() and differentiable:
+                return next(given).clone()
+            floating = tensor.is_floating_point() or tensor.is_complex()
+            if per_sample and floating and change is not None:
+                own = change(tensor.detach())
+            else:
+                own = clone_rows(tensor)  # for a model may write into what it is given
+            return watch.mark(own) if watch is not None and per_sample else own
+
+        with self.forward_pass(), exact_batch_norm(), watch or contextlib.nullcontext():
+            return call(self.model, batch.map(take))

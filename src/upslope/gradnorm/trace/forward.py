@@ -1,0 +1,208 @@
+"""One forward pass under the interceptor, and the backward passes that start from it.
+
+`recording` makes one for each attempt at a microbatch. Several losses can be asked of it, and each
+may go backward several times: from all losses, from parts of them, or scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from upslope.gradnorm.core.batch import call, clone_rows
+from upslope.gradnorm.core.layout import LayoutProbe, SamplesNotSeparable, codes, halves
+from upslope.gradnorm.core.outputs import check_losses, copy_objects, tensors_in
+from upslope.gradnorm.core.program import switches_of
+from upslope.gradnorm.core.restoring import modules_of, without_traces
+from upslope.gradnorm.core.separation import scales
+from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener, Tape
+from upslope.gradnorm.losses import Loss, identify
+from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.trace.conv_bn_fusion import (
+    ConvBatchNormFusion,
+    Pairs,
+    corrected,
+    pairs_of,
+)
+from upslope.gradnorm.trace.intercept import Interceptor
+
+
+class Forward:
+    """A forward pass with its tape.
+
+    run: the model and its batch. fused: whether convolutions and the batch normalisation behind
+    them may be one kernel. copies: whether weights may be held to be copied to every sample.
+    """
+
+    tape: Tape
+
+    def __init__(self, run: BatchRun, *, fused: bool, copies: bool):
+        self._run, self._fused, self._copies = run, fused, copies
+        self.placeholders: list[Tensor] = []
+        """What the model holds in place of convolutions that are normalised already."""
+        self._switches = switches_of(run.model)
+        self._is_recorded = False
+
+    def record(self) -> None:
+        """Run the model, unless it has been run.
+
+        Raises:
+            SamplesNotSeparable: the engine cannot follow the samples through some operator.
+        """
+        if self._is_recorded:
+            return
+        run = self._run
+        known = run.model, run.weights
+        # The fused kernel has no half precision, and no samples leave no numbers to normalise.
+        fuses = self._fused and run.options.dtype is None and run.n > 0
+        pairs = pairs_of(*known, self._learn_pairs) if fuses else {}
+        for last in range(len(pairs) + 2, -1, -1):  # until what is fused is right, or nothing is
+            self.tape = Tape(run.weights, run.options)
+            fusion = ConvBatchNormFusion(self.tape, pairs)
+            self.tape.fusion, self.placeholders = fusion, fusion.placeholders
+            self._interceptor = Interceptor(self.tape, run.model, run.n, self._copies)
+            run.types = self.tape.types
+            try:
+                run.outputs = self._call()
+                fusion.check(tensors_in(run.outputs))
+                self._identity = self._interceptor.program.identity
+                self._is_recorded = True
+                return
+            except FusionMismatch as mismatch:
+                # The model has other pairs by now, or uses a convolution in another way. Each time
+                # at least one pair goes; the last attempt has none.
+                wrong = mismatch.place
+                pairs = corrected(*known, wrong, self._learn_pairs) if last > 1 else {}
+
+    def _learn_pairs(self) -> Pairs:
+        """Run two samples with nothing fused, and see which normalisation follows which kernel."""
+        run = self._run
+        tape = Tape(run.weights, ComputeOptions())
+        tape.fusion = fusion = ConvBatchNormFusion(tape, {})
+        interceptor = Interceptor(tape, run.model, 2)
+
+        def take(tensor: Tensor, per_sample: bool) -> Tensor:
+            own = clone_rows(tensor)
+            return interceptor.sampled(own) if per_sample else own
+
+        try:
+            # Two samples, not one: some models squeeze a single one.
+            with without_traces(run.model), torch.enable_grad(), interceptor:
+                call(run.model, run.batch.rows(slice(0, 2)).map(take))
+        except Exception:  # what a model does not like will be told in the pass that counts
+            return {}
+        return fusion.seen
+
+    def _call(self) -> Any:
+        run = self._run
+        # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
+        no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
+        with run.forward_pass(), no_hooks, self._interceptor:
+            return call(run.model, run.batch.map(self._taken))
+
+    def _taken(self, tensor: Tensor, per_sample: bool) -> Tensor:
+        own = clone_rows(tensor)  # for a model may write into what it is given
+        return self._interceptor.sampled(own) if per_sample else own
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether weights were held to be copied to every sample (`batch_expansion`)."""
+        return self._interceptor.copied
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the next batch of the same program has its samples in the same places."""
+        return self._interceptor.program.repeats and self.tape.routed_from is None
+
+    def operators(self) -> tuple[Any, ...]:
+        """Return the operators that met weights, in order, with what decides on them."""
+        run = self._run
+        training = tuple(module.training for module in modules_of(run.model))
+        names = (kernel.name for kernel in self.tape.kernels)
+        return (training, self._switches, *run.weights.parameters, *names)
+
+    def program(self, loss: Loss, operators: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the identity of what ran (`program`), and what decides on kernels beside it.
+
+        operators: what `operators` returned once the losses were there.
+        """
+        ran = self._interceptor.program.identity
+        shapes, options = self._run.batch.shapes, self._run.options
+        return (operators, ran, shapes, self._copies, options, identify(loss))
+
+    def losses(self, loss: Loss) -> Tensor:
+        """Return the losses of the outputs, (n,); what a loss does with weights is seen as well.
+
+        Raises:
+            GradientNormError: they are not n finite numbers.
+        """
+        run = self._run
+        outputs = run.outputs
+        # Several losses may follow one forward pass, each with a program of its own.
+        self._interceptor.program.rewind(self._identity)
+        with self._interceptor:
+            # A loss in half precision would round away what tells samples apart.
+            if run.options.dtype is not None:
+                outputs = tree_map_only(Tensor, upcast_output, outputs)
+            losses = loss(copy_objects(outputs))
+        check_losses(losses, run.n, run.batch.first)
+        return losses
+
+    def backward(
+        self, losses: Tensor, share: Tensor, listener: Listener, *, last: bool = False
+    ) -> None:
+        """Run one backward pass through all uses of weights.
+
+        losses: (n,). share: (n,), what each is multiplied by. listener: is told of every use.
+        last: whether no other pass follows, so that activations can go.
+
+        Raises:
+            SamplesNotSeparable: some gradient reached a parameter past every kernel.
+        """
+        if not losses.requires_grad:
+            return
+        self.tape.listener = listener
+        anchors, parameters = self.tape.anchors, self._run.weights.parameters
+        try:
+            reached = torch.autograd.grad(
+                (losses * share).sum(),  # one number: for more, torch imports half a second of code
+                [*anchors, *parameters.values(), *self.placeholders],
+                retain_graph=not last,
+                allow_unused=True,
+            )
+        finally:
+            self.tape.listener = None
+        names = [*parameters, *("a convolution's output" for _ in self.placeholders)]
+        for name, gradient in zip(names, reached[len(anchors) :], strict=True):
+            if gradient is not None:
+                raise SamplesNotSeparable(f"`{name}` is used where no operator can be seen")
+
+    def probe(self, losses: Tensor) -> LayoutProbe:
+        """Return what backward passes from some of the losses show of the places of the samples.
+
+        losses: (n,). Two passes, and more where two do not settle it.
+        """
+        n = self._run.n
+        u = scales(n, losses, precision=self._run.options.dtype)
+        probe = LayoutProbe(torch.ones(n, dtype=torch.bool), self.tape.kernels, u=u)
+        if self.repeats:
+            self._probe(probe, losses, halves(n))
+        if not (self.repeats and probe.is_settled):
+            probe.by_codes = True
+            self._probe(probe, losses, codes(n))
+        return probe
+
+    def _probe(self, probe: LayoutProbe, losses: Tensor, masks: Iterator[Tensor]) -> None:
+        for kept in masks:
+            probe.kept = kept.to(losses.device)
+            weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
+            self.backward(losses, weight, probe)
+
+
+def upcast_output(tensor: Tensor) -> Tensor:
+    """Upcast half-precision outputs to float32 before the loss."""
+    return tensor.float() if tensor.is_floating_point() else tensor
