@@ -285,3 +285,56 @@ def test_losses_that_do_something_else_for_one_sample_are_refused() -> None:
     model, x = Hidden(), torch.randn(8, 5, dtype=D)
     with pytest.raises(GradientNormError, match="enter the losses of others"):
         gradient_norms(model, x, lambda z: squares(z) * (2 if len(z) > 1 else 1))
+
+
+def penalty(outputs: tuple[Tensor, Tensor]) -> Tensor:
+    (g,) = torch.autograd.grad(outputs[0].sum(), outputs[1], create_graph=True)
+    return g.square().sum(1)
+
+
+class TimeFirst(nn.Module):
+    """Outputs (steps, n, classes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).transpose(0, 1)
+
+
+MIXING = {
+    "a penalty and a mean": (WithInput, lambda o, _: penalty(o) + o[0].mean()),
+    "a penalty over a size": (WithInput, lambda o, _: penalty(o) / o[0].detach().abs().mean()),
+    "parameters over a size": (
+        Hidden, lambda z, m: squares(z) / z.detach().abs().mean() + m.last.bias.sum()
+    ),
+    "steps over a size": (
+        TimeFirst, lambda z, _: z.square().sum((0, 2)) / z.detach().abs().mean()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_losses_that_cannot_be_cut_off_and_mix_are_refused(kind) -> None:
+    make, loss = MIXING[kind]
+    torch.manual_seed(0)
+    model = make()
+    x = torch.randn(4, 4, 5, dtype=D) if make is TimeFirst else torch.randn(4, 5, dtype=D)
+    for _ in range(2):
+        with pytest.raises(GradientNormError, match="enter the losses of others"):
+            gradient_norms(model, x, lambda o: loss(o, model))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_objects_beside_tensors_are_outputs(n) -> None:
+    torch.manual_seed(n)
+    model = Hidden(behind=lambda z: (z, torch.distributions.Categorical(logits=z)))
+    x = torch.randn(n, 5, dtype=D)
+
+    def loss(o: Any) -> Tensor:
+        return o[1].entropy() + o[1].probs[:, 0] + squares(o[0])
+
+    truth = norms_one_by_one(model, x, lambda o, _: loss(o)[0])
+    assert relative_error(gradient_norms(model, x, loss), truth) < 1e-9

@@ -6,7 +6,8 @@ at the outputs says all that the network needs to know of the loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.outputs import check_losses
+from upslope.gradnorm.core.outputs import check_losses, copy_objects
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.statistics import StatisticsWatch
@@ -60,7 +61,7 @@ def gradients_at_outputs(
     watch = _DifferentiationWatch()
     try:
         with watch:
-            losses = loss(tree_unflatten(given, spec))
+            losses = loss(copy_objects(tree_unflatten(given, spec)))
     except RuntimeError:
         if watch.has_differentiated:
             return None
@@ -75,7 +76,10 @@ def gradients_at_outputs(
         _pull_back(losses, share, [*ends, *parameters]) for share in (torch.ones_like(losses), u)
     )
     # A learned temperature or class weight, whose gradient is not at the outputs.
+    company = Outputs(leaves, spec, n, shared)
     if any(g is not None for g in once[len(ends) :]):
+        if n > 1 and prove:
+            _refuse_losses_by_company(loss, company, losses.detach())
         return None  # the loss has parameters of its own
     gradients = []
     for end, g, g_scaled in zip(ends, once, scaled, strict=False):
@@ -88,7 +92,7 @@ def gradients_at_outputs(
         gradients.append(g)
     # Without gradients a loss may still count, sort or compare the other samples.
     if n > 1 and prove:
-        _refuse_losses_by_company(loss, Outputs(leaves, spec, n, shared), losses.detach())
+        _refuse_losses_by_company(loss, company, losses.detach())
     return gradients
 
 
@@ -152,9 +156,10 @@ class Outputs:
             for value, leaf in zip(values, self.leaves, strict=True)
         ]
         if watch is None:
-            return loss(tree_unflatten(given, self.spec)).detach()
+            return loss(copy_objects(tree_unflatten(given, self.spec))).detach()
         with watch:
-            losses = loss(tree_unflatten(self.change(given, watch.mark), self.spec))
+            marked = tree_unflatten(self.change(given, watch.mark), self.spec)
+            losses = loss(copy_objects(marked))
         watch.finish([losses])
         return losses.detach()
 
@@ -183,25 +188,11 @@ def _refuse_losses_by_company(loss: Loss, outputs: Outputs, losses: Tensor) -> N
             "counts its calls. Fix what it depends on before the call."
         )
     _refuse_losses_by_count(loss, outputs, detached, losses)
-    places = torch.arange(n)
-    for parity in (0, 1):
-        stay = places % 2 == parity
-        neighbour = torch.where(stay, places, (places + 1) % n)
-        for factor in _COMPANY:
-
-            def move(
-                x: Tensor,
-                stay: Tensor = stay,
-                neighbour: Tensor = neighbour,
-                factor: float | None = factor,
-            ) -> Tensor:
-                return _with_company(x, stay, neighbour, factor) if x.is_floating_point() else x
-
-            moved = outputs.change(detached, move)
-            changed = losses_change(outputs.losses(loss, moved), losses)
-            changed &= stay.to(losses.device)
-            if bool(changed.any()):
-                raise loss_mixes(changed)
+    for stay, change in companies(n):
+        changed = losses_change(outputs.losses(loss, outputs.change(detached, change)), losses)
+        changed &= stay.to(losses.device)
+        if bool(changed.any()):
+            raise loss_mixes(changed)
     if watch.operator is not None:
         _refuse_losses_by_statistics(loss, outputs, detached, losses)
 
@@ -231,8 +222,23 @@ def _refuse_losses_by_statistics(
         raise loss_mixes(changed)
 
 
+def companies(n: int) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """Yield which of n samples stay, (n,) bool, and what puts other company beside them."""
+    places = torch.arange(n)
+    for parity in (0, 1):
+        stay = places % 2 == parity
+        neighbour = torch.where(stay, places, (places + 1) % n)
+        for factor in _COMPANY:
+            yield (
+                stay,
+                functools.partial(_with_company, stay=stay, neighbour=neighbour, factor=factor),
+            )
+
+
 def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float | None) -> Tensor:
     """Outputs of which some stay, and the others are a multiple of their neighbours'."""
+    if not outputs.is_floating_point():
+        return outputs
     others = outputs[neighbour.to(outputs.device)]
     # Infinite outputs, of masked classes, have no multiple.
     finite = torch.isfinite(others)

@@ -23,11 +23,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.gradnorm.core.batch import Batch, clone_rows
-from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.outputs import copy_objects, tensors_in
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.mixing import crop, is_shorter, shared_leaves, shared_tensors
+from upslope.gradnorm.proofs.mixing import (
+    crop,
+    is_shorter,
+    refuse_losses_in_company,
+    shared_leaves,
+    shared_tensors,
+)
 from upslope.gradnorm.proofs.statistics import StatisticsWatch, Watch
 
 _ROWS = 8
@@ -68,14 +74,18 @@ def _meets_statistics(
 ) -> bool:
     """Whether a statistic of several samples met the numbers of one in the model.
 
-    watch, outputs: of a pass of the batch. A second one, of fewer samples, tells which dimensions
-    count samples, if that matters.
+    watch, outputs: of a pass of the batch. A second one, of another number of samples, tells which
+    dimensions count samples, if that matters.
     """
     if watch.depends_on_dimensions and batch.n > 1 and not run.is_random:
-        fewer = StatisticsWatch(batch.n - 1, watch)
-        with contextlib.suppress(Exception):  # a model that does not take fewer: the first will do
-            outputs = tensors_in(_run(run, batch.rows(slice(0, batch.n - 1)), None, fewer))
-            watch = fewer
+        # Never of one sample: models that mix often have another way for it.
+        rows = torch.arange(batch.n - 1) if batch.n > 2 else torch.tensor([0, 1, 0])
+        other = StatisticsWatch(len(rows), watch)
+        with contextlib.suppress(Exception):  # a model that takes no other: the first will do
+            of_other = tensors_in(_run(run, batch.rows(rows), None, other))
+            if other.operators == watch.operators:
+                return other.finish(of_other)
+            return watch.finish(outputs) or other.finish(of_other)
     return watch.finish(outputs)
 
 
@@ -101,7 +111,10 @@ def losses_look_around(run: BatchRun, loss: Loss) -> bool:
         before = losses(None)
     except Exception:  # labels that have run out
         return True
-    return _moves(run.n, before, losses)
+    if not _moves(run.n, before, losses):
+        return False
+    refuse_losses_in_company(run, loss)
+    return True
 
 
 def opens(outputs: Any) -> bool:
@@ -132,7 +145,7 @@ def loss_looks_around(
             watch.mark(leaf)
     try:
         with watch:
-            before = loss(tree_unflatten(own, spec))
+            before = loss(copy_objects(tree_unflatten(own, spec)))
     except Exception:  # labels that have run out, or it differentiates outputs by each other
         return None
     # Operators tell more than numbers: a statistic may not have moved just now.
@@ -144,7 +157,7 @@ def loss_looks_around(
             _changed(leaf, n, None if place in shared else change)
             for place, leaf in enumerate(leaves)
         ]
-        return [loss(tree_unflatten(given, spec))]
+        return [loss(copy_objects(tree_unflatten(given, spec)))]
 
     return _moves(n, [before], losses)
 

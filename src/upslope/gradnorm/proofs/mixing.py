@@ -17,8 +17,10 @@ from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.at_outputs import (
     Outputs,
+    companies,
     differentiable,
     gradients_at_outputs,
+    loss_mixes,
     losses_change,
 )
 from upslope.gradnorm.proofs.batch_run import BatchRun
@@ -163,6 +165,31 @@ def refuse_other_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
         )
         unused = _places_without(outputs, ends, gradients)
     compare_outputs(run, outputs, torch.arange(run.n), unused)
+
+
+def refuse_losses_in_company(run: BatchRun, loss: Loss) -> None:
+    """Refuse losses that change when the inputs of other samples do.
+
+    For losses that cannot be cut off from the model, and may depend on other samples.
+
+    Raises:
+        GradientNormError: some loss has changed.
+    """
+    if run.n < 2 or run.is_random:
+        return
+    losses = loss(run.run_plain(run.batch)).detach()
+    for stay, change in companies(run.n):
+        try:
+            other = loss(run.run_plain(run.batch, change=change)).detach()
+        except GradientNormError:
+            raise
+        except Exception:  # a model may not take such numbers
+            continue
+        if other.shape != losses.shape:
+            continue
+        changed = losses_change(other, losses) & stay.to(losses.device)
+        if bool(changed.any()):
+            raise loss_mixes(changed)
 
 
 def is_shorter(some: Tensor, whole: Tensor) -> bool:

@@ -8,23 +8,26 @@ elsewhere a backward pass of the whole batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.listeners import Reduction
-from upslope.gradnorm.core.outputs import check_losses, copy_objects
+from upslope.gradnorm.core.outputs import check_losses, copy_objects, tensors_in
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable
+from upslope.gradnorm.proofs.at_outputs import differentiable, loss_mixes
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     gradients_at_own_outputs,
     model_mixes,
+    refuse_losses_in_company,
     refuse_other_outputs,
     run_without_others,
+    shared_tensors,
     shares_alone,
     unused_outputs,
 )
@@ -156,6 +159,8 @@ def _in_the_batch(
         for _ in samples:
             yield (None,) * len(parameters)
         return
+    if run.n > 1 and not run.has_hooks:
+        _refuse_mixing_at_outputs(run, outputs, losses)
     if run.n > 1 and inputs and not run.has_hooks:
         u = scales(run.n, losses)
         shares = torch.ones_like(losses), u
@@ -168,6 +173,8 @@ def _in_the_batch(
             u,
             lambda i: pull_back([losses], [one_hot(losses, i)], inputs),
         )
+    if run.looks_around:
+        refuse_losses_in_company(run, loss)
     for i in samples:
         yield pull_back([losses], [one_hot(losses, i)], parameters)
 
@@ -207,6 +214,34 @@ def _refuse_mixing(
                 felt[i] = False
                 if bool(felt.any()):
                     raise model_mixes(run, felt.nonzero().flatten())
+
+
+def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
+    """Refuse if the loss of a sample feels the outputs of another, where inputs are out of reach.
+
+    Raises:
+        GradientNormError: it does.
+    """
+    tensors = tensors_in(outputs)
+    ends = [x for x in tensors if x.requires_grad and x.shape[:1] == (run.n,)]
+    if not ends:
+        return
+    u = scales(run.n, losses)
+    once, scaled = (pull_back([losses], [share], ends) for share in (torch.ones_like(losses), u))
+    for x, g, g_scaled in zip(ends, once, scaled, strict=True):
+        if g is None or g_scaled is None or x.numel() == 0:
+            continue
+        if not bool(differ(g_scaled, g, u).any()):
+            continue
+        if any(tensors[place] is x for place in shared_tensors(run)):
+            continue
+        for i in range(run.n):  # a model that differentiates itself may not be linear
+            (own,) = pull_back([losses], [one_hot(losses, i)], [x])
+            if own is not None:
+                felt = (own.isfinite() & (own != 0)).reshape(run.n, -1).any(dim=1).cpu()
+                felt[i] = False
+                if bool(felt.any()):
+                    raise loss_mixes(felt)
 
 
 def _row_alone(share: Tensor, i: int) -> Tensor:

@@ -44,6 +44,7 @@ from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     gradients_at_own_outputs,
     refuse_company,
+    refuse_losses_in_company,
     run_without_others,
     shares_alone,
     unused_outputs,
@@ -344,6 +345,8 @@ def _whole_gradients(
         return (None,) * len(parameters)
     if run.n > 1 and not run.is_random:
         refuse_company(run, outputs, plain)
+        if run.looks_around:
+            refuse_losses_in_company(run, loss)
     return pull_back([plain], [w.to(plain)], parameters)
 
 

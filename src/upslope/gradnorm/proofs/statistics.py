@@ -100,6 +100,11 @@ class StatisticsWatch(TorchFunctionMode):
         self.operator: str | None = None
         """The first operator in which a statistic meets a sample."""
 
+    @property
+    def operators(self) -> list[str]:
+        """The names of the operators that took samples, in order."""
+        return [name for name, _ in self.log]
+
     def mark(self, value: Any) -> Any:
         """Say that a tensor holds the numbers of samples, if it has as many rows."""
         if isinstance(value, Tensor) and value.dim() and len(value) == self._n:
@@ -174,10 +179,9 @@ class StatisticsWatch(TorchFunctionMode):
         known = [(x, owners) for x, owners in given if owners is not None]
         if not given or len(known) < len(given):
             return None
-        if name in REDUCING and not _is_of_two(name, args[1:], kwargs):
+        reduces = name in REDUCING and not _is_of_two(name, args[1:], kwargs)
+        if reduces and len(given) == 1 and name not in _REARRANGING:
             dims = _dimensions(name, args, kwargs, given[0][0].dim())
-            if len(given) > 1 or name in _REARRANGING:
-                return None
             return reduced_owners(known[0][1], dims, out)
         return owners_of_output(name, func, args, kwargs, known, out, place)
 
