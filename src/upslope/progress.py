@@ -83,7 +83,7 @@ class Interrupts:
         self.seen = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        """Answer the signal."""
+        """Answer the signal, as Python itself does."""
         self.seen = True
         raise KeyboardInterrupt
 
