@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError
@@ -110,15 +109,3 @@ def source(dataset: Dataset, read: Read, indices: Sequence[int], device: torch.d
 def in_order(n: int, batch_size: int) -> list[Tensor]:
     """Positions 0..n-1 in batches of `batch_size`, the last one perhaps smaller."""
     return [torch.arange(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for every module, and afterwards each module's own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

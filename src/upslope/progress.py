@@ -83,7 +83,7 @@ class Interrupts:
         self.seen = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        """Answer the signal, as Python itself does."""
+        """Answer the signal: note it, and raise KeyboardInterrupt where the program is."""
         self.seen = True
         raise KeyboardInterrupt
 

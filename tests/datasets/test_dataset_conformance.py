@@ -7,6 +7,8 @@ their own. A name that is in neither table fails: a new data set gets a line.
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +87,20 @@ def write_idx(root: Path) -> Path:
     return root
 
 
+def write_webdataset(root: Path) -> Path:
+    images, labels = arrays()
+    for name, rows in (("train-0.tar", range(16)), ("test-0.tar", range(16, COUNT))):
+        with tarfile.open(root / name, "w") as archive:
+            for i in rows:
+                picture = io.BytesIO()
+                Image.fromarray(images[i]).save(picture, "PNG")
+                for kind, content in (("png", picture.getvalue()), ("cls", b"%d" % labels[i])):
+                    member = tarfile.TarInfo(f"{i}.{kind}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    return root
+
+
 def no_files(root: Path) -> None:
     del root
 
@@ -99,6 +115,7 @@ WRITTEN: dict[str, tuple[Callable[[Path], Path | None], dict[str, object]]] = {
     "folder": (write_folder, {"size": 6}),
     "mask-folder": (write_masks, {}),
     "idx": (write_idx, {}),
+    "webdataset": (write_webdataset, {}),
 }
 """name -> what writes its files, and its options."""
 
@@ -108,6 +125,7 @@ ELSEWHERE = {
     "cryoet-simulated": "test_simulated",
     "subtomograms": "test_subtomograms",
     "voc": "test_masks",
+    "coco": "test_coco",
 }
 """name -> the file whose tests write what the data set reads; there is no outline of it."""
 

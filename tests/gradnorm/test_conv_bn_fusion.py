@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -235,7 +236,9 @@ def test_few_positions_stay_apart() -> None:
     with watched() as seen:
         gradient_norms(model, x, "entropy")
     assert FOLDED not in seen.operators
-    assert len(pairs_of(model, x, Weights(dict(model.named_parameters())))) == 1
+    weights = Weights(dict(model.named_parameters()))
+    learn = partial(pytest.fail, "the pairs of this model are known")
+    assert len(pairs_of(model, weights, learn)) == 1
 
 
 def test_sketches_of_folded_layers() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.kernels.conv import cost_model, methods
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from upslope.errors import GradientNormError
 from upslope.gradnorm import (
     entropy,
+    estimated_rms_length,
     expected,
     expected_gradient_length,
     gradient_norms,
@@ -141,3 +142,48 @@ def test_entropy_is_finite_for_certain_logits():
     logits = torch.tensor([[1e4, 0.0, 0.0], [0.0, 0.0, 0.0]])
     assert torch.allclose(entropy(logits), torch.tensor([0.0, 3.0]).log1p() * 0 + torch.tensor(
         [0.0, 1.0986123]))  # fmt: skip
+
+
+class MaskedClasses(nn.Module):
+    """A network that gives some classes no probability: the second, or a class per sample."""
+
+    def __init__(self, by_sample: bool) -> None:
+        super().__init__()
+        self.body, self.by_sample = net(), by_sample
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.body(x)
+        hidden = torch.arange(5) == 1
+        if self.by_sample:
+            hidden = torch.arange(5) == (x[:, 0, 0] > 0).long()[:, None]
+        return z.masked_fill(hidden, -torch.inf)
+
+
+@pytest.mark.parametrize("by_sample", [False, True])
+@pytest.mark.parametrize(("kind", "power"), [("mean", 1), ("rms", 2)])
+def test_masked_classes_add_nothing(by_sample, kind, power):
+    model, x = MaskedClasses(by_sample), batch(6)
+    p, exact = model(x).softmax(dim=1).detach(), torch.zeros(6, dtype=torch.float64)
+    for label in range(5):
+        for i in (p[:, label] > 0).nonzero().flatten().tolist():
+            one = norms_one_by_one(
+                model, x[i : i + 1], lambda out, _, label=label: -out[0].log_softmax(dim=0)[label]
+            )
+            exact[i] += p[i, label] * one[0] ** power
+    exact = exact if power == 1 else exact.sqrt()
+    found = expected_gradient_length(model, x, kind=kind)
+    assert relative_error(found.scores, exact) < 1e-9
+    assert not found.error_bound.any()
+    part = expected_gradient_length(model, x, kind=kind, share=0.7)
+    assert bool((exact - part.scores <= part.error_bound * (1 + 1e-9)).all())
+    if kind == "rms":
+        estimate = estimated_rms_length(model, x, probes=64)
+        assert bool(((estimate.scores - exact).abs() < 6 * estimate.standard_error + 1e-9).all())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_samples_without_a_posterior_are_refused(share):
+    x = batch()
+    x[2] = torch.nan
+    with pytest.raises(GradientNormError, match=r"samples \[2\]"):
+        expected_gradient_length(net(), x, share=share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from pools import generator, make_pool
 from torch import Tensor
 
 from upslope.pool import Need, PoolView
-from upslope.strategies import build, coverage, distances, greedy
+from upslope.strategies import build, cover, distances, greedy
 
 KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "prob-cover": lambda d, _: (d <= 0.75).double(),
@@ -69,11 +70,39 @@ def test_blocks_and_laziness_do_not_change_the_choice(
     pool = make_pool(build(name).needs, 60, 5)
     whole = build(name).select(pool, 20, generator()).notes["coverage"]
     monkeypatch.setattr(distances, "BLOCK", 128)
-    monkeypatch.setattr(coverage, "BLOCK", 128)
+    monkeypatch.setattr(cover, "BLOCK", 128)
     monkeypatch.setattr(greedy, "FIRST", 1)
     selection = build(name).select(pool, 20, generator())
     assert shortfall(name, pool, selection.ids) < 1e-5
     assert selection.notes["coverage"] == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("labelled", [0, 5])
+@pytest.mark.parametrize("pairs", [0, 60, 300, 3600])
+def test_takes_the_largest_gain_whenever_pairs_are_first_held(
+    name: str, labelled: int, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From no pair at all, hence never, over some picks later, to all at once."""
+    monkeypatch.setattr(cover, "PAIRS", pairs)
+    monkeypatch.setattr(distances, "BLOCK", 200)
+    pool = make_pool(build(name).needs, 60, labelled)
+    selection = build(name).select(pool, 20, generator())
+    assert shortfall(name, pool, selection.ids) < 1e-5
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("pairs", [0, 2**24])
+def test_of_equal_candidates_the_smaller_id_is_taken(
+    name: str, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cover, "PAIRS", pairs)
+    monkeypatch.setattr(distances, "BLOCK", 400)
+    strategy = build(name)
+    pool = make_pool(strategy.needs, 60, 3)
+    doubled = {need: torch.cat([values, values]) for need, values in pool.signals.items()}
+    pool = replace(pool, candidates=[f"u{i:03d}" for i in range(120)], signals=doubled)
+    assert all(int(i[1:]) < 60 for i in strategy.select(pool, 8, generator()).ids)
 
 
 def test_prob_cover_covers_what_its_note_says() -> None:

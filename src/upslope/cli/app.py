@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +73,13 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print sizes, budgets, steps, time and memory; train nothing."),
 ]
+Observe = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=PLACE]",
+        help="Figures for tensorboard or mlflow too: in PLACE, or in a folder of --out.",
+    ),
+]
 Resume = "Run the same command again: it goes on where it stopped."
 
 
@@ -113,6 +121,7 @@ def run(
             help="Begin with the labels of an earlier run, matched by ids and names of classes.",
         ),
     ] = None,
+    observe: Observe = None,
     dry_run: DryRun = False,
 ) -> None:
     r"""Run one strategy: train, score, ask, label, again.
@@ -138,7 +147,9 @@ def run(
     overrides = {
         "strategies": strategy, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
-    _compare(config, sets, seeds, overrides, out, dry_run, asks=True, labels_from=labels_from)
+    _compare(
+        config, sets, seeds, overrides, out, dry_run, observe, asks=True, labels_from=labels_from
+    )
 
 
 @app.command()
@@ -153,6 +164,7 @@ def compare(
     sets: Sets = None,
     full_data: FullData = None,
     workers: Workers = None,
+    observe: Observe = None,
     dry_run: DryRun = False,
 ) -> None:
     """Compare strategies over seeds under one protocol, and report.
@@ -171,7 +183,7 @@ def compare(
     overrides = {
         "strategies": strategies, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
-    _compare(config, sets, seeds, overrides, out, dry_run)
+    _compare(config, sets, seeds, overrides, out, dry_run, observe)
 
 
 app.command()(status)
@@ -276,15 +288,17 @@ def _compare(
     overrides: dict[str, Any],
     out: Path | None,
     dry_run: bool,
+    observe: list[str] | None,
     *,
     asks: bool = False,
     labels_from: Path | None = None,
 ) -> None:
     from upslope.cli import label as sitting
+    from upslope.cli.observe import observers
     from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
     from upslope.display import watching
 
-    with told(Resume):
+    with told(Resume), ExitStack() as stack:
         from upslope import report as reports
         from upslope.comparison import compare
         from upslope.config import (
@@ -298,6 +312,7 @@ def _compare(
             warnings,
         )
         from upslope.datasets import check_labelled
+        from upslope.observers import together
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(
@@ -310,6 +325,7 @@ def _compare(
             sitting.check_one_strategy(config)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
+        further = () if dry_run else stack.enter_context(observers(observe or (), folder))
         with watching(1) as observer:
             setup, unseen = (
                 to_plan(config, observer)
@@ -328,7 +344,7 @@ def _compare(
             show_estimate(config, estimate(config, setup, planned))
             return
         if asks and (earlier or sitting.waits_for_people(setup, folder)):
-            sitting.ask_people(config, setup, folder, f"Upslope: {name}", earlier)
+            sitting.ask_people(config, setup, folder, f"Upslope: {name}", earlier, further)
             return
         with watching(planned.runs) as observer:
             result = compare(
@@ -345,7 +361,7 @@ def _compare(
                 root=data_place(config),
                 device=config.device,
                 workers=config.workers,
-                observer=observer,
+                observer=together(observer, *further),
             )
         runs = [run for results in result.runs.values() for run in results]
         look = reports.read_look(folder / "report")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,10 +76,11 @@ def ask_people(
     folder: Path,
     title: str,
     earlier: EarlierLabels | None = None,
+    further: Sequence[Observer] = (),
 ) -> None:
     """Take answers in, go on, and ask for more; at the end of the run, report.
 
-    earlier: labels that a new run begins with.
+    earlier: labels that a new run begins with. further: told of progress, too.
 
     Raises:
         ConfigError: several strategies or seeds, or references on all labels.
@@ -88,9 +89,10 @@ def ask_people(
     from upslope import report as reports
     from upslope.cli.show import show_report
     from upslope.display import watching
+    from upslope.observers import together
 
     with watching(1) as observer:
-        run, sitting = sit_once(config, setup, folder, observer, earlier)
+        run, sitting = sit_once(config, setup, folder, together(observer, *further), earlier)
     show_sitting(config, setup, run, sitting)
     if not run.tested:
         show_status(run)

@@ -12,26 +12,15 @@ mappings with `name` and options), `seeds` (how many, or a list), `experiment`, 
 
 from __future__ import annotations
 
-from upslope.config.assemble import (
-    Plan,
-    Setup,
-    Trained,
-    assemble,
-    assemble_from_published_sizes,
-    check_compatible,
-    data_place,
-    find_strategy,
-    plan,
-    scorers,
-    to_plan,
-    trained,
-)
+from upslope.config.assemble import Setup, assemble, check_compatible, data_place
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
+from upslope.config.plan import Plan, assemble_from_published_sizes, plan, to_plan
 from upslope.config.read import load, shipped
 from upslope.config.recorded import Source, find_run, find_source
 from upslope.config.reopen import open_run, recorded_pool, recorded_run
 from upslope.config.schema import Choice, Config, parse
+from upslope.config.scoring import Trained, find_strategy, scorers, trained
 
 __all__ = [
     "Choice",

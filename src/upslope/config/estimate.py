@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from upslope.batches import resolve_device
-from upslope.config.assemble import Plan, Setup, without_weights
+from upslope.config.assemble import Setup
 from upslope.config.estimate_counts import count_cost, count_weight_bytes
 from upslope.config.estimate_samples import repeat_a_sample
 from upslope.config.estimate_times import (
@@ -26,6 +26,7 @@ from upslope.config.estimate_times import (
     time_scores,
     time_steps,
 )
+from upslope.config.plan import Plan, without_weights
 from upslope.config.schema import Config
 from upslope.counts import format_count
 

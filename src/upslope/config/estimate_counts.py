@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from upslope.config.assemble import without_weights
 from upslope.config.estimate_samples import RepeatedSamples
+from upslope.config.plan import without_weights
 from upslope.tasks.base import Task
 from upslope.training import TrainingSettings
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from upslope.config.assemble import without_weights
+from upslope.config.plan import without_weights
 from upslope.datasets import wants_people
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from upslope.config.assemble import Plan
+from upslope.config.plan import Plan
 from upslope.config.schema import Choice
 
 

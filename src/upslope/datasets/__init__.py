@@ -24,6 +24,7 @@ from upslope.datasets import (
     camvid,
     cifar,
     cityscapes,
+    coco,
     digits,
     folder,
     hugging_face,
@@ -38,6 +39,7 @@ from upslope.datasets import (
     table,
     text,
     voc,
+    webdataset,
 )
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.checks import check_name, check_root, check_splits
@@ -97,11 +99,13 @@ REGISTRY: Mapping[str, Callable[..., Splits]] = {
     "folder": folder.load,
     "hf": hugging_face.load,
     "npz": npz.load,
+    "webdataset": webdataset.load,
     "table": table.load,
     "text": text.load,
     "camvid": camvid.load,
     "cityscapes": cityscapes.load,
     "voc": voc.load,
+    "coco": coco.load,
     "mask-folder": mask_folder.load,
     "50c-clean": simulated.clean_50,
     "50c-snr005": simulated.noisy_50,

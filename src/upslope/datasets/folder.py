@@ -255,8 +255,8 @@ def open_entries(
     pool, test = open_split("train"), open_split("test")
     assert pool is not None  # `divide` has refused an empty pool
     validation = open_split("validation")
-    listed = [folder / id_ for part in splits.values() for id_, _, _ in part]
-    notes += survey_notes(listed, form, on_error)
+    listed = [id_ for part in splits.values() for id_, _, _ in part]
+    notes += survey_notes(Files(folder, listed), listed, form, on_error)
     if duplicates != "off":
         drawn = {"pool": pool, "test set": test, "validation set": validation}
         opened = {name: part for name, part in drawn.items() if part is not None}

@@ -51,7 +51,7 @@ def form_of(
         return Form(mode, (size, size), white), (1 if mode == "L" else 3, size, size)
     for i in range(len(ids)):
         try:
-            header = read_header(*_named(source, ids, i))
+            header = read_header(*named(source, ids, i))
         except DataError:
             if on_error == "skip" and i < len(ids) - 1:
                 continue
@@ -79,12 +79,12 @@ def white_level(
         return white
     highest, deep, colour = -1, 0, False
     for i in np.unique(np.linspace(0, len(ids) - 1, min(_LOOKED_AT, len(ids))).astype(int)):
-        named = _named(source, ids, int(i))
+        image = named(source, ids, int(i))
         try:
-            header = read_header(*named)
+            header = read_header(*image)
             if not header.deep:
                 continue
-            level = highest_level(*named)
+            level = highest_level(*image)
         except DataError:
             continue
         deep, highest = deep + 1, max(highest, level)
@@ -112,8 +112,9 @@ def _bits(level: int) -> int:
     return int(2 ** (depth + depth % 2) - 1)
 
 
-def _named(
+def named(
     source: Callable[[int], bytes | Path], ids: Sequence[str], position: int
 ) -> tuple[bytes | Path, str]:
+    """Return the bytes or the path of an image, and what messages call it."""
     encoded = source(position)
     return encoded, str(encoded) if isinstance(encoded, Path) else ids[position]

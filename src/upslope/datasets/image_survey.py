@@ -6,11 +6,12 @@ Headers alone are read, of 5,000 images at most and evenly spaced: two seconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from upslope.datasets.image_form import named
 from upslope.errors import DataError
 from upslope.images import FULL, Form, Header, read_header
 
@@ -19,34 +20,36 @@ _COLOUR = ("1", "L", "P", "RGB", "RGBA", "LA", "PA")
 """Modes that become RGB without a loss but for transparency."""
 
 
-def survey_notes(files: Sequence[Path], form: Form, on_error: str) -> tuple[str, ...]:
-    """Return sentences on what `images.decode` changes to bring these files to `form`.
+def survey_notes(
+    source: Callable[[int], bytes | Path], ids: Sequence[str], form: Form, on_error: str
+) -> tuple[str, ...]:
+    """Return sentences on what `images.decode` changes to bring these images to `form`.
 
-    Empty where nothing is changed.
+    Empty where nothing is changed. source: position -> the bytes or the path of an image.
 
     Raises:
         DataError: with `on_error="raise"`, a header that cannot be read, or a stack of pages; told
             here, since images that are streamed are decoded in the middle of a run.
     """
-    headers: dict[Path, Header] = {}
-    chosen = _chosen(files)
+    headers: dict[str, Header] = {}
+    chosen = _chosen(ids)
     for i in chosen:
         try:
-            headers[files[i]] = read_header(files[i], str(files[i]))
+            headers[ids[i]] = read_header(*named(source, ids, i))
         except DataError:
             if on_error == "raise":
                 raise
     of = f"of {len(headers):,} images"
-    if len(chosen) < len(files):
-        of += f" looked at (there are {len(files):,})"
+    if len(chosen) < len(ids):
+        of += f" looked at (there are {len(ids):,})"
     notes = []
     for what, sentence in _CHANGES:
-        changed = [path for path, header in headers.items() if what(header, form)]
+        changed = [id_ for id_, header in headers.items() if what(header, form)]
         if changed:
-            kinds = Counter(headers[path].mode for path in changed)
+            kinds = Counter(headers[id_].mode for id_ in changed)
             modes = ", ".join(f"{count:,} {mode}" for mode, count in sorted(kinds.items()))
             told = sentence.format(modes=modes, white=form.white or FULL, levels=_levels(form))
-            notes.append(f"{len(changed):,} {of} {told} For example {changed[0].name}.")
+            notes.append(f"{len(changed):,} {of} {told} For example {Path(changed[0]).name}.")
     return tuple(notes)
 
 
@@ -72,7 +75,7 @@ def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
     return (f"Masks are of several kinds ({told}), read by one class table: {how}.",)
 
 
-def _chosen(files: Sequence[Path]) -> list[int]:
+def _chosen(files: Sequence[object]) -> list[int]:
     """Positions evenly spaced, of all files where there are few."""
     count = min(_LOOKED_AT, len(files))
     return sorted({int(i) for i in np.linspace(0, len(files) - 1, count)}) if files else []

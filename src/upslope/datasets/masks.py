@@ -24,6 +24,7 @@ from upslope.datasets.image_survey import mask_notes, survey_notes
 from upslope.datasets.images_with_masks import ImagesWithMasks
 from upslope.datasets.layout import LeftOut, images_in, no_images
 from upslope.datasets.mask_classes import IGNORE, Mask, MaskClasses
+from upslope.datasets.outlines import OutlineMasks
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import DataError
 from upslope.images import Form, Mode, Pixels, decode
@@ -50,7 +51,7 @@ class MaskDataset:
 
     name: str
     pairs: Sequence[Pair]
-    codes: MaskClasses
+    codes: MaskClasses | OutlineMasks
     form: Form
     input_shape: tuple[int, ...]
     mean: tuple[float, ...] = ()
@@ -115,7 +116,7 @@ class HeldMasks(ImagesWithMasks):
 
     name: str
     pairs: Sequence[Pair]
-    codes: MaskClasses
+    codes: MaskClasses | OutlineMasks
     images: Pixels
     masks: Mask
     mean: tuple[float, ...] = ()
@@ -138,7 +139,7 @@ def open_pairs(
     name: str,
     root: Path,
     parts: Mapping[str, Sequence[Pair]],
-    codes: MaskClasses,
+    codes: MaskClasses | OutlineMasks,
     *,
     may_lack_test: bool = False,
     mode: Mode = "RGB",
@@ -190,8 +191,10 @@ def open_pairs(
     pool = open_part("train")
     test = open_part("test") if parts.get("test") else None
     listed = [pair for part in parts.values() for pair in part]
-    notes += survey_notes([pair.image for pair in listed], form, on_error)
-    notes += mask_notes([pair.mask for pair in listed if pair.mask], codes.kind)
+    images = [str(pair.image) for pair in listed]
+    notes += survey_notes(Files(Path(), images), images, form, on_error)
+    if isinstance(codes, MaskClasses):
+        notes += mask_notes([pair.mask for pair in listed if pair.mask], codes.kind)
     if duplicates != "off":
         drawn = {"pool": pool, "test set": test, "validation set": validation}
         opened = {name: part for name, part in drawn.items() if part is not None and len(part)}

@@ -21,7 +21,8 @@ from upslope.errors import DataError
 def cohen_kappa(one: Sequence[object], other: Sequence[object]) -> float:
     """Return Cohen's kappa of two people's labels of the same samples, in the same order.
 
-    NaN where both gave every sample one and the same label: chance would agree as well.
+    one, other: the labels of each, one per sample. NaN where both gave every sample one and the
+    same label: chance would agree as well.
 
     Raises:
         DataError: no sample, or lists of different lengths.

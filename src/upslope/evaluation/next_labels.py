@@ -41,7 +41,8 @@ class PredictedGain:
     """A gain in accuracy, between 0 and 1. value: the prediction. low, high: its interval.
 
     detectable: the smallest gain that the measurement can tell from none. labels: of the last
-    model. more: labels that the gain is predicted for. of: samples measured.
+    model. more: labels that the gain is predicted for. of: samples measured. confidence: of the
+    interval. method: how it was predicted.
     """
 
     value: float

@@ -33,7 +33,8 @@ class Saving:
     accuracy: theirs. difference, difference_low, difference_high: the strategy's accuracy with k
     labels less theirs, with its interval; NaN where the strategy has fewer than k labels. needed,
     needed_low, needed_high: labels of the strategy that do as much; infinity where it has not
-    got there yet. of: labels of the random sample.
+    got there yet. of: labels of the random sample. confidence: of the intervals.
+    method: how they were made.
     """
 
     random_labels: int

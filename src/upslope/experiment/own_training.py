@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
-from upslope.batches import evaluating, in_order
+from upslope.autodiff import evaluating
+from upslope.batches import in_order
 from upslope.datasets.base import Dataset
 from upslope.errors import ModelError
 from upslope.progress import Observer, Progress, Stop

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope import registry, tasks
-from upslope.batches import evaluating
+from upslope.autodiff import evaluating
 from upslope.errors import ConfigError, ModelError
 from upslope.tasks.base import Task
 

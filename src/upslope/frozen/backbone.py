@@ -22,6 +22,7 @@ _SHOWN = 3
 class Backbone:
     """A network in eval mode, and what tells it from others.
 
+    network, task: the model, and the task that prepares its inputs.
     digest: SHA-256 of all weights below the head, of the structure and of the statistics by which
     images are normalised. Code is told by `probe`, as an edit need not change what it computes.
     width: features per sample. bias: whether the head has one. initial: the weights that the head

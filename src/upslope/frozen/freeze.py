@@ -203,7 +203,10 @@ def summary(probe: Tensor) -> list[float]:
 
 
 def same_summary(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Tell whether two summaries are of the same network, but for what rounding leaves."""
+    """Return whether two summaries are of the same network, but for what rounding leaves.
+
+    one, other: the features of the made-up samples, flattened.
+    """
     scale = max(map(abs, one), default=0.0) or 1.0
     return len(one) == len(other) and all(
         abs(a - b) <= _CLOSE * scale for a, b in zip(one, other, strict=True)

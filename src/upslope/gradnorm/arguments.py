@@ -41,6 +41,7 @@ def select_of_batch(
 ) -> dict[str, nn.Parameter]:
     """Do the same with a batch that is open already; see `select`."""
     refuse_lazy_modules(model)
+    # Before anything runs: such a module writes to its weight in every forward pass.
     refuse_renormalising_modules(model)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))
@@ -129,6 +130,7 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
 
 
 def _global(squares: dict[str, Tensor]) -> Tensor:
+    # In double: small tensors' squares would be lost beside those of large ones.
     return torch.stack([s.double() for s in squares.values()]).sum(dim=0).sqrt()
 
 

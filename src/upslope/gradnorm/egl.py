@@ -96,11 +96,15 @@ def _length(
     z = class_logits(record.outputs, logits)
     p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
     # The likeliest classes up to the first that completes the share.
-    kept = (p.cumsum(dim=1) - p < share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
+    kept = ~(p.cumsum(dim=1) - p >= share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
+    # A class that is masked with -inf has an infinite loss, and adds nothing. NaN is kept: its loss
+    # is refused.
+    kept &= ~(p == 0)
     total = p.new_zeros(len(p), dtype=torch.float64)
     power = 1 if kind == "mean" else 2
     for rank in range(max(kept.sum(dim=1).tolist(), default=0)):
-        norms = reduce(record.squared_norms(_at(labels[:, rank], logits)))
+        norms = reduce(record.squared_norms(_at(labels[:, rank], kept[:, rank], logits)))
+        # A sample that has its share already adds nothing, though the others need this class.
         total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
     bound = _bound(record, reduce, p, labels, kept, power, logits)
     score = total if power == 1 else total.sqrt()
@@ -118,7 +122,7 @@ def _bound(
 ) -> Tensor:
     """(n,): see `ExpectedLength`."""
     rest = torch.where(kept, 0, p)
-    left_out = (~kept).sum(dim=1)
+    left_out = ((~kept) & (p > 0)).sum(dim=1)
     if not bool(left_out.any()):
         return p.new_zeros(len(p), dtype=torch.float64)
     # Of each parameter tensor by itself, for the sum of their norms obeys the bound as well.
@@ -145,8 +149,11 @@ def _block_signs(block: Tensor, like: Tensor) -> Tensor:
     return torch.where((block * 0x9E3779B1) >> 16 & 1 == 1, -1.0, 1.0).to(like)
 
 
-def _at(labels: Tensor, logits: Logits) -> Loss:
+def _at(labels: Tensor, counted: Tensor, logits: Logits) -> Loss:
+    """Cross-entropy at the labels, (n,), of those samples that are counted, (n,) bool."""
+
     def loss(outputs: Any) -> Tensor:
-        return F.cross_entropy(logits(outputs), labels, reduction="none")
+        losses = F.cross_entropy(logits(outputs), labels, reduction="none")
+        return losses.masked_fill(~counted, 0)
 
     return loss

@@ -63,6 +63,7 @@ def gradient_norms(
     weights = Weights(select_of_batch(model, parameters, batch))
     options = compute_options(max_memory, dtype)
     norms = reduce(reduce_per_sample(model, batch, weights, options, SquaredNorms(), named(loss)))
+    # Exact and useless: ranked by position, it would look like a selection.
     if len(norms) and not bool(norms.any()):
         warn_user(
             f"The gradient norms of all {len(norms)} samples are exactly zero: the loss is flat at "

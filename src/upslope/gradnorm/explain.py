@@ -30,7 +30,7 @@ from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.kernels.replay import Replay, ReplayedGradient
 from upslope.gradnorm.losses import label_free
 from upslope.gradnorm.trace.recording import Recording

@@ -24,7 +24,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
     Transposed,
 )
 from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.losses import Loss, named
 from upslope.gradnorm.trace.microbatches import reduce_per_sample
 from upslope.gradnorm.trace.sharing import open_batch
@@ -66,9 +66,11 @@ def gradient_inner_products(
             )
     batch = open_batch(model, inputs)
     weights = Weights(select_of_batch(model, direction.keys(), batch))
+    # The caller's direction may lie on another device, or be of another type than the model.
     along = {name: direction[name].detach().to(p) for name, p in weights.parameters.items()}
     options = compute_options(max_memory, None)
     rows = reduce_per_sample(model, batch, weights, options, _InnerProducts(along), named(loss))
+    # Parts of either sign cancel: float32 would lose their digits.
     return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 
 

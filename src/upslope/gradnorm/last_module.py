@@ -66,6 +66,7 @@ def _logits(outputs: object) -> list[Tensor]:
     """The logits, where an output is named so; else the first output."""
     try:
         return [logits_of(outputs)]
+    # Models without logits, such as encoders, put out what counts first.
     except GradientNormError:
         return tensors_in(outputs)[:1]
 

@@ -230,7 +230,9 @@ def weighted(coefficients: Tensor, logits: Logits) -> Loss:
     """
 
     def loss(outputs: Any) -> Tensor:
-        return -(coefficients * F.log_softmax(logits(outputs), dim=1)).sum(dim=1)
+        log_p = F.log_softmax(logits(outputs), dim=1)
+        # Classes that a model masks with -inf have the coefficient 0.
+        return -(coefficients * log_p.masked_fill(log_p == -math.inf, 0)).sum(dim=1)
 
     return loss
 

@@ -66,6 +66,7 @@ def gradient_sketches(
     reduction = _NormsAndSketches(Projection(dim, seed))
     rows = reduce_per_sample(model, batch, weights, options, reduction, named(loss))
     total = torch.stack(list(rows.values())).sum(dim=0)
+    # In double, as `gradient_norms` returns them.
     return Sketches(total[:, 0].double().sqrt(), total[:, 1:])
 
 

@@ -54,6 +54,7 @@ def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     """Run any operator; of one in `FAULTY`, lay out the input and the gradient of the output."""
     if func not in FAULTY:
         if getattr(func, "__name__", "") in _RECURRENT and _is_on_gpu(args):
+            # cuDNN's kernel would raise in the backward pass, in eval mode.
             with torch.backends.cudnn.flags(enabled=False):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)

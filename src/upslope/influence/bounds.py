@@ -27,7 +27,7 @@ from upslope.errors import InfluenceError
 from upslope.gradnorm import gradient_norms
 from upslope.influence.influence import inner_products, inverse_test_gradient
 from upslope.influence.losses import LossFunction, loss_named
-from upslope.influence.network import Batches, Network, evaluating
+from upslope.influence.network import Batches, Network, differentiating_twice
 from upslope.influence.products import Curvature
 from upslope.influence.solvers import Solution, Solver
 
@@ -135,7 +135,7 @@ def check_order(terms: Bounds, rounding: float) -> None:
 def _norms(network: Network, data: Batches, loss: LossFunction) -> Tensor:
     """||grad L(x)||, (m,) float64, by the engine: a way of its own, so that the check means it."""
     model = copy.deepcopy(network.model).to(network.dtype)
-    with evaluating(model):
+    with differentiating_twice(model):
         norms = [
             gradient_norms(model, inputs, _at(loss, targets), parameters=network.parameters)
             for inputs, targets in network.batches(data, "candidates")

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from upslope.errors import InfluenceError
 from upslope.gradnorm.losses import logits_of
 from upslope.influence.layers import Layer, layers_of, watching
-from upslope.influence.network import Theta, evaluating
+from upslope.influence.network import Theta, differentiating_twice
 from upslope.influence.products import Curvature
 from upslope.influence.solvers import Solution, check_damping, relative_residual
 
@@ -58,7 +58,7 @@ class EKFAC:
         self._network, self._curvature = curvature.network, curvature
         self._draws, self._seed = draws, seed
         layers = layers_of(self._network.model, self._network.theta)
-        with evaluating(self._network.model):
+        with differentiating_twice(self._network.model):
             self._layers = self._bases(layers)
             in_blocks = {name for layer, *_ in self._layers for name in (layer.weight, layer.bias)}
             self.diagonal = [name for name in self._network.theta if name not in in_blocks]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from upslope.errors import InfluenceError
 from upslope.influence.losses import LossFunction, loss_named
-from upslope.influence.network import Batches, Network, evaluating, naming
+from upslope.influence.network import Batches, Network, differentiating_twice, naming
 from upslope.influence.products import Curvature
 from upslope.influence.solvers import Solution, Solver
 
@@ -93,7 +93,7 @@ def inner_products(
             that the model or the loss does not take.
     """
     direction = network.check_vector(direction, "direction")
-    with evaluating(network.model):
+    with differentiating_twice(network.model):
         parts, first = [], 0
         for batch in network.batches(data, "candidates"):
             with naming(batch, "candidates", first):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from upslope.errors import InfluenceError
 from upslope.gradnorm.arguments import Parameters
 from upslope.influence.losses import LossFunction
-from upslope.influence.network import Batches, evaluating, pulled
+from upslope.influence.network import Batches, differentiating_twice, pulled
 from upslope.influence.products import Curvature
 
 MOST_STEPS = 100
@@ -84,7 +84,7 @@ def leave_one_out(
             f"Expected `removed` to be indices below {problem.n}, the number of training samples, "
             f"but got {outside[0]}."
         )
-    with evaluating(model):
+    with differentiating_twice(model):
         whole, factor, left = problem.minimum(problem.start, None, None, tolerance)
         base = problem.test_loss(whole)
         changes, longest = [], left

@@ -18,6 +18,7 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from upslope.autodiff import directional_derivative, evaluating
 from upslope.errors import InfluenceError, UpslopeError
 from upslope.gradnorm import select
 from upslope.gradnorm.arguments import Parameters
@@ -180,7 +181,10 @@ class Network:
             raise
         except (NotImplementedError, RuntimeError):
             # An error of the model's own is raised again here.
-            return _along_by_two_backwards(function, self.leaves(), tangent)
+            leaves = self.leaves()
+            return directional_derivative(
+                function(leaves), list(leaves.values()), list(tangent.values())
+            )
 
     def slopes(self, batch: tuple[Any, Any], loss: LossFunction, direction: Tensor) -> Tensor:
         """<direction, grad L(x)> for each sample of a batch, (n,), by `along`."""
@@ -257,34 +261,18 @@ def _shape(tree: Any) -> str:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and attention by formulas that can be differentiated twice; then as before."""
-    modes = [(module, module.training) for module in model.modules()]
+def differentiating_twice(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, with attention by formulas that have second derivatives.
+
+    model: the network; its modes, and PyTorch's switches, are as before afterwards.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes:
-            module.training = mode
-
-
-def _along_by_two_backwards(
-    function: Callable[[Theta], Tensor], theta: Theta, tangent: Theta
-) -> Tensor:
-    """d/du of <grad sum(u * f), tangent>: linear in u, so its derivative is <grad f, tangent>."""
-    outputs = function(theta)
-    u = torch.zeros_like(outputs, requires_grad=True)
-    leaves = list(theta.values())
-    grads = torch.autograd.grad(
-        outputs, leaves, u, create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    inner = sum((g * t).sum() for g, t in zip(grads, tangent.values(), strict=True))
-    assert isinstance(inner, Tensor)
-    return torch.autograd.grad(inner, u)[0]
 
 
 @cache

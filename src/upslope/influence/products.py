@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.autodiff import hessian_product
 from upslope.errors import InfluenceError
 from upslope.gradnorm.arguments import Parameters
 from upslope.influence.losses import LossFunction
-from upslope.influence.network import Batches, Network, evaluating, pulled, sample_count
+from upslope.influence.network import Batches, Network, differentiating_twice, pulled, sample_count
 
 LARGEST_MATRIX = 5000
 """Parameters up to which the matrix itself may be asked for."""
@@ -76,7 +77,7 @@ class Curvature:
         """
         vector = self.network.check_vector(vector, "vector")
         total = torch.zeros_like(vector)
-        with evaluating(self.network.model):
+        with differentiating_twice(self.network.model):
             for batch in self.network.batches(self.data, "data"):
                 total += _KINDS[self.kind](self.network, batch, vector)
         if not bool(torch.isfinite(total).all()):
@@ -91,7 +92,7 @@ class Curvature:
 
         vector: (p,).
         """
-        with evaluating(self.network.model):
+        with differentiating_twice(self.network.model):
             batch = self.network.moved(batch)
             return _KINDS[self.kind](self.network, batch, vector) / sample_count(batch)
 
@@ -141,13 +142,9 @@ BatchProduct = Callable[[Network, tuple[Any, Any], Tensor], Tensor]
 def _hessian(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
     theta = network.leaves()
     total = network.losses(theta, batch, network.loss).sum()
-    # Backward twice and not forward over backward: more operators know how.
-    grads = torch.autograd.grad(
-        total, list(theta.values()), create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    direction = network.split(vector).values()
-    inner = torch.stack([(g * v).sum() for g, v in zip(grads, direction, strict=True)]).sum()
-    return network.joined(pulled(inner, theta))
+    direction = list(network.split(vector).values())
+    product = hessian_product(total, list(theta.values()), direction)
+    return network.joined(dict(zip(theta, product, strict=True)))
 
 
 def _gauss_newton(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:

@@ -1,21 +1,26 @@
-"""Networks of Hugging Face transformers from a local folder: classifiers of texts and of images.
+"""Networks of Hugging Face transformers: classifiers of texts, of images and of their pixels.
 
-Nothing is downloaded, no code of a folder is run, and weights are read from safetensors alone.
+They come from a local folder or, under a name that asks for it, hf:owner/model, from the Hub. No
+code of a folder is run, and weights are read from safetensors alone.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from upslope.errors import ConfigError, ModelError
 from upslope.models.features import head
+from upslope.models.hub import folder_of
 from upslope.models.inputs import ImageForm, stated_form
 from upslope.models.text import SequenceClassifier
+
+Output = Literal["auto", "classes", "pixels"]
 
 
 class ImageClassifier(nn.Module):
@@ -32,27 +37,50 @@ class ImageClassifier(nn.Module):
         return logits
 
 
+class PixelClassifier(nn.Module):
+    """A network of transformers that segments images.
+
+    Input (n, c, h, w); output (n, num_classes, h, w): logits of fewer pixels are interpolated
+    bilinearly, as the library does for its masks.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, num_classes, h, w)."""
+        outputs: Any = self.network(pixel_values=x)
+        logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
+        if logits.shape[-2:] == x.shape[-2:]:
+            return logits
+        return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def from_folder(
     num_classes: int,
     input_shape: tuple[int, ...],
     path: Annotated[
-        str, Field(description="folder with config.json and, for its weights, model.safetensors")
+        str,
+        Field(
+            description="folder with config.json and, for its weights, model.safetensors; or "
+            "hf:owner/model, perhaps with @commit, which downloads them from the Hub"
+        ),
     ] = "",
     weights: Annotated[
         bool, Field(description="begin with the folder's weights, not with random ones")
     ] = True,
+    output: Annotated[
+        Output,
+        Field(description="what images get: a class, or one per pixel; auto: as config.json says"),
+    ] = "auto",
     lora: Annotated[
         int | None,
         Field(ge=1, description="rank of LoRA's adapters, trained in place of linear layers; PEFT"),
     ] = None,
-) -> SequenceClassifier | ImageClassifier:
-    """A classifier of texts or images of Hugging Face transformers, from a folder; needs [text]."""
-    folder = Path(path).expanduser()
-    if not path or not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"Expected `path` to be a folder with a config.json but got {path!r}. Save one with "
-            "transformers' save_pretrained; nothing is downloaded."
-        )
+) -> SequenceClassifier | ImageClassifier | PixelClassifier:
+    """A classifier of texts, images or pixels of Hugging Face transformers; needs [text]."""
+    folder = folder_of(path)
     if lora is not None and not weights:
         raise ConfigError(
             "Expected trained weights for `lora`, whose adapters change them a little, but "
@@ -72,9 +100,12 @@ def from_folder(
             "Expected the package `transformers` for the model `transformers` but it is not "
             "installed: pip install '.[text]' in the clone."
         ) from error
+    pixels = not text and (_segments(folder) if output == "auto" else output == "pixels")
     auto = (
         transformers.AutoModelForSequenceClassification
         if text
+        else transformers.AutoModelForSemanticSegmentation
+        if pixels
         else transformers.AutoModelForImageClassification
     )
     given = {"local_files_only": True, "trust_remote_code": False, "num_labels": num_classes}
@@ -91,21 +122,26 @@ def from_folder(
                 **given,
             )
             new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-            _check_head_alone_is_other(network, report, folder)
+            _check_head_alone_is_other(
+                network, report, folder, _output_layers(network, pixels, num_classes)
+            )
         else:
             config = transformers.AutoConfig.from_pretrained(folder, **given)
             network = auto.from_config(config)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        kind = "texts" if text else "images"
+        kind = "texts" if text else "pixels of images" if pixels else "images"
         reason = str(error).partition("\n")[0]  # what follows lists all classes of the library
         raise ModelError(
             f"Expected a model of transformers in {folder} that classifies {kind}, as inputs have "
             f"the shape {tuple(input_shape)}, but loading it failed: {reason}"
         ) from error
     if lora is not None:
-        _adapt(network, lora, new)
+        _adapt(network, lora, new, _output_layers(network, pixels, num_classes))
     # Such models come in evaluation mode; ours begin as every module does.
-    return SequenceClassifier(network.train()) if text else ImageClassifier(network.train())
+    network.train()
+    if text:
+        return SequenceClassifier(network)
+    return PixelClassifier(network) if pixels else ImageClassifier(network)
 
 
 def image_form(path: str) -> ImageForm | None:
@@ -114,8 +150,8 @@ def image_form(path: str) -> ImageForm | None:
     Raises:
         ConfigError: a processor that cannot be read, or that scales images in another way.
     """
-    file = Path(path).expanduser() / "preprocessor_config.json"
-    if not path or not file.is_file():
+    file = folder_of(path) / "preprocessor_config.json"
+    if not file.is_file():
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -148,11 +184,43 @@ def _edge(content: dict[str, Any]) -> int | None:
     return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
-def _check_head_alone_is_other(network: nn.Module, report: Any, folder: Path) -> None:
-    """Raise ModelError where more than the head has another shape in the folder's weights."""
-    layer = head(network)
-    name = next(n for n, module in network.named_modules() if module is layer)
-    others = [e[0] for e in report["mismatched_keys"] if not e[0].startswith(f"{name}.")]
+def _segments(folder: Path) -> bool:
+    """Whether the folder's config.json names a network that segments images."""
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+        return any(str(name).endswith("ForSemanticSegmentation") for name in names)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return False  # what is wrong with it, the library says
+
+
+def _output_layers(network: nn.Module, pixels: bool, num_classes: int) -> list[nn.Module]:
+    """The layers that make the logits: the last linear one or, of pixels, convolutions.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not pixels:
+        return [head(network)]
+    layers: list[nn.Module] = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.out_channels == num_classes
+    ]
+    if not layers:
+        raise ModelError(
+            f"Expected a convolution with {num_classes} outputs, one per class, in "
+            f"{type(network).__name__} but there is none. Take a function of your own as the "
+            "model, `model.name=nets:make`."
+        )
+    return layers
+
+
+def _check_head_alone_is_other(
+    network: nn.Module, report: Any, folder: Path, layers: list[nn.Module]
+) -> None:
+    """Raise ModelError where more than the layers of the logits has another shape in the folder."""
+    heads = tuple(f"{n}." for n, module in network.named_modules() if module in layers)
+    others = [e[0] for e in report["mismatched_keys"] if not e[0].startswith(heads)]
     if others:
         raise ModelError(
             f"Expected the weights in {folder} to have the shapes that its config.json states but "
@@ -160,10 +228,11 @@ def _check_head_alone_is_other(network: nn.Module, report: Any, folder: Path) ->
         )
 
 
-def _adapt(network: nn.Module, rank: int, new: set[str]) -> None:
+def _adapt(network: nn.Module, rank: int, new: set[str], layers: list[nn.Module]) -> None:
     """Train adapters in place of the linear layers, and whole what has no trained weights.
 
-    new: names of parameters that the folder had no weights for. The head is trained whole too.
+    new: names of parameters that the folder had no weights for. layers: those that make the logits,
+    which are trained whole too.
     """
     try:
         import peft
@@ -172,8 +241,7 @@ def _adapt(network: nn.Module, rank: int, new: set[str]) -> None:
             "Expected the package `peft` for `lora` but it is not installed: pip install "
             "'.[lora]' in the clone."
         ) from error
-    layer = head(network)
-    whole = {id(p) for p in layer.parameters()}
+    whole = {id(p) for layer in layers for p in layer.parameters()}
     whole |= {id(p) for name, p in network.named_parameters() if name in new}
     targets = [
         name

@@ -4,7 +4,8 @@
         ...
 
 Each needs an extra, `pip install '.[tensorboard]'` or `'.[mlflow]'` in the clone, and writes to a
-local folder. Figures are written at the end of each cycle, against the number of labels.
+local folder; `--observe tensorboard` asks for it on the command line. Figures are written at the
+end of each cycle, against the number of labels.
 """
 
 from upslope.observers.figures import together

@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from upslope.batches import StreamedSource, evaluating, in_order
+from upslope.autodiff import evaluating
+from upslope.batches import StreamedSource, in_order
 from upslope.datasets.base import Dataset
 from upslope.datasets.readable import readable
 from upslope.errors import DataError

@@ -19,7 +19,7 @@ in the source. The test set is never touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -27,6 +27,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from upslope.autodiff import directional_derivative, dot, hessian_product
 from upslope.errors import ModelError
 from upslope.gradnorm import entropy_over
 from upslope.options import Options
@@ -86,7 +87,7 @@ class Influence(Options):
             v = total(torch.autograd.grad(loss, chosen) for loss in losses())
 
             def damped(x: Vectors) -> Vectors:
-                product = total(hessian_times(loss, chosen, x) for loss in losses())
+                product = total(hessian_product(loss, chosen, x) for loss in losses())
                 return tuple(h + self.damping * e for h, e in zip(product, x, strict=True))
 
             def report(done: int) -> None:
@@ -112,27 +113,12 @@ class FittedInfluence:
                 losses = entropy_over(1)(task.logits(outputs))
             else:
                 losses = task.losses(outputs, task.logits(outputs).argmax(dim=1))
-            # d/du of s^T grad(u^T losses) is s^T grad(losses_n) for every n.
-            u = torch.ones_like(losses, requires_grad=True)
-            grads = torch.autograd.grad(losses @ u, weights(model), create_graph=True)
-            along = dot(grads, self.direction)
-            return torch.autograd.grad(along, u)[0].detach()
+            return directional_derivative(losses, weights(model), self.direction).detach()
 
 
 def weights(model: nn.Module) -> list[nn.Parameter]:
     """The trainable tensors of two or more dimensions."""
     return [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-
-
-def hessian_times(loss: Tensor, parameters: Sequence[nn.Parameter], x: Vectors) -> Vectors:
-    """H x, by differentiating grad(loss)^T x."""
-    grads = torch.autograd.grad(loss, parameters, create_graph=True)
-    return torch.autograd.grad(dot(grads, x), parameters, materialize_grads=True)
-
-
-def dot(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    """The inner product over all tensors."""
-    return torch.stack([(a * b).sum() for a, b in zip(x, y, strict=True)]).sum()
 
 
 def total(parts: Iterator[Vectors]) -> Vectors:

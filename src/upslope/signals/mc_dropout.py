@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from upslope.errors import ModelError
 from upslope.options import Options
-from upslope.signals.probabilities import entropy
+from upslope.posterior import entropy
 from upslope.tasks.base import Task
 
 ROWS = 2**16

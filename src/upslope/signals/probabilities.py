@@ -14,6 +14,7 @@ themselves are never kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -22,29 +23,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.options import Options, Temperature
+from upslope.posterior import entropy, least_confidence, margin
 from upslope.signals.temperature import tempered
 from upslope.tasks.base import Task
 
-
-def least_confidence(p: Tensor) -> Tensor:
-    """1 - max_i p_i. p: (n, C, ...), returns (n, ...)."""
-    return 1 - p.amax(dim=1)
-
-
-def margin(p: Tensor) -> Tensor:
-    """1 - (p_(1) - p_(2)); 1 at an exact tie. p: (n, C, ...), returns (n, ...)."""
-    if p.shape[1] < 2:
-        return torch.zeros_like(p[:, 0])
-    first, second = p.topk(2, dim=1).values.unbind(dim=1)
-    return 1 - (first - second)
-
-
-def entropy(p: Tensor) -> Tensor:
-    """-sum_i p_i log p_i in nats, with 0 log 0 = 0. p: (n, C, ...), returns (n, ...)."""
-    return -torch.xlogy(p, p).sum(dim=1)
-
-
-MEASURES = {"least-confidence": least_confidence, "margin": margin, "entropy": entropy}
+MEASURES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "least-confidence": least_confidence,
+    "margin": lambda p: 1 - margin(p),
+    "entropy": entropy,
+}
+"""Name of a measure -> a function (n, C, ...) -> (n, ...) that is high where p is unsure."""
 
 
 @dataclass(frozen=True)

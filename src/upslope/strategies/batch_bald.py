@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upslope.pool import Need, PoolView
+from upslope.posterior import entropy
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.greedy import lazy_greedy
 
@@ -48,7 +49,7 @@ class BatchBald(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The candidate of largest gain, `budget` times; scores are BALD's."""
         p = pool.signal(self.needs[0]).float()  # (n, T, C)
-        expected = torch.cat([_entropy(part).mean(dim=1) for part in p.split(256)])  # type: ignore[no-untyped-call]
+        expected = torch.cat([entropy(part, -1).mean(dim=1) for part in p.split(256)])  # type: ignore[no-untyped-call]
         joint = LabelConfigurations.none(p.shape[1])
 
         def gains_of(rows: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ class BatchBald(QueryStrategy):
         def take(row: int) -> None:
             joint.extend(p[row], self.answers, rng)
 
-        scores = (_entropy(p.mean(dim=1)) - expected).clamp_(min=0)
+        scores = (entropy(p.mean(dim=1), -1) - expected).clamp_(min=0)
         return Choice(lazy_greedy(scores, budget, gains_of, take, most=256), scores)
 
 
@@ -77,7 +78,7 @@ class LabelConfigurations:
     def entropy(self, p: Tensor) -> Tensor:
         """Expected entropy of the next answer: sum_m pi_m H[y_x | m]. p: (b, T, C) -> (b,)."""
         predicted = torch.einsum("mt,btc->bmc", self.w, p)
-        return _entropy(predicted) @ self.pi
+        return entropy(predicted, -1) @ self.pi
 
     def extend(self, p: Tensor, most: int, rng: torch.Generator) -> None:
         """Add the answers to one sample more. p: (T, C)."""
@@ -95,8 +96,3 @@ class LabelConfigurations:
         total = w.sum(dim=1, keepdim=True)
         # An answer that no network gives has probability 0: which network gave it is moot.
         self.w = torch.where(total > 0, w / total, 1 / w.shape[1])
-
-
-def _entropy(p: Tensor) -> Tensor:
-    """-sum_c p_c log p_c over the last dimension."""
-    return -torch.xlogy(p, p).sum(dim=-1)

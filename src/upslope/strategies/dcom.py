@@ -31,10 +31,11 @@ from torch import Tensor
 from upslope.errors import SelectionError
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
+from upslope.posterior import margin
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import distance_blocks, normalised, squared_distances
 from upslope.strategies.features import Features, Steps, features_need
-from upslope.strategies.posteriors import margin, posterior_need
+from upslope.strategies.posteriors import posterior_need
 
 RESOLUTION = 0.05
 """Width at which the bisection of a radius ends, between unit vectors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -30,10 +31,37 @@ def distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def nearest_squared(x: Tensor, y: Tensor) -> Tensor:
     """min_j ||x_i - y_j||^2, infinite where y is empty. x: (n, d), y: (m, d), returns (n,)."""
-    nearest = torch.full((len(x),), torch.inf)
-    for rows, squared in distance_blocks(x, y):
-        nearest[rows] = squared.amin(dim=1)
-    return nearest
+    nearest = torch.full((len(x),), torch.inf, dtype=x.dtype)
+    squares = y.square().sum(dim=1)
+    # Wide tiles, because matrix products with few rows run at two thirds of the speed.
+    height = max(1, math.isqrt(BLOCK) // 2)
+    for columns in _slices(len(y), max(1, BLOCK // height)):
+        for rows in _slices(len(x), height):
+            products = torch.addmm(squares[columns], x[rows], y[columns].T, alpha=-2)
+            nearest[rows] = torch.minimum(nearest[rows], products.amin(dim=1))
+    # Adding ||x_i||^2 and cutting at 0 keep the order, so that once after the minimum is enough.
+    return nearest.add_(x.square().sum(dim=1)).clamp_(min=0)
+
+
+def symmetric_tiles(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the squared distances within x on and above the diagonal, tile by tile.
+
+    x: (n, d). Yields rows, columns and the squared distances between them; where the slices
+    differ, the mirrored tile does not come. Rows ascend, and columns within the rows.
+    """
+    squares = x.square().sum(dim=1)
+    side = max(1, math.isqrt(BLOCK))
+    for rows in _slices(len(x), side):
+        for columns in _slices(len(x), side, rows.start):
+            # In this order of additions both triangles would be equal to the last bit.
+            sums = squares[rows, None] + squares[columns]
+            squared = sums.addmm_(x[rows], x[columns].T, alpha=-2)
+            yield rows, columns, squared.clamp_(min=0)
+
+
+def _slices(length: int, size: int, start: int = 0) -> Iterator[slice]:
+    for begin in range(start, length, size):
+        yield slice(begin, min(begin + size, length))
 
 
 def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -51,8 +79,8 @@ def normalised(x: Tensor) -> Tensor:
 def smallest_distance(x: Tensor) -> float:
     """The smallest distance above zero between two rows; 1 where no two differ. x: (n, d)."""
     smallest = torch.inf
-    for _, squared in distance_blocks(x, x):
+    for _, _, squared in symmetric_tiles(x):
         # Below this, what is left of a difference of unit vectors is rounding.
-        squared[squared < 1e-6] = torch.inf
+        squared.masked_fill_(squared < 1e-6, torch.inf)
         smallest = min(smallest, float(squared.min()))
     return smallest**0.5 if smallest < torch.inf else 1.0

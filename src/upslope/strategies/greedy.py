@@ -15,6 +15,48 @@ FIRST = 32
 """Gains recomputed at once to begin with; twice as many each time that was not enough."""
 
 
+class LazyGreedy:
+    """The search: takes the position of largest gain, over and over.
+
+    bounds: (n,), at least the gains at the start. gains_of: positions (b,), b <= most, -> their
+    gains now (b,). take: called with each position as it is taken. exact: whether the bounds are
+    the gains themselves. Ties go to the smaller position.
+    """
+
+    def __init__(
+        self,
+        bounds: Tensor,
+        gains_of: Callable[[Tensor], Tensor],
+        take: Callable[[int], None],
+        most: int,
+        *,
+        exact: bool = True,
+    ) -> None:
+        self.gains = bounds.clone()
+        self.exact = torch.full((len(bounds),), exact)
+        self.gains_of, self.take, self.most = gains_of, take, most
+
+    def search(self, count: int) -> list[int]:
+        """Take `count` positions and return them, in order."""
+        gains, exact = self.gains, self.exact
+        taken: list[int] = []
+        for _ in range(count):
+            at_once = FIRST
+            while not exact[best := int(gains.argmax())]:
+                open_gains = gains.masked_fill(exact, -torch.inf)
+                stale = open_gains.topk(min(at_once, self.most, len(gains))).indices
+                stale = stale[~exact[stale]]
+                gains[stale] = self.gains_of(stale).to(gains.dtype)
+                exact[stale] = True
+                at_once *= 2
+            taken.append(best)
+            self.take(best)
+            gains[best] = -torch.inf
+            # A gain of nothing cannot fall further.
+            torch.le(gains, 0, out=exact)
+        return taken
+
+
 def lazy_greedy(
     gains: Tensor,
     budget: int,
@@ -22,26 +64,8 @@ def lazy_greedy(
     take: Callable[[int], None],
     most: int,
 ) -> list[int]:
-    """The positions of largest gain, one after the other; ties go to the smaller position.
+    """Return the positions of largest gain, one after the other; see `LazyGreedy`.
 
-    gains: (n,), at the start. gains_of: positions (b,), b <= most, -> their gains now (b,).
-    take: called with each position as it is taken.
+    gains: (n,), at the start.
     """
-    gains = gains.clone()
-    exact = torch.ones(len(gains), dtype=torch.bool)
-    taken: list[int] = []
-    for _ in range(budget):
-        at_once = FIRST
-        while not exact[best := int(gains.argmax())]:
-            open_gains = gains.masked_fill(exact, -torch.inf)
-            stale = open_gains.topk(min(at_once, most, len(gains))).indices
-            stale = stale[~exact[stale]]
-            gains[stale] = gains_of(stale)
-            exact[stale] = True
-            at_once *= 2
-        taken.append(best)
-        take(best)
-        gains[best] = -torch.inf
-        # A gain of nothing cannot fall further.
-        exact = gains <= 0
-    return taken
+    return LazyGreedy(gains, gains_of, take, most).search(budget)

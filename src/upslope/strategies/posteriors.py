@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from upslope.pool import Need
 
 Temper = float | str
 """A number, or "fitted"."""
-
-
-def margin(p: Tensor) -> Tensor:
-    """Return p_(1) - p_(2), the two largest posteriors' difference. p: (n, C), returns (n,)."""
-    first, second = p.topk(2, dim=1).values.unbind(dim=1)
-    return first - second
 
 
 def posterior_need(temperature: Temper, *, labelled: bool = False) -> Need:

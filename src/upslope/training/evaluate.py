@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from upslope.batches import evaluating, in_order, source, with_targets
+from upslope.autodiff import evaluating
+from upslope.batches import in_order, source, with_targets
 from upslope.datasets.base import Dataset, place_of
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress, Stop, no_progress

@@ -51,6 +51,7 @@ class Batch:
         """
         opened = dict(inputs) if isinstance(inputs, Mapping) else inputs
         leaves, spec = tree_flatten(opened)
+        # Numbers without a dimension are options of the model, not samples.
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
         if not tensors:
             raise GradientNormError(

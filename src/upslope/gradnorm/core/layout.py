@@ -123,6 +123,7 @@ class Samples:
             SamplesNotSeparable: `shape` tells apart entries along the dimension of the samples.
         """
         full = (1,) * (tensor.dim() - len(shape)) + tuple(shape)
+        # All of it is the one sample's, also where it has no dimension for it.
         if self.n == 1:
             return tensor.sum_to_size(full).reshape(1, *shape)
         if full[self.layout.dim] != 1:
@@ -253,6 +254,7 @@ def _owners(codes: Tensor, reached: Tensor) -> Tensor | None:
 
 def halves(n: int) -> Iterator[Tensor]:
     """Two complementary (n,) masks without a pattern that a tensor's shape could imitate."""
+    # Even and odd samples could be the rows of some shape; a random half is none.
     order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
     first = torch.zeros(n, dtype=torch.bool)
     first[order[: (n + 1) // 2]] = True

@@ -70,6 +70,7 @@ class ReducingListener:
         weights = self.tape.weights
         for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
             names = weights.sources(weight)
+            # Reduced at once, its operands can go before the next layer is reached.
             if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
                 self._found[names[0]] = self._reduced(names[0], [(weight, part)])
             else:

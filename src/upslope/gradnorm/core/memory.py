@@ -37,6 +37,7 @@ class Memory:
     def __init__(self) -> None:
         self._programs: OrderedDict[Hashable, Known] = OrderedDict()
         self._front: set[Hashable] = set()
+        # A generator of its own: drawing proofs must not move the caller's random numbers.
         self._random = random.Random(0)
         self._losses: OrderedDict[Hashable, None] = OrderedDict()
         self.told: set[str] = set()

@@ -36,6 +36,7 @@ CACHE = 8 << 20
 def squared_norms(values: Tensor) -> Tensor:
     """(n, ...) -> (n,): sums of squares, accumulated in float32 or better."""
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    # Squares of half precision overflow at 256, and sums of them lose every small one.
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     flat = values.reshape(len(values), -1)
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)

@@ -111,6 +111,7 @@ class Program:
             return True
         if name in MOVING and torch._C._functorch.peek_interpreter_stack() is not None:
             return True  # under `vmap` shapes are those of one row
+        # Sparse and jagged tensors keep entries where their own indices say.
         return any(isinstance(v, Tensor) and v.layout != torch.strided for v in values)
 
     def _add(self, description: Any) -> None:

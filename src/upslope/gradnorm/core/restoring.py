@@ -116,6 +116,7 @@ class RandomState:
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
         """Draw the same random numbers again, and leave the generators as they were."""
+        # Models draw from NumPy and Python as well: augmentation in `forward`, say.
         own = np.random.get_state(legacy=False), random.getstate()
         with torch.random.fork_rng(devices=self._devices):
             torch.set_rng_state(self._cpu)
@@ -150,6 +151,7 @@ def restoring_state(model: nn.Module) -> Iterator[Buffers]:
     for p, _ in gradients:
         p.grad = None  # a reentrant checkpoint adds to it
     try:
+        # The caller scores without gradients, as a rule; here they are what is asked for.
         with torch.inference_mode(False), torch.enable_grad(), _uncompiled():
             yield buffers
     finally:

@@ -66,6 +66,7 @@ def differ(
     u = u.view(-1, *(1,) * (once.dim() - 1))
     expected = once * u
     info = torch.finfo(precision or once.dtype)
+    # A power of two rounds nothing, but a library may sum the scaled numbers in another order.
     allowed = (once.abs() if size is None else size) * u * (_ROUNDINGS * info.eps)
     # Below the normal numbers a power of two does round.
     allowed = allowed + info.tiny * u.clamp(min=1) * _ROUNDINGS

@@ -127,6 +127,7 @@ class Tape:
             self, len(self.kernels) - 1, self.anchors[-1], *inputs
         )
         self.types.add(output.dtype)
+        # Autocast computes in half precision and may put out float32: what is proven must know.
         if torch.is_autocast_enabled(output.device.type):
             self.types.add(torch.get_autocast_dtype(output.device.type))
         return output
@@ -151,6 +152,7 @@ class _Record(torch.autograd.Function):
         if tape.listener is not None:
             tape.listener.on_gradient(ctx.index, g, inputs)
         gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        # The first layer's input needs none, and that gradient is the dearest of all.
         if any(ctx.needs_input_grad[3:]):
             gradients = kernel.input_gradients(g, *inputs)
         return (None, None, None, *gradients)

@@ -31,9 +31,9 @@ class Marks:
     """The place of the convolution that put it out, counted over the pass (`conv_bn_fusion`)."""
     placeholder_of: int | None = None
     """The place of the convolution for whose output it stands (`trace/conv_bn_fusion`)."""
-    statistic: tuple[object, str] | None = None
-    """The watch that has seen it, and whether it holds samples or a statistic of them
-    (`proofs/statistics`)."""
+    statistic: tuple[object, str, Tensor | None] | None = None
+    """The watch that has seen it, whether it holds samples or a statistic of them, and the sample
+    of each entry where that is known (`proofs/statistics`, `proofs/owners`)."""
     whole_numbers_of: object = None
     """The watch that has seen that it is made of the whole numbers of a batch
     (`proofs/independence`)."""

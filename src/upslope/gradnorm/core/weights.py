@@ -32,6 +32,7 @@ class Weights:
 
     def mark_derived(self, tensor: Tensor) -> None:
         """Take in a tensor that was computed from weights alone."""
+        # Without a gradient it is a constant, whatever it was made of.
         if tensor.requires_grad and not self.tracks(tensor):
             mark(tensor).made_of = self
 
@@ -114,8 +115,11 @@ def combined(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         total = parts[0].add(parts[1:]) if len(parts) > 1 else parts[0]
         if total is not None:
             return total.squared_norms(scratch)
+    # Thirds of a packed projection, say: their squares add, and the parameter's gradient is not
+    # formed.
     if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
         return torch.stack([part.squared_norms(scratch) for part in parts]).sum(dim=0)
+    # The same entry used twice, or a function of it: only the formed gradients can be added.
     pieces = dense_sum(weights, name, uses, scratch)
     return torch.cat([squared_norms(rows) for _, rows in pieces])
 

@@ -22,7 +22,7 @@ from upslope.gradnorm.kernels import (
 from upslope.gradnorm.kernels.conv import convolution
 from upslope.gradnorm.kernels.recurrent import cells, networks
 
-COMPOSITIONS = compositions.COMPOSITIONS
+COMPOSITIONS = {**compositions.COMPOSITIONS, "einsum": einsum.pairwise}
 """Name of the torch function -> a function that computes the same by other operators."""
 
 REGISTRY: Mapping[str, Callable[..., Any]] = {

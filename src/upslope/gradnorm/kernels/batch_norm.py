@@ -60,6 +60,7 @@ class BatchNormEval(Kernel):
         if self.weight is not None:
             scale = scale * self.weight.detach()
         # Statistics stay float32 where activations are in half precision.
+        # The statistics may be float32 under a network in half precision.
         return (g * scale.to(g.dtype).view(-1, *(1,) * (g.dim() - 2)),)
 
     def weight_gradients(

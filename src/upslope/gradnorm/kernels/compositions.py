@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels.einsum import pairwise
-
 Scale = float | int
 
 
@@ -145,5 +143,4 @@ COMPOSITIONS: Mapping[str, Callable[..., Any]] = {
     "chain_matmul": chain_matmul,
     "linalg_multi_dot": chain_matmul,
     "bilinear": bilinear,
-    "einsum": pairwise,
 }

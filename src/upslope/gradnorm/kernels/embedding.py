@@ -99,6 +99,7 @@ def embedding_bag(
         return NotImplemented
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
     rows: Tensor = tape.use(Embedding(weight, padding), input)  # (n, t, e)
+    # PyTorch gives the padding row no gradient, whatever is looked up there.
     factors = (input != padding).to(rows.dtype)
     if per_sample_weights is not None:
         factors = factors * per_sample_weights

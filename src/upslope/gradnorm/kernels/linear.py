@@ -48,11 +48,14 @@ class Linear(Kernel):
 
     def _matrix(self) -> Tensor:
         """Return W, (o, i), in the type of the product."""
+        # Detached: the kernel must leave no edge to the weight, or the batch's sum would be
+        # formed.
         weight = self.weight.detach().to(self.dtype)
         return weight.mT if self.transposed else weight
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (..., i) -> (..., o)."""
+        # Products want one type of all operands.
         bias = None if self.bias is None else self.bias.to(self.dtype)
         return matrix_products.linear(inputs[0], self._matrix(), bias)
 

@@ -6,15 +6,18 @@ at the outputs says all that the network needs to know of the loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.outputs import check_losses
+from upslope.gradnorm.core.outputs import check_losses, copy_objects
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.statistics import StatisticsWatch
@@ -27,13 +30,21 @@ _LARGER = 100.0
 
 
 def gradients_at_outputs(
-    outputs: Any, parameters: Sequence[Tensor], n: int, loss: Loss, *, prove: bool = True
+    outputs: Any,
+    parameters: Sequence[Tensor],
+    n: int,
+    loss: Loss,
+    *,
+    prove: bool = True,
+    shared: Collection[int] = (),
 ) -> list[Tensor] | None:
     """Return the gradients of the losses at the model's outputs, if they say all there is to say.
 
+    shared: the leaves of the outputs that are as long as the batch by chance (`shared_leaves`).
     prove: also see whether losses change with other samples' outputs by ways without gradients.
 
-    None where the loss has parameters of its own, or an output has no samples in dimension 0.
+    None where the loss has parameters of its own, where it differentiates outputs by each other
+    (gradient penalties), or where an output has no samples in dimension 0.
 
     Raises:
         GradientNormError: a sample's loss depends on the outputs of others.
@@ -43,9 +54,20 @@ def gradients_at_outputs(
     ends = [x for x in cut if differentiable(x)]
     if not ends or any(x.shape[:1] != (n,) for x in ends):
         return None
+    if any(differentiable(x) and place in shared for place, x in enumerate(leaves)):
+        return None
     # Copies, for a loss may write into what it is given.
     given = [x.clone() if differentiable(x) else x for x in cut]
-    losses = loss(tree_unflatten(given, spec))
+    watch = _DifferentiationWatch()
+    try:
+        with watch:
+            losses = loss(copy_objects(tree_unflatten(given, spec)))
+    except RuntimeError:
+        if watch.has_differentiated:
+            return None
+        raise
+    if watch.has_differentiated:
+        return None
     check_losses(losses, n)
     if not losses.requires_grad:
         return [torch.zeros_like(x) for x in ends]
@@ -53,7 +75,11 @@ def gradients_at_outputs(
     once, scaled = (
         _pull_back(losses, share, [*ends, *parameters]) for share in (torch.ones_like(losses), u)
     )
+    # A learned temperature or class weight, whose gradient is not at the outputs.
+    company = Outputs(leaves, spec, n, shared)
     if any(g is not None for g in once[len(ends) :]):
+        if n > 1 and prove:
+            _refuse_losses_by_company(loss, company, losses.detach())
         return None  # the loss has parameters of its own
     gradients = []
     for end, g, g_scaled in zip(ends, once, scaled, strict=False):
@@ -64,13 +90,28 @@ def gradients_at_outputs(
         if bool(mixed.any()):
             raise loss_mixes(mixed)
         gradients.append(g)
+    # Without gradients a loss may still count, sort or compare the other samples.
     if n > 1 and prove:
-        _refuse_losses_by_company(loss, leaves, spec, n, losses.detach())
+        _refuse_losses_by_company(loss, company, losses.detach())
     return gradients
 
 
 def _pull_back(losses: Tensor, share: Tensor, ends: list[Tensor]) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(losses, ends, share, retain_graph=True, allow_unused=True)
+
+
+class _DifferentiationWatch(TorchFunctionMode):
+    """Sees whether a loss differentiates: outputs that are cut off do not depend on each other."""
+
+    has_differentiated = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operator, and take note if it differentiates."""
+        if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
+            self.has_differentiated = True
+        return func(*args, **(kwargs or {}))
 
 
 def loss_mixes(samples: Tensor) -> GradientNormError:
@@ -84,10 +125,47 @@ def loss_mixes(samples: Tensor) -> GradientNormError:
     )
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a model put out for n samples, flattened.
+
+    leaves, spec: as of `tree_flatten`. shared: the leaves that are as long as the batch by chance.
+    """
+
+    leaves: Sequence[Any]
+    spec: Any
+    n: int
+    shared: Collection[int] = ()
+
+    def has_samples(self, place: int) -> bool:
+        """Whether a leaf is a tensor with one row per sample."""
+        leaf = self.leaves[place]
+        rows = isinstance(leaf, Tensor) and leaf.shape[:1] == (self.n,)
+        return rows and place not in self.shared
+
+    def change(self, values: Sequence[Any], change: Callable[[Tensor], Tensor]) -> list[Any]:
+        """Return the values of the leaves, with those that have rows of samples changed."""
+        return [change(x) if self.has_samples(i) else x for i, x in enumerate(values)]
+
+    def losses(
+        self, loss: Loss, values: Sequence[Any], watch: StatisticsWatch | None = None
+    ) -> Tensor:
+        """Return the losses of other values of the leaves. watch: sees the operators that run."""
+        given = [
+            value.clone().requires_grad_() if differentiable(leaf) else value
+            for value, leaf in zip(values, self.leaves, strict=True)
+        ]
+        if watch is None:
+            return loss(copy_objects(tree_unflatten(given, self.spec))).detach()
+        with watch:
+            marked = tree_unflatten(self.change(given, watch.mark), self.spec)
+            losses = loss(copy_objects(marked))
+        watch.finish([losses])
+        return losses.detach()
+
+
 @torch.no_grad()
-def _refuse_losses_by_company(
-    loss: Loss, leaves: Sequence[Any], spec: Any, n: int, losses: Tensor
-) -> None:
+def _refuse_losses_by_company(loss: Loss, outputs: Outputs, losses: Tensor) -> None:
     """Refuse losses that change when the outputs of other samples do, by ways without gradients.
 
     Every second sample keeps its outputs, and the others get multiples of a neighbour's; and in
@@ -96,10 +174,11 @@ def _refuse_losses_by_company(
     Raises:
         GradientNormError: some loss has changed.
     """
-    detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    n = outputs.n
+    detached = [x.detach() if isinstance(x, Tensor) else x for x in outputs.leaves]
     watch = StatisticsWatch(n)
     try:
-        again: Tensor | None = _losses_of(loss, detached, leaves, spec, watch)
+        again: Tensor | None = outputs.losses(loss, detached, watch)
     except Exception:  # labels of an iterator, say, have run out
         again = None
     if again is None or not torch.equal(again, losses):
@@ -108,32 +187,23 @@ def _refuse_losses_by_company(
             "gives others, or fails: it draws random numbers, takes its labels from an iterator or "
             "counts its calls. Fix what it depends on before the call."
         )
-    _refuse_losses_by_count(loss, detached, leaves, spec, n, losses)
-    places = torch.arange(n)
-    for parity in (0, 1):
-        stay = places % 2 == parity
-        neighbour = torch.where(stay, places, (places + 1) % n)
-        for factor in _COMPANY:
-            moved = [
-                _with_company(x, stay, neighbour, factor)
-                if isinstance(x, Tensor) and x.shape[:1] == (n,) and x.is_floating_point()
-                else x
-                for x in detached
-            ]
-            changed = _has_changed(_losses_of(loss, moved, leaves, spec), losses)
-            changed &= stay.to(losses.device)
-            if bool(changed.any()):
-                raise loss_mixes(changed)
+    _refuse_losses_by_count(loss, outputs, detached, losses)
+    for stay, change in companies(n):
+        changed = losses_change(outputs.losses(loss, outputs.change(detached, change)), losses)
+        changed &= stay.to(losses.device)
+        if bool(changed.any()):
+            raise loss_mixes(changed)
     if watch.operator is not None:
-        _refuse_losses_by_statistics(loss, detached, leaves, spec, n, losses)
+        _refuse_losses_by_statistics(loss, outputs, detached, losses)
 
 
-def _has_changed(other: Tensor, losses: Tensor) -> Tensor:
+def losses_change(other: Tensor, losses: Tensor) -> Tensor:
+    """Return which losses are others than before, (n,) bool, but for rounding."""
     return (other - losses).abs() > _near(losses) * (losses.abs() + losses.abs().mean())
 
 
 def _refuse_losses_by_statistics(
-    loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any, n: int, losses: Tensor
+    loss: Loss, outputs: Outputs, values: Sequence[Any], losses: Tensor
 ) -> None:
     """Refuse losses that change when statistics of the batch are made of one sample alone.
 
@@ -143,17 +213,32 @@ def _refuse_losses_by_statistics(
     Raises:
         GradientNormError: some loss has changed.
     """
-    changed = torch.zeros(n, dtype=torch.bool)
-    for sample in range(n):
-        watch = StatisticsWatch(n, alone=sample)
-        other = _losses_of(loss, values, leaves, spec, watch)
-        changed[sample] = bool(_has_changed(other, losses)[sample])
+    changed = torch.zeros(outputs.n, dtype=torch.bool)
+    for sample in range(outputs.n):
+        watch = StatisticsWatch(outputs.n, alone=sample)
+        other = outputs.losses(loss, values, watch)
+        changed[sample] = bool(losses_change(other, losses)[sample])
     if bool(changed.any()):
         raise loss_mixes(changed)
 
 
+def companies(n: int) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """Yield which of n samples stay, (n,) bool, and what puts other company beside them."""
+    places = torch.arange(n)
+    for parity in (0, 1):
+        stay = places % 2 == parity
+        neighbour = torch.where(stay, places, (places + 1) % n)
+        for factor in _COMPANY:
+            yield (
+                stay,
+                functools.partial(_with_company, stay=stay, neighbour=neighbour, factor=factor),
+            )
+
+
 def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float | None) -> Tensor:
     """Outputs of which some stay, and the others are a multiple of their neighbours'."""
+    if not outputs.is_floating_point():
+        return outputs
     others = outputs[neighbour.to(outputs.device)]
     # Infinite outputs, of masked classes, have no multiple.
     finite = torch.isfinite(others)
@@ -166,7 +251,7 @@ def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: floa
 
 
 def _refuse_losses_by_count(
-    loss: Loss, values: Sequence[Any], leaves: Sequence[Any], spec: Any, n: int, losses: Tensor
+    loss: Loss, outputs: Outputs, values: Sequence[Any], losses: Tensor
 ) -> None:
     """Refuse losses that change when the batch has fewer samples: divided by their number, say.
 
@@ -175,42 +260,23 @@ def _refuse_losses_by_count(
     Raises:
         GradientNormError: some loss has changed.
     """
-    count = (n + 1) // 2
-    fewer = [x[:count] if isinstance(x, Tensor) and x.shape[:1] == (n,) else x for x in values]
-    try:
-        own = _losses_of(loss, fewer, leaves, spec)
-    except Exception:
-        return
-    if own.shape != (count,):
-        return
-    changed = (own - losses[:count]).abs() > _near(losses) * losses[:count].abs()
-    if bool(changed.any()):
-        raise loss_mixes(changed)
+    for count in {(outputs.n + 1) // 2, 1}:
+        fewer = outputs.change(values, lambda x, count=count: x[:count])  # type: ignore[misc]
+        try:
+            own = outputs.losses(loss, fewer)
+        except Exception:  # labels of the whole batch do not fit
+            continue
+        # A loss may pad to a fixed size: then its numbers say nothing here.
+        if own.shape != (count,):
+            continue
+        changed = (own - losses[:count]).abs() > _near(losses) * losses[:count].abs()
+        if bool(changed.any()):
+            raise loss_mixes(changed)
 
 
 def _near(losses: Tensor) -> float:
     """How far the loss of a sample may move, relative to its size, before it has changed."""
     return 1e-4 if losses.dtype in (torch.float32, torch.float64) else 3e-2
-
-
-def _losses_of(
-    loss: Loss,
-    values: Sequence[Any],
-    leaves: Sequence[Any],
-    spec: Any,
-    watch: StatisticsWatch | None = None,
-) -> Tensor:
-    """The losses of other outputs than the model's. leaves: the model's, with their graph."""
-    as_before = [
-        value.clone().requires_grad_() if differentiable(leaf) else value
-        for value, leaf in zip(values, leaves, strict=True)
-    ]
-    if watch is None:
-        return loss(tree_unflatten(as_before, spec)).detach()
-    with watch:
-        losses = loss(tree_unflatten([watch.mark(x) for x in as_before], spec))
-    watch.finish([losses])
-    return losses.detach()
 
 
 def with_gradients(gradients: Sequence[Tensor]) -> Loss:

@@ -44,6 +44,8 @@ class BatchRun:
         """Whether hooks may change gradients, which must then be those of single samples."""
         self.checks_company = False
         """Whether to hold each sample's gradient alone against that in the batch."""
+        self.shared_outputs: set[int] | None = None
+        """Outputs that are as long as the batch by chance, once that is known (`mixing`)."""
         self._buffers, self._random = Buffers(model), RandomState(model)
         self._has_drawn = False
 
@@ -62,6 +64,8 @@ class BatchRun:
 
         Only the first pass moves the generators of the caller, as one call of the model would.
         """
+        # An earlier pass may have moved them, and its graph may hold the tensors: they are
+        # replaced.
         self._buffers.renew()
         if self._has_drawn:
             with self._random.replayed():

@@ -14,7 +14,7 @@ Called by `trace/recording` with the first batch of each program.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,10 +23,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.gradnorm.core.batch import Batch, clone_rows
-from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.outputs import copy_objects, tensors_in
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.mixing import (
+    crop,
+    is_shorter,
+    refuse_losses_in_company,
+    shared_leaves,
+    shared_tensors,
+)
 from upslope.gradnorm.proofs.statistics import StatisticsWatch, Watch
 
 _ROWS = 8
@@ -49,6 +56,7 @@ def model_looks_around(run: BatchRun) -> bool:
     if run.n < 2 or not _is_counted(run):
         return False
     n, batch = run.n, run.batch
+    # A proof of the first batch must not cost as much as the batch.
     if n > _ROWS and not run.is_random:  # random numbers would not be the same for fewer
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
     watch = StatisticsWatch(n)
@@ -85,16 +93,24 @@ def losses_look_around(run: BatchRun, loss: Loss) -> bool:
     if run.n < 2:
         return False
     if opens(run.outputs) and _is_counted(run):
-        return loss_looks_around(loss, run.outputs, run.n)
+        looks_around = loss_looks_around(loss, run.outputs, run.n, shared_leaves(run))
+        if looks_around is not None:
+            return looks_around
 
     def losses(change: Change | None) -> list[Tensor]:
-        return [loss(_run(run, run.batch, change))]
+        try:
+            return [loss(_run(run, run.batch, change))]
+        except RuntimeError:  # a loss that differentiates what the model puts out
+            return [loss(_run(run, run.batch, change, with_graph=True))]
 
     try:
         before = losses(None)
     except Exception:  # labels that have run out
         return True
-    return _moves(run.n, before, losses)
+    if not _moves(run.n, before, losses):
+        return False
+    refuse_losses_in_company(run, loss)
+    return True
 
 
 def opens(outputs: Any) -> bool:
@@ -105,30 +121,39 @@ def opens(outputs: Any) -> bool:
 
 def _is_counted(run: BatchRun) -> bool:
     """Whether dimension 0 of every output counts the samples."""
-    return all(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs))
+    counted = all(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs))
+    return counted and not shared_tensors(run)
 
 
-def loss_looks_around(loss: Loss, outputs: Any, n: int) -> bool:
-    """Return whether the loss of a sample may depend on the outputs of others.
+def loss_looks_around(
+    loss: Loss, outputs: Any, n: int, shared: Collection[int] = ()
+) -> bool | None:
+    """Return whether the loss of a sample may depend on the outputs of others; None where it fails.
 
-    outputs: what a model puts out for n samples, its tensors (n, ...).
+    outputs: what a model puts out for n samples, its tensors (n, ...). shared: the leaves that are
+    as long by chance.
     """
     leaves, spec = tree_flatten(outputs)
     watch = StatisticsWatch(n)
     own = [_changed(leaf, n, None) for leaf in leaves]
-    for leaf in own:
-        watch.mark(leaf)
+    for place, leaf in enumerate(own):
+        if place not in shared:
+            watch.mark(leaf)
     try:
         with watch:
-            before = loss(tree_unflatten(own, spec))
-    except Exception:  # labels that have run out
-        return True
+            before = loss(copy_objects(tree_unflatten(own, spec)))
+    except Exception:  # labels that have run out, or it differentiates outputs by each other
+        return None
+    # Operators tell more than numbers: a statistic may not have moved just now.
     if watch.finish([before]):
         return True
 
     def losses(change: Change) -> list[Tensor]:
-        given = [_changed(leaf, n, change) for leaf in leaves]
-        return [loss(tree_unflatten(given, spec))]
+        given = [
+            _changed(leaf, n, None if place in shared else change)
+            for place, leaf in enumerate(leaves)
+        ]
+        return [loss(copy_objects(tree_unflatten(given, spec)))]
 
     return _moves(n, [before], losses)
 
@@ -149,7 +174,8 @@ def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequenc
             return torch.where(each % 2 == 0, tensor, spoil(tensor, each))
 
         try:
-            after = numbers(change)
+            with _without_validation():
+                after = numbers(change)
         except Exception:  # a model may refuse numbers that are none
             continue
         tried += 1
@@ -157,7 +183,20 @@ def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequenc
             _differ(a, b, n, even) for a, b in zip(before, after, strict=True)
         ):
             return True
+    # A model that refuses both kinds of numbers cannot be judged by them:
     return tried == 0
+
+
+@contextlib.contextmanager
+def _without_validation() -> Iterator[None]:
+    """Let distributions take NaN as their parameters, which they refuse by default."""
+    distribution = torch.distributions.Distribution
+    validates = distribution._validate_args
+    distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        distribution.set_default_validate_args(validates)
 
 
 def _to_nan(tensor: Tensor, places: Tensor) -> Tensor:  # noqa: ARG001
@@ -170,6 +209,10 @@ def _to_extremes(tensor: Tensor, places: Tensor) -> Tensor:
 
 
 def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
+    if before.dim() and len(before) == n and is_shorter(before, after):
+        after = crop(after, before)  # padded to the longest sample
+    elif after.dim() and len(after) == n and is_shorter(after, before):
+        before = crop(before, after)
     if before.shape != after.shape:
         return True
     if before.shape[:1] != (n,) or before.numel() == 0:
@@ -182,9 +225,18 @@ def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
     return not bool(same.all())
 
 
-def _run(run: BatchRun, batch: Batch, change: Change | None, watch: Watch | None = None) -> Any:
+def _run(
+    run: BatchRun,
+    batch: Batch,
+    change: Change | None,
+    watch: Watch | None = None,
+    *,
+    with_graph: bool = False,
+) -> Any:
     """Run the model on a batch of which the floating numbers of some samples are changed."""
     mode: Watch | None = watch if change is None else _SpoilingIntegers(batch.n, change)
+    if with_graph:
+        return run.run_plain(batch, change=change, watch=mode)
     try:
         with torch.no_grad():  # a graph would take as much memory as the pass that counts
             return run.run_plain(batch, change=change, watch=mode)

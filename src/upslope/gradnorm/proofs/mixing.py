@@ -14,7 +14,15 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.batch import half
 from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.core.restoring import without_traces
-from upslope.gradnorm.proofs.at_outputs import differentiable
+from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.proofs.at_outputs import (
+    Outputs,
+    companies,
+    differentiable,
+    gradients_at_outputs,
+    loss_mixes,
+    losses_change,
+)
 from upslope.gradnorm.proofs.batch_run import BatchRun
 
 _NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
@@ -24,12 +32,18 @@ other sizes of batch go through other kernels of the libraries, which round diff
 
 
 def compare_outputs(
-    run: BatchRun, outputs: Any, rows: Tensor, unused: Collection[int] = ()
+    run: BatchRun,
+    outputs: Any,
+    rows: Tensor,
+    unused: Collection[int] = (),
+    *,
+    may_be_shorter: bool = False,
 ) -> None:
     """Refuse a model whose outputs for some samples change when the others are not there.
 
     outputs: of the samples `rows` alone. unused: the places among the tensors of the outputs
-    (`tensors_in`) that the loss does not look at, and that may be what they like.
+    (`tensors_in`) that the loss does not look at, and that may be what they like. may_be_shorter:
+    whether outputs may lack what pads them to the longest sample of the batch (`shares_alone`).
 
     Raises:
         GradientNormError: they do.
@@ -40,9 +54,12 @@ def compare_outputs(
     near = _NEAR.get(run.precision, _NEAR_HALF)
     for place, (all_, own) in enumerate(zip(whole, some, strict=True)):
         counted = all_.shape[:1] == (run.n,) and own.shape[:1] == (len(rows),)
+        # What the loss does not look at may depend on anything.
         if place in unused or not counted:
             continue
         ours = all_.detach()[rows.to(all_.device)]
+        if may_be_shorter and is_shorter(own, ours):
+            ours = crop(ours, own)
         if ours.shape != own.shape:
             raise model_mixes(run, rows)
         if ours.numel() == 0:
@@ -60,6 +77,7 @@ def _agree_in_double(run: BatchRun, rows: Tensor) -> bool:
 
     TF32, of which GPUs make float32 products, has three digits.
     """
+    # There is nothing more precise to ask.
     if run.precision == torch.float64:
         return False
     try:
@@ -70,6 +88,7 @@ def _agree_in_double(run: BatchRun, rows: Tensor) -> bool:
     except Exception:  # a model for its own type alone
         return False
     pairs = [(a[rows], b) for a, b in zip(whole, some, strict=False) if len(a) == run.n]
+    pairs = [(crop(a, b) if is_shorter(b, a) else a, b) for a, b in pairs]
     if len(whole) != len(some) or not pairs or any(a.shape != b.shape for a, b in pairs):
         return False
     near = _NEAR[torch.float64]
@@ -120,13 +139,130 @@ def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
         else ()
     )
     unused = _places_without(outputs, ends, gradients)
-    for rows in half(run.n, seed=run.n):
+    # One alone: a model may do something else for few samples.
+    for rows in (*half(run.n, seed=run.n), torch.tensor([run.n // 2])):
         with torch.no_grad():
             try:
                 company, own = run_without_others(run, rows)
             except Exception:  # a model for this size of batch alone: nothing can be said
                 return
         compare_outputs(run, own, company, unused)
+
+
+def refuse_other_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
+    """Refuse a model that puts out other numbers in a second pass of the same batch.
+
+    outputs, losses: of that pass, with their graph.
+
+    Raises:
+        GradientNormError: what the loss looks at has changed.
+    """
+    ends = [x for x in tensors_in(outputs) if x.requires_grad]
+    unused = set()
+    if ends and losses.requires_grad:
+        gradients = torch.autograd.grad(
+            losses.sum(), ends, retain_graph=True, allow_unused=True, materialize_grads=False
+        )
+        unused = _places_without(outputs, ends, gradients)
+    compare_outputs(run, outputs, torch.arange(run.n), unused)
+
+
+def refuse_losses_in_company(run: BatchRun, loss: Loss) -> None:
+    """Refuse losses that change when the inputs of other samples do.
+
+    For losses that cannot be cut off from the model, and may depend on other samples.
+
+    Raises:
+        GradientNormError: some loss has changed.
+    """
+    if run.n < 2 or run.is_random:
+        return
+    losses = loss(run.run_plain(run.batch)).detach()
+    for stay, change in companies(run.n):
+        try:
+            other = loss(run.run_plain(run.batch, change=change)).detach()
+        except GradientNormError:
+            raise
+        except Exception:  # a model may not take such numbers
+            continue
+        if other.shape != losses.shape:
+            continue
+        changed = losses_change(other, losses) & stay.to(losses.device)
+        if bool(changed.any()):
+            raise loss_mixes(changed)
+
+
+def is_shorter(some: Tensor, whole: Tensor) -> bool:
+    """Whether outputs of some samples have fewer entries along any dimension but the samples'."""
+    a, b = some.shape[1:], whole.shape[1:]
+    return len(a) == len(b) and a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def crop(whole: Tensor, some: Tensor) -> Tensor:
+    """Return the entries of outputs that shorter ones have as well."""
+    return whole[(slice(None), *(slice(size) for size in some.shape[1:]))]
+
+
+def shares_alone(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], outputs: Any, rows: Tensor
+) -> list[Tensor]:
+    """Return the gradients at the outputs of some samples that went without the others.
+
+    Outputs may be padded to the longest sample of a batch, and so be shorter without it. The loss
+    must then look at nothing of the padding, nor at how much there is.
+
+    shares: the gradients at the outputs of the whole batch. outputs: of the samples `rows` alone.
+
+    Raises:
+        GradientNormError: it does, or cannot be called on shorter outputs.
+    """
+    ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
+    own = [share[rows.to(share.device)] for share in shares]
+    pairs = list(zip(own, ends, strict=False))
+    if len(ends) != len(own) or not any(is_shorter(end, g) for g, end in pairs):
+        return own
+    cut = [crop(g, end) if is_shorter(end, g) else g for g, end in pairs]
+    for whole, part in zip(own, cut, strict=True):
+        beyond = whole.flatten(1).count_nonzero(dim=1) > part.flatten(1).count_nonzero(dim=1)
+        if bool(beyond.any()):
+            raise _looks_at_padding(rows[beyond.cpu()])
+    _refuse_losses_by_length(run, loss, outputs, rows)
+    return cut
+
+
+def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tensor) -> None:
+    """Refuse losses of some samples that change when all outputs are cut to these samples'."""
+    leaves, spec = tree_flatten(run.outputs)
+    fewer = tree_flatten(outputs)[0]
+    whole = Outputs(leaves, spec, run.n)
+    values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    cut = [
+        crop(x, own) if whole.has_samples(i) and is_shorter(own, x) else x
+        for i, (x, own) in enumerate(zip(values, fewer, strict=True))
+    ]
+    before = whole.losses(loss, values)
+    try:
+        after = whole.losses(loss, cut)
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise GradientNormError(
+            "Expected a loss that takes outputs of any length, for the model's are padded to the "
+            f"longest sample of the batch, but on those of samples {rows[:5].tolist()} alone it "
+            f"fails with {type(error).__name__}: {reason}. Whether it depends on the longest "
+            "sample cannot be told. Cut what it holds to the length of the outputs, "
+            "`labels[:, : outputs.shape[1]]`, or pad the outputs to a length of their own."
+        ) from error
+    places = rows.to(before.device)
+    if after.shape != before.shape or bool(losses_change(after, before)[places].any()):
+        raise _looks_at_padding(rows)
+
+
+def _looks_at_padding(samples: Tensor) -> GradientNormError:
+    return GradientNormError(
+        "Expected a loss in which each sample's number depends on that sample's outputs alone but "
+        f"those of samples {samples[:5].tolist()} depend on how far the longest sample of the "
+        "batch pads their outputs. Mask what is padded, and divide by each sample's own length."
+    )
 
 
 def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
@@ -142,6 +278,7 @@ def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
         outputs = run.run_plain(run.batch.rows(rows))
         if len(rows) > 1 or all(len(x) == 1 for x in tensors_in(outputs)):
             return rows, outputs
+    # Another try would fail as well; the caller must choose a smaller batch.
     except torch.OutOfMemoryError:
         raise
     except Exception:  # the second try below tells what the model does not like
@@ -151,6 +288,7 @@ def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
         return other, run.run_plain(run.batch.rows(other))
     except torch.OutOfMemoryError:
         raise
+    # Any type: it is the model's own error, told by name below.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise GradientNormError(
@@ -158,6 +296,56 @@ def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
             f"{run.n} it fails with {type(error).__name__}: {reason}. Take the number of "
             "samples from the inputs (`len(x)`), not from a constant."
         ) from error
+
+
+def shared_tensors(run: BatchRun) -> set[int]:
+    """Return the places among `tensors_in` of outputs that are as long as the batch by chance.
+
+    A table of prototypes, or outputs with time first: with fewer samples they are as long as ever.
+    """
+    if run.shared_outputs is None:
+        run.shared_outputs = _find_shared(run)
+    return run.shared_outputs
+
+
+def _find_shared(run: BatchRun) -> set[int]:
+    whole = tensors_in(run.outputs)
+    if run.n < 2 or run.is_random or all(len(x) != run.n for x in whole):
+        return set()
+    try:
+        with torch.no_grad():
+            rows, outputs = run_without_others(run, torch.arange(min(2, run.n - 1)))
+    except Exception:  # for this size of batch alone, or in no mode but the ordinary one
+        return set()
+    fewer = tensors_in(outputs)
+    if len(rows) == run.n or len(fewer) != len(whole):
+        return set()
+    pairs = enumerate(zip(whole, fewer, strict=True))
+    return {place for place, (a, b) in pairs if len(a) == len(b) == run.n}
+
+
+def shared_leaves(run: BatchRun) -> set[int]:
+    """Return the places of those outputs among the leaves of `tree_flatten`."""
+    tensors = tensors_in(run.outputs)
+    own = {id(tensors[place]) for place in shared_tensors(run)}
+    return {i for i, leaf in enumerate(tree_flatten(run.outputs)[0]) if id(leaf) in own}
+
+
+def gradients_at_own_outputs(
+    run: BatchRun, loss: Loss, parameters: Sequence[Tensor]
+) -> list[Tensor] | None:
+    """Return the gradients of the losses at the outputs of a batch (`gradients_at_outputs`).
+
+    Raises:
+        GradientNormError: a sample's loss depends on the outputs of others.
+    """
+    try:
+        return gradients_at_outputs(run.outputs, parameters, run.n, loss)
+    except GradientNormError:
+        shared = shared_leaves(run)  # a pass of its own, only where lengths may have deceived
+        if not shared:
+            raise
+    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared)
 
 
 def model_mixes(run: BatchRun, samples: Tensor) -> GradientNormError:

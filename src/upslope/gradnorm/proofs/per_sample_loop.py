@@ -7,22 +7,28 @@ elsewhere a backward pass of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.listeners import Reduction
-from upslope.gradnorm.core.outputs import check_losses
+from upslope.gradnorm.core.outputs import check_losses, copy_objects, tensors_in
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.proofs.at_outputs import differentiable, loss_mixes
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
+    gradients_at_own_outputs,
     model_mixes,
+    refuse_losses_in_company,
+    refuse_other_outputs,
     run_without_others,
+    shared_tensors,
+    shares_alone,
     unused_outputs,
 )
 
@@ -44,7 +50,8 @@ def sample_by_sample(
     shares = None
     if not run.is_random:
         # With random numbers a sample would meet others when it is alone.
-        shares = gradients_at_outputs(run.outputs, parameters, run.n, loss)
+        shares = gradients_at_own_outputs(run, loss, parameters)
+    # The loss needs the whole batch: its parameters, or outputs without samples in front.
     if shares is None:
         yield from _in_the_batch(run, loss, parameters, samples)
         return
@@ -52,19 +59,14 @@ def sample_by_sample(
     company = _in_company(run, shares) if run.checks_company else None
     for i in samples:
         rows, outputs = run_without_others(run, torch.tensor([i]))
-        if run.n > 1:
-            compare_outputs(run, outputs, rows, unused)
+        compare_outputs(run, outputs, rows, unused, may_be_shorter=True)
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        own = []
-        for share in shares:
-            row = torch.zeros_like(share[rows])
-            row[0] = share[i]
-            own.append(row)
+        own = shares_alone(run, loss, shares, outputs, rows)
+        for row in own:
+            row[1:] = 0  # a sample that went twice counts once
         gradients = pull_back(ends, own, parameters)
         if company is not None:
-            rest = [torch.zeros_like(share) for share in shares]
-            for row, share in zip(rest, shares, strict=True):
-                row[i] = share[i]
+            rest = [_row_alone(share, i) for share in shares]
             _refuse_company(run, i, gradients, pull_back(company, rest, parameters))
         yield gradients
 
@@ -85,6 +87,8 @@ def reduce_one_by_one(run: BatchRun, reduction: Reduction, loss: Loss) -> dict[s
             if gradient is not None:
                 reached.add(name)
             dense = torch.zeros_like(parameter) if gradient is None else gradient
+            # Embeddings with `sparse=True` have sparse gradients, which have no norm per row
+            # here.
             dense = dense.to_dense() if dense.is_sparse else dense
             rows[name].append(reduction.of_dense(name, dense.detach()[None]))
     return {name: torch.cat(rows[name]) for name in parameters if name in reached}
@@ -107,6 +111,7 @@ def _in_company(run: BatchRun, shares: Sequence[Tensor]) -> list[Tensor]:
             pull_back(ends, shares, inputs),
             pull_back(ends, scaled, inputs),
             u,
+            lambda i: pull_back(ends, [_row_alone(share, i) for share in shares], inputs),
         )
     return ends
 
@@ -146,17 +151,30 @@ def _in_the_batch(
     """Where a sample cannot go alone: one pass forward, and one backward for each sample."""
     inputs = _differentiable_inputs(run)
     outputs = run.run_plain(run.batch, inputs)
-    losses = loss(outputs)
+    losses = loss(copy_objects(outputs))
     check_losses(losses, run.n, run.batch.first)
+    if not run.is_random:
+        refuse_other_outputs(run, outputs, losses)
     if not losses.requires_grad:
         for _ in samples:
             yield (None,) * len(parameters)
         return
+    if run.n > 1 and not run.has_hooks:
+        _refuse_mixing_at_outputs(run, outputs, losses)
     if run.n > 1 and inputs and not run.has_hooks:
         u = scales(run.n, losses)
         shares = torch.ones_like(losses), u
         once, scaled = (pull_back([losses], [share], inputs) for share in shares)
-        _refuse_mixing(run, inputs, once, scaled, u)
+        _refuse_mixing(
+            run,
+            inputs,
+            once,
+            scaled,
+            u,
+            lambda i: pull_back([losses], [one_hot(losses, i)], inputs),
+        )
+    if run.looks_around:
+        refuse_losses_in_company(run, loss)
     for i in samples:
         yield pull_back([losses], [one_hot(losses, i)], parameters)
 
@@ -167,10 +185,15 @@ def _refuse_mixing(
     once: Sequence[Tensor | None],
     scaled: Sequence[Tensor | None],
     u: Tensor,
+    from_one: Callable[[int], Sequence[Tensor | None]],
 ) -> None:
     """Refuse if the loss of a sample feels the inputs of another (`separation`).
 
-    once, scaled: the gradients at the inputs, of the losses and of u times the losses.
+    Powers of two tell all samples apart at once where the backward pass is linear. Where it is not
+    (clipped or rounded gradients), or samples do mix, the losses go backward one by one.
+
+    once, scaled: the gradients at the inputs, of the losses and of u times the losses. from_one:
+    those of the loss of one sample.
 
     Raises:
         GradientNormError: it does.
@@ -180,9 +203,52 @@ def _refuse_mixing(
             continue
         # Sums over positions may go in another order: what counts is the size of all of them.
         size = g.abs().amax(dim=tuple(range(1, g.dim())), keepdim=True).expand_as(g)
-        wrong = differ(g_scaled, g, u, size)
-        if bool(wrong.any()):
-            raise model_mixes(run, wrong.nonzero().flatten().cpu())
+        if bool(differ(g_scaled, g, u, size).any()):
+            break
+    else:
+        return
+    for i in range(run.n):
+        for g in from_one(i):
+            if g is not None and g.numel():
+                felt = (g.isfinite() & (g != 0)).reshape(len(g), -1).any(dim=1).cpu()
+                felt[i] = False
+                if bool(felt.any()):
+                    raise model_mixes(run, felt.nonzero().flatten())
+
+
+def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
+    """Refuse if the loss of a sample feels the outputs of another, where inputs are out of reach.
+
+    Raises:
+        GradientNormError: it does.
+    """
+    tensors = tensors_in(outputs)
+    ends = [x for x in tensors if x.requires_grad and x.shape[:1] == (run.n,)]
+    if not ends:
+        return
+    u = scales(run.n, losses)
+    once, scaled = (pull_back([losses], [share], ends) for share in (torch.ones_like(losses), u))
+    for x, g, g_scaled in zip(ends, once, scaled, strict=True):
+        if g is None or g_scaled is None or x.numel() == 0:
+            continue
+        if not bool(differ(g_scaled, g, u).any()):
+            continue
+        if any(tensors[place] is x for place in shared_tensors(run)):
+            continue
+        for i in range(run.n):  # a model that differentiates itself may not be linear
+            (own,) = pull_back([losses], [one_hot(losses, i)], [x])
+            if own is not None:
+                felt = (own.isfinite() & (own != 0)).reshape(run.n, -1).any(dim=1).cpu()
+                felt[i] = False
+                if bool(felt.any()):
+                    raise loss_mixes(felt)
+
+
+def _row_alone(share: Tensor, i: int) -> Tensor:
+    """The gradient at an output that the loss of one sample asks for."""
+    alone = torch.zeros_like(share)
+    alone[i] = share[i]
+    return alone
 
 
 def one_hot(like: Tensor, place: int) -> Tensor:
@@ -201,11 +267,13 @@ def pull_back(
     that an output of which nothing is asked may have any shape. The graph is kept: parts of it may
     belong to a cache, of the model's or of its parametrisations.
     """
+    # An output that the loss ignores may be of a type or size that has no gradient.
     pairs = [(x, g) for x, g in zip(ends, shares, strict=False) if bool(g.any())]
     if not pairs:
         return (None,) * len(parameters)
     outputs = [x for x, _ in pairs]
     gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
+    # Such a checkpoint runs `backward` itself, and refuses `torch.autograd.grad`.
     if _has_reentrant_checkpoint(outputs):
         return _accumulated(outputs, gradients, parameters)
     return torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True)

@@ -26,7 +26,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
 )
 from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
 from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
-from upslope.gradnorm.kernels.conv.weight_gradient import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Direction:
         rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         rows = parameter.shape[0] if parameter.dim() > 1 else 1
         sizes = (rows, parameter.numel() // max(1, rows))
+        # In half precision the direction itself would round; float32 does no harm to either side.
         double = parameter.dtype in (torch.float64, torch.complex128)
         dtype = torch.float64 if double else torch.float32
         left, right = (torch.randn(size, generator=rng, dtype=dtype) for size in sizes)
@@ -89,11 +90,13 @@ def _cheap(
     direction: Direction,
 ) -> Tensor | None:
     """The product without forming the gradients; None where there is no such way."""
+    # Complex products conjugate one factor; formed densely there is one rule for all.
     if parameter.is_complex() or weight.is_complex() or parameter.dim() < 2:
         return None
     if weight is parameter:
         return _rank_one(part, direction.left, direction.right)
     outer = part.part if isinstance(part, Transposed) else part
+    # A slice or a transpose: its entries are entries of the direction, in the same strides.
     viewed = weight._base is parameter and parameter.is_contiguous() and weights.isometric(weight)
     if not (viewed and isinstance(outer, OuterProducts) and weight.dim() == 2):
         return None

@@ -21,6 +21,7 @@ A batch that fails is done again sample by sample, and said so.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,19 +33,23 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.batch import half
 from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.listeners import ReducingListener, Reduction
+from upslope.gradnorm.core.outputs import copy_objects
 from upslope.gradnorm.core.separation import checksum, differ
 from upslope.gradnorm.core.tape import Kernel
 from upslope.gradnorm.core.weights import Uses, Weights
 from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable, gradients_at_outputs
+from upslope.gradnorm.proofs.at_outputs import differentiable
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
+    gradients_at_own_outputs,
     refuse_company,
+    refuse_losses_in_company,
     run_without_others,
+    shares_alone,
     unused_outputs,
 )
-from upslope.gradnorm.proofs.per_sample_loop import pull_back, sample_by_sample
+from upslope.gradnorm.proofs.per_sample_loop import one_hot, pull_back, sample_by_sample
 from upslope.gradnorm.proofs.projection import Direction, inner_products
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
@@ -100,6 +105,8 @@ class Checksums:
         layout = self.kernels[index].layout or self.layouts.get(index)
         if self.n == 1 or layout is None:
             return
+        # The second gradient is a part of the first one's backward pass: neither is that of a
+        # loss.
         if index in self.sums:
             raise ProofFailed("a backward pass runs inside the backward pass of the model")
         self.sums[index] = checksum(Samples(self.n, layout).front(g))
@@ -144,6 +151,7 @@ def check_separation(
     Raises:
         SeparationFailed: naming the operator that other samples' losses reach.
     """
+    # A backward pass that draws or counts: no two of its passes can be compared.
     if once.sums.keys() != scaled.keys():
         raise ProofFailed("the backward pass of the model is not the same each time")
     for index, (sums, size) in once.sums.items():
@@ -151,8 +159,8 @@ def check_separation(
             kernel = kernels[index]
             names = ", ".join(n for w in kernel.weights for n in run.weights.sources(w))
             raise SeparationFailed(
-                f"the losses of other samples reach a sample's own place at `{kernel.name}` of "
-                f"{names or 'no parameter'}"
+                "the losses of other samples reach a sample's own place, or a backward pass that "
+                f"is not linear does, at `{kernel.name}` of {names or 'no parameter'}"
             )
 
 
@@ -164,6 +172,8 @@ def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: 
         GradientNormError: the model or the loss mixes samples.
     """
     rng = torch.Generator().manual_seed(run.n)
+    # Away from zero, so that no sample goes unproven; of either sign, so that errors do not add
+    # up to a common scale.
     w = (torch.rand(run.n, generator=rng) + 0.5) * (
         torch.randint(2, (run.n,), generator=rng) * 2 - 1
     )
@@ -181,6 +191,8 @@ def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: 
         product, g = own.products.get(name), plain[name]
         ours = 0.0
         if product is not None:
+            # In double: sums of float32 over thousands of samples would lose the digits compared
+            # here.
             ours = float((product.double() * w.to(product).double()).sum())
         theirs = 0.0
         if g is not None:
@@ -239,27 +251,33 @@ def _plain_gradients(
     total: list[Tensor | None] = [None] * len(parameters)
     shares = None
     if not run.is_random:
-        shares = gradients_at_outputs(run.outputs, parameters, run.n, loss)
-    parts: Iterator[tuple[Gradients, Gradients | None]]
+        shares = gradients_at_own_outputs(run, loss, parameters)
+    parts: Iterator[Gradients]
     if shares is not None:
+        # Routing by capacity shows only where the company is changed, which is cheap without
+        # gradients.
         if not own.repeats:
-            _compare_rest(run, unused_outputs(run.outputs, shares), torch.cat(list(groups)))
-        parts = (_gradients_of(run, parameters, shares, w, rows, one) for rows in groups)
+            _compare_rest(run, loss, shares, torch.cat(list(groups)))
+        parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
     else:
-        whole = _whole_gradients(run, parameters, loss, w, own.losses)
-        parts = iter([(whole, _gradients_of_one(run, loss, one) if run.n > 1 else ())])
-    of_one: Gradients = ()
-    for part, single in parts:
-        of_one = of_one if single is None else single
+        parts = iter([_whole_gradients(run, parameters, loss, w, own.losses)])
+    for part in parts:
         for i, g in enumerate(part):
             if g is not None:
                 g = g.to_dense() if g.is_sparse else g
                 before = total[i]
                 total[i] = g if before is None else before + g
+    of_one: Gradients = ()
+    if run.n > 1 and shares is not None:
+        # Alone, and not from its group: a model may do something else for few samples.
+        unit = one_hot(w, one)
+        of_one = _gradients_of(run, loss, parameters, shares, unit, torch.tensor([one]))
+    elif run.n > 1:
+        of_one = _gradients_of_one(run, loss, one)
     return dict(zip(run.weights.parameters, total, strict=True)), of_one
 
 
-def _compare_rest(run: BatchRun, unused: set[int], seen: Tensor) -> None:
+def _compare_rest(run: BatchRun, loss: Loss, shares: Sequence[Tensor], seen: Tensor) -> None:
     """Run the samples whose gradients are not formed in two halves: outputs must be the same.
 
     seen: the samples that are run without the others anyway. Where data decide which samples go
@@ -269,61 +287,56 @@ def _compare_rest(run: BatchRun, unused: set[int], seen: Tensor) -> None:
     for places in half(len(rest), seed=run.n):
         if len(places):
             with torch.no_grad():
-                _compare_without_others(run, rest[places], unused)
+                _run_without_others(run, loss, shares, rest[places])
 
 
 def _gradients_of(
     run: BatchRun,
+    loss: Loss,
     parameters: Sequence[Tensor],
     shares: Sequence[Tensor],
     w: Tensor,
     rows: Tensor,
-    one: int,
-) -> tuple[Gradients, Gradients | None]:
-    """Of the samples `rows` in a pass without the others, whose outputs must be the same.
+) -> Gradients:
+    """Return the sum, weighted by w (n,), of the gradients of samples that run without the others.
 
-    Returns their weighted sum, and those of the sample `one`, if it is among them.
+    Their outputs must be what they are in the batch.
     """
-    unused = unused_outputs(run.outputs, shares)
-    company, outputs = _compare_without_others(run, rows, unused)
+    company, outputs, own = _run_without_others(run, loss, shares, rows)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    if len(ends) != len(shares):
+    if len(ends) != len(own):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
     once = torch.arange(len(company)) < len(rows)  # a sample that went twice counts once
-
-    def pulled(w: Tensor) -> Gradients:
-        weighted = []
-        for share in shares:
-            own = share[company.to(share.device)]
-            weighted.append(own * w.to(own).view(-1, *(1,) * (own.dim() - 1)))
-        return pull_back(ends, weighted, parameters)
-
-    is_one = once & (company == one)
-    return pulled(torch.where(once, w[company], 0)), (
-        pulled(is_one.to(w)) if bool(is_one.any()) else None
-    )
+    weights = torch.where(once, w[company], 0)
+    weighted = [g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in own]
+    return pull_back(ends, weighted, parameters)
 
 
-def _compare_without_others(run: BatchRun, rows: Tensor, unused: set[int]) -> tuple[Tensor, Any]:
-    """Run some samples without the others; return those that went, and their outputs.
+def _run_without_others(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], rows: Tensor
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """Run some samples without the others.
+
+    Returns those that went, their outputs, and the gradients of the losses at these.
 
     Raises:
         ProofFailed: the outputs are other ones than in the batch.
     """
+    unused = unused_outputs(run.outputs, shares)
     company, outputs = run_without_others(run, rows)
-    if run.n > 1:
-        try:
-            compare_outputs(run, outputs, company, unused)
-        except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
-            raise ProofFailed("outputs are not those of ordinary passes without company") from error
-    return company, outputs
+    try:
+        compare_outputs(run, outputs, company, unused, may_be_shorter=True)
+        own = shares_alone(run, loss, shares, outputs, company)
+    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+        raise ProofFailed("outputs are not those of ordinary passes without company") from error
+    return company, outputs, own
 
 
 def _whole_gradients(
     run: BatchRun, parameters: Sequence[Tensor], loss: Loss, w: Tensor, losses: Tensor
 ) -> Gradients:
     outputs = run.run_plain(run.batch)
-    plain = loss(outputs)
+    plain = loss(copy_objects(outputs))
     near, floor = tolerance(run)
     size = losses.detach().abs().max() if run.n else losses.new_zeros(())
     if not bool(((plain - losses).detach().abs() <= near * size + floor).all()):
@@ -332,6 +345,8 @@ def _whole_gradients(
         return (None,) * len(parameters)
     if run.n > 1 and not run.is_random:
         refuse_company(run, outputs, plain)
+        if run.looks_around:
+            refuse_losses_in_company(run, loss)
     return pull_back([plain], [w.to(plain)], parameters)
 
 
@@ -356,6 +371,7 @@ def _check_one(
     names, rows = run.weights.parameters, own.rows
     pairs = {}
     for (name, parameter), g in zip(names.items(), gradients, strict=True):
+        # Neither way reached it: it has zeros in both.
         if g is None and name not in rows:
             continue
         dense = torch.zeros_like(parameter) if g is None else g

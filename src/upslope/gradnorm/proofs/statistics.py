@@ -6,7 +6,8 @@ in whatever operator, that sample may depend on others, if only on some batches:
 capacity or a comparison that the first batch does not set off. So operators are watched, not
 numbers. A statistic that only leaves for Python (`bool(mask.all())`, `int(lengths.max())`), that
 chooses an entry, or that is put out beside the samples, as balancing losses are, is none of it:
-layouts that follow from such numbers are told apart by `program`.
+layouts that follow from such numbers are told apart by `program`. Which entries belong to which
+sample is followed from operator to operator (`owners`); where that is not known, lengths must do.
 
 Called by `independence`, with the first batch of each program.
 """
@@ -22,6 +23,15 @@ from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.proofs.owners import (
+    counting_dimensions,
+    do_meet,
+    entries_of_one,
+    front_owners,
+    is_entrywise,
+    owners_of_output,
+    reduced_owners,
+)
 
 REDUCING = frozenset(
     {
@@ -69,9 +79,10 @@ class Watch(Protocol):
 class StatisticsWatch(TorchFunctionMode):
     """Sees whether a statistic of several samples meets the numbers of a sample.
 
-    n: the number of samples. reference: the watch of a pass of another number of samples: the
-    dimensions that are longer for more samples count them. Without it, or where the two passes
-    part, dimension 0 is held to do so if n divides its length. alone: a sample of which alone every
+    n: the number of samples. reference: the watch of a pass of another number of samples: where an
+    operator is not known to keep entries in their places, the dimensions that are longer for more
+    samples count them. Without it, or where the two passes part, dimension 0 is held to do so if n
+    divides its length. alone: a sample of which alone every
     statistic is to be made; what comes out for it is what would come out without the others.
     """
 
@@ -92,18 +103,23 @@ class StatisticsWatch(TorchFunctionMode):
     def mark(self, value: Any) -> Any:
         """Say that a tensor holds the numbers of samples, if it has as many rows."""
         if isinstance(value, Tensor) and value.dim() and len(value) == self._n:
-            mark(value).statistic = self._session, _SAMPLE
+            mark(value).statistic = self._session, _SAMPLE, front_owners(self._n, value)
         return value
 
     def _read(self, tensor: Tensor) -> str | None:
         known = marks_of(tensor).statistic
         return known[1] if known is not None and known[0] is self._session else None
 
+    def _owners(self, tensor: Tensor) -> Tensor | None:
+        """The sample of each entry of a tensor that holds samples, where it is known."""
+        known = marks_of(tensor).statistic
+        return known[2] if known is not None and self._read(tensor) == _SAMPLE else None
+
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
         if self.operator is None:
             counted = (x for x in outputs if x.dim() and len(x) == self._n)
-            if any(self._read(x) == _STATISTIC for x in counted):
+            if any(self._read(x) == _STATISTIC or self._is_displaced(x) for x in counted):
                 self.operator = "output"
         return self.operator is not None
 
@@ -113,11 +129,13 @@ class StatisticsWatch(TorchFunctionMode):
         """Run one operator, and mark what it makes."""
         kwargs = kwargs or {}
         name = name_of(func)
+        # The statistic of one sample alone is what the others must not change.
         if self._alone is not None and name in REDUCING:
             args = self._of_one(name, args, kwargs)
         out = func(*args, **kwargs)
         given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         marks = [self._read(x) for x in given]
+        # Constants and weights meet each other all the time; they say nothing of samples.
         if not any(marks):
             return out
         shapes = tuple(tuple(x.shape) for x in given)
@@ -127,10 +145,40 @@ class StatisticsWatch(TorchFunctionMode):
             return out
         kind = self._kind_of(name, args, kwargs, given, marks, place)
         if kind is not None:
-            for tensor in tree_flatten(out)[0]:
+            made = args[0] if out is None and args else out  # writes of entries return nothing
+            for position, tensor in enumerate(tree_flatten(made)[0]):
                 if isinstance(tensor, Tensor):
-                    mark(tensor).statistic = self._session, kind
+                    owners = None
+                    if kind == _SAMPLE:
+                        several = position if isinstance(out, (tuple, list)) else None
+                        owners = self._followed(name, func, args, kwargs, tensor, several)
+                    mark(tensor).statistic = self._session, kind, owners
         return out
+
+    def _is_displaced(self, output: Tensor) -> bool:
+        """Whether the rows of an output are known to belong to other samples than their places."""
+        owners = self._owners(output)
+        if owners is None or counting_dimensions(owners) != {0}:
+            return False
+        return bool((owners != front_owners(self._n, owners)).any())
+
+    def _followed(
+        self, name: str, func: Any, args: Any, kwargs: Any, out: Tensor, place: int | None
+    ) -> Tensor | None:
+        """The owners of what an operator has made; None where they are not known."""
+        given = [
+            (x, self._owners(x))
+            for x in tree_flatten((args, kwargs))[0]
+            if isinstance(x, Tensor) and self._read(x) == _SAMPLE
+        ]
+        known = [(x, owners) for x, owners in given if owners is not None]
+        if not given or len(known) < len(given):
+            return None
+        reduces = name in REDUCING and not _is_of_two(name, args[1:], kwargs)
+        if reduces and len(given) == 1 and name not in _REARRANGING:
+            dims = _dimensions(name, args, kwargs, given[0][0].dim())
+            return reduced_owners(known[0][1], dims, out)
+        return owners_of_output(name, func, args, kwargs, known, out, place)
 
     def _of_one(self, name: str, args: Any, kwargs: Any) -> Any:
         """The arguments of an operator that reduces samples, with those of one in all places."""
@@ -138,10 +186,14 @@ class StatisticsWatch(TorchFunctionMode):
         if not isinstance(entries, Tensor) or self._read(entries) is None or not entries.dim():
             return args
         dims = _dimensions(name, args, kwargs, entries.dim())
-        if len(entries) % self._n or not (dims is None or 0 in dims):
+        owners = self._owners(entries)
+        if owners is not None:
+            own = entries_of_one(entries, owners, dims, self._alone or 0)
+        elif len(entries) % self._n or not (dims is None or 0 in dims):
             return args
-        each = entries.reshape(self._n, -1, *entries.shape[1:])
-        own = each[self._alone].expand_as(each).reshape(entries.shape)
+        else:
+            each = entries.reshape(self._n, -1, *entries.shape[1:])
+            own = each[self._alone].expand_as(each).reshape(entries.shape)
         mark(own).statistic = marks_of(entries).statistic
         return (own, *args[1:])
 
@@ -157,6 +209,18 @@ class StatisticsWatch(TorchFunctionMode):
                 return _STATISTIC
             self.operator = self.operator or name
             return _SAMPLE
+        owners = [self._owners(x) for x, mark in zip(given, marks, strict=True) if mark]
+        known = [x for x in owners if x is not None]
+        if len(known) == len(owners):
+            own = _owned_kind(name, args, kwargs, given, marks, known)
+            if own is not None:
+                return own
+        return self._kind_by_length(name, args, kwargs, given, marks, place)
+
+    def _kind_by_length(
+        self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
+    ) -> str:
+        """The kind of what an operator makes of tensors of which lengths alone are known."""
         both = len(given) == 2 and marks == [_SAMPLE, _SAMPLE]
         spread = both and (name in CROSSING or given[0].shape != given[1].shape)
         if spread or name in REDUCING or name == "grid_sample":
@@ -190,6 +254,41 @@ class StatisticsWatch(TorchFunctionMode):
         """The dimensions that are as many times longer as there were more samples."""
         pairs = enumerate(zip(before, now, strict=True))
         return {d for d, (a, b) in pairs if a != b and a * self._n == b * self._reference_n}
+
+
+_REARRANGING = frozenset({"topk", "unique", "bincount", "histc", "argmax", "argmin"})
+"""Reductions whose results are in no place of the entries that they are made of."""
+
+
+def _is_of_two(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether an operator that may reduce takes two tensors entry by entry instead."""
+    return name in {"max", "min"} and any(isinstance(x, Tensor) for x in (*args, *kwargs.values()))
+
+
+def _owned_kind(
+    name: str,
+    args: Any,
+    kwargs: Any,
+    given: list[Tensor],
+    marks: list[Any],
+    owners: list[Tensor],
+) -> str | None:
+    """The kind of what an operator makes of tensors of which every entry's sample is known.
+
+    owners: of the tensors that hold samples, in order. None where this does not decide.
+    """
+    if all(x.numel() == 1 for x in owners) and len({int(x) for x in owners}) == 1:
+        return _SAMPLE  # all of it belongs to one sample
+    if name in REDUCING and isinstance(args[0] if args else None, Tensor) and marks[0] == _SAMPLE:
+        if _is_of_two(name, args[1:], kwargs):
+            return _STATISTIC if do_meet(owners) else _SAMPLE
+        dims = _dimensions(name, args, kwargs, given[0].dim())
+        counting = counting_dimensions(owners[0])
+        over = counting if dims is None else counting & dims
+        return _STATISTIC if over and given[0].numel() else _SAMPLE
+    if is_entrywise(name):
+        return _STATISTIC if do_meet(owners) else _SAMPLE
+    return None
 
 
 def _dimensions(name: str, args: Any, kwargs: Any, count: int) -> set[int] | None:

@@ -42,6 +42,7 @@ def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]],
 
     def pack(tensor: Tensor) -> Tensor:
         # Without its graph: an output that its own node holds is a circle that is never freed.
+        # Views of one tensor take its memory once.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             alive.append(tensor.detach())

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from upslope.gradnorm.core.batch import Batch, call, clone_rows
-from upslope.gradnorm.core.restoring import modules_of, without_traces
-from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Tape
+from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.conv.fused import FusedConvolution, is_fusible
-from upslope.gradnorm.trace.intercept import Interceptor
 
 Pairs = Mapping[int, Normalisation]
 """Place of a convolution among those of a pass -> the normalisation that follows."""
@@ -87,43 +84,33 @@ class ConvBatchNormFusion:
                 raise FusionMismatch(place)
 
 
-def pairs_of(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
-    """Return what can be folded."""
+def pairs_of(model: nn.Module, weights: Weights, learn: Callable[[], Pairs]) -> Pairs:
+    """Return what can be folded.
+
+    model: the network. weights: those that are asked for. learn: a pass of a few samples with
+    nothing folded, which returns the pairs that it met.
+    """
     own, asked = _known.setdefault(model, {}), tuple(weights.parameters)
+    # A hook on a module would be shown NaN in place of what the convolution puts out.
     if own.get(asked) == {} or _watched(model):
         return {}
     if asked not in own:
-        own[asked] = _learned(model, batch, weights)
+        own[asked] = learn() if _normalises(model) else {}
     return own[asked]
 
 
-def corrected(model: nn.Module, batch: Batch, weights: Weights, wrong: int) -> Pairs:
-    """The same after the pair at the place `wrong` proved wrong."""
+def corrected(model: nn.Module, weights: Weights, wrong: int, learn: Callable[[], Pairs]) -> Pairs:
+    """Return the same after the pair at the place `wrong` proved wrong. Others as of `pairs_of`."""
     own, asked = _known[model], tuple(weights.parameters)
-    before, now = own[asked], _learned(model, batch, weights)
+    before, now = own[asked], learn()
     if wrong in now and now[wrong].same(before[wrong]):  # used for something else as well
         now = {place: norm for place, norm in before.items() if place != wrong}
     own[asked] = now
     return now
 
 
-def _learned(model: nn.Module, batch: Batch, weights: Weights) -> Pairs:
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules_of(model)):
-        return {}
-    tape = Tape(weights, ComputeOptions())
-    tape.fusion = fusion = ConvBatchNormFusion(tape, {})
-    interceptor = Interceptor(tape, model, 2)
-
-    def few(tensor: Tensor, per_sample: bool) -> Tensor:
-        own = clone_rows(tensor)
-        return interceptor.sampled(own) if per_sample else own
-
-    try:
-        with without_traces(model), torch.enable_grad(), interceptor:
-            call(model, batch.rows(slice(0, 2)).map(few))
-    except Exception:  # what a model does not like will be told in the pass that counts
-        return {}
-    return fusion.seen
+def _normalises(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules_of(model))
 
 
 def _watched(model: nn.Module) -> bool:

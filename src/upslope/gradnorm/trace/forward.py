@@ -15,14 +15,19 @@ from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.batch import call, clone_rows
 from upslope.gradnorm.core.layout import LayoutProbe, SamplesNotSeparable, codes, halves
-from upslope.gradnorm.core.outputs import check_losses, tensors_in
+from upslope.gradnorm.core.outputs import check_losses, copy_objects, tensors_in
 from upslope.gradnorm.core.program import switches_of
-from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.restoring import modules_of, without_traces
 from upslope.gradnorm.core.separation import scales
-from upslope.gradnorm.core.tape import FusionMismatch, Listener, Tape
+from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener, Tape
 from upslope.gradnorm.losses import Loss, identify
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.trace.conv_bn_fusion import ConvBatchNormFusion, corrected, pairs_of
+from upslope.gradnorm.trace.conv_bn_fusion import (
+    ConvBatchNormFusion,
+    Pairs,
+    corrected,
+    pairs_of,
+)
 from upslope.gradnorm.trace.intercept import Interceptor
 
 
@@ -51,9 +56,10 @@ class Forward:
         if self._is_recorded:
             return
         run = self._run
-        known = run.model, run.batch, run.weights
+        known = run.model, run.weights
         # The fused kernel has no half precision, and no samples leave no numbers to normalise.
-        pairs = pairs_of(*known) if self._fused and run.options.dtype is None and run.n else {}
+        fuses = self._fused and run.options.dtype is None and run.n > 0
+        pairs = pairs_of(*known, self._learn_pairs) if fuses else {}
         for last in range(len(pairs) + 2, -1, -1):  # until what is fused is right, or nothing is
             self.tape = Tape(run.weights, run.options)
             fusion = ConvBatchNormFusion(self.tape, pairs)
@@ -69,7 +75,27 @@ class Forward:
             except FusionMismatch as mismatch:
                 # The model has other pairs by now, or uses a convolution in another way. Each time
                 # at least one pair goes; the last attempt has none.
-                pairs = corrected(*known, mismatch.place) if last > 1 else {}
+                wrong = mismatch.place
+                pairs = corrected(*known, wrong, self._learn_pairs) if last > 1 else {}
+
+    def _learn_pairs(self) -> Pairs:
+        """Run two samples with nothing fused, and see which normalisation follows which kernel."""
+        run = self._run
+        tape = Tape(run.weights, ComputeOptions())
+        tape.fusion = fusion = ConvBatchNormFusion(tape, {})
+        interceptor = Interceptor(tape, run.model, 2)
+
+        def take(tensor: Tensor, per_sample: bool) -> Tensor:
+            own = clone_rows(tensor)
+            return interceptor.sampled(own) if per_sample else own
+
+        try:
+            # Two samples, not one: some models squeeze a single one.
+            with without_traces(run.model), torch.enable_grad(), interceptor:
+                call(run.model, run.batch.rows(slice(0, 2)).map(take))
+        except Exception:  # what a model does not like will be told in the pass that counts
+            return {}
+        return fusion.seen
 
     def _call(self) -> Any:
         run = self._run
@@ -116,11 +142,13 @@ class Forward:
         """
         run = self._run
         outputs = run.outputs
+        # Several losses may follow one forward pass, each with a program of its own.
         self._interceptor.program.rewind(self._identity)
         with self._interceptor:
+            # A loss in half precision would round away what tells samples apart.
             if run.options.dtype is not None:
                 outputs = tree_map_only(Tensor, upcast_output, outputs)
-            losses = loss(outputs)
+            losses = loss(copy_objects(outputs))
         check_losses(losses, run.n, run.batch.first)
         return losses
 

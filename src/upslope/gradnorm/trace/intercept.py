@@ -128,8 +128,10 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
+        # Nothing is computed, and these are asked for hundreds of times per pass.
         if func in ASKING:
             return func(*args, **kwargs)
+        # The engine could not tell such a hook which sample a gradient belongs to.
         if func is Tensor.register_hook:
             raise GradientsHooked(
                 "the model registers a hook on a tensor, which may change gradients"
@@ -137,6 +139,8 @@ class Interceptor(TorchFunctionMode):
         tensors = tensors_of((*args, *kwargs.values()))
         kinds = {self._kind(t) for t in tensors}
         name = getattr(func, "__name__", "")
+        # Positions repeated for each sample are constants, and yet each row looked up is one
+        # sample's.
         if name == "embedding" and self._for_each_sample(args):
             kinds.add("sample")
         if name in LIKE_ANOTHER and args and self._kind(args[0]) == "constant":
@@ -147,11 +151,14 @@ class Interceptor(TorchFunctionMode):
             self.copied = True
             kinds.add("sample")
         normalising = func in BATCH_NORMS
+        # Only the normalisation that was fused may meet a placeholder: its numbers are NaN.
         if "token" in kinds:
             if not (normalising and "weight" in kinds):
                 places = (marks_of(t).placeholder_of for t in tensors)
                 raise FusionMismatch(next(place for place in places if place is not None))
             kinds = kinds - {"token"} | {"sample"}
+        # Before it runs, for a batch normalisation in training mode would also move its
+        # statistics.
         if "sample" in kinds and normalising:
             refuse_batch_statistics(self.model, func, args, kwargs)
         if func in EMBEDDINGS:
@@ -170,6 +177,8 @@ class Interceptor(TorchFunctionMode):
             shaped = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
             out = viewed(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
             self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
+            # Encoded positions meet no sample yet, and still have one copy per sample from here
+            # on.
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
                 self.copied = True
                 kinds.add("sample")
@@ -209,6 +218,7 @@ class Interceptor(TorchFunctionMode):
             return None
         try:
             return self._orders.behind(func, args, tensors, chooses)
+        # No error: from here on each batch is probed by itself, which is exact and slower.
         except OrderUnknown:
             self.tape.route()
             return None
@@ -226,6 +236,7 @@ class Interceptor(TorchFunctionMode):
         if any(tensor.is_nested for tensor in tensors_of((*args, *kwargs.values()))):
             raise SamplesNotSeparable(f"`{name}` takes a nested tensor, whose sizes are no numbers")
         into_weight = writes(name) and any(self.tape.weights.is_weight(first) for first in args[:1])
+        # What was written would be read as a weight, whose samples nobody could tell apart.
         if kwargs.get("out") is not None or into_weight:
             raise SamplesNotSeparable(
                 f"`{name}` writes samples into a weight, or into an `out` of its own"
@@ -246,6 +257,7 @@ class Interceptor(TorchFunctionMode):
                 out = composition(*args, **kwargs)
             if out is not NotImplemented:
                 return out
+        # Python code that calls other operators, which come back here one by one.
         if isinstance(func, types.FunctionType):
             with self:
                 return without_torch_function_dispatch(func)(*args, **kwargs)
@@ -363,6 +375,7 @@ class Interceptor(TorchFunctionMode):
     def _kind_by_graph(self, tensor: Tensor) -> str:
         """For what no operator here put out: custom functions, TorchScript, caches, writes."""
         ends = list(leaves(tensor))
+        # Every use of a weight hangs on an anchor: whoever reaches one comes from the samples.
         if any(leaf is anchor for leaf in ends for anchor in self.tape.anchors):
             mark(tensor).samples_in = self._session
             self.program.repeats = False  # what made it, and of which entries, was not seen
@@ -380,6 +393,7 @@ def _takes(rule: Callable[..., Any], count: int, names: tuple[str, ...]) -> bool
     """Whether a rule has these arguments: so many without a name, then those of these names."""
     try:
         inspect.signature(rule).bind(*range(count), **dict.fromkeys(names))
+    # A call that the rule does not cover is replayed, not refused:
     except TypeError:  # torch has other names for some, and forms of old
         return False
     return True

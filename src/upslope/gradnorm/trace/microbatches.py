@@ -30,6 +30,7 @@ from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import Loss, identify, is_label_free
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.proofs.independence import loss_looks_around
+from upslope.gradnorm.proofs.mixing import shared_tensors
 from upslope.gradnorm.trace.capacity import held_by_one
 from upslope.gradnorm.trace.forward import upcast_output
 from upslope.gradnorm.trace.recording import Recording
@@ -145,15 +146,18 @@ def _with_joined_outputs(
     memory = memory_of(run.model)
     key = (identify(loss), total, run.batch.shapes)
     prove = not memory.knows_loss(key)
+    # The loss is called once, with all outputs, as its labels may be those of the whole batch.
     try:
         gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
     except GradientNormError:
-        raise
+        if not shared_tensors(run):
+            raise
+        return None
     except Exception:  # a loss that reads what the model kept of the last piece, for instance
         gradients = None
     if gradients is None:
         return None
-    if prove and not loss_looks_around(loss, joined, total):
+    if prove and loss_looks_around(loss, joined, total) is False:
         memory.keep_loss(key)
 
     def rows() -> Iterator[dict[str, Tensor]]:

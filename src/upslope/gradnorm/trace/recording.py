@@ -164,6 +164,7 @@ class Recording:
         trusted = forward.repeats and self._ladder.remembers
         known = self._memory.recall(program) if trusted else None
         run.looks_around = known is not None and known.looks_around
+        # It would fail again where it failed before, after all the work up to there.
         if known is not None and known.slow is not None:
             raise KnownSlow(known.slow)
         layouts: Mapping[int, Layout] | None = None
@@ -171,6 +172,8 @@ class Recording:
             layouts = known.layouts
         elif self.n == 1:
             layouts = {}
+        # These operators had all samples in front for batches of other shapes: likely here too,
+        # and the proof below tells.
         elif trusted and self._memory.is_front(operators):
             layouts = defaultdict(Layout)
         self._used_memory = layouts is not None and self.n > 1

@@ -80,6 +80,7 @@ def reduce_proven(
     noting = ProvenReduction(reduction)
     parts = ReducingListener(forward.tape, run.n, layouts, noting)
     once, again = (Checksums(run.n, layouts, forward.tape.kernels) for _ in range(2))
+    # A single sample cannot be mixed with others; and probing may have taken the scaled pass.
     enough = run.n == 1 or scaled is not None
     both = BothListeners(once, parts)
     forward.backward(losses, torch.ones_like(losses), both, last=last and enough)
@@ -96,6 +97,8 @@ def reduce_proven(
     )
     try:
         check_gradients(run, loss, own, reduction)
+    # A rounding at a kink is no fault of a kernel: float64 tells the two apart. In other types
+    # there is nothing better to ask.
     except ProofFailed:
         single = any(p.dtype == torch.float32 for p in run.weights.parameters.values())
         if not (single and run.precision == torch.float32 and holds_in_double(loss)):

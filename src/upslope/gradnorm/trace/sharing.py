@@ -45,6 +45,7 @@ def resolve_shared(model: nn.Module, batch: Batch) -> Batch:
     Where that cannot be told (the model is random, or mixes samples), every input as long as the
     batch is held to have one row per sample.
     """
+    # One sample alone has nothing that it could share with others.
     doubtful = batch.doubtful() if batch.n > 1 else []
     if not doubtful:
         return batch

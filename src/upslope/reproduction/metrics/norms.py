@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from upslope.batches import evaluating
+from upslope.autodiff import evaluating
 from upslope.datasets.base import Dataset
 from upslope.gradnorm import gradient_norms
 from upslope.reproduction.metrics.sample_batches import SampleBatches

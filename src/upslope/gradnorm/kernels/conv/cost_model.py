@@ -18,8 +18,12 @@ from collections.abc import Mapping
 import torch
 
 from upslope.gradnorm.core.matrix_products import WORTH
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
-from upslope.gradnorm.kernels.conv.gradients import FEW_CHANNELS, samples_per_call
+from upslope.gradnorm.kernels.conv.geometry import (
+    FEW_CHANNELS,
+    ConvOperands,
+    Geometry,
+    samples_per_call,
+)
 
 CALL = 1e7
 """Cost of one call of a grouped convolution."""

@@ -1,4 +1,4 @@
-"""The operands of a convolution's weight gradient: images, output gradients and geometry."""
+"""The operands of a convolution's weight gradient, and the sizes of calls that follow from them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+
+_CACHE_BYTES = 3 << 20
+"""Bytes of operands and results of one grouped convolution: with more, they leave the cache."""
+_MAX_SAMPLES = 64
+"""Samples per grouped convolution at most: its fixed cost is well shared then."""
+_MAX_GROUPS = 256
+"""Groups per call that a layer with groups of its own may have: each group has a cost."""
+FEW_CHANNELS = 4
+"""Input channels up to which images are unfolded channel by channel: rows of so few channels are
+too short to be copied as a whole."""
 
 
 class Geometry(NamedTuple):
@@ -55,3 +66,24 @@ class ConvOperands:
         """Return images (n, c, *space) with the convolution's border of zeros."""
         sides = [side for pad in reversed(self.geometry.padding) for side in (pad, pad)]
         return F.pad(x, sides) if any(sides) else x  # padding by nothing would copy
+
+
+def samples_per_call(operands: ConvOperands) -> int:
+    """Return how many samples share a grouped convolution.
+
+    Enough to share its fixed cost, few enough to stay in the cache, and a multiple of the number
+    of threads, to keep all cores busy.
+    """
+    most = min(
+        _MAX_SAMPLES,
+        max(4, _MAX_GROUPS // operands.geometry.groups),
+        _CACHE_BYTES // bytes_per_sample(operands),
+    )
+    threads = max(2, torch.get_num_threads())
+    return max(threads, most - most % threads)
+
+
+def bytes_per_sample(operands: ConvOperands) -> int:
+    """Return the bytes of the images, output gradients and weight gradient of one sample."""
+    sizes = operands.x.shape[1:], operands.g.shape[1:], operands.shape
+    return operands.x.element_size() * sum(math.prod(size) for size in sizes)

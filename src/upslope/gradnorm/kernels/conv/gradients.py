@@ -26,23 +26,18 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts, chunks
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands
-
-_CACHE_BYTES = 3 << 20
-"""Bytes of operands and results of one grouped convolution: with more, they leave the cache."""
-_MAX_SAMPLES = 64
-"""Samples per grouped convolution at most: its fixed cost is well shared then."""
-_MAX_GROUPS = 256
-"""Groups per call that a layer with groups of its own may have: each group has a cost."""
-FEW_CHANNELS = 4
-"""Input channels up to which images are unfolded channel by channel: rows of so few channels are
-too short to be copied as a whole."""
+from upslope.gradnorm.kernels.conv.geometry import (
+    FEW_CHANNELS,
+    ConvOperands,
+    bytes_per_sample,
+    samples_per_call,
+)
 
 
 def direct(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by grouped convolutions of as many samples as stay in the cache."""
     n = len(operands)
-    size = max(1, min(scratch // _bytes_per_sample(operands), samples_per_call(operands)))
+    size = max(1, min(scratch // bytes_per_sample(operands), samples_per_call(operands)))
     starts = list(range(0, n, size))
     if len(starts) > 1 and size > 1 and n % size == 1:  # a call of one sample is the slowest
         starts.pop()
@@ -74,27 +69,6 @@ def _as_groups(x: Tensor) -> Tensor:
         last = x.movedim((0, 2), (-2, -1)).flatten(-2)  # (k, *space, n * c)
         return last.movedim(-1, 1)
     return x.transpose(0, 1).reshape(k, n * c, *x.shape[3:])
-
-
-def samples_per_call(operands: ConvOperands) -> int:
-    """Return how many samples share a grouped convolution.
-
-    Enough to share its fixed cost, few enough to stay in the cache, and a multiple of the number
-    of threads, to keep all cores busy.
-    """
-    most = min(
-        _MAX_SAMPLES,
-        max(4, _MAX_GROUPS // operands.geometry.groups),
-        _CACHE_BYTES // _bytes_per_sample(operands),
-    )
-    threads = max(2, torch.get_num_threads())
-    return max(threads, most - most % threads)
-
-
-def _bytes_per_sample(operands: ConvOperands) -> int:
-    """Return the bytes of the images, output gradients and weight gradient of one sample."""
-    sizes = operands.x.shape[1:], operands.g.shape[1:], operands.shape
-    return operands.x.element_size() * sum(math.prod(size) for size in sizes)
 
 
 def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""Ways to compute the norm of a convolution's per-sample weight gradient.
+"""The per-sample weight gradient of a convolution, and ways to its norm.
 
     dL/dW[:, :, k] = sum_l g_l x_(l*s + k*d)^T        for position l and offset k of the kernel
 
@@ -11,7 +11,8 @@
   the Gram matrix of single pixels, sum_k P[l + k, l' + k] with P = X X^T. No unfolding and no
   factor k: about t^2 (c + o) multiply-adds and one short window sum per dimension.
 
-`cost_model` says which is the cheapest.
+The library forms the gradient of a batch in one call; those of its samples would take as many calls
+as there are samples. `cost_model` says which method is the cheapest.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,13 +28,14 @@ from torch import Tensor
 from upslope.gradnorm.core.matrix_products import batched_products
 from upslope.gradnorm.core.per_sample_gradients import (
     OuterProducts,
+    PerSampleGradient,
     cancels,
     chunks,
     frobenius_norms,
     squared_norms,
     upcast,
 )
-from upslope.gradnorm.kernels.conv import gradients
+from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.geometry import ConvOperands
 
 _GRAM_BYTES = 3 << 20
@@ -89,6 +92,7 @@ def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
         total = (gram.flatten(1) * other.flatten(1)).sum(dim=1).clamp_min_(0)
         if bool((lost := cancels(total, sizes)).any()):
             rows = dataclasses.replace(operands, x=operands.x[c][lost], g=operands.g[c][lost])
+            # These few are formed after all: the window sums have cancelled their digits.
             total[lost] = _im2col(rows, scratch).to(total)
         out.append(total)
     return torch.cat(out)
@@ -132,3 +136,36 @@ METHODS: Mapping[str, Callable[[ConvOperands, int], Tensor]] = {
     "shifted_ghost": _shifted_ghost,
 }
 """Name of a method -> a function of operands and bytes of scratch to (n,) squared norms."""
+
+
+@dataclass(frozen=True)
+class ConvWeightGradient(ConvOperands):
+    """The gradients of a convolution's weight, from its operands."""
+
+    def squared_norms(self, scratch: int) -> Tensor:
+        """See `PerSampleGradient`. By the cheapest method."""
+        if self.is_pointwise:
+            return self.pointwise().squared_norms(scratch)
+        return METHODS[cost_model.best(self)](self, scratch)
+
+    def materialize(self, rows: slice) -> Tensor:
+        """See `PerSampleGradient`. By one grouped convolution."""
+        return gradients.grouped(self, rows)
+
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """See `PerSampleGradient`. More images per sample, if all images have one size."""
+        same = [
+            self,
+            *(o for o in others if isinstance(o, ConvWeightGradient) and self._matches(o)),
+        ]
+        if len(same) <= len(others):
+            return None
+        x, g = torch.cat([o.x for o in same], dim=1), torch.cat([o.g for o in same], dim=1)
+        return ConvWeightGradient(x, g, self.geometry, self.shape)
+
+    def _matches(self, other: ConvWeightGradient) -> bool:
+        return (
+            self.geometry == other.geometry
+            and self.x.shape[2:] == other.x.shape[2:]
+            and self.g.shape[2:] == other.g.shape[2:]
+        )

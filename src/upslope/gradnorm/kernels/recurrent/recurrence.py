@@ -103,10 +103,12 @@ class Recurrence(Kernel):
         """Return the operator's output; see `Kernel`."""
         x, *start = inputs
         bias = self._bias()
+        # It is added inside the product, which wants one type.
         bias = None if bias is None else bias.to(self.dtype)
         # The product in the type that the caller asked for (half precision, where it is faster);
         # the steps in the weights' own type, since their rounding errors accumulate over time.
         sums = linear(x, self.layer.w_x.to(self.dtype), bias).to(self.layer.w_h.dtype)
+        # A start in half precision joins the steps in theirs.
         states = self._run(sums, tuple(s.to(sums.dtype) for s in start))
         # Detached, because the graph holds this kernel: holding the graph would leak both.
         self.states, self._version = states.detach(), states._version

@@ -1,0 +1,1 @@
+"""The three measurements of `gpu.py`, a file each."""

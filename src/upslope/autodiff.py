@@ -1,0 +1,69 @@
+"""Derivatives along a direction, products with a Hessian, and a model in eval mode for a while.
+
+Used by `influence`, by signals and by whatever runs a model without training it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode, and afterwards each into its own mode again.
+
+    model: the network; modules that are frozen in a mode of their own get it back.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def dot(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """Return the inner product over all tensors. x, y: of the same shapes."""
+    return torch.stack([(a * b).sum() for a, b in zip(x, y, strict=True)]).sum()
+
+
+def directional_derivative(
+    outputs: Tensor, parameters: Sequence[Tensor], direction: Sequence[Tensor]
+) -> Tensor:
+    """Return <grad outputs_i, direction> for every entry i, of the shape of `outputs`.
+
+    By two backward passes, which more operators have than a forward-mode derivative: the gradient
+    of u^T outputs is linear in u, so that its product with the direction has these entries as its
+    gradient.
+
+    outputs: with their graph. parameters: what is differentiated by. direction: of their shapes.
+    """
+    u = torch.zeros_like(outputs, requires_grad=True)
+    gradients = torch.autograd.grad(
+        outputs, parameters, u, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return torch.autograd.grad(dot(gradients, direction), u)[0]
+
+
+def hessian_product(
+    total: Tensor, parameters: Sequence[Tensor], direction: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Return H v, with H the Hessian of `total` and v the direction, tensor by tensor.
+
+    By two backward passes and not forward over backward: more operators know how.
+
+    total: one number with its graph. parameters: what is differentiated by. direction: of their
+    shapes.
+    """
+    gradients = torch.autograd.grad(
+        total, parameters, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    inner = dot(gradients, direction)
+    if not inner.requires_grad:  # linear in all parameters: the Hessian is zero
+        return tuple(torch.zeros_like(p) for p in parameters)
+    return torch.autograd.grad(inner, parameters, allow_unused=True, materialize_grads=True)

@@ -1,0 +1,51 @@
+"""The option `--observe`: figures for TensorBoard and MLflow beside the progress that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from upslope.errors import ConfigError
+from upslope.progress import Observer
+
+NAMES = ("tensorboard", "mlflow")
+
+
+@contextmanager
+def observers(options: Sequence[str], folder: Path) -> Iterator[tuple[Observer, ...]]:
+    """Yield the observers that the options name, and close them at the end.
+
+    options: "NAME" or "NAME=PLACE"; the place is a folder or, of mlflow, the address of a server.
+    folder: of the runs; without a place, figures go to its subfolder of the observer's name.
+
+    Raises:
+        ConfigError: an unknown name, one that is there twice, or a package that is not installed.
+        RunError: a folder that cannot be written.
+    """
+    places = _places(options, folder)
+    with ExitStack() as stack:
+        made: list[Observer] = []
+        for name, place in places.items():
+            from upslope.observers import MLflow, TensorBoard
+
+            if name == "tensorboard":
+                made.append(stack.enter_context(TensorBoard(place)))
+            else:
+                made.append(stack.enter_context(MLflow(place)))
+        yield tuple(made)
+
+
+def _places(options: Sequence[str], folder: Path) -> dict[str, str]:
+    places: dict[str, str] = {}
+    for option in options:
+        name, equals, place = option.partition("=")
+        if name not in NAMES or (equals and not place):
+            raise ConfigError(
+                f"Expected --observe to be {' or '.join(NAMES)}, or one with a place as "
+                f"tensorboard=FOLDER, but got {option!r}."
+            )
+        if name in places:
+            raise ConfigError(f"Expected each --observe once but got {name} twice. Leave one out.")
+        places[name] = place or str(folder / name)
+    return places

@@ -1,0 +1,238 @@
+"""From a checkpoint, or from names, to what scores and predicts.
+
+Called by the commands `score`, `select` and `predict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import yaml
+from torch import device as Device
+from torch import nn
+
+from upslope import datasets, models, strategies, tasks
+from upslope.batches import resolve_device
+from upslope.checkpoints import load_weights, read_weights, trained_classes
+from upslope.config.assemble import data_options
+from upslope.config.inputs import statistics
+from upslope.config.recorded import ENCODED, Source
+from upslope.datasets.base import Dataset, place_of
+from upslope.datasets.readable import first_readable
+from upslope.errors import ConfigError, DataError, ModelError
+from upslope.experiment.checks import digest
+from upslope.frozen import (
+    freeze_dataset,
+    same_summary,
+    take_backbone,
+)
+from upslope.pool import Strategy
+from upslope.progress import Observer, no_progress
+from upslope.scoring import Scorer
+from upslope.strategies.base import TopStrategy
+from upslope.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `scoring.score_to_file` takes: `model` is in eval mode on `device`.
+
+    classes: their names, where they are known.
+
+    pool: the samples to score. task: as in training.
+    """
+
+    pool: Dataset
+    task: Task
+    model: nn.Module
+    device: Device
+    classes: tuple[str, ...] = ()
+
+
+def trained(
+    source: Source, progress: Observer = no_progress, pool: Dataset | None = None
+) -> Trained:
+    """Return what there is to score, and the network with the weights of the checkpoint.
+
+    pool: the samples, where they are open already.
+
+    Classes and statistics are the run's where a run trained it. Else the number of classes is that
+    of the data set; of images without classes, the checkpoint's; and images are normalised by
+    the statistics of what is opened.
+
+    source: where the checkpoint is, and its configuration. progress: is told of samples read.
+
+    Raises:
+        ConfigError, DataError: as for `assemble`; inputs of another shape than the run's; rows of a
+            table or texts that are not the run's, whose inputs would be scaled otherwise.
+        ModelError: a checkpoint that cannot be read, or of another network.
+    """
+    config = source.config
+    weights = read_weights(source.checkpoint)
+    name, options = config.data.name, data_options(config)
+    if pool is None:
+        pool = datasets.load_to_score(name, config.root, progress=progress, **options)
+    _check_like_the_run(source, pool)
+    mean, std = source.statistics or statistics(
+        config,
+        # An older run has not recorded them: those of its pool, which it trained on.
+        datasets.load(name, config.root, progress=progress, **options).pool
+        if source.run and not source.elsewhere
+        else pool,
+    )
+    known = source.classes or pool.classes
+    if config.freeze:
+        return _trained_head(source, pool, known, (mean, std), weights, progress)
+
+    def build(classes: int) -> nn.Module:
+        return models.build(
+            config.model.name,
+            num_classes=classes,
+            input_shape=tuple(pool.input_shape),
+            **config.model.options,
+        )
+
+    def task_of(classes: int) -> Task:
+        return tasks.build(
+            config.task.name,
+            num_classes=classes,
+            mean=mean,
+            std=std,
+            classes=known,
+            **config.task.options,
+        )
+
+    classes = len(known) or trained_classes(build, weights)
+    model, device = build(classes or 2), resolve_device(config.device)
+    load_weights(model, source.checkpoint)
+    model.eval()
+    if classes is None:  # a network of one size whatever it is asked for: its outputs tell
+        classes = _outputs(model, task_of(2), pool)
+    return Trained(pool, task_of(classes), model.to(device), device, tuple(known))
+
+
+def _trained_head(
+    source: Source,
+    pool: Dataset,
+    known: Sequence[str],
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    weights: Mapping[str, torch.Tensor],
+    progress: Observer,
+) -> Trained:
+    """Return the features of `pool` by the frozen network, and the head of the checkpoint.
+
+    Raises:
+        ModelError: a network that is not the one whose features the head was trained on.
+    """
+    config = source.config
+    bias = weights.get("bias", weights.get("weight"))
+    classes = len(known) or (len(bias) if bias is not None else 2)
+    task = tasks.build(
+        config.task.name,
+        num_classes=classes,
+        mean=statistics[0],
+        std=statistics[1],
+        classes=known,
+        **config.task.options,
+    )
+    network = partial(
+        models.build,
+        config.model.name,
+        num_classes=classes,
+        input_shape=tuple(pool.input_shape),
+        **config.model.options,
+    )
+    device = resolve_device(config.device)
+    backbone = take_backbone(network, task, device)
+    model = backbone.make_head(classes)()
+    load_weights(model, source.checkpoint)
+    recorded = source.run.config["samples"].get("backbone_sha256") if source.run else None
+    probe = source.run.info.get("backbone_probe") if source.run else None
+    features = None
+    if recorded in (None, backbone.digest):
+        features = freeze_dataset(pool, backbone, device, observer=progress)
+    if features is None or (probe and not same_summary(probe, features.probe)):
+        raise ModelError(
+            f"Expected the network {config.model.name!r} to compute what it computed for the run "
+            f"in {source.run.path if source.run else ''}, as the head was trained on its features, "
+            "but its weights or its code are others. Bring the former ones back."
+        )
+    return Trained(features, task, model.to(device).eval(), device, tuple(known))
+
+
+def _check_like_the_run(source: Source, pool: Dataset) -> None:
+    """Raise DataError where the network would see other inputs than those it was trained on."""
+    if source.run is None:
+        return
+    info = source.run.info
+    shape = tuple(info.get("source_shape", info.get("input_shape", pool.input_shape)))
+    if shape != tuple(pool.input_shape):
+        raise DataError(
+            f"Expected inputs of shape {shape}, which the run was trained on, but those of "
+            f"{place_of(pool)} have {tuple(pool.input_shape)}. Give images of that size, or set "
+            "data.size."
+        )
+    ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
+    if source.config.data.name in ENCODED and ids not in (None, digest(list(pool.ids))):
+        raise DataError(
+            f"Expected the samples that the run in {source.run.path} was trained with, as the "
+            f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "
+            f"pool, but {place_of(pool)} holds others: the network would read their numbers "
+            "wrongly. Give the run's own file; rows to predict belong into it from the start, "
+            "without a label."
+        )
+
+
+def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
+    """How many logits the model has for a sample, or for a position of it."""
+    sample = task.prepare(first_readable(pool))
+    try:
+        with torch.no_grad():
+            return task.logits(model(sample)).shape[1]
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"Expected {type(model).__name__} to return logits, (n, classes, ...), for a batch of "
+            f"shape {tuple(sample.shape)} but it raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def find_strategy(text: str) -> Strategy:
+    """Return the strategy that a text names: a name, or a mapping of `name` and options in YAML.
+
+    Raises:
+        ConfigError: text that is neither, an unknown strategy or option.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Expected the name of a strategy but got {text!r}: {error}.") from error
+    options = dict(value) if isinstance(value, dict) else {"name": value}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(
+            "Expected the name of a strategy, or {name: u-herding, temperature: 2}, but got "
+            f"{text!r}."
+        )
+    return strategies.build(name, **options)
+
+
+def scorers(names: str) -> dict[str, Scorer]:
+    """The strategies that have one score a sample, by names with commas between.
+
+    Raises:
+        ConfigError: an unknown strategy, or one that chooses without such a score.
+    """
+    chosen: dict[str, Scorer] = {}
+    for name in (name.strip() for name in names.split(",")):
+        strategy = strategies.build(name)
+        if not isinstance(strategy, TopStrategy):
+            able = [n for n, kind in strategies.REGISTRY.items() if issubclass(kind, TopStrategy)]
+            raise ConfigError(
+                f"Expected strategies that score each sample by itself, {', '.join(able)}, but "
+                f"got {name!r}, which chooses a batch as a whole."
+            )
+        chosen[name] = strategy
+    return chosen

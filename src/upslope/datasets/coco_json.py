@@ -1,0 +1,157 @@
+"""The JSON of COCO's instances: images, categories, and the objects in each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from upslope.datasets.outlines import Outline, read_runs
+from upslope.files import from_json
+from upslope.reading import check_room, damage_reported
+
+_ROOM = 8
+"""Bytes of memory that a byte of JSON takes at most as lists of numbers: 40 for "1.5, ", which is a
+float of 24 and its place of 8, and the text beside."""
+_SIDE = 2**16  # pixels along an edge that a file may state
+_ADVICE = "Export it again as COCO instances."
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """An image: its file, as the JSON names it, (height, width), and its objects.
+
+    numbers: of the categories of all its objects, those in crowds among them. outlines: objects
+    with a polygon or run lengths. crowds: objects that are crowds. boxes: objects without outline.
+    """
+
+    file: str
+    size: tuple[int, int]
+    numbers: frozenset[int]
+    outlines: tuple[Outline, ...]
+    crowds: int
+    boxes: int
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Images in the order of the file, and names of categories in the order of their ids."""
+
+    categories: tuple[str, ...]
+    images: tuple[CocoImage, ...]
+
+
+def read_instances(path: Path) -> Instances:
+    """Return what a file of COCO instances holds.
+
+    Numbers of categories are from 0, in the order of the ids.
+
+    Raises:
+        DataError: the file is too large, no JSON or no instances; ids or names that are there
+            twice or stand for nothing; a file name that leads elsewhere; outlines that are none.
+    """
+    with damage_reported(f"COCO instances in {path}", _ADVICE):
+        check_room(_ROOM * path.stat().st_size, path)
+        content = from_json(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it is no object with images, annotations and categories")
+        lists: dict[str, Any] = {
+            key: content.get(key) for key in ("images", "annotations", "categories")
+        }
+        for key, entries in lists.items():
+            if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+                raise ValueError(f"it has no list of objects `{key}`")
+        categories = _by_id(lists["categories"], "categories", "name")
+        images = _by_id(lists["images"], "images", "file_name")
+        numbers = {id_: number for number, id_ in enumerate(sorted(categories))}
+        objects: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in images}
+        for entry in lists["annotations"]:
+            for key, known in (("image_id", images), ("category_id", categories)):
+                if type(entry.get(key)) is not int or entry[key] not in known:
+                    raise ValueError(
+                        f"its annotation {entry.get('id')} has the {key} {entry.get(key)!r}, which "
+                        "is not there"
+                    )
+            objects[entry["image_id"]].append(entry)
+        return Instances(
+            tuple(categories[id_]["name"] for id_ in numbers),
+            tuple(_image(image, objects[id_], numbers) for id_, image in images.items()),
+        )
+
+
+def _by_id(entries: Any, what: str, name: str) -> dict[int, dict[str, Any]]:
+    """Entries by their ids; ids and names must differ."""
+    by_id: dict[int, dict[str, Any]] = {}
+    names: set[str] = set()
+    for entry in entries:
+        id_, text = entry.get("id"), entry.get(name)
+        if type(id_) is not int or not isinstance(text, str) or not text.strip():
+            raise ValueError(f"its {what} have the id {id_!r} and the {name} {text!r}")
+        if id_ in by_id or text in names:
+            raise ValueError(f"its {what} have the id {id_} or the {name} {text!r} twice")
+        by_id[id_] = entry
+        names.add(text)
+    return by_id
+
+
+def _image(
+    image: Mapping[str, Any], entries: list[dict[str, Any]], numbers: Mapping[int, int]
+) -> CocoImage:
+    name: str = image["file_name"]
+    size: tuple[Any, Any] = (image.get("height"), image.get("width"))
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts or "\\" in name or PureWindowsPath(name).drive:
+        raise ValueError(f"the file name {name!r} leads out of the folder of images")
+    if not all(type(side) is int and 0 < side <= _SIDE for side in size):
+        raise ValueError(f"{name!r} has the height and width {size}")
+    crowds = boxes = 0
+    outlines: list[Outline] = []
+    for entry in entries:
+        crowd = entry.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            raise ValueError(f"its annotation {entry.get('id')} has iscrowd {crowd!r}, not 0 or 1")
+        crowds += crowd
+        outline = _outline(entry, numbers[entry["category_id"]] + 1, bool(crowd), size)
+        if outline is None:
+            boxes += 1
+        else:
+            outlines.append(outline)
+    return CocoImage(
+        name,
+        size,
+        frozenset(numbers[entry["category_id"]] for entry in entries),
+        tuple(outlines),
+        crowds,
+        boxes,
+    )
+
+
+def _outline(
+    entry: Mapping[str, Any], number: int, crowd: bool, size: tuple[Any, Any]
+) -> Outline | None:
+    """The outline of an object; None where it has a box alone."""
+    segmentation = entry.get("segmentation")
+    if not segmentation:
+        return None
+    try:
+        if isinstance(segmentation, dict):
+            return Outline(number, crowd, (), read_runs(segmentation, *size))
+        if not isinstance(segmentation, list):
+            raise ValueError("the segmentation is neither polygons nor run lengths")
+        return Outline(number, crowd, tuple(_polygon(one) for one in segmentation))
+    except ValueError as error:
+        raise ValueError(
+            f"the segmentation of its annotation {entry.get('id')}: {error}"
+        ) from error
+
+
+def _polygon(values: Any) -> Any:
+    if not isinstance(values, list) or len(values) < 6 or len(values) % 2:
+        raise ValueError("a polygon is no list of x, y, x, y ... of three corners or more")
+    if not all(type(v) in (int, float) and math.isfinite(v) and abs(v) <= _SIDE for v in values):
+        raise ValueError(f"a polygon has corners that are no numbers of at most {_SIDE:,}")
+    return np.array(values, dtype=np.float64).reshape(-1, 2)

@@ -1,0 +1,136 @@
+"""Labels of a WebDataset: the content of one extension, or a field of its JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from upslope.counts import format_count
+from upslope.datasets.arrays import Labels
+from upslope.datasets.decoding import decode_text
+from upslope.datasets.split_labels import read_split_labels
+from upslope.datasets.tar_index import read_content
+from upslope.datasets.tar_samples import LABELS, TarSamples
+from upslope.datasets.unlabelled import class_names
+from upslope.errors import ConfigError, DataError
+from upslope.files import from_json
+
+_NUMBER = re.compile(r"-1|0|[1-9]\d{0,17}", re.ASCII)
+_FIELDS = ("label", "cls", "class")
+
+
+def choose_label(samples: TarSamples, wanted: str | None, field: str | None) -> str | None:
+    """Return the extension whose content is the label: the one given, or the first there is.
+
+    wanted, field: the options `label` and `field`.
+
+    Raises:
+        ConfigError: no sample has that extension, or a field is named of labels that are no JSON.
+    """
+    if wanted is not None:
+        wanted = wanted.lower().lstrip(".")
+        if not any(wanted in members for members in samples.members):
+            raise ConfigError(
+                f"Expected `data.label` to be the extension of labels in {samples.paths[0]} but no "
+                f"sample has a .{wanted}. Usual ones: {', '.join(LABELS)}."
+            )
+    known = {e for members in samples.members for e in members if e in LABELS}
+    first = "json" if field else next((e for e in LABELS if e in known), None)
+    wanted = wanted or first
+    if field is not None and wanted != "json":
+        raise ConfigError(
+            f"Expected `data.field` with labels in .json but they are in .{wanted}. Leave it out."
+        )
+    return wanted
+
+
+def read_labels(
+    samples: TarSamples,
+    label: str | None,
+    field: str | None,
+    given: Sequence[object] | None,
+    words: list[str] | None,
+    folder: Path,
+) -> tuple[tuple[str, ...], Labels, tuple[str, ...]]:
+    """Return (names of the classes, (n,) labels, notes).
+
+    label: the extension; None where there is none. field, given, words: the options `field`,
+    `classes` and `missing_labels`.
+
+    Raises:
+        DataError: labels of several kinds, beyond the names given, or in JSON without the field.
+    """
+    import pyarrow as pa
+
+    stated = None if given is None else tuple(class_names((), given, folder))
+    values = [_value(samples, i, label, field) for i in range(len(samples.ids))]
+    known = [value for value in values if value is not None]
+    if not known and stated is None:
+        raise DataError(
+            f"Expected labels in .cls, .json or .txt of {folder} but no sample has one. Name the "
+            "extension with `data.label`, or the classes with `data.classes` where nothing is "
+            "labelled yet."
+        )
+    if all(isinstance(value, str) and _NUMBER.fullmatch(value) for value in known):
+        values = [None if value is None else int(value) for value in values]
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) > 1:
+        one = next(
+            i for i, v in enumerate(values) if v is not None and type(v) is not type(known[0])
+        )
+        raise DataError(
+            f"Expected labels of one kind in .{label} of {folder} but got {known[0]!r} and, in "
+            f"{samples.named(one)}, {values[one]!r}. Write them alike."
+        )
+    column = pa.chunked_array([pa.array(values)])
+    names, labels, notes = read_split_labels(
+        {"the shards": column}, {"data.classes": stated}, f".{label}", folder, words
+    )
+    without = [i for i, value in enumerate(values) if value is None]
+    if without and label is not None:
+        notes = (
+            *notes,
+            f"{format_count(len(without), 'sample has', 'samples have')} no label in .{label}, "
+            f"first {samples.named(without[0])}: unlabelled.",
+        )
+    kinds_there = [e for e in LABELS if any(e in members for members in samples.members)]
+    if label is not None and (others := [e for e in kinds_there if e != label]):
+        notes = (
+            *notes,
+            f"Labels are read from .{label}, not from .{' and .'.join(others)}: `data.label` says "
+            "which.",
+        )
+    return names, labels["the shards"], notes
+
+
+def _value(samples: TarSamples, position: int, label: str | None, field: str | None) -> Any:
+    """The label of a sample as it is written; None where it has none."""
+    member = samples.members[position].get(label or "")
+    if member is None:
+        return None
+    name = f".{label} of the sample {samples.named(position)}"
+    content = read_content(samples.paths[samples.shard[position]], member._replace(name=name))
+    if label != "json":
+        return decode_text(content, name).strip() or None
+    try:
+        record = from_json(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"Expected JSON in {name} but: {error}.") from error
+    keys = record.keys() if isinstance(record, dict) else ()
+    key = field or next((k for k in _FIELDS if k in keys), None)
+    if not isinstance(record, dict) or key is None:
+        raise DataError(
+            f"Expected the field `label` in {name} but it has "
+            f"{', '.join(map(str, keys)) or 'no fields'}. Name the field with `data.field`."
+        )
+    value = record.get(key)
+    if value is not None and not (
+        isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)
+    ):
+        raise DataError(
+            f"Expected a class as text or a whole number in the field `{key}` of {name} but got "
+            f"{str(value)[:80]}. Name another field with `data.field`."
+        )
+    return value

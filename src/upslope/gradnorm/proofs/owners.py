@@ -1,0 +1,194 @@
+"""Which sample each entry of a tensor belongs to, followed from operator to operator.
+
+Sizes do not tell which dimension of a tensor counts the samples where others are as long by chance:
+(10,) may be one row of ten classes, or ten samples. So beside a tensor goes another one of whole
+numbers, its *owners*: of the same number of dimensions, and of size 1 along those that hold one
+sample's entries. Operators that move entries are run on the owners of all entries; operators that
+work entry by entry put owners together. Of any other operator nothing is known (None), unless all
+that it gets belongs to one sample.
+
+Called by `statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NOBODY = -1
+"""The owner of entries that are made of no sample: constants, labels."""
+
+_PLACING = frozenset(
+    {
+        "__get__", "__getitem__", "adjoint", "chunk", "diagonal", "expand", "expand_as", "flatten",
+        "flip", "fliplr", "flipud", "gather", "index_select", "masked_select", "moveaxis",
+        "movedim", "narrow", "permute", "repeat", "repeat_interleave", "reshape", "reshape_as",
+        "roll", "rot90", "select", "split", "squeeze", "swapaxes", "swapdims", "t",
+        "take_along_dim", "tensor_split", "tile", "transpose", "unbind", "unflatten", "unfold",
+        "unsqueeze", "view", "view_as", "broadcast_to", "atleast_1d", "atleast_2d",
+    }
+)  # fmt: skip
+"""Operators that put the entries of their first argument into other places."""
+
+_JOINING = frozenset(
+    {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"}
+)
+"""Operators that put the entries of several tensors into one."""
+
+_ELEMENTWISE = frozenset(
+    {
+        "__add__", "__and__", "__eq__", "__ge__", "__gt__", "__iadd__", "__imul__", "__invert__",
+        "__isub__", "__itruediv__", "__le__", "__lt__", "__mod__", "__mul__", "__ne__", "__neg__",
+        "__or__", "__pow__", "__radd__", "__rdiv__", "__rmul__", "__rpow__", "__rsub__",
+        "__rtruediv__", "__sub__", "__truediv__", "__xor__", "abs", "add", "addcdiv", "addcmul",
+        "atan2", "bool", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "cos",
+        "detach", "div", "double", "elu", "eq", "erf", "exp", "expm1", "float", "gelu", "ge", "gt",
+        "half", "hardtanh", "huber_loss", "int", "isfinite", "isinf", "isnan", "le", "leaky_relu",
+        "lerp", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not",
+        "logical_or", "logsigmoid", "long", "lt", "masked_fill", "maximum", "minimum", "mul",
+        "multiply", "nan_to_num", "ne", "neg", "negative", "pow", "reciprocal", "relu", "relu6",
+        "requires_grad_", "round", "rsqrt", "rsub", "selu", "sgn", "sigmoid", "sign", "silu", "sin",
+        "softplus", "special_entr", "special_expit", "special_xlog1py", "special_xlogy", "sqrt",
+        "square", "sub", "subtract", "tanh", "to", "true_divide", "type", "type_as", "where",
+        "xlogy",
+    }
+)  # fmt: skip
+"""Operators each of whose entries is made of the entries in its own place."""
+
+
+def front_owners(n: int, tensor: Tensor) -> Tensor:
+    """Return the owners of a tensor (n, ...) with one sample in each row, (n, 1, ..., 1)."""
+    return torch.arange(n, device=tensor.device).view(n, *(1,) * (tensor.dim() - 1))
+
+
+def owners_of_output(
+    name: str,
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    given: Sequence[tuple[Tensor, Tensor]],
+    out: Tensor,
+    place: int | None,
+) -> Tensor | None:
+    """Return the owners of what an operator has made; None where they are not known.
+
+    name, func, args, kwargs: the operator and what it got. given: every tensor that holds samples,
+    and its owners. out: what was made, or the tensor at
+    `place` of it where several were.
+    """
+    if name == "__setitem__":
+        own = {id(tensor): owners for tensor, owners in given}
+        target, index, value = args
+        whole = _spread(own.get(id(target)), target).clone()
+        whole[index] = _spread(own.get(id(value)), value) if isinstance(value, Tensor) else NOBODY
+        return _compact(whole)
+    single = {int(i) for _, owners in given for i in set(owners.flatten().tolist())} - {NOBODY}
+    if len(single) == 1:
+        return torch.tensor(single.pop(), device=out.device).view((1,) * out.dim())
+    try:
+        if name in _PLACING and given[0][0] is args[0]:
+            moved: Any = func(_spread(given[0][1], args[0]), *args[1:], **kwargs)
+        elif name in _JOINING:
+            own = {id(tensor): owners for tensor, owners in given}
+            rows = [_spread(own.get(id(x)), x) for x in args[0]]
+            moved = func(rows, *args[1:], **kwargs)
+        elif name in _ELEMENTWISE:
+            return _together([owners for _, owners in given], out)
+        elif name == "linear" and len(given) == 1 and given[0][1].shape[-1] == 1:
+            return given[0][1]
+        else:
+            return None
+    except (RuntimeError, TypeError, IndexError, ValueError):  # it takes no whole numbers
+        return None
+    part: Tensor = moved if place is None else moved[place]
+    return _compact(part) if part.shape == out.shape else None
+
+
+def _spread(owners: Tensor | None, tensor: Tensor) -> Tensor:
+    """The owner of each entry, of the shape of the tensor."""
+    if owners is None:
+        return torch.full((), NOBODY, device=tensor.device).expand(tensor.shape)
+    return owners.expand(tensor.shape)
+
+
+def _compact(owners: Tensor) -> Tensor:
+    """Keep one entry of every dimension along which no two samples have entries."""
+    for dim, size in enumerate(owners.shape):
+        if size > 1:
+            if owners.stride(dim) == 0:
+                owners = owners.narrow(dim, 0, 1)
+                continue
+            top = owners.amax(dim, keepdim=True)
+            if bool(((owners == top) | (owners == NOBODY)).all()):
+                owners = top
+    return owners.contiguous()
+
+
+def _together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
+    """The owners of what is made entry by entry; None where two samples meet in an entry."""
+    if do_meet(owners):
+        return None
+    whole = owners[0]
+    for other in owners[1:]:
+        whole = torch.maximum(whole, other)
+    whole = whole.view((1,) * (out.dim() - whole.dim()) + tuple(whole.shape))
+    return _compact(whole)
+
+
+def do_meet(owners: Sequence[Tensor]) -> bool:
+    """Whether entries of different samples are in one place of tensors broadcast together."""
+    first = owners[0]
+    for other in owners[1:]:
+        if bool(((first != other) & (first != NOBODY) & (other != NOBODY)).any()):
+            return True
+        first = torch.maximum(first, other)
+    return False
+
+
+def is_entrywise(name: str) -> bool:
+    """Whether each entry that an operator makes is made of the entries in its own place."""
+    return name in _ELEMENTWISE
+
+
+def counting_dimensions(owners: Tensor) -> set[int]:
+    """Return the dimensions along which a tensor's entries belong to different samples."""
+    return {dim for dim, size in enumerate(owners.shape) if size > 1}
+
+
+def reduced_owners(owners: Tensor, dims: set[int] | None, out: Tensor) -> Tensor | None:
+    """Return the owners of a reduction over dimensions that hold one sample's entries each.
+
+    owners: of what is reduced. dims: those that are reduced; None for all. out: the result.
+    """
+    if out.dim() == owners.dim():
+        return owners
+    over = sorted(range(owners.dim()) if dims is None else dims)
+    if out.dim() != owners.dim() - len(over):
+        return None
+    return owners.squeeze(tuple(over)) if over else owners
+
+
+def entries_of_one(tensor: Tensor, owners: Tensor, dims: set[int] | None, one: int) -> Tensor:
+    """Return a tensor with one sample's entries in the places of all that are reduced with them.
+
+    tensor, owners: of the same dimensions. one: the sample. dims: the dimensions that are reduced;
+    None for all. Where several dimensions tell samples apart, or the sample has none of the
+    entries, the tensor stays what it is.
+    """
+    counting = counting_dimensions(owners)
+    if len(counting) != 1 or not (dims is None or counting & dims):
+        return tensor
+    (dim,) = counting
+    along = owners.flatten()
+    own = (along == one).nonzero().flatten()
+    if len(own) == 0:
+        return tensor
+    places = torch.arange(len(along), device=along.device)
+    for sample in set(along.tolist()):
+        at = (along == sample).nonzero().flatten()
+        if sample != NOBODY:
+            places[at] = own[torch.arange(len(at), device=at.device) % len(own)]
+    return tensor.index_select(dim, places)
