@@ -278,3 +278,27 @@ def test_whole_numbers_that_are_no_inputs_are_shared_whatever_their_shape() -> N
         warnings.simplefilter("always")
         gradient_norms(RelativePositions(), torch.randint(20, (4, 4)), "entropy")
     assert not any("may depend" in str(warning.message) for warning in told)
+
+
+class CentredBeyondOne(nn.Module):
+    """Adds the batch's mean to large rows, and leaves a sample alone as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            x = torch.where((x.mean(1) > 5)[:, None], x + x.mean(0), x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_a_model_that_mixes_but_not_for_one_sample_is_refused_when_it_does(n: int) -> None:
+    torch.manual_seed(0)
+    model, x = CentredBeyondOne(), torch.randn(n, 3, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GradientNormWarning)
+        gradient_norms(model, x, squares)
+        with pytest.raises(GradientNormError, match="mixes samples"):
+            gradient_norms(model, x + torch.tensor([[9.0]] + [[0.0]] * (n - 1)), squares)

@@ -6,7 +6,7 @@
 Members with one key belong to one sample: the key is the path up to the first dot of the file's
 name, and the id of the sample; what follows the dot is the extension. The image is told by its
 extension; the label is the content of `.cls` or `.txt`, or a field of `.json`. Shards are read
-where they lie: an index of 20 bytes per sample and the ids are held, and nothing is unpacked.
+where they lie: the ids and an index of offsets are held, and nothing is unpacked.
 """
 
 from __future__ import annotations

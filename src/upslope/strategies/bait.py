@@ -46,7 +46,8 @@ class Bait(QueryStrategy):
     reference: ClassVar[str] = "Ash et al., NeurIPS 2021"
     signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = (
-        "(n + m) C^2 d^2 + K (n C^2 d + C^3 d^2); memory (C d)^2 + n C^2, C d <= 6000"
+        "(n + m) C^2 d^2 + C^3 d^3 + K (n C^2 d + C^3 d^2); "
+        "memory 5 (C d)^2 + 2 n C^2 + n d doubles, C d <= 6000"
     )
     best_for: ClassVar[str] = "small and medium budgets, few classes"
 

@@ -118,22 +118,25 @@ class SparseCover:
             return None
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         total = 0
+        near = torch.empty(0, dtype=torch.bool)  # for all tiles, as they have one buffer too
         for rows, columns, squared in symmetric_tiles(dense.x):
-            i, j = (squared < reach[columns]).nonzero().unbind(dim=1)
+            torch.lt(squared, reach[columns], out=near.resize_(squared.shape))
+            i, j = near.nonzero().unbind(dim=1)
             parts.append(_pairs(i + rows.start, j + columns.start, squared[i, j]))
             total += len(i)
             if rows != columns:
-                i, j = (squared < reach[rows, None]).nonzero().unbind(dim=1)
+                torch.lt(squared, reach[rows, None], out=near)
+                i, j = near.nonzero().unbind(dim=1)
                 parts.append(_pairs(j + columns.start, i + rows.start, squared[i, j]))
                 total += len(i)
             if total > most:
                 return None
-        candidates, samples, near = (torch.cat(part) for part in zip(*parts, strict=True))
+        candidates, samples, squared = (torch.cat(part) for part in zip(*parts, strict=True))
         parts.clear()
         # A stable sort: the tiles give the samples of each candidate in ascending order.
         order = candidates.argsort(stable=True)
         counts = torch.bincount(candidates, minlength=n)
-        return cls(dense, counts, samples[order], dense.similarity(near[order]))
+        return cls(dense, counts, samples[order], dense.similarity(squared[order]))
 
     def gains_of(self, rows: Tensor) -> Tensor:
         """Return the gains of some candidates now: (len(rows),), in double precision."""

@@ -47,15 +47,19 @@ def symmetric_tiles(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield the squared distances within x on and above the diagonal, tile by tile.
 
     x: (n, d). Yields rows, columns and the squared distances between them; where the slices
-    differ, the mirrored tile does not come. Rows ascend, and columns within the rows.
+    differ, the mirrored tile does not come. Rows ascend, and columns within the rows. The next
+    tile takes the memory of the last.
     """
     squares = x.square().sum(dim=1)
     side = max(1, math.isqrt(BLOCK))
+    # One buffer: small tensors that callers keep would hold the memory of every tile apart.
+    buffer = x.new_empty(min(side, len(x)) ** 2)
     for rows in _slices(len(x), side):
         for columns in _slices(len(x), side, rows.start):
             # In this order of additions both triangles would be equal to the last bit.
-            sums = squares[rows, None] + squares[columns]
-            squared = sums.addmm_(x[rows], x[columns].T, alpha=-2)
+            left, right = squares[rows, None], squares[columns]
+            squared = buffer[: len(left) * len(right)].view(len(left), len(right))
+            torch.add(left, right, out=squared).addmm_(x[rows], x[columns].T, alpha=-2)
             yield rows, columns, squared.clamp_(min=0)
 
 

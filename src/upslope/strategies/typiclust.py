@@ -51,7 +51,9 @@ class TypiClust(QueryStrategy):
     name: ClassVar[str] = "typiclust"
     reference: ClassVar[str] = "Hacohen, Dekel and Weinshall, ICML 2022"
     signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
-    cost: ClassVar[str] = "k-means into (m + K) clusters, at most 500; memory n d"
+    cost: ClassVar[str] = (
+        "k-means into k = m + K clusters, k <= 500: 45,000 k d log k; memory 2 (n + m) d"
+    )
     best_for: ClassVar[str] = "few labels, on features good without labels"
 
     max_clusters: Annotated[int, Field(ge=1, description="most clusters")] = 500

@@ -74,14 +74,18 @@ def _meets_statistics(
 ) -> bool:
     """Whether a statistic of several samples met the numbers of one in the model.
 
-    watch, outputs: of a pass of the batch. A second one, of fewer samples, tells which dimensions
-    count samples, if that matters.
+    watch, outputs: of a pass of the batch. A second one, of another number of samples, tells which
+    dimensions count samples, if that matters.
     """
     if watch.depends_on_dimensions and batch.n > 1 and not run.is_random:
-        fewer = StatisticsWatch(batch.n - 1, watch)
-        with contextlib.suppress(Exception):  # a model that does not take fewer: the first will do
-            outputs = tensors_in(_run(run, batch.rows(slice(0, batch.n - 1)), None, fewer))
-            watch = fewer
+        # Never of one sample: models that mix often have another way for it.
+        rows = torch.arange(batch.n - 1) if batch.n > 2 else torch.tensor([0, 1, 0])
+        other = StatisticsWatch(len(rows), watch)
+        with contextlib.suppress(Exception):  # a model that takes no other: the first will do
+            of_other = tensors_in(_run(run, batch.rows(rows), None, other))
+            if other.operators == watch.operators:
+                return other.finish(of_other)
+            return watch.finish(outputs) or other.finish(of_other)
     return watch.finish(outputs)
 
 

@@ -100,6 +100,11 @@ class StatisticsWatch(TorchFunctionMode):
         self.operator: str | None = None
         """The first operator in which a statistic meets a sample."""
 
+    @property
+    def operators(self) -> list[str]:
+        """The names of the operators that took samples, in order."""
+        return [name for name, _ in self.log]
+
     def mark(self, value: Any) -> Any:
         """Say that a tensor holds the numbers of samples, if it has as many rows."""
         if isinstance(value, Tensor) and value.dim() and len(value) == self._n:
