@@ -6,7 +6,8 @@ Two people answer at once through a line that breaks: now and then an answer or 
 on the way, and they send it again, as the page does. Meanwhile the server is killed (SIGKILL) and
 started again, and the disk is full for a while (no file may grow, RLIMIT_FSIZE). At the end the
 project is read from the disk and compared with what each person was told to be saved. Prints the
-counts as JSON; exit status 1 where a label was lost, doubled or changed.
+counts as JSON; exit status 1 where a label was lost, doubled or changed. Ctrl-C ends it early, and
+compares what was told until then.
 """
 
 from __future__ import annotations
@@ -227,6 +228,7 @@ def campaign(folder: Path, labels: int, kills: int, full: int, seed: int) -> dic
         thread.start()
     faults = ["kill"] * kills + ["full"] * full
     rng.shuffle(faults)
+    done: Counter[str] = Counter()
     try:
         for number, fault in enumerate(faults, 1):
             due = labels * number / (len(faults) + 1)
@@ -237,17 +239,28 @@ def campaign(folder: Path, labels: int, kills: int, full: int, seed: int) -> dic
                 server.start()
             else:
                 server.fill_disk(rng.uniform(0.1, 0.4))
+            done[fault] += 1
         for thread in threads:
             thread.join()
+    except KeyboardInterrupt:
+        stop.set()
+        for thread in threads:
+            thread.join()  # what was sent is heard of
     finally:
         stop.set()
         server.kill()
         line.close()
     if problems:
         raise problems[0]
-    return {**compare(project, people), "kills": kills, "full_disks": full, **line.broken,
-            "repeats": sum(p.repeats for p in people), "refused": sum(p.refused for p in people),
-            "minutes": round((time.monotonic() - started) / 60, 1)}  # fmt: skip
+    return {
+        **compare(project, people),
+        "kills": done["kill"],
+        "full_disks": done["full"],
+        **line.broken,
+        "repeats": sum(p.repeats for p in people),
+        "refused": sum(p.refused for p in people),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
 
 
 def compare(project: Path, people: list[Person]) -> dict[str, int]:

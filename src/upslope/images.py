@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
 import os
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from upslope.reading import check_regular, check_room, damage_reported, read_lim
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
 
+HEIC_SUFFIXES = (".heic", ".heif")
+"""Suffixes of pictures that phones take, which are read where pillow-heif is installed."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever a file is called; JPEG with the MPO files of phones. Pillow knows
 more: of EPS it would start Ghostscript, which runs the program that such a file is."""
@@ -77,9 +81,26 @@ def open_image(source: bytes | Path, expected: str, advice: str) -> Iterator[Ima
         if isinstance(source, Path):
             check_regular(source)
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(stream, formats=FORMATS) as image:
+        with Image.open(stream, formats=_formats()) as image:
             refuse_pages(image)
             yield image
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """Say whether the package that reads HEIC pictures is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def _formats() -> tuple[str, ...]:
+    """The formats that are read here: HEIF too where its package is installed."""
+    if not reads_heic():
+        return FORMATS
+    if "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
 
 
 def check_pixels(image: Image.Image, name: object, most: int) -> None:

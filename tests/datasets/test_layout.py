@@ -147,15 +147,15 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     lay(tmp_path, "__MACOSX/cat", "cat/.thumbs", "@eaDir")
     (tmp_path / "dog/._0.png").touch()
     (tmp_path / "dog/link").symlink_to(tmp_path / "cat")
-    for name in ("dog/a.heic", "dog/b.HEIC", "notes.txt", "LICENSE"):
+    for name in ("dog/a.dng", "dog/b.DNG", "notes.txt", "LICENSE"):
         (tmp_path / name).touch()
     splits = datasets.load("folder", tmp_path)
     assert len(splits.pool) + len(splits.test) == 10
     assert splits.notes == (
         "Left out 4 files of an operating system: '.DS_Store', 'Thumbs.db', 'desktop.ini' and 1 "
         "more.",
-        "Left out 2 files of the kind .heic, which is not read as an image: 'dog/a.heic', "
-        "'dog/b.HEIC'.",
+        "Left out 2 files of the kind .dng, which is not read as an image: 'dog/a.dng', "
+        "'dog/b.DNG'.",
         "Left out 1 file of the kind .txt, which is not read as an image: 'notes.txt'.",
         "Left out 1 file without a suffix, which would tell that it is an image: 'LICENSE'.",
         "Left out 2 folders of an operating system: '@eaDir', '__MACOSX'.",

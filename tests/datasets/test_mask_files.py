@@ -121,11 +121,11 @@ def test_splits_in_other_spellings(tmp_path, splits):
 
 def test_what_is_left_out_is_told(tmp_path):
     lay(tmp_path, ("train", "test", "old"), count=2)
-    (tmp_path / "images/train/a.heic").touch()
+    (tmp_path / "images/train/a.dng").touch()
     (tmp_path / "images/.hidden").mkdir()
     opened = load(tmp_path)
     assert opened.notes == (
-        "Left out 1 file of the kind .heic, which is not read as an image: 'train/a.heic'.",
+        "Left out 1 file of the kind .dng, which is not read as an image: 'train/a.dng'.",
         "Left out 1 hidden folder: '.hidden'.",
         "Left out 2 pairs outside of the folders of the splits: 'old/0', 'old/1'.",
     )

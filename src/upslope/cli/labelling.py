@@ -240,7 +240,11 @@ def watch(
 def export(
     project: Project,
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="File .csv or .parquet, or a folder.")
+        Path,
+        typer.Argument(
+            metavar="TARGET",
+            help="File: .csv, .parquet, .safetensors or .onnx (the model); or a folder.",
+        ),
     ],
     merge: Annotated[
         str, typer.Option(help="Of several people's answers: majority or dawid-skene.")
@@ -255,8 +259,13 @@ def export(
       upslope label export birds sorted/
     """
     with told():
+        from upslope.labelling.exported_model import SUFFIXES, export_model
         from upslope.labelling.exports import export_folders, export_table
 
+        if target.suffix in SUFFIXES:
+            made = export_model(project, target)
+            _say(f"{target}: a model of {made.labels:,} labels on {made.method}")
+            return
         if target.suffix:
             count = export_table(project, target, merge)  # type: ignore[arg-type]
             _say(f"{target}: {count.samples:,} samples with a label, {count.rows:,} answers")
@@ -271,17 +280,22 @@ def export(
 def predict(
     project: Project,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="File .csv or .parquet.")],
+    data: Annotated[
+        str | None, typer.Option(help="Other images than the project's: a folder.")
+    ] = None,
 ) -> None:
     """Write what the model makes of every sample: class and probability.
 
     [bold]Examples[/bold]
 
       upslope label predict birds predictions.csv
+
+      upslope label predict birds new.csv --data new-photos/
     """
     with told():
         from upslope.labelling.predictions import write_predictions
 
-        count = write_predictions(project, target)
+        count = write_predictions(project, target, data)
         _say(f"{target}: {count.rows:,} predictions by a model of {count.labels:,} labels")
         _say(f"features: {count.method}")
         if count.unreadable:
@@ -327,11 +341,13 @@ def relabel(
     """
     with told():
         from upslope.labelling.doubt import doubtful_labels
-        from upslope.labelling.predictions import learner_of
+        from upslope.labelling.predictions import learner_and_features
         from upslope.labelling.project import Project as LabelProject
 
         with LabelProject(project) as opened:
-            doubts = doubtful_labels(learner_of(project, opened.settings), opened.state)
+            doubts = doubtful_labels(
+                learner_and_features(project, opened.settings)[0], opened.state
+            )
             reasons = dict(list(doubts.items())[:count])
             opened.ask_again(reasons)
         for id_, why in reasons.items():

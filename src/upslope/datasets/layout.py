@@ -19,10 +19,12 @@ from pydantic import Field
 from upslope.counts import format_count
 from upslope.datasets.folder_names import are_no_classes, split_of, splits_among
 from upslope.errors import DataError
+from upslope.images import HEIC_SUFFIXES, reads_heic
 
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
+"""Suffixes of images that are always read; `image_suffixes` has those of HEIC where it is too."""
 UNLABELLED = ("unlabelled", "unlabeled")
 
 Layout = Literal["auto", "classes", "splits"]
@@ -43,6 +45,11 @@ _OF_SYSTEM = " of an operating system"
 _LEDGER = "ledger.sqlite"  # lies in the folder of a run, which also holds pictures
 _RUN = "run folder"
 _SHOWN = 3
+
+
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes of files that are read as images here, in small letters."""
+    return SUFFIXES | set(HEIC_SUFFIXES) if reads_heic() else SUFFIXES
 
 
 @dataclass
@@ -83,9 +90,10 @@ def no_images(
     purpose: what the images are for, as " to score". advice: what to do.
     """
     there = "; ".join(left_out.counts())
+    suffixes = ", ".join(sorted(image_suffixes()))
     return DataError(
-        f"Expected images ({', '.join(sorted(SUFFIXES))}){purpose} in {folder}, at any depth, but "
-        f"there are none. {f'It holds {there}' if there else 'It is empty'}. {advice}"
+        f"Expected images ({suffixes}){purpose} in {folder}, at any depth, but there are none. "
+        f"{f'It holds {there}' if there else 'It is empty'}. {advice}"
     )
 
 
@@ -127,7 +135,7 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
 
 def is_image(name: str) -> bool:
     """Whether a file is read as an image: by its suffix, unless it is hidden."""
-    return not name.startswith(".") and name.lower().endswith(tuple(SUFFIXES))
+    return not name.startswith(".") and name.lower().endswith(tuple(image_suffixes()))
 
 
 def is_hidden(name: str) -> bool:
@@ -141,7 +149,7 @@ def leave(name: str, path: str, left_out: LeftOut) -> None:
     if name.lower() in _SYSTEM_FILES:
         left_out.add("file", path, _OF_SYSTEM)
     elif name.startswith("."):
-        left_out.add("hidden image" if suffix in SUFFIXES else "hidden file", path)
+        left_out.add("hidden image" if suffix in image_suffixes() else "hidden file", path)
     elif suffix:
         left_out.add("file", path, f" of the kind {suffix}, which is not read as an image")
     else:

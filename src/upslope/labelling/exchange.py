@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from upslope.errors import DataError
 from upslope.labelling.advice import advise
 from upslope.labelling.annotators.base import AnnotationTask, Annotator, PulledAnswer, PushCount
+from upslope.labelling.copies import find_copies
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
 from upslope.labelling.project import Project
@@ -52,6 +53,7 @@ class Exchange:
         self._queue = Queue(samples.ids, project.settings)
         self._position = {id_: i for i, id_ in enumerate(samples.ids)}
         self._learner: Learner | None = None
+        self._copies: dict[str, str] | None = None
 
     def pull(self) -> PullCount:
         """Record the answers of the tool; all of them are checked before the first is recorded.
@@ -94,6 +96,7 @@ class Exchange:
         """Train on the answers so far, and return the ranking with its advice."""
         if self._learner is None:
             *_, features = take_features(self.project.folder, self._samples)
+            self._copies = find_copies(self._samples)
             self._learner = Learner(
                 self.project.settings, self._samples.ids, self._queue, features.values,
                 features.method,
@@ -101,7 +104,9 @@ class Exchange:
         state = self.project.state
         advice = advise(self._learner, state)
         ranking = self._learner.rank(state)
-        return replace(ranking, advice=None if advice is None else advice.record())
+        return replace(
+            ranking, advice=None if advice is None else advice.record(), copies=self._copies
+        )
 
     def _check(self, answers: Sequence[PulledAnswer]) -> None:
         problems = []

@@ -1,23 +1,26 @@
-"""Features of all samples of a project, taken in chunks, and kept in its folder.
+"""Features of all samples of a project, taken once and kept in its folder.
 
     for features in take_features(folder, samples, pause): ...       # the quick ones first
 
-What was taken is taken again where a file has changed, or where it cannot be read.
+Features of images lie in the blocks of a `frozen.store`: what a kill leaves is whole, and a new or
+changed file costs its own features alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
-from upslope.files import write_atomically
+from upslope.files import disk_errors, make_folder
+from upslope.frozen.store import FeatureStore, gather, map_block
 from upslope.labelling.features import (
     NETWORK,
     NETWORK_SIDE,
@@ -25,14 +28,14 @@ from upslope.labelling.features import (
     STATISTICS,
     Floats,
     image_statistics,
+    mean_and_deviation,
     network_features,
     row_features,
-    standardise,
 )
 from upslope.labelling.samples import FolderImages, ImageSamples, Samples, TableRows
 from upslope.models.efficientnet import PACKAGE
 
-_CHUNK = 64  # images between two calls of `pause`
+_CHUNK = 64  # images in a block, and between two calls of `pause`
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,21 @@ class Extractor:
     side: int
     extract: Callable[[NDArray[np.uint8]], Floats]
 
+    @property
+    def width(self) -> int:
+        """Return d, the count of features of an image."""
+        return int(self.extract(np.zeros((1, 3, self.side, self.side), np.uint8)).shape[1])
+
 
 @dataclass(frozen=True)
 class SampleFeatures:
     """values: (n, d), each feature with mean 0 and deviation 1; NaN rows where a sample cannot be
-    read. method: what they are, in words."""
+    read. method: what they are, in words. mean, deviation: (d,), those before."""
 
     values: Floats
     method: str
+    mean: Floats
+    deviation: Floats
 
 
 def take_features(
@@ -60,10 +70,13 @@ def take_features(
     """Yield features of all samples: of images once more when the slower kinds are there too.
 
     pause: is called now and then while features are taken.
+
+    Raises:
+        RunError: a disk that is full.
     """
     if isinstance(samples, TableRows):
         values, method = row_features(samples.cells)
-        yield SampleFeatures(_standardised(values), method)
+        yield _standardised(values, method)
         return
     parts: list[Floats] = []
     methods: list[str] = []
@@ -71,8 +84,18 @@ def take_features(
         # All kinds together are better than the best alone (docs/labelling.md).
         parts.append(_image_features(folder, samples, extractor, pause))
         methods.append(extractor.method)
-        values = _standardised(np.concatenate(parts, axis=1))
-        yield SampleFeatures(values, ", with ".join(methods))
+        yield _standardised(np.concatenate(parts, axis=1), ", with ".join(methods))
+
+
+def features_like(reference: SampleFeatures, folder: Path, samples: ImageSamples) -> Floats:
+    """Return (n, d) features of other images, standardised as the reference's were.
+
+    folder: where they are kept. NaN rows where an image cannot be read.
+    """
+    parts = [_image_features(folder, samples, one, lambda: None) for one in extractors()]
+    raw = np.concatenate(parts, axis=1)
+    values: Floats = ((raw - reference.mean) / reference.deviation).astype(np.float32)
+    return values
 
 
 def extractors() -> list[Extractor]:
@@ -83,65 +106,66 @@ def extractors() -> list[Extractor]:
     return [*quick, Extractor(NETWORK, NETWORK_SIDE, network_features(NETWORK_SIDE))]
 
 
-def _standardised(values: Floats) -> Floats:
+def _standardised(values: Floats, method: str) -> SampleFeatures:
     readable = np.isfinite(values).all(axis=1)
     scaled = np.full(values.shape, np.nan, dtype=np.float32)
+    width = values.shape[1]
+    mean, deviation = np.zeros(width, np.float32), np.ones(width, np.float32)
     if readable.any():
-        scaled[readable] = standardise(values[readable])
-    return scaled
+        mean, deviation = mean_and_deviation(values[readable])
+        scaled[readable] = (values[readable] - mean) / deviation
+    return SampleFeatures(scaled, method, mean, deviation)
 
 
 def _image_features(
     folder: Path, samples: ImageSamples, extractor: Extractor, pause: Callable[[], None]
 ) -> Floats:
-    """(n, d), NaN where an image cannot be decoded; from the cache where nothing changed."""
-    cache = folder / f"features-{_digest(samples, extractor)}.npy"
-    if cache.is_file():
-        try:
-            return np.asarray(np.load(cache, allow_pickle=False), dtype=np.float32)
-        except (OSError, ValueError, EOFError):
-            cache.unlink(missing_ok=True)  # torn or foreign: taken again
-    parts = []
-    for chunk in _chunks(samples, extractor):
-        parts.append(chunk)
+    """(n, d), NaN where an image cannot be decoded; taken where the store does not have them."""
+    key = hashlib.sha256(f"{extractor.method}/{extractor.side}".encode()).hexdigest()[:16]
+    where = folder / "features" / key
+    with disk_errors(where):
+        make_folder(where)
+    store = FeatureStore(where, extractor.width)
+    digests = _digests(samples)
+    missing = np.flatnonzero(store.places(digests)[:, 0] < 0)
+    for start in range(0, len(missing), _CHUNK):
+        _take_block(store, samples, extractor, digests, missing[start : start + _CHUNK].tolist())
         pause()
-    width = next((part.shape[1] for part in parts if part.shape[1]), 1)
-    rows = [p if p.shape[1] else np.full((len(p), width), np.nan) for p in parts]
-    values = np.concatenate(rows).astype(np.float32)
-    write_atomically(cache, lambda path: _save(path, values))
+    places = store.places(digests)
+    there = places[:, 0] >= 0
+    values = np.full((len(digests), store.width), np.nan, dtype=np.float32)
+    blocks = [map_block(path, store.width) for path in store.blocks]
+    values[there] = gather(blocks, places[there], store.width).numpy()
     return values
 
 
-def _chunks(samples: ImageSamples, extractor: Extractor) -> Iterator[Floats]:
-    for start in range(0, len(samples.ids), _CHUNK):
-        positions = range(start, min(start + _CHUNK, len(samples.ids)))
-        pixels, readable = [], []
-        for position in positions:
-            try:
-                pixels.append(samples.pixels(position, extractor.side))
-                readable.append(True)
-            except DataError:
-                readable.append(False)
-        if not pixels:
-            yield np.zeros((len(positions), 0), dtype=np.float32)
-            continue
-        features = extractor.extract(np.stack(pixels))
-        values = np.full((len(positions), features.shape[1]), np.nan, dtype=np.float32)
-        values[readable] = features
-        yield values
+def _take_block(
+    store: FeatureStore,
+    samples: ImageSamples,
+    extractor: Extractor,
+    digests: Sequence[bytes],
+    positions: Sequence[int],
+) -> None:
+    """Store the features of those images that can be decoded."""
+    pixels, keys = [], []
+    for position in positions:
+        try:
+            pixels.append(samples.pixels(position, extractor.side))
+        except DataError:
+            continue  # told as unreadable, and tried again when the project is opened again
+        keys.append(digests[position])
+    if pixels:
+        features = extractor.extract(np.stack(pixels)).astype(np.float32)
+        store.add(keys, torch.from_numpy(features))
 
 
-def _digest(samples: ImageSamples, extractor: Extractor) -> str:
-    """Of what the features depend on: method, ids, and the files' sizes and times."""
-    digest = hashlib.sha256(f"{extractor.method}/{extractor.side}".encode())
+def _digests(samples: ImageSamples) -> list[bytes]:
+    """Of what the features of each image depend on: its id, and its file's size and time."""
+    digests = []
     for id_ in samples.ids:
-        digest.update(id_.encode("utf-8", "surrogatepass") + b"\0")
+        digest = hashlib.sha256(id_.encode("utf-8", "surrogatepass") + b"\0")
         if isinstance(samples, FolderImages):
             status = (samples.root / id_).stat()
             digest.update(f"{status.st_size}/{status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _save(path: Path, values: Floats) -> None:
-    with path.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
+        digests.append(digest.digest())
+    return digests

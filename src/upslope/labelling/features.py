@@ -22,8 +22,8 @@ Floats = NDArray[np.float32]
 
 SIDE = 64
 """Pixels along an edge for `image_statistics`."""
-_CELL, _DIRECTIONS = 8, 9  # pixels along a cell; directions of unsigned gradients (Dalal, Triggs)
-_GRID = 4  # cells along an edge for colours
+CELL, DIRECTIONS = 8, 9  # pixels along a cell; directions of unsigned gradients (Dalal, Triggs)
+GRID = 4  # cells along an edge for colours
 _CATEGORIES, _COMPONENTS = 50, 64
 
 STATISTICS = "gradient directions and colours"
@@ -43,20 +43,20 @@ def image_statistics(pixels: NDArray[np.uint8]) -> Floats:
     grey = images.mean(axis=1)
     dy, dx = np.gradient(grey, axis=(1, 2))
     magnitude = np.hypot(dx, dy)
-    angle = np.mod(np.arctan2(dy, dx), math.pi) * (_DIRECTIONS / math.pi)
+    angle = np.mod(np.arctan2(dy, dx), math.pi) * (DIRECTIONS / math.pi)
     lower = np.floor(angle)
     share = angle - lower
-    bins = lower.astype(np.int64) % _DIRECTIONS
-    side = SIDE // _CELL
-    row = np.arange(SIDE) // _CELL
+    bins = lower.astype(np.int64) % DIRECTIONS
+    side = SIDE // CELL
+    row = np.arange(SIDE) // CELL
     cell = (np.arange(n)[:, None, None] * side + row[:, None]) * side + row
     votes = np.bincount(
-        np.concatenate((cell * _DIRECTIONS + bins, cell * _DIRECTIONS + (bins + 1) % _DIRECTIONS))
+        np.concatenate((cell * DIRECTIONS + bins, cell * DIRECTIONS + (bins + 1) % DIRECTIONS))
         .ravel(),
         np.concatenate((magnitude * (1 - share), magnitude * share)).ravel(),
-        n * side * side * _DIRECTIONS,
+        n * side * side * DIRECTIONS,
     )  # fmt: skip
-    cells = votes.reshape(n, side, side, _DIRECTIONS).astype(np.float32)
+    cells = votes.reshape(n, side, side, DIRECTIONS).astype(np.float32)
     padded = np.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)))
     energy = sum(
         (padded[:, i : i + side, j : j + side] ** 2).sum(axis=-1, keepdims=True)
@@ -64,7 +64,7 @@ def image_statistics(pixels: NDArray[np.uint8]) -> Floats:
         for j in range(3)
     )
     directions = np.sqrt(cells / np.sqrt(energy + 1e-4))
-    blocks = images.reshape(n, 3, _GRID, SIDE // _GRID, _GRID, SIDE // _GRID)
+    blocks = images.reshape(n, 3, GRID, SIDE // GRID, GRID, SIDE // GRID)
     colours = np.stack((blocks.mean(axis=(3, 5)), blocks.std(axis=(3, 5))), axis=1)
     return np.concatenate((directions.reshape(n, -1), colours.reshape(n, -1)), axis=1)
 
@@ -111,10 +111,18 @@ def row_features(rows: Sequence[Mapping[str, str]]) -> tuple[Floats, str]:
 
 def standardise(values: Floats) -> Floats:
     """Return (n, d) features with mean 0 and deviation 1; constant ones are 0."""
-    deviation = values.std(axis=0)
-    scale = np.where(deviation > 1e-6, deviation, np.inf)
-    scaled: Floats = ((values - values.mean(axis=0)) / scale).astype(np.float32)
+    mean, deviation = mean_and_deviation(values)
+    scaled: Floats = ((values - mean) / deviation).astype(np.float32)
     return scaled
+
+
+def mean_and_deviation(values: Floats) -> tuple[Floats, Floats]:
+    """Return the (d,) means and deviations by which features are standardised.
+
+    The deviation of a constant feature is infinite, so that it becomes 0.
+    """
+    deviation = values.std(axis=0)
+    return values.mean(axis=0), np.where(deviation > 1e-6, deviation, np.inf).astype(np.float32)
 
 
 def _column(cells: Sequence[str]) -> tuple[str, Floats | None]:

@@ -133,19 +133,29 @@ class Learner:
 
         NaN for samples that cannot be read; None where there are no labels of two classes.
         """
+        fitted = self.final_model(state)
+        return None if fitted is None else (self.apply(fitted[0], self.features), fitted[1])
+
+    def final_model(self, state: LabelState) -> tuple[nn.Linear, int] | None:
+        """Return a model of all labels that may be trained on, and their count.
+
+        None where there are no labels of two classes.
+        """
         labels = state.labels(control=False)
         if state.closed:
             labels |= state.labels(control=True)
-        if self.settings.kind in OUTLINES:
-            return None
         labels = self.usable(labels)
-        if len({_key(label) for label in labels.values()}) < 2:
+        if self.settings.kind in OUTLINES or len({_key(label) for label in labels.values()}) < 2:
             return None
-        model = self._fit(labels)
+        return self._fit(labels), len(labels)
+
+    def apply(self, model: nn.Linear, features: Floats) -> NDArray[np.float32]:
+        """Return (n, classes) probabilities. features: (n, d), standardised as the learner's."""
         with torch.no_grad():
-            logits = model(torch.from_numpy(self.features))
+            logits = model(torch.from_numpy(features))
         p = logits.softmax(1) if self.settings.kind == "class" else logits.sigmoid()
-        return p.numpy(), len(labels)
+        values: NDArray[np.float32] = p.numpy()
+        return values
 
     def agreement(
         self, labels: Mapping[str, AnswerLabel], checked: Mapping[str, AnswerLabel]
@@ -163,13 +173,7 @@ class Learner:
         self, labels: Mapping[str, AnswerLabel], ids: Sequence[str]
     ) -> NDArray[np.float32]:
         """Return (n, classes) probabilities of readable samples, by a model of `labels`."""
-        model = self._fit(labels)
-        rows = self.features[[self._position[id_] for id_ in ids]]
-        with torch.no_grad():
-            logits = model(torch.from_numpy(rows))
-        p = logits.softmax(1) if self.settings.kind == "class" else logits.sigmoid()
-        values: NDArray[np.float32] = p.numpy()
-        return values
+        return self.apply(self._fit(labels), self.features[[self._position[id_] for id_ in ids]])
 
     def usable(self, labels: Mapping[str, AnswerLabel]) -> dict[str, AnswerLabel]:
         """Return the labels of samples that are there and can be read."""
@@ -183,7 +187,9 @@ class Learner:
         open_ = (
             self._position[id_]
             for id_ in self.queue.others
-            if id_ not in state.answers and self._readable[self._position[id_]]
+            if id_ not in state.answers
+            and id_ not in state.copies
+            and self._readable[self._position[id_]]
         )
         return sorted(position for position, _ in zip(open_, range(_CANDIDATES), strict=False))
 

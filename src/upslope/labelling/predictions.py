@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,18 @@ import numpy as np
 from upslope.errors import ConfigError, DataError
 from upslope.files import safe_cell, write_atomically, write_text
 from upslope.labelling.exports import words_of
-from upslope.labelling.extraction import take_features
+from upslope.labelling.extraction import (
+    SampleFeatures,
+    extractors,
+    features_like,
+    take_features,
+)
+from upslope.labelling.features import Floats
 from upslope.labelling.learner import Learner
 from upslope.labelling.people import merge_answers
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import TableRows, open_samples
 from upslope.labelling.settings import ProjectSettings
 
 COLUMNS = ("id", "prediction", "probability", "label")
@@ -42,8 +49,12 @@ class PredictionCount:
     unreadable: int
 
 
-def learner_of(project: Path | str, settings: ProjectSettings) -> Learner:
+def learner_and_features(
+    project: Path | str, settings: ProjectSettings
+) -> tuple[Learner, SampleFeatures]:
     """Return what trains on a project's samples; their features are taken where they are not yet.
+
+    project: its folder. settings: the project's.
 
     Raises:
         DataError: the samples are gone.
@@ -52,11 +63,32 @@ def learner_of(project: Path | str, settings: ProjectSettings) -> Learner:
     samples = open_samples(settings.data, settings.classes, settings.target)
     *_, features = take_features(Path(project), samples)
     queue = Queue(samples.ids, settings)
-    return Learner(settings, samples.ids, queue, features.values, features.method)
+    learner = Learner(settings, samples.ids, queue, features.values, features.method)
+    return learner, features
 
 
-def write_predictions(project: Path | str, path: Path) -> PredictionCount:
+def _other_images(
+    project: Path | str, settings: ProjectSettings, features: SampleFeatures, data: str
+) -> tuple[Sequence[str], Floats]:
+    """Ids and features of images that do not belong to the project."""
+    samples = open_samples(data, settings.classes)
+    if isinstance(samples, TableRows) or features.method not in _image_methods():
+        raise ConfigError(
+            "Expected images to predict other data than the project's but got texts or rows, whose "
+            "features depend on all of them. Make a project of all rows."
+        )
+    return samples.ids, features_like(features, Path(project), samples)
+
+
+def _image_methods() -> list[str]:
+    names = [one.method for one in extractors()]
+    return [", with ".join(names[: i + 1]) for i in range(len(names))]
+
+
+def write_predictions(project: Path | str, path: Path, data: str | None = None) -> PredictionCount:
     """Train on all labels and write a prediction for each sample, whole or not at all.
+
+    project: its folder. path: of the file. data: other images than the project's, a folder.
 
     Raises:
         ConfigError: a suffix that is neither .csv nor .parquet.
@@ -66,17 +98,21 @@ def write_predictions(project: Path | str, path: Path) -> PredictionCount:
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise ConfigError(f"Expected a file .csv or .parquet but got {path}.")
     settings, state = read_project(project)
-    learner = learner_of(project, settings)
-    result = learner.probabilities(state)
-    if result is None:
+    learner, features = learner_and_features(project, settings)
+    fitted = learner.final_model(state)
+    if fitted is None:
         raise DataError(
             "Expected labels of two classes or more outside the control slice, to learn from, but "
             "there are none yet. Label some: upslope label serve."
         )
-    p, count = result
+    model, count = fitted
+    ids, values = learner.ids, learner.features
+    if data is not None:
+        ids, values = _other_images(project, settings, features, data)
+    p = learner.apply(model, values)
     labels = merge_answers(state, settings.classes)
     rows: list[dict[str, Any]] = []
-    for id_, row in zip(learner.ids, p, strict=True):
+    for id_, row in zip(ids, p, strict=True):
         if not np.isfinite(row).all():
             continue
         if settings.kind == "class":
@@ -85,7 +121,7 @@ def write_predictions(project: Path | str, path: Path) -> PredictionCount:
         else:
             prediction = words_of([int(q > 0.5) for q in row], settings.classes)
             probability = float(np.where(row > 0.5, row, 1 - row).prod())
-        label = words_of(labels.get(id_), settings.classes)
+        label = "" if data is not None else words_of(labels.get(id_), settings.classes)
         rows.append(dict(zip(COLUMNS, (id_, prediction, probability, label), strict=True)))
     if path.suffix.lower() == ".csv":
         buffer = io.StringIO()

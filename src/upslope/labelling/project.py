@@ -246,8 +246,10 @@ class Project:
         self._log.record(Event("measured", 0, body))
 
     def take_ranking(self, ranking: Ranking, ids: Collection[str]) -> None:
-        """Record what a new ranking measured, and which of the samples `ids` cannot be read."""
+        """Record what a new ranking measured, and which of the samples `ids` are not asked."""
         self.leave_out([id_ for id_ in ranking.unreadable if id_ in ids])
+        if ranking.copies is not None and ranking.copies != self.state.copies:
+            self._log.record(Event("copies", 0, {"ids": dict(ranking.copies)}))
         if not ranking.of:
             return
         done = self.state.measurements

@@ -122,6 +122,10 @@ class Queue:
         """Return how many samples a person may still be asked."""
         answered = sum(map(self._all.__contains__, state.answers))
         unreadable = sum(id_ not in state.answers for id_ in state.unreadable & self._all)
+        unreadable += sum(
+            id_ in self._all and id_ not in state.answers and id_ not in state.unreadable
+            and of not in state.unreadable for id_, of in state.copies.items()
+        )  # fmt: skip
         again = 0
         if self._twice:
             twice = (id_ for id_ in state.answers if id_ in self._twice)
@@ -140,6 +144,8 @@ class Queue:
     def _is_open(self, state: LabelState, id_: str, author: str) -> bool:
         answers = state.answers.get(id_)
         if id_ in state.unreadable:
+            return False
+        if id_ in state.copies and not answers and state.copies[id_] not in state.unreadable:
             return False
         if not answers:
             return True

@@ -24,7 +24,8 @@ class Ranking:
     of the next ones of the control slice. features: what the model looks at. correct, of: control
     answers that the model agrees with, and their count. seconds: that this took. advice: the last
     record of an `Advice`, None before there is one. doubtful: id -> why, of labelled samples whose
-    label the model doubts, the most doubtful first."""
+    label the model doubts, the most doubtful first. copies: id -> the sample that it is a copy of,
+    None before they were looked for."""
 
     ids: Sequence[str]
     method: str
@@ -38,6 +39,7 @@ class Ranking:
     unreadable: Sequence[str] = ()
     advice: Mapping[str, Any] | None = None
     doubtful: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the ranking as JSON holds it."""

@@ -24,7 +24,7 @@ from upslope.datasets.rows import SUFFIXES as TABLE_SUFFIXES
 from upslope.datasets.rows import read_rows
 from upslope.datasets.unlabelled import USUAL, is_flat, row_contents
 from upslope.errors import DataError
-from upslope.images import Form, Pixels, decode
+from upslope.images import HEIC_SUFFIXES, Form, Pixels, decode, reads_heic
 
 Kind = Literal["image", "text", "row"]
 
@@ -36,7 +36,7 @@ SHOWN_BY_BROWSERS = {
     ".webp": "image/webp",
     ".bmp": "image/bmp",
 }
-"""Suffixes of files that are sent as they are, with their media types; others become PNG."""
+"""Suffixes of files that are sent as they are, with their media types; others are converted."""
 BUILT_IN = ("digits",)
 """Data sets that need no file, to try the page with; their labels are not used."""
 
@@ -64,7 +64,7 @@ class FolderImages:
     kind: Kind = "image"
 
     def picture(self, position: int) -> Picture:
-        """Return the file as it is, or as PNG where browsers do not show its kind."""
+        """Return the file as it is, or converted where browsers do not show its kind."""
         path = self._path(position)
         media_type = SHOWN_BY_BROWSERS.get(path.suffix.lower())
         if media_type is not None:
@@ -74,8 +74,10 @@ class FolderImages:
                 raise DataError(
                     f"Expected to be able to read {path} but got: {error}. Restore the file."
                 ) from error
-        pixels = decode(path, str(path), Form("RGB", None))
-        return Picture(_png(pixels.transpose(1, 2, 0)), "image/png")
+        pixels = decode(path, str(path), Form("RGB", None)).transpose(1, 2, 0)
+        if path.suffix.lower() in HEIC_SUFFIXES:  # photographs: as PNG they would be huge
+            return Picture(_encoded(pixels, "JPEG"), "image/jpeg")
+        return Picture(_encoded(pixels, "PNG"), "image/png")
 
     def pixels(self, position: int, size: int) -> Pixels:
         """Return the image, its centre cropped to a square, (3, size, size) uint8."""
@@ -111,7 +113,8 @@ class DatasetImages:
         """Return the image of a sample as PNG."""
         pixels = self.dataset.inputs([position])[0].numpy()
         return Picture(
-            _png(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)), "image/png"
+            _encoded(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), "PNG"),
+            "image/png",
         )
 
     def pixels(self, position: int, size: int) -> Pixels:
@@ -181,7 +184,13 @@ def _folder(root: Path, classes: Sequence[str]) -> FolderImages:
     if not ids:
         raise DataError(f"Expected images to label in {root} but there are none. Check the path.")
     _refuse_strangers(labels, classes, root)
-    return FolderImages(root, tuple(ids), labels, left_out.notes())
+    notes = left_out.notes()
+    if not reads_heic() and any(suffix in note for note in notes for suffix in HEIC_SUFFIXES):
+        notes = (
+            *notes,
+            "HEIC pictures are read with pillow-heif: pip install '.[label]'",
+        )
+    return FolderImages(root, tuple(ids), labels, notes)
 
 
 def _table(path: Path, classes: Sequence[str], target: str | None) -> TableRows:
@@ -216,10 +225,10 @@ def _refuse_strangers(labels: Mapping[str, str], classes: Sequence[str], root: P
         )
 
 
-def _png(pixels: NDArray[np.generic]) -> bytes:
-    """The bytes of a PNG file. pixels: (h, w) or (h, w, 3) uint8."""
+def _encoded(pixels: NDArray[np.generic], format_: str) -> bytes:
+    """The bytes of an image file. pixels: (h, w) or (h, w, 3) uint8. format_: PNG or JPEG."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format_, quality=95)
     return buffer.getvalue()

@@ -256,6 +256,7 @@ class Session:
             "imported": tally.slices[IMPORTED],
             "own": len(tally.by_author.get(author, ())),
             "unreadable": len(state.unreadable),
+            "copies": len(state.copies),
             "remaining": self.queue.remaining(state, author),
             "classes": {name: tally.labels[k] for k, name in enumerate(classes)},
         }

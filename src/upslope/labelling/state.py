@@ -9,6 +9,7 @@
     asked_again {"ids": {id: why}}: samples to be answered once more, by whoever comes next
     confirmed   {"ids": [id], "author"}: asked again, and answered as before
     closed      {}: control answers are trained on from here on
+    copies      {"ids": {id: id}}: samples that are copies of another, and are not asked beside it
     unreadable  {"ids"}: samples whose content cannot be read, and which are not asked
 
 Nothing is overwritten: the log keeps every answer, and the state is what they come to.
@@ -109,8 +110,8 @@ class LabelState:
 
     answers: id -> author -> the answer that stands. unreadable: samples that cannot be asked.
     measurements: in the order in which they were taken. closed: control answers are trained on.
-    again: id -> why, of samples that are asked again and not answered since. events: how many there
-    are. tally: counts over all answers.
+    again: id -> why, of samples that are asked again and not answered since. copies: id -> the
+    sample that it is a copy of. events: how many there are. tally: counts over all answers.
     """
 
     answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class LabelState:
     measurements: tuple[Measurement, ...] = ()
     closed: bool = False
     again: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
     events: int = 0
     tally: Tally = field(default_factory=Tally)
 
@@ -177,7 +179,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
     answers = dict(state.answers)
     unreadable = set(state.unreadable)
     measurements = list(state.measurements)
-    again = dict(state.again)
+    again, copies = dict(state.again), state.copies
     closed, count = state.closed, state.events
     tally = state.tally.copy()
 
@@ -224,13 +226,15 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
             measurements.append(_measurement(body))
         elif event.kind == "closed":
             closed = True
+        elif event.kind == "copies":
+            copies = dict(body["ids"])
         elif event.kind == "unreadable":
             unreadable.update(body["ids"])
         else:
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         count += 1
     return LabelState(
-        answers, frozenset(unreadable), tuple(measurements), closed, again, count, tally
+        answers, frozenset(unreadable), tuple(measurements), closed, again, copies, count, tally
     )
 
 

@@ -52,6 +52,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         "control": tally.slices[CONTROL],
         "control_closed": state.closed,
         "unreadable": len(state.unreadable),
+        "copies": dict(state.copies),
         "classes": {name: tally.labels[k] for k, name in enumerate(settings.classes)},
         "accuracy": accuracy,
         "advice": state.advice,
@@ -154,12 +155,19 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             if (count := standing["disagreements"])
             else []
         ),
+        *([("copies", _copies_words(standing["copies"]))] if standing["copies"] else []),
         *(
             [("unreadable", f"{standing['unreadable']:,} samples, which are not asked")]
             if standing["unreadable"]
             else []
         ),
     ]
+
+
+def _copies_words(copies: dict[str, str]) -> str:
+    some = "; ".join(f"{id_} of {of}" for id_, of in list(copies.items())[:3])
+    more = f" and {len(copies) - 3:,} more (--json)" if len(copies) > 3 else ""
+    return f"{len(copies):,} samples are copies of others, and asked once: {some}{more}"
 
 
 def _agreement_words(agreed: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from upslope.errors import UpslopeError
 from upslope.labelling.advice import advise
+from upslope.labelling.copies import find_copies
 from upslope.labelling.doubt import doubtful_labels
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
@@ -26,7 +27,8 @@ from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import open_samples
 
 _NICE = 10  # the page goes first
-_ADVISE_EVERY = 25  # answers between two pieces of advice, each of which takes seconds
+_ADVISE_EVERY, _ADVISE_GROWTH = 25, 1.05
+"""Advice takes some forty models: it is given anew after 25 answers and 5% more of them."""
 
 
 class Trainer:
@@ -44,6 +46,7 @@ class Trainer:
         self._learner: Learner | None = None
         self._advice: dict[str, Any] | None = None
         self._doubtful: dict[str, str] = {}
+        self._copies: dict[str, str] | None = None
         self._advised = -_ADVISE_EVERY  # samples with a label when the last advice was given
 
     def run(self) -> None:
@@ -53,6 +56,8 @@ class Trainer:
                 self._settings, self._samples.ids, self._queue, features.values, features.method
             )
             self._rank()
+        self._copies = find_copies(self._samples, self._rank_if_changed)
+        self._rank()
         while True:
             self._changed.wait()
             self._rank()
@@ -67,19 +72,22 @@ class Trainer:
             return
         self._changed.clear()  # before reading: what comes later counts for the next ranking
         _, state = read_project(self._folder)
-        ranking = replace(self._learner.rank(state), advice=self._advice, doubtful=self._doubtful)
+        ranking = self._learner.rank(state)
         self._write(ranking)
-        if state.tally.labelled < self._advised + _ADVISE_EVERY:
+        due = max(self._advised + _ADVISE_EVERY, _ADVISE_GROWTH * self._advised)
+        if state.tally.labelled < due:
             return
         self._advised = state.tally.labelled
         advice = advise(self._learner, state)
         if advice is not None:
             self._advice = advice.record()
         self._doubtful = doubtful_labels(self._learner, state)
-        self._write(replace(ranking, advice=self._advice, doubtful=self._doubtful))
+        self._write(ranking)
 
     def _write(self, ranking: Ranking) -> None:
-        self._out.write(json.dumps(ranking.record()) + "\n")
+        """Write a ranking with what was found out beside it."""
+        whole = replace(ranking, advice=self._advice, doubtful=self._doubtful, copies=self._copies)
+        self._out.write(json.dumps(whole.record()) + "\n")
         self._out.flush()
 
 

@@ -313,9 +313,10 @@ function showAbout(model) {
   $("advice").hidden = !verdict;
   const figures = model.hardly_pays ? model.advice.slice(0, -1) : model.advice;
   $("advice-lines").replaceChildren(...figures.map((line) => element("p", {}, line)));
-  const { unreadable, imported } = standing.progress;
+  const { unreadable, imported, copies } = standing.progress;
   const notes = [...project.notes];
   if (unreadable) notes.push(`${unreadable} samples cannot be read and are not asked.`);
+  if (copies) notes.push(`${copies} samples are copies of others and are asked once: upslope label status --json names them.`);
   if (imported) notes.push(`${imported} labels were there before.`);
   $("notes").replaceChildren(...notes.map((note) => element("p", {}, note)));
 }
