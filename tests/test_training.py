@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +202,33 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(
     assert file.exists()
     other = replace(SETTINGS, lr=0.02)
     assert torch.equal(fit(fresh(), other, checkpoint=file), fit(fresh(), other))
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut in half": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "a bit of the weights": lambda data: data[:-40] + bytes([data[-40] ^ 1]) + data[-39:],
+    "a bit of the loss": lambda data: data.replace(b"loss_sum", b"loss_rum"),
+    "the name of the digest": lambda data: data.replace(b"digest", b"diges4"),
+    "another format": lambda data: b"PK\x03\x04" + data[4:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_checkpoint_that_cannot_be_used_is_set_aside_and_training_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    file = tmp_path / "training.safetensors"
+    whole = fit(fresh(), checkpoint=file)
+    damaged = damage(file.read_bytes())
+    assert damaged != file.read_bytes()
+    file.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"is damaged. It is set aside as .*, and this training"):
+        again = fit(fresh(), checkpoint=file)
+    assert torch.equal(again, whole)
+    assert file.with_name("training.safetensors.damaged").read_bytes() == damaged
 
 
 def test_validation_chooses_the_weights() -> None:

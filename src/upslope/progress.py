@@ -118,8 +118,8 @@ def noting_interrupts() -> Iterator[Interrupts]:
 def stop_on_signals() -> Iterator[Stop]:
     """Ctrl-C, SIGTERM and SIGHUP request a stop; a second one interrupts at once, as Python does.
 
-    SIGHUP, a terminal that closes, is left alone where it is ignored, as under `nohup`. Outside
-    the main thread no handler can be set: the stop is then never requested.
+    Outside the main thread no handler can be set: the stop is then never requested. SIGHUP is left
+    alone where it is ignored: `answering_signals`.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -131,15 +131,25 @@ def stop_on_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.request()
 
+    answered = signal.getsignal(signal.SIGINT)
+    if isinstance(answered, Interrupts) and answered.seen:  # and nobody heard of it
+        stop.request()
+    with answering_signals(handle):
+        yield stop
+
+
+@contextmanager
+def answering_signals(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handle` answer Ctrl-C, SIGTERM and SIGHUP while the block runs, in the main thread.
+
+    SIGHUP, a terminal that closes, is left alone where it is ignored, as under `nohup`.
+    """
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
-    answered = before[signal.SIGINT]
-    if isinstance(answered, Interrupts) and answered.seen:  # and nobody heard of it
-        stop.request()
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -131,6 +131,10 @@ def test_csv_table(tmp_path):
         (RELION.replace("tomo/b", "tomo/c"), r"'tomo/c\.mrc', row 3 .* missing"),
         ("image,x\na,1\n", "begins with data_"),
         ("data_particles\n", "table in .* none"),
+        (
+            "data_particles\n\nloop_ _rlnImageName #1\n_kind #2\na cat\n",
+            "loop_ alone, in data_part",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(project, text, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,3 +151,12 @@ def test_what_cannot_be_is_refused(make, error, message):
     with pytest.raises(error, match=message) as caught:
         make()
     assert "data." not in re.sub(r"data\.?set", "", str(caught.value))
+
+
+def test_the_example_of_the_page_on_data_runs(capsys):
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    exec(compile(code, "data.md", "exec"), {})
+    assert "pool: 45" in capsys.readouterr().out

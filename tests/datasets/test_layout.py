@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from upslope import datasets
-from upslope.datasets.folder_names import split_of
+from upslope.datasets.folder_names import are_no_classes, split_of
 from upslope.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -279,6 +279,15 @@ def test_named_classes_and_splits_in_other_spellings(tmp_path):
     splits = datasets.load("folder", tmp_path / "photos", classes=["dog", "cat", "cow"])
     assert splits.pool.classes == ("dog", "cat", "cow")
     assert {id_.split("/")[0] for id_ in splits.test.ids} == {"Testing"}
+
+
+@pytest.mark.parametrize(
+    "name", ["dataset" * 60 + "q", "9" * 60, "1" * 60 + "q", "jan" + "1" * 60 + "q", "imgs1" * 60]
+)
+def test_no_name_takes_long_to_be_told_from_a_split(name):
+    """What has several readings takes twice as long with each letter."""
+    assert split_of(name) is None
+    assert not are_no_classes([name])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,10 @@ LEAVING = 60.0
 """Seconds that workers may outlive the process that started them: those that start import first."""
 _TRACEBACK = re.compile(r"(?<!_exitfunc of <class 'weakref.finalize'>>\n)Traceback \(most recent")
 """A second Ctrl-C may meet Python itself as it ends; what it then says is not Upslope's."""
+_BEGINNING = re.compile(
+    r"Traceback \(most recent call last\):\n(?:  .*\n)+EOFError: Ran out of input\n"
+)
+"""What Python says of a worker whose parent was killed before it had sent it anything."""
 
 
 _RUNNING: set[int] = set()
@@ -50,7 +54,7 @@ class Ended:
             return "hung", tail
         if self.left:
             return "left over", f"{len(self.left)} processes after exit code {self.code}: {tail}"
-        if _TRACEBACK.search(self.output) or self.code == 1:
+        if _TRACEBACK.search(_BEGINNING.sub("", self.output)) or self.code == 1:
             return "foreign", f"exit code {self.code}: {tail}"
         return None
 
@@ -66,6 +70,7 @@ class Child:
     ) -> None:
         """Start it. log: the file of its output; before: called in the new process first."""
         self.log = log
+        log.touch()
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():

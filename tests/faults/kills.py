@@ -75,6 +75,7 @@ def _strike(child: Child, subject: Subject, rng: random.Random) -> str:
         except ProcessLookupError:
             return ""
         return f"{number.name} to worker {victim}"
+    whom = "process" if whom == "worker" else whom  # there is none yet
     times = 2 if number != signal.SIGKILL and rng.random() < 0.2 else 1
     for _ in range(times):
         if whom == "group":

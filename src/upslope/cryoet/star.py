@@ -135,11 +135,11 @@ def _pairs(name: str, lines: list[_Line], at: int, path: Path) -> tuple[Block, i
     row: list[str] = []
     while at < len(lines) and not lines[at].bare.startswith("data_"):
         line = lines[at]
-        if line.bare == "loop_":
+        if line.bare == "loop_" and len(line.words) == 1:
             break
         if not line.bare.startswith("_") or len(line.words) != 2:
             raise DataError(
-                f"Expected a name and a value, or loop_, in data_{name} but got "
+                f"Expected a name and a value, or loop_ alone, in data_{name} but got "
                 f"{' '.join(line.words)[:60]!r}, line {line.number} of {path}."
             )
         columns.append(line.bare[1:])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-_FILLER = r"(?:the|my|data|dataset|set|split|folder|dir|images?|imgs?|files?|samples?|x|\d+)*"
+# No word is made of others, nor repeated inside: what has several readings is tried for ever.
+_FILLER = r"(?:the|my|data|set|split|folder|dir|images?|imgs?|files?|samples?|x|\d)*"
 _CORES = {
     "train": "train(?:ing)?(?:val(?:idation)?)?|trn",
     "test": "test(?:ing|s)?|tst|holdout|heldout",
@@ -24,7 +25,7 @@ _MONTHS = (
 )
 _DATE = re.compile(
     r"(?:19|20)\d\d"  # a year
-    rf"|(?:\d+[-_. ]?)?{_MONTHS}(?:[-_. ]?\d+)*"
+    rf"|(?:\d+[-_. ]?)?{_MONTHS}(?:[-_. ]?\d)*"
     rf"|(?:19|20)\d\d[-_. ]?(?:\d\d|{_MONTHS})(?:[-_. ]?\d\d?)?"
     r"|\d\d?[-_. ]\d\d?[-_. ](?:19|20)\d\d",
     re.IGNORECASE,

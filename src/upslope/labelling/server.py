@@ -12,8 +12,9 @@ import hashlib
 import json
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib import resources
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -28,6 +29,7 @@ from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.labelling.samples import TableRows
 from upslope.labelling.session import Session
 from upslope.labelling.training_process import TrainingProcess
+from upslope.progress import answering_signals
 
 PORT = 8321
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -216,7 +218,11 @@ def serve(
     author: str,
     hosts: tuple[str, ...] | None = LOOPBACK,
 ) -> None:
-    """Serve the page until Ctrl-C. listener: a socket from `listen`."""
+    """Serve the page until Ctrl-C, SIGTERM or SIGHUP. listener: a socket from `listen`.
+
+    Raises:
+        KeyboardInterrupt: it was asked to end.
+    """
     page = Page(session, author, hosts)
     config = uvicorn.Config(
         page.app,
@@ -226,7 +232,27 @@ def serve(
         ws="none",
         timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server, signals = uvicorn.Server(config), list[int]()
+
+    @contextlib.contextmanager
+    def capture_signals() -> Iterator[None]:
+        """Let signals end the server, which takes two seconds at most.
+
+        Uvicorn's own sends the signal to the process again, and after a second one ends at once: in
+        both cases while its tasks still run, which then fail with tracebacks.
+        """
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            signals.append(number)
+            server.should_exit = True
+
+        with answering_signals(handle):
+            yield
+
+    vars(server)["capture_signals"] = capture_signals
+    server.run(sockets=[listener])
+    if signals:
+        raise KeyboardInterrupt
 
 
 def listen(host: str, port: int | None) -> socket.socket:

@@ -41,6 +41,9 @@ class Position:
 
 _PLAIN = ("epoch", "step", "loss_sum", "seen", "last_loss", "seconds", "best", "best_epoch")
 
+_DIGEST = "digest"
+"""The entry of the header that holds the digest of all else."""
+
 
 def save_position(
     path: Path,
@@ -65,7 +68,7 @@ def save_position(
         "position": {name: getattr(position, name) for name in _PLAIN},
         "scaler": scaler.state_dict(),
     }
-    header["digest"] = _digest(tensors, header)
+    header[_DIGEST] = _digest(tensors, header)
     save_tensors(path, tensors, header)
 
 
@@ -85,8 +88,7 @@ def load_position(
         return Position()
     try:
         tensors, header = load_tensors(path)
-        digest = header.pop("digest", None)  # checkpoints of earlier versions have none
-        damaged = digest is not None and digest != _digest(tensors, header)
+        damaged = _is_damaged(tensors, header)
         other = not damaged and header.get("key") != key
         plain = header["position"] if not (damaged or other) else {}
         if plain:
@@ -118,6 +120,21 @@ def load_position(
         **header["position"],
         best_weights=_stripped("best", tensors),
         random=_stripped("random", tensors),
+    )
+
+
+def _is_damaged(tensors: Mapping[str, Tensor], header: dict[str, Any]) -> bool:
+    """Whether a digest shows that a checkpoint is not as it was written; it is then taken out.
+
+    Checkpoints of earlier versions have none. So has one whose digest lost its name to damage, and
+    which shows it by its value.
+    """
+    if _DIGEST in header:
+        return bool(header.pop(_DIGEST) != _digest(tensors, header))
+    return any(
+        value == _digest(tensors, {k: v for k, v in header.items() if k != name})
+        for name, value in header.items()
+        if isinstance(value, str)
     )
 
 
