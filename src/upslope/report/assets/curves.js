@@ -3,9 +3,9 @@
 function curves(set, state) {
   const view = { bands: true, difference: false, at: null, near: null };
   const readout = h("div", { class: "readout", "aria-live": "polite" });
-  const hidden = state.hidden;
 
-  const shown = () => set.rows.filter((row) => !hidden.has(row.name) && (!view.difference || row.comparison || row.name === set.reference));
+
+  const shown = () => set.rows.filter((row) => !state.hidden.has(row.name) && (!view.difference || row.comparison || row.name === set.reference));
   const series = (row) => {
     if (!view.difference) return { ...row.curve, dots: row.dots };
     if (row.comparison) return { ...row.comparison.curve, dots: row.comparison.dots };
@@ -70,7 +70,7 @@ function curves(set, state) {
       lines.append(group);
     }
     if (!view.difference) for (const run of set.unfinished) {
-      if (!run.scores.length || hidden.has(run.strategy)) continue;
+      if (!run.scores.length || state.hidden.has(run.strategy)) continue;
       lines.append(svg("path", { d: `M${run.scores.map((v, i) => `${x(run.budgets[i])} ${y(100 * v)}`).join("L")}`, class: "unfinished" }));
     }
     frame.root.append(lines);
@@ -78,7 +78,7 @@ function curves(set, state) {
       const ends = apart(rows.map((row) => y(100 * series(row).mean[budgets.length - 1])), 17, frame.top + 4, frame.bottom);
       rows.forEach((row, i) => frame.root.append(svg("text", {
         x: frame.right + 6, y: ends[i] + 4, class: `name ${look(state.slots.get(row.name)).colour}`,
-      }, shorten(row.name, 24))));
+      }, shorten(row.name, 20))));
     }
     const cross = svg("line", { y1: frame.top, y2: frame.bottom, class: "cross", visibility: "hidden" });
     frame.root.append(cross);
