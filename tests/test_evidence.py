@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from upslope.cli.app import app
 from upslope.config import load, plan, to_plan, warnings
-from upslope.config.evidence import BEHIND
-from upslope.evaluation import area
+from upslope.config.evidence import BEHIND, CELLS, MEASURED
+from upslope.evaluation import area, holm, paired_comparison
 from upslope.strategies import REGISTRY
 
 RESULTS = Path(__file__).parents[1] / "results" / "verdict"
@@ -39,6 +39,41 @@ def test_every_figure_is_that_of_the_committed_curves(known) -> None:
     assert all(behind_random(cell, known.better) < 0 for cell in cells)
     record = json.loads((RESULTS / f"{known.cell}.json").read_text(encoding="utf-8"))
     assert record["budgets"][-1] / 10 == known.labels_per_class
+
+
+def test_what_strategies_are_best_for_is_that_of_the_committed_curves() -> None:
+    """Points against random in the cells of few labels, over the seeds that all measured share."""
+    names = [*MEASURED, "random"]
+    gains: dict[str, list[float]] = {name: [] for name in MEASURED}
+    shown = dict.fromkeys(MEASURED, 0)
+    for cell in CELLS:
+        record = json.loads((RESULTS / f"{cell}.json").read_text(encoding="utf-8"))
+        curves = {n: record["strategies"][SAME.get(n, n)]["curves"] for n in names}
+        seeds = sorted(set.intersection(*(set(one) for one in curves.values())))
+        areas = {n: area(record["budgets"], [one[s] for s in seeds]) for n, one in curves.items()}
+        tests = {
+            n: paired_comparison(areas[n], areas["random"]) for n in set(names) - {*SAME, "random"}
+        }
+        adjusted = dict(zip(tests, holm([test.p_t for test in tests.values()]), strict=True))
+        for name in MEASURED:
+            gains[name].append(float(100 * tests[SAME.get(name, name)].difference.mean))
+            shown[name] += bool(adjusted[SAME.get(name, name)] < 0.05)
+        assert max(gains, key=lambda name: gains[name][-1]) == "u-herding"
+    for name, known in MEASURED.items():
+        assert (known.least, known.most) == pytest.approx(
+            (min(gains[name]), max(gains[name])), abs=0.0501
+        ), name
+        assert known.shown == shown[name], name
+
+
+def test_the_list_tells_what_was_measured_from_what_was_published() -> None:
+    def told(name: str) -> str:
+        return " ".join(CliRunner().invoke(app, ["list", name]).output.split())
+
+    assert "best for: 2 to 20 labels per class on frozen features: 3.6 to 4.1" in told("u-herding")
+    assert "best for: no budget that was measured: 0.5 to 3.9 points" in told("entropy-gradnorm")
+    assert "published for, not measured here:" in told("core-set")
+    assert "best for: the baseline" in told("random")
 
 
 def lines(strategies: str, initial: int, cycles: int = 3) -> list[str]:

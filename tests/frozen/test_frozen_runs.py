@@ -1,6 +1,7 @@
 """Runs with `model.freeze`: compared, gone on with, scored and predicted as any other."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -99,6 +100,31 @@ def test_a_comparison_computes_features_once_and_scores_with_its_heads(tmp_path,
     with Path("p.csv").open(newline="") as lines:
         names = [row["class"] for row in csv.DictReader(lines)]
     assert names == [("cat", "dog")[i] for i in best.tolist()]
+
+
+def test_a_run_without_a_strategy_takes_the_default_of_frozen_features(tmp_path, photographs):
+    file = config_file(tmp_path, photographs)
+    document_ = yaml.safe_load(file.read_text())
+    del document_["strategies"]
+    file.write_text(yaml.safe_dump(document_))
+    code, output = invoke("run", file, "--out", "runs")
+    assert code == 0, output
+    assert "u-herding none was named: first on frozen features" in " ".join(output.split())
+    run = read_run("runs/u-herding/seed-0")
+    assert run.finished
+    # The report shows the photographs, not their features.
+    html = Path("runs/report/report.html").read_text(encoding="utf-8")
+    data = json.loads(html.partition('id="data">')[2].partition("</script>")[0])
+    gallery = data["sets"][0]["gallery"]
+    assert gallery["samples"][0]["picture"].startswith("data:image/png")
+    assert gallery["map"]["pool"] == len(run.labels) + 20
+    # What an earlier version began under its default is gone on with.
+    code, output = invoke("run", file, "--strategy", "margin", "--out", "earlier")
+    assert code == 0, output
+    code, output = invoke("run", file, "-s", "experiment.cycles=4", "--out", "earlier")
+    assert code == 0, output
+    assert not Path("earlier/u-herding").exists()
+    assert len(read_run("earlier/margin/seed-0").cycles) == 4
 
 
 def test_other_photographs_are_scored_with_the_same_network(tmp_path, photographs):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from upslope import __version__
 from upslope.cli.console import told
@@ -18,7 +20,23 @@ from upslope.cli.status import status
 from upslope.cli.tell import tell
 from upslope.cli.verify import repair, verify
 
+_FUNCTIONS = {"query": "select", "gradient_norms": "score"}
+"""What is a function in Python by one name -> the command that does it."""
+
+
+class _Commands(TyperGroup):
+    """Names the command where somebody asks for the function."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Fail with the command's name for a function's."""
+        if args and args[0] in _FUNCTIONS:
+            command = _FUNCTIONS[args[0]]
+            ctx.fail(f"No such command '{args[0]}': its command is `upslope {command}`.")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -104,8 +122,9 @@ def run(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="Which; `upslope list strategies`. By default the one of the configuration, or "
-            "margin where it names none."
+            help="Which; `upslope list strategies`. By default the one of the configuration; where "
+            "it names none, u-herding on frozen features (model.freeze), emcm for numbers, else "
+            "margin."
         ),
     ] = None,
     seeds: Seeds = None,
@@ -302,9 +321,12 @@ def _compare(
         from upslope import report as reports
         from upslope.comparison import compare
         from upslope.config import (
+            Choice,
             assemble,
+            begun_by_default,
             check_compatible,
             data_place,
+            default_strategy,
             estimate,
             load,
             plan,
@@ -315,16 +337,16 @@ def _compare(
         from upslope.observers import together
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
-        config = load(
-            config_file,
-            sets=assignments,
-            overrides=overrides,
-            defaults={"strategies": "margin"} if asks else None,
-        )
-        if asks:
-            sitting.check_one_strategy(config)
+        config = load(config_file, sets=assignments, overrides=overrides)
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
+        why = ""
+        if asks and not config.named:
+            default = begun_by_default(folder, config) or default_strategy(config)
+            config = replace(config, strategies=(Choice(default.name, label=default.name),))
+            why = default.why
+        if asks:
+            sitting.check_one_strategy(config)
         further = () if dry_run else stack.enter_context(observers(observe or (), folder))
         with watching(1) as observer:
             setup, unseen = (
@@ -338,7 +360,7 @@ def _compare(
         earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
         initial = len(earlier.labels) if earlier and begun is None else None
         planned = plan(config, setup, begun, initial)
-        show_plan(config, setup, planned, folder, unseen)
+        show_plan(config, setup, planned, folder, unseen, why)
         show_warnings(warnings(config.strategies, planned))
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))

@@ -96,7 +96,7 @@ def _show_entry(entry: Entry, kind: str) -> None:
     if "text" in entry:  # a configuration is its own description
         out.print(Text(str(entry["text"])), soft_wrap=True)
         return
-    for key, value in entry.items():
+    for key, value in _with_evidence(entry, kind).items():
         if key in ("name", "options") or not value:
             continue
         label = "" if key == "summary" else f"{_KEYS.get(key, key)}: "
@@ -108,6 +108,21 @@ def _show_entry(entry: Entry, kind: str) -> None:
     out.print(Text("  options, with their defaults", style="dim"))
     for option in options:
         _show_option(option)
+
+
+def _with_evidence(entry: Entry, kind: str) -> Entry:
+    """The entry of a strategy with what was measured of it; else its use is told as published."""
+    if kind != _WORDS["strategies"] or entry["name"] == "random":
+        return entry
+    from upslope.config.evidence import MEASURED
+
+    measured = MEASURED.get(str(entry["name"]))
+    if measured is not None:
+        return {**entry, "best_for": str(measured)}
+    return {
+        "published for, not measured here" if key == "best_for" else key: value
+        for key, value in entry.items()
+    }
 
 
 _KEYS = {"best_for": "best for", "reference": "source"}

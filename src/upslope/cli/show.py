@@ -23,8 +23,16 @@ def show_warnings(lines: Sequence[str]) -> None:
         out.print(Text(f"Warning: {line}", style="yellow"), soft_wrap=True)
 
 
-def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: str = "") -> None:
-    """What will happen, in a few lines; `unseen`: why the data was not opened."""
+def show_plan(
+    config: Config,
+    setup: Setup,
+    plan: Plan,
+    folder: Path,
+    unseen: str = "",
+    by_default: str = "",
+) -> None:
+    """What will happen, in a few lines; `unseen`: why the data was not opened; `by_default`: why
+    this strategy, where nobody named one."""
     from upslope.datasets import overview
 
     source = getattr(setup.splits.pool, "source_shape", plan.input_shape)
@@ -40,6 +48,7 @@ def show_plan(config: Config, setup: Setup, plan: Plan, folder: Path, unseen: st
         *(() if unseen else overview(setup.splits)),
         ("model", _model(config, plan)),
         ("strategies", names),
+        *([("", f"none was named: {by_default}")] if by_default else []),
         *(("without", f"{', '.join(labels)}: {why}") for why, labels in left_out.items()),
         ("seeds", seeds),
         ("labels", " ".join(f"{n:,}" for n in plan.budgets)),

@@ -13,6 +13,7 @@ mappings with `name` and options), `seeds` (how many, or a list), `experiment`, 
 from __future__ import annotations
 
 from upslope.config.assemble import Setup, assemble, check_compatible, data_place
+from upslope.config.defaults import DefaultStrategy, begun_by_default, default_strategy
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
 from upslope.config.plan import Plan, assemble_from_published_sizes, plan, to_plan
@@ -25,6 +26,7 @@ from upslope.config.scoring import Trained, find_strategy, scorers, trained
 __all__ = [
     "Choice",
     "Config",
+    "DefaultStrategy",
     "Estimate",
     "Plan",
     "Setup",
@@ -32,8 +34,10 @@ __all__ = [
     "Trained",
     "assemble",
     "assemble_from_published_sizes",
+    "begun_by_default",
     "check_compatible",
     "data_place",
+    "default_strategy",
     "estimate",
     "find_run",
     "find_source",

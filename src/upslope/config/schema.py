@@ -45,6 +45,8 @@ class Config:
     """Features of the network are computed once, and a head is trained on them: `model.freeze`."""
     task: Choice = Choice("classification")
     strategies: tuple[Choice, ...] = (Choice("random", label="random"),)
+    named: bool = False
+    """Somebody said which strategies."""
     every: bool = False
     """`strategies: all`: every one that the task and the network can serve."""
     seeds: tuple[int, ...] = (0,)
@@ -100,7 +102,11 @@ def parse(document: Mapping[str, Any]) -> Config:
         "data": _data,
         "model": _model,
         "task": lambda v, f: {"task": _choice("task", v, tasks.check_options, f, "classification")},
-        "strategies": lambda v, f: {"strategies": _strategies(v, f), "every": v == "all"},
+        "strategies": lambda v, f: {
+            "strategies": _strategies(v, f),
+            "named": True,
+            "every": v == "all",
+        },
         "seeds": lambda v, f: {"seeds": _seeds(v, f)},
         "experiment": lambda v, f: {"experiment": _settings(ExperimentSettings, v, f)},
         "training": lambda v, f: {"training": _settings(TrainingSettings, v, f)},

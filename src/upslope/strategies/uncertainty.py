@@ -45,7 +45,7 @@ class Margin(TopStrategy):
     name: ClassVar[str] = "margin"
     reference: ClassVar[str] = "Scheffer, Decomain and Wrobel 2001"
     signal_cost: ClassVar[str] = "one forward per candidate"
-    best_for: ClassVar[str] = "medium and large budgets; a strong default"
+    best_for: ClassVar[str] = "networks whose features are trained, for one forward; medium budgets"
 
     temperature: Temperature = field(default=1.0, metadata=LATER)
 
