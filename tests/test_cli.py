@@ -354,3 +354,9 @@ def test_ctrl_c_before_a_command_begins_is_a_stop(monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         upslope.cli.main()
     assert stopped.value.code == 130
+
+
+def test_the_command_is_named_where_a_function_is_asked_for() -> None:
+    result = CliRunner().invoke(app, ["query", "model.pt"], prog_name="upslope")
+    assert result.exit_code == 2
+    assert "its command is `upslope select`" in " ".join(result.output.split())

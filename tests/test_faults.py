@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHORT = {"kills": 2, "errors": 2, "power": 2, "races": 1, "flips": 5}
-"""Trials of each kind."""
+"""Trials of each kind; of flips, how many at least."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,5 +43,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]
 def test_whatever_happens_is_mended_or_told(outcomes: dict[str, Counter[str]], kind: str) -> None:
     if kind in ("errors", "power") and sys.platform != "linux":
         pytest.skip("needs Linux")
-    assert outcomes[kind]["trials"] == SHORT[kind]
+    if kind == "flips":  # many in a trial
+        assert outcomes[kind]["faults"] >= SHORT[kind]
+    else:
+        assert outcomes[kind]["trials"] == SHORT[kind]
     assert outcomes[kind]["same"] + outcomes[kind]["refused"] >= SHORT[kind]

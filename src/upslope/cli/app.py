@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from upslope import __version__
 from upslope.cli.console import told
@@ -19,7 +20,23 @@ from upslope.cli.status import status
 from upslope.cli.tell import tell
 from upslope.cli.verify import repair, verify
 
+_FUNCTIONS = {"query": "select", "gradient_norms": "score"}
+"""What is a function in Python by one name -> the command that does it."""
+
+
+class _Commands(TyperGroup):
+    """Names the command where somebody asks for the function."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Fail with the command's name for a function's."""
+        if args and args[0] in _FUNCTIONS:
+            command = _FUNCTIONS[args[0]]
+            ctx.fail(f"No such command '{args[0]}': its command is `upslope {command}`.")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
