@@ -130,7 +130,7 @@ def test_curves_are_switched_read_and_filtered_by_set(browser: Any, many: Path) 
     tab.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] / 2)
     assert tab.locator(".readout .head").inner_text() == "630 labels"
     tab.get_by_role("button", name="Difference to random").click()
-    assert "Difference to random (points)" in tab.locator(".with-readout .axis").all_inner_texts()
+    assert "Difference to random (points)" in tab.locator(".with-readout .axis").all_text_contents()
     tab.locator(".bar-of-sets select").select_option("set </script> 3")
     assert tab.locator(".lead").inner_text().startswith("set </script> 3: 20 strategies")
     assert opened.said == []
