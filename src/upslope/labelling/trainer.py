@@ -110,6 +110,8 @@ def main() -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     try:
         Trainer(Path(sys.argv[1]), changed, out).run()
+    except BrokenPipeError:
+        os._exit(0)  # the parent was killed: nobody reads rankings any more
     except UpslopeError as error:
         out.write(json.dumps({"error": str(error)}) + "\n")
         out.flush()
