@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import typer
@@ -15,6 +15,18 @@ import typer
 from upslope.cli.console import told
 from upslope.errors import ModelError
 from upslope.progress import Interrupted, noting_interrupts, stop_on_signals
+
+
+@pytest.fixture(autouse=True)
+def answered() -> Iterator[None]:
+    """Signals as a terminal's: what starts in the background, or by nohup, ignores some of them."""
+    own = {signal.SIGINT: signal.default_int_handler}
+    if hasattr(signal, "SIGHUP"):
+        own[signal.SIGHUP] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def interrupt() -> None:
