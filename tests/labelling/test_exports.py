@@ -110,6 +110,7 @@ def test_label_sets_come_back_in(tmp_path: Path) -> None:
         ("id,label\nsquare-000.png,red\nsquare-000.png,blue\n", "'red' and 'blue'"),
         ("id,label\nsquare-000.png\n", "2 cells in row 2"),
         ("name,class\nsquare-000.png,red\n", "columns id and label"),
+        (f"id,label\n{'x' * 200_000},red\n", "field larger than field limit"),
     ],
 )
 def test_what_cannot_be_taken_in_is_refused_as_a_whole(

@@ -20,8 +20,8 @@ from upslope.labelling.samples import ImageSamples, Samples, TableRows
 _HASH = 16  # bits along an edge of the hash
 _SIDE = 64  # pixels along an edge of the picture that is hashed
 NEAR = 12
-"""Bits in which near-copies may differ, of 256. The same photograph at half its size and quality 50
-differs in 0 to 8; of 2,062 photographs of hands before one wall no two differ in fewer than 34."""
+"""Bits in which near-copies may differ, of 256. Of 2,062 photographs of hands before one wall no
+two differ in fewer than 33."""
 _ROWS = 256  # of the matrix of distances at once
 
 

@@ -76,6 +76,20 @@ def import_labels(project: Project, source: Path) -> ImportCount:
     return ImportCount(new, corrected, empty)
 
 
+def _cells(text: str, delimiter: str, path: Path) -> list[list[str]]:
+    """Return the cells of each row.
+
+    Raises:
+        DataError: it is no CSV, with a cell beyond the limit of the reader for instance.
+    """
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(
+            f"Expected {path} to be a CSV file but: {error}. Nothing was recorded."
+        ) from error
+
+
 def _from_csv(path: Path) -> list[tuple[str, str]]:
     """Return the id and the label of each row."""
     try:
@@ -86,7 +100,7 @@ def _from_csv(path: Path) -> list[tuple[str, str]]:
         ) from error
     first = text.partition("\n")[0]
     for delimiter in ",;\t":
-        header = next(csv.reader([first], delimiter=delimiter), [])
+        header = next(iter(_cells(first, delimiter, path)), [])
         names = [name.strip().lower() for name in header]
         if {"id", "label"} <= set(names):
             break
@@ -96,9 +110,9 @@ def _from_csv(path: Path) -> list[tuple[str, str]]:
             f"{first.strip()!r}. Name them so."
         )
     rows = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    next(reader)
-    for number, cells in enumerate(reader, 2):  # as spreadsheets number them
+    for number, cells in enumerate(
+        _cells(text, delimiter, path)[1:], 2
+    ):  # as spreadsheets number them
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(names):

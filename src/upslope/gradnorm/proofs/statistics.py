@@ -82,8 +82,8 @@ class StatisticsWatch(TorchFunctionMode):
     n: the number of samples. reference: the watch of a pass of another number of samples: where an
     operator is not known to keep entries in their places, the dimensions that are longer for more
     samples count them. Without it, or where the two passes part, dimension 0 is held to do so if n
-    divides its length. alone: a sample of which alone every
-    statistic is to be made; what comes out for it is what would come out without the others.
+    divides its length. alone: the one sample of which every statistic is to be made; what comes out
+    for it is what would come out without the others.
     """
 
     def __init__(

@@ -305,7 +305,7 @@ function showAbout(model) {
   const again = { doubtful: "answers that the model doubts", disagreements: "answers that people disagree on" };
   for (const [what, them] of Object.entries(again)) {
     $(what).hidden = !model[what];
-    $(what).textContent = `Ask ${model[what]} ${them} again`;
+    $(what).textContent = `Ask again: ${model[what]} ${them}`;
   }
   // The verdict stands in sight; its figures are among the details.
   const verdict = model.hardly_pays ? model.advice.at(-1) : "";
