@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upslope.cli.console import out
+from upslope.progress import answering_signals
 
 if TYPE_CHECKING:
     from upslope.labelling.annotators.base import Annotator
@@ -50,22 +51,29 @@ def watch_tool(
     predictions: bool,
     every: float,
 ) -> None:
-    """Take answers in and hand tasks on until Ctrl-C; a server that this started then ends."""
+    """Take answers in and hand tasks on until Ctrl-C, SIGTERM or SIGHUP; a server that this started
+    then ends."""
     with _exchange(folder, tool, url, token, name, predictions) as (exchange, process):
         try:
-            while True:
-                pulled = exchange.pull()
-                if pulled.new or pulled.changed:
-                    _say_pulled(pulled)
-                if exchange.waiting() <= count // 2 and (pushed := exchange.push(count)).new:
-                    _say(f"{pushed.new:,} tasks for {tool}, those worth most first")
-                time.sleep(every)
+            with answering_signals(_interrupt):
+                while True:
+                    pulled = exchange.pull()
+                    if pulled.new or pulled.changed:
+                        _say_pulled(pulled)
+                    if exchange.waiting() <= count // 2 and (pushed := exchange.push(count)).new:
+                        _say(f"{pushed.new:,} tasks for {tool}, those worth most first")
+                    time.sleep(every)
         except KeyboardInterrupt:
             _say_pulled(exchange.pull())
         finally:
             if process is not None:
                 process.terminate()
                 process.wait()
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Answer SIGTERM and SIGHUP as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 @contextmanager
