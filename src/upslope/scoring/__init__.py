@@ -8,16 +8,21 @@ from upslope.scoring.files import (
     score_to_file,
 )
 from upslope.scoring.predictions import predict_to_file
+from upslope.scoring.shards import PoolReport, ShardScorer, join_scores, score_pool
 from upslope.scoring.signals import LabelledSet, SignalTable, compute_signals
 
 __all__ = [
     "LabelledSet",
+    "PoolReport",
     "ScoreReport",
     "Scorer",
+    "ShardScorer",
     "SignalScore",
     "SignalTable",
     "check_file_name",
     "compute_signals",
+    "join_scores",
     "predict_to_file",
+    "score_pool",
     "score_to_file",
 ]
