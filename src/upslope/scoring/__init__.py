@@ -7,6 +7,7 @@ from upslope.scoring.files import (
     check_file_name,
     score_to_file,
 )
+from upslope.scoring.masks import check_folder, predict_masks, predicts_masks
 from upslope.scoring.predictions import predict_to_file
 from upslope.scoring.signals import LabelledSet, SignalTable, compute_signals
 
@@ -17,7 +18,10 @@ __all__ = [
     "SignalScore",
     "SignalTable",
     "check_file_name",
+    "check_folder",
     "compute_signals",
+    "predict_masks",
     "predict_to_file",
+    "predicts_masks",
     "score_to_file",
 ]
