@@ -126,7 +126,7 @@ def test_photographs_from_nothing_to_the_end_and_on(command: list[Any], tmp_path
     code, out, _ = call("status", tmp_path / "run")
     assert code == 0
     assert "1 of 3 finished" in out
-    assert "6, 4 asked and waiting, 1 passed" in out
+    assert "6, 4 asked and waiting, 1 skipped" in out
     assert f"fill in the column `label` of {sheet}" in out
     (found,) = json.loads(call("status", tmp_path / "run", "--json")[1])
     assert (found["cycles_done"], found["labels"], found["waiting"]) == (1, 6, 4)
