@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +12,12 @@ import typer
 
 from upslope.cli.console import out as console
 from upslope.cli.console import told
+from upslope.cli.ranks import joined_ranks, shared_with_ranks
 from upslope.counts import format_count
 
 if TYPE_CHECKING:
+    from upslope.config.recorded import Source
+    from upslope.distributed.ranks import Ranks
     from upslope.progress import Observer
     from upslope.scoring import ScoreReport
 
@@ -121,13 +126,27 @@ def _write(
     done: str,
     write: Callable[..., ScoreReport],
 ) -> None:
-    from upslope.config import find_source, trained
-    from upslope.display import watching
+    from upslope.config import find_source
     from upslope.scoring import check_file_name
 
     check_file_name(out)  # before anything is read that may take long
     overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
     source = find_source(network, config, sets=sets or (), overrides=overrides)
+    settings = source.config
+    with joined_ranks(settings.device) as ranks:
+        _write_from(source, out, done, write, ranks)
+
+
+def _write_from(
+    source: Source,
+    out: Path,
+    done: str,
+    write: Callable[..., ScoreReport],
+    ranks: Ranks | None,
+) -> None:
+    from upslope.config import trained
+    from upslope.display import watching
+
     settings = source.config
     own = " from the current folder or PYTHONPATH" if ":" in settings.model.name else ""
     place = f" in {settings.root}" if settings.root else ""
@@ -142,18 +161,23 @@ def _write(
             return work(observer)
 
     ready = watched(lambda observer: trained(source, observer))
-    report = watched(
-        lambda observer: write(
-            ready,
-            model=ready.model,
-            task=ready.task,
-            dataset=ready.pool,
-            device=ready.device,
-            batch_size=settings.experiment.score_batch,
-            on_corrupt=settings.experiment.on_corrupt,
-            observer=observer,
+    with shared_with_ranks(
+        ranks, {"pool": ready.pool}, ready.device, partial(deepcopy, ready.model)
+    ) as leads:
+        if not leads:
+            return
+        report = watched(
+            lambda observer: write(
+                ready,
+                model=ready.model,
+                task=ready.task,
+                dataset=ready.pool,
+                device=ready.device,
+                batch_size=settings.experiment.score_batch,
+                on_corrupt=settings.experiment.on_corrupt,
+                observer=observer,
+            )
         )
-    )
     console.print(
         f"{format_count(report.scored, 'sample')} {done}: {out}", markup=False, soft_wrap=True
     )
