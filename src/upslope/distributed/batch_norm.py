@@ -43,12 +43,12 @@ class SyncedBatchNorm(TorchFunctionMode):
         """Compute synced statistics where a batch is normalised, and all else as it is."""
         kwargs = kwargs or {}
         if function is F.batch_norm:
-            found = _arguments_of_function(*args, **kwargs)
+            arguments = _arguments_of_function(*args, **kwargs)
         elif function is torch.batch_norm:
-            found = _arguments_of_operator(*args, **kwargs)
+            arguments = _arguments_of_operator(*args, **kwargs)
         else:
             return function(*args, **kwargs)
-        return self._normalise(*found) if found[5] else function(*args, **kwargs)
+        return self._normalise(*arguments) if arguments[5] else function(*args, **kwargs)
 
     def _normalise(
         self,

@@ -91,7 +91,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0."""
+        """Return whether this process is rank 0, which runs the program."""
         return self.rank == 0
 
     # --- meeting and parting ---
