@@ -135,6 +135,7 @@ def _write(
     write: Callable[..., tuple[Path, ScoreReport]],
 ) -> None:
     from upslope.config import find_source, trained
+    from upslope.datasets import list_ids
     from upslope.display import watching
 
     overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
@@ -169,5 +170,8 @@ def _write(
         f"{format_count(report.scored, 'sample')} {done}: {out}", markup=False, soft_wrap=True
     )
     if report.skipped:
-        names = ", ".join(report.skipped[:5])
-        console.print(f"{len(report.skipped)} could not be read: {names}", markup=False)
+        console.print(
+            f"{len(report.skipped):,} could not be read: {list_ids(report.skipped)}",
+            markup=False,
+            soft_wrap=True,
+        )
