@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +12,12 @@ import typer
 
 from upslope.cli.console import out as console
 from upslope.cli.console import told
+from upslope.cli.ranks import joined_ranks, shared_with_ranks
 from upslope.counts import format_count
 
 if TYPE_CHECKING:
+    from upslope.config.recorded import Source
+    from upslope.distributed.ranks import Ranks
     from upslope.progress import Observer
     from upslope.scoring import ScoreReport
 
@@ -221,11 +226,21 @@ def _write(
     done: str,
     write: Callable[..., tuple[Path, ScoreReport]],
 ) -> None:
+    source = _source(network, config, device, sets, skip_corrupt)
+    with joined_ranks(source.config.device) as ranks:
+        _write_from(source, done, write, ranks)
+
+
+def _write_from(
+    source: Source,
+    done: str,
+    write: Callable[..., tuple[Path, ScoreReport]],
+    ranks: Ranks | None,
+) -> None:
     from upslope.config import trained
     from upslope.datasets import list_ids
     from upslope.display import watching
 
-    source = _source(network, config, device, sets, skip_corrupt)
     settings = source.config
     own = " from the current folder or PYTHONPATH" if ":" in settings.model.name else ""
     place = f" in {settings.root}" if settings.root else ""
@@ -240,18 +255,23 @@ def _write(
             return work(observer)
 
     ready = watched(lambda observer: trained(source, observer))
-    out, report = watched(
-        lambda observer: write(
-            ready,
-            model=ready.model,
-            task=ready.task,
-            dataset=ready.pool,
-            device=ready.device,
-            batch_size=settings.experiment.score_batch,
-            on_corrupt=settings.experiment.on_corrupt,
-            observer=observer,
+    with shared_with_ranks(
+        ranks, {"pool": ready.pool}, ready.device, partial(deepcopy, ready.model)
+    ) as leads:
+        if not leads:
+            return
+        out, report = watched(
+            lambda observer: write(
+                ready,
+                model=ready.model,
+                task=ready.task,
+                dataset=ready.pool,
+                device=ready.device,
+                batch_size=settings.experiment.score_batch,
+                on_corrupt=settings.experiment.on_corrupt,
+                observer=observer,
+            )
         )
-    )
     console.print(
         f"{format_count(report.scored, 'sample')} {done}: {out}", markup=False, soft_wrap=True
     )
