@@ -13,12 +13,14 @@ from typer.core import TyperGroup
 from upslope import __version__
 from upslope.cli.console import told
 from upslope.cli.labelling import label
+from upslope.cli.ranks import check_command, joined_ranks, sharing_setup
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
 from upslope.cli.select import select
 from upslope.cli.status import status
 from upslope.cli.tell import tell
 from upslope.cli.verify import repair, verify
+from upslope.distributed.launch import rank_of_process
 
 _FUNCTIONS = {"query": "select", "gradient_norms": "score"}
 """What is a function in Python by one name -> the command that does it."""
@@ -109,11 +111,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of `upslope` itself."""
+    with told():
+        check_command(context.invoked_subcommand or "")
 
 
 @app.command()
@@ -338,6 +343,7 @@ def _compare(
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
+        ranks = stack.enter_context(joined_ranks(config.device))
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
         why = ""
@@ -347,7 +353,8 @@ def _compare(
             why = default.why
         if asks:
             sitting.check_one_strategy(config)
-        further = () if dry_run else stack.enter_context(observers(observe or (), folder))
+        watches = not (dry_run or rank_of_process())
+        further = stack.enter_context(observers(observe or (), folder)) if watches else ()
         with watching(1) as observer:
             setup, unseen = (
                 to_plan(config, observer)
@@ -356,6 +363,8 @@ def _compare(
             )
         if not asks:
             check_labelled(setup.splits.pool)
+        if not stack.enter_context(sharing_setup(ranks, config, setup)):
+            return
         begun = sitting.begun(folder, config)
         earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
         initial = len(earlier.labels) if earlier and begun is None else None
@@ -386,6 +395,11 @@ def _compare(
                 observer=together(observer, *further),
             )
         runs = [run for results in result.runs.values() for run in results]
+        if not all(run.tested for run in runs):
+            # Without a test set there is no curve to report, and the run is none the worse for it.
+            for run in runs:
+                sitting.show_status(run)
+            return
         look = reports.read_look(folder / "report")
         summary = reports.summarise(reports.study_of([*runs, *result.full_data]), look=look)
         with watching(1) as observer:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from upslope.distributed.launch import count_processes
+
 _PACKAGES = ("upslope", "torch", "numpy", "scipy", "scikit-learn")
 
 
@@ -25,6 +27,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": count_processes(),
         "device": str(device),
         "device_name": _device_name(device),
         "commit": _commit(),
@@ -35,6 +38,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say what differs between two environments and may change the last bits of results."""
     pairs = {
         "threads": (before.get("threads"), now["threads"]),
+        "processes": (before.get("processes", 1), now["processes"]),
         "device": (before.get("device"), now["device"]),
         "device name": (before.get("device_name"), now["device_name"]),
         **{

@@ -28,6 +28,10 @@ class LabelledPool:
         self.input_shape = pool.input_shape
         self.resident = pool.resident
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by its attributes: where the pool is held already, it is not to travel.
+        return LabelledPool, (self._pool, self._labels)
+
     def __len__(self) -> int:
         return len(self._pool)
 

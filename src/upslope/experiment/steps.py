@@ -427,6 +427,7 @@ class Steps:
             self._within(),
             stop,
             purpose,
+            self.path / "learnt" if self.shared is None else self.shared.folder,
         )
 
     def _within(self) -> Observer:

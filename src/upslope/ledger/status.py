@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ def status(run: RunResult) -> dict[str, Any]:
         "labels": len(run.labels),
         "waiting": len(run.pending),
         "passed": len(run.passed),
+        "unreadable": list(run.unreadable),
         "figure": run.primary,
         "test": _figure(last.metrics, run.primary) if last else None,
         "training": _figure(last.train_metrics, run.primary) if last else None,
@@ -62,14 +64,16 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what `status` says as (title, text), for people."""
     counts = f"{standing['labels']:,}"
     counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
-    counts += f", {standing['passed']:,} passed" if standing["passed"] else ""
+    counts += f", {standing['passed']:,} skipped" if standing["passed"] else ""
     unfitted, begun = standing["unfitted_cycles"], standing["labels_from"]
+    unreadable = standing["unreadable"]
     return [
         ("run", standing["run"]),
         ("strategy", f"{standing['strategy']}, seed {standing['seed']}"),
         ("pool", f"{format_count(standing['pool'], 'sample')} of {standing['data']}"),
         ("cycles", f"{standing['cycles_done']} of {standing['cycles']} finished"),
         ("labels", counts),
+        *([("unreadable", ", ".join(map(repr, unreadable)))] if unreadable else []),
         ("last cycle", last_cycle(standing)),
         *([("not fitted", unfitted_words(unfitted))] if unfitted else []),
         *([("begun with", f"the labels of {begun}")] if begun else []),
@@ -107,4 +111,7 @@ def _next(run: RunResult) -> str:
         return "run the same command again: it takes in labels, or says where to write them"
     if not run.finished:
         return "run the same command again: it goes on where it stopped"
-    return "nothing is left to do; a larger experiment.cycles in the same command extends the run"
+    return (
+        f"`upslope predict {shlex.quote(str(run.path))}` applies its network; a larger "
+        "experiment.cycles in the same command extends the run"
+    )

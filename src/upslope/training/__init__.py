@@ -2,7 +2,8 @@
 
 from upslope.training.auxiliary_module import AuxiliaryModule, HasAuxiliaryModule, Step
 from upslope.training.evaluate import evaluate
-from upslope.training.loop import TrainingReport, place, train
+from upslope.training.fit import place, train
+from upslope.training.loop import TrainingReport
 from upslope.training.recipes import RECIPES, with_recipe
 from upslope.training.settings import TrainingSettings
 
