@@ -36,7 +36,7 @@ from upslope.experiment.changes import (
     source_shape_of,
     with_statistics,
 )
-from upslope.experiment.checks import check_total, described, digest, positions
+from upslope.experiment.checks import check_total, described, positions
 from upslope.experiment.earlier_labels import EarlierLabels
 from upslope.experiment.environment import differing, environment
 from upslope.experiment.first_model_cache import FirstModelCache
@@ -46,13 +46,14 @@ from upslope.experiment.own_training import Trainer, name_of
 from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.start import start_strategy
 from upslope.experiment.steps import Steps
+from upslope.files import json_digest
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
 from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
-from upslope.pool import InitialSelector, Strategy
+from upslope.pool import InitialSelector, SeesLabels, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
 from upslope.tasks.base import Normalises, Task
-from upslope.training import HasAuxiliaryModule, TrainingSettings
+from upslope.training import TrainingSettings, auxiliary_module, trains_along
 
 
 class Experiment:
@@ -154,7 +155,7 @@ class Experiment:
             self.settings.seed,
             self.training,
             self.device,
-            strategy.companion() if isinstance(strategy, HasAuxiliaryModule) else None,
+            auxiliary_module(strategy),
             keep_all=self.settings.keep_models == "all",
         )
         common = {
@@ -165,7 +166,7 @@ class Experiment:
             else {"trainer": name_of(trainer)},
             "samples": {
                 "pool": len(pool),
-                "pool_ids_sha256": digest(list(pool.ids)),
+                "pool_ids_sha256": json_digest(list(pool.ids)),
                 "test": len(splits.test),
                 "validation": len(splits.validation) if splits.validation else 0,
                 **backbone_of(pool),
@@ -269,7 +270,7 @@ class Experiment:
             UpslopeError: a step failed; the ones before it are recorded.
             Interrupted: a stop was requested; the same call goes on.
         """
-        if getattr(self.strategy, "sees_labels", False):
+        if isinstance(self.strategy, SeesLabels) and self.strategy.sees_labels:
             raise ConfigError(
                 "Expected a strategy that sees no label before it is given but "
                 f"{self.strategy.name} does: it shows what could be won at most, in "
@@ -478,7 +479,7 @@ def _check_trainer(trainer: Trainer, training: TrainingSettings | None, strategy
             "Expected one of `training`, settings of the loop of Upslope, and `trainer`, a loop of "
             "your own, but got both. Leave one out."
         )
-    if isinstance(strategy, HasAuxiliaryModule):
+    if trains_along(strategy):
         raise ConfigError(
             f"Expected a strategy that any training serves but {strategy.name} trains a module of "
             "its own along with the network, in the loop of Upslope. Leave `trainer` out, or take "

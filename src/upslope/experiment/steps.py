@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from upslope.checkpoints import load_weights
 from upslope.datasets.base import Dataset, Splits
 from upslope.errors import RunError
-from upslope.experiment.checks import as_tensor, check_fit, digest, scores_of
+from upslope.experiment.checks import as_tensor, check_fit, scores_of
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.guesses import count_scores, predict_chosen
 from upslope.experiment.labels import LabelledPool, TargetsOf
@@ -26,6 +26,7 @@ from upslope.experiment.own_training import Trainer, train_by
 from upslope.experiment.sampling import candidates, initial_set
 from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings, candidate_count
+from upslope.files import json_digest
 from upslope.ledger import Event, Label, Ledger, State
 from upslope.ledger.records import is_fitted
 from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
@@ -158,7 +159,7 @@ class Steps:
         cycle = self.state.cycle
         file = self.weights.file(cycle)
         labelled = self._labelled()
-        key = digest([self.common, self.state.labels]) if cycle == 0 else ""
+        key = json_digest([self.common, self.state.labels]) if cycle == 0 else ""
         record = self.shared.fetch(key, file) if self.shared and cycle == 0 else None
         if record is not None:
             body = {**record["trained"], "file": str(file.relative_to(self.path)), "reused": True}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from upslope.autodiff import tensors_saved_for_backward
 from upslope.gradnorm.core.batch import Batch, Inputs
 from upslope.gradnorm.core.outputs import tensors_in
 from upslope.gradnorm.core.restoring import without_traces
@@ -37,21 +38,9 @@ def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]],
     Bytes of each tensor, and whether it holds floating numbers. Parameters and buffers are not
     among it; of views of one tensor there is one.
     """
-    held: dict[int, tuple[int, bool]] = {}
-    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
-
-    def pack(tensor: Tensor) -> Tensor:
-        # Without its graph: an output that its own node holds is a circle that is never freed.
-        # Views of one tensor take its memory once.
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            alive.append(tensor.detach())
-            held[storage.data_ptr()] = (storage.nbytes(), tensor.is_floating_point())
-        return tensor.detach()
-
-    alive: list[Tensor] = []  # so that no address is used twice
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with without_traces(model), torch.enable_grad(), hooks:
+    hooks = tensors_saved_for_backward(model)
+    with without_traces(model), torch.enable_grad(), hooks as saved:
         outputs = batch.rows(slice(0, 1)).call(model)
     tensors = tensors_in(outputs)
-    return list(held.values()), tensors[0].device if tensors else torch.device("cpu")
+    held = [(t.untyped_storage().nbytes(), t.is_floating_point()) for t in saved.values()]
+    return held, tensors[0].device if tensors else torch.device("cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,6 +67,18 @@ class ConvOperands:
         """Return images (n, c, *space) with the convolution's border of zeros."""
         sides = [side for pad in reversed(self.geometry.padding) for side in (pad, pad)]
         return F.pad(x, sides) if any(sides) else x  # padding by nothing would copy
+
+
+def windows(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """Return the windows of padded images that a kernel meets, a view: (n, c, *positions, *kernel).
+
+    x: (n, c, *space). kernel, stride, dilation: a number per dimension of space.
+    """
+    for dim, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+        x = x.unfold(dim, (size - 1) * gap + 1, step)[..., ::gap]
+    return x
 
 
 def samples_per_call(operands: ConvOperands) -> int:

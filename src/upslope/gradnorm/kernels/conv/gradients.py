@@ -31,6 +31,7 @@ from upslope.gradnorm.kernels.conv.geometry import (
     ConvOperands,
     bytes_per_sample,
     samples_per_call,
+    windows,
 )
 
 
@@ -165,9 +166,8 @@ def _unfold(operands: ConvOperands, x: Tensor) -> Tensor:
     if few:
         x = x.contiguous()
     x = operands.padded(x)
-    for dim, (k, step, gap) in enumerate(zip(operands.shape[2:], s, d, strict=True), start=2):
-        x = x.unfold(dim, (k - 1) * gap + 1, step)[..., ::gap]
-    # Now (n, c, *positions, *taps). The copy keeps together what lies together in memory.
+    x = windows(x, operands.shape[2:], s, d)  # (n, c, *positions, *taps)
+    # The copy keeps together what lies together in memory.
     positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
     if few:
         return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
