@@ -22,6 +22,7 @@ from upslope.cli.label import WAITING
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.sheet import Question, read_sheet, write_sheet
 from upslope.ledger import read_run
+from upslope.signals import contrastive
 from upslope.tasks.answers import class_answer, class_label, label_set_answer, numbers_answer
 
 Rows = list[dict[str, str]]
@@ -125,7 +126,7 @@ def test_photographs_from_nothing_to_the_end_and_on(command: list[Any], tmp_path
     code, out, _ = call("status", tmp_path / "run")
     assert code == 0
     assert "1 of 3 finished" in out
-    assert "6, 4 asked and waiting, 1 passed" in out
+    assert "6, 4 asked and waiting, 1 skipped" in out
     assert f"fill in the column `label` of {sheet}" in out
     (found,) = json.loads(call("status", tmp_path / "run", "--json")[1])
     assert (found["cycles_done"], found["labels"], found["waiting"]) == (1, 6, 4)
@@ -231,6 +232,29 @@ def test_the_first_set_by_a_strategy_that_needs_no_labels(
     code, _, err = call(*command)
     assert code == 6
     assert "experiment.start" in err
+
+
+def test_a_skip_in_such_a_first_set_learns_no_features_again(
+    command: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ["-s", "experiment.start={name: typiclust, steps: 2, features: contrastive}"]
+    code, _, err = call(*command, *start)
+    assert code == WAITING, err
+    sheet = tmp_path / "run" / "to-label.csv"
+    before = {row["id"] for row in rows_of(sheet)}
+    fill(sheet, lambda _: "skip", first=2)
+    # A process that begins anew holds no encoder in memory.
+    monkeypatch.setattr(contrastive, "_LAST", contrastive._Last())
+
+    def no_training(*_: object) -> None:
+        raise AssertionError("features are learnt again")
+
+    monkeypatch.setattr(contrastive, "nt_xent", no_training)
+    code, _, err = call(*command, *start)
+    assert code == WAITING, err
+    after = {row["id"] for row in rows_of(sheet)}
+    assert len(after) == 6
+    assert len(after - before) == 2
 
 
 def test_a_table_without_labels(tmp_path: Path) -> None:

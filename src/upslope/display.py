@@ -40,6 +40,7 @@ UNITS = {
     "train": "batches",
     "evaluate": "samples",
     "score": "samples",
+    "shards": "shards",
     "fit": "steps",
 }
 QUIET_SECONDS = 10.0

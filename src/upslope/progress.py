@@ -18,9 +18,9 @@ class Progress:
 
     phase: "read", "simulate", "compare" (samples of a data set that is opened), "features"
     (samples of a frozen network), "train" (batches over all epochs), "evaluate", "fit", "score"
-    (samples), "select", "cycle" (a cycle is finished: `metrics` holds its test figures, `train`
-    those on its labels, and `fitted` is False where the network has not learnt these), "run" (runs
-    of a comparison).
+    (samples), "shards" (of a pool that is scored), "select", "cycle" (a cycle is finished:
+    `metrics` holds its test figures, `train` those on its labels, and `fitted` is False where the
+    network has not learnt these), "run" (runs of a comparison).
     run: which run of a comparison, as "<strategy>/seed-<s>"; empty for a single run.
 
     cycle, cycles: of the run. labelled: labels in use.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from toy import Toy, context
 
-from upslope.errors import ConfigError, ModelError
+from upslope.errors import ConfigError, DataError, ModelError
 from upslope.pool import Need
 from upslope.scoring import LabelledSet, compute_signals
 from upslope.signals import FitContext, contrastive
@@ -137,8 +138,86 @@ def test_trained_once_for_a_run_whatever_is_labelled_by_now() -> None:
     )
     assert signal.fit(later).encoder is first.encoder
     assert ContrastiveFeatures(steps=2).fit(later).encoder is not first.encoder
-    fewer = dataclasses.replace(later, unlabelled=list(range(40, 100)), rng=rng(1))
-    assert signal.fit(fewer).encoder is not first.encoder
+    signal.fit(later)
+    passed = dataclasses.replace(later, unlabelled=list(range(40, 100)), rng=rng(1))
+    again = dataclasses.replace(later, rng=rng(1))
+    assert signal.fit(passed).encoder is signal.fit(again).encoder
+
+
+def weights_of(ctx: FitContext, steps: int = 2) -> dict[str, Tensor]:
+    return ContrastiveFeatures(steps=steps).fit(ctx).encoder.state_dict()
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_encoder_is_kept_on_the_disk_under_what_it_was_learnt_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings: list[int] = []
+
+    def noted(z: Tensor) -> Tensor:
+        trainings.append(len(z))
+        return nt_xent(z)
+
+    monkeypatch.setattr(contrastive, "nt_xent", noted)
+    fresh = weights_of(context(1))  # each context has a data set of its own, as a process has
+    assert len(trainings) == 2
+    kept = dataclasses.replace(context(1), cache=tmp_path)
+    assert same(weights_of(kept), fresh)
+    assert len(trainings) == 4
+    passed = dataclasses.replace(context(1), cache=tmp_path, unlabelled=[50, 51], labelled=[])
+    assert same(weights_of(passed), fresh)
+    assert len(trainings) == 4
+    assert len([*tmp_path.iterdir()]) == 2
+
+    # Another pool, seed or number of steps are learnt anew.
+    other = dataclasses.replace(context(1), cache=tmp_path)
+    other.dataset.values[7, 0, 3, 3] += 1  # type: ignore[attr-defined]
+    assert not same(weights_of(other), fresh)
+    assert not same(weights_of(dataclasses.replace(context(2), cache=tmp_path)), fresh)
+    weights_of(dataclasses.replace(context(1), cache=tmp_path), steps=1)
+    assert len(trainings) == 9
+
+
+def test_other_statistics_of_pixels_are_another_encoder(tmp_path: Path) -> None:
+    learnt = []
+    for mean in (0.2, 0.6):
+        ctx = context(1)
+        pixels = Toy((ctx.dataset.inputs(list(range(120))) * 50 + 120).byte())
+        task = Classification(num_classes=2, mean=(mean,), std=(0.3,))
+        ctx = dataclasses.replace(ctx, dataset=pixels, task=task, cache=tmp_path)  # type: ignore[arg-type]
+        learnt.append(weights_of(ctx))
+    assert not same(*learnt)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".json"])
+def test_damaged_weights_on_the_disk_are_learnt_again(tmp_path: Path, ending: str) -> None:
+    fresh = weights_of(dataclasses.replace(context(1), cache=tmp_path))
+    (file,) = tmp_path.glob(f"*{ending}")
+    sound = file.read_bytes()
+    for place in (9, len(sound) // 2, len(sound) - 9):
+        file.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        assert same(weights_of(dataclasses.replace(context(1), cache=tmp_path)), fresh)
+        assert file.read_bytes() == sound
+    file.unlink()
+    assert same(weights_of(dataclasses.replace(context(1), cache=tmp_path)), fresh)
+
+
+def test_images_that_cannot_be_read_are_skipped_where_the_run_skips_them() -> None:
+    class Damaged(Toy):
+        def inputs(self, indices: list[int]) -> Tensor:
+            if 5 in indices:
+                raise DataError("sample 5 cannot be read")
+            return super().inputs(indices)
+
+    ctx = context(1)
+    broken = Damaged(ctx.dataset.inputs(list(range(120))))
+    with pytest.raises(DataError, match="sample 5"):
+        weights_of(dataclasses.replace(ctx, dataset=broken))  # type: ignore[arg-type]
+    skipping = dataclasses.replace(ctx, dataset=broken, skip_unreadable=True, rng=rng(1))  # type: ignore[arg-type]
+    assert all(torch.isfinite(value).all() for value in weights_of(skipping).values())
 
 
 def test_every_cycle_and_every_process_gives_the_same_features() -> None:

@@ -221,6 +221,11 @@ def _compare(
                 observer=together(observer, *further),
             )
         runs = [run for results in result.runs.values() for run in results]
+        if not all(run.tested for run in runs):
+            # Without a test set there is no curve to report, and the run is none the worse for it.
+            for run in runs:
+                sitting.show_status(run)
+            return
         look = reports.read_look(folder / "report")
         summary = reports.summarise(reports.study_of([*runs, *result.full_data]), look=look)
         with watching(1) as observer:

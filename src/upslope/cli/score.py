@@ -70,31 +70,39 @@ def score(
     """
     with told():
         from upslope.config import scorers
-        from upslope.scoring import score_to_file
+        from upslope.scoring import check_file_name, score_to_file
 
         chosen = scorers(scores)
+        check_file_name(out)  # before anything is read that may take long
 
-        def write(_: Any, **options: Any) -> ScoreReport:
-            return score_to_file(out, chosen, **options)
+        def write(_: Any, **options: Any) -> tuple[Path, ScoreReport]:
+            return out, score_to_file(out, chosen, **options)
 
-        _write(network, config, out, device, sets, skip_corrupt, "scored", write)
+        _write(network, config, device, sets, skip_corrupt, "scored", write)
 
 
 def predict(
     network: Network,
     config: Configuration = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="File to write, .parquet or .csv.")
-    ] = Path("predictions.csv"),
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            show_default="predictions.csv; of masks, the folder predictions",
+            help="File to write, .parquet or .csv; of masks, a new folder.",
+        ),
+    ] = None,
     device: Device = None,
     sets: Sets = None,
     skip_corrupt: SkipCorrupt = False,
 ) -> None:
-    """Predict every sample of a pool with a trained network: classes or numbers to a file.
+    """Predict every sample of a pool with a trained network: classes, numbers or masks.
 
     One row per sample: its id, the class and its probability, and the probability of every class;
-    of label sets, the labels; of regression, the numbers. Where data, network and statistics come
-    from is as for `upslope score`.
+    of label sets, the labels; of regression, the numbers. Of segmentation, a folder with a grey
+    PNG for each image, whose values are the positions of classes in its classes.csv. Where data,
+    network and statistics come from is as for `upslope score`.
 
     [bold]Examples[/bold]
 
@@ -103,29 +111,32 @@ def predict(
       upslope predict runs/photos -s data.root=more-photos -o predictions.parquet
     """
     with told():
-        from upslope.scoring import predict_to_file
+        from upslope.scoring import check_file_name, predict_masks, predict_to_file, predicts_masks
 
-        def write(ready: Any, **options: Any) -> ScoreReport:
-            return predict_to_file(out, classes=ready.classes, **options)
+        def write(ready: Any, **options: Any) -> tuple[Path, ScoreReport]:
+            if predicts_masks(ready.model, ready.task, ready.pool, ready.device):
+                target = out or Path("predictions")
+                return target, predict_masks(target, classes=ready.classes, **options)
+            target = out or Path("predictions.csv")
+            return target, predict_to_file(target, classes=ready.classes, **options)
 
-        _write(network, config, out, device, sets, skip_corrupt, "predicted", write)
+        if out is not None and out.suffix:
+            check_file_name(out)  # before anything is read that may take long
+        _write(network, config, device, sets, skip_corrupt, "predicted", write)
 
 
 def _write(
     network: Path,
     config: Path | None,
-    out: Path,
     device: str | None,
     sets: list[str] | None,
     skip_corrupt: bool,
     done: str,
-    write: Callable[..., ScoreReport],
+    write: Callable[..., tuple[Path, ScoreReport]],
 ) -> None:
     from upslope.config import find_source, trained
     from upslope.display import watching
-    from upslope.scoring import check_file_name
 
-    check_file_name(out)  # before anything is read that may take long
     overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
     source = find_source(network, config, sets=sets or (), overrides=overrides)
     settings = source.config
@@ -142,7 +153,7 @@ def _write(
             return work(observer)
 
     ready = watched(lambda observer: trained(source, observer))
-    report = watched(
+    out, report = watched(
         lambda observer: write(
             ready,
             model=ready.model,

@@ -97,7 +97,7 @@ def _by_option(root: Path, options: dict[str, str | None]) -> Shards:
 def _matching(root: Path, pattern: str, option: str) -> list[Path]:
     """The files that a pattern names, in order; every part of a range must be there."""
     paths: list[Path] = []
-    for one in _expanded(pattern, option):
+    for one in expanded(pattern, option):
         anchor = Path(one).anchor  # of an absolute path, which `glob` takes in parts alone
         start = Path(anchor) if anchor else root
         files = sorted(start.glob(one.removeprefix(anchor)))
@@ -109,8 +109,14 @@ def _matching(root: Path, pattern: str, option: str) -> list[Path]:
     return paths
 
 
-def _expanded(pattern: str, option: str) -> list[str]:
-    """The patterns that a range such as {000..012} stands for, with its number of digits."""
+def expanded(pattern: str, option: str) -> list[str]:
+    """Return the patterns that a range such as {000..012} stands for, with its number of digits.
+
+    option: of `data`, that messages name.
+
+    Raises:
+        ConfigError: a range that falls, or names more than a million.
+    """
     match = _RANGE.search(pattern)
     if match is None:
         return [pattern]
@@ -123,7 +129,7 @@ def _expanded(pattern: str, option: str) -> list[str]:
     return [
         each
         for number in range(first, last + 1)
-        for each in _expanded(f"{begins}{number:0{width}d}{ends}", option)
+        for each in expanded(f"{begins}{number:0{width}d}{ends}", option)
     ]
 
 

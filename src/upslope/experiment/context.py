@@ -1,4 +1,4 @@
-"""What all steps of a run share: its folder, its data, its settings, its ledger."""
+"""The context of a run: its folder, data, settings and ledger, which all steps share."""
 
 from __future__ import annotations
 

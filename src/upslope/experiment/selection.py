@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ from upslope.tasks.base import Task
 class Selector:
     """What all choices of a run have in common.
 
-    purpose: names the random numbers; choices of different purposes draw different ones.
+    purpose: names the random numbers; choices of different purposes draw different ones. cache: a
+    folder for what signals learn once for a run; None: nothing is kept.
     """
 
     strategy: Strategy
@@ -34,6 +36,7 @@ class Selector:
     observer: Observer
     stop: Stop
     purpose: str = "select"
+    cache: Path | None = None
 
     def choose(
         self,
@@ -72,6 +75,7 @@ class Selector:
             on_corrupt=self.settings.on_corrupt,
             companion=companion,
             train=train,
+            cache=self.cache,
             observer=self.observer,
             stop=self.stop,
         )

@@ -287,6 +287,7 @@ class Steps:
             self.run.reporting(),
             stop,
             purpose,
+            self.run.path / "learnt" if self.shared is None else self.shared.folder,
         )
 
     def _report_cycle(self) -> None:

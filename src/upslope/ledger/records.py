@@ -160,7 +160,9 @@ class RunResult:
         if not self.tested:
             raise RunError(
                 f"Expected a test set, whose figures make the curve, but the run in {self.path} "
-                "has none. Set labelled samples apart for it, and start a run with them."
+                "has none. `upslope status` tells its figures on the labelled set, and `upslope "
+                "predict` applies its network. For a curve, set labelled samples apart to test on "
+                "(docs/data.md), and start a run with them."
             )
         return (
             tuple(c.n_labelled for c in self.cycles),

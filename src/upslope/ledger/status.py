@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,7 +63,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what `status` says as (title, text), for people."""
     counts = f"{standing['labels']:,}"
     counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
-    counts += f", {standing['passed']:,} passed" if standing["passed"] else ""
+    counts += f", {standing['passed']:,} skipped" if standing["passed"] else ""
     unfitted, begun = standing["unfitted_cycles"], standing["labels_from"]
     return [
         ("run", standing["run"]),
@@ -107,4 +108,7 @@ def _next(run: RunResult) -> str:
         return "run the same command again: it takes in labels, or says where to write them"
     if not run.finished:
         return "run the same command again: it goes on where it stopped"
-    return "nothing is left to do; a larger experiment.cycles in the same command extends the run"
+    return (
+        f"`upslope predict {shlex.quote(str(run.path))}` applies its network; a larger "
+        "experiment.cycles in the same command extends the run"
+    )

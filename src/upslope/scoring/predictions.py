@@ -114,8 +114,9 @@ def _form(
         return _POSTERIOR, lambda p: _label_sets(p[:, 1], names)
     raise ConfigError(
         "Expected a task with one answer per sample to predict but this one answers at each of "
-        f"{posterior[0, 0].numel():,} positions, which no table can hold. Run the network on the "
-        "images in Python: `Experiment.model()`, and `task.predictions` of its outputs."
+        f"{posterior[0, 0].numel():,} positions, which no table can hold. Of masks, "
+        "`scoring.predict_masks` writes images to a folder; of others, take "
+        "`task.predictions(task.predict(model, inputs))`."
     )
 
 

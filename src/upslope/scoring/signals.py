@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -77,6 +78,7 @@ def compute_signals(
     on_corrupt: OnCorrupt = "fail",
     companion: KnowsSignals | None = None,
     train: Callable[[Sequence[int]], nn.Module] | None = None,
+    cache: Path | None = None,
     observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> SignalTable:
@@ -86,6 +88,7 @@ def compute_signals(
     `unlabelled` (the candidates by default) and `labelled`. Random signals (dropout passes) draw
     from (seed, cycle). The model's modes and torch's generators are as before afterwards. train: as
     `FitContext` has it; without it, signals that must train a network like the run's are refused.
+    cache: a folder for what signals learn once for a run.
 
     task: as in training. dataset: the pool. device: where to compute. batch_size: samples at a
     time. companion: what trained along with the model, if anything. observer: is told of progress.
@@ -116,6 +119,8 @@ def compute_signals(
                     rng=generator(seed, "fit", str(need), *when),
                     progress=_fitting(observer, stop),
                     train=train,
+                    cache=cache,
+                    skip_unreadable=on_corrupt == "skip",
                 )
                 signal = trainable.fit(context)
             signals[need] = signal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -27,7 +28,9 @@ class FitContext:
 
     unlabelled, labelled: positions in `dataset`; targets: n_labelled of them.
     progress: called with (done, total). train: returns a fresh network, trained as the run trains
-    its own on these places in `labelled`, in eval mode; None outside a run.
+    its own on these places in `labelled`, in eval mode; None outside a run. cache: a folder for
+    what is learnt once for a run; None: nothing is kept. skip_unreadable: samples that cannot be
+    read are left out, instead of a DataError.
 
     model: trained. task: as in training. device: where to compute. rng: of everything random.
     """
@@ -42,6 +45,8 @@ class FitContext:
     rng: torch.Generator
     progress: Callable[[int, int], None]
     train: Callable[[Sequence[int]], nn.Module] | None = None
+    cache: Path | None = None
+    skip_unreadable: bool = False
 
 
 class Signal(Protocol):

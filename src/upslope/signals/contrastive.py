@@ -10,15 +10,17 @@ of the image, brightness and contrast changed, of colour images each channel by 
 where the task's own augmentation mirrors: not everything may be (digits, letters). The projection
 is thrown away afterwards.
 
-It learns from all of the pool, labelled or not, and so once for a run: the weights depend on the
-pool, the seed and the options, and not on the cycle or on the strategy.
+It learns from all of the pool, labelled, passed or neither, and so once for a run: the weights
+depend on the pool, the seed and the options, and not on the cycle or on the strategy. They are kept
+on the disk, in the folder that the run gives.
 """
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Annotated, ClassVar
 
@@ -27,10 +29,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upslope.errors import ModelError
+from upslope.errors import ModelError, RunError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, count, read, seeded
+from upslope.signals.fitting import count, readable_batches, seeded
+from upslope.signals.learnt import key_of, load_learnt, save_learnt
 from upslope.tasks.base import Augments, Task
 
 BATCH = 256
@@ -60,12 +63,11 @@ class ContrastiveFeatures(Options):
     steps: Steps = None
 
     def fit(self, context: FitContext) -> Encoded:
-        """Train the encoder on all of the pool, or take the one that this process just trained."""
-        pool = sorted([*context.unlabelled, *context.labelled])
-        key = (self, tuple(pool), context.rng.initial_seed(), str(context.device))
+        """Train the encoder on all of the pool, or take the one that was trained before."""
+        key = (self, context.rng.initial_seed(), _mirrors(context.task), str(context.device))
         encoder = _LAST.get(context.dataset, key)
         if encoder is None:
-            encoder = self._trained(context, pool)
+            encoder = self._learnt(context)
             _LAST.put(context.dataset, key, encoder)
         return Encoded(encoder)
 
@@ -78,7 +80,29 @@ class ContrastiveFeatures(Options):
                 "features=my_package.nets:features."
             )
 
-    def _trained(self, context: FitContext, pool: list[int]) -> nn.Module:
+    def _learnt(self, context: FitContext) -> nn.Module:
+        """The encoder, from the disk where it is there."""
+        if context.cache is None:
+            return self._trained(context)
+        seed, options = context.rng.initial_seed(), asdict(self)
+        short = hashlib.sha256(f"{seed} {options}".encode()).hexdigest()[:16]
+        path = context.cache / f"{self.name}-{short}.safetensors"
+        key = key_of(context, options=options, mirrors=_mirrors(context.task))
+        weights = load_learnt(path, key)
+        if weights is None:
+            save_learnt(path, key, self._trained(context).state_dict())
+            weights = load_learnt(path, key)
+        if weights is None:
+            raise RunError(
+                f"Expected {path} as it was just written but it reads otherwise: the disk is "
+                "failing, or something else writes there. Then run the same command again."
+            )
+        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten
+            encoder = network(context.dataset.input_shape)
+        encoder.load_state_dict(weights)
+        return encoder.to(context.device).eval()
+
+    def _trained(self, context: FitContext) -> nn.Module:
         with seeded(context):
             encoder = network(context.dataset.input_shape)
             head = nn.Sequential(
@@ -86,13 +110,12 @@ class ContrastiveFeatures(Options):
             )
         encoder, head = encoder.to(context.device), head.to(context.device)
         adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=RATE)
-        task = context.task
-        mirror = isinstance(task, Augments) and task.augmentation == "flip-crop"
-        steps = count(context, self.steps, BATCH, PASSES)
-        stream = batches(context, pool, BATCH)
+        mirror, pool = _mirrors(context.task), range(len(context.dataset))
+        steps = count(context, self.steps, BATCH, PASSES, len(pool))
+        stream = readable_batches(context, pool, BATCH)
         with torch.enable_grad():
             for step in range(steps):
-                x = read(context, [pool[i] for i in next(stream)])
+                x = next(stream)
                 views = [variant(x, context.rng, mirror=mirror) for _ in range(2)]
                 adam.zero_grad()
                 nt_xent(head(encoder(torch.cat(views)))).backward()  # type: ignore[no-untyped-call]
@@ -113,6 +136,10 @@ class Encoded:
         with torch.no_grad():
             features: Tensor = self.encoder(inputs.float())
         return features
+
+
+def _mirrors(task: Task) -> bool:
+    return isinstance(task, Augments) and task.augmentation == "flip-crop"
 
 
 def network(shape: tuple[int, ...]) -> nn.Sequential:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from upslope.datasets.readable import first_readable, readable
 from upslope.signals.base import FitContext
 
 EPOCHS = 10
@@ -40,13 +41,39 @@ def read(context: FitContext, indices: Sequence[int]) -> Tensor:
     return context.task.prepare(inputs).float()
 
 
-def count(context: FitContext, steps: int | None, size: int, passes: int = EPOCHS) -> int:
+def readable_batches(context: FitContext, indices: Sequence[int], size: int) -> Iterator[Tensor]:
+    """Endless batches of prepared inputs, as `batches` draws them, on the device, as float32.
+
+    Samples that cannot be read are left out of their batch where the run skips such samples.
+
+    Raises:
+        DataError: a sample cannot be read, and the run does not skip it, or none can be.
+    """
+    first_readable(context.dataset, 1)
+    for places in batches(context, indices, size):
+        positions = [indices[i] for i in places]
+        if not context.skip_unreadable:
+            yield read(context, positions)
+            continue
+        inputs, _ = readable(context.dataset, positions)
+        if len(inputs):
+            yield context.task.prepare(inputs.to(context.device)).float()
+
+
+def count(
+    context: FitContext,
+    steps: int | None,
+    size: int,
+    passes: int = EPOCHS,
+    pool: int | None = None,
+) -> int:
     """Steps to train for: those asked for, or so many that as many samples are drawn as `passes`
-    over the pool have, MOST_STEPS at most. size: samples per step.
+    over the pool have, MOST_STEPS at most. size: samples per step. pool: samples; by default the
+    labelled and the unlabelled.
 
     The sources of VAAL and SRAAL count by passes as well, and take 100.
     """
-    pool = len(context.unlabelled) + len(context.labelled)
+    pool = pool or len(context.unlabelled) + len(context.labelled)
     return steps or min(MOST_STEPS, -(-passes * pool // size))
 
 

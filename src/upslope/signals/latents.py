@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, count, read, seeded
+from upslope.signals.fitting import count, readable_batches, seeded
 from upslope.signals.sraal import BATCH, RATE, WEIGHT, Latent, Steps, Width
 from upslope.signals.vae import VAE, divergence, sampled, squared_error
 from upslope.tasks.base import Task
@@ -38,11 +38,11 @@ class Latents(Options):
             vae = VAE(context.dataset.input_shape, self.latent, self.width)
         vae = vae.to(context.device)
         adam = torch.optim.Adam(vae.parameters(), lr=RATE)
-        stream = batches(context, context.unlabelled, BATCH)
+        stream = readable_batches(context, context.unlabelled, BATCH)
         steps = count(context, self.steps, BATCH)
         with torch.enable_grad():
             for step in range(steps):
-                x = read(context, [context.unlabelled[i] for i in next(stream)])
+                x = next(stream)
                 mean, log_variance = vae.encode(x)
                 restored = vae.decode(sampled(mean, log_variance, context.rng))
                 adam.zero_grad()

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, count, held, read, seeded
+from upslope.signals.fitting import batches, count, held, read, readable_batches, seeded
 from upslope.signals.vae import (
     VAE,
     Discriminator,
@@ -80,7 +80,7 @@ class Sraal(Options):
         adam = torch.optim.Adam([*vae.parameters(), *classifier.parameters()], lr=RATE)
         adam_d = torch.optim.Adam(discriminator.parameters(), lr=RATE)
         labelled = batches(context, context.labelled, BATCH)
-        unlabelled = batches(context, context.unlabelled, BATCH)
+        unlabelled = readable_batches(context, context.unlabelled, BATCH)
         steps = count(context, self.steps, BATCH)
         with torch.enable_grad():
             for step in range(steps):
@@ -89,7 +89,7 @@ class Sraal(Options):
                 if places:
                     y = context.targets[places].to(context.device)
                     known = (read(context, [context.labelled[i] for i in places]), y)
-                new = read(context, [context.unlabelled[i] for i in next(unlabelled)])
+                new = next(unlabelled)
                 with torch.no_grad():
                     logits = context.task.logits(context.model(new))
                 u = indicator(logits.float().softmax(dim=1))

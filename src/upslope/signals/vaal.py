@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, count, held, read, seeded
+from upslope.signals.fitting import batches, count, held, read, readable_batches, seeded
 from upslope.signals.vae import (
     VAE,
     Discriminator,
@@ -59,14 +59,14 @@ class Vaal(Options):
         adam = torch.optim.Adam(vae.parameters(), lr=RATE)
         adam_d = torch.optim.Adam(discriminator.parameters(), lr=RATE)
         labelled = batches(context, context.labelled, BATCH)
-        unlabelled = batches(context, context.unlabelled, BATCH)
+        unlabelled = readable_batches(context, context.unlabelled, BATCH)
 
         def both() -> tuple[Tensor | None, Tensor]:
             known = next(labelled, None)
-            new = [context.unlabelled[i] for i in next(unlabelled)]
+            new = next(unlabelled)
             if known is None:
-                return None, read(context, new)
-            return read(context, [context.labelled[i] for i in known]), read(context, new)
+                return None, new
+            return read(context, [context.labelled[i] for i in known]), new
 
         steps = count(context, self.steps, BATCH)
         with torch.enable_grad():

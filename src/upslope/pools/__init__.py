@@ -1,0 +1,23 @@
+"""Pools larger than memory: shards by URL, each read alone, rows with ids.
+
+pool = open_pool("s3://bucket/photos")
+for shard in pool.shards:
+    with pool.open(shard) as rows:          # a data set without labels
+        rows.ids, rows.inputs([0, 1])
+"""
+
+from upslope.pools.open import FORMATS, open_pool
+from upslope.pools.shard import Format, ReadOptions, Shard, ShardedPool
+from upslope.pools.storage import Patience, Storage, StorageError
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Patience",
+    "ReadOptions",
+    "Shard",
+    "ShardedPool",
+    "Storage",
+    "StorageError",
+    "open_pool",
+]

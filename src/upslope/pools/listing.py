@@ -1,0 +1,227 @@
+"""The shards that a URL names, in order, without holding the samples of the pool."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from upslope.datasets.layout import image_suffixes
+from upslope.datasets.shards import expanded
+from upslope.errors import ConfigError, DataError
+from upslope.files import write_atomically
+from upslope.pools.shard import Format, ReadOptions, Shard
+from upslope.pools.storage import Entry, Storage, walk
+
+SUFFIXES: dict[Format, tuple[str, ...]] = {"parquet": (".parquet",), "webdataset": (".tar",)}
+_PATTERN = re.compile(r"[*?\[]")
+_TOTAL = re.compile(r"-(\d+)-of-(\d+)\.")
+_SHOWN = 3
+FILES = pa.schema({"path": pa.string(), "size": pa.int64()})
+"""Of the index of a folder: paths from the root, and bytes."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Shards, their format, and the folder that their names begin from."""
+
+    format: Format
+    root: str
+    shards: tuple[Shard, ...]
+
+
+def list_shards(
+    storage: Storage, path: str, wanted: Format | None, options: ReadOptions, index: Path | None
+) -> Listing:
+    """Return the shards at a path: a file, a folder, a pattern, or a range {000..012}.
+
+    wanted: the format; told by the files, if not given. index: where the names of the images of a
+    folder are kept; where it is there already, the folder is not listed again.
+
+    Raises:
+        ConfigError: files of several formats, or none that is known.
+        DataError: nothing there, or a shard of a range is missing.
+        StorageError: the place cannot be read.
+    """
+    if index is not None and index.is_file() and wanted in (None, "folder"):
+        return _of_index(path, index)
+    if "{" in path or _PATTERN.search(path):
+        entries = list(_matching(storage, path))
+        stem = re.split(r"[*?\[{]", path, maxsplit=1)[0]
+        return _of_files(storage, posixpath.dirname(stem), entries, wanted)
+    entry = storage.entry(path)
+    if entry is not None and not entry.is_folder:
+        return _of_files(storage, posixpath.dirname(path), [entry], wanted)
+    return _of_folder(storage, path, wanted, options, index)
+
+
+def _matching(storage: Storage, pattern: str) -> Iterator[Entry]:
+    for one in expanded(pattern, "data"):
+        if _PATTERN.search(one):
+            entries = storage.glob(one)
+        else:
+            entry = storage.entry(one)
+            entries = [] if entry is None else [entry]
+        if not entries:
+            raise DataError(
+                f"Expected a shard at {storage.url(one)} but there is none. Restore it, or leave "
+                "it out of the range."
+            )
+        yield from entries
+
+
+def _of_files(
+    storage: Storage, root: str, entries: Sequence[Entry], wanted: Format | None
+) -> Listing:
+    formats = {_format_of(e.path) for e in entries}
+    if wanted in SUFFIXES:
+        known: Format = wanted
+        entries = [e for e in entries if e.path.lower().endswith(SUFFIXES[known])]
+        formats = {known} if entries else set()
+    if len(formats) != 1 or None in formats:
+        raise ConfigError(
+            f"Expected shards that all end in .parquet or all in .tar at {storage.url(root)} but "
+            f"got {', '.join(e.path.rpartition('/')[2] for e in entries[:_SHOWN]) or 'none'}. "
+            "Narrow the pattern, or name the format with --format."
+        )
+    _check_total(storage, entries)
+    form = next(iter(formats))
+    assert form is not None  # told above
+    return Listing(form, root, _shards(root, entries))
+
+
+def _of_folder(
+    storage: Storage, folder: str, wanted: Format | None, options: ReadOptions, index: Path | None
+) -> Listing:
+    """A folder of shards; or of images, whose names go into `index` while they are listed."""
+    files: dict[Format, list[Entry]] = {"parquet": [], "webdataset": []}
+    images, suffixes = 0, image_suffixes()
+
+    def pictures() -> Iterator[Entry]:
+        nonlocal images
+        for entry in walk(storage, folder):
+            kind = _format_of(entry.path)
+            if kind is not None:
+                files[kind].append(entry)
+            elif posixpath.splitext(entry.path)[1].lower() in suffixes:
+                images += 1
+                yield entry
+
+    if index is None:
+        for _ in pictures():
+            pass
+    else:
+        write_atomically(index, lambda to: _write_index(to, folder, pictures(), options.per_shard))
+    there: list[Format] = [f for f in ("parquet", "webdataset") if files[f]]
+    # img2dataset puts a Parquet file of metadata beside each tar.
+    if len(there) == 2 and _stems(files["parquet"]) == _stems(files["webdataset"]):
+        there = ["webdataset"]
+    if images:
+        there.append("folder")
+    if wanted is not None:
+        there = [f for f in there if f == wanted] or ([wanted] if files.get(wanted) else [])
+    if len(there) != 1:
+        got = " and ".join({"folder": "images"}.get(f, f) for f in there)
+        raise (ConfigError if there else DataError)(
+            f"Expected shards of one format (.parquet, .tar or images) in {storage.url(folder)} "
+            f"but got {got or 'none'}. "
+            + ("Name the one with --format." if there else "Look at the URL.")
+        )
+    if there[0] != "folder":
+        if index is not None:
+            index.unlink()
+        _check_total(storage, files[there[0]])
+        return Listing(there[0], folder, _shards(folder, files[there[0]]))
+    if index is None:
+        raise ConfigError(
+            f"Expected a place for the names of the {images:,} images in {storage.url(folder)} "
+            "but got none. Give `index`, a file to keep them in."
+        )
+    return _of_index(folder, index)
+
+
+def _write_index(to: Path, folder: str, entries: Iterator[Entry], per_shard: int) -> None:
+    with (
+        pa.OSFile(str(to), "wb") as file,
+        pa.ipc.new_file(file, FILES.with_metadata({"root": folder})) as writer,
+    ):
+        names: list[str] = []
+        sizes: list[int] = []
+
+        def flush() -> None:
+            if names:
+                writer.write_batch(pa.record_batch([names, pa.array(sizes, pa.int64())], FILES))
+                names.clear()
+                sizes.clear()
+
+        for entry in entries:
+            names.append(entry.path[len(folder) :].lstrip("/"))
+            sizes.append(entry.size)
+            if len(names) == per_shard:
+                flush()
+        flush()
+
+
+def _of_index(folder: str, index: Path) -> Listing:
+    """The shards of a folder of images: one for each batch of the index."""
+    with pa.memory_map(str(index)) as file, pa.ipc.open_file(file) as reader:
+        root = (reader.schema.metadata or {}).get(b"root", b"").decode()
+        if root != folder:
+            raise ConfigError(
+                f"Expected {index} to list {folder} but it lists {root}. Give another folder to "
+                "write into."
+            )
+        shards = []
+        for number in range(reader.num_record_batches):
+            sizes = reader.get_batch(number).column(1)
+            size = sum(sizes.to_pylist())
+            name = f"images-{number:06d}"
+            shards.append(Shard(number, name, folder, size, f"{len(sizes)} files", number))
+    return Listing("folder", folder, tuple(shards))
+
+
+def files_of(index: Path, part: int) -> list[str]:
+    """Return the paths of the images of one shard, from the root of the pool."""
+    with pa.memory_map(str(index)) as file, pa.ipc.open_file(file) as reader:
+        paths: list[str] = reader.get_batch(part).column(0).to_pylist()
+        return paths
+
+
+def _format_of(path: str) -> Format | None:
+    return next((f for f, s in SUFFIXES.items() if path.lower().endswith(s)), None)
+
+
+def _stems(entries: Sequence[Entry]) -> set[str]:
+    return {posixpath.splitext(entry.path)[0] for entry in entries}
+
+
+def _shards(root: str, entries: Sequence[Entry]) -> tuple[Shard, ...]:
+    return tuple(
+        Shard(i, e.path[len(root) :].lstrip("/"), e.path, e.size, e.tag)
+        for i, e in enumerate(entries)
+    )
+
+
+def _check_total(storage: Storage, entries: Sequence[Entry]) -> None:
+    """Refuse where names such as train-00000-of-00100 say that shards are missing."""
+    stated: dict[str, tuple[int, set[int]]] = {}
+    for entry in entries:
+        folder, name = posixpath.split(entry.path)
+        match = _TOTAL.search(name)
+        if match:
+            key = posixpath.join(folder, f"{name[: match.start()]}-*-of-{match[2]}")
+            stated.setdefault(key, (int(match[2]), set()))[1].add(int(match[1]))
+    for key, (total, numbers) in stated.items():
+        if len(numbers) < total:
+            missing = [n for n in range(total) if n not in numbers]
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            raise DataError(
+                f"Expected {total} shards {storage.url(key)}, as their names say, but "
+                f"{', '.join(str(n) for n in missing[:_SHOWN])}{more} "
+                f"{'is' if len(missing) == 1 else 'are'} missing. Restore them, or give the "
+                "shards that there are by a pattern."
+            )

@@ -1,0 +1,244 @@
+"""The rows of one shard: ids, and encoded images, arrays or addresses of images.
+
+Shards are of strangers: what a file says of its size is checked before memory is taken, tar
+archives are read by `tar_index` alone, and addresses lead nowhere but below the root of the pool,
+or where the user says.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, finite_floats
+from upslope.datasets.base import Dataset
+from upslope.datasets.encoded import EncodedDataset
+from upslope.datasets.image_form import form_of
+from upslope.datasets.layout import LeftOut
+from upslope.datasets.paths import cache_folder
+from upslope.datasets.tar_samples import TarImages, locate_images, read_samples
+from upslope.errors import ConfigError, DataError, UpslopeError
+from upslope.files import make_folder, sweep
+from upslope.images import Form
+from upslope.pools.listing import files_of
+from upslope.pools.parquet_rows import Cells, read_rows
+from upslope.pools.shard import ReadOptions, Shard, ShardedPool
+from upslope.pools.storage import Storage, split_url
+from upslope.progress import no_progress
+from upslope.reading import read_limit
+
+LOOKED_AT = 64
+"""Images of the first shard by which the form of all is told; in a bucket, each is fetched."""
+
+Source = Callable[[int], bytes | Path]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a shard, in order: encoded images by position, or one array of them.
+
+    ids, inputs: one of each per row. column: what the inputs are, in words. place: the URL of the
+    shard.
+    """
+
+    ids: tuple[str, ...]
+    inputs: Source | Array
+    column: str
+    place: str
+
+    def form(self, options: ReadOptions) -> tuple[Form | None, tuple[int, ...]]:
+        """Return (form of images, input shape) as the options say, or as the first image is.
+
+        Raises:
+            DataError: no image can be read, or the white of 16-bit images must be given.
+        """
+        if isinstance(self.inputs, np.ndarray):
+            return None, tuple(self.inputs.shape[1:])
+        return form_of(
+            self.inputs, self.ids[:LOOKED_AT], options.mode, options.size, "skip", options.white
+        )
+
+    def dataset(self, pool: ShardedPool) -> Dataset:
+        """Return the rows as a data set without labels, all of the pool's shape and form.
+
+        Raises:
+            DataError: arrays of another shape or type than the first shard's.
+        """
+        unknown = np.full(len(self.ids), UNKNOWN, dtype=np.int64)
+        if self.column != pool.column:
+            raise DataError(
+                f"Expected {self.place} to hold {pool.column}, as the first shard does, but it "
+                f"holds {self.column}. Write it again, or leave it out."
+            )
+        if isinstance(self.inputs, np.ndarray):
+            inputs = self.inputs
+            if inputs.shape[1:] != pool.input_shape and len(inputs):
+                raise DataError(
+                    f"Expected arrays of shape {pool.input_shape} in {self.place}, as in the first "
+                    f"shard, but got {inputs.shape[1:]}. Write it again, or leave it out."
+                )
+            return ArrayDataset(
+                self.place, self.ids, (), inputs, unknown, resident=False, place=self.place
+            )
+        assert pool.form is not None  # by the same words, the first shard holds images
+        return EncodedDataset(
+            self.place,
+            self.ids,
+            (),
+            self.inputs,
+            unknown,
+            pool.form,
+            pool.input_shape,
+            place=self.place,
+        )
+
+
+@contextmanager
+def open_rows(pool: ShardedPool, shard: Shard) -> Iterator[Rows]:
+    """Open the rows of a shard; of a pool elsewhere, its file is here while the block runs.
+
+    pool, shard: the pool, whose form need not be known yet, and one of its shards.
+
+    Raises: as `ShardedPool.open`.
+    """
+    storage, place = pool.storage, pool.storage.url(shard.path)
+    if pool.format == "folder":
+        assert pool.index is not None  # both as `list_shards` made them
+        assert shard.part is not None
+        ids = files_of(pool.index, shard.part)
+        addresses = Addresses(storage, pool.root, pool.root, ids)
+        yield _checked(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
+        return
+    with _here(storage, shard) as path:
+        try:
+            rows = _checked(_read(pool, shard, path, place))
+        except UpslopeError as error:
+            if storage.is_local:
+                raise
+            raise type(error)(str(error).replace(str(path), place)) from error
+        yield rows
+
+
+def _read(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
+    if pool.format == "parquet":
+        ids, cells, column = read_rows(path, shard.name, pool.options)
+        inputs: Source | Array
+        if isinstance(cells, np.ndarray):
+            array = cells if cells.dtype == np.uint8 else finite_floats(cells, path)
+            return Rows(ids, array, column, place)
+        if not cells.holds_addresses:
+            return Rows(ids, cells, column, place)
+        texts = [str(cells(i)) for i in range(len(ids))]
+        inputs = addresses_of(pool.storage, pool.root, pool.options.images_at, texts)
+        return Rows(ids, inputs, column, place)
+    samples = read_samples([path], LeftOut(), no_progress)
+    (_, offset, size), _ = locate_images(samples, pool.options.image, "raise")
+    images = TarImages([path], np.zeros(len(size), dtype=np.int32), offset, size)
+    return Rows(tuple(samples.ids), images, "images", place)
+
+
+def _checked(rows: Rows) -> Rows:
+    """Refuse ids that are empty or there twice."""
+    seen: set[str] = set()
+    for id_ in rows.ids:
+        if not id_ or id_ in seen:
+            raise DataError(
+                f"Expected an id of its own for each row of {rows.place} but "
+                f"{f'{id_!r} is there twice' if id_ else 'one is empty'}. Name another column "
+                "with --id, or correct the shard."
+            )
+        seen.add(id_)
+    return rows
+
+
+@contextmanager
+def _here(storage: Storage, shard: Shard) -> Iterator[Path]:
+    """Yield the path of a shard on this machine: where it lies, or of a copy for a while."""
+    if storage.is_local:
+        if not Path(shard.path).is_file():
+            raise DataError(f"Expected the shard {shard.path} but there is no such file.")
+        yield Path(shard.path)
+        return
+    folder = cache_folder() / "shards"
+    make_folder(folder)
+    sweep(folder)  # copies of processes that were killed
+    import os
+    import tempfile
+
+    handle, name = tempfile.mkstemp(f".{os.getpid()}.part", f".{shard.number}-", folder)
+    os.close(handle)
+    path = Path(name)
+    try:
+        storage.fetch(shard.path, shard.size, path)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """position -> the image at an address below a folder: its path, or its bytes from a bucket.
+
+    storage, addresses: where, and what. root: what addresses without a scheme begin
+    from. within: the folder that none may leave. Both are without the scheme.
+    """
+
+    storage: Storage
+    root: str
+    within: str
+    addresses: Sequence[str]
+
+    def __call__(self, position: int) -> bytes | Path:
+        """Return the path of an image, or its bytes.
+
+        Raises:
+            DataError: it is not there, or its address leads elsewhere.
+            StorageError: it cannot be fetched.
+        """
+        address = self.addresses[position]
+        scheme, separator, _ = address.partition("://")
+        if separator:
+            path = split_url(address)[1] if scheme == self.storage.scheme else ""
+        else:
+            path = posixpath.join(self.root, address)
+        if self.storage.is_local:
+            # Links are followed first, so that none leads out.
+            real, within = Path(path).resolve(), Path(self.within).resolve()
+            if path and real.is_relative_to(within):
+                return real
+        elif posixpath.normpath(path) == path and path.startswith(f"{self.within.rstrip('/')}/"):
+            return self.storage.read(path, read_limit())
+        raise DataError(
+            f"Expected addresses of images below {self.storage.url(self.within)} but got "
+            f"{address[:200]!r}. Where they are meant to be read from elsewhere, say from where: "
+            "--images-at URL."
+        )
+
+
+def addresses_of(
+    storage: Storage, root: str, images_at: str | None, addresses: Sequence[str]
+) -> Addresses:
+    """Return what reads images by the addresses in a column.
+
+    storage, root: of the pool. images_at: the option. addresses: the cells.
+
+    Raises:
+        ConfigError: `images_at` is no URL that is read.
+    """
+    if images_at is None:
+        return Addresses(storage, root, root, addresses)
+    scheme, path = split_url(images_at)
+    if not path.strip("/"):
+        raise ConfigError(
+            f"Expected --images-at to name a bucket or a folder but got {images_at!r}."
+        )
+    elsewhere = storage if scheme == storage.scheme else Storage(scheme, {}, storage.patience)
+    return Addresses(elsewhere, path, path, addresses)
+
+
+__all__ = ["Addresses", "Cells", "Rows", "addresses_of", "open_rows"]

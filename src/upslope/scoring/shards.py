@@ -1,0 +1,320 @@
+"""Scores of a pool by shards: a Parquet file for each, whole or absent, and one table at the end.
+
+    OUT/pool.json                 the pool, the network and the scores, by which a resume is checked
+    OUT/shards/NAME.parquet       id and a column for each score, of one shard
+    OUT/scores.parquet            all of them: shard, id, scores; written once no shard is left
+
+Shards may be scored in any order, by any number of processes: neither scores nor random signals
+depend on which other shards there are. A kill loses the shard that was open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from upslope.datasets.arrow import read_parquet
+from upslope.errors import ConfigError, DataError, RunError
+from upslope.files import (
+    from_json,
+    read_digested_json,
+    to_json,
+    write_atomically,
+    write_digested_json,
+)
+from upslope.pool import PoolView
+from upslope.pools import Shard, ShardedPool
+from upslope.progress import Observer, Progress, Stop, no_progress
+from upslope.scoring.duplicate_ids import check_distinct
+from upslope.scoring.files import Scorer
+from upslope.scoring.signals import OnCorrupt, compute_signals
+from upslope.signals import build
+from upslope.signals.base import FittedSignal
+from upslope.tasks.base import Task
+
+RECORD, SHARDS, TABLE = "pool.json", "shards", "scores.parquet"
+_METADATA = b"upslope"
+_UNFITTED = ("extracted-features",)  # signals that are fitted in name alone: nothing is trained
+
+
+@dataclass(frozen=True)
+class PoolReport:
+    """Scores of a pool.
+
+    scored: rows. skipped: rows that could not be read. new: shards scored by this call. table: the
+    file of all.
+    """
+
+    scored: int
+    skipped: int
+    new: int
+    table: Path
+
+
+@dataclass(frozen=True)
+class ShardScorer:
+    """A network and scores, ready for any shard of a pool.
+
+    pool: the shards. model: the network. on_corrupt: what a sample that cannot be read does. out:
+    the folder. scores: column -> strategy with one score per sample. task: as in training.
+    device: where to compute. seed: of random signals. batch_size: samples at a time.
+    """
+
+    pool: ShardedPool
+    out: Path
+    scores: Mapping[str, Scorer]
+    model: nn.Module
+    task: Task
+    device: torch.device
+    seed: int = 0
+    batch_size: int = 256
+    on_corrupt: OnCorrupt = "fail"
+
+    def prepare(self) -> None:
+        """Record what is computed, or compare it with what the folder was begun with.
+
+        Raises:
+            ConfigError: no score, or one that must first be trained on the whole pool.
+            RunError: the folder holds scores of another pool, network or seed.
+        """
+        if not self.scores:
+            raise ConfigError("Expected at least one score but got none.")
+        for name, scorer in self.scores.items():
+            for need in scorer.needs:
+                check_separable(name, need)
+        record_or_compare(self.out / RECORD, self._record())
+
+    def missing(self) -> list[Shard]:
+        """Return the shards that have no scores yet.
+
+        Raises:
+            DataError: a shard that has scores is not what it was.
+        """
+        return [shard for shard in self.pool.shards if not self._is_done(shard)]
+
+    def score(
+        self, shard: Shard, observer: Observer = no_progress, stop: Stop | None = None
+    ) -> Path:
+        """Write the scores of a shard, whole or not at all; return the file.
+
+        shard: one of the pool's. observer: is told of samples. stop: a request to stop.
+
+        Raises:
+            DataError: the shard cannot be read, or a sample cannot and `on_corrupt` is "fail".
+            StorageError: the shard cannot be fetched.
+            SelectionError: a score that is NaN or infinite.
+            Interrupted: a stop was requested.
+        """
+        needs = list(dict.fromkeys(n for scorer in self.scores.values() for n in scorer.needs))
+        with self.pool.open(shard) as rows:
+            table = compute_signals(
+                needs,
+                self.model,
+                self.task,
+                rows,
+                range(len(rows)),
+                device=self.device,
+                seed=self.seed,
+                cycle=shard.address,
+                batch_size=self.batch_size,
+                on_corrupt=self.on_corrupt,
+                observer=observer,
+                stop=stop,
+            )
+            view = PoolView([rows.ids[i] for i in table.candidates], table.signals)
+            columns: dict[str, Any] = {"id": pa.array(view.candidates, pa.string())}
+            for name, scorer in self.scores.items():
+                values = scorer.score(view) if len(view) else torch.empty(0)
+                columns[name] = pa.array(values.double().numpy(), pa.float64())
+            facts = {
+                "shard": shard.name,
+                "size": shard.size,
+                "tag": shard.tag,
+                "skipped": [rows.ids[i] for i in table.skipped],
+            }
+        scores = pa.table(columns).replace_schema_metadata({_METADATA: to_json(facts)})
+        path = self.file_of(shard)
+        write_atomically(path, lambda temporary: pq.write_table(scores, temporary))
+        return path
+
+    def file_of(self, shard: Shard) -> Path:
+        """Return where the scores of a shard are kept."""
+        return self.out / SHARDS / f"{shard.file_name}.parquet"
+
+    def _is_done(self, shard: Shard) -> bool:
+        path = self.file_of(shard)
+        if not path.is_file():
+            return False
+        facts = facts_of(path)
+        self.pool.check_unchanged(shard, int(facts["size"]), str(facts["tag"]))
+        return True
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "url": self.pool.url,
+            "format": self.pool.format,
+            "inputs": self.pool.column,
+            "input_shape": list(self.pool.input_shape),
+            "form": str(self.pool.form),
+            "scores": {name: str(scorer) for name, scorer in self.scores.items()},
+            "weights_sha256": weights_digest(self.model),
+            "seed": self.seed,
+            "on_corrupt": self.on_corrupt,
+        }
+
+
+def score_pool(
+    scorer: ShardScorer,
+    *,
+    ids_by_shard: bool = False,
+    observer: Observer = no_progress,
+    stop: Stop | None = None,
+) -> PoolReport:
+    """Score the shards that are left, one after the other, and write the table of all.
+
+    scorer: the pool, the network and the scores. ids_by_shard: put the name of the shard before
+    each id in the table. observer: is told of shards. stop: a request to stop.
+
+    Raises:
+        ConfigError, RunError: as `ShardScorer.prepare`.
+        DataError: as `ShardScorer.score`; an id that is in two shards. What is scored stays.
+        Interrupted: a stop was requested; the same call goes on.
+    """
+    scorer.prepare()
+    missing, total = scorer.missing(), len(scorer.pool)
+    observer(Progress("shards", total - len(missing), total))
+    for done, shard in enumerate(missing, total - len(missing) + 1):
+        scorer.score(shard, stop=stop)
+        observer(Progress("shards", done, total))
+    return join_scores(scorer, new=len(missing), ids_by_shard=ids_by_shard)
+
+
+def join_scores(scorer: ShardScorer, new: int = 0, *, ids_by_shard: bool = False) -> PoolReport:
+    """Write the table of all shards, in their order, once each id is seen to be there once.
+
+    scorer, ids_by_shard: as for `score_pool`. new: shards scored just now, for the report.
+
+    Raises:
+        DataError: an id in two shards, or a file of scores that is damaged.
+        RunError: a shard that has no scores yet.
+    """
+    files = [scorer.file_of(shard) for shard in scorer.pool.shards]
+    names = [shard.name for shard in scorer.pool.shards]
+    if absent := [n for n, f in zip(names, files, strict=True) if not f.is_file()]:
+        raise RunError(
+            f"Expected scores of all {len(files):,} shards in {scorer.out} but "
+            f"{len(absent):,} have none, first {absent[0]!r}. Score them first."
+        )
+    if not ids_by_shard:
+        check_distinct(names, files, scorer.out)
+    path, counts = scorer.out / TABLE, [0, 0]
+
+    def tables() -> Iterator[pa.Table]:
+        for name, file in zip(names, files, strict=True):
+            table = read_parquet(file)
+            counts[0] += len(table)
+            counts[1] += len(facts_of(file)["skipped"])
+            if ids_by_shard:
+                ids = pa.array([f"{name}/{i}" for i in table.column("id").to_pylist()], pa.string())
+                table = table.set_column(0, "id", ids)
+            shard = pa.DictionaryArray.from_arrays(pa.array([0] * len(table), pa.int32()), [name])
+            yield table.add_column(0, "shard", shard).replace_schema_metadata(None)
+
+    write_atomically(path, lambda temporary: _write(temporary, tables()))
+    return PoolReport(counts[0], counts[1], new, path)
+
+
+def _write(path: Path, tables: Iterator[pa.Table]) -> None:
+    writer: pq.ParquetWriter | None = None
+    try:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer:
+            writer.close()
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return what the scores of a shard say of it: its name, size, tag, and what was skipped.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        facts = from_json((pq.read_schema(path).metadata or {})[_METADATA])
+        if {"shard", "size", "tag", "skipped"} <= facts.keys():
+            return dict(facts)
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError):
+        pass  # told below
+    raise DataError(
+        f"Expected the scores of a shard in {path} but the file is damaged. Remove it, and run the "
+        "same command again: it is computed anew."
+    )
+
+
+def record_or_compare(path: Path, record: dict[str, Any]) -> None:
+    """Write down what a folder is begun with, or compare it with what stands there.
+
+    path: the record's. record: plain data.
+
+    Raises:
+        RunError: the folder was begun with something else, or its record is damaged.
+    """
+    if not path.is_file():
+        write_digested_json(path, record)
+        return
+    known = read_digested_json(path)
+    if known is None:
+        raise RunError(f"Expected the record of a pool in {path} but it is damaged. Restore it.")
+    plain = from_json(to_json(record))
+    for key in record:
+        if known.get(key) != plain[key]:
+            raise RunError(
+                f"Expected {path.parent} to be gone on with as it was begun but {key} was "
+                f"{known.get(key)!r} and is {plain[key]!r} now. Give the same, or another folder."
+            )
+
+
+def check_separable(name: str, need: Any) -> None:
+    """Refuse a signal that must be trained on the whole pool before it can be computed.
+
+    name: what asks for it. need: the signal.
+
+    Raises:
+        ConfigError: it must be.
+    """
+    signal: object = build(replace(need, labelled=False))
+    if isinstance(signal, FittedSignal) and need.name not in _UNFITTED:
+        raise ConfigError(
+            f"Expected signals that each sample has by itself but {name} wants {need}, which is "
+            "trained on the pool first: in shards, each would be scored by another. Take another "
+            "strategy, such as margin or entropy-gradnorm, or temperature=1."
+        )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of all weights and buffers of a network, in hexadecimal.
+
+    model: the network.
+    """
+    sha256 = hashlib.sha256(type(model).__name__.encode())
+    for key, value in model.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        sha256.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+def shards_of_rank(shards: Sequence[Shard], rank: int, world: int) -> list[Shard]:
+    """Return the shards that one of several processes scores: every `world`-th of the list."""
+    return list(shards[rank::world])

@@ -1,0 +1,228 @@
+"""Pools by URL: each format gives the same samples; what is wrong with a shard is told by name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from shards_to_write import (
+    SIDE,
+    id_of,
+    pixels,
+    png,
+    write_addresses,
+    write_arrays,
+    write_images,
+    write_parquet,
+    write_tars,
+)
+
+from upslope.errors import ConfigError, DataError
+from upslope.pools import Patience, ReadOptions, ShardedPool, Storage, StorageError, open_pool
+
+
+def samples(pool: ShardedPool) -> dict[str, np.ndarray]:
+    """id -> (c, h, w) pixels, over all shards."""
+    every = {}
+    for shard in pool.shards:
+        with pool.open(shard) as rows:
+            assert len(rows) == len(rows.ids)
+            images = rows.inputs(range(len(rows))).numpy()
+            every |= dict(zip(rows.ids, images, strict=True))
+    return every
+
+
+def opened(kind: str, folder: Path) -> ShardedPool:
+    if kind == "parquet":
+        return open_pool(f"file://{write_parquet(folder / 'pool')}")
+    if kind == "arrays":
+        options = ReadOptions(shape=(3, SIDE, SIDE))
+        return open_pool(str(write_arrays(folder / "pool")), options=options)
+    if kind == "tars":
+        return open_pool(f"{write_tars(folder / 'pool')}/{{00000..00002}}.tar")
+    if kind == "images":
+        return open_pool(
+            str(write_images(folder / "pool")),
+            index=folder / "index.arrow",
+            options=ReadOptions(per_shard=4),
+        )
+    table = write_addresses(folder / "pool", folder / "images")
+    return open_pool(str(table), options=ReadOptions(images_at=str(folder / "images")))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrays", "tars", "images", "addresses"])
+def test_every_format_gives_the_samples_under_their_ids(kind: str, tmp_path: Path) -> None:
+    pool = pickle.loads(pickle.dumps(opened(kind, tmp_path)))
+    every = samples(pool)
+    assert len(pool) == (4 if kind == "images" else 3)
+    assert pool.input_shape == (3, SIDE, SIDE)
+    name = (lambda n: f"{n // 5}/{id_of(n)}.png") if kind == "images" else id_of
+    assert sorted(every) == sorted(name(n) for n in range(15))
+    for n in range(15):
+        np.testing.assert_array_equal(every[name(n)], pixels(n).transpose(2, 0, 1))
+
+
+def test_rows_without_ids_are_named_by_shard_and_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [png(0), png(1)]}), tmp_path / "a.parquet")
+    assert sorted(samples(open_pool(str(tmp_path)))) == ["a.parquet#0", "a.parquet#1"]
+
+
+def test_a_folder_is_listed_once_in_order_of_names(tmp_path: Path) -> None:
+    folder, index = write_images(tmp_path / "pool"), tmp_path / "index.arrow"
+    first = open_pool(str(folder), index=index)
+    (folder / "0" / "a-new-one.png").write_bytes(png(99))
+    assert open_pool(str(folder), index=index).shards == first.shards
+
+
+def test_a_missing_shard_of_a_range_is_named(tmp_path: Path) -> None:
+    write_tars(tmp_path)
+    (tmp_path / "00001.tar").unlink()
+    with pytest.raises(DataError, match=r"00001\.tar but there is none"):
+        open_pool(f"{tmp_path}/{{00000..00002}}.tar")
+
+
+def test_names_that_state_a_total_tell_missing_shards(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "all")
+    for i in (0, 2):
+        source = tmp_path / "all" / f"part-{i:05d}.parquet"
+        source.rename(tmp_path / f"part-{i:05d}-of-00003.parquet")
+    with pytest.raises(DataError, match=r"part-\*-of-00003.*but 1 is missing"):
+        open_pool(f"{tmp_path}/*.parquet")
+
+
+@pytest.mark.parametrize(("write", "ending"), [(write_parquet, "parquet"), (write_tars, "tar")])
+def test_a_shard_cut_short_is_named(write: object, ending: str, tmp_path: Path) -> None:
+    write(tmp_path)  # type: ignore[operator]
+    last = sorted(tmp_path.glob(f"*.{ending}"))[-1]
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 3])
+    pool = open_pool(str(tmp_path))
+    with pytest.raises(DataError, match=last.name), pool.open(pool.shards[-1]):
+        pass
+
+
+@pytest.mark.parametrize("column", ["arrays", "another name", "floats", "another shape"])
+def test_a_shard_of_another_schema_is_named(column: str, tmp_path: Path) -> None:
+    write_parquet(tmp_path) if "name" in column or column == "arrays" else write_arrays(tmp_path)
+    shape = (3, SIDE, SIDE)
+    arrays = {
+        "arrays": {"image": [[1, 2]], "id": ["x"]},
+        "another name": {"img": [png(0)], "id": ["x"]},
+        "floats": {"image": [[0.5] * 192], "id": ["x"]},
+        "another shape": {"image": [[[0] * 16] * 12], "id": ["x"]},
+    }[column]
+    types = {"another shape": pa.list_(pa.list_(pa.uint8())), "arrays": pa.list_(pa.uint8())}
+    table = pa.table({k: pa.array(v, types.get(column) if k == "image" else None)
+                      for k, v in arrays.items()})  # fmt: skip
+    pq.write_table(table, tmp_path / "zz.parquet")
+    pool = open_pool(str(tmp_path), options=ReadOptions(shape=shape))
+    with pytest.raises(DataError, match=r"zz\.parquet"), pool.open(pool.shards[-1]):
+        pass
+
+
+def test_an_id_twice_in_a_shard_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["x", "x"], "image": [png(0), png(1)]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="'x' is there twice"):
+        open_pool(str(tmp_path))
+
+
+@pytest.mark.parametrize("address", ["../secret.png", "/etc/hostname", "file:///etc/hostname",
+                                     "s3://other/x.png", "link.png"])  # fmt: skip
+def test_addresses_lead_nowhere_else(address: str, tmp_path: Path) -> None:
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(png(0))
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "good.png").write_bytes(png(1))
+    pq.write_table(pa.table({"id": ["a", "b"], "path": ["good.png", address]}),
+                   folder / "a.parquet")  # fmt: skip
+    with pytest.raises(DataError, match="addresses of images below"):
+        open_pool(f"{folder}/*.parquet")
+
+
+def test_a_tar_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        member = tarfile.TarInfo("../out.png")
+        member.size = len(png(0))
+        archive.addfile(member, io.BytesIO(png(0)))
+    with pytest.raises(DataError, match=r"has a part \"\.\.\""):
+        open_pool(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://host/pool", "Expected a pool at file://"),
+        ("zip://a::file:///b", "Expected a pool at"),
+        ("s3://key:secret@bucket/pool", "no credentials in the URL"),
+    ],
+)
+def test_urls_that_are_not_read_are_refused(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        open_pool(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_formats_that_lie_together_are_refused_unless_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path)
+    write_images(tmp_path)
+    with pytest.raises(ConfigError, match="parquet and images"):
+        open_pool(str(tmp_path), index=tmp_path / "index.arrow")
+    assert len(open_pool(str(tmp_path), format="parquet")) == 3
+
+
+def test_metadata_beside_tars_is_no_shard(tmp_path: Path) -> None:
+    write_tars(tmp_path)
+    for tar in tmp_path.glob("*.tar"):
+        pq.write_table(pa.table({"key": ["x"]}), tar.with_suffix(".parquet"))
+    assert open_pool(str(tmp_path)).format == "webdataset"
+
+
+class Failing:
+    """A file system whose first calls fail."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.calls = list(errors), 0
+
+    def __call__(self, _: object) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "content"
+
+
+QUICK = Patience(attempts=4, first=0.001)
+
+
+def test_errors_that_pass_are_tried_again() -> None:
+    failing = Failing(OSError("slow down"), TimeoutError(), ConnectionError("reset"))
+    assert Storage("memory", {}, QUICK).attempt(failing, "x") == "content"
+    assert failing.calls == 4
+
+
+def test_errors_that_stay_are_told_with_the_last() -> None:
+    failing = Failing(*[OSError(f"slow down {i}") for i in range(9)])
+    with pytest.raises(StorageError, match=r"memory://x but it failed 4 times.*slow down 3"):
+        Storage("memory", {}, QUICK).attempt(failing, "x")
+
+
+def test_refused_credentials_and_missing_files_are_told_at_once() -> None:
+    for error, kind, words in (
+        (PermissionError("AccessDenied"), StorageError, "credentials"),
+        (FileNotFoundError("x"), DataError, "there is none"),
+    ):
+        failing = Failing(error)
+        with pytest.raises(kind, match=words):
+            Storage("memory", {}, QUICK).attempt(failing, "x")
+        assert failing.calls == 1
+
+
+def test_pauses_double_up_to_the_most() -> None:
+    patience = Patience(first=1, most=5)
+    for failures, longest in ((1, 1), (2, 2), (3, 4), (4, 5), (9, 5)):
+        assert longest / 2 <= patience.pause(failures) <= longest

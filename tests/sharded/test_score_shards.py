@@ -1,0 +1,149 @@
+"""Scores by shards: those of the whole pool, resumed bit-equal, refused where something changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from shards_to_write import SIDE, id_of, pixels, png, write_parquet, write_tars
+from torch import nn
+
+from upslope import strategies, tasks
+from upslope.datasets.arrays import ArrayDataset
+from upslope.errors import ConfigError, DataError, RunError
+from upslope.pools import open_pool
+from upslope.progress import Interrupted, Progress, Stop
+from upslope.scoring import ShardScorer, score_pool, score_to_file
+from upslope.scoring.shards import shards_of_rank
+from upslope.seeds import global_generator
+
+CPU = torch.device("cpu")
+TASK = tasks.build("classification", num_classes=4, mean=(0.5,) * 3, std=(0.25,) * 3)
+NAMES = ("margin", "entropy-gradnorm")
+
+
+def net(seed: int = 1) -> nn.Module:
+    with global_generator(seed, device=CPU):
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(3 * SIDE**2, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4)
+        )
+
+
+def scorer(pool: Path, out: Path, *, names: tuple[str, ...] = NAMES, seed: int = 1) -> ShardScorer:
+    built = {name: strategies.build(name) for name in names}
+    return ShardScorer(open_pool(str(pool)), out, built, net(seed), TASK, CPU)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_scores_are_those_of_the_pool_in_memory(tmp_path: Path) -> None:
+    report = score_pool(scorer(write_tars(tmp_path / "pool"), tmp_path / "out"))
+    assert (report.scored, report.skipped, report.new) == (15, 0, 3)
+    import numpy as np
+
+    images = np.stack([pixels(n).transpose(2, 0, 1) for n in range(15)])
+    ids = [id_of(n) for n in range(15)]
+    whole = ArrayDataset("whole", ids, (), images, np.full(15, -1))
+    score_to_file(tmp_path / "whole.parquet", {n: strategies.build(n) for n in NAMES},
+                  model=net(), task=TASK, dataset=whole, device=CPU)  # fmt: skip
+    expected, table = pq.read_table(tmp_path / "whole.parquet"), pq.read_table(report.table)
+    assert table.column("id").to_pylist() == ids
+    assert table.column("shard").to_pylist() == [f"{n // 5:05d}.tar" for n in range(15)]
+    for name in NAMES:
+        values = torch.tensor(table.column(name).to_pylist())
+        torch.testing.assert_close(values, torch.tensor(expected.column(name).to_pylist()))
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_bit_equal(tmp_path: Path) -> None:
+    pool = write_parquet(tmp_path / "pool")
+    score_pool(scorer(pool, tmp_path / "once", names=(*NAMES, "bald")))
+    stop = Stop()
+
+    def after_one(progress: Progress) -> None:
+        if progress.done == 1:
+            stop.request()
+
+    with pytest.raises(Interrupted):
+        score_pool(scorer(pool, tmp_path / "twice", names=(*NAMES, "bald")), observer=after_one,
+                   stop=stop)  # fmt: skip
+    report = score_pool(scorer(pool, tmp_path / "twice", names=(*NAMES, "bald")))
+    assert report.new == 2
+    assert files(tmp_path / "once") == files(tmp_path / "twice")
+
+
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_scores_do_not_depend_on_who_scores_which_shard(world: int, tmp_path: Path) -> None:
+    pool = write_parquet(tmp_path / "pool")
+    score_pool(scorer(pool, tmp_path / "one", names=("bald",)))
+    several = scorer(pool, tmp_path / "several", names=("bald",))
+    several.prepare()
+    for rank in reversed(range(world)):
+        for shard in shards_of_rank(several.missing(), rank, world) if rank else several.missing():
+            several.score(shard)
+    score_pool(several)
+    assert files(tmp_path / "one") == files(tmp_path / "several")
+
+
+def test_a_folder_of_another_network_or_score_is_refused(tmp_path: Path) -> None:
+    pool = write_parquet(tmp_path / "pool")
+    score_pool(scorer(pool, tmp_path / "out"))
+    with pytest.raises(RunError, match="weights_sha256"):
+        score_pool(scorer(pool, tmp_path / "out", seed=2))
+    with pytest.raises(RunError, match="scores was"):
+        score_pool(scorer(pool, tmp_path / "out", names=("margin",)))
+
+
+def test_a_shard_that_changed_is_refused(tmp_path: Path) -> None:
+    pool = write_parquet(tmp_path / "pool")
+    score_pool(scorer(pool, tmp_path / "out"))
+    table = pa.table({"id": ["new"], "image": [png(77)]})
+    pq.write_table(table, pool / "part-00001.parquet")
+    with pytest.raises(DataError, match=r"part-00001\.parquet to be as it was"):
+        score_pool(scorer(pool, tmp_path / "out"))
+
+
+def test_an_id_in_two_shards_is_named_and_what_is_scored_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from upslope.scoring import duplicate_ids
+
+    monkeypatch.setattr(duplicate_ids, "BUCKET", 4)  # several files of hashes
+    pool = write_parquet(tmp_path / "pool")
+    table = pq.read_table(pool / "part-00002.parquet")
+    ids = [*table.column("id").to_pylist()[:4], id_of(3)]
+    pq.write_table(table.set_column(0, "id", pa.array(ids)), pool / "part-00002.parquet")
+    with pytest.raises(DataError, match=f"{id_of(3)!r} is in 'part-00000.parquet' and in 'part-0"):
+        score_pool(scorer(pool, tmp_path / "out"))
+    assert not (tmp_path / "out" / "scores.parquet").exists()
+    report = score_pool(scorer(pool, tmp_path / "out"), ids_by_shard=True)
+    assert report.new == 0
+    assert len(set(pq.read_table(report.table).column("id").to_pylist())) == 15
+
+
+def test_distinct_ids_pass_the_comparison_of_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from upslope.scoring import duplicate_ids
+
+    monkeypatch.setattr(duplicate_ids, "BUCKET", 4)
+    assert score_pool(scorer(write_parquet(tmp_path / "pool"), tmp_path / "out")).scored == 15
+    assert not list((tmp_path / "out").glob(".ids-*"))
+
+
+def test_a_signal_that_is_trained_on_the_pool_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trained on the pool first"):
+        score_pool(scorer(write_parquet(tmp_path / "pool"), tmp_path / "out", names=("vaal",)))
+
+
+def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
+    pool = write_parquet(tmp_path / "pool")
+    score_pool(scorer(pool, tmp_path / "out"))
+    file = tmp_path / "out" / "shards" / "part-00001.parquet.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"part-00001\.parquet\.parquet but the file is damaged"):
+        score_pool(scorer(pool, tmp_path / "out"))
