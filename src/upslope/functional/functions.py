@@ -65,6 +65,7 @@ def function_of(name: str, strategy: type[QueryStrategy]) -> Select:
 
     signature = _signature(arguments, beside, strategy, options)
     select.__name__ = select.__qualname__ = name.replace("-", "_")
+    select.__module__ = "upslope.functional"
     select.__signature__ = signature  # type: ignore[attr-defined]
     select.__doc__ = _docstring(name, strategy, arguments, beside, options)
     return select

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.batch import Batch, call, clone_rows
+from upslope.gradnorm.core.model_io import Batch, call, clone_rows
 from upslope.gradnorm.core.restoring import Buffers, RandomState
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights

@@ -11,14 +11,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import half
-from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.model_io import Loss, differentiable, half, tensors_in
 from upslope.gradnorm.core.restoring import without_traces
-from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.at_outputs import (
     Outputs,
     companies,
-    differentiable,
     gradients_at_outputs,
     loss_mixes,
     losses_change,

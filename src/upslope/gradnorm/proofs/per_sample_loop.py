@@ -14,11 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.core.listeners import Reduction
-from upslope.gradnorm.core.outputs import check_losses, copy_objects, tensors_in
+from upslope.gradnorm.core.model_io import (
+    Loss,
+    check_losses,
+    copy_objects,
+    differentiable,
+    tensors_in,
+)
+from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import differ, scales
-from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable, loss_mixes
+from upslope.gradnorm.proofs.at_outputs import loss_mixes
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,

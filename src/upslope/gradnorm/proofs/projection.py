@@ -10,7 +10,6 @@ polynomial in the random numbers that is zero almost nowhere. The engine's proof
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +18,10 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.per_sample_gradients import (
-    OuterProducts,
     PerSampleGradient,
-    Rows,
-    Transposed,
 )
-from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
-from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
-from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
+from upslope.gradnorm.core.reductions import Uses, dense_sum
+from upslope.gradnorm.core.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -94,50 +89,10 @@ def _cheap(
     if parameter.is_complex() or weight.is_complex() or parameter.dim() < 2:
         return None
     if weight is parameter:
-        return _rank_one(part, direction.left, direction.right)
-    outer = part.part if isinstance(part, Transposed) else part
+        return part.rank_one_products(direction.left, direction.right)
     # A slice or a transpose: its entries are entries of the direction, in the same strides.
     viewed = weight._base is parameter and parameter.is_contiguous() and weights.isometric(weight)
-    if not (viewed and isinstance(outer, OuterProducts) and weight.dim() == 2):
+    if not (viewed and weight.dim() == 2):
         return None
     place = weight.size(), weight.stride(), weight.storage_offset() - parameter.storage_offset()
-    v = direction.matrix(parameter.shape).as_strided(*place)
-    v = v.mT if isinstance(part, Transposed) else v  # (o, i)
-    return ((_like(outer.x, v) @ v.mT) * outer.g).sum(dim=(1, 2))
-
-
-def _rank_one(part: PerSampleGradient, left: Tensor, right: Tensor) -> Tensor | None:
-    if isinstance(part, Transposed):
-        return _rank_one(part.part, right, left)
-    if isinstance(part, OuterProducts):
-        return ((_like(part.g, left) @ left) * (_like(part.x, right) @ right)).sum(dim=1)
-    if isinstance(part, Rows):
-        return (left[part.ids] * (_like(part.g, right) @ right)).sum(dim=1)
-    if isinstance(part, FusedWeightGradient):
-        return _rank_one(part.plain, left * part.scale.to(left), right)
-    if isinstance(part, ConvWeightGradient) and not part.x.is_complex():
-        return _of_convolution(part, left, right)
-    return None
-
-
-def _of_convolution(part: ConvWeightGradient, left: Tensor, right: Tensor) -> Tensor:
-    """One output channel for each group, instead of all."""
-    s, p, d, groups = part.geometry
-    n, k = part.g.shape[:2]
-    kernel = right.view(1, *part.shape[1:]).repeat(groups, *(1,) * (len(part.shape) - 1))
-    x = _like(part.x.flatten(0, 1), right)
-    once = torch.convolution(x, kernel, None, s, p, d, False, [0] * len(s), groups)
-    g = _like(part.g.flatten(0, 1), left)  # (n k, o, *positions)
-    space = math.prod(g.shape[2:])
-    weighted = left.view(groups, 1, -1) @ g.reshape(
-        len(g), groups, -1, space
-    )  # (n k, groups, 1, l)
-    # Strides leave a border that no position covers; the positions that there are come first.
-    for dim, size in enumerate(g.shape[2:], start=2):
-        once = once.narrow(dim, 0, size)
-    products = once.reshape(len(g), groups, space) * weighted[:, :, 0]
-    return products.reshape(n, k, -1).sum(dim=(1, 2))
-
-
-def _like(tensor: Tensor, other: Tensor) -> Tensor:
-    return tensor if tensor.dtype == other.dtype else tensor.to(other.dtype)
+    return part.inner_products(direction.matrix(parameter.shape).as_strided(*place))

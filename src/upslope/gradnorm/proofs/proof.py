@@ -30,15 +30,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import half
 from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.listeners import ReducingListener, Reduction
-from upslope.gradnorm.core.outputs import copy_objects
+from upslope.gradnorm.core.model_io import Loss, copy_objects, differentiable, half
+from upslope.gradnorm.core.reductions import ReducingListener, Reduction, Uses
 from upslope.gradnorm.core.separation import checksum, differ
 from upslope.gradnorm.core.tape import Kernel
-from upslope.gradnorm.core.weights import Uses, Weights
-from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,

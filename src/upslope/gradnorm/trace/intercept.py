@@ -30,14 +30,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.core.batch_expansion import (
+from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
+from upslope.gradnorm.core.program import Program, name_of
+from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
+from upslope.gradnorm.core.weights import leaves
+from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
+from upslope.gradnorm.kernels.expand import expand_to_samples
+from upslope.gradnorm.kernels.replay import replay
+from upslope.gradnorm.torch_faults import run_exactly
+from upslope.gradnorm.trace.batch_expansion import (
     expansion_by_joining,
     is_batch_expansion,
     repeated,
     repeats,
 )
-from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.core.operators import (
+from upslope.gradnorm.trace.operators import (
     APPLYING,
     ASKING,
     CHOOSING,
@@ -55,23 +64,14 @@ from upslope.gradnorm.core.operators import (
     without_torch_function_dispatch,
     writes,
 )
-from upslope.gradnorm.core.program import Program, name_of
-from upslope.gradnorm.core.restoring import modules_of
-from upslope.gradnorm.core.sequence_order import OrderUnknown, SequenceOrders, mark_order
-from upslope.gradnorm.core.tape import FusionMismatch, Tape
-from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
-from upslope.gradnorm.core.weights import leaves
-from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
-from upslope.gradnorm.kernels.expand import expand_to_samples
-from upslope.gradnorm.kernels.refusals import (
+from upslope.gradnorm.trace.refusals import (
     BATCH_NORMS,
     EMBEDDINGS,
+    module_with_backward_hook,
     refuse_batch_statistics,
     refuse_mixing_embeddings,
 )
-from upslope.gradnorm.kernels.replay import replay
-from upslope.gradnorm.torch_faults import run_exactly
-from upslope.gradnorm.trace.hooks import module_with_backward_hook
+from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
 
 _session = itertools.count()
 

@@ -23,7 +23,7 @@ import torch
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.core.listeners import LayoutUnknown
+from upslope.gradnorm.core.reductions import LayoutUnknown
 from upslope.gradnorm.proofs.proof import ProofFailed
 
 FALLS = (SamplesNotSeparable, GradientNormError, RuntimeError)
