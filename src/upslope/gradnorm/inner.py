@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.model_io import Inputs, Loss
-from upslope.gradnorm.core.per_sample_gradients import (
-    PerSampleGradient,
-)
 from upslope.gradnorm.core.reductions import Uses, dense_sum
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import named
@@ -75,9 +72,11 @@ class _InnerProducts:
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """Sum over all uses of the parameter `name`: inner products are linear."""
+        v = self.direction[name]
         total: Tensor | None = None
         for weight, part in uses:
-            product = self._without_forming(weights, name, weight, part)
+            cheap = weights.tracks(weight) and not v.is_complex()
+            product = part.inner_products(v) if cheap else None
             if product is None:
                 pieces = dense_sum(weights, name, [(weight, part)], scratch)
                 product = torch.cat([self.of_dense(name, rows) for _, rows in pieces])
@@ -91,12 +90,3 @@ class _InnerProducts:
         if gradients.is_complex():
             gradients, v = torch.view_as_real(gradients.resolve_conj()), torch.view_as_real(v)
         return gradients.flatten(1).to(v.dtype) @ v.flatten() if v.dim() else gradients * v
-
-    def _without_forming(
-        self, weights: Weights, name: str, weight: Tensor, part: PerSampleGradient
-    ) -> Tensor | None:
-        """The inner products (n,) of one use; None where there is no cheaper way."""
-        v = self.direction[name]
-        if not weights.tracks(weight) or v.is_complex():
-            return None
-        return part.inner_products(v)

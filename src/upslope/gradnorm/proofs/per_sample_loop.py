@@ -27,15 +27,14 @@ from upslope.gradnorm.proofs.at_outputs import loss_mixes
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
-    gradients_at_own_outputs,
     model_mixes,
     refuse_losses_in_company,
     refuse_other_outputs,
     run_without_others,
     shared_tensors,
-    shares_alone,
     unused_outputs,
 )
+from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
 
 _APART = {torch.float64: 1e-7, torch.float32: 3e-2}
 _APART_HALF = 0.1

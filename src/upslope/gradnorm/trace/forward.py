@@ -29,15 +29,14 @@ from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener, Tape
 from upslope.gradnorm.losses import identify
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.proof import (
+from upslope.gradnorm.proofs.kernel_results import (
     BothListeners,
     Checksums,
     KernelGradients,
     ProofFailed,
     ProvenReduction,
-    check_gradients,
-    check_separation,
 )
+from upslope.gradnorm.proofs.proof import check_gradients, check_separation
 from upslope.gradnorm.trace.conv_bn_fusion import (
     ConvBatchNormFusion,
     Pairs,
@@ -287,7 +286,7 @@ def reduce_proven(
             forward.backward(losses, u, again, last=last)
             scaled = {index: sums for index, (sums, _) in again.sums.items()}
         scaled = {index: scaled[index] for index in scaled if index in once.sums}
-        check_separation(run, forward.tape.kernels, once, scaled, u)
+        check_separation(run, once, scaled, u)
     own = KernelGradients(
         rows, noting.products, losses.detach(), forward.tape.kernels, forward.repeats
     )

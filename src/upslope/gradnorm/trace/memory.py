@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,6 @@ from torch import nn
 
 from upslope.errors import GradientNormError, warn_user
 from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.weights import Weights
 
 PROOF_SHARE = 1 / 512
 """The share of the batches of a proven program that are proven again, at random."""
@@ -137,9 +136,8 @@ def closed_outputs(outputs: Any) -> GradientNormError:
     )
 
 
-def cut_off(weights: Weights) -> GradientNormError:
-    """The error for a loss that depends on none of the parameters."""
-    names = list(weights.parameters)
+def cut_off(names: Sequence[str]) -> GradientNormError:
+    """Return the error for a loss that depends on none of the parameters. names: of these."""
     shown = ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
     return GradientNormError(
         f"Expected a loss that depends on the parameters asked for ({shown}) but no gradient "

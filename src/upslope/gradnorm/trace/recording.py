@@ -136,7 +136,7 @@ class Recording:
                     run.looks_around = run.looks_around or model_looks_around(run)
                     self._keep(self._program, loss, {})
             if not reduced.rows and not reduced.has_reached and self._is_cut_off(loss):
-                raise cut_off(self.weights)
+                raise cut_off(list(self.weights.parameters))
             rows = reduced.rows
         missing = (name for name in self.weights.parameters if name not in rows)
         return rows | {name: self._zeros(reduction, name) for name in missing}

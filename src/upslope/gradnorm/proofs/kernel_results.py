@@ -1,26 +1,32 @@
-"""Inner products of per-sample gradients with one random direction, without forming them.
+"""Results of the kernels for one batch, noted while it is reduced, to be proven.
+
+Gradients are compared by their inner products with one random direction each, without being formed:
 
     <G_n, V>        V = left (x) right, or any V of the weight's shape
 
 A rank-one direction costs next to nothing: of sums of outer products, (g_s . left)(x_s . right). It
 is as good as any other to tell two gradients apart: for G != H, <G - H, left (x) right> is a
-polynomial in the random numbers that is zero almost nowhere. The engine's proofs are made of these
-(`proof`), and kernels that have no cheap form are formed densely.
+polynomial in the random numbers that is zero almost nowhere. What has no cheap form is formed
+densely.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import (
     PerSampleGradient,
 )
-from upslope.gradnorm.core.reductions import Uses, dense_sum
+from upslope.gradnorm.core.reductions import ReducingListener, Reduction, Uses, dense_sum
+from upslope.gradnorm.core.separation import checksum
+from upslope.gradnorm.core.tape import Kernel
 from upslope.gradnorm.core.weights import Weights
 
 
@@ -96,3 +102,72 @@ def _cheap(
         return None
     place = weight.size(), weight.stride(), weight.storage_offset() - parameter.storage_offset()
     return part.inner_products(direction.matrix(parameter.shape).as_strided(*place))
+
+
+class ProofFailed(SamplesNotSeparable):
+    """What the kernels found is not what autograd finds."""
+
+
+class ProvenReduction:
+    """A reduction that notes the inner products of gradients and directions on its way."""
+
+    def __init__(self, reduction: Reduction):
+        self.reduction = reduction
+        self.products: dict[str, Tensor] = {}
+
+    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+        """Reduce the sum of all uses of a parameter; see `Reduction`."""
+        rows = self.reduction.of_uses(weights, name, uses, scratch)
+        self.products[name] = inner_products(weights, name, uses, scratch)
+        return rows
+
+    def of_dense(self, name: str, gradients: Tensor) -> Tensor:
+        """Reduce gradients that are formed already; see `Reduction`."""
+        return self.reduction.of_dense(name, gradients)
+
+
+class Checksums:
+    """One random combination of the gradient that reaches each use, per sample."""
+
+    def __init__(self, n: int, layouts: Mapping[int, Layout], kernels: Sequence[Kernel]):
+        self.n, self.layouts, self.kernels = n, layouts, kernels
+        self.sums: dict[int, tuple[Tensor, Tensor]] = {}
+        """use -> sums (n,), and the sizes of what was added, (n,)."""
+
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+        """Take in the gradient that reached one use; see `Listener`."""
+        layout = self.kernels[index].layout or self.layouts.get(index)
+        if self.n == 1 or layout is None:
+            return
+        # The second gradient is a part of the first one's backward pass: neither is that of a
+        # loss.
+        if index in self.sums:
+            raise ProofFailed("a backward pass runs inside the backward pass of the model")
+        self.sums[index] = checksum(Samples(self.n, layout).front(g))
+
+
+class KernelGradients(NamedTuple):
+    """What the kernels found of a batch, to be proven.
+
+    rows: name -> (n, ...), the reduced gradients. products: name -> (n,), their inner products with
+    directions. losses: (n,), of the same pass. kernels: the uses of weights, in order. repeats:
+    whether another batch of the same program has its samples in the same places.
+    """
+
+    rows: Mapping[str, Tensor]
+    products: Mapping[str, Tensor]
+    losses: Tensor
+    kernels: Sequence[Kernel]
+    repeats: bool
+
+
+class BothListeners:
+    """Lets two listeners hear one backward pass."""
+
+    def __init__(self, sums: Checksums, parts: ReducingListener):
+        self.sums, self.parts = sums, parts
+
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        """Take in the gradient that reached one use; see `Listener`."""
+        self.sums.on_gradient(index, g, inputs)
+        self.parts.on_gradient(index, g, inputs)
