@@ -9,8 +9,10 @@ from typer.core import TyperGroup
 
 from upslope import __version__
 from upslope.cli.compare import compare, run
+from upslope.cli.console import told
 from upslope.cli.labelling import label
 from upslope.cli.listing import list_
+from upslope.cli.ranks import check_command
 from upslope.cli.report import report
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
@@ -72,11 +74,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of `upslope` itself."""
+    with told():
+        check_command(context.invoked_subcommand or "")
 
 
 app.command()(run)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from upslope.cli.console import told
+from upslope.cli.ranks import joined_ranks, sharing_setup
+from upslope.distributed.launch import rank_of_process
 
 Config = Annotated[
     Path | None,
@@ -173,6 +175,7 @@ def _compare(
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
+        ranks = stack.enter_context(joined_ranks(config.device))
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
         why = ""
@@ -182,7 +185,8 @@ def _compare(
             why = default.why
         if asks:
             sitting.check_one_strategy(config)
-        further = () if dry_run else stack.enter_context(observers(observe or (), folder))
+        watches = not (dry_run or rank_of_process())
+        further = stack.enter_context(observers(observe or (), folder)) if watches else ()
         with watching(1) as observer:
             setup, unseen = (
                 to_plan(config, observer)
@@ -191,6 +195,8 @@ def _compare(
             )
         if not asks:
             check_labelled(setup.splits.pool)
+        if not stack.enter_context(sharing_setup(ranks, config, setup)):
+            return
         begun = sitting.begun(folder, config)
         earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
         initial = len(earlier.labels) if earlier and begun is None else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +12,12 @@ import typer
 
 from upslope.cli.console import out as console
 from upslope.cli.console import told
+from upslope.cli.ranks import joined_ranks, shared_with_ranks
 from upslope.counts import format_count
 
 if TYPE_CHECKING:
+    from upslope.config.recorded import Source
+    from upslope.distributed.ranks import Ranks
     from upslope.progress import Observer
     from upslope.scoring import ScoreReport
 
@@ -37,20 +42,62 @@ Sets = Annotated[
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave out samples that cannot be read.")
 ]
+PoolUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="URL",
+        help="A pool of shards: a folder, *.parquet or {000..012}.tar, here, s3://, gs://, hf://.",
+    ),
+]
+ShardFormat = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", help="Of --data: parquet, webdataset or folder, if mixed."),
+]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Of --data: the column of images, or their extension in tars.")
+]
+IdColumn = Annotated[str | None, typer.Option(help="Of --data: the column of ids.")]
+ArrayShape = Annotated[
+    str | None, typer.Option(help="Of --data: the shape of an array in a flat list, as 3x32x32.")
+]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, help="Of --data: bring images to so many pixels square.")
+]
+ImagesAt = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Of --data: what addresses of images in Parquet begin with."),
+]
 
 
 def score(
     network: Network,
     config: Configuration = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="File to write, .parquet or .csv.")
-    ] = Path("scores.parquet"),
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            show_default="scores.parquet; with --data, the folder scores",
+            help="File to write, .parquet or .csv; with --data, a folder.",
+        ),
+    ] = None,
+    data: PoolUrl = None,
     scores: Annotated[
         str, typer.Option(help="Strategies whose scores to compute, with commas between.")
     ] = "entropy-gradnorm",
     device: Device = None,
     sets: Sets = None,
     skip_corrupt: SkipCorrupt = False,
+    format: ShardFormat = None,
+    image: ImageColumn = None,
+    id: IdColumn = None,
+    shape: ArrayShape = None,
+    size: ImageSize = None,
+    images_at: ImagesAt = None,
+    ids_by_shard: Annotated[
+        bool, typer.Option("--ids-by-shard", help="Put the shard's name before each id.")
+    ] = False,
 ) -> None:
     """Score every sample of a pool with a trained network: ids and scores to a file.
 
@@ -60,7 +107,13 @@ def score(
     -s model.name=nets:make. Of data.name=folder every image is scored, at any depth, with or
     without a label.
 
+    [bold]A pool larger than memory[/bold] is given by --data, a URL of Parquet shards, tars or
+    images: a file of scores for each shard, then one table, in the folder --out. Killed at any
+    moment, the same command goes on with the shard that was open.
+
     [bold]Examples[/bold]
+
+      upslope score runs/photos --data s3://bucket/photos --out scores
 
       upslope score runs/digits/margin/seed-0 --scores entropy-gradnorm,egl --out scores.csv
 
@@ -72,11 +125,19 @@ def score(
         from upslope.config import scorers
         from upslope.scoring import check_file_name, score_to_file
 
+        if data is not None:
+            from upslope.cli.shards import PoolArguments, score_shards
+
+            pool = PoolArguments(data, format, image, id, shape, size, images_at, ids_by_shard)
+            source = _source(network, config, device, sets, skip_corrupt, url=True)
+            score_shards(pool, source, scores, out or Path("scores"))
+            return
+        refuse_shard_options(format, image, id, shape, size, images_at, ids_by_shard or None)
         chosen = scorers(scores)
-        check_file_name(out)  # before anything is read that may take long
+        path = check_file_name(out or Path("scores.parquet"))  # before what may take long
 
         def write(_: Any, **options: Any) -> tuple[Path, ScoreReport]:
-            return out, score_to_file(out, chosen, **options)
+            return path, score_to_file(path, chosen, **options)
 
         _write(network, config, device, sets, skip_corrupt, "scored", write)
 
@@ -125,6 +186,37 @@ def predict(
         _write(network, config, device, sets, skip_corrupt, "predicted", write)
 
 
+def refuse_shard_options(*given: Any) -> None:
+    """Raise ConfigError where an option of --data is given without it."""
+    from upslope.errors import ConfigError
+
+    if any(value is not None for value in given):
+        raise ConfigError(
+            "Expected --data beside --format, --image, --id, --shape, --size, --images-at or "
+            "--ids-by-shard, which say how its shards are read, but got none. Of other data, "
+            "options are set with -s data.NAME=VALUE."
+        )
+
+
+def _source(
+    network: Path,
+    config: Path | None,
+    device: str | None,
+    sets: list[str] | None,
+    skip_corrupt: bool,
+    *,
+    url: bool = False,
+) -> Any:
+    """The checkpoint with its configuration. url: the data are at a URL, whatever it says."""
+    from upslope.config import find_source, run_folder
+
+    overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
+    sets = list(sets or ())
+    if url and config is None and (not network.exists() or run_folder(network) is None):
+        sets = ["data.name=folder", *sets]
+    return find_source(network, config, sets=sets, overrides=overrides)
+
+
 def _write(
     network: Path,
     config: Path | None,
@@ -134,11 +226,21 @@ def _write(
     done: str,
     write: Callable[..., tuple[Path, ScoreReport]],
 ) -> None:
-    from upslope.config import find_source, trained
+    source = _source(network, config, device, sets, skip_corrupt)
+    with joined_ranks(source.config.device) as ranks:
+        _write_from(source, done, write, ranks)
+
+
+def _write_from(
+    source: Source,
+    done: str,
+    write: Callable[..., tuple[Path, ScoreReport]],
+    ranks: Ranks | None,
+) -> None:
+    from upslope.config import trained
+    from upslope.datasets import list_ids
     from upslope.display import watching
 
-    overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
-    source = find_source(network, config, sets=sets or (), overrides=overrides)
     settings = source.config
     own = " from the current folder or PYTHONPATH" if ":" in settings.model.name else ""
     place = f" in {settings.root}" if settings.root else ""
@@ -153,21 +255,29 @@ def _write(
             return work(observer)
 
     ready = watched(lambda observer: trained(source, observer))
-    out, report = watched(
-        lambda observer: write(
-            ready,
-            model=ready.model,
-            task=ready.task,
-            dataset=ready.pool,
-            device=ready.device,
-            batch_size=settings.experiment.score_batch,
-            on_corrupt=settings.experiment.on_corrupt,
-            observer=observer,
+    with shared_with_ranks(
+        ranks, {"pool": ready.pool}, ready.device, partial(deepcopy, ready.model)
+    ) as leads:
+        if not leads:
+            return
+        out, report = watched(
+            lambda observer: write(
+                ready,
+                model=ready.model,
+                task=ready.task,
+                dataset=ready.pool,
+                device=ready.device,
+                batch_size=settings.experiment.score_batch,
+                on_corrupt=settings.experiment.on_corrupt,
+                observer=observer,
+            )
         )
-    )
     console.print(
         f"{format_count(report.scored, 'sample')} {done}: {out}", markup=False, soft_wrap=True
     )
     if report.skipped:
-        names = ", ".join(report.skipped[:5])
-        console.print(f"{len(report.skipped)} could not be read: {names}", markup=False)
+        console.print(
+            f"{len(report.skipped):,} could not be read: {list_ids(report.skipped)}",
+            markup=False,
+            soft_wrap=True,
+        )

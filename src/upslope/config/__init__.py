@@ -18,10 +18,11 @@ from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
 from upslope.config.plan import Plan, assemble_from_published_sizes, plan, to_plan
 from upslope.config.read import load, shipped
-from upslope.config.recorded import Source, find_run, find_source
+from upslope.config.recorded import Source, find_run, find_source, run_folder
 from upslope.config.reopen import open_run, recorded_pool, recorded_run
 from upslope.config.schema import Choice, Config, parse
 from upslope.config.scoring import Trained, find_strategy, scorers, trained
+from upslope.config.sharded import open_sharded, parse_shape
 
 __all__ = [
     "Choice",
@@ -44,10 +45,13 @@ __all__ = [
     "find_strategy",
     "load",
     "open_run",
+    "open_sharded",
     "parse",
+    "parse_shape",
     "plan",
     "recorded_pool",
     "recorded_run",
+    "run_folder",
     "scorers",
     "shipped",
     "to_plan",

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from upslope.distributed.launch import count_processes
 from upslope.ledger import Event, Ledger
 
 _PACKAGES = ("upslope", "torch", "numpy", "scipy", "scikit-learn")
@@ -28,6 +29,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": count_processes(),
         "device": str(device),
         "device_name": _device_name(device),
         "commit": _commit(),
@@ -38,6 +40,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say what differs between two environments and may change the last bits of results."""
     pairs = {
         "threads": (before.get("threads"), now["threads"]),
+        "processes": (before.get("processes", 1), now["processes"]),
         "device": (before.get("device"), now["device"]),
         "device name": (before.get("device_name"), now["device_name"]),
         **{

@@ -23,6 +23,10 @@ class LabelledPool(DatasetWrapper):
         super().__init__(pool)
         self._labels = labels
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by its attributes: where the pool is held already, it is not to travel.
+        return LabelledPool, (self.dataset, self._labels)
+
     def targets(self, indices: Sequence[int]) -> Tensor:
         """(n, ...) labels as told, or the data set's own."""
         told = [self._labels[self.ids[i]] for i in indices]

@@ -8,7 +8,8 @@ from upslope.pool import Strategy
 from upslope.strategies.learning_loss import PREDICTED
 from upslope.training.auxiliary_module import AuxiliaryModule, HasAuxiliaryModule, Step
 from upslope.training.evaluate import evaluate
-from upslope.training.loop import TrainingReport, place, train
+from upslope.training.fit import place, train
+from upslope.training.loop import TrainingReport
 from upslope.training.loss_prediction import LearningLossModule
 from upslope.training.recipes import RECIPES, with_recipe
 from upslope.training.settings import TrainingSettings

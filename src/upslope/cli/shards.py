@@ -1,0 +1,86 @@
+"""`upslope score --data URL`: the scores of a pool of shards, into a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upslope.cli.console import out as console
+from upslope.counts import format_count
+
+INDEX = "images.arrow"
+"""In the folder of scores: the names of the images of a pool that is a folder."""
+
+
+@dataclass(frozen=True)
+class PoolArguments:
+    """What the command line says of a pool at a URL; None for what it does not say."""
+
+    url: str
+    format: Any = None
+    image: str | None = None
+    id: str | None = None
+    shape: str | None = None
+    size: int | None = None
+    images_at: str | None = None
+    ids_by_shard: bool = False
+
+    def open(self, source: Any, index: Path, observer: Any) -> tuple[Any, Any]:
+        """Return (the pool, the network), as `config.open_sharded` does."""
+        from upslope.config import open_sharded, parse_shape
+        from upslope.pools import ReadOptions
+
+        options = ReadOptions(
+            image=self.image,
+            id=self.id,
+            shape=parse_shape(self.shape),
+            size=self.size,
+            images_at=self.images_at,
+        )
+        return open_sharded(
+            source, self.url, options, format=self.format, index=index, observer=observer
+        )
+
+
+def score_shards(pool: PoolArguments, source: Any, scores: str, out: Path) -> None:
+    """Score the shards that are left, into a folder, and tell what there is."""
+    from upslope.config import scorers
+    from upslope.display import watching
+    from upslope.errors import ConfigError
+    from upslope.progress import stop_on_signals
+    from upslope.scoring import ShardScorer, score_pool
+
+    if out.suffix in (".csv", ".parquet") or out.is_file():
+        raise ConfigError(
+            f"Expected --out to be a folder for a pool at a URL, a file a shard, but got {out}."
+        )
+    chosen = scorers(scores)
+    with watching(1) as observer, stop_on_signals() as stop:
+        opened, ready = pool.open(source, out / INDEX, observer)
+        console.print(
+            f"{source.checkpoint} on {pool.url}: {format_count(len(opened), 'shard')} of "
+            f"{opened.format}, {opened.column}, {'x'.join(map(str, opened.input_shape))}",
+            markup=False,
+            soft_wrap=True,
+        )
+        settings = source.config.experiment
+        scorer = ShardScorer(
+            opened,
+            out,
+            chosen,
+            ready.model,
+            ready.task,
+            ready.device,
+            batch_size=settings.score_batch,
+            on_corrupt=settings.on_corrupt,
+        )
+        report = score_pool(scorer, ids_by_shard=pool.ids_by_shard, observer=observer, stop=stop)
+    console.print(
+        f"{format_count(report.scored, 'sample')} scored, {report.new:,} of "
+        f"{format_count(len(opened), 'shard')} by this call: {report.table}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if report.skipped:
+        console.print(f"{report.skipped:,} could not be read", markup=False)

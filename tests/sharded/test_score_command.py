@@ -1,0 +1,66 @@
+"""`upslope score --data URL`: from a checkpoint and shards to a folder of scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from shards_to_write import SIDE, id_of, write_images, write_parquet
+from typer.testing import CliRunner
+
+from upslope import models
+from upslope.cli import app
+
+STATISTICS = ("-s", "data.mean=[0.5,0.5,0.5]", "-s", "data.std=[0.25,0.25,0.25]")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = models.build("mlp", num_classes=4, input_shape=(3, SIDE, SIDE))
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+def score(checkpoint: Path, *arguments: str) -> str:
+    result = CliRunner().invoke(
+        app, ["score", str(checkpoint), "-s", "model.name=mlp", "-s", "device=cpu", *arguments]
+    )
+    return f"{result.exit_code} {' '.join(result.output.split())}"
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_images])
+def test_a_pool_at_a_url_is_scored_into_a_folder(
+    write: object, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder, out = write(tmp_path / "pool"), tmp_path / "scores"  # type: ignore[operator]
+    given = ("--data", f"file://{folder}", "--out", str(out), "--scores", "margin", *STATISTICS)
+    assert "15 samples scored" in score(checkpoint, *given)
+    table = pq.read_table(out / "scores.parquet")
+    assert table.column_names == ["shard", "id", "margin"]
+    stems = [Path(id_).stem for id_ in table.column("id").to_pylist()]
+    assert stems == [id_of(n) for n in range(15)]
+    assert "by this call" in score(checkpoint, *given)
+    assert "0 of" in score(checkpoint, *given)
+
+
+def test_images_without_statistics_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "pool")
+    told = score(checkpoint, "--data", str(folder), "--out", str(tmp_path / "out"))
+    assert told.startswith("2 ")
+    assert "Expected the statistics by which images" in told
+
+
+def test_options_of_shards_need_the_url(checkpoint: Path) -> None:
+    told = score(checkpoint, "--shape", "3x8x8")
+    assert told.startswith("2 ")
+    assert "Expected --data beside" in told
+
+
+def test_a_file_is_no_folder_for_shards(checkpoint: Path, tmp_path: Path) -> None:
+    told = score(checkpoint, "--data", str(write_parquet(tmp_path)), "--out", "x.csv", *STATISTICS)
+    assert told.startswith("2 ")
+    assert "Expected --out to be a folder" in told
