@@ -219,6 +219,22 @@ def find_strategy(text: str) -> Strategy:
     return strategies.build(name, **options)
 
 
+def find_strategies(text: str) -> list[Strategy]:
+    """Return the strategies that a text names: names with commas between, or a list in YAML.
+
+    Raises:
+        ConfigError: as `find_strategy`.
+    """
+    if not text.strip().startswith(("[", "{")):
+        return [find_strategy(name) for name in text.split(",") if name.strip()]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Expected names of strategies but got {text!r}: {error}.") from error
+    entries = value if isinstance(value, list) else [value]
+    return [find_strategy(yaml.safe_dump(entry)) for entry in entries]
+
+
 def scorers(names: str) -> dict[str, Scorer]:
     """The strategies that have one score a sample, by names with commas between.
 
