@@ -64,10 +64,10 @@ def shared_with_ranks(
     if ranks is None:
         yield True
         return
-    from upslope.experiment.checks import digest
+    from upslope.files import json_digest
 
     held = {name: data for name, data in objects.items() if data is not None}
-    ids = {name: (len(data), digest(list(data.ids))) for name, data in held.items()}
+    ids = {name: (len(data), json_digest(list(data.ids))) for name, data in held.items()}
     with ranks.together(held, device, make_model, ids) as leads:
         yield leads
 

@@ -23,7 +23,7 @@ from upslope.config.recorded import ENCODED, Source
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError
-from upslope.experiment.checks import digest
+from upslope.files import json_digest
 from upslope.frozen import (
     freeze_dataset,
     same_summary,
@@ -176,7 +176,7 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
             "data.size."
         )
     ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
-    if source.config.data.name in ENCODED and ids not in (None, digest(list(pool.ids))):
+    if source.config.data.name in ENCODED and ids not in (None, json_digest(list(pool.ids))):
         raise DataError(
             f"Expected the samples that the run in {source.run.path} was trained with, as the "
             f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "
