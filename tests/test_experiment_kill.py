@@ -48,7 +48,8 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
 ) -> None:
     path, rng = tmp_path / "run", random.Random(7)
     for _ in range(4):
-        process = Forked(run_to_kill.main, path, 0.004, log=tmp_path / "log")
+        # A step waits long enough that four kills never see the end, however fast the machine.
+        process = Forked(run_to_kill.main, path, 0.03, log=tmp_path / "log")
         process.await_line("started")
         time.sleep(rng.uniform(0.05, 0.6))
         process.kill()
