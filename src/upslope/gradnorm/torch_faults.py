@@ -13,8 +13,8 @@ Seen in PyTorch 2.13.0 on a CPU, in float32 and float64. Not seen, in the same s
 in `group_norm`, `layer_norm`, convolutions, pooling, padding or interpolation.
 
 Beside them, cuDNN's recurrences have no backward pass in eval mode: PyTorch's own run instead. And
-a volume that goes through a convolution alone is unfolded on a CPU, into 27 times its size for a
-kernel of 3 x 3 x 3, where two go through a library that does not: it goes twice, and one is left out.
+a float32 volume that goes through a convolution alone is unfolded on a CPU, into 27 times its size
+for a kernel of 3 x 3 x 3; two are not, so it goes twice, and one output is left out.
 """
 
 from __future__ import annotations
