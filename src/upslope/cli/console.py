@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from upslope.display import err
+from upslope.distributed.launch import rank_of_process
 from upslope.errors import UpslopeError
 from upslope.progress import noting_interrupts
 
@@ -25,8 +26,11 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 def told(resume: str = "") -> Iterator[None]:
     """An UpslopeError as its message and exit code; Ctrl-C as 130 and how to go on.
 
-    Warnings are lines as well, without the place in the code that gave them.
+    Warnings are lines as well, without the place in the code that gave them. Of the processes that
+    torchrun started, rank 0 alone writes.
     """
+    if rank_of_process():
+        out.quiet = err.quiet = True
     with noting_interrupts() as interrupts:
         try:
             with warnings.catch_warnings():

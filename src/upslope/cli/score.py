@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +12,12 @@ import typer
 
 from upslope.cli.console import out as console
 from upslope.cli.console import told
+from upslope.cli.ranks import joined_ranks, shared_with_ranks
 from upslope.counts import format_count
 
 if TYPE_CHECKING:
+    from upslope.config.recorded import Source
+    from upslope.distributed.ranks import Ranks
     from upslope.progress import Observer
     from upslope.scoring import ScoreReport
 
@@ -93,6 +98,16 @@ def score(
     ids_by_shard: Annotated[
         bool, typer.Option("--ids-by-shard", help="Put the shard's name before each id.")
     ] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRATEGIES",
+            help="Of --data: keep the signals of these in the folder, for `upslope select`.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the signals that are kept: float16 or float32.")
+    ] = "float32",
 ) -> None:
     """Score every sample of a pool with a trained network: ids and scores to a file.
 
@@ -108,7 +123,7 @@ def score(
 
     [bold]Examples[/bold]
 
-      upslope score runs/photos --data s3://bucket/photos --out scores
+      upslope score runs/photos --data s3://bucket/photos --out scores --keep badge,core-set
 
       upslope score runs/digits/margin/seed-0 --scores entropy-gradnorm,egl --out scores.csv
 
@@ -125,9 +140,9 @@ def score(
 
             pool = PoolArguments(data, format, image, id, shape, size, images_at, ids_by_shard)
             source = _source(network, config, device, sets, skip_corrupt, url=True)
-            score_shards(pool, source, scores, out or Path("scores"))
+            score_shards(pool, source, scores, out or Path("scores"), keep, precision)
             return
-        refuse_shard_options(format, image, id, shape, size, images_at, ids_by_shard or None)
+        refuse_shard_options(format, image, id, shape, size, images_at, ids_by_shard or None, keep)
         chosen = scorers(scores)
         path = check_file_name(out or Path("scores.parquet"))  # before what may take long
 
@@ -187,8 +202,8 @@ def refuse_shard_options(*given: Any) -> None:
 
     if any(value is not None for value in given):
         raise ConfigError(
-            "Expected --data beside --format, --image, --id, --shape, --size, --images-at or "
-            "--ids-by-shard, which say how its shards are read, but got none. Of other data, "
+            "Expected --data beside --format, --image, --id, --shape, --size, --images-at, "
+            "--ids-by-shard or --keep, which are about its shards, but got none. Of other data, "
             "options are set with -s data.NAME=VALUE."
         )
 
@@ -221,10 +236,21 @@ def _write(
     done: str,
     write: Callable[..., tuple[Path, ScoreReport]],
 ) -> None:
+    source = _source(network, config, device, sets, skip_corrupt)
+    with joined_ranks(source.config.device) as ranks:
+        _write_from(source, done, write, ranks)
+
+
+def _write_from(
+    source: Source,
+    done: str,
+    write: Callable[..., tuple[Path, ScoreReport]],
+    ranks: Ranks | None,
+) -> None:
     from upslope.config import trained
+    from upslope.datasets import list_ids
     from upslope.display import watching
 
-    source = _source(network, config, device, sets, skip_corrupt)
     settings = source.config
     own = " from the current folder or PYTHONPATH" if ":" in settings.model.name else ""
     place = f" in {settings.root}" if settings.root else ""
@@ -239,21 +265,29 @@ def _write(
             return work(observer)
 
     ready = watched(lambda observer: trained(source, observer))
-    out, report = watched(
-        lambda observer: write(
-            ready,
-            model=ready.model,
-            task=ready.task,
-            dataset=ready.pool,
-            device=ready.device,
-            batch_size=settings.experiment.score_batch,
-            on_corrupt=settings.experiment.on_corrupt,
-            observer=observer,
+    with shared_with_ranks(
+        ranks, {"pool": ready.pool}, ready.device, partial(deepcopy, ready.model)
+    ) as leads:
+        if not leads:
+            return
+        out, report = watched(
+            lambda observer: write(
+                ready,
+                model=ready.model,
+                task=ready.task,
+                dataset=ready.pool,
+                device=ready.device,
+                batch_size=settings.experiment.score_batch,
+                on_corrupt=settings.experiment.on_corrupt,
+                observer=observer,
+            )
         )
-    )
     console.print(
         f"{format_count(report.scored, 'sample')} {done}: {out}", markup=False, soft_wrap=True
     )
     if report.skipped:
-        names = ", ".join(report.skipped[:5])
-        console.print(f"{len(report.skipped)} could not be read: {names}", markup=False)
+        console.print(
+            f"{len(report.skipped):,} could not be read: {list_ids(report.skipped)}",
+            markup=False,
+            soft_wrap=True,
+        )

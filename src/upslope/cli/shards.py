@@ -43,9 +43,11 @@ class PoolArguments:
         )
 
 
-def score_shards(pool: PoolArguments, source: Any, scores: str, out: Path) -> None:
+def score_shards(
+    pool: PoolArguments, source: Any, scores: str, out: Path, keep: str | None, precision: str
+) -> None:
     """Score the shards that are left, into a folder, and tell what there is."""
-    from upslope.config import scorers
+    from upslope.config import find_strategies, scorers
     from upslope.display import watching
     from upslope.errors import ConfigError
     from upslope.progress import stop_on_signals
@@ -55,7 +57,10 @@ def score_shards(pool: PoolArguments, source: Any, scores: str, out: Path) -> No
         raise ConfigError(
             f"Expected --out to be a folder for a pool at a URL, a file a shard, but got {out}."
         )
+    if precision not in ("float16", "float32"):
+        raise ConfigError(f"Expected --precision float16 or float32 but got {precision!r}.")
     chosen = scorers(scores)
+    kept = [need for strategy in find_strategies(keep or "") for need in strategy.needs]
     with watching(1) as observer, stop_on_signals() as stop:
         opened, ready = pool.open(source, out / INDEX, observer)
         console.print(
@@ -74,6 +79,8 @@ def score_shards(pool: PoolArguments, source: Any, scores: str, out: Path) -> No
             ready.device,
             batch_size=settings.score_batch,
             on_corrupt=settings.on_corrupt,
+            keep=tuple(kept),
+            precision=precision,  # type: ignore[arg-type]
         )
         report = score_pool(scorer, ids_by_shard=pool.ids_by_shard, observer=observer, stop=stop)
     console.print(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from upslope.autodiff import evaluating
 from upslope.batches import StreamedSource, in_order
 from upslope.datasets.base import Dataset
 from upslope.datasets.readable import readable
+from upslope.distributed.engine import compute_batches
 from upslope.errors import DataError
 from upslope.gradnorm import samples_that_fit
 from upslope.pool import Need
@@ -125,16 +127,18 @@ def compute_signals(
                 signal = trainable.fit(context)
             signals[need] = signal
         for_labelled = {replace(n, labelled=False): n for n in needs if n.labelled}
-        with global_generator(seed, "signals", cycle, device=device):
-            if signals:
-                fitting = _fitting_batch(model, task, dataset, candidates, device)
-                batch_size = min(batch_size, fitting)
-            run = _Pass(model, task, dataset, device, batch_size, on_corrupt, observer, stop)
-            values, kept, skipped = run(signals, candidates)
-            labelled_values: dict[Need, Tensor] = {}
-            if for_labelled and labelled.indices:
-                chosen = {need: signals[need] for need in for_labelled}
-                labelled_values, _, _ = replace(run, on_corrupt="fail")(chosen, labelled.indices)
+        if signals:
+            fitting = _fitting_batch(model, task, dataset, candidates, device)
+            batch_size = min(batch_size, fitting)
+        run = _Pass(batch_size, on_corrupt, observer, stop)
+        work = _Signals(signals, model, task, dataset, candidates, device, on_corrupt, seed, cycle)
+        values, kept, skipped = run(work)
+        labelled_values: dict[Need, Tensor] = {}
+        if for_labelled and labelled.indices:
+            chosen = {need: signals[need] for need in for_labelled}
+            labelled_values, _, _ = replace(run, on_corrupt="fail")(
+                replace(work, signals=chosen, indices=labelled.indices, on_corrupt="fail")
+            )
     return SignalTable(
         kept,
         {need: values[replace(need, labelled=False)] for need in needs},
@@ -144,26 +148,63 @@ def compute_signals(
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """One pass over samples that computes several signals from each batch."""
+class _Signals:
+    """What is computed of each batch of samples: several signals, from one forward pass or more.
 
+    indices: positions in the data set. Random numbers that a network draws from torch's global
+    generators depend on (seed, cycle, place of the batch), so that batches may be computed in any
+    order and in any process.
+    """
+
+    signals: dict[Need, Signal]
     model: nn.Module
     task: Task
     dataset: Dataset
+    indices: Sequence[int]
     device: torch.device
+    on_corrupt: OnCorrupt
+    seed: int
+    cycle: int
+
+    def stream(self, batches: Sequence[Tensor]) -> Generator[tuple[list[int], dict[Need, Tensor]]]:
+        """Yield (positions in `indices` that could be read, their signals) of each batch."""
+        read = partial(readable if self.on_corrupt == "skip" else _all, self.dataset)
+        data = StreamedSource(read, self.indices, self.device)
+        for batch, (inputs, mask) in zip(batches, data.stream(batches), strict=True):
+            yield batch[mask.cpu()].tolist(), self._compute(inputs, int(batch[0]))
+
+    def _compute(self, inputs: Tensor, place: int) -> dict[Need, Tensor]:
+        """The signals of the samples that could be read, on the CPU."""
+        if not len(inputs):
+            return {}
+        drawing = global_generator(self.seed, "signals", self.cycle, place, device=self.device)
+        with evaluating(self.model), deterministic(self.device), drawing:
+            prepared = self.task.prepare(inputs)
+            return {
+                need: signal.compute(self.model, self.task, prepared).detach().cpu()
+                for need, signal in self.signals.items()
+            }
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over samples, batch by batch."""
+
     batch_size: int
     on_corrupt: OnCorrupt
     observer: Observer
     stop: Stop
 
     def __call__(
-        self, signals: dict[Need, Signal], indices: Sequence[int]
+        self, work: _Signals
     ) -> tuple[dict[Need, Tensor], tuple[int, ...], tuple[int, ...]]:
-        parts: dict[Need, list[Tensor]] = {need: [] for need in signals}
+        """Return (signals, indices that could be read, and those that could not)."""
+        indices = work.indices
+        parts: dict[Need, list[Tensor]] = {need: [] for need in work.signals}
         kept: list[int] = []
         # Without a signal there is nothing to read, unless unreadable samples must be found.
-        if signals or self.on_corrupt == "skip":
-            for positions, values in self.stream(signals, indices):
+        if work.signals or self.on_corrupt == "skip":
+            for positions, values in self._results(work):
                 kept += [indices[p] for p in positions]
                 for need, value in values.items():
                     parts[need].append(value)
@@ -173,24 +214,16 @@ class _Pass:
         empty = torch.empty(0)
         return {n: torch.cat(p) if p else empty for n, p in parts.items()}, tuple(kept), skipped
 
-    def stream(
-        self, signals: dict[Need, Signal], indices: Sequence[int]
-    ) -> Iterator[tuple[list[int], dict[Need, Tensor]]]:
-        """(positions in `indices` that could be read, their signals), batch by batch."""
-        batches = in_order(len(indices), self.batch_size)
-        read = partial(readable if self.on_corrupt == "skip" else _all, self.dataset)
-        data = StreamedSource(read, indices, self.device)
-        self.observer(Progress("score", 0, len(indices)))
-        for batch, (inputs, mask) in zip(batches, data.stream(batches), strict=True):
-            self.stop.check()
-            values: dict[Need, Tensor] = {}
-            if len(inputs):
-                prepared = self.task.prepare(inputs)
-                for need, signal in signals.items():
-                    value = signal.compute(self.model, self.task, prepared)
-                    values[need] = value.detach().cpu()
-            yield batch[mask.cpu()].tolist(), values
-            self.observer(Progress("score", int(batch[-1]) + 1, len(indices)))
+    def _results(self, work: _Signals) -> Iterator[tuple[list[int], dict[Need, Tensor]]]:
+        """The results of all batches in order; progress is told, and a stop is obeyed."""
+        total = len(work.indices)
+        batches = in_order(total, self.batch_size)
+        self.observer(Progress("score", 0, total))
+        with closing(compute_batches(work, batches)) as results:
+            for batch, result in zip(batches, results, strict=True):
+                self.stop.check()
+                yield result
+                self.observer(Progress("score", int(batch[-1]) + 1, total))
 
 
 def _all(dataset: Dataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from upslope.autodiff import evaluating
 from upslope.batches import in_order, source, with_targets
 from upslope.datasets.base import Dataset, place_of
+from upslope.distributed.engine import compute_batches
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.tasks.base import Task
@@ -42,13 +46,32 @@ def evaluate(
         raise DataError(f"Expected samples to evaluate on but {place_of(dataset)} gave none.")
     metrics = task.metrics()
     batches = in_order(len(chosen), batch_size)
-    data = source(dataset, with_targets(dataset), chosen, device)
+    work = _Evaluation(model, task, dataset, chosen, device)
     done = 0
-    with evaluating(model), torch.no_grad():
-        for inputs, targets in data.stream(batches):
+    with closing(compute_batches(work, batches)) as results:
+        for outputs, targets in results:
             if stop:
                 stop.check()
-            metrics.update(task.predict(model, task.prepare(inputs)), targets)
+            metrics.update(outputs, targets)
             done += len(targets)
             observer(Progress("evaluate", done, len(chosen)))
     return metrics.compute()
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What `evaluate` computes of each batch: the outputs of the network, and the targets."""
+
+    model: nn.Module
+    task: Task
+    dataset: Dataset
+    indices: Sequence[int]
+    device: torch.device
+
+    def stream(self, batches: Sequence[Tensor]) -> Generator[tuple[Any, Tensor]]:
+        """Yield (outputs, targets) of each batch of positions, on the device."""
+        data = source(self.dataset, with_targets(self.dataset), self.indices, self.device)
+        for inputs, targets in data.stream(batches):
+            with evaluating(self.model), torch.no_grad():
+                outputs = self.task.predict(self.model, self.task.prepare(inputs))
+            yield outputs, targets

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from upslope.batches import Source, source, with_targets
+from upslope.batches import Source
 from upslope.datasets.base import Dataset
-from upslope.errors import DataError, ModelError
-from upslope.progress import Interrupted, Observer, Progress, Stop, no_progress
-from upslope.seeds import derive, deterministic, generator, global_generator
+from upslope.errors import ModelError
+from upslope.progress import Interrupted, Observer, Progress, Stop
+from upslope.seeds import derive, generator, global_generator
 from upslope.tasks.base import MirrorsOnDemand, Task
 from upslope.training.auxiliary_module import AuxiliaryModule, Step
 from upslope.training.evaluate import evaluate
@@ -27,8 +25,6 @@ from upslope.training.optimizers import make_optimizer
 from upslope.training.schedule import learning_rate
 from upslope.training.settings import TrainingSettings
 from upslope.training.state import Position, load_position, save_position
-from upslope.training.task import trained_task
-from upslope.training.whitening import whiten
 
 CHECKPOINT_SECONDS = 20.0
 """Least wall time between two checkpoints: what a kill may cost."""
@@ -49,76 +45,6 @@ class TrainingReport:
     best_epoch: int | None = None
 
 
-def place(model: nn.Module, settings: TrainingSettings, device: torch.device) -> nn.Module:
-    """The model on the device, in the memory layout that the settings ask for."""
-    model = model.to(device)
-    if settings.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
-
-
-def train(
-    model: nn.Module,
-    task: Task,
-    dataset: Dataset,
-    indices: Sequence[int],
-    settings: TrainingSettings,
-    *,
-    seed: int,
-    cycle: int = 0,
-    device: torch.device,
-    validation: Dataset | None = None,
-    companion: AuxiliaryModule | None = None,
-    checkpoint: Path | None = None,
-    observer: Observer = no_progress,
-    stop: Stop | None = None,
-) -> TrainingReport:
-    """Train `model` in place on `indices` of `dataset`, with the targets that the data set gives.
-
-    The order of the data, the augmentation and the dropout depend on (seed, cycle, epoch) alone.
-    A batch of one sample left over at the end of an epoch joins the batch before it, because
-    BatchNorm cannot train on one. `settings.whitening` reads the inputs of the whole `dataset`, and
-    no target beside those of `indices`. The weights are the last epoch's; with `validation`, those
-    of the epoch with the best primary figure there, the first of equals. With `checkpoint`, a call
-    that was killed or stopped goes on from that file when it is made again.
-
-    device: where to compute. companion: what trains along with the model, if anything. observer: is
-    told of progress.
-
-    Returns: what the training took and reached.
-
-    Raises:
-        ModelError: the loss is not finite, one sample alone meets BatchNorm, or the network has no
-            layer to whiten.
-        ConfigError: settings that the task has no place for.
-        DataError: nothing to train on, or a sample that cannot be read.
-        RunError: the disk is full.
-        Interrupted: a stop was requested; the checkpoint is written.
-    """
-    if not len(indices):
-        raise DataError("Expected at least one labelled sample to train on but got none.")
-    with deterministic(device):
-        model = place(model, settings, device)
-        if settings.whitening:
-            whiten(model, task, dataset)
-        run = _Training(
-            model,
-            trained_task(task, settings),
-            source(dataset, with_targets(dataset), indices, device),
-            settings,
-            seed=seed,
-            cycle=cycle,
-            device=device,
-            n=len(indices),
-            companion=companion,
-            checkpoint=checkpoint,
-            key=_key(settings, seed, cycle, dataset.name, indices),
-            observer=observer,
-            stop=stop or Stop(),
-        )
-        return run.to_the_end(validation)
-
-
 def epoch_batches(n: int, batch_size: int, seed: int, cycle: int, epoch: int) -> list[Tensor]:
     """Positions 0..n-1 in this epoch's order; a lone last sample joins the batch before."""
     order = torch.randperm(n, generator=generator(seed, "order", cycle, epoch))
@@ -128,8 +54,8 @@ def epoch_batches(n: int, batch_size: int, seed: int, cycle: int, epoch: int) ->
     return batches
 
 
-class _Training:
-    """One training in progress: `to_the_end` reads top to bottom."""
+class Training:
+    """One training in progress, of this process alone: `to_the_end` reads top to bottom."""
 
     def __init__(
         self,
@@ -162,6 +88,10 @@ class _Training:
         self.loss_sum = torch.zeros((), device=device)
 
     def to_the_end(self, validation: Dataset | None) -> TrainingReport:
+        """Train until the last epoch is done, and leave the weights in the model.
+
+        validation: what chooses the epoch whose weights are kept; None for the last one's.
+        """
         if self.companion:
             self.companion.begin(self.model, self.device, derive(self.seed, "companion"))
         try:
@@ -185,7 +115,7 @@ class _Training:
         self.loss_sum = torch.full((), at.loss_sum, device=self.device)
         with global_generator(self.seed, "dropout", cycle, at.epoch, device=self.device):
             self._restore_generators()
-            for inputs, targets in self.data.stream(self.batches[at.step :]):
+            for inputs, targets in self._stream():
                 if self.stop.requested:
                     self._save()
                     self.stop.check()
@@ -205,29 +135,44 @@ class _Training:
         lr = learning_rate(settings, at.epoch, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("factor", 1.0)
-        inputs = self.task.prepare(inputs)
-        if settings.augment:
-            inputs, targets = self._augmented(inputs, targets)
-        if settings.channels_last and inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs, targets = self._varied(inputs, targets)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             outputs = self._forward(inputs)
             losses = self.task.losses(outputs, targets)
             step = Step(self.model, inputs, targets, outputs, losses, at.epoch, progress, lr)
             extra = self.companion.loss(step) if self.companion else None
-        loss = losses.mean() if extra is None else losses.mean() + extra
+        loss = self._mean(losses) if extra is None else self._mean(losses) + extra
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.loss_sum += self._combined(losses.detach())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.companion:
             self.companion.step(step)
-        at.seen += len(targets)
-        self.loss_sum += losses.detach().sum()
+        at.seen += len(self.batches[at.step])
         if self.device.type == "cpu":  # elsewhere reading a number waits for the device
             self._check_loss(lr)
         done = at.epoch * self.steps + at.step + 1
         self.observer(Progress("train", done, self.epochs * self.steps))
+
+    def _stream(self) -> Iterator[tuple[Tensor, ...]]:
+        """The inputs and targets of each batch that is left of this epoch."""
+        return self.data.stream(self.batches[self.at.step :])
+
+    def _mean(self, losses: Tensor) -> Tensor:
+        """The mean loss of a batch, of which the gradient is taken."""
+        return losses.mean()
+
+    def _combined(self, losses: Tensor) -> Tensor:
+        """The sum of the losses of a batch; its gradients are there, and are the whole batch's."""
+        return losses.sum()
+
+    def _varied(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch as the network is trained on it: prepared, augmented, in the memory layout."""
+        inputs = self.task.prepare(inputs)
+        if self.settings.augment:
+            inputs, targets = self._augmented(inputs, targets)
+        return self._laid_out(inputs), targets
 
     def _augmented(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The batch as the task varies it."""
@@ -240,11 +185,11 @@ class _Training:
         """Make the statistics of batch normalisation those of the labelled set, as it is."""
         with global_generator(self.seed, "statistics", self.cycle, device=self.device):
             batches = epoch_batches(self.n, STATISTICS_BATCH, self.seed, self.cycle, self.epochs)
-            update_bn((self._placed(x) for x, _ in self.data.stream(batches)), self.model)
+            prepared = (self.task.prepare(x) for x, _ in self.data.stream(batches))
+            update_bn((self._laid_out(x) for x in prepared), self.model)
 
-    def _placed(self, inputs: Tensor) -> Tensor:
-        """A batch as the network takes it."""
-        inputs = self.task.prepare(inputs)
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        """A batch in the memory layout of the network."""
         if self.settings.channels_last and inputs.dim() == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
@@ -329,11 +274,3 @@ class _Training:
             torch.set_rng_state(random["cpu"])
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"], self.device)
-
-
-def _key(
-    settings: TrainingSettings, seed: int, cycle: int, name: str, indices: Sequence[int]
-) -> str:
-    """Which training this is: a checkpoint of another one is not gone on from."""
-    text = json.dumps([settings.record(), seed, cycle, name, list(indices)])
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,163 @@
+"""Work on its way to other processes, without what they hold already.
+
+Every process has opened the pool and can build the network. A parcel names these instead of
+holding them; the weights travel as tensors, once per network. Only processes of one command
+exchange parcels: nothing here reads what came from elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upslope.distributed.engine import Work
+
+_MODEL = "the network of the work"
+_HERE: list[torch.device] = [torch.device("cpu")]
+"""The device of this process while a parcel is opened: `pickle` passes nothing to constructors."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Pickled work. weights: name -> tensor on the CPU, None where the receiver holds them.
+
+    digest: SHA-256 of the weights. channels_last: the memory layout of the network.
+    """
+
+    data: bytes
+    digest: str
+    channels_last: bool
+    weights: dict[str, Tensor] | None
+
+
+@dataclass
+class Holdings:
+    """What a process of a command holds itself: the same objects under the same names in each.
+
+    objects: name -> data set, or whatever is not to travel. make_model: returns a network as that
+    of the work, with any weights; None where the network travels as it is.
+    """
+
+    objects: Mapping[str, Any]
+    make_model: Callable[[], nn.Module] | None
+    device: torch.device
+    _model: tuple[str, nn.Module] | None = field(default=None, init=False)
+    _sent: str = field(default="", init=False)
+
+    def pack(self, work: Work, *, again: bool = False) -> Parcel:
+        """Return the work for processes with the same holdings.
+
+        again: send the weights although the last parcel had the same.
+
+        Raises:
+            pickle.PicklingError, AttributeError, TypeError: the work cannot travel.
+        """
+        buffer = io.BytesIO()
+        model = work.model if self.make_model else None
+        _Pickler(buffer, self.objects, model, work.device).dump(work)
+        if model is None:
+            return Parcel(buffer.getvalue(), "", False, None)
+        weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
+        digest = _digest(weights)
+        known = digest == self._sent and not again
+        self._sent = digest
+        return Parcel(
+            buffer.getvalue(), digest, _is_channels_last(model), None if known else weights
+        )
+
+    def unpack(self, parcel: Parcel) -> Any:
+        """Return the work, on the device of this process and with its own network and data."""
+        _HERE[0] = self.device
+        model = self._take(parcel) if parcel.digest else None
+        return _Unpickler(io.BytesIO(parcel.data), self.objects, model).load()
+
+    def _take(self, parcel: Parcel) -> nn.Module:
+        """The network of this process with the weights of a parcel."""
+        if parcel.weights is not None:
+            assert self.make_model is not None  # as the sender had it
+            model = self._model[1] if self._model else self.make_model().to(self.device)
+            layout = torch.channels_last if parcel.channels_last else torch.contiguous_format
+            model = model.to(memory_format=layout)  # type: ignore[call-overload]
+            model.load_state_dict(parcel.weights)
+            self._model = (parcel.digest, model.eval())
+        assert self._model is not None  # the first parcel of a network holds its weights
+        assert self._model[0] == parcel.digest
+        return self._model[1]
+
+
+class _Pickler(pickle.Pickler):
+    """Replaces held objects by their names, and the sender's device by the receiver's."""
+
+    def __init__(
+        self,
+        buffer: io.BytesIO,
+        objects: Mapping[str, Any],
+        model: nn.Module | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__(buffer, protocol=5)
+        self._names = {id(value): name for name, value in objects.items()}
+        self._model, self._device = model, device
+
+    def persistent_id(self, value: Any) -> str | None:
+        if self._model is not None and value is self._model:
+            return _MODEL
+        return self._names.get(id(value))
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is torch.device and value == self._device:
+            return _device_here, ()
+        if type(value) is Tensor and value.device == self._device and value.device.type != "cpu":
+            return _tensor_here, (value.detach().cpu(),)
+        return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(
+        self, buffer: io.BytesIO, objects: Mapping[str, Any], model: nn.Module | None
+    ) -> None:
+        super().__init__(buffer)
+        self._objects = {**objects, _MODEL: model}
+
+    def persistent_load(self, name: str) -> Any:
+        return self._objects[name]
+
+
+def to_cpu(value: Any) -> Any:
+    """Return a result, or the state of an optimiser, with its tensors on the CPU, to travel."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: to_cpu(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(to_cpu(one) for one in value)
+    return value
+
+
+def _device_here() -> torch.device:
+    return _HERE[0]
+
+
+def _tensor_here(value: Tensor) -> Tensor:
+    return value.to(_HERE[0])
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    """Whether convolutions hold their weights channel by channel of a pixel: it decides bits."""
+    images = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    return any(p.is_contiguous(memory_format=torch.channels_last) for p in images)
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    sha256 = hashlib.sha256()
+    for name, tensor in weights.items():
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
