@@ -21,14 +21,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
-<<<<<<< HEAD
-from upslope.gradnorm.core.batch import Batch
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
-from upslope.gradnorm.core.listeners import Reduction
-from upslope.gradnorm.core.memory import memory_of
-=======
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
->>>>>>> main
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.restoring import modules_of, restoring_state, without_traces
