@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +20,12 @@ from upslope.progress import Progress
 from upslope.training import TrainingSettings, loop
 
 
-def experiment(path: Path, pause: float = 0.0, **settings: object) -> Experiment:
+def experiment(
+    path: Path, watch: Callable[[Progress], None] | None = None, **settings: object
+) -> Experiment:
     splits = datasets.load("digits", limit=400, test_limit=100)
     mean, std = datasets.statistics(splits.pool)
     shape = splits.pool.input_shape
-
-    def watch(progress: Progress) -> None:
-        time.sleep(pause)
-        if progress.phase == "train":
-            print("training", flush=True)
 
     return Experiment(
         path,
@@ -40,14 +41,35 @@ def experiment(path: Path, pause: float = 0.0, **settings: object) -> Experiment
         training=TrainingSettings(epochs=6, batch_size=16, optimizer="adam", lr=2e-3),
         device="cpu",
         observer=watch,
+        progress=False,
     )
 
 
-def main(path: Path, pause: float = 0.0) -> int:
+def main(path: Path, hold: Path | None = None, kill: tuple[int, float] | None = None) -> int:
+    """Run to the end.
+
+    hold: a file; in its fifth batch the training says so and waits until the file is there. kill:
+    after so many calls of the observer and so many seconds more, the process is killed: moments
+    are told by the work that is done, so that they are the same on a machine with other work.
+    """
     torch.set_num_threads(1)
     loop.CHECKPOINT_SECONDS = 0.05  # a checkpoint every few batches: kills land beside them
+    calls = 0
+
+    def watch(progress: Progress) -> None:
+        nonlocal calls
+        calls += 1
+        if kill is not None:
+            if calls == kill[0]:
+                threading.Timer(kill[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
+            time.sleep(0.004)
+        if hold is not None and progress.phase == "train" and calls == 5:
+            print("training", flush=True)
+            while not hold.exists():
+                time.sleep(0.01)
+
     try:
-        with experiment(path, pause) as run:
+        with experiment(path, watch) as run:
             print("started", flush=True)
             run.run()
     except UpslopeError as error:

@@ -16,6 +16,7 @@ from upslope import checkpoints, strategies
 from upslope.checkpoints import load_tensors
 from upslope.errors import ConfigError, DataError, ModelError, RunError, SelectionError
 from upslope.experiment import Experiment, ExperimentSettings
+from upslope.ledger.status import lines, status
 from upslope.pool import Need, PoolView, Selection
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.training import TrainingSettings
@@ -241,6 +242,8 @@ def test_unreadable_samples(start: Any) -> None:
         assert [c.n_labelled for c in run.cycles] == [20, 30, 40]
         assert not {pool.ids[i] for i in bad} & set(run.labels)
         assert run.cycles[0].skipped
+        assert set(run.cycles[0].skipped) <= set(status(run)["unreadable"])
+        assert ("unreadable", ", ".join(map(repr, run.unreadable))) in lines(status(run))
         assert len(run.cycles[0].skipped) + run.cycles[0].n_candidates >= 179
 
 

@@ -47,11 +47,10 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
     path, rng = tmp_path / "run", random.Random(7)
-    for _ in range(4):
-        process = Forked(run_to_kill.main, path, 0.004, log=tmp_path / "log")
-        process.await_line("started")
-        time.sleep(rng.uniform(0.05, 0.6))
-        process.kill()
+    for _ in range(4):  # of the 89 calls of its observer, the run is far from the last
+        moment = (rng.randint(3, 15), rng.uniform(0, 0.02))
+        process = Forked(run_to_kill.main, path, None, moment, log=tmp_path / "log")
+        assert process.end() == -signal.SIGKILL, process.output
     assert not read_run(path).finished
     process = Forked(run_to_kill.main, path, log=tmp_path / "log")
     assert process.end() == 0, process.output
@@ -70,14 +69,14 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
 def test_ctrl_c_stops_soon_and_the_run_goes_on_bit_for_bit(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "run"
+    path, hold = tmp_path / "run", tmp_path / "go on"
     began = time.monotonic()
-    process = Forked(run_to_kill.main, path, 0.02, log=tmp_path / "log")
+    process = Forked(run_to_kill.main, path, hold, log=tmp_path / "log")
     process.await_line("training")
     to_training = time.monotonic() - began  # the measure of how busy this machine is
-    time.sleep(0.3)
     process.send(signal.SIGINT)
     asked = time.monotonic()
+    hold.touch()
     process.end()
     assert time.monotonic() - asked < max(3, 10 * to_training)
     assert "Interrupted" in process.output
@@ -89,9 +88,9 @@ def test_ctrl_c_stops_soon_and_the_run_goes_on_bit_for_bit(
 
 def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    process = Forked(run_to_kill.main, path, 0.05, log=tmp_path / "log")
+    process = Forked(run_to_kill.main, path, tmp_path / "never", log=tmp_path / "log")
     try:
-        process.await_line("started")
+        process.await_line("training")
         with pytest.raises(RunError, match=f"process {process.pid} on "):
             run_to_kill.experiment(path)
         assert read_run(path).strategy == "margin"  # reading is for everybody

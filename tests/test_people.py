@@ -237,7 +237,7 @@ def test_the_first_set_by_a_strategy_that_needs_no_labels(
 def test_a_skip_in_such_a_first_set_learns_no_features_again(
     command: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = ["-s", "experiment.start={name: typiclust, steps: 2, features: contrastive}"]
+    start = ["-s", "experiment.start={name: typiclust, steps: 2}"]  # steps are of features learnt
     code, _, err = call(*command, *start)
     assert code == WAITING, err
     sheet = tmp_path / "run" / "to-label.csv"

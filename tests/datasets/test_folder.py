@@ -153,6 +153,28 @@ def test_to_score_every_image_is_the_pool(tmp_path):
         datasets.load_to_score("folder", tmp_path / "none")
 
 
+def test_of_many_damaged_images_all_are_listed_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    by_class(tmp_path / "data" / "train", {"cat": 70, "dog": 8})
+    by_class(tmp_path / "data" / "test", {"cat": 1, "dog": 1})
+    damaged = sorted(f"train/cat/{i}.png" for i in range(60))
+    for name in damaged:
+        (tmp_path / "data" / name).write_bytes(b"junk")
+    with pytest.warns(UserWarning, match="Left out 60 of 78 images") as told:
+        datasets.load("folder", tmp_path / "data", on_error="skip")
+    (text,) = [str(w.message) for w in told if "Left out 60" in str(w.message)]
+    assert "and 10 more, all listed in " in text
+    (file,) = (tmp_path / "cache" / "upslope").glob("left-out-*.txt")
+    assert str(file) in text
+    assert file.read_text().splitlines() == [repr(name) for name in damaged]
+    (tmp_path / "file").write_text("a file is no folder to write into")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="Left out 60 of 78 images") as told:
+        datasets.load("folder", tmp_path / "data", on_error="skip")
+    (text,) = [str(w.message) for w in told if "Left out 60" in str(w.message)]
+    assert all(repr(name) in text for name in damaged)
+
+
 # One value for each option that a folder has, other than the default.
 OPTIONS = {
     "classes": ["cat", "dog"],

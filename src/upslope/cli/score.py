@@ -258,6 +258,7 @@ def _write_from(
     engine: Ranks | RayEngine | None,
 ) -> None:
     from upslope.config import trained
+    from upslope.datasets import list_ids
     from upslope.display import watching
 
     settings = source.config
@@ -295,5 +296,8 @@ def _write_from(
         f"{format_count(report.scored, 'sample')} {done}: {out}", markup=False, soft_wrap=True
     )
     if report.skipped:
-        names = ", ".join(report.skipped[:5])
-        console.print(f"{len(report.skipped)} could not be read: {names}", markup=False)
+        console.print(
+            f"{len(report.skipped):,} could not be read: {list_ids(report.skipped)}",
+            markup=False,
+            soft_wrap=True,
+        )

@@ -80,7 +80,7 @@ def select(
     """
     with told():
         from upslope.config import find_source, find_strategy, trained
-        from upslope.datasets import load
+        from upslope.datasets import list_ids, load
         from upslope.display import watching
         from upslope.errors import ConfigError
         from upslope.experiment.query import query
@@ -136,8 +136,9 @@ def select(
         )
         if chosen.skipped:
             console.print(
-                f"{len(chosen.skipped)} could not be read: {', '.join(chosen.skipped[:5])}",
+                f"{len(chosen.skipped):,} could not be read: {list_ids(chosen.skipped)}",
                 markup=False,
+                soft_wrap=True,
             )
 
 

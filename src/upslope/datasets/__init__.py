@@ -45,6 +45,7 @@ from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.checks import check_name, check_root, check_splits
 from upslope.datasets.common_options import COMMON, apply_common_options, limited
 from upslope.datasets.overview import class_counts, overview
+from upslope.datasets.paths import list_ids
 from upslope.datasets.published import outline
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
@@ -70,6 +71,7 @@ __all__ = [
     "check_splits",
     "class_counts",
     "describe",
+    "list_ids",
     "load",
     "load_outline",
     "load_to_score",

@@ -23,7 +23,7 @@ from torch import Tensor
 from upslope.counts import format_count
 from upslope.datasets.arrays import ArrayDataset, Labels, build_dataset, known_targets
 from upslope.datasets.base import Dataset, place_of
-from upslope.datasets.paths import cache_folder
+from upslope.datasets.paths import cache_folder, list_ids
 from upslope.decoders import Encoded, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import write_atomically
@@ -51,7 +51,6 @@ Decoders = Annotated[
 ]
 _DIGEST = hashlib.sha256().digest_size
 _CHUNK, _SMALL = 256, 8192
-_NAMED = 50  # of the images that are left out
 _MANY = 10_000  # images that take seconds to decode
 
 
@@ -221,17 +220,15 @@ def materialise(
     return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, kept))
 
 
-def left_out_text(dataset: Dataset, broken: Mapping[int, DataError]) -> str:
-    """Return the sentence on images that cannot be used: how many, which, and the first's fault.
+def left_out_text(dataset: Dataset, broken: Mapping[int, DataError], noun: str = "image") -> str:
+    """Return the sentence on samples that cannot be used: how many, which, and the first's fault.
 
-    broken: position -> what is wrong.
+    broken: position -> what is wrong. noun: of one sample.
     """
     places = sorted(broken)
-    names = ", ".join(repr(dataset.ids[i]) for i in places[:_NAMED])
-    more = f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
     return (
-        f"Left out {len(broken):,} of {format_count(len(dataset), 'image')} of "
-        f"{place_of(dataset)}, which cannot be used: {names}{more}. The first: "
+        f"Left out {len(broken):,} of {format_count(len(dataset), noun)} of {place_of(dataset)}, "
+        f"which cannot be used: {list_ids([dataset.ids[i] for i in places])}. The first: "
         f"{without_advice(broken[places[0]])}"
     )
 

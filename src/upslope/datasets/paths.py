@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from upslope.errors import DataError
+from upslope.errors import DataError, RunError
+from upslope.files import write_text
+
+_NAMED = 50  # ids within a sentence
 
 
 def needed_root(root: Path | None, name: str, where: str) -> Path:
@@ -47,3 +51,22 @@ def cache_folder() -> Path:
     """The user's folder for what can be made again: $XDG_CACHE_HOME/upslope or ~/.cache/upslope."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "upslope"
+
+
+def list_ids(ids: Sequence[str]) -> str:
+    """Return all of these ids as part of a sentence: `'a', 'b'`.
+
+    Of more than 50, the first are followed by the path of a file that names all, one per line;
+    where that cannot be written, all are in the sentence.
+    """
+    shown = ids[:_NAMED]
+    more = ""
+    if len(ids) > _NAMED:
+        text = "".join(f"{id_!r}\n" for id_ in ids)
+        path = cache_folder() / f"left-out-{hashlib.sha256(text.encode()).hexdigest()[:12]}.txt"
+        try:
+            write_text(path, text)
+            more = f" and {len(ids) - _NAMED:,} more, all listed in {path}"
+        except RunError:
+            shown = ids
+    return ", ".join(repr(id_) for id_ in shown) + more

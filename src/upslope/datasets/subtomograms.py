@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from upslope.counts import format_count
 from upslope.cryoet.mrc import MappedVolume, finite, map_volume
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
-from upslope.datasets.base import Splits, place_of
+from upslope.datasets.base import Splits
 from upslope.datasets.decoding import EncodingOption, decode_text
-from upslope.datasets.encoded import OnError
+from upslope.datasets.encoded import OnError, left_out_text
 from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
 from upslope.datasets.paths import needed_root
 from upslope.datasets.subset import Subset, draw
@@ -175,24 +174,20 @@ def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDat
         DataError: none can be used.
     """
     kept: list[int] = []
-    first: DataError | None = None
+    broken: dict[int, DataError] = {}
     progress(Progress("read", 0, len(dataset)))
     for i in range(len(dataset)):
         try:
             dataset.inputs([i])
             kept.append(i)
         except DataError as error:
-            first = first or error
+            broken[i] = error
         progress(Progress("read", i + 1, len(dataset)))
-    if first is None:
+    if not broken:
         return dataset
     if not kept:
-        raise first
-    warnings.warn(
-        f"Left out {len(dataset) - len(kept):,} of {format_count(len(dataset), 'particle')} of "
-        f"{place_of(dataset)}, which cannot be used. The first: {first}",
-        stacklevel=2,
-    )
+        raise broken[0]
+    warnings.warn(left_out_text(dataset, broken, "particle"), stacklevel=2)
     return replace(
         dataset,
         particles=[dataset.particles[i] for i in kept],

@@ -143,7 +143,7 @@ def locate_images(
             f"{format_count(len(without), 'sample has', 'samples have')} none, first "
             f"{samples.named(int(without[0]))}, which has "
             f"{', '.join(f'.{e}' for e in sorted(samples.members[without[0]]))}. Name the "
-            "extension with `data.image`, or leave such samples out: `data.on_error=skip`."
+            "extension with `data.image`, or leave such samples out: `experiment.on_corrupt=skip`."
         )
     if len(without):
         notes += (

@@ -37,6 +37,8 @@ def start_strategy(start: str | Mapping[str, Any], shape: Sequence[int] = ()) ->
         raise OptionsError([WrongOption(_WHERE, "start", "a strategy with its name", str(options))])
     if name == "random" and not options:
         return None
+    if "steps" in options:  # of learning features: nothing else takes them
+        options.setdefault("features", CONTRASTIVE)
     try:
         strategy: Any = strategies.build(name, **options)
     except ConfigError as error:

@@ -107,7 +107,8 @@ class RunResult:
     evaluated. passed: id -> reason, of the samples that annotators would not label. labels_from:
     the folder of the run whose labels this one began with; empty where there is none.
 
-    path: the run directory. cycles: one record per cycle.
+    path: the run directory. cycles: one record per cycle. unreadable: ids of samples that turned
+    out not to be readable, and were skipped.
     """
 
     path: Path
@@ -122,6 +123,7 @@ class RunResult:
     passed: Mapping[str, str] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
     labels_from: str = ""
+    unreadable: tuple[str, ...] = ()
 
     @property
     def strategy(self) -> str:

@@ -33,6 +33,7 @@ def status(run: RunResult) -> dict[str, Any]:
         "labels": len(run.labels),
         "waiting": len(run.pending),
         "passed": len(run.passed),
+        "unreadable": list(run.unreadable),
         "figure": run.primary,
         "test": _figure(last.metrics, run.primary) if last else None,
         "training": _figure(last.train_metrics, run.primary) if last else None,
@@ -65,12 +66,14 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
     counts += f", {standing['passed']:,} skipped" if standing["passed"] else ""
     unfitted, begun = standing["unfitted_cycles"], standing["labels_from"]
+    unreadable = standing["unreadable"]
     return [
         ("run", standing["run"]),
         ("strategy", f"{standing['strategy']}, seed {standing['seed']}"),
         ("pool", f"{format_count(standing['pool'], 'sample')} of {standing['data']}"),
         ("cycles", f"{standing['cycles_done']} of {standing['cycles']} finished"),
         ("labels", counts),
+        *([("unreadable", ", ".join(map(repr, unreadable)))] if unreadable else []),
         ("last cycle", last_cycle(standing)),
         *([("not fitted", unfitted_words(unfitted))] if unfitted else []),
         *([("begun with", f"the labels of {begun}")] if begun else []),

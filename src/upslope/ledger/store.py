@@ -152,6 +152,7 @@ def read_run(path: Path | str) -> RunResult:
         passed=state.passed,
         changes=state.changes,
         labels_from=state.labels_from,
+        unreadable=tuple(sorted(state.skipped)),
     )
 
 

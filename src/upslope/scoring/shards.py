@@ -2,6 +2,7 @@
 
     OUT/pool.json                 the pool, the network and the scores, by which a resume is checked
     OUT/shards/NAME.parquet       id and a column for each score, of one shard
+    OUT/signals/                  signals that are kept, where asked for (see `signal_store`)
     OUT/scores.parquet            all of them: shard, id, scores; written once no shard is left
 
 Shards may be scored in any order, by any number of processes: neither scores nor random signals
@@ -10,7 +11,6 @@ depend on which other shards there are. A kill loses the shard that was open.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -27,22 +27,23 @@ from upslope.distributed.engine import compute_batches, current, using
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.files import (
     from_json,
-    read_digested_json,
     to_json,
     write_atomically,
-    write_digested_json,
 )
-from upslope.pool import PoolView
+from upslope.pool import Need, PoolView
 from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.duplicate_ids import check_distinct
 from upslope.scoring.files import Scorer
+from upslope.scoring.records import record_or_compare, weights_digest
 from upslope.scoring.signals import OnCorrupt, compute_signals
+from upslope.scoring.stored import ShardStorer, plain_needs
+from upslope.signal_store import Precision
 from upslope.signals import build
 from upslope.signals.base import FittedSignal
 from upslope.tasks.base import Task
 
-RECORD, SHARDS, TABLE = "pool.json", "shards", "scores.parquet"
+RECORD, SHARDS, TABLE, SIGNALS = "pool.json", "shards", "scores.parquet", "signals"
 _METADATA = b"upslope"
 _UNFITTED = ("extracted-features",)  # signals that are fitted in name alone: nothing is trained
 
@@ -68,6 +69,7 @@ class ShardScorer:
     pool: the shards. model: the network. on_corrupt: what a sample that cannot be read does. out:
     the folder. scores: column -> strategy with one score per sample. task: as in training.
     device: where to compute. seed: of random signals. batch_size: samples at a time.
+    keep: signals that go into a store, OUT/signals. precision: of these.
     """
 
     pool: ShardedPool
@@ -79,6 +81,25 @@ class ShardScorer:
     seed: int = 0
     batch_size: int = 256
     on_corrupt: OnCorrupt = "fail"
+    keep: tuple[Need, ...] = ()
+    precision: Precision = "float32"
+
+    @property
+    def storer(self) -> ShardStorer | None:
+        """Return what stores the signals to keep; None where there are none."""
+        if not self.keep:
+            return None
+        return ShardStorer(
+            self.out / SIGNALS,
+            plain_needs(self.keep),
+            self.model,
+            self.task,
+            self.device,
+            self.seed,
+            self.batch_size,
+            self.on_corrupt,
+            self.precision,
+        )
 
     def prepare(self) -> None:
         """Record what is computed, or compare it with what the folder was begun with.
@@ -87,12 +108,16 @@ class ShardScorer:
             ConfigError: no score, or one that must first be trained on the whole pool.
             RunError: the folder holds scores of another pool, network or seed.
         """
-        if not self.scores:
-            raise ConfigError("Expected at least one score but got none.")
+        if not self.scores and not self.keep:
+            raise ConfigError("Expected at least one score, or signals to keep, but got none.")
         for name, scorer in self.scores.items():
             for need in scorer.needs:
                 check_separable(name, need)
+        for need in self.keep:
+            check_separable("the store", need)
         record_or_compare(self.out / RECORD, self._record())
+        if self.storer is not None:
+            self.storer.prepare(self.pool, weights_digest(self.model))
 
     def missing(self) -> list[Shard]:
         """Return the shards that have no scores yet.
@@ -126,6 +151,8 @@ class ShardScorer:
         """
         needs = list(dict.fromkeys(n for scorer in self.scores.values() for n in scorer.needs))
         with self.pool.open(shard) as rows:
+            if self.storer is not None and not self.storer.is_done(shard):
+                self.storer.store(shard, rows, observer, stop)
             table = compute_signals(
                 needs,
                 self.model,
@@ -160,7 +187,16 @@ class ShardScorer:
         return path
 
     def stream(self, batches: Sequence[Tensor]) -> Generator[list[pa.Table]]:
-        """Yield the scores of each batch of shards, by their numbers: work for an engine."""
+        """Yield the scores of each batch of shards, by their numbers: work for an engine.
+
+        Raises:
+            RunError: signals are stored too, in a folder that this process does not see.
+        """
+        if self.storer is not None and not self.storer.folder.is_dir():
+            raise RunError(
+                f"Expected every process to see {self.storer.folder}, where each stores signals, "
+                "but one does not. Give a folder of a file system that all machines mount."
+            )
         for batch in batches:
             with using(None):  # a shard is not divided again
                 tables = [self.compute(self.pool.shards[number]) for number in batch.tolist()]
@@ -172,7 +208,7 @@ class ShardScorer:
 
     def _is_done(self, shard: Shard) -> bool:
         path = self.file_of(shard)
-        if not path.is_file():
+        if not path.is_file() or (self.storer is not None and not self.storer.is_done(shard)):
             return False
         facts = facts_of(path)
         self.pool.check_unchanged(shard, int(facts["size"]), str(facts["tag"]))
@@ -298,29 +334,6 @@ def facts_of(path: Path) -> dict[str, Any]:
     )
 
 
-def record_or_compare(path: Path, record: dict[str, Any]) -> None:
-    """Write down what a folder is begun with, or compare it with what stands there.
-
-    path: the record's. record: plain data.
-
-    Raises:
-        RunError: the folder was begun with something else, or its record is damaged.
-    """
-    if not path.is_file():
-        write_digested_json(path, record)
-        return
-    known = read_digested_json(path)
-    if known is None:
-        raise RunError(f"Expected the record of a pool in {path} but it is damaged. Restore it.")
-    plain = from_json(to_json(record))
-    for key in record:
-        if known.get(key) != plain[key]:
-            raise RunError(
-                f"Expected {path.parent} to be gone on with as it was begun but {key} was "
-                f"{known.get(key)!r} and is {plain[key]!r} now. Give the same, or another folder."
-            )
-
-
 def check_separable(name: str, need: Any) -> None:
     """Refuse a signal that must be trained on the whole pool before it can be computed.
 
@@ -338,14 +351,6 @@ def check_separable(name: str, need: Any) -> None:
         )
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of all weights and buffers of a network, in hexadecimal.
-
-    model: the network.
-    """
-    sha256 = hashlib.sha256(type(model).__name__.encode())
-    for key, value in model.state_dict().items():
-        tensor = value.detach().cpu().contiguous()
-        sha256.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha256.hexdigest()
+def shards_of_rank(shards: Sequence[Shard], rank: int, world: int) -> list[Shard]:
+    """Return the shards that one of several processes scores: every `world`-th of the list."""
+    return list(shards[rank::world])
