@@ -51,6 +51,7 @@ class RayEngine:
     gpus: float = 0.0
     _holdings: Holdings | None = field(default=None, init=False)
     _actors: list[Any] = field(default_factory=list, init=False)
+    _held: Any = field(default=None, init=False)
 
     @classmethod
     @contextmanager
@@ -109,7 +110,7 @@ class RayEngine:
                 yield True
         finally:
             self._actors.clear()  # Ray ends actors that nobody refers to
-            self._holdings = None
+            self._holdings = self._held = None
 
     # --- batches ---
 
@@ -165,11 +166,11 @@ class RayEngine:
         from ray import cloudpickle
 
         held = cloudpickle.dumps((dict(self._holdings.objects), self._holdings.make_model))
-        reference = ray.put(held)
+        self._held = ray.put(held)  # kept: an actor that is started again reads it again
         kind = ray.remote(_Worker)
         device = self._holdings.device.type
         self._actors = [
-            kind.options(**options).remote(reference, device, self.threads)
+            kind.options(**options).remote(self._held, device, self.threads)
             for _ in range(self.workers)
         ]
 
@@ -297,6 +298,9 @@ def _import_ray() -> Any:
             "Expected Ray for the engine 'ray' but it is not installed. Install it with "
             "`pip install 'upslope[ray]'`."
         ) from error
+    if not os.environ.get("RAY_ADDRESS"):
+        # Where Ray was imported before, it has read its variable already.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     return ray
 
 
