@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,21 @@ def from_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from error
 
 
+def json_digest(value: object) -> str:
+    """Return the SHA-256 of plain data as JSON, in hexadecimal; the order of keys does not count.
+
+    value: what `json.dumps` takes.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def write_digested_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write plain data as JSON with the SHA-256 of its content, whole or not at all.
 
     Raises:
         RunError: the disk is full or cannot be written.
     """
-    write_text(path, json.dumps({**data, _DIGEST: _digest(data)}, indent=1))
+    write_text(path, json.dumps({**data, _DIGEST: json_digest(data)}, indent=1))
 
 
 def read_digested_json(path: Path) -> dict[str, Any] | None:
@@ -120,7 +128,7 @@ def read_digested_json(path: Path) -> dict[str, Any] | None:
     try:
         data = from_json(path.read_text(encoding="utf-8"))
         if _DIGEST in data:
-            return data if data.pop(_DIGEST) == _digest(data) else None
+            return data if data.pop(_DIGEST) == json_digest(data) else None
         # Where the name of the digest is what is damaged, its value is that of all the rest.
         return None if any(_is_digest_of_rest(data, name) for name in data) else data
     except (OSError, ValueError, TypeError, AttributeError):
@@ -129,11 +137,7 @@ def read_digested_json(path: Path) -> dict[str, Any] | None:
 
 def _is_digest_of_rest(data: Mapping[str, Any], name: str) -> bool:
     rest = {key: value for key, value in data.items() if key != name}
-    return bool(data[name] == _digest(rest))
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return bool(data[name] == json_digest(rest))
 
 
 def _without_nan(value: Any) -> Any:
@@ -167,6 +171,18 @@ def csv_line(cells: Iterable[object]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer).writerow(cells)  # quotes what occurs in its own end of lines, "\r\n"
     return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a CSV table, its lines ended by a line feed.
+
+    head: the column names. rows: cells, written as `str` of them, quoted where they need it; text
+    that a spreadsheet would run as a formula gets an apostrophe in front (`safe_cell`).
+    """
+    return "".join(
+        csv_line(safe_cell(cell) if isinstance(cell, str) else cell for cell in row)
+        for row in (head, *rows)
+    )
 
 
 def reserve(handle: int, size: int) -> None:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -175,6 +176,21 @@ class SignalStore:
                 column = pa.ipc.open_file(file).read_all().column("id")
                 ids[here] = column.take(pa.array(where[here] - start)).to_pylist()
         return list(ids)
+
+    def positions(self, ids: Collection[str]) -> list[int]:
+        """Return the positions of the rows of these ids, ascending; ids that are not there have
+        none.
+
+        ids: of samples.
+        """
+        wanted = pa.array(sorted(ids), pa.string())
+        positions: list[int] = []
+        for name, start in self._shards:
+            with pa.memory_map(str(self._writer.ids_of(name))) as file:
+                column = pa.ipc.open_file(file).read_all().column("id")
+                here = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
+            positions += (here + start).tolist()
+        return positions
 
     def rows(self, need: Need, positions: Sequence[int]) -> Tensor:
         """Return a signal at these positions, (n, ...), a copy.

@@ -128,13 +128,13 @@ def sharing(
         yield True
         return
     from upslope.distributed.ray_engine import RayEngine
-    from upslope.experiment.checks import digest
+    from upslope.files import json_digest
 
     if isinstance(engine, RayEngine):
         with engine.together(held, device, make_model) as leads:
             yield leads
         return
-    ids = {name: (len(data), digest(list(data.ids))) for name, data in held.items()}
+    ids = {name: (len(data), json_digest(list(data.ids))) for name, data in held.items()}
     with engine.together(held, device, make_model, ids) as leads:
         yield leads
 

@@ -106,6 +106,16 @@ def score(
     ids_by_shard: Annotated[
         bool, typer.Option("--ids-by-shard", help="Put the shard's name before each id.")
     ] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRATEGIES",
+            help="Of --data: keep the signals of these in the folder, for `upslope select`.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the signals that are kept: float16 or float32.")
+    ] = "float32",
     engine: EngineName = None,
     workers: EngineWorkers = None,
     gpus_per_worker: GpusPerWorker = None,
@@ -124,7 +134,7 @@ def score(
 
     [bold]Examples[/bold]
 
-      upslope score runs/photos --data s3://bucket/photos --out scores
+      upslope score runs/photos --data s3://bucket/photos --out scores --keep badge,core-set
 
       upslope score runs/digits/margin/seed-0 --scores entropy-gradnorm,egl --out scores.csv
 
@@ -143,9 +153,9 @@ def score(
 
             pool = PoolArguments(data, format, image, id, shape, size, images_at, ids_by_shard)
             source = _source(network, config, device, sets, skip_corrupt, url=True)
-            score_shards(pool, source, scores, out or Path("scores"), run_by)
+            score_shards(pool, source, scores, out or Path("scores"), keep, precision, run_by)
             return
-        refuse_shard_options(format, image, id, shape, size, images_at, ids_by_shard or None)
+        refuse_shard_options(format, image, id, shape, size, images_at, ids_by_shard or None, keep)
         chosen = scorers(scores)
         path = check_file_name(out or Path("scores.parquet"))  # before what may take long
 
@@ -211,8 +221,8 @@ def refuse_shard_options(*given: Any) -> None:
 
     if any(value is not None for value in given):
         raise ConfigError(
-            "Expected --data beside --format, --image, --id, --shape, --size, --images-at or "
-            "--ids-by-shard, which say how its shards are read, but got none. Of other data, "
+            "Expected --data beside --format, --image, --id, --shape, --size, --images-at, "
+            "--ids-by-shard or --keep, which are about its shards, but got none. Of other data, "
             "options are set with -s data.NAME=VALUE."
         )
 

@@ -47,26 +47,36 @@ class PoolArguments:
 
 
 def score_shards(
-    pool: PoolArguments, source: Any, scores: str, out: Path, run_by: EngineArguments
+    pool: PoolArguments,
+    source: Any,
+    scores: str,
+    out: Path,
+    keep: str | None,
+    precision: str,
+    run_by: EngineArguments,
 ) -> None:
     """Score the shards that are left, into a folder, and tell what there is."""
     from upslope.batches import resolve_device
-    from upslope.config import scorers
+    from upslope.config import find_strategies, scorers
     from upslope.errors import ConfigError
 
     if out.suffix in (".csv", ".parquet") or out.is_file():
         raise ConfigError(
             f"Expected --out to be a folder for a pool at a URL, a file a shard, but got {out}."
         )
-    chosen = scorers(scores)
+    if precision not in ("float16", "float32"):
+        raise ConfigError(f"Expected --precision float16 or float32 but got {precision!r}.")
+    kept = tuple(n for strategy in find_strategies(keep or "") for n in strategy.needs)
+    what = {"scores": scorers(scores), "keep": kept, "precision": precision}
     with starting_engine(run_by, source.config.device) as engine:
         if rank_of_process():  # shards travel with their places, and the network with them
             with sharing(engine, {}, resolve_device(source.config.device), None):
                 return
-        _score(pool, source, chosen, out, engine)
+        _score(pool, source, what, out, engine)
 
 
-def _score(pool: PoolArguments, source: Any, scores: Any, out: Path, engine: Any) -> None:
+def _score(pool: PoolArguments, source: Any, what: dict[str, Any], out: Path, engine: Any) -> None:
+    """Score the shards that are left. what: the arguments of `ShardScorer` of that."""
     from upslope.display import watching
     from upslope.progress import stop_on_signals
     from upslope.scoring import ShardScorer, score_pool
@@ -84,12 +94,12 @@ def _score(pool: PoolArguments, source: Any, scores: Any, out: Path, engine: Any
         scorer = ShardScorer(
             opened,
             out,
-            scores,
-            ready.model,
-            ready.task,
-            ready.device,
+            model=ready.model,
+            task=ready.task,
+            device=ready.device,
             batch_size=settings.score_batch,
             on_corrupt=settings.on_corrupt,
+            **what,
         )
         stack.enter_context(sharing(engine, {}, ready.device, None))
         report = score_pool(scorer, ids_by_shard=pool.ids_by_shard, observer=observer, stop=stop)

@@ -10,8 +10,6 @@ answers come to. The columns:
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import ConfigError, DataError
-from upslope.files import disk_errors, make_folder, safe_cell, write_atomically, write_text
+from upslope.files import csv_text, disk_errors, make_folder, write_atomically, write_text
 from upslope.labelling.people import MergeMethod, merge_answers
 from upslope.labelling.project import names_of, read_project
 from upslope.labelling.samples import FolderImages, open_samples
@@ -58,12 +56,9 @@ def export_table(project: Path | str, path: Path, merge: MergeMethod = "majority
     rows = _rows(state, settings.classes, labels)
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow([_cell(row[name]) for name in COLUMNS])
-        write_text(path, buffer.getvalue())
+        write_text(
+            path, csv_text(COLUMNS, ([_cell(row[name]) for name in COLUMNS] for row in rows))
+        )
     elif suffix == ".parquet":
         import pyarrow as pa
         from pyarrow import parquet
@@ -154,7 +149,7 @@ def words_of(label: AnswerLabel | None, classes: Sequence[str]) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
-    return safe_cell(value) if isinstance(value, str) else str(value)
+    return str(value)
 
 
 def _schema(pa: Any) -> Any:

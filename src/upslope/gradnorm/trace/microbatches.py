@@ -19,28 +19,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch
-from upslope.gradnorm.core.listeners import Reduction
-from upslope.gradnorm.core.memory import memory_of
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
-from upslope.gradnorm.core.restoring import modules_of, restoring_state
+from upslope.gradnorm.core.reductions import Reduction
+from upslope.gradnorm.core.restoring import modules_of, restoring_state, without_traces
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.losses import Loss, identify, is_label_free
+from upslope.gradnorm.losses import identify, is_label_free
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.proofs.independence import loss_looks_around
 from upslope.gradnorm.proofs.mixing import shared_tensors
-from upslope.gradnorm.trace.capacity import held_by_one
 from upslope.gradnorm.trace.forward import upcast_output
+from upslope.gradnorm.trace.memory import memory_of
 from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.trace.sharing import open_batch
 
 _LARGEST = 13 << 20
 """Bytes of a piece's largest activation: a share of the last cache.
 
 Models of more bytes have pieces whose largest activation is as large as they are."""
+
 _AVERAGE = 8 << 20
 """Bytes that its activations may have on average: with less, the prices of calls count."""
+
 _BLOCK = 31 << 20
 """Bytes of the largest activation that this allows: malloc has a limit of its own."""
 
@@ -193,3 +196,39 @@ def _joined(outputs: list[Any]) -> Any:
         else:
             return None
     return tree_unflatten(leaves, flat[0][1])
+
+
+_CPU = 4 << 30
+"""Bytes on a CPU, where what is free changes from run to run and results must not."""
+
+_TRANSIENT = 3
+"""The saved activations, and as much again twice for gradients and copies on their way."""
+
+
+def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None) -> int:
+    """The batch size that `memory` holds for `gradient_norms`, at least 1.
+
+    inputs: one sample or more, in dimension 0; the first is run forward, once.
+    memory: bytes; by default 4 GiB on a CPU and 70% of what is free on a GPU.
+
+    model: the network.
+    """
+    held, device = held_by_one(model, open_batch(model, inputs))
+    if memory is None:
+        cuda = device.type == "cuda"
+        memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
+    return max(1, memory // max(1, _TRANSIENT * sum(size for size, _ in held)))
+
+
+def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]], torch.device]:
+    """What the first sample keeps in memory for the backward pass, and the device of its outputs.
+
+    Bytes of each tensor, and whether it holds floating numbers. Parameters and buffers are not
+    among it; of views of one tensor there is one.
+    """
+    hooks = tensors_saved_for_backward(model)
+    with without_traces(model), torch.enable_grad(), hooks as saved:
+        outputs = batch.rows(slice(0, 1)).call(model)
+    tensors = tensors_in(outputs)
+    held = [(t.untyped_storage().nbytes(), t.is_floating_point()) for t in saved.values()]
+    return held, tensors[0].device if tensors else torch.device("cpu")

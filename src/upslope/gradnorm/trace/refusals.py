@@ -1,7 +1,7 @@
-"""Refusals of operators that mix samples, or that write to the model.
+"""Refusals of operators that mix samples, of modules that write, and of hooks on gradients.
 
 Under them no sample has a gradient of its own, or the model is not left as it was. `intercept` and
-`engine` call these checks before the operator runs, whether or not its parameters are selected.
+`parameters` call these checks before anything runs, whether or not its parameters are selected.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as registry
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.restoring import modules_of
 
 BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
+
 EMBEDDINGS = frozenset({F.embedding, F.embedding_bag, torch.embedding, torch.embedding_bag})
 
 
@@ -118,3 +120,38 @@ def _owner(model: nn.Module, tensors: Sequence[Tensor | None]) -> str:
         if own & {id(t) for t in (*module.parameters(False), *module.buffers(False))}:
             return f"`{name or 'the model'}`"
     return "a layer"
+
+
+def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raise if a parameter has a hook on its gradient.
+
+    parameters: name -> parameter, those whose gradients are asked for.
+
+    Raises:
+        GradientNormError: naming the parameters, for `Tensor.register_hook` and
+            `Tensor.register_post_accumulate_grad_hook`.
+    """
+    hooked = [name for name, parameter in parameters.items() if _has_hook(parameter)]
+    if hooked:
+        more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
+        raise GradientNormError(
+            f"Expected parameters without hooks on their gradients but {hooked[:3]}{more} have "
+            "some, which may change the gradient of a batch; that of a single sample they never "
+            "see. Call `remove()` on what `register_hook` returned and on what "
+            "`register_post_accumulate_grad_hook` returned, and register them again afterwards."
+        )
+
+
+def _has_hook(parameter: nn.Parameter) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def module_with_backward_hook(model: nn.Module) -> str | None:
+    """Return the name of a module whose backward hooks may change gradients; None without one."""
+    if registry._global_backward_hooks or registry._global_backward_pre_hooks:
+        return "every module"
+    for module in modules_of(model):
+        if module._backward_hooks or module._backward_pre_hooks:
+            name = next(name for name, other in model.named_modules() if other is module)
+            return f"`{name or 'the model'}`"
+    return None

@@ -13,9 +13,14 @@ from upslope.errors import ModelError
 from upslope.models.resnet import resnet_small
 from upslope.pool import Need
 from upslope.strategies import build
-from upslope.strategies.learning_loss import PREDICTED, LearningLossModule
-from upslope.strategies.loss_prediction import LossPrediction, pooled, ranking_loss
-from upslope.training import HasAuxiliaryModule
+from upslope.strategies.learning_loss import PREDICTED
+from upslope.training import auxiliary_module, trains_along
+from upslope.training.loss_prediction import (
+    LearningLossModule,
+    LossPrediction,
+    pooled,
+    ranking_loss,
+)
 
 CPU = torch.device("cpu")
 
@@ -190,8 +195,9 @@ def test_state_goes_on_where_it_was() -> None:
 def test_signal_is_the_modules_prediction_on_a_real_network() -> None:
     model = resnet_small(num_classes=3, input_shape=(1, 8, 8)).eval()
     strategy = build("ll4al")
-    assert isinstance(strategy, HasAuxiliaryModule)
-    companion = strategy.companion()
+    assert trains_along(strategy)
+    companion = auxiliary_module(strategy)
+    assert isinstance(companion, LearningLossModule)
     companion.begin(model, CPU, 0)
     signal = companion.signal(PREDICTED)
     assert signal is not None

@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.trace.operators import APPLYING, LOOKING_UP, tensors_of
+
 
 def is_batch_expansion(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:
     """Whether some dimension is a multiple of n times as long as that of every weight."""
@@ -97,3 +100,40 @@ def repeated(args: tuple[Any, ...]) -> Tensor:
     """`repeat` of a weight: a view where its entries are single ones, as expanding would give."""
     view, expanded, shape = repeats(args)
     return view.expand(expanded).reshape(torch.Size(shape))
+
+
+def looks_up_for_each(args: tuple[Any, ...], n: int) -> bool:
+    """Whether rows are looked up for every sample, though by constants: repeated positions."""
+    tensors = tensors_of(args)
+    places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
+    return n > 1 and any(len(p) == n for p in places)
+
+
+def gives_to_each(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+    weights: Weights,
+    n: int,
+) -> bool:
+    """Whether weights meet constants that have the same row for each sample.
+
+    The zeros that a recurrence starts from are multiplied by a weight before any sample is;
+    one row of a table is looked up once for each sample. If sizes agree by chance, the samples
+    cannot be told apart, as with copies.
+    """
+    if name in LOOKING_UP:
+        places = (*args, *kwargs.values())[-1]
+        whole = isinstance(places, Tensor) and places.dtype == torch.int64
+        return whole and _has_equal_rows(places, n)
+    constants = (t for t in tensors if not weights.is_weight(t))
+    return name in APPLYING and any(
+        t.dim() > 1 and t.is_floating_point() and _has_equal_rows(t, n) for t in constants
+    )
+
+
+def _has_equal_rows(constant: Tensor, n: int) -> bool:
+    """Whether a tensor has n rows, all of them equal."""
+    rows = constant.dim() > 0 and len(constant) == n
+    return rows and bool((constant == constant[:1]).all())
