@@ -79,7 +79,7 @@ class _Mark:
                 Path(self.path).touch()
 
     def remove(self) -> None:
-        """Remove the file."""
+        """Remove the file, once no task looks for it any more."""
         if self.path:
             Path(self.path).unlink(missing_ok=True)
 

@@ -181,7 +181,10 @@ class ShardScorer:
         return pa.table(columns).replace_schema_metadata({_METADATA: to_json(facts)})
 
     def write(self, shard: Shard, scores: pa.Table) -> Path:
-        """Write what `compute` returned for a shard, whole or not at all; return the file."""
+        """Return the file of a shard, once what `compute` returned is written, whole or not at all.
+
+        shard: one of the pool's. scores: its table.
+        """
         path = self.file_of(shard)
         write_atomically(path, lambda temporary: pq.write_table(scores, temporary))
         return path
