@@ -160,6 +160,12 @@ def half(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return first.sort(descending=True).values, second.sort(descending=True).values
 
 
+def opens(outputs: Any) -> bool:
+    """Return whether outputs are tensors and containers of them: others cannot be built anew."""
+    leaves = tree_flatten(outputs)[0]
+    return all(isinstance(x, (Tensor, bool, int, float, str, type(None))) for x in leaves)
+
+
 _DEPTH = 4
 """Objects within objects that are opened."""
 

@@ -113,17 +113,21 @@ class RandomState:
             )
         )
 
+    def rewind(self) -> None:
+        """Put the generators back to where they were."""
+        torch.set_rng_state(self._cpu)
+        for device, state in zip(self._devices, self._cuda, strict=True):
+            torch.cuda.set_rng_state(state, device)
+        np.random.set_state(self._numpy)
+        random.setstate(self._python)
+
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
         """Draw the same random numbers again, and leave the generators as they were."""
         # Models draw from NumPy and Python as well: augmentation in `forward`, say.
         own = np.random.get_state(legacy=False), random.getstate()
         with torch.random.fork_rng(devices=self._devices):
-            torch.set_rng_state(self._cpu)
-            for device, state in zip(self._devices, self._cuda, strict=True):
-                torch.cuda.set_rng_state(state, device)
-            np.random.set_state(self._numpy)
-            random.setstate(self._python)
+            self.rewind()
             try:
                 yield
             finally:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Batch, call, clone_rows
 from upslope.gradnorm.core.restoring import Buffers, RandomState
 from upslope.gradnorm.core.tape import ComputeOptions
@@ -53,6 +54,8 @@ class BatchRun:
         """The types of what depends on the samples, beside those of the weights."""
         self.is_random = False
         """Whether the model draws random numbers that a sample alone would not meet."""
+        self.draws_follow_data = False
+        """Whether what it draws for a sample is known to depend on the numbers of others."""
         self.looks_around = False
         """Whether a sample's numbers may depend on others, so that all samples are proven."""
         self.has_hooks = False
@@ -91,6 +94,22 @@ class BatchRun:
             yield
         finally:
             self.is_random = self._random.has_moved()
+
+    @contextlib.contextmanager
+    def loss_pass(self) -> Iterator[None]:
+        """Enter a call of the loss, which must draw no random numbers.
+
+        Raises:
+            GradientNormError: it has drawn some.
+        """
+        numbers = RandomState(self.model)
+        yield
+        if numbers.has_moved():
+            raise GradientNormError(
+                "Expected a loss that gives the same numbers for the same outputs but it draws "
+                "random numbers: no second call of it gives the same. Draw them before the call, "
+                "and let the loss hold them; a second pass of the model belongs into the model."
+            )
 
     def run_plain(
         self,

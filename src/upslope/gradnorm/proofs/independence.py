@@ -22,9 +22,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upslope.gradnorm.core.model_io import Batch, Loss, clone_rows, copy_objects, tensors_in
+from upslope.gradnorm.core.model_io import (
+    Batch,
+    Loss,
+    clone_rows,
+    copy_objects,
+    opens,
+    tensors_in,
+)
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.proofs.batch_run import BatchRun, Watch
+from upslope.gradnorm.proofs.draws import ConstantDraws
 from upslope.gradnorm.proofs.mixing import (
     crop,
     is_shorter,
@@ -55,7 +63,7 @@ def model_looks_around(run: BatchRun) -> bool:
         return False
     n, batch = run.n, run.batch
     # A proof of the first batch must not cost as much as the batch.
-    if n > _ROWS and not run.is_random:  # random numbers would not be the same for fewer
+    if n > _ROWS:
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
     watch = StatisticsWatch(n)
     try:
@@ -75,7 +83,7 @@ def _meets_statistics(
     watch, outputs: of a pass of the batch. A second one, of another number of samples, tells which
     dimensions count samples, if that matters.
     """
-    if watch.depends_on_dimensions and batch.n > 1 and not run.is_random:
+    if watch.depends_on_dimensions and batch.n > 1:
         # Never of one sample: models that mix often have another way for it.
         rows = torch.arange(batch.n - 1) if batch.n > 2 else torch.tensor([0, 1, 0])
         other = StatisticsWatch(len(rows), watch)
@@ -113,12 +121,6 @@ def losses_look_around(run: BatchRun, loss: Loss) -> bool:
         return False
     refuse_losses_in_company(run, loss)
     return True
-
-
-def opens(outputs: Any) -> bool:
-    """Return whether outputs are tensors and containers of them: others cannot be built anew."""
-    leaves = tree_flatten(outputs)[0]
-    return all(isinstance(x, (Tensor, bool, int, float, str, type(None))) for x in leaves)
 
 
 def _is_counted(run: BatchRun) -> bool:
@@ -235,15 +237,19 @@ def _run(
     *,
     with_graph: bool = False,
 ) -> Any:
-    """Run the model on a batch of which the floating numbers of some samples are changed."""
+    """Run the model on a batch of which the floating numbers of some samples are changed.
+
+    Random numbers are the same in every place, for what is drawn may depend on what is changed.
+    """
     mode: Watch | None = watch if change is None else _SpoilingIntegers(batch.n, change)
-    if with_graph:
-        return run.run_plain(batch, change=change, watch=mode)
-    try:
-        with torch.no_grad():  # a graph would take as much memory as the pass that counts
+    with ConstantDraws() if run.is_random else contextlib.nullcontext():
+        if with_graph:
             return run.run_plain(batch, change=change, watch=mode)
-    except RuntimeError:  # a model that differentiates itself
-        return run.run_plain(batch, change=change, watch=mode)
+        try:
+            with torch.no_grad():  # a graph would take as much memory as the pass that counts
+                return run.run_plain(batch, change=change, watch=mode)
+        except RuntimeError:  # a model that differentiates itself
+            return run.run_plain(batch, change=change, watch=mode)
 
 
 def _changed(leaf: Any, n: int, change: Change | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -19,6 +20,14 @@ from upslope.gradnorm.proofs.at_outputs import (
     losses_change,
 )
 from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.draws import ConstantDraws
+from upslope.gradnorm.proofs.passes import (
+    DrawsFollowData,
+    draws_follow_data,
+    replacement,
+    run_fewer,
+    run_without_others,
+)
 
 _NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
 
@@ -44,11 +53,32 @@ def compare_outputs(
     Raises:
         GradientNormError: they do.
     """
-    whole, some = tensors_in(run.outputs), tensors_in(outputs)
-    if len(whole) != len(some):
-        raise model_mixes(run, rows)
+    changed = changed_samples(
+        run, run.outputs, outputs, rows, unused, may_be_shorter=may_be_shorter
+    )
+    if changed is None or agree_in_double(run, rows):
+        return
+    if run.is_random and draws_follow_data(run, rows):
+        run.draws_follow_data = True
+        raise DrawsFollowData
+    raise model_mixes(run, changed)
+
+
+def changed_samples(
+    run: BatchRun,
+    whole: Any,
+    outputs: Any,
+    rows: Tensor,
+    unused: Collection[int],
+    *,
+    may_be_shorter: bool,
+) -> Tensor | None:
+    """Return which of some samples have other outputs than in the batch, `whole`; None if none."""
+    before, some = tensors_in(whole), tensors_in(outputs)
+    if len(before) != len(some):
+        return rows
     near = _NEAR.get(run.precision, _NEAR_HALF)
-    for place, (all_, own) in enumerate(zip(whole, some, strict=True)):
+    for place, (all_, own) in enumerate(zip(before, some, strict=True)):
         counted = all_.shape[:1] == (run.n,) and own.shape[:1] == (len(rows),)
         # What the loss does not look at may depend on anything.
         if place in unused or not counted:
@@ -57,32 +87,42 @@ def compare_outputs(
         if may_be_shorter and is_shorter(own, ours):
             ours = crop(ours, own)
         if ours.shape != own.shape:
-            raise model_mixes(run, rows)
+            return rows
         if ours.numel() == 0:
             continue
         size = torch.where(torch.isfinite(ours), ours.abs(), 0).max()
         same = (own.detach() - ours).abs() <= near * size + near**2
         same |= (own.detach() == ours) | (own.detach().isnan() & ours.isnan())
-        if not bool(same.all()) and not _agree_in_double(run, rows):
+        if not bool(same.all()):
             wrong = (~same).reshape(len(rows), -1).any(dim=1).cpu()
-            raise model_mixes(run, rows[wrong])
+            return rows[wrong]
+    return None
 
 
-def _agree_in_double(run: BatchRun, rows: Tensor) -> bool:
+def agree_in_double(run: BatchRun, rows: Tensor, quantile: float | None = None) -> bool:
     """Whether outputs change with the company by rounding alone: in float64 they are the same.
 
-    TF32, of which GPUs make float32 products, has three digits.
+    TF32, of which GPUs make float32 products, has three digits. quantile: of constant draws.
     """
     # There is nothing more precise to ask.
     if run.precision == torch.float64:
         return False
+    places = rows
+    if run.is_random and quantile is None:
+        places = replacement(run.n, rows)
     try:
         model = copy.deepcopy(run.model).double()
         batch = run.batch.double()
-        with torch.no_grad(), without_traces(model):
-            whole, some = (tensors_in(b.call(model)) for b in (batch, batch.rows(rows)))
+        pair = []
+        for part in (batch, batch.rows(places)):
+            constant = contextlib.nullcontext() if quantile is None else ConstantDraws(quantile)
+            with torch.no_grad(), without_traces(model), constant:
+                pair.append(tensors_in(part.call(model)))
+        whole, some = pair
     except Exception:  # a model for its own type alone
         return False
+    if len(places) > len(rows):
+        some = [b[rows] if len(b) == run.n else b for b in some]
     pairs = [(a[rows], b) for a, b in zip(whole, some, strict=False) if len(a) == run.n]
     pairs = [(crop(a, b) if is_shorter(b, a) else a, b) for a, b in pairs]
     if len(whole) != len(some) or not pairs or any(a.shape != b.shape for a, b in pairs):
@@ -120,6 +160,18 @@ def _places_without(
     return {place for place, tensor in enumerate(tensors_in(outputs)) if id(tensor) in still}
 
 
+def unread_outputs(outputs: Any, losses: Tensor) -> set[int]:
+    """Return the places of the outputs that no gradient of the losses reaches.
+
+    outputs, losses: of one pass, with their graph.
+    """
+    ends = [x for x in tensors_in(outputs) if x.requires_grad]
+    if not ends or not losses.requires_grad:
+        return set()
+    gradients = torch.autograd.grad(losses.sum(), ends, retain_graph=True, allow_unused=True)
+    return _places_without(outputs, ends, gradients)
+
+
 def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
     """Refuse a model whose outputs change with the company, where the loss cannot be cut off.
 
@@ -128,13 +180,7 @@ def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
     Raises:
         GradientNormError: what the loss looks at changes.
     """
-    ends = [x for x in tensors_in(outputs) if x.requires_grad]
-    gradients = (
-        torch.autograd.grad(losses.sum(), ends, retain_graph=True, allow_unused=True)
-        if ends
-        else ()
-    )
-    unused = _places_without(outputs, ends, gradients)
+    unused = unread_outputs(outputs, losses)
     # One alone: a model may do something else for few samples.
     for rows in (*half(run.n, seed=run.n), torch.tensor([run.n // 2])):
         with torch.no_grad():
@@ -142,7 +188,7 @@ def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
                 company, own = run_without_others(run, rows)
             except Exception:  # a model for this size of batch alone: nothing can be said
                 return
-        compare_outputs(run, own, company, unused)
+            compare_outputs(run, own, company, unused)
 
 
 def refuse_other_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
@@ -153,14 +199,8 @@ def refuse_other_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
     Raises:
         GradientNormError: what the loss looks at has changed.
     """
-    ends = [x for x in tensors_in(outputs) if x.requires_grad]
-    unused = set()
-    if ends and losses.requires_grad:
-        gradients = torch.autograd.grad(
-            losses.sum(), ends, retain_graph=True, allow_unused=True, materialize_grads=False
-        )
-        unused = _places_without(outputs, ends, gradients)
-    compare_outputs(run, outputs, torch.arange(run.n), unused)
+    rows = torch.arange(run.n)
+    compare_outputs(run, outputs, rows, unread_outputs(outputs, losses))
 
 
 def refuse_losses_in_company(run: BatchRun, loss: Loss) -> None:
@@ -171,7 +211,7 @@ def refuse_losses_in_company(run: BatchRun, loss: Loss) -> None:
     Raises:
         GradientNormError: some loss has changed.
     """
-    if run.n < 2 or run.is_random:
+    if run.n < 2:
         return
     losses = loss(run.run_plain(run.batch)).detach()
     for stay, change in companies(run.n):
@@ -199,39 +239,6 @@ def crop(whole: Tensor, some: Tensor) -> Tensor:
     return whole[(slice(None), *(slice(size) for size in some.shape[1:]))]
 
 
-def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
-    """Run the model on some samples alone; return those that went, and its outputs.
-
-    A single sample goes twice where the model squeezes one or does not take it. Where a model wants
-    its samples in order (of length, for packed sequences), they go in their own.
-
-    Raises:
-        GradientNormError: the model runs on the whole batch only.
-    """
-    try:
-        outputs = run.run_plain(run.batch.rows(rows))
-        if len(rows) > 1 or all(len(x) == 1 for x in tensors_in(outputs)):
-            return rows, outputs
-    # Another try would fail as well; the caller must choose a smaller batch.
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # the second try below tells what the model does not like
-        pass
-    other = rows.sort().values if len(rows) > 1 else rows.repeat(2)
-    try:
-        return other, run.run_plain(run.batch.rows(other))
-    except torch.OutOfMemoryError:
-        raise
-    # Any type: it is the model's own error, told by name below.
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise GradientNormError(
-            f"Expected a model that runs on any number of samples but on {len(other)} of the "
-            f"{run.n} it fails with {type(error).__name__}: {reason}. Take the number of "
-            "samples from the inputs (`len(x)`), not from a constant."
-        ) from error
-
-
 def shared_tensors(run: BatchRun) -> set[int]:
     """Return the places among `tensors_in` of outputs that are as long as the batch by chance.
 
@@ -244,11 +251,11 @@ def shared_tensors(run: BatchRun) -> set[int]:
 
 def _find_shared(run: BatchRun) -> set[int]:
     whole = tensors_in(run.outputs)
-    if run.n < 2 or run.is_random or all(len(x) != run.n for x in whole):
+    if run.n < 2 or all(len(x) != run.n for x in whole):
         return set()
     try:
         with torch.no_grad():
-            rows, outputs = run_without_others(run, torch.arange(min(2, run.n - 1)))
+            rows, outputs = run_fewer(run, torch.arange(min(2, run.n - 1)))
     except Exception:  # for this size of batch alone, or in no mode but the ordinary one
         return set()
     fewer = tensors_in(outputs)

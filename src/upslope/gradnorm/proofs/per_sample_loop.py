@@ -19,22 +19,25 @@ from upslope.gradnorm.core.model_io import (
     check_losses,
     copy_objects,
     differentiable,
+    half,
     tensors_in,
 )
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.proofs.at_outputs import loss_mixes
 from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.count import refuse_count, refuse_unless_provable
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     model_mixes,
     refuse_losses_in_company,
     refuse_other_outputs,
-    run_without_others,
     shared_tensors,
+    unread_outputs,
     unused_outputs,
 )
 from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
+from upslope.gradnorm.proofs.passes import DrawsFollowData, run_without_others
 
 _APART = {torch.float64: 1e-7, torch.float32: 3e-2}
 _APART_HALF = 0.1
@@ -51,19 +54,26 @@ def sample_by_sample(
         GradientNormError: the loss is not n finite numbers, or samples are mixed.
     """
     parameters: list[Tensor] = list(run.weights.parameters.values())
-    shares = None
-    if not run.is_random:
-        # With random numbers a sample would meet others when it is alone.
-        shares = gradients_at_own_outputs(run, loss, parameters)
+    shares = gradients_at_own_outputs(run, loss, parameters)
+    # In its place of the whole batch a sample costs as much as the batch, so that only proofs go
+    # that way with random numbers.
+    in_the_batch = run.is_random and not run.checks_company
     # The loss needs the whole batch: its parameters, or outputs without samples in front.
-    if shares is None:
+    if shares is None or in_the_batch or run.draws_follow_data:
         yield from _in_the_batch(run, loss, parameters, samples)
         return
     unused = unused_outputs(run.outputs, shares)
+    if run.is_random and run.n > 1:
+        refuse_count(run, [*half(run.n, seed=run.n), torch.tensor([run.n // 2])], unused)
     company = _in_company(run, shares) if run.checks_company else None
-    for i in samples:
+    for place, i in enumerate(samples):
         rows, outputs = run_without_others(run, torch.tensor([i]))
-        compare_outputs(run, outputs, rows, unused, may_be_shorter=True)
+        try:
+            compare_outputs(run, outputs, rows, unused, may_be_shorter=True)
+        except DrawsFollowData:
+            refuse_unless_provable(run)
+            yield from _in_the_batch(run, loss, parameters, samples[place:])
+            return
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
         own = shares_alone(run, loss, shares, outputs, rows)
         for row in own:
@@ -155,10 +165,13 @@ def _in_the_batch(
     """Where a sample cannot go alone: one pass forward, and one backward for each sample."""
     inputs = _differentiable_inputs(run)
     outputs = run.run_plain(run.batch, inputs)
-    losses = loss(copy_objects(outputs))
+    with run.loss_pass():
+        losses = loss(copy_objects(outputs))
     check_losses(losses, run.n, run.batch.first)
-    if not run.is_random:
-        refuse_other_outputs(run, outputs, losses)
+    refuse_other_outputs(run, outputs, losses)
+    if run.is_random and run.checks_company:
+        groups = [*half(run.n, seed=run.n), torch.tensor([run.n // 2])]
+        refuse_count(run, groups, unread_outputs(outputs, losses))
     if not losses.requires_grad:
         for _ in samples:
             yield (None,) * len(parameters)

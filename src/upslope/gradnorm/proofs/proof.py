@@ -34,6 +34,7 @@ from upslope.gradnorm.core.model_io import Loss, copy_objects, differentiable, h
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import differ
 from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.count import refuse_count, refuse_unless_provable
 from upslope.gradnorm.proofs.kernel_results import (
     Checksums,
     Direction,
@@ -44,10 +45,11 @@ from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     refuse_company,
     refuse_losses_in_company,
-    run_without_others,
+    unread_outputs,
     unused_outputs,
 )
 from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
+from upslope.gradnorm.proofs.passes import DrawsFollowData, run_without_others
 from upslope.gradnorm.proofs.per_sample_loop import one_hot, pull_back, sample_by_sample
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
@@ -106,11 +108,16 @@ def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: 
     w = (torch.rand(run.n, generator=rng) + 0.5) * (
         torch.randint(2, (run.n,), generator=rng) * 2 - 1
     )
-    groups = choose_samples(run.n, everyone=run.looks_around)
+    # Of a model that draws, a sample by itself takes a pass of the whole batch.
+    groups = choose_samples(run.n, everyone=run.looks_around and not run.is_random)
     checked = torch.cat(groups)
     w = torch.zeros_like(w).index_copy(0, checked, w[checked])
     one = int(torch.randint(len(checked), (1,), generator=rng))
-    plain, of_one = _plain_gradients(run, loss, own, w, groups, int(checked[one]))
+    try:
+        plain, of_one = _plain_gradients(run, loss, own, w, groups, int(checked[one]))
+    except DrawsFollowData:
+        refuse_unless_provable(run)
+        plain, of_one = _plain_gradients(run, loss, own, w, groups, int(checked[one]))
     near, floor = tolerance(run)
     sizes = {
         name: float(torch.linalg.vector_norm(g.abs())) for name, g in plain.items() if g is not None
@@ -178,14 +185,16 @@ def _plain_gradients(
     """name -> the gradient of sum_n w_n L_n, by autograd alone; and the gradients of L_one."""
     parameters = list(run.weights.parameters.values())
     total: list[Tensor | None] = [None] * len(parameters)
-    shares = None
-    if not run.is_random:
-        shares = gradients_at_own_outputs(run, loss, parameters)
+    shares = gradients_at_own_outputs(run, loss, parameters)
+    if run.draws_follow_data:
+        shares = None  # no pass but that of the batch as it is meets the same random numbers
     parts: Iterator[Gradients]
     if shares is not None:
+        if run.is_random and run.n > 1:
+            _refuse_company_of_random(run, loss, shares, groups, one)
         # Routing by capacity shows only where the company is changed, which is cheap without
         # gradients.
-        if not own.repeats:
+        if not own.repeats and not (run.is_random and run.looks_around):
             _compare_rest(run, loss, shares, torch.cat(list(groups)))
         parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
     else:
@@ -204,6 +213,24 @@ def _plain_gradients(
     elif run.n > 1:
         of_one = _gradients_of_one(run, loss, one)
     return dict(zip(run.weights.parameters, total, strict=True)), of_one
+
+
+def _refuse_company_of_random(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], groups: Sequence[Tensor], one: int
+) -> None:
+    """Run samples of a model that draws without the others, beyond those of the gradients."""
+    with torch.no_grad():
+        for i in range(run.n) if run.looks_around else ():
+            _run_without_others(run, loss, shares, torch.tensor([i]))
+    unused = unused_outputs(run.outputs, shares)
+    _refuse_count(run, [groups[0], torch.tensor([one])], unused)
+
+
+def _refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: set[int]) -> None:
+    try:
+        refuse_count(run, groups, unused)
+    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+        raise ProofFailed("outputs are not those of ordinary passes without company") from error
 
 
 def _compare_rest(run: BatchRun, loss: Loss, shares: Sequence[Tensor], seen: Tensor) -> None:
@@ -265,15 +292,20 @@ def _whole_gradients(
     run: BatchRun, parameters: Sequence[Tensor], loss: Loss, w: Tensor, losses: Tensor
 ) -> Gradients:
     outputs = run.run_plain(run.batch)
-    plain = loss(copy_objects(outputs))
+    with run.loss_pass():
+        plain = loss(copy_objects(outputs))
     near, floor = tolerance(run)
     size = losses.detach().abs().max() if run.n else losses.new_zeros(())
     if not bool(((plain - losses).detach().abs() <= near * size + floor).all()):
         raise ProofFailed("the losses are not those of an ordinary forward pass")
     if not plain.requires_grad:
         return (None,) * len(parameters)
-    if run.n > 1 and not run.is_random:
-        refuse_company(run, outputs, plain)
+    if run.n > 1:
+        if not run.draws_follow_data:
+            refuse_company(run, outputs, plain)
+        if run.is_random:
+            groups = [*half(run.n, seed=run.n), torch.tensor([run.n // 2])]
+            refuse_count(run, groups, unread_outputs(outputs, plain))
         if run.looks_around:
             refuse_losses_in_company(run, loss)
     return pull_back([plain], [w.to(plain)], parameters)

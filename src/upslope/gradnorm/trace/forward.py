@@ -159,7 +159,7 @@ class Forward:
         outputs = run.outputs
         # Several losses may follow one forward pass, each with a program of its own.
         self._interceptor.program.rewind(self._identity)
-        with self._interceptor:
+        with self._interceptor, run.loss_pass():
             # A loss in half precision would round away what tells samples apart.
             if run.options.dtype is not None:
                 outputs = tree_map_only(Tensor, upcast_output, outputs)

@@ -11,6 +11,7 @@ from shapes alone: results do not depend on what else the machine does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,7 +26,13 @@ from upslope.gradnorm.core.heap import give_pages_back, keep_pages
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.restoring import modules_of, restoring_state, without_traces
+from upslope.gradnorm.core.restoring import (
+    Buffers,
+    RandomState,
+    modules_of,
+    restoring_state,
+    without_traces,
+)
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import identify, is_label_free
@@ -67,21 +74,41 @@ def reduce_per_sample(
     bounded = options.scratch < SCRATCH
     heap = give_pages_back() if bounded else contextlib.nullcontext()
     with heap, restoring_state(model) as buffers:
-
-        def record(batch: Batch) -> Recording:
-            buffers.renew()  # a piece does not meet what another piece has written
-            return Recording(model, batch, weights, options)
-
-        own = list(microbatches(model, batch, options))
-        if len(own) > 1 and is_label_free(loss):
-            pieces = map(record, own)
+        own = recordings(model, batch, weights, options, buffers)
+        first = next(own)
+        if first.n == batch.n:
+            return first.reduce_per_sample(reduction, loss, last=True)
+        pieces = itertools.chain([first], own)
+        del first  # its activations go as soon as it is done
+        if is_label_free(loss):
             return _stacked(piece.reduce_per_sample(reduction, loss, last=True) for piece in pieces)
-        rows = None
-        if len(own) > 1:
-            rows = _with_joined_outputs(list(map(record, own)), reduction, loss)
+        rows = _with_joined_outputs(list(pieces), reduction, loss)
         if rows is None:
-            rows = record(batch).reduce_per_sample(reduction, loss, last=True)
+            buffers.renew()
+            whole = Recording(model, batch, weights, options)
+            rows = whole.reduce_per_sample(reduction, loss, last=True)
         return rows
+
+
+def recordings(
+    model: nn.Module, batch: Batch, weights: Weights, options: ComputeOptions, buffers: Buffers
+) -> Iterator[Recording]:
+    """Yield a recording of each microbatch; of the whole batch where the model draws numbers.
+
+    In pieces random numbers would be drawn in another order than by an ordinary pass. buffers: of
+    the model, renewed before each pass.
+    """
+    numbers = RandomState(model)
+    for microbatch in microbatches(model, batch, options):
+        buffers.renew()  # a piece does not meet what another piece has written
+        record = Recording(model, microbatch, weights, options)
+        if record.run.is_random and microbatch.first == batch.first and record.n < batch.n:
+            numbers.rewind()
+            buffers.renew()
+            yield Recording(model, batch, weights, options)
+            return
+        yield record
+        del record
 
 
 def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Iterator[Batch]:

@@ -1,0 +1,101 @@
+"""Whether a model that draws random numbers gives samples other outputs where there are fewer.
+
+Its passes with others replaced (`passes`) have as many samples as the batch, and so do not tell
+what is divided by their number. Here samples do go alone: every draw gives the same number in every
+place (`draws`), in the batch and in the pass of fewer samples. These are not the numbers that the
+batch has met; the operators are the same.
+
+Called by `proof` and `per_sample_loop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.draws import HIGH, LOW, ConstantDraws
+from upslope.gradnorm.proofs.independence import model_looks_around
+from upslope.gradnorm.proofs.mixing import agree_in_double, changed_samples, model_mixes
+from upslope.gradnorm.proofs.passes import run_fewer
+
+
+class _CannotTell(Exception):  # noqa: N818
+    """The model does not run with constant draws, or draws what cannot be made constant."""
+
+
+@torch.no_grad()
+def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: Collection[int]) -> None:
+    """Refuse a model whose outputs for some samples change when they go without the others.
+
+    groups: the samples that go together. unused: as in `mixing.compare_outputs`. Where what is
+    drawn depends on the numbers of the samples, no other pass tells whether they mix.
+
+    Raises:
+        GradientNormError: they change; or nothing can be told, and no other pass tells.
+    """
+    try:
+        if _changed(run, groups, unused, None) is None:
+            return
+        # Noise with the samples last is no mixing: one number in all places tells.
+        for quantile in (HIGH, LOW):
+            changed = _changed(run, groups, unused, quantile)
+            if changed is not None:
+                raise model_mixes(run, changed)
+    except _CannotTell as reason:
+        if run.draws_follow_data:
+            raise _undecided(str(reason)) from reason
+
+
+def _changed(
+    run: BatchRun, groups: Sequence[Tensor], unused: Collection[int], quantile: float | None
+) -> Tensor | None:
+    """Return samples that change, of the first of the groups that has any; None if none has."""
+    draws = ConstantDraws(quantile)
+    try:
+        whole = run.run_plain(run.batch, watch=draws)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what it computes of constant numbers has no inverse, say
+        raise _CannotTell("it fails where random numbers are constant") from error
+    for rows in groups:
+        other = ConstantDraws(quantile)
+        company, own = _run_fewer(run, rows, other)
+        changed = changed_samples(run, whole, own, company, unused, may_be_shorter=True)
+        if changed is None or agree_in_double(run, company, quantile or HIGH):
+            continue
+        if not (draws.is_complete and other.is_complete and draws.others == other.others):
+            raise _CannotTell("it draws by other ways than torch's operators")
+        return changed
+    return None
+
+
+def _run_fewer(run: BatchRun, rows: Tensor, draws: ConstantDraws) -> tuple[Tensor, Any]:
+    try:
+        return run_fewer(run, rows, draws)
+    except GradientNormError as error:
+        run_fewer(run, rows)  # fails with any numbers: that is the model's own fault
+        raise _CannotTell("it fails where random numbers are constant") from error
+
+
+def refuse_unless_provable(run: BatchRun) -> None:
+    """Refuse a model that may mix samples, and whose draws depend on their numbers as well.
+
+    Raises:
+        GradientNormError: it does both.
+    """
+    if run.looks_around and model_looks_around(run):
+        raise _undecided("a statistic of the batch meets its samples")
+
+
+def _undecided(reason: str) -> GradientNormError:
+    return GradientNormError(
+        "Expected a model that draws as many random numbers for a sample whatever the others are "
+        "but which numbers a sample meets depends on the numbers of other samples (a dropout "
+        f"behind a choice of tokens, say), and {reason}: whether samples are mixed cannot be told. "
+        "Score in `model.eval()`, or draw for all samples before any are chosen."
+    )

@@ -1,0 +1,117 @@
+"""Ordinary passes of some samples of a batch, which meet nothing of the others.
+
+A model that draws no random numbers is run on these samples alone. One that does would draw other
+numbers for them; it is run on the whole batch, from the same state of the generators, with the
+others replaced by copies of these samples: whatever is drawn, is drawn in the same places. Where
+what is drawn depends on the numbers of the samples (a dropout behind a choice of tokens, say), such
+passes cannot be compared (`DrawsFollowData`).
+
+Called by `mixing`, `proof` and `per_sample_loop`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.core.model_io import opens, tensors_in
+from upslope.gradnorm.proofs.batch_run import BatchRun, Watch
+from upslope.gradnorm.proofs.draws import DrawsLog
+
+
+class DrawsFollowData(Exception):  # noqa: N818
+    """Which random numbers a sample meets depends on the numbers of other samples."""
+
+
+def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
+    """Run the model on some samples without the others; return those that went, and its outputs.
+
+    Raises:
+        GradientNormError: the model runs on the batch as it is only.
+    """
+    if run.is_random and run.n > 1:
+        return rows, _run_with_others_replaced(run, rows)
+    return run_fewer(run, rows)
+
+
+def run_fewer(run: BatchRun, rows: Tensor, watch: Watch | None = None) -> tuple[Tensor, Any]:
+    """Run the model on some samples alone; return those that went, and its outputs.
+
+    A single sample goes twice where the model squeezes one or does not take it. Where a model wants
+    its samples in order (of length, for packed sequences), they go in their own. watch: runs with
+    the model.
+
+    Raises:
+        GradientNormError: the model runs on the whole batch only.
+    """
+    try:
+        outputs = run.run_plain(run.batch.rows(rows), watch=watch)
+        if len(rows) > 1 or all(len(x) == 1 for x in tensors_in(outputs)):
+            return rows, outputs
+    # Another try would fail as well; the caller must choose a smaller batch.
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # the second try below tells what the model does not like
+        pass
+    other = rows.sort().values if len(rows) > 1 else rows.repeat(2)
+    try:
+        return other, run.run_plain(run.batch.rows(other), watch=watch)
+    except torch.OutOfMemoryError:
+        raise
+    # Any type: it is the model's own error, told by name below.
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise GradientNormError(
+            f"Expected a model that runs on any number of samples but on {len(other)} of the "
+            f"{run.n} it fails with {type(error).__name__}: {reason}. Take the number of "
+            "samples from the inputs (`len(x)`), not from a constant."
+        ) from error
+
+
+def _run_with_others_replaced(run: BatchRun, rows: Tensor) -> Any:
+    """Run the whole batch with copies of some samples in the place of the others.
+
+    Returns the outputs of these samples, in their order.
+    """
+    try:
+        outputs = run.run_plain(run.batch.rows(replacement(run.n, rows)))
+    except torch.OutOfMemoryError:
+        raise
+    # Any type: it is the model's own error, told by name below.
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise GradientNormError(
+            "Expected a model that takes any samples but with copies of samples "
+            f"{rows[:5].tolist()} in the place of the others it fails with "
+            f"{type(error).__name__}: {reason}. Random numbers are drawn, so that no sample can be "
+            "looked at but in its place of the batch: `model.eval()`."
+        ) from error
+
+    def own(tensor: Tensor) -> Tensor:
+        return tensor[rows.to(tensor.device)] if tensor.shape[:1] == (run.n,) else tensor
+
+    # Objects that cannot be taken apart are only looked at (`tensors_in`).
+    whole = outputs if opens(outputs) else tensors_in(outputs)
+    return tree_map_only(Tensor, own, whole)
+
+
+def replacement(n: int, rows: Tensor) -> Tensor:
+    """For each of n places the sample that goes there: of `rows` each in its own.
+
+    The next one before it, or after it, in the others, so that samples in order stay in order.
+    """
+    own = rows.sort().values
+    at = torch.searchsorted(own, torch.arange(n), right=True) - 1
+    return own[at.clamp(min=0)]
+
+
+def draws_follow_data(run: BatchRun, rows: Tensor) -> bool:
+    """Whether other random numbers are drawn when copies of some samples replace the others."""
+    as_is, replaced = DrawsLog(), DrawsLog()
+    run.run_plain(run.batch, watch=as_is)
+    run.run_plain(run.batch.rows(replacement(run.n, rows)), watch=replaced)
+    return not replaced.is_replay_of(as_is)
