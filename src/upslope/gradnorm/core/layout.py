@@ -237,6 +237,8 @@ class LayoutProbe:
 
 def _reached(g: Tensor, dim: int) -> Tensor:
     """(size,): where along `dim` some entry is not zero."""
+    if g.numel() == 0:  # no sample has come this way: an expert that none has chosen, say
+        return g.new_zeros(g.shape[dim], dtype=torch.bool)
     return g.movedim(dim, 0).reshape(g.shape[dim], -1).any(dim=1)
 
 

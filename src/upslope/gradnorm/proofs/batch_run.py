@@ -54,8 +54,10 @@ class BatchRun:
         """The types of what depends on the samples, beside those of the weights."""
         self.is_random = False
         """Whether the model draws random numbers that a sample alone would not meet."""
+        self.draws_follow_counts = False
+        """Whether what it draws for a sample depends on the whole numbers of others: lengths."""
         self.draws_follow_data = False
-        """Whether what it draws for a sample is known to depend on the numbers of others."""
+        """Whether what it draws for a sample depends on numbers of others that are not whole."""
         self.looks_around = False
         """Whether a sample's numbers may depend on others, so that all samples are proven."""
         self.has_hooks = False

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.draws import HIGH, LOW, ConstantDraws
+from upslope.gradnorm.proofs.draws import HIGH, LOW, ConstantDraws, Quantiles
 from upslope.gradnorm.proofs.independence import model_looks_around
 from upslope.gradnorm.proofs.mixing import agree_in_double, changed_samples, model_mixes
 from upslope.gradnorm.proofs.passes import run_fewer
@@ -39,11 +39,13 @@ def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: Collection[int
         GradientNormError: they change; or nothing can be told, and no other pass tells.
     """
     try:
-        if _changed(run, groups, unused, None) is None:
+        # Where samples may depend on others, entries that a dropout hides are looked at as well.
+        patterns = [(HIGH, LOW), (LOW, HIGH)] if run.looks_around else [(HIGH, LOW)]
+        if all(_changed(run, groups, unused, pattern) is None for pattern in patterns):
             return
         # Noise with the samples last is no mixing: one number in all places tells.
         for quantile in (HIGH, LOW):
-            changed = _changed(run, groups, unused, quantile)
+            changed = _changed(run, groups, unused, (quantile, quantile))
             if changed is not None:
                 raise model_mixes(run, changed)
     except _CannotTell as reason:
@@ -52,10 +54,10 @@ def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: Collection[int
 
 
 def _changed(
-    run: BatchRun, groups: Sequence[Tensor], unused: Collection[int], quantile: float | None
+    run: BatchRun, groups: Sequence[Tensor], unused: Collection[int], quantiles: Quantiles
 ) -> Tensor | None:
     """Return samples that change, of the first of the groups that has any; None if none has."""
-    draws = ConstantDraws(quantile)
+    draws = ConstantDraws(quantiles)
     try:
         whole = run.run_plain(run.batch, watch=draws)
     except torch.OutOfMemoryError:
@@ -63,10 +65,10 @@ def _changed(
     except Exception as error:  # what it computes of constant numbers has no inverse, say
         raise _CannotTell("it fails where random numbers are constant") from error
     for rows in groups:
-        other = ConstantDraws(quantile)
+        other = ConstantDraws(quantiles)
         company, own = _run_fewer(run, rows, other)
         changed = changed_samples(run, whole, own, company, unused, may_be_shorter=True)
-        if changed is None or agree_in_double(run, company, quantile or HIGH):
+        if changed is None or agree_in_double(run, company, quantiles):
             continue
         if not (draws.is_complete and other.is_complete and draws.others == other.others):
             raise _CannotTell("it draws by other ways than torch's operators")
@@ -88,7 +90,7 @@ def refuse_unless_provable(run: BatchRun) -> None:
     Raises:
         GradientNormError: it does both.
     """
-    if run.looks_around and model_looks_around(run):
+    if run.draws_follow_data and run.looks_around and model_looks_around(run):
         raise _undecided("a statistic of the batch meets its samples")
 
 

@@ -31,6 +31,9 @@ HIGH, LOW = 0.6, 0.4
 """Quantiles: either half of the entries is kept, however a model compares them with a rate."""
 
 
+Quantiles = tuple[float, float]
+
+
 def draws(func: Any) -> bool:
     """Return whether an operator of torch (an overload) may draw random numbers."""
     return torch.Tag.nondeterministic_seeded in func.tags or _name_of(func) in _UNTAGGED
@@ -84,12 +87,14 @@ class DrawsLog(DrawsMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.log: list[tuple[str, tuple[Any, ...]]] = []
+        self.log: list[tuple[str, tuple[Any, ...], int]] = []
 
     def on_draw(self, func: Any, args: Any, kwargs: Any, out: Any) -> Any:  # noqa: ARG002
         """Take note of one draw; see `DrawsMode`."""
         shapes = (tuple(x.shape) for x in tree_flatten(out)[0] if isinstance(x, Tensor))
-        self.log.append((str(func), tuple(shapes)))
+        # Some laws take as many numbers of the generator as their data ask for.
+        state = torch.get_rng_state().numpy().tobytes()
+        self.log.append((str(func), tuple(shapes), hash(state)))
         return out
 
     def is_replay_of(self, other: DrawsLog) -> bool:
@@ -100,13 +105,13 @@ class DrawsLog(DrawsMode):  # type: ignore[no-untyped-call]
 class ConstantDraws(DrawsMode):  # type: ignore[no-untyped-call]
     """Makes every draw give the same number in every place, whatever the size of the batch.
 
-    quantile: of the distribution that is drawn from, in (0, 1). None: two of them alternate along
-    the last dimension of what has several, so that a model that drops entries drops some.
+    quantiles: of the distribution that is drawn from, in (0, 1). They alternate along the last
+    dimension of what has several, so that a model that drops entries drops some.
     """
 
-    def __init__(self, quantile: float | None = None):
+    def __init__(self, quantiles: Quantiles = (HIGH, LOW)):
         super().__init__()  # type: ignore[no-untyped-call]
-        self._quantile, self._count = quantile, 0
+        self._quantiles, self._count = quantiles, 0
         self.is_complete = True
         """Whether every operator that drew has been made to give constant numbers."""
 
@@ -124,19 +129,27 @@ class ConstantDraws(DrawsMode):  # type: ignore[no-untyped-call]
             out[0].copy_(args[0] / max(1 - float(rate or 0), 1e-3))
             out[1].fill_(1)
             return out
+        if name in {"rrelu_with_noise", "rrelu_with_noise_"}:
+            noise = args[1]  # the factor of each entry, positive, and 1 for those above zero
+            slopes = torch.full_like(noise, (given["lower"] + given["upper"]) / 2)
+            slopes[out > 0] = 1
+            out.mul_(slopes / noise)
+            noise.copy_(slopes)
+            return out
         law = _LAWS.get(name.removesuffix("_"))
         if law is None or not isinstance(out, Tensor):
             self.is_complete = False
             return out
-        return out.copy_(law(_Draw(self._quantiles(out), given, out))) if out.numel() else out
+        return out.copy_(law(_Draw(self._places(out), given, out))) if out.numel() else out
 
-    def _quantiles(self, out: Tensor) -> Tensor:
+    def _places(self, out: Tensor) -> Tensor:
         """The quantile of each entry, of any shape that spreads over `out`."""
-        if self._quantile is not None or out.dim() < 2:
-            quantile = self._quantile or HIGH
-            return torch.full((), quantile, dtype=torch.float64, device=out.device)
+        first, second = self._quantiles
+        # What has one dimension may have a number for each sample.
+        if first == second or out.dim() < 2:
+            return torch.full((), first, dtype=torch.float64, device=out.device)
         even = torch.arange(out.shape[-1], device=out.device) % 2 == 0
-        return torch.where(even, HIGH, LOW).double()
+        return torch.where(even, first, second).double()
 
 
 def _arguments(func: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,13 +20,12 @@ from upslope.gradnorm.proofs.at_outputs import (
     losses_change,
 )
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.draws import ConstantDraws
+from upslope.gradnorm.proofs.draws import ConstantDraws, Quantiles
 from upslope.gradnorm.proofs.passes import (
-    DrawsFollowData,
-    draws_follow_data,
-    replacement,
+    note_draws_that_follow_data,
     run_fewer,
     run_without_others,
+    with_others_replaced,
 )
 
 _NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
@@ -52,15 +51,15 @@ def compare_outputs(
 
     Raises:
         GradientNormError: they do.
+        DrawsFollowData: the two passes have met other random numbers.
     """
     changed = changed_samples(
         run, run.outputs, outputs, rows, unused, may_be_shorter=may_be_shorter
     )
     if changed is None or agree_in_double(run, rows):
         return
-    if run.is_random and draws_follow_data(run, rows):
-        run.draws_follow_data = True
-        raise DrawsFollowData
+    if run.is_random:
+        note_draws_that_follow_data(run, rows)
     raise model_mixes(run, changed)
 
 
@@ -99,29 +98,27 @@ def changed_samples(
     return None
 
 
-def agree_in_double(run: BatchRun, rows: Tensor, quantile: float | None = None) -> bool:
+def agree_in_double(run: BatchRun, rows: Tensor, quantiles: Quantiles | None = None) -> bool:
     """Whether outputs change with the company by rounding alone: in float64 they are the same.
 
-    TF32, of which GPUs make float32 products, has three digits. quantile: of constant draws.
+    TF32, of which GPUs make float32 products, has three digits. quantiles: of constant draws.
     """
     # There is nothing more precise to ask.
     if run.precision == torch.float64:
         return False
-    places = rows
-    if run.is_random and quantile is None:
-        places = replacement(run.n, rows)
+    replays = run.is_random and quantiles is None
+    own = with_others_replaced(run, rows) if replays else run.batch.rows(rows)
     try:
         model = copy.deepcopy(run.model).double()
-        batch = run.batch.double()
         pair = []
-        for part in (batch, batch.rows(places)):
-            constant = contextlib.nullcontext() if quantile is None else ConstantDraws(quantile)
+        for part in (run.batch.double(), own.double()):
+            constant = contextlib.nullcontext() if quantiles is None else ConstantDraws(quantiles)
             with torch.no_grad(), without_traces(model), constant:
                 pair.append(tensors_in(part.call(model)))
         whole, some = pair
     except Exception:  # a model for its own type alone
         return False
-    if len(places) > len(rows):
+    if replays:
         some = [b[rows] if len(b) == run.n else b for b in some]
     pairs = [(a[rows], b) for a, b in zip(whole, some, strict=False) if len(a) == run.n]
     pairs = [(crop(a, b) if is_shorter(b, a) else a, b) for a, b in pairs]
@@ -172,6 +169,15 @@ def unread_outputs(outputs: Any, losses: Tensor) -> set[int]:
     return _places_without(outputs, ends, gradients)
 
 
+def groups_without_others(run: BatchRun) -> list[Tensor]:
+    """Return the samples that are to go together, without the others.
+
+    Both halves; and one alone, or each, for a model may do something else for few samples.
+    """
+    alone = range(run.n) if run.looks_around else [run.n // 2]
+    return [*half(run.n, seed=run.n), *(torch.tensor([i]) for i in alone)]
+
+
 def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
     """Refuse a model whose outputs change with the company, where the loss cannot be cut off.
 
@@ -181,8 +187,7 @@ def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
         GradientNormError: what the loss looks at changes.
     """
     unused = unread_outputs(outputs, losses)
-    # One alone: a model may do something else for few samples.
-    for rows in (*half(run.n, seed=run.n), torch.tensor([run.n // 2])):
+    for rows in groups_without_others(run):
         with torch.no_grad():
             try:
                 company, own = run_without_others(run, rows)

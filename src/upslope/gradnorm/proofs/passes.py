@@ -11,6 +11,7 @@ Called by `mixing`, `proof` and `per_sample_loop`.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import opens, tensors_in
+from upslope.gradnorm.core.model_io import Batch, opens, tensors_in
 from upslope.gradnorm.proofs.batch_run import BatchRun, Watch
 from upslope.gradnorm.proofs.draws import DrawsLog
 
@@ -78,7 +79,7 @@ def _run_with_others_replaced(run: BatchRun, rows: Tensor) -> Any:
     Returns the outputs of these samples, in their order.
     """
     try:
-        outputs = run.run_plain(run.batch.rows(replacement(run.n, rows)))
+        outputs = run.run_plain(with_others_replaced(run, rows))
     except torch.OutOfMemoryError:
         raise
     # Any type: it is the model's own error, told by name below.
@@ -99,7 +100,19 @@ def _run_with_others_replaced(run: BatchRun, rows: Tensor) -> Any:
     return tree_map_only(Tensor, own, whole)
 
 
-def replacement(n: int, rows: Tensor) -> Tensor:
+def with_others_replaced(run: BatchRun, rows: Tensor) -> Batch:
+    """Return the batch with copies of some samples in the place of the others."""
+    batch = run.batch.rows(_replacement(run.n, rows))
+    if not run.draws_follow_counts:
+        return batch
+    leaves = tuple(
+        new if isinstance(old, Tensor) and old.is_floating_point() else old
+        for old, new in zip(run.batch.leaves, batch.leaves, strict=True)
+    )
+    return dataclasses.replace(batch, leaves=leaves)
+
+
+def _replacement(n: int, rows: Tensor) -> Tensor:
     """For each of n places the sample that goes there: of `rows` each in its own.
 
     The next one before it, or after it, in the others, so that samples in order stay in order.
@@ -109,9 +122,21 @@ def replacement(n: int, rows: Tensor) -> Tensor:
     return own[at.clamp(min=0)]
 
 
-def draws_follow_data(run: BatchRun, rows: Tensor) -> bool:
-    """Whether other random numbers are drawn when copies of some samples replace the others."""
+def note_draws_that_follow_data(run: BatchRun, rows: Tensor) -> None:
+    """See whether other random numbers are drawn when copies of some samples replace the others.
+
+    Where they are, whole numbers stay from now on, for lengths often decide; where they are even
+    so, no other pass meets the random numbers of the batch.
+
+    Raises:
+        DrawsFollowData: they are.
+    """
     as_is, replaced = DrawsLog(), DrawsLog()
     run.run_plain(run.batch, watch=as_is)
-    run.run_plain(run.batch.rows(replacement(run.n, rows)), watch=replaced)
-    return not replaced.is_replay_of(as_is)
+    run.run_plain(with_others_replaced(run, rows), watch=replaced)
+    if replaced.is_replay_of(as_is):
+        return
+    if run.draws_follow_counts:
+        run.draws_follow_data = True
+    run.draws_follow_counts = True
+    raise DrawsFollowData

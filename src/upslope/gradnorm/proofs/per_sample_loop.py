@@ -19,7 +19,6 @@ from upslope.gradnorm.core.model_io import (
     check_losses,
     copy_objects,
     differentiable,
-    half,
     tensors_in,
 )
 from upslope.gradnorm.core.reductions import Reduction
@@ -29,6 +28,7 @@ from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.count import refuse_count, refuse_unless_provable
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
+    groups_without_others,
     model_mixes,
     refuse_losses_in_company,
     refuse_other_outputs,
@@ -64,7 +64,7 @@ def sample_by_sample(
         return
     unused = unused_outputs(run.outputs, shares)
     if run.is_random and run.n > 1:
-        refuse_count(run, [*half(run.n, seed=run.n), torch.tensor([run.n // 2])], unused)
+        refuse_count(run, groups_without_others(run), unused)
     company = _in_company(run, shares) if run.checks_company else None
     for place, i in enumerate(samples):
         rows, outputs = run_without_others(run, torch.tensor([i]))
@@ -72,7 +72,7 @@ def sample_by_sample(
             compare_outputs(run, outputs, rows, unused, may_be_shorter=True)
         except DrawsFollowData:
             refuse_unless_provable(run)
-            yield from _in_the_batch(run, loss, parameters, samples[place:])
+            yield from sample_by_sample(run, loss, samples[place:])
             return
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
         own = shares_alone(run, loss, shares, outputs, rows)
@@ -170,8 +170,7 @@ def _in_the_batch(
     check_losses(losses, run.n, run.batch.first)
     refuse_other_outputs(run, outputs, losses)
     if run.is_random and run.checks_company:
-        groups = [*half(run.n, seed=run.n), torch.tensor([run.n // 2])]
-        refuse_count(run, groups, unread_outputs(outputs, losses))
+        refuse_count(run, groups_without_others(run), unread_outputs(outputs, losses))
     if not losses.requires_grad:
         for _ in samples:
             yield (None,) * len(parameters)

@@ -43,6 +43,7 @@ from upslope.gradnorm.proofs.kernel_results import (
 )
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
+    groups_without_others,
     refuse_company,
     refuse_losses_in_company,
     unread_outputs,
@@ -113,11 +114,7 @@ def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: 
     checked = torch.cat(groups)
     w = torch.zeros_like(w).index_copy(0, checked, w[checked])
     one = int(torch.randint(len(checked), (1,), generator=rng))
-    try:
-        plain, of_one = _plain_gradients(run, loss, own, w, groups, int(checked[one]))
-    except DrawsFollowData:
-        refuse_unless_provable(run)
-        plain, of_one = _plain_gradients(run, loss, own, w, groups, int(checked[one]))
+    plain, of_one = _comparable_gradients(run, loss, own, w, groups, int(checked[one]))
     near, floor = tolerance(run)
     sizes = {
         name: float(torch.linalg.vector_norm(g.abs())) for name, g in plain.items() if g is not None
@@ -174,6 +171,22 @@ Gradients = tuple[Tensor | None, ...]
 """One gradient per parameter, in order; None where none is reached."""
 
 
+def _comparable_gradients(
+    run: BatchRun,
+    loss: Loss,
+    own: KernelGradients,
+    w: Tensor,
+    groups: Sequence[Tensor],
+    one: int,
+) -> tuple[dict[str, Tensor | None], Gradients]:
+    """As `_plain_gradients`, by passes that meet the random numbers of the batch."""
+    while True:
+        try:
+            return _plain_gradients(run, loss, own, w, groups, one)
+        except DrawsFollowData:  # twice at most: the run has taken note of what they follow
+            refuse_unless_provable(run)
+
+
 def _plain_gradients(
     run: BatchRun,
     loss: Loss,
@@ -219,11 +232,11 @@ def _refuse_company_of_random(
     run: BatchRun, loss: Loss, shares: Sequence[Tensor], groups: Sequence[Tensor], one: int
 ) -> None:
     """Run samples of a model that draws without the others, beyond those of the gradients."""
+    alone = [torch.tensor([i]) for i in (range(run.n) if run.looks_around else [one])]
     with torch.no_grad():
-        for i in range(run.n) if run.looks_around else ():
-            _run_without_others(run, loss, shares, torch.tensor([i]))
-    unused = unused_outputs(run.outputs, shares)
-    _refuse_count(run, [groups[0], torch.tensor([one])], unused)
+        for rows in alone if run.looks_around else ():
+            _run_without_others(run, loss, shares, rows)
+    _refuse_count(run, [*groups, *alone], unused_outputs(run.outputs, shares))
 
 
 def _refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: set[int]) -> None:
@@ -304,8 +317,7 @@ def _whole_gradients(
         if not run.draws_follow_data:
             refuse_company(run, outputs, plain)
         if run.is_random:
-            groups = [*half(run.n, seed=run.n), torch.tensor([run.n // 2])]
-            refuse_count(run, groups, unread_outputs(outputs, plain))
+            refuse_count(run, groups_without_others(run), unread_outputs(outputs, plain))
         if run.looks_around:
             refuse_losses_in_company(run, loss)
     return pull_back([plain], [w.to(plain)], parameters)

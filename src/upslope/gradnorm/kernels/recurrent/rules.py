@@ -81,8 +81,9 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
         else:
             *others, batch_first = args
         hx, params, has_biases, num_layers, dropout, train, bidirectional = others
-        if train and dropout > 0:
-            return NotImplemented  # dropout between layers is left to torch
+        # Elsewhere a fused kernel draws numbers that no dropout of torch would draw.
+        if train and dropout > 0 and input.device.type != "cpu":
+            return NotImplemented
         initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         initial = tuple(
             expand_to_samples(tape, s, s.shape) if tape.weights.is_weight(s) else s for s in initial
@@ -106,6 +107,8 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
                 outputs.append(output)
                 finals.append((last, cells) if len(initial) == 2 else (last,))
             x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
+            if train and dropout > 0 and number + 1 < num_layers:
+                x = F.dropout(x, dropout)  # entries in the order in which torch's own draw
         ends = [torch.stack(states) for states in zip(*finals, strict=True)]
         return (x.transpose(0, 1) if batch_first else x, *ends)
 
