@@ -67,11 +67,11 @@ def reduce_per_sample(
     The model is left as it was found.
     """
     _keep_pages()
-    with restoring_state(model) as buffers:
+    with restoring_state(model) as state:
 
         def record(batch: Batch) -> Recording:
-            buffers.renew()  # a piece does not meet what another piece has written
-            return Recording(model, batch, weights, options)
+            state.renew()  # a piece does not meet what another piece has written
+            return Recording(model, batch, weights, options, state)
 
         own = list(microbatches(model, batch, options))
         if len(own) > 1 and is_label_free(loss):
