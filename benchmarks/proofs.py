@@ -23,9 +23,9 @@ from rich.table import Table
 from speed.networks import NETWORKS, Network
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.memory import PROOF_SHARE, memory_of
 from upslope.gradnorm.proofs.independence import model_looks_around
 from upslope.gradnorm.trace import recording
+from upslope.gradnorm.trace.memory import PROOF_SHARE, memory_of
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 POOL = 2000

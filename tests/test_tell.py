@@ -55,7 +55,7 @@ def test_masks_are_told_as_arrays_and_files(tmp_path):
         assert run.state == before  # the same answers again are none
         run.ask()
     with masks_run(tmp_path / "run") as run:
-        labelled = run._steps._labelled()
+        labelled = run._steps.run.labelled()
         from upslope.experiment.labels import LabelledPool
 
         targets = LabelledPool(run.splits.pool, run.state.labels).targets(labelled)

@@ -1,5 +1,7 @@
 """Derivatives along a direction, products with a Hessian, and a model in eval mode for a while.
 
+Also the tensors that a backward pass will need, by which batch sizes are estimated.
+
 Used by `influence`, by signals and by whatever runs a model without training it.
 """
 
@@ -25,6 +27,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def tensors_saved_for_backward(model: nn.Module) -> Iterator[dict[int, Tensor]]:
+    """Collect what the backward pass will need, beside parameters and buffers.
+
+    model: the network that runs while the block does, on any device, "meta" among them.
+
+    Yields: storage -> one of its tensors. Views of one tensor are there once.
+    """
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        # Without its graph: an output that its own node holds is a circle that is never freed.
+        detached = tensor.detach()
+        # Addresses do not tell tensors on "meta" apart. The tensor is held, so that no other
+        # storage takes its place.
+        if (storage := detached.untyped_storage()._cdata) not in own:
+            saved[storage] = detached
+        return detached
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
 
 
 def dot(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:

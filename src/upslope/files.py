@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,52 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         sync_folder(path.parent)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; when the block ends it is called `folder`, as a whole.
+
+    An error or a kill inside leaves nothing of that name, so that the same call may be made again.
+    folder: absent or empty. Where it is empty and nothing can be made beside it, as where a disk is
+    mounted there, it is filled by renames of one entry after the other.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    name = f".{folder.name}.{os.getpid()}.part"
+    with disk_errors(folder):
+        make_folder(folder.parent)
+        for place in (folder.parent, folder):
+            sweep(place, f".{folder.name}.*.part")
+        temporary = folder.with_name(name)
+        try:
+            temporary.mkdir()
+            if folder.is_dir() and temporary.stat().st_dev != folder.stat().st_dev:
+                temporary.rmdir()
+                raise OSError(errno.EXDEV, "another file system", str(folder))
+        except OSError:
+            if not folder.is_dir():
+                raise
+            temporary = folder / name
+            temporary.mkdir()
+        try:
+            if folder.is_dir():
+                temporary.chmod(folder.stat().st_mode)
+            yield temporary
+            for part, _, _ in os.walk(temporary):
+                sync_folder(Path(part))
+            if temporary.parent == folder:
+                for entry in sorted(temporary.iterdir()):
+                    entry.rename(folder / entry.name)
+            else:
+                if folder.is_dir() and os.name != "posix":
+                    folder.rmdir()
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync_folder(folder)
+        sync_folder(folder.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all: `write_atomically`.
 
@@ -103,13 +149,21 @@ def from_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from error
 
 
+def json_digest(value: object) -> str:
+    """Return the SHA-256 of plain data as JSON, in hexadecimal; the order of keys does not count.
+
+    value: what `json.dumps` takes.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def write_digested_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write plain data as JSON with the SHA-256 of its content, whole or not at all.
 
     Raises:
         RunError: the disk is full or cannot be written.
     """
-    write_text(path, json.dumps({**data, _DIGEST: _digest(data)}, indent=1))
+    write_text(path, json.dumps({**data, _DIGEST: json_digest(data)}, indent=1))
 
 
 def read_digested_json(path: Path) -> dict[str, Any] | None:
@@ -120,7 +174,7 @@ def read_digested_json(path: Path) -> dict[str, Any] | None:
     try:
         data = from_json(path.read_text(encoding="utf-8"))
         if _DIGEST in data:
-            return data if data.pop(_DIGEST) == _digest(data) else None
+            return data if data.pop(_DIGEST) == json_digest(data) else None
         # Where the name of the digest is what is damaged, its value is that of all the rest.
         return None if any(_is_digest_of_rest(data, name) for name in data) else data
     except (OSError, ValueError, TypeError, AttributeError):
@@ -129,11 +183,7 @@ def read_digested_json(path: Path) -> dict[str, Any] | None:
 
 def _is_digest_of_rest(data: Mapping[str, Any], name: str) -> bool:
     rest = {key: value for key, value in data.items() if key != name}
-    return bool(data[name] == _digest(rest))
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return bool(data[name] == json_digest(rest))
 
 
 def _without_nan(value: Any) -> Any:
@@ -167,6 +217,18 @@ def csv_line(cells: Iterable[object]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer).writerow(cells)  # quotes what occurs in its own end of lines, "\r\n"
     return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a CSV table, its lines ended by a line feed.
+
+    head: the column names. rows: cells, written as `str` of them, quoted where they need it; text
+    that a spreadsheet would run as a formula gets an apostrophe in front (`safe_cell`).
+    """
+    return "".join(
+        csv_line(safe_cell(cell) if isinstance(cell, str) else cell for cell in row)
+        for row in (head, *rows)
+    )
 
 
 def reserve(handle: int, size: int) -> None:

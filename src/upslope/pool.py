@@ -170,6 +170,16 @@ class InitialSelector(Protocol):
         ...
 
 
+@runtime_checkable
+class SeesLabels(Protocol):
+    """A strategy that, where it says so, looks at labels before they are given: in simulations."""
+
+    @property
+    def sees_labels(self) -> bool:
+        """Return whether it does, as an oracle."""
+        ...
+
+
 def check_budget(pool: PoolView, budget: int) -> None:
     """Raise SelectionError unless 1 <= budget <= number of candidates."""
     if not 1 <= budget <= len(pool):

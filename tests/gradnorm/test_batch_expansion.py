@@ -7,7 +7,7 @@ import torch
 from oracle import assert_agrees
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.batch_expansion import is_batch_expansion, repeated
+from upslope.gradnorm.trace.batch_expansion import is_batch_expansion, repeated
 
 
 class ShiftedWindows(nn.Module):

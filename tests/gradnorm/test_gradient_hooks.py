@@ -8,7 +8,7 @@ from oracle import assert_agrees
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.trace.hooks import module_with_backward_hook, refuse_parameter_hooks
+from upslope.gradnorm.trace.refusals import module_with_backward_hook, refuse_parameter_hooks
 
 
 def net() -> nn.Module:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.memory import memory_of
+from upslope.gradnorm.trace.memory import memory_of
 
 D = torch.float64
 

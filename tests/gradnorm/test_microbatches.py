@@ -18,7 +18,7 @@ from upslope.gradnorm import (
     gradient_sketches,
     label_free,
 )
-from upslope.gradnorm.core.batch import Batch
+from upslope.gradnorm.core.model_io import Batch
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.trace import microbatches
 from upslope.gradnorm.trace.recording import Recording

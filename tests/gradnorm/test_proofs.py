@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import explain, gradient_norms, samples_that_fit, select
-from upslope.gradnorm.core import memory as memories
 from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.memory import memory_of
 from upslope.gradnorm.kernels.linear import Linear
+from upslope.gradnorm.trace import memory as memories
 from upslope.gradnorm.trace import recording
+from upslope.gradnorm.trace.memory import memory_of
 
 D = torch.float64
 

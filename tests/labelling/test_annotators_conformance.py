@@ -183,3 +183,18 @@ def test_an_image_moved_into_a_folder_of_its_class_is_an_answer(tmp_path: Path) 
     (images / "green").mkdir()
     with pytest.raises(DataError, match="green"):
         one.pull()
+
+
+def test_a_column_that_a_spreadsheet_would_run_is_escaped_in_the_sheet_and_comes_back(
+    tmp_path: Path,
+) -> None:
+    annotator = FilesAnnotator(tmp_path, "class", CLASSES, "ann")
+    first, second = (
+        AnnotationTask(id_, i, "", "row", None, cells={"=1+1": "7"}) for i, id_ in enumerate("ab")
+    )
+    annotator.push([first])
+    annotator.push([second])
+    with (tmp_path / "to-label.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["'=1+1"] for row in rows] == ["7", "7"]
+    assert "=1+1" not in rows[0]

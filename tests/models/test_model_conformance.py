@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from upslope import models
 from upslope.errors import ConfigError
+from upslope.models.base import NamesStages
 from upslope.seeds import global_generator
 
 SHAPES = {
@@ -77,7 +78,8 @@ def test_it_is_copied_and_its_factory_travels_to_other_processes(name: str) -> N
 @every_model
 def test_it_names_its_stages_and_has_features_below_a_head(name: str) -> None:
     model, x = build(name).eval(), inputs(name)
-    stages: tuple[str, ...] = model.stages  # type: ignore[assignment]
+    assert isinstance(model, NamesStages)
+    stages = model.stages
     assert len({model.get_submodule(stage) for stage in stages}) == len(stages) >= 2
     if model(x).ndim == 2:
         with torch.no_grad():

@@ -255,7 +255,7 @@ def test_what_the_data_set_gives_is_no_option_of_ours_either():
     [
         ("my_nets:deep", "`depth` to be an option with a value"),
         ("my_nets:channels_first", r"its parameters are \(channels\). Add num_classes and"),
-        ("my_nets:broken", r"it raised KeyError: 'x' \(my_nets.py, line 17\)"),
+        ("my_nets:broken", r"it raised KeyError: 'x' \(my_nets.py, line 30\)"),
         ("unfinished_nets:make", r"SyntaxError: .* \(unfinished_nets.py, line 1\)"),
         (":make", "Empty module name"),
     ],

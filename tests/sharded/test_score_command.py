@@ -64,3 +64,30 @@ def test_a_file_is_no_folder_for_shards(checkpoint: Path, tmp_path: Path) -> Non
     told = score(checkpoint, "--data", str(write_parquet(tmp_path)), "--out", "x.csv", *STATISTICS)
     assert told.startswith("2 ")
     assert "Expected --out to be a folder" in told
+
+
+def test_signals_that_are_kept_serve_a_selection(checkpoint: Path, tmp_path: Path) -> None:
+    folder, out = write_parquet(tmp_path / "pool"), tmp_path / "scores"
+    given = ("--data", str(folder), "--out", str(out), "--scores", "margin", *STATISTICS)
+    assert "15 samples scored" in score(checkpoint, *given, "--keep", "badge,core-set")
+
+    def select(*arguments: str) -> list[str]:
+        ask = tmp_path / "ask.csv"
+        result = CliRunner().invoke(
+            app, ["select", str(out), "-k", "4", "-o", str(ask), *arguments]
+        )
+        assert result.exit_code == 0, result.output
+        return [line.split(",")[0] for line in ask.read_text().splitlines()[1:]]
+
+    table = pq.read_table(out / "scores.parquet").to_pydict()
+    best = sorted(zip(table["margin"], table["id"], strict=True), reverse=True)[:4]
+    assert select("--strategy", "margin") == [id_ for _, id_ in best]
+    first = select("--strategy", "core-set")
+    assert len(set(first)) == 4
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,label\n" + "".join(f"{id_},cat\n" for id_ in first))
+    for strategy in ("margin", "core-set", "badge"):
+        more = select("--strategy", strategy, "--labelled", str(labels))
+        assert len(set(more) | set(first)) == 8
+    told = CliRunner().invoke(app, ["select", str(out), "--strategy", "lcmd", "-k", "4"]).output
+    assert "Expected the signal gradient-sketch" in " ".join(told.split())

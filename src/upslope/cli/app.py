@@ -1,26 +1,25 @@
-"""The commands of `upslope`: options in, library calls, results out."""
+"""The commands of `upslope`: options in, library calls, results out; one file for each command."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from upslope import __version__
+from upslope.cli.compare import compare, run
 from upslope.cli.console import told
+from upslope.cli.engines import check_command
 from upslope.cli.labelling import label
-from upslope.cli.ranks import check_command, joined_ranks, sharing_setup
+from upslope.cli.listing import list_
+from upslope.cli.report import report
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
 from upslope.cli.select import select
 from upslope.cli.status import status
 from upslope.cli.tell import tell
 from upslope.cli.verify import repair, verify
-from upslope.distributed.launch import rank_of_process
 
 _FUNCTIONS = {"query": "select", "gradient_norms": "score"}
 """What is a function in Python by one name -> the command that does it."""
@@ -66,42 +65,6 @@ app = typer.Typer(
     "130 stopped by Ctrl-C",
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="[CONFIG]",
-        help="YAML file, or a name of `upslope list configs`. Without one: handwritten digits.",
-    ),
-]
-Workers = Annotated[
-    int | None, typer.Option(help="Processes, each with one seed at a time; default 1.")
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one value: training.epochs=5"),
-]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the runs.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
-Seeds = Annotated[
-    str | None, typer.Option(help="How many (5: 0 to 4), or which, in brackets: [3] or [0,7].")
-]
-FullData = Annotated[
-    int | None,
-    typer.Option(help="Seeds that also get a model trained on every label of the pool."),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print sizes, budgets, steps, time and memory; train nothing."),
-]
-Observe = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME[=PLACE]",
-        help="Figures for tensorboard or mlflow too: in PLACE, or in a folder of --out.",
-    ),
-]
-Resume = "Run the same command again: it goes on where it stopped."
-
 
 def _version(asked: bool) -> None:
     if asked:
@@ -121,95 +84,8 @@ def common(
         check_command(context.invoked_subcommand or "")
 
 
-@app.command()
-def run(
-    config: Config = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(
-            help="Which; `upslope list strategies`. By default the one of the configuration; where "
-            "it names none, u-herding on frozen features (model.freeze), emcm for numbers, else "
-            "margin."
-        ),
-    ] = None,
-    seeds: Seeds = None,
-    out: Out = None,
-    device: Device = None,
-    sets: Sets = None,
-    full_data: FullData = None,
-    workers: Workers = None,
-    labels_from: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="Begin with the labels of an earlier run, matched by ids and names of classes.",
-        ),
-    ] = None,
-    observe: Observe = None,
-    dry_run: DryRun = False,
-) -> None:
-    r"""Run one strategy: train, score, ask, label, again.
-
-    Everything is recorded step by step in the folder given by --out. After Ctrl-C or a crash,
-    the same command goes on where it stopped, and with a larger experiment.cycles, further.
-
-    Where samples have no label, people are asked: the run writes to-label.csv into its folder and
-    ends with exit code 7; filled in, the same command goes on.
-
-    [bold]Examples[/bold]
-
-      upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\[cat,dog]' -o runs/p
-
-      upslope run --strategy egl --seeds [0]
-
-      upslope run fashion-mnist --strategy entropy-gradnorm --out runs/fashion
-
-      upslope run -s training.epochs=5 -s experiment.candidates=all
-
-      upslope run photos.yaml --labels-from runs/photos --out runs/again
-    """
-    overrides = {
-        "strategies": strategy, "device": device, "full_data": full_data, "workers": workers
-    }  # fmt: skip
-    _compare(
-        config, sets, seeds, overrides, out, dry_run, observe, asks=True, labels_from=labels_from
-    )
-
-
-@app.command()
-def compare(
-    config: Config = None,
-    strategies: Annotated[
-        str | None, typer.Option(help="Names with commas between; all: those that fit.")
-    ] = None,
-    seeds: Seeds = None,
-    out: Out = None,
-    device: Device = None,
-    sets: Sets = None,
-    full_data: FullData = None,
-    workers: Workers = None,
-    observe: Observe = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Compare strategies over seeds under one protocol, and report.
-
-    Runs of one seed share the initial set, the initial weights and the data order. The report, a
-    table, curves and one HTML page, is in the folder `report` beside the runs.
-
-    [bold]Examples[/bold]
-
-      upslope compare --strategies random,margin,entropy-gradnorm,egl --seeds 5
-
-      upslope compare cifar10-small --seeds 3 --full-data 1
-
-      upslope compare cifar10-paper --device cuda --dry-run
-    """
-    overrides = {
-        "strategies": strategies, "device": device, "full_data": full_data, "workers": workers
-    }  # fmt: skip
-    _compare(config, sets, seeds, overrides, out, dry_run, observe)
-
-
+app.command()(run)
+app.command()(compare)
 app.command()(status)
 app.command()(tell)
 app.command()(select)
@@ -218,190 +94,6 @@ app.command()(score)
 app.command()(predict)
 app.command()(verify)
 app.command()(repair)
-
-
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or above them.")],
-    out: Out = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Compare the others with this strategy; random by default.")
-    ] = None,
-    title: Annotated[
-        str | None, typer.Option(help="Title of the page; by default the one it had.")
-    ] = None,
-    seconds_per_label: Annotated[
-        float, typer.Option(help="A person's seconds for one label, an assumption of yours.")
-    ] = 10.0,
-    wage: Annotated[float, typer.Option(help="What an hour of labelling costs.")] = 20.0,
-    currency: Annotated[str, typer.Option(help="Written behind amounts.")] = "USD",
-    samples: Annotated[
-        bool,
-        typer.Option(help="Show pictures or texts of the data set, and a map of the pool."),
-    ] = True,
-) -> None:
-    """Make the table, the curves and the HTML page again from runs, finished or not.
-
-    The page is one file that opens without a network: the verdict, curves, what is saved, every
-    strategy against every other, and what each one chose. Folders of several data sets make one
-    page, with a choice of the set. It shows samples of your data: --no-samples leaves them out.
-
-    Title, order and colours stay as they were in the report that `compare` left beside the runs.
-
-    [bold]Examples[/bold]
-
-      upslope report runs/digits
-
-      upslope report runs/digits --seconds-per-label 30 --wage 45 --currency EUR
-
-      upslope report runs/digits runs/fashion runs/cifar10 --out report
-
-      upslope report runs/digits runs/more-seeds --reference margin --out report
-    """
-    from upslope.cli.show import show_reports
-    from upslope.display import watching
-
-    with told():
-        from upslope import report as reports
-
-        folder = out or runs[0] / "report"
-        look = reports.read_look(folder, *(run / "report" for run in runs))
-        costs = reports.Costs(seconds_per_label, wage, currency)
-        summaries = reports.summarise_sets(reports.collect_sets(runs), reference, look)
-        with watching(1) as observer:
-            files = reports.write_sets(
-                summaries, folder, title, costs=costs, samples=samples, observer=observer
-            )
-        show_reports(summaries, files)
-
-
-@app.command("list")
-def list_(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="[WHAT|NAME]",
-            help="strategies, datasets, models, tasks, signals or configs; or an entry, such as "
-            "margin, to see it in full.",
-        ),
-    ] = "strategies",
-) -> None:
-    """List what there is to choose from, or one entry in full: options, costs, references.
-
-    [bold]Examples[/bold]
-
-      upslope list models
-
-      upslope list configs
-
-      upslope list entropy-gradnorm
-    """
-    from upslope.cli.listing import show_list
-
-    with told():
-        show_list(what)
-
-
+app.command()(report)
+app.command("list")(list_)
 app.command()(reproduce)
-
-
-def _compare(
-    config_file: Path | None,
-    sets: list[str] | None,
-    seeds: str | None,
-    overrides: dict[str, Any],
-    out: Path | None,
-    dry_run: bool,
-    observe: list[str] | None,
-    *,
-    asks: bool = False,
-    labels_from: Path | None = None,
-) -> None:
-    from upslope.cli import label as sitting
-    from upslope.cli.observe import observers
-    from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
-    from upslope.display import watching
-
-    with told(Resume), ExitStack() as stack:
-        from upslope import report as reports
-        from upslope.comparison import compare
-        from upslope.config import (
-            Choice,
-            assemble,
-            begun_by_default,
-            check_compatible,
-            data_place,
-            default_strategy,
-            estimate,
-            load,
-            plan,
-            to_plan,
-            warnings,
-        )
-        from upslope.datasets import check_labelled
-        from upslope.observers import together
-
-        assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
-        config = load(config_file, sets=assignments, overrides=overrides)
-        ranks = stack.enter_context(joined_ranks(config.device))
-        name = config_file.stem if config_file else config.data.name
-        folder = out or Path("runs") / name
-        why = ""
-        if asks and not config.named:
-            default = begun_by_default(folder, config) or default_strategy(config)
-            config = replace(config, strategies=(Choice(default.name, label=default.name),))
-            why = default.why
-        if asks:
-            sitting.check_one_strategy(config)
-        watches = not (dry_run or rank_of_process())
-        further = stack.enter_context(observers(observe or (), folder)) if watches else ()
-        with watching(1) as observer:
-            setup, unseen = (
-                to_plan(config, observer)
-                if dry_run
-                else (check_compatible(config, assemble(config, observer)), "")
-            )
-        if not asks:
-            check_labelled(setup.splits.pool)
-        if not stack.enter_context(sharing_setup(ranks, config, setup)):
-            return
-        begun = sitting.begun(folder, config)
-        earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
-        initial = len(earlier.labels) if earlier and begun is None else None
-        planned = plan(config, setup, begun, initial)
-        show_plan(config, setup, planned, folder, unseen, why)
-        show_warnings(warnings(config.strategies, planned))
-        if dry_run:
-            show_estimate(config, estimate(config, setup, planned))
-            return
-        if asks and (earlier or sitting.waits_for_people(setup, folder)):
-            sitting.ask_people(config, setup, folder, f"Upslope: {name}", earlier, further)
-            return
-        with watching(planned.runs) as observer:
-            result = compare(
-                folder,
-                strategies=setup.strategies,
-                seeds=config.seeds,
-                splits=setup.splits,
-                task=setup.task,
-                model=setup.model,
-                settings=config.experiment,
-                training=config.training,
-                full_data_seeds=config.seeds[: config.full_data],
-                config=config.protocol(),
-                root=data_place(config),
-                device=config.device,
-                workers=config.workers,
-                observer=together(observer, *further),
-            )
-        runs = [run for results in result.runs.values() for run in results]
-        if not all(run.tested for run in runs):
-            # Without a test set there is no curve to report, and the run is none the worse for it.
-            for run in runs:
-                sitting.show_status(run)
-            return
-        look = reports.read_look(folder / "report")
-        summary = reports.summarise(reports.study_of([*runs, *result.full_data]), look=look)
-        with watching(1) as observer:
-            files = reports.write(summary, folder / "report", f"Upslope: {name}", observer=observer)
-        show_report(summary, files)

@@ -9,9 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from upslope.cli.console import out
+import typer
+
+from upslope.cli.console import told
+from upslope.cli.label_options import GO_ON, Name, say
+from upslope.cli.label_options import Project as ProjectFolder
+from upslope.progress import answering_signals
 
 if TYPE_CHECKING:
     from upslope.labelling.annotators.base import Annotator
@@ -22,50 +27,83 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
 """The variable of the environment that holds a token, so that none stands in a command line."""
 
+Tool = Annotated[str, typer.Option(help="files: a CSV and a folder; label-studio: a server of it.")]
+Count = Annotated[int, typer.Option(min=0, help="Tasks that the tool gets; 0 takes answers only.")]
+Url = Annotated[
+    str | None, typer.Option(help="Of a Label Studio that runs; without it, one is started.")
+]
+Token = Annotated[
+    str | None, typer.Option(help="Of that Label Studio; better in LABEL_STUDIO_API_KEY.")
+]
+Predictions = Annotated[
+    bool, typer.Option("--predictions", help="Send the model's guesses, which sway people.")
+]
 
-def next_tasks(
-    folder: Path,
-    tool: str,
-    count: int,
-    url: str | None,
-    token: str | None,
-    name: str | None,
-    predictions: bool,
+
+def next_(
+    project: ProjectFolder,
+    tool: Tool = "files",
+    count: Count = 50,
+    url: Url = None,
+    token: Token = None,
+    name: Name = None,
+    predictions: Predictions = False,
 ) -> None:
-    """Take answers in, and hand the next tasks to the tool, once."""
-    with _exchange(folder, tool, url, token, name, predictions) as (exchange, _):
+    """Take answers of a tool in, and hand it the samples worth most, once.
+
+    [bold]Examples[/bold]
+
+      upslope label next birds --tool files
+
+      upslope label next birds --tool label-studio --count 100
+
+      upslope label next birds --tool label-studio --url http://studio:8080
+    """
+    with told(GO_ON), _exchange(project, tool, url, token, name, predictions) as (exchange, _):
         _say_pulled(exchange.pull())
         if count:
             pushed = exchange.push(count)
-            _say(f"{pushed.new:,} tasks for {tool}, those worth most first")
+            say(f"{pushed.new:,} tasks for {tool}, those worth most first")
 
 
-def watch_tool(
-    folder: Path,
-    tool: str,
-    count: int,
-    url: str | None,
-    token: str | None,
-    name: str | None,
-    predictions: bool,
-    every: float,
+def watch(
+    project: ProjectFolder,
+    tool: Tool = "label-studio",
+    count: Count = 50,
+    url: Url = None,
+    token: Token = None,
+    name: Name = None,
+    predictions: Predictions = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
 ) -> None:
-    """Take answers in and hand tasks on until Ctrl-C; a server that this started then ends."""
-    with _exchange(folder, tool, url, token, name, predictions) as (exchange, process):
+    """Take answers of a tool in and hand it tasks, until Ctrl-C.
+
+    [bold]Examples[/bold]
+
+      upslope label watch birds --tool label-studio
+    """
+    exchanging = _exchange(project, tool, url, token, name, predictions)
+    with told(GO_ON), exchanging as (exchange, process):
         try:
-            while True:
-                pulled = exchange.pull()
-                if pulled.new or pulled.changed:
-                    _say_pulled(pulled)
-                if exchange.waiting() <= count // 2 and (pushed := exchange.push(count)).new:
-                    _say(f"{pushed.new:,} tasks for {tool}, those worth most first")
-                time.sleep(every)
+            with answering_signals(_interrupt):
+                while True:
+                    pulled = exchange.pull()
+                    if pulled.new or pulled.changed:
+                        _say_pulled(pulled)
+                    if exchange.waiting() <= count // 2 and (pushed := exchange.push(count)).new:
+                        say(f"{pushed.new:,} tasks for {tool}, those worth most first")
+                    time.sleep(every)
         except KeyboardInterrupt:
             _say_pulled(exchange.pull())
         finally:
             if process is not None:
                 process.terminate()
                 process.wait()
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Answer SIGTERM and SIGHUP as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -101,7 +139,7 @@ def _annotator(
     settings = project.settings
     if tool == "files":
         where = project.folder / "files"
-        _say(f"answers: {where / 'to-label.csv'}, or images moved to {where / 'images'}/<class>/")
+        say(f"answers: {where / 'to-label.csv'}, or images moved to {where / 'images'}/<class>/")
         author = name or getpass.getuser()
         return FilesAnnotator(where, settings.kind, settings.classes, author), None
     if tool != "label-studio":
@@ -119,8 +157,8 @@ def _annotator(
         )
         return annotator, None
     images = samples.root if isinstance(samples, FolderImages) else None
-    access, process = start(project.folder, images, _say)
-    _say(f"label at {access.url} as {access.user}, password {access.password}")
+    access, process = start(project.folder, images, say)
+    say(f"label at {access.url} as {access.user}, password {access.password}")
     annotator = LabelStudioAnnotator(
         access.url, access.token, title, settings.kind, samples.kind, settings.classes, images
     )
@@ -131,8 +169,4 @@ def _say_pulled(pulled: PullCount) -> None:
     words = f"recorded {pulled.new:,} answers, {pulled.changed:,} changes"
     if pulled.strangers:
         words += f"; {pulled.strangers:,} of samples that the project does not have are left out"
-    _say(words)
-
-
-def _say(line: str) -> None:
-    out.print(line, markup=False, soft_wrap=True)
+    say(words)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.text import Text
 
-from upslope.cli.console import out
+from upslope.cli.console import out, told
 from upslope.errors import ConfigError
 
 TABLES = ("strategies", "datasets", "models", "tasks", "signals", "configs")
@@ -24,6 +25,30 @@ _WORDS = {
 }
 
 Entry = Mapping[str, Any]
+
+
+def list_(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[WHAT|NAME]",
+            help="strategies, datasets, models, tasks, signals or configs; or an entry, such as "
+            "margin, to see it in full.",
+        ),
+    ] = "strategies",
+) -> None:
+    """List what there is to choose from, or one entry in full: options, costs, references.
+
+    [bold]Examples[/bold]
+
+      upslope list models
+
+      upslope list configs
+
+      upslope list entropy-gradnorm
+    """
+    with told():
+        show_list(what)
 
 
 def show_list(what: str) -> None:

@@ -69,7 +69,13 @@ def select(
     the one that the run makes next with that network. --data takes another pool; then what the run
     has labelled counts only if --labelled says it again.
 
+    [bold]With a folder of scores[/bold], which `upslope score --data URL` wrote, no network is run:
+    a score that is there gives the highest, and other strategies choose from the signals that were
+    kept, in two stages where the pool is large.
+
     [bold]Examples[/bold]
+
+      upslope select scores --strategy core-set --budget 10000
 
       upslope select w.pt --data photos -s model.name=nets:make -s data.size=224 \
     -s 'data.mean=\[0.485,0.456,0.406]' -s 'data.std=\[0.229,0.224,0.225]' --labelled labels.csv
@@ -87,6 +93,11 @@ def select(
 
         if out.suffix.lower() != ".csv":  # before anything is read that may take long
             raise ConfigError(f"Expected --out to end in .csv but got {out.name!r}.")
+        if (network / "pool.json").is_file():
+            from upslope.cli.select_scored import select_scored
+
+            select_scored(network, strategy, budget, 0 if seed is None else seed, labelled, out)
+            return
         overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
         source = find_source(
             network, config, sets=_with_data(network, config, data, sets), overrides=overrides

@@ -34,8 +34,10 @@ def show_plan(
     """What will happen, in a few lines; `unseen`: why the data was not opened; `by_default`: why
     this strategy, where nobody named one."""
     from upslope.datasets import overview
+    from upslope.frozen import FeatureDataset
 
-    source = getattr(setup.splits.pool, "source_shape", plan.input_shape)
+    pool = setup.splits.pool
+    source = pool.source_shape if isinstance(pool, FeatureDataset) else plan.input_shape
     shape = "x".join(str(n) for n in source)
     names = ", ".join(setup.strategies)
     left_out: dict[str, list[str]] = {}

@@ -21,7 +21,7 @@ from upslope.config.read import load, shipped
 from upslope.config.recorded import Source, find_run, find_source, run_folder
 from upslope.config.reopen import open_run, recorded_pool, recorded_run
 from upslope.config.schema import Choice, Config, parse
-from upslope.config.scoring import Trained, find_strategy, scorers, trained
+from upslope.config.scoring import Trained, find_strategies, find_strategy, scorers, trained
 from upslope.config.sharded import open_sharded, parse_shape
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "estimate",
     "find_run",
     "find_source",
+    "find_strategies",
     "find_strategy",
     "load",
     "open_run",

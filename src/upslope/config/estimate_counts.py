@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from upslope.autodiff import tensors_saved_for_backward
 from upslope.config.estimate_samples import RepeatedSamples
 from upslope.config.plan import without_weights
 from upslope.tasks.base import Task
@@ -55,18 +56,9 @@ def count_cost(model: Callable[[], nn.Module], task: Task, samples: RepeatedSamp
 
 def _kept(network: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     """Return (losses, bytes that the backward pass needs beside parameters and buffers)."""
-    own = {t.untyped_storage()._cdata for t in (*network.parameters(), *network.buffers())}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            held[storage._cdata] = storage  # held, so that no other gets its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with tensors_saved_for_backward(network) as saved:
         losses = task.losses(network(inputs.to("meta")), targets.to("meta"))
-    return losses, sum(storage.nbytes() for storage in held.values())
+    return losses, sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 def count_weight_bytes(model: nn.Module, settings: TrainingSettings) -> int:

@@ -23,7 +23,7 @@ from upslope.progress import Interrupted, Progress, Stop
 from upslope.scoring import compute_signals
 from upslope.signals import FittedSignal, build
 from upslope.tasks.base import Crops, Task
-from upslope.training import HasAuxiliaryModule, TrainingSettings, train
+from upslope.training import TrainingSettings, train, trains_along
 
 SECONDS = 8.0
 """To spend on steps, and up to twice that on scores; what has begun is finished."""
@@ -152,9 +152,7 @@ def time_scores(
 
     for label, strategy in strategies.items():
         needs = tuple(replace(need, labelled=False) for need in strategy.needs)
-        if isinstance(strategy, HasAuxiliaryModule) or any(
-            isinstance(build(n), FittedSignal) for n in needs
-        ):
+        if trains_along(strategy) or any(isinstance(build(n), FittedSignal) for n in needs):
             left_out[label] = "trains something of its own"
         elif needs not in known and time.perf_counter() - began > 2 * SECONDS:
             left_out[label] = "no time left to measure it"

@@ -23,7 +23,7 @@ from upslope.config.recorded import ENCODED, Source
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError
-from upslope.experiment.checks import digest
+from upslope.files import json_digest
 from upslope.frozen import (
     freeze_dataset,
     same_summary,
@@ -176,7 +176,7 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
             "data.size."
         )
     ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
-    if source.config.data.name in ENCODED and ids not in (None, digest(list(pool.ids))):
+    if source.config.data.name in ENCODED and ids not in (None, json_digest(list(pool.ids))):
         raise DataError(
             f"Expected the samples that the run in {source.run.path} was trained with, as the "
             f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "
@@ -217,6 +217,22 @@ def find_strategy(text: str) -> Strategy:
             f"{text!r}."
         )
     return strategies.build(name, **options)
+
+
+def find_strategies(text: str) -> list[Strategy]:
+    """Return the strategies that a text names: names with commas between, or a list in YAML.
+
+    Raises:
+        ConfigError: as `find_strategy`.
+    """
+    if not text.strip().startswith(("[", "{")):
+        return [find_strategy(name) for name in text.split(",") if name.strip()]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Expected names of strategies but got {text!r}: {error}.") from error
+    entries = value if isinstance(value, list) else [value]
+    return [find_strategy(yaml.safe_dump(entry)) for entry in entries]
 
 
 def scorers(names: str) -> dict[str, Scorer]:

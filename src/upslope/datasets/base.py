@@ -112,6 +112,21 @@ class HasPlace(Protocol):
         ...
 
 
+@runtime_checkable
+class HasPairs(Protocol):
+    """A data set of image files with mask files beside them, whose numbers `codes` reads."""
+
+    @property
+    def pairs(self) -> Sequence[Any]:
+        """Return one pair per sample, with the fields `id`, `image` and `mask`, which are paths."""
+        ...
+
+    @property
+    def codes(self) -> Any:
+        """Return what makes classes of the numbers or colours in a file of masks."""
+        ...
+
+
 def place_of(dataset: Dataset) -> str:
     """Return what messages call a data set: the path that the user gave, where it is known.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,16 @@ White = Annotated[
 _LOOKED_AT = 1000  # images whose depth is looked at: half a second
 
 
+@runtime_checkable
+class HasFolder(Protocol):
+    """A source of encoded images that are files of one folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the files."""
+        ...
+
+
 def form_of(
     source: Callable[[int], bytes | Path],
     ids: Sequence[str],
@@ -42,10 +52,8 @@ def form_of(
         DataError: there is no image, that image cannot be decoded, or `white` must be given.
     """
     if not ids:
-        raise DataError(
-            "Expected at least one image to learn from in "
-            f"{getattr(source, 'folder', 'the data set')} but there is none."
-        )
+        place = source.folder if isinstance(source, HasFolder) else "the data set"
+        raise DataError(f"Expected at least one image to learn from in {place} but there is none.")
     white = white_level(source, ids, white)
     if mode is not None and size is not None:
         return Form(mode, (size, size), white), (1 if mode == "L" else 3, size, size)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError
+
+_Reader = Callable[[Sequence[int]], Tensor]
 
 
 class Joined:
@@ -36,25 +38,23 @@ class Joined:
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
         """Return the inputs of some samples, (n, *input_shape)."""
-        return self._read(indices, "inputs")
+        return self._read(indices, self.first.inputs, self.second.inputs)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """(n, ...). Raises DataError for a sample without a target."""
-        return self._read(indices, "targets")
+        return self._read(indices, self.first.targets, self.second.targets)
 
-    def _read(self, indices: Sequence[int], what: str) -> Tensor:
+    def _read(self, indices: Sequence[int], first: _Reader, second: _Reader) -> Tensor:
         """Read the samples of each part together, and put them in the order asked for."""
         size = len(self.first)
         places = [
             [k for k, i in enumerate(indices) if (i >= size) is late] for late in (False, True)
         ]
         parts = [
-            getattr(part, what)([indices[k] - start for k in chosen])
-            for part, start, chosen in zip(
-                (self.first, self.second), (0, size), places, strict=True
-            )
-            if chosen
+            read([indices[k] - start for k in among])
+            for read, start, among in zip((first, second), (0, size), places, strict=True)
+            if among
         ]
         values: Tensor = torch.cat(parts)
-        order = torch.tensor([k for chosen in places for k in chosen])
+        order = torch.tensor([k for among in places for k in among])
         return torch.empty_like(values).index_copy_(0, order, values)

@@ -9,24 +9,17 @@ import numpy as np
 from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Dataset, HasLabels, place_of
+from upslope.datasets.base import Dataset, HasLabels
+from upslope.datasets.wrapper import DatasetWrapper
 
 
-class Subset:
+class Subset(DatasetWrapper):
     """The samples of `dataset` at `positions`, under the ids they have there."""
 
     def __init__(self, dataset: Dataset, positions: Sequence[int]) -> None:
-        self.dataset = dataset
+        super().__init__(dataset)
         self.positions = np.asarray(positions, dtype=np.int64)
-        self.name = dataset.name
-        self.place = place_of(dataset)
-        self.ids: Sequence[str] = tuple(dataset.ids[i] for i in self.positions)
-        self.classes = dataset.classes
-        self.input_shape = dataset.input_shape
-        self.resident = dataset.resident
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        self.ids = tuple(dataset.ids[i] for i in self.positions)
 
     @property
     def labels(self) -> Labels:

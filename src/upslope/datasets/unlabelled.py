@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Dataset
+from upslope.datasets.base import Dataset, HasPairs
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import UNLABELLED
 from upslope.datasets.name_lists import split_names
@@ -96,9 +96,8 @@ def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:
     dataset, index: the sample.
     """
     source, place = origin(dataset, index)
-    pairs = getattr(source, "pairs", None)
-    if pairs is not None:
-        image: Path = pairs[place].image
+    if isinstance(source, HasPairs):
+        image: Path = source.pairs[place].image
         return image
     path = root / dataset.ids[index] if root is not None else None
     return path if path is not None and path.is_file() else None

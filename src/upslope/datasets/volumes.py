@@ -24,7 +24,7 @@ from upslope.datasets.arrays import Labels, known_targets, numbered
 from upslope.datasets.base import Splits
 from upslope.datasets.paths import cache_folder
 from upslope.errors import DataError
-from upslope.files import reserve, write_atomically
+from upslope.files import reserve, write_atomically, write_text
 from upslope.progress import Observer, no_progress
 
 _DIGEST = hashlib.sha256().digest_size
@@ -116,7 +116,7 @@ def simulated(
                 made.append(Simulation(templates, seen, 1, seed, ""))
             simulation = Simulation(made[0].templates, seen, count, seed, split)
             write_atomically(path, lambda to: _write(to, simulation, shape, threads, progress))
-            write_atomically(path.with_suffix(".json"), lambda to: _write_text(to, what))
+            write_text(path.with_suffix(".json"), f"{what}\n")
         dataset = VolumeDataset(
             f"{name}/{split}",
             tuple(structures),
@@ -160,10 +160,6 @@ def _write(
     with path.open("rb+") as file:
         file.seek(-_DIGEST, os.SEEK_END)
         file.write(_content_digest(path))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _sound(path: Path, shape: tuple[int, ...]) -> bool:

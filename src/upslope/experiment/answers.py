@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Dataset, HasLabels
+from upslope.datasets.base import Dataset, HasLabels, HasPairs
 from upslope.datasets.subset import origin
 from upslope.errors import DataError
 from upslope.experiment.labels import as_target, check_range
@@ -200,7 +200,7 @@ def label_of(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
             return None
         check_range(pool.ids[index], int(target), pool.classes)
         return int(target)
-    if isinstance(answer, str | Path) and hasattr(origin(pool, index)[0], "codes"):
+    if isinstance(answer, str | Path) and isinstance(origin(pool, index)[0], HasPairs):
         raise MaskNeededError(
             f"Expected None, as files of masks have numbers of their own in {pool.name}, or an "
             f"array of positions among its classes, but got {str(answer)!r}. Draw the mask into "

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from upslope.datasets.base import Dataset
 from upslope.errors import RunError, SelectionError
-from upslope.experiment.checks import digest
 from upslope.experiment.settings import ExperimentSettings, amount
+from upslope.files import json_digest
 from upslope.frozen import FeatureDataset, same_summary
 from upslope.ledger import Change, Differences, Event, State, fold, refuse
 from upslope.tasks.base import Task
@@ -96,7 +96,7 @@ class Opening:
                 **_changed(changes),
                 "added": len(np.setdiff1d(now, before)),
                 "removed": len(np.setdiff1d(before, now)),
-                "ids_sha256": digest(list(ids)),
+                "ids_sha256": json_digest(list(ids)),
                 "ids": _encoded(now),
             },
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
@@ -18,7 +16,7 @@ from upslope.pool import CostBudgeted, InitialSelector, PoolView, Selection, Str
 from upslope.signals import check as check_signals
 from upslope.strategies import QueryStrategy
 from upslope.tasks.base import Task
-from upslope.training import HasAuxiliaryModule
+from upslope.training import auxiliary_module
 
 
 def positions(ids: Sequence[str]) -> dict[str, int]:
@@ -61,8 +59,7 @@ def check_fit(strategy: Strategy, model: nn.Module, task: Task, sample: Tensor) 
     signals = check_signals(strategy.needs, model, task, sample)
     if isinstance(strategy, QueryStrategy):
         strategy.check_shapes(signals)
-    if isinstance(strategy, HasAuxiliaryModule):
-        companion = strategy.companion()
+    if (companion := auxiliary_module(strategy)) is not None:
         try:
             companion.begin(model, sample.device, 0)
         finally:
@@ -109,8 +106,3 @@ def described(strategy: Strategy) -> dict[str, Any]:
         if field.metadata == LATER and values[field.name] == field.default:
             del values[field.name]
     return {"name": strategy.name, **values}
-
-
-def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, in hexadecimal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -20,10 +20,10 @@ from typing import Any
 from upslope.counts import format_count
 from upslope.datasets.base import Dataset, Splits, place_of
 from upslope.datasets.layout import shown
-from upslope.errors import DataError
+from upslope.errors import ConfigError, DataError, RunError, SelectionError
 from upslope.experiment.answers import has_label, label_of
 from upslope.experiment.labels import as_target
-from upslope.ledger import Label, RunResult
+from upslope.ledger import Event, Label, RunResult, State
 from upslope.tasks.base import Task
 
 _COUNTED = re.compile(r"(.*\D)\d{5,}")
@@ -42,6 +42,41 @@ class EarlierLabels:
     run: Path
     labels: Mapping[str, Label] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def first_events(
+        self, path: Path, state: State, start: str | Mapping[str, Any], to_come: int, pool: int
+    ) -> list[Event]:
+        """Return the events that begin a run with these labels; none where they have begun it.
+
+        path, state: of the run. start: `experiment.start`. to_come: labels that later cycles ask
+        for. pool: the number of its samples.
+
+        Raises: as `Experiment.begin_with` does.
+        """
+        source = str(self.run)
+        if state.started:
+            if state.labels_from != source:
+                raise RunError(
+                    f"Expected the run in {path} to have begun with the labels of {source} "
+                    f"but it began with {state.labels_from or 'an initial set'}. Leave "
+                    "--labels-from out to go on with it, or choose another folder."
+                )
+            return []
+        if start != "random":
+            raise ConfigError(
+                "Expected one way to the first labels but got those of an earlier run and "
+                f"`experiment.start`, {start!r}. Leave one of them out."
+            )
+        if to_come > (left := pool - len(self.labels)):
+            raise SelectionError(
+                f"Expected `experiment.cycles` to ask for at most the {left:,} samples that are "
+                f"left beside the {len(self.labels):,} labels taken over but it is {to_come:,}. "
+                "Lower `experiment.budget` or `experiment.cycles`."
+            )
+        return [
+            Event("asked", 0, {"ids": list(self.labels), "labels_from": source}),
+            Event("labelled", 0, {"labels": dict(self.labels)}),
+        ]
 
 
 def match_labels(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -14,7 +15,9 @@ from typing import Any
 
 import torch
 
+from upslope.distributed.engine import current
 from upslope.distributed.launch import count_processes
+from upslope.ledger import Event, Ledger
 
 _PACKAGES = ("upslope", "torch", "numpy", "scipy", "scikit-learn")
 
@@ -28,6 +31,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": count_processes(),
+        "engine": getattr(current(), "description", None),
         "device": str(device),
         "device_name": _device_name(device),
         "commit": _commit(),
@@ -39,6 +43,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     pairs = {
         "threads": (before.get("threads"), now["threads"]),
         "processes": (before.get("processes", 1), now["processes"]),
+        "engine": (before.get("engine"), now["engine"]),
         "device": (before.get("device"), now["device"]),
         "device name": (before.get("device_name"), now["device_name"]),
         **{
@@ -94,3 +99,21 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def note_sitting(ledger: Ledger, path: Path, here: Mapping[str, Any]) -> None:
+    """Record and tell where a run is gone on with elsewhere than before.
+
+    path: its directory. here: what `environment` gives now.
+    """
+    state = ledger.state
+    before = state.sittings[-1] if state.sittings else ledger.meta["environment"]
+    if not (changed := differing(before, here)):
+        return
+    ledger.record(Event("sitting", state.cycle, {"environment": dict(here)}))
+    warnings.warn(
+        f"The run in {path} is gone on with under other circumstances than before: "
+        f"{'; '.join(changed)}. From here on, the last bits of its figures, and now and then a "
+        "selection, may differ from those of a run without the change.",
+        stacklevel=3,
+    )

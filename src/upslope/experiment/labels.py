@@ -9,46 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.datasets.base import Dataset, place_of
+from upslope.datasets.base import Dataset
+from upslope.datasets.wrapper import DatasetWrapper
 from upslope.errors import DataError
 from upslope.ledger import Label
 from upslope.tasks.mask_answers import decode_mask
 
 
-class LabelledPool:
+class LabelledPool(DatasetWrapper):
     """The pool, with targets from `labels`: id -> label, None where the data set holds it."""
 
     def __init__(self, pool: Dataset, labels: Mapping[str, Label]) -> None:
-        self._pool = pool
+        super().__init__(pool)
         self._labels = labels
-        self.name = pool.name
-        self.place = place_of(pool)
-        self.ids = pool.ids
-        self.classes = pool.classes
-        self.input_shape = pool.input_shape
-        self.resident = pool.resident
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by its attributes: where the pool is held already, it is not to travel.
-        return LabelledPool, (self._pool, self._labels)
-
-    def __len__(self) -> int:
-        return len(self._pool)
-
-    def inputs(self, indices: Sequence[int]) -> Tensor:
-        """Return the inputs of some samples, (n, *input_shape)."""
-        return self._pool.inputs(indices)
+        return LabelledPool, (self.dataset, self._labels)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """(n, ...) labels as told, or the data set's own."""
         told = [self._labels[self.ids[i]] for i in indices]
         if all(label is None for label in told):
-            return self._pool.targets(indices)
+            return self.dataset.targets(indices)
         if all(label is not None for label in told):
             return as_target(told)
         return torch.stack(
             [
-                self._pool.targets([i])[0] if label is None else as_target(label)
+                self.dataset.targets([i])[0] if label is None else as_target(label)
                 for i, label in zip(indices, told, strict=True)
             ]
         )

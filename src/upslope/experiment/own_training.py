@@ -27,11 +27,12 @@ from torch.utils.data import Dataset as TorchDataset
 from upslope.autodiff import evaluating
 from upslope.batches import in_order
 from upslope.datasets.base import Dataset
-from upslope.errors import ModelError
+from upslope.errors import ConfigError, ModelError
+from upslope.pool import Strategy
 from upslope.progress import Observer, Progress, Stop
 from upslope.seeds import derive, deterministic, global_generator
 from upslope.tasks.base import Task
-from upslope.training import TrainingReport
+from upslope.training import TrainingReport, TrainingSettings, trains_along
 
 _AT_ONCE = 256  # samples read together
 
@@ -198,3 +199,26 @@ def _mean_loss(
             inputs, targets = labelled.batch(places.tolist())
             total += float(task.losses(model(inputs.to(device)), targets.to(device)).sum())
     return total / len(labelled)
+
+
+def check_trainer(trainer: Trainer, training: TrainingSettings | None, strategy: Strategy) -> None:
+    """Raise ConfigError for a trainer beside what only our own loop can do.
+
+    training: settings of our loop, None where none are given. strategy: must train nothing along.
+    """
+    if not callable(trainer):
+        raise ConfigError(
+            "Expected `trainer` to be a function fit(model, labelled, context) -> model but got "
+            f"{type(trainer).__name__}."
+        )
+    if training is not None:
+        raise ConfigError(
+            "Expected one of `training`, settings of the loop of Upslope, and `trainer`, a loop of "
+            "your own, but got both. Leave one out."
+        )
+    if trains_along(strategy):
+        raise ConfigError(
+            f"Expected a strategy that any training serves but {strategy.name} trains a module of "
+            "its own along with the network, in the loop of Upslope. Leave `trainer` out, or take "
+            "another strategy."
+        )

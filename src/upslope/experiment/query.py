@@ -35,7 +35,7 @@ from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, Stop
 from upslope.scoring.signals import OnCorrupt
 from upslope.tasks.base import Task
-from upslope.training import HasAuxiliaryModule
+from upslope.training import trains_along
 
 _LEARNT_FROM_LABELS = ("committee", "model-change", "vaal", "sraal")
 """Signals whose networks are random where nothing is labelled."""
@@ -205,7 +205,7 @@ def _strategy(wanted: str | Mapping[str, Any] | Strategy) -> Strategy:
             f"got {type(wanted).__name__}."
         )
     strategy: Strategy = built
-    if isinstance(built, HasAuxiliaryModule):
+    if trains_along(built):
         raise ConfigError(
             f"Expected a strategy that a trained network alone can serve but {strategy.name} needs "
             "what is trained along with the network. Run it in an Experiment, or take another."

@@ -15,6 +15,7 @@ from upslope.datasets.joined import Joined
 from upslope.datasets.map_style import MapStyleDataset, read_item, target_of
 from upslope.datasets.pools import as_pool
 from upslope.datasets.target_values import as_array
+from upslope.datasets.wrapper import DatasetWrapper
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import has_label, label_of, refuse
 from upslope.experiment.checks import as_tensor, positions
@@ -89,7 +90,7 @@ def _own_target(pool: MapStyleDataset, index: int) -> Any:
 def _answered(pool: Dataset, answers: Mapping[int, Any], task: Task) -> LabelledSamples:
     labels: dict[str, Label] = {}
     problems: list[str] = []
-    named = _Named(pool, task)
+    named = _NamedPool(pool, task)
     for index in sorted(answers):
         try:
             labels[pool.ids[index]] = label_of(named, task, index, answers[index])
@@ -101,28 +102,21 @@ def _answered(pool: Dataset, answers: Mapping[int, Any], task: Task) -> Labelled
     return LabelledSamples(pool, tuple(sorted(answers)), labels)
 
 
-class _Named:
+class _NamedPool(DatasetWrapper):
     """The pool, with the class names of the task where it has none of its own."""
 
     def __init__(self, pool: Dataset, task: Task) -> None:
-        self._pool = pool
-        names = task.class_names if isinstance(task, NamesClasses) else ()
-        self.classes = tuple(pool.classes) or names
-        self.name, self.ids = pool.name, pool.ids
-        self.input_shape, self.resident = pool.input_shape, pool.resident
+        super().__init__(pool)
+        if isinstance(task, NamesClasses):
+            self.classes = tuple(pool.classes) or task.class_names
         if isinstance(pool, HasLabels) and pool.classes:
             self.labels = pool.labels
 
-    def __len__(self) -> int:
-        return len(self._pool)
-
-    def inputs(self, indices: Sequence[int]) -> Tensor:
-        return self._pool.inputs(indices)
-
     def targets(self, indices: Sequence[int]) -> Tensor:
-        if not self._pool.classes:
+        """Return the targets of the pool, (n, ...). Raises DataError where it has none."""
+        if not self.dataset.classes:
             raise DataError("Expected answers, since the samples of the pool have no targets.")
-        return self._pool.targets(indices)
+        return super().targets(indices)
 
 
 def place_of(key: Any, position: Mapping[str, int]) -> int:

@@ -11,7 +11,6 @@ for bit (with the same number of threads: they decide the order of sums).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,33 +25,29 @@ from upslope.datasets.base import Splits
 from upslope.datasets.checks import check_splits
 from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
-from upslope.errors import ConfigError, DataError, RunError, SelectionError
+from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
-from upslope.experiment.changes import (
-    Opening,
-    backbone_of,
-    first_size,
-    probe_of,
-    source_shape_of,
-    with_statistics,
-)
-from upslope.experiment.checks import check_total, described, digest, positions
+from upslope.experiment.changes import Opening, first_size, with_statistics
+from upslope.experiment.checks import check_total, positions
+from upslope.experiment.context import RunContext
+from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.earlier_labels import EarlierLabels
-from upslope.experiment.environment import differing, environment
+from upslope.experiment.environment import environment, note_sitting
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.labels import oracle
 from upslope.experiment.model_store import ModelStore
-from upslope.experiment.own_training import Trainer, name_of
+from upslope.experiment.own_training import Trainer, check_trainer
+from upslope.experiment.record import RunRecord
 from upslope.experiment.settings import ExperimentSettings, amount
-from upslope.experiment.start import start_strategy
+from upslope.experiment.start import initial_selector
 from upslope.experiment.steps import Steps
 from upslope.ledger import Event, Ledger, RunResult, State, read_run
 from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
-from upslope.pool import InitialSelector, Strategy
+from upslope.pool import SeesLabels, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
-from upslope.tasks.base import Normalises, Task
-from upslope.training import HasAuxiliaryModule, TrainingSettings
+from upslope.tasks.base import Task
+from upslope.training import TrainingSettings, auxiliary_module
 
 
 class Experiment:
@@ -133,18 +128,12 @@ class Experiment:
         self.settings = settings or ExperimentSettings()
         self.training = training or TrainingSettings()
         if trainer is not None:
-            _check_trainer(trainer, training, strategy)
+            check_trainer(trainer, training, strategy)
         self.device = resolve_device(device)
         self._stop, self._observer, self._progress = stop, observer, progress
         pool = splits.pool
         position = positions(pool.ids)
-        own_start = strategy.start if isinstance(strategy, InitialSelector) else None
-        start = start_strategy(self.settings.start, pool.input_shape)
-        if own_start is not None and start is not None:
-            raise ConfigError(
-                f"Expected one way to choose the initial set but {strategy.name} has its own and "
-                f"`experiment.start` is {self.settings.start!r}. Leave one of them out."
-            )
+        start, shares_start = initial_selector(strategy, self.settings.start, pool.input_shape)
         if not has_begun(self.path):
             # Told before a ledger is written that could never be gone on with.
             self._counts(len(pool), check=True)
@@ -154,90 +143,55 @@ class Experiment:
             self.settings.seed,
             self.training,
             self.device,
-            strategy.companion() if isinstance(strategy, HasAuxiliaryModule) else None,
+            auxiliary_module(strategy),
             keep_all=self.settings.keep_models == "all",
         )
-        common = {
-            **(config or {}),
-            "experiment": self.settings.record(),
-            "training": self.training.record()
-            if trainer is None
-            else {"trainer": name_of(trainer)},
-            "samples": {
-                "pool": len(pool),
-                "pool_ids_sha256": digest(list(pool.ids)),
-                "test": len(splits.test),
-                "validation": len(splits.validation) if splits.validation else 0,
-                **backbone_of(pool),
-            },
-        }
+        record = RunRecord(
+            splits, task, strategy, self.settings, self.training, trainer, config or {}, root
+        )
         opening = Opening(self.path, pool, self.settings)
         here = environment(self.device)
         ledger = Ledger(
             self.path,
-            config={**common, "strategy": described(strategy)},
+            config=record.config,
             environment=here,
-            info={
-                "strategy": strategy.name,
-                "seed": self.settings.seed,
-                "primary": task.primary,
-                "cycles": self.settings.cycles,
-                "data": pool.name,
-                "classes": list(pool.classes),
-                "input_shape": list(pool.input_shape),
-                **source_shape_of(pool),
-                **probe_of(pool),
-                "mean": list(task.mean if isinstance(task, Normalises) else ()),
-                "std": list(task.std if isinstance(task, Normalises) else ()),
-                "pool": len(pool),
-                "test": len(splits.test),
-                "root": root,
-            },
+            info=record.info,
             reconcile=opening.reconcile,
         )
         self.changes = opening.changes
         self.task = with_statistics(task, ledger.meta["info"], ledger.state)
-        initial, budget = self._counts(first_size(ledger.state.changes, len(pool)))
-        self._steps = Steps(
+        context = RunContext(
             self.path,
             splits,
             self.task,
-            strategy,
-            own_start or start,
             self.settings,
             self.training,
-            initial,
-            budget,
-            common,
+            trainer,
             position,
             self.device,
             ledger,
-            weights,
-            FirstModelCache(shared) if shared and not (weights.companion or own_start) else None,
-            trainer=trainer,
+        )
+        initial, budget = self._counts(first_size(ledger.state.changes, len(pool)))
+        shares = shared and shares_start and not weights.companion
+        self._steps = Steps(
+            context,
+            CycleModels(context, weights),
+            strategy,
+            start,
+            initial,
+            budget,
+            record.common,
+            FirstModelCache(shared) if shared and shares else None,
         )
         try:
-            self._note_sitting(here)
+            if not self.finished:
+                note_sitting(ledger, self.path, here)
         except BaseException:
             self.close()
             raise
         weights.tidy(self.state.cycle if self.state.trained else None)
         if shared:
             FirstModelCache(shared).tidy()
-
-    def _note_sitting(self, here: Mapping[str, Any]) -> None:
-        """Record and tell where the run is gone on with elsewhere than before."""
-        ledger = self._steps.ledger
-        before = ledger.state.sittings[-1] if ledger.state.sittings else ledger.meta["environment"]
-        if self.finished or not (changed := differing(before, here)):
-            return
-        ledger.record(Event("sitting", self.state.cycle, {"environment": dict(here)}))
-        warnings.warn(
-            f"The run in {self.path} is gone on with under other circumstances than before: "
-            f"{'; '.join(changed)}. From here on, the last bits of its figures, and now and then a "
-            "selection, may differ from those of a run without the change.",
-            stacklevel=3,
-        )
 
     def _counts(self, size: int, *, check: bool = False) -> tuple[int, int]:
         """Samples of the initial set and of each later cycle, for a pool of `size`."""
@@ -269,7 +223,7 @@ class Experiment:
             UpslopeError: a step failed; the ones before it are recorded.
             Interrupted: a stop was requested; the same call goes on.
         """
-        if getattr(self.strategy, "sees_labels", False):
+        if isinstance(self.strategy, SeesLabels) and self.strategy.sees_labels:
             raise ConfigError(
                 "Expected a strategy that sees no label before it is given but "
                 f"{self.strategy.name} does: it shows what could be won at most, in "
@@ -322,9 +276,9 @@ class Experiment:
         Raises:
             DataError: an id without an answer; nothing of this call is recorded.
         """
-        event = taken_back(self.state, self._steps.position, _listed(ids))
-        self._steps.weights.checkpoint.unlink(missing_ok=True)
-        self._steps.ledger.record(event)
+        event = taken_back(self.state, self._steps.run.position, _listed(ids))
+        self._steps.models.weights.checkpoint.unlink(missing_ok=True)
+        self._steps.run.ledger.record(event)
 
     def answer(
         self,
@@ -354,38 +308,20 @@ class Experiment:
             RunError: the run has begun otherwise.
             SelectionError: more labels than the pool has, with those of later cycles.
         """
-        steps, source = self._steps, str(earlier.run)
-        if self.state.started:
-            if self.state.labels_from != source:
-                raise RunError(
-                    f"Expected the run in {self.path} to have begun with the labels of {source} "
-                    f"but it began with {self.state.labels_from or 'an initial set'}. Leave "
-                    "--labels-from out to go on with it, or choose another folder."
-                )
-            return
-        if self.settings.start != "random":
-            raise ConfigError(
-                "Expected one way to the first labels but got those of an earlier run and "
-                f"`experiment.start`, {self.settings.start!r}. Leave one of them out."
-            )
-        left = len(self.splits.pool) - len(earlier.labels)
-        if (more := (self.settings.cycles - 1) * steps.budget) > left:
-            raise SelectionError(
-                f"Expected `experiment.cycles` to ask for at most the {left:,} samples that are "
-                f"left beside the {len(earlier.labels):,} labels taken over but it is {more:,}. "
-                "Lower `experiment.budget` or `experiment.cycles`."
-            )
-        steps.ledger.record(
-            Event("asked", 0, {"ids": list(earlier.labels), "labels_from": source}),
-            Event("labelled", 0, {"labels": dict(earlier.labels)}),
+        steps = self._steps
+        to_come = (self.settings.cycles - 1) * steps.budget
+        first = earlier.first_events(
+            self.path, self.state, self.settings.start, to_come, len(self.splits.pool)
         )
+        if first:
+            steps.run.ledger.record(*first)
 
     def own_labels(self, ids: Iterable[str] | None = None) -> dict[str, None]:
         """Return the ids that have a label in the data set, as `tell` takes them.
 
         ids: of the pool; by default those that wait for a label.
         """
-        position, pool = self._steps.position, self.splits.pool
+        position, pool = self._steps.run.position, self.splits.pool
         asked = self.state.pending if ids is None else ids
         return {i: None for i in asked if has_label(pool, position[i])}
 
@@ -397,9 +333,9 @@ class Experiment:
         with self._working() as stop:
             while not self.finished:
                 if self.state.pending:
-                    answer = oracle(self.splits.pool, self._steps.position, self.state.pending)
+                    answer = oracle(self.splits.pool, self._steps.run.position, self.state.pending)
                     event = Event("labelled", self.state.cycle, {"labels": answer})
-                    self._steps.ledger.record(event)
+                    self._steps.run.ledger.record(event)
                 else:
                     self._steps.advance(stop)
         return self.result()
@@ -419,11 +355,11 @@ class Experiment:
             raise DataError("Expected a trained model but none is yet: `ask` and `tell` first.")
         # Once more labels are asked, the cycle is theirs, and its model is not trained yet.
         with self._working() as stop:
-            return self._steps.model(state.cycle - (state.trained is None), stop).eval()
+            return self._steps.models.load(state.cycle - (state.trained is None), stop).eval()
 
     def close(self) -> None:
         """Let other processes at the run directory."""
-        self._steps.ledger.close()
+        self._steps.run.ledger.close()
 
     def __enter__(self) -> Experiment:
         return self
@@ -444,43 +380,23 @@ class Experiment:
     ) -> AnswerCounts:
         steps = self._steps
         events = events_of(
-            self.splits.pool, self.task, steps.position, self.state, labels, passed, withdrawn
+            self.splits.pool, self.task, steps.run.position, self.state, labels, passed, withdrawn
         )
         if any(event.kind in ("corrected", "taken_back") for event in events):
             # A training in progress had other labels; its checkpoint does not tell.
-            steps.weights.checkpoint.unlink(missing_ok=True)
+            steps.models.weights.checkpoint.unlink(missing_ok=True)
         if events:
-            steps.ledger.record(*events)
+            steps.run.ledger.record(*events)
         return AnswerCounts.of(events)
 
     @contextmanager
     def _working(self) -> Iterator[Stop]:
         """Progress shown, and Ctrl-C a request to stop, while steps are taken."""
         shown = watching_unless_observed(self._observer, 1, progress=self._progress)
-        with shown as self._steps.observer, ExitStack() as stack:
+        with shown as self._steps.run.observer, ExitStack() as stack:
             yield self._stop or stack.enter_context(stop_on_signals())
 
 
 def _listed(ids: Iterable[str]) -> list[str]:
     """The ids; one alone is meant as one, not as its letters."""
     return [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
-
-
-def _check_trainer(trainer: Trainer, training: TrainingSettings | None, strategy: Strategy) -> None:
-    """Raise ConfigError for a trainer beside what only our own loop can do."""
-    if not callable(trainer):
-        raise ConfigError(
-            "Expected `trainer` to be a function fit(model, labelled, context) -> model but got "
-            f"{type(trainer).__name__}."
-        )
-    if training is not None:
-        raise ConfigError(
-            "Expected one of `training`, settings of the loop of Upslope, and `trainer`, a loop of "
-            "your own, but got both. Leave one out."
-        )
-    if isinstance(strategy, HasAuxiliaryModule):
-        raise ConfigError(
-            f"Expected a strategy that any training serves but {strategy.name} trains a module of "
-            "its own along with the network, in the loop of Upslope. Leave `trainer` out, or take "
-            "another strategy."
-        )

@@ -13,7 +13,7 @@ from typing import Any
 
 from upslope import strategies
 from upslope.errors import ConfigError
-from upslope.pool import Strategy
+from upslope.pool import InitialSelector, Strategy
 from upslope.registry import OptionConflict, OptionsError, WrongOption
 from upslope.strategies.features import CONTRASTIVE
 
@@ -55,6 +55,26 @@ def start_strategy(start: str | Mapping[str, Any], shape: Sequence[int] = ()) ->
         strategy = replace(strategy, features=CONTRASTIVE)
     chosen: Strategy = strategy
     return chosen
+
+
+def initial_selector(
+    strategy: Strategy, start: str | Mapping[str, Any], shape: Sequence[int]
+) -> tuple[Strategy | None, bool]:
+    """Return what chooses the initial set, None for chance, and whether all strategies share it.
+
+    strategy: of the run, which may have a way of its own. start, shape: as of `start_strategy`.
+
+    Raises:
+        ConfigError: both have a way; otherwise as `start_strategy` does.
+    """
+    own = strategy.start if isinstance(strategy, InitialSelector) else None
+    shared = start_strategy(start, shape)
+    if own is not None and shared is not None:
+        raise ConfigError(
+            f"Expected one way to choose the initial set but {strategy.name} has its own and "
+            f"`experiment.start` is {start!r}. Leave one of them out."
+        )
+    return own or shared, own is None
 
 
 def _needs_no_labels(name: str) -> bool:

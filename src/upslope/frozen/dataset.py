@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from upslope.blocks import Records, map_block
 from upslope.datasets.base import Dataset
 from upslope.datasets.subset import Subset
 from upslope.errors import DataError
-from upslope.frozen.store import Places, Records, gather, map_block
+from upslope.frozen.store import Places, gather
 
 
 class FeatureDataset(Subset):
@@ -67,7 +68,7 @@ class FeatureDataset(Subset):
             )
         for number in np.unique(places[:, 0]).tolist():
             if number not in self._maps:
-                self._maps[number] = map_block(self._blocks[number], self.width)
+                self._maps[number] = map_block(self._blocks[number], (self.width,))
         known = [self._maps.get(n, _NONE) for n in range(len(self._blocks))]
         return gather(known, places, self.width)
 

@@ -25,7 +25,7 @@ from upslope.frozen.dataset import FeatureDataset
 from upslope.frozen.store import FeatureStore
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.seeds import deterministic
-from upslope.tasks.base import Task
+from upslope.tasks.base import Augments, HasViews, Task
 
 BLOCK = 256
 """Samples in a block: what a kill may cost, about ten seconds of two cores at 128 pixels."""
@@ -113,8 +113,9 @@ def freeze_splits(
 
 def refuse_augmentation(task: Task) -> None:
     """Raise ConfigError where a task would vary samples whose features are computed once."""
-    for key in ("augmentation", "views"):
-        value = getattr(task, key, "none")
+    augmentation = task.augmentation if isinstance(task, Augments) else "none"
+    views = task.views if isinstance(task, HasViews) else "none"
+    for key, value in (("augmentation", augmentation), ("views", views)):
         if value != "none":
             raise ConfigError(
                 f"Expected task.{key} to be none, as model.freeze computes features once, of each "

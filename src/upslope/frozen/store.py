@@ -1,15 +1,13 @@
 """Features on the disk, in blocks that are whole or absent, mapped into memory.
 
-A store is a folder, one for each network and the way its inputs are prepared. A block is a NumPy
-file of records, each the digest of a sample's content and its features, with the SHA-256 of all
-records behind them. Rows are found by content: a pool that grew, a part of a pool and a test set
+A store is a folder, one for each network and the way its inputs are prepared, of `blocks`. Rows are
+found by the digests of the samples' content: a pool that grew, a part of a pool and a test set
 share what they have in common.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,19 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from upslope.errors import DataError
-from upslope.files import sweep, write_atomically
+from upslope.blocks import SUFFIX, DamagedBlockError, Records, map_block, write_block
+from upslope.files import sweep
 
-SUFFIX = ".npy"
-_DIGEST = hashlib.sha256().digest_size
-
-Records = NDArray[np.void]
 Places = NDArray[np.int64]
 """(n, 2): the block of each sample, and its row there; -1 for none."""
-
-
-class DamagedBlockError(DataError):
-    """A block that is not as it was written."""
 
 
 class FeatureStore:
@@ -61,38 +51,17 @@ class FeatureStore:
         Raises:
             RunError: the disk is full or cannot be written.
         """
-        records = np.empty(len(digests), dtype=_record(self.width))
-        records["digest"] = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _DIGEST)
-        records["features"] = features.numpy()
         # Named by what it holds: two processes that compute the same write the same file.
         path = self.folder / f"{hashlib.sha256(b''.join(digests)).hexdigest()[:24]}{SUFFIX}"
-        write_atomically(path, lambda temporary: _save(temporary, records))
+        write_block(path, digests, features.numpy())
         self._take(path)
 
     def _take(self, path: Path) -> None:
-        records = map_block(path, self.width)
+        records = map_block(path, (self.width,))
         number = len(self.blocks)
         self.blocks.append(path)
         for row, digest in enumerate(records["digest"]):
             self._rows[digest.tobytes()] = (number, row)
-
-
-def map_block(path: Path, width: int) -> Records:
-    """Map a block into memory, once its content was compared with its digest.
-
-    Raises:
-        DamagedBlockError: it is missing, cut short, changed, or of another width.
-    """
-    try:
-        records: Records = np.load(path, mmap_mode="r", allow_pickle=False)
-        with path.open("rb") as file:
-            file.seek(-_DIGEST, os.SEEK_END)
-            sound = file.read() == hashlib.sha256(records.data).digest()
-    except Exception as error:  # NumPy's reader fails in any way there is on a damaged header
-        raise DamagedBlockError(f"{path}, which holds features, cannot be read.") from error
-    if not sound or records.dtype != _record(width):
-        raise DamagedBlockError(f"{path}, which holds features, is damaged.")
-    return records
 
 
 def gather(blocks: Sequence[Records], places: Places, width: int) -> Tensor:
@@ -102,13 +71,3 @@ def gather(blocks: Sequence[Records], places: Places, width: int) -> Tensor:
         here = places[:, 0] == number
         out[here] = blocks[number]["features"][places[here, 1]]
     return torch.from_numpy(out)
-
-
-def _record(width: int) -> np.dtype[np.void]:
-    return np.dtype([("digest", np.uint8, (_DIGEST,)), ("features", np.float32, (width,))])
-
-
-def _save(path: Path, records: Records) -> None:
-    with path.open("wb") as file:
-        np.save(file, records, allow_pickle=False)
-        file.write(hashlib.sha256(records.data).digest())  # NumPy reads no further

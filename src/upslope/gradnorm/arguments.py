@@ -1,94 +1,76 @@
-"""The arguments that the public functions share: which parameters, which norm, how to compute."""
+"""The arguments that the public functions share: what to compute of which parameters, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch, Inputs
-from upslope.gradnorm.core.per_sample_gradients import SCRATCH
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss
+from upslope.gradnorm.core.reductions import Reduction
+from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.kernels.refusals import refuse_lazy_modules, refuse_renormalising_modules
-from upslope.gradnorm.last_module import find_last_module, owner_of
-from upslope.gradnorm.trace.hooks import refuse_parameter_hooks
+from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.parameters import Parameters, select_of_batch
+from upslope.gradnorm.trace.microbatches import microbatches, reduce_per_sample
+from upslope.gradnorm.trace.recording import Recording
 from upslope.gradnorm.trace.sharing import open_batch
 
-Parameters = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
-"""Which parameters: None or "all", "last" (the last module with any that the output went through),
-names or prefixes of names, or a predicate of name and parameter."""
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a public function, its arguments checked."""
 
-def select(
-    model: nn.Module, parameters: Parameters = None, inputs: Inputs | None = None
-) -> dict[str, nn.Parameter]:
-    """Return name -> parameter, for those that are asked for and require a gradient.
+    model: nn.Module
+    batch: Batch
+    weights: Weights
+    options: ComputeOptions
 
-    model: the network. parameters: which ones. inputs: as for `gradient_norms`, from which "last"
-    reads which module the output went through last.
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        parameters: Parameters = None,
+        max_memory: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Call:
+        """Return the call with these arguments, which are those of `gradient_norms`.
 
-    Raises:
-        GradientNormError: none does, a name is not in the model, or one has a gradient hook.
-    """
-    batch = None if inputs is None else open_batch(model, inputs)
-    return select_of_batch(model, parameters, batch)
+        Raises:
+            GradientNormError: one of them cannot be.
+        """
+        batch = open_batch(model, inputs)
+        weights = Weights(select_of_batch(model, parameters, batch))
+        return cls(model, batch, weights, _compute_options(max_memory, dtype))
 
-
-def select_of_batch(
-    model: nn.Module, parameters: Parameters, batch: Batch | None
-) -> dict[str, nn.Parameter]:
-    """Do the same with a batch that is open already; see `select`."""
-    refuse_lazy_modules(model)
-    # Before anything runs: such a module writes to its weight in every forward pass.
-    refuse_renormalising_modules(model)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))
-    known_by: dict[int, list[str]] = {}
-    for name, p in every:
-        known_by.setdefault(id(p), []).append(name)
-    # A tied parameter answers to each of its names.
-    names = {name: known_by.get(id(p), [name]) for name, p in trainable.items()}
-    if parameters is None or parameters == "all":
-        chosen = trainable
-    elif parameters == "last":
-        last = find_last_module(model, batch)
-        chosen = {
-            name: p
-            for name, p in trainable.items()
-            if any(owner_of(n) == last for n in names[name])
-        }
-    elif callable(parameters):
-        chosen = {name: p for name, p in trainable.items() if parameters(name, p)}
-    else:
-        wanted = [parameters] if isinstance(parameters, str) else list(parameters)
-        missing = [w for w in wanted if not any(_under(name, w) for name, _ in every)]
-        if missing:
-            raise GradientNormError(
-                f"Expected `parameters` to name parameters or modules of the model but {missing} "
-                f"are none. It has {[n for n, _ in every[:3]]} ... {[n for n, _ in every[-2:]]}."
-            )
-        chosen = {
-            name: p
-            for name, p in trainable.items()
-            if any(_under(n, w) for n in names[name] for w in wanted)
-        }
-    if not chosen:
-        raise GradientNormError(
-            f"Expected at least one parameter that requires a gradient but `parameters="
-            f"{parameters!r}` chooses none of {len(trainable)} trainable ones. Unfreeze some with "
-            "`requires_grad_(True)`, or choose others."
+    def reduce(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
+        """Return name -> (n, ...), the reduced per-sample gradients of a loss."""
+        return reduce_per_sample(
+            self.model, self.batch, self.weights, self.options, reduction, loss
         )
-    refuse_parameter_hooks(chosen)
-    return chosen
+
+    @contextmanager
+    def recordings(self) -> Iterator[Iterator[Recording]]:
+        """Give a recording of each microbatch, for several losses of one forward pass.
+
+        The model is as it was once the block is left.
+        """
+        with restoring_state(self.model) as buffers:
+
+            def record() -> Iterator[Recording]:
+                for microbatch in microbatches(self.model, self.batch, self.options):
+                    buffers.renew()  # a microbatch does not meet what another one has written
+                    yield Recording(self.model, microbatch, self.weights, self.options)
+
+            yield record()
 
 
-def _under(name: str, wanted: str) -> bool:
-    return name == wanted or name.startswith(wanted + ".")
-
-
-def compute_options(max_memory: int | None, dtype: torch.dtype | None) -> ComputeOptions:
+def _compute_options(max_memory: int | None, dtype: torch.dtype | None) -> ComputeOptions:
     """The caller's options, checked.
 
     Raises:
@@ -101,7 +83,8 @@ def compute_options(max_memory: int | None, dtype: torch.dtype | None) -> Comput
             f"Expected `dtype` to be None, torch.bfloat16 or torch.float16 but got {dtype}. "
             "For float64, convert the model and its inputs."
         )
-    return ComputeOptions(SCRATCH if max_memory is None else min(SCRATCH, max_memory), dtype)
+    most = ComputeOptions().scratch
+    return ComputeOptions(most if max_memory is None else min(most, max_memory), dtype)
 
 
 def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:

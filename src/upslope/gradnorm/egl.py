@@ -17,14 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Parameters, compute_options, reduction, select_of_batch
-from upslope.gradnorm.core.batch import Inputs
-from upslope.gradnorm.core.restoring import restoring_state
-from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.losses import Logits, Loss, class_logits, logits_of, weighted
-from upslope.gradnorm.trace.microbatches import microbatches
+from upslope.gradnorm.arguments import Call, reduction
+from upslope.gradnorm.core.model_io import Inputs, Loss
+from upslope.gradnorm.losses import Logits, class_logits, logits_of, weighted
+from upslope.gradnorm.parameters import Parameters
 from upslope.gradnorm.trace.recording import Recording
-from upslope.gradnorm.trace.sharing import open_batch
 
 Reduce = Callable[[dict[str, Tensor]], Tensor]
 
@@ -77,15 +74,9 @@ def expected_gradient_length(
     if kind not in ("mean", "rms"):
         raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {kind!r}.')
     reduce = reduction(norm)
-    batch = open_batch(model, inputs)
-    weights = Weights(select_of_batch(model, parameters, batch))
-    options = compute_options(max_memory, dtype)
-    lengths = []
-    with restoring_state(model) as buffers:
-        for microbatch in microbatches(model, batch, options):
-            buffers.renew()
-            record = Recording(model, microbatch, weights, options)
-            lengths.append(_length(record, share, kind, reduce, logits))
+    call = Call.of(model, inputs, parameters, max_memory, dtype)
+    with call.recordings() as records:
+        lengths = [_length(record, share, kind, reduce, logits) for record in records]
     return ExpectedLength(*(torch.cat(rows) for rows in zip(*lengths, strict=True)))
 
 

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import warn_user
-from upslope.gradnorm.arguments import Parameters, compute_options, reduction, select_of_batch
-from upslope.gradnorm.core.batch import Inputs
-from upslope.gradnorm.core.listeners import SquaredNorms
-from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.trace.microbatches import reduce_per_sample
-from upslope.gradnorm.trace.sharing import open_batch
+from upslope.gradnorm.arguments import Call, reduction
+from upslope.gradnorm.core.model_io import Inputs, Loss
+from upslope.gradnorm.core.reductions import SquaredNorms
+from upslope.gradnorm.losses import named
+from upslope.gradnorm.parameters import Parameters
 
 
 def gradient_norms(
@@ -59,10 +57,8 @@ def gradient_norms(
         torch.Size([4])
     """
     reduce = reduction(norm)
-    batch = open_batch(model, inputs)
-    weights = Weights(select_of_batch(model, parameters, batch))
-    options = compute_options(max_memory, dtype)
-    norms = reduce(reduce_per_sample(model, batch, weights, options, SquaredNorms(), named(loss)))
+    call = Call.of(model, inputs, parameters, max_memory, dtype)
+    norms = reduce(call.reduce(SquaredNorms(), named(loss)))
     # Exact and useless: ranked by position, it would look like a selection.
     if len(norms) and not bool(norms.any()):
         warn_user(

@@ -8,33 +8,21 @@ then not known, and neither are the shapes that decide about methods.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Parameters, select_of_batch
-from upslope.gradnorm.core.batch import Inputs
+from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.layout import Layout, Samples
-from upslope.gradnorm.core.listeners import SquaredNorms
-from upslope.gradnorm.core.outputs import tensors_in
-from upslope.gradnorm.core.per_sample_gradients import (
-    OuterProducts,
-    PerSampleGradient,
-    Rows,
-    Transposed,
-)
+from upslope.gradnorm.core.model_io import Inputs, tensors_in
+from upslope.gradnorm.core.reductions import SquaredNorms
 from upslope.gradnorm.core.restoring import restoring_state
-from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.kernels.conv import cost_model
-from upslope.gradnorm.kernels.conv.fused import FusedWeightGradient
-from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
-from upslope.gradnorm.kernels.replay import Replay, ReplayedGradient
 from upslope.gradnorm.losses import label_free
+from upslope.gradnorm.parameters import Parameters, select
 from upslope.gradnorm.trace.recording import Recording
-from upslope.gradnorm.trace.sharing import open_batch
 
 KERNEL, REPLAYED, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
 
@@ -114,22 +102,22 @@ def explain(
         >>> [use.path for use in explain(model, torch.randn(8, 3)).uses]
         ['kernel', 'kernel']
     """
-    batch = None if inputs is None else open_batch(model, inputs)
-    chosen = select_of_batch(model, parameters, batch)
-    if batch is None:
-        return _from_modules(model, chosen)
-    n = batch.n
+    if inputs is None:
+        return _from_modules(model, select(model, parameters))
+    call = Call.of(model, inputs, parameters)
+    n = call.batch.n
     with restoring_state(model):
-        record = Recording(model, batch, Weights(chosen), ComputeOptions())
+        record = Recording(model, call.batch, call.weights, call.options)
         # The whole way that `gradient_norms` takes, with its proof: it may end in another path.
         record.reduce_per_sample(SquaredNorms(), label_free(lambda outputs: _any_loss(outputs, n)))
         table = record.run_or_fall_back(lambda: _from_recording(record))
-        return _slow(chosen, record.fallback_reason) if table is None else table
+        names = call.weights.parameters
+        return _slow(names, record.fallback_reason) if table is None else table
 
 
-def _slow(chosen: dict[str, nn.Parameter], why: str | None) -> Explanation:
+def _slow(names: Iterable[str], why: str | None) -> Explanation:
     note = f"The whole network goes one backward pass per sample: {why}."
-    return Explanation(tuple(Use((name,), "", ONE_BY_ONE) for name in chosen), note)
+    return Explanation(tuple(Use((name,), "", ONE_BY_ONE) for name in names), note)
 
 
 def _from_modules(model: nn.Module, chosen: dict[str, nn.Parameter]) -> Explanation:
@@ -161,7 +149,7 @@ class _CostListener:
         for _, part in self.record.forward.tape.kernels[index].weight_gradients(
             g, *inputs, samples=samples
         ):
-            method, cost = _cost(part)
+            method, cost = part.cost()
             methods += [method] if method else []
             work += cost
         self.methods_of[index] = methods, work
@@ -178,7 +166,7 @@ def _from_recording(record: Recording) -> Explanation:
     for index, kernel in enumerate(forward.tape.kernels):
         names = tuple(dict.fromkeys(n for w in kernel.weights for n in weights.sources(w)))
         methods, work = listener.methods_of.get(index, (["no gradient"], 0.0))
-        path = REPLAYED if isinstance(kernel, Replay) else KERNEL
+        path = REPLAYED if kernel.is_replayed else KERNEL
         share = work / total if total else 0.0
         uses.append(Use(names, kernel.name, path, ", ".join(methods), work, share))
     seen = {name for use in uses for name in use.parameters}
@@ -198,29 +186,6 @@ def _any_loss(outputs: object, n: int) -> Tensor:
             f"{[tuple(t.shape) for t in tensors_in(outputs)]}: `explain` knows no loss for them."
         )
     return torch.stack([t.abs().square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
-
-
-def _cost(part: PerSampleGradient) -> tuple[str, float]:
-    """The method of a part, and the multiply-adds per sample of its layer and its norm."""
-    if isinstance(part, Transposed):
-        return _cost(part.part)
-    if isinstance(part, FusedWeightGradient):
-        return _cost(part.plain)
-    if isinstance(part, OuterProducts):
-        (t, i), o = part.x.shape[1:], part.g.shape[2]
-        direct, ghost = float(t * i * o), float(t * t * (i + o))
-        if t == 1:
-            return "product", 2 * direct + i + o
-        return min(("direct", 3 * direct), ("ghost", 2 * direct + ghost), key=lambda m: m[1])
-    if isinstance(part, ConvWeightGradient):
-        layer = math.prod(part.shape) * math.prod(part.g.shape[3:]) * part.g.shape[1]
-        method, cost = min(cost_model.costs(part).items(), key=lambda item: item[1])
-        return method, 2.0 * layer + cost
-    if isinstance(part, Rows):
-        return "rows", float(min(part.g.shape[1], part.g.shape[2]) * part.g[0].numel())
-    if isinstance(part, ReplayedGradient):
-        return "", 3.0 * part.leaf.numel() * len(part)
-    return "", 0.0
 
 
 def _cells(use: Use) -> tuple[str, ...]:

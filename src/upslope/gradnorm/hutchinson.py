@@ -15,14 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Parameters, compute_options, reduction, select_of_batch
-from upslope.gradnorm.core.batch import Inputs
-from upslope.gradnorm.core.restoring import restoring_state
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.arguments import Call, reduction
+from upslope.gradnorm.core.model_io import Inputs
 from upslope.gradnorm.losses import Logits, class_logits, logits_of, weighted
-from upslope.gradnorm.trace.microbatches import microbatches
-from upslope.gradnorm.trace.recording import Recording
-from upslope.gradnorm.trace.sharing import open_batch
+from upslope.gradnorm.parameters import Parameters
 
 
 class Estimate(NamedTuple):
@@ -57,14 +53,10 @@ def estimated_rms_length(
     if probes < 2:
         raise GradientNormError(f"Expected at least 2 `probes` but got {probes}.")
     norm = reduction("global")
-    batch = open_batch(model, inputs)
-    weights = Weights(select_of_batch(model, parameters, batch))
-    options = compute_options(max_memory, None)
+    call = Call.of(model, inputs, parameters, max_memory)
     squares_of = []
-    with restoring_state(model) as buffers:
-        for microbatch in microbatches(model, batch, options):
-            buffers.renew()
-            record = Recording(model, microbatch, weights, options)
+    with call.recordings() as records:
+        for record in records:
             roots = class_logits(record.outputs, logits).softmax(dim=1).sqrt()
             rng = torch.Generator().manual_seed(seed)
             squares = []

@@ -15,19 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import compute_options, select_of_batch
-from upslope.gradnorm.core.batch import Inputs
-from upslope.gradnorm.core.per_sample_gradients import (
-    OuterProducts,
-    PerSampleGradient,
-    Rows,
-    Transposed,
-)
-from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
-from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
-from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.trace.microbatches import reduce_per_sample
-from upslope.gradnorm.trace.sharing import open_batch
+from upslope.gradnorm.arguments import Call
+from upslope.gradnorm.core.model_io import Inputs, Loss
+from upslope.gradnorm.core.reductions import Uses, dense_sum
+from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.losses import named
 
 
 def gradient_inner_products(
@@ -64,12 +56,10 @@ def gradient_inner_products(
                 f"Expected `direction` to name parameters that require a gradient but {name!r} "
                 "does not. Leave it out, or unfreeze it with `requires_grad_(True)`."
             )
-    batch = open_batch(model, inputs)
-    weights = Weights(select_of_batch(model, direction.keys(), batch))
+    call = Call.of(model, inputs, direction.keys(), max_memory)
     # The caller's direction may lie on another device, or be of another type than the model.
-    along = {name: direction[name].detach().to(p) for name, p in weights.parameters.items()}
-    options = compute_options(max_memory, None)
-    rows = reduce_per_sample(model, batch, weights, options, _InnerProducts(along), named(loss))
+    along = {name: direction[name].detach().to(p) for name, p in call.weights.parameters.items()}
+    rows = call.reduce(_InnerProducts(along), named(loss))
     # Parts of either sign cancel: float32 would lose their digits.
     return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 
@@ -82,9 +72,11 @@ class _InnerProducts:
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """Sum over all uses of the parameter `name`: inner products are linear."""
+        v = self.direction[name]
         total: Tensor | None = None
         for weight, part in uses:
-            product = self._without_forming(weights, name, weight, part)
+            cheap = weights.tracks(weight) and not v.is_complex()
+            product = part.inner_products(v) if cheap else None
             if product is None:
                 pieces = dense_sum(weights, name, [(weight, part)], scratch)
                 product = torch.cat([self.of_dense(name, rows) for _, rows in pieces])
@@ -98,37 +90,3 @@ class _InnerProducts:
         if gradients.is_complex():
             gradients, v = torch.view_as_real(gradients.resolve_conj()), torch.view_as_real(v)
         return gradients.flatten(1).to(v.dtype) @ v.flatten() if v.dim() else gradients * v
-
-    def _without_forming(
-        self, weights: Weights, name: str, weight: Tensor, part: PerSampleGradient
-    ) -> Tensor | None:
-        """The inner products (n,) of one use; None where there is no cheaper way."""
-        v = self.direction[name]
-        if not weights.tracks(weight) or v.is_complex():
-            return None
-        if isinstance(part, Transposed):
-            return _of_outer(part.part, v.mT)
-        if isinstance(part, OuterProducts) and v.dim() == 2:
-            return _of_outer(part, v)
-        if isinstance(part, Rows):
-            return (v[part.ids] * part.g).flatten(1).sum(dim=1)
-        if isinstance(part, ConvWeightGradient) and not part.x.is_complex():
-            return _of_convolution(part, v)
-        return None
-
-
-def _of_outer(part: OuterProducts, v: Tensor) -> Tensor:
-    return ((part.x.to(v.dtype) @ v.mT) * part.g).flatten(1).sum(dim=1)
-
-
-def _of_convolution(part: ConvWeightGradient, v: Tensor) -> Tensor:
-    stride, padding, dilation, groups = part.geometry
-    n = len(part)
-    x, g = part.x.flatten(0, 1).to(v.dtype), part.g.flatten(0, 1)
-    kernel = v.view(v.shape[0], *part.shape[1:])
-    none = [0] * len(stride)
-    out = torch.convolution(x, kernel, None, stride, padding, dilation, False, none, groups)
-    # Strides leave a border that no position covers; the positions that there are come first.
-    for dim, size in enumerate(g.shape[2:], start=2):
-        out = out.narrow(dim, 0, size)
-    return (out * g).reshape(n, -1).sum(dim=1)

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.model_io import Loss
 
-Loss = Callable[[Any], Tensor]
-"""From a model's output to one loss per sample, (n,)."""
 Logits = Callable[[Any], Tensor]
 """From a model's output to its logits."""
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, c, ...) and labels (n, ...) to losses (n, ...), one an entry."""
 

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Parameters, compute_options, select_of_batch
-from upslope.gradnorm.core.batch import Inputs
+from upslope.gradnorm.arguments import Call
+from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts, squared_norms
-from upslope.gradnorm.core.weights import Uses, Weights, dense_sum
-from upslope.gradnorm.losses import Loss, named
-from upslope.gradnorm.trace.microbatches import reduce_per_sample
-from upslope.gradnorm.trace.sharing import open_batch
+from upslope.gradnorm.core.reductions import Uses, dense_sum
+from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.losses import named
+from upslope.gradnorm.parameters import Parameters
 
 
 class Sketches(NamedTuple):
@@ -60,11 +60,8 @@ def gradient_sketches(
     """
     if dim < 1:
         raise GradientNormError(f"Expected `dim` to be at least 1 but got {dim}.")
-    batch = open_batch(model, inputs)
-    weights = Weights(select_of_batch(model, parameters, batch))
-    options = compute_options(max_memory, None)
-    reduction = _NormsAndSketches(Projection(dim, seed))
-    rows = reduce_per_sample(model, batch, weights, options, reduction, named(loss))
+    call = Call.of(model, inputs, parameters, max_memory)
+    rows = call.reduce(_NormsAndSketches(Projection(dim, seed)), named(loss))
     total = torch.stack(list(rows.values())).sum(dim=0)
     # In double, as `gradient_norms` returns them.
     return Sketches(total[:, 0].double().sqrt(), total[:, 1:])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upslope.gradnorm.kernels.conv.gradients import windows
 from upslope.influence.network import Theta
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -127,9 +128,6 @@ def _unfolded(x: Tensor, conv: Convolution) -> Tensor:
     else:
         sides = [(int(p), int(p)) for p in conv.padding]
     x = F.pad(x, [side for pair in reversed(sides) for side in pair])
-    for i, (r, s, d) in enumerate(zip(reach, conv.stride, conv.dilation, strict=True)):
-        x = x.unfold(2 + i, r + 1, s)[..., ::d]
-    dims = len(reach)
+    x = windows(x, conv.kernel_size, conv.stride, conv.dilation)
     # (n, c, positions..., kernel...) -> (n, positions, c, kernel)
-    x = x.flatten(2, 1 + dims).movedim(1, 2)
-    return x.flatten(2)
+    return x.flatten(2, 1 + len(reach)).movedim(1, 2).flatten(2)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import InfluenceError
-from upslope.gradnorm.arguments import Parameters
+from upslope.gradnorm.parameters import Parameters
 from upslope.influence.losses import LossFunction
 from upslope.influence.network import Batches, differentiating_twice, pulled
 from upslope.influence.products import Curvature

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from upslope.autodiff import directional_derivative, evaluating
 from upslope.errors import InfluenceError, UpslopeError
 from upslope.gradnorm import select
-from upslope.gradnorm.arguments import Parameters
+from upslope.gradnorm.parameters import Parameters
 from upslope.influence.losses import LossFunction, loss_named
 
 Batches = Iterable[tuple[Any, Any]]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from upslope.autodiff import hessian_product
 from upslope.errors import InfluenceError
-from upslope.gradnorm.arguments import Parameters
+from upslope.gradnorm.parameters import Parameters
 from upslope.influence.losses import LossFunction
 from upslope.influence.network import Batches, Network, differentiating_twice, pulled, sample_count
 

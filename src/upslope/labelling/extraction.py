@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from upslope.blocks import map_block
 from upslope.errors import DataError
 from upslope.files import disk_errors, make_folder
-from upslope.frozen.store import FeatureStore, gather, map_block
+from upslope.frozen.store import FeatureStore, gather
 from upslope.labelling.features import (
     NETWORK,
     NETWORK_SIDE,
@@ -134,7 +135,7 @@ def _image_features(
     places = store.places(digests)
     there = places[:, 0] >= 0
     values = np.full((len(digests), store.width), np.nan, dtype=np.float32)
-    blocks = [map_block(path, store.width) for path in store.blocks]
+    blocks = [map_block(path, (store.width,)) for path in store.blocks]
     values[there] = gather(blocks, places[there], store.width).numpy()
     return values
 

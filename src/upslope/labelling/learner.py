@@ -34,7 +34,7 @@ from upslope.pool import Strategy
 from upslope.progress import Stop, no_progress
 from upslope.scoring import LabelledSet
 from upslope.tasks.base import Task
-from upslope.training import HasAuxiliaryModule
+from upslope.training import trains_along
 
 STRENGTH = 0.1
 """`C` of the logistic regression on standardised features. On the features of 2,062 photographs of
@@ -55,12 +55,12 @@ def check_strategy(settings: ProjectSettings) -> None:
         UpslopeError: what the strategy itself says.
     """
     strategy = strategies.build(settings.strategy)
-    if isinstance(strategy, HasAuxiliaryModule):
+    if trains_along(strategy):
         raise ConfigError(
             f"Expected a strategy that reads a linear layer on features but {settings.strategy} "
             "trains a network of its own. Take margin, badge or another: `upslope list`."
         )
-    if getattr(strategy, "sees_labels", False):
+    if strategy.sees_labels:
         raise ConfigError(
             f"Expected a strategy that people can be asked by but {settings.strategy} looks at the "
             "true labels. It is for simulations. Take margin or another: `upslope list`."

@@ -9,8 +9,6 @@ independent. `label` is what people said, empty where nobody has.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from upslope.errors import ConfigError, DataError
-from upslope.files import safe_cell, write_atomically, write_text
+from upslope.files import csv_text, write_atomically, write_text
 from upslope.labelling.exports import words_of
 from upslope.labelling.extraction import (
     SampleFeatures,
@@ -124,13 +122,8 @@ def write_predictions(project: Path | str, path: Path, data: str | None = None) 
         label = "" if data is not None else words_of(labels.get(id_), settings.classes)
         rows.append(dict(zip(COLUMNS, (id_, prediction, probability, label), strict=True)))
     if path.suffix.lower() == ".csv":
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for one in rows:
-            cells = (f"{v:.4f}" if isinstance(v, float) else safe_cell(v) for v in one.values())
-            writer.writerow(list(cells))
-        write_text(path, buffer.getvalue())
+        lines = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
+        write_text(path, csv_text(COLUMNS, lines))
     else:
         import pyarrow as pa
         from pyarrow import parquet

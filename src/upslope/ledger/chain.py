@@ -6,13 +6,11 @@ versions before it have none; the chain that follows them begins from a digest o
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from upslope.files import from_json
+from upslope.files import from_json, json_digest
 
 CHAIN = "chain"
 """Key in the table `meta`: {"start": digest, "after": number of the last event without a chain}."""
@@ -32,12 +30,13 @@ class End:
 
     def after(self, row: Sequence[Any]) -> End:
         """Return the end once `row`, as `COLUMNS`, is recorded."""
-        return End(row[0], _digest([self.chain, *row]), chained=True)
+        return End(row[0], json_digest([self.chain, *row]), chained=True)
 
 
 def start_of(meta: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> str:
     """Return the digest that a chain begins from: of `meta` and of the events before it."""
-    return _digest([{k: v for k, v in meta.items() if k != CHAIN}, *(list(r[:5]) for r in rows)])
+    content = {key: value for key, value in meta.items() if key != CHAIN}
+    return json_digest([content, *(list(row[:5]) for row in rows)])
 
 
 def check_chain(meta: Mapping[str, str], rows: Sequence[Sequence[Any]], *, expected: bool) -> End:
@@ -71,7 +70,3 @@ def check_chain(meta: Mapping[str, str], rows: Sequence[Sequence[Any]], *, expec
 def chain_begins(meta: Mapping[str, str]) -> int | None:
     """Return the number of the first event with a chain, None for a ledger without one."""
     return from_json(meta[CHAIN])["after"] + 1 if CHAIN in meta else None
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from upslope.errors import ModelError
+from upslope.models.base import NamesHead
 
 
 def head(model: nn.Module) -> nn.Linear:
@@ -19,7 +20,7 @@ def head(model: nn.Module) -> nn.Linear:
     Raises:
         ModelError: `model` has no linear layer, or names one that is none.
     """
-    named = getattr(model, "head_name", None)
+    named = model.head_name if isinstance(model, NamesHead) else None
     if isinstance(named, str):
         chosen = dict(model.named_modules()).get(named)
         if not isinstance(chosen, nn.Linear):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from upslope.autodiff import evaluating
 from upslope.errors import ModelError
 
 
@@ -39,20 +40,15 @@ def initialise(model: nn.Module, *samples: Tensor) -> nn.Module:
     layers = lazy_layers(model)
     if not layers:
         return model
-    modes = [(module, module.training) for module in model.modules()]
     reason = ""
-    try:
-        for sample in samples:
-            try:
-                with torch.no_grad():
-                    model.eval()(sample)
-            except Exception as error:  # whatever a network of somebody else's may raise
-                reason = reason or f"{type(error).__name__}: {error}"
-            if not lazy_layers(model):
-                return model
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    for sample in samples:
+        try:
+            with evaluating(model), torch.no_grad():
+                model(sample)
+        except Exception as error:  # whatever a network of somebody else's may raise
+            reason = reason or f"{type(error).__name__}: {error}"
+        if not lazy_layers(model):
+            return model
     shape = tuple(samples[0].shape)
     raise ModelError(
         f"Expected a forward pass of shape {shape} to give the lazy layers of "

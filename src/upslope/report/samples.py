@@ -18,7 +18,7 @@ from upslope.config import find_source, recorded_pool, trained
 from upslope.datasets import root_of, row_contents
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError, UpslopeError
-from upslope.experiment.checks import digest
+from upslope.files import json_digest
 from upslope.ledger import RunResult
 from upslope.pool import Need
 from upslope.progress import Observer, no_progress
@@ -84,7 +84,7 @@ def open_samples(run: RunResult, observer: Observer = no_progress) -> PoolSample
     """
     pool, config = recorded_pool(run, observer)
     recorded = run.config.get("samples", {}).get("pool_ids_sha256")
-    if recorded is not None and recorded != digest(list(pool.ids)):
+    if recorded is not None and recorded != json_digest(list(pool.ids)):
         raise DataError(
             f"Expected the samples of the run in {run.path} in the data set {config.data.name!r} "
             "but it holds others now."

@@ -7,10 +7,10 @@ from collections import Counter
 from typing import Any
 
 from upslope.evaluation import INTERVAL_SEEDS
-from upslope.files import to_json
+from upslope.files import csv_text, to_json
 from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
-from upslope.report.text_tables import DASH, csv_text, markdown_table, plain_markdown
+from upslope.report.text_tables import DASH, markdown_table, plain_markdown
 
 
 def header(summary: Summary) -> list[str]:

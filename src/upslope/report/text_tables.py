@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from upslope.files import csv_line, safe_cell
-
 _TAG = re.compile("<(?=[A-Za-z/!?])")
 """What begins HTML, unlike the sign in p < 0.001."""
 
@@ -34,15 +32,3 @@ def markdown_table(
 def plain_markdown(text: str) -> str:
     """Return text in which nothing ends a table's cell or begins HTML; links stay as they are."""
     return _TAG.sub("&lt;", text).replace("|", r"\|")
-
-
-def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a CSV table, its lines ended by a line feed.
-
-    head: the column names. rows: cells, written as `str` of them, quoted where they need it; text
-    that a spreadsheet would run as a formula gets an apostrophe in front (`files.safe_cell`).
-    """
-    return "".join(
-        csv_line(safe_cell(cell) if isinstance(cell, str) else cell for cell in row)
-        for row in (head, *rows)
-    )

@@ -2,6 +2,7 @@
 
     OUT/pool.json                 the pool, the network and the scores, by which a resume is checked
     OUT/shards/NAME.parquet       id and a column for each score, of one shard
+    OUT/signals/                  signals that are kept, where asked for (see `signal_store`)
     OUT/scores.parquet            all of them: shard, id, scores; written once no shard is left
 
 Shards may be scored in any order, by any number of processes: neither scores nor random signals
@@ -10,8 +11,8 @@ depend on which other shards there are. A kill loses the shard that was open.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,28 +20,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from upslope.datasets.arrow import read_parquet
+from upslope.distributed.engine import compute_batches, current, using
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.files import (
     from_json,
-    read_digested_json,
     to_json,
     write_atomically,
-    write_digested_json,
 )
-from upslope.pool import PoolView
+from upslope.pool import Need, PoolView
 from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.duplicate_ids import check_distinct
 from upslope.scoring.files import Scorer
+from upslope.scoring.records import record_or_compare, weights_digest
 from upslope.scoring.signals import OnCorrupt, compute_signals
+from upslope.scoring.stored import ShardStorer, plain_needs
+from upslope.signal_store import Precision
 from upslope.signals import build
 from upslope.signals.base import FittedSignal
 from upslope.tasks.base import Task
 
-RECORD, SHARDS, TABLE = "pool.json", "shards", "scores.parquet"
+RECORD, SHARDS, TABLE, SIGNALS = "pool.json", "shards", "scores.parquet", "signals"
 _METADATA = b"upslope"
 _UNFITTED = ("extracted-features",)  # signals that are fitted in name alone: nothing is trained
 
@@ -66,6 +69,7 @@ class ShardScorer:
     pool: the shards. model: the network. on_corrupt: what a sample that cannot be read does. out:
     the folder. scores: column -> strategy with one score per sample. task: as in training.
     device: where to compute. seed: of random signals. batch_size: samples at a time.
+    keep: signals that go into a store, OUT/signals. precision: of these.
     """
 
     pool: ShardedPool
@@ -77,6 +81,25 @@ class ShardScorer:
     seed: int = 0
     batch_size: int = 256
     on_corrupt: OnCorrupt = "fail"
+    keep: tuple[Need, ...] = ()
+    precision: Precision = "float32"
+
+    @property
+    def storer(self) -> ShardStorer | None:
+        """Return what stores the signals to keep; None where there are none."""
+        if not self.keep:
+            return None
+        return ShardStorer(
+            self.out / SIGNALS,
+            plain_needs(self.keep),
+            self.model,
+            self.task,
+            self.device,
+            self.seed,
+            self.batch_size,
+            self.on_corrupt,
+            self.precision,
+        )
 
     def prepare(self) -> None:
         """Record what is computed, or compare it with what the folder was begun with.
@@ -85,12 +108,16 @@ class ShardScorer:
             ConfigError: no score, or one that must first be trained on the whole pool.
             RunError: the folder holds scores of another pool, network or seed.
         """
-        if not self.scores:
-            raise ConfigError("Expected at least one score but got none.")
+        if not self.scores and not self.keep:
+            raise ConfigError("Expected at least one score, or signals to keep, but got none.")
         for name, scorer in self.scores.items():
             for need in scorer.needs:
                 check_separable(name, need)
+        for need in self.keep:
+            check_separable("the store", need)
         record_or_compare(self.out / RECORD, self._record())
+        if self.storer is not None:
+            self.storer.prepare(self.pool, weights_digest(self.model))
 
     def missing(self) -> list[Shard]:
         """Return the shards that have no scores yet.
@@ -113,8 +140,19 @@ class ShardScorer:
             SelectionError: a score that is NaN or infinite.
             Interrupted: a stop was requested.
         """
+        return self.write(shard, self.compute(shard, observer, stop))
+
+    def compute(
+        self, shard: Shard, observer: Observer = no_progress, stop: Stop | None = None
+    ) -> pa.Table:
+        """Return the scores of a shard as a table: id and a column for each score.
+
+        Arguments and errors as of `score`.
+        """
         needs = list(dict.fromkeys(n for scorer in self.scores.values() for n in scorer.needs))
         with self.pool.open(shard) as rows:
+            if self.storer is not None and not self.storer.is_done(shard):
+                self.storer.store(shard, rows, observer, stop)
             table = compute_signals(
                 needs,
                 self.model,
@@ -140,10 +178,32 @@ class ShardScorer:
                 "tag": shard.tag,
                 "skipped": [rows.ids[i] for i in table.skipped],
             }
-        scores = pa.table(columns).replace_schema_metadata({_METADATA: to_json(facts)})
+        return pa.table(columns).replace_schema_metadata({_METADATA: to_json(facts)})
+
+    def write(self, shard: Shard, scores: pa.Table) -> Path:
+        """Return the file of a shard, once what `compute` returned is written, whole or not at all.
+
+        shard: one of the pool's. scores: its table.
+        """
         path = self.file_of(shard)
         write_atomically(path, lambda temporary: pq.write_table(scores, temporary))
         return path
+
+    def stream(self, batches: Sequence[Tensor]) -> Generator[list[pa.Table]]:
+        """Yield the scores of each batch of shards, by their numbers: work for an engine.
+
+        Raises:
+            RunError: signals are stored too, in a folder that this process does not see.
+        """
+        if self.storer is not None and not self.storer.folder.is_dir():
+            raise RunError(
+                f"Expected every process to see {self.storer.folder}, where each stores signals, "
+                "but one does not. Give a folder of a file system that all machines mount."
+            )
+        for batch in batches:
+            with using(None):  # a shard is not divided again
+                tables = [self.compute(self.pool.shards[number]) for number in batch.tolist()]
+            yield tables
 
     def file_of(self, shard: Shard) -> Path:
         """Return where the scores of a shard are kept."""
@@ -151,7 +211,7 @@ class ShardScorer:
 
     def _is_done(self, shard: Shard) -> bool:
         path = self.file_of(shard)
-        if not path.is_file():
+        if not path.is_file() or (self.storer is not None and not self.storer.is_done(shard)):
             return False
         facts = facts_of(path)
         self.pool.check_unchanged(shard, int(facts["size"]), str(facts["tag"]))
@@ -192,10 +252,25 @@ def score_pool(
     scorer.prepare()
     missing, total = scorer.missing(), len(scorer.pool)
     observer(Progress("shards", total - len(missing), total))
-    for done, shard in enumerate(missing, total - len(missing) + 1):
-        scorer.score(shard, stop=stop)
+    for done, _ in enumerate(_score(scorer, missing, stop), total - len(missing) + 1):
         observer(Progress("shards", done, total))
     return join_scores(scorer, new=len(missing), ids_by_shard=ids_by_shard)
+
+
+def _score(scorer: ShardScorer, missing: Sequence[Shard], stop: Stop | None) -> Iterator[Shard]:
+    """Yield each shard that is left, once its scores are written."""
+    if current() is None:
+        for shard in missing:
+            scorer.score(shard, stop=stop)
+            yield shard
+        return
+    batches = [torch.tensor([shard.number]) for shard in missing]
+    with closing(compute_batches(scorer, batches)) as results:
+        for shard, (table,) in zip(missing, results, strict=True):
+            scorer.write(shard, table)
+            yield shard
+            if stop:
+                stop.check()
 
 
 def join_scores(scorer: ShardScorer, new: int = 0, *, ids_by_shard: bool = False) -> PoolReport:
@@ -262,29 +337,6 @@ def facts_of(path: Path) -> dict[str, Any]:
     )
 
 
-def record_or_compare(path: Path, record: dict[str, Any]) -> None:
-    """Write down what a folder is begun with, or compare it with what stands there.
-
-    path: the record's. record: plain data.
-
-    Raises:
-        RunError: the folder was begun with something else, or its record is damaged.
-    """
-    if not path.is_file():
-        write_digested_json(path, record)
-        return
-    known = read_digested_json(path)
-    if known is None:
-        raise RunError(f"Expected the record of a pool in {path} but it is damaged. Restore it.")
-    plain = from_json(to_json(record))
-    for key in record:
-        if known.get(key) != plain[key]:
-            raise RunError(
-                f"Expected {path.parent} to be gone on with as it was begun but {key} was "
-                f"{known.get(key)!r} and is {plain[key]!r} now. Give the same, or another folder."
-            )
-
-
 def check_separable(name: str, need: Any) -> None:
     """Refuse a signal that must be trained on the whole pool before it can be computed.
 
@@ -300,19 +352,6 @@ def check_separable(name: str, need: Any) -> None:
             "trained on the pool first: in shards, each would be scored by another. Take another "
             "strategy, such as margin or entropy-gradnorm, or temperature=1."
         )
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of all weights and buffers of a network, in hexadecimal.
-
-    model: the network.
-    """
-    sha256 = hashlib.sha256(type(model).__name__.encode())
-    for key, value in model.state_dict().items():
-        tensor = value.detach().cpu().contiguous()
-        sha256.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha256.hexdigest()
 
 
 def shards_of_rank(shards: Sequence[Shard], rank: int, world: int) -> list[Shard]:

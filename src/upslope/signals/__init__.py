@@ -14,9 +14,10 @@ from typing import cast
 from torch import Tensor, nn
 
 from upslope import registry
+from upslope.autodiff import evaluating
 from upslope.options import Options
 from upslope.pool import Need
-from upslope.signals.base import Checked, FitContext, FittedSignal, Signal
+from upslope.signals.base import Checked, FitContext, FittedSignal, HasTemperature, Signal
 from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
 from upslope.signals.contrastive import ContrastiveFeatures
@@ -77,8 +78,8 @@ def build(need: Need) -> Signal:
     signal = registry.lookup("signal", REGISTRY, name)
     options = dict(need.options)
     made = signal(**registry.check_options(f"signal {need.name!r}", signal, options, ()))
-    if getattr(made, "temperature", None) == "fitted":
-        return cast(Signal, FittedTemperature(made))
+    if isinstance(made, HasTemperature) and made.temperature == "fitted":
+        return cast(Signal, FittedTemperature(cast(Options, made)))
     return cast(Signal, made)
 
 
@@ -98,10 +99,8 @@ def check(
     Raises:
         UpslopeError: what the signal itself raises: no dropout layer, no features, dense logits.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     values: dict[Need, Tensor] = {}
-    try:
+    with evaluating(model):
         for need in needs:
             known = _FORMER_NAMES.get(need.name, need.name) in REGISTRY
             signal = build(need) if known else None
@@ -113,9 +112,6 @@ def check(
                 trained.check(model, task, inputs)
             elif signal is not None and not isinstance(trained, FittedSignal):
                 values[need] = signal.compute(model, task, inputs)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return values
 
 

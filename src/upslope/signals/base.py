@@ -91,6 +91,17 @@ class FittedOnce(Protocol):
 
 
 @runtime_checkable
+class HasTemperature(Protocol):
+    """A signal of a posterior with an option `temperature`; "fitted" is replaced by a number that
+    is fitted to the labels."""
+
+    @property
+    def temperature(self) -> float | str:
+        """Return what the logits are divided by."""
+        ...
+
+
+@runtime_checkable
 class Checked(Protocol):
     """A fitted signal that tells before any training what it could not learn from."""
 

@@ -25,7 +25,7 @@ from upslope.gradnorm import (
     gradient_norms,
     label_free,
 )
-from upslope.gradnorm.losses import Loss
+from upslope.gradnorm.core.model_io import Loss
 from upslope.options import Options, Temperature
 from upslope.signals.criteria import CRITERIA, Criterion
 from upslope.signals.temperature import tempered

@@ -23,6 +23,7 @@ from upslope.errors import ConfigError
 from upslope.options import Options
 from upslope.signals.base import FitContext, Signal
 from upslope.signals.fitting import read
+from upslope.tasks.base import IgnoresTargets
 
 HELD_OUT = 0.3
 LEAST = 4
@@ -93,7 +94,9 @@ def fit_temperature(context: FitContext) -> float:
             logits.append(_positions(context.task.logits(outputs).float().cpu()))
             targets.append(context.targets[part].flatten().long().cpu())
     z, y = torch.cat(logits), torch.cat(targets)
-    valid = (y >= 0) & (y < z.shape[1]) & (y != getattr(context.task, "ignore_index", -1))
+    valid = (y >= 0) & (y < z.shape[1])
+    if isinstance(context.task, IgnoresTargets):
+        valid &= y != context.task.ignore_index
     z, y = z[valid], y[valid]
     every = -(-len(y) // POSITIONS) or 1
     return calibrating_temperature(z[::every], y[::every])

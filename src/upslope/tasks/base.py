@@ -138,6 +138,26 @@ class Augments(Protocol):
 
 
 @runtime_checkable
+class HasViews(Protocol):
+    """A dataclass of a task whose option `views` says from which views of an image it predicts."""
+
+    @property
+    def views(self) -> str:
+        """Return the name of the views, "none" for the image as it is."""
+        ...
+
+
+@runtime_checkable
+class IgnoresTargets(Protocol):
+    """A dataclass of a task whose option `ignore_index` marks positions that count nowhere."""
+
+    @property
+    def ignore_index(self) -> int:
+        """Return the number in targets that is no class."""
+        ...
+
+
+@runtime_checkable
 class Crops(Protocol):
     """A dataclass of a task whose option `crop` is the side of the windows that it trains on."""
 

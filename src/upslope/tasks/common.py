@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.autodiff import evaluating
 from upslope.errors import ConfigError, ModelError
 
 
@@ -112,19 +113,14 @@ class CommonTask:
         Raises:
             ModelError: the model fails on it, or its outputs are of another shape or not finite.
         """
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         try:
-            with torch.no_grad():
+            with evaluating(model), torch.no_grad():
                 outputs = model(sample)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ModelError(
                 f"Expected {type(model).__name__} to take a batch of shape {tuple(sample.shape)} "
                 f"but it raised {type(error).__name__}: {error}"
             ) from error
-        finally:
-            for module, mode in modes:
-                module.training = mode
         values = self.read_outputs(outputs)
         expected = (len(sample), self.num_classes, *positions)
         if tuple(values.shape) != expected:

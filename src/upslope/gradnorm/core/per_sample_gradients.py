@@ -1,4 +1,4 @@
-"""The forms that a per-sample gradient takes before anybody forms it.
+"""Lazy forms of per-sample gradients: their norms are computed without forming them.
 
 The gradient of one sample's loss with respect to one weight is a `PerSampleGradient`. Most weights
 meet their input in a sum over positions s of products, G = sum_s g_s x_s^T (`OuterProducts`), whose
@@ -13,9 +13,9 @@ A part never leaves the samples' order: row k of everything is sample k.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -77,28 +77,46 @@ def evenly(n: int, most: int) -> Iterator[slice]:
     yield from itertools.starmap(slice, itertools.pairwise(bounds))
 
 
-class PerSampleGradient(Protocol):
+class PerSampleGradient(ABC):
     """The gradients of n samples' losses with respect to one weight, in some form."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Return n, the number of samples."""
-        ...
 
+    @abstractmethod
     def squared_norms(self, scratch: int) -> Tensor:
         """(n,): squared Frobenius norms, in chunks of at most `scratch` bytes where possible."""
-        ...
 
+    @abstractmethod
     def materialize(self, rows: slice) -> Tensor:
         """(len(rows), *weight.shape): the gradients themselves, for some of the samples."""
-        ...
 
-    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
-        """The sum with other parts of the same weight, if they have the same form."""
-        ...
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:  # noqa: ARG002
+        """The sum with other parts of the same weight; None where they have no form in common."""
+        return None
+
+    def inner_products(self, v: Tensor) -> Tensor | None:  # noqa: ARG002
+        """(n,): <G_n, V> with a direction of the weight's shape; None if G must be formed first."""
+        return None
+
+    def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:  # noqa: ARG002
+        """(n,): <G_n, V> with V = left (x) right; None if G must be formed first.
+
+        left: (rows,). right: (numel / rows,).
+        """
+        return None
+
+    def cost(self) -> tuple[str, float]:
+        """Return the method of the norm, "" where there is one alone, and what a sample costs.
+
+        The cost is in multiply-adds of the layer and the norm, for `explain`.
+        """
+        return "", 0.0
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(PerSampleGradient):
     """Gradients small enough to be there: biases, scales, bare parameters. values: (n, *shape)."""
 
     values: Tensor
@@ -121,7 +139,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class OuterProducts:
+class OuterProducts(PerSampleGradient):
     """G_n = sum_s g_ns x_ns^T, of shape (o, i). x: (n, t, i), g: (n, t, o).
 
     gg: g's Gram matrices, (n, t, t), where they are known already.
@@ -209,6 +227,25 @@ class OuterProducts:
             torch.cat([p.x for p in same], dim=1), torch.cat([p.g for p in same], dim=1)
         )
 
+    def inner_products(self, v: Tensor) -> Tensor | None:
+        """Return <G_n, V> = sum_s g_ns^T V x_ns; see `PerSampleGradient`."""
+        if v.dim() != 2:
+            return None
+        return ((as_type_of(v, self.x) @ v.mT) * self.g).flatten(1).sum(dim=1)
+
+    def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Return sum_s (g_ns . left)(x_ns . right); see `PerSampleGradient`."""
+        products = (as_type_of(left, self.g) @ left) * (as_type_of(right, self.x) @ right)
+        return products.sum(dim=1)
+
+    def cost(self) -> tuple[str, float]:
+        """Return the cheaper of both methods, and what it costs; see `PerSampleGradient`."""
+        (t, i), o = self.x.shape[1:], self.g.shape[2]
+        direct, ghost = float(t * i * o), float(t * t * (i + o))
+        if t == 1:
+            return "product", 2 * direct + i + o
+        return min(("direct", 3 * direct), ("ghost", 2 * direct + ghost), key=lambda m: m[1])
+
 
 def _each(g: Tensor, x: Tensor, width: int) -> Tensor:
     """The squared norm of g^T x, `width` rows at a time. g: (t, o), x: (t, i)."""
@@ -223,7 +260,7 @@ def _gathered(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Transposed:
+class Transposed(PerSampleGradient):
     """The transpose of another part's matrix: x @ W instead of x @ W.T."""
 
     part: OuterProducts
@@ -245,9 +282,21 @@ class Transposed:
         total = self.part.add(same) if len(same) == len(others) else None
         return Transposed(total) if isinstance(total, OuterProducts) else None
 
+    def inner_products(self, v: Tensor) -> Tensor | None:
+        """Return the inner products with a direction; see `PerSampleGradient`."""
+        return self.part.inner_products(v.mT)
+
+    def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Return the inner products with left (x) right; see `PerSampleGradient`."""
+        return self.part.rank_one_products(right, left)
+
+    def cost(self) -> tuple[str, float]:
+        """Return the method and its cost; see `PerSampleGradient`."""
+        return self.part.cost()
+
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(PerSampleGradient):
     """G_n has g_ns added to its row ids_ns (embeddings). ids: (n, t), g: (n, t, e), v rows."""
 
     ids: Tensor
@@ -287,6 +336,23 @@ class Rows:
             return None
         ids, g = torch.cat([p.ids for p in same], dim=1), torch.cat([p.g for p in same], dim=1)
         return Rows(ids, g, self.count)
+
+    def inner_products(self, v: Tensor) -> Tensor | None:
+        """Return the inner products with a direction; see `PerSampleGradient`."""
+        return (v[self.ids] * self.g).flatten(1).sum(dim=1)
+
+    def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Return the inner products with left (x) right; see `PerSampleGradient`."""
+        return (left[self.ids] * (as_type_of(right, self.g) @ right)).sum(dim=1)
+
+    def cost(self) -> tuple[str, float]:
+        """Return the method and its cost; see `PerSampleGradient`."""
+        return "rows", float(min(self.g.shape[1], self.g.shape[2]) * self.g[0].numel())
+
+
+def as_type_of(other: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor in the type of another one: itself, where it has that type."""
+    return tensor if tensor.dtype == other.dtype else tensor.to(other.dtype)
 
 
 def upcast(gram: Tensor) -> Tensor:

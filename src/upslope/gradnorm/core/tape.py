@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class Kernel(ABC):
     """Where the samples are in the output, if the operator itself tells."""
     dim: int | None = None
     """The dimension along which they must be, if no other makes sense."""
+    is_replayed: ClassVar[bool] = False
+    """Whether the operator is run again for each sample's share of the gradient."""
 
     def arrange(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the inputs in the memory format in which the methods below are fastest.

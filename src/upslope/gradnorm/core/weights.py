@@ -8,17 +8,12 @@ parameters a weight is made, `combined` adds up all uses of one parameter, exact
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
-
-Uses = Sequence[tuple[Tensor, PerSampleGradient]]
-"""The uses of one parameter: through which weight, and the gradient of that weight."""
 
 
 class Weights:
@@ -102,40 +97,6 @@ class Weights:
         return out
 
 
-def combined(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
-    """(n,): squared norms of the sum of all uses of the parameter `name`.
-
-    Uses of one form are summed in that form; disjoint slices of the parameter add their squares;
-    anything else is formed densely, a few samples at a time.
-    """
-    tensors = [weight for weight, _ in uses]
-    parts = [part for _, part in uses]
-    first = tensors[0]
-    if weights.isometric(first) and all(t is first for t in tensors):
-        total = parts[0].add(parts[1:]) if len(parts) > 1 else parts[0]
-        if total is not None:
-            return total.squared_norms(scratch)
-    # Thirds of a packed projection, say: their squares add, and the parameter's gradient is not
-    # formed.
-    if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
-        return torch.stack([part.squared_norms(scratch) for part in parts]).sum(dim=0)
-    # The same entry used twice, or a function of it: only the formed gradients can be added.
-    pieces = dense_sum(weights, name, uses, scratch)
-    return torch.cat([squared_norms(rows) for _, rows in pieces])
-
-
-def dense_sum(
-    weights: Weights, name: str, uses: Uses, scratch: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """(samples, their gradients (m, *parameter.shape)), a few samples at a time."""
-    parameter = weights.parameters[name]
-    size = max(parameter.numel(), *(weight.numel() for weight, _ in uses))
-    for rows in chunks(len(uses[0][1]), 3 * parameter.element_size() * size, scratch):
-        total = sum(weights.pulled(name, weight, part.materialize(rows)) for weight, part in uses)
-        assert isinstance(total, Tensor)
-        yield rows, total
-
-
 def leaves(tensor: Tensor) -> Iterator[Tensor]:
     """The leaves of a tensor's autograd graph."""
     stack, seen = [tensor.grad_fn], set()
@@ -159,31 +120,3 @@ def _overlaps(view: Tensor) -> bool:
                 return True
             reach += (size - 1) * stride
     return False
-
-
-def _disjoint(parameter: Tensor, views: Sequence[Tensor]) -> bool:
-    """Whether views of one parameter, none of which overlaps itself, share no entry."""
-    if any(view is parameter for view in views):
-        return len(views) == 1
-    spans = sorted(_span(view) for view in views)
-    if all(end < start for (_, end), (start, _) in itertools.pairwise(spans)):
-        return True
-    places = torch.cat([_places(view) for view in views]).sort().values
-    return bool(places.diff().all())
-
-
-def _span(view: Tensor) -> tuple[int, int]:
-    """The first and the last place in memory, in real numbers: a complex entry takes two."""
-    each = 2 if view.is_complex() else 1
-    reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
-    start = int(view.storage_offset())
-    return each * start, each * (start + reach) + each - 1
-
-
-def _places(view: Tensor) -> Tensor:
-    """The places in memory of a view's real numbers, (numel,), twice as many for complex ones."""
-    each = 2 if view.is_complex() else 1
-    place = each * int(view.storage_offset()) + torch.arange(each)
-    for size, stride in zip(view.shape, view.stride(), strict=True):
-        place = place[..., None] + torch.arange(size) * (each * stride)
-    return place.flatten()

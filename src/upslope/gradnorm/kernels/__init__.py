@@ -10,17 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from upslope.gradnorm.kernels import (
-    attention,
     batch_norm,
     compositions,
     einsum,
     embedding,
-    grouped,
+    expand,
     linear,
     norm,
 )
 from upslope.gradnorm.kernels.conv import convolution
-from upslope.gradnorm.kernels.recurrent import cells, networks
+from upslope.gradnorm.kernels.recurrent import rules as recurrent
 
 COMPOSITIONS = {**compositions.COMPOSITIONS, "einsum": einsum.pairwise}
 """Name of the torch function -> a function that computes the same by other operators."""
@@ -33,10 +32,10 @@ REGISTRY: Mapping[str, Callable[..., Any]] = {
     "mv": linear.matmul,
     "bmm": linear.matmul,
     "addmm": linear.addmm,
-    "grouped_mm": grouped.grouped_mm,
-    "_grouped_mm": grouped.grouped_mm,
+    "grouped_mm": linear.grouped_mm,
+    "_grouped_mm": linear.grouped_mm,
     "einsum": einsum.einsum,
-    "scaled_dot_product_attention": attention.scaled_dot_product_attention,
+    "scaled_dot_product_attention": expand.scaled_dot_product_attention,
     **{f"conv{d}d": convolution.convolution(d) for d in (1, 2, 3)},
     **{f"conv_transpose{d}d": convolution.transposed_convolution(d) for d in (1, 2, 3)},
     "batch_norm": batch_norm.batch_norm,
@@ -49,6 +48,6 @@ REGISTRY: Mapping[str, Callable[..., Any]] = {
     "__getitem__": embedding.index,
     "index_select": embedding.index_select,
     "embedding_bag": embedding.embedding_bag,
-    **networks.RULES,
-    **cells.RULES,
+    **recurrent.NETWORKS,
+    **recurrent.CELLS,
 }

@@ -3,15 +3,19 @@
     dL_n/dw = sum of dL_n/dy over the entries of sample n that one entry of w was broadcast to
 
 Called for every operator that works entry by entry (a scale, a shift, a gate, a position
-embedding). Such an operator needs no kernel of its own: autograd differentiates it, and the kernel
-here sums the gradient of the expanded weight by sample.
+embedding), and for attention whose queries, keys, values or bias are weights. Such an operator
+needs no kernel of its own: autograd differentiates it, and the kernel here sums the gradient of the
+expanded weight by sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from upslope.gradnorm.core.layout import Samples
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
@@ -49,3 +53,29 @@ class Expansion(Kernel):
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         (weight,) = self.weights
         yield weight, Dense(samples.summed(g, weight.shape))
+
+
+def scaled_dot_product_attention(
+    tape: Tape,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *args: Any,
+    **options: Any,
+) -> Any:
+    """`F.scaled_dot_product_attention`. query: (..., l, e), key: (..., s, e), bias: (..., l, s)."""
+    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (query, key, value)))  # type: ignore[no-untyped-call]
+    if options.get("enable_gqa"):
+        batch = batch[:0]  # queries and keys have unequal numbers of heads: no common shape
+
+    def expanded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return expand_to_samples(tape, tensor, shape) if tape.weights.is_weight(tensor) else tensor
+
+    bias_shape = (*query.shape[:-2], query.shape[-2], key.shape[-2])
+    query, key, value = (
+        expanded(t, (*(batch or t.shape[:-2]), *t.shape[-2:])) for t in (query, key, value)
+    )
+    if attn_mask is not None:
+        attn_mask = expanded(attn_mask, bias_shape)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **options)

@@ -9,6 +9,7 @@ autograd has it, so that the other factor of a product is conjugated.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -120,3 +121,28 @@ def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) 
     if tape.weights.is_weight(input):
         input = expand_to_samples(tape, input, product.shape)
     return torch.add(product, input)
+
+
+def grouped_mm(
+    tape: Tape,
+    input: Tensor,
+    mat2: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Any:
+    """`torch._grouped_mm`, `F.grouped_mm`. x: (s, i), W: (e, i, o), offs: (e,) -> (s, o)."""
+    if bias is not None or offs is None or input.dim() != 2 or mat2.dim() != 3:
+        return NotImplemented
+    if tape.weights.is_weight(input) or not tape.weights.is_weight(mat2):
+        return NotImplemented
+    bounds = [0, *offs.tolist()]
+    if bounds[-1] != len(input):
+        return NotImplemented
+    tape.route()  # the data decide which rows are multiplied with which matrix
+    products = [
+        matmul(tape, input[a:b], tape.weights.view(matrix))
+        for matrix, (a, b) in zip(mat2, itertools.pairwise(bounds), strict=True)
+        if a < b
+    ]
+    return torch.cat(products).to(out_dtype or input.dtype) if products else NotImplemented

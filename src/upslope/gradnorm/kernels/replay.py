@@ -59,6 +59,8 @@ def replay(
 class Replay(Kernel):
     """An operator that is run again, with a graph, in the backward pass."""
 
+    is_replayed = True
+
     def __init__(
         self,
         name: str,
@@ -102,7 +104,7 @@ def differentiable(tensor: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class ReplayedGradient:
+class ReplayedGradient(PerSampleGradient):
     """The gradients of `leaf` from each sample's share of g, computed when they are needed."""
 
     out: Tensor
@@ -142,6 +144,6 @@ class ReplayedGradient:
                 [torch.autograd.grad(self.out, self.leaf, s, retain_graph=True)[0] for s in shares]
             )
 
-    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:  # noqa: ARG002
-        """Return the sum with other gradients; see `PerSampleGradient`."""
-        return None
+    def cost(self) -> tuple[str, float]:
+        """Return what the passes of one sample cost; see `PerSampleGradient`."""
+        return "", 3.0 * self.leaf.numel() * len(self)

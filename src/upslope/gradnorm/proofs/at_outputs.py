@@ -17,15 +17,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.outputs import check_losses, copy_objects
+from upslope.gradnorm.core.model_io import Loss, check_losses, copy_objects, differentiable
 from upslope.gradnorm.core.separation import differ, scales
-from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.statistics import StatisticsWatch
 
 _COMPANY = (1.0, 3.0, -3.0, None)
 """What the outputs of other samples are multiplied by, to see whether a loss feels them: a
 threshold over the batch moves with some of these. None: what makes the largest of them `_LARGER`
 times the largest of all, so that the company outgrows any outlier."""
+
 _LARGER = 100.0
 
 
@@ -303,8 +303,3 @@ class _Given(torch.autograd.Function):
     def backward(ctx: Any, share: Tensor) -> tuple[Any, ...]:
         own = (g * share.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in ctx.gradients)
         return (None, *own)
-
-
-def differentiable(leaf: Any) -> bool:
-    """Whether a leaf of the outputs is a tensor with a graph behind it."""
-    return isinstance(leaf, Tensor) and leaf.requires_grad

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.batch import Batch, call, clone_rows
+from upslope.gradnorm.core.model_io import Batch, call, clone_rows
 from upslope.gradnorm.core.restoring import Buffers, RandomState
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.proofs.statistics import Watch
 from upslope.gradnorm.torch_faults import exact_batch_norm
+
+
+class Watch(Protocol):
+    """A `TorchFunctionMode` that knows which tensors a pass of a model begins with."""
+
+    def mark(self, value: Tensor, /) -> Tensor:
+        """Return a tensor that has samples, having taken note of it."""
+        ...
+
+    def __enter__(self) -> Any:
+        """Begin to see every operator of torch that runs."""
+        ...
+
+    def __exit__(self, *error: Any) -> Any:
+        """Stop seeing the operators of torch."""
+        ...
 
 
 class BatchRun:

@@ -22,11 +22,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upslope.gradnorm.core.batch import Batch, clone_rows
-from upslope.gradnorm.core.outputs import copy_objects, tensors_in
+from upslope.gradnorm.core.model_io import Batch, Loss, clone_rows, copy_objects, tensors_in
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
-from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.batch_run import BatchRun, Watch
 from upslope.gradnorm.proofs.mixing import (
     crop,
     is_shorter,
@@ -34,7 +32,7 @@ from upslope.gradnorm.proofs.mixing import (
     shared_leaves,
     shared_tensors,
 )
-from upslope.gradnorm.proofs.statistics import StatisticsWatch, Watch
+from upslope.gradnorm.proofs.statistics import StatisticsWatch
 
 _ROWS = 8
 """Samples that are run: enough for sums and extremes over the batch, too few to fill a capacity."""

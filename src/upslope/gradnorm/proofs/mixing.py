@@ -11,21 +11,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import half
-from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.model_io import Loss, differentiable, half, tensors_in
 from upslope.gradnorm.core.restoring import without_traces
-from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.at_outputs import (
-    Outputs,
     companies,
-    differentiable,
-    gradients_at_outputs,
     loss_mixes,
     losses_change,
 )
 from upslope.gradnorm.proofs.batch_run import BatchRun
 
 _NEAR = {torch.float64: 1e-7, torch.float32: 5e-4}
+
 _NEAR_HALF = 3e-2
 """How far an output may move with the company of a sample, relative to the largest of its kind:
 other sizes of batch go through other kernels of the libraries, which round differently."""
@@ -203,68 +199,6 @@ def crop(whole: Tensor, some: Tensor) -> Tensor:
     return whole[(slice(None), *(slice(size) for size in some.shape[1:]))]
 
 
-def shares_alone(
-    run: BatchRun, loss: Loss, shares: Sequence[Tensor], outputs: Any, rows: Tensor
-) -> list[Tensor]:
-    """Return the gradients at the outputs of some samples that went without the others.
-
-    Outputs may be padded to the longest sample of a batch, and so be shorter without it. The loss
-    must then look at nothing of the padding, nor at how much there is.
-
-    shares: the gradients at the outputs of the whole batch. outputs: of the samples `rows` alone.
-
-    Raises:
-        GradientNormError: it does, or cannot be called on shorter outputs.
-    """
-    ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    own = [share[rows.to(share.device)] for share in shares]
-    pairs = list(zip(own, ends, strict=False))
-    if len(ends) != len(own) or not any(is_shorter(end, g) for g, end in pairs):
-        return own
-    cut = [crop(g, end) if is_shorter(end, g) else g for g, end in pairs]
-    for whole, part in zip(own, cut, strict=True):
-        beyond = whole.flatten(1).count_nonzero(dim=1) > part.flatten(1).count_nonzero(dim=1)
-        if bool(beyond.any()):
-            raise _looks_at_padding(rows[beyond.cpu()])
-    _refuse_losses_by_length(run, loss, outputs, rows)
-    return cut
-
-
-def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tensor) -> None:
-    """Refuse losses of some samples that change when all outputs are cut to these samples'."""
-    leaves, spec = tree_flatten(run.outputs)
-    fewer = tree_flatten(outputs)[0]
-    whole = Outputs(leaves, spec, run.n)
-    values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-    cut = [
-        crop(x, own) if whole.has_samples(i) and is_shorter(own, x) else x
-        for i, (x, own) in enumerate(zip(values, fewer, strict=True))
-    ]
-    before = whole.losses(loss, values)
-    try:
-        after = whole.losses(loss, cut)
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise GradientNormError(
-            "Expected a loss that takes outputs of any length, for the model's are padded to the "
-            f"longest sample of the batch, but on those of samples {rows[:5].tolist()} alone it "
-            f"fails with {type(error).__name__}: {reason}. Whether it depends on the longest "
-            "sample cannot be told. Cut what it holds to the length of the outputs, "
-            "`labels[:, : outputs.shape[1]]`, or pad the outputs to a length of their own."
-        ) from error
-    places = rows.to(before.device)
-    if after.shape != before.shape or bool(losses_change(after, before)[places].any()):
-        raise _looks_at_padding(rows)
-
-
-def _looks_at_padding(samples: Tensor) -> GradientNormError:
-    return GradientNormError(
-        "Expected a loss in which each sample's number depends on that sample's outputs alone but "
-        f"those of samples {samples[:5].tolist()} depend on how far the longest sample of the "
-        "batch pads their outputs. Mask what is padded, and divide by each sample's own length."
-    )
-
-
 def run_without_others(run: BatchRun, rows: Tensor) -> tuple[Tensor, Any]:
     """Run the model on some samples alone; return those that went, and its outputs.
 
@@ -329,23 +263,6 @@ def shared_leaves(run: BatchRun) -> set[int]:
     tensors = tensors_in(run.outputs)
     own = {id(tensors[place]) for place in shared_tensors(run)}
     return {i for i, leaf in enumerate(tree_flatten(run.outputs)[0]) if id(leaf) in own}
-
-
-def gradients_at_own_outputs(
-    run: BatchRun, loss: Loss, parameters: Sequence[Tensor]
-) -> list[Tensor] | None:
-    """Return the gradients of the losses at the outputs of a batch (`gradients_at_outputs`).
-
-    Raises:
-        GradientNormError: a sample's loss depends on the outputs of others.
-    """
-    try:
-        return gradients_at_outputs(run.outputs, parameters, run.n, loss)
-    except GradientNormError:
-        shared = shared_leaves(run)  # a pass of its own, only where lengths may have deceived
-        if not shared:
-            raise
-    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared)
 
 
 def model_mixes(run: BatchRun, samples: Tensor) -> GradientNormError:

@@ -14,23 +14,27 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.core.listeners import Reduction
-from upslope.gradnorm.core.outputs import check_losses, copy_objects, tensors_in
+from upslope.gradnorm.core.model_io import (
+    Loss,
+    check_losses,
+    copy_objects,
+    differentiable,
+    tensors_in,
+)
+from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import differ, scales
-from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable, loss_mixes
+from upslope.gradnorm.proofs.at_outputs import loss_mixes
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
-    gradients_at_own_outputs,
     model_mixes,
     refuse_losses_in_company,
     refuse_other_outputs,
     run_without_others,
     shared_tensors,
-    shares_alone,
     unused_outputs,
 )
+from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
 
 _APART = {torch.float64: 1e-7, torch.float32: 3e-2}
 _APART_HALF = 0.1

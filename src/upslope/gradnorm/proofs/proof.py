@@ -6,7 +6,7 @@ Three things are held against each other:
    gradient of sum_n w_n L_n, which an ordinary backward pass gives, without interception. Both
    sides are linear in w: if they agree for random numbers, G_n is right for every sample with
    w_n != 0, with probability one: all of up to 16, and a random eighth, 8 at least, of more. The
-   tensors are compared through one random direction each (`projection`), which costs next to
+   tensors are compared through one random direction each (`kernel_results`), which costs next to
    nothing.
 2. *The norms.* Of one sample, drawn at random, the gradient is formed by autograd alone, and what
    was asked for (its norm, its sketch) is computed from it.
@@ -23,50 +23,48 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import half
-from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.listeners import ReducingListener, Reduction
-from upslope.gradnorm.core.outputs import copy_objects
-from upslope.gradnorm.core.separation import checksum, differ
-from upslope.gradnorm.core.tape import Kernel
-from upslope.gradnorm.core.weights import Uses, Weights
-from upslope.gradnorm.losses import Loss
-from upslope.gradnorm.proofs.at_outputs import differentiable
+from upslope.gradnorm.core.model_io import Loss, copy_objects, differentiable, half
+from upslope.gradnorm.core.reductions import Reduction
+from upslope.gradnorm.core.separation import differ
 from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.kernel_results import (
+    Checksums,
+    Direction,
+    KernelGradients,
+    ProofFailed,
+)
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
-    gradients_at_own_outputs,
     refuse_company,
     refuse_losses_in_company,
     run_without_others,
-    shares_alone,
     unused_outputs,
 )
+from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
 from upslope.gradnorm.proofs.per_sample_loop import one_hot, pull_back, sample_by_sample
-from upslope.gradnorm.proofs.projection import Direction, inner_products
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
 """Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the
 largest gradient of any. In float32 a few of a million activations round to the other side of a
 kink, which moves the gradient of a deep network's first layers by up to a hundredth; a sample in a
 wrong place moves it by a quarter or more. What differs by more is done again in float64."""
+
 _HALF = (0.2, 1e-2)
+
 _ONE_SAMPLE = {torch.float64: 4e-7, torch.float32: 4e-2}
 """Of a type: how far what is asked of one sample may differ, relative to it; squares do twice."""
+
 _ONE_SAMPLE_HALF = 0.8
+
 _ALL = 16
 """Samples up to which the gradients of all of them are proven."""
-
-
-class ProofFailed(SamplesNotSeparable):
-    """What the kernels found is not what autograd finds."""
 
 
 class SeparationFailed(ProofFailed):
@@ -74,77 +72,8 @@ class SeparationFailed(ProofFailed):
     linear."""
 
 
-class ProvenReduction:
-    """A reduction that notes the inner products of gradients and directions on its way."""
-
-    def __init__(self, reduction: Reduction):
-        self.reduction = reduction
-        self.products: dict[str, Tensor] = {}
-
-    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
-        """Reduce the sum of all uses of a parameter; see `Reduction`."""
-        rows = self.reduction.of_uses(weights, name, uses, scratch)
-        self.products[name] = inner_products(weights, name, uses, scratch)
-        return rows
-
-    def of_dense(self, name: str, gradients: Tensor) -> Tensor:
-        """Reduce gradients that are formed already; see `Reduction`."""
-        return self.reduction.of_dense(name, gradients)
-
-
-class Checksums:
-    """One random combination of the gradient that reaches each use, per sample."""
-
-    def __init__(self, n: int, layouts: Mapping[int, Layout], kernels: Sequence[Kernel]):
-        self.n, self.layouts, self.kernels = n, layouts, kernels
-        self.sums: dict[int, tuple[Tensor, Tensor]] = {}
-        """use -> sums (n,), and the sizes of what was added, (n,)."""
-
-    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
-        """Take in the gradient that reached one use; see `Listener`."""
-        layout = self.kernels[index].layout or self.layouts.get(index)
-        if self.n == 1 or layout is None:
-            return
-        # The second gradient is a part of the first one's backward pass: neither is that of a
-        # loss.
-        if index in self.sums:
-            raise ProofFailed("a backward pass runs inside the backward pass of the model")
-        self.sums[index] = checksum(Samples(self.n, layout).front(g))
-
-
-class KernelGradients(NamedTuple):
-    """What the kernels found of a batch, to be proven.
-
-    rows: name -> (n, ...), the reduced gradients. products: name -> (n,), their inner products with
-    directions. losses: (n,), of the same pass. kernels: the uses of weights, in order. repeats:
-    whether another batch of the same program has its samples in the same places.
-    """
-
-    rows: Mapping[str, Tensor]
-    products: Mapping[str, Tensor]
-    losses: Tensor
-    kernels: Sequence[Kernel]
-    repeats: bool
-
-
-class BothListeners:
-    """Lets two listeners hear one backward pass."""
-
-    def __init__(self, sums: Checksums, parts: ReducingListener):
-        self.sums, self.parts = sums, parts
-
-    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        """Take in the gradient that reached one use; see `Listener`."""
-        self.sums.on_gradient(index, g, inputs)
-        self.parts.on_gradient(index, g, inputs)
-
-
 def check_separation(
-    run: BatchRun,
-    kernels: Sequence[Kernel],
-    once: Checksums,
-    scaled: Mapping[int, Tensor],
-    u: Tensor,
+    run: BatchRun, once: Checksums, scaled: Mapping[int, Tensor], u: Tensor
 ) -> None:
     """See 3. in the head of this file. once, scaled: of the passes without and with powers u.
 
@@ -156,7 +85,7 @@ def check_separation(
         raise ProofFailed("the backward pass of the model is not the same each time")
     for index, (sums, size) in once.sums.items():
         if bool(differ(scaled[index], sums, u, size, run.options.dtype).any()):
-            kernel = kernels[index]
+            kernel = once.kernels[index]
             names = ", ".join(n for w in kernel.weights for n in run.weights.sources(w))
             raise SeparationFailed(
                 "the losses of other samples reach a sample's own place, or a backward pass that "

@@ -15,7 +15,7 @@ Called by `independence`, with the first batch of each program.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -58,22 +58,6 @@ CREATING = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "z
 """Operators that make tensors of numbers, as Python would."""
 
 _SAMPLE, _STATISTIC = "sample", "statistic"
-
-
-class Watch(Protocol):
-    """A `TorchFunctionMode` that knows which tensors a pass of a model begins with."""
-
-    def mark(self, value: Tensor, /) -> Tensor:
-        """Return a tensor that has samples, having taken note of it."""
-        ...
-
-    def __enter__(self) -> Any:
-        """Begin to see every operator of torch that runs."""
-        ...
-
-    def __exit__(self, *error: Any) -> Any:
-        """Stop seeing the operators of torch."""
-        ...
 
 
 class StatisticsWatch(TorchFunctionMode):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -30,21 +29,29 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.core.batch_expansion import (
+from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
+from upslope.gradnorm.core.program import Program, name_of
+from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
+from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
+from upslope.gradnorm.kernels.expand import expand_to_samples
+from upslope.gradnorm.kernels.replay import replay
+from upslope.gradnorm.torch_faults import run_exactly
+from upslope.gradnorm.trace.batch_expansion import (
     expansion_by_joining,
+    gives_to_each,
     is_batch_expansion,
+    looks_up_for_each,
     repeated,
     repeats,
 )
-from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.core.operators import (
-    APPLYING,
+from upslope.gradnorm.trace.operators import (
     ASKING,
     CHOOSING,
     EXPANDING,
     JOINING,
     LIKE_ANOTHER,
-    LOOKING_UP,
     REPEATING,
     as_type,
     is_entrywise,
@@ -55,25 +62,15 @@ from upslope.gradnorm.core.operators import (
     without_torch_function_dispatch,
     writes,
 )
-from upslope.gradnorm.core.program import Program, name_of
-from upslope.gradnorm.core.restoring import modules_of
-from upslope.gradnorm.core.sequence_order import OrderUnknown, SequenceOrders, mark_order
-from upslope.gradnorm.core.tape import FusionMismatch, Tape
-from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
-from upslope.gradnorm.core.weights import leaves
-from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
-from upslope.gradnorm.kernels.expand import expand_to_samples
-from upslope.gradnorm.kernels.refusals import (
+from upslope.gradnorm.trace.refusals import (
     BATCH_NORMS,
     EMBEDDINGS,
+    module_with_backward_hook,
     refuse_batch_statistics,
     refuse_mixing_embeddings,
 )
-from upslope.gradnorm.kernels.replay import replay
-from upslope.gradnorm.torch_faults import run_exactly
-from upslope.gradnorm.trace.hooks import module_with_backward_hook
-
-_session = itertools.count()
+from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
+from upslope.gradnorm.trace.tensor_kinds import TensorKinds
 
 
 class Interceptor(TorchFunctionMode):
@@ -82,12 +79,13 @@ class Interceptor(TorchFunctionMode):
     def __init__(self, tape: Tape, model: nn.Module, n: int, copies: bool = True):
         super().__init__()
         self.tape, self.model, self.n = tape, model, n
-        self._session = next(_session)
         self._copies = copies
         self.copied = False
         """Whether weights were held to be copied to every sample (`batch_expansion`)."""
         self._orders = SequenceOrders(n)
         self.program = Program()
+        self._kinds = TensorKinds(tape, self.program, self._orders)
+        self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
         self._hooked = module_with_backward_hook(model)
         self._buffers = {id(b) for module in modules_of(model) for b in module._buffers.values()}
         self._written: list[Tensor] = []
@@ -114,10 +112,8 @@ class Interceptor(TorchFunctionMode):
             remove_marks(self._written.pop())
 
     def sampled(self, tensor: Tensor) -> Tensor:
-        """An alias of a tensor, known to depend on the samples."""
-        alias = tensor.detach()
-        mark(alias).samples_in = self._session
-        return alias
+        """Return an alias of a tensor, known to depend on the samples."""
+        return self._kinds.sampled(tensor)
 
     def __torch_function__(
         self,
@@ -141,22 +137,26 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         # Positions repeated for each sample are constants, and yet each row looked up is one
         # sample's.
-        if name == "embedding" and self._for_each_sample(args):
+        if name == "embedding" and looks_up_for_each(args, self.n):
             kinds.add("sample")
         if name in LIKE_ANOTHER and args and self._kind(args[0]) == "constant":
             kinds.discard("sample")  # which only lends a shape or a type
         among_weights = "weight" in kinds and "sample" not in kinds
-        given = among_weights and self._gives_to_each(name, args, kwargs, tensors)
+        given = (
+            among_weights
+            and self._may_copy()
+            and gives_to_each(name, args, kwargs, tensors, self.tape.weights, self.n)
+        )
         if given:
             self.copied = True
             kinds.add("sample")
         normalising = func in BATCH_NORMS
         # Only the normalisation that was fused may meet a placeholder: its numbers are NaN.
-        if "token" in kinds:
+        if "placeholder" in kinds:
             if not (normalising and "weight" in kinds):
                 places = (marks_of(t).placeholder_of for t in tensors)
                 raise FusionMismatch(next(place for place in places if place is not None))
-            kinds = kinds - {"token"} | {"sample"}
+            kinds = kinds - {"placeholder"} | {"sample"}
         # Before it runs, for a batch normalisation in training mode would also move its
         # statistics.
         if "sample" in kinds and normalising:
@@ -202,7 +202,7 @@ class Interceptor(TorchFunctionMode):
                 self.tape.types.add(tensor.dtype)
                 marks = mark(tensor)
                 if marks.placeholder_of is None:
-                    marks.samples_in = self._session
+                    marks.samples_in = self._kinds.session
                 if id(tensor) in self._buffers:
                     self._written.append(tensor)
             if order is not None:
@@ -271,13 +271,17 @@ class Interceptor(TorchFunctionMode):
             return func(target, index, expand_to_samples(self.tape, value, target[index].shape))
         return replay(self.tape, func, args, kwargs, self._is_sample)
 
+    def _may_copy(self) -> bool:
+        """Whether weights may be held to be copied to every sample (`batch_expansion`)."""
+        return self._copies and self.n > 1 and torch.is_grad_enabled()
+
     def _among_weights(
         self, func: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor]
     ) -> tuple[Any, bool]:
         """What weights and constants make, and whether it is copies, one for each sample."""
         name = getattr(func, "__name__", "")
         weights = [t for t in tensors if self.tape.weights.is_weight(t)]
-        may_copy = self._copies and self.n > 1 and torch.is_grad_enabled()
+        may_copy = self._may_copy()
         if may_copy and is_entrywise(name):  # asked first: it may work in place
             shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
             if is_batch_expansion(shape, weights, self.n):
@@ -321,71 +325,12 @@ class Interceptor(TorchFunctionMode):
     def _without_gradient(self, parameter: nn.Parameter) -> Tensor:
         return parameter if self.tape.weights.tracks(parameter) else parameter.detach()
 
-    def _for_each_sample(self, args: tuple[Any, ...]) -> bool:
-        """Whether rows are looked up for every sample, though by constants: repeated positions."""
-        tensors = tensors_of(args)
-        places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
-        return self.n > 1 and any(len(p) == self.n for p in places)
-
-    def _gives_to_each(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
-    ) -> bool:
-        """Whether weights meet constants that have the same row for each sample.
-
-        The zeros that a recurrence starts from are multiplied by a weight before any sample is;
-        one row of a table is looked up once for each sample. If sizes agree by chance, the samples
-        cannot be told apart, as with copies.
-        """
-        if not (self._copies and self.n > 1 and torch.is_grad_enabled()):
-            return False
-        if name in LOOKING_UP:
-            places = (*args, *kwargs.values())[-1]
-            return isinstance(places, Tensor) and places.dtype == torch.int64 and self._even(places)
-        constants = (t for t in tensors if not self.tape.weights.is_weight(t))
-        return name in APPLYING and any(
-            t.dim() > 1 and t.is_floating_point() and self._even(t) for t in constants
-        )
-
-    def _even(self, constant: Tensor) -> bool:
-        """Whether a tensor has n rows, all of them equal."""
-        rows = constant.dim() > 0 and len(constant) == self.n
-        return rows and bool((constant == constant[:1]).all())
-
     def _chooses(self, args: tuple[Any, ...]) -> bool:
         """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
         index = tensors_of(args[1:])
         paired = any(len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i))
         chosen = any(map(self._is_sample, index))
         return self._is_sample(args[0]) and chosen and not paired
-
-    def _is_sample(self, tensor: Tensor) -> bool:
-        return self._kind(tensor) == "sample"
-
-    def _kind(self, tensor: Tensor) -> str:
-        if self.tape.weights.is_weight(tensor):
-            return "weight"
-        if marks_of(tensor).samples_in == self._session:
-            return "sample"
-        if isinstance(tensor, nn.Parameter):
-            return "other" if tensor.requires_grad else "constant"
-        if tensor.grad_fn is not None:
-            return self._kind_by_graph(tensor)
-        return "constant" if marks_of(tensor).placeholder_of is None else "token"
-
-    def _kind_by_graph(self, tensor: Tensor) -> str:
-        """For what no operator here put out: custom functions, TorchScript, caches, writes."""
-        ends = list(leaves(tensor))
-        # Every use of a weight hangs on an anchor: whoever reaches one comes from the samples.
-        if any(leaf is anchor for leaf in ends for anchor in self.tape.anchors):
-            mark(tensor).samples_in = self._session
-            self.program.repeats = False  # what made it, and of which entries, was not seen
-            if self._orders.met:
-                self.tape.route()
-            return "sample"
-        if any(self.tape.weights.tracks(leaf) for leaf in ends):
-            self.tape.weights.mark_derived(tensor)
-            return "weight"
-        return "constant"
 
 
 @functools.cache

@@ -23,8 +23,8 @@ import torch
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.core.listeners import LayoutUnknown
-from upslope.gradnorm.proofs.proof import ProofFailed
+from upslope.gradnorm.core.reductions import LayoutUnknown
+from upslope.gradnorm.proofs.kernel_results import ProofFailed
 
 FALLS = (SamplesNotSeparable, GradientNormError, RuntimeError)
 """What may lead to a lower rung. RuntimeError: what torch raises where an operator cannot be

@@ -10,7 +10,7 @@ from shapes alone: results do not depend on what else the machine does.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,34 +19,34 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch
-from upslope.gradnorm.core.listeners import Reduction
-from upslope.gradnorm.core.memory import memory_of
+from upslope.gradnorm.core.heap import give_pages_back, keep_pages
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
-from upslope.gradnorm.core.restoring import modules_of, restoring_state
+from upslope.gradnorm.core.reductions import Reduction
+from upslope.gradnorm.core.restoring import modules_of, restoring_state, without_traces
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.losses import Loss, identify, is_label_free
+from upslope.gradnorm.losses import identify, is_label_free
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.proofs.independence import loss_looks_around
 from upslope.gradnorm.proofs.mixing import shared_tensors
-from upslope.gradnorm.trace.capacity import held_by_one
 from upslope.gradnorm.trace.forward import upcast_output
+from upslope.gradnorm.trace.memory import memory_of
 from upslope.gradnorm.trace.recording import Recording
+from upslope.gradnorm.trace.sharing import open_batch
 
 _LARGEST = 13 << 20
 """Bytes of a piece's largest activation: a share of the last cache.
 
 Models of more bytes have pieces whose largest activation is as large as they are."""
+
 _AVERAGE = 8 << 20
 """Bytes that its activations may have on average: with less, the prices of calls count."""
+
 _BLOCK = 31 << 20
 """Bytes of the largest activation that this allows: malloc has a limit of its own."""
-
-_FEWEST = 4
-"""Samples of a piece that a bound on memory cuts off. Of fewer, a proof runs single samples, for
-which the convolutions of torch unfold their inputs: more memory than the piece saves."""
 
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
@@ -63,8 +63,10 @@ def reduce_per_sample(
 
     The model is left as it was found.
     """
-    _keep_pages()
-    with restoring_state(model) as buffers:
+    keep_pages()
+    bounded = options.scratch < SCRATCH
+    heap = give_pages_back() if bounded else contextlib.nullcontext()
+    with heap, restoring_state(model) as buffers:
 
         def record(batch: Batch) -> Recording:
             buffers.renew()  # a piece does not meet what another piece has written
@@ -82,17 +84,6 @@ def reduce_per_sample(
         return rows
 
 
-@functools.cache
-def _keep_pages() -> None:
-    """Let the C library keep what a piece has freed for the next.
-
-    It gives freed pages back to the system, which must clear them anew, beyond twice the size of
-    the largest block that it has seen come and go; and learns from blocks of up to 32 MiB. This one
-    is never touched.
-    """
-    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
-
-
 def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Iterator[Batch]:
     """Yield the batch, cut along the samples; in one piece where nothing is gained by more.
 
@@ -100,7 +91,7 @@ def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Ite
     second does not hold yet make room for what the engine needs beside those of the first.
     """
     most = _most(model, batch, bounded=options.scratch < SCRATCH)
-    slices = list(evenly(batch.n, most)) if batch.n > 2 else []
+    slices = list(evenly(batch.n, most)) if batch.n > 1 else []
     if len(slices) < 2:
         yield batch
         return
@@ -111,7 +102,7 @@ def _most(model: nn.Module, batch: Batch, *, bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
     if any(m.training for m in modules_of(model)):
         return batch.n  # in pieces, random numbers would be drawn in another order
-    limit = max(_FEWEST, (batch.n + 1) // 2) if bounded else batch.n
+    limit = (batch.n + 1) // 2 if bounded else batch.n
     if any(x.device.type != "cpu" for x in batch.tensors):
         return limit  # a GPU has no such caches
     key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)
@@ -193,3 +184,39 @@ def _joined(outputs: list[Any]) -> Any:
         else:
             return None
     return tree_unflatten(leaves, flat[0][1])
+
+
+_CPU = 4 << 30
+"""Bytes on a CPU, where what is free changes from run to run and results must not."""
+
+_TRANSIENT = 3
+"""The saved activations, and as much again twice for gradients and copies on their way."""
+
+
+def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None) -> int:
+    """The batch size that `memory` holds for `gradient_norms`, at least 1.
+
+    inputs: one sample or more, in dimension 0; the first is run forward, once.
+    memory: bytes; by default 4 GiB on a CPU and 70% of what is free on a GPU.
+
+    model: the network.
+    """
+    held, device = held_by_one(model, open_batch(model, inputs))
+    if memory is None:
+        cuda = device.type == "cuda"
+        memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
+    return max(1, memory // max(1, _TRANSIENT * sum(size for size, _ in held)))
+
+
+def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]], torch.device]:
+    """What the first sample keeps in memory for the backward pass, and the device of its outputs.
+
+    Bytes of each tensor, and whether it holds floating numbers. Parameters and buffers are not
+    among it; of views of one tensor there is one.
+    """
+    hooks = tensors_saved_for_backward(model)
+    with without_traces(model), torch.enable_grad(), hooks as saved:
+        outputs = batch.rows(slice(0, 1)).call(model)
+    tensors = tensors_in(outputs)
+    held = [(t.untyped_storage().nbytes(), t.is_floating_point()) for t in saved.values()]
+    return held, tensors[0].device if tensors else torch.device("cpu")

@@ -17,25 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch
 from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.listeners import Reduction, SquaredNorms
-from upslope.gradnorm.core.memory import Known, memory_of
+from upslope.gradnorm.core.model_io import Batch, Loss
+from upslope.gradnorm.core.reductions import Reduction, SquaredNorms
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.losses import Loss
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.independence import losses_look_around, model_looks_around, opens
 from upslope.gradnorm.proofs.per_sample_loop import pull_back, reduce_one_by_one
-from upslope.gradnorm.trace.forward import Forward
+from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
-from upslope.gradnorm.trace.messages import (
+from upslope.gradnorm.trace.memory import (
+    Known,
     closed_outputs,
     cut_off,
+    memory_of,
     warn_of_looking_around,
     warn_of_slowness,
 )
-from upslope.gradnorm.trace.reducing import ReducedGradients, reduce_proven, reduce_unproven
 
 T = TypeVar("T")
 
@@ -137,7 +136,7 @@ class Recording:
                     run.looks_around = run.looks_around or model_looks_around(run)
                     self._keep(self._program, loss, {})
             if not reduced.rows and not reduced.has_reached and self._is_cut_off(loss):
-                raise cut_off(self.weights)
+                raise cut_off(list(self.weights.parameters))
             rows = reduced.rows
         missing = (name for name in self.weights.parameters if name not in rows)
         return rows | {name: self._zeros(reduction, name) for name in missing}

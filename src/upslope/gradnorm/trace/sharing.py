@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.batch import Batch, Inputs, half, shared_choices
-from upslope.gradnorm.core.outputs import tensors_in
+from upslope.gradnorm.core.model_io import Batch, Inputs, half, shared_choices, tensors_in
 from upslope.gradnorm.core.restoring import without_traces
 
 _NEAR = 1e-2

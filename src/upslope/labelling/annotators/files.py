@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.errors import DataError
-from upslope.files import FORMULA, disk_errors, make_folder, safe_cell, write_atomically, write_text
+from upslope.files import FORMULA, csv_text, disk_errors, make_folder, write_atomically, write_text
 from upslope.labelling.annotators.base import AnnotationTask, PulledAnswer, PushCount
 from upslope.labelling.settings import AnswerKind
 from upslope.labelling.state import REASONS
@@ -64,12 +64,8 @@ class FilesAnnotator:
             columns += [name for name in task.cells if name not in columns]
             rows.append(row)
         if new:
-            buffer = io.StringIO()
-            writer = csv.writer(buffer, lineterminator="\n")
-            writer.writerow(columns)
-            for row in rows:
-                writer.writerow([safe_cell(row.get(name, "")) for name in columns])
-            write_text(self.folder / SHEET, buffer.getvalue())
+            lines = [[row.get(name, "") for name in columns] for row in rows]
+            write_text(self.folder / SHEET, csv_text(columns, lines))
         return PushCount(len(new), len(tasks) - len(new))
 
     def pull(self) -> Sequence[PulledAnswer]:
@@ -121,7 +117,7 @@ class FilesAnnotator:
         first = text.partition("\n")[0]
         delimiter = max(",;\t", key=first.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        columns = [name.strip() for name in next(reader, [])]
+        columns = [_plain(name.strip()) for name in next(reader, [])]
         if missing := [name for name in ("id", "file", "label") if name not in columns]:
             raise DataError(
                 f"Expected the columns {', '.join(COLUMNS)} in {path} but {', '.join(missing)} "

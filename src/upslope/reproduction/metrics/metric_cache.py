@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from upslope.experiment.checks import digest
-from upslope.files import read_digested_json, write_digested_json
+from upslope.files import json_digest, read_digested_json, write_digested_json
 from upslope.progress import Observer, Stop
 from upslope.reproduction.studies.finished_run import FinishedRun
 from upslope.reproduction.studies.opened import OpenedStudy
@@ -72,7 +71,7 @@ class MetricJobs:
 
     def _key(self, run: FinishedRun) -> str:
         models = [cycle.model_sha256 for cycle in run.record.cycles]
-        return digest([self.metric.name, dict(self.metric.options), models])
+        return json_digest([self.metric.name, dict(self.metric.options), models])
 
     def _file(self, name: str, seed: int) -> Path:
         return self.study.folder / "measured" / self.metric.name / name / f"seed-{seed}.json"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from upslope.report.text_tables import DASH, csv_text, markdown_table
+from upslope.files import csv_text
+from upslope.report.text_tables import DASH, markdown_table
 from upslope.reproduction.output.results import Row, Table, Value
 
 _LATEX = {

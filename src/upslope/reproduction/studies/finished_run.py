@@ -19,7 +19,7 @@ from upslope.pool import Strategy
 from upslope.progress import Observer, Stop, no_progress
 from upslope.reproduction.studies.opened import OpenedStudy
 from upslope.scoring import LabelledSet
-from upslope.training import HasAuxiliaryModule
+from upslope.training import auxiliary_module
 
 
 class FinishedRun:
@@ -62,7 +62,7 @@ class FinishedRun:
             seed,
             study.training,
             self.device,
-            self.strategy.companion() if isinstance(self.strategy, HasAuxiliaryModule) else None,
+            auxiliary_module(self.strategy),
             keep_all=True,
         )
 

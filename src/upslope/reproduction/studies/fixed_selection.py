@@ -15,7 +15,7 @@ import torch
 
 from upslope import models
 from upslope.experiment import Experiment
-from upslope.experiment.checks import digest
+from upslope.files import json_digest
 from upslope.ledger import RunResult, read_run
 from upslope.pool import Need, PoolView, Selection
 from upslope.progress import Observer, Stop
@@ -88,7 +88,7 @@ class FixedTrainings:
         study, ids, training = self.study, self.ids[name][seed], self.settings(name)
         protocol = {
             **study.protocol,
-            "given": digest(list(ids)),
+            "given": json_digest(list(ids)),
             **({"model": dict(self.model)} if self.model else {}),
             "training": {**asdict(training), "milestones": list(training.milestones)},
         }

@@ -23,6 +23,7 @@ from torch import Tensor
 from upslope.datasets import Splits, Subset
 from upslope.datasets.base import Dataset
 from upslope.datasets.subset import labels_of
+from upslope.datasets.wrapper import DatasetWrapper
 from upslope.errors import DataError
 from upslope.reproduction.paper import SVHN_TEST
 from upslope.seeds import generator
@@ -72,30 +73,7 @@ def forty_classes(splits: Splits) -> Splits:
     return replace(splits, pool=cut(splits.pool), test=cut(splits.test), validation=None)
 
 
-class _Wrapper:
-    """A data set in another form, under the same ids."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.name = dataset.name
-        self.ids = dataset.ids
-        self.classes = dataset.classes
-        self.input_shape = tuple(dataset.input_shape)
-        self.resident = dataset.resident
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def inputs(self, indices: Sequence[int]) -> Tensor:
-        """Return the inputs at positions, (n, *input_shape)."""
-        return self.dataset.inputs(indices)
-
-    def targets(self, indices: Sequence[int]) -> Tensor:
-        """Return the targets at positions, (n, ...)."""
-        return self.dataset.targets(indices)
-
-
-class FirstClasses(_Wrapper):
+class FirstClasses(DatasetWrapper):
     """A data set whose samples all belong to the first forty classes: it names no other.
 
     dataset: the data set, cut to those samples.
@@ -106,7 +84,7 @@ class FirstClasses(_Wrapper):
         self.classes = dataset.classes[:CLASSES_OF_FORTY]
 
 
-class Masks(_Wrapper):
+class Masks(DatasetWrapper):
     """A segmentation made of a classification of images.
 
     dataset: images of one label each. The target is a mask, (n, h, w) uint8: the class of the
@@ -124,7 +102,7 @@ class Masks(_Wrapper):
         return torch.where(bright, labels, len(self.classes) - 1).to(torch.uint8)
 
 
-class Volumes(_Wrapper):
+class Volumes(DatasetWrapper):
     """A classification of volumes made of one of images.
 
     dataset: images, (n, c, h, w). The input is (n, 1, w, h, w) float32: the grey image at every z,

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 
 from upslope.gradnorm.core.matrix_products import WORTH
-from upslope.gradnorm.kernels.conv.geometry import (
+from upslope.gradnorm.kernels.conv.gradients import (
     FEW_CHANNELS,
     ConvOperands,
     Geometry,

@@ -28,7 +28,7 @@ from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.convolution import Convolution
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands
+from upslope.gradnorm.kernels.conv.gradients import ConvOperands
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 _WORTH = 2
@@ -98,7 +98,7 @@ def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
 
 
 @dataclass(frozen=True)
-class FusedWeightGradient:
+class FusedWeightGradient(PerSampleGradient):
     """The gradient of W: s D, with D the gradient of `plain`, and <W, D> for each row."""
 
     plain: ConvWeightGradient
@@ -145,6 +145,14 @@ class FusedWeightGradient:
             other._scaled() if isinstance(other, FusedWeightGradient) else other for other in others
         )
         return self._scaled().add(list(scaled))
+
+    def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Return the inner products with left (x) right; see `PerSampleGradient`."""
+        return self.plain.rank_one_products(left * self.scale.to(left), right)
+
+    def cost(self) -> tuple[str, float]:
+        """Return the method and its cost; see `PerSampleGradient`."""
+        return self.plain.cost()
 
     def _scaled(self) -> ConvWeightGradient:
         g = self.plain.g

@@ -29,6 +29,7 @@ from upslope.gradnorm.core.matrix_products import batched_products
 from upslope.gradnorm.core.per_sample_gradients import (
     OuterProducts,
     PerSampleGradient,
+    as_type_of,
     cancels,
     chunks,
     frobenius_norms,
@@ -36,7 +37,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
     upcast,
 )
 from upslope.gradnorm.kernels.conv import cost_model, gradients
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands
+from upslope.gradnorm.kernels.conv.gradients import ConvOperands
 
 _GRAM_BYTES = 3 << 20
 """Bytes of Gram matrices and their window sums that stay in the cache nearest to a core. Set by
@@ -139,7 +140,7 @@ METHODS: Mapping[str, Callable[[ConvOperands, int], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class ConvWeightGradient(ConvOperands):
+class ConvWeightGradient(ConvOperands, PerSampleGradient):
     """The gradients of a convolution's weight, from its operands."""
 
     def squared_norms(self, scratch: int) -> Tensor:
@@ -162,6 +163,46 @@ class ConvWeightGradient(ConvOperands):
             return None
         x, g = torch.cat([o.x for o in same], dim=1), torch.cat([o.g for o in same], dim=1)
         return ConvWeightGradient(x, g, self.geometry, self.shape)
+
+    def inner_products(self, v: Tensor) -> Tensor | None:
+        """Return <G_n, V> = <g_n, convolution of x_n with V>; see `PerSampleGradient`."""
+        if self.x.is_complex():
+            return None
+        kernel = v.view(v.shape[0], *self.shape[1:])
+        x, g = self.x.flatten(0, 1).to(v.dtype), self.g.flatten(0, 1)
+        out = self._convolve(x, kernel, g)
+        return (out * g).reshape(len(self), -1).sum(dim=1)
+
+    def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Return the same of left (x) right: one output channel for each group, instead of all."""
+        if self.x.is_complex():
+            return None
+        groups = self.geometry.groups
+        n, k = self.g.shape[:2]
+        kernel = right.view(1, *self.shape[1:]).repeat(groups, *(1,) * (len(self.shape) - 1))
+        g = as_type_of(left, self.g.flatten(0, 1))  # (n k, o, *positions)
+        once = self._convolve(as_type_of(right, self.x.flatten(0, 1)), kernel, g)
+        space = math.prod(g.shape[2:])
+        rows = g.reshape(len(g), groups, -1, space)
+        weighted = left.view(groups, 1, -1) @ rows  # (n k, groups, 1, l)
+        products = once.reshape(len(g), groups, space) * weighted[:, :, 0]
+        return products.reshape(n, k, -1).sum(dim=(1, 2))
+
+    def _convolve(self, x: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
+        """Convolve images with a kernel, to the positions of `like`."""
+        stride, padding, dilation, groups = self.geometry
+        none = [0] * len(stride)
+        out = torch.convolution(x, kernel, None, stride, padding, dilation, False, none, groups)
+        # Strides leave a border that no position covers; the positions that there are come first.
+        for dim, size in enumerate(like.shape[2:], start=2):
+            out = out.narrow(dim, 0, size)
+        return out
+
+    def cost(self) -> tuple[str, float]:
+        """Return the cheapest method and its cost; see `PerSampleGradient`."""
+        layer = math.prod(self.shape) * math.prod(self.g.shape[3:]) * self.g.shape[1]
+        method, cost = min(cost_model.costs(self).items(), key=lambda item: item[1])
+        return method, 2.0 * layer + cost
 
     def _matches(self, other: ConvWeightGradient) -> bool:
         return (

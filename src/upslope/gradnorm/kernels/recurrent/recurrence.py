@@ -26,6 +26,7 @@ from upslope.gradnorm.core.tape import Kernel, Tape
 
 sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 """(g, s) -> g * s * (1 - s)."""
+
 tanh_slope = torch.ops.aten.tanh_backward.grad_input
 """(g, s) -> g * (1 - s^2)."""
 
@@ -199,3 +200,41 @@ def fast_tanh(like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """
     one, two = like.new_tensor(1.0), like.new_tensor(2.0)
     return lambda x, out: torch.mul(x, two, out=out).sigmoid_().mul_(two).sub_(one)
+
+
+class Elman(Recurrence):
+    """The recurrence h_t = tanh(a_t) of `nn.RNN`."""
+
+    name = "rnn_tanh"
+
+    def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
+        steps, w_h = len(products), self.layer.w_h.mT
+        states = products.new_empty(steps + 1, *products.shape[1:])
+        states[steps if self.reverse else 0] = start[0]
+        self.slopes, self._tanh = products, fast_tanh(products)
+        for t, before, after in self._steps(steps):
+            self._activate(products[t].addmm_(states[before], w_h), states[after])
+        return states
+
+    def _activate(self, a: Tensor, out: Tensor) -> None:
+        """Write the activation function at `a` to `out`, and then its slope at `a` to `a`."""
+        self._tanh(a, out)
+        torch.addcmul(out.new_ones(()), out, out, value=-1, out=a)
+
+    def _run_backward(self, g: Tensor) -> Gradients:
+        sums = torch.empty_like(self.slopes)
+        dh = g[0 if self.reverse else -1]
+        for t, before, _ in reversed([*self._steps(len(sums))]):
+            torch.mul(dh, self.slopes[t], out=sums[t])
+            dh = torch.addmm(g[before], sums[t], self.layer.w_h)
+        return Gradients(sums, sums, (dh,))
+
+
+class ReluElman(Elman):
+    """The recurrence h_t = relu(a_t) of `nn.RNN`."""
+
+    name = "rnn_relu"
+
+    def _activate(self, a: Tensor, out: Tensor) -> None:
+        torch.clamp_min(a, 0, out=out)
+        a.copy_(out > 0)

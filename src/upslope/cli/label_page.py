@@ -1,0 +1,239 @@
+"""`upslope label start`, `init`, `serve` and `status`: a project, and the page of it."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.util
+import json
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from upslope.cli.console import out, told
+from upslope.cli.label_options import GO_ON, Name, Project, Wage, say
+from upslope.display import err
+
+Classes = Annotated[
+    str | None, typer.Option(help="Names with commas between: cat,dog,bird.", metavar="A,B,C")
+]
+Kind = Annotated[
+    str,
+    typer.Option(help="class: one per sample; labels: any number; boxes, masks: in a tool."),
+]
+Strategy = Annotated[str, typer.Option(help="Chooses what is asked; `upslope list strategies`.")]
+Control = Annotated[
+    float,
+    typer.Option(help="Share of the questions asked at random, which measure the model."),
+]
+Target = Annotated[str | None, typer.Option(help="Column of labels of a table.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Twice = Annotated[float, typer.Option(help="Share of the samples that two people label.")]
+Host = Annotated[str, typer.Option(help="Address to listen at; others than loopback are open.")]
+Port = Annotated[int | None, typer.Option(help="Port; 8321, or a free one where it is taken.")]
+Browser = Annotated[bool, typer.Option(help="Open the page in a browser.")]
+
+
+def start(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Folder of images, CSV file, or digits.")
+    ],
+    classes: Classes = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Project; DATA-labels by default.")
+    ] = None,
+    kind: Kind = "class",
+    strategy: Strategy = "margin",
+    control: Control = 0.2,
+    target: Target = None,
+    twice: Twice = 0.0,
+    seed: Seed = 0,
+    name: Name = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    wage: Wage = None,
+    browser: Browser = True,
+) -> None:
+    """Make the project of DATA where there is none yet, and open its page.
+
+    [bold]Examples[/bold]
+
+      upslope label photos/ --classes cat,dog,bird
+
+      upslope label reviews.csv --classes good,bad
+    """
+    with told(GO_ON):
+        _need_page()
+        from upslope.labelling.project import FORMAT
+        from upslope.labelling.samples import BUILT_IN
+
+        folder = out_ or Path(
+            f"{Path(data).resolve().name if data not in BUILT_IN else data}-labels"
+        )
+        if not (folder / FORMAT.file).exists():
+            _create(folder, data, classes, kind, strategy, control, target, twice, seed)
+        _serve(folder, name, host, port, browser, wage)
+
+
+def init(
+    project: Project,
+    data: Annotated[str, typer.Option(help="Folder of images, CSV file, or digits.")],
+    classes: Classes = None,
+    kind: Kind = "class",
+    strategy: Strategy = "margin",
+    control: Control = 0.2,
+    target: Target = None,
+    twice: Twice = 0.0,
+    seed: Seed = 0,
+) -> None:
+    """Make a project; labels that the data have already are taken in.
+
+    [bold]Examples[/bold]
+
+      upslope label init birds --data photos/ --classes robin,wren --strategy badge
+    """
+    with told():
+        _create(project, data, classes, kind, strategy, control, target, twice, seed)
+        say(f"next: upslope label serve {project}")
+
+
+def serve(
+    project: Project,
+    name: Name = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    wage: Wage = None,
+    browser: Browser = True,
+) -> None:
+    """Open the page of a project.
+
+    [bold]Examples[/bold]
+
+      upslope label serve birds
+
+      upslope label serve birds --no-browser --port 9000
+    """
+    with told(GO_ON):
+        _need_page()
+        _serve(project, name, host, port, browser, wage)
+
+
+def status(
+    project: Project,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    wage: Wage = None,
+) -> None:
+    """Say how far the labels are, and what the model is worth by them.
+
+    [bold]Examples[/bold]
+
+      upslope label status birds
+    """
+    with told():
+        from upslope.labelling.status import lines
+        from upslope.labelling.status import status as status_of
+
+        standing = status_of(project, wage)
+        if as_json:
+            typer.echo(json.dumps(standing, indent=2))
+            return
+        for title, text in lines(standing):
+            out.print(f"{title:11} {text}", markup=False, soft_wrap=True)
+
+
+def _create(
+    folder: Path,
+    data: str,
+    classes: str | None,
+    kind: str,
+    strategy: str,
+    control: float,
+    target: str | None,
+    twice: float,
+    seed: int,
+) -> None:
+    from upslope.errors import ConfigError
+    from upslope.labelling.learner import check_strategy
+    from upslope.labelling.project import Project as LabelProject
+    from upslope.labelling.samples import BUILT_IN, open_samples
+    from upslope.labelling.settings import ProjectSettings
+
+    if classes is None:
+        if data not in BUILT_IN:
+            raise ConfigError(
+                "Expected the names of the classes, --classes cat,dog,bird, as files do not say "
+                "which there are, but got none."
+            )
+        classes = ",".join("0123456789")
+    place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
+    names = tuple(name.strip() for name in classes.split(","))
+    settings = ProjectSettings(place, names, kind, strategy, control, target, twice, seed)  # type: ignore[arg-type]
+    check_strategy(settings)
+    samples = open_samples(place, names, target)
+    for note in samples.notes:
+        say(note)
+    with LabelProject.create(folder, settings) as project:
+        if samples.labels:
+            given = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
+            project.take_in(given, "the data")
+    say(
+        f"{folder}: {len(samples.ids):,} samples of {data}, {len(names)} classes"
+        + (f", {len(samples.labels):,} labelled already" if samples.labels else "")
+    )
+
+
+def _serve(
+    folder: Path,
+    name: str | None,
+    host: str,
+    port: int | None,
+    browser: bool,
+    wage: float | None,
+) -> None:
+    from upslope.errors import ConfigError
+    from upslope.labelling.project import Project as LabelProject
+    from upslope.labelling.samples import open_samples
+    from upslope.labelling.server import LOOPBACK, listen
+    from upslope.labelling.server import serve as serve_page
+    from upslope.labelling.session import Session
+    from upslope.labelling.settings import OUTLINES
+
+    with LabelProject(folder) as project:
+        settings = project.settings
+        if settings.kind in OUTLINES:
+            raise ConfigError(
+                f"Expected classes or labels to answer on the page but this project asks for "
+                f"{settings.kind}. Draw them in Label Studio: upslope label watch {folder} --tool "
+                "label-studio"
+            )
+        samples = open_samples(settings.data, settings.classes, settings.target)
+        session = Session(project, samples, wage)
+        listener = listen(host, port)
+        number = listener.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{number}/?token={project.token}"
+        local = host in LOOPBACK
+        if not local:
+            err.print(
+                f"warning {host} can be reached from other machines, unencrypted: whoever has the "
+                "address with its token can answer and see the samples.",
+                markup=False,
+            )
+        say(f"label at {url}")
+        say("Ctrl-C ends; every answer is kept.")
+        if browser:
+            webbrowser.open(url)
+        serve_page(session, listener, name or getpass.getuser(), LOOPBACK if local else None)
+
+
+def _need_page() -> None:
+    """Raise ConfigError where the packages of the page are not installed."""
+    from upslope.errors import ConfigError
+
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"Expected the package {' and '.join(missing)}, which serves the page, but it is not "
+            "installed: pip install '.[label]' in the clone."
+        )

@@ -1,0 +1,100 @@
+"""`upslope label export`, `predict` and `import`: labels and predictions out, earlier labels in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from upslope.cli.console import told
+from upslope.cli.label_options import Project, say
+
+
+def export(
+    project: Project,
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TARGET",
+            help="File: .csv, .parquet, .safetensors or .onnx (the model); or a folder.",
+        ),
+    ],
+    merge: Annotated[
+        str, typer.Option(help="Of several people's answers: majority or dawid-skene.")
+    ] = "majority",
+) -> None:
+    """Write the labels: every answer into a table, or images into a folder per class.
+
+    [bold]Examples[/bold]
+
+      upslope label export birds labels.csv
+
+      upslope label export birds sorted/
+    """
+    with told():
+        from upslope.labelling.exported_model import SUFFIXES, export_model
+        from upslope.labelling.exports import export_folders, export_table
+
+        if target.suffix in SUFFIXES:
+            made = export_model(project, target)
+            say(f"{target}: a model of {made.labels:,} labels on {made.method}")
+            return
+        if target.suffix:
+            count = export_table(project, target, merge)  # type: ignore[arg-type]
+            say(f"{target}: {count.samples:,} samples with a label, {count.rows:,} answers")
+        else:
+            count = export_folders(project, target, merge)  # type: ignore[arg-type]
+            say(f"{target}: {count.samples:,} images in folders of their classes")
+        if count.passed:
+            say(f"{count.passed:,} samples were passed and have no label")
+
+
+def predict(
+    project: Project,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="File .csv or .parquet.")],
+    data: Annotated[
+        str | None, typer.Option(help="Other images than the project's: a folder.")
+    ] = None,
+) -> None:
+    """Write what the model makes of every sample: class and probability.
+
+    [bold]Examples[/bold]
+
+      upslope label predict birds predictions.csv
+
+      upslope label predict birds new.csv --data new-photos/
+    """
+    with told():
+        from upslope.labelling.predictions import write_predictions
+
+        count = write_predictions(project, target, data)
+        say(f"{target}: {count.rows:,} predictions by a model of {count.labels:,} labels")
+        say(f"features: {count.method}")
+        if count.unreadable:
+            say(f"{count.unreadable:,} samples cannot be read and are left out")
+
+
+def import_(
+    project: Project,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="CSV with id and label, or a folder a class.")
+    ],
+) -> None:
+    """Take labels in that exist already; the model is trained on them.
+
+    [bold]Examples[/bold]
+
+      upslope label import birds old-labels.csv
+
+      upslope label import birds sorted/
+    """
+    with told():
+        from upslope.labelling.imports import import_labels
+        from upslope.labelling.project import Project as LabelProject
+
+        with LabelProject(project) as opened:
+            count = import_labels(opened, source)
+        say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
+        if count.empty:
+            say(f"{count.empty:,} rows have no label and say nothing")

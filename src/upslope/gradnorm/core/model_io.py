@@ -1,0 +1,232 @@
+"""A batch of samples as the engine sees it: the inputs, and which of their tensors have samples.
+
+Made once, at the door of the engine (`microbatches`); everything behind it cuts samples out of a
+batch by `rows` alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from upslope.errors import GradientNormError
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""What a model takes, samples in dimension 0: a tensor, or a tuple or dict of them."""
+
+_MOST_SHARED = 2
+"""Tensors that are tried as shared at once. Models with more such inputs at a batch whose size is
+theirs by chance are refused; 2 covers a mask and a table of weights."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n samples, in the leaves of a model's inputs.
+
+    leaves: the inputs, flattened; spec: how to put them back together. n: the number of samples.
+    per_sample: of each leaf, whether its dimension 0 counts the samples. Others are shared by all.
+    first: which sample of the caller's batch is the first here, for messages.
+    """
+
+    leaves: tuple[Any, ...]
+    spec: Any
+    n: int
+    per_sample: tuple[bool, ...]
+    first: int = 0
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Batch:
+        """Read a batch off a model's inputs; n is the length of the first tensor.
+
+        Every tensor of that length is held to have one row per sample; see `resolve_shared`.
+
+        Raises:
+            GradientNormError: there is no tensor with a dimension.
+        """
+        opened = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        leaves, spec = tree_flatten(opened)
+        # Numbers without a dimension are options of the model, not samples.
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
+        if not tensors:
+            raise GradientNormError(
+                "Expected `inputs` to be a tensor, or a tuple or dict of tensors, with the samples "
+                f"in dimension 0 but got {type(inputs).__name__} without such a tensor."
+            )
+        n = tensors[0].shape[0]
+        per_sample = tuple(isinstance(x, Tensor) and x.shape[:1] == (n,) for x in leaves)
+        return cls(tuple(leaves), spec, n, per_sample)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The leaves that are tensors."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+    def with_shared(self, places: Sequence[int]) -> Batch:
+        """The same batch, with the leaves at these places shared by all samples."""
+        per_sample = tuple(own and i not in places for i, own in enumerate(self.per_sample))
+        return Batch(self.leaves, self.spec, self.n, per_sample, self.first)
+
+    def rows(self, rows: slice | Tensor) -> Batch:
+        """Some of the samples: a slice, or their indices."""
+        leaves = tuple(
+            leaf[rows] if own else leaf
+            for leaf, own in zip(self.leaves, self.per_sample, strict=True)
+        )
+        start = (rows.start or 0) if isinstance(rows, slice) else int(rows.min())
+        n = len(range(self.n)[rows]) if isinstance(rows, slice) else len(rows)
+        return Batch(leaves, self.spec, n, self.per_sample, self.first + start)
+
+    def double(self) -> Batch:
+        """The same batch, with its floating tensors in float64."""
+        leaves = tuple(
+            leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+            for leaf in self.leaves
+        )
+        return Batch(leaves, self.spec, self.n, self.per_sample, self.first)
+
+    def map(self, change: Callable[[Tensor, bool], Any]) -> Any:
+        """The inputs put back together; `change` gets each tensor, and whether it has samples."""
+        leaves = [
+            change(leaf, own) if isinstance(leaf, Tensor) else leaf
+            for leaf, own in zip(self.leaves, self.per_sample, strict=True)
+        ]
+        return tree_unflatten(leaves, self.spec)
+
+    def call(self, model: nn.Module) -> Any:
+        """Return the model's outputs. It gets copies, for it may write into what it is given."""
+        return call(model, self.map(lambda tensor, _: tensor.detach().clone()))
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        """Shape and type of each tensor, and what is none, as a key."""
+        return tuple(
+            (tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in self.leaves
+        )
+
+    def doubtful(self) -> list[int]:
+        """The leaves that may be as long as the batch by chance, so that all samples share them.
+
+        Those of the first tensor's length in dimension 0, unless dimension 1 agrees with the first
+        tensor as well and is not itself n: (n, length) ids beside an (n, length) mask.
+        """
+        first = next(i for i, own in enumerate(self.per_sample) if own)
+        second = self.leaves[first].shape[1:2]
+
+        def clear(tensor: Tensor) -> bool:
+            own = tensor.shape[1:2]
+            return len(own) == 1 and own == second and own != (self.n,)
+
+        return [
+            i
+            for i, own in enumerate(self.per_sample)
+            if own and i != first and not clear(self.leaves[i])
+        ]
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Return the model's outputs for inputs in any of the forms of `Inputs`."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def shared_choices(places: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the sets of leaves to try as shared, none first."""
+    for count in range(min(_MOST_SHARED, len(places)) + 1):
+        yield from combinations(places, count)
+
+
+def clone_rows(tensor: Tensor) -> Tensor:
+    """Return a copy that belongs to the engine."""
+    return tensor.detach().clone()
+
+
+def half(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of two complementary random halves of n samples.
+
+    Each in reverse order: a model that sorts its samples would put halves in order into the same
+    places as the whole.
+    """
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    first, second = order[: n // 2], order[n // 2 :]
+    return first.sort(descending=True).values, second.sort(descending=True).values
+
+
+_DEPTH = 4
+"""Objects within objects that are opened."""
+
+
+def tensors_in(outputs: Any) -> list[Tensor]:
+    """The tensors of numbers in what a model returned: a tensor, a container or an object."""
+    leaves = tree_flatten(outputs)[0]
+    seen: set[int] = set()
+    for _ in range(_DEPTH):  # an object in an object: an independent distribution, say
+        objects = [leaf for leaf in leaves if _is_object(leaf) and id(leaf) not in seen]
+        seen.update(map(id, objects))
+        leaves += [inner for leaf in objects for inner in tree_flatten(vars(leaf))[0]]
+    return [
+        t
+        for t in leaves
+        if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()) and t.dim() > 0
+    ]
+
+
+def copy_objects(outputs: Any) -> Any:
+    """Return outputs whose objects are copies, for a loss to read: some keep what they are asked.
+
+    A distribution computes its probabilities when it is first asked for them, and then holds one
+    tensor more than a model puts out. The tensors themselves are the same.
+    """
+    return tree_map(lambda leaf: copy.copy(leaf) if _is_object(leaf) else leaf, outputs)
+
+
+def _is_object(value: Any) -> bool:
+    """Whether a value may hold tensors in its attributes."""
+    closed = (Tensor, nn.Module, type, FunctionType, ModuleType)
+    return hasattr(value, "__dict__") and not isinstance(value, closed)
+
+
+def device_of(outputs: Any) -> torch.device:
+    """Return the device on which the outputs are."""
+    tensors = tensors_in(outputs)
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def check_losses(losses: Any, n: int, first: int = 0) -> None:
+    """Refuse all but n finite losses. first: the index of the first sample, for the message.
+
+    Raises:
+        GradientNormError: the loss is reduced, of another shape, NaN or infinite.
+    """
+    if not isinstance(losses, Tensor) or losses.shape != (n,):
+        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        reduced = got == ()
+        raise GradientNormError(
+            f"Expected the loss to be one number per sample, shape ({n},), but got {got}. "
+            + ('A reduced loss mixes the samples: use reduction="none".' if reduced else
+               "Reduce what each sample holds (positions, pixels) and nothing else.")
+        )  # fmt: skip
+    if not bool(torch.isfinite(losses).all()):
+        bad = (~torch.isfinite(losses)).nonzero().flatten()[:5].tolist()
+        names = [first + i for i in bad]
+        raise GradientNormError(
+            f"Expected finite losses but those of samples {names} are {losses[bad].tolist()}. Look "
+            "at these inputs, and at the model's weights."
+        )
+
+
+def differentiable(leaf: Any) -> bool:
+    """Whether a leaf of the outputs is a tensor with a graph behind it."""
+    return isinstance(leaf, Tensor) and leaf.requires_grad
+
+
+Loss = Callable[[Any], Tensor]
+"""From a model's output to one loss per sample, (n,)."""

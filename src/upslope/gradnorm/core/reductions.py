@@ -1,0 +1,155 @@
+"""Reductions of per-sample gradients, taken while a backward pass shows them use by use."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.weights import Weights
+
+Uses = Sequence[tuple[Tensor, PerSampleGradient]]
+"""The uses of one parameter: through which weight, and the gradient of that weight."""
+
+
+def combined(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+    """(n,): squared norms of the sum of all uses of the parameter `name`.
+
+    Uses of one form are summed in that form; disjoint slices of the parameter add their squares;
+    anything else is formed densely, a few samples at a time.
+    """
+    tensors = [weight for weight, _ in uses]
+    parts = [part for _, part in uses]
+    first = tensors[0]
+    if weights.isometric(first) and all(t is first for t in tensors):
+        total = parts[0].add(parts[1:]) if len(parts) > 1 else parts[0]
+        if total is not None:
+            return total.squared_norms(scratch)
+    # Thirds of a packed projection, say: their squares add, and the parameter's gradient is not
+    # formed.
+    if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
+        return torch.stack([part.squared_norms(scratch) for part in parts]).sum(dim=0)
+    # The same entry used twice, or a function of it: only the formed gradients can be added.
+    pieces = dense_sum(weights, name, uses, scratch)
+    return torch.cat([squared_norms(rows) for _, rows in pieces])
+
+
+def dense_sum(
+    weights: Weights, name: str, uses: Uses, scratch: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """(samples, their gradients (m, *parameter.shape)), a few samples at a time."""
+    parameter = weights.parameters[name]
+    size = max(parameter.numel(), *(weight.numel() for weight, _ in uses))
+    for rows in chunks(len(uses[0][1]), 3 * parameter.element_size() * size, scratch):
+        total = sum(weights.pulled(name, weight, part.materialize(rows)) for weight, part in uses)
+        assert isinstance(total, Tensor)
+        yield rows, total
+
+
+def _disjoint(parameter: Tensor, views: Sequence[Tensor]) -> bool:
+    """Whether views of one parameter, none of which overlaps itself, share no entry."""
+    if any(view is parameter for view in views):
+        return len(views) == 1
+    spans = sorted(_span(view) for view in views)
+    if all(end < start for (_, end), (start, _) in itertools.pairwise(spans)):
+        return True
+    places = torch.cat([_places(view) for view in views]).sort().values
+    return bool(places.diff().all())
+
+
+def _span(view: Tensor) -> tuple[int, int]:
+    """The first and the last place in memory, in real numbers: a complex entry takes two."""
+    each = 2 if view.is_complex() else 1
+    reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
+    start = int(view.storage_offset())
+    return each * start, each * (start + reach) + each - 1
+
+
+def _places(view: Tensor) -> Tensor:
+    """The places in memory of a view's real numbers, (numel,), twice as many for complex ones."""
+    each = 2 if view.is_complex() else 1
+    place = each * int(view.storage_offset()) + torch.arange(each)
+    for size, stride in zip(view.shape, view.stride(), strict=True):
+        place = place[..., None] + torch.arange(size) * (each * stride)
+    return place.flatten()
+
+
+class Reduction(Protocol):
+    """What is wanted of the gradient of one parameter: one row per sample."""
+
+    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+        """(n, ...), from all uses of the parameter `name`."""
+        ...
+
+    def of_dense(self, name: str, gradients: Tensor) -> Tensor:
+        """(m, ...), from the gradients themselves, (m, *parameter.shape)."""
+        ...
+
+
+class SquaredNorms:
+    """Squared Frobenius norms, (n,)."""
+
+    def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+        """Reduce the sum of all uses of a parameter; see `Reduction`."""
+        return combined(weights, name, uses, scratch)
+
+    def of_dense(self, name: str, gradients: Tensor) -> Tensor:  # noqa: ARG002
+        """Reduce gradients that are formed already; see `Reduction`."""
+        return squared_norms(gradients)
+
+
+class LayoutUnknown(SamplesNotSeparable):
+    """A gradient reached a use whose layout is not known: none had reached it before."""
+
+
+class ReducingListener:
+    """Reduces the gradient of each parameter as soon as it is complete.
+
+    A parameter with a single use is reduced at once, so that its activations can go.
+    """
+
+    def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
+        self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
+        self._found: dict[str, Tensor] = {}
+        self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
+        self.reached = False
+        """Whether the backward pass came to some use of a weight, be it with zeros."""
+
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        """Take in the gradient that reached one use; see `Listener`."""
+        self.reached = True
+        kernel = self.tape.kernels[index]
+        layout = kernel.layout or self.layouts.get(index)
+        if layout is None and self.n > 1:
+            if bool(g.any()):
+                raise LayoutUnknown(
+                    f"a gradient reached `{kernel.name}` that had reached it in no batch before"
+                )
+            return  # a use that no gradient has reached yet, nor does now
+        samples = Samples(self.n, layout or Layout())
+        weights = self.tape.weights
+        for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
+            names = weights.sources(weight)
+            # Reduced at once, its operands can go before the next layer is reached.
+            if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
+                self._found[names[0]] = self._reduced(names[0], [(weight, part)])
+            else:
+                for name in names:
+                    self._pending.setdefault(name, []).append((weight, part))
+
+    @torch.no_grad()
+    def finish(self) -> dict[str, Tensor]:
+        """name -> (n, ...), for every parameter that a gradient reached."""
+        for name, uses in self._pending.items():
+            self._found[name] = self._reduced(name, uses)
+        self._pending.clear()
+        return self._found
+
+    def _reduced(self, name: str, uses: Uses) -> Tensor:
+        return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.options.scratch)

@@ -1,0 +1,211 @@
+"""The rules of recurrent networks and cells: `nn.LSTM`, `nn.GRU`, `nn.RNN`, `nn.LSTMCell` ...
+
+Of a network, each layer and direction is one kernel (`recurrence`, `gru`, `lstm`). A model calls a
+cell step by step: a step is two products with weights, each with the kernel of `linear`, and
+entrywise operators that autograd differentiates.
+
+Packed sequences hold the steps of samples of unequal length, in the order of `PackedSequence`: the
+rows of step t are those of the samples that have one, the longest sample first; they begin at row
+sum(sizes[:t]). A recurrence runs over padded sequences, all steps of the longest, (t, n, i): what
+it computes beyond the end of a sample reaches no output. Backwards, each sample starts at its own
+end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upslope.gradnorm.core.layout import IndexedLayout, Layout
+from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.tensor_marks import marks_of
+from upslope.gradnorm.kernels.expand import expand_to_samples
+from upslope.gradnorm.kernels.linear import linear
+from upslope.gradnorm.kernels.recurrent.gru import GRU
+from upslope.gradnorm.kernels.recurrent.lstm import LSTM
+from upslope.gradnorm.kernels.recurrent.recurrence import Elman, Layer, Recurrence, ReluElman
+
+
+class Packed:
+    """The rows of a packed batch, and their places in a padded one.
+
+    sizes: (t,), how many samples have each step. order: (n,), which samples they are, where known.
+    """
+
+    def __init__(self, sizes: Tensor, device: torch.device, order: Tensor | None):
+        self.layout: Layout | None = None
+        """Where the samples are in padded sequences, where their order is known."""
+        if order is not None:
+            self.layout = IndexedLayout(1, owner=order, n=len(order))
+        sizes = sizes.to(device)  # torch keeps them on the CPU; all indices are on one device
+        self.sizes: list[int] = sizes.tolist()
+        n = self.sizes[0]
+        self._sample = torch.arange(n, device=device)
+        step = torch.arange(len(sizes), device=device)[:, None]
+        self._has_step = self._sample < sizes[:, None]  # (t, n)
+        self._lengths = self._has_step.sum(dim=0)
+        rows = (sizes.cumsum(dim=0) - sizes)[:, None] + self._sample
+        reversed_step = (self._lengths - 1 - step).clamp(min=0)
+        # Forwards, then backwards. Where a sample has no step, row 0 stands in and is masked.
+        self._rows = [
+            torch.where(self._has_step, r, 0) for r in (rows, rows.gather(0, reversed_step))
+        ]
+        self._places = [(s * n + self._sample)[self._has_step] for s in (step, reversed_step)]
+
+    def pad(self, data: Tensor, reverse: bool) -> Tensor:
+        """(rows, i) -> (t, n, i): the steps in the order in which they are taken, then zeros."""
+        return torch.where(self._has_step[..., None], data[self._rows[reverse]], 0)
+
+    def pack(self, steps: Tensor, reverse: bool) -> Tensor:
+        """(t, n, i) -> (rows, i): the inverse of `pad`."""
+        return steps.flatten(0, 1)[self._places[reverse]]
+
+    def last(self, states: Tensor) -> Tensor:
+        """(t + 1, n, h) -> (n, h): the states after each sample's last step."""
+        return states[self._lengths, self._sample]
+
+
+def _network(kind: type[Recurrence]) -> Callable[..., Any]:
+    """Return the rule of `torch.lstm`, `torch.gru` ..., for packed and for padded sequences."""
+
+    def rule(tape: Tape, input: Tensor, *args: Any) -> Any:
+        packed, batch_first = None, False
+        # The packed form has the batch sizes of the steps, integers, in second place.
+        if isinstance(args[0], Tensor) and not args[0].is_floating_point():
+            sizes, *others = args
+            packed = Packed(sizes, input.device, marks_of(input).order)
+        else:
+            *others, batch_first = args
+        hx, params, has_biases, num_layers, dropout, train, bidirectional = others
+        if train and dropout > 0:
+            return NotImplemented  # dropout between layers is left to torch
+        initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        initial = tuple(
+            expand_to_samples(tape, s, s.shape) if tape.weights.is_weight(s) else s for s in initial
+        )
+        x = input.transpose(0, 1) if batch_first else input  # (t, n, i), or packed
+        directions = 2 if bidirectional else 1
+        each = len(params) // (num_layers * directions)
+        finals: list[tuple[Tensor, ...]] = []
+        for number in range(num_layers):
+            outputs = []
+            for direction in range(directions):
+                index = number * directions + direction
+                w_x, w_h, *rest = params[index * each : (index + 1) * each]
+                b_x, b_h = rest[:2] if has_biases else (None, None)
+                projection = rest[2 * has_biases] if each == 3 + 2 * has_biases else None
+                layer = Layer(w_x, w_h, b_x, b_h, projection)
+                start = [s[index] for s in initial]
+                output, last, cells = _run_layer(
+                    tape, kind, layer, x, start, direction == 1, packed
+                )
+                outputs.append(output)
+                finals.append((last, cells) if len(initial) == 2 else (last,))
+            x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
+        ends = [torch.stack(states) for states in zip(*finals, strict=True)]
+        return (x.transpose(0, 1) if batch_first else x, *ends)
+
+    return rule
+
+
+def _run_layer(
+    tape: Tape,
+    kind: type[Recurrence],
+    layer: Layer,
+    x: Tensor,
+    start: Sequence[Tensor],
+    reverse: bool,
+    packed: Packed | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one direction of one layer.
+
+    Returns its output, its last hidden state, and the last cell state, which only an LSTM has.
+    """
+    if packed is None:
+        kernel = kind(tape, layer, reverse)
+        states = kernel.apply(tape, x, *start)
+        hidden, steps = states[..., : layer.w_h.shape[1]], len(x)
+        output = hidden[:steps] if reverse else hidden[1 : steps + 1]
+        return output, hidden[0 if reverse else steps], states[-1]
+    padded = packed.pad(x, reverse)
+    # Padded steps are in the order in which they are taken, in both directions.
+    kernel = kind(tape, layer, False, packed.sizes)
+    kernel.layout = packed.layout
+    states = kernel.apply(tape, padded, *start)
+    hidden = states[: len(padded) + 1, :, : layer.w_h.shape[1]]
+    return packed.pack(hidden[1:], reverse), packed.last(hidden), states[-1]
+
+
+NETWORKS: Mapping[str, Callable[..., Any]] = {
+    "lstm": _network(LSTM),
+    "gru": _network(GRU),
+    "rnn_tanh": _network(Elman),
+    "rnn_relu": _network(ReluElman),
+}
+"""Name of the torch function -> its rule."""
+
+State = tuple[Tensor, ...]
+
+CellStep = Callable[[Tensor, Tensor, State], State]
+"""From the products of input and hidden state with their weights, and the state, to the next state;
+its first tensor is the output."""
+
+
+def _lstm(x: Tensor, h: Tensor, state: State) -> State:
+    i, f, g, o = (x + h).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru(x: Tensor, h: Tensor, state: State) -> State:
+    (rx, zx, nx), (rh, zh, nh) = x.chunk(3, dim=-1), h.chunk(3, dim=-1)
+    r, z = torch.sigmoid(rx + rh), torch.sigmoid(zx + zh)
+    n = torch.tanh(nx + r * nh)
+    return ((1 - z) * n + z * state[0],)
+
+
+def _tanh(x: Tensor, h: Tensor, _: State) -> State:
+    return (torch.tanh(x + h),)
+
+
+def _relu(x: Tensor, h: Tensor, _: State) -> State:
+    return (torch.relu(x + h),)
+
+
+def _product(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x W^T + b, by a kernel where W or b is a weight."""
+    out = linear(tape, x, weight, bias)
+    return F.linear(x, weight, bias) if out is NotImplemented else out
+
+
+def _cell(step: CellStep) -> Callable[..., Any]:
+    """Return the rule of a cell with the given step."""
+
+    def rule(
+        tape: Tape,
+        input: Tensor,
+        hx: Tensor | Sequence[Tensor],
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None = None,
+        b_hh: Tensor | None = None,
+    ) -> Any:
+        state: State = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        x, h = _product(tape, input, w_ih, b_ih), _product(tape, state[0], w_hh, b_hh)
+        after = step(x, h, state)
+        return after if len(after) > 1 else after[0]
+
+    return rule
+
+
+CELLS: Mapping[str, Callable[..., Any]] = {
+    "lstm_cell": _cell(_lstm),
+    "gru_cell": _cell(_gru),
+    "rnn_tanh_cell": _cell(_tanh),
+    "rnn_relu_cell": _cell(_relu),
+}
+"""Name of the torch function -> its rule."""

@@ -1,0 +1,187 @@
+"""Which parameters are asked for, and what `parameters="last"` means: the last module of a network.
+
+The order in which modules were registered is not the order in which they run. The last module is
+read off the graph of the output of one sample: it owns the parameter that is fewest steps away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.core.model_io import Batch, Inputs, tensors_in
+from upslope.gradnorm.core.restoring import without_traces
+from upslope.gradnorm.losses import logits_of
+from upslope.gradnorm.trace.refusals import (
+    refuse_lazy_modules,
+    refuse_parameter_hooks,
+    refuse_renormalising_modules,
+)
+from upslope.gradnorm.trace.sharing import open_batch
+
+Parameters = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
+"""Which parameters: None or "all", "last" (the last module with any that the output went through),
+names or prefixes of names, or a predicate of name and parameter."""
+
+
+def select(
+    model: nn.Module, parameters: Parameters = None, inputs: Inputs | None = None
+) -> dict[str, nn.Parameter]:
+    """Return name -> parameter, for those that are asked for and require a gradient.
+
+    model: the network. parameters: which ones. inputs: as for `gradient_norms`, from which "last"
+    reads which module the output went through last.
+
+    Raises:
+        GradientNormError: none does, a name is not in the model, or one has a gradient hook.
+    """
+    batch = None if inputs is None else open_batch(model, inputs)
+    return select_of_batch(model, parameters, batch)
+
+
+def select_of_batch(
+    model: nn.Module, parameters: Parameters, batch: Batch | None
+) -> dict[str, nn.Parameter]:
+    """Do the same with a batch that is open already; see `select`."""
+    refuse_lazy_modules(model)
+    # Before anything runs: such a module writes to its weight in every forward pass.
+    refuse_renormalising_modules(model)
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))
+    known_by: dict[int, list[str]] = {}
+    for name, p in every:
+        known_by.setdefault(id(p), []).append(name)
+    # A tied parameter answers to each of its names.
+    names = {name: known_by.get(id(p), [name]) for name, p in trainable.items()}
+    if parameters is None or parameters == "all":
+        chosen = trainable
+    elif parameters == "last":
+        last = find_last_module(model, batch)
+        chosen = {
+            name: p
+            for name, p in trainable.items()
+            if any(owner_of(n) == last for n in names[name])
+        }
+    elif callable(parameters):
+        chosen = {name: p for name, p in trainable.items() if parameters(name, p)}
+    else:
+        wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+        missing = [w for w in wanted if not any(_under(name, w) for name, _ in every)]
+        if missing:
+            raise GradientNormError(
+                f"Expected `parameters` to name parameters or modules of the model but {missing} "
+                f"are none. It has {[n for n, _ in every[:3]]} ... {[n for n, _ in every[-2:]]}."
+            )
+        chosen = {
+            name: p
+            for name, p in trainable.items()
+            if any(_under(n, w) for n in names[name] for w in wanted)
+        }
+    if not chosen:
+        raise GradientNormError(
+            f"Expected at least one parameter that requires a gradient but `parameters="
+            f"{parameters!r}` chooses none of {len(trainable)} trainable ones. Unfreeze some with "
+            "`requires_grad_(True)`, or choose others."
+        )
+    refuse_parameter_hooks(chosen)
+    return chosen
+
+
+def _under(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith(wanted + ".")
+
+
+def find_last_module(model: nn.Module, batch: Batch | None) -> str:
+    """Return the name of the last module that has parameters and that the output went through.
+
+    batch: some samples. Without them, or where no gradient reaches a parameter, the
+    last one in the order of registration.
+    """
+    owners: list[str] = [n for n, m in model.named_modules() if _own(m)]
+    if batch is not None:
+        made: dict[Any, nn.Module] = {}
+        with (
+            without_traces(model),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _noting_parametrized(model, made),
+        ):
+            outputs = batch.rows(slice(0, 1)).call(model) if batch.n else ()
+        nearest = _nearest_owner(_logits(outputs), made)
+        for name in reversed(owners):
+            module = model.get_submodule(name)
+            if module is nearest or any(p is nearest for p in _own(module)):
+                return name
+    return owners[-1] if owners else ""
+
+
+def owner_of(name: str) -> str:
+    """Return the name of the module that a parameter belongs to, be it by a parametrization."""
+    owner = name.rpartition(".")[0]
+    head, is_parametrized, _ = f".{owner}.".partition(".parametrizations.")
+    return head.removeprefix(".") if is_parametrized else owner
+
+
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module itself, and those that its parametrizations keep for it."""
+    if isinstance(module, ParametrizationList):
+        return []
+    own = list(module.parameters(recurse=False))
+    kept = module.parametrizations if is_parametrized(module) else None
+    return own + (list(kept.parameters()) if isinstance(kept, nn.Module) else [])
+
+
+def _logits(outputs: object) -> list[Tensor]:
+    """The logits, where an output is named so; else the first output."""
+    try:
+        return [logits_of(outputs)]
+    # Models without logits, such as encoders, put out what counts first.
+    except GradientNormError:
+        return tensors_in(outputs)[:1]
+
+
+@contextlib.contextmanager
+def _noting_parametrized(model: nn.Module, made: dict[Any, nn.Module]) -> Iterator[None]:
+    """Note which step of the graph each parametrized module ends with.
+
+    Its parameters are as many steps further away as their parametrization takes.
+    """
+
+    def note(module: nn.Module, _: Any, outputs: Any) -> None:
+        for tensor in tensors_in(outputs):
+            if tensor.grad_fn is not None:
+                made.setdefault(tensor.grad_fn, module)
+
+    handles = [m.register_forward_hook(note) for m in model.modules() if is_parametrized(m)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _nearest_owner(
+    outputs: list[Tensor], made: Mapping[Any, nn.Module]
+) -> Tensor | nn.Module | None:
+    """The parameter, or the parametrized module, that is fewest operators from the outputs."""
+    queue = deque(t.grad_fn for t in outputs if t.grad_fn is not None)
+    seen = set(queue)
+    while queue:
+        node = queue.popleft()
+        if node in made:
+            return made[node]
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, nn.Parameter):
+            return variable
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                queue.append(parent)
+    return None

@@ -1,0 +1,102 @@
+"""Gradients of the losses at the outputs of a batch, and of samples that went without the others.
+
+Called by `proof` and `per_sample_loop`. Lengths may deceive: an output may be as long as the batch
+by chance, and outputs may be padded to the longest sample of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.core.model_io import Loss, differentiable
+from upslope.gradnorm.proofs.at_outputs import (
+    Outputs,
+    gradients_at_outputs,
+    losses_change,
+)
+from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.mixing import crop, is_shorter, shared_leaves
+
+
+def shares_alone(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], outputs: Any, rows: Tensor
+) -> list[Tensor]:
+    """Return the gradients at the outputs of some samples that went without the others.
+
+    Outputs may be padded to the longest sample of a batch, and so be shorter without it. The loss
+    must then look at nothing of the padding, nor at how much there is.
+
+    shares: the gradients at the outputs of the whole batch. outputs: of the samples `rows` alone.
+
+    Raises:
+        GradientNormError: it does, or cannot be called on shorter outputs.
+    """
+    ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
+    own = [share[rows.to(share.device)] for share in shares]
+    pairs = list(zip(own, ends, strict=False))
+    if len(ends) != len(own) or not any(is_shorter(end, g) for g, end in pairs):
+        return own
+    cut = [crop(g, end) if is_shorter(end, g) else g for g, end in pairs]
+    for whole, part in zip(own, cut, strict=True):
+        beyond = whole.flatten(1).count_nonzero(dim=1) > part.flatten(1).count_nonzero(dim=1)
+        if bool(beyond.any()):
+            raise _looks_at_padding(rows[beyond.cpu()])
+    _refuse_losses_by_length(run, loss, outputs, rows)
+    return cut
+
+
+def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tensor) -> None:
+    """Refuse losses of some samples that change when all outputs are cut to these samples'."""
+    leaves, spec = tree_flatten(run.outputs)
+    fewer = tree_flatten(outputs)[0]
+    whole = Outputs(leaves, spec, run.n)
+    values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    cut = [
+        crop(x, own) if whole.has_samples(i) and is_shorter(own, x) else x
+        for i, (x, own) in enumerate(zip(values, fewer, strict=True))
+    ]
+    before = whole.losses(loss, values)
+    try:
+        after = whole.losses(loss, cut)
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise GradientNormError(
+            "Expected a loss that takes outputs of any length, for the model's are padded to the "
+            f"longest sample of the batch, but on those of samples {rows[:5].tolist()} alone it "
+            f"fails with {type(error).__name__}: {reason}. Whether it depends on the longest "
+            "sample cannot be told. Cut what it holds to the length of the outputs, "
+            "`labels[:, : outputs.shape[1]]`, or pad the outputs to a length of their own."
+        ) from error
+    places = rows.to(before.device)
+    if after.shape != before.shape or bool(losses_change(after, before)[places].any()):
+        raise _looks_at_padding(rows)
+
+
+def _looks_at_padding(samples: Tensor) -> GradientNormError:
+    return GradientNormError(
+        "Expected a loss in which each sample's number depends on that sample's outputs alone but "
+        f"those of samples {samples[:5].tolist()} depend on how far the longest sample of the "
+        "batch pads their outputs. Mask what is padded, and divide by each sample's own length."
+    )
+
+
+def gradients_at_own_outputs(
+    run: BatchRun, loss: Loss, parameters: Sequence[Tensor]
+) -> list[Tensor] | None:
+    """Return the gradients of the losses at the outputs of a batch (`gradients_at_outputs`).
+
+    Raises:
+        GradientNormError: a sample's loss depends on the outputs of others.
+    """
+    try:
+        return gradients_at_outputs(run.outputs, parameters, run.n, loss)
+    except GradientNormError:
+        shared = shared_leaves(run)  # a pass of its own, only where lengths may have deceived
+        if not shared:
+            raise
+    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared)

@@ -1,0 +1,139 @@
+"""Weights that a model copies to every sample before they meet.
+
+A class token expanded to the batch, a table of positions repeated for it, a bias added to a mask
+that has rows for every sample: what comes of it is made of weights and constants alone, and yet it
+has entries for single samples. Such an operator is recorded as an expansion (`kernels/expand`): its
+output depends on the samples, and each sample's gradient is summed over its own copies.
+
+Sizes tell: along some dimension the output is a multiple of n times as long as the weights. That
+may be a coincidence. Then the samples cannot be told apart, and the engine runs the model again
+with nothing held to be a copy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.trace.operators import APPLYING, LOOKING_UP, tensors_of
+
+
+def is_batch_expansion(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:
+    """Whether some dimension is a multiple of n times as long as that of every weight."""
+    if n < 2:
+        return False
+    rank = len(shape)
+    aligned = [(1,) * (rank - w.dim()) + tuple(w.shape) for w in weights]
+    columns = zip(shape, *aligned, strict=True)
+    return any(size > 0 and all(size % (n * own) == 0 for own in sizes) for size, *sizes in columns)
+
+
+class BatchExpansion(NamedTuple):
+    """Copies of one weight side by side, as a view that is expanded, and then flattened."""
+
+    weight: Tensor
+    shape: list[int]
+    merged: tuple[int, int] | None
+    """The first and the last of the dimensions that become one."""
+
+
+def expansion_by_joining(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], n: int
+) -> BatchExpansion | None:
+    """`cat` or `stack` of a multiple of n times the same weight, or `repeat_interleave` of it.
+
+    None for anything else.
+    """
+    names = ("input", "repeats", "dim") if name == "repeat_interleave" else ("tensors", "dim")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if name == "repeat_interleave":
+        weight, count, dim = given["input"], given.get("repeats"), given.get("dim")
+        weight = weight if dim is not None else weight.flatten()
+        dim, stacked, inner = 0 if dim is None else dim % max(1, weight.dim()), False, 1
+    elif name in ("stack", "cat", "concat", "concatenate"):
+        tensors = given["tensors"]
+        weight, count, dim = tensors[0], len(tensors), given.get("dim", 0)
+        stacked, inner = name == "stack", 0
+        dim = dim % (weight.dim() + stacked) if weight.dim() + stacked else 0
+        if not all(_same(weight, other) for other in tensors[1:]):
+            return None
+    else:
+        return None
+    if not isinstance(count, int) or count == 0 or count % n or (weight.dim() == 0 and not stacked):
+        return None
+    view = weight.unsqueeze(dim + inner)
+    shape = [*view.shape]
+    shape[dim + inner] = count
+    return BatchExpansion(view, shape, None if stacked else (dim, dim + 1))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one, or the same view of one."""
+    if a is b:
+        return True
+    geometry = [(t.shape, t.stride(), t.storage_offset(), t.is_conj()) for t in (a, b)]
+    base = a if a._base is None else a._base
+    return geometry[0] == geometry[1] and base is (b if b._base is None else b._base)
+
+
+def repeats(args: tuple[Any, ...]) -> tuple[Tensor, list[int], list[int]]:
+    """The arguments of `repeat` or `tile` -> a view, the shape to expand it to, and the result's.
+
+    Each dimension of the result becomes two, of which the first is expanded: no entry is copied.
+    """
+    weight, *rest = args
+    times = tuple(rest[0]) if isinstance(rest[0], (tuple, list)) else tuple(rest)
+    rank = max(len(times), weight.dim())
+    times = (1,) * (rank - len(times)) + times
+    sizes = (1,) * (rank - weight.dim()) + tuple(weight.shape)
+    view = weight.reshape(list(itertools.chain(*((1, size) for size in sizes))))
+    expanded = list(itertools.chain(*zip(times, sizes, strict=True)))
+    return view, expanded, [t * s for t, s in zip(times, sizes, strict=True)]
+
+
+def repeated(args: tuple[Any, ...]) -> Tensor:
+    """`repeat` of a weight: a view where its entries are single ones, as expanding would give."""
+    view, expanded, shape = repeats(args)
+    return view.expand(expanded).reshape(torch.Size(shape))
+
+
+def looks_up_for_each(args: tuple[Any, ...], n: int) -> bool:
+    """Whether rows are looked up for every sample, though by constants: repeated positions."""
+    tensors = tensors_of(args)
+    places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
+    return n > 1 and any(len(p) == n for p in places)
+
+
+def gives_to_each(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+    weights: Weights,
+    n: int,
+) -> bool:
+    """Whether weights meet constants that have the same row for each sample.
+
+    The zeros that a recurrence starts from are multiplied by a weight before any sample is;
+    one row of a table is looked up once for each sample. If sizes agree by chance, the samples
+    cannot be told apart, as with copies.
+    """
+    if name in LOOKING_UP:
+        places = (*args, *kwargs.values())[-1]
+        whole = isinstance(places, Tensor) and places.dtype == torch.int64
+        return whole and _has_equal_rows(places, n)
+    constants = (t for t in tensors if not weights.is_weight(t))
+    return name in APPLYING and any(
+        t.dim() > 1 and t.is_floating_point() and _has_equal_rows(t, n) for t in constants
+    )
+
+
+def _has_equal_rows(constant: Tensor, n: int) -> bool:
+    """Whether a tensor has n rows, all of them equal."""
+    rows = constant.dim() > 0 and len(constant) == n
+    return rows and bool((constant == constant[:1]).all())

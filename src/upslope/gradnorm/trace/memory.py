@@ -1,0 +1,146 @@
+"""Memory of a model between batches: where its samples are, what is proven, and what was told.
+
+Kept with the model and gone with it: nothing here refers to a tensor, a module or a graph. Also the
+messages that a model gives rise to once, and those that the end of its memory is.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from upslope.errors import GradientNormError, warn_user
+from upslope.gradnorm.core.layout import Layout
+
+PROOF_SHARE = 1 / 512
+"""The share of the batches of a proven program that are proven again, at random."""
+
+_PROGRAMS = 512
+"""Programs remembered for each model; texts of many lengths have one for each."""
+
+
+@dataclass
+class Known:
+    """What is known of a program: the layout of each use, or why its samples go one by one."""
+
+    layouts: dict[int, Layout] = field(default_factory=dict)
+    slow: str | None = None
+    looks_around: bool = False
+    """Whether samples may depend on others (`independence`), so that every batch is proven."""
+
+
+class Memory:
+    """The programs of one model."""
+
+    def __init__(self) -> None:
+        self._programs: OrderedDict[Hashable, Known] = OrderedDict()
+        self._front: set[Hashable] = set()
+        # A generator of its own: drawing proofs must not move the caller's random numbers.
+        self._random = random.Random(0)
+        self._losses: OrderedDict[Hashable, None] = OrderedDict()
+        self.told: set[str] = set()
+        """What this model's user was warned of."""
+
+    def recall(self, program: Hashable) -> Known | None:
+        """What was proven of a program."""
+        known = self._programs.get(program)
+        if known is not None:
+            self._programs.move_to_end(program)
+        return known
+
+    def keep(self, program: Hashable, known: Known) -> None:
+        """Remember what was proven of a program."""
+        self._programs[program] = known
+        while len(self._programs) > _PROGRAMS:
+            self._programs.popitem(last=False)
+
+    def forget(self, program: Hashable, operators: Hashable) -> None:
+        """What was remembered has proved wrong."""
+        self._programs.pop(program, None)
+        self._front.discard(operators)
+
+    def keep_front(self, operators: Hashable) -> None:
+        """Remember that these operators had all samples in dimension 0.
+
+        Batches of other shapes are then tried so before anything is probed, and proven.
+        """
+        self._front.add(operators)
+
+    def is_front(self, operators: Hashable) -> bool:
+        """Whether `keep_front` was told of these operators."""
+        return operators in self._front
+
+    def knows_loss(self, loss: Hashable) -> bool:
+        """Whether a loss was proven on outputs of this shape, and need not be now."""
+        return loss in self._losses and not self.draw_proof()
+
+    def keep_loss(self, loss: Hashable) -> None:
+        """Remember that a loss takes each sample by itself."""
+        self._losses[loss] = None
+        while len(self._losses) > _PROGRAMS:
+            self._losses.popitem(last=False)
+
+    def draw_proof(self) -> bool:
+        """Whether a batch of a proven program is to be proven again."""
+        return self._random.random() < PROOF_SHARE
+
+
+_memories: WeakKeyDictionary[nn.Module, Memory] = WeakKeyDictionary()
+
+
+def memory_of(model: nn.Module) -> Memory:
+    """What is remembered of this model."""
+    return _memories.setdefault(model, Memory())
+
+
+def warn_of_slowness(model: nn.Module, memory: Memory, reason: str | None) -> None:
+    """Warn that samples go one by one. reason: why, as `Ladder.fallback_reason`."""
+    if reason is None or "slow" in memory.told:
+        return
+    memory.told.add("slow")
+    warn_user(
+        f"{type(model).__name__}: per-sample gradients are found one sample at a time, "
+        f"exactly and slowly, because {reason.rstrip('.')}. "
+        "`explain(model, inputs)` shows every use of a parameter."
+    )
+
+
+def warn_of_looking_around(model: nn.Module, memory: Memory) -> None:
+    """Warn that samples may depend on others, so that every batch is proven."""
+    if "around" in memory.told:
+        return
+    memory.told.add("around")
+    warn_user(
+        f"{type(model).__name__}: the numbers of a sample may depend on the other "
+        "samples of its batch, in the model or in the loss (they moved, or could not be "
+        "had, when others were replaced by NaN or by extreme values, or they meet a "
+        "statistic of the batch: a mean, a maximum, a running sum over the samples). Every "
+        "batch is proven, which takes several times as long; a batch that does mix samples "
+        "is refused."
+    )
+
+
+def closed_outputs(outputs: Any) -> GradientNormError:
+    """The error for losses that look around, at outputs that cannot be taken apart."""
+    return GradientNormError(
+        "Expected a loss in which each sample's number depends on that sample's outputs "
+        "alone but losses move when the samples of others do, and outputs of type "
+        f"{type(outputs).__name__} cannot be taken apart to see how. Return a tensor, "
+        "or a tuple or dict of tensors, from the model."
+    )
+
+
+def cut_off(names: Sequence[str]) -> GradientNormError:
+    """Return the error for a loss that depends on none of the parameters. names: of these."""
+    shown = ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return GradientNormError(
+        f"Expected a loss that depends on the parameters asked for ({shown}) but no gradient "
+        "reaches any of them: the model is cut off from autograd (`torch.no_grad`, `.detach()`, "
+        "`.numpy()` or an integer output inside), or the loss does not look at what they make."
+    )

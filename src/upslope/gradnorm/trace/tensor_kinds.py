@@ -1,0 +1,73 @@
+"""Kinds of tensors in one pass of a model: samples, weights, placeholders, constants.
+
+Asked by `intercept` of every tensor that an operator takes: it must be fast.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor, nn
+
+from upslope.gradnorm.core.program import Program
+from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.core.weights import leaves
+from upslope.gradnorm.trace.sequence_order import SequenceOrders
+
+_session = itertools.count()
+
+
+class TensorKinds:
+    """Tells the kinds of the tensors of one pass.
+
+    tape, program, orders: of the pass; they are told of tensors that depend on the samples and
+    that no operator under the interceptor put out.
+    """
+
+    def __init__(self, tape: Tape, program: Program, orders: SequenceOrders):
+        self.tape, self.program, self._orders = tape, program, orders
+        self.session = next(_session)
+        """What marks the samples of this pass, and of no other."""
+
+    def sampled(self, tensor: Tensor) -> Tensor:
+        """Return an alias of a tensor, known to depend on the samples."""
+        alias = tensor.detach()
+        mark(alias).samples_in = self.session
+        return alias
+
+    def is_sample(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on the samples."""
+        return self.of(tensor) == "sample"
+
+    def of(self, tensor: Tensor) -> str:
+        """Return the kind of a tensor.
+
+        "sample": it depends on the samples. "weight": a parameter that is asked for, or made of
+        such alone. "other": a parameter that is not asked for. "placeholder": what stands for the
+        output of a convolution. "constant": all else.
+        """
+        if self.tape.weights.is_weight(tensor):
+            return "weight"
+        if marks_of(tensor).samples_in == self.session:
+            return "sample"
+        if isinstance(tensor, nn.Parameter):
+            return "other" if tensor.requires_grad else "constant"
+        if tensor.grad_fn is not None:
+            return self._by_graph(tensor)
+        return "constant" if marks_of(tensor).placeholder_of is None else "placeholder"
+
+    def _by_graph(self, tensor: Tensor) -> str:
+        """For what no operator here put out: custom functions, TorchScript, caches, writes."""
+        ends = list(leaves(tensor))
+        # Every use of a weight hangs on an anchor: whoever reaches one comes from the samples.
+        if any(leaf is anchor for leaf in ends for anchor in self.tape.anchors):
+            mark(tensor).samples_in = self.session
+            self.program.repeats = False  # what made it, and of which entries, was not seen
+            if self._orders.met:
+                self.tape.route()
+            return "sample"
+        if any(self.tape.weights.tracks(leaf) for leaf in ends):
+            self.tape.weights.mark_derived(tensor)
+            return "weight"
+        return "constant"

@@ -1,0 +1,160 @@
+"""Selection in two stages: exact where there is one cell, near it where there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from upslope import strategies
+from upslope.errors import ConfigError, SelectionError
+from upslope.pool import Need, PoolView
+from upslope.strategies.cells import divide
+from upslope.strategies.two_stage import TWO_STAGE, apportion, select_in_cells
+
+CLASSES, WIDTH = 3, 6
+NAMES = sorted(TWO_STAGE)
+
+
+class Pool:
+    """Signals in memory; remembers the most rows that were read at once."""
+
+    def __init__(self, length: int, *, alike: bool = False) -> None:
+        rng = torch.Generator().manual_seed(5)
+        centres = 3 * torch.randn(12, WIDTH, generator=rng)
+        of = torch.randint(12, (length,), generator=rng)
+        x = centres[of] + torch.randn(length, WIDTH, generator=rng) * (0.2 + 0.05 * of[:, None])
+        if alike:
+            x = torch.ones_like(x)
+        p = (x @ torch.randn(WIDTH, CLASSES, generator=rng)).softmax(dim=1)
+        self.signals = {"features": x, "probabilities": p, "gradient-sketch": x}
+        self.most = 0
+
+    def __len__(self) -> int:
+        return len(self.signals["features"])
+
+    def ids(self, positions: Sequence[int]) -> list[str]:
+        return [f"{p:06d}" for p in positions]
+
+    def rows(self, need: Need, positions: Sequence[int]) -> Tensor:
+        self.most = max(self.most, len(positions))
+        return self.signals[need.name][torch.as_tensor(np.asarray(positions, dtype=np.int64))]
+
+    def blocks(self, need: Need) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(self), 100):
+            yield start, self.signals[need.name][start : start + 100]
+
+    def view(self, name: str, labelled: Sequence[int] = ()) -> PoolView:
+        needs = built(name).needs
+        free = [i for i in range(len(self)) if i not in set(labelled)]
+        return PoolView(
+            self.ids(free),
+            {n: self.rows(n, free) for n in needs},
+            self.ids(labelled),
+            {n: self.rows(n, labelled) for n in needs if n.labelled},
+        )
+
+
+def built(name: str) -> strategies.QueryStrategy:
+    return strategies.build(name, **({"temperature": 1} if name == "u-herding" else {}))
+
+
+def choose(name: str, pool: Pool, budget: int, **options: object) -> list[int]:
+    rng = torch.Generator().manual_seed(2)
+    selection = select_in_cells(built(name), pool, budget, rng, **options)  # type: ignore[arg-type]
+    return [int(id_) for id_ in selection.ids]
+
+
+@pytest.mark.parametrize("labelled", [(), (3, 50, 99)])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_cell_is_the_strategy_itself(name: str, labelled: tuple[int, ...]) -> None:
+    pool = Pool(120)
+    expected = built(name).select(pool.view(name, labelled), 9, torch.Generator().manual_seed(2))
+    assert choose(name, pool, 9, labelled=labelled) == [int(id_) for id_ in expected.ids]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_budget_is_met_by_distinct_samples_that_are_not_labelled(name: str) -> None:
+    pool, labelled = Pool(700), range(0, 700, 9)
+    chosen = choose(name, pool, 40, labelled=labelled, cell=50)
+    assert len(chosen) == len(set(chosen)) == 40
+    assert not set(chosen) & set(labelled)
+    assert chosen == choose(name, pool, 40, labelled=labelled, cell=50)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_that_are_all_alike_are_divided_too(name: str) -> None:
+    assert len(set(choose(name, Pool(400, alike=True), 30, cell=40))) == 30
+
+
+def nearest(x: Tensor, chosen: Sequence[int]) -> Tensor:
+    return torch.cdist(x, x[list(chosen)]).min(dim=1).values
+
+
+def test_the_radius_of_core_set_is_within_a_third_of_the_exact() -> None:
+    pool = Pool(3000)
+    x = pool.signals["features"]
+    exact = built("core-set").select(pool.view("core-set"), 60, torch.Generator())
+    radius = float(nearest(x, [int(i) for i in exact.ids]).max())
+    assert float(nearest(x, choose("core-set", pool, 60, cell=200)).max()) <= 1.33 * radius
+
+
+@pytest.mark.parametrize("name", ["facility-location", "max-herding", "typiclust", "prob-cover"])
+def test_coverage_is_within_three_hundredths_of_the_exact(name: str) -> None:
+    pool = Pool(2000)
+    unit = torch.nn.functional.normalize(pool.signals["features"], dim=1)
+    exact = built(name).select(pool.view(name), 60, torch.Generator().manual_seed(2))
+
+    def coverage(chosen: Sequence[int]) -> float:
+        return float((1 - nearest(unit, chosen).square() / 2).mean())
+
+    whole = coverage([int(i) for i in exact.ids])
+    assert coverage(choose(name, pool, 60, cell=200)) >= 0.97 * whole
+
+
+def test_no_more_than_two_cells_of_rows_are_read_at_once() -> None:
+    pool = Pool(5000)
+    choose("facility-location", pool, 50, cell=100)
+    assert pool.most <= 64 * 50  # the sample of k-means; cells have 200 at most
+    pool.most = 0
+    rng = torch.Generator().manual_seed(0)
+    need = Need.of("features")
+    cells = divide(lambda p: pool.rows(need, p), lambda: pool.blocks(need), 5000, 100, rng)
+    assert max(map(len, cells.members)) <= 200
+    assert sorted(np.concatenate(cells.members).tolist()) == list(range(5000))
+
+
+@given(st.data())
+def test_shares_add_up_and_no_cell_gives_more_than_it_has(data: st.DataObject) -> None:
+    sizes = np.array(data.draw(st.lists(st.integers(1, 50), min_size=1, max_size=8)))
+    labelled = np.array([data.draw(st.integers(0, size)) for size in sizes])
+    free = sizes - labelled
+    if not free.sum():
+        return
+    budget = data.draw(st.integers(1, int(free.sum())))
+    shares = apportion(budget, sizes, labelled, free)
+    assert shares.sum() == budget
+    assert ((shares >= 0) & (shares <= free)).all()
+    more = apportion(budget, sizes, labelled, free, 2)
+    assert ((more >= np.minimum(1, free)) & (more <= free)).all()
+    assert more.sum() >= budget
+
+
+def test_shares_are_in_proportion_with_labels_counted() -> None:
+    none = np.zeros(3, dtype=int)
+    sizes = np.array([100, 300, 600])
+    assert apportion(10, sizes, none, sizes).tolist() == [1, 3, 6]
+    labelled = np.array([0, 0, 10])
+    assert apportion(10, sizes, labelled, sizes - labelled).tolist() == [2, 6, 2]
+
+
+def test_what_has_no_two_stages_and_budgets_that_cannot_be_met_are_refused() -> None:
+    with pytest.raises(ConfigError, match="but got batch-bald"):
+        select_in_cells(built("batch-bald"), Pool(20), 2, torch.Generator())
+    with pytest.raises(SelectionError, match="between 1 and the 18"):
+        choose("core-set", Pool(20), 19, labelled=[1, 2])
