@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Any, get_type_hints
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
@@ -84,7 +85,7 @@ def _wrong_types(
 ) -> list[WrongOption]:
     """The problem of each option whose plain annotation (int, float, str, bool) is another type."""
     try:
-        made_by = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+        made_by = factory.__init__ if inspect.isclass(factory) else factory
         hints = get_type_hints(made_by, include_extras=True)
     except Exception:  # annotations of somebody else's may name what is not there
         return []
@@ -158,7 +159,8 @@ def import_function(name: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = name.partition(":")
     try:
-        with importable_current_folder():
+        # What the first import draws must not move the weights of the network that is then built.
+        with importable_current_folder(), torch.random.fork_rng(devices=[]):
             module = importlib.import_module(module_name)
     except Exception as error:  # a module of somebody else's may raise anything, SyntaxError too
         told = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
