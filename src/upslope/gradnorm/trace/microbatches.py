@@ -24,15 +24,16 @@ from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
+from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.restoring import (
-    Buffers,
     RandomState,
     modules_of,
     restoring_state,
     without_traces,
 )
+from upslope.gradnorm.core.stateful_losses import keeping_loss
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import identify, is_label_free
@@ -40,6 +41,7 @@ from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradie
 from upslope.gradnorm.proofs.independence import loss_looks_around
 from upslope.gradnorm.proofs.mixing import shared_tensors
 from upslope.gradnorm.trace.forward import upcast_output
+from upslope.gradnorm.trace.last_pass import showing_batch_last
 from upslope.gradnorm.trace.memory import memory_of
 from upslope.gradnorm.trace.recording import Recording
 from upslope.gradnorm.trace.sharing import open_batch
@@ -73,8 +75,13 @@ def reduce_per_sample(
     keep_pages()
     bounded = options.scratch < SCRATCH
     heap = give_pages_back() if bounded else contextlib.nullcontext()
-    with heap, restoring_state(model) as buffers:
-        own = recordings(model, batch, weights, options, buffers)
+    with (
+        heap,
+        restoring_state(model) as state,
+        showing_batch_last(model, batch, state),
+        keeping_loss(loss, model) as loss,
+    ):
+        own = recordings(model, batch, weights, options, state)
         first = next(own)
         if first.n == batch.n:
             return first.reduce_per_sample(reduction, loss, last=True)
@@ -84,28 +91,28 @@ def reduce_per_sample(
             return _stacked(piece.reduce_per_sample(reduction, loss, last=True) for piece in pieces)
         rows = _with_joined_outputs(list(pieces), reduction, loss)
         if rows is None:
-            buffers.renew()
-            whole = Recording(model, batch, weights, options)
+            state.renew()
+            whole = Recording(model, batch, weights, options, state)
             rows = whole.reduce_per_sample(reduction, loss, last=True)
         return rows
 
 
 def recordings(
-    model: nn.Module, batch: Batch, weights: Weights, options: ComputeOptions, buffers: Buffers
+    model: nn.Module, batch: Batch, weights: Weights, options: ComputeOptions, state: ModelState
 ) -> Iterator[Recording]:
     """Yield a recording of each microbatch; of the whole batch where the model draws numbers.
 
-    In pieces random numbers would be drawn in another order than by an ordinary pass. buffers: of
-    the model, renewed before each pass.
+    In pieces random numbers would be drawn in another order than by an ordinary pass. state: of the
+    model, renewed before each pass.
     """
     numbers = RandomState(model)
     for microbatch in microbatches(model, batch, options):
-        buffers.renew()  # a piece does not meet what another piece has written
-        record = Recording(model, microbatch, weights, options)
+        state.renew()  # a piece does not meet what another piece has written
+        record = Recording(model, microbatch, weights, options, state)
         if record.run.is_random and microbatch.first == batch.first and record.n < batch.n:
             numbers.rewind()
-            buffers.renew()
-            yield Recording(model, batch, weights, options)
+            state.renew()
+            yield Recording(model, batch, weights, options, state)
             return
         yield record
         del record
