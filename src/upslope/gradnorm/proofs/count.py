@@ -97,7 +97,7 @@ def refuse_unless_provable(run: BatchRun) -> None:
 def _undecided(reason: str) -> GradientNormError:
     return GradientNormError(
         "Expected a model that draws as many random numbers for a sample whatever the others are "
-        "but which numbers a sample meets depends on the numbers of other samples (a dropout "
+        "but which numbers it meets depends on the numbers of other samples (a dropout "
         f"behind a choice of tokens, say), and {reason}: whether samples are mixed cannot be told. "
         "Score in `model.eval()`, or draw for all samples before any are chosen."
     )

@@ -73,7 +73,7 @@ class DrawsMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator."""
+        """Run one operator, and hand on what it draws."""
         out = func(*args, **(kwargs or {}))
         return self.on_draw(func, args, kwargs or {}, out) if draws(func) else out
 
