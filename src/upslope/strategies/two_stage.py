@@ -28,7 +28,7 @@ from upslope.errors import ConfigError, SelectionError
 from upslope.pool import Need, PoolView, Selection
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.cells import Cells, divide
-from upslope.strategies.distances import normalised
+from upslope.strategies.distances import normalise
 
 CELL = 4000
 """Samples of a cell: 4,000 x 256 in single precision are 4 MB, which a processor's cache holds."""
@@ -178,7 +178,7 @@ def _cells(
 
     def form(x: Tensor) -> Tensor:
         x = x.flatten(start_dim=1).float()
-        return normalised(x) if unit else x
+        return normalise(x) if unit else x
 
     return divide(
         lambda positions: form(source.rows(_plain(need), positions)),

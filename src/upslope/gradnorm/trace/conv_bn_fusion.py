@@ -99,7 +99,9 @@ def pairs_of(model: nn.Module, weights: Weights, learn: Callable[[], Pairs]) -> 
     return own[asked]
 
 
-def corrected(model: nn.Module, weights: Weights, wrong: int, learn: Callable[[], Pairs]) -> Pairs:
+def correct_pairs(
+    model: nn.Module, weights: Weights, wrong: int, learn: Callable[[], Pairs]
+) -> Pairs:
     """Return the same after the pair at the place `wrong` proved wrong. Others as of `pairs_of`."""
     own, asked = _known[model], tuple(weights.parameters)
     before, now = own[asked], learn()
