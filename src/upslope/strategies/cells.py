@@ -102,7 +102,10 @@ def k_means(x: Tensor, count: int, rng: torch.Generator) -> Tensor:
 def nearest(x: Tensor, means: Tensor) -> Tensor:
     """Return the number of the nearest mean of each row, (n,). x: (n, d); means: (k, d)."""
     squares = means.square().sum(dim=1)
-    parts = [torch.addmm(squares, part, means.T, alpha=-2).argmin(dim=1) for part in x.split(_ROWS)]
+    parts = [
+        torch.addmm(squares, part, means.T, alpha=-2).argmin(dim=1)
+        for part in torch.split(x, _ROWS)
+    ]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
 

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from upslope.errors import ConfigError, SelectionError
@@ -29,6 +30,8 @@ from upslope.pool import Need, PoolView, Selection
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.cells import Cells, divide
 from upslope.strategies.distances import normalise
+
+Counts = NDArray[np.int64]
 
 CELL = 4000
 """Samples of a cell: 4,000 x 256 in single precision are 4 MB, which a processor's cache holds."""
@@ -147,13 +150,7 @@ def select_in_cells(
     return Selection(tuple(source.ids(chosen)), None, {"cells": float(len(cells.members))})
 
 
-def apportion(
-    budget: int,
-    sizes: np.ndarray,
-    labelled: np.ndarray,
-    free: np.ndarray,
-    over: int = 1,
-) -> np.ndarray:
+def apportion(budget: int, sizes: Counts, labelled: Counts, free: Counts, over: int = 1) -> Counts:
     """Return how many each cell gives, (cells,): in proportion to its size, labels counted.
 
     A cell that has more labels than its share gives none; remainders go to the largest. over: times
@@ -162,8 +159,9 @@ def apportion(
     wanted = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
     wanted = np.minimum(wanted * (budget / max(wanted.sum(), 1e-12)), free)
     if over > 1:
-        return np.minimum(np.maximum(np.ceil(over * wanted), 1), free).astype(np.int64)
-    shares = np.floor(wanted).astype(np.int64)
+        most: Counts = np.minimum(np.maximum(np.ceil(over * wanted), 1), free).astype(np.int64)
+        return most
+    shares: Counts = np.floor(wanted).astype(np.int64)
     order = np.argsort(-(wanted - shares), kind="stable")
     while (missing := budget - int(shares.sum())) > 0:
         open_cells = order[shares[order] < free[order]][:missing]
@@ -194,7 +192,7 @@ def _plain(need: Need) -> Need:
 
 
 def _view(
-    strategy: QueryStrategy, source: SignalSource, candidates: np.ndarray, labelled: np.ndarray
+    strategy: QueryStrategy, source: SignalSource, candidates: Counts, labelled: Counts
 ) -> tuple[PoolView, dict[str, int]]:
     """The samples at some positions as a pool, and id -> position."""
     ids = source.ids(candidates.tolist())
