@@ -71,7 +71,7 @@ def test_all_faults_are_told_together_with_their_paths() -> None:
         "model: Expected a model among",
         "strategies[1]: Expected a strategy among",
         "strategies: expected each to be there once but got 'random' 2 times",
-        "seeds: expected how many (1 or more) or a list of them but got [1, 1]",
+        "seeds: expected how many (1 to 100,000) or a list of them but got [1, 1]",
         "experiment.seed: say which seeds under `seeds`",
         "experiment.initial: expected a number above 0 but got 0",
         'experiment.candidates: expected "all", a multiple',

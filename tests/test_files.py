@@ -4,14 +4,25 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from upslope.comparison.handover import handed_over
 from upslope.errors import RunError
-from upslope.files import read_digested_json, to_json, write_digested_json, write_text
-from upslope.report.text_tables import csv_text, markdown_table
+from upslope.files import (
+    csv_text,
+    new_folder,
+    read_digested_json,
+    to_json,
+    write_digested_json,
+    write_text,
+)
+from upslope.report.text_tables import markdown_table
 
 
 def test_json_has_null_in_place_of_what_is_no_number() -> None:
@@ -81,3 +92,61 @@ def test_csv_reads_back() -> None:
     text = csv_text(("p", "q", "r"), rows)
     assert list(csv.reader(io.StringIO(text))) == [["p", "q", "r"], *rows]
     assert "\r" not in text
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["absent", "empty"])
+def test_a_new_folder_is_there_as_a_whole_or_not_at_all(tmp_path: Path, empty: bool) -> None:
+    folder = tmp_path / "above" / "new"
+    if empty:
+        folder.mkdir(parents=True)
+    with pytest.raises(RunError, match="File exists"), new_folder(folder) as temporary:
+        [(temporary / "half").touch(exist_ok=False) for _ in range(2)]
+    assert [*tmp_path.rglob("*")] == [folder.parent, *([folder] if empty else [])]
+    left = subprocess.run(  # a process that is killed in the middle
+        [
+            sys.executable, "-c",
+            "import os, sys; from pathlib import Path; from upslope.files import new_folder\n"
+            "with new_folder(Path(sys.argv[1])) as temporary:\n"
+            "    (temporary / 'half').touch(); os._exit(9)",
+            folder,
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )  # fmt: skip
+    assert left.returncode == 9
+    assert len([*folder.parent.glob(".*.part")]) == 1
+    with new_folder(folder) as temporary:
+        assert not (folder / "whole").exists()
+        (temporary / "whole").touch()
+    assert {*tmp_path.rglob("*")} == {folder.parent, folder, folder / "whole"}
+
+
+def test_an_empty_folder_beside_which_nothing_can_be_made_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, make = tmp_path / "mounted", Path.mkdir
+    folder.mkdir()
+
+    def mkdir(path: Path, *arguments: object, **options: object) -> None:
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        make(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with new_folder(folder) as temporary:
+        (temporary / "a").mkdir()
+        (temporary / "a" / "whole").touch()
+    assert {*tmp_path.rglob("*")} == {folder, folder / "a", folder / "a" / "whole"}
+    with pytest.raises(RunError, match="Permission denied"), new_folder(tmp_path / "other"):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX systems")
+def test_the_folder_of_a_comparison_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is handed to workers is written first: the folder must then be on the disk by name."""
+    synced: list[Path] = []
+    monkeypatch.setattr("upslope.files.sync_folder", synced.append)
+    with handed_over(b"plan", tmp_path / "runs" / "digits"):
+        assert synced == [tmp_path, tmp_path / "runs"]

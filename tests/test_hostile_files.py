@@ -286,6 +286,17 @@ def table_bomb(root: Path) -> tuple[str, Path]:
     return "table", root / "t.parquet"
 
 
+def dictionary_bomb(root: Path) -> tuple[str, Path]:
+    """A text of a megabyte in 64 rows, stored once: pandas writes categories so."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), ["x" * (1 << 20)])
+    table = pa.table({"text": texts, "label": [k % 2 for k in range(64)]})
+    pq.write_table(table, root / "t.parquet")
+    return "text", root / "t.parquet"
+
+
 def mrc_bomb(root: Path) -> tuple[str, Path]:
     from upslope.cryoet.mrc import write_volume
 
@@ -298,7 +309,7 @@ def mrc_bomb(root: Path) -> tuple[str, Path]:
     return "subtomograms", root / "p.star"
 
 
-BOMBS = [idx_bomb, npz_bomb, parquet_bomb, table_bomb, mrc_bomb]
+BOMBS = [idx_bomb, npz_bomb, parquet_bomb, dictionary_bomb, table_bomb, mrc_bomb]
 
 
 @pytest.mark.parametrize("make", BOMBS, ids=[make.__name__ for make in BOMBS])
@@ -366,8 +377,11 @@ ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("data: " + "9" * 10_000, "YAML but"),
         ("data: !!python/object/apply:os.system [echo]\n", "YAML but"),
         ("data: \0\n", "YAML but"),
+        ("data: 0x" + "f" * 10_000, "a number has 10,002 digits"),
+        ("seeds: 1\nworkers: 1\nseeds: 2\n", "'seeds' is there in line 1 and again in line 3"),
+        ("data: {name: digits, limit: 5, limit: 6}\n", "'limit' is there in line 1 and again"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_hostile_yaml_is_one_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"
@@ -378,6 +392,33 @@ def test_hostile_yaml_is_one_error(tmp_path: Path, text: str, message: str) -> N
     if len(text) < 2000:
         with pytest.raises(ConfigError):
             config.load(None, sets=[f"data.name={text.partition(': ')[2]}"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seeds=1000000000000", r"seeds: expected how many \(1 to 100,000\)"),
+        ("experiment.cycles=1000000000", "experiment.cycles: expected an integer"),
+        ("model.width=99999999999999999999", r"width: expected a number of at most 2\^53"),
+        ("training.epochs=-99999999999999999999", r"epochs: expected a number of at most 2\^53"),
+    ],
+)
+def test_counts_that_no_machine_can_hold_are_refused(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.assemble(config.load(None, sets=["data.limit=60", assignment]))
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "~nobody-of-this-name/data"])
+def test_a_path_that_no_system_has_is_no_such_path(path: str) -> None:
+    with pytest.raises(DataError, match="there is no such path"):
+        datasets.load("npz", path)
+
+
+def test_lines_with_keys_of_their_own_make_no_table_of_any_size(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"  # 90 kB, and 16 million cells
+    path.write_text("".join(f'{{"k{i}": 1, "y": {i % 2}}}\n' for i in range(4000)))
+    with pytest.raises(DataError, match=r"to take at most 0\.1 GiB .* asks for 0\.119 GiB"):
+        datasets.load("table", path, target="y", read_limit=0.1)
 
 
 def test_aliases_of_ordinary_size_are_read(tmp_path: Path) -> None:

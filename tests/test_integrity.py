@@ -118,6 +118,21 @@ def test_repair_saves_what_comes_before_the_damage(folder: Path, tmp_path: Path)
         repair_run(folder, tmp_path / "saved")
 
 
+def test_a_repair_that_fails_leaves_nothing_and_can_be_made_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("upslope.experiment.verify.write_ledger", full_disk)
+        with pytest.raises(RunError, match="it is full"):
+            repair_run(folder, tmp_path / "saved")
+    assert not [path for path in tmp_path.iterdir() if "saved" in path.name]
+    assert repair_run(folder, tmp_path / "saved").events == 51
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_old_ledgers_have_no_chain_and_get_one(tmp_path: Path) -> None:
     shutil.copy(LEDGERS / "finished-version-1.sqlite", tmp_path / "ledger.sqlite")
     assert any("no chain" in note for note in verify_run(tmp_path).notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import weakref
@@ -13,7 +14,7 @@ import pytest
 import typer
 
 from upslope.cli.console import told
-from upslope.errors import ModelError
+from upslope.errors import ModelError, RunError
 from upslope.progress import Interrupted, noting_interrupts, stop_on_signals
 
 
@@ -136,3 +137,38 @@ def test_in_another_thread_nothing_is_changed() -> None:
 def handler_inside() -> object:
     with noting_interrupts():
         return signal.getsignal(signal.SIGINT)
+
+
+def test_one_while_python_ends_changes_no_exit_code() -> None:
+    """A command has ended, and libraries are torn down: the object below is among the last."""
+    done = subprocess.run(
+        [
+            sys.executable, "-c",
+            "import os, signal, sys\n"
+            "class Late:\n"
+            "    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGINT):\n"
+            "        kill(pid, number)\n"
+            "sys.late = Late()\n"
+            "sys.argv = ['upslope', '--version']\n"
+            "from upslope.cli import main\n"
+            "main()",
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")],
+)
+def test_a_want_of_memory_says_what_to_lower_in_every_command(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise error
+
+    assert code_of(work) == RunError.exit_code
+    told_of = " ".join(capsys.readouterr().err.split())
+    assert "Lower training.batch_size (in a new run), experiment.score_batch" in told_of

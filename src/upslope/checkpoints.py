@@ -38,15 +38,28 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
 
     def write(temporary: Path) -> None:
         nonlocal digest
-        try:
-            save_file(plain, temporary, metadata=metadata)
-        except SafetensorError as error:  # how safetensors reports what the system said
-            code = 28 if "os error 28" in str(error) or "No space" in str(error) else 5
-            raise OSError(code, str(error)) from error
+        write_safetensors(temporary, plain, metadata)
         digest = file_sha256(temporary)
 
     write_atomically(path, write)
     return digest
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a file of safetensors; what the system says is an OSError, as of other files.
+
+    tensors: contiguous, and none of them shares memory with another.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:
+        code = 28 if "os error 28" in str(error) or "No space" in str(error) else 5
+        raise OSError(code, str(error)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

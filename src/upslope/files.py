@@ -71,6 +71,52 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         sync_folder(path.parent)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; when the block ends it is called `folder`, as a whole.
+
+    An error or a kill inside leaves nothing of that name, so that the same call may be made again.
+    folder: absent or empty. Where it is empty and nothing can be made beside it, as where a disk is
+    mounted there, it is filled by renames of one entry after the other.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    name = f".{folder.name}.{os.getpid()}.part"
+    with disk_errors(folder):
+        make_folder(folder.parent)
+        for place in (folder.parent, folder):
+            sweep(place, f".{folder.name}.*.part")
+        temporary = folder.with_name(name)
+        try:
+            temporary.mkdir()
+            if folder.is_dir() and temporary.stat().st_dev != folder.stat().st_dev:
+                temporary.rmdir()
+                raise OSError(errno.EXDEV, "another file system", str(folder))
+        except OSError:
+            if not folder.is_dir():
+                raise
+            temporary = folder / name
+            temporary.mkdir()
+        try:
+            if folder.is_dir():
+                temporary.chmod(folder.stat().st_mode)
+            yield temporary
+            for part, _, _ in os.walk(temporary):
+                sync_folder(Path(part))
+            if temporary.parent == folder:
+                for entry in sorted(temporary.iterdir()):
+                    entry.rename(folder / entry.name)
+            else:
+                if folder.is_dir() and os.name != "posix":
+                    folder.rmdir()
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync_folder(folder)
+        sync_folder(folder.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all: `write_atomically`.
 

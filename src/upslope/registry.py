@@ -97,6 +97,9 @@ class OptionConflict:
         return f"{path}: {self.text}"
 
 
+_LARGEST = 2**53
+"""Of whole numbers: beyond it, sizes overflow in libraries, and JSON is no longer exact."""
+
 OptionProblem = UnknownOption | WrongOption | OptionConflict
 
 
@@ -155,6 +158,9 @@ def check_options(
             problems.append(UnknownOption(where, name, tuple(takers)))
             continue
         hint = _hints(takers[name])[name]
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            problems.append(WrongOption(where, name, "a number of at most 2^53", repr(value)))
+            continue
         try:
             if isinstance(value, bool) and bool not in type_members(hint):  # it would become 0 or 1
                 raise TypeError

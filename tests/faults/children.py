@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from upslope.processes import STOPPING
+
 PATIENCE = 240.0
 """Seconds for a command that takes some three: only one that hangs needs so long."""
 LEAVING = 60.0
@@ -73,11 +75,14 @@ class Child:
         log.touch()
         sys.stdout.flush()
         sys.stderr.flush()
+        # A signal that is sent at once must meet the command's rules for it, not this process's.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # this process has no other thread
             self.pid = os.fork()
         if self.pid == 0:
-            _become(arguments, log, before)
+            _become(arguments, log, before, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         _RUNNING.add(self.pid)
 
     def running(self) -> bool:
@@ -189,14 +194,20 @@ def _be_worker(arguments: Sequence[str], handles: Sequence[int]) -> None:
         os._exit(code)
 
 
-def _become(arguments: Sequence[str], log: Path, before: Callable[[], None] | None) -> None:
-    """Be the command, in the process just forked; never returns."""
+def _become(
+    arguments: Sequence[str],
+    log: Path,
+    before: Callable[[], None] | None,
+    blocked: set[signal.Signals],
+) -> None:
+    """Be the command, in the process just forked; never returns. blocked: signals held back."""
     code: object = 1
     try:
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for stream in (1, 2):
             os.dup2(handle, stream)

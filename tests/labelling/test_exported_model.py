@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import make_squares
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from test_label_command import run
 
 from upslope.labelling.exported_model import ImageStatistics
@@ -141,3 +141,16 @@ def test_a_new_image_costs_its_own_features_alone(
     *_, later = take_features(labelled / "p", images(labelled / "squares"))
     assert set(decoded) == {"new.png", "broken.png"}
     assert np.isnan(later.values).all(axis=1).sum() == 1
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_old_file(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (labelled / "m.safetensors").write_bytes(b"old")
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("upslope.checkpoints.save_file", full)
+    assert "m.safetensors but it is full" in run("export", "p", "m.safetensors", code=6)
+    assert (labelled / "m.safetensors").read_bytes() == b"old"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 from pictures import make_squares
 
 from upslope import datasets
-from upslope.errors import ConfigError, DataError
+from upslope.errors import ConfigError, DataError, RunError
 from upslope.labelling.exports import export_folders, export_table
 from upslope.labelling.imports import import_labels
 from upslope.labelling.project import Project, read_project
@@ -140,3 +141,30 @@ def test_names_that_lead_elsewhere_name_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'\.\./up'"):
         export_folders(tmp_path / "one", tmp_path / "sorted")
     assert not (tmp_path / "up").exists()
+
+
+def test_folders_are_there_as_a_whole_or_not_at_all(
+    squares: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a folder would be taken for the whole data set, and refused when exported again."""
+    folder, colours = squares
+    copied: list[object] = []
+
+    def full(source: Path, target: Path) -> None:
+        if len(copied) == 3:
+            target.write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(target))
+        copied.append(shutil.copyfile(source, target))
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copy2", full)
+        with pytest.raises(RunError, match="it is full"):
+            export_folders(folder / "project", folder / "sorted")
+    assert len(copied) == 3
+    assert {path.name for path in folder.iterdir()} == {"squares", "project"}
+    export_folders(folder / "project", folder / "sorted")
+    assert len([*folder.glob("sorted/*/*.png")]) == len(colours)

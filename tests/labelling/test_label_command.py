@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 from pictures import make_squares
 from typer.testing import CliRunner
 
+from forked import Forked, until
 from upslope.cli import app
+from upslope.files import write_text
 from upslope.labelling.project import Project, read_project
 
 
@@ -120,3 +124,27 @@ def test_the_page_needs_its_extra(here: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "uvicorn" in said
     assert "pip install '.[label]'" in said
     assert not (here / "squares-labels").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_watching_a_tool_ends_in_order(here: Path, number: signal.Signals) -> None:
+    make_squares(here / "squares", 6)
+    run("init", "p", "--data", "squares", "--classes", "red,blue", "--control", "0")
+    process = Forked(watch, here / "p", log=here / "log")
+    until(lambda: (here / "p" / "files" / "to-label.csv").is_file())
+    sheet = (here / "p" / "files" / "to-label.csv").read_text().splitlines()
+    columns = sheet[0].split(",")
+    cells = sheet[1].split(",")
+    cells[columns.index("label")] = "red"
+    write_text(
+        here / "p" / "files" / "to-label.csv", "\n".join([sheet[0], ",".join(cells), *sheet[2:]])
+    )
+    process.send(number)
+    assert process.end() == 0
+    assert len(read_project(here / "p")[1].answers) == 1  # taken in before the end
+
+
+def watch(project: Path) -> int:
+    arguments = ["label", "watch", str(project), "--tool", "files", "--every", "60"]
+    return CliRunner().invoke(app, arguments, prog_name="upslope").exit_code

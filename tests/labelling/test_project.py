@@ -238,3 +238,17 @@ def test_labels_that_exist_come_in_once(tmp_path: Path) -> None:
             project.take_in({"c": "cat", "d": "fox"}, "old.csv")
         assert project.state.labels(control=False) == {"a": 0, "b": 2}
         assert project.undo("me") is None
+
+
+def test_a_project_that_could_not_be_begun_is_begun_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(RunError, match="it is full"):
+            Project.create(tmp_path / "p", SETTINGS)
+    assert [*tmp_path.iterdir()] == []
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        assert len(project.token) > 20
+    assert stat.S_IMODE((tmp_path / "p").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "p").iterdir()} == {0o600}

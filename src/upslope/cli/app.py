@@ -10,9 +10,9 @@ from typer.core import TyperGroup
 from upslope import __version__
 from upslope.cli.compare import compare, run
 from upslope.cli.console import told
+from upslope.cli.engines import check_command
 from upslope.cli.labelling import label
 from upslope.cli.listing import list_
-from upslope.cli.ranks import check_command
 from upslope.cli.report import report
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score

@@ -10,7 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from upslope.cli.console import told
-from upslope.cli.ranks import joined_ranks, sharing_setup
+from upslope.cli.engines import (
+    EngineArguments,
+    EngineName,
+    GpusPerWorker,
+    sharing_setup,
+    starting_engine,
+)
 from upslope.distributed.launch import rank_of_process
 
 Config = Annotated[
@@ -75,6 +81,8 @@ def run(
     ] = None,
     observe: Observe = None,
     dry_run: DryRun = False,
+    engine: EngineName = None,
+    gpus_per_worker: GpusPerWorker = None,
 ) -> None:
     r"""Run one strategy: train, score, ask, label, again.
 
@@ -99,9 +107,11 @@ def run(
     overrides = {
         "strategies": strategy, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
+    run_by = EngineArguments(engine, workers, gpus_per_worker)
     _compare(
-        config, sets, seeds, overrides, out, dry_run, observe, asks=True, labels_from=labels_from
-    )
+        config, sets, seeds, overrides, out, dry_run, observe, run_by,
+        asks=True, labels_from=labels_from,
+    )  # fmt: skip
 
 
 def compare(
@@ -117,6 +127,8 @@ def compare(
     workers: Workers = None,
     observe: Observe = None,
     dry_run: DryRun = False,
+    engine: EngineName = None,
+    gpus_per_worker: GpusPerWorker = None,
 ) -> None:
     """Compare strategies over seeds under one protocol, and report.
 
@@ -134,7 +146,8 @@ def compare(
     overrides = {
         "strategies": strategies, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
-    _compare(config, sets, seeds, overrides, out, dry_run, observe)
+    run_by = EngineArguments(engine, workers, gpus_per_worker)
+    _compare(config, sets, seeds, overrides, out, dry_run, observe, run_by)
 
 
 def _compare(
@@ -145,6 +158,7 @@ def _compare(
     out: Path | None,
     dry_run: bool,
     observe: list[str] | None,
+    run_by: EngineArguments,
     *,
     asks: bool = False,
     labels_from: Path | None = None,
@@ -175,7 +189,11 @@ def _compare(
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
-        ranks = stack.enter_context(joined_ranks(config.device))
+        if dry_run:
+            run_by = EngineArguments()
+        elif run_by.name and config.workers > 1:
+            run_by = replace(run_by, workers=config.workers)
+        started = stack.enter_context(starting_engine(run_by, config.device))
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
         why = ""
@@ -195,7 +213,7 @@ def _compare(
             )
         if not asks:
             check_labelled(setup.splits.pool)
-        if not stack.enter_context(sharing_setup(ranks, config, setup)):
+        if not stack.enter_context(sharing_setup(started, config, setup)):
             return
         begun = sitting.begun(folder, config)
         earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None

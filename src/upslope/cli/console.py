@@ -39,22 +39,30 @@ def told(resume: str = "") -> Iterator[None]:
         except UpslopeError as error:
             if interrupts.seen:  # libraries turn Ctrl-C into an error of theirs
                 _stop(resume)
-            err.print("[bold red]error[/bold red]", end=" ")
-            err.print(str(error), markup=False)
-            raise typer.Exit(error.exit_code) from None
+            _fail(error)
         except KeyboardInterrupt:
             _stop(resume)
         except typer.Exit:
             raise
-        except Exception:
+        except Exception as error:
             if interrupts.seen:
                 _stop(resume)
+            from upslope.experiment.memory import as_memory_error  # imports torch
+
+            if (short := as_memory_error(error)) is not None:
+                _fail(short)
             raise
 
 
 def _stop(resume: str) -> NoReturn:
     err.print(f"Stopped. {resume}".strip(), markup=False)
     raise typer.Exit(130) from None
+
+
+def _fail(error: UpslopeError) -> NoReturn:
+    err.print("[bold red]error[/bold red]", end=" ")
+    err.print(str(error), markup=False)
+    raise typer.Exit(error.exit_code) from None
 
 
 def _warned(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -16,6 +16,7 @@ import typer
 from upslope.cli.console import told
 from upslope.cli.label_options import GO_ON, Name, say
 from upslope.cli.label_options import Project as ProjectFolder
+from upslope.progress import answering_signals
 
 if TYPE_CHECKING:
     from upslope.labelling.annotators.base import Annotator
@@ -84,19 +85,25 @@ def watch(
     exchanging = _exchange(project, tool, url, token, name, predictions)
     with told(GO_ON), exchanging as (exchange, process):
         try:
-            while True:
-                pulled = exchange.pull()
-                if pulled.new or pulled.changed:
-                    _say_pulled(pulled)
-                if exchange.waiting() <= count // 2 and (pushed := exchange.push(count)).new:
-                    say(f"{pushed.new:,} tasks for {tool}, those worth most first")
-                time.sleep(every)
+            with answering_signals(_interrupt):
+                while True:
+                    pulled = exchange.pull()
+                    if pulled.new or pulled.changed:
+                        _say_pulled(pulled)
+                    if exchange.waiting() <= count // 2 and (pushed := exchange.push(count)).new:
+                        say(f"{pushed.new:,} tasks for {tool}, those worth most first")
+                    time.sleep(every)
         except KeyboardInterrupt:
             _say_pulled(exchange.pull())
         finally:
             if process is not None:
                 process.terminate()
                 process.wait()
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Answer SIGTERM and SIGHUP as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -12,12 +12,20 @@ import typer
 
 from upslope.cli.console import out as console
 from upslope.cli.console import told
-from upslope.cli.ranks import joined_ranks, shared_with_ranks
+from upslope.cli.engines import (
+    EngineArguments,
+    EngineName,
+    EngineWorkers,
+    GpusPerWorker,
+    sharing,
+    starting_engine,
+)
 from upslope.counts import format_count
 
 if TYPE_CHECKING:
     from upslope.config.recorded import Source
     from upslope.distributed.ranks import Ranks
+    from upslope.distributed.ray_engine import RayEngine
     from upslope.progress import Observer
     from upslope.scoring import ScoreReport
 
@@ -108,6 +116,9 @@ def score(
     precision: Annotated[
         str, typer.Option(help="Of the signals that are kept: float16 or float32.")
     ] = "float32",
+    engine: EngineName = None,
+    workers: EngineWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
 ) -> None:
     """Score every sample of a pool with a trained network: ids and scores to a file.
 
@@ -135,12 +146,14 @@ def score(
         from upslope.config import scorers
         from upslope.scoring import check_file_name, score_to_file
 
+        run_by = EngineArguments(engine, workers, gpus_per_worker)
+        run_by.check()
         if data is not None:
             from upslope.cli.shards import PoolArguments, score_shards
 
             pool = PoolArguments(data, format, image, id, shape, size, images_at, ids_by_shard)
             source = _source(network, config, device, sets, skip_corrupt, url=True)
-            score_shards(pool, source, scores, out or Path("scores"), keep, precision)
+            score_shards(pool, source, scores, out or Path("scores"), keep, precision, run_by)
             return
         refuse_shard_options(format, image, id, shape, size, images_at, ids_by_shard or None, keep)
         chosen = scorers(scores)
@@ -149,7 +162,7 @@ def score(
         def write(_: Any, **options: Any) -> tuple[Path, ScoreReport]:
             return path, score_to_file(path, chosen, **options)
 
-        _write(network, config, device, sets, skip_corrupt, "scored", write)
+        _write(network, config, device, sets, skip_corrupt, "scored", write, run_by)
 
 
 def predict(
@@ -167,6 +180,9 @@ def predict(
     device: Device = None,
     sets: Sets = None,
     skip_corrupt: SkipCorrupt = False,
+    engine: EngineName = None,
+    workers: EngineWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
 ) -> None:
     """Predict every sample of a pool with a trained network: classes, numbers or masks.
 
@@ -184,6 +200,9 @@ def predict(
     with told():
         from upslope.scoring import check_file_name, predict_masks, predict_to_file, predicts_masks
 
+        run_by = EngineArguments(engine, workers, gpus_per_worker)
+        run_by.check()
+
         def write(ready: Any, **options: Any) -> tuple[Path, ScoreReport]:
             if predicts_masks(ready.model, ready.task, ready.pool, ready.device):
                 target = out or Path("predictions")
@@ -193,7 +212,7 @@ def predict(
 
         if out is not None and out.suffix:
             check_file_name(out)  # before anything is read that may take long
-        _write(network, config, device, sets, skip_corrupt, "predicted", write)
+        _write(network, config, device, sets, skip_corrupt, "predicted", write, run_by)
 
 
 def refuse_shard_options(*given: Any) -> None:
@@ -235,17 +254,18 @@ def _write(
     skip_corrupt: bool,
     done: str,
     write: Callable[..., tuple[Path, ScoreReport]],
+    engine: EngineArguments,
 ) -> None:
     source = _source(network, config, device, sets, skip_corrupt)
-    with joined_ranks(source.config.device) as ranks:
-        _write_from(source, done, write, ranks)
+    with starting_engine(engine, source.config.device) as started:
+        _write_from(source, done, write, started)
 
 
 def _write_from(
     source: Source,
     done: str,
     write: Callable[..., tuple[Path, ScoreReport]],
-    ranks: Ranks | None,
+    engine: Ranks | RayEngine | None,
 ) -> None:
     from upslope.config import trained
     from upslope.datasets import list_ids
@@ -265,8 +285,8 @@ def _write_from(
             return work(observer)
 
     ready = watched(lambda observer: trained(source, observer))
-    with shared_with_ranks(
-        ranks, {"pool": ready.pool}, ready.device, partial(deepcopy, ready.model)
+    with sharing(
+        engine, {"pool": ready.pool}, ready.device, partial(deepcopy, ready.model)
     ) as leads:
         if not leads:
             return

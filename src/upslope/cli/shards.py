@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from upslope.cli.console import out as console
+from upslope.cli.engines import EngineArguments, sharing, starting_engine
 from upslope.counts import format_count
+from upslope.distributed.launch import rank_of_process
 
 INDEX = "images.arrow"
 """In the folder of scores: the names of the images of a pool that is a folder."""
@@ -44,14 +47,18 @@ class PoolArguments:
 
 
 def score_shards(
-    pool: PoolArguments, source: Any, scores: str, out: Path, keep: str | None, precision: str
+    pool: PoolArguments,
+    source: Any,
+    scores: str,
+    out: Path,
+    keep: str | None,
+    precision: str,
+    run_by: EngineArguments,
 ) -> None:
     """Score the shards that are left, into a folder, and tell what there is."""
+    from upslope.batches import resolve_device
     from upslope.config import find_strategies, scorers
-    from upslope.display import watching
     from upslope.errors import ConfigError
-    from upslope.progress import stop_on_signals
-    from upslope.scoring import ShardScorer, score_pool
 
     if out.suffix in (".csv", ".parquet") or out.is_file():
         raise ConfigError(
@@ -59,9 +66,23 @@ def score_shards(
         )
     if precision not in ("float16", "float32"):
         raise ConfigError(f"Expected --precision float16 or float32 but got {precision!r}.")
-    chosen = scorers(scores)
-    kept = [need for strategy in find_strategies(keep or "") for need in strategy.needs]
-    with watching(1) as observer, stop_on_signals() as stop:
+    kept = tuple(n for strategy in find_strategies(keep or "") for n in strategy.needs)
+    what = {"scores": scorers(scores), "keep": kept, "precision": precision}
+    with starting_engine(run_by, source.config.device) as engine:
+        if rank_of_process():  # shards travel with their places, and the network with them
+            with sharing(engine, {}, resolve_device(source.config.device), None):
+                return
+        _score(pool, source, what, out, engine)
+
+
+def _score(pool: PoolArguments, source: Any, what: dict[str, Any], out: Path, engine: Any) -> None:
+    """Score the shards that are left. what: the arguments of `ShardScorer` of that."""
+    from upslope.display import watching
+    from upslope.progress import stop_on_signals
+    from upslope.scoring import ShardScorer, score_pool
+
+    with ExitStack() as stack:
+        observer, stop = stack.enter_context(watching(1)), stack.enter_context(stop_on_signals())
         opened, ready = pool.open(source, out / INDEX, observer)
         console.print(
             f"{source.checkpoint} on {pool.url}: {format_count(len(opened), 'shard')} of "
@@ -73,15 +94,14 @@ def score_shards(
         scorer = ShardScorer(
             opened,
             out,
-            chosen,
-            ready.model,
-            ready.task,
-            ready.device,
+            model=ready.model,
+            task=ready.task,
+            device=ready.device,
             batch_size=settings.score_batch,
             on_corrupt=settings.on_corrupt,
-            keep=tuple(kept),
-            precision=precision,  # type: ignore[arg-type]
+            **what,
         )
+        stack.enter_context(sharing(engine, {}, ready.device, None))
         report = score_pool(scorer, ids_by_shard=pool.ids_by_shard, observer=observer, stop=stop)
     console.print(
         f"{format_count(report.scored, 'sample')} scored, {report.new:,} of "

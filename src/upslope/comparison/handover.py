@@ -18,7 +18,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
-from upslope.files import disk_errors
+from upslope.files import disk_errors, make_folder
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def handed_over(data: bytes, folder: Path | None) -> Iterator[Any]:
         return
     place = folder or Path(tempfile.gettempdir())
     with disk_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(data)
             file.flush()

@@ -1,11 +1,17 @@
-"""Jobs of several seeds, run here or in worker processes; `compare` and reproductions call it."""
+"""Jobs of several seeds, run here, in worker processes or by Ray.
+
+`compare` and reproductions call it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from upslope.comparison.ray_tasks import run_as_tasks
 from upslope.comparison.workers import Runs, run_in_workers
+from upslope.distributed.engine import current
+from upslope.distributed.ray_engine import RayEngine
 from upslope.progress import Observer, Progress, Stop
 
 
@@ -19,6 +25,8 @@ def run_jobs(
 ) -> None:
     """Run the jobs of every seed, one seed after the other, or a seed per worker process.
 
+    Within an engine of Ray each job is a task of its own, and `workers` is the engine's.
+
     jobs: what each job is; picklable where `workers` is above 1. It does nothing where a job has
         been finished before.
     seeds: in this order. workers: processes; 1 runs all jobs in this process.
@@ -30,7 +38,12 @@ def run_jobs(
         ConfigError: `jobs` cannot be pickled and `workers` is above 1.
         UpslopeError: a job failed; what others recorded stays.
     """
-    if workers > 1:
+    engine = current()
+    count = sum(len(jobs.names(seed)) for seed in seeds)
+    if isinstance(engine, RayEngine) and count > 1:
+        run_as_tasks(jobs, seeds, engine, observer, stop, folder)
+        return
+    if workers > 1 and not isinstance(engine, RayEngine):
         run_in_workers(jobs, seeds, workers, observer, stop, folder)
         return
     names = [(seed, name) for seed in seeds for name in jobs.names(seed)]

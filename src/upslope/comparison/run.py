@@ -22,6 +22,7 @@ from upslope.datasets.checks import check_splits
 from upslope.datasets.unlabelled import check_labelled
 from upslope.display import watching_unless_observed
 from upslope.distributed.engine import current
+from upslope.distributed.ranks import Ranks
 from upslope.errors import ConfigError, RunError
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.experiment.own_training import Trainer
@@ -295,7 +296,7 @@ def _check(plan: RunMatrix, seeds: Sequence[int], workers: int) -> None:
     ]
     if workers < 1:
         problems.append(f"Expected `workers` to be at least 1 but got {workers}.")
-    if workers > 1 and current() is not None:
+    if workers > 1 and isinstance(current(), Ranks):
         problems.append(
             f"Expected `workers` to be 1, as torchrun started several processes for each training, "
             f"but got {workers}. Leave one of them out."

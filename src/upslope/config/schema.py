@@ -14,6 +14,8 @@ from upslope.experiment import ExperimentSettings
 from upslope.training import RECIPES, TrainingSettings, with_recipe
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+_MOST_SEEDS = 100_000
+"""Of a count of seeds, each of which is a run: a thousand times what anybody has time for."""
 Settings = TypeVar("Settings", ExperimentSettings, TrainingSettings)
 
 
@@ -237,9 +239,11 @@ def _seeds(value: Any, faults: list[str]) -> tuple[int, ...]:
         good = value and all(_whole(v) and v >= 0 for v in value) and len({*value}) == len(value)
         if good:
             return tuple(value)
-    elif _whole(value) and value >= 1:
+    elif _whole(value) and 1 <= value <= _MOST_SEEDS:
         return tuple(range(value))
-    faults.append(f"seeds: expected how many (1 or more) or a list of them but got {value!r}")
+    faults.append(
+        f"seeds: expected how many (1 to {_MOST_SEEDS:,}) or a list of them but got {value!r}"
+    )
     return ()
 
 

@@ -15,6 +15,9 @@ _MOST_VALUES = 10**6
 """Values with every alias written out; PyYAML reads about 100,000 in a second."""
 _DEEPEST = 64
 """Levels of lists and mappings in one another; configurations have about five."""
+_INTEGER = "tag:yaml.org,2002:int"
+_DIGITS = 100
+"""Of an integer: Python itself cannot write one of more than 4,300 in a message."""
 _BRACKETS = 1000
 """Brackets open at once, those in texts included."""
 
@@ -26,7 +29,7 @@ def read_yaml(text: str, where: str) -> Any:
 
     Raises:
         ConfigError: it is no YAML, larger than 4 MiB, deeper than 64 levels, of more than a million
-            values with its aliases written out, or contains itself.
+            values with its aliases written out, contains itself, or has a key twice in a mapping.
     """
     if len(text.encode(errors="replace")) > MOST_BYTES:
         raise ConfigError(
@@ -58,6 +61,20 @@ def _check_brackets(text: str) -> None:
             raise ValueError(f"more than {_BRACKETS:,} brackets are opened and not closed")
 
 
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Refuse a key that is there twice, of which PyYAML would take the last without a word."""
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in lines:
+            raise ValueError(
+                f"the key {key.value!r} is there in line {lines[name]} and again in line {line}"
+            )
+        lines[name] = line
+
+
 def _count(node: yaml.Node, counts: dict[int, int], above: tuple[int, ...]) -> int:
     """The values that a node stands for, each alias counted as what it repeats.
 
@@ -73,6 +90,9 @@ def _count(node: yaml.Node, counts: dict[int, int], above: tuple[int, ...]) -> i
             children = node.value
         elif isinstance(node, yaml.MappingNode):
             children = [part for pair in node.value for part in pair]
+            _check_keys(node)
+        elif node.tag == _INTEGER and len(node.value) > _DIGITS:
+            raise ValueError(f"a number has {len(node.value):,} digits")
         counts[id(node)] = 1 + sum(_count(c, counts, (*above, id(node))) for c in children)
         if counts[id(node)] > _MOST_VALUES:
             raise ValueError(f"its aliases make more than {_MOST_VALUES:,} values of it")

@@ -46,7 +46,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             taken = 0
             for batch in file.iter_batches(_FIXED_ROWS if fixed else _ROWS, columns=columns):
                 batch.validate(full=True)
-                taken += batch.nbytes
+                taken += sum(map(_plain_bytes, batch.columns))
                 check_room(taken, path)
                 batches.append(batch)
             schema = file.schema_arrow
@@ -86,6 +86,26 @@ def _stated_bytes(path: Path, columns: Sequence[str] | None) -> int:
         for name, size, values in column_sizes(path)
         if columns is None or name in columns
     )
+
+
+def _plain_bytes(column: pa.Array) -> int:
+    """The bytes that cells take without dictionaries, in which a large one is stored once."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_struct(kind):
+        return sum(map(_plain_bytes, column.flatten()))
+    if is_list(kind) and not pa.types.is_fixed_size_list(kind) and hasattr(column, "offsets"):
+        return int(column.offsets.nbytes) + _plain_bytes(column.flatten())
+    if not pa.types.is_dictionary(kind):
+        return int(column.nbytes)
+    if width := _cell_bytes(kind.value_type):
+        return int(width * len(column))
+    words = column.dictionary
+    if not (is_text(words.type) or is_bytes(words.type)):
+        return int(column.nbytes)
+    return int(pc.sum(pc.binary_length(words).take(column.indices)).as_py() or 0)
 
 
 def _cell_bytes(kind: pa.DataType) -> int:

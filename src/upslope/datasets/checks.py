@@ -39,7 +39,11 @@ def check_root(root: object) -> None:
             f"Expected `root` to be the path of a file or folder but got {_described(root)}. "
             f"{_ADVICE}"
         )
-    if not Path(root).expanduser().exists():
+    try:
+        there = Path(root).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, the home of nobody
+        there = False
+    if not there:
         raise DataError(
             f"Expected `root` to be a file or folder but there is no such path: {root}. Correct "
             "it, or leave it out where the data set needs no files."

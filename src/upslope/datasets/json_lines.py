@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
-from upslope.reading import damage_reported
+from upslope.reading import check_room, damage_reported
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _AT_ONCE = 20_000
 """Lines held as Python objects."""
+_CELL = 8
+"""Bytes that a cell of a table takes, at least."""
 _ADVICE = "JSON Lines has one object per line."
 
 
@@ -32,14 +34,20 @@ def read_json_lines(path: Path, encoding: str | None = None) -> pa.Table:
     Raises:
         ConfigError: an encoding that does not exist.
         DataError: a line that is no object, a key twice in one, NaN or infinity, cells of a column
-            that have no common type.
+            that have no common type, or more of them than a file may make.
     """
     import pyarrow as pa
 
     rows = _rows(read_text(path, encoding), path)
     tables: list[pa.Table] = []
+    columns: dict[str, None] = {}
+    count = 0
     while chunk := list(islice(rows, _AT_ONCE)):
         names = dict.fromkeys(name for row in chunk for name in row)
+        columns |= names
+        count += len(chunk)
+        # Lines with keys of their own each: a small file would make a table of any size.
+        check_room(_CELL * count * len(columns), path)
         with damage_reported(f"columns of one type each in {path}", "Write their cells alike."):
             tables.append(pa.table({name: _column(chunk, name) for name in names}))
     if not tables:

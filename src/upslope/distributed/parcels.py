@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from upslope.distributed.engine import Work
+
+UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
+"""What `pickle` raises for what cannot travel."""
 
 _MODEL = "the network of the work"
 _HERE: list[torch.device] = [torch.device("cpu")]
@@ -51,10 +55,11 @@ class Holdings:
     _model: tuple[str, nn.Module] | None = field(default=None, init=False)
     _sent: str = field(default="", init=False)
 
-    def pack(self, work: Work, *, again: bool = False) -> Parcel:
+    def pack(self, work: Work, *, whole: bool = False) -> Parcel:
         """Return the work for processes with the same holdings.
 
-        again: send the weights although the last parcel had the same.
+        whole: with the weights, although the last parcel had the same: for processes that may not
+        have opened it.
 
         Raises:
             pickle.PicklingError, AttributeError, TypeError: the work cannot travel.
@@ -66,7 +71,7 @@ class Holdings:
             return Parcel(buffer.getvalue(), "", False, None)
         weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
         digest = _digest(weights)
-        known = digest == self._sent and not again
+        known = digest == self._sent and not whole
         self._sent = digest
         return Parcel(
             buffer.getvalue(), digest, _is_channels_last(model), None if known else weights
@@ -90,6 +95,22 @@ class Holdings:
         assert self._model is not None  # the first parcel of a network holds its weights
         assert self._model[0] == parcel.digest
         return self._model[1]
+
+
+def pack_or_warn(holdings: Holdings, work: Work, who: str, *, whole: bool = False) -> Parcel | None:
+    """Return work as a parcel; None, with a warning, where it cannot travel.
+
+    who: computes it then, in words. whole: as for `Holdings.pack`.
+    """
+    try:
+        return holdings.pack(work, whole=whole)
+    except UNPICKLABLE as error:
+        warnings.warn(
+            f"This part of scoring cannot travel to other processes ({error}) and is computed by "
+            f"{who}: the numbers are the same, and the others wait.",
+            stacklevel=3,
+        )
+        return None
 
 
 class _Pickler(pickle.Pickler):

@@ -15,7 +15,6 @@ import pickle
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from upslope.distributed.engine import Engine, Work, using
 from upslope.distributed.launch import count_processes, place_on_machine, rank_of_process
-from upslope.distributed.parcels import Holdings, Parcel, to_cpu
+from upslope.distributed.parcels import UNPICKLABLE, Holdings, Parcel, pack_or_warn, to_cpu
 from upslope.distributed.survivors import Survivors
 from upslope.errors import ConfigError, DataError, RunError, UpslopeError
 from upslope.processes import STOPPING
@@ -170,7 +169,8 @@ class Ranks:
             RunError: a rank has died.
             UpslopeError: what the work raises on any rank.
         """
-        parcel = self._pack(work) if len(batches) > 1 else None
+        assert self._holdings is not None  # `together` has set it
+        parcel = pack_or_warn(self._holdings, work, "rank 0 alone") if len(batches) > 1 else None
         if parcel is None:
             yield from work.stream(batches)
             return
@@ -218,7 +218,15 @@ class Ranks:
         Raises:
             ConfigError: the work cannot be pickled.
         """
-        parcel = self._pack(work, needed=True)
+        assert self._holdings is not None  # `together` has set it
+        try:
+            parcel = self._holdings.pack(work)
+        except UNPICKLABLE as error:
+            raise ConfigError(
+                "Expected everything that a training uses to be picklable, as it travels to "
+                f"{self.size - 1} other processes, but got: {error}. Define networks, tasks and "
+                "data sets at the top of a module, or leave torchrun out."
+            ) from error
         self._send(_Order(parcel))
 
     # --- following ---
@@ -243,24 +251,6 @@ class Ranks:
             ):  # rank 0 meets the same, and tells
                 if self.broken:
                     raise
-
-    def _pack(self, work: Work, *, needed: bool = False) -> Parcel | None:
-        assert self._holdings is not None  # `together` has set it
-        try:
-            return self._holdings.pack(work)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            if needed:
-                raise ConfigError(
-                    "Expected everything that a training uses to be picklable, as it travels to "
-                    f"{self.size - 1} other processes, but got: {error}. Define networks, tasks "
-                    "and data sets at the top of a module, or leave torchrun out."
-                ) from error
-            warnings.warn(
-                f"This part of scoring cannot travel to other processes ({error}) and is computed "
-                "by rank 0 alone: the numbers are the same, and the others wait.",
-                stacklevel=3,
-            )
-            return None
 
     # --- collectives ---
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from upslope.distributed.engine import current
 from upslope.distributed.launch import count_processes
 from upslope.ledger import Event, Ledger
 
@@ -30,6 +31,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": count_processes(),
+        "engine": getattr(current(), "description", None),
         "device": str(device),
         "device_name": _device_name(device),
         "commit": _commit(),
@@ -41,6 +43,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     pairs = {
         "threads": (before.get("threads"), now["threads"]),
         "processes": (before.get("processes", 1), now["processes"]),
+        "engine": (before.get("engine"), now["engine"]),
         "device": (before.get("device"), now["device"]),
         "device name": (before.get("device_name"), now["device_name"]),
         **{

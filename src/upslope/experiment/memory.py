@@ -23,16 +23,23 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        if not (
-            isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            or any(sign in text.lower() for sign in _SIGNS)
-        ):
+        if (told := as_memory_error(error)) is None:
             raise
-        said = text.partition("\n")[0] or type(error).__name__
-        raise RunError(
-            f"Expected enough memory for this step but it ran out: {said}. "
-            "Lower training.batch_size (in a new run), experiment.score_batch or the number of "
-            "workers, or take a machine with more; the same command goes on: nothing recorded is "
-            "lost."
-        ) from error
+        raise told from error
+
+
+def as_memory_error(error: Exception) -> RunError | None:
+    """Return what to tell of an error that is a want of memory, None for any other."""
+    text = str(error)
+    if not (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or (isinstance(error, RuntimeError) and any(sign in text.lower() for sign in _SIGNS))
+    ):
+        return None
+    said = text.partition("\n")[0] or type(error).__name__
+    return RunError(
+        f"Expected enough memory for this step but it ran out: {said}. "
+        "Lower training.batch_size (in a new run), experiment.score_batch or the number of "
+        "workers, take a smaller network, or a machine with more; the same command goes on: "
+        "nothing recorded is lost."
+    )

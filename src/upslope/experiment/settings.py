@@ -37,7 +37,8 @@ class ExperimentSettings(Options):
         Amount, Field(gt=0, description="labels per cycle (K): a count, or a share of the pool")
     ] = 0.05
     cycles: Annotated[
-        int, Field(ge=1, description="budget points: trainings on a growing labelled set")
+        int,
+        Field(ge=1, le=10**6, description="budget points: trainings on a growing labelled set"),
     ] = 7
     candidates: Annotated[
         int | str,

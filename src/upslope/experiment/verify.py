@@ -13,7 +13,7 @@ from typing import Any
 from upslope.checkpoints import file_sha256
 from upslope.counts import format_count
 from upslope.errors import RunError
-from upslope.files import from_json, write_atomically
+from upslope.files import from_json, new_folder, write_atomically
 from upslope.ledger import Event, RunResult, State, fold, read_run
 from upslope.ledger.salvage import read_what_is_sound, write_ledger
 from upslope.ledger.store import FILE, chain_start
@@ -80,7 +80,8 @@ def repair_run(folder: Path | str, out: Path | str) -> Repair:
     Of the ledger, that is every event before the first damaged one.
 
     Raises:
-        RunError: `out` is not empty, or what the run began with cannot be read.
+        RunError: `out` is not empty or cannot be written, or what the run began with cannot be
+            read. Nothing is then left of `out`.
     """
     folder, out = Path(folder), Path(out)
     if out.exists() and any(out.iterdir()):
@@ -93,12 +94,13 @@ def repair_run(folder: Path | str, out: Path | str) -> Repair:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             break
         rows.append(row)
-    write_ledger(out / FILE, salvage.meta, rows, salvage.chained)
     saved = []
-    for name, digest, _ in _files(read_run(out)):
-        if (folder / name).is_file() and file_sha256(folder / name) == digest:
-            write_atomically(out / name, partial(shutil.copyfile, folder / name))
-            saved.append(name)
+    with new_folder(out) as new:
+        write_ledger(new / FILE, salvage.meta, rows, salvage.chained)
+        for name, digest, _ in _files(read_run(new)):
+            if (folder / name).is_file() and file_sha256(folder / name) == digest:
+                write_atomically(new / name, partial(shutil.copyfile, folder / name))
+                saved.append(name)
     lost = []
     if salvage.reason or len(rows) < len(salvage.rows):
         lost.append(f"the ledger from event {len(rows) + 1} on: {salvage.reason or 'out of turn'}")

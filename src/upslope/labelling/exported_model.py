@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upslope.checkpoints import write_safetensors
 from upslope.errors import ConfigError, DataError
 from upslope.files import write_atomically
 from upslope.labelling.extraction import SampleFeatures, extractors, take_features
@@ -75,14 +76,12 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
     if path.suffix == ".onnx":
         write_atomically(path, lambda file: _write_onnx(file, head, features, settings.kind, about))
     elif path.suffix == ".safetensors":
-        from safetensors.torch import save_file
-
         tensors = {
             "weight": head.weight.detach(), "bias": head.bias.detach(),
             "mean": torch.from_numpy(features.mean.copy()),
             "deviation": torch.from_numpy(features.deviation.copy()),
         }  # fmt: skip
-        write_atomically(path, lambda file: save_file(tensors, file, about))
+        write_atomically(path, lambda file: write_safetensors(file, tensors, about))
     else:
         raise ConfigError(f"Expected a model file {' or '.join(SUFFIXES)} but got {path}.")
     return ModelCount(labels, features.method)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import ConfigError, DataError
-from upslope.files import csv_text, disk_errors, make_folder, write_atomically, write_text
+from upslope.files import csv_text, make_folder, new_folder, write_atomically, write_text
 from upslope.labelling.people import MergeMethod, merge_answers
 from upslope.labelling.project import names_of, read_project
 from upslope.labelling.samples import FolderImages, open_samples
@@ -75,7 +75,8 @@ def export_table(project: Path | str, path: Path, merge: MergeMethod = "majority
 def export_folders(
     project: Path | str, folder: Path, merge: MergeMethod = "majority"
 ) -> ExportCount:
-    """Write a folder per class with the images of that class, as data set `folder` reads them.
+    """Write a folder per class with the images of that class, as data set `folder` reads them,
+    all of them or none.
 
     merge: how several people's answers become one label. Files are hard links where the file system
     has them, else copies. Images that were passed or not answered are left out.
@@ -106,9 +107,9 @@ def export_folders(
             f"Expected every labelled image in {samples.root} but {len(gone)} are gone, first "
             f"{gone[0]!r}. Put them back, or export a .csv."
         )
-    with disk_errors(folder):
+    with new_folder(folder) as new:
         for id_, label in labels.items():
-            target = folder / str(names_of(label, settings.classes)) / id_
+            target = new / str(names_of(label, settings.classes)) / id_
             make_folder(target.parent)
             _link(samples.root / id_, target)
     return _count(state, labels, len(labels))
@@ -170,3 +171,5 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copy2(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())

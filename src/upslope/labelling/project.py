@@ -9,6 +9,7 @@ Folder and files can be read by their owner alone. One process at a time writes.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from upslope.errors import DataError, RunError
-from upslope.files import disk_errors, make_folder
+from upslope.files import new_folder
 from upslope.labelling.outlines import canonical
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import OUTLINES, ProjectSettings
@@ -79,13 +80,14 @@ class Project:
                 f"Expected {folder} to be a new or an empty folder but it holds other files. "
                 "Choose another folder for the project: --out FOLDER."
             )
-        with disk_errors(folder):
-            make_folder(folder)
-            folder.chmod(_PRIVATE_FOLDER)
+        with new_folder(folder) as new:
+            new.chmod(_PRIVATE_FOLDER)
             for name in (FORMAT.file, "run.lock", TOKEN):
-                (folder / name).touch(mode=_PRIVATE_FILE)
-            (folder / TOKEN).write_text(secrets.token_urlsafe(32), encoding="ascii")
-        EventLog(folder, FORMAT, {"project": settings.record()}).close()
+                (new / name).touch(mode=_PRIVATE_FILE)
+            (new / TOKEN).write_text(secrets.token_urlsafe(32), encoding="ascii")
+            with (new / TOKEN).open("rb") as file:
+                os.fsync(file.fileno())
+            EventLog(new, FORMAT, {"project": settings.record()}).close()
         return cls(folder)
 
     @property

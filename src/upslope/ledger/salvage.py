@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import RunError
-from upslope.files import from_json, make_folder
+from upslope.files import from_json
 from upslope.ledger.chain import CHAIN, COLUMNS, End, start_of
 from upslope.ledger.log import create_tables, open_to_read, sqlite_errors
 from upslope.ledger.store import FORMAT, META
@@ -84,10 +84,11 @@ def write_ledger(
 ) -> None:
     """Write a new ledger of these events; where they have no chain, one begins after them.
 
+    path: in a folder that exists.
+
     Raises:
         RunError: the disk is full or cannot be written.
     """
-    make_folder(path.parent)
     values = dict(meta)
     if not chained:
         after = rows[-1][0] if rows else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import ConfigError
-from upslope.files import disk_errors
+from upslope.files import disk_errors, make_folder
 from upslope.observers.figures import Figures
 from upslope.progress import Progress
 
@@ -38,7 +38,7 @@ class MLflow:
         if "://" not in address:
             folder = Path(store).absolute()
             with disk_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             address, artifacts = (
                 f"sqlite:///{folder / 'mlflow.db'}",
                 (folder / "artifacts").as_uri(),

@@ -9,7 +9,7 @@ from typing import Any
 
 from upslope.batches import resolve_device
 from upslope.experiment.environment import environment
-from upslope.files import disk_errors, from_json, to_json, write_text
+from upslope.files import disk_errors, from_json, make_folder, to_json, write_text
 from upslope.report.text_tables import markdown_table
 from upslope.reproduction.artefacts import ARTEFACTS
 from upslope.reproduction.output.formats import to_csv, to_latex, to_markdown
@@ -42,7 +42,7 @@ def write_artefact(
     studies = [runner.open(name) for name in result.studies]
     lines = compare_protocols(studies, result.protocol, runner.scale.variant.name, result.seeds)
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_text(folder / "table.csv", to_csv(result.tables))
         write_text(folder / "table.tex", to_latex(result.tables))
         write_text(folder / "table.md", _page(name, result, lines, command))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from upslope.datasets.base import Dataset, place_of
 from upslope.errors import ConfigError, DataError, SelectionError
-from upslope.files import disk_errors, safe_cell, write_atomically
+from upslope.files import safe_cell, write_atomically
 from upslope.pool import Need, PoolView
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.signals import OnCorrupt, compute_signals
@@ -201,8 +201,6 @@ def stream_to_file(
             skipped.extend(dataset.ids[i] for i in part if i not in there)
             yield {"id": [dataset.ids[i] for i in read], **columns}
 
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: _WRITERS[path.suffix](temporary, blocks()))
     return ScoreReport(len(indices) - len(skipped), tuple(skipped))
 

@@ -11,7 +11,8 @@ depend on which other shards there are. A kill loses the shard that was open.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from upslope.datasets.arrow import read_parquet
+from upslope.distributed.engine import compute_batches, current, using
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.files import (
     from_json,
@@ -138,6 +140,15 @@ class ShardScorer:
             SelectionError: a score that is NaN or infinite.
             Interrupted: a stop was requested.
         """
+        return self.write(shard, self.compute(shard, observer, stop))
+
+    def compute(
+        self, shard: Shard, observer: Observer = no_progress, stop: Stop | None = None
+    ) -> pa.Table:
+        """Return the scores of a shard as a table: id and a column for each score.
+
+        Arguments and errors as of `score`.
+        """
         needs = list(dict.fromkeys(n for scorer in self.scores.values() for n in scorer.needs))
         with self.pool.open(shard) as rows:
             if self.storer is not None and not self.storer.is_done(shard):
@@ -167,10 +178,32 @@ class ShardScorer:
                 "tag": shard.tag,
                 "skipped": [rows.ids[i] for i in table.skipped],
             }
-        scores = pa.table(columns).replace_schema_metadata({_METADATA: to_json(facts)})
+        return pa.table(columns).replace_schema_metadata({_METADATA: to_json(facts)})
+
+    def write(self, shard: Shard, scores: pa.Table) -> Path:
+        """Return the file of a shard, once what `compute` returned is written, whole or not at all.
+
+        shard: one of the pool's. scores: its table.
+        """
         path = self.file_of(shard)
         write_atomically(path, lambda temporary: pq.write_table(scores, temporary))
         return path
+
+    def stream(self, batches: Sequence[Tensor]) -> Generator[list[pa.Table]]:
+        """Yield the scores of each batch of shards, by their numbers: work for an engine.
+
+        Raises:
+            RunError: signals are stored too, in a folder that this process does not see.
+        """
+        if self.storer is not None and not self.storer.folder.is_dir():
+            raise RunError(
+                f"Expected every process to see {self.storer.folder}, where each stores signals, "
+                "but one does not. Give a folder of a file system that all machines mount."
+            )
+        for batch in batches:
+            with using(None):  # a shard is not divided again
+                tables = [self.compute(self.pool.shards[number]) for number in batch.tolist()]
+            yield tables
 
     def file_of(self, shard: Shard) -> Path:
         """Return where the scores of a shard are kept."""
@@ -219,10 +252,25 @@ def score_pool(
     scorer.prepare()
     missing, total = scorer.missing(), len(scorer.pool)
     observer(Progress("shards", total - len(missing), total))
-    for done, shard in enumerate(missing, total - len(missing) + 1):
-        scorer.score(shard, stop=stop)
+    for done, _ in enumerate(_score(scorer, missing, stop), total - len(missing) + 1):
         observer(Progress("shards", done, total))
     return join_scores(scorer, new=len(missing), ids_by_shard=ids_by_shard)
+
+
+def _score(scorer: ShardScorer, missing: Sequence[Shard], stop: Stop | None) -> Iterator[Shard]:
+    """Yield each shard that is left, once its scores are written."""
+    if current() is None:
+        for shard in missing:
+            scorer.score(shard, stop=stop)
+            yield shard
+        return
+    batches = [torch.tensor([shard.number]) for shard in missing]
+    with closing(compute_batches(scorer, batches)) as results:
+        for shard, (table,) in zip(missing, results, strict=True):
+            scorer.write(shard, table)
+            yield shard
+            if stop:
+                stop.check()
 
 
 def join_scores(scorer: ShardScorer, new: int = 0, *, ids_by_shard: bool = False) -> PoolReport:

@@ -10,7 +10,7 @@ from shapes alone: results do not depend on what else the machine does.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.heap import give_pages_back, keep_pages
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
@@ -47,10 +48,6 @@ _AVERAGE = 8 << 20
 _BLOCK = 31 << 20
 """Bytes of the largest activation that this allows: malloc has a limit of its own."""
 
-_FEWEST = 4
-"""Samples of a piece that a bound on memory cuts off. Of fewer, a proof runs single samples, for
-which the convolutions of torch unfold their inputs: more memory than the piece saves."""
-
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
 
@@ -66,8 +63,10 @@ def reduce_per_sample(
 
     The model is left as it was found.
     """
-    _keep_pages()
-    with restoring_state(model) as buffers:
+    keep_pages()
+    bounded = options.scratch < SCRATCH
+    heap = give_pages_back() if bounded else contextlib.nullcontext()
+    with heap, restoring_state(model) as buffers:
 
         def record(batch: Batch) -> Recording:
             buffers.renew()  # a piece does not meet what another piece has written
@@ -85,17 +84,6 @@ def reduce_per_sample(
         return rows
 
 
-@functools.cache
-def _keep_pages() -> None:
-    """Let the C library keep what a piece has freed for the next.
-
-    It gives freed pages back to the system, which must clear them anew, beyond twice the size of
-    the largest block that it has seen come and go; and learns from blocks of up to 32 MiB. This one
-    is never touched.
-    """
-    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
-
-
 def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Iterator[Batch]:
     """Yield the batch, cut along the samples; in one piece where nothing is gained by more.
 
@@ -103,7 +91,7 @@ def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Ite
     second does not hold yet make room for what the engine needs beside those of the first.
     """
     most = _most(model, batch, bounded=options.scratch < SCRATCH)
-    slices = list(evenly(batch.n, most)) if batch.n > 2 else []
+    slices = list(evenly(batch.n, most)) if batch.n > 1 else []
     if len(slices) < 2:
         yield batch
         return
@@ -114,7 +102,7 @@ def _most(model: nn.Module, batch: Batch, *, bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
     if any(m.training for m in modules_of(model)):
         return batch.n  # in pieces, random numbers would be drawn in another order
-    limit = max(_FEWEST, (batch.n + 1) // 2) if bounded else batch.n
+    limit = (batch.n + 1) // 2 if bounded else batch.n
     if any(x.device.type != "cpu" for x in batch.tensors):
         return limit  # a GPU has no such caches
     key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)

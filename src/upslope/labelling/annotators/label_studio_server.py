@@ -110,14 +110,19 @@ def start(
             env={**os.environ, **_settings(folder, images)},
         )  # fmt: skip
     deadline = time.monotonic() + _START_SECONDS
-    while not _answers(access.url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            raise RunError(
-                f"Expected Label Studio to start at {access.url} but it did not. Its words are in "
-                f"{log}; another program may have the port: remove {folder / ACCESS} for a new one."
-            )
-        time.sleep(0.3)
+    try:
+        while not _answers(access.url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RunError(
+                    f"Expected Label Studio to start at {access.url} but it did not. Its words are "
+                    f"in {log}; another program may have the port: remove {folder / ACCESS} for a "
+                    "new one."
+                )
+            time.sleep(0.3)
+    except BaseException:  # Ctrl-C too: nobody else would end it
+        process.kill()
+        process.wait()
+        raise
     return access, process
 
 

@@ -21,6 +21,7 @@ from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.kernels.conv.gradients import Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
+from upslope.gradnorm.torch_faults import is_unfolded, twice
 
 ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""
@@ -65,9 +66,12 @@ class Convolution(Kernel):
         # `torch.convolution` wants a bias of the weight's type.
         bias = None if self.bias is None else self.bias.to(weight.dtype)
         s, p, d, groups = self.geometry
-        return torch.convolution(
-            x, weight, bias, s, p, d, self.transposed, self.output_padding, groups
-        )
+        alone = is_unfolded(x)
+        y = torch.convolution(
+            twice(x) if alone else x, weight, bias,
+            s, p, d, self.transposed, self.output_padding, groups,
+        )  # fmt: skip
+        return y[:1] if alone else y
 
     def channels_last_weight(self) -> Tensor:
         """Return the weight in channels-last order, from which the library makes its own layout.
@@ -84,11 +88,12 @@ class Convolution(Kernel):
         """Return the gradients of the inputs; see `Kernel`."""
         x, weight = inputs[0], self.channels_last_weight()
         s, p, d, groups = self.geometry
+        alone = is_unfolded(x)
         gradient: Tensor = torch.ops.aten.convolution_backward(
-            g, x, weight, None, s, p, d,
+            twice(g) if alone else g, twice(x) if alone else x, weight, None, s, p, d,
             self.transposed, self.output_padding, groups, (True, False, False),
         )[0]  # fmt: skip
-        return (gradient,)
+        return (gradient[:1] if alone else gradient,)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
