@@ -60,12 +60,12 @@ class Call:
 
         The model is as it was once the block is left.
         """
-        with restoring_state(self.model) as buffers:
+        with restoring_state(self.model) as state:
 
             def record() -> Iterator[Recording]:
                 for microbatch in microbatches(self.model, self.batch, self.options):
-                    buffers.renew()  # a microbatch does not meet what another one has written
-                    yield Recording(self.model, microbatch, self.weights, self.options)
+                    state.renew()  # a microbatch does not meet what another one has written
+                    yield Recording(self.model, microbatch, self.weights, self.options, state)
 
             yield record()
 

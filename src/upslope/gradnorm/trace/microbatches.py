@@ -66,11 +66,11 @@ def reduce_per_sample(
     keep_pages()
     bounded = options.scratch < SCRATCH
     heap = give_pages_back() if bounded else contextlib.nullcontext()
-    with heap, restoring_state(model) as buffers:
+    with heap, restoring_state(model) as state:
 
         def record(batch: Batch) -> Recording:
-            buffers.renew()  # a piece does not meet what another piece has written
-            return Recording(model, batch, weights, options)
+            state.renew()  # a piece does not meet what another piece has written
+            return Recording(model, batch, weights, options, state)
 
         own = list(microbatches(model, batch, options))
         if len(own) > 1 and is_label_free(loss):
