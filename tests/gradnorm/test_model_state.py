@@ -289,3 +289,49 @@ def test_a_recurrent_state_in_an_attribute_is_the_one_before_the_call() -> None:
         return h * m.state
 
     assert_exact_and_unchanged(Between(middle, state=torch.ones((), dtype=D)))
+
+
+class Centre(nn.Module):
+    """A loss with a moving average in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(3, dtype=D))
+        self.calls = 0
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        self.centre = 0.9 * self.centre + 0.1 * outputs.detach().mean(0)
+        self.calls += 1
+        return squares(outputs) * self.calls
+
+
+centre = Centre()
+
+
+@pytest.mark.parametrize("kind", ["module", "closure", "global", "object"])
+def test_a_loss_that_holds_a_module_finds_its_state_again(kind) -> None:
+    own = centre if kind == "global" else Centre()
+    holder = SimpleNamespace(part={"loss": own})
+    loss = {
+        "module": own,
+        "closure": lambda out: own(out),
+        "global": lambda out: centre(out),
+        "object": lambda out: holder.part["loss"](out),
+    }[kind]
+    model, x, before = Between(lambda _, h: h), batch(), own.centre
+    truth = right(model, x)
+    for _ in range(2):
+        assert relative_error(gradient_norms(model, x, loss), truth) < 1e-9
+        assert own.centre is before
+        assert not before.any()
+        assert own.calls == 0
+
+
+def test_hooks_see_the_whole_batch_last() -> None:
+    features: dict[str, Tensor] = {}
+    model, x = Between(lambda _, h: h), batch()
+    model.first.register_forward_hook(lambda m, given, out: features.update(h=out.detach()))
+    for _ in range(3):
+        features.clear()
+        gradient_norms(model, x, squares)
+        assert torch.allclose(features["h"], nn.functional.linear(x, *model.first.parameters()))

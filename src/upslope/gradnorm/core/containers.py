@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -33,25 +33,29 @@ _DEPTH = 4
 class Walk:
     """All containers and tensors that can be reached from some modules.
 
-    modules: the roots. The names of what PyTorch keeps in a module stay closed, as hooks belong to
-    the caller and change in no pass.
+    modules: the roots. apart_from: modules that stay closed, with their tensors. The names under
+    which PyTorch keeps hooks stay closed, as these belong to the caller and change in no pass.
     """
 
-    def __init__(self, *modules: nn.Module):
+    def __init__(self, *modules: nn.Module, apart_from: Iterable[nn.Module] = ()):
         self.holders: list[Holder] = []
         self.tensors: dict[int, Tensor] = {}
         self.modules: list[nn.Module] = []
         self._seen: set[int] = set()
+        for module in apart_from:
+            self._seen.add(id(module))
+            held = (*module._parameters.values(), *module._buffers.values())
+            self._seen.update(id(tensor) for tensor in held if tensor is not None)
         for module in modules:
             self._visit(module, _DEPTH)
 
     def _visit(self, value: Any, depth: int, *, in_object: bool = False) -> None:
         if type(value) in _ATOMS:
             return
+        if id(value) in self._seen or isinstance(value, _CLOSED):
+            return
         if isinstance(value, Tensor):
             self.tensors.setdefault(id(value), value)
-            return
-        if id(value) in self._seen or isinstance(value, _CLOSED):
             return
         if isinstance(value, nn.Module):
             self._seen.add(id(value))
@@ -61,6 +65,7 @@ class Walk:
 
     def _visit_module(self, module: nn.Module) -> None:
         self.modules.append(module)
+        # Past `__getattr__` of the module: a lookup there costs as much as all that follows.
         attributes = vars(module)
         self.holders.append(Holder(attributes))
         for name, value in attributes.items():
@@ -101,7 +106,7 @@ class Walk:
 
 
 class Holder:
-    """A dict, and what it held."""
+    """A dict, and the entries that it held."""
 
     def __init__(self, held: Any):
         self.held = held
@@ -157,7 +162,7 @@ class _List(Holder):
 
 
 class _Set(Holder):
-    """A set, and what it held."""
+    """A set, and the entries that it held."""
 
     def __init__(self, held: set[Any]):
         super().__init__(held)

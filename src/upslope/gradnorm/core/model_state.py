@@ -40,11 +40,12 @@ _written: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = WeakKeyDictio
 class ModelState:
     """What modules keep, as it is now.
 
-    model: the network, or a loss that is a module. others: modules beside it.
+    model: the network, or a loss that is a module. others: modules beside it. apart_from: modules
+    that are no part of it, with their tensors.
     """
 
-    def __init__(self, model: nn.Module, *others: nn.Module):
-        walk = Walk(model, *others)
+    def __init__(self, model: nn.Module, *others: nn.Module, apart_from: Iterable[nn.Module] = ()):
+        walk = Walk(model, *others, apart_from=apart_from)
         self._holders = walk.holders
         self._modules = walk.modules
         plain = [t for t in walk.tensors.values() if has_memory(t)]
@@ -64,6 +65,10 @@ class ModelState:
         self._watch_only([s for s in stretches if s.parameters and not self._is_copied(s)])
         copy_bytes(self._copied)
         self._has_replaced = False
+        self.passes = 0
+        """How many passes have begun."""
+        self.last_size = 0
+        """How many samples the last of them had."""
         self._ends: dict[int, Tensor] = {}
         """What the first pass left in parameters that are written and require a gradient."""
         self._refused: set[int] = set()
@@ -73,10 +78,18 @@ class ModelState:
         return self._learns or any(id(p) in self._known for p in stretch.parameters)
 
     @contextlib.contextmanager
-    def one_pass(self) -> Iterator[None]:
-        """Enter a pass: it starts from what the modules kept at first, and shows what it writes."""
+    def one_pass(self, size: int) -> Iterator[None]:
+        """Enter a pass: it starts from what the modules kept at first, and shows what it writes.
+
+        size: the number of its samples.
+        """
         self.renew()
+        self.passes, self.last_size = self.passes + 1, size
         yield
+        self.end_pass()
+
+    def end_pass(self) -> None:
+        """After a pass: see what it has written."""
         self._learn()
         self._compare_ends()
 
@@ -138,6 +151,7 @@ class ModelState:
         if not self._learns:
             return
         self._learns = False
+        # What was not written gives its copy back: it was there for one pass.
         kept, untouched = [], []
         for stretch in self._copied:
             if stretch.parameters and not (stretch.has_moved() or stretch.has_other_values()):
@@ -171,6 +185,7 @@ class ModelState:
             moved += [s for s, a, b in few if id(s) not in ids and not torch.equal(a, b)]
         if not moved:
             return
+        # They are known from now on, so that the next call begins with a copy of them.
         for stretch in moved:
             ids = {id(p) for p in stretch.parameters}
             self._known |= ids
@@ -236,7 +251,7 @@ class _Odd:
         return {id(self.original): self.now}
 
     def restore(self) -> None:
-        """Let it hold what it held."""
+        """Let the holder hold again what it held."""
         if _version(self.original) != self._first:
             self.original.copy_(self._before)
         self.now, self._version = self.original, _version(self.original)

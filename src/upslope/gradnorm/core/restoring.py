@@ -107,7 +107,7 @@ def restoring_state(model: nn.Module) -> Iterator[ModelState]:
             torch.inference_mode(False),
             torch.enable_grad(),
             _uncompiled(),
-            _restored(ModelState(model)) as state,
+            restored(ModelState(model)) as state,
         ):
             yield state
     finally:
@@ -116,7 +116,7 @@ def restoring_state(model: nn.Module) -> Iterator[ModelState]:
 
 
 @contextlib.contextmanager
-def _restored(state: ModelState) -> Iterator[ModelState]:
+def restored(state: ModelState) -> Iterator[ModelState]:
     """Put the state back in the end; what the model itself raises comes before our refusals."""
     try:
         yield state
@@ -139,5 +139,5 @@ def _uncompiled() -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
     """Run the model for the engine's own purposes: state and random numbers stay as they are."""
-    with _restored(ModelState(model)), RandomState(model).replayed(), _uncompiled():
+    with restored(ModelState(model)), RandomState(model).replayed(), _uncompiled():
         yield

@@ -82,12 +82,14 @@ class BatchRun:
         return max(floating, key=lambda t: torch.finfo(t).eps, default=torch.float32)
 
     @contextlib.contextmanager
-    def forward_pass(self) -> Iterator[None]:
+    def forward_pass(self, batch: Batch) -> Iterator[None]:
         """Enter a pass: all start from the same state and random numbers; the first draws them.
 
         Only the first pass moves the generators of the caller, as one call of the model would.
+
+        batch: what the model is run on.
         """
-        with self._state.one_pass():
+        with self._state.one_pass(batch.n):
             if self._has_drawn:
                 with self._random.replayed():
                     yield
@@ -124,5 +126,5 @@ class BatchRun:
                 own = clone_rows(tensor)  # for a model may write into what it is given
             return watch.mark(own) if watch is not None and per_sample else own
 
-        with self.forward_pass(), exact_batch_norm(), watch or contextlib.nullcontext():
+        with self.forward_pass(batch), exact_batch_norm(), watch or contextlib.nullcontext():
             return call(self.model, batch.map(take))
