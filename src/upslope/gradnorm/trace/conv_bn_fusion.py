@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.model_io import modules_of
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.weights import Weights

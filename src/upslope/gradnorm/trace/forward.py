@@ -20,11 +20,12 @@ from upslope.gradnorm.core.model_io import (
     check_losses,
     clone_rows,
     copy_objects,
+    modules_of,
     tensors_in,
 )
 from upslope.gradnorm.core.program import switches_of
 from upslope.gradnorm.core.reductions import ReducingListener, Reduction
-from upslope.gradnorm.core.restoring import modules_of, without_traces
+from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener, Tape
 from upslope.gradnorm.losses import identify

@@ -30,8 +30,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
+from upslope.gradnorm.core.model_io import modules_of
 from upslope.gradnorm.core.program import Program, name_of
-from upslope.gradnorm.core.restoring import modules_of
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
 from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
