@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk
+from upslope.gradnorm.core.old_memory import OldMemoryWatch
 from upslope.gradnorm.core.state_memory import Stretch, has_memory, stretches_of
 
 _SMALL = 1 << 20
@@ -57,6 +58,7 @@ class ModelState:
             if id(t) not in ids and t.numel() and not nn.parameter.is_lazy(t)
         ]
         stretches = stretches_of(plain)
+        self._requires = {id(p): p.requires_grad for s in stretches for p in s.parameters}
         key = torch.is_grad_enabled(), _flags(walk.modules)
         known = _written.setdefault(model, {})
         self._learns = key not in known
@@ -73,6 +75,8 @@ class ModelState:
         """What the first pass left in parameters that are written and require a gradient."""
         self._refused: set[int] = set()
         """Parameters whose values are gone, or that samples decide on."""
+        self._hidden: set[int] = set()
+        """Tensors that were read though others stood for them."""
 
     def _is_copied(self, stretch: Stretch) -> bool:
         return self._learns or any(id(p) in self._known for p in stretch.parameters)
@@ -85,7 +89,14 @@ class ModelState:
         """
         self.renew()
         self.passes, self.last_size = self.passes + 1, size
-        yield
+        old = {s.address: s for s in self._copied if s.now is not s.own and s.is_exchanged}
+        if old:
+            with OldMemoryWatch(old) as watch:
+                yield
+            for address in watch.read:
+                self._hidden |= {id(at.original) for at in old[address].looking}
+        else:
+            yield
         self.end_pass()
 
     def end_pass(self) -> None:
@@ -109,8 +120,16 @@ class ModelState:
                 self._has_replaced = True
                 self._expect(instead)
             self._watch()
+            self._put_back_flags()
             for holder in self._holders:
                 holder.put_back()
+
+    def _put_back_flags(self) -> None:
+        """A model may freeze a layer while it runs: it begins and ends as it was."""
+        for stretch in (*self._copied, *self._watched):
+            for p in stretch.parameters:
+                if p.requires_grad != self._requires[id(p)]:
+                    p.requires_grad_(not p.requires_grad)
 
     def _expect(self, instead: dict[int, Tensor]) -> None:
         # Of what has not changed just now, the last copy stands.
@@ -127,7 +146,8 @@ class ModelState:
         """At the end: the caller's own tensors are back, and hold what they held.
 
         Raises:
-            GradientNormError: the values of a parameter are gone, or samples decide on them.
+            GradientNormError: the values of a parameter are gone, or samples decide on them; or a
+        tensor is held where it cannot be exchanged.
         """
         with torch.inference_mode(False):
             self._learn()
@@ -142,8 +162,11 @@ class ModelState:
             for holder in self._holders:
                 holder.put_back()
             self._has_replaced = False
+            self._put_back_flags()
         if self._refused:
             raise self._refusal()
+        if self._hidden:
+            raise self._hidden_refusal()
 
     @torch.no_grad()
     def _learn(self) -> None:
@@ -200,9 +223,24 @@ class ModelState:
     def _watch_only(self, stretches: list[Stretch]) -> None:
         self._watched, self._few = stretches, _few_of(stretches)
 
+    def _names_of(self, ids: Iterable[int]) -> list[str]:
+        modules = self._modules[::-1]
+        pairs = ((*m.named_parameters(), *m.named_buffers()) for m in modules)
+        known = {id(tensor): name for own in pairs for name, tensor in own}
+        return sorted(known.get(i, "a tensor in an attribute") for i in ids)
+
+    def _hidden_refusal(self) -> GradientNormError:
+        names = self._names_of(self._hidden)
+        self._hidden = set()
+        return GradientNormError(
+            f"Expected tensors that a forward pass writes to be held by modules alone but "
+            f"{names[:3]} are read from elsewhere as well: a closure, a global name, an object "
+            "with slots. There they cannot be put back before every pass. Read them from the "
+            "module (`self.name`)."
+        )
+
     def _refusal(self) -> GradientNormError:
-        known = {id(p): name for m in self._modules[::-1] for name, p in m.named_parameters()}
-        names = sorted(known.get(i, "a parameter") for i in self._refused)
+        names = self._names_of(self._refused)
         self._refused = set()
         return GradientNormError(
             f"Expected a forward pass that leaves the parameters as they are, or writes the same "
