@@ -26,13 +26,8 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.old_memory import OldMemoryWatch
+from upslope.gradnorm.core.state_copies import OddTensor, are_same, changed, copy_bytes, few_of
 from upslope.gradnorm.core.state_memory import Stretch, has_memory, stretches_of
-
-_SMALL = 1 << 20
-"""Bytes up to which stretches are compared all at once: calls cost more than the copy."""
-
-_SEEN_OF_EACH = 16
-"""Numbers of each parameter that are watched."""
 
 _written: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = WeakKeyDictionary()
 """model -> mode and flags -> the parameters (by `id`) that a pass writes."""
@@ -53,7 +48,7 @@ class ModelState:
         ids = {id(t) for t in plain}
         # Sparse tensors and their like have no memory that could be compared.
         self._odd = [
-            _Odd(t)
+            OddTensor(t)
             for t in walk.tensors.values()
             if id(t) not in ids and t.numel() and not nn.parameter.is_lazy(t)
         ]
@@ -202,8 +197,8 @@ class ModelState:
     def _watch(self, *, by_values: bool = False) -> None:
         """Take note of parameters that are written for the first time, without a copy."""
         moved = [stretch for stretch in self._watched if stretch.has_moved()]
-        if by_values and not _same(self._few, _few_of(self._watched)):
-            few = zip(self._watched, _few_of(self._watched), self._few, strict=True)
+        if by_values and not are_same(self._few, few_of(self._watched)):
+            few = zip(self._watched, few_of(self._watched), self._few, strict=True)
             ids = {id(stretch) for stretch in moved}
             moved += [s for s, a, b in few if id(s) not in ids and not torch.equal(a, b)]
         if not moved:
@@ -221,7 +216,7 @@ class ModelState:
         self._watch_only([s for s in self._watched if s.before is None])
 
     def _watch_only(self, stretches: list[Stretch]) -> None:
-        self._watched, self._few = stretches, _few_of(stretches)
+        self._watched, self._few = stretches, few_of(stretches)
 
     def _names_of(self, ids: Iterable[int]) -> list[str]:
         modules = self._modules[::-1]
@@ -249,90 +244,6 @@ class ModelState:
             "statistic (`requires_grad_(False)`) or keep it in a buffer: both are put back before "
             "every pass. Where it was written for the first time, the next call will put it back."
         )
-
-
-def _few_of(stretches: Iterable[Stretch]) -> list[Tensor]:
-    """Return a few numbers of each stretch of memory, as bytes."""
-    few = []
-    for stretch in stretches:
-        own = stretch.own.clone() if len(stretch.own) <= 8 * _SEEN_OF_EACH else stretch.own
-        if len(own) > 8 * _SEEN_OF_EACH:
-            longs = own[: len(own) // 8 * 8].view(torch.int64)
-            own = longs[:: len(longs) // _SEEN_OF_EACH].clone().view(torch.uint8)
-        few.append(own)
-    return few
-
-
-def _same(first: list[Tensor], second: list[Tensor]) -> bool:
-    """Whether two lists of bytes are the same: one question for each device."""
-    devices = {t.device for t in first}
-    pairs = (
-        [torch.cat([t for t in own if t.device == d]) for own in (first, second)] for d in devices
-    )
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
-class _Odd:
-    """A tensor without plain memory: sparse, nested, quantised. It is compared by its version."""
-
-    def __init__(self, original: Tensor):
-        self.original = self.now = original
-        self._before = original.detach().clone()
-        self._first = self._version = _version(original)
-
-    def replace(self) -> dict[int, Tensor]:
-        """Return what stands for it from now on, if it was written to."""
-        if _version(self.now) == self._version:
-            return {}
-        self.now = self._before.clone()
-        self._version = _version(self.now)
-        return {id(self.original): self.now}
-
-    def restore(self) -> None:
-        """Let it hold what it held."""
-        if _version(self.original) != self._first:
-            self.original.copy_(self._before)
-        self.now, self._version = self.original, _version(self.original)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def copy_bytes(stretches: Iterable[Stretch]) -> None:
-    """Copy what stretches of memory hold."""
-    for small, large in _by_device(stretches):
-        for stretch in large:
-            stretch.before = stretch.own.clone()
-        if small:
-            joined = torch.cat([stretch.own for stretch in small])
-            parts = torch.split(joined, [len(stretch.own) for stretch in small])
-            for stretch, part in zip(small, parts, strict=True):
-                stretch.before = part
-
-
-def changed(stretches: Iterable[Stretch]) -> list[Stretch]:
-    """Return the stretches of memory that were written to."""
-    written = [stretch for stretch in stretches if stretch.has_moved()]
-    ids = {id(stretch) for stretch in written}
-    for small, large in _by_device(s for s in stretches if id(s) not in ids):
-        written += [stretch for stretch in large if stretch.has_other_values()]
-        if small:
-            now = torch.cat([stretch.now for stretch in small])
-            before = torch.cat([stretch.before for stretch in small if stretch.before is not None])
-            # One question for all: on a GPU each costs a round trip.
-            if not torch.equal(now, before):
-                written += [stretch for stretch in small if stretch.has_other_values()]
-    return written
-
-
-def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:
-    """The small and the large stretches of memory of each device."""
-    devices: dict[torch.device, tuple[list[Stretch], list[Stretch]]] = {}
-    for stretch in stretches:
-        small, large = devices.setdefault(stretch.own.device, ([], []))
-        (small if len(stretch.own) <= _SMALL else large).append(stretch)
-    return devices.values()
 
 
 def _exchange(value: Any, instead: dict[int, Tensor]) -> Any:
