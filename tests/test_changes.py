@@ -17,7 +17,7 @@ from upslope import report, strategies
 from upslope.comparison import compare
 from upslope.errors import ConfigError, RunError, SelectionError
 from upslope.experiment import Experiment, ExperimentSettings
-from upslope.experiment.changes import _decoded, _encoded, _hashes
+from upslope.experiment.changes import _decode, _encode, _hashes
 from upslope.ledger import read_run
 from upslope.ledger.status import lines, status
 from upslope.training import TrainingSettings
@@ -187,7 +187,7 @@ def test_images_stay_normalised_as_the_run_began(start: Any) -> None:
 def test_hashes_of_ids_are_read_back() -> None:
     found = _hashes([f"id-{i}" for i in range(1000)])
     assert len(set(found.tolist())) == 1000
-    assert (_decoded(_encoded(found)) == found).all()
+    assert (_decode(_encode(found)) == found).all()
 
 
 @pytest.mark.parametrize("name", ["waiting", "finished"])

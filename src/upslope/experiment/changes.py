@@ -78,7 +78,7 @@ class Opening:
             if name == "cycles" and now < before:
                 shrinking[key] = (before, now)
         refuse(shrinking, self.folder)
-        return Event("extended", cycle, _changed(growing))
+        return Event("extended", cycle, _values_before_and_now(growing))
 
     def _pool(self, differences: Differences, state: State, cycle: int) -> Event:
         ids = self.pool.ids
@@ -87,17 +87,17 @@ class Opening:
         if state.pool is None and changes:
             # An earlier version did not record the ids, so that new ones cannot be told.
             refuse(changes, self.folder)
-        before = now if state.pool is None else _decoded(state.pool["ids"])
+        before = now if state.pool is None else _decode(state.pool["ids"])
         self._check_removed(state)
         return Event(
             "pool",
             cycle,
             {
-                **_changed(changes),
+                **_values_before_and_now(changes),
                 "added": len(np.setdiff1d(now, before)),
                 "removed": len(np.setdiff1d(before, now)),
                 "ids_sha256": json_digest(list(ids)),
-                "ids": _encoded(now),
+                "ids": _encode(now),
             },
         )
 
@@ -196,7 +196,7 @@ def with_statistics(task: Task, info: Mapping[str, Any], state: State) -> Task:
     return same
 
 
-def _changed(differences: Differences) -> dict[str, Any]:
+def _values_before_and_now(differences: Differences) -> dict[str, Any]:
     return {
         "config": {key: now for key, (_, now) in differences.items()},
         "before": {key: before for key, (before, _) in differences.items()},
@@ -209,9 +209,9 @@ def _hashes(ids: Sequence[str]) -> Hashes:
     return np.sort(np.frombuffer(data, dtype=">u8").astype(np.uint64))
 
 
-def _encoded(hashes: Hashes) -> str:
+def _encode(hashes: Hashes) -> str:
     return base64.b64encode(hashes.astype(">u8").tobytes()).decode()
 
 
-def _decoded(text: str) -> Hashes:
+def _decode(text: str) -> Hashes:
     return np.frombuffer(base64.b64decode(text), dtype=">u8").astype(np.uint64)

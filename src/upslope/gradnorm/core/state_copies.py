@@ -58,7 +58,7 @@ class OddTensor:
         return {id(self.original): self.now}
 
     def restore(self) -> None:
-        """Let it hold what it held."""
+        """Let the tensor hold again what it held."""
         if _version(self.original) != self._first:
             self.original.copy_(self._before)
         self.now, self._version = self.original, _version(self.original)
