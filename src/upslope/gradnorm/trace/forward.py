@@ -20,6 +20,7 @@ from upslope.gradnorm.core.model_io import (
     check_losses,
     clone_rows,
     copy_objects,
+    refuse_outputs_without_rows,
     tensors_in,
 )
 from upslope.gradnorm.core.program import switches_of
@@ -83,6 +84,7 @@ class Forward:
             run.types = self.tape.types
             try:
                 run.outputs = self._call()
+                refuse_outputs_without_rows(run.outputs)
                 fusion.check(tensors_in(run.outputs))
                 self._identity = self._interceptor.program.identity
                 self._is_recorded = True
