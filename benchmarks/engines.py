@@ -133,7 +133,7 @@ def by_torchrun(n: int, rounds: int) -> dict[str, Any]:
 
 
 def by_plain(n: int, rounds: int) -> None:
-    """Tell what two programs that know nothing of each other score beside one: no engine can more."""
+    """Tell what two programs side by side score beside one: no engine can do more."""
     command = [sys.executable, __file__, "rank", "--samples", str(n)]
     shares = []
     for _ in range(rounds):
