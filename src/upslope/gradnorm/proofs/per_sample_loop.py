@@ -316,7 +316,7 @@ def pull_back(
     gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
     # Such a checkpoint runs `backward` itself, and refuses `torch.autograd.grad`.
     if _has_reentrant_checkpoint(outputs):
-        return _accumulated(outputs, gradients, parameters)
+        return _accumulate(outputs, gradients, parameters)
     return torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True)
 
 
@@ -334,7 +334,7 @@ def _has_reentrant_checkpoint(outputs: Sequence[Tensor]) -> bool:
     return False
 
 
-def _accumulated(
+def _accumulate(
     outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """As `pull_back`, through `.grad`: reentrant checkpoints know no other way."""
