@@ -165,6 +165,17 @@ def test_new_samples_are_chosen_and_shares_are_of_the_first_pool(start: Any) -> 
     assert any(int(i[1:]) >= 100 for i in result.labels)
 
 
+def test_another_test_set_is_refused_also_of_as_many_samples(start: Any) -> None:
+    test = Part(list(range(30)))
+    with start(splits=replace(splits(), test=test)) as run:
+        run.ask()
+    with start(splits=replace(splits(), test=Part(list(range(30))))) as run:
+        assert run.changes == []
+    for other in (range(1, 31), range(29)):
+        with pytest.raises(RunError, match="30 test samples with which"):
+            start(splits=replace(splits(), test=Part(list(other))))
+
+
 def test_samples_may_go_unless_they_were_asked(start: Any) -> None:
     with start(splits=part(range(200))) as run:
         asked = {int(i[1:]) for i in run.ask()}

@@ -36,11 +36,12 @@ Hashes = NDArray[np.uint64]
 class Opening:
     """A run as it is opened now, to be reconciled with what its ledger says.
 
-    pool: the data set as it is now. settings: as given now.
+    pool, test: the data sets as they are now. settings: as given now.
     """
 
     folder: Path
     pool: Dataset
+    test: Dataset
     settings: ExperimentSettings
     changes: list[Change] = field(default_factory=list, init=False)
     """What `reconcile` found changed."""
@@ -55,6 +56,7 @@ class Opening:
             SelectionError: more labels than the pool has.
         """
         self._check_data(info)
+        self._check_test(info)
         self._check_backbone(info, differences)
         refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
         before = differences.get("samples.pool", (len(self.pool), None))[0]
@@ -128,6 +130,18 @@ class Opening:
             },
             self.folder,
         )
+
+    def _check_test(self, info: Mapping[str, Any]) -> None:
+        """The test set stays, also where another one has as many samples."""
+        before = info.get("test_ids_sha256")
+        if before is not None and before != json_digest(list(self.test.ids)):
+            raise RunError(
+                f"Expected the {info['test']:,} test samples with which the run in {self.folder} "
+                f"began but the {len(self.test):,} there are now are others. A test set that is "
+                "drawn, as by `data.test_share`, is drawn from all samples, so that new ones "
+                "change it. Take those out again, or begin a run whose test samples are set apart: "
+                "in a folder, or by a column `split`."
+            )
 
     def _check_backbone(self, info: Mapping[str, Any], differences: Differences) -> None:
         """Features come from a network that computes what it computed when the run began."""
