@@ -81,6 +81,8 @@ class StatisticsWatch(TorchFunctionMode):
         self.log: list[tuple[str, tuple[Any, ...]]] = []
         self.depends_on_dimensions = False
         """Whether any operator could have made a statistic, had dimensions counted samples."""
+        self.leaves = False
+        """Whether a number of samples leaves for Python, and may decide there what is run."""
         self.operator: str | None = None
         """The first operator in which a statistic meets a sample."""
 
@@ -103,6 +105,11 @@ class StatisticsWatch(TorchFunctionMode):
         """The sample of each entry of a tensor that holds samples, where it is known."""
         known = marks_of(tensor).statistic
         return known[2] if known is not None and self._read(tensor) == _SAMPLE else None
+
+    def _steers(self, index: Any) -> bool:
+        """Whether a statistic says which entries are taken; single numbers leave (`steering`)."""
+        tensors = (x for x in tree_flatten(index)[0] if isinstance(x, Tensor))
+        return any(x.dim() > 0 and self._read(x) == _STATISTIC for x in tensors)
 
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
@@ -131,6 +138,7 @@ class StatisticsWatch(TorchFunctionMode):
         place = len(self.log)
         self.log.append((name, shapes))
         if name in LEAVING or name in UNREADABLE or name in CREATING:
+            self.leaves = True
             return out
         kind = self._kind_of(name, args, kwargs, given, marks, place)
         if kind is not None:
@@ -190,6 +198,8 @@ class StatisticsWatch(TorchFunctionMode):
         self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
     ) -> str | None:
         if name == "__getitem__":  # an index chooses; what it is made of is not in the entries
+            if self._steers(args[1:]):
+                self.operator = self.operator or name
             return marks[0] if given and given[0] is args[0] else None
         if name in TYPING:
             return marks[0] if name.endswith(("_as", "to")) else None
