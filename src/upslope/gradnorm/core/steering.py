@@ -21,6 +21,9 @@ from upslope.gradnorm.core.tensor_marks import mark, marks_of
 _EXTREMES = frozenset({"all", "amax", "amin", "any", "max", "min"})
 """Reductions that are the same for many copies of one sample as for one."""
 
+_UNANIMOUS = {"all": True, "any": False}
+"""What is said of all samples together only if it is said of each."""
+
 _BY_ENTRY = frozenset(
     {
         "__add__", "__eq__", "__floordiv__", "__ge__", "__gt__", "__invert__", "__le__", "__lt__",
@@ -48,6 +51,8 @@ class Steering:
         own = marks_of(first).own_numbers
         if own is not None and name in _BY_ENTRY:
             mark(out).own_numbers = func(own, *args[1:], **kwargs)
+        elif name in _UNANIMOUS and bool(out) is _UNANIMOUS[name]:
+            mark(out).own_numbers = out.expand(self._n)
         elif name in _EXTREMES and len(args) == 1 and not kwargs and self._is_in_front(first):
             whole = first.detach().reshape(self._n, -1)
             if whole.shape[1] > 0:

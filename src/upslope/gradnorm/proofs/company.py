@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
+from torch import Tensor
 
-from upslope.gradnorm.core.model_io import Loss
+from upslope.errors import GradientNormError
+from upslope.gradnorm.core.model_io import Loss, tensors_in
 from upslope.gradnorm.core.steering import Steering
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.kernel_results import ProofFailed
+from upslope.gradnorm.proofs.mixing import compare_outputs, run_without_others
 from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs
 from upslope.gradnorm.proofs.proof import run_without_company
 
@@ -47,9 +50,20 @@ def check_steered(
     if not groups:
         return seen
     shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
-    if shares is None:
-        raise ProofFailed("numbers of other samples steer the model, and the loss cannot be cut off")
     with torch.no_grad():
-        for rows in groups.values():
-            run_without_company(run, loss, shares, torch.tensor(rows))
+        for rows in map(torch.tensor, groups.values()):
+            if shares is not None:
+                run_without_company(run, loss, shares, rows)
+            else:  # the loss cannot be cut off: of the outputs it may look at all
+                _compare(run, rows)
     return seen
+
+
+def _compare(run: BatchRun, rows: Tensor) -> None:
+    company, outputs = run_without_others(run, rows)
+    if not any(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs)):
+        raise ProofFailed("numbers of other samples steer the model, whose outputs are closed")
+    try:
+        compare_outputs(run, outputs, company)
+    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+        raise ProofFailed("numbers of other samples steer the model") from error
