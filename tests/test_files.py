@@ -15,13 +15,14 @@ import pytest
 from upslope.comparison.handover import handed_over
 from upslope.errors import RunError
 from upslope.files import (
+    csv_text,
     new_folder,
     read_digested_json,
     to_json,
     write_digested_json,
     write_text,
 )
-from upslope.report.text_tables import csv_text, markdown_table
+from upslope.report.text_tables import markdown_table
 
 
 def test_json_has_null_in_place_of_what_is_no_number() -> None:

@@ -117,7 +117,7 @@ class Forward:
         run = self._run
         # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
         no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
-        with run.forward_pass(), no_hooks, self._interceptor:
+        with run.forward_pass(run.batch), no_hooks, self._interceptor:
             return call(run.model, run.batch.map(self._taken))
 
     def _taken(self, tensor: Tensor, per_sample: bool) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layout import Layout
 from upslope.gradnorm.core.model_io import Batch, Loss
+from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import Reduction, SquaredNorms
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
@@ -44,11 +45,18 @@ class Recording:
     """A model on one microbatch: its outputs, and reductions of its per-sample gradients.
 
     model: the network. batch: the samples. weights: what is differentiated by. options: how to
-    compute.
+    compute. state: what every pass of the model starts from.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, weights: Weights, options: ComputeOptions):
-        self.run = BatchRun(model, batch, weights, options)
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        weights: Weights,
+        options: ComputeOptions,
+        state: ModelState,
+    ):
+        self.run = BatchRun(model, batch, weights, options, state)
         self.n, self.weights = batch.n, weights
         self._memory = memory_of(model)
         self._ladder = Ladder()
@@ -231,7 +239,9 @@ class Recording:
             model = copy.deepcopy(run.model).double()
             names = set(run.weights.parameters)
             own = {name: p for name, p in model.named_parameters() if name in names}
-            record = Recording(model, run.batch.double(), Weights(own), run.options)
+            record = Recording(
+                model, run.batch.double(), Weights(own), run.options, ModelState(model)
+            )
             reduced = record.run_or_fall_back(lambda: record._reduce(SquaredNorms(), loss, True))
             return reduced is not None
         except GradientNormError:
