@@ -16,6 +16,10 @@ from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.parameters import Parameters, select_of_batch
+from upslope.gradnorm.trace.input_checks import (
+    refuse_inputs_of_parameters,
+    refuse_written_twins,
+)
 from upslope.gradnorm.trace.last_pass import showing_batch_last
 from upslope.gradnorm.trace.microbatches import microbatches, reduce_per_sample
 from upslope.gradnorm.trace.recording import Recording
@@ -47,6 +51,8 @@ class Call:
         """
         batch = open_batch(model, inputs)
         weights = Weights(select_of_batch(model, parameters, batch))
+        refuse_inputs_of_parameters(batch, weights.parameters)
+        refuse_written_twins(model, batch)
         return cls(model, batch, weights, _compute_options(max_memory, dtype))
 
     def reduce(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:

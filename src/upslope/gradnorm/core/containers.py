@@ -106,7 +106,7 @@ class Walk:
 
 
 class Holder:
-    """A dict, and what it held."""
+    """A dict, and the entries that it held."""
 
     def __init__(self, held: Any):
         self.held = held
@@ -162,7 +162,7 @@ class _List(Holder):
 
 
 class _Set(Holder):
-    """A set, and what it held."""
+    """A set, and the entries that it held."""
 
     def __init__(self, held: set[Any]):
         super().__init__(held)

@@ -251,7 +251,7 @@ class _Odd:
         return {id(self.original): self.now}
 
     def restore(self) -> None:
-        """Let it hold what it held."""
+        """Let the holder hold again what it held."""
         if _version(self.original) != self._first:
             self.original.copy_(self._before)
         self.now, self._version = self.original, _version(self.original)

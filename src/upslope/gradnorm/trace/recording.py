@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.model_io import Batch, Loss
+from upslope.gradnorm.core.model_io import Batch, Loss, refuse_outputs_without_rows
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import Reduction, SquaredNorms
 from upslope.gradnorm.core.tape import ComputeOptions
@@ -115,6 +115,7 @@ class Recording:
         proves = proves or bool(self.forward.steering.numbers)
         self.run.checks_company = self.n > 1 and proves
         self.run.outputs = self.run.run_plain(self.run.batch)
+        refuse_outputs_without_rows(self.run.outputs)
 
     def squared_norms(self, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
         """Return name -> (n,) squared norms of each weight's per-sample gradient of `loss`.
