@@ -100,6 +100,13 @@ def restored(state: ModelState) -> Iterator[ModelState]:
     """Put the state back in the end; what the model itself raises comes before our refusals."""
     try:
         yield state
+    except GradientNormError as error:
+        # What is wrong with the state may be what made the numbers of passes differ.
+        try:
+            state.restore()
+        except GradientNormError as cause:
+            raise cause from error
+        raise
     except BaseException:
         with contextlib.suppress(GradientNormError):
             state.restore()

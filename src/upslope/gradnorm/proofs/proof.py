@@ -33,6 +33,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, copy_objects, differentiable, half
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import differ
+from upslope.gradnorm.proofs.backward import one_hot, pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.kernel_results import (
     Checksums,
@@ -48,7 +49,7 @@ from upslope.gradnorm.proofs.mixing import (
     unused_outputs,
 )
 from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
-from upslope.gradnorm.proofs.per_sample_loop import one_hot, pull_back, sample_by_sample
+from upslope.gradnorm.proofs.per_sample_loop import sample_by_sample
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
 """Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the
@@ -216,7 +217,7 @@ def _compare_rest(run: BatchRun, loss: Loss, shares: Sequence[Tensor], seen: Ten
     for places in half(len(rest), seed=run.n):
         if len(places):
             with torch.no_grad():
-                _run_without_others(run, loss, shares, rest[places])
+                run_without_company(run, loss, shares, rest[places])
 
 
 def _gradients_of(
@@ -231,7 +232,7 @@ def _gradients_of(
 
     Their outputs must be what they are in the batch.
     """
-    company, outputs, own = _run_without_others(run, loss, shares, rows)
+    company, outputs, own = run_without_company(run, loss, shares, rows)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(own):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
@@ -241,7 +242,7 @@ def _gradients_of(
     return pull_back(ends, weighted, parameters)
 
 
-def _run_without_others(
+def run_without_company(
     run: BatchRun, loss: Loss, shares: Sequence[Tensor], rows: Tensor
 ) -> tuple[Tensor, Any, list[Tensor]]:
     """Run some samples without the others.
