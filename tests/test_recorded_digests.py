@@ -95,7 +95,8 @@ def test_what_reads_a_network_refuses_it(flipped: tuple[Path, str], tmp_path: Pa
     last = network.stem == f"cycle-{LAST}"
     out = tmp_path / "out.csv"
     for words in (
-        ("score", "--scores", "margin", "--out"), ("predict", "--out"), ("select", "--strategy", "margin", "-k", 5, "-o"),
+        ("score", "--scores", "margin", "--out"), ("predict", "--out"),
+        ("select", "--strategy", "margin", "-k", 5, "-o"),
     ):  # fmt: skip
         said = upslope(words[0], network, *words[1:], out, code=4)
         assert "content has changed since" in said
