@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHORT = {"kills": 2, "errors": 2, "power": 2, "races": 1, "flips": 5}
+SHORT = {"kills": 1, "errors": 1, "power": 1, "races": 1, "flips": 5}
+LONGER = {"kills": 2, "errors": 2, "power": 2, "races": 1, "flips": 5}
 """Trials of each kind; of flips, how many at least."""
 
 pytestmark = [
@@ -21,30 +22,46 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
-    """Kind -> how often each outcome occurred, of one campaign in a process of its own."""
+Outcomes = dict[str, Counter[str]]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((SHORT, "run"), id="short"),
+        pytest.param((LONGER, "run,score"), id="longer", marks=pytest.mark.long),
+    ],
+)
+def campaign(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, int], Outcomes]:
+    """(trials of each kind, kind -> how often each outcome occurred), of one campaign in a process
+    of its own."""
+    trials, subjects = request.param
     out = tmp_path_factory.mktemp("faults")
-    words = [word for kind, count in SHORT.items() for word in (f"--{kind}", str(count))]
+    words = [word for kind, count in trials.items() for word in (f"--{kind}", str(count))]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", *words, "--subjects=run,score", f"--out={out}"],
+        [sys.executable, "-m", "tests.faults", *words, f"--subjects={subjects}", f"--out={out}"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    counts: dict[str, Counter[str]] = {}
+    counts: Outcomes = {}
     for row in json.loads((out / "summary.json").read_text())["rows"]:
         figures = {name: value for name, value in row.items() if isinstance(value, int)}
         counts.setdefault(row["kind"], Counter()).update(figures)
-    return counts
+    return trials, counts
 
 
 @pytest.mark.parametrize("kind", SHORT)
-def test_whatever_happens_is_mended_or_told(outcomes: dict[str, Counter[str]], kind: str) -> None:
+def test_whatever_happens_is_mended_or_told(
+    campaign: tuple[dict[str, int], Outcomes], kind: str
+) -> None:
+    trials, outcomes = campaign
     if kind in ("errors", "power") and sys.platform != "linux":
         pytest.skip("needs Linux")
     if kind == "flips":  # many in a trial
-        assert outcomes[kind]["faults"] >= SHORT[kind]
+        assert outcomes[kind]["faults"] >= trials[kind]
     else:
-        assert outcomes[kind]["trials"] == SHORT[kind]
-    assert outcomes[kind]["same"] + outcomes[kind]["refused"] >= SHORT[kind]
+        assert outcomes[kind]["trials"] == trials[kind]
+    assert outcomes[kind]["same"] + outcomes[kind]["refused"] >= trials[kind]

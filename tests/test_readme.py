@@ -21,6 +21,7 @@ from upslope.comparison import read_comparison
 from upslope.ledger import RunResult, read_run
 from upslope.pool import PoolView
 from upslope.signals import build
+from upslope.training import settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,16 +29,12 @@ BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```", README, flags=re.DOTALL | re.
 TABLE = re.findall(r"^```text\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)[0]
 
 
-pytestmark = pytest.mark.slow
-
 # Not `find_spec`: the folder of these tests' own `datasets` may be on the path.
 HAS_HUGGING_FACE = "datasets" in importlib.metadata.packages_distributions()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where every block was run, in order."""
-    place = tmp_path_factory.mktemp("readme")
+def run_blocks(place: Path) -> Path:
+    """Run every block in order, in a folder that is returned."""
     names: dict[str, object] = {"__name__": "readme"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -58,6 +55,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every block was run, with networks that train for a fifth of the steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "AUTO_STEPS", 1)
+        return run_blocks(tmp_path_factory.mktemp("readme-short"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every block was run as it stands there: a minute."""
+    return run_blocks(tmp_path_factory.mktemp("readme"))
+
+
+@pytest.mark.slow
 def test_every_block_leaves_what_it_promises(folder: Path) -> None:
     assert (folder / "runs" / "first" / "report" / "report.html").is_file()
     assert (folder / "runs" / "python" / "report" / "report.html").is_file()
@@ -105,25 +117,46 @@ def runs_of(folder: Path) -> list[RunResult]:
     return [*runs, read_run(folder / "runs" / "by-hand")]
 
 
-def test_the_examples_show_networks_that_have_learnt_their_labels(folder: Path) -> None:
-    runs = runs_of(folder)
+def test_one_run_of_the_example_learns_its_labels_and_rises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short form of the three tests below, which need all of the example."""
+    (line,) = (
+        line for language, code in BLOCKS if language == "sh" for line in code.splitlines()
+        if line.startswith("upslope compare --strategies")
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(line)[1:]
+    arguments[2], arguments[4] = "random", "[0]"
+    result = CliRunner().invoke(app, [*arguments, "-s", "experiment.cycles=2"])
+    assert result.exit_code == 0, result.stderr
+    first, second = read_run(tmp_path / "runs" / "first" / "random" / "seed-0").cycles
+    assert min(first.train_metrics["accuracy"], second.train_metrics["accuracy"]) > 0.95
+    assert second.metrics["accuracy"] > first.metrics["accuracy"] + 0.03
+
+
+@pytest.mark.long
+def test_the_examples_show_networks_that_have_learnt_their_labels(trained: Path) -> None:
+    runs = runs_of(trained)
     assert len(runs) == 9 + 4 + 1
     for run in runs:
         assert min(cycle.train_metrics["accuracy"] for cycle in run.cycles) > 0.95
 
 
-def test_more_labels_make_the_examples_better(folder: Path) -> None:
+@pytest.mark.long
+def test_more_labels_make_the_examples_better(trained: Path) -> None:
     """Of every run the last model is well ahead of the first, and of the means each of the last."""
-    for run in runs_of(folder):
+    for run in runs_of(trained):
         _, accuracies = run.curve()
         assert accuracies[-1] > accuracies[0] + 0.03, (run.path, accuracies)
-    for strategy in json.loads((folder / "runs/first/report/results.json").read_text())[
+    for strategy in json.loads((trained / "runs/first/report/results.json").read_text())[
         "strategies"
     ]:
         assert strategy["mean"] == sorted(strategy["mean"]), strategy["strategy"]
 
 
-def test_the_numbers_that_it_prints_are_those_that_come_out(folder: Path) -> None:
+@pytest.mark.long
+def test_the_numbers_that_it_prints_are_those_that_come_out(trained: Path) -> None:
     """Within a point and a half: other processors sum in another order."""
     head, *lines = [line.split() for line in TABLE.splitlines()]
     printed = {name: {} for name in head[1:]}
@@ -131,7 +164,7 @@ def test_the_numbers_that_it_prints_are_those_that_come_out(folder: Path) -> Non
         if labels.replace(",", "").isdigit():
             for name, mean in zip(head[1:], cells[::2], strict=True):
                 printed[name][int(labels)] = float(mean)
-    results = json.loads((folder / "runs" / "first" / "report" / "results.json").read_text())
+    results = json.loads((trained / "runs" / "first" / "report" / "results.json").read_text())
     assert {s["strategy"] for s in results["strategies"]} == set(printed)
     for strategy in results["strategies"]:
         means = dict(zip(results["budgets"], strategy["mean"], strict=True))

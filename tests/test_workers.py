@@ -52,7 +52,9 @@ def start(tmp_path: Path, pause: float = 0.0) -> Forked:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["while it starts", "while it works"])
+@pytest.mark.parametrize(
+    "moment", ["while it works", pytest.param("while it starts", marks=pytest.mark.long)]
+)
 def test_the_seed_of_a_killed_worker_is_taken_over(
     undisturbed: dict[tuple[str, int], list[str]], tmp_path: Path, moment: str
 ) -> None:
@@ -81,7 +83,14 @@ def test_when_all_workers_are_killed_one_error_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_to_the_whole_group_stops_all_while_workers_start(
     tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -115,6 +115,15 @@ def test_compressed(tmp_path, pack):
         (lambda b: put(b, 0, struct.pack("<i", -6)), "columns, rows and sections"),
         (lambda b: put(b, 12, struct.pack("<i", 77)), "[Uu]nrecognised mode"),
         (lambda b: put(b, 12, struct.pack("<i", 4)), "asks for 1984"),
+        (lambda b: put(b, 52, struct.pack("<3f", 90, 90, 120)), r"right angles .*120\.0\] degrees"),
+        (lambda b: put(b, 52, struct.pack("<3f", 90, 80, 90)), "right angles"),
+        (lambda b: put(b, 52, struct.pack("<3f", 90, float("nan"), 90)), "right angles"),
+        (lambda b: put(b, 40, struct.pack("<3f", -60, -50, -40)), r"voxel size .*-10\.0"),
+        (lambda b: put(b, 40, struct.pack("<3f", 0, 0, 0)), "voxel size .*data.voxel"),
+        (lambda b: put(b, 40, struct.pack("<3f", 60, 50, 80)), "one edge length"),
+        (lambda b: put(b, 28, struct.pack("<i", 0)), "voxel size"),
+        (lambda b: put(b, 92, struct.pack("<i", 512)), "asks for"),
+        (lambda b: put(b, 92, struct.pack("<i", -4)), "columns, rows and sections"),
         (lambda b: put(b, 88, struct.pack("<i", 401)), None),
     ],
 )
@@ -127,6 +136,22 @@ def test_headers_that_leave_a_doubt_are_refused(tmp_path, change, message):
         message = "4 sections are no stack of volumes of 3"
     with pytest.raises(DataError, match=message):
         read_volume(path)
+
+
+def test_angles_that_nobody_has_set_are_right_ones(tmp_path):
+    path = tmp_path / "v.mrc"
+    path.write_bytes(put(written(path), 52, struct.pack("<3f", 0, 0, 0)))
+    assert np.array_equal(read_volume(path).values, DATA)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_extended_header_is_passed_over(tmp_path, order):
+    path = tmp_path / "v.mrc"
+    content = written(path, DATA.astype(f"{order}f4"))
+    content[92:96] = struct.pack(f"{order}i", 768)
+    content[104:108] = b"SERI"
+    path.write_bytes(content[:1024] + b"\x7f" * 768 + content[1024:])
+    assert np.array_equal(read_volume(path).values, DATA)
 
 
 def test_a_voxel_size_that_the_header_contradicts(tmp_path):

@@ -41,6 +41,23 @@ def test_what_is_written_is_read_by_gemmi(tmp_path):
     assert [tuple(map(cif.as_string, row)) for row in loop] == rows
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"], ids=["crlf", "cr", "lf"])
+def test_lines_end_in_any_way_and_values_at_blanks_of_ascii_alone(tmp_path, end):
+    lines = [
+        "# version 30001",
+        "data_p",
+        "loop_ # one",
+        "_a #1",
+        "_b\t#2",
+        "x\u00a0y\t2 # c",
+        "z 3",
+    ]
+    (tmp_path / "p.star").write_bytes(end.join(lines).encode())
+    (block,) = read_star(tmp_path / "p.star")
+    assert block.columns == ("a", "b")
+    assert block.rows == (("x\u00a0y", "2"), ("z", "3"))
+
+
 def test_rows_of_one_column(tmp_path):
     names = ["data_1.mrc", "data_2.mrc", "loop_x", "save_3"]
     table = "data_particles\n\nloop_\n_rlnImageName\n" + "\n".join(names)

@@ -1,6 +1,7 @@
 """Subtomograms of tomograms and of MRC stacks, written with mrcfile."""
 
 import gzip
+import struct
 
 import numpy as np
 import pytest
@@ -208,6 +209,67 @@ def test_coordinates_in_other_pixels_are_told(tmp_path):
     (tmp_path / "p.star").write_text(table.format(1.35))
     (note,) = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).notes
     assert note.startswith(
-        "p.star states pixels of 1.35 angstrom (rlnMicrographPixelSize) and t.mrc has voxels of "
-        "10.8 (1 of 1 tomograms)."
+        "p.star states pixels of 1.35 angstrom (rlnMicrographPixelSize) for 4 particles, and t.mrc "
+        "has voxels of 10.8 (1 of 1 tomograms)."
     )
+
+
+def test_pixels_are_those_of_each_optics_group(tmp_path):
+    volume = np.random.default_rng(1).normal(size=(30, 40, 50)).astype("f4")
+    write(tmp_path / "t.mrc", volume, 10.8)
+    write(tmp_path / "u.mrc", volume, 5.4)
+    rows = "".join(
+        f"{file}.mrc {20 + i} 20 15 {i % 2 + 1} {group}\n"
+        for file, group in (("t", 2), ("u", 1))
+        for i in range(4)
+    )
+    table = (
+        "data_particles\nloop_\n_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n"
+        f"_rlnCoordinateZ\n_rlnClassNumber\n_rlnOpticsGroup\n{rows}\n"
+        "data_optics\nloop_\n_rlnTomoTiltSeriesPixelSize\n_rlnOpticsGroup\n5.4 1\n{} 2\n"
+    )
+    (tmp_path / "p.star").write_text(table.replace("{}", "10.8"))
+    assert datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).notes == ()
+    (tmp_path / "p.star").write_text(table.replace("{}", "2.7"))
+    (note,) = datasets.load("subtomograms", tmp_path, box=8, test_share=0.5).notes
+    assert note.startswith(
+        "p.star states pixels of 2.7 angstrom (rlnTomoTiltSeriesPixelSize) for 4 particles, and "
+        "t.mrc has voxels of 10.8 (1 of 2 tomograms)."
+    )
+
+
+def test_starts_of_a_tomogram_are_told_and_not_applied(tmp_path):
+    volume = np.random.default_rng(1).normal(size=(30, 40, 50)).astype("f4")
+    write(tmp_path / "t.mrc", volume, 10.0)
+    rows = "".join(f"t.mrc,{20 + i},20,15,{i % 2}\n" for i in range(4))
+    (tmp_path / "p.csv").write_text(f"tomogram,x,y,z,label\n{rows}")
+    plain = datasets.load("subtomograms", tmp_path / "p.csv", box=8, test_share=0.5)
+    assert plain.notes == ()
+    content = bytearray((tmp_path / "t.mrc").read_bytes())
+    for at, values, told in (
+        (16, struct.pack("<3i", 0, 0, 7), "0, 0, 70"),  # NXSTART, NYSTART, NZSTART
+        (196, struct.pack("<3f", -5, 0, 2.5), "-5, 0, 2.5"),  # ORIGIN
+    ):
+        content[at : at + 12] = values
+        (tmp_path / "u.mrc").write_bytes(content)  # of another name: files are kept open
+        (tmp_path / "q.csv").write_text(f"tomogram,x,y,z,label\n{rows.replace('t.mrc', 'u.mrc')}")
+        moved = datasets.load("subtomograms", tmp_path / "q.csv", box=8, test_share=0.5)
+        (note,) = moved.notes
+        assert f"u.mrc begins at x, y, z = {told} angstrom by its header" in note
+        x = int(moved.pool.ids[0].split("@")[1].split(",")[0])
+        box = volume[11:19, 16:24, x - 4 : x + 4]
+        cut = moved.pool.inputs([0])[0, 0].numpy()
+        np.testing.assert_allclose(cut, (box - box.mean()) / box.std(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("x", "first"), [("20.5", 17), ("20.49", 16), ("19.5", 16)])
+def test_the_nearest_voxel_of_a_half_is_the_one_above(tmp_path, x, first):
+    volume = np.random.default_rng(1).normal(size=(30, 40, 50)).astype("f4")
+    write(tmp_path / "t.mrc", volume, 10.0)
+    rows = f"t.mrc,{x},20,15,a\nt.mrc,{x},21,15,b\nt.mrc,{x},22,15,a\nt.mrc,{x},23,15,b\n"
+    (tmp_path / "p.csv").write_text(f"tomogram,x,y,z,label\n{rows}")
+    splits = datasets.load("subtomograms", tmp_path / "p.csv", box=8, test_share=0.5)
+    y = int(float(splits.pool.ids[0].split(",")[1]))
+    box = volume[11:19, y - 4 : y + 4, first : first + 8]
+    expected = (box - box.mean()) / box.std()
+    np.testing.assert_allclose(splits.pool.inputs([0])[0, 0].numpy(), expected, atol=1e-5)

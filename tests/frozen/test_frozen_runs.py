@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from forked import until
 from upslope import ExperimentSettings, TrainingSettings, gradient_norms, models, strategies
 from upslope.checkpoints import load_weights
 from upslope.cli import app
@@ -245,6 +245,7 @@ def test_freeze_is_in_the_record_only_where_it_is_set(photographs):
     assert own.model.options == {"freeze": True}
 
 
+@pytest.mark.long
 def test_workers_map_the_same_blocks(tmp_path, photographs):
     file = config_file(tmp_path, photographs, strategies=["margin"], seeds=2)
     code, output = invoke("compare", file, "--out", "one")
@@ -273,6 +274,7 @@ def test_a_start_by_typiclust_reads_the_pretrained_features(photographs):
         assert len(set(run.ask())) == 4
 
 
+@pytest.mark.long
 def test_a_run_killed_while_features_are_computed_goes_on(tmp_path, photographs):
     for i in range(20, 700):
         pixels = np.full((12, 12), i % 256, dtype=np.uint8)
@@ -286,12 +288,9 @@ def test_a_run_killed_while_features_are_computed_goes_on(tmp_path, photographs)
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(3000):
-            if list((tmp_path / "cache").glob("upslope/features/*/*.npy")):
-                break
-            process.poll()
-            assert process.returncode is None
-            time.sleep(0.02)
+        blocks = tmp_path / "cache" / "upslope" / "features"
+        until(lambda: list(blocks.glob("*/*.npy")) or process.poll() is not None)
+        assert process.returncode is None
     finally:
         process.kill()
         process.wait()

@@ -66,7 +66,13 @@ def test_the_model_learns_and_is_measured_on_control_answers_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["class", "labels"])
-@pytest.mark.parametrize("strategy", strategies.REGISTRY)
+@pytest.mark.parametrize(
+    "strategy",
+    [  # refine lets eight others choose from fifty batches
+        pytest.param(name, marks=pytest.mark.long) if name == "refine" else name
+        for name in strategies.REGISTRY
+    ],
+)
 def test_every_strategy_ranks_what_is_open_or_is_refused_at_the_start(
     strategy: str, kind: str
 ) -> None:

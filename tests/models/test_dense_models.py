@@ -87,9 +87,9 @@ def test_a_pixel_of_the_answer_lies_over_its_pixel(name, stride):
 @pytest.mark.parametrize(
     ("name", "shape", "options"),
     [
-        ("drn-d-22", (3, 24, 24), {}),
+        pytest.param("drn-d-22", (3, 24, 24), {}, marks=pytest.mark.long),
         ("dilated-small", (3, 22, 30), {"width": 4}),
-        ("resnet18-3d", (1, 8, 8, 8), {}),
+        pytest.param("resnet18-3d", (1, 8, 8, 8), {}, marks=pytest.mark.long),
         ("resnet-small-3d", (1, 12, 12, 12), {"width": 4}),
     ],
 )

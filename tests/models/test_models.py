@@ -153,6 +153,19 @@ def nets(tmp_path, monkeypatch):
         "                         nn.LazyLinear(num_classes))\n"
         "def lazy_tokens(num_classes, input_shape):\n"
         "    return nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.LazyLinear(num_classes))\n"
+        "network = nn.Linear(7, 4)\n"
+        "def without():\n"
+        "    return nn.Linear(7, 4)\n"
+        "class Without(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "def typed(num_classes, input_shape, depth: int = 1, act: str | None = None):\n"
+        "    return nn.Linear(7, num_classes)\n"
+        "class Typed(nn.Linear):\n"
+        "    def __init__(self, num_classes, input_shape, slope: float = 1):\n"
+        "        super().__init__(7, num_classes)\n"
+        "def anything(num_classes, input_shape, **options):\n"
+        "    return nn.Linear(7, num_classes, **options)\n"
         "def broken(num_classes, input_shape):\n"
         "    return {}['x']\n"
         "class Unused(nn.Module):\n"
@@ -182,6 +195,9 @@ def test_factory_of_the_users_own(nets):
         ("broken_nets:make", "No module named 'no_such_package'"),
         ("my_nets:mak", "nothing of that name"),
         ("my_nets:number", "a function .* but got int"),
+        ("my_nets:network", "a new torch.nn.Module at each call but got a network, of Linear"),
+        ("my_nets:without", r"its parameters are \(\). Add num_classes and input_shape"),
+        ("my_nets:Without", r"its parameters are \(\). Add num_classes and input_shape"),
         ("my_nets:number_of", "to return a torch.nn.Module but got int"),
         ("my_nets:", "nothing of that name"),
     ],
@@ -205,6 +221,28 @@ def test_factory_that_does_not_take_the_options(nets, options, message):
         models.check_options("my_nets:make", options)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("typed", {"depth": 2, "act": "gelu"}, None),
+        ("typed", {"act": None}, None),
+        ("typed", {"depth": "two"}, "`depth` to be an integer but got 'two'"),
+        ("typed", {"depth": True}, "`depth` to be an integer but got True"),
+        ("typed", {"act": 3}, "`act` to be text or nothing but got 3"),
+        ("Typed", {"slope": 2}, None),
+        ("Typed", {"slope": "x"}, "`slope` to be a number but got 'x'"),
+        ("anything", {"bias": False}, None),
+    ],
+)
+def test_options_are_of_the_types_that_the_function_states(nets, name, options, message):
+    if message is None:
+        assert models.check_options(f"my_nets:{name}", options) == options
+        models.build(f"my_nets:{name}", num_classes=4, input_shape=(1, 7), **options)
+        return
+    with pytest.raises(ConfigError, match=message):
+        models.check_options(f"my_nets:{name}", options)
+
+
 def test_what_the_data_set_gives_is_no_option_of_ours_either():
     with pytest.raises(ConfigError) as error:
         models.check_options("cnn-small", {"num_classes": 4, "widht": 8})
@@ -217,7 +255,7 @@ def test_what_the_data_set_gives_is_no_option_of_ours_either():
     [
         ("my_nets:deep", "`depth` to be an option with a value"),
         ("my_nets:channels_first", r"its parameters are \(channels\). Add num_classes and"),
-        ("my_nets:broken", r"it raised KeyError: 'x' \(my_nets.py, line 17\)"),
+        ("my_nets:broken", r"it raised KeyError: 'x' \(my_nets.py, line 30\)"),
         ("unfinished_nets:make", r"SyntaxError: .* \(unfinished_nets.py, line 1\)"),
         (":make", "Empty module name"),
     ],

@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
             close = did_you_mean(path.stem, names)
             raise ConfigError(
                 f"Expected a YAML file at {path}, or one of the configurations that ship with "
-                f"Upslope, but there is none of that name{close}. See `upslope list configs`."
+                f"Upslope, but there is none of that name{close or '.'} See `upslope list configs`."
             )
     try:
         check_regular(path)

@@ -29,6 +29,8 @@ signed"; https://bio3d.colorado.edu/imod/doc/mrc_format.txt."""
 _STAMPS = {0x44: "<", 0x11: ">"}
 ANISOTROPY = 1e-3
 """Relative difference of voxel edges above which they count as different."""
+_SKEW = 0.05
+"""Degrees from a right angle beyond which a cell is skewed; 0 is an angle that nobody has set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +56,9 @@ class MrcHeader:
 
     shape: as stored, (..., sections, rows, columns). kind: type and byte order of the values.
     offset: bytes before them. axes: how the last three dimensions become z, y, x. voxel: edge in
-    angstrom. oddities: what departs from MRC2014 and how it was taken, each the end of a sentence
-    that begins with the file's name.
+    angstrom. start: of the first voxel, (x, y, z) in angstrom, as NXSTART and ORIGIN have it, 0
+    where neither says so; nothing is moved by it. oddities: what departs from MRC2014 and how it
+    was taken, each the end of a sentence that begins with the file's name.
     """
 
     shape: tuple[int, ...]
@@ -64,6 +67,7 @@ class MrcHeader:
     axes: tuple[int, int, int]
     voxel: float
     oddities: tuple[str, ...]
+    start: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def read_volume(path: Path, voxel: float | None = None) -> MrcVolume:
@@ -235,12 +239,32 @@ def _parsed(raw: bytes, size: int | None, path: Path, voxel: float | None) -> Mr
         float(header.cella[axis]) / n if (n := int(header[f"m{axis}"])) > 0 else math.nan
         for axis in "xyz"
     ]
+    angles = [float(header.cellb[name]) for name in ("alpha", "beta", "gamma")]
+    if any(angle != 0 and not abs(angle - 90) <= _SKEW for angle in angles):
+        raise DataError(
+            f"Expected a cell with right angles in {path} but got {angles} degrees. Resample the "
+            "volume to cubic voxels, or set the angles to 90 where the header is wrong."
+        )
     edge = _isotropic(path, edges, voxel)
     if voxel is not None and abs(edge - voxel) > ANISOTROPY * voxel:
         odd.append(
             f"has voxels of {edge:g} angstrom by its header, not the {voxel:g} of `data.voxel`"
         )
-    return MrcHeader(shape, kind, offset, axes, edge, tuple(odd))
+    return MrcHeader(shape, kind, offset, axes, edge, tuple(odd), _start(header, edge))
+
+
+def _start(header: Any, edge: float) -> tuple[float, float, float]:
+    """Where the first voxel lies, (x, y, z) in angstrom: ORIGIN, or else the start in voxels.
+
+    The starts are those of columns, rows and sections.
+    """
+    origin = tuple(float(header.origin[axis]) for axis in "xyz")
+    if any(math.isfinite(value) and value != 0 for value in origin):
+        return origin[0], origin[1], origin[2]
+    starts = [int(header.nxstart), int(header.nystart), int(header.nzstart)]
+    along = [int(header.mapc), int(header.mapr), int(header.maps)]
+    place = dict(zip(along if sorted(along) == [1, 2, 3] else (1, 2, 3), starts, strict=True))
+    return place[1] * edge, place[2] * edge, place[3] * edge
 
 
 def _unsigned(raw: bytes, order: str, header: Any) -> str:

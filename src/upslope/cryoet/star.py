@@ -21,7 +21,9 @@ from typing import NamedTuple
 from upslope.errors import DataError
 from upslope.files import write_text
 
-_TOKEN = re.compile(r"'((?:[^']|'(?=\S))*)'(?=\s|$)|\"((?:[^\"]|\"(?=\S))*)\"(?=\s|$)|(\S+)")
+_TOKEN = re.compile(
+    r"'((?:[^']|'(?=\S))*)'(?=\s|$)|\"((?:[^\"]|\"(?=\S))*)\"(?=\s|$)|(\S+)", re.ASCII
+)
 """A quoted value ends at a quote before white space, so that `it's` may stand in single quotes."""
 _RESERVED = re.compile(r"[#'\"_$\[\];]|(data|save|loop|stop|global)_", re.IGNORECASE)
 """Beginnings of a value that other readers of STAR files take for something else: quoted."""

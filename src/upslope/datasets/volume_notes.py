@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
+from upslope.counts import format_count
 from upslope.cryoet.mrc import MrcHeader, read_header
 from upslope.cryoet.particles import ParticleTable
 from upslope.errors import DataError
@@ -17,6 +19,7 @@ _PIXEL = (
     "rlnPixelSize",
 )
 """Columns that may state, in angstrom, the pixels in which coordinates are counted."""
+_GROUP = "rlnOpticsGroup"
 _RATIO = 1.01  # of two sizes that count as different
 
 
@@ -34,6 +37,7 @@ def volume_notes(table: ParticleTable, box: int, voxel: float | None) -> tuple[s
             continue
     return (
         *_oddities(table, headers),
+        *_starts(table, headers),
         *_other_pixels(table, headers),
         *_borders(table, headers, box),
     )
@@ -50,32 +54,66 @@ def _oddities(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str
     )
 
 
-def _other_pixels(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, ...]:
-    """Whether the table states pixels of one size, and the tomograms have voxels of another."""
+def _starts(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, ...]:
+    """Whether tomograms say that their first voxel lies elsewhere than at 0."""
     tomograms = {particle.file for particle in table.particles if particle.centre is not None}
+    moved = [f for f in sorted(tomograms & headers.keys()) if any(headers[f].start)]
+    if not moved:
+        return ()
+    x, y, z = headers[moved[0]].start
+    return (
+        f"{moved[0].name} begins at x, y, z = {x:g}, {y:g}, {z:g} angstrom by its header, NXSTART "
+        f"or ORIGIN ({len(moved)} of {len(tomograms)} tomograms). Coordinates are counted from the "
+        "first voxel of the file: take the start off them if they are counted from elsewhere.",
+    )
+
+
+def _other_pixels(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, ...]:
+    """Whether the table states pixels of other sizes than the voxels of the tomograms."""
+    stated = _stated_pixels(table)
+    others: dict[tuple[str, float], list[Path]] = {}
+    for particle, (column, pixel) in zip(table.particles, stated, strict=True):
+        if particle.centre is None or particle.file not in headers or not pixel > 0:
+            continue
+        if not 1 / _RATIO < headers[particle.file].voxel / pixel < _RATIO:
+            others.setdefault((column, pixel), []).append(particle.file)
+    tomograms = {particle.file for particle in table.particles if particle.centre is not None}
+    return tuple(
+        f"{table.path.name} states pixels of {pixel:g} angstrom ({column}) for "
+        f"{format_count(len(files), 'particle')}, and {sorted(files)[0].name} has voxels of "
+        f"{headers[sorted(files)[0]].voxel:g} ({len(set(files))} of {len(tomograms)} tomograms). "
+        "Coordinates are taken as voxels of the file: scale them if they are counted in those "
+        "pixels."
+        for (column, pixel), files in sorted(others.items())
+    )
+
+
+def _stated_pixels(table: ParticleTable) -> list[tuple[str, float]]:
+    """(the column that says so, angstrom) of each particle: of its own row, of its optics group, or
+    else of any table with one size; nan where nothing says so."""
+    own = table.blocks[table.at]
+    count = len(own.rows)
+    for column in _PIXEL:
+        if column in own.columns:
+            return [(column, _number(value)) for value in own.column(column)]
     for block in table.blocks:
         for column in _PIXEL:
-            sizes = set(block.column(column)) if column in block.columns else set()
-            try:
-                stated = {float(size) for size in sizes}
-            except ValueError:
+            if column not in block.columns:
                 continue
-            if len(stated) != 1:
-                continue
-            (pixel,) = stated
-            other = [
-                file
-                for file in sorted(tomograms & headers.keys())
-                if pixel > 0 and not 1 / _RATIO < headers[file].voxel / pixel < _RATIO
-            ]
-            if other:
-                return (
-                    f"{table.path.name} states pixels of {pixel:g} angstrom ({column}) and "
-                    f"{other[0].name} has voxels of {headers[other[0]].voxel:g} ({len(other)} of "
-                    f"{len(tomograms)} tomograms). Coordinates are taken as voxels of the file: "
-                    "scale them if they are counted in those pixels.",
-                )
-    return ()
+            sizes = [_number(value) for value in block.column(column)]
+            if _GROUP in own.columns and _GROUP in block.columns:
+                of = dict(zip(block.column(_GROUP), sizes, strict=True))
+                return [(column, of.get(group, math.nan)) for group in own.column(_GROUP)]
+            if len(set(sizes)) == 1:
+                return [(column, sizes[0])] * count
+    return [("", math.nan)] * count
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _borders(table: ParticleTable, headers: dict[Path, MrcHeader], box: int) -> tuple[str, ...]:

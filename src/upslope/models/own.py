@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import NoneType, TracebackType
+from typing import Any, get_type_hints
 
+import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from upslope.errors import ConfigError, UpslopeError
@@ -26,9 +28,11 @@ from upslope.registry import (
     UnknownOption,
     WrongOption,
 )
+from upslope.type_words import type_members, type_words
 
 GIVEN = ("num_classes", "input_shape")
 """What a data set decides; no option may have these names."""
+_PLAIN = {int, float, str, bool, NoneType}
 
 
 def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,12 +45,13 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     factory = import_function(name)
     where = f"model {name!r}"
     problems: list[OptionProblem] = [*given_problems(name, options)]
+    told = True
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # functions written in C may not tell
-        parameters = {}.values()
+        parameters, told = {}.values(), False
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+    if told and not any(p.kind is p.VAR_KEYWORD for p in parameters):
         own = [n for n in names if n not in GIVEN]
         problems += [
             UnknownOption(where, key, tuple(own))
@@ -69,9 +74,30 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         and p.name not in GIVEN
         and p.name not in options
     ]
+    problems += _wrong_types(where, factory, options)
     if problems:
         raise OptionsError(problems)
     return dict(options)
+
+
+def _wrong_types(
+    where: str, factory: Callable[..., Any], options: Mapping[str, Any]
+) -> list[WrongOption]:
+    """The problem of each option whose plain annotation (int, float, str, bool) is another type."""
+    try:
+        made_by = factory.__init__ if inspect.isclass(factory) else factory
+        hints = get_type_hints(made_by, include_extras=True)
+    except Exception:  # annotations of somebody else's may name what is not there
+        return []
+    problems = []
+    for key, value in options.items():
+        if key not in hints or not type_members(hints[key]) <= _PLAIN:
+            continue
+        try:
+            TypeAdapter(hints[key]).validate_python(value, strict=True)
+        except ValidationError:
+            problems.append(WrongOption(where, key, type_words(hints[key]), repr(value)))
+    return problems
 
 
 def given_problems(name: str, options: Mapping[str, Any]) -> list[WrongOption]:
@@ -133,7 +159,8 @@ def import_function(name: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = name.partition(":")
     try:
-        with importable_current_folder():
+        # What the first import draws must not move the weights of the network that is then built.
+        with importable_current_folder(), torch.random.fork_rng(devices=[]):
             module = importlib.import_module(module_name)
     except Exception as error:  # a module of somebody else's may raise anything, SyntaxError too
         told = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
@@ -144,6 +171,13 @@ def import_function(name: str) -> Callable[..., Any]:
             "PYTHONPATH."
         ) from error
     function: Callable[..., Any] | None = getattr(module, attribute, None)
+    if isinstance(function, nn.Module):
+        raise ConfigError(
+            f"Expected {attribute!r} in {module_name!r} to be a function that returns a new "
+            f"torch.nn.Module at each call but got a network, of {type(function).__name__}. Write "
+            "a function, def make(num_classes, input_shape): return ..., as each training begins "
+            "with a network of its own."
+        )
     if not callable(function):
         got = "nothing of that name" if function is None else type(function).__name__
         raise ConfigError(

@@ -9,8 +9,8 @@ within each, given the labelled samples of that cell and of its nearest neighbou
               over several machines (Malkomes et al., NeurIPS 2015)
 
 which `TWO_STAGE` says of each strategy, with time and memory. Shares keep what depends on how many
-samples lie where; the largest distance, which k-center makes small, is one of all cells. What is
-read at once is one cell, so that the signals may lie on the disk.
+samples lie where; the largest distance, or cluster, is one of all cells, and asks for the second
+choice. What is read at once is one cell, so that the signals may lie on the disk.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from torch import Tensor
 from upslope.errors import ConfigError, SelectionError
 from upslope.pool import Need, PoolView, Selection
 from upslope.strategies.base import QueryStrategy
-from upslope.strategies.cells import Cells, divide
+from upslope.strategies.cells import divide
 from upslope.strategies.distances import normalised
 
 Counts = NDArray[np.int64]
 
 CELL = 4000
 """Samples of a cell: 4,000 x 256 in single precision are 4 MB, which a processor's cache holds."""
-OVER = 2
+OVER = 4
 """Times the budget that the first stage chooses where a second follows."""
 PROBES = 4
 """Cells whose labelled samples a cell is shown, itself included."""
@@ -63,9 +63,9 @@ class SignalSource(Protocol):
 class TwoStage:
     """How a strategy chooses in two stages.
 
-    second: "share" or "pooled". unit: cells are of vectors of unit length, as the strategy's
-    distances are. cost: time and memory, in the symbols of `QueryStrategy.cost`; c is the size of a
-    cell.
+    second: "share" or "pooled", as above. unit: cells are of vectors of unit length, as the
+    strategy's distances are. cost: time and memory, in the symbols of `QueryStrategy.cost`; c is
+    the size of a cell.
     """
 
     second: Literal["share", "pooled"]
@@ -75,9 +75,9 @@ class TwoStage:
 
 _DIVIDE = "n min(n / c, 256) d for cells; memory 4 n bytes,"
 TWO_STAGE: dict[str, TwoStage] = {
-    "core-set": TwoStage("pooled", False, f"{_DIVIDE} 3 K d; 2 K c d, then 2 K^2 d"),
+    "core-set": TwoStage("pooled", False, f"{_DIVIDE} 5 K d; 4 K c d, then 4 K^2 d"),
     "badge": TwoStage("share", False, f"{_DIVIDE} c (C + d); K c (C + d)"),
-    "lcmd": TwoStage("share", False, f"{_DIVIDE} c dim; K c dim"),
+    "lcmd": TwoStage("pooled", False, f"{_DIVIDE} 10 K dim; 4 K c dim, then 4 K^2 dim"),
     "prob-cover": TwoStage("share", True, f"{_DIVIDE} c d; n c d"),
     "max-herding": TwoStage("share", True, f"{_DIVIDE} c d; n c d"),
     "u-herding": TwoStage("share", True, f"{_DIVIDE} c d; n c d"),
@@ -124,7 +124,8 @@ def select_in_cells(
             f"Expected a budget between 1 and the {left} candidates left but got {budget}."
         )
     stages = TWO_STAGE[strategy.name]
-    cells = _cells(strategy, source, stages.unit, cell, rng)
+    read = _reader(strategy, source, stages.unit)
+    cells = divide(read.rows, read.blocks, len(source), cell, rng)
     known = np.zeros(len(source), dtype=bool)
     known[list(labelled)] = True
     of_cell = [members[known[members]] for members in cells.members]
@@ -132,7 +133,7 @@ def select_in_cells(
     pooled = stages.second == "pooled" and len(cells.members) > 1
     shares = apportion(
         budget,
-        np.array([len(m) for m in cells.members]),
+        np.array([len(members) for members in cells.members]),
         np.array([len(m) for m in of_cell]),
         np.array([len(m) for m in free]),
         OVER if pooled else 1,
@@ -169,22 +170,29 @@ def apportion(budget: int, sizes: Counts, labelled: Counts, free: Counts, over: 
     return shares
 
 
-def _cells(
-    strategy: QueryStrategy, source: SignalSource, unit: bool, size: int, rng: torch.Generator
-) -> Cells:
-    need = max(strategy.needs, key=lambda n: math.prod(source.rows(_plain(n), [0]).shape))
+@dataclass(frozen=True)
+class _Vectors:
+    """The vectors whose distances divide the pool: the widest signal of a strategy."""
 
-    def form(x: Tensor) -> Tensor:
+    source: SignalSource
+    need: Need
+    unit: bool
+
+    def rows(self, positions: Sequence[int]) -> Tensor:
+        return self._form(self.source.rows(self.need, positions))
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        return ((start, self._form(part)) for start, part in self.source.blocks(self.need))
+
+    def _form(self, x: Tensor) -> Tensor:
         x = x.flatten(start_dim=1).float()
-        return normalised(x) if unit else x
+        return normalised(x) if self.unit else x
 
-    return divide(
-        lambda positions: form(source.rows(_plain(need), positions)),
-        lambda: ((start, form(block)) for start, block in source.blocks(_plain(need))),
-        len(source),
-        size,
-        rng,
-    )
+
+def _reader(strategy: QueryStrategy, source: SignalSource, unit: bool) -> _Vectors:
+    needs = [_plain(need) for need in strategy.needs]
+    widest = max(needs, key=lambda need: math.prod(source.rows(need, [0]).shape))
+    return _Vectors(source, widest, unit)
 
 
 def _plain(need: Need) -> Need:

@@ -1,0 +1,186 @@
+"""Time, memory and quality of selection in two stages, from a store of signals on the disk.
+
+    python benchmarks/two_stage.py --candidates 50000 --budget 500 --exact
+    python benchmarks/two_stage.py --candidates 1000000 --budget 10000
+
+The pool is made up: features of `--features` numbers in clusters of unequal size and spread,
+posteriors of ten classes that belong to them. Each strategy runs in a process of its own with one
+thread. Time is processor time; memory is the peak of what the process holds of its own (RssAnon):
+pages of the store that are mapped can be dropped at any time, and are not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from upslope import strategies
+from upslope.files import write_digested_json
+from upslope.pool import Need, PoolView
+from upslope.signal_store import RECORD, SignalStore, StoreWriter, plain_need
+from upslope.strategies.two_stage import TWO_STAGE, select_in_cells
+
+CLASSES, CLUSTERS, ROWS = 10, 500, 4096
+OPTIONS = {"u-herding": {"temperature": 1}}
+FEATURES, POSTERIORS = Need.of("features"), Need.of("probabilities")
+
+
+def parts(count: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (features, posteriors) of the pool, some rows at a time, the same on every call."""
+    rng = torch.Generator().manual_seed(0)
+    centres = torch.randn(CLUSTERS, width, generator=rng)
+    weights = torch.rand(CLUSTERS, generator=rng) ** 3
+    spread = 0.2 + 0.6 * torch.rand(CLUSTERS, generator=rng)
+    head = 3 * torch.randn(width, CLASSES, generator=rng) / width**0.5
+    for start in range(0, count, ROWS):
+        of = torch.multinomial(weights, min(ROWS, count - start), True, generator=rng)
+        noise = torch.randn(len(of), width, generator=rng) * spread[of, None]
+        x = (centres[of] + noise).relu()
+        yield x, (x @ head).softmax(dim=1)
+
+
+def write_store(folder: Path, count: int, width: int) -> None:
+    """Write the pool as a store of one shard, in half precision."""
+    writer, sketch = StoreWriter(folder, "float16"), _sketch()
+    ids: list[str] = []
+    blocks = []
+    for number, (x, p) in enumerate(parts(count, width)):
+        start = number * ROWS
+        of_part = [f"{i:09d}" for i in range(start, start + len(x))]
+        for need, values in ((FEATURES, x), (POSTERIORS, p), (sketch, x)):
+            writer.write(need, "made-up", start, of_part, values)
+        ids += of_part
+        blocks.append((start, len(x)))
+    writer.finish("made-up", ids, blocks)
+    shapes = ((FEATURES, width), (POSTERIORS, CLASSES), (sketch, width))
+    record = {
+        "precision": "float16",
+        "signals": [{"need": plain_need(n), "shape": [w]} for n, w in shapes],
+        "shards": ["made-up"],
+    }
+    write_digested_json(folder / RECORD, record)
+
+
+def _sketch() -> Need:
+    (need,) = strategies.build("lcmd").needs
+    return Need(need.name, need.options)
+
+
+def quality(name: str, store: SignalStore, ids: list[str]) -> dict[str, float]:
+    """Return what the strategy makes large or small, of the whole pool."""
+    x = torch.cat([block.float() for _, block in store.blocks(FEATURES)])
+    chosen = torch.tensor([int(i) for i in ids])
+    if name == "bait":
+        from upslope.strategies.fisher import Fisher, information, whole
+
+        p = torch.cat([block.double() for _, block in store.blocks(POSTERIORS)])
+        known = information(whole(p[chosen]), x[chosen].double())
+        return {"trace": Fisher(whole(p), x.double(), known, 0.01).trace()}
+    if name == "badge":
+        p = torch.cat([block.float() for _, block in store.blocks(POSTERIORS)])
+        a = p - torch.nn.functional.one_hot(p.argmax(dim=1), p.shape[1])
+        norms = a.square().sum(dim=1) * x.square().sum(dim=1)
+        nearest = torch.full_like(norms, torch.inf)
+        for part in torch.split(chosen, 256):
+            inner = (a @ a[part].T) * (x @ x[part].T)
+            squared = norms[:, None] + norms[part] - 2 * inner
+            nearest = torch.minimum(nearest, squared.clamp(min=0).amin(dim=1))
+        return {"mean squared distance": float(nearest.mean())}
+    if name not in ("core-set", "lcmd"):
+        x = torch.nn.functional.normalize(x, dim=1)
+    squared = torch.cat([torch.cdist(b, x[chosen]).amin(dim=1) for b in torch.split(x, ROWS)]) ** 2
+    if name == "core-set":
+        return {"radius": float(squared.max().sqrt())}
+    if name == "lcmd":
+        return {"mean squared distance": float(squared.mean())}
+    if name == "prob-cover":
+        return {"covered": float((squared <= 0.75**2).float().mean())}
+    if name in ("max-herding", "u-herding"):
+        return {"coverage": float((-squared).exp().mean())}
+    return {"coverage": float((1 - squared / 2).clamp(min=0).mean())}
+
+
+class Watch(threading.Thread):
+    """Sample the memory that this process holds of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self.over = 0, False
+
+    def run(self) -> None:
+        while not self.over:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    self.peak = max(self.peak, int(line.split()[1]) * 1024)
+            time.sleep(0.05)
+
+
+def measure(name: str, folder: Path, budget: int, exact: bool, judged: bool) -> dict[str, object]:
+    """Select once, and return processor seconds, peak bytes, and the quality."""
+    torch.set_num_threads(1)
+    strategy = strategies.build(name, **OPTIONS.get(name, {}))
+    store, rng, watch = SignalStore(folder), torch.Generator().manual_seed(1), Watch()
+    began = time.process_time()
+    watch.start()
+    if exact:
+        signals = {
+            n: torch.cat([b.float() for _, b in store.blocks(Need(n.name, n.options))])
+            for n in strategy.needs
+        }
+        ids = list(
+            strategy.select(PoolView(store.ids(range(len(store))), signals), budget, rng).ids
+        )
+    else:
+        ids = list(select_in_cells(strategy, store, budget, rng).ids)
+    watch.over = True
+    seconds = time.process_time() - began
+    figures: dict[str, object] = {"seconds": seconds, "bytes": watch.peak}
+    return figures | (quality(name, store, ids) if judged else {})
+
+
+def main(
+    candidates: Annotated[int, typer.Option(min=1)] = 50_000,
+    features: Annotated[int, typer.Option(min=1)] = 256,
+    budget: Annotated[int, typer.Option(min=1)] = 500,
+    names: Annotated[str, typer.Option(help="Strategies, with commas between.")] = "all",
+    exact: Annotated[bool, typer.Option("--exact", help="Measure the exact form too.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the store is kept.")] = Path("made-up"),
+    one: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Measure strategies that choose in two stages, each in a process of its own."""
+    place = folder / f"{candidates}x{features}"
+    judged = candidates <= 100_000
+    if one:
+        name, form = one.split(",")
+        print(json.dumps(measure(name, place, budget, form == "exact", judged)))
+        return
+    if not (place / RECORD).is_file():
+        write_store(place, candidates, features)
+    for name in TWO_STAGE if names == "all" else names.split(","):
+        for form in (["exact"] if exact else []) + ["two-stage"]:
+            command = [sys.executable, __file__, "--candidates", str(candidates), "--features",
+                       str(features), "--budget", str(budget), "--folder", str(folder),
+                       "--one", f"{name},{form}"]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"| {name} | {form} | failed: {done.stderr.strip().splitlines()[-1]} |")
+                continue
+            row = json.loads(done.stdout.strip().splitlines()[-1])
+            seconds, held = row.pop("seconds"), row.pop("bytes")
+            judged_by = ", ".join(f"{key} {value:.4g}" for key, value in row.items())
+            print(f"| {name} | {form} | {seconds:.1f} | {held / 2**30:.2f} | {judged_by} |")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    typer.run(main)
