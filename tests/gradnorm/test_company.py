@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -227,16 +228,15 @@ def test_objects_whose_samples_mix_are_refused() -> None:
 
 
 class Counting(nn.Module):
-    """Counts its calls in an attribute."""
+    """Counts its calls where the engine does not see it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.calls = nn.Linear(5, 3), 0
+        self.layer, self.calls = nn.Linear(5, 3), itertools.count(1)
         self.double()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.layer(x) * self.calls
+        return self.layer(x) * next(self.calls)
 
 
 @pytest.mark.parametrize("with_parameters", [False, True])

@@ -14,6 +14,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,11 @@ from upslope.processes import STOPPING
 _PATIENCE = timedelta(days=30)
 """How long a rank waits for another: rank 0 may select for hours. That one has died shows at once,
 by its connection."""
+
+
+_ROUND_SECONDS = 1.0
+"""How long each rank computes before results are gathered: ranks that are slower for a moment then
+make no others wait, and progress is told often enough."""
 
 
 class Joint(Work, Protocol):
@@ -63,11 +69,6 @@ class _Fault:
     """What a rank hands in for a result that it could not compute."""
 
     error: BaseException
-
-
-@dataclass(frozen=True)
-class _Nothing:
-    """What a rank hands in where a round has no batch for it."""
 
 
 @dataclass
@@ -176,15 +177,23 @@ class Ranks:
             return
         self._send(_Order(parcel, tuple(batches)))
         results = work.stream(batches[:: self.size])
+        there: dict[int, Any] = {}
+        taken = [0] * self.size
+        place = 0
         try:
-            for start in range(0, len(batches), self.size):
-                own = to_cpu(next(results))
+            while place < len(batches):
+                own = _compute_some(results)
                 self._go_on(True)
-                parts = self.gather(own)
-                for part in parts[: len(batches) - start]:
-                    if isinstance(part, _Fault):
-                        raise part.error
-                    yield part
+                for rank, part in enumerate(self.gather(own)):
+                    for value in part:
+                        there[rank + taken[rank] * self.size] = value
+                        taken[rank] += 1
+                while place in there:
+                    value = there.pop(place)
+                    place += 1
+                    if isinstance(value, _Fault):
+                        raise value.error
+                    yield value
         finally:
             # Also where the reader of the results wants no more: the others wait for a word.
             if not self.broken:
@@ -194,11 +203,7 @@ class Ranks:
         """Compute this rank's batches while rank 0 wants them."""
         results = work.stream(batches[self.rank :: self.size])
         while True:
-            own: Any
-            try:
-                own = to_cpu(next(results, _Nothing()))
-            except Exception as error:
-                own = _Fault(_portable(error))
+            own = _compute_some(results)
             if not self._go_on():
                 return
             self.gather(own)
@@ -351,6 +356,21 @@ def joined(device: str = "auto") -> Iterator[Ranks | None]:
 def leader(engine: Engine | None) -> Ranks | None:
     """Return the engine where it is the ranks of torchrun, which can train together."""
     return engine if isinstance(engine, Ranks) else None
+
+
+def _compute_some(results: Iterator[Any]) -> list[Any]:
+    """Return the next results of this rank, as many as a round takes; a fault is the last."""
+    some: list[Any] = []
+    until = time.monotonic() + _ROUND_SECONDS
+    while not some or time.monotonic() < until:
+        try:
+            some.append(to_cpu(next(results)))
+        except StopIteration:
+            break
+        except Exception as error:
+            some.append(_Fault(_portable(error)))
+            break
+    return some
 
 
 def _is_of_connection(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.distributed.engine import Work, using
-from upslope.distributed.parcels import Holdings, Parcel, pack_or_warn, to_cpu
+from upslope.distributed.parcels import Holdings, pack_or_warn, to_cpu
 from upslope.errors import ConfigError, RunError
 
 _RESTARTS = 20
@@ -143,7 +143,7 @@ class RayEngine:
                 while submitted < min(len(chunks), place + 2 * ahead) and len(running) < ahead:
                     who = load.index(min(load))
                     chunk = chunks[submitted]
-                    reference = self._actors[who].compute.remote(key, sent, chunk)
+                    reference = self._actors[who].compute.remote([self._held], key, [sent], chunk)
                     running[reference] = (submitted, who)
                     load[who] += 1
                     submitted += 1
@@ -170,8 +170,7 @@ class RayEngine:
         kind = ray.remote(_Worker)
         device = self._holdings.device.type
         self._actors = [
-            kind.options(**options).remote(self._held, device, self.threads)
-            for _ in range(self.workers)
+            kind.options(**options).remote(device, self.threads) for _ in range(self.workers)
         ]
 
     # --- whole tasks ---
@@ -225,20 +224,33 @@ class RayEngine:
 
 
 class _Worker:
-    """An actor: holds the data, and the network of the work that it was given last."""
+    """An actor: holds the data, and the network of the work that it was given last.
 
-    def __init__(self, held: bytes, device: str, threads: int) -> None:
-        from ray import cloudpickle
+    References come in lists, so that they are read where they are new and not at each call; and
+    with each call, so that an actor that was started again has them.
+    """
 
+    def __init__(self, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        objects, make_model = cloudpickle.loads(held)
-        self._holdings = Holdings(objects, make_model, torch.device(device))
+        self._device = torch.device(device)
+        self._holdings: Holdings | None = None
         self._work: tuple[str, Any] = ("", None)
 
-    def compute(self, key: str, parcel: Parcel, batches: list[Tensor]) -> list[Any]:
-        """Return the results of some batches. key: of the work in the parcel."""
+    def compute(
+        self, held: list[Any], key: str, parcel: list[Any], batches: list[Tensor]
+    ) -> list[Any]:
+        """Return the results of some batches.
+
+        held: what every actor holds. key: of the work in the parcel.
+        """
+        import ray
+        from ray import cloudpickle
+
+        if self._holdings is None:
+            objects, make_model = cloudpickle.loads(ray.get(held[0]))
+            self._holdings = Holdings(objects, make_model, self._device)
         if self._work[0] != key:
-            self._work = (key, self._holdings.unpack(parcel))
+            self._work = (key, self._holdings.unpack(ray.get(parcel[0])))
         return [to_cpu(result) for result in self._work[1].stream(batches)]
 
 
@@ -277,7 +289,7 @@ def _connect(ray: Any, engine: RayEngine, address: str | None) -> None:
             logging_level="error",
             **local,
         )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # a start that takes too long is a plain Exception of Ray's
         where = f"the Ray cluster at {address} (RAY_ADDRESS)" if address else "a Ray cluster here"
         raise RunError(
             f"Expected to reach {where} but got: {str(error).strip().splitlines()[0]}. Look at "

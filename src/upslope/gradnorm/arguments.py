@@ -16,6 +16,11 @@ from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.parameters import Parameters, select_of_batch
+from upslope.gradnorm.trace.input_checks import (
+    refuse_inputs_of_parameters,
+    refuse_written_twins,
+)
+from upslope.gradnorm.trace.last_pass import showing_batch_last
 from upslope.gradnorm.trace.microbatches import microbatches, reduce_per_sample
 from upslope.gradnorm.trace.recording import Recording
 from upslope.gradnorm.trace.sharing import open_batch
@@ -46,6 +51,8 @@ class Call:
         """
         batch = open_batch(model, inputs)
         weights = Weights(select_of_batch(model, parameters, batch))
+        refuse_inputs_of_parameters(batch, weights.parameters)
+        refuse_written_twins(model, batch)
         return cls(model, batch, weights, _compute_options(max_memory, dtype))
 
     def reduce(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
@@ -60,12 +67,15 @@ class Call:
 
         The model is as it was once the block is left.
         """
-        with restoring_state(self.model) as buffers:
+        with (
+            restoring_state(self.model) as state,
+            showing_batch_last(self.model, self.batch, state),
+        ):
 
             def record() -> Iterator[Recording]:
                 for microbatch in microbatches(self.model, self.batch, self.options):
-                    buffers.renew()  # a microbatch does not meet what another one has written
-                    yield Recording(self.model, microbatch, self.weights, self.options)
+                    state.renew()  # a microbatch does not meet what another one has written
+                    yield Recording(self.model, microbatch, self.weights, self.options, state)
 
             yield record()
 

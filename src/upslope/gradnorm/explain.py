@@ -106,8 +106,8 @@ def explain(
         return _from_modules(model, select(model, parameters))
     call = Call.of(model, inputs, parameters)
     n = call.batch.n
-    with restoring_state(model):
-        record = Recording(model, call.batch, call.weights, call.options)
+    with restoring_state(model) as state:
+        record = Recording(model, call.batch, call.weights, call.options, state)
         # The whole way that `gradient_norms` takes, with its proof: it may end in another path.
         record.reduce_per_sample(SquaredNorms(), label_free(lambda outputs: _any_loss(outputs, n)))
         table = record.run_or_fall_back(lambda: _from_recording(record))
@@ -185,7 +185,9 @@ def _any_loss(outputs: object, n: int) -> Tensor:
             f"Expected outputs with the {n} samples in dimension 0 but the model puts out shapes "
             f"{[tuple(t.shape) for t in tensors_in(outputs)]}: `explain` knows no loss for them."
         )
-    return torch.stack([t.abs().square().reshape(n, -1).sum(dim=1) for t in own]).sum(dim=0)
+    # Classes that a model masks with -inf count nothing in any loss.
+    sizes = [t.abs().masked_fill(t.abs() == math.inf, 0) for t in own]
+    return torch.stack([t.square().reshape(n, -1).sum(dim=1) for t in sizes]).sum(dim=0)
 
 
 def _cells(use: Use) -> tuple[str, ...]:

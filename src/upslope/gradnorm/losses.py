@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss
+from upslope.gradnorm.core.stateful_losses import StatefulLoss
 
 Logits = Callable[[Any], Tensor]
 """From a model's output to its logits."""
@@ -47,6 +48,8 @@ def identify(loss: Any) -> Any:
     Labels in a closure may be others; functions in it, and in a `functools.partial`, may not. An
     object with a method `__call__` is like no other.
     """
+    if isinstance(loss, StatefulLoss):
+        return identify(loss.loss)
     if isinstance(loss, functools.partial):
         parts = (*loss.args, *loss.keywords.values())
         return (identify(loss.func), tuple(loss.keywords), *map(_identify_part, parts))

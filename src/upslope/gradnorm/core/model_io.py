@@ -22,6 +22,9 @@ from upslope.errors import GradientNormError
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a model takes, samples in dimension 0: a tensor, or a tuple or dict of them."""
 
+_DENSE = (torch.strided, torch.jagged)
+"""Layouts of tensors from which the rows of samples can be taken."""
+
 _MOST_SHARED = 2
 """Tensors that are tried as shared at once. Models with more such inputs at a batch whose size is
 theirs by chance are refused; 2 covers a mask and a table of weights."""
@@ -62,6 +65,13 @@ class Batch:
             )
         n = tensors[0].shape[0]
         per_sample = tuple(isinstance(x, Tensor) and x.shape[:1] == (n,) for x in leaves)
+        for place, (leaf, own) in enumerate(zip(leaves, per_sample, strict=True)):
+            if own and leaf.layout not in _DENSE:
+                raise GradientNormError(
+                    f"Expected inputs in which every sample has rows of its own but input {place} "
+                    f"(counted from 0) is a tensor of layout {leaf.layout}, of which no samples "
+                    "can be taken. Give the model `x.to_dense()`."
+                )
         return cls(tuple(leaves), spec, n, per_sample)
 
     @property
@@ -129,6 +139,25 @@ class Batch:
             for i, own in enumerate(self.per_sample)
             if own and i != first and not clear(self.leaves[i])
         ]
+
+
+def refuse_outputs_without_rows(outputs: Any) -> None:
+    """Refuse outputs that are sparse tensors, or nested ones of strided layout.
+
+    Raises:
+        GradientNormError: naming the layout.
+    """
+    for leaf in tree_flatten(outputs)[0]:
+        if not isinstance(leaf, Tensor):
+            continue
+        nested = leaf.is_nested and leaf.layout == torch.strided
+        if nested or leaf.layout not in _DENSE:
+            kind = "a nested tensor of strided layout" if nested else f"of layout {leaf.layout}"
+            raise GradientNormError(
+                f"Expected outputs in which every sample has rows of its own but one is {kind}, of "
+                "which no samples can be taken. Return a dense tensor (`to_dense()`, or padded), "
+                "or a nested one with `layout=torch.jagged`."
+            )
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -204,7 +233,7 @@ def check_losses(losses: Any, n: int, first: int = 0) -> None:
     """Refuse all but n finite losses. first: the index of the first sample, for the message.
 
     Raises:
-        GradientNormError: the loss is reduced, of another shape, NaN or infinite.
+        GradientNormError: the loss is reduced, of another shape, complex, NaN or infinite.
     """
     if not isinstance(losses, Tensor) or losses.shape != (n,):
         got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
@@ -214,6 +243,11 @@ def check_losses(losses: Any, n: int, first: int = 0) -> None:
             + ('A reduced loss mixes the samples: use reduction="none".' if reduced else
                "Reduce what each sample holds (positions, pixels) and nothing else.")
         )  # fmt: skip
+    if losses.is_complex():
+        raise GradientNormError(
+            f"Expected real losses but got {losses.dtype}: a complex number has no one gradient. "
+            "Take its size or its real part, `losses.abs()` or `losses.real`."
+        )
     if not bool(torch.isfinite(losses).all()):
         bad = (~torch.isfinite(losses)).nonzero().flatten()[:5].tolist()
         names = [first + i for i in bad]

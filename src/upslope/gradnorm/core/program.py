@@ -19,6 +19,7 @@ to be the same, and each is proven by itself.
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Callable
 from typing import Any
 
@@ -156,13 +157,17 @@ def _is_indexed_by_samples(values: Any) -> bool:
 def _outline(value: Any) -> Any:
     """What is known of an argument of an operator that moves nothing: its shape, or its value.
 
-    A number with a fraction may change with every batch, and decides on no place.
+    A number with a fraction may change with every batch, and decides on no place. Zero and one may
+    switch an input off, as the factors of `addmm` do, and are kept apart; so are infinities.
     """
     if isinstance(value, Tensor):
         return tuple(value.shape)
     if isinstance(value, (tuple, list)):
         return tuple(map(_outline, value))
-    return value if isinstance(value, (int, str, torch.dtype)) else type(value)
+    switches = isinstance(value, (float, complex)) and (
+        value in (0, 1) or not cmath.isfinite(value)
+    )
+    return value if switches or isinstance(value, (int, str, torch.dtype)) else type(value)
 
 
 def _descriptor(value: Any) -> Any:

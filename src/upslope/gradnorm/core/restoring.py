@@ -1,7 +1,7 @@
-"""Buffers and random numbers are left as one forward pass would leave them, or as they were.
+"""Models are left as they were, and random numbers as one forward pass would leave them.
 
 The engine runs a model more often than its caller does: to learn, to prove, sample by sample. Each
-of these passes starts from the buffers and the random numbers that the caller's model had.
+of these passes starts from the state and the random numbers that the caller's model had.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.core.model_state import ModelState
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -36,57 +39,6 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
 
     walk(model)
     return modules
-
-
-class Buffers:
-    """The buffers of a model, as they are now."""
-
-    def __init__(self, model: nn.Module):
-        self._own = [
-            _Buffer(module, name, buffer, buffer.detach().clone())
-            for module in modules_of(model)
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-
-    def renew(self) -> None:
-        """Before another pass: whatever a pass has changed gets a copy of what it was.
-
-        Not the tensor itself, which the graph of an earlier pass may hold.
-        """
-        for buffer in self._own:
-            if buffer.has_changed():
-                buffer.put(buffer.before.clone())
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """At the end: the caller's own tensors are back, and hold what they held."""
-        for buffer in self._own:
-            if buffer.original._version != buffer.first_version or buffer.has_changed():
-                buffer.original.copy_(buffer.before)
-            buffer.put(buffer.original)
-
-
-class _Buffer:
-    """One buffer of one module: the tensor, and a copy of its values."""
-
-    def __init__(self, module: nn.Module, name: str, original: Tensor, before: Tensor):
-        self.module, self.name, self.original, self.before = module, name, original, before
-        self.first_version = original._version
-        self.put(original)
-
-    def put(self, tensor: Tensor) -> None:
-        """Make this the module's buffer."""
-        self.module._buffers[self.name] = self.now = tensor
-        self.version = tensor._version
-
-    def has_changed(self) -> bool:
-        """Whether the last pass wrote to the buffer, or put another in its place."""
-        there = self.module._buffers.get(self.name)
-        if there is not self.now or self.now._version != self.version:
-            return True
-        # Normalisation in training mode writes past the counter of versions.
-        return self.module.training and not torch.equal(self.now, self.before)
 
 
 class RandomState:
@@ -138,13 +90,12 @@ def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def restoring_state(model: nn.Module) -> Iterator[Buffers]:
-    """Record with autograd on; leave buffers and gradients as they were, whatever happens.
+def restoring_state(model: nn.Module) -> Iterator[ModelState]:
+    """Record with autograd on; leave the model and its gradients as they were, whatever happens.
 
-    Yields the buffers, to be renewed before each pass that counts. What was compiled runs as it was
+    Yields the state, to be renewed before each pass that counts. What was compiled runs as it was
     written: compiled backward passes free what several passes over one graph need.
     """
-    buffers = Buffers(model)
     held = (p for module in modules_of(model) for p in module._parameters.values())
     parameters = {id(p): p for p in held if p is not None}
     gradients = [(p, p.grad) for p in parameters.values()]
@@ -152,12 +103,28 @@ def restoring_state(model: nn.Module) -> Iterator[Buffers]:
         p.grad = None  # a reentrant checkpoint adds to it
     try:
         # The caller scores without gradients, as a rule; here they are what is asked for.
-        with torch.inference_mode(False), torch.enable_grad(), _uncompiled():
-            yield buffers
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _uncompiled(),
+            restored(ModelState(model)) as state,
+        ):
+            yield state
     finally:
-        buffers.restore()
         for p, own in gradients:
             p.grad = own
+
+
+@contextlib.contextmanager
+def restored(state: ModelState) -> Iterator[ModelState]:
+    """Put the state back in the end; what the model itself raises comes before our refusals."""
+    try:
+        yield state
+    except BaseException:
+        with contextlib.suppress(GradientNormError):
+            state.restore()
+        raise
+    state.restore()
 
 
 def _uncompiled() -> contextlib.AbstractContextManager[Any]:
@@ -171,10 +138,6 @@ def _uncompiled() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
-    """Run the model for the engine's own purposes: buffers and random numbers stay as they are."""
-    buffers, numbers = Buffers(model), RandomState(model)
-    try:
-        with numbers.replayed(), _uncompiled():
-            yield
-    finally:
-        buffers.restore()
+    """Run the model for the engine's own purposes: state and random numbers stay as they are."""
+    with restored(ModelState(model)), RandomState(model).replayed(), _uncompiled():
+        yield

@@ -1,4 +1,4 @@
-"""A model on one batch: ordinary forward passes, each from the same buffers and random numbers.
+"""A model on one batch: ordinary forward passes, each from the same state and random numbers.
 
 Made by `trace/recording` for each microbatch. The proofs run the model through it as PyTorch alone
 would, and read from it what the engine knows of the batch.
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from upslope.gradnorm.core.model_io import Batch, call, clone_rows
-from upslope.gradnorm.core.restoring import Buffers, RandomState
+from upslope.gradnorm.core.model_state import ModelState
+from upslope.gradnorm.core.restoring import RandomState
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.torch_faults import exact_batch_norm
@@ -40,13 +41,20 @@ class BatchRun:
     """A model, a batch, and the weights whose gradients are asked for.
 
     model, batch: the network and its samples. weights: what is differentiated by. options: how the
-    kernels compute.
+    kernels compute. state: what every pass starts from.
     """
 
     outputs: Any
     """What the model put out for the whole batch, with its graph."""
 
-    def __init__(self, model: nn.Module, batch: Batch, weights: Weights, options: ComputeOptions):
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        weights: Weights,
+        options: ComputeOptions,
+        state: ModelState,
+    ):
         self.model, self.batch, self.weights, self.options = model, batch, weights, options
         self.n = batch.n
         self.types: set[torch.dtype] = set()
@@ -61,7 +69,7 @@ class BatchRun:
         """Whether to hold each sample's gradient alone against that in the batch."""
         self.shared_outputs: set[int] | None = None
         """Outputs that are as long as the batch by chance, once that is known (`mixing`)."""
-        self._buffers, self._random = Buffers(model), RandomState(model)
+        self._state, self._random = state, RandomState(model)
         self._has_drawn = False
 
     @property
@@ -74,23 +82,23 @@ class BatchRun:
         return max(floating, key=lambda t: torch.finfo(t).eps, default=torch.float32)
 
     @contextlib.contextmanager
-    def forward_pass(self) -> Iterator[None]:
-        """Enter a pass: all start from the same buffers and random numbers; the first draws them.
+    def forward_pass(self, batch: Batch) -> Iterator[None]:
+        """Enter a pass: all start from the same state and random numbers; the first draws them.
 
         Only the first pass moves the generators of the caller, as one call of the model would.
+
+        batch: what the model is run on.
         """
-        # An earlier pass may have moved them, and its graph may hold the tensors: they are
-        # replaced.
-        self._buffers.renew()
-        if self._has_drawn:
-            with self._random.replayed():
+        with self._state.one_pass(batch.n):
+            if self._has_drawn:
+                with self._random.replayed():
+                    yield
+                return
+            self._has_drawn = True
+            try:
                 yield
-            return
-        self._has_drawn = True
-        try:
-            yield
-        finally:
-            self.is_random = self._random.has_moved()
+            finally:
+                self.is_random = self._random.has_moved()
 
     def run_plain(
         self,
@@ -118,5 +126,5 @@ class BatchRun:
                 own = clone_rows(tensor)  # for a model may write into what it is given
             return watch.mark(own) if watch is not None and per_sample else own
 
-        with self.forward_pass(), exact_batch_norm(), watch or contextlib.nullcontext():
+        with self.forward_pass(batch), exact_batch_norm(), watch or contextlib.nullcontext():
             return call(self.model, batch.map(take))

@@ -272,8 +272,9 @@ def model_mixes(run: BatchRun, samples: Tensor) -> GradientNormError:
         return GradientNormError(
             "Expected a model that puts out the same numbers for the same samples but a second "
             "pass of the same batch gives others: it counts its calls, or keeps a state between "
-            "them (`model.eval()` does not reset it). Reset the state in `forward`, or keep it in "
-            "buffers, which are put back before every pass."
+            "them (`model.eval()` does not reset it) out of reach, in a closure or a global name. "
+            "Reset the state in `forward`, or keep it in buffers or attributes of the model, which "
+            "are put back before every pass."
         )
     return GradientNormError(
         "Expected a model that treats each sample by itself but its outputs for samples "

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.model_io import (
+    Batch,
     Loss,
     check_losses,
     copy_objects,
@@ -28,6 +29,7 @@ from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     model_mixes,
+    refuse_company,
     refuse_losses_in_company,
     refuse_other_outputs,
     run_without_others,
@@ -104,8 +106,11 @@ def _in_company(run: BatchRun, shares: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         GradientNormError: what one sample's loss asks of the outputs reaches another's inputs.
     """
-    inputs = _differentiable_inputs(run)
-    ends = [x for x in tree_flatten(run.run_plain(run.batch, inputs))[0] if differentiable(x)]
+    inputs, outputs = _run_from_inputs(run)
+    ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
+    if ends:
+        # Where it is not there, the gradients of the parameters that follow are what tells.
+        inputs = _with_gradient(inputs, lambda x: pull_back(ends, shares, [x]))
     if inputs and ends and not run.has_hooks:
         u = scales(run.n, shares[0])
         scaled = [g * u.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in shares]
@@ -120,13 +125,40 @@ def _in_company(run: BatchRun, shares: Sequence[Tensor]) -> list[Tensor]:
     return ends
 
 
-def _differentiable_inputs(run: BatchRun) -> list[Tensor]:
+def _run_from_inputs(run: BatchRun) -> tuple[list[Tensor], Any]:
+    """Run the model on all samples; return the inputs that gradients can reach, and the outputs."""
     batch = run.batch
-    return [
-        leaf.detach().clone().requires_grad_()
-        for leaf, own in zip(batch.leaves, batch.per_sample, strict=True)
-        if own and leaf.is_floating_point()
-    ]
+    inputs = [leaf.detach().clone().requires_grad_() for leaf in _floating_inputs(batch)]
+    try:
+        return inputs, run.run_plain(batch, inputs)
+    # What takes no tensor that requires a gradient (`numpy()`, writes of some kinds) does take the
+    # caller's own.
+    except RuntimeError:
+        return [], run.run_plain(batch)
+
+
+def _floating_inputs(batch: Batch) -> list[Tensor]:
+    """Return the floating inputs with rows of samples."""
+    pairs = zip(batch.leaves, batch.per_sample, strict=True)
+    return [leaf for leaf, own in pairs if own and leaf.is_floating_point()]
+
+
+def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> list[Tensor]:
+    """Return the inputs at which there is a gradient.
+
+    A model may use operators on its raw inputs that have no derivative (`unique`, `heaviside`): no
+    one asks for one in an ordinary pass. pull: takes the gradient at one input.
+    """
+    reached = []
+    for x in inputs:
+        try:
+            pull(x)
+        except (NotImplementedError, RuntimeError) as error:
+            if "derivative for" not in str(error):
+                raise
+        else:
+            reached.append(x)
+    return reached
 
 
 def _refuse_company(
@@ -153,8 +185,7 @@ def _in_the_batch(
     run: BatchRun, loss: Loss, parameters: list[Tensor], samples: Sequence[int]
 ) -> Iterator[tuple[Tensor | None, ...]]:
     """Where a sample cannot go alone: one pass forward, and one backward for each sample."""
-    inputs = _differentiable_inputs(run)
-    outputs = run.run_plain(run.batch, inputs)
+    inputs, outputs = _run_from_inputs(run)
     losses = loss(copy_objects(outputs))
     check_losses(losses, run.n, run.batch.first)
     if not run.is_random:
@@ -165,6 +196,12 @@ def _in_the_batch(
         return
     if run.n > 1 and not run.has_hooks:
         _refuse_mixing_at_outputs(run, outputs, losses)
+    asked = max(1, len(_floating_inputs(run.batch)))
+    inputs = _with_gradient(inputs, lambda x: pull_back([losses], [torch.ones_like(losses)], [x]))
+    if run.n > 1 and len(inputs) < asked and not run.is_random:
+        # Gradients cannot tell whether samples meet: outputs without the others do.
+        refuse_company(run, outputs, losses)
+        refuse_losses_in_company(run, loss)
     if run.n > 1 and inputs and not run.has_hooks:
         u = scales(run.n, losses)
         shares = torch.ones_like(losses), u

@@ -20,6 +20,7 @@ from upslope.gradnorm.core.model_io import (
     check_losses,
     clone_rows,
     copy_objects,
+    refuse_outputs_without_rows,
     tensors_in,
 )
 from upslope.gradnorm.core.program import switches_of
@@ -83,6 +84,7 @@ class Forward:
             run.types = self.tape.types
             try:
                 run.outputs = self._call()
+                refuse_outputs_without_rows(run.outputs)
                 fusion.check(tensors_in(run.outputs))
                 self._identity = self._interceptor.program.identity
                 self._is_recorded = True
@@ -116,7 +118,7 @@ class Forward:
         run = self._run
         # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
         no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
-        with run.forward_pass(), no_hooks, self._interceptor:
+        with run.forward_pass(run.batch), no_hooks, self._interceptor:
             return call(run.model, run.batch.map(self._taken))
 
     def _taken(self, tensor: Tensor, per_sample: bool) -> Tensor:

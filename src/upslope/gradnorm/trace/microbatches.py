@@ -26,6 +26,7 @@ from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.restoring import modules_of, restoring_state, without_traces
+from upslope.gradnorm.core.stateful_losses import keeping_loss
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import identify, is_label_free
@@ -33,6 +34,7 @@ from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradie
 from upslope.gradnorm.proofs.independence import loss_looks_around
 from upslope.gradnorm.proofs.mixing import shared_tensors
 from upslope.gradnorm.trace.forward import upcast_output
+from upslope.gradnorm.trace.last_pass import showing_batch_last
 from upslope.gradnorm.trace.memory import memory_of
 from upslope.gradnorm.trace.recording import Recording
 from upslope.gradnorm.trace.sharing import open_batch
@@ -66,11 +68,16 @@ def reduce_per_sample(
     keep_pages()
     bounded = options.scratch < SCRATCH
     heap = give_pages_back() if bounded else contextlib.nullcontext()
-    with heap, restoring_state(model) as buffers:
+    with (
+        heap,
+        restoring_state(model) as state,
+        showing_batch_last(model, batch, state),
+        keeping_loss(loss, model) as loss,
+    ):
 
         def record(batch: Batch) -> Recording:
-            buffers.renew()  # a piece does not meet what another piece has written
-            return Recording(model, batch, weights, options)
+            state.renew()  # a piece does not meet what another piece has written
+            return Recording(model, batch, weights, options, state)
 
         own = list(microbatches(model, batch, options))
         if len(own) > 1 and is_label_free(loss):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.model_io import Batch, Loss
+from upslope.gradnorm.core.model_io import Batch, Loss, refuse_outputs_without_rows
+from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import Reduction, SquaredNorms
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
@@ -43,11 +44,18 @@ class Recording:
     """A model on one microbatch: its outputs, and reductions of its per-sample gradients.
 
     model: the network. batch: the samples. weights: what is differentiated by. options: how to
-    compute.
+    compute. state: what every pass of the model starts from.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, weights: Weights, options: ComputeOptions):
-        self.run = BatchRun(model, batch, weights, options)
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        weights: Weights,
+        options: ComputeOptions,
+        state: ModelState,
+    ):
+        self.run = BatchRun(model, batch, weights, options, state)
         self.n, self.weights = batch.n, weights
         self._memory = memory_of(model)
         self._ladder = Ladder()
@@ -105,6 +113,7 @@ class Recording:
         proves = not ladder.is_known or self.run.looks_around or self._memory.draw_proof()
         self.run.checks_company = self.n > 1 and proves
         self.run.outputs = self.run.run_plain(self.run.batch)
+        refuse_outputs_without_rows(self.run.outputs)
 
     def squared_norms(self, loss: Loss, *, last: bool = False) -> dict[str, Tensor]:
         """Return name -> (n,) squared norms of each weight's per-sample gradient of `loss`.
@@ -215,7 +224,9 @@ class Recording:
             model = copy.deepcopy(run.model).double()
             names = set(run.weights.parameters)
             own = {name: p for name, p in model.named_parameters() if name in names}
-            record = Recording(model, run.batch.double(), Weights(own), run.options)
+            record = Recording(
+                model, run.batch.double(), Weights(own), run.options, ModelState(model)
+            )
             reduced = record.run_or_fall_back(lambda: record._reduce(SquaredNorms(), loss, True))
             return reduced is not None
         except GradientNormError:

@@ -1,0 +1,178 @@
+"""The containers of a module: dicts, lists and sets of what it keeps between two passes.
+
+A pass may write a buffer, set an attribute, append to a list or fill a cache. All of these are
+containers that can be reached from a module: its own attributes, its buffers, its parameters, and
+what lies in them. `Walk` lists them once; a `Holder` is one of them, with what it held.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ATOMS = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
+)
+_CLOSED = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
+"""Values that are no containers, whatever attributes they have."""
+
+_OWN = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
+"""Attributes in which PyTorch keeps the hooks of a module."""
+
+_DEPTH = 4
+"""Containers within containers that are opened, below a module."""
+
+
+class Walk:
+    """All containers and tensors that can be reached from some modules.
+
+    modules: the roots. apart_from: modules that stay closed, with their tensors. The names under
+    which PyTorch keeps hooks stay closed, as these belong to the caller and change in no pass.
+    """
+
+    def __init__(self, *modules: nn.Module, apart_from: Iterable[nn.Module] = ()):
+        self.holders: list[Holder] = []
+        self.tensors: dict[int, Tensor] = {}
+        self.modules: list[nn.Module] = []
+        self._seen: set[int] = set()
+        for module in apart_from:
+            self._seen.add(id(module))
+            held = (*module._parameters.values(), *module._buffers.values())
+            self._seen.update(id(tensor) for tensor in held if tensor is not None)
+        for module in modules:
+            self._visit(module, _DEPTH)
+
+    def _visit(self, value: Any, depth: int, *, in_object: bool = False) -> None:
+        if type(value) in _ATOMS:
+            return
+        if id(value) in self._seen or isinstance(value, _CLOSED):
+            return
+        if isinstance(value, Tensor):
+            self.tensors.setdefault(id(value), value)
+            return
+        if isinstance(value, nn.Module):
+            self._seen.add(id(value))
+            self._visit_module(value)
+        elif depth > 0:
+            self._visit_container(value, depth, in_object)
+
+    def _visit_module(self, module: nn.Module) -> None:
+        self.modules.append(module)
+        # Past `__getattr__` of the module: a lookup there costs as much as all that follows.
+        attributes = vars(module)
+        self.holders.append(Holder(attributes))
+        for name, value in attributes.items():
+            if type(value) not in _ATOMS and name not in _OWN:
+                self._visit(value, _DEPTH)
+        # The dicts of a compiled script are no dicts of Python, though they look like some.
+        if isinstance(module, torch.jit.ScriptModule):
+            for name in ("_buffers", "_parameters"):
+                held = getattr(module, name)
+                self.holders.append(_Script(held))
+                for value in dict(held.items()).values():
+                    self._visit(value, _DEPTH)
+            for child in module.children():
+                self._visit(child, _DEPTH)
+
+    def _visit_container(self, value: Any, depth: int, in_object: bool) -> None:
+        if isinstance(value, dict):
+            self.holders.append(Holder(value))
+            inner: Any = value.values()
+        elif isinstance(value, (list, deque)):
+            self.holders.append(_List(value))
+            inner = value
+        elif isinstance(value, set):
+            self.holders.append(_Set(value))
+            inner = value
+        elif isinstance(value, tuple):
+            inner = value
+        # Objects in objects lead to what others share: loggers, data sets, a trainer.
+        elif not in_object and isinstance(getattr(value, "__dict__", None), dict):
+            self.holders.append(Holder(value.__dict__))
+            inner, in_object = value.__dict__.values(), True
+        else:
+            return
+        self._seen.add(id(value))
+        for item in tuple(inner):
+            if type(item) not in _ATOMS:
+                self._visit(item, depth - 1, in_object=in_object)
+
+
+class Holder:
+    """A dict, and what it held."""
+
+    def __init__(self, held: Any):
+        self.held = held
+        self._keys, self._values = self._entries()
+        self._expected = self._values
+
+    def expect(self, instead: Callable[[Any], Any]) -> None:
+        """Expect other values from now on. instead: what stands for each that it held."""
+        self._expected = [instead(value) for value in self._values]
+
+    def put_back(self) -> None:
+        """Let it hold what is expected, if a pass has changed it."""
+        keys, values = self._entries()
+        if not (_are(values, self._expected) and _are(keys, self._keys)):
+            self._write(keys)
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return list(self.held), list(self.held.values())
+
+    def _write(self, keys: Sequence[Any]) -> None:
+        if not _are(keys, self._keys):
+            self.held.clear()
+        for key, value in zip(self._keys, self._expected, strict=True):
+            self.held[key] = value
+
+
+def _are(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether two sequences are of the same objects: tensors have no other equality."""
+    return len(first) == len(second) and all(map(operator.is_, first, second))
+
+
+class _Script(Holder):
+    """The buffers or parameters of a compiled script."""
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        pairs = list(self.held.items())
+        return [key for key, _ in pairs], [value for _, value in pairs]
+
+    def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
+        for key, value in zip(self._keys, self._expected, strict=True):
+            self.held[key] = value
+
+
+class _List(Holder):
+    """A list or a deque, and what it held."""
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), list(self.held)
+
+    def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
+        self.held.clear()
+        self.held.extend(self._expected)
+
+
+class _Set(Holder):
+    """A set, and what it held."""
+
+    def __init__(self, held: set[Any]):
+        super().__init__(held)
+        self._copy = set(held)
+
+    def put_back(self) -> None:
+        """Let it hold what is expected, if a pass has changed it."""
+        if self.held != self._copy:
+            self.held.clear()
+            self.held.update(self._copy)
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []

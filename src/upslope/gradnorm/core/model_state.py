@@ -1,0 +1,319 @@
+"""The state of a model between passes: each starts from the same, and the caller finds it again.
+
+Everything that can be reached from the modules belongs to it: buffers, attributes, and what lies in
+their lists and dicts, by identity and by values, whatever way they were written. Buffers and
+attributes are copied and compared bit for bit, for a write through `.data`, or by an operator that
+keeps statistics, moves no counter. They are small against activations.
+
+Parameters are not small: a copy is as large as the gradients of a training step, which the engine
+never holds, and comparing them costs a reading of all of them. So they are copied where a model is
+first seen (in a mode, and with the flags that it has), for its first pass alone. Parameters that
+this pass writes are known from then on, and treated as buffers are. Others are watched by what
+costs next to nothing: the counter of versions, the address, and a few numbers of each. That shows
+writes of a later batch; of these, the old values are gone, so that such a call is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.core.containers import Walk
+from upslope.gradnorm.core.state_memory import Stretch, has_memory, stretches_of
+
+_SMALL = 1 << 20
+"""Bytes up to which stretches are compared all at once: calls cost more than the copy."""
+
+_SEEN_OF_EACH = 16
+"""Numbers of each parameter that are watched."""
+
+_written: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = WeakKeyDictionary()
+"""model -> mode and flags -> the parameters (by `id`) that a pass writes."""
+
+
+class ModelState:
+    """What modules keep, as it is now.
+
+    model: the network, or a loss that is a module. others: modules beside it. apart_from: modules
+    that are no part of it, with their tensors.
+    """
+
+    def __init__(self, model: nn.Module, *others: nn.Module, apart_from: Iterable[nn.Module] = ()):
+        walk = Walk(model, *others, apart_from=apart_from)
+        self._holders = walk.holders
+        self._modules = walk.modules
+        plain = [t for t in walk.tensors.values() if has_memory(t)]
+        ids = {id(t) for t in plain}
+        # Sparse tensors and their like have no memory that could be compared.
+        self._odd = [
+            _Odd(t)
+            for t in walk.tensors.values()
+            if id(t) not in ids and t.numel() and not nn.parameter.is_lazy(t)
+        ]
+        stretches = stretches_of(plain)
+        key = torch.is_grad_enabled(), _flags(walk.modules)
+        known = _written.setdefault(model, {})
+        self._learns = key not in known
+        self._known = known.setdefault(key, set())
+        self._copied = [s for s in stretches if not s.parameters or self._is_copied(s)]
+        self._watch_only([s for s in stretches if s.parameters and not self._is_copied(s)])
+        copy_bytes(self._copied)
+        self._has_replaced = False
+        self.passes = 0
+        """How many passes have begun."""
+        self.last_size = 0
+        """How many samples the last of them had."""
+        self._ends: dict[int, Tensor] = {}
+        """What the first pass left in parameters that are written and require a gradient."""
+        self._refused: set[int] = set()
+        """Parameters whose values are gone, or that samples decide on."""
+
+    def _is_copied(self, stretch: Stretch) -> bool:
+        return self._learns or any(id(p) in self._known for p in stretch.parameters)
+
+    @contextlib.contextmanager
+    def one_pass(self, size: int) -> Iterator[None]:
+        """Enter a pass: it starts from what the modules kept at first, and shows what it writes.
+
+        size: the number of its samples.
+        """
+        self.renew()
+        self.passes, self.last_size = self.passes + 1, size
+        yield
+        self.end_pass()
+
+    def end_pass(self) -> None:
+        """After a pass: see what it has written."""
+        self._learn()
+        self._compare_ends()
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Before another pass: whatever a pass has changed gets a copy of what it was.
+
+        Not the tensor itself, which the graph of an earlier pass may hold.
+        """
+        with torch.inference_mode(False):
+            instead: dict[int, Tensor] = {}
+            for stretch in changed(self._copied):
+                instead |= stretch.replace()
+            for odd in self._odd:
+                instead |= odd.replace()
+            if instead:
+                self._has_replaced = True
+                self._expect(instead)
+            self._watch()
+            for holder in self._holders:
+                holder.put_back()
+
+    def _expect(self, instead: dict[int, Tensor]) -> None:
+        # Of what has not changed just now, the last copy stands.
+        for stretch in self._copied:
+            for looking in stretch.looking:
+                instead.setdefault(id(looking.original), looking.now)
+        for odd in self._odd:
+            instead.setdefault(id(odd.original), odd.now)
+        for holder in self._holders:
+            holder.expect(lambda value: _exchange(value, instead))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """At the end: the caller's own tensors are back, and hold what they held.
+
+        Raises:
+            GradientNormError: the values of a parameter are gone, or samples decide on them.
+        """
+        with torch.inference_mode(False):
+            self._learn()
+            for stretch in self._copied:
+                stretch.restore()
+            for odd in self._odd:
+                odd.restore()
+            self._watch(by_values=True)
+            if self._has_replaced:
+                for holder in self._holders:
+                    holder.expect(lambda value: value)
+            for holder in self._holders:
+                holder.put_back()
+            self._has_replaced = False
+        if self._refused:
+            raise self._refusal()
+
+    @torch.no_grad()
+    def _learn(self) -> None:
+        """After the first pass of a model: see which parameters it has written; drop the rest."""
+        if not self._learns:
+            return
+        self._learns = False
+        # What was not written gives its copy back: it was there for one pass.
+        kept, untouched = [], []
+        for stretch in self._copied:
+            if stretch.parameters and not (stretch.has_moved() or stretch.has_other_values()):
+                stretch.before = None
+                untouched.append(stretch)
+            else:
+                self._known.update(id(p) for p in stretch.parameters)
+                kept.append(stretch)
+        self._copied = kept
+        self._watch_only(untouched)
+
+    @torch.no_grad()
+    def _compare_ends(self) -> None:
+        """See that every pass leaves the same in the parameters that it writes."""
+        for stretch in self._copied:
+            for p in stretch.parameters:
+                if p.requires_grad:
+                    end = self._ends.setdefault(id(p), p.detach().clone())
+                    same = torch.equal(end, p) or bool(
+                        ((end == p) | (end.isnan() & p.isnan())).all()
+                    )
+                    if not same:
+                        self._refused.add(id(p))
+
+    def _watch(self, *, by_values: bool = False) -> None:
+        """Take note of parameters that are written for the first time, without a copy."""
+        moved = [stretch for stretch in self._watched if stretch.has_moved()]
+        if by_values and not _same(self._few, _few_of(self._watched)):
+            few = zip(self._watched, _few_of(self._watched), self._few, strict=True)
+            ids = {id(stretch) for stretch in moved}
+            moved += [s for s, a, b in few if id(s) not in ids and not torch.equal(a, b)]
+        if not moved:
+            return
+        # They are known from now on, so that the next call begins with a copy of them.
+        for stretch in moved:
+            ids = {id(p) for p in stretch.parameters}
+            self._known |= ids
+            # With another memory in its place, what it had is still there.
+            if by_values or stretch.was_written():
+                self._refused |= ids
+            stretch.restore()
+        copy_bytes(moved)
+        self._copied += moved
+        self._watch_only([s for s in self._watched if s.before is None])
+
+    def _watch_only(self, stretches: list[Stretch]) -> None:
+        self._watched, self._few = stretches, _few_of(stretches)
+
+    def _refusal(self) -> GradientNormError:
+        known = {id(p): name for m in self._modules[::-1] for name, p in m.named_parameters()}
+        names = sorted(known.get(i, "a parameter") for i in self._refused)
+        self._refused = set()
+        return GradientNormError(
+            f"Expected a forward pass that leaves the parameters as they are, or writes the same "
+            f"to them for every batch, but {names[:3]} hold other numbers after one pass than "
+            "after another, or were written to for the first time. Freeze what is a running "
+            "statistic (`requires_grad_(False)`) or keep it in a buffer: both are put back before "
+            "every pass. Where it was written for the first time, the next call will put it back."
+        )
+
+
+def _few_of(stretches: Iterable[Stretch]) -> list[Tensor]:
+    """Return a few numbers of each stretch of memory, as bytes."""
+    few = []
+    for stretch in stretches:
+        own = stretch.own.clone() if len(stretch.own) <= 8 * _SEEN_OF_EACH else stretch.own
+        if len(own) > 8 * _SEEN_OF_EACH:
+            longs = own[: len(own) // 8 * 8].view(torch.int64)
+            own = longs[:: len(longs) // _SEEN_OF_EACH].clone().view(torch.uint8)
+        few.append(own)
+    return few
+
+
+def _same(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Whether two lists of bytes are the same: one question for each device."""
+    devices = {t.device for t in first}
+    pairs = (
+        [torch.cat([t for t in own if t.device == d]) for own in (first, second)] for d in devices
+    )
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class _Odd:
+    """A tensor without plain memory: sparse, nested, quantised. It is compared by its version."""
+
+    def __init__(self, original: Tensor):
+        self.original = self.now = original
+        self._before = original.detach().clone()
+        self._first = self._version = _version(original)
+
+    def replace(self) -> dict[int, Tensor]:
+        """Return what stands for it from now on, if it was written to."""
+        if _version(self.now) == self._version:
+            return {}
+        self.now = self._before.clone()
+        self._version = _version(self.now)
+        return {id(self.original): self.now}
+
+    def restore(self) -> None:
+        """Let it hold what it held."""
+        if _version(self.original) != self._first:
+            self.original.copy_(self._before)
+        self.now, self._version = self.original, _version(self.original)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def copy_bytes(stretches: Iterable[Stretch]) -> None:
+    """Copy what stretches of memory hold."""
+    for small, large in _by_device(stretches):
+        for stretch in large:
+            stretch.before = stretch.own.clone()
+        if small:
+            joined = torch.cat([stretch.own for stretch in small])
+            parts = torch.split(joined, [len(stretch.own) for stretch in small])
+            for stretch, part in zip(small, parts, strict=True):
+                stretch.before = part
+
+
+def changed(stretches: Iterable[Stretch]) -> list[Stretch]:
+    """Return the stretches of memory that were written to."""
+    written = [stretch for stretch in stretches if stretch.has_moved()]
+    ids = {id(stretch) for stretch in written}
+    for small, large in _by_device(s for s in stretches if id(s) not in ids):
+        written += [stretch for stretch in large if stretch.has_other_values()]
+        if small:
+            now = torch.cat([stretch.now for stretch in small])
+            before = torch.cat([stretch.before for stretch in small if stretch.before is not None])
+            # One question for all: on a GPU each costs a round trip.
+            if not torch.equal(now, before):
+                written += [stretch for stretch in small if stretch.has_other_values()]
+    return written
+
+
+def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:
+    """The small and the large stretches of memory of each device."""
+    devices: dict[torch.device, tuple[list[Stretch], list[Stretch]]] = {}
+    for stretch in stretches:
+        small, large = devices.setdefault(stretch.own.device, ([], []))
+        (small if len(stretch.own) <= _SMALL else large).append(stretch)
+    return devices.values()
+
+
+def _exchange(value: Any, instead: dict[int, Tensor]) -> Any:
+    """What stands for a value now: a tensor, or a tuple of such."""
+    if isinstance(value, Tensor):
+        return instead.get(id(value), value)
+    if isinstance(value, tuple) and any(isinstance(item, (Tensor, tuple)) for item in value):
+        items = [_exchange(item, instead) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            make: Callable[[Iterable[Any]], Any] = getattr(value, "_make", type(value))
+            return make(items)
+    return value
+
+
+def _flags(modules: Iterable[nn.Module]) -> Hashable:
+    """What decides on the way that a model goes: modes, and other attributes that are flags."""
+    return tuple(
+        value
+        for module in modules
+        for value in vars(module).values()
+        if value is None or isinstance(value, (bool, str))
+    )

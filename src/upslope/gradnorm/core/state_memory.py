@@ -1,0 +1,181 @@
+"""The memory of the tensors that a model keeps: copies of it, and tensors anew with its values.
+
+Tensors may share memory: one buffer in two modules, a view of another, an alias in an attribute,
+the weights of a recurrence in one block. A `Stretch` is one piece of memory with all tensors that
+look at it, so that one copy serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_ALIGNMENT = 16
+"""Bytes to whose multiples a stretch begins, so that it holds numbers of any type in line."""
+
+
+class _Place(NamedTuple):
+    """Where a tensor looks in memory, and how."""
+
+    pointer: int
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Place:
+        return cls(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+
+
+@dataclass
+class _Looking:
+    """A tensor that looks at a stretch: the model's own, and the one that stands for it now."""
+
+    original: Tensor
+    place: _Place
+    first_version: int | None
+    now: Tensor
+    now_place: _Place
+    version: int | None
+
+    def has_moved(self) -> bool:
+        """Whether it was written to in a way that PyTorch counts, or was given other memory."""
+        return _version(self.now) != self.version or _Place.of(self.now) != self.now_place
+
+    def become(self, tensor: Tensor) -> None:
+        self.now, self.now_place, self.version = tensor, _Place.of(tensor), _version(tensor)
+
+
+class Stretch:
+    """A stretch of memory, and the tensors of the model's state that look at it.
+
+    tensors: the tensors, all in one storage.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]):
+        self.looking = [
+            _Looking(t, _Place.of(t), _version(t), t, _Place.of(t), _version(t)) for t in tensors
+        ]
+        spans = [_span(t) for t in tensors]
+        self.start = min(start for start, _ in spans) // _ALIGNMENT * _ALIGNMENT
+        storage = self.looking[0].original.untyped_storage()
+        size = max(end for _, end in spans) - self.start
+        self.own = self.now = _bytes(storage, self.start, size, self.looking[0].original.device)
+        self.before: Tensor | None = None
+        """The bytes that it held, if they were copied."""
+        self.parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
+
+    def has_moved(self) -> bool:
+        """Whether a tensor was written to in a way that PyTorch counts, or has other memory."""
+        return any(looking.has_moved() for looking in self.looking)
+
+    def was_written(self) -> bool:
+        """Whether PyTorch counted a write to the memory that the model's own tensors had."""
+        return any(_version(at.original) != at.first_version for at in self.looking)
+
+    def has_other_values(self) -> bool:
+        """Whether the bytes are others than those that were copied."""
+        return self.before is not None and not equal_bytes(self.now, self.before)
+
+    def replace(self) -> dict[int, Tensor]:
+        """Let new tensors, with a memory of their own, stand for those of the model.
+
+        Not the same memory, which the graph of an earlier pass may hold. Parameters that require a
+        gradient stay what they are, for they are known by identity: they look at the new memory.
+
+        Returns the id of each tensor of the model, and what stands for it.
+        """
+        assert self.before is not None
+        self.now = self.before.clone()
+        return {id(looking.original): self._look_at_now(looking) for looking in self.looking}
+
+    def _look_at_now(self, looking: _Looking) -> Tensor:
+        original = looking.original
+        view = _look(self.now.untyped_storage(), looking.place, original, self.own.data_ptr())
+        if isinstance(original, nn.Parameter):
+            if original.requires_grad:
+                original.data = view
+                _set_version(original, looking.version)
+                view = original
+            else:
+                view = nn.Parameter(view, requires_grad=False)
+        elif original.requires_grad:
+            view.requires_grad_()
+        looking.become(view)
+        return view
+
+    def restore(self) -> None:
+        """Let the tensors of the model look at their own memory, which holds what it held."""
+        if self.before is not None and not equal_bytes(self.own, self.before):
+            self.own.copy_(self.before)
+        self.now = self.own
+        for looking in self.looking:
+            original = looking.original
+            if _Place.of(original) != looking.place:
+                storage, base = self.own.untyped_storage(), self.own.data_ptr() - self.start
+                original.data = _look(storage, looking.place, original, base)
+            # Numbers that are the same bit for bit need not end a graph that the caller holds.
+            _set_version(original, looking.first_version)
+            looking.become(original)
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is a plain stretch of memory: not sparse, lazy, conjugate or quantised."""
+    try:
+        plain = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+        signs = tensor.is_conj() or tensor.is_neg()
+        return plain and not signs and tensor.numel() > 0 and tensor.data_ptr() != 0
+    except (RuntimeError, ValueError, NotImplementedError, TypeError):  # a tensor of another kind
+        return False
+
+
+def stretches_of(tensors: Iterable[Tensor]) -> list[Stretch]:
+    """Return the stretches of memory that tensors look at; all of them are such (`has_memory`)."""
+    by_storage: dict[tuple[torch.device, int], list[Tensor]] = {}
+    for tensor in tensors:
+        key = tensor.device, tensor.untyped_storage().data_ptr()
+        by_storage.setdefault(key, []).append(tensor)
+    return [Stretch(group) for group in by_storage.values()]
+
+
+def equal_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two stretches hold the same bits: NaN is itself, and zero is not minus zero."""
+    # As long numbers, where they fit: eight times as fast.
+    aligned = len(a) % 8 == 0 and a.data_ptr() % 8 == 0 and b.data_ptr() % 8 == 0
+    return torch.equal(a.view(torch.int64), b.view(torch.int64)) if aligned else torch.equal(a, b)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often PyTorch saw it written to; None for tensors of the inference mode."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _set_version(tensor: Tensor, version: int | None) -> None:
+    if version is not None and not tensor.is_inference() and tensor._version != version:
+        torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The first byte of its storage at which a tensor looks, and the one after the last."""
+    width = tensor.element_size()
+    start = int(tensor.storage_offset()) * width
+    if tensor.is_contiguous():
+        return start, start + tensor.numel() * width
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    return start, start + (last + 1) * width
+
+
+def _bytes(storage: torch.UntypedStorage, start: int, size: int, device: torch.device) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage, start, (size,), (1,))
+
+
+def _look(storage: torch.UntypedStorage, place: _Place, like: Tensor, base: int) -> Tensor:
+    """A tensor that looks at a storage as `like` did at its own. base: where that begins for it."""
+    offset = (place.pointer - base) // place.dtype.itemsize
+    empty = torch.empty(0, dtype=place.dtype, device=like.device)
+    return empty.set_(storage, offset, place.shape, place.stride)

@@ -1,0 +1,170 @@
+"""Inputs and outputs of unusual kinds: exact, or refused by name with the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.utils.checkpoint
+from oracle import norms_one_by_one, relative_error
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm import explain, gradient_norms
+
+D = torch.float64
+
+
+def squares(outputs: Tensor) -> Tensor:
+    return outputs.square().flatten(1).sum(dim=1)
+
+
+class Model(nn.Module):
+    """Two layers. around: what is made of the model and its inputs."""
+
+    def __init__(self, around: Callable[..., Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.first, self.last = nn.Embedding(7, 5), nn.Linear(5, 8), nn.Linear(8, 3)
+        self.around, self.factor = around, 0.0
+        self.double()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.around(self, *inputs)
+
+    def layers(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.first(x).tanh())
+        return out
+
+
+def batch(n: int = 4) -> Tensor:
+    return torch.randn(n, 5, generator=torch.Generator().manual_seed(1), dtype=D)
+
+
+def one(outputs: Tensor, _: int) -> Tensor:
+    return squares(outputs)[0]
+
+
+def test_inputs_that_hang_on_parameters_are_refused_by_name() -> None:
+    model = Model(lambda m, x: m.layers(x))
+    made = model.words(torch.tensor([0, 1, 1, 2]))
+    with pytest.raises(GradientNormError, match=r"input 0.*computed from `words.weight`.*detach"):
+        gradient_norms(model, made, squares)
+    truth = norms_one_by_one(model.last, model.first(made).tanh().detach(), one)
+    # Of parameters that the input does not hang on, nothing is missing.
+    norms = gradient_norms(model, made, squares, parameters=["last"])
+    assert relative_error(norms, truth) < 1e-9
+    assert len(gradient_norms(model, made.detach(), squares)) == 4
+    shared = Model(lambda m, x, w: m.layers(x * w))
+    with pytest.raises(GradientNormError, match=r"input 1.*`first.weight`"):
+        gradient_norms(shared, (batch(), shared.first.weight[0]), squares)
+
+
+def test_a_graph_that_does_not_reach_the_model_is_no_matter() -> None:
+    model = Model(lambda m, x: m.layers(x))
+    x = nn.Linear(5, 5).double()(batch())
+    truth = norms_one_by_one(model, x.detach(), one)
+    assert relative_error(gradient_norms(model, x, squares), truth) < 1e-9
+
+
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x[:, :], lambda x: x.flip(1)])
+@pytest.mark.parametrize("writes", [False, True])
+def test_inputs_that_are_one_tensor(view, writes) -> None:
+    def around(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        if writes:
+            x.data += 1
+        return m.layers(y) + x[:, :3]
+
+    model, x = Model(around), batch()
+    y = view(x)
+    apart = y is not x and y.data_ptr() != x.data_ptr()
+    if writes and not apart:
+        with pytest.raises(GradientNormError, match=r"inputs \[0, 1\].*share memory.*clone"):
+            gradient_norms(model, (x, y), squares)
+        return
+    truth = norms_one_by_one(model, (x, y), one)
+    assert relative_error(gradient_norms(model, (x, y), squares), truth) < 1e-9
+
+
+WITHOUT_DERIVATIVE = {
+    "unique": lambda x: torch.stack([row.round().unique().sum() for row in x]),
+    "heaviside": lambda x: torch.heaviside(x[:, 0], torch.ones((), dtype=D)),
+    "igamma": lambda x: torch.igamma(x[:, 0].abs() + 1, x[:, 1].abs()),
+    "zeta": lambda x: torch.special.zeta(x[:, 0].abs() + 2, x[:, 1].abs() + 1),
+    "numpy": lambda x: torch.from_numpy(x.numpy()[:, 0] + 1),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_DERIVATIVE)
+@pytest.mark.parametrize("mixes", [False, True])
+@pytest.mark.parametrize("with_parameters", [False, True])
+def test_operators_without_a_derivative_at_the_inputs_on_the_slow_path(
+    name, mixes, with_parameters
+) -> None:
+    def around(m: Any, x: Tensor) -> Tensor:
+        factor = WITHOUT_DERIVATIVE[name](x)
+        if mixes:
+            factor = factor + factor.mean()
+        h = torch.utils.checkpoint.checkpoint(m.layers, x, use_reentrant=False)
+        return h * factor[:, None]
+
+    model, x = Model(around), batch()
+
+    def loss(outputs: Tensor) -> Tensor:
+        return squares(outputs) * (model.last.bias[0] if with_parameters else 1)
+
+    if mixes:
+        with pytest.raises(GradientNormError, match="mixes samples"):
+            gradient_norms(model, x, loss)
+        return
+    truth = norms_one_by_one(model, x, lambda out, _: loss(out)[0])
+    assert relative_error(gradient_norms(model, x, loss), truth) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda m, x: m.layers(x).to_sparse(), "layout torch.sparse_coo.*to_dense"),
+        (lambda m, x: torch.nested.as_nested_tensor(list(m.layers(x))), "nested tensor of strided"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_outputs_without_rows_are_refused_by_name(make, words) -> None:
+    with pytest.raises(GradientNormError, match=words):
+        gradient_norms(Model(make), batch(), lambda out: squares(out.to_dense()))
+
+
+def test_complex_losses_are_refused_by_name() -> None:
+    model = Model(lambda m, x: m.layers(x))
+    with pytest.raises(GradientNormError, match=r"real losses but got torch.complex128.*abs"):
+        gradient_norms(model, batch(), lambda out: torch.complex(out[:, 0], out[:, 1]))
+
+
+@pytest.mark.parametrize("convert", [Tensor.to_sparse, Tensor.to_sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_sparse_inputs_are_refused_by_name(convert) -> None:
+    model = Model(lambda m, x: m.last((x @ m.first.weight.T).tanh()))
+    with pytest.raises(GradientNormError, match=r"input 0.*layout torch.sparse.*to_dense"):
+        gradient_norms(model, convert(batch()), squares)
+
+
+def test_explain_takes_classes_that_are_masked() -> None:
+    mask = torch.tensor([False, True, False])
+    model = Model(lambda m, x: m.layers(x).masked_fill(mask, -torch.inf))
+    assert [use.operator for use in explain(model, batch()).uses] == ["linear", "linear"]
+
+
+@pytest.mark.parametrize("other", [0.5, 1.0])
+def test_a_factor_of_zero_that_becomes_another_is_another_program(other) -> None:
+    def around(m: Any, x: Tensor) -> Tensor:
+        h = m.first(x).tanh()
+        return m.last(torch.addmm(h.roll(1, 0), h, torch.eye(8, dtype=D), beta=m.factor))
+
+    model, x = Model(around), batch()
+    truth = norms_one_by_one(model, x, one)
+    assert relative_error(gradient_norms(model, x, squares), truth) < 1e-9
+    model.factor = other
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, x, squares)
