@@ -3,6 +3,7 @@
     pip install 'upslope[ray]'
     python benchmarks/engines.py ray --rounds 7          # workers of Ray
     python benchmarks/engines.py torchrun --rounds 7     # processes of torchrun, started anew
+    python benchmarks/engines.py plain --rounds 7        # two programs side by side: the ceiling
 
 A pool of made-up images is scored for entropy-gradnorm by resnet-small, where the computation is
 nearly all there is to do. Rounds are interleaved: this process alone, one worker, two workers, and
@@ -131,6 +132,24 @@ def by_torchrun(n: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def by_plain(n: int, rounds: int) -> None:
+    """Tell what two programs side by side score beside one: no engine can do more."""
+    command = [sys.executable, __file__, "rank", "--samples", str(n)]
+    shares = []
+    for _ in range(rounds):
+        slowest = []
+        for count in (1, 2):
+            running = [
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)
+            ]
+            told = [process.communicate()[0].splitlines()[-1] for process in running]
+            slowest.append(max(json.loads(line)[0] for line in told))
+        shares.append(slowest[0] / slowest[1])
+    shown = ", ".join(f"{share:.2f}" for share in sorted(shares))
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, one thread each")
+    print(f"two programs are {statistics.median(shares):.2f} of twice one ({shown})")
+
+
 def be_rank(n: int) -> None:
     """Be a process of torchrun, or one alone; rank 0 prints seconds and scores."""
     pool = Images(n)
@@ -164,13 +183,16 @@ def tell(n: int, found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", choices=["ray", "torchrun", "rank"])
+    parser.add_argument("engine", choices=["ray", "torchrun", "plain", "rank"])
     parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.engine == "rank":
         be_rank(options.samples)
+        return
+    if options.engine == "plain":
+        by_plain(options.samples, options.rounds)
         return
     measure = by_ray if options.engine == "ray" else by_torchrun
     tell(options.samples, measure(options.samples, options.rounds))

@@ -17,7 +17,7 @@ from upslope import report, strategies
 from upslope.comparison import compare
 from upslope.errors import ConfigError, RunError, SelectionError
 from upslope.experiment import Experiment, ExperimentSettings
-from upslope.experiment.changes import _decoded, _encoded, _hashes
+from upslope.experiment.changes import _decode, _encode, _hashes
 from upslope.ledger import read_run
 from upslope.ledger.status import lines, status
 from upslope.training import TrainingSettings
@@ -165,6 +165,17 @@ def test_new_samples_are_chosen_and_shares_are_of_the_first_pool(start: Any) -> 
     assert any(int(i[1:]) >= 100 for i in result.labels)
 
 
+def test_another_test_set_is_refused_also_of_as_many_samples(start: Any) -> None:
+    test = Part(list(range(30)))
+    with start(splits=replace(splits(), test=test)) as run:
+        run.ask()
+    with start(splits=replace(splits(), test=Part(list(range(30))))) as run:
+        assert run.changes == []
+    for other in (range(1, 31), range(29)):
+        with pytest.raises(RunError, match="30 test samples with which"):
+            start(splits=replace(splits(), test=Part(list(other))))
+
+
 def test_samples_may_go_unless_they_were_asked(start: Any) -> None:
     with start(splits=part(range(200))) as run:
         asked = {int(i[1:]) for i in run.ask()}
@@ -187,7 +198,7 @@ def test_images_stay_normalised_as_the_run_began(start: Any) -> None:
 def test_hashes_of_ids_are_read_back() -> None:
     found = _hashes([f"id-{i}" for i in range(1000)])
     assert len(set(found.tolist())) == 1000
-    assert (_decoded(_encoded(found)) == found).all()
+    assert (_decode(_encode(found)) == found).all()
 
 
 @pytest.mark.parametrize("name", ["waiting", "finished"])

@@ -303,7 +303,7 @@ def _check_depth(image: Image.Image, white: int | None) -> None:
 
 def _to_mode(image: Image.Image, mode: Mode, white: int | None) -> Image.Image:
     if _is_deep_grey(image):
-        image = Image.fromarray(_scaled(image, white))
+        image = Image.fromarray(_scale_to_bytes(image, white))
     elif image.mode == "F":
         raise ValueError("it holds floats (mode F), which have no grey levels; use the npz format")
     elif image.has_transparency_data:
@@ -313,7 +313,7 @@ def _to_mode(image: Image.Image, mode: Mode, white: int | None) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _scaled(image: Image.Image, white: int | None) -> Pixels:
+def _scale_to_bytes(image: Image.Image, white: int | None) -> Pixels:
     """16-bit grey levels as 8 bits: 0 to 0, `white` to 255."""
     levels = np.asarray(image)
     low, high = int(levels.min()), int(levels.max())

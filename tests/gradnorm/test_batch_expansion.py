@@ -7,7 +7,7 @@ import torch
 from oracle import assert_agrees
 from torch import Tensor, nn
 
-from upslope.gradnorm.trace.batch_expansion import is_batch_expansion, repeated
+from upslope.gradnorm.trace.batch_expansion import is_batch_expansion, repeat_weight
 
 
 class ShiftedWindows(nn.Module):
@@ -121,5 +121,5 @@ def test_what_counts_as_copies(shape, sizes, n, expected):
 )
 def test_repeating_as_torch_does(sizes, times):
     weight = torch.randn(sizes)
-    assert torch.equal(repeated((weight, *times)), weight.repeat(times))
-    assert torch.equal(repeated((weight, times)), weight.repeat(times))
+    assert torch.equal(repeat_weight((weight, *times)), weight.repeat(times))
+    assert torch.equal(repeat_weight((weight, times)), weight.repeat(times))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracle import norms_one_by_one, relative_error
@@ -335,3 +336,36 @@ def test_hooks_see_the_whole_batch_last() -> None:
         features.clear()
         gradient_norms(model, x, squares)
         assert torch.allclose(features["h"], nn.functional.linear(x, *model.first.parameters()))
+
+
+def test_a_buffer_that_is_read_from_elsewhere_is_right_or_refused() -> None:
+    steps = torch.zeros(8, dtype=D)
+
+    def middle(m: Any, h: Tensor) -> Tensor:
+        h = h * (1 + steps)  # before it is written
+        m.steps += 1
+        return h
+
+    model = Between(middle)
+    model.register_buffer("steps", steps)
+    with pytest.raises(GradientNormError, match=r"'steps'.*read from elsewhere"):
+        gradient_norms(model, batch(), squares)
+    assert model.steps is steps
+    assert not steps.any()
+
+
+def test_arrays_and_flags_are_put_back() -> None:
+    def middle(m: Any, h: Tensor) -> Tensor:
+        m.steps += 1
+        m.other.requires_grad_(False)
+        return h * float(m.steps[0])
+
+    model = Between(middle, steps=np.zeros(2), other=nn.Linear(2, 2))
+    steps = model.steps
+    truth = right(Between(lambda _, h: h), batch())
+    for _ in range(2):
+        norms = gradient_norms(model, batch(), squares, parameters=["first", "last"])
+        assert relative_error(norms, truth) < 1e-9
+        assert model.steps is steps
+        assert not steps.any()
+        assert model.other.weight.requires_grad

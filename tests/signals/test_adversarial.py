@@ -10,7 +10,7 @@ from toy import context
 from upslope.pool import Need
 from upslope.signals import build, sraal, vaal
 from upslope.signals.fitting import batches
-from upslope.signals.vae import VAE, Discriminator, divergence, sampled, towards
+from upslope.signals.vae import VAE, Discriminator, divergence, sample_latents, towards
 
 
 def bce(probability: Tensor, target: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def test_vaal_losses_by_hand() -> None:
     expected = torch.zeros(())
     for x in (known, new):
         mean, log_variance = vae.encode(x)
-        restored = vae.decode(sampled(mean, log_variance, rng))
+        restored = vae.decode(sample_latents(mean, log_variance, rng))
         expected += ((restored - x) ** 2).sum() / len(x)
         expected += -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum() / len(x)
         expected += bce(d(mean).sigmoid(), torch.ones(len(x)))
@@ -87,7 +87,7 @@ def test_sraal_losses_by_hand() -> None:
     expected = torch.zeros(())
     for x in (known, new):
         mean, log_variance = vae.encode(x)
-        restored = vae.decode(sampled(mean, log_variance, rng))
+        restored = vae.decode(sample_latents(mean, log_variance, rng))
         expected += 5 * ((restored - x) ** 2).sum() / len(x)
         expected += -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum() / len(x)
         expected += bce(d(mean).sigmoid(), torch.ones(len(x)))

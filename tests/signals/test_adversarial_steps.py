@@ -13,7 +13,7 @@ from toy import context
 
 from upslope.pool import Need
 from upslope.signals import FitContext, build
-from upslope.signals.fitting import count, held
+from upslope.signals.fitting import count, without_gradients
 from upslope.signals.sraal import indicator
 from upslope.signals.vaal import Vaal
 from upslope.signals.vae import VAE, Discriminator
@@ -129,7 +129,7 @@ def test_steps_follow_the_pool_up_to_a_thousand() -> None:
 
 def test_what_is_held_gets_no_gradient_and_is_as_before_afterwards() -> None:
     d = Discriminator(3)
-    with held(d):
+    with without_gradients(d):
         x = torch.randn(2, 3, requires_grad=True)
         d(x).sum().backward()
     assert x.grad is not None

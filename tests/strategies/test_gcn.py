@@ -69,7 +69,7 @@ def test_the_network_learns_which_samples_are_labelled() -> None:
     axes[:40, 0], axes[40:, 1] = 1, 1
     noisy = axes + 0.1 * torch.rand(60, 6, generator=generator())
     pool.labelled_signals[need], pool.signals[need] = noisy[:20], noisy[20:]  # type: ignore[index]
-    _, s = strategy.fitted(pool, generator())  # type: ignore[attr-defined]
+    _, s = strategy.fit_network(pool, generator())  # type: ignore[attr-defined]
     near, far = s[20:40], s[40:]
     assert near.mean() > far.mean() + 0.2
 
@@ -77,7 +77,7 @@ def test_the_network_learns_which_samples_are_labelled() -> None:
 def test_uncertain_gcn_takes_the_scores_nearest_to_a_tenth() -> None:
     strategy = build("uncertain-gcn", steps=20)
     pool = make_pool(strategy.needs, 30, 8)
-    _, s = strategy.fitted(pool, generator())  # type: ignore[attr-defined]
+    _, s = strategy.fit_network(pool, generator())  # type: ignore[attr-defined]
     order = (s[8:] - 0.1).abs().argsort().tolist()
     assert strategy.select(pool, 6, generator()).ids == tuple(pool.candidates[i] for i in order[:6])
 
@@ -85,6 +85,6 @@ def test_uncertain_gcn_takes_the_scores_nearest_to_a_tenth() -> None:
 def test_core_gcn_takes_the_farthest_hidden_units() -> None:
     strategy = build("core-gcn", steps=20)
     pool = make_pool(strategy.needs, 30, 8)
-    hidden, _ = strategy.fitted(pool, generator())  # type: ignore[attr-defined]
+    hidden, _ = strategy.fit_network(pool, generator())  # type: ignore[attr-defined]
     first = int(torch.cdist(hidden[8:], hidden[:8]).amin(dim=1).argmax())
     assert strategy.select(pool, 3, generator()).ids[0] == pool.candidates[first]

@@ -54,7 +54,7 @@ def test_one_from_each_cluster_the_most_typical_the_largest_first() -> None:
     pool = pool_of([12, 20, 8, 16], [0, 0, 0, 0])
     ids = build("typiclust").select(pool, 4, generator()).ids
     assert [i[0] for i in ids] == ["1", "3", "0", "2"]
-    x = distances.normalised(pool.signal(FEATURES))
+    x = distances.normalise(pool.signal(FEATURES))
     for chosen in ids:
         rows = [i for i, name in enumerate(pool.candidates) if name[0] == chosen[0]]
         best = rows[int(typicality(x[rows]).argmax())]

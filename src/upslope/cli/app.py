@@ -13,6 +13,7 @@ from upslope.cli.console import told
 from upslope.cli.engines import check_command
 from upslope.cli.labelling import label
 from upslope.cli.listing import list_
+from upslope.cli.plan import plan as plan_pool
 from upslope.cli.report import report
 from upslope.cli.reproduce import reproduce
 from upslope.cli.score import predict, score
@@ -91,6 +92,7 @@ app.command()(tell)
 app.command()(select)
 app.add_typer(label, name="label")
 app.command()(score)
+app.command("plan")(plan_pool)
 app.command()(predict)
 app.command()(verify)
 app.command()(repair)

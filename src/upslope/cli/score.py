@@ -152,7 +152,7 @@ def score(
             from upslope.cli.shards import PoolArguments, score_shards
 
             pool = PoolArguments(data, format, image, id, shape, size, images_at, ids_by_shard)
-            source = _source(network, config, device, sets, skip_corrupt, url=True)
+            source = open_source(network, config, device, sets, skip_corrupt, url=True)
             score_shards(pool, source, scores, out or Path("scores"), keep, precision, run_by)
             return
         refuse_shard_options(format, image, id, shape, size, images_at, ids_by_shard or None, keep)
@@ -227,7 +227,7 @@ def refuse_shard_options(*given: Any) -> None:
         )
 
 
-def _source(
+def open_source(
     network: Path,
     config: Path | None,
     device: str | None,
@@ -236,7 +236,7 @@ def _source(
     *,
     url: bool = False,
 ) -> Any:
-    """The checkpoint with its configuration. url: the data are at a URL, whatever it says."""
+    """Return the checkpoint with its configuration. url: the data are at one, whatever it says."""
     from upslope.config import find_source, run_folder
 
     overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
@@ -256,7 +256,7 @@ def _write(
     write: Callable[..., tuple[Path, ScoreReport]],
     engine: EngineArguments,
 ) -> None:
-    source = _source(network, config, device, sets, skip_corrupt)
+    source = open_source(network, config, device, sets, skip_corrupt)
     with starting_engine(engine, source.config.device) as started:
         _write_from(source, done, write, started)
 

@@ -232,12 +232,17 @@ def _with_data(
     network: Path, config: Path | None, data: Path | None, sets: list[str] | None
 ) -> list[str]:
     """The assignments, with those that --data stands for in front, so that -s may say otherwise."""
-    from upslope.errors import ConfigError, DataError
+    from upslope.errors import ConfigError, DataError, ModelError
     from upslope.ledger.store import FILE
 
     given = list(sets or ())
     names = {one.partition("=")[0].strip() for one in given}
     of_a_run = network.is_dir() or (network.absolute().parent.parent / FILE).is_file()
+    if not network.exists():
+        raise ModelError(
+            f"Expected a checkpoint or the folder of a run at {network} but there is no such file "
+            "or folder."
+        )
     if data is None:
         if not of_a_run and config is None and not names & {"data", "data.name", "data.root"}:
             raise ConfigError(

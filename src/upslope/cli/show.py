@@ -63,7 +63,7 @@ def show_plan(
     if unseen:
         rows.insert(1, ("", "sizes as published: the data was not checked, nor were strategies "
                             f"tried on it. {unseen}"))  # fmt: skip
-    _show_rows(rows)
+    show_rows(rows)
 
 
 def _model(config: Config, plan: Plan) -> str:
@@ -102,7 +102,7 @@ def show_estimate(config: Config, costs: Estimate) -> None:
         ("", "without the data, the libraries and what the device sets aside for its kernels"),
         ("measured", f"here, {costs.measured}; data read from memory, float32 activations"),
     ]  # fmt: skip
-    _show_rows(rows)
+    show_rows(rows)
 
 
 def duration(seconds: float) -> str:
@@ -123,7 +123,8 @@ def _two_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def _show_rows(rows: Sequence[tuple[str, str]]) -> None:
+def show_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names with their texts, a line each."""
     grid = Table.grid(padding=(0, 2))
     for name, text in rows:
         grid.add_row(Text(name, style="dim"), Text(text))

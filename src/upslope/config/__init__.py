@@ -17,6 +17,7 @@ from upslope.config.defaults import DefaultStrategy, begun_by_default, default_s
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
 from upslope.config.plan import Plan, assemble_from_published_sizes, plan, to_plan
+from upslope.config.pool_plan import PoolPlan, plan_pool
 from upslope.config.read import load, shipped
 from upslope.config.recorded import Source, find_run, find_source, run_folder
 from upslope.config.reopen import open_run, recorded_pool, recorded_run
@@ -30,6 +31,7 @@ __all__ = [
     "DefaultStrategy",
     "Estimate",
     "Plan",
+    "PoolPlan",
     "Setup",
     "Source",
     "Trained",
@@ -50,6 +52,7 @@ __all__ = [
     "parse",
     "parse_shape",
     "plan",
+    "plan_pool",
     "recorded_pool",
     "recorded_run",
     "run_folder",

@@ -44,17 +44,19 @@ def count_cost(model: Callable[[], nn.Module], task: Task, samples: RepeatedSamp
     network = without_weights(model).train()
     counter = FlopCounterMode(display=False)
     with counter:
-        losses, kept = _kept(network, task, augmented, masks)
+        losses, kept = _run_and_count(network, task, augmented, masks)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     training = counter.get_total_flops()
     counter = FlopCounterMode(display=False)
     with counter:
-        _, scored = _kept(network.eval(), task, prepared, targets)
+        _, scored = _run_and_count(network.eval(), task, prepared, targets)
     forward = counter.get_total_flops()
     return SampleCost(max(1, training) / 2, max(1, forward) / 2, kept // 2, scored // 2)
 
 
-def _kept(network: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+def _run_and_count(
+    network: nn.Module, task: Task, inputs: Tensor, targets: Tensor
+) -> tuple[Tensor, int]:
     """Return (losses, bytes that the backward pass needs beside parameters and buffers)."""
     with tensors_saved_for_backward(network) as saved:
         losses = task.losses(network(inputs.to("meta")), targets.to("meta"))

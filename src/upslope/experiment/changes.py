@@ -36,11 +36,12 @@ Hashes = NDArray[np.uint64]
 class Opening:
     """A run as it is opened now, to be reconciled with what its ledger says.
 
-    pool: the data set as it is now. settings: as given now.
+    pool, test: the data sets as they are now. settings: as given now.
     """
 
     folder: Path
     pool: Dataset
+    test: Dataset
     settings: ExperimentSettings
     changes: list[Change] = field(default_factory=list, init=False)
     """What `reconcile` found changed."""
@@ -55,6 +56,7 @@ class Opening:
             SelectionError: more labels than the pool has.
         """
         self._check_data(info)
+        self._check_test(info)
         self._check_backbone(info, differences)
         refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
         before = differences.get("samples.pool", (len(self.pool), None))[0]
@@ -78,7 +80,7 @@ class Opening:
             if name == "cycles" and now < before:
                 shrinking[key] = (before, now)
         refuse(shrinking, self.folder)
-        return Event("extended", cycle, _changed(growing))
+        return Event("extended", cycle, _values_before_and_now(growing))
 
     def _pool(self, differences: Differences, state: State, cycle: int) -> Event:
         ids = self.pool.ids
@@ -87,17 +89,17 @@ class Opening:
         if state.pool is None and changes:
             # An earlier version did not record the ids, so that new ones cannot be told.
             refuse(changes, self.folder)
-        before = now if state.pool is None else _decoded(state.pool["ids"])
+        before = now if state.pool is None else _decode(state.pool["ids"])
         self._check_removed(state)
         return Event(
             "pool",
             cycle,
             {
-                **_changed(changes),
+                **_values_before_and_now(changes),
                 "added": len(np.setdiff1d(now, before)),
                 "removed": len(np.setdiff1d(before, now)),
                 "ids_sha256": json_digest(list(ids)),
-                "ids": _encoded(now),
+                "ids": _encode(now),
             },
         )
 
@@ -128,6 +130,18 @@ class Opening:
             },
             self.folder,
         )
+
+    def _check_test(self, info: Mapping[str, Any]) -> None:
+        """The test set stays, also where another one has as many samples."""
+        before = info.get("test_ids_sha256")
+        if before is not None and before != json_digest(list(self.test.ids)):
+            raise RunError(
+                f"Expected the {info['test']:,} test samples with which the run in {self.folder} "
+                f"began but the {len(self.test):,} there are now are others. A test set that is "
+                "drawn, as by `data.test_share`, is drawn from all samples, so that new ones "
+                "change it. Take those out again, or begin a run whose test samples are set apart: "
+                "in a folder, or by a column `split`."
+            )
 
     def _check_backbone(self, info: Mapping[str, Any], differences: Differences) -> None:
         """Features come from a network that computes what it computed when the run began."""
@@ -196,7 +210,7 @@ def with_statistics(task: Task, info: Mapping[str, Any], state: State) -> Task:
     return same
 
 
-def _changed(differences: Differences) -> dict[str, Any]:
+def _values_before_and_now(differences: Differences) -> dict[str, Any]:
     return {
         "config": {key: now for key, (_, now) in differences.items()},
         "before": {key: before for key, (before, _) in differences.items()},
@@ -209,9 +223,9 @@ def _hashes(ids: Sequence[str]) -> Hashes:
     return np.sort(np.frombuffer(data, dtype=">u8").astype(np.uint64))
 
 
-def _encoded(hashes: Hashes) -> str:
+def _encode(hashes: Hashes) -> str:
     return base64.b64encode(hashes.astype(">u8").tobytes()).decode()
 
 
-def _decoded(text: str) -> Hashes:
+def _decode(text: str) -> Hashes:
     return np.frombuffer(base64.b64decode(text), dtype=">u8").astype(np.uint64)

@@ -70,7 +70,7 @@ def read_labelled(
         return _answered(pool, answers, task)
     if _is_pair(labelled) or _is_map_style(labelled):
         return _beside(pool, labelled, task, layout, size)
-    places = [place_of(key, position) for key in _listed(labelled, len(pool))]
+    places = [place_of(key, position) for key in _list_keys(labelled, len(pool))]
     _refuse_twice(set(places), len(places))
     if isinstance(pool, MapStyleDataset) and pool.values is None:
         own = {i: _own_target(pool, i) for i in places}
@@ -143,7 +143,7 @@ def _refuse_twice(distinct: Any, count: int) -> None:
         )
 
 
-def _listed(labelled: Any, size: int) -> list[Any]:
+def _list_keys(labelled: Any, size: int) -> list[Any]:
     if isinstance(labelled, str) or not isinstance(labelled, Sequence | Set | np.ndarray | Tensor):
         raise ConfigError(
             "Expected `labelled` to be a mapping of ids or positions to labels, ids or positions, "

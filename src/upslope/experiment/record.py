@@ -78,5 +78,6 @@ class RunRecord:
             "std": list(task.std if isinstance(task, Normalises) else ()),
             "pool": len(pool),
             "test": len(self.splits.test),
+            "test_ids_sha256": json_digest(list(self.splits.test.ids)),
             "root": self.root,
         }

@@ -149,7 +149,7 @@ class Experiment:
         record = RunRecord(
             splits, task, strategy, self.settings, self.training, trainer, config or {}, root
         )
-        opening = Opening(self.path, pool, self.settings)
+        opening = Opening(self.path, pool, splits.test, self.settings)
         here = environment(self.device)
         ledger = Ledger(
             self.path,
@@ -264,7 +264,7 @@ class Experiment:
         Raises:
             DataError: an id that does not wait for a label; nothing of this call is recorded.
         """
-        reasons = dict(ids) if isinstance(ids, Mapping) else dict.fromkeys(_listed(ids), reason)
+        reasons = dict(ids) if isinstance(ids, Mapping) else dict.fromkeys(_list_ids(ids), reason)
         self._record({}, reasons)
 
     def take_back(self, ids: Iterable[str]) -> None:
@@ -276,7 +276,7 @@ class Experiment:
         Raises:
             DataError: an id without an answer; nothing of this call is recorded.
         """
-        event = taken_back(self.state, self._steps.run.position, _listed(ids))
+        event = taken_back(self.state, self._steps.run.position, _list_ids(ids))
         self._steps.models.weights.checkpoint.unlink(missing_ok=True)
         self._steps.run.ledger.record(event)
 
@@ -397,6 +397,6 @@ class Experiment:
             yield self._stop or stack.enter_context(stop_on_signals())
 
 
-def _listed(ids: Iterable[str]) -> list[str]:
+def _list_ids(ids: Iterable[str]) -> list[str]:
     """The ids; one alone is meant as one, not as its letters."""
     return [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))

@@ -133,7 +133,7 @@ def read_sheet(
         if id_ is None:
             problems.append(
                 f"row {number}: expected the id of a sample that was asked but got {cell!r}"
-                f"{_changed(cell, ids)}"
+                f"{_id_before_excel(cell, ids)}"
             )
             continue
         row_ids.append(id_)
@@ -230,7 +230,7 @@ def _reason(text: str, classes: Sequence[str]) -> str | None:
     return reason.strip()
 
 
-def _changed(cell: str, ids: Collection[str]) -> str:
+def _id_before_excel(cell: str, ids: Collection[str]) -> str:
     """Which id a spreadsheet may have made this cell of, as 12 of 0012."""
     bare = cell.lstrip("0")
     close = [id_ for id_ in ids if bare and id_.lstrip("0") == bare]

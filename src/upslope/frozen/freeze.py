@@ -84,7 +84,7 @@ def freeze(
     place = resolve_device(device)
     backbone = take_backbone(model, task, place)
     if not compute:
-        frozen = _each(splits, lambda part: _lazy(part, backbone, place))
+        frozen = _map_parts(splits, lambda part: _lazy(part, backbone, place))
     else:
         with watching_unless_observed(observer, 1, progress=progress) as watcher:
             frozen = freeze_splits(splits, backbone, place, folder, watcher, stop)
@@ -106,7 +106,7 @@ def freeze_splits(
 
     Raises: as `freeze` does.
     """
-    return _each(
+    return _map_parts(
         splits, lambda part: freeze_dataset(part, backbone, device, folder, observer, stop)
     )
 
@@ -262,7 +262,7 @@ def _nowhere(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     return np.full((count, 2), -1, dtype=np.int64)
 
 
-def _each(splits: Splits, freeze_one: Callable[[Dataset], Dataset]) -> Splits:
+def _map_parts(splits: Splits, freeze_one: Callable[[Dataset], Dataset]) -> Splits:
     held = splits.validation
     return Splits(
         freeze_one(splits.pool),

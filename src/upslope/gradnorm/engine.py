@@ -15,7 +15,7 @@ from upslope.errors import warn_user
 from upslope.gradnorm.arguments import Call, reduction
 from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.core.reductions import SquaredNorms
-from upslope.gradnorm.losses import named
+from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
 
 
@@ -58,7 +58,7 @@ def gradient_norms(
     """
     reduce = reduction(norm)
     call = Call.of(model, inputs, parameters, max_memory, dtype)
-    norms = reduce(call.reduce(SquaredNorms(), named(loss)))
+    norms = reduce(call.reduce(SquaredNorms(), resolve_loss(loss)))
     # Exact and useless: ranked by position, it would look like a selection.
     if len(norms) and not bool(norms.any()):
         warn_user(

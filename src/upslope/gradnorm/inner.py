@@ -19,7 +19,7 @@ from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.core.reductions import Uses, dense_sum
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.losses import named
+from upslope.gradnorm.losses import resolve_loss
 
 
 def gradient_inner_products(
@@ -59,7 +59,7 @@ def gradient_inner_products(
     call = Call.of(model, inputs, direction.keys(), max_memory)
     # The caller's direction may lie on another device, or be of another type than the model.
     along = {name: direction[name].detach().to(p) for name, p in call.weights.parameters.items()}
-    rows = call.reduce(_InnerProducts(along), named(loss))
+    rows = call.reduce(_InnerProducts(along), resolve_loss(loss))
     # Parts of either sign cancel: float32 would lose their digits.
     return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 

@@ -240,7 +240,7 @@ def weighted(coefficients: Tensor, logits: Logits) -> Loss:
     return loss
 
 
-def named(loss: str | Loss) -> Loss:
+def resolve_loss(loss: str | Loss) -> Loss:
     """The loss itself, or the one of this name: "entropy", "expected".
 
     Raises:

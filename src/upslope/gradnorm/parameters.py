@@ -104,7 +104,7 @@ def find_last_module(model: nn.Module, batch: Batch | None) -> str:
     batch: some samples. Without them, or where no gradient reaches a parameter, the
     last one in the order of registration.
     """
-    owners: list[str] = [n for n, m in model.named_modules() if _own(m)]
+    owners: list[str] = [n for n, m in model.named_modules() if _parameters_of(m)]
     if batch is not None:
         made: dict[Any, nn.Module] = {}
         with (
@@ -117,7 +117,7 @@ def find_last_module(model: nn.Module, batch: Batch | None) -> str:
         nearest = _nearest_owner(_logits(outputs), made)
         for name in reversed(owners):
             module = model.get_submodule(name)
-            if module is nearest or any(p is nearest for p in _own(module)):
+            if module is nearest or any(p is nearest for p in _parameters_of(module)):
                 return name
     return owners[-1] if owners else ""
 
@@ -129,7 +129,7 @@ def owner_of(name: str) -> str:
     return head.removeprefix(".") if is_parametrized else owner
 
 
-def _own(module: nn.Module) -> list[nn.Parameter]:
+def _parameters_of(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a module itself, and those that its parametrizations keep for it."""
     if isinstance(module, ParametrizationList):
         return []

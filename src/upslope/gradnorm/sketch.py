@@ -26,7 +26,7 @@ from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts, squared_norms
 from upslope.gradnorm.core.reductions import Uses, dense_sum
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.losses import named
+from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
 
 
@@ -61,7 +61,7 @@ def gradient_sketches(
     if dim < 1:
         raise GradientNormError(f"Expected `dim` to be at least 1 but got {dim}.")
     call = Call.of(model, inputs, parameters, max_memory)
-    rows = call.reduce(_NormsAndSketches(Projection(dim, seed)), named(loss))
+    rows = call.reduce(_NormsAndSketches(Projection(dim, seed)), resolve_loss(loss))
     total = torch.stack(list(rows.values())).sum(dim=0)
     # In double, as `gradient_norms` returns them.
     return Sketches(total[:, 0].double().sqrt(), total[:, 1:])

@@ -49,7 +49,7 @@ class Layer:
         if isinstance(self.module, nn.Linear):
             patches = inputs.reshape(n, -1, inputs.shape[-1])
         else:
-            patches = _unfolded(inputs, self.module)
+            patches = _unfold(inputs, self.module)
         if self.bias is None:
             return patches
         return torch.cat([patches, patches.new_ones(*patches.shape[:2], 1)], dim=2)
@@ -118,7 +118,7 @@ def watching(layers: Iterable[Layer]) -> Iterator[Seen]:
             handle.remove()  # type: ignore[attr-defined]
 
 
-def _unfolded(x: Tensor, conv: Convolution) -> Tensor:
+def _unfold(x: Tensor, conv: Convolution) -> Tensor:
     """(n, c, ...) -> (n, positions, c * kernel), entries in the order of the weight's."""
     reach = [d * (k - 1) for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
     if conv.padding == "same":

@@ -42,7 +42,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / "run.lock"
-        file = _opened(path)
+        file = _open(path)
         try:
             _acquire(file)
         except OSError as error:
@@ -71,7 +71,7 @@ class RunLock:
         self._file.close()
 
 
-def _opened(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[str]:
     """Open or make the file, and no other one through a link.
 
     Raises:

@@ -47,7 +47,7 @@ def gallery(
         return None
     first = next(iter(records.values()))
     samples, why = _open(first, observer) if with_samples else (None, "")
-    shown = _shown(cycles, samples, room)
+    shown = _count_shown(cycles, samples, room)
     ids: dict[str, int] = {}
     document: dict[str, Any] = {
         "seed": seed,
@@ -72,7 +72,9 @@ def _open(run: RunResult, observer: Observer) -> tuple[PoolSamples | None, str]:
         return None, str(error)
 
 
-def _shown(cycles: Mapping[str, Sequence[Cycle]], samples: PoolSamples | None, room: int) -> int:
+def _count_shown(
+    cycles: Mapping[str, Sequence[Cycle]], samples: PoolSamples | None, room: int
+) -> int:
     """The most picks per cycle whose pictures, by the size of a few, fit into the room."""
     if samples is None:
         return SHOWN[0]

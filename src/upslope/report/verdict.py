@@ -59,7 +59,7 @@ def verdict(summary: Summary) -> str:
     if not better:
         said = f"{'no' if where else 'No'} strategy is shown to be better than {reference}"
         if worse:
-            said += f", and {_listed([row.strategy for row in worse])} {_is(worse)} shown worse"
+            said += f", and {_join_names([row.strategy for row in worse])} {_is(worse)} shown worse"
         return f"{where}{said} ({_seeds(rows)})."
     best = better[0]
     said = (
@@ -67,9 +67,11 @@ def verdict(summary: Summary) -> str:
         f"({_p(best)}, {_seeds([best])}){_saved(summary, best)}"
     )
     if len(better) > 1:
-        said += f"; {_listed([row.strategy for row in better[1:]])} {_is(better[1:])} better too"
+        said += (
+            f"; {_join_names([row.strategy for row in better[1:]])} {_is(better[1:])} better too"
+        )
     if worse:
-        said += f"; {_listed([row.strategy for row in worse])} {_is(worse)} worse"
+        said += f"; {_join_names([row.strategy for row in worse])} {_is(worse)} worse"
     return f"{where}{said}."
 
 
@@ -162,7 +164,7 @@ def _is(rows: Sequence[Row]) -> str:
     return "is" if len(rows) == 1 else "are"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     if len(names) > 4:
         return f"{', '.join(names[:3])} and {len(names) - 3} others"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -78,7 +78,7 @@ def count(
 
 
 @contextmanager
-def held(network: nn.Module) -> Iterator[None]:
+def without_gradients(network: nn.Module) -> Iterator[None]:
     """Without gradients of these weights, which the next step would throw away."""
     network.requires_grad_(False)
     try:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from upslope.gradnorm import entropy_over, gradient_sketches, label_free
 from upslope.options import Options
-from upslope.signals.gradnorm import Parameters, chosen
+from upslope.signals.gradnorm import Parameters, parse_parameters
 from upslope.tasks.base import Task
 
 
@@ -58,7 +58,7 @@ class GradientSketch(Options):
             losses,
             dim=self.dim,
             seed=self.seed,
-            parameters=chosen(self.parameters),
+            parameters=parse_parameters(self.parameters),
         )
         vectors = sketches.vectors.double()
         return (sketches.norms[:, None] * F.normalize(vectors, eps=1e-300)).float()

@@ -41,7 +41,7 @@ Parameters = Annotated[
 ]
 
 
-def chosen(parameters: str | None) -> str | list[str] | None:
+def parse_parameters(parameters: str | None) -> str | list[str] | None:
     """ "fc, layer4" as the engine takes it: names, or prefixes of names, of parameters."""
     if parameters is None or "," not in parameters:
         return parameters
@@ -82,7 +82,7 @@ class GradNorm(Options):
             inputs,
             label_free(lambda outputs: of_logits(tempered(task.logits(outputs), self.temperature))),
             norm=self.norm,
-            parameters=chosen(self.parameters),
+            parameters=parse_parameters(self.parameters),
         )
 
 
@@ -125,7 +125,7 @@ class ExpectedGradientLength(Options):
             inputs,
             share=self.share,
             norm=self.norm,
-            parameters=chosen(self.parameters),
+            parameters=parse_parameters(self.parameters),
             kind=self.kind,
             logits=lambda outputs: tempered(task.logits(outputs), self.temperature),
         ).scores

@@ -18,7 +18,7 @@ from upslope.options import Options
 from upslope.signals.base import FitContext
 from upslope.signals.fitting import count, readable_batches, seeded
 from upslope.signals.sraal import BATCH, RATE, WEIGHT, Latent, Steps, Width
-from upslope.signals.vae import VAE, divergence, sampled, squared_error
+from upslope.signals.vae import VAE, divergence, sample_latents, squared_error
 from upslope.tasks.base import Task
 
 
@@ -44,7 +44,7 @@ class Latents(Options):
             for step in range(steps):
                 x = next(stream)
                 mean, log_variance = vae.encode(x)
-                restored = vae.decode(sampled(mean, log_variance, context.rng))
+                restored = vae.decode(sample_latents(mean, log_variance, context.rng))
                 adam.zero_grad()
                 loss = WEIGHT * squared_error(restored, x) + divergence(mean, log_variance)
                 loss.backward()  # type: ignore[no-untyped-call]

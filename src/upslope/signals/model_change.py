@@ -26,7 +26,7 @@ from upslope.gradnorm import gradient_norms
 from upslope.options import Options
 from upslope.signals.base import FitContext
 from upslope.signals.committee import check_resets, trained_members
-from upslope.signals.gradnorm import Norm, Parameters, chosen
+from upslope.signals.gradnorm import Norm, Parameters, parse_parameters
 from upslope.tasks.base import Task
 
 
@@ -84,7 +84,11 @@ class FittedModelChange:
 
             norms.append(
                 gradient_norms(
-                    model, inputs, losses, norm=self.norm, parameters=chosen(self.parameters)
+                    model,
+                    inputs,
+                    losses,
+                    norm=self.norm,
+                    parameters=parse_parameters(self.parameters),
                 )
             )
         return torch.stack(norms).mean(dim=0)

@@ -28,12 +28,19 @@ from torch.nn import functional as F
 from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, count, held, read, readable_batches, seeded
+from upslope.signals.fitting import (
+    batches,
+    count,
+    read,
+    readable_batches,
+    seeded,
+    without_gradients,
+)
 from upslope.signals.vae import (
     VAE,
     Discriminator,
     divergence,
-    sampled,
+    sample_latents,
     squared_error,
     towards,
 )
@@ -94,7 +101,7 @@ class Sraal(Options):
                     logits = context.task.logits(context.model(new))
                 u = indicator(logits.float().softmax(dim=1))
                 adam.zero_grad()
-                with held(discriminator):
+                with without_gradients(discriminator):
                     loss = generator_loss(vae, classifier, discriminator, known, new, context.rng)
                     loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
@@ -155,7 +162,7 @@ def generator_loss(
     total = new.new_zeros(())
     for x, y in [*([known] if known else []), (new, None)]:
         mean, log_variance = vae.encode(x)
-        restored = vae.decode(sampled(mean, log_variance, rng))
+        restored = vae.decode(sample_latents(mean, log_variance, rng))
         total = total + WEIGHT * squared_error(restored, x) + divergence(mean, log_variance)
         total = total + towards(discriminator(mean), 1.0)
         if y is not None:

@@ -21,12 +21,19 @@ from torch import Tensor, nn
 
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, count, held, read, readable_batches, seeded
+from upslope.signals.fitting import (
+    batches,
+    count,
+    read,
+    readable_batches,
+    seeded,
+    without_gradients,
+)
 from upslope.signals.vae import (
     VAE,
     Discriminator,
     divergence,
-    sampled,
+    sample_latents,
     squared_error,
     towards,
 )
@@ -74,7 +81,7 @@ class Vaal(Options):
                 for _ in range(TURNS):
                     known, new = both()
                     adam.zero_grad()
-                    with held(discriminator):
+                    with without_gradients(discriminator):
                         generator_loss(vae, discriminator, known, new, context.rng).backward()  # type: ignore[no-untyped-call]
                     adam.step()
                 adam_d.zero_grad()
@@ -115,7 +122,7 @@ def generator_loss(
     for x in (known, new):
         if x is not None:
             mean, log_variance = vae.encode(x)
-            restored = vae.decode(sampled(mean, log_variance, rng))
+            restored = vae.decode(sample_latents(mean, log_variance, rng))
             total = total + squared_error(restored, x) + divergence(mean, log_variance)
             total = total + towards(discriminator(mean), 1.0)
     return total

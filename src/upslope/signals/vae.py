@@ -71,7 +71,7 @@ class Discriminator(nn.Module):
         return logits.flatten()
 
 
-def sampled(mean: Tensor, log_variance: Tensor, rng: torch.Generator) -> Tensor:
+def sample_latents(mean: Tensor, log_variance: Tensor, rng: torch.Generator) -> Tensor:
     """z = mean + standard deviation x noise."""
     noise = torch.randn(mean.shape, generator=rng).to(mean.device)
     return mean + (0.5 * log_variance).exp() * noise

@@ -68,7 +68,7 @@ def divide(
     (n, d) rows). length: of the pool. rng: draws the sample.
     """
     count = min(AT_ONCE, -(-length // size))
-    if count <= 1:
+    if length <= 2 * size:
         everything = [np.arange(length)]
     else:
         drawn = torch.randperm(length, generator=rng)[: SAMPLE * count].sort().values.tolist()

@@ -112,7 +112,7 @@ class RobustCoreSet(CoreSet):
             if not cover:
                 lower = radius
                 continue
-            chosen = _filled(cover, x, y, budget)
+            chosen = _fill(cover, x, y, budget)
             attained = torch.minimum(to_labels, nearest_squared(x, x[chosen])).sqrt()
             upper = min(radius, _radius(attained, allowed))
         notes = {"radius": upper, "lower_bound": lower}
@@ -171,7 +171,7 @@ def _cover(
     return [] if answer.status == 2 else None
 
 
-def _filled(cover: list[int], x: Tensor, y: Tensor, budget: int) -> list[int]:
+def _fill(cover: list[int], x: Tensor, y: Tensor, budget: int) -> list[int]:
     """`cover`, and greedy centres on top where it is short of the budget."""
     rest = [i for i in range(len(x)) if i not in set(cover)]
     more, _ = k_center(x[rest], torch.cat([y, x[cover]]), budget - len(cover))

@@ -30,7 +30,7 @@ from upslope.pool import Need, PoolView
 from upslope.posterior import margin
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.cover import Similarity, cover
-from upslope.strategies.distances import normalised, smallest_distance
+from upslope.strategies.distances import normalise, smallest_distance
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.posteriors import posterior_need
 
@@ -109,7 +109,7 @@ class CoverageStrategy(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The candidate of largest gain, `budget` times; scores are the gains before the first."""
         need = self.needs[0]
-        x, y = normalised(pool.signal(need)), normalised(pool.labelled_signal(need))
+        x, y = normalise(pool.signal(need)), normalise(pool.labelled_signal(need))
         w = self.weights(pool)
         chosen, gains, share = cover(x, y, w, self.similarity(y), budget)
         return Choice(chosen, gains, {"coverage": share})

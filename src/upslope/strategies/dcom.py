@@ -33,7 +33,7 @@ from upslope.options import Temperature
 from upslope.pool import Need, PoolView
 from upslope.posterior import margin
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.distances import distance_blocks, normalised, squared_distances
+from upslope.strategies.distances import distance_blocks, normalise, squared_distances
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.posteriors import posterior_need
 
@@ -74,7 +74,7 @@ class DCoM(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The best mixture of density and margin, `budget` times; scores are the first mixture."""
         h_need, p_need = self.needs
-        x, y = normalised(pool.signal(h_need)), normalised(pool.labelled_signal(h_need))
+        x, y = normalise(pool.signal(h_need)), normalise(pool.labelled_signal(h_need))
         p = pool.signal(p_need).float()
         every = torch.cat([x, y])
         classes = torch.cat([p, pool.labelled_signal(p_need).float()]).argmax(dim=1)
@@ -82,14 +82,14 @@ class DCoM(QueryStrategy):
         covered = _covered(every, y, radii)
         share = float(covered.float().mean())
         weight = competence(share, self.slope, self.centre)
-        unsure = _scaled(1 - margin(p)) if p.shape[1] > 1 else torch.zeros(len(p))
+        unsure = _scale(1 - margin(p)) if p.shape[1] > 1 else torch.zeros(len(p))
         radius = float(radii.mean()) if len(radii) else self.delta
         density = _uncovered_neighbours(x, every, covered, radius)
 
         scores: Tensor | None = None
         chosen: list[int] = []
         for _ in range(budget):
-            mixture = weight * unsure + (1 - weight) * _scaled(density)
+            mixture = weight * unsure + (1 - weight) * _scale(density)
             scores = mixture.clone() if scores is None else scores
             mixture[chosen] = -torch.inf
             best = int(mixture.argmax())
@@ -151,7 +151,7 @@ def _uncovered_neighbours(x: Tensor, every: Tensor, covered: Tensor, radius: flo
     return counts
 
 
-def _scaled(values: Tensor) -> Tensor:
+def _scale(values: Tensor) -> Tensor:
     """To between 0 and 1; 0 where all are equal."""
     span = values.max() - values.min()
     return (values - values.min()) / span if span > 0 else torch.zeros_like(values)

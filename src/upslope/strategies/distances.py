@@ -75,7 +75,7 @@ def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return (x - mean, *(other.flatten(start_dim=1).float() - mean for other in others))
 
 
-def normalised(x: Tensor) -> Tensor:
+def normalise(x: Tensor) -> Tensor:
     """Rows of unit length; a row of zeros stays. x: (n, ...), returns (n, d)."""
     return torch.nn.functional.normalize(x.flatten(start_dim=1).float(), dim=1)
 

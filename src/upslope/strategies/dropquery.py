@@ -18,7 +18,7 @@ from pydantic import Field
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.clustering import central_rows
-from upslope.strategies.distances import normalised
+from upslope.strategies.distances import normalise
 
 WANTED = 25
 
@@ -44,7 +44,7 @@ class DropQuery(QueryStrategy):
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The nearest to each centroid; scores are the passes in which the prediction changes."""
-        x, changes = normalised(pool.signal(self.needs[0])), pool.signal(self.needs[1]).float()
+        x, changes = normalise(pool.signal(self.needs[0])), pool.signal(self.needs[1]).float()
         threshold = self.passes // 2
         while threshold and int((changes > threshold).sum()) < WANTED * budget:
             threshold -= 1

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.core_set import k_center
-from upslope.strategies.distances import normalised
+from upslope.strategies.distances import normalise
 
 HIDDEN = 128
 DROPOUT = 0.3
@@ -43,7 +43,7 @@ class Graph:
     def of(cls, features: Tensor) -> Graph:
         """The graph of these features. A degree counts as 1 at least: features of mixed signs
         may sum to none, and a node would be divided by nothing."""
-        z = normalised(features)
+        z = normalise(features)
         degrees = (z @ z.sum(dim=0) - z.square().sum(dim=1)).clamp(min=1.0)
         return cls(z, degrees[:, None])
 
@@ -102,7 +102,7 @@ class GraphStrategy(QueryStrategy):
         """Features, of the labelled set too."""
         return (Need.of("features", labelled=True),)
 
-    def fitted(self, pool: PoolView, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def fit_network(self, pool: PoolView, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """(hidden units, s) of every node after training, the labelled ones first."""
         need = self.needs[0]
         graph = Graph.of(torch.cat([pool.labelled_signal(need), pool.signal(need)]))
@@ -130,7 +130,7 @@ class UncertainGCN(GraphStrategy):
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """Choose the smallest distances |s - 0.1|."""
-        _, s = self.fitted(pool, rng)
+        _, s = self.fit_network(pool, rng)
         scores = -(s[len(pool.labelled) :] - TARGET).abs()
         order = scores.argsort(descending=True, stable=True)
         return Choice(order[:budget].tolist(), scores)
@@ -146,7 +146,7 @@ class CoreGCN(GraphStrategy):
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The farthest candidate, `budget` times."""
-        hidden, _ = self.fitted(pool, rng)
+        hidden, _ = self.fit_network(pool, rng)
         m = len(pool.labelled)
         chosen, nearest = k_center(hidden[m:], hidden[:m], budget)
         return Choice(chosen, notes={"radius": float(nearest.max())})

@@ -84,14 +84,14 @@ class Refine(QueryStrategy):
             chosen: set[int] = set()
             for strategy in ensemble:
                 for _ in range(max(1, self.batches // len(ensemble))):
-                    part = _drawn(left, max(size, budget), rng)
+                    part = _draw_rows(left, max(size, budget), rng)
                     chosen.update(_select(strategy, pool, part, budget, rng))
-            left = _drawn(sorted(chosen), max(self.most, budget), rng)
+            left = _draw_rows(sorted(chosen), max(self.most, budget), rng)
             size = max(budget, int(self.share * len(left)))
         return Choice(_select(self.last, pool, left, budget, rng), notes={"left": len(left)})
 
 
-def _drawn(rows: list[int], count: int, rng: torch.Generator) -> list[int]:
+def _draw_rows(rows: list[int], count: int, rng: torch.Generator) -> list[int]:
     """`count` of the rows at random, in order; all where there are no more."""
     if len(rows) <= count:
         return rows

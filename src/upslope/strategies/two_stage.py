@@ -29,7 +29,7 @@ from upslope.errors import ConfigError, SelectionError
 from upslope.pool import Need, PoolView, Selection
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.cells import divide
-from upslope.strategies.distances import normalised
+from upslope.strategies.distances import normalise
 
 Counts = NDArray[np.int64]
 
@@ -186,7 +186,7 @@ class _Vectors:
 
     def _form(self, x: Tensor) -> Tensor:
         x = x.flatten(start_dim=1).float()
-        return normalised(x) if self.unit else x
+        return normalise(x) if self.unit else x
 
 
 def _reader(strategy: QueryStrategy, source: SignalSource, unit: bool) -> _Vectors:

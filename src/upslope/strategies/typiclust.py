@@ -24,7 +24,7 @@ from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView, Selection, top
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.clustering import clusters
-from upslope.strategies.distances import distance_blocks, normalised
+from upslope.strategies.distances import distance_blocks, normalise
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.posteriors import uncertainty_need
 
@@ -68,7 +68,7 @@ class TypiClust(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The most typical candidate of the next cluster, `budget` times."""
         need = self.needs[0]
-        x, y = normalised(pool.signal(need)), normalised(pool.labelled_signal(need))
+        x, y = normalise(pool.signal(need)), normalise(pool.labelled_signal(need))
         k = min(len(y) + budget, self.max_clusters, len(x) + len(y))
         of = clusters(torch.cat([x, y]), k, rng)
         sizes = torch.bincount(of, minlength=k).tolist()

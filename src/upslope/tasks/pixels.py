@@ -18,7 +18,9 @@ from torch import Tensor
 Rule = Literal["mean", "top", "class-balanced"]
 
 
-def reduced(values: Tensor, answers: Tensor, rule: Rule, share: float, classes: int) -> Tensor:
+def reduce_pixels(
+    values: Tensor, answers: Tensor, rule: Rule, share: float, classes: int
+) -> Tensor:
     """(n,) from values (n, h, w) and the class answered at each pixel, (n, h, w)."""
     values, answers = values.flatten(start_dim=1), answers.flatten(start_dim=1)
     if rule == "mean":

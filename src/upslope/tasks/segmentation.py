@@ -22,7 +22,7 @@ from upslope.tasks.answers import MaskNeededError
 from upslope.tasks.confusion import SegmentationMetrics
 from upslope.tasks.mask_answers import PREFIX, mask_of
 from upslope.tasks.masks import random_window
-from upslope.tasks.pixels import Rule, reduced
+from upslope.tasks.pixels import Rule, reduce_pixels
 from upslope.tasks.sliding import sliding
 from upslope.tasks.softmax import SoftmaxTask
 
@@ -100,7 +100,7 @@ class Segmentation(SoftmaxTask):
         """(n, h, w) -> (n,), by the rule `pixels`; (n,) as it is."""
         if values.ndim == 1:
             return values
-        return reduced(values, answers, self.pixels, self.top_share, self.num_classes)
+        return reduce_pixels(values, answers, self.pixels, self.top_share, self.num_classes)
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
         """The outputs for a prepared batch (n, c, h, w): of whole images, or put together from

@@ -144,7 +144,7 @@ class Training:
             extra = self.companion.loss(step) if self.companion else None
         loss = self._mean(losses) if extra is None else self._mean(losses) + extra
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.loss_sum += self._combined(losses.detach())
+        self.loss_sum += self._combine(losses.detach())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.companion:
@@ -163,7 +163,7 @@ class Training:
         """The mean loss of a batch, of which the gradient is taken."""
         return losses.mean()
 
-    def _combined(self, losses: Tensor) -> Tensor:
+    def _combine(self, losses: Tensor) -> Tensor:
         """The sum of the losses of a batch; its gradients are there, and are the whole batch's."""
         return losses.sum()
 

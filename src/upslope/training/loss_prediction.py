@@ -56,7 +56,7 @@ class LearningLossModule:
         """The ranking loss of the batch that the model just saw."""
         if len(step.losses) < 2:
             return None
-        outputs = self.taken()
+        outputs = self.take_outputs()
         if step.progress >= STOP:
             outputs = [x.detach() for x in outputs]
         return ranking_loss(self.predict(outputs), step.losses)
@@ -102,7 +102,7 @@ class LearningLossModule:
         """The predicted loss; no other."""
         return PredictedLoss(self) if need == PREDICTED else None
 
-    def taken(self) -> list[Tensor]:
+    def take_outputs(self) -> list[Tensor]:
         """The stage outputs of the last forward, first stage first; they are kept no longer."""
         outputs, self.outputs = self.outputs, {}
         if len(outputs) < self.count:
@@ -143,7 +143,7 @@ class PredictedLoss:
         """(n,) for a prepared batch."""
         with torch.no_grad():
             model(inputs)
-            return self.companion.predict(self.companion.taken())
+            return self.companion.predict(self.companion.take_outputs())
 
 
 class LossPrediction(nn.Module):

@@ -261,7 +261,7 @@ class PartialTraining(Training):
         copies = self.ranks.size if self._whole(batch) else 1
         return losses.sum() / (len(batch) * copies)
 
-    def _combined(self, losses: Tensor) -> Tensor:
+    def _combine(self, losses: Tensor) -> Tensor:
         copies = self.ranks.size if self._whole(self.batches[self.at.step]) else 1
         total = add_gradients(self.ranks, self.parameters, losses.sum() / copies)
         self.within_step = False  # no rank waits for another until the next step

@@ -14,6 +14,7 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -93,6 +94,10 @@ class Walk:
             inner = value
         elif isinstance(value, tuple):
             inner = value
+        elif isinstance(value, np.ndarray):
+            if value.flags.writeable and not value.dtype.hasobject:
+                self.holders.append(_Array(value))
+            inner = ()
         # Objects in objects lead to what others share: loggers, data sets, a trainer.
         elif not in_object and isinstance(getattr(value, "__dict__", None), dict):
             self.holders.append(Holder(value.__dict__))
@@ -106,7 +111,7 @@ class Walk:
 
 
 class Holder:
-    """A dict, and what it held."""
+    """A dict, and the entries that it held."""
 
     def __init__(self, held: Any):
         self.held = held
@@ -162,7 +167,7 @@ class _List(Holder):
 
 
 class _Set(Holder):
-    """A set, and what it held."""
+    """A set, and the entries that it held."""
 
     def __init__(self, held: set[Any]):
         super().__init__(held)
@@ -173,6 +178,22 @@ class _Set(Holder):
         if self.held != self._copy:
             self.held.clear()
             self.held.update(self._copy)
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+class _Array(Holder):
+    """An array of NumPy, and the numbers that it held."""
+
+    def __init__(self, held: Any):
+        super().__init__(held)
+        self._copy = held.copy()
+
+    def put_back(self) -> None:
+        """Let it hold what is expected, if a pass has changed it."""
+        if self.held.tobytes() != self._copy.tobytes():
+            self.held[...] = self._copy
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []

@@ -24,7 +24,7 @@ WORTH = 1_500_000
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b without autograd. x: (..., i), weight: (o, i), bias: (o,)."""
     if prefers_onednn(x.numel() * weight.shape[0], x, weight):
-        return _product(x, _packed(weight), bias)
+        return _product(x, _pack(weight), bias)
     return F.linear(x, weight, bias)
 
 
@@ -34,12 +34,12 @@ def batched_products(a: Tensor, b: Tensor) -> Tensor:
     loose = a.stride(2) == 1 and a.stride(1) > a.shape[2]
     dearer = torch.get_num_threads() * (2 if loose else 1)
     if prefers_onednn(a[0].numel() * b.shape[2] // dearer, a, b):
-        pairs = zip(torch.unbind(a), torch.unbind(_packed(b.mT)), strict=True)
+        pairs = zip(torch.unbind(a), torch.unbind(_pack(b.mT)), strict=True)
         return torch.stack([_product(x, w, None) for x, w in pairs])
     return a @ b
 
 
-def repeated(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+def prepare_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     """(x, y) -> y + x W^T as a new tensor, for x after x: the weight is laid out once.
 
     x: (rows, i), weight: (o, i), y: (rows, o).
@@ -56,7 +56,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-def _packed(weight: Tensor) -> Tensor:
+def _pack(weight: Tensor) -> Tensor:
     """(..., o, i), copied if rows or columns lie apart, for which the product has a slow path."""
     o, i = weight.shape[-2:]
     fits = weight.stride()[-2:] in ((i, 1), (1, o))

@@ -264,3 +264,24 @@ def differentiable(leaf: Any) -> bool:
 
 Loss = Callable[[Any], Tensor]
 """From a model's output to one loss per sample, (n,)."""
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a network, each once, as `model.modules()` does.
+
+    The engine walks through them a dozen times per batch. PyTorch's own walk makes the name of each
+    module on its way, which is ten times as slow: a hundredth of the time of a small batch.
+    """
+    modules: list[nn.Module] = []
+    seen: set[int] = set()
+
+    def walk(module: nn.Module) -> None:
+        if id(module) not in seen:
+            seen.add(id(module))
+            modules.append(module)
+            for child in module._modules.values():
+                if child is not None:
+                    walk(child)
+
+    walk(model)
+    return modules

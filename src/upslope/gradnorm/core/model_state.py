@@ -25,13 +25,9 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk
+from upslope.gradnorm.core.old_memory import OldMemoryWatch
+from upslope.gradnorm.core.state_copies import OddTensor, are_same, changed, copy_bytes, few_of
 from upslope.gradnorm.core.state_memory import Stretch, has_memory, stretches_of
-
-_SMALL = 1 << 20
-"""Bytes up to which stretches are compared all at once: calls cost more than the copy."""
-
-_SEEN_OF_EACH = 16
-"""Numbers of each parameter that are watched."""
 
 _written: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = WeakKeyDictionary()
 """model -> mode and flags -> the parameters (by `id`) that a pass writes."""
@@ -52,11 +48,12 @@ class ModelState:
         ids = {id(t) for t in plain}
         # Sparse tensors and their like have no memory that could be compared.
         self._odd = [
-            _Odd(t)
+            OddTensor(t)
             for t in walk.tensors.values()
             if id(t) not in ids and t.numel() and not nn.parameter.is_lazy(t)
         ]
         stretches = stretches_of(plain)
+        self._requires = {id(p): p.requires_grad for s in stretches for p in s.parameters}
         key = torch.is_grad_enabled(), _flags(walk.modules)
         known = _written.setdefault(model, {})
         self._learns = key not in known
@@ -73,6 +70,8 @@ class ModelState:
         """What the first pass left in parameters that are written and require a gradient."""
         self._refused: set[int] = set()
         """Parameters whose values are gone, or that samples decide on."""
+        self._hidden: set[int] = set()
+        """Tensors that were read though others stood for them."""
 
     def _is_copied(self, stretch: Stretch) -> bool:
         return self._learns or any(id(p) in self._known for p in stretch.parameters)
@@ -85,7 +84,14 @@ class ModelState:
         """
         self.renew()
         self.passes, self.last_size = self.passes + 1, size
-        yield
+        old = {s.address: s for s in self._copied if s.now is not s.own and s.is_exchanged}
+        if old:
+            with OldMemoryWatch(old) as watch:
+                yield
+            for address in watch.read:
+                self._hidden |= {id(at.original) for at in old[address].looking}
+        else:
+            yield
         self.end_pass()
 
     def end_pass(self) -> None:
@@ -109,8 +115,16 @@ class ModelState:
                 self._has_replaced = True
                 self._expect(instead)
             self._watch()
+            self._put_back_flags()
             for holder in self._holders:
                 holder.put_back()
+
+    def _put_back_flags(self) -> None:
+        """A model may freeze a layer while it runs: it begins and ends as it was."""
+        for stretch in (*self._copied, *self._watched):
+            for p in stretch.parameters:
+                if p.requires_grad != self._requires[id(p)]:
+                    p.requires_grad_(not p.requires_grad)
 
     def _expect(self, instead: dict[int, Tensor]) -> None:
         # Of what has not changed just now, the last copy stands.
@@ -127,7 +141,8 @@ class ModelState:
         """At the end: the caller's own tensors are back, and hold what they held.
 
         Raises:
-            GradientNormError: the values of a parameter are gone, or samples decide on them.
+            GradientNormError: the values of a parameter are gone, or samples decide on them; or a
+        tensor is held where it cannot be exchanged.
         """
         with torch.inference_mode(False):
             self._learn()
@@ -142,8 +157,11 @@ class ModelState:
             for holder in self._holders:
                 holder.put_back()
             self._has_replaced = False
+            self._put_back_flags()
         if self._refused:
             raise self._refusal()
+        if self._hidden:
+            raise self._hidden_refusal()
 
     @torch.no_grad()
     def _learn(self) -> None:
@@ -179,8 +197,8 @@ class ModelState:
     def _watch(self, *, by_values: bool = False) -> None:
         """Take note of parameters that are written for the first time, without a copy."""
         moved = [stretch for stretch in self._watched if stretch.has_moved()]
-        if by_values and not _same(self._few, _few_of(self._watched)):
-            few = zip(self._watched, _few_of(self._watched), self._few, strict=True)
+        if by_values and not are_same(self._few, few_of(self._watched)):
+            few = zip(self._watched, few_of(self._watched), self._few, strict=True)
             ids = {id(stretch) for stretch in moved}
             moved += [s for s, a, b in few if id(s) not in ids and not torch.equal(a, b)]
         if not moved:
@@ -198,11 +216,26 @@ class ModelState:
         self._watch_only([s for s in self._watched if s.before is None])
 
     def _watch_only(self, stretches: list[Stretch]) -> None:
-        self._watched, self._few = stretches, _few_of(stretches)
+        self._watched, self._few = stretches, few_of(stretches)
+
+    def _names_of(self, ids: Iterable[int]) -> list[str]:
+        modules = self._modules[::-1]
+        pairs = ((*m.named_parameters(), *m.named_buffers()) for m in modules)
+        known = {id(tensor): name for own in pairs for name, tensor in own}
+        return sorted(known.get(i, "a tensor in an attribute") for i in ids)
+
+    def _hidden_refusal(self) -> GradientNormError:
+        names = self._names_of(self._hidden)
+        self._hidden = set()
+        return GradientNormError(
+            f"Expected tensors that a forward pass writes to be held by modules alone but "
+            f"{names[:3]} are read from elsewhere as well: a closure, a global name, an object "
+            "with slots. There they cannot be put back before every pass. Read them from the "
+            "module (`self.name`)."
+        )
 
     def _refusal(self) -> GradientNormError:
-        known = {id(p): name for m in self._modules[::-1] for name, p in m.named_parameters()}
-        names = sorted(known.get(i, "a parameter") for i in self._refused)
+        names = self._names_of(self._refused)
         self._refused = set()
         return GradientNormError(
             f"Expected a forward pass that leaves the parameters as they are, or writes the same "
@@ -211,90 +244,6 @@ class ModelState:
             "statistic (`requires_grad_(False)`) or keep it in a buffer: both are put back before "
             "every pass. Where it was written for the first time, the next call will put it back."
         )
-
-
-def _few_of(stretches: Iterable[Stretch]) -> list[Tensor]:
-    """Return a few numbers of each stretch of memory, as bytes."""
-    few = []
-    for stretch in stretches:
-        own = stretch.own.clone() if len(stretch.own) <= 8 * _SEEN_OF_EACH else stretch.own
-        if len(own) > 8 * _SEEN_OF_EACH:
-            longs = own[: len(own) // 8 * 8].view(torch.int64)
-            own = longs[:: len(longs) // _SEEN_OF_EACH].clone().view(torch.uint8)
-        few.append(own)
-    return few
-
-
-def _same(first: list[Tensor], second: list[Tensor]) -> bool:
-    """Whether two lists of bytes are the same: one question for each device."""
-    devices = {t.device for t in first}
-    pairs = (
-        [torch.cat([t for t in own if t.device == d]) for own in (first, second)] for d in devices
-    )
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
-class _Odd:
-    """A tensor without plain memory: sparse, nested, quantised. It is compared by its version."""
-
-    def __init__(self, original: Tensor):
-        self.original = self.now = original
-        self._before = original.detach().clone()
-        self._first = self._version = _version(original)
-
-    def replace(self) -> dict[int, Tensor]:
-        """Return what stands for it from now on, if it was written to."""
-        if _version(self.now) == self._version:
-            return {}
-        self.now = self._before.clone()
-        self._version = _version(self.now)
-        return {id(self.original): self.now}
-
-    def restore(self) -> None:
-        """Let it hold what it held."""
-        if _version(self.original) != self._first:
-            self.original.copy_(self._before)
-        self.now, self._version = self.original, _version(self.original)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def copy_bytes(stretches: Iterable[Stretch]) -> None:
-    """Copy what stretches of memory hold."""
-    for small, large in _by_device(stretches):
-        for stretch in large:
-            stretch.before = stretch.own.clone()
-        if small:
-            joined = torch.cat([stretch.own for stretch in small])
-            parts = torch.split(joined, [len(stretch.own) for stretch in small])
-            for stretch, part in zip(small, parts, strict=True):
-                stretch.before = part
-
-
-def changed(stretches: Iterable[Stretch]) -> list[Stretch]:
-    """Return the stretches of memory that were written to."""
-    written = [stretch for stretch in stretches if stretch.has_moved()]
-    ids = {id(stretch) for stretch in written}
-    for small, large in _by_device(s for s in stretches if id(s) not in ids):
-        written += [stretch for stretch in large if stretch.has_other_values()]
-        if small:
-            now = torch.cat([stretch.now for stretch in small])
-            before = torch.cat([stretch.before for stretch in small if stretch.before is not None])
-            # One question for all: on a GPU each costs a round trip.
-            if not torch.equal(now, before):
-                written += [stretch for stretch in small if stretch.has_other_values()]
-    return written
-
-
-def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:
-    """The small and the large stretches of memory of each device."""
-    devices: dict[torch.device, tuple[list[Stretch], list[Stretch]]] = {}
-    for stretch in stretches:
-        small, large = devices.setdefault(stretch.own.device, ([], []))
-        (small if len(stretch.own) <= _SMALL else large).append(stretch)
-    return devices.values()
 
 
 def _exchange(value: Any, instead: dict[int, Tensor]) -> Any:

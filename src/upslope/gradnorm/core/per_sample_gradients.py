@@ -165,7 +165,7 @@ class OuterProducts(PerSampleGradient):
         t = self.x.shape[1]
         out = []
         for c in chunks(len(self), 2 * t * t * self.x.element_size(), scratch):
-            x, g = _gathered(self.x[c]), _gathered(self.g[c])
+            x, g = _gather(self.x[c]), _gather(self.g[c])
             xx = batched_products(x, x.mH)  # (c, t, t)
             gg = batched_products(g, g.mH) if self.gg is None else self.gg[c]
             sizes = frobenius_norms(xx) * frobenius_norms(gg)
@@ -188,14 +188,16 @@ class OuterProducts(PerSampleGradient):
         i, size = right.shape[2], right.element_size()
         width = max(1, min(o, scratch // (i * size)))
         if min(i, o) >= _WIDE and prefers_onednn(t * i * width, left, right):
-            return torch.stack([_each(g, x, width) for g, x in zip(left, right, strict=True)])
+            return torch.stack(
+                [_norm_by_blocks(g, x, width) for g, x in zip(left, right, strict=True)]
+            )
         together = max(torch.get_num_threads(), CACHE // 8 // (i * width * size))
         together = max(1, min(n, together, scratch // (i * width * size)))
         buffer = right.new_empty(together, width, i)
         out = []
         for start in range(0, n, together):
             rows = slice(start, start + together)
-            x, g = _gathered(right[rows]), _gathered(left[rows]).mT
+            x, g = _gather(right[rows]), _gather(left[rows]).mT
             squares = []
             for k in range(0, o, width):
                 block = g[:, k : k + width]
@@ -211,7 +213,7 @@ class OuterProducts(PerSampleGradient):
         size = right.element_size() * left.shape[2] * right.shape[2]
         times = batched_products if left.shape[2] >= _WIDE else torch.bmm
         for c in chunks(len(self), size, scratch):
-            product = times(_gathered(left[c]).mT, _gathered(right[c]))
+            product = times(_gather(left[c]).mT, _gather(right[c]))
             yield product if left is self.g else product.mT
 
     def materialize(self, rows: slice) -> Tensor:
@@ -247,14 +249,14 @@ class OuterProducts(PerSampleGradient):
         return min(("direct", 3 * direct), ("ghost", 2 * direct + ghost), key=lambda m: m[1])
 
 
-def _each(g: Tensor, x: Tensor, width: int) -> Tensor:
+def _norm_by_blocks(g: Tensor, x: Tensor, width: int) -> Tensor:
     """The squared norm of g^T x, `width` rows at a time. g: (t, o), x: (t, i)."""
     blocks = torch.split(g, width, dim=1)
     norms = [torch.linalg.vector_norm(linear(block.mT, x.mT)) for block in blocks]
     return torch.stack(norms).square().sum()
 
 
-def _gathered(x: Tensor) -> Tensor:
+def _gather(x: Tensor) -> Tensor:
     """(n, t, i), copied if a sample's rows lie far apart: a product would miss the caches."""
     return x.contiguous() if x.stride(2) == 1 and x.stride(1) > 2 * x.shape[2] else x
 

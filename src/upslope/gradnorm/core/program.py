@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.model_io import modules_of
 from upslope.gradnorm.core.tensor_marks import marks_of
 
 MOVING = frozenset(

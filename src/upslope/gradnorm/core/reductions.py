@@ -18,7 +18,7 @@ Uses = Sequence[tuple[Tensor, PerSampleGradient]]
 """The uses of one parameter: through which weight, and the gradient of that weight."""
 
 
-def combined(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
+def norms_of_uses(weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
     """(n,): squared norms of the sum of all uses of the parameter `name`.
 
     Uses of one form are summed in that form; disjoint slices of the parameter add their squares;
@@ -97,7 +97,7 @@ class SquaredNorms:
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """Reduce the sum of all uses of a parameter; see `Reduction`."""
-        return combined(weights, name, uses, scratch)
+        return norms_of_uses(weights, name, uses, scratch)
 
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:  # noqa: ARG002
         """Reduce gradients that are formed already; see `Reduction`."""
@@ -138,7 +138,7 @@ class ReducingListener:
             names = weights.sources(weight)
             # Reduced at once, its operands can go before the next layer is reached.
             if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
-                self._found[names[0]] = self._reduced(names[0], [(weight, part)])
+                self._found[names[0]] = self._reduce(names[0], [(weight, part)])
             else:
                 for name in names:
                     self._pending.setdefault(name, []).append((weight, part))
@@ -147,9 +147,9 @@ class ReducingListener:
     def finish(self) -> dict[str, Tensor]:
         """name -> (n, ...), for every parameter that a gradient reached."""
         for name, uses in self._pending.items():
-            self._found[name] = self._reduced(name, uses)
+            self._found[name] = self._reduce(name, uses)
         self._pending.clear()
         return self._found
 
-    def _reduced(self, name: str, uses: Uses) -> Tensor:
+    def _reduce(self, name: str, uses: Uses) -> Tensor:
         return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.options.scratch)

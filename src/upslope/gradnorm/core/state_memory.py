@@ -69,6 +69,16 @@ class Stretch:
         """The bytes that it held, if they were copied."""
         self.parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
 
+    @property
+    def address(self) -> int:
+        """Where the storage of the model's own tensors is."""
+        return self.own.untyped_storage().data_ptr()
+
+    @property
+    def is_exchanged(self) -> bool:
+        """Whether other tensors stand for those of the model."""
+        return any(looking.now is not looking.original for looking in self.looking)
+
     def has_moved(self) -> bool:
         """Whether a tensor was written to in a way that PyTorch counts, or has other memory."""
         return any(looking.has_moved() for looking in self.looking)

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.model_io import Loss
+from upslope.gradnorm.core.model_io import Loss, modules_of
 from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.restoring import modules_of, restored
+from upslope.gradnorm.core.restoring import restored
 
 _DEPTH = 4
 """Functions within functions that are opened."""

@@ -137,7 +137,7 @@ def loss_looks_around(
     """
     leaves, spec = tree_flatten(outputs)
     watch = StatisticsWatch(n)
-    own = [_changed(leaf, n, None) for leaf in leaves]
+    own = [_change_leaf(leaf, n, None) for leaf in leaves]
     for place, leaf in enumerate(own):
         if place not in shared:
             watch.mark(leaf)
@@ -152,7 +152,7 @@ def loss_looks_around(
 
     def losses(change: Change) -> list[Tensor]:
         given = [
-            _changed(leaf, n, None if place in shared else change)
+            _change_leaf(leaf, n, None if place in shared else change)
             for place, leaf in enumerate(leaves)
         ]
         return [loss(copy_objects(tree_unflatten(given, spec)))]
@@ -246,7 +246,7 @@ def _run(
         return run.run_plain(batch, change=change, watch=mode)
 
 
-def _changed(leaf: Any, n: int, change: Change | None) -> Any:
+def _change_leaf(leaf: Any, n: int, change: Change | None) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
     own = clone_rows(leaf)

@@ -33,6 +33,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, copy_objects, differentiable, half
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import differ
+from upslope.gradnorm.proofs.backward import one_hot, pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.kernel_results import (
     Checksums,
@@ -48,7 +49,7 @@ from upslope.gradnorm.proofs.mixing import (
     unused_outputs,
 )
 from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
-from upslope.gradnorm.proofs.per_sample_loop import one_hot, pull_back, sample_by_sample
+from upslope.gradnorm.proofs.per_sample_loop import sample_by_sample
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
 """Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the

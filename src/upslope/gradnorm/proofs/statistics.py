@@ -140,7 +140,7 @@ class StatisticsWatch(TorchFunctionMode):
                     owners = None
                     if kind == _SAMPLE:
                         several = position if isinstance(out, (tuple, list)) else None
-                        owners = self._followed(name, func, args, kwargs, tensor, several)
+                        owners = self._follow(name, func, args, kwargs, tensor, several)
                     mark(tensor).statistic = self._session, kind, owners
         return out
 
@@ -151,7 +151,7 @@ class StatisticsWatch(TorchFunctionMode):
             return False
         return bool((owners != front_owners(self._n, owners)).any())
 
-    def _followed(
+    def _follow(
         self, name: str, func: Any, args: Any, kwargs: Any, out: Tensor, place: int | None
     ) -> Tensor | None:
         """The owners of what an operator has made; None where they are not known."""

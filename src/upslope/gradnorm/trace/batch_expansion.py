@@ -96,7 +96,7 @@ def repeats(args: tuple[Any, ...]) -> tuple[Tensor, list[int], list[int]]:
     return view, expanded, [t * s for t, s in zip(times, sizes, strict=True)]
 
 
-def repeated(args: tuple[Any, ...]) -> Tensor:
+def repeat_weight(args: tuple[Any, ...]) -> Tensor:
     """`repeat` of a weight: a view where its entries are single ones, as expanding would give."""
     view, expanded, shape = repeats(args)
     return view.expand(expanded).reshape(torch.Size(shape))

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.model_io import modules_of
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.weights import Weights
@@ -99,7 +99,9 @@ def pairs_of(model: nn.Module, weights: Weights, learn: Callable[[], Pairs]) -> 
     return own[asked]
 
 
-def corrected(model: nn.Module, weights: Weights, wrong: int, learn: Callable[[], Pairs]) -> Pairs:
+def correct_pairs(
+    model: nn.Module, weights: Weights, wrong: int, learn: Callable[[], Pairs]
+) -> Pairs:
     """Return the same after the pair at the place `wrong` proved wrong. Others as of `pairs_of`."""
     own, asked = _known[model], tuple(weights.parameters)
     before, now = own[asked], learn()

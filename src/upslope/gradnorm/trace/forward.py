@@ -20,12 +20,13 @@ from upslope.gradnorm.core.model_io import (
     check_losses,
     clone_rows,
     copy_objects,
+    modules_of,
     refuse_outputs_without_rows,
     tensors_in,
 )
 from upslope.gradnorm.core.program import switches_of
 from upslope.gradnorm.core.reductions import ReducingListener, Reduction
-from upslope.gradnorm.core.restoring import modules_of, without_traces
+from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener, Tape
 from upslope.gradnorm.losses import identify
@@ -41,7 +42,7 @@ from upslope.gradnorm.proofs.proof import check_gradients, check_separation
 from upslope.gradnorm.trace.conv_bn_fusion import (
     ConvBatchNormFusion,
     Pairs,
-    corrected,
+    correct_pairs,
     pairs_of,
 )
 from upslope.gradnorm.trace.intercept import Interceptor
@@ -93,7 +94,7 @@ class Forward:
                 # The model has other pairs by now, or uses a convolution in another way. Each time
                 # at least one pair goes; the last attempt has none.
                 wrong = mismatch.place
-                pairs = corrected(*known, wrong, self._learn_pairs) if last > 1 else {}
+                pairs = correct_pairs(*known, wrong, self._learn_pairs) if last > 1 else {}
 
     def _learn_pairs(self) -> Pairs:
         """Run two samples with nothing fused, and see which normalisation follows which kernel."""
@@ -119,9 +120,9 @@ class Forward:
         # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
         no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
         with run.forward_pass(run.batch), no_hooks, self._interceptor:
-            return call(run.model, run.batch.map(self._taken))
+            return call(run.model, run.batch.map(self._take))
 
-    def _taken(self, tensor: Tensor, per_sample: bool) -> Tensor:
+    def _take(self, tensor: Tensor, per_sample: bool) -> Tensor:
         own = clone_rows(tensor)  # for a model may write into what it is given
         return self._interceptor.sampled(own) if per_sample else own
 

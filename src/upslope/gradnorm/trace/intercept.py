@@ -30,8 +30,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
+from upslope.gradnorm.core.model_io import modules_of
 from upslope.gradnorm.core.program import Program, name_of
-from upslope.gradnorm.core.restoring import modules_of
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
 from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
@@ -43,7 +43,7 @@ from upslope.gradnorm.trace.batch_expansion import (
     gives_to_each,
     is_batch_expansion,
     looks_up_for_each,
-    repeated,
+    repeat_weight,
     repeats,
 )
 from upslope.gradnorm.trace.operators import (
@@ -58,7 +58,7 @@ from upslope.gradnorm.trace.operators import (
     is_written_in_python,
     refuse_write_through_copy,
     tensors_of,
-    viewed,
+    view_samples,
     without_torch_function_dispatch,
     writes,
 )
@@ -175,7 +175,7 @@ class Interceptor(TorchFunctionMode):
             if "sample" in kinds:
                 refuse_write_through_copy(func, args)
             shaped = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
-            out = viewed(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
+            out = view_samples(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
             self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
             # Encoded positions meet no sample yet, and still have one copy per sample from here
             # on.
@@ -264,7 +264,7 @@ class Interceptor(TorchFunctionMode):
         if is_entrywise(name):
             return self._entrywise(func, args, kwargs)
         if name in JOINING:
-            expanded = self._expanded((args, kwargs), None)
+            expanded = self._expand((args, kwargs), None)
             return func(*expanded[0], **expanded[1])
         if name == "__setitem__":
             target, index, value = args
@@ -290,7 +290,7 @@ class Interceptor(TorchFunctionMode):
             each = expand_to_samples(self.tape, self.tape.weights.view(same.weight), same.shape)
             return each.flatten(*same.merged) if same.merged else each, True
         repeating = name in REPEATING and not kwargs
-        out = repeated(args) if repeating else func(*args, **kwargs)
+        out = repeat_weight(args) if repeating else func(*args, **kwargs)
         copying = may_copy and (repeating or name in EXPANDING) and out.requires_grad
         if not (copying and is_batch_expansion(out.shape, weights, self.n)):
             return out, False
@@ -311,10 +311,10 @@ class Interceptor(TorchFunctionMode):
     def _entrywise(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         shapes = (t.shape for t in tensors_of((args, tuple(kwargs.values()))))
         shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
-        args, kwargs = self._expanded((args, kwargs), shape)
+        args, kwargs = self._expand((args, kwargs), shape)
         return func(*args, **kwargs)
 
-    def _expanded(self, tree: Any, shape: torch.Size | None) -> Any:
+    def _expand(self, tree: Any, shape: torch.Size | None) -> Any:
         def one(tensor: Tensor) -> Tensor:
             if self._kind(tensor) != "weight":
                 return tensor

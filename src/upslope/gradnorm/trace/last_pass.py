@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from upslope.gradnorm.core.model_io import Batch
+from upslope.gradnorm.core.model_io import Batch, modules_of
 from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.restoring import RandomState, modules_of
+from upslope.gradnorm.core.restoring import RandomState
 
 
 @contextlib.contextmanager

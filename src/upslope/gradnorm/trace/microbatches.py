@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
-from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, modules_of, tensors_in
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.restoring import modules_of, restoring_state, without_traces
+from upslope.gradnorm.core.restoring import restoring_state, without_traces
 from upslope.gradnorm.core.stateful_losses import keeping_loss
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights

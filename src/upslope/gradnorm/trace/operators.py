@@ -97,7 +97,7 @@ def _never(*_: Any) -> bool:
     return False
 
 
-def viewed(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def view_samples(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """`tensor.view`, by a copy where a convolution here has put the channels last."""
     out = tensor.reshape(*args, **kwargs)
     if out.data_ptr() != tensor.data_ptr():

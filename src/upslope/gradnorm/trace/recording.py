@@ -23,9 +23,10 @@ from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import Reduction, SquaredNorms
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.proofs.backward import pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.independence import losses_look_around, model_looks_around, opens
-from upslope.gradnorm.proofs.per_sample_loop import pull_back, reduce_one_by_one
+from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
 from upslope.gradnorm.trace.memory import (

@@ -16,7 +16,7 @@ from torch.nn.modules import module as registry
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.restoring import modules_of
+from upslope.gradnorm.core.model_io import modules_of
 
 BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
 

@@ -22,15 +22,17 @@ from upslope.reproduction.studies.runner import StudyRunner
 
 def table_4(runner: StudyRunner) -> Result:
     """Measure it by the loss of Eq. 6, in the runs of expected-gradnorm."""
-    return _reduced(runner, "expected", EXPECTED, paper.TABLE_4)
+    return _count_reduced(runner, "expected", EXPECTED, paper.TABLE_4)
 
 
 def table_5(runner: StudyRunner) -> Result:
     """Measure it by the loss of Eq. 7, in the runs of entropy-gradnorm."""
-    return _reduced(runner, "entropy", ENTROPY, paper.TABLE_5)
+    return _count_reduced(runner, "entropy", ENTROPY, paper.TABLE_5)
 
 
-def _reduced(runner: StudyRunner, scheme: Scheme, name: str, printed: tuple[int, ...]) -> Result:
+def _count_reduced(
+    runner: StudyRunner, scheme: Scheme, name: str, printed: tuple[int, ...]
+) -> Result:
     options = {"scheme": scheme, "norm": runner.scale.variant.norm}
     metric = Metric(f"reduced-{scheme}", definitions.norms_reduced, options)
     seeds = measure(runner, runner.scale.main, metric, (name,))[name]

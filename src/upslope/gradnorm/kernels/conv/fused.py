@@ -142,9 +142,10 @@ class FusedWeightGradient(PerSampleGradient):
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """See `PerSampleGradient`. The scale goes to the output gradients."""
         scaled = (
-            other._scaled() if isinstance(other, FusedWeightGradient) else other for other in others
+            other._scale_plain() if isinstance(other, FusedWeightGradient) else other
+            for other in others
         )
-        return self._scaled().add(list(scaled))
+        return self._scale_plain().add(list(scaled))
 
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
         """Return the inner products with left (x) right; see `PerSampleGradient`."""
@@ -154,7 +155,7 @@ class FusedWeightGradient(PerSampleGradient):
         """Return the method and its cost; see `PerSampleGradient`."""
         return self.plain.cost()
 
-    def _scaled(self) -> ConvWeightGradient:
+    def _scale_plain(self) -> ConvWeightGradient:
         g = self.plain.g
         return replace(self.plain, g=g * self.scale.view(-1, *(1,) * (g.dim() - 3)))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.matrix_products import repeated
+from upslope.gradnorm.core.matrix_products import prepare_product
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Recurrence,
@@ -36,7 +36,7 @@ class GRU(Recurrence):
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
         steps, n, width = len(products), products.shape[1], products.shape[2] // 3
         b_h = self.layer.b_h
-        add_product = repeated(self.layer.w_h, n)
+        add_product = prepare_product(self.layer.w_h, n)
         shift = products.new_zeros(1) if b_h is None else b_h
         states = products.new_empty(steps + 1, n, width)
         states[steps if self.reverse else 0] = start[0]
@@ -64,7 +64,7 @@ class GRU(Recurrence):
         x, hidden = torch.empty_like(self.gates), torch.empty_like(self.gates)
         gates, coefficients = by_gate(hidden, 3), by_gate(self.gates, 3)
         dh = g[0 if self.reverse else -1]
-        add_product = repeated(self.layer.w_h.mT, len(dh))
+        add_product = prepare_product(self.layer.w_h.mT, len(dh))
         for t, before, _ in reversed([*self._steps(len(hidden))]):
             for k in range(3):
                 torch.mul(dh, coefficients[k][t], out=gates[k][t])

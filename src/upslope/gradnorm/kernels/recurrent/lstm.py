@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.layout import Samples
-from upslope.gradnorm.core.matrix_products import repeated
+from upslope.gradnorm.core.matrix_products import prepare_product
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleGradient
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
@@ -55,7 +55,11 @@ class LSTM(Recurrence):
         # Twice the sums of g, whose sigmoids s give tanh = 2 s - 1.
         products[..., 2 * width : 3 * width].mul_(2)
         w_h = torch.cat([w_h[: 2 * width], 2 * w_h[2 * width : 3 * width], w_h[3 * width :]])
-        add_product, gates, tanh = repeated(w_h, n), by_gate(products, 4), fast_tanh(products)
+        add_product, gates, tanh = (
+            prepare_product(w_h, n),
+            by_gate(products, 4),
+            fast_tanh(products),
+        )
         for block in self._blocks(products):
             for t, before, after in block:
                 torch.sigmoid(add_product(rows[before], products[t]), out=products[t])
@@ -102,7 +106,7 @@ class LSTM(Recurrence):
         dc, dh = g[-1], rows[0 if self.reverse else -2]
         dc = dc if self.sizes is None else torch.zeros_like(dc)
         add_product, sums, coefficients = (
-            repeated(w_h.mT, len(dc)),
+            prepare_product(w_h.mT, len(dc)),
             _split(gates),
             _split(self.gates),
         )

@@ -1,0 +1,105 @@
+"""`upslope plan`: what scoring a pool at a URL and choosing from it will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from upslope.cli.console import told
+from upslope.cli.score import (
+    ArrayShape,
+    Configuration,
+    Device,
+    IdColumn,
+    ImageColumn,
+    ImagesAt,
+    ImageSize,
+    Network,
+    Sets,
+    ShardFormat,
+    open_source,
+)
+
+
+def plan(
+    network: Network,
+    config: Configuration = None,
+    data: Annotated[
+        str, typer.Option("--data", metavar="URL", help="The pool, as for `upslope score`.")
+    ] = "",
+    strategy: Annotated[str, typer.Option(help="That chooses.")] = "entropy-gradnorm",
+    budget: Annotated[
+        int, typer.Option("--budget", "-k", min=1, help="How many to choose.")
+    ] = 1000,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Samples of the pool; by its bytes, if not given.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="That score beside each other.")] = 1,
+    price: Annotated[float, typer.Option(min=0, help="Of a worker, per hour.")] = 0.0,
+    device: Device = None,
+    sets: Sets = None,
+    format: ShardFormat = None,
+    image: ImageColumn = None,
+    id: IdColumn = None,
+    shape: ArrayShape = None,
+    size: ImageSize = None,
+    images_at: ImagesAt = None,
+) -> None:
+    """Say what scoring a pool at a URL will take: time, memory, disk and money.
+
+    The first shard is opened and some of its samples are scored here; the rest is arithmetic, which
+    is printed. --rows says how many samples the pool will have.
+
+    [bold]Examples[/bold]
+
+      upslope plan runs/photos --data s3://bucket/photos --strategy badge --rows 100000000 \
+    --workers 8 --price 2.5
+    """
+    with told():
+        import tempfile
+
+        from upslope.cli.shards import PoolArguments
+        from upslope.config import find_strategy, plan_pool
+        from upslope.display import watching
+        from upslope.errors import ConfigError
+
+        if not data:
+            raise ConfigError("Expected --data, the URL of the pool, but got none.")
+        arguments = PoolArguments(data, format, image, id, shape, size, images_at)
+        source = open_source(network, config, device, sets, False, url=True)
+        with tempfile.TemporaryDirectory() as folder, watching(1) as observer:
+            opened, ready = arguments.open(source, Path(folder) / "images.arrow", observer)
+            planned = plan_pool(
+                opened,
+                ready,
+                find_strategy(strategy),
+                budget=budget,
+                rows=rows,
+                workers=workers,
+                price=price,
+                batch_size=source.config.experiment.score_batch,
+            )
+        _show(planned)
+
+
+def _show(planned: Any) -> None:
+    from upslope.cli.show import duration, show_rows, size
+
+    n, w = f"{planned.rows:,}", planned.workers
+    lines = [
+        ("rows", n),
+        ("score", f"{duration(planned.score_total_s)} = {n} x ({1e3 * planned.open_s:.3g} ms to "
+                  f"read + {1e3 * planned.score_s:.3g} ms to score) / {w} worker{'s' * (w > 1)}"),
+        ("select", f"{duration(planned.select_s)} of one processor for {planned.budget:,}"),
+        ("memory", f"{size(planned.score_memory)} a worker, while selecting "
+                   f"{size(planned.select_memory)} beside what is mapped"),
+        ("disk", f"{size(planned.disk)} = {n} x {planned.disk / planned.rows:.0f} bytes"),
+    ]  # fmt: skip
+    if planned.price:
+        hours = (planned.score_total_s * w + planned.select_s) / 3600
+        lines.append(
+            ("money", f"{planned.money:,.2f} = {hours:.3g} hours x {planned.price:g} per hour")
+        )
+    show_rows([*lines, ("measured", planned.measured)])
