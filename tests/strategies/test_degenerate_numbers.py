@@ -12,8 +12,9 @@ from test_conformance import QUICK, checked
 from torch import Tensor
 
 from upslope.errors import SelectionError
-from upslope.pool import PoolView, Selection
+from upslope.pool import Need, PoolView, Selection
 from upslope.strategies import REGISTRY, QueryStrategy, build
+from upslope.strategies.numbers import check_numbers
 
 POSTERIORS = {"probabilities": 1, "mc-posteriors": 2}
 """Signals that are posteriors, and the dimension of their classes."""
@@ -186,3 +187,15 @@ def test_posteriors_rounded_as_networks_round_them_are_taken(name: str, dtype: t
     pool = make_pool(strategy.needs, N, LABELLED)
     rounded = changed(pool, lambda n, v: v.to(dtype).float() if n in POSTERIORS else v)
     checked(strategy, rounded, 5)
+
+
+def test_gradients_of_samples_that_the_model_is_sure_of_are_no_error() -> None:
+    # Beside others they are as good as zero; all of them as small are refused.
+    sketches = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    sketches[2] *= 1e-13
+    need, ids = Need.of("gradient-sketch", dim=4), [f"s{i}" for i in range(6)]
+    check_numbers("lcmd", need, sketches, ids)
+    with pytest.raises(SelectionError, match="1e-10"):
+        check_numbers("lcmd", need, sketches * 1e-13, ids)
+    with pytest.raises(SelectionError, match="'s2'"):
+        check_numbers("typiclust", Need.of("features"), sketches, ids)

@@ -6,10 +6,13 @@ Nothing heavy is imported before a command runs: `--help` must answer at once.
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import sys
+from typing import NoReturn
 
 from upslope.cli.app import app
+from upslope.distributed.launch import count_processes
 
 
 def main() -> None:
@@ -21,6 +24,21 @@ def main() -> None:
         app(prog_name="upslope")
     except KeyboardInterrupt:  # before a command has begun; commands answer for themselves
         sys.exit(130)
+    except SystemExit as end:
+        if count_processes() > 1 and isinstance(end.code, int | None):
+            _leave(end.code or 0)
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """End a process of torchrun at once: all is closed and written by now.
+
+    Threads of gloo are still about, now and then, when the interpreter takes itself apart, and
+    abort a process that has done its work.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 __all__ = ["app", "main"]

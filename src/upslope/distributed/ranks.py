@@ -10,6 +10,7 @@ on what comes next.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -349,8 +350,11 @@ def joined(device: str = "auto") -> Iterator[Ranks | None]:
                 ranks.survivors.leave_word()
             ranks.leave(failure)
     finally:
+        # Its threads must end here: one that is left at the interpreter's end aborts the process.
+        ranks.control = ranks.tensors = tensors = None
         with suppress(RuntimeError):
             dist.destroy_process_group()
+        gc.collect()
 
 
 def leader(engine: Engine | None) -> Ranks | None:

@@ -34,7 +34,12 @@ def check_numbers(strategy: str, need: Need, values: Tensor, ids: Sequence[str])
         _check_posteriors(strategy, need, values, ids)
     elif need.name.endswith("features") or need.name == "gradient-sketch":
         sizes = values.flatten(start_dim=1).abs().amax(dim=1) if values[0].numel() else values
-        wrong = (sizes > LARGEST) | ((sizes < SMALLEST) & (sizes > 0))
+        small = (sizes < SMALLEST) & (sizes > 0)
+        # The gradient of a sample that the model is sure of is as good as zero beside the others,
+        # and counts by its length: nobody scales it up.
+        if need.name == "gradient-sketch" and bool(small.any()) and bool((sizes > SMALLEST).any()):
+            small = torch.zeros_like(small)
+        wrong = (sizes > LARGEST) | small
         if values[0].numel() and bool(wrong.any()):
             first = int(wrong.int().argmax())
             raise SelectionError(

@@ -84,6 +84,10 @@ class Batch:
         per_sample = tuple(own and i not in places for i, own in enumerate(self.per_sample))
         return Batch(self.leaves, self.spec, self.n, per_sample, self.first)
 
+    def with_leaves(self, leaves: tuple[Any, ...]) -> Batch:
+        """The same batch, with other leaves in the places of its own."""
+        return Batch(leaves, self.spec, self.n, self.per_sample, self.first)
+
     def rows(self, rows: slice | Tensor) -> Batch:
         """Some of the samples: a slice, or their indices."""
         leaves = tuple(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.gradnorm.core.model_io import modules_of
+from upslope.gradnorm.core.steering import Steering
 from upslope.gradnorm.core.tensor_marks import marks_of
 
 MOVING = frozenset(
@@ -48,6 +49,12 @@ LEAVING = frozenset(
      "allclose", "is_nonzero"}
 )  # fmt: skip
 """Operators that make numbers of Python of a tensor's."""
+
+SIZED = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "zeros"})
+"""Operators that make tensors of the sizes that they are given."""
+
+POINTING = frozenset({"data_ptr", "untyped_storage"})
+"""Operators that say where numbers lie, and seldom what they are."""
 
 UNREADABLE = frozenset({"__array__", "__dlpack__", "numpy", "data_ptr", "untyped_storage"})
 """Operators behind which the numbers of a tensor go where nothing is seen."""
@@ -79,26 +86,37 @@ _NAMELESS = "(no name)"
 class Program:
     """The identity of one forward pass, built while it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int) -> None:
         self._identity = 0
+        self.steering = Steering(n)
         self.repeats = True
         """Whether a batch of the same identity has its samples in the same places."""
 
-    def note(self, name: str, args: Any, kwargs: Any, out: Any, of_samples: bool) -> None:
+    def note(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any, of_samples: bool
+    ) -> None:
         """Take in one operator. Called for every one: it must be fast."""
+        name = name_of(func)
         if name in DRAWN:
             self.repeats = False
             return
         if not of_samples:
             return
+        if isinstance(out, Tensor) and out.dim() == 0:
+            self.steering.follow(func, name, args, kwargs, out)
+        if name in MOVING or name in SIZED:
+            self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
         if self._is_placed_by_data(name, (*args, *kwargs.values()) if kwargs else args):
             self.repeats = False
         elif name in MOVING:
             self._add((name, *(_descriptor(a) for a in args), *map(_descriptor, kwargs.values())))
         elif name in LEAVING:
             self._add((name, repr(out)))
+            self.steering.leave(args[0] if args else None, out)
         elif name in UNREADABLE:
             self.repeats = False
+            if name not in POINTING:
+                self.steering.leave(None, None)
         else:
             self._add((name, *map(_outline, args), *map(_outline, kwargs.values())))
 
@@ -118,9 +136,15 @@ class Program:
     def _add(self, description: Any) -> None:
         self._identity = hash((self._identity, description))
 
-    def rewind(self, identity: int) -> None:
-        """Go back to an earlier identity: another loss follows on the same forward pass."""
-        self._identity = identity
+    def rewind(self, point: tuple[int, int]) -> None:
+        """Go back to an earlier point: another loss follows on the same forward pass."""
+        self._identity, numbers = point
+        self.steering.rewind(numbers)
+
+    @property
+    def point(self) -> tuple[int, int]:
+        """How far the pass has come, for `rewind`."""
+        return self._identity, len(self.steering.numbers)
 
     @property
     def identity(self) -> int:

@@ -29,6 +29,8 @@ class Marks:
     """Whether it is a copy where the model has asked for a view (`core/operators`)."""
     convolution: int | None = None
     """The place of the convolution that put it out, counted over the pass (`conv_bn_fusion`)."""
+    own_numbers: Tensor | None = None
+    """(n,): of a number of all samples, what it would be for each alone (`core/steering`)."""
     placeholder_of: int | None = None
     """The place of the convolution for whose output it stands (`trace/conv_bn_fusion`)."""
     statistic: tuple[object, str, Tensor | None] | None = None

@@ -130,7 +130,9 @@ def _is_counted(run: BatchRun) -> bool:
 def loss_looks_around(
     loss: Loss, outputs: Any, n: int, shared: Collection[int] = ()
 ) -> bool | None:
-    """Return whether the loss of a sample may depend on the outputs of others; None where it fails.
+    """Return whether the loss of a sample may depend on the outputs of others; None if not known.
+
+    That is where it fails, and where it decides in Python what it does (`company`).
 
     outputs: what a model puts out for n samples, its tensors (n, ...). shared: the leaves that are
     as long by chance.
@@ -149,6 +151,8 @@ def loss_looks_around(
     # Operators tell more than numbers: a statistic may not have moved just now.
     if watch.finish([before]):
         return True
+    if watch.leaves:
+        return None
 
     def losses(change: Change) -> list[Tensor]:
         given = [

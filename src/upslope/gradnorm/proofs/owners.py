@@ -44,8 +44,10 @@ _ELEMENTWISE = frozenset(
         "__isub__", "__itruediv__", "__le__", "__lt__", "__mod__", "__mul__", "__ne__", "__neg__",
         "__or__", "__pow__", "__radd__", "__rdiv__", "__rmul__", "__rpow__", "__rsub__",
         "__rtruediv__", "__sub__", "__truediv__", "__xor__", "abs", "add", "addcdiv", "addcmul",
-        "atan2", "bool", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "cos",
-        "detach", "div", "double", "elu", "eq", "erf", "exp", "expm1", "float", "gelu", "ge", "gt",
+        "alpha_dropout", "atan2", "bool", "clamp", "clamp_max", "clamp_min", "clip", "clone",
+        "contiguous", "cos",
+        "detach", "div", "double", "dropout", "dropout1d", "dropout2d", "dropout3d",
+        "elu", "eq", "erf", "exp", "expm1", "float", "gelu", "ge", "gt",
         "half", "hardtanh", "huber_loss", "int", "isfinite", "isinf", "isnan", "le", "leaky_relu",
         "lerp", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not",
         "logical_or", "logsigmoid", "long", "lt", "masked_fill", "maximum", "minimum", "mul",
@@ -84,7 +86,7 @@ def owners_of_output(
         target, index, value = args
         whole = _spread(own.get(id(target)), target).clone()
         whole[index] = _spread(own.get(id(value)), value) if isinstance(value, Tensor) else NOBODY
-        return _compact(whole)
+        return compact(whole)
     single = {int(i) for _, owners in given for i in set(owners.flatten().tolist())} - {NOBODY}
     if len(single) == 1:
         return torch.tensor(single.pop(), device=out.device).view((1,) * out.dim())
@@ -95,7 +97,7 @@ def owners_of_output(
             own = {id(tensor): owners for tensor, owners in given}
             rows = [_spread(own.get(id(x)), x) for x in args[0]]
             moved = func(rows, *args[1:], **kwargs)
-        elif name in _ELEMENTWISE:
+        elif is_entrywise(name):
             return _together([owners for _, owners in given], out)
         elif name == "linear" and len(given) == 1 and given[0][1].shape[-1] == 1:
             return given[0][1]
@@ -104,7 +106,7 @@ def owners_of_output(
     except (RuntimeError, TypeError, IndexError, ValueError):  # it takes no whole numbers
         return None
     part: Tensor = moved if place is None else moved[place]
-    return _compact(part) if part.shape == out.shape else None
+    return compact(part) if part.shape == out.shape else None
 
 
 def _spread(owners: Tensor | None, tensor: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def _spread(owners: Tensor | None, tensor: Tensor) -> Tensor:
     return owners.expand(tensor.shape)
 
 
-def _compact(owners: Tensor) -> Tensor:
+def compact(owners: Tensor) -> Tensor:
     """Keep one entry of every dimension along which no two samples have entries."""
     for dim, size in enumerate(owners.shape):
         if size > 1:
@@ -135,7 +137,7 @@ def _together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
     for other in owners[1:]:
         whole = torch.maximum(whole, other)
     whole = whole.view((1,) * (out.dim() - whole.dim()) + tuple(whole.shape))
-    return _compact(whole)
+    return compact(whole)
 
 
 def do_meet(owners: Sequence[Tensor]) -> bool:
@@ -150,7 +152,13 @@ def do_meet(owners: Sequence[Tensor]) -> bool:
 
 def is_entrywise(name: str) -> bool:
     """Whether each entry that an operator makes is made of the entries in its own place."""
-    return name in _ELEMENTWISE
+    in_place = name.endswith("_") and not name.endswith("__")
+    return (name[:-1] if in_place else name) in _ELEMENTWISE
+
+
+def is_understood(name: str) -> bool:
+    """Whether `owners_of_output` knows an operator by its name."""
+    return name in _PLACING or name in _JOINING or is_entrywise(name)
 
 
 def counting_dimensions(owners: Tensor) -> set[int]:

@@ -217,7 +217,7 @@ def _compare_rest(run: BatchRun, loss: Loss, shares: Sequence[Tensor], seen: Ten
     for places in half(len(rest), seed=run.n):
         if len(places):
             with torch.no_grad():
-                _run_without_others(run, loss, shares, rest[places])
+                run_without_company(run, loss, shares, rest[places])
 
 
 def _gradients_of(
@@ -232,7 +232,7 @@ def _gradients_of(
 
     Their outputs must be what they are in the batch.
     """
-    company, outputs, own = _run_without_others(run, loss, shares, rows)
+    company, outputs, own = run_without_company(run, loss, shares, rows)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
     if len(ends) != len(own):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
@@ -242,7 +242,7 @@ def _gradients_of(
     return pull_back(ends, weighted, parameters)
 
 
-def _run_without_others(
+def run_without_company(
     run: BatchRun, loss: Loss, shares: Sequence[Tensor], rows: Tensor
 ) -> tuple[Tensor, Any, list[Tensor]]:
     """Run some samples without the others.

@@ -17,30 +17,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.proofs.dependence import Dependence, keeps_apart, try_dependence
 from upslope.gradnorm.proofs.owners import (
     counting_dimensions,
     do_meet,
     entries_of_one,
     front_owners,
     is_entrywise,
+    is_understood,
     owners_of_output,
     reduced_owners,
 )
 
 REDUCING = frozenset(
     {
-        "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "bincount", "count_nonzero",
+        "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "argsort", "bincount",
+        "count_nonzero",
         "cummax", "cummin", "cumprod", "cumsum", "dist", "histc", "kthvalue", "log_softmax",
-        "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "mode", "nanmean",
+        "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "mode", "msort", "nanmean",
         "nanmedian", "nanquantile", "nansum", "norm", "normalize", "prod", "quantile", "softmax",
-        "softmin", "std", "std_mean", "sum", "topk", "trace", "unique", "var", "var_mean",
-        "vector_norm", "matrix_norm",
+        "softmin", "sort", "std", "std_mean", "sum", "topk", "trace", "unique",
+        "unique_consecutive", "var", "var_mean", "vector_norm", "matrix_norm",
     }
 )  # fmt: skip
 """Operators that make numbers of all entries along some dimensions, or of all entries."""
@@ -81,6 +85,8 @@ class StatisticsWatch(TorchFunctionMode):
         self.log: list[tuple[str, tuple[Any, ...]]] = []
         self.depends_on_dimensions = False
         """Whether any operator could have made a statistic, had dimensions counted samples."""
+        self.leaves = False
+        """Whether a number of samples leaves for Python, and may decide there what is run."""
         self.operator: str | None = None
         """The first operator in which a statistic meets a sample."""
 
@@ -104,6 +110,11 @@ class StatisticsWatch(TorchFunctionMode):
         known = marks_of(tensor).statistic
         return known[2] if known is not None and self._read(tensor) == _SAMPLE else None
 
+    def _steers(self, index: Any) -> bool:
+        """Whether a statistic says which entries are taken; single numbers leave (`steering`)."""
+        tensors = (x for x in tree_flatten(index)[0] if isinstance(x, Tensor))
+        return any(x.dim() > 0 and self._read(x) == _STATISTIC for x in tensors)
+
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
         if self.operator is None:
@@ -118,6 +129,9 @@ class StatisticsWatch(TorchFunctionMode):
         """Run one operator, and mark what it makes."""
         kwargs = kwargs or {}
         name = name_of(func)
+        # Tensors under `vmap` are others than those that hold the marks.
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            self.operator = self.operator or "vmap"
         # The statistic of one sample alone is what the others must not change.
         if self._alone is not None and name in REDUCING:
             args = self._of_one(name, args, kwargs)
@@ -131,18 +145,39 @@ class StatisticsWatch(TorchFunctionMode):
         place = len(self.log)
         self.log.append((name, shapes))
         if name in LEAVING or name in UNREADABLE or name in CREATING:
+            self.leaves = True
             return out
         kind = self._kind_of(name, args, kwargs, given, marks, place)
+        depends = self._tried(name, func, args, kwargs, given, marks, out, kind)
         if kind is not None:
             made = args[0] if out is None and args else out  # writes of entries return nothing
             for position, tensor in enumerate(tree_flatten(made)[0]):
                 if isinstance(tensor, Tensor):
                     owners = None
-                    if kind == _SAMPLE:
+                    if depends is not None:
+                        tried = depends.pop(0)
+                        kind, owners = (_STATISTIC if tried.mixes else _SAMPLE), tried.owners
+                    elif kind == _SAMPLE:
                         several = position if isinstance(out, (tuple, list)) else None
                         owners = self._follow(name, func, args, kwargs, tensor, several)
                     mark(tensor).statistic = self._session, kind, owners
         return out
+
+    def _tried(
+        self, name: str, func: Any, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any],
+        out: Any, kind: str | None,
+    ) -> list[Dependence] | None:  # fmt: skip
+        """On whose entries what an operator makes depends, if its name does not tell."""
+        if kind != _SAMPLE or _STATISTIC in marks or is_understood(name) or name in _DECIDED:
+            return None
+        pairs = [(x, self._owners(x)) for x, kind in zip(given, marks, strict=True) if kind]
+        own = [(x, owners) for x, owners in pairs if owners is not None]
+        if len(own) < len(pairs) or len({int(i) for _, o in own for i in o.flatten()}) < 2:
+            return None
+        apart = keeps_apart(name, args, [owners for _, owners in own], out)
+        if apart is not None:
+            return [Dependence(False, apart)]
+        return try_dependence(func, args, kwargs, own, out)
 
     def _is_displaced(self, output: Tensor) -> bool:
         """Whether the rows of an output are known to belong to other samples than their places."""
@@ -190,6 +225,8 @@ class StatisticsWatch(TorchFunctionMode):
         self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
     ) -> str | None:
         if name == "__getitem__":  # an index chooses; what it is made of is not in the entries
+            if self._steers(args[1:]):
+                self.operator = self.operator or name
             return marks[0] if given and given[0] is args[0] else None
         if name in TYPING:
             return marks[0] if name.endswith(("_as", "to")) else None
@@ -245,7 +282,12 @@ class StatisticsWatch(TorchFunctionMode):
         return {d for d, (a, b) in pairs if a != b and a * self._n == b * self._reference_n}
 
 
-_REARRANGING = frozenset({"topk", "unique", "bincount", "histc", "argmax", "argmin"})
+_DECIDED = REDUCING | TYPING | frozenset({"__getitem__", "__setitem__", "grid_sample"})
+"""Operators of which `_kind_of` knows what they make, whatever their owners are."""
+
+_REARRANGING = frozenset(
+    {"topk", "unique", "unique_consecutive", "bincount", "histc", "argmax", "argmin"}
+)
 """Reductions whose results are in no place of the entries that they are made of."""
 
 
@@ -285,11 +327,14 @@ def _dimensions(name: str, args: Any, kwargs: Any, count: int) -> set[int] | Non
     if name in {"norm", "vector_norm", "topk", "kthvalue", "quantile", "nanquantile", "normalize"}:
         position, default = 2, {"topk": -1, "kthvalue": -1, "normalize": 1}.get(name)
     else:
-        position, default = 1, None
+        position, default = 1, {"sort": -1, "argsort": -1, "msort": 0}.get(name)
     dim = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else default))
     if name in {"max", "min"} and isinstance(dim, Tensor):
         return set()  # of two tensors, entry by entry
-    if name in {"bincount", "histc", "unique", "dist", "trace"} or dim is None:
+    if (
+        name in {"bincount", "histc", "unique", "unique_consecutive", "dist", "trace"}
+        or dim is None
+    ):
         return None
     dims = dim if isinstance(dim, (tuple, list)) else (dim,)
     if not dims:

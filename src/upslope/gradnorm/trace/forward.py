@@ -28,6 +28,7 @@ from upslope.gradnorm.core.program import switches_of
 from upslope.gradnorm.core.reductions import ReducingListener, Reduction
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.core.separation import scales
+from upslope.gradnorm.core.steering import Steering
 from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener, Tape
 from upslope.gradnorm.losses import identify
 from upslope.gradnorm.proofs.batch_run import BatchRun
@@ -87,7 +88,7 @@ class Forward:
                 run.outputs = self._call()
                 refuse_outputs_without_rows(run.outputs)
                 fusion.check(tensors_in(run.outputs))
-                self._identity = self._interceptor.program.identity
+                self._end = self._interceptor.program.point
                 self._is_recorded = True
                 return
             except FusionMismatch as mismatch:
@@ -136,6 +137,11 @@ class Forward:
         """Whether the next batch of the same program has its samples in the same places."""
         return self._interceptor.program.repeats and self.tape.routed_from is None
 
+    @property
+    def steering(self) -> Steering:
+        """The numbers of samples that left for Python, and may have steered the model."""
+        return self._interceptor.program.steering
+
     def operators(self) -> tuple[Any, ...]:
         """Return the operators that met weights, in order, with what decides on them."""
         run = self._run
@@ -161,7 +167,7 @@ class Forward:
         run = self._run
         outputs = run.outputs
         # Several losses may follow one forward pass, each with a program of its own.
-        self._interceptor.program.rewind(self._identity)
+        self._interceptor.program.rewind(self._end)
         with self._interceptor:
             # A loss in half precision would round away what tells samples apart.
             if run.options.dtype is not None:

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
 from upslope.gradnorm.core.model_io import modules_of
-from upslope.gradnorm.core.program import Program, name_of
+from upslope.gradnorm.core.program import Program
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
 from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
@@ -83,7 +83,7 @@ class Interceptor(TorchFunctionMode):
         self.copied = False
         """Whether weights were held to be copied to every sample (`batch_expansion`)."""
         self._orders = SequenceOrders(n)
-        self.program = Program()
+        self.program = Program(n)
         self._kinds = TensorKinds(tape, self.program, self._orders)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
         self._hooked = module_with_backward_hook(model)
@@ -176,7 +176,7 @@ class Interceptor(TorchFunctionMode):
                 refuse_write_through_copy(func, args)
             shaped = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
             out = view_samples(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
-            self.program.note(name_of(func), args, kwargs, out, "sample" in kinds)
+            self.program.note(func, args, kwargs, out, "sample" in kinds)
             # Encoded positions meet no sample yet, and still have one copy per sample from here
             # on.
             if "sample" not in kinds and self._expanded_constant(func, tensors, out):
@@ -185,7 +185,7 @@ class Interceptor(TorchFunctionMode):
         elif "sample" in kinds and not self._takes_kind_of_first(func, args):
             first = len(self.tape.kernels)
             out = self._meet(func, args, kwargs)
-            self.program.note(name_of(func), args, kwargs, out, True)
+            self.program.note(func, args, kwargs, out, True)
             if given:  # told apart from the same uses of samples, of which layouts are remembered
                 for kernel in self.tape.kernels[first:]:
                     kernel.name = f"{kernel.name} of constants"

@@ -33,6 +33,8 @@ class Known:
     slow: str | None = None
     looks_around: bool = False
     """Whether samples may depend on others (`independence`), so that every batch is proven."""
+    ways: set[tuple[str, ...]] = field(default_factory=set)
+    """Numbers of single samples that make no difference beside those of the batch (`company`)."""
 
 
 class Memory:

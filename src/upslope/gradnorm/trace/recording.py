@@ -25,6 +25,7 @@ from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.proofs.backward import pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.company import Ways, check_steered
 from upslope.gradnorm.proofs.independence import losses_look_around, model_looks_around, opens
 from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
@@ -112,6 +113,7 @@ class Recording:
         self.run.has_hooks = ladder.has_hooks
         # What an earlier batch has shown need not be shown again, but for a random share.
         proves = not ladder.is_known or self.run.looks_around or self._memory.draw_proof()
+        proves = proves or bool(self.forward.steering.numbers)
         self.run.checks_company = self.n > 1 and proves
         self.run.outputs = self.run.run_plain(self.run.batch)
         refuse_outputs_without_rows(self.run.outputs)
@@ -201,14 +203,27 @@ class Recording:
             )  # fmt: skip
         else:
             reduced = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
+        ways = self._check_steered(loss, set() if known is None else known.ways)
         if known is None and forward.repeats and (probe is None or probe.is_settled):
             silent = set() if probe is None else probe.silent
-            self._keep(program, loss, {i: at for i, at in layouts.items() if i not in silent})
+            own = {i: at for i, at in layouts.items() if i not in silent}
+            self._keep(program, loss, own, ways)
             if probe is not None and all(layout == Layout() for layout in layouts.values()):
                 self._memory.keep_front(operators)
         return reduced
 
-    def _keep(self, program: Any, loss: Loss, layouts: Mapping[int, Layout]) -> None:
+    def _check_steered(self, loss: Loss, known: Ways) -> Ways:
+        """Hold samples that others' numbers may have steered to what they are without those."""
+        run, steering = self.run, self.forward.steering
+        # Without the others, a sample would meet other random numbers.
+        if run.n < 2 or run.is_random or not steering.numbers:
+            return known
+        known |= check_steered(run, loss, steering, known)
+        return known
+
+    def _keep(
+        self, program: Any, loss: Loss, layouts: Mapping[int, Layout], ways: Ways | None = None
+    ) -> None:
         """Remember what was proven, and whether it must be proven for every batch."""
         run = self.run
         run.looks_around = run.looks_around or losses_look_around(run, loss)
@@ -216,7 +231,8 @@ class Recording:
             if not opens(run.outputs):
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
-        self._memory.keep(program, Known(dict(layouts), self.fallback_reason, run.looks_around))
+        known = Known(dict(layouts), self.fallback_reason, run.looks_around, ways or set())
+        self._memory.keep(program, known)
 
     def _holds_in_double(self, loss: Loss) -> bool:
         """Whether the same program proves right in float64 (`reduce_proven`)."""

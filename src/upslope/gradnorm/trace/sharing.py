@@ -63,11 +63,32 @@ def _choose(model: nn.Module, batch: Batch, doubtful: list[int]) -> tuple[int, .
         except Exception:  # the model's own error will be raised by the pass that counts
             return ()
         for places in shared_choices(doubtful):
+            if any(_has_no_order(model, batch, place, whole) for place in places):
+                continue
             if _explains(model, batch.with_shared(places), whole):
                 for place in places:
                     _refuse_pairs(model, batch, place, whole)
                 return places
     return ()
+
+
+def _has_no_order(model: nn.Module, batch: Batch, place: int, whole: list[Tensor]) -> bool:
+    """Whether a model puts out the same with the rows of an input in another order.
+
+    It then takes a number of all of them, as the largest of the samples' lengths. What samples
+    share is made of rows that each have a meaning: words of a mask, classes of a table.
+    """
+    leaves = list(batch.leaves)
+    leaves[place] = leaves[place].roll(1, 0)
+    if torch.equal(leaves[place], batch.leaves[place]):
+        return False
+    try:
+        with without_traces(model):
+            outputs = tensors_in(batch.with_leaves(tuple(leaves)).call(model))
+    except Exception:  # it takes them in this order alone
+        return False
+    pairs = list(zip(whole, outputs, strict=False))
+    return all(a.shape == b.shape and _near(a, b) for a, b in pairs)
 
 
 def _refuse_pairs(model: nn.Module, batch: Batch, place: int, whole: list[Tensor]) -> None:
@@ -81,7 +102,7 @@ def _refuse_pairs(model: nn.Module, batch: Batch, place: int, whole: list[Tensor
     """
     leaves = list(batch.leaves)
     leaves[place] = leaves[place][: batch.n // 2]
-    fewer = Batch(tuple(leaves), batch.spec, batch.n, batch.per_sample, batch.first)
+    fewer = batch.with_leaves(tuple(leaves))
     try:
         with without_traces(model):
             outputs = tensors_in(fewer.call(model))

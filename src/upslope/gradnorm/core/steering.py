@@ -1,0 +1,100 @@
+"""Numbers of samples that leave torch for Python, where they may steer a model.
+
+`x[:, : lengths.max()]`, `if mask.all():`, `for k in lengths.tolist():` are harmless where what they
+decide makes no difference to a sample: padding behind a mask, a shortcut. Where it does, each
+sample depends on the others, and no operator shows it. So each number that leaves is noted with
+what it would be for each sample alone, if that is known: the largest length with each sample's
+own. Samples for which it would be another one are then run without the others (`proofs/company`).
+
+Called by `program` for every operator that takes samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
+
+_EXTREMES = frozenset({"all", "amax", "amin", "any", "max", "min"})
+"""Reductions that are the same for many copies of one sample as for one."""
+
+_UNANIMOUS = {"all": True, "any": False}
+"""What is said of all samples together only if it is said of each."""
+
+_BY_ENTRY = frozenset(
+    {
+        "__add__", "__eq__", "__floordiv__", "__ge__", "__gt__", "__invert__", "__le__", "__lt__",
+        "__mul__", "__ne__", "__neg__", "__radd__", "__rmul__", "__rsub__", "__sub__", "abs", "add",
+        "bool", "clamp", "cpu", "detach", "eq", "float", "ge", "gt", "int", "le", "logical_not",
+        "long", "lt", "mul", "ne", "sub", "to",
+    }
+)  # fmt: skip
+"""Operators that may follow, each entry of whose result is made of the entry in its place."""
+
+
+class Steering:
+    """The numbers that have left in one pass. n: the number of samples."""
+
+    def __init__(self, n: int):
+        self._n = n
+        self.numbers: list[tuple[str, list[str] | None]] = []
+        """What has left, as text; and what would have for each sample alone, where it is known."""
+
+    def follow(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any, out: Any) -> None:
+        """Take in an operator that makes a single number, with what it makes of each sample."""
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        if first is None or any(isinstance(x, Tensor) for x in (*args[1:], *kwargs.values())):
+            return
+        own = marks_of(first).own_numbers
+        if own is not None and name in _BY_ENTRY:
+            mark(out).own_numbers = func(own, *args[1:], **kwargs)
+        elif name in _UNANIMOUS and bool(out) is _UNANIMOUS[name]:
+            mark(out).own_numbers = out.expand(self._n)
+        elif name in _EXTREMES and len(args) == 1 and not kwargs and self._is_in_front(first):
+            whole = first.detach().reshape(self._n, -1)
+            if whole.shape[1] > 0:
+                reduce = {"max": "amax", "min": "amin"}.get(name, name)
+                mark(out).own_numbers = getattr(whole, reduce)(dim=1)
+
+    def leave(self, tensor: Any, value: Any) -> None:
+        """Take in a number that leaves, or a list of them. tensor: what it was. value: what is."""
+        own: list[str] | None = None
+        if isinstance(tensor, Tensor):
+            numbers = marks_of(tensor).own_numbers
+            if numbers is not None:
+                own = [repr(number) for number in numbers.tolist()]
+            elif isinstance(value, list) and self._is_in_front(tensor):
+                own = [repr(row) for row in value]
+        self.numbers.append((repr(value), own))
+
+    def take_arguments(self, values: Sequence[Any]) -> None:
+        """Take in the arguments of an operator in which single numbers are sizes or places."""
+        for value in values:
+            if isinstance(value, slice):
+                self.take_arguments((value.start, value.stop, value.step))
+            elif isinstance(value, (tuple, list)):
+                self.take_arguments(value)
+            elif isinstance(value, Tensor) and value.dim() == 0 and _is_whole_number(value):
+                self.leave(value, value.item())
+
+    def rewind(self, count: int) -> None:
+        """Forget all but the first `count` numbers: another loss follows on the same pass."""
+        del self.numbers[count:]
+
+    def ways(self) -> list[tuple[str, ...]] | None:
+        """Return the numbers of each sample alone, n of them; None where some are not known."""
+        if any(own is None for _, own in self.numbers):
+            return None
+        return list(zip(*(own for _, own in self.numbers if own is not None), strict=True))
+
+    def _is_in_front(self, tensor: Tensor) -> bool:
+        """Whether the samples are in dimension 0 of a tensor, and nothing else is as long."""
+        return tensor.dim() > 0 and len(tensor) == self._n and self._n not in tensor.shape[1:]
+
+
+def _is_whole_number(tensor: Tensor) -> bool:
+    made_of_samples = marks_of(tensor).samples_in is not None
+    return made_of_samples and not (tensor.is_floating_point() or tensor.is_complex())

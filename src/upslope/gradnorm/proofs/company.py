@@ -1,0 +1,69 @@
+"""Whether samples are what they are without the others, where numbers of theirs steer the model.
+
+A batch is cut to its longest sample, a mask is left out where every sample fills its row: of such
+numbers (`core/steering`) each sample has its own. Those for which they would be others than the
+batch's are run without the others, the ones of equal numbers together: what comes out must be what
+comes out in the batch. What was seen of some numbers once holds for the next sample that has them.
+
+Called by `trace/recording` for each batch in which numbers have left for Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm.core.model_io import Loss, tensors_in
+from upslope.gradnorm.core.steering import Steering
+from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.kernel_results import ProofFailed
+from upslope.gradnorm.proofs.mixing import compare_outputs, run_without_others
+from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs
+from upslope.gradnorm.proofs.proof import run_without_company
+
+Ways = set[tuple[str, ...]]
+
+
+def check_steered(
+    run: BatchRun, loss: Loss, steering: Steering, known: Collection[tuple[str, ...]]
+) -> Ways:
+    """Run samples that the numbers of others may have steered, without those; return what is known.
+
+    run: the batch, whose outputs are there. steering: the numbers that left. known: ways of samples
+    that need not be tried again.
+
+    Raises:
+        ProofFailed: some outputs are other ones without company.
+        GradientNormError: a sample's loss depends on the outputs of others.
+    """
+    together = tuple(number for number, _ in steering.numbers)
+    ways = steering.ways()
+    groups: dict[object, list[int]] = {}
+    for i in range(run.n):
+        way = None if ways is None else ways[i]
+        if way is None or not (way == together or way in known):
+            groups.setdefault(i if way is None else way, []).append(i)
+    seen: Ways = {way for way in groups if isinstance(way, tuple)}
+    if not groups:
+        return seen
+    shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
+    with torch.no_grad():
+        for rows in map(torch.tensor, groups.values()):
+            if shares is not None:
+                run_without_company(run, loss, shares, rows)
+            else:  # the loss cannot be cut off: of the outputs it may look at all
+                _compare(run, rows)
+    return seen
+
+
+def _compare(run: BatchRun, rows: Tensor) -> None:
+    company, outputs = run_without_others(run, rows)
+    if not any(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs)):
+        raise ProofFailed("numbers of other samples steer the model, whose outputs are closed")
+    try:
+        compare_outputs(run, outputs, company)
+    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+        raise ProofFailed("numbers of other samples steer the model") from error

@@ -1,0 +1,160 @@
+"""On which samples each number that an operator makes depends, tried out on the operator itself.
+
+Operators that are known to keep samples apart (a convolution of images, a normalisation of each
+token) say it by their names. Any other one is run again with NaN in the places of some samples,
+once for each half that the binary digits of their numbers make: an entry that becomes NaN is made
+of a sample of that half. One that becomes NaN in both halves is made of several samples.
+
+Called by `statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from upslope.gradnorm.proofs.owners import NOBODY, compact, counting_dimensions
+
+_OF_IMAGES = {
+    **{f"conv{d}d": d + 2 for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": d + 2 for d in (1, 2, 3)},
+    **{f"{kind}_pool{d}d": d + 2 for kind in ("max", "avg", "lp") for d in (1, 2, 3)},
+    **{f"adaptive_{kind}_pool{d}d": d + 2 for kind in ("max", "avg") for d in (1, 2, 3)},
+}
+"""Operator -> the dimensions of its input, where it keeps the entries of dimension 0 apart."""
+
+_OF_LAST = frozenset({"layer_norm", "rms_norm"})
+"""Operators that work on the last dimensions alone, those of their second argument."""
+
+_ROUNDING = 1e3
+"""Rounding errors that a kernel's order of sums may make, in steps of the type."""
+
+
+class Dependence(NamedTuple):
+    """mixes: whether some entry depends on several samples. owners: whose each is, if none does."""
+
+    mixes: bool
+    owners: Tensor | None
+
+
+def keeps_apart(
+    name: str, args: Sequence[Any], owners: Sequence[Tensor], out: Any
+) -> Tensor | None:
+    """Return the owners of what an operator makes, where its name says that it keeps samples apart.
+
+    owners: of the tensors that hold samples, the first argument's first. out: what it has made.
+    """
+    first = args[0] if args else None
+    if not (isinstance(first, Tensor) and isinstance(out, Tensor) and len(owners) == 1):
+        return None
+    counting = counting_dimensions(owners[0])
+    if _OF_IMAGES.get(name) == first.dim() and counting <= {0} and len(out) == len(first):
+        return owners[0].view(-1, *(1,) * (out.dim() - 1))
+    if name in _OF_LAST and out.shape == first.shape and len(args) > 1:
+        last = range(first.dim() - len(tuple(args[1])), first.dim())
+        return None if counting & set(last) else owners[0]
+    if name == "embedding" and first.dim() + 1 == out.dim() and not first.is_floating_point():
+        return owners[0][..., None]
+    return None
+
+
+def try_dependence(
+    func: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    given: Sequence[tuple[Tensor, Tensor]],
+    out: Any,
+) -> list[Dependence] | None:
+    """Return, of each tensor that an operator has made, on whose entries it depends.
+
+    None where that cannot be tried: it takes no NaN, or no floating number of samples.
+
+    func, args, kwargs: the operator and what it got. given: every tensor that holds samples, and
+    its owners. out: what was made.
+    """
+    own = {id(x): owners for x, owners in given if _is_floating(x)}
+    made = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+    if not own or not any(map(_is_floating, made)):
+        return None
+    # Decompositions take no NaN: other numbers tell then, which most entries feel.
+    depends: list[Dependence] | None = None
+    for spoil in (_to_nan, _to_others):
+
+        def run(digit: int, value: int, spoil: Callable[[Tensor], Tensor] = spoil) -> list[Tensor]:
+            def take(tensor: Tensor) -> Tensor:
+                if isinstance(tensor, nn.Parameter):
+                    return tensor
+                owners = own.get(id(tensor))
+                if owners is None:  # a copy: a layer writes into its statistics
+                    return tensor.detach().clone()
+                spoilt = ((owners >> digit) & 1 == value) & (owners != NOBODY)
+                return torch.where(spoilt, spoil(tensor.detach()), tensor.detach())
+
+            taken = tree_map_only(Tensor, take, (args, kwargs))
+            with torch.no_grad(), torch.random.fork_rng(devices=()):
+                numbers = func(*taken[0], **taken[1])
+            return [x for x in tree_flatten(numbers)[0] if isinstance(x, Tensor)]
+
+        try:
+            depends = _compared(run, made, max(int(owners.max()) for owners in own.values()))
+        except Exception:  # it does not take such numbers
+            continue
+        # Some kernels leave NaN in memory that the next sample's numbers are added to.
+        if depends is None or not depends[0].mixes:
+            return depends
+    return depends
+
+
+def _compared(
+    run: Callable[[int, int], list[Tensor]], made: list[Tensor], largest: int
+) -> list[Dependence] | None:
+    """The dependence of each tensor, by all runs with some samples' numbers spoilt.
+
+    run: the operator with the samples spoilt that have a value at a binary digit. made: what it
+    makes of all as they are. largest: the largest number of a sample.
+    """
+    several = [torch.zeros(x.shape, dtype=torch.bool, device=x.device) for x in made]
+    whose = [torch.zeros(x.shape, dtype=torch.long, device=x.device) for x in made]
+    reached = [torch.zeros_like(x) for x in several]
+    for digit in range(max(1, largest.bit_length())):
+        halves = []
+        for value in (0, 1):
+            numbers = run(digit, value)
+            if [x.shape for x in numbers] != [x.shape for x in made]:
+                return None
+            halves.append([_differ(a, b) for a, b in zip(numbers, made, strict=True)])
+        for i, (zero, one) in enumerate(zip(*halves, strict=True)):
+            several[i] |= zero & one
+            reached[i] |= zero | one
+            whose[i] |= one.long() << digit
+    if any(bool(mixed.any()) for mixed in several):
+        return [Dependence(True, None)] * len(made)
+    return [
+        Dependence(False, compact(torch.where(seen, owner, NOBODY)) if _is_floating(x) else None)
+        for x, seen, owner in zip(made, reached, whose, strict=True)  # whole numbers may not move
+    ]
+
+
+def _is_floating(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _to_nan(tensor: Tensor) -> Tensor:
+    return torch.full_like(tensor, torch.nan)
+
+
+def _to_others(tensor: Tensor) -> Tensor:
+    return tensor * 1.7 + 0.9
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors of one shape differ by more than rounding; NaN is the same as NaN."""
+    if not _is_floating(a):
+        return a != b
+    size = torch.where(torch.isfinite(b), b.abs(), 0).max() if b.numel() else 0
+    same = (a == b) | ((a - b).abs() <= _ROUNDING * torch.finfo(a.dtype).eps * size)
+    return ~(same | (a.isnan() & b.isnan()))

@@ -1,0 +1,100 @@
+"""Statistics of a batch behind a condition that the first batch does not set off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.proofs.dependence import try_dependence
+from upslope.gradnorm.proofs.owners import front_owners
+
+
+def squares(outputs: Tensor) -> Tensor:
+    return outputs.square().sum(dim=1)
+
+
+def mean_weights(x: Tensor) -> Tensor:
+    return torch.full((1, len(x)), 1 / len(x), dtype=x.dtype)
+
+
+STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
+    "product with weights": lambda x: mean_weights(x) @ x,
+    "einsum": lambda x: torch.einsum("nd->d", x) / len(x),
+    "linear of the transpose": lambda x: F.linear(x.T, mean_weights(x)).T,
+    "pooling over the batch": lambda x: F.avg_pool1d(x.T[None], len(x))[0].T,
+    "convolution over the batch": lambda x: F.conv1d(x.T[:, None], mean_weights(x)[None])[:, 0].T,
+    "norm over the batch": lambda x: torch.linalg.vector_norm(x, dim=0),
+    "first place of a sort": lambda x: x.sort(0).values[0],
+    "added into one row": lambda x: torch.zeros_like(x[:1]).index_add(
+        0, torch.zeros(len(x), dtype=torch.long), x
+    ),
+    "singular values": lambda x: torch.linalg.svdvals(x).sum().expand(5),
+    "covariance": lambda x: x.T.cov().diagonal(),
+    "spectrum": lambda x: torch.fft.rfft(x, dim=0)[0].real,
+    "layer norm of the transpose": lambda x: F.layer_norm(x.T, (len(x),)).T,
+    "mean": lambda x: x.mean(0),
+}
+
+
+class Filling(nn.Module):
+    """Holes of a sample are filled with a statistic of the batch."""
+
+    def __init__(self, statistic: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        self.statistic = statistic
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(torch.where(x.isnan(), self.statistic(x.nan_to_num(0.0)), x))
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_batch_without_holes_does_not_speak_for_one_with_them(name: str) -> None:
+    torch.manual_seed(0)
+    model = Filling(STATISTICS[name])
+    whole = torch.randn(6, 5, dtype=torch.float64)
+    plain = gradient_norms(model.body, whole, squares)
+    torch.testing.assert_close(gradient_norms(model, whole, squares), plain, rtol=1e-9, atol=0)
+    holes = torch.randn(6, 5, dtype=torch.float64)
+    holes[2, 1] = torch.nan
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, holes, squares)
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("name", ["product with weights", "norm over the batch"])
+@pytest.mark.parametrize("place", [0, 17, 63])
+def test_a_single_hole_in_a_large_first_batch_is_seen(name: str, place: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 5, dtype=torch.float64)
+    x[place, 1] = torch.nan
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(Filling(STATISTICS[name]), x, squares)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 8])
+def test_operators_say_on_which_samples_their_entries_depend(n: int) -> None:
+    x = torch.randn(n, 4, 3)
+    given = [(x, front_owners(n, x))]
+    for func, args, mixes in [
+        (torch.baddbmm, (torch.zeros(3), x, x.transpose(1, 2)[:, :, :3]), False),
+        (torch.bmm, (x, torch.randn(n, 3, 2)), False),
+        (torch.tensordot, (x, torch.randn(n, 2), ([0], [0])), True),
+        (torch.fft.fft, (x, None, 0), True),
+        (torch.fft.fft, (x, None, -1), False),
+        (torch.renorm, (x, 2, 1, 0.1), True),
+        (torch.renorm, (x, 2, 0, 0.1), False),
+    ]:
+        (depends,) = try_dependence(func, args, {}, given, func(*args)) or [None]
+        assert depends is not None, func
+        assert depends.mixes is mixes, (func, args[1:])
+        if not mixes:
+            assert depends.owners is not None
+            assert depends.owners.flatten().tolist() == list(range(n))

@@ -1,0 +1,166 @@
+"""Numbers of a batch that leave for Python: exact where they decide nothing, refused elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm import gradient_norms
+
+
+def squares(outputs: Tensor) -> Tensor:
+    return outputs.square().flatten(1).sum(dim=1)
+
+
+def norms_alone(model: nn.Module, *inputs: Tensor) -> Tensor:
+    """The norm of each sample that goes by itself, which meets no numbers of others."""
+    norms = []
+    for i in range(len(inputs[0])):
+        (loss,) = squares(model(*(x[i : i + 1] for x in inputs)))
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        norms.append(sum(g.square().sum() for g in gradients if g is not None) ** 0.5)
+    return torch.stack(norms)
+
+
+CUTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "to the largest length": lambda t, n: t[:, : n.max()],
+    "to a whole number": lambda t, n: t[:, : int(n.max())],
+    "to the largest of a list": lambda t, n: t[:, : max(n.tolist())],
+    "to a sum per text": lambda t, n: t[:, : (t != 0).sum(dim=1).max().item()],
+    "to what any text has": lambda t, n: t[:, (t != 0).any(dim=0)],
+    "by an array": lambda t, n: t[:, : int(n.numpy().max())],
+}
+
+
+class Texts(nn.Module):
+    """The mean of the words' vectors, over the words or over all places."""
+
+    def __init__(self, cut: Callable[[Tensor, Tensor], Tensor], *, masks: bool):
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 6), nn.Linear(6, 3)
+        self.cut, self.masks = cut, masks
+        self.double()
+
+    def forward(self, texts: Tensor, lengths: Tensor) -> Tensor:
+        texts = self.cut(texts, lengths)
+        if not self.masks:
+            return self.head(self.words(texts).mean(dim=1))
+        if (texts != 0).all():
+            return self.head(self.words(texts).mean(dim=1))
+        mask = (texts != 0).double()[..., None]
+        return self.head((self.words(texts) * mask).sum(dim=1) / mask.sum(dim=1))
+
+
+def texts(n: int, seed: int, *, full: bool = False) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 8, (n,), generator=rng)
+    lengths[-1] = 7
+    lengths = torch.full_like(lengths, 7) if full else lengths
+    words = torch.randint(1, 9, (n, 9), generator=rng)
+    return words * (torch.arange(9) < lengths[:, None]), lengths
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("n", [2, 6, 40])
+def test_what_a_mask_makes_harmless_is_exact_in_every_batch(name: str, n: int) -> None:
+    torch.manual_seed(0)
+    model = Texts(CUTS[name], masks=True)
+    for seed in range(3):
+        batch = texts(n, seed)
+        torch.testing.assert_close(
+            gradient_norms(model, batch, squares), norms_alone(model, *batch), rtol=1e-9, atol=0
+        )
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("n", [2, 6, 40])
+def test_a_mean_over_the_padding_of_others_is_refused(name: str, n: int) -> None:
+    model = Texts(CUTS[name], masks=False)
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, texts(n, 0), squares)
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_first_batch_of_equal_lengths_does_not_speak_for_the_next(name: str) -> None:
+    model = Texts(CUTS[name], masks=False)
+    full = texts(6, 0, full=True)
+    torch.testing.assert_close(
+        gradient_norms(model, full, squares),
+        norms_alone(model, full[0][:, :7], full[1]),
+        rtol=1e-9,
+        atol=0,
+    )
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, texts(6, 1), squares)
+
+
+BRANCHES: dict[str, Callable[[Tensor], Tensor]] = {
+    "any": lambda x: x / 255 if (x > 1).any() else x,
+    "not all": lambda x: x if (x <= 1).all() else x / 255,
+    "largest": lambda x: x if x.max() <= 1 else x / 255,
+    "least": lambda x: x / 255 if x.amin() > 1 else x,
+    "sum": lambda x: x / 255 if x.sum() > 5 * len(x) else x,
+    "one of a list": lambda x: x / 255 if any(v > 1 for row in x.tolist() for v in row) else x,
+}
+
+
+class Images(nn.Module):
+    def __init__(self, scale: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.scale(x))
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+@pytest.mark.parametrize(("n", "odd"), [(2, 0), (6, 3), (20, 7), (64, 30)])
+def test_a_branch_that_one_sample_alone_would_not_take_is_refused(
+    name: str, n: int, odd: int
+) -> None:
+    rng = torch.Generator().manual_seed(n)
+    x = torch.rand(n, 5, dtype=torch.float64, generator=rng) * 200 + 20
+    model = Images(BRANCHES[name])
+    right = norms_alone(model, x)
+    torch.testing.assert_close(gradient_norms(model, x, squares), right, rtol=1e-9, atol=0)
+    x[odd] /= 255
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, x, squares)
+
+
+def test_what_was_seen_of_a_length_is_not_tried_again() -> None:
+    model = Texts(CUTS["to the largest length"], masks=True)
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    counts = []
+    for seed in range(8):
+        passes.clear()
+        gradient_norms(model, texts(12, seed), squares)
+        counts.append(len(passes))
+    assert min(counts[1:]) == 1
+    assert sum(counts[-3:]) <= 5  # lengths that no earlier text had
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o: o.square().sum(dim=1) * (2 if (o > 1).any() else 1),
+        lambda o: o.square().sum(dim=1) / max(o.square().sum(dim=1).tolist()),
+    ],
+)
+@pytest.mark.parametrize("n", [6, 40])
+def test_a_loss_that_branches_on_the_whole_batch_is_refused(
+    loss: Callable[[Tensor], Tensor], n: int
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    model = Images(lambda x: x)
+    for _ in range(3):
+        x = torch.randn(n, 5, dtype=torch.float64, generator=rng) * 9
+        with pytest.raises(GradientNormError):
+            gradient_norms(model, x, loss)
