@@ -65,3 +65,20 @@ def test_whatever_happens_is_mended_or_told(
     else:
         assert outcomes[kind]["trials"] == trials[kind]
     assert outcomes[kind]["same"] + outcomes[kind]["refused"] >= trials[kind]
+
+
+def test_coverage_guides_inputs_of_a_reader(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="coverage-guided inputs need the package atheris")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "tests.faults.guided", "file, yaml", str(tmp_path),
+            str(tmp_path / "find"), "1", "300",
+        ],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "NEW" in done.stderr  # an input that reached other code than the valid file
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert counts["finds"] == []
+    assert set(counts["outcomes"]) == {"same", "refused"}

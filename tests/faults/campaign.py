@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from tests.faults import syscalls
+from tests.faults import guided, syscalls
 from tests.faults.children import kill_all
 from tests.faults.commands import COMMANDS, Subject
 from tests.faults.flips import SUBJECT as RUN
@@ -28,8 +28,17 @@ from tests.faults.races import run_twice
 from tests.faults.trials import Record, Trial, scratch_folder
 from tests.faults.write_errors import count_calls, fail_a_call
 
-LONG = {"kills": 500, "errors": 1000, "power": 500, "races": 100, "flips": 5000, "inputs": 10**6}
-"""Trials of the long form; of flips and inputs, which have many in a trial, how many there are."""
+LONG = {
+    "kills": 500,
+    "errors": 1000,
+    "power": 500,
+    "races": 100,
+    "flips": 5000,
+    "inputs": 10**6,
+    "guided": 10**5,
+}
+"""Trials of the long form; of flips, inputs and guided inputs, which have many in a trial, how
+many there are."""
 KINDS = tuple(LONG)
 _WHOLE_RUNS = 5
 """Flips after which a whole run goes on, to each trial of what is stored."""
@@ -120,6 +129,9 @@ class Campaign:
         if kind in ("flips", "inputs"):
             yield from self._many(kind, count)
             return
+        if kind == "guided":
+            yield from self._guided(count)
+            return
         if kind in ("errors", "power") and not syscalls.SUPPORTED:
             print(f"{kind}: left out, they need Linux on x86-64")
             return
@@ -145,6 +157,20 @@ class Campaign:
                     yield RUN, whole
                     whole, count = whole + 1, count - 1
 
+    def _guided(self, count: int) -> Iterator[tuple[str, int]]:
+        """Yield trials of so many guided inputs together, each reader in turn."""
+        from tests.faults.readers import READERS
+
+        if not guided.available():
+            print("guided: left out, it needs the package atheris")
+            return
+        for turn in itertools.count():
+            for name in READERS:
+                if count <= 0:
+                    return
+                yield name, turn
+                count -= guided.RUNS
+
     def _formats(self, kind: str) -> Mapping[str, Format]:
         from tests.faults.formats import FORMATS
         from tests.faults.readers import READERS
@@ -165,6 +191,7 @@ class Campaign:
             ),
             "flips": self._flip,
             "inputs": self._read_inputs,
+            "guided": lambda t, folder: guided.fuzz(t, folder, self.record.folder / "finds"),
         }
 
     def _flip(self, trial: Trial, folder: Path) -> None:

@@ -143,6 +143,19 @@ def test_a_new_image_costs_its_own_features_alone(
     assert np.isnan(later.values).all(axis=1).sum() == 1
 
 
+def test_no_flipped_bit_of_kept_features_is_taken(labelled: Path) -> None:
+    *_, before = take_features(labelled / "p", images(labelled / "squares"))
+    blocks = sorted((labelled / "p" / "features").rglob("*.npy"))
+    assert blocks
+    for block in blocks:
+        data = bytearray(block.read_bytes())
+        data[len(data) // 2] ^= 1
+        block.write_bytes(data)
+        with pytest.warns(UserWarning, match="is damaged. Its features are computed again"):
+            *_, again = take_features(labelled / "p", images(labelled / "squares"))
+        np.testing.assert_array_equal(again.values, before.values)
+
+
 def test_a_full_disk_is_one_error_and_leaves_the_old_file(
     labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from upslope import reproduction
 from upslope.cli import app
+from upslope.errors import RunError
 from upslope.ledger import read_run
 from upslope.reproduction import ARTEFACTS, paper
 from upslope.reproduction.artefacts.table_1 import OVERLAP
@@ -112,6 +113,24 @@ def test_same_choice_when_made_again(made: Made) -> None:
     for strategy in opened.setup.strategies:
         run = FinishedRun(opened, strategy, 1)
         assert run.select(1) == run.selected(1), strategy
+
+
+@pytest.mark.slow
+def test_a_damaged_model_gives_no_metric(made: Made) -> None:
+    opened = made.opened("main")
+    file = opened.folder / "random" / "seed-0" / "models" / "cycle-1.safetensors"
+    whole = file.read_bytes()
+    changed = bytearray(whole)
+    changed[-3] ^= 1  # in a weight, which then is another number
+    try:
+        file.write_bytes(changed)
+        run = FinishedRun(opened, "random", 0)
+        assert run.model(0) is not None
+        for read in (run.model, run.select):
+            with pytest.raises(RunError, match=r"cycle-1\.safetensors is damaged"):
+                read(1)
+    finally:
+        file.write_bytes(whole)
 
 
 @pytest.mark.slow

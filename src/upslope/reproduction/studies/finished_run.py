@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -14,7 +15,9 @@ from upslope.experiment.model_store import ModelStore
 from upslope.experiment.sampling import candidates
 from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings, amount, candidate_count
+from upslope.experiment.verify import recorded_files
 from upslope.ledger import RunResult, read_run
+from upslope.ledger.store import FILE
 from upslope.pool import Strategy
 from upslope.progress import Observer, Stop, no_progress
 from upslope.reproduction.studies.opened import OpenedStudy
@@ -30,7 +33,7 @@ class FinishedRun:
     study, name, seed: which run. observer, stop: of the metric that reads it.
 
     Raises:
-        RunError: the run is not finished, or not all of its models are on disk.
+        RunError: the run is not finished, or did not keep all of its models.
     """
 
     def __init__(
@@ -83,7 +86,30 @@ class FinishedRun:
 
     def model(self, cycle: int) -> nn.Module:
         """Return the network T^c of a cycle, in eval mode."""
-        return self._weights.load(cycle).eval()
+        return self._load(cycle).eval()
+
+    def _load(self, cycle: int) -> nn.Module:
+        """Return the network of a cycle, once it and its companion were compared with the record.
+
+        Raises:
+            RunError: a file is damaged or missing.
+        """
+        digests = {
+            ("sha256" if name.endswith(".safetensors") else "companion_sha256"): digest
+            for name, (of, digest) in self._recorded.items()
+            if of == cycle
+        }
+        if fault := self._weights.fault(cycle, digests):
+            raise RunError(
+                f"Expected the models of {self.record.path} as the run recorded them but {fault}. "
+                "Restore the file from a copy, or remove the folder of the run: the same command "
+                "trains it again."
+            )
+        return self._weights.load(cycle)
+
+    @cached_property
+    def _recorded(self) -> Mapping[str, tuple[int, str]]:
+        return recorded_files(self.record.path / FILE)
 
     def labelled(self, cycle: int) -> list[int]:
         """Return the samples on which T^c was trained, in pool order."""
@@ -136,11 +162,12 @@ class FinishedRun:
             self.observer,
             self.stop,
         )
+        self._load(cycle)  # with its companion, it is what the run recorded
         with self._weights.with_companion(cycle) as companion:
             _, selection, _ = selector.choose(
                 self.budget,
                 cycle,
-                self._weights.load(cycle),
+                self._load(cycle),
                 self.candidates(cycle),
                 self.unlabelled(cycle),
                 LabelledSet(labelled, labels),
