@@ -39,9 +39,10 @@ CUTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class Texts(nn.Module):
     """The mean of the words' vectors, over the words or over all places."""
 
-    def __init__(self, cut: Callable[[Tensor, Tensor], Tensor], *, masks: bool):
+    def __init__(self, cut: Callable[[Tensor, Tensor], Tensor], *, masks: bool, rate: float = 0.0):
         super().__init__()
-        self.words, self.head = nn.Embedding(9, 6), nn.Linear(6, 3)
+        self.words = nn.Sequential(nn.Embedding(9, 6), nn.Dropout(rate))
+        self.head = nn.Linear(6, 3)
         self.cut, self.masks = cut, masks
         self.double()
 
@@ -164,3 +165,22 @@ def test_a_loss_that_branches_on_the_whole_batch_is_refused(
         x = torch.randn(n, 5, dtype=torch.float64, generator=rng) * 9
         with pytest.raises(GradientNormError):
             gradient_norms(model, x, loss)
+
+
+@pytest.mark.parametrize("name", ["to the largest length", "to the largest of a list"])
+def test_dropout_does_not_hide_the_padding_of_others(name: str) -> None:
+    torch.manual_seed(0)
+    masked, mixing = (Texts(CUTS[name], masks=masks, rate=0.2).train() for masks in (True, False))
+    for seed in range(3):
+        batch = texts(12, seed)
+        torch.manual_seed(seed)
+        norms = gradient_norms(masked, batch, squares)
+        torch.manual_seed(seed)
+        gradients = (
+            torch.autograd.grad(loss, list(masked.parameters()), retain_graph=True)
+            for loss in squares(masked(*batch))
+        )
+        expected = torch.stack([sum(g.square().sum() for g in own) ** 0.5 for own in gradients])
+        torch.testing.assert_close(norms, expected, rtol=1e-9, atol=0)
+        with pytest.raises(GradientNormError, match="mixes samples"):
+            gradient_norms(mixing, batch, squares)

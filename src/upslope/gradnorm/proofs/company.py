@@ -66,6 +66,9 @@ def _run_alone(run: BatchRun, loss: Loss, shares: list[Tensor] | None, rows: Ten
                 run_without_company(run, loss, shares, rows)
             else:  # the loss cannot be cut off: of the outputs it may look at all
                 _compare(run, rows)
+            # The others then kept their whole numbers, lengths among them.
+            if run.draws_follow_counts:
+                break
             return
         except DrawsFollowData:  # twice at most: the run has taken note of what they follow
             continue

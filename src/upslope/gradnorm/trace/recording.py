@@ -215,8 +215,7 @@ class Recording:
     def _check_steered(self, loss: Loss, known: Ways) -> Ways:
         """Hold samples that others' numbers may have steered to what they are without those."""
         run, steering = self.run, self.forward.steering
-        # Without the others, a sample would meet other random numbers.
-        if run.n < 2 or run.is_random or not steering.numbers:
+        if run.n < 2 or not steering.numbers:
             return known
         known |= check_steered(run, loss, steering, known)
         return known
