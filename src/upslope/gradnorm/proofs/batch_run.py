@@ -106,6 +106,15 @@ class BatchRun:
                 self.is_random = self._random.has_moved()
 
     @contextlib.contextmanager
+    def other_draws(self) -> Iterator[None]:
+        """Enter passes whose random numbers are not those of the batch (`draws`)."""
+        self._state.draws_others = True
+        try:
+            yield
+        finally:
+            self._state.draws_others = False
+
+    @contextlib.contextmanager
     def loss_pass(self) -> Iterator[None]:
         """Enter a call of the loss, which must draw no random numbers.
 

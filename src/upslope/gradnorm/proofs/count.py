@@ -59,7 +59,8 @@ def _changed(
     """Return samples that change, of the first of the groups that has any; None if none has."""
     draws = ConstantDraws(quantiles)
     try:
-        whole = run.run_plain(run.batch, watch=draws)
+        with run.other_draws():
+            whole = run.run_plain(run.batch, watch=draws)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # what it computes of constant numbers has no inverse, say
@@ -78,7 +79,8 @@ def _changed(
 
 def _run_fewer(run: BatchRun, rows: Tensor, draws: ConstantDraws) -> tuple[Tensor, Any]:
     try:
-        return run_fewer(run, rows, draws)
+        with run.other_draws():
+            return run_fewer(run, rows, draws)
     except GradientNormError as error:
         run_fewer(run, rows)  # fails with any numbers: that is the model's own fault
         raise _CannotTell("it fails where random numbers are constant") from error

@@ -233,6 +233,16 @@ def _differ(before: Tensor, after: Tensor, n: int, rows: Tensor) -> bool:
     return not bool(same.all())
 
 
+@contextlib.contextmanager
+def _constant_draws(run: BatchRun) -> Iterator[None]:
+    """Enter passes in which every draw gives the same number in every place, if any is made."""
+    if not run.is_random:
+        yield
+        return
+    with run.other_draws(), ConstantDraws():
+        yield
+
+
 def _run(
     run: BatchRun,
     batch: Batch,
@@ -246,7 +256,7 @@ def _run(
     Random numbers are the same in every place, for what is drawn may depend on what is changed.
     """
     mode: Watch | None = watch if change is None else _SpoilingIntegers(batch.n, change)
-    with ConstantDraws() if run.is_random else contextlib.nullcontext():
+    with _constant_draws(run):
         if with_graph:
             return run.run_plain(batch, change=change, watch=mode)
         try:
