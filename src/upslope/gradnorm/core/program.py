@@ -104,6 +104,7 @@ class Program:
             return
         if isinstance(out, Tensor) and out.dim() == 0:
             self.steering.follow(func, name, args, kwargs, out)
+        self.steering.mark_sizes(name, args, out)
         if name in MOVING or name in SIZED:
             self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
         if self._is_placed_by_data(name, (*args, *kwargs.values()) if kwargs else args):

@@ -14,12 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
 _EXTREMES = frozenset({"all", "amax", "amin", "any", "max", "min"})
 """Reductions that are the same for many copies of one sample as for one."""
+
+_SIZED_BY_DATA = frozenset({"argwhere", "masked_select", "nonzero", "unique", "unique_consecutive"})
+"""Operators that return as many entries as the data have."""
 
 _UNANIMOUS = {"all": True, "any": False}
 """What is said of all samples together only if it is said of each."""
@@ -69,6 +73,27 @@ class Steering:
             elif isinstance(value, list) and self._is_in_front(tensor):
                 own = [repr(row) for row in value]
         self.numbers.append((repr(value), own))
+
+    def ask_size(self, tensor: Any) -> None:
+        """Take in that the model asks for the size of a tensor: a number that leaves, or none."""
+        if isinstance(tensor, Tensor) and marks_of(tensor).is_sized_by_data:
+            self.numbers.append((str(tuple(tensor.shape)), None))
+
+    def mark_sizes(self, name: str, args: Any, out: Any) -> None:
+        """Mark what an operator makes, if the data decide on its size."""
+        by_data = name in _SIZED_BY_DATA
+        if name == "__getitem__":
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            tensors = [x for x in index if isinstance(x, Tensor) and x.dim() > 0]
+            by_data = any(
+                (x.dtype == torch.bool and marks_of(x).samples_in is not None)
+                or marks_of(x).is_sized_by_data
+                for x in tensors
+            )
+        if by_data:
+            for tensor in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(tensor, Tensor):
+                    mark(tensor).is_sized_by_data = True
 
     def take_arguments(self, values: Sequence[Any]) -> None:
         """Take in the arguments of an operator in which single numbers are sizes or places."""

@@ -29,6 +29,8 @@ class Marks:
     """Whether it is a copy where the model has asked for a view (`core/operators`)."""
     convolution: int | None = None
     """The place of the convolution that put it out, counted over the pass (`conv_bn_fusion`)."""
+    is_sized_by_data: bool = False
+    """Whether its size is a number of the samples, as that of what `nonzero` returns."""
     own_numbers: Tensor | None = None
     """(n,): of a number of all samples, what it would be for each alone (`core/steering`)."""
     placeholder_of: int | None = None

@@ -14,14 +14,16 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import Loss, tensors_in
+from upslope.gradnorm.core.model_io import Loss, opens, tensors_in
 from upslope.gradnorm.core.steering import Steering
+from upslope.gradnorm.proofs.at_outputs import Outputs, loss_mixes, losses_change
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.count import refuse_count
 from upslope.gradnorm.proofs.kernel_results import ProofFailed
-from upslope.gradnorm.proofs.mixing import compare_outputs
+from upslope.gradnorm.proofs.mixing import compare_outputs, shared_leaves
 from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs
 from upslope.gradnorm.proofs.passes import DrawsFollowData, run_without_others
 from upslope.gradnorm.proofs.proof import run_without_company
@@ -41,21 +43,59 @@ def check_steered(
         ProofFailed: some outputs are other ones without company.
         GradientNormError: a sample's loss depends on the outputs of others.
     """
+    groups = _groups(run.n, steering, known)
+    if groups:
+        refuse_steered_losses(run, loss, steering, known)
+        shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
+        with torch.no_grad():
+            for rows in groups.values():
+                _run_alone(run, loss, shares, rows)
+    return {way for way in groups if isinstance(way, tuple)}
+
+
+def refuse_steered_losses(
+    run: BatchRun, loss: Loss, steering: Steering, known: Collection[tuple[str, ...]] = ()
+) -> None:
+    """Refuse losses that other samples' numbers steer; arguments as of `check_steered`.
+
+    The outputs of the others are replaced by those of samples that steer alike.
+
+    Raises:
+        GradientNormError: the loss of some sample is another one then.
+    """
+    leaves, spec = tree_flatten(run.outputs)
+    if run.n < 2 or not opens(run.outputs):
+        return
+    outputs = Outputs(leaves, spec, run.n, shared_leaves(run))
+    values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    for rows in _groups(run.n, steering, known).values():
+        index = rows.repeat(run.n)[: run.n].index_copy(0, rows, rows)
+        alone = [
+            x[index.to(x.device)] if outputs.has_samples(i) else x for i, x in enumerate(values)
+        ]
+        try:
+            before, after = (outputs.losses(loss, numbers) for numbers in (values, alone))
+        except GradientNormError:
+            raise
+        except Exception:  # it is more than a function of the outputs: they are compared below
+            return
+        own = rows.to(before.device)
+        if before.shape == after.shape:
+            changed = losses_change(after, before)[own]
+            if bool(changed.any()):
+                raise loss_mixes(torch.zeros(run.n).bool().index_copy(0, rows, changed.cpu()))
+
+
+def _groups(n: int, steering: Steering, known: Collection[tuple[str, ...]]) -> dict[object, Tensor]:
+    """Way -> the samples that would have gone it alone, of those that are to be tried."""
     together = tuple(number for number, _ in steering.numbers)
     ways = steering.ways()
     groups: dict[object, list[int]] = {}
-    for i in range(run.n):
+    for i in range(n) if steering.numbers else ():
         way = None if ways is None else ways[i]
         if way is None or not (way == together or way in known):
             groups.setdefault(i if way is None else way, []).append(i)
-    seen: Ways = {way for way in groups if isinstance(way, tuple)}
-    if not groups:
-        return seen
-    shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
-    with torch.no_grad():
-        for rows in map(torch.tensor, groups.values()):
-            _run_alone(run, loss, shares, rows)
-    return seen
+    return {way: torch.tensor(rows) for way, rows in groups.items()}
 
 
 def _run_alone(run: BatchRun, loss: Loss, shares: list[Tensor] | None, rows: Tensor) -> None:

@@ -27,11 +27,38 @@ _OF_IMAGES = {
 }
 """Operator -> the dimensions of its input, where it keeps the entries of dimension 0 apart."""
 
+_OF_CHANNELS = frozenset({"batch_norm", "group_norm"})
+"""Normalisations of images, that of batches with statistics of its own where it is in eval mode."""
+
+_RECURRENT = frozenset({"gru", "lstm", "rnn_relu", "rnn_tanh"})
+"""Recurrences over sequences: input (n, t, d), or (t, n, d), and states (layers, n, d)."""
+
 _OF_LAST = frozenset({"layer_norm", "rms_norm"})
 """Operators that work on the last dimensions alone, those of their second argument."""
 
 _ROUNDING = 1e3
 """Rounding errors that a kernel's order of sums may make, in steps of the type."""
+
+
+def of_sequences(name: str, args: Any, owners: Sequence[Tensor], out: Any) -> list[Tensor] | None:
+    """Return the owners of the outputs and states of a recurrence over whole sequences.
+
+    name, args: the operator and what it got. owners: of the tensors that hold samples, the first
+    argument's first. out: what it has made.
+    """
+    first = args[0] if args else None
+    if name not in _RECURRENT or not isinstance(first, Tensor) or first.dim() != 3:
+        return None
+    batch = 0 if args[-1] is True else 1
+    if len(owners) != 1 or not counting_dimensions(owners[0]) <= {batch}:
+        return None
+    return [owners[0] if i == 0 else owners[0].reshape(1, -1, 1) for i in range(len(out))]
+
+
+def _is_in_eval_mode(args: Sequence[Any], kwargs: Any) -> bool:
+    """Whether a batch normalisation takes the statistics that it is given."""
+    training = kwargs.get("training", args[5] if len(args) > 5 else False)
+    return training is False
 
 
 class Dependence(NamedTuple):
@@ -42,11 +69,12 @@ class Dependence(NamedTuple):
 
 
 def keeps_apart(
-    name: str, args: Sequence[Any], owners: Sequence[Tensor], out: Any
+    name: str, args: Sequence[Any], kwargs: Any, owners: Sequence[Tensor], out: Any
 ) -> Tensor | None:
     """Return the owners of what an operator makes, where its name says that it keeps samples apart.
 
-    owners: of the tensors that hold samples, the first argument's first. out: what it has made.
+    name, args, kwargs: the operator and what it got. owners: of the tensors that hold samples, the
+    first argument's first. out: what it has made.
     """
     first = args[0] if args else None
     if not (isinstance(first, Tensor) and isinstance(out, Tensor) and len(owners) == 1):
@@ -54,6 +82,10 @@ def keeps_apart(
     counting = counting_dimensions(owners[0])
     if _OF_IMAGES.get(name) == first.dim() and counting <= {0} and len(out) == len(first):
         return owners[0].view(-1, *(1,) * (out.dim() - 1))
+    if name == "linear" and owners[0].shape[-1:] == (1,):
+        return owners[0]
+    if name in _OF_CHANNELS and counting <= {0} and out.shape == first.shape:
+        return owners[0] if name != "batch_norm" or _is_in_eval_mode(args, kwargs) else None
     if name in _OF_LAST and out.shape == first.shape and len(args) > 1:
         last = range(first.dim() - len(tuple(args[1])), first.dim())
         return None if counting & set(last) else owners[0]

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
-from upslope.gradnorm.proofs.dependence import Dependence, keeps_apart, try_dependence
+from upslope.gradnorm.proofs.dependence import Dependence, keeps_apart, of_sequences, try_dependence
 from upslope.gradnorm.proofs.owners import (
     counting_dimensions,
     do_meet,
@@ -174,9 +174,11 @@ class StatisticsWatch(TorchFunctionMode):
         own = [(x, owners) for x, owners in pairs if owners is not None]
         if len(own) < len(pairs) or len({int(i) for _, o in own for i in o.flatten()}) < 2:
             return None
-        apart = keeps_apart(name, args, [owners for _, owners in own], out)
-        if apart is not None:
-            return [Dependence(False, apart)]
+        owners = [of_one for _, of_one in own]
+        apart = keeps_apart(name, args, kwargs, owners, out)
+        sequences = [apart] if apart is not None else of_sequences(name, args, owners, out)
+        if sequences is not None:
+            return [Dependence(False, one) for one in sequences]
         return try_dependence(func, args, kwargs, own, out)
 
     def _is_displaced(self, output: Tensor) -> bool:

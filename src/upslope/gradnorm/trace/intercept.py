@@ -126,6 +126,7 @@ class Interceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         # Nothing is computed, and these are asked for hundreds of times per pass.
         if func in ASKING:
+            self.program.steering.ask_size(args[0])
             return func(*args, **kwargs)
         # The engine could not tell such a hook which sample a gradient belongs to.
         if func is Tensor.register_hook:

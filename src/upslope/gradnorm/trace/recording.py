@@ -25,7 +25,7 @@ from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.proofs.backward import pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.company import Ways, check_steered
+from upslope.gradnorm.proofs.company import Ways, check_steered, refuse_steered_losses
 from upslope.gradnorm.proofs.independence import losses_look_around, model_looks_around
 from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
@@ -141,6 +141,7 @@ class Recording:
             self._ladder.remembers = True  # another loss: other layouts are remembered of it
             reduced = self.run_or_fall_back(lambda: self._reduce(reduction, loss, last))
             if reduced is None:
+                refuse_steered_losses(self.run, loss, self.forward.steering)
                 reduced = ReducedGradients(reduce_one_by_one(self.run, reduction, loss), False)
                 warn_of_slowness(self.run.model, self._memory, self.fallback_reason)
                 if self._program is not None and self.forward.repeats:  # and it was not refused
