@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -195,7 +196,7 @@ class Person:
                 if error.code != 500:
                     raise AssertionError(f"{path}: {error.code} {said}") from error
                 self.refused += 1  # the disk is full: the page shows it, and people try again
-            except (OSError, ValueError):
+            except (OSError, ValueError, http.client.HTTPException):  # cut off, or cut short
                 self.repeats += 1
             assert time.monotonic() < deadline, path
             time.sleep(0.05)

@@ -253,7 +253,7 @@ def test_another_configuration_is_refused(start: Any) -> None:
         start(training=replace(TRAINING, epochs=3))
     with pytest.raises(RunError, match=r"strategy.name: margin there, random now"):
         start(strategy="random")
-    with pytest.raises(RunError, match=r"samples.test: 80 there, 81 now"):
+    with pytest.raises(RunError, match=r"Expected the 80 test samples .* but the 81 there are now"):
         start(splits=replace(splits(), test=Points(81, seed=1)))
     renamed = Points(200, classes=("left", "far", "right"))
     with pytest.raises(RunError, match=r"classes: \['left', 'right', 'far'\] there"):

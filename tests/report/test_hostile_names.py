@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from studies import made_up
 
-from upslope.files import FORMULA, safe_cell
+from upslope.files import FORMULA, csv_text, safe_cell
 from upslope.report import write
 from upslope.report.summary import summarise
-from upslope.report.text_tables import csv_text, markdown_table
+from upslope.report.text_tables import markdown_table
 from upslope.reproduction.output.formats import to_csv
 from upslope.reproduction.output.results import Row, Table, Value
 
