@@ -69,3 +69,8 @@ def warn_user(message: str, category: type[Warning] = GradientNormWarning) -> No
     while frame is not None and frame.f_globals.get("__name__", "").startswith("upslope"):
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; its type where it has none."""
+    return str(error).partition("\n")[0] or type(error).__name__

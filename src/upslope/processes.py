@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -87,3 +89,12 @@ def out_of_memory_kills() -> int:
     except (OSError, ValueError):
         pass
     return 0
+
+
+def make_portable(error: BaseException) -> BaseException:
+    """Return an error as another process can take it: itself, or its text in a RuntimeError."""
+    try:
+        pickle.loads(pickle.dumps(error))  # what this line has just written
+    except Exception:  # errors of others need not be picklable, or only in appearance
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error

@@ -161,9 +161,11 @@ def test_one_tensor_in_two_modules_stays_one(view, plain, n) -> None:
 def test_a_graph_of_the_caller_outlives_the_call() -> None:
     model = Between(lambda m, h: h * m.steps.add_(1))
     model.register_buffer("steps", torch.ones(8, dtype=D))
-    loss = (batch()[0, :1].requires_grad_() * model.steps).sum()
+    x = batch()[0, :1].requires_grad_()
+    loss = (x * model.steps).sum()
     gradient_norms(model, batch(), squares)
     loss.backward()
+    assert float(x.grad) == 8  # the sum of the steps as they were when the loss was made
 
 
 def _noise(m: Any, h: Tensor) -> Tensor:

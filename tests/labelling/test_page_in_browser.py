@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from upslope.labelling.project import Project, read_project
 from upslope.labelling.settings import ProjectSettings
@@ -254,4 +256,6 @@ def photograph(page: Any, out: Path, name: str) -> None:
         for width, height in WIDTHS:
             page.set_viewport_size({"width": width, "height": height})
             page.wait_for_timeout(300)
-            page.screenshot(path=out / f"{name}-{width}-{scheme}.png", full_page=width < 820)
+            picture = page.screenshot(full_page=width < 820)
+            assert Image.open(io.BytesIO(picture)).width == width
+            (out / f"{name}-{width}-{scheme}.png").write_bytes(picture)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from upslope.errors import UpslopeError
-from upslope.processes import end_with_parent_thread, follow_parent
+from upslope.processes import end_with_parent_thread, follow_parent, make_portable
 from upslope.progress import Interrupted, Observer, Progress, Stop
 
 _QUIET_SECONDS = 0.1  # between two reports of the same phase
@@ -81,7 +81,7 @@ def work(connection: Connection, parcel: Any, threads: int) -> None:
     except Interrupted:
         connection.send(Free())
     except BaseException as error:
-        connection.send(Failure(_portable(error)))
+        connection.send(Failure(_with_origin(error)))
     threading.Event().wait()  # until the parent, which has heard all there is to hear, ends this
 
 
@@ -101,12 +101,8 @@ def _run_seed(plan: Runs, seed: int, connection: Connection, stop: Stop) -> None
         connection.send(Progress("run", 1, 1, run=f"{name}/seed-{seed}"))
 
 
-def _portable(error: BaseException) -> BaseException:
+def _with_origin(error: BaseException) -> BaseException:
     """Return the error as another process can take it, with where it came from in its notes."""
     if not isinstance(error, UpslopeError):
         error.add_note("In a worker:\n" + "".join(traceback.format_exception(error)))
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # errors of others need not be picklable, or only in appearance
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
+    return make_portable(error)

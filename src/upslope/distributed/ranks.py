@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,7 +31,7 @@ from upslope.distributed.launch import count_processes, place_on_machine, rank_o
 from upslope.distributed.parcels import UNPICKLABLE, Holdings, Parcel, pack_or_warn, to_cpu
 from upslope.distributed.survivors import Survivors
 from upslope.errors import ConfigError, DataError, RunError, UpslopeError
-from upslope.processes import STOPPING
+from upslope.processes import STOPPING, make_portable
 
 _PATIENCE = timedelta(days=30)
 """How long a rank waits for another: rank 0 may select for hours. That one has died shows at once,
@@ -128,7 +126,7 @@ class Ranks:
     def _meet(self, error: BaseException | None, fingerprint: object = None) -> None:
         """Tell rank 0 that this rank is ready, or why not; rank 0 raises the first reason."""
         self._met = True
-        reports = self.gather((None if error is None else _portable(error), fingerprint))
+        reports = self.gather((None if error is None else make_portable(error), fingerprint))
         if not self.leads or error is not None:
             return
         for rank, (reason, other) in enumerate(reports):
@@ -372,19 +370,10 @@ def _compute_some(results: Iterator[Any]) -> list[Any]:
         except StopIteration:
             break
         except Exception as error:
-            some.append(_Fault(_portable(error)))
+            some.append(_Fault(make_portable(error)))
             break
     return some
 
 
 def _is_of_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-
-
-def _portable(error: BaseException) -> BaseException:
-    """Return the error as another process can take it."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # errors of others need not be picklable, or only in appearance
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error

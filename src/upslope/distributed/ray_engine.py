@@ -247,6 +247,7 @@ class _Worker:
         from ray import cloudpickle
 
         if self._holdings is None:
+            # Written by the process that started this worker, for it alone.
             objects, make_model = cloudpickle.loads(ray.get(held[0]))
             self._holdings = Holdings(objects, make_model, self._device)
         if self._work[0] != key:

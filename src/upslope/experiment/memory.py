@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from upslope.errors import RunError
+from upslope.errors import RunError, first_line
 
 _SIGNS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 """What torch says, in a RuntimeError, where the memory of the CPU or of a device is short."""
@@ -36,7 +36,7 @@ def as_memory_error(error: Exception) -> RunError | None:
         or (isinstance(error, RuntimeError) and any(sign in text.lower() for sign in _SIGNS))
     ):
         return None
-    said = text.partition("\n")[0] or type(error).__name__
+    said = first_line(error)
     return RunError(
         f"Expected enough memory for this step but it ran out: {said}. "
         "Lower training.batch_size (in a new run), experiment.score_batch or the number of "

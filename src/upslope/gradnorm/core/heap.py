@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -36,10 +37,10 @@ def give_pages_back() -> Iterator[None]:
     """Give each block of a megabyte or more pages of its own, that go when it goes.
 
     A heap that keeps its pages has holes that the next tensor does not fit: up to twice what is
-    alive. It costs time, since the system clears each page. C libraries other than glibc have no
-    such switch.
+    alive. It costs time, since the system clears each page, in all threads of the process while it
+    lasts. C libraries other than glibc have no such switch.
     """
-    library = ctypes.CDLL(None) if hasattr(ctypes, "CDLL") else None
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
     switch = getattr(library, "mallopt", None)
     if switch is None:
         yield

@@ -31,7 +31,7 @@ class _Place(NamedTuple):
         return cls(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Looking:
     """A tensor that looks at a stretch: the model's own, and the one that stands for it now."""
 
@@ -41,6 +41,11 @@ class _Looking:
     now: Tensor
     now_place: _Place
     version: int | None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Looking:
+        place, version = _Place.of(tensor), _version(tensor)
+        return cls(tensor, place, version, tensor, place, version)
 
     def has_moved(self) -> bool:
         """Whether it was written to in a way that PyTorch counts, or was given other memory."""
@@ -57,9 +62,7 @@ class Stretch:
     """
 
     def __init__(self, tensors: Sequence[Tensor]):
-        self.looking = [
-            _Looking(t, _Place.of(t), _version(t), t, _Place.of(t), _version(t)) for t in tensors
-        ]
+        self.looking = [_Looking.of(tensor) for tensor in tensors]
         spans = [_span(t) for t in tensors]
         self.start = min(start for start, _ in spans) // _ALIGNMENT * _ALIGNMENT
         storage = self.looking[0].original.untyped_storage()

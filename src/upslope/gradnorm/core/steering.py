@@ -48,7 +48,10 @@ class Steering:
         """What has left, as text; and what would have for each sample alone, where it is known."""
 
     def follow(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any, out: Any) -> None:
-        """Take in an operator that makes a single number, with what it makes of each sample."""
+        """Take in an operator that makes a single number, with what it makes of each sample.
+
+        func, name, args, kwargs: the operator and what it got. out: what it has made.
+        """
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is None or any(isinstance(x, Tensor) for x in (*args[1:], *kwargs.values())):
             return
@@ -80,7 +83,7 @@ class Steering:
             self.numbers.append((str(tuple(tensor.shape)), None))
 
     def mark_sizes(self, name: str, args: Any, out: Any) -> None:
-        """Mark what an operator makes, if the data decide on its size."""
+        """Mark what an operator makes, if the data decide on its size; arguments as of `follow`."""
         by_data = name in _SIZED_BY_DATA
         if name == "__getitem__":
             index = args[1] if isinstance(args[1], tuple) else (args[1],)

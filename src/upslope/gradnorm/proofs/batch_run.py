@@ -105,6 +105,10 @@ class BatchRun:
             finally:
                 self.is_random = self._random.has_moved()
 
+    def rewind(self) -> None:
+        """Put the generators of random numbers back to where they were before the first pass."""
+        self._random.rewind()
+
     @contextlib.contextmanager
     def other_draws(self) -> Iterator[None]:
         """Enter passes whose random numbers are not those of the batch (`draws`)."""
@@ -121,7 +125,8 @@ class BatchRun:
         Raises:
             GradientNormError: it has drawn some.
         """
-        numbers = RandomState(self.model)
+        # A model that draws nothing has left the generators where they were.
+        numbers = RandomState(self.model) if self.is_random else self._random
         yield
         if numbers.has_moved():
             raise GradientNormError(

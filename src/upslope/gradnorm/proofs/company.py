@@ -10,7 +10,7 @@ Called by `trace/recording` for each batch in which numbers have left for Python
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def check_steered(
     """
     groups = _groups(run.n, steering, known)
     if groups:
-        refuse_steered_losses(run, loss, steering, known)
+        _refuse_losses(run, loss, groups)
         shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
         with torch.no_grad():
             for rows in groups.values():
@@ -53,22 +53,23 @@ def check_steered(
     return {way for way in groups if isinstance(way, tuple)}
 
 
-def refuse_steered_losses(
-    run: BatchRun, loss: Loss, steering: Steering, known: Collection[tuple[str, ...]] = ()
-) -> None:
+def refuse_steered_losses(run: BatchRun, loss: Loss, steering: Steering) -> None:
     """Refuse losses that other samples' numbers steer; arguments as of `check_steered`.
 
-    The outputs of the others are replaced by those of samples that steer alike.
-
     Raises:
-        GradientNormError: the loss of some sample is another one then.
+        GradientNormError: the loss of some sample is another one without the others.
     """
+    _refuse_losses(run, loss, _groups(run.n, steering, ()))
+
+
+def _refuse_losses(run: BatchRun, loss: Loss, groups: Mapping[object, Tensor]) -> None:
+    """Refuse losses that change where a group's outputs stand in the places of all others."""
     leaves, spec = tree_flatten(run.outputs)
     if run.n < 2 or not opens(run.outputs):
         return
     outputs = Outputs(leaves, spec, run.n, shared_leaves(run))
     values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-    for rows in _groups(run.n, steering, known).values():
+    for rows in groups.values():
         index = rows.repeat(run.n)[: run.n].index_copy(0, rows, rows)
         alone = [
             x[index.to(x.device)] if outputs.has_samples(i) else x for i, x in enumerate(values)

@@ -132,7 +132,7 @@ def try_dependence(
             return [x for x in tree_flatten(numbers)[0] if isinstance(x, Tensor)]
 
         try:
-            depends = _compared(run, made, max(int(owners.max()) for owners in own.values()))
+            depends = _compare_runs(run, made, max(int(owners.max()) for owners in own.values()))
         except Exception:  # it does not take such numbers
             continue
         # Some kernels leave NaN in memory that the next sample's numbers are added to.
@@ -141,7 +141,7 @@ def try_dependence(
     return depends
 
 
-def _compared(
+def _compare_runs(
     run: Callable[[int, int], list[Tensor]], made: list[Tensor], largest: int
 ) -> list[Dependence] | None:
     """The dependence of each tensor, by all runs with some samples' numbers spoilt.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from upslope.errors import GradientNormError
+from upslope.errors import GradientNormError, first_line
 from upslope.gradnorm.core.model_io import Loss, differentiable
 from upslope.gradnorm.proofs.at_outputs import (
     Outputs,
@@ -64,12 +64,11 @@ def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tens
     try:
         after = whole.losses(loss, cut)
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise GradientNormError(
             "Expected a loss that takes outputs of any length, for the model's are padded to the "
             f"longest sample of the batch, but on those of samples {rows[:5].tolist()} alone it "
-            f"fails with {type(error).__name__}: {reason}. Whether it depends on the longest "
-            "sample cannot be told. Cut what it holds to the length of the outputs, "
+            f"fails with {type(error).__name__}: {first_line(error)}. Whether it depends on the "
+            "longest sample cannot be told. Cut what it holds to the length of the outputs, "
             "`labels[:, : outputs.shape[1]]`, or pad the outputs to a length of their own."
         ) from error
     places = rows.to(before.device)

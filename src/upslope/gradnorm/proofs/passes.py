@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from upslope.errors import GradientNormError
+from upslope.errors import GradientNormError, first_line
 from upslope.gradnorm.core.model_io import Batch, opens, tensors_in
 from upslope.gradnorm.proofs.batch_run import BatchRun, Watch
 from upslope.gradnorm.proofs.draws import DrawsLog
@@ -65,11 +65,10 @@ def run_fewer(run: BatchRun, rows: Tensor, watch: Watch | None = None) -> tuple[
         raise
     # Any type: it is the model's own error, told by name below.
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise GradientNormError(
             f"Expected a model that runs on any number of samples but on {len(other)} of the "
-            f"{run.n} it fails with {type(error).__name__}: {reason}. Take the number of "
-            "samples from the inputs (`len(x)`), not from a constant."
+            f"{run.n} it fails with {type(error).__name__}: {first_line(error)}. Take the "
+            "number of samples from the inputs (`len(x)`), not from a constant."
         ) from error
 
 
@@ -84,12 +83,11 @@ def _run_with_others_replaced(run: BatchRun, rows: Tensor) -> Any:
         raise
     # Any type: it is the model's own error, told by name below.
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise GradientNormError(
             "Expected a model that takes any samples but with copies of samples "
             f"{rows[:5].tolist()} in the place of the others it fails with "
-            f"{type(error).__name__}: {reason}. Random numbers are drawn, so that no sample can be "
-            "looked at but in its place of the batch: `model.eval()`."
+            f"{type(error).__name__}: {first_line(error)}. Random numbers are drawn, so that no "
+            "sample can be looked at but in its place of the batch: `model.eval()`."
         ) from error
 
     def own(tensor: Tensor) -> Tensor:

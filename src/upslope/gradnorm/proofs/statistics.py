@@ -148,7 +148,7 @@ class StatisticsWatch(TorchFunctionMode):
             self.leaves = True
             return out
         kind = self._kind_of(name, args, kwargs, given, marks, place)
-        depends = self._tried(name, func, args, kwargs, given, marks, out, kind)
+        depends = self._try_operator(name, func, args, kwargs, given, marks, out, kind)
         if kind is not None:
             made = args[0] if out is None and args else out  # writes of entries return nothing
             for position, tensor in enumerate(tree_flatten(made)[0]):
@@ -163,7 +163,7 @@ class StatisticsWatch(TorchFunctionMode):
                     mark(tensor).statistic = self._session, kind, owners
         return out
 
-    def _tried(
+    def _try_operator(
         self, name: str, func: Any, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any],
         out: Any, kind: str | None,
     ) -> list[Dependence] | None:  # fmt: skip

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from upslope.errors import GradientNormError
+from upslope.errors import GradientNormError, first_line
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
 from upslope.gradnorm.core.reductions import LayoutUnknown
 from upslope.gradnorm.proofs.kernel_results import ProofFailed
@@ -75,6 +75,6 @@ class Ladder:
         elif has_copies and self.copies and not isinstance(error, KnownSlow):
             self.copies = False
         else:
-            self.fallback_reason = str(error).partition("\n")[0] or type(error).__name__
+            self.fallback_reason = first_line(error)
             self.is_known = isinstance(error, KnownSlow)
             self.has_hooks = isinstance(error, GradientsHooked)

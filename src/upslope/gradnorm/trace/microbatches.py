@@ -27,7 +27,7 @@ from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, modules_of, tens
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.restoring import RandomState, restoring_state, without_traces
+from upslope.gradnorm.core.restoring import restoring_state, without_traces
 from upslope.gradnorm.core.stateful_losses import keeping_loss
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
@@ -100,12 +100,11 @@ def recordings(
     In pieces random numbers would be drawn in another order than by an ordinary pass. state: of the
     model, renewed before each pass.
     """
-    numbers = RandomState(model)
     for microbatch in microbatches(model, batch, options):
         state.renew()  # a piece does not meet what another piece has written
         record = Recording(model, microbatch, weights, options, state)
         if record.run.is_random and microbatch.first == batch.first and record.n < batch.n:
-            numbers.rewind()
+            record.run.rewind()
             state.renew()
             yield Recording(model, batch, weights, options, state)
             return
