@@ -62,8 +62,6 @@ class ModelState:
         self._watch_only([s for s in stretches if s.parameters and not self._is_copied(s)])
         copy_bytes(self._copied)
         self._has_replaced = False
-        self._is_renewed = True
-        """Whether nothing has run since the modules held what they kept at first."""
         self.passes = 0
         """How many passes have begun."""
         self.draws_others = False
@@ -86,8 +84,8 @@ class ModelState:
 
         size: the number of its samples.
         """
-        self.begin_pass()
-        self.last_size = size
+        self.renew()
+        self.passes, self.last_size = self.passes + 1, size
         old = {s.address: s for s in self._copied if s.now is not s.own and s.is_exchanged}
         if old:
             with OldMemoryWatch(old) as watch:
@@ -97,12 +95,6 @@ class ModelState:
         else:
             yield
         self.end_pass()
-
-    def begin_pass(self) -> None:
-        """Before a pass: it starts from what the modules kept at first."""
-        self.renew()
-        self._is_renewed = False
-        self.passes += 1
 
     def end_pass(self) -> None:
         """After a pass: see what it has written."""
@@ -116,9 +108,6 @@ class ModelState:
 
         Not the tensor itself, which the graph of an earlier pass may hold.
         """
-        if self._is_renewed:
-            return
-        self._is_renewed = True
         with torch.inference_mode(False):
             instead: dict[int, Tensor] = {}
             for stretch in changed(self._copied):

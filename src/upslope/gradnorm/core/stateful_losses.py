@@ -37,7 +37,7 @@ class StatefulLoss:
     def __call__(self, outputs: Any) -> Tensor:
         """Return the losses of outputs, (n,)."""
         with torch._C.DisableTorchFunction():  # what is watched are the operators of the loss alone
-            self._state.begin_pass()
+            self._state.renew()
         losses = self.loss(outputs)
         with torch._C.DisableTorchFunction():
             self._state.end_pass()
