@@ -145,7 +145,7 @@ class SignalStore:
                     f"Expected signals of all shards in {self.folder} but {shard!r} has none, or "
                     "not all of its blocks. Run the command that computes them again."
                 )
-            blocks = [_Block(shard, start, rows) for start, rows in _blocks_of(path)]
+            blocks = [_Block(shard, start, rows) for start, rows in blocks_of(path)]
             self._blocks += blocks
             self._shards.append((shard, total))
             total += sum(block.rows for block in blocks)
@@ -265,7 +265,12 @@ def need_of(plain: Sequence[Any]) -> Need:
     return Need.of(str(plain[0]), **plain[1])
 
 
-def _blocks_of(path: Path) -> list[tuple[int, int]]:
+def blocks_of(path: Path) -> list[tuple[int, int]]:
+    """Return (start, rows) of each block of a shard. path: of its ids.
+
+    Raises:
+        RunError: the file is damaged.
+    """
     try:
         with pa.memory_map(str(path)) as file:
             metadata = pa.ipc.open_file(file).schema.metadata or {}

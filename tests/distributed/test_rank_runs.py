@@ -94,6 +94,25 @@ def test_a_command_that_several_processes_cannot_share_is_refused() -> None:
 
 
 @pytest.mark.slow
+def test_an_early_error_is_told_by_rank_0_before_another_rank_ends(tmp_path: Path) -> None:
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    command = [sys.executable, "-m", "upslope", "score", str(tmp_path / "nope")]
+    # torchrun ends the others once one has ended: here rank 1 has a head start.
+    other = subprocess.Popen(command, env={**os.environ, **place, "RANK": "1"})
+    try:
+        leader = subprocess.run(
+            command, env={**os.environ, **place, "RANK": "0"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert leader.returncode != 0
+        assert "nope" in leader.stderr
+        assert other.poll() is None
+    finally:
+        other.terminate()
+        assert other.wait(30) != 0
+
+
+@pytest.mark.slow
 def test_torchrun_runs_scores_and_writes_once(tmp_path: Path) -> None:
     command = [
         "--set", "experiment.initial=30", "--set", "experiment.budget=10", "--set",

@@ -65,3 +65,16 @@ def test_the_command_prints_the_formula(checkpoint: Path, tmp_path: Path) -> Non
         "measured 5 of 5",
     ):
         assert words in told
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [("--price", "inf"), ("--rows", "10", "--budget", "20"), ("--rows", "9" * 20),
+     ("--workers", "1000000000")],
+)  # fmt: skip
+def test_numbers_that_no_pool_has_are_refused(
+    numbers: tuple[str, ...], checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ["plan", str(checkpoint), "--data", str(write_parquet(tmp_path / "pool")), "-s",
+               "model.name=mlp", *STATISTICS, *numbers]  # fmt: skip
+    assert CliRunner().invoke(app, command).exit_code == 2

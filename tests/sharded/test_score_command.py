@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
-from shards_to_write import SIDE, id_of, write_images, write_parquet
+from shards_to_write import SIDE, id_of, png, write_images, write_parquet
 from typer.testing import CliRunner
 
 from upslope import models
@@ -91,3 +94,135 @@ def test_signals_that_are_kept_serve_a_selection(checkpoint: Path, tmp_path: Pat
         assert len(set(more) | set(first)) == 8
     told = CliRunner().invoke(app, ["select", str(out), "--strategy", "lcmd", "-k", "4"]).output
     assert "Expected the signal gradient-sketch" in " ".join(told.split())
+
+
+FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "plain", "übung", "a,b")
+
+
+def select(out: Path, ask: Path, *arguments: str) -> str:
+    result = CliRunner().invoke(app, ["select", str(out), "-o", str(ask), *arguments])
+    return f"{result.exit_code} {' '.join(result.output.split())}"
+
+
+@pytest.fixture
+def scored(checkpoint: Path, tmp_path: Path) -> Path:
+    """A scored pool, whose ids are formulas to a spreadsheet, with its signals."""
+    folder, out = tmp_path / "pool", tmp_path / "scores"
+    folder.mkdir()
+    table = pa.table({"id": list(FORMULAS), "image": [png(n) for n in range(len(FORMULAS))]})
+    pq.write_table(table, folder / "one.parquet")
+    given = ("--data", str(folder), "--out", str(out), "--scores", "margin", *STATISTICS)
+    assert "7 samples scored" in score(checkpoint, *given, "--keep", "core-set")
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:.*is not in UTF-8")
+@pytest.mark.parametrize("strategy", ["margin", "core-set"])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+def test_what_was_labelled_is_not_asked_again_whatever_its_id(
+    strategy: str, encoding: str, scored: Path, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    sheet = tmp_path / "ask.csv"
+    for count in (3, 4):
+        labels = ("--labelled", str(tmp_path / "labels.csv")) if asked else ()
+        told = select(scored, sheet, "-k", str(count), "--strategy", strategy, *labels)
+        assert told.startswith("0 ")
+        assert f"{len(asked)} labelled before" in told
+        head, *rows = csv.reader(io.StringIO(sheet.read_text("utf-8-sig")))
+        column = head.index("label")
+        asked += [row[0].removeprefix("'") for row in rows]
+        lines = [head, *([*row[:column], "cat", *row[column + 1 :]] for row in rows)]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(lines)
+        (tmp_path / "labels.csv").write_text(text.getvalue(), encoding)
+    assert sorted(asked) == sorted(FORMULAS)
+
+
+def test_answers_to_a_scored_folder_are_checked(scored: Path, tmp_path: Path) -> None:
+    sheet, labels = tmp_path / "ask.csv", tmp_path / "labels.csv"
+    given = ("-k", "2", "--strategy", "margin", "--labelled", str(labels))
+    told = select(scored, sheet, *given)
+    assert told.startswith("3 ")
+    assert "labels.csv" in told
+    labels.write_text("id,label\nnope,cat\n")
+    told = select(scored, sheet, *given)
+    assert told.startswith("3 ")
+    assert "'nope'" in told
+    labels.write_text("id,label\nplain,\n+1,skip: blurred\n-1,cat\n")  # nothing, passed, labelled
+    assert "1 labelled before" in select(scored, sheet, *given)
+    every = ("-k", "5", "--strategy", "margin", "--labelled", str(labels))
+    assert select(scored, sheet, *every).startswith("0 ")
+    ids = {row["id"].removeprefix("'") for row in csv.DictReader(
+        io.StringIO(sheet.read_text("utf-8-sig")))}  # fmt: skip
+    assert ids == set(FORMULAS) - {"+1", "-1"}
+
+
+@pytest.mark.parametrize(
+    "useless",
+    [("--candidates", "all"), ("--data", "pool"), ("--device", "cpu"), ("-s", "data.root=x")],
+)
+def test_options_for_a_network_are_refused_beside_a_scored_folder(
+    useless: tuple[str, ...], scored: Path, tmp_path: Path
+) -> None:
+    told = select(scored, tmp_path / "ask.csv", "-k", "2", *useless)
+    assert told.startswith("2 ")
+    assert "chosen without a network" in told
+
+
+def test_a_table_of_scores_that_is_damaged_is_written_again(
+    scored: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    table = scored / "scores.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    told = select(scored, tmp_path / "ask.csv", "-k", "2", "--strategy", "margin")
+    assert told.startswith("3 ")
+    assert "Run `upslope score` again" in told
+    given = ("--data", str(tmp_path / "pool"), "--out", str(scored), "--scores", "margin")
+    assert "0 of 1 shard" in score(checkpoint, *given, *STATISTICS, "--keep", "core-set")
+    assert table.read_bytes() == whole
+
+
+def test_a_block_that_is_gone_or_damaged_is_computed_again(
+    scored: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (block,) = (scored / "signals").glob("*/*.npy")
+    whole = block.read_bytes()
+    block.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    told = select(scored, tmp_path / "ask.csv", "-k", "2", "--strategy", "core-set")
+    assert told.startswith("3 ")
+    assert "Remove it, and run the command that made it again" in told
+    block.unlink()
+    given = ("--data", str(tmp_path / "pool"), "--out", str(scored), "--scores", "margin")
+    assert "1 of 1 shard" in score(checkpoint, *given, *STATISTICS, "--keep", "core-set")
+    assert block.read_bytes() == whole
+    assert select(scored, tmp_path / "ask.csv", "-k", "2", "--strategy", "core-set").startswith("0")
+
+
+def test_shards_that_are_gone_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    folder, out = write_parquet(tmp_path / "pool"), tmp_path / "scores"
+    given = ("--data", str(folder), "--out", str(out), "--scores", "margin", *STATISTICS)
+    assert "15 samples scored" in score(checkpoint, *given)
+    (folder / "part-00001.parquet").rename(tmp_path / "away.parquet")
+    told = score(checkpoint, *given)
+    assert told.startswith("3 ")
+    assert "'part-00001.parquet'" in told
+    (tmp_path / "away.parquet").rename(folder / "part-00001.parquet")
+    assert "15 samples scored" in score(checkpoint, *given)
+
+
+def test_a_pool_that_was_empty_spoils_no_folder(checkpoint: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "pool", tmp_path / "scores"
+    folder.mkdir()
+    given = ("--data", str(folder), "--out", str(out), "--scores", "margin", *STATISTICS)
+    assert score(checkpoint, *given).startswith("3 ")
+    write_parquet(folder)
+    assert "15 samples scored" in score(checkpoint, *given)
+
+
+def test_workers_need_an_engine(checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "pool")
+    told = score(checkpoint, "--data", str(folder), "--workers", "2", *STATISTICS)
+    assert told.startswith("2 ")
+    assert "--engine ray" in told

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,9 @@ from upslope.display import err
 from upslope.distributed.launch import rank_of_process
 from upslope.errors import UpslopeError
 from upslope.progress import noting_interrupts
+
+_SECONDS_FOR_RANK_0 = 60
+"""How long other processes of torchrun keep what is wrong to themselves; it ends them before."""
 
 WIDE = 200
 """Columns of what goes to a pipe or a file: nothing is cut off there."""
@@ -60,6 +65,10 @@ def _stop(resume: str) -> NoReturn:
 
 
 def _fail(error: UpslopeError) -> NoReturn:
+    # torchrun ends all once one has ended: rank 0, which tells, must have come to it first. Ranks
+    # that have joined leave signals to rank 0, and end with it.
+    if rank_of_process() and err.quiet and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        time.sleep(_SECONDS_FOR_RANK_0)
     err.print("[bold red]error[/bold red]", end=" ")
     err.print(str(error), markup=False)
     raise typer.Exit(error.exit_code) from None

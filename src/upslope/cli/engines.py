@@ -63,14 +63,22 @@ class EngineArguments:
     workers: int | None = None
     gpus: float | None = None
 
-    def check(self) -> None:
-        """Raise ConfigError for an engine that does not exist, or options without one."""
+    def check(self, *, scores: bool = False) -> None:
+        """Raise ConfigError for an engine that does not exist, or options without one.
+
+        scores: whether the command has no workers but those of an engine.
+        """
         if self.name not in (None, "ray"):
             raise ConfigError(f"Expected --engine to be ray but got {self.name!r}.")
         if self.gpus is not None and (self.name is None or self.gpus < 0):
             raise ConfigError(
                 "Expected --gpus-per-worker to be a number of at least 0, beside --engine ray, but "
                 f"got {self.gpus:g}."
+            )
+        if scores and self.workers is not None and self.name is None:
+            raise ConfigError(
+                f"Expected --workers beside --engine ray but got {self.workers} without it. Add "
+                "--engine ray, or leave it out."
             )
         if self.name and count_processes() > 1:
             raise ConfigError(

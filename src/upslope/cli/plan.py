@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,9 +35,12 @@ def plan(
         int, typer.Option("--budget", "-k", min=1, help="How many to choose.")
     ] = 1000,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Samples of the pool; by its bytes, if not given.")
+        int | None,
+        typer.Option(min=1, max=10**15, help="Samples of the pool; by its bytes, if not given."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="That score beside each other.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=10**6, help="That score beside each other.")
+    ] = 1,
     price: Annotated[float, typer.Option(min=0, help="Of a worker, per hour.")] = 0.0,
     device: Device = None,
     sets: Sets = None,
@@ -67,6 +71,13 @@ def plan(
 
         if not data:
             raise ConfigError("Expected --data, the URL of the pool, but got none.")
+        if not isfinite(price):
+            raise ConfigError(f"Expected --price to be an amount of money but got {price}.")
+        if rows is not None and budget > rows:
+            raise ConfigError(
+                f"Expected --budget to be at most the {rows:,} samples of --rows but got "
+                f"{budget:,}."
+            )
         arguments = PoolArguments(data, format, image, id, shape, size, images_at)
         source = open_source(network, config, device, sets, False, url=True)
         with tempfile.TemporaryDirectory() as folder, watching(1) as observer:

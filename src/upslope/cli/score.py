@@ -147,7 +147,7 @@ def score(
         from upslope.scoring import check_file_name, score_to_file
 
         run_by = EngineArguments(engine, workers, gpus_per_worker)
-        run_by.check()
+        run_by.check(scores=True)
         if data is not None:
             from upslope.cli.shards import PoolArguments, score_shards
 
@@ -201,7 +201,7 @@ def predict(
         from upslope.scoring import check_file_name, predict_masks, predict_to_file, predicts_masks
 
         run_by = EngineArguments(engine, workers, gpus_per_worker)
-        run_by.check()
+        run_by.check(scores=True)
 
         def write(ready: Any, **options: Any) -> tuple[Path, ScoreReport]:
             if predicts_masks(ready.model, ready.task, ready.pool, ready.device):

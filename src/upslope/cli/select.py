@@ -96,6 +96,15 @@ def select(
         if (network / "pool.json").is_file():
             from upslope.cli.select_scored import select_scored
 
+            given = {
+                "--config": config, "--data": data, "--candidates": candidates,
+                "--device": device, "--set": sets, "--skip-corrupt": skip_corrupt or None,
+            }  # fmt: skip
+            if useless := [name for name, value in given.items() if value is not None]:
+                raise ConfigError(
+                    f"Expected no {', '.join(useless)} with {network}, a folder of scores from "
+                    "which is chosen without a network. Leave it out."
+                )
             select_scored(network, strategy, budget, 0 if seed is None else seed, labelled, out)
             return
         overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}

@@ -16,8 +16,9 @@ def select_scored(
 
     from upslope.config import find_strategy
     from upslope.errors import ConfigError, RunError
+    from upslope.reading import damage_reported
     from upslope.scoring.shards import SIGNALS, TABLE
-    from upslope.scoring.top import top_scores
+    from upslope.scoring.top import REMEDY, top_scores
 
     table = folder / TABLE
     if not table.is_file():
@@ -25,8 +26,9 @@ def select_scored(
             f"Expected the scores of all shards in {table} but some shards are left. Run "
             "`upslope score` again: it goes on where it stopped."
         )
-    columns = [n for n in pq.read_schema(table).names if n not in ("shard", "id")]
-    known = _labelled_ids(labelled)
+    with damage_reported(f"a Parquet file of scores in {table}", REMEDY):
+        columns = [n for n in pq.read_schema(table).names if n not in ("shard", "id")]
+    known, count_labelled = _labelled_ids(labelled, table)
     name = strategy or (columns[0] if columns else None)
     if name is None:
         raise ConfigError(f"Expected --strategy, as {table} holds no scores, but got none.")
@@ -41,26 +43,40 @@ def select_scored(
         cells = f" in two stages, {count:,} cells," if count > 1 else ""
     _write(out, rows, name)
     console.print(
-        f"{len(rows):,} samples chosen by {name},{cells} {len(known):,} labelled before: {out}",
+        f"{len(rows):,} samples chosen by {name},{cells} {count_labelled:,} labelled before: {out}",
         markup=False,
         soft_wrap=True,
     )
 
 
-def _labelled_ids(path: Path | None) -> set[str]:
-    """The ids of a sheet of labels, answered or passed; no other column is looked at."""
-    from upslope.datasets.rows import read_rows
+def _labelled_ids(path: Path | None, table: Path) -> tuple[set[str], int]:
+    """The ids that a sheet labels or passes over, and how many it labels.
 
-    return set() if path is None else set(read_rows(path, "id").ids)
+    Labels are what people wrote: the folder does not know the classes.
+    """
+    from upslope.experiment.sheet import ids_meant, read_sheet
+    from upslope.scoring.top import ids_among
+
+    if path is None:
+        return set(), 0
+    sheet = read_sheet(path, ids_among(table, ids_meant(path)), (), str)
+    return {*sheet.labels, *sheet.passed}, len(sheet.labels)
 
 
 def _from_signals(strategy: Any, folder: Path, budget: int, seed: int, known: set[str]) -> Any:
+    from upslope.errors import DataError
     from upslope.seeds import generator
     from upslope.signal_store import SignalStore
     from upslope.strategies.two_stage import select_in_cells
 
     store = SignalStore(folder)
     labelled = store.positions(known) if known else []
+    if len(labelled) < len(known):
+        raise DataError(
+            f"Expected signals of all {len(known):,} labelled samples in {folder} but "
+            f"{len(known) - len(labelled):,} have none there. Where ids were told apart by "
+            "--ids-by-shard, choose by a score: signals are kept under the ids of the shards."
+        )
     rng = generator(seed, "select", 0)
     return select_in_cells(strategy, store, budget, rng, labelled=labelled)
 

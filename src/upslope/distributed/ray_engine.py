@@ -308,8 +308,8 @@ def _import_ray() -> Any:
         import ray.util
     except ImportError as error:
         raise ConfigError(
-            "Expected Ray for the engine 'ray' but it is not installed. Install it with "
-            "`pip install 'upslope[ray]'`."
+            "Expected Ray for the engine 'ray' but it is not installed: pip install '.[ray]' in "
+            "the clone."
         ) from error
     if not os.environ.get("RAY_ADDRESS"):
         # Where Ray was imported before, it has read its variable already.

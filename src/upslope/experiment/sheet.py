@@ -166,6 +166,23 @@ def read_sheet(
     return Answers(tuple(dict.fromkeys(row_ids)), labels, passed, tuple(withdrawn))
 
 
+def ids_meant(path: Path) -> set[str]:
+    """Return every id that a cell of a sheet may stand for, whatever its encoding.
+
+    For pools whose ids are not held in memory: those of them that are really there are then what
+    `read_sheet` takes.
+
+    Raises:
+        DataError: no sheet.
+    """
+    cells: set[str] = set()
+    for _, row in read_rows(path, lambda text: _rows(path, text), None, _OR):
+        cell = row.get("id") or ""
+        for one in (cell, cell.strip()):
+            cells |= {one, _plain(one), mended(one) or one}
+    return cells
+
+
 def _rows(path: Path, text: str) -> list[tuple[int, Mapping[str, str]]]:
     """Return (number, cells by column) of each row that is not empty.
 

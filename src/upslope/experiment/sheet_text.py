@@ -25,7 +25,7 @@ Rows = Sequence[tuple[int, Mapping[str, str]]]
 def read_rows(
     path: Path,
     parse: Callable[[str], Rows],
-    is_known: Callable[[Mapping[str, str]], bool],
+    is_known: Callable[[Mapping[str, str]], bool] | None,
     remedy: str,
 ) -> Rows:
     """Return the rows of a sheet; in another encoding than UTF-8 only where one alone can be meant.
@@ -34,7 +34,8 @@ def read_rows(
     Where all that can be meant give the same ids and labels, these are taken, with a warning.
 
     path: the sheet. parse: text -> (number, cells by column) of each row. is_known: whether the id
-    and the label of a row can be taken. remedy: the end of the error.
+    and the label of a row can be taken; None gives the rows of all that can be meant. remedy: the
+    end of the error.
 
     Raises:
         DataError: an encoding that cannot be told; whatever `parse` raises.
@@ -43,7 +44,9 @@ def read_rows(
         return parse(read_text(path))
     except UndecodableError as error:
         data = path.read_bytes()
-        meanings = {} if b"\0" in data else _meanings(data, parse, is_known)
+        meanings = {} if b"\0" in data else _meanings(data, parse, is_known or (lambda _: True))
+        if is_known is None:
+            return [row for _, rows in meanings.values() for row in rows]
         if len(meanings) == 1:
             encoding, rows = next(iter(meanings.values()))
             warnings.warn(

@@ -68,8 +68,8 @@ def _matching(storage: Storage, pattern: str) -> Iterator[Entry]:
             entries = [] if entry is None else [entry]
         if not entries:
             raise DataError(
-                f"Expected a shard at {storage.url(one)} but there is none. Restore it, or leave "
-                "it out of the range."
+                f"Expected a shard at {storage.url(one)} but there is none. Look at the URL, or "
+                "restore what is missing."
             )
         yield from entries
 
@@ -116,6 +116,8 @@ def _of_folder(
             pass
     else:
         write_atomically(index, lambda to: _write_index(to, folder, pictures(), options.per_shard))
+        if not images:
+            index.unlink()
     there: list[Format] = [f for f in ("parquet", "webdataset") if files[f]]
     # img2dataset puts a Parquet file of metadata beside each tar.
     if len(there) == 2 and _stems(files["parquet"]) == _stems(files["webdataset"]):
@@ -133,7 +135,7 @@ def _of_folder(
         )
     if there[0] != "folder":
         if index is not None:
-            index.unlink()
+            index.unlink(missing_ok=True)
         _check_total(storage, files[there[0]])
         return Listing(there[0], folder, _shards(folder, files[there[0]]))
     if index is None:

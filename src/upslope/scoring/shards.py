@@ -123,8 +123,17 @@ class ShardScorer:
         """Return the shards that have no scores yet.
 
         Raises:
-            DataError: a shard that has scores is not what it was.
+            DataError: a shard that has scores is not what it was, or is gone.
         """
+        there = {self.file_of(shard).name for shard in self.pool.shards}
+        folder = self.out / SHARDS
+        gone = [p.stem for p in sorted(folder.glob("*.parquet")) if p.name not in there]
+        if gone:
+            raise DataError(
+                f"Expected every shard with scores in {folder} in {self.pool.url} still but "
+                f"{len(gone):,} {'is' if len(gone) == 1 else 'are'} not there, first {gone[0]!r}. "
+                "Restore them, or score what is left into another folder."
+            )
         return [shard for shard in self.pool.shards if not self._is_done(shard)]
 
     def score(

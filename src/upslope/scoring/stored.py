@@ -19,7 +19,7 @@ from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Stop, no_progress
 from upslope.scoring.records import record_or_compare
 from upslope.scoring.signals import OnCorrupt, compute_signals
-from upslope.signal_store import BLOCK, RECORD, Precision, StoreWriter, plain_need
+from upslope.signal_store import BLOCK, RECORD, Precision, StoreWriter, blocks_of, plain_need
 from upslope.tasks.base import Task
 
 
@@ -73,7 +73,11 @@ class ShardStorer:
 
     def is_done(self, shard: Shard) -> bool:
         """Return whether all blocks of a shard are there. shard: one of the pool's."""
-        return self.writer.ids_of(shard.file_name).is_file()
+        writer, name = self.writer, shard.file_name
+        if not writer.ids_of(name).is_file():
+            return False
+        starts = [start for start, _ in blocks_of(writer.ids_of(name))]
+        return all(writer.path(n, name, start).is_file() for n in self.needs for start in starts)
 
     def store(
         self,

@@ -15,6 +15,27 @@ from upslope.reading import damage_reported
 _ROWS = 1 << 16  # rows looked at together
 
 
+REMEDY = "Run `upslope score` again: it writes it anew from the files of the shards."
+
+
+def ids_among(path: Path, ids: Collection[str]) -> set[str]:
+    """Return those of some ids that are in a file of scores, in one pass over it.
+
+    path: a Parquet file with the column id. ids: to look for.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    wanted = pa.array(sorted(ids), pa.string())
+    there: set[str] = set()
+    with damage_reported(f"a Parquet file of scores in {path}", REMEDY), \
+            pq.ParquetFile(path) as file:  # fmt: skip
+        for batch in file.iter_batches(_ROWS, columns=["id"]):
+            column = batch.column("id").cast(pa.string())
+            there.update(column.filter(pc.is_in(column, value_set=wanted)).to_pylist())
+    return there
+
+
 def top_scores(
     path: Path, column: str, budget: int, without: Collection[str] = ()
 ) -> list[tuple[str, float]]:
@@ -32,7 +53,7 @@ def top_scores(
     hidden = pa.array(sorted(without), pa.string())
     best: pa.Table | None = None
     rows = 0
-    with damage_reported(f"a Parquet file of scores in {path}", "Write it again."), \
+    with damage_reported(f"a Parquet file of scores in {path}", REMEDY), \
             pq.ParquetFile(path) as file:  # fmt: skip
         names = file.schema_arrow.names
         if column not in names or "id" not in names:
