@@ -68,7 +68,7 @@ def export_table(project: Path | str, path: Path, merge: MergeMethod = "majority
         write_atomically(path, lambda file: parquet.write_table(table, file))
     else:
         raise ConfigError(
-            f"Expected a file .csv, .parquet, .json (COCO), .safetensors or .onnx (the model), or a "
+            "Expected a file .csv, .parquet, .json (COCO), .safetensors or .onnx (the model), or a "
             f"folder without a suffix, but got {path}."
         )
     return count_labels(state, labels, len(rows))
