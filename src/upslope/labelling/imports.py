@@ -94,7 +94,7 @@ def _read(
 
 
 def _label(text: str, kind: AnswerKind) -> ImportedLabel:
-    """What a cell says."""
+    """The label that a cell of a table says."""
     if not text:
         return None
     if kind != "labels":
