@@ -371,3 +371,44 @@ def test_arrays_and_flags_are_put_back() -> None:
         assert model.steps is steps
         assert not steps.any()
         assert model.other.weight.requires_grad
+
+
+class _Collecting(nn.Module):
+    """Installs hooks in its first pass, remembers that it has, and uses what they collect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+        self.installed = False
+        self._collected: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.installed:
+            for layer in (self.first, self.second):
+                layer.register_forward_hook(lambda _m, _i, out: self._collected.append(out))
+            self.installed = True
+        self._collected.clear()
+        self.second(self.first(x).relu())
+        return self.head(sum(self._collected))
+
+
+def test_hooks_that_a_pass_installs_go_with_what_remembers_them() -> None:
+    torch.manual_seed(0)
+    model, x = _Collecting(), torch.randn(4, 5)
+    twin = copy.deepcopy(model)
+    expected = twin(x)
+    for _ in range(2):
+        norms = gradient_norms(model, x, lambda z: z.square().sum(1))
+        for i in range(4):
+            twin.zero_grad()
+            twin(x[i : i + 1]).square().sum().backward()
+            square = sum(float(p.grad.double().square().sum()) for p in twin.parameters())
+            assert float(norms[i]) == pytest.approx(square**0.5, rel=1e-5)
+        assert not model.installed
+        assert not model.first._forward_hooks
+    torch.testing.assert_close(model(x), expected)
+    gradient_norms(model, x, lambda z: z.square().sum(1))
+    assert model.installed
+    assert len(model.first._forward_hooks) == len(model.second._forward_hooks) == 1
+    torch.testing.assert_close(model(x), expected)

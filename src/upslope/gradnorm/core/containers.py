@@ -27,6 +27,13 @@ _CLOSED = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, part
 _OWN = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
 """Attributes in which PyTorch keeps the hooks of a module."""
 
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_pre_hooks",
+    "_backward_hooks",
+)  # fmt: skip
+"""Those among them that a pass runs, or may install."""
+
 _DEPTH = 4
 """Containers within containers that are opened, below a module."""
 
@@ -34,8 +41,8 @@ _DEPTH = 4
 class Walk:
     """All containers and tensors that can be reached from some modules.
 
-    modules: the roots. apart_from: modules that stay closed, with their tensors. The names under
-    which PyTorch keeps hooks stay closed, as these belong to the caller and change in no pass.
+    modules: the roots. apart_from: modules that stay closed, with their tensors. Hooks are listed
+    and not opened: what they keep belongs to the caller.
     """
 
     def __init__(self, *modules: nn.Module, apart_from: Iterable[nn.Module] = ()):
@@ -49,6 +56,7 @@ class Walk:
             self._seen.update(id(tensor) for tensor in held if tensor is not None)
         for module in modules:
             self._visit(module, _DEPTH)
+        self.holders.append(_Hooks(self.modules))
 
     def _visit(self, value: Any, depth: int, *, in_object: bool = False) -> None:
         if type(value) in _ATOMS:
@@ -194,6 +202,33 @@ class _Array(Holder):
         """Let it hold what is expected, if a pass has changed it."""
         if self.held.tobytes() != self._copy.tobytes():
             self.held[...] = self._copy
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+class _Hooks(Holder):
+    """The hooks of modules. A pass may install some, and remember by an attribute that it has:
+    where that is put back, they must go as well, or the next pass installs them twice."""
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        everything = (vars(module).get(name) for module in modules for name in _HOOKS)
+        super().__init__([hooks for hooks in everything if hooks is not None])
+        # Nearly all are empty, and this runs before each pass: sizes are compared at first.
+        self._sizes = list(map(len, self.held))
+        self._copies = {i: dict(self.held[i]) for i, size in enumerate(self._sizes) if size}
+
+    def put_back(self) -> None:
+        """Let modules have the hooks that they had."""
+        now = list(map(len, self.held))
+        places = set(self._copies)
+        if now != self._sizes:
+            places.update(i for i, size in enumerate(now) if size != self._sizes[i])
+        for i in places:
+            hooks, before = self.held[i], self._copies.get(i, {})
+            if list(hooks.items()) != list(before.items()):
+                hooks.clear()
+                hooks.update(before)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
