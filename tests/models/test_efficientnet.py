@@ -198,3 +198,11 @@ def test_the_lower_rate_is_the_encoders():
     assert (new["lr"], below["lr"]) == (0.01, 0.001)
     assert {id(p) for p in below["params"]} == {id(p) for p in model.encoder.parameters()}
     assert len(new["params"]) + len(below["params"]) == len(list(model.parameters()))
+
+
+@needs_weights
+@pytest.mark.parametrize("name", ["pretrained", "pretrained-masks"])
+def test_shapes_alone_take_no_weights_and_warn_of_none(name):
+    with torch.device("meta"):  # warnings are errors here
+        model = models.build(name, num_classes=3, input_shape=(3, 64, 64))
+        assert model(torch.empty(1, 3, 64, 64)).shape[:2] == (1, 3)

@@ -215,11 +215,16 @@ def pretrained(
 def load_imagenet_weights(network: LiteEncoder) -> None:
     """Give a network the published weights of all that it shares with theirs, but the last layer.
 
+    A network in shapes alone, on the meta device, stays as it is.
+
     Raises:
         ConfigError, ModelError: as `imagenet_weights`.
     """
+    weights = imagenet_weights()
+    if next(network.parameters()).is_meta:
+        return  # copying to it would do nothing, and warn of every weight
     own = network.state_dict()
-    published = {k: v for k, v in imagenet_weights().items() if k in own and k[:4] != "_fc."}
+    published = {k: v for k, v in weights.items() if k in own and k[:4] != "_fc."}
     network.load_state_dict(own | published)
 
 
