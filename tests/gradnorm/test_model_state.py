@@ -412,3 +412,40 @@ def test_hooks_that_a_pass_installs_go_with_what_remembers_them() -> None:
     assert model.installed
     assert len(model.first._forward_hooks) == len(model.second._forward_hooks) == 1
     torch.testing.assert_close(model(x), expected)
+
+
+def _hook_once(module: Any, x: Tensor) -> Tensor:
+    if not module.done:
+        module.first.weight.register_hook(lambda g: g * 0.5)
+        module.done = True
+    return x
+
+
+def _parametrize_once(module: Any, x: Tensor) -> Tensor:
+    if not module.done:
+        nn.utils.parametrize.register_parametrization(module.last, "weight", nn.Tanh())
+        module.done = True
+    return x
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")  # one at a time, told
+def test_a_hook_that_the_first_pass_registers_acts_once_in_each_of_ours() -> None:
+    model, x = Between(_hook_once, done=False), batch()
+    truth = right(model, x)
+    for _ in range(2):
+        assert relative_error(gradient_norms(model, x, squares), truth) < 1e-9
+        assert not model.done
+        assert not model.first.weight._backward_hooks
+    expected = copy.deepcopy(model)(x)
+    torch.testing.assert_close(model(x), expected)
+    assert len(model.first.weight._backward_hooks or ()) == 1
+
+
+def test_a_parametrization_that_a_pass_registers_is_taken_back() -> None:
+    model, x = Between(_parametrize_once, done=False), batch()
+    expected, before = copy.deepcopy(model)(x), type(model.last)
+    with pytest.raises(GradientNormError):  # its parameter is another one after the pass
+        gradient_norms(model, x, squares)
+    assert type(model.last) is before
+    assert "weight" in dict(model.last.named_parameters())
+    torch.testing.assert_close(model(x), expected)
