@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from upslope.cli.console import out, told
+from upslope.cli.console import out, telling_errors
 from upslope.errors import ConfigError
 
 TABLES = ("strategies", "datasets", "models", "tasks", "signals", "configs")
@@ -47,7 +47,7 @@ def list_(
 
       upslope list entropy-gradnorm
     """
-    with told():
+    with telling_errors():
         show_list(what)
 
 
@@ -63,16 +63,16 @@ def show_list(what: str) -> None:
     from upslope.registry import did_you_mean
 
     names: list[str] = []
-    shown = 0
+    count = 0
     for table in TABLES:
         for entry in _entries(table):
             names.append(str(entry["name"]))
             if entry["name"] == what:
-                if shown:
+                if count:
                     out.print()
                 _show_entry(entry, _WORDS[table])
-                shown += 1
-    if not shown:
+                count += 1
+    if not count:
         raise ConfigError(
             f"Expected one of {', '.join(TABLES)}, or the name of an entry of these, but got "
             f"{what!r}{did_you_mean(what, [*TABLES, *names]) or '.'}"
@@ -141,9 +141,9 @@ def _with_evidence(entry: Entry, kind: str) -> Entry:
         return entry
     from upslope.config.evidence import MEASURED
 
-    measured = MEASURED.get(str(entry["name"]))
-    if measured is not None:
-        return {**entry, "best_for": str(measured)}
+    evidence = MEASURED.get(str(entry["name"]))
+    if evidence is not None:
+        return {**entry, "best_for": str(evidence)}
     return {
         "published for, not measured here" if key == "best_for" else key: value
         for key, value in entry.items()

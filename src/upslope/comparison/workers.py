@@ -187,21 +187,21 @@ class _Crew:
             return
         self.deaths[worker.seed] = self.deaths.get(worker.seed, 0) + 1
         task = "" if worker.seed is None else f" seed {worker.seed}"
-        died = (
+        fault = (
             f"Expected worker {worker.number} (process {worker.process.pid}) to keep running{task} "
             f"but {self._cause(worker)}."
         )
         if not self.workers:
-            raise RunError(f"{died} No other worker is left. {_GOES_ON}")
+            raise RunError(f"{fault} No other worker is left. {_GOES_ON}")
         if worker.seed is None:
             return
         if self.deaths[worker.seed] >= _ATTEMPTS:
             raise RunError(
-                f"{died} It is the second that ended with this seed. {_GOES_ON} Fewer workers "
+                f"{fault} It is the second that ended with this seed. {_GOES_ON} Fewer workers "
                 "need less memory."
             )
         self.waiting.appendleft(worker.seed)
-        warnings.warn(f"{died} The other workers take it over.", stacklevel=2)
+        warnings.warn(f"{fault} The other workers take it over.", stacklevel=2)
 
     def _cause(self, worker: _Worker) -> str:
         code = worker.process.exitcode

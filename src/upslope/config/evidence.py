@@ -89,13 +89,13 @@ def warnings(strategies: Iterable[Choice], plan: Plan) -> list[str]:
         return []
     per_class = plan.budgets[0] / plan.classes
     return [
-        f"{choice.label}: with up to {known.labels_per_class} labels per class "
-        f"{known.strategy} was behind random, by {known.points:g} points of area where it was "
-        f"worst, and {known.better} ahead (docs/verdict.md, {known.cell}); this run begins with "
+        f"{choice.label}: with up to {row.labels_per_class} labels per class "
+        f"{row.strategy} was behind random, by {row.points:g} points of area where it was "
+        f"worst, and {row.better} ahead (docs/verdict.md, {row.cell}); this run begins with "
         f"{per_class:.2g}."
         for choice in strategies
-        for known in BEHIND
-        if choice.name == known.strategy
-        and per_class < known.labels_per_class
+        for row in BEHIND
+        if choice.name == row.strategy
+        and per_class < row.labels_per_class
         and not choice.options.get("criterion")
     ]

@@ -44,11 +44,11 @@ def count_operations(name: str, n: float, k: float, d: float, classes: float) ->
     """
     c = min(float(CELL), n)
     cells = n * min(n / c, 256) * d if n > c else 0.0
-    pooled = OVER * k * (c + k) * d
+    second_stage = OVER * k * (c + k) * d
     bait = n / c * (classes * d) ** 3 + k * (c * classes**2 * d + classes**3 * d**2)
     within = {
-        "core-set": pooled,
-        "lcmd": 2 * pooled,  # in double precision
+        "core-set": second_stage,
+        "lcmd": 2 * second_stage,  # in double precision
         "badge": k * c * (classes + d),
         "typiclust": 300 * k * c * d + n * c * d,
         "bait": 2 * bait,  # in double precision
@@ -121,7 +121,7 @@ def plan_pool(
         )
     began = time.perf_counter()
     with pool.open(pool.shards[0]) as samples:
-        count, opened = len(samples), time.perf_counter() - began
+        count, open_seconds = len(samples), time.perf_counter() - began
         if not count:
             raise DataError(f"Expected samples in {pool.shards[0].name} but it is empty.")
         needs = plain_needs(strategy.needs)
@@ -141,17 +141,17 @@ def plan_pool(
     first = pool.shards[0].size / count
     total = rows or round(sum(shard.size for shard in pool.shards) / first)
     widths = [math.prod(values.shape[1:]) for values in signals.values()]
-    scores, kept = (1, 0.0) if single else (0, sum(32 + bytes_per_number * w for w in widths))
+    scores, row_bytes = (1, 0.0) if single else (0, sum(32 + bytes_per_number * w for w in widths))
     d, classes = max(widths, default=1), min(widths, default=1)
     cell = min(CELL, total)
     operations = 0.0 if single else count_operations(strategy.name, total, budget, d, classes)
     return PoolPlan(
         rows=total,
         budget=budget,
-        open_s=opened / count,
+        open_s=open_seconds / count,
         score_s=seconds,
         workers=workers,
-        disk=total * (2 * (id_bytes + 8 * scores) + kept),
+        disk=total * (2 * (id_bytes + 8 * scores) + row_bytes),
         score_memory=_peak(),
         select_memory=4.0 * total + 8 * cell * d + 8 * OVER * budget * d,
         select_s=operations / _multiply_adds() if operations else 1e-7 * total,
@@ -165,8 +165,8 @@ def _peak() -> float:
     """The most memory that this process has held, in bytes."""
     import resource  # which Windows does not have
 
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(held if sys.platform == "darwin" else 1024 * held)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 def _multiply_adds() -> float:

@@ -76,9 +76,9 @@ def open_sharded(
         with pool.open(shard) as rows:
             if not len(rows):
                 continue
-            known = source.statistics is not None or "mean" in config.data.options
+            has_statistics = source.statistics is not None or "mean" in config.data.options
             weights = models.image_form(config.model.name, config.model.options)
-            if not known and weights is None and is_image(rows):
+            if not has_statistics and weights is None and is_image(rows):
                 raise ConfigError(
                     f"Expected the statistics by which images of {source.checkpoint} were "
                     "normalised in training, as no run recorded them, but got none. Give them: "

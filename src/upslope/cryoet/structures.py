@@ -97,8 +97,8 @@ def read_library(folder: Path) -> dict[str, Structure]:
         path = folder / file
         if not path.is_file():
             continue
-        expected = f"structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path}"
-        with damage_reported(expected, "Get it again."):
+        wanted_arrays = f"structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path}"
+        with damage_reported(wanted_arrays, "Get it again."):
             structures |= _from_arrays(read_npz(path))
     if not structures:
         raise DataError(f"Expected structures.npz or maps.npz in {folder} but there is neither.")
@@ -123,14 +123,14 @@ def _from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Structu
     for key, values in arrays.items():
         if key.endswith("_xyz"):
             id_ = key.removesuffix("_xyz")
-            structures[id_] = _centred(id_, values, arrays[f"{id_}_z"])
+            structures[id_] = _centre(id_, values, arrays[f"{id_}_z"])
         elif f"{key}_voxel_A" in arrays:
             voxel = float(arrays[f"{key}_voxel_A"])
             structures[key] = Map(key, values.astype(np.float32), voxel)
     return structures
 
 
-def _centred(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -> Atoms:
+def _centre(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -> Atoms:
     places, mass = xyz.astype(np.float64), weights.astype(np.float64)
     if not np.isfinite(places).all() or not len(places) or not mass.sum() > 0:
         raise ValueError(f"{id_} has no atoms, or places that are not finite")
@@ -153,7 +153,7 @@ def _read_atoms(path: Path, id_: str) -> Atoms:
             for site in entry[0].all()
         ]
         rows = np.array(atoms, dtype=np.float64).reshape(-1, 4)
-        return _centred(id_, rows[:, :3], rows[:, 3])
+        return _centre(id_, rows[:, :3], rows[:, 3])
 
 
 def _entry(gemmi: ModuleType, path: Path) -> Any:

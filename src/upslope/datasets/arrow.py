@@ -41,13 +41,15 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         check_regular(path)
         with pq.ParquetFile(path) as file:
             check_room(_stated_bytes(path, columns), path)
-            fixed = all(_cell_bytes(field.type) for field in file.schema_arrow)
+            has_fixed_width = all(_cell_bytes(field.type) for field in file.schema_arrow)
             batches: list[pa.RecordBatch] = []
-            taken = 0
-            for batch in file.iter_batches(_FIXED_ROWS if fixed else _ROWS, columns=columns):
+            size = 0
+            for batch in file.iter_batches(
+                _FIXED_ROWS if has_fixed_width else _ROWS, columns=columns
+            ):
                 batch.validate(full=True)
-                taken += sum(map(_plain_bytes, batch.columns))
-                check_room(taken, path)
+                size += sum(map(_plain_bytes, batch.columns))
+                check_room(size, path)
                 batches.append(batch)
             schema = file.schema_arrow
             if columns is not None:

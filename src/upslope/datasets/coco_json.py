@@ -70,8 +70,8 @@ def read_instances(path: Path) -> Instances:
         numbers = {id_: number for number, id_ in enumerate(sorted(categories))}
         objects: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in images}
         for entry in lists["annotations"]:
-            for key, known in (("image_id", images), ("category_id", categories)):
-                if type(entry.get(key)) is not int or entry[key] not in known:
+            for key, known_ids in (("image_id", images), ("category_id", categories)):
+                if type(entry.get(key)) is not int or entry[key] not in known_ids:
                     raise ValueError(
                         f"its annotation {entry.get('id')} has the {key} {entry.get(key)!r}, which "
                         "is not there"

@@ -27,14 +27,14 @@ def load(root: Path | None = None, *, progress: Observer = no_progress) -> Split
     from sklearn.datasets import load_digits  # import takes a second
 
     bunch = load_digits()
-    scaled = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
     everything = build_dataset(
         "digits",
-        scaled[:, None],  # (n, 1, 8, 8)
+        pixels[:, None],  # (n, 1, 8, 8)
         bunch.target,
         tuple("0123456789"),
         source="sklearn.datasets.load_digits()",
-        ids=numbered("digit", len(scaled)),
+        ids=numbered("digit", len(pixels)),
         mean=MEAN,
         std=STD,
     )

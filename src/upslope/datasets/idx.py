@@ -102,11 +102,11 @@ def _read(
             f"are missing. Get them from {where}; nothing is downloaded for you."
         )
     arrays = {key: read_idx(path) for key, path in paths.items() if path is not None}
-    for (split, file), published in zip(paths, md5, strict=bool(md5)):
+    for (split, file), digest in zip(paths, md5, strict=bool(md5)):
         path = paths[split, file]
         # Unpacked, or in part, a file has no published checksum.
         if path and path.suffix == ".gz" and len(arrays[split, file]) == COUNTS[split]:
-            check_md5(path, published, where)
+            check_md5(path, digest, where)
     names = classes or [
         str(i) for i in range(1 + max(int(arrays[s, FILES[s][1]].max(initial=0)) for s in FILES))
     ]

@@ -123,10 +123,10 @@ def _validation(
     val = folder / "val"
     by_wnid = _by_wnid(val)
     if by_wnid:
-        if unknown := sorted(by_wnid.keys() - names.keys()):
+        if absent := sorted(by_wnid.keys() - names.keys()):
             raise DataError(
-                f"Expected the classes of {folder / 'train'} in {val} but got {unknown[0]} "
-                f"({len(unknown)} unknown)."
+                f"Expected the classes of {folder / 'train'} in {val} but got {absent[0]} "
+                f"({len(absent)} unknown)."
             )
         return [
             (f"val/{wnid}/{file}", names[wnid], "test")

@@ -34,7 +34,7 @@ def overview(splits: Splits) -> tuple[tuple[str, str], ...]:
     splits: the data.
     """
     parts = {"pool": splits.pool, "test": splits.test, "validation": splits.validation}
-    lines = [(title, _counted(part)) for title, part in parts.items() if part is not None]
+    lines = [(title, _count_words(part)) for title, part in parts.items() if part is not None]
     notes = (*_absent(splits), *splits.notes)
     return (*lines, *(("note", note) for note in notes))
 
@@ -79,9 +79,9 @@ def _absent(splits: Splits) -> tuple[str, ...]:
     absent = [name for name, n in test.items() if n and not pool.get(name)]
     if not absent:
         return ()
-    listed = ", ".join(repr(name) for name in absent[:SHOWN])
+    name_list = ", ".join(repr(name) for name in absent[:SHOWN])
     more = f" and {len(absent) - SHOWN:,} more" if len(absent) > SHOWN else ""
-    return (f"No labelled sample of the pool is of {listed}{more}, and test samples are.",)
+    return (f"No labelled sample of the pool is of {name_list}{more}, and test samples are.",)
 
 
 def _base(dataset: Dataset) -> tuple[Dataset, np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -93,7 +93,7 @@ def _base(dataset: Dataset) -> tuple[Dataset, np.ndarray[tuple[int], np.dtype[np
     return dataset, positions
 
 
-def _counted(dataset: Dataset) -> str:
+def _count_words(dataset: Dataset) -> str:
     counts = class_counts(dataset)
     unlabelled = unlabelled_count(dataset)
     parts = [f"{len(dataset):,}"]

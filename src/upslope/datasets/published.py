@@ -116,21 +116,34 @@ def outline(name: str, options: Mapping[str, Any]) -> Splits | None:
 
     The options that every data set has are not applied: that is `shape`'s.
     """
-    known = PUBLISHED.get(name)
-    if known is None:
+    outline_of_name = PUBLISHED.get(name)
+    if outline_of_name is None:
         return None
     if (size := options.get("size")) is not None:
-        known = replace(known, shape=(known.shape[0], size, size))
+        outline_of_name = replace(outline_of_name, shape=(outline_of_name.shape[0], size, size))
     if (width := options.get("width")) is not None:
-        known = replace(known, shape=(known.shape[0], width // 2, width))
-    known = replace(
-        known, pool=options.get("train", known.pool), test=options.get("test", known.test)
+        outline_of_name = replace(
+            outline_of_name, shape=(outline_of_name.shape[0], width // 2, width)
+        )
+    outline_of_name = replace(
+        outline_of_name,
+        pool=options.get("train", outline_of_name.pool),
+        test=options.get("test", outline_of_name.test),
     )
 
     def part(split: str, count: int) -> Outline:
         return Outline(
-            f"{name}/{split}", count, known.classes, known.shape, known.masks, known.floats
+            f"{name}/{split}",
+            count,
+            outline_of_name.classes,
+            outline_of_name.shape,
+            outline_of_name.masks,
+            outline_of_name.floats,
         )
 
-    held = part("validation", known.validation) if known.validation else None
-    return Splits(part("train", known.pool), part("test", known.test), held)
+    validation = (
+        part("validation", outline_of_name.validation) if outline_of_name.validation else None
+    )
+    return Splits(
+        part("train", outline_of_name.pool), part("test", outline_of_name.test), validation
+    )

@@ -80,19 +80,21 @@ class Rows:
             )
         return plain_column(self.table.column(name))
 
-    def divided(self, labels: Labels, test_share: float) -> tuple[list[int], list[int]]:
+    def divide(self, labels: Labels, test_share: float) -> tuple[list[int], list[int]]:
         """(pool, test): as the files say, or `test_share` of each label, by the ids, of the rows
         that have one. The test set may be empty only where rows without a label leave too few
         for it."""
         is_test = self.test
-        known = np.flatnonzero(labels != UNKNOWN)
-        may_lack_test = is_test is None and len(known) < len(labels)
-        if is_test is None and not len(known):
+        with_label = np.flatnonzero(labels != UNKNOWN)
+        may_lack_test = is_test is None and len(with_label) < len(labels)
+        if is_test is None and not len(with_label):
             is_test = np.zeros(len(labels), dtype=np.bool_)
         elif is_test is None:
-            ids = [self.ids[i] for i in known.tolist()]
-            drawn, _ = draw(ids, labels[known], round(test_share * len(known)), "test")
-            is_test = np.isin(np.arange(len(labels)), known[drawn])
+            ids = [self.ids[i] for i in with_label.tolist()]
+            positions, _ = draw(
+                ids, labels[with_label], round(test_share * len(with_label)), "test"
+            )
+            is_test = np.isin(np.arange(len(labels)), with_label[positions])
         test, pool = np.flatnonzero(is_test), np.flatnonzero(~is_test)
         if not len(pool) or not (len(test) or may_lack_test):
             raise DataError(
@@ -119,14 +121,14 @@ def read_rows(
             distinct.
     """
     files, notes = _files(root)
-    opened = [_read(path, encoding, delimiter) for path in files]
+    tables = [_read(path, encoding, delimiter) for path in files]
     return rows_of(
-        [table for table, _ in opened],
+        [table for table, _ in tables],
         root if len(files) == 2 else files[0],
         id_column,
         untyped=all(path.suffix.lower() in DELIMITED for path in files),
         decimal={"point": ".", "comma": ","}.get(decimal, decimal),
-        notes=(*notes, *(note for _, told in opened for note in told)),
+        notes=(*notes, *(note for _, table_notes in tables for note in table_notes)),
     )
 
 
@@ -253,21 +255,21 @@ def _check_no_split_elsewhere(table: pa.Table, path: Path) -> None:
 
 
 def _split(values: list[Any], path: Path) -> NDArray[np.bool_]:
-    unknown = {str(v) for v in values} - {"train", "test"}
-    if unknown:
+    others = {str(v) for v in values} - {"train", "test"}
+    if others:
         raise DataError(
             f"Expected the column `split` of {path} to hold 'train' or 'test' but got "
-            f"{sorted(unknown)[:5]}. Rename the column where it means something else."
+            f"{sorted(others)[:5]}. Rename the column where it means something else."
         )
     return np.array([v == "test" for v in values])
 
 
-def _ids(table: pa.Table, wanted: str | None, parts: Sequence[int], path: Path) -> tuple[str, ...]:
-    name = wanted or "id"
+def _ids(table: pa.Table, column: str | None, parts: Sequence[int], path: Path) -> tuple[str, ...]:
+    name = column or "id"
     if name not in table.column_names:
-        if wanted:
+        if column:
             raise ConfigError(
-                f"Expected `data.id` to name a column of {path} but got {wanted!r}; it has "
+                f"Expected `data.id` to name a column of {path} but got {column!r}; it has "
                 f"{', '.join(table.column_names)}."
             )
         if len(parts) == 1:

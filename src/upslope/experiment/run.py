@@ -283,8 +283,8 @@ class Experiment:
     def answer(
         self,
         labels: Mapping[str, Any],
-        passed: Mapping[str, str],
-        withdrawn: Sequence[str] = (),
+        passes: Mapping[str, str],
+        withdrawals: Sequence[str] = (),
     ) -> AnswerCounts:
         """Record answers and passes, all or none: `tell`, `skip` and `take_back` in one.
 
@@ -296,7 +296,7 @@ class Experiment:
         Raises:
             DataError: as `tell`, `skip` and `take_back` do.
         """
-        return self._record(labels, passed, withdrawn)
+        return self._record(labels, passes, withdrawals)
 
     def begin_with(self, earlier: EarlierLabels) -> None:
         """Begin with the labels of an earlier run instead of an initial set; nothing is asked.
@@ -322,8 +322,8 @@ class Experiment:
         ids: of the pool; by default those that wait for a label.
         """
         position, pool = self._steps.run.position, self.splits.pool
-        asked = self.state.pending if ids is None else ids
-        return {i: None for i in asked if has_label(pool, position[i])}
+        pending = self.state.pending if ids is None else ids
+        return {i: None for i in pending if has_label(pool, position[i])}
 
     def run(self) -> RunResult:
         """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
@@ -375,12 +375,12 @@ class Experiment:
     def _record(
         self,
         labels: Mapping[str, Any],
-        passed: Mapping[str, str],
-        withdrawn: Sequence[str] = (),
+        passes: Mapping[str, str],
+        withdrawals: Sequence[str] = (),
     ) -> AnswerCounts:
         steps = self._steps
         events = events_of(
-            self.splits.pool, self.task, steps.run.position, self.state, labels, passed, withdrawn
+            self.splits.pool, self.task, steps.run.position, self.state, labels, passes, withdrawals
         )
         if any(event.kind in ("corrected", "taken_back") for event in events):
             # A training in progress had other labels; its checkpoint does not tell.
@@ -392,8 +392,8 @@ class Experiment:
     @contextmanager
     def _working(self) -> Iterator[Stop]:
         """Progress shown, and Ctrl-C a request to stop, while steps are taken."""
-        shown = watching_unless_observed(self._observer, 1, progress=self._progress)
-        with shown as self._steps.run.observer, ExitStack() as stack:
+        run_observer = watching_unless_observed(self._observer, 1, progress=self._progress)
+        with run_observer as self._steps.run.observer, ExitStack() as stack:
             yield self._stop or stack.enter_context(stop_on_signals())
 
 

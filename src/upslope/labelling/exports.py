@@ -102,10 +102,10 @@ def export_folders(
         raise DataError(f"Expected {folder} to be new or empty but it holds files already.")
     labels = merge_answers(state, settings.classes, merge)
     there = set(samples.ids)
-    if gone := [id_ for id_ in labels if id_ not in there]:
+    if absent := [id_ for id_ in labels if id_ not in there]:
         raise DataError(
-            f"Expected every labelled image in {samples.root} but {len(gone)} are gone, first "
-            f"{gone[0]!r}. Put them back, or export a .csv."
+            f"Expected every labelled image in {samples.root} but {len(absent)} are gone, first "
+            f"{absent[0]!r}. Put them back, or export a .csv."
         )
     with new_folder(folder) as new:
         for id_, label in labels.items():

@@ -21,7 +21,7 @@ from upslope.labelling.exports import NO_LABEL
 from upslope.labelling.project import Project
 from upslope.labelling.samples import open_samples
 
-_SHOWN = 5
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ def import_labels(project: Project, source: Path) -> ImportCount:
         rows = _from_csv(source)
     else:
         raise DataError(f"Expected a CSV file or a folder at {source} but there is none.")
-    known = set(ids)
-    if strangers := sorted({id_ for id_, _ in rows} - known):
+    project_ids = set(ids)
+    if strangers := sorted({id_ for id_, _ in rows} - project_ids):
         raise DataError(
             f"Expected ids of the project in {source} but {len(strangers)} are not, first "
-            f"{', '.join(map(repr, strangers[:_SHOWN]))}. Ids are paths inside {settings.data}; "
+            f"{', '.join(map(repr, strangers[:_MOST_NAMES]))}. Ids are paths inside "
+            f"{settings.data}; "
             "nothing was recorded."
         )
     labels: dict[str, str | Sequence[str]] = {}
@@ -72,8 +73,8 @@ def import_labels(project: Project, source: Path) -> ImportCount:
             labels[id_] = text
         else:
             labels[id_] = [] if text == NO_LABEL else [name.strip() for name in text.split(";")]
-    new, corrected = project.take_in(labels, source.name)
-    return ImportCount(new, corrected, empty)
+    new, corrections = project.take_in(labels, source.name)
+    return ImportCount(new, corrections, empty)
 
 
 def _cells(text: str, delimiter: str, path: Path) -> list[list[str]]:
@@ -131,18 +132,19 @@ def _from_folder(folder: Path, ids: Sequence[str], classes: Sequence[str]) -> li
     if not tops or (strangers := [name for name in tops if name not in classes]):
         raise DataError(
             f"Expected folders named as the classes {', '.join(classes)} in {folder} but got "
-            f"{', '.join(map(repr, strangers[:_SHOWN])) if tops else 'none'}. Nothing was recorded."
+            f"{', '.join(map(repr, strangers[:_MOST_NAMES])) if tops else 'none'}. Nothing was "
+            "recorded."
         )
     by_name: Mapping[str, list[str]] = defaultdict(list)
     for id_ in ids:
         by_name[Path(id_).name].append(id_)
-    known = set(ids)
+    project_ids = set(ids)
     rows = []
     for top in tops:
         for path in images_in(folder, folder / top, LeftOut()):
             inner = path.removeprefix(f"{top}/")
             alike = by_name.get(Path(inner).name, [])
-            exact = next((id_ for id_ in (inner, path) if id_ in known), None)
+            exact = next((id_ for id_ in (inner, path) if id_ in project_ids), None)
             if exact is None and len(alike) > 1:
                 raise DataError(
                     f"Expected {path} of {folder} to name one image but {len(alike)} have that "

@@ -26,28 +26,28 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
     """
     settings, state = read_project(folder)
     people: dict[str, list[float]] = {}
-    passed: Counter[str] = Counter()
+    pass_counts: Counter[str] = Counter()
     for answers in state.answers.values():
         for answer in answers.values():
             if answer.slice != IMPORTED:
                 people.setdefault(answer.author, []).append(answer.seconds)
             if answer.label is None:
-                passed[answer.reason] += 1
+                pass_counts[answer.reason] += 1
     tally = state.tally
-    measured = state.measurements[-1] if state.measurements else None
+    measurement = state.measurements[-1] if state.measurements else None
     accuracy = None
-    if measured is not None and not state.closed:
-        p = wilson_interval(measured.correct, measured.of)
+    if measurement is not None and not state.closed:
+        p = wilson_interval(measurement.correct, measurement.of)
         accuracy = {
             "value": p.value, "low": p.low, "high": p.high, "of": p.trials, "method": p.method,
-            "confidence": p.confidence, "labels": measured.labels,
+            "confidence": p.confidence, "labels": measurement.labels,
         }  # fmt: skip
     return {
         "project": str(folder),
         "data": settings.data,
         "strategy": settings.strategy,
         "labelled": tally.labelled,
-        "passed": dict(passed),
+        "passed": dict(pass_counts),
         "imported": tally.slices[IMPORTED],
         "control": tally.slices[CONTROL],
         "control_closed": state.closed,
@@ -149,7 +149,11 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             ("person", f"{name}: {p['answers']:,} answers, median {p['median_seconds']:.1f} s")
             for name, p in standing["people"].items()
         ),
-        *([("agreement", _agreement_words(agreed))] if (agreed := standing["agreement"]) else []),
+        *(
+            [("agreement", _agreement_words(agreement))]
+            if (agreement := standing["agreement"])
+            else []
+        ),
         *(
             [("review", f"{count:,} samples on which people disagree: upslope label disagreements")]
             if (count := standing["disagreements"])
@@ -170,8 +174,10 @@ def _copies_words(copies: dict[str, str]) -> str:
     return f"{len(copies):,} samples are copies of others, and asked once: {some}{more}"
 
 
-def _agreement_words(agreed: dict[str, Any]) -> str:
-    words = f"{agreed['agreed']:,} of {agreed['samples']:,} samples that several people labelled"
-    if agreed["kappa"] is None:
+def _agreement_words(agreement: dict[str, Any]) -> str:
+    words = (
+        f"{agreement['agreed']:,} of {agreement['samples']:,} samples that several people labelled"
+    )
+    if agreement["kappa"] is None:
         return words
-    return f"{words}, {agreed['method']}'s kappa {agreed['kappa']:.2f}"
+    return f"{words}, {agreement['method']}'s kappa {agreement['kappa']:.2f}"

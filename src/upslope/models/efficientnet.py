@@ -131,7 +131,7 @@ class EfficientNetLite0(nn.Module):
         self._dropout = nn.Dropout(dropout)
         self._fc = nn.Linear(_FEATURES, num_classes)
         self.resize = resize
-        self._frozen: tuple[nn.Module, ...] = self._untrained(blocks)
+        self._frozen: tuple[nn.Module, ...] = self._build_untrained(blocks)
         for module in self._frozen:
             module.requires_grad_(False)
 
@@ -155,7 +155,7 @@ class EfficientNetLite0(nn.Module):
             module.eval()
         return self
 
-    def _untrained(self, blocks: int | None) -> tuple[nn.Module, ...]:
+    def _build_untrained(self, blocks: int | None) -> tuple[nn.Module, ...]:
         """Return the modules in front of the last `blocks` blocks; with 0, all but the head."""
         if blocks is None or blocks > BLOCKS:
             return ()
@@ -191,8 +191,8 @@ def pretrained(
         )
     network = EfficientNetLite0(num_classes, dropout, resize, blocks)
     if weights:
-        published = {k: v for k, v in imagenet_weights().items() if not k.startswith("_fc.")}
-        network.load_state_dict(network.state_dict() | published)
+        imagenet = {k: v for k, v in imagenet_weights().items() if not k.startswith("_fc.")}
+        network.load_state_dict(network.state_dict() | imagenet)
     return network
 
 

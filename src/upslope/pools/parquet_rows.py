@@ -71,13 +71,15 @@ def read_rows(
 
 
 def _column(
-    names: list[str], wanted: str | None, usual: tuple[str, ...], option: str, path: Path
+    names: list[str], name_option: str | None, usual: tuple[str, ...], option: str, path: Path
 ) -> str:
-    for name in (wanted,) if wanted else usual:
+    for name in (name_option,) if name_option else usual:
         if name in names:
             return name
-    expected = repr(wanted) if wanted else f"{', '.join(usual)} (or one named with {option})"
-    raise DataError(f"Expected a column {expected} in {path} but it has {names}.")
+    wanted_words = (
+        repr(name_option) if name_option else f"{', '.join(usual)} (or one named with {option})"
+    )
+    raise DataError(f"Expected a column {wanted_words} in {path} but it has {names}.")
 
 
 def _inputs(
@@ -103,7 +105,9 @@ def _inputs(
     )
 
 
-def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ...] | None) -> Array:
+def _array(
+    column: pa.ChunkedArray, name: str, path: Path, shape_option: tuple[int, ...] | None
+) -> Array:
     """All arrays of a column, (n, ...): lists of one length, nested or flat, or Arrow's tensors."""
     import pyarrow as pa
 
@@ -132,7 +136,7 @@ def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ..
             f"Expected numbers in the arrays of {name!r} in {path} but got {chunk.type}"
             f"{' with empty cells' if chunk.null_count else ''}."
         )
-    shape = shape or (stated if stated and len(lengths) == 1 else lengths)
+    shape = shape or (shape_option if shape_option and len(lengths) == 1 else lengths)
     if count and int(np.prod(shape)) * count != len(values):
         raise DataError(
             f"Expected arrays of {len(values) // count} numbers in {name!r} of {path} to have the "

@@ -83,8 +83,8 @@ def open_samples(run: RunResult, observer: Observer = no_progress) -> PoolSample
             samples now.
     """
     pool, config = recorded_pool(run, observer)
-    recorded = run.config.get("samples", {}).get("pool_ids_sha256")
-    if recorded is not None and recorded != json_digest(list(pool.ids)):
+    digest = run.config.get("samples", {}).get("pool_ids_sha256")
+    if digest is not None and digest != json_digest(list(pool.ids)):
         raise DataError(
             f"Expected the samples of the run in {run.path} in the data set {config.data.name!r} "
             "but it holds others now."

@@ -26,13 +26,13 @@ def ids_among(path: Path, ids: Collection[str]) -> set[str]:
     Raises:
         DataError: the file is damaged.
     """
-    wanted = pa.array(sorted(ids), pa.string())
+    id_array = pa.array(sorted(ids), pa.string())
     there: set[str] = set()
     with damage_reported(f"a Parquet file of scores in {path}", REMEDY), \
             pq.ParquetFile(path) as file:  # fmt: skip
         for batch in file.iter_batches(_ROWS, columns=["id"]):
             column = batch.column("id").cast(pa.string())
-            there.update(column.filter(pc.is_in(column, value_set=wanted)).to_pylist())
+            there.update(column.filter(pc.is_in(column, value_set=id_array)).to_pylist())
     return there
 
 

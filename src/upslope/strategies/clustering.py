@@ -49,15 +49,15 @@ def seeds(x: np.ndarray, n_clusters: int, random_state: Any) -> np.ndarray:
 
     def distances(to: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
         exact = -2 * (wide[to] @ wide[rows].T) + norms[to, None] + norms[rows]
-        rounded: np.ndarray = exact.astype(x.dtype)
-        return rounded.clip(min=0)
+        result: np.ndarray = exact.astype(x.dtype)
+        return result.clip(min=0)
 
     centres = [random_state.choice(len(x), p=ones / ones.sum())]
     nearest = distances(np.array(centres), slice(None))[0]
     potential = nearest @ ones
     for _ in range(1, n_clusters):
-        drawn = random_state.uniform(size=trials) * potential
-        candidates = np.searchsorted(np.cumsum(nearest), drawn)
+        draws = random_state.uniform(size=trials) * potential
+        candidates = np.searchsorted(np.cumsum(nearest), draws)
         np.clip(candidates, None, len(x) - 1, out=candidates)
         rough = narrow + narrow[candidates, None] - 2 * (x[candidates] @ x.T)
         closer = rough < nearest + margin
@@ -89,6 +89,6 @@ def central_rows(x: Tensor, k: int, rng: torch.Generator) -> list[int]:
         if len(members):
             centroid = x[members].mean(dim=0)
             rows.append(int(members[(x[members] - centroid).square().sum(dim=1).argmin()]))
-    taken = set(rows)
-    others = [i for i in torch.randperm(len(x), generator=rng).tolist() if i not in taken]
+    rows_taken = set(rows)
+    others = [i for i in torch.randperm(len(x), generator=rng).tolist() if i not in rows_taken]
     return rows + others[: k - len(rows)]

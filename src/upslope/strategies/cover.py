@@ -74,11 +74,11 @@ class DenseCover:
         gains = torch.zeros(len(self.x), dtype=torch.float64)
         for rows, columns, squared in symmetric_tiles(self.x):
             k = self.similarity(squared)
-            added = (k - self.covered[columns]).clamp_(min=0)
-            gains[rows] += added @ self.w[columns]
+            new_gains = (k - self.covered[columns]).clamp_(min=0)
+            gains[rows] += new_gains @ self.w[columns]
             if rows != columns:
-                added = k.sub_(self.covered[rows, None]).clamp_(min=0)
-                gains[columns] += self.w[rows] @ added
+                new_gains = k.sub_(self.covered[rows, None]).clamp_(min=0)
+                gains[columns] += self.w[rows] @ new_gains
         return gains
 
     def gains_of(self, rows: Tensor) -> Tensor:
@@ -145,9 +145,9 @@ class SparseCover:
         before = counts.cumsum(dim=0) - counts
         places = torch.arange(len(owner)) + (self.starts[rows] - before)[owner]
         samples = self.samples[places]
-        added = (self.similarities[places] - self.covered[samples]).clamp_(min=0)
+        new_gains = (self.similarities[places] - self.covered[samples]).clamp_(min=0)
         gains = torch.zeros(len(rows), dtype=torch.float64)
-        return gains.index_add_(0, owner, added.mul_(self.w[samples]).double())
+        return gains.index_add_(0, owner, new_gains.mul_(self.w[samples]).double())
 
     def gains(self) -> Tensor:
         """Return the gain of every candidate: (n,), in double precision."""
@@ -176,21 +176,21 @@ def cover(
     """
     dense = DenseCover(x, nearest_squared(x, y), w, similarity)
     most = max(1, BLOCK // len(x))
-    chosen: list[int] = []
+    positions: list[int] = []
     scores: Tensor | None = None
     sparse = SparseCover.of(dense)
     if sparse is None:
         scores = dense.bounds()
         search = LazyGreedy(scores * (1 + ROUNDING), dense.gains_of, dense.take, most, exact=False)
-        while sparse is None and len(chosen) < budget:
+        while sparse is None and len(positions) < budget:
             # Twice as many labels leave about half as many pairs.
-            chosen += search.search(min(max(1, len(chosen)), budget - len(chosen)))
-            sparse = SparseCover.of(dense) if len(chosen) < budget else None
+            positions += search.search(min(max(1, len(positions)), budget - len(positions)))
+            sparse = SparseCover.of(dense) if len(positions) < budget else None
     if sparse is not None:
         gains = sparse.gains()
         scores = gains.clone() if scores is None else scores
-        gains[chosen] = -torch.inf
+        gains[positions] = -torch.inf
         search = LazyGreedy(gains, sparse.gains_of, sparse.take, most=len(x))
-        chosen += search.search(budget - len(chosen))
+        positions += search.search(budget - len(positions))
     assert scores is not None
-    return chosen, scores.float(), float(dense.covered @ w / w.sum())
+    return positions, scores.float(), float(dense.covered @ w / w.sum())

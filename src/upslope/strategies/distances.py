@@ -68,7 +68,7 @@ def _slices(length: int, size: int, start: int = 0) -> Iterator[slice]:
         yield slice(begin, min(begin + size, length))
 
 
-def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+def subtract_mean(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """All of them less the mean of the first: distances stay, and lose no digits to an offset."""
     x = x.flatten(start_dim=1).float()
     mean = x.mean(dim=0) if len(x) else 0

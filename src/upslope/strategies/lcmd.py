@@ -58,7 +58,7 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
     for part, squared in distance_blocks(x, y):
         nearest[part], cluster[part] = squared.min(dim=1)
     free = torch.ones(n, dtype=torch.bool)
-    chosen: list[int] = []
+    positions: list[int] = []
     for k in range(budget):
         if m + k == 0:
             best = int(norms.argmax())
@@ -70,9 +70,9 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
             largest = int(spread.masked_fill(empty, -1.0).argmax())
             inside = free & (cluster == largest)
             best = int(nearest.masked_fill(~inside, -1.0).argmax())
-        chosen.append(best)
+        positions.append(best)
         free[best] = False
         squared = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
         closer = squared < nearest
         nearest[closer], cluster[closer] = squared[closer], m + k
-    return chosen
+    return positions

@@ -126,29 +126,29 @@ def select_in_cells(
     stages = TWO_STAGE[strategy.name]
     read = _reader(strategy, source, stages.unit)
     cells = divide(read.rows, read.blocks, len(source), cell, rng)
-    known = np.zeros(len(source), dtype=bool)
-    known[list(labelled)] = True
-    of_cell = [members[known[members]] for members in cells.members]
-    free = [members[~known[members]] for members in cells.members]
-    pooled = stages.second == "pooled" and len(cells.members) > 1
+    is_labelled = np.zeros(len(source), dtype=bool)
+    is_labelled[list(labelled)] = True
+    of_cell = [members[is_labelled[members]] for members in cells.members]
+    free = [members[~is_labelled[members]] for members in cells.members]
+    is_pooled = stages.second == "pooled" and len(cells.members) > 1
     shares = apportion(
         budget,
         np.array([len(members) for members in cells.members]),
         np.array([len(m) for m in of_cell]),
         np.array([len(m) for m in free]),
-        OVER if pooled else 1,
+        OVER if is_pooled else 1,
     )
-    chosen: list[int] = []
+    picks: list[int] = []
     for number, share in enumerate(shares.tolist()):
         if share:
             near = cells.neighbours(number, PROBES)
-            shown = np.concatenate([of_cell[i] for i in near])
-            view, positions = _view(strategy, source, free[number], shown)
-            chosen += _choose(strategy, view, positions, share, rng)
-    if pooled:
-        view, positions = _view(strategy, source, np.array(chosen), np.array(labelled, dtype=int))
-        chosen = _choose(strategy, view, positions, budget, rng)
-    return Selection(tuple(source.ids(chosen)), None, {"cells": float(len(cells.members))})
+            labelled_near = np.concatenate([of_cell[i] for i in near])
+            view, positions = _view(strategy, source, free[number], labelled_near)
+            picks += _choose(strategy, view, positions, share, rng)
+    if is_pooled:
+        view, positions = _view(strategy, source, np.array(picks), np.array(labelled, dtype=int))
+        picks = _choose(strategy, view, positions, budget, rng)
+    return Selection(tuple(source.ids(picks)), None, {"cells": float(len(cells.members))})
 
 
 def apportion(budget: int, sizes: Counts, labelled: Counts, free: Counts, over: int = 1) -> Counts:
@@ -157,13 +157,17 @@ def apportion(budget: int, sizes: Counts, labelled: Counts, free: Counts, over: 
     A cell that has more labels than its share gives none; remainders go to the largest. over: times
     the budget, and at least one of each cell that has a sample left.
     """
-    wanted = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
-    wanted = np.minimum(wanted * (budget / max(wanted.sum(), 1e-12)), free)
+    shares_of_budget = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
+    shares_of_budget = np.minimum(
+        shares_of_budget * (budget / max(shares_of_budget.sum(), 1e-12)), free
+    )
     if over > 1:
-        most: Counts = np.minimum(np.maximum(np.ceil(over * wanted), 1), free).astype(np.int64)
+        most: Counts = np.minimum(np.maximum(np.ceil(over * shares_of_budget), 1), free).astype(
+            np.int64
+        )
         return most
-    shares: Counts = np.floor(wanted).astype(np.int64)
-    order = np.argsort(-(wanted - shares), kind="stable")
+    shares: Counts = np.floor(shares_of_budget).astype(np.int64)
+    order = np.argsort(-(shares_of_budget - shares), kind="stable")
     while (missing := budget - int(shares.sum())) > 0:
         open_cells = order[shares[order] < free[order]][:missing]
         shares[open_cells] += 1

@@ -36,11 +36,11 @@ def decode_mask(text: str) -> Mask:
     Raises:
         DataError: text that it did not write.
     """
-    expected, advice = f"a mask as text, {PREFIX}...,", "Draw it again."
-    with damage_reported(expected, advice):
+    form, advice = f"a mask as text, {PREFIX}...,", "Draw it again."
+    with damage_reported(form, advice):
         data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-    with open_image(data, expected, advice) as image:
-        check_pixels(image, expected, most_pixels())
+    with open_image(data, form, advice) as image:
+        check_pixels(image, form, most_pixels())
         load_whole(image)
         return np.array(image, dtype=np.uint8)
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 _ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 )
-_CLOSED = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
+_HAS_NO_PARTS = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
 """Values that are no containers, whatever attributes they have."""
 
-_OWN = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
+_MODULE_FIELDS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
 """Attributes in which PyTorch keeps the hooks of a module."""
 
 _DEPTH = 4
@@ -42,24 +42,24 @@ class Walk:
         self.holders: list[Holder] = []
         self.tensors: dict[int, Tensor] = {}
         self.modules: list[nn.Module] = []
-        self._seen: set[int] = set()
+        self._visited_ids: set[int] = set()
         for module in apart_from:
-            self._seen.add(id(module))
-            held = (*module._parameters.values(), *module._buffers.values())
-            self._seen.update(id(tensor) for tensor in held if tensor is not None)
+            self._visited_ids.add(id(module))
+            tensors = (*module._parameters.values(), *module._buffers.values())
+            self._visited_ids.update(id(tensor) for tensor in tensors if tensor is not None)
         for module in modules:
             self._visit(module, _DEPTH)
 
     def _visit(self, value: Any, depth: int, *, in_object: bool = False) -> None:
         if type(value) in _ATOMS:
             return
-        if id(value) in self._seen or isinstance(value, _CLOSED):
+        if id(value) in self._visited_ids or isinstance(value, _HAS_NO_PARTS):
             return
         if isinstance(value, Tensor):
             self.tensors.setdefault(id(value), value)
             return
         if isinstance(value, nn.Module):
-            self._seen.add(id(value))
+            self._visited_ids.add(id(value))
             self._visit_module(value)
         elif depth > 0:
             self._visit_container(value, depth, in_object)
@@ -70,7 +70,7 @@ class Walk:
         attributes = vars(module)
         self.holders.append(Holder(attributes))
         for name, value in attributes.items():
-            if type(value) not in _ATOMS and name not in _OWN:
+            if type(value) not in _ATOMS and name not in _MODULE_FIELDS:
                 self._visit(value, _DEPTH)
         # The dicts of a compiled script are no dicts of Python, though they look like some.
         if isinstance(module, torch.jit.ScriptModule):
@@ -104,7 +104,7 @@ class Walk:
             inner, in_object = value.__dict__.values(), True
         else:
             return
-        self._seen.add(id(value))
+        self._visited_ids.add(id(value))
         for item in tuple(inner):
             if type(item) not in _ATOMS:
                 self._visit(item, depth - 1, in_object=in_object)
@@ -113,19 +113,19 @@ class Walk:
 class Holder:
     """A dict, and the entries that it held."""
 
-    def __init__(self, held: Any):
-        self.held = held
+    def __init__(self, tensors: Any):
+        self.held = tensors
         self._keys, self._values = self._entries()
-        self._expected = self._values
+        self._values_to_be = self._values
 
     def expect(self, instead: Callable[[Any], Any]) -> None:
         """Expect other values from now on. instead: what stands for each that it held."""
-        self._expected = [instead(value) for value in self._values]
+        self._values_to_be = [instead(value) for value in self._values]
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
         keys, values = self._entries()
-        if not (_are(values, self._expected) and _are(keys, self._keys)):
+        if not (_are(values, self._values_to_be) and _are(keys, self._keys)):
             self._write(keys)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
@@ -134,7 +134,7 @@ class Holder:
     def _write(self, keys: Sequence[Any]) -> None:
         if not _are(keys, self._keys):
             self.held.clear()
-        for key, value in zip(self._keys, self._expected, strict=True):
+        for key, value in zip(self._keys, self._values_to_be, strict=True):
             self.held[key] = value
 
 
@@ -151,7 +151,7 @@ class _Script(Holder):
         return [key for key, _ in pairs], [value for _, value in pairs]
 
     def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
-        for key, value in zip(self._keys, self._expected, strict=True):
+        for key, value in zip(self._keys, self._values_to_be, strict=True):
             self.held[key] = value
 
 
@@ -163,15 +163,15 @@ class _List(Holder):
 
     def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
         self.held.clear()
-        self.held.extend(self._expected)
+        self.held.extend(self._values_to_be)
 
 
 class _Set(Holder):
     """A set, and the entries that it held."""
 
-    def __init__(self, held: set[Any]):
-        super().__init__(held)
-        self._copy = set(held)
+    def __init__(self, tensors: set[Any]):
+        super().__init__(tensors)
+        self._copy = set(tensors)
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
@@ -186,9 +186,9 @@ class _Set(Holder):
 class _Array(Holder):
     """An array of NumPy, and the numbers that it held."""
 
-    def __init__(self, held: Any):
-        super().__init__(held)
-        self._copy = held.copy()
+    def __init__(self, tensors: Any):
+        super().__init__(tensors)
+        self._copy = tensors.copy()
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""

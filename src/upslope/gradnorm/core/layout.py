@@ -37,12 +37,12 @@ class Layout:
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:
         """(n, k, *other dimensions): the k = a*b entries of each sample along `dim`."""
-        moved = tensor.movedim(self.dim, 0)
-        k = moved.shape[0] // n
+        rows_first = tensor.movedim(self.dim, 0)
+        k = rows_first.shape[0] // n
         b = k if self.b is None else self.b
         if b == k:
-            return moved.reshape(n, k, *moved.shape[1:])
-        return moved.reshape(k // b, n, b, *moved.shape[1:]).transpose(0, 1).flatten(1, 2)
+            return rows_first.reshape(n, k, *rows_first.shape[1:])
+        return rows_first.reshape(k // b, n, b, *rows_first.shape[1:]).transpose(0, 1).flatten(1, 2)
 
     def owners(self, size: int, n: int) -> Tensor:
         """(size,): to which sample each entry along `dim` belongs."""
@@ -65,10 +65,10 @@ class IndexedLayout(Layout):
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:  # noqa: ARG002
         """As `Layout`, with zeros for what a sample has less than the one that has most."""
-        moved = tensor.movedim(self.dim, 0)
+        rows_first = tensor.movedim(self.dim, 0)
         places, there = self._places
-        there = there.view(*there.shape, *(1,) * (moved.dim() - 1))
-        return torch.where(there, moved[places], 0)
+        there = there.view(*there.shape, *(1,) * (rows_first.dim() - 1))
+        return torch.where(there, rows_first[places], 0)
 
     def owners(self, size: int, n: int) -> Tensor:  # noqa: ARG002
         """Return the sample of each entry; see `Layout`."""
@@ -77,13 +77,13 @@ class IndexedLayout(Layout):
     @functools.cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
         """(n, k): where each sample's entries are, and whether it has so many."""
-        owned = (self.owner >= 0).nonzero()[:, 0]
-        who, order = self.owner[owned].sort(stable=True)
+        owned_rows = (self.owner >= 0).nonzero()[:, 0]
+        who, order = self.owner[owned_rows].sort(stable=True)
         count = torch.bincount(who, minlength=self.n)
         rank = torch.arange(len(who), device=who.device) - (count.cumsum(0) - count)[who]
         places = who.new_zeros(self.n, int(count.max()))
         there = torch.zeros_like(places, dtype=torch.bool)
-        places[who, rank], there[who, rank] = owned[order], True
+        places[who, rank], there[who, rank] = owned_rows[order], True
         return places, there
 
 
@@ -185,12 +185,14 @@ class LayoutProbe:
         among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
         if self.u is not None and not self.by_codes:
-            own = self.sums.setdefault(index, {})
+            sums_by_layout = self.sums.setdefault(index, {})
             for layout in self.fitting[index]:
                 n = len(self.kept)
-                own[layout] = own.get(layout, 0) + checksum(layout.samples(g, n))[0]
+                sums_by_layout[layout] = (
+                    sums_by_layout.get(layout, 0) + checksum(layout.samples(g, n))[0]
+                )
         if self.by_codes:
-            along = [_reached(g, dim) for dim in range(g.dim())]
+            along = [_rows_reached(g, dim) for dim in range(g.dim())]
             self.reached.setdefault(index, []).append((self.kept, along))
 
     def layouts(self) -> dict[int, Layout]:
@@ -235,7 +237,7 @@ class LayoutProbe:
         raise SamplesNotSeparable("the samples cannot be told apart in the input of some layer")
 
 
-def _reached(g: Tensor, dim: int) -> Tensor:
+def _rows_reached(g: Tensor, dim: int) -> Tensor:
     """(size,): where along `dim` some entry is not zero."""
     if g.numel() == 0:  # no sample has come this way: an expert that none has chosen, say
         return g.new_zeros(g.shape[dim], dtype=torch.bool)
@@ -271,7 +273,7 @@ def codes(n: int) -> Iterator[Tensor]:
     belong to another sample than its own, some mask would show it.
     """
     count = next(m for m in itertools.count(2) if math.comb(m, m // 2) >= n)
-    chosen = itertools.islice(itertools.combinations(range(count), count // 2), n)
-    table = torch.tensor(list(chosen))  # (n, count // 2)
+    code_pairs = itertools.islice(itertools.combinations(range(count), count // 2), n)
+    table = torch.tensor(list(code_pairs))  # (n, count // 2)
     for i in range(count):
         yield (table == i).any(dim=1)

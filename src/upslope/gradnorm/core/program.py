@@ -76,7 +76,7 @@ BY_INDEX = frozenset(
 LOOKING_UP = frozenset({"embedding", "embedding_bag"})
 """Operators that look rows up in a table: of a table made of samples, the data decide which."""
 
-_UNNAMED = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.ScriptFunction)
+_WITHOUT_NAME = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.ScriptFunction)
 """Functions whose names say nothing: operators by overload, custom ones, compiled scripts."""
 
 
@@ -210,6 +210,6 @@ def _descriptor(value: Any) -> Any:
 
 def name_of(func: Callable[..., Any]) -> str:
     """The name under which an operator is known."""
-    if isinstance(func, _UNNAMED):
+    if isinstance(func, _WITHOUT_NAME):
         return _NAMELESS
     return getattr(func, "__name__", "") or str(func)

@@ -24,11 +24,11 @@ def few_of(stretches: Iterable[Stretch]) -> list[Tensor]:
     """Return a few numbers of each stretch of memory, as bytes."""
     few = []
     for stretch in stretches:
-        own = stretch.own.clone() if len(stretch.own) <= 8 * _SEEN_OF_EACH else stretch.own
-        if len(own) > 8 * _SEEN_OF_EACH:
-            longs = own[: len(own) // 8 * 8].view(torch.int64)
-            own = longs[:: len(longs) // _SEEN_OF_EACH].clone().view(torch.uint8)
-        few.append(own)
+        bytes_read = stretch.own.clone() if len(stretch.own) <= 8 * _SEEN_OF_EACH else stretch.own
+        if len(bytes_read) > 8 * _SEEN_OF_EACH:
+            longs = bytes_read[: len(bytes_read) // 8 * 8].view(torch.int64)
+            bytes_read = longs[:: len(longs) // _SEEN_OF_EACH].clone().view(torch.uint8)
+        few.append(bytes_read)
     return few
 
 
@@ -36,7 +36,8 @@ def are_same(first: list[Tensor], second: list[Tensor]) -> bool:
     """Whether two lists of bytes are the same: one question for each device."""
     devices = {t.device for t in first}
     pairs = (
-        [torch.cat([t for t in own if t.device == d]) for own in (first, second)] for d in devices
+        [torch.cat([t for t in bytes_read if t.device == d]) for bytes_read in (first, second)]
+        for d in devices
     )
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -74,25 +75,25 @@ def copy_bytes(stretches: Iterable[Stretch]) -> None:
         for stretch in large:
             stretch.before = stretch.own.clone()
         if small:
-            joined = torch.cat([stretch.own for stretch in small])
-            parts = torch.split(joined, [len(stretch.own) for stretch in small])
+            all_bytes = torch.cat([stretch.own for stretch in small])
+            parts = torch.split(all_bytes, [len(stretch.own) for stretch in small])
             for stretch, part in zip(small, parts, strict=True):
                 stretch.before = part
 
 
-def changed(stretches: Iterable[Stretch]) -> list[Stretch]:
+def find_changed(stretches: Iterable[Stretch]) -> list[Stretch]:
     """Return the stretches of memory that were written to."""
-    written = [stretch for stretch in stretches if stretch.has_moved()]
-    ids = {id(stretch) for stretch in written}
+    stretches_written = [stretch for stretch in stretches if stretch.has_moved()]
+    ids = {id(stretch) for stretch in stretches_written}
     for small, large in _by_device(s for s in stretches if id(s) not in ids):
-        written += [stretch for stretch in large if stretch.has_other_values()]
+        stretches_written += [stretch for stretch in large if stretch.has_other_values()]
         if small:
             now = torch.cat([stretch.now for stretch in small])
             before = torch.cat([stretch.before for stretch in small if stretch.before is not None])
             # One question for all: on a GPU each costs a round trip.
             if not torch.equal(now, before):
-                written += [stretch for stretch in small if stretch.has_other_values()]
-    return written
+                stretches_written += [stretch for stretch in small if stretch.has_other_values()]
+    return stretches_written
 
 
 def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:

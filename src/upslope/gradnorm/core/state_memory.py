@@ -158,8 +158,10 @@ def stretches_of(tensors: Iterable[Tensor]) -> list[Stretch]:
 def equal_bytes(a: Tensor, b: Tensor) -> bool:
     """Whether two stretches hold the same bits: NaN is itself, and zero is not minus zero."""
     # As long numbers, where they fit: eight times as fast.
-    aligned = len(a) % 8 == 0 and a.data_ptr() % 8 == 0 and b.data_ptr() % 8 == 0
-    return torch.equal(a.view(torch.int64), b.view(torch.int64)) if aligned else torch.equal(a, b)
+    is_aligned = len(a) % 8 == 0 and a.data_ptr() % 8 == 0 and b.data_ptr() % 8 == 0
+    return (
+        torch.equal(a.view(torch.int64), b.view(torch.int64)) if is_aligned else torch.equal(a, b)
+    )
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -167,5 +167,5 @@ def _writable(view: Tensor, others: tuple[Tensor, ...]) -> Tensor:
     knows: of a product that was brought to another shape, for instance.
     """
     place = view.untyped_storage().data_ptr()
-    shared = any(t.untyped_storage().data_ptr() == place for t in others)
-    return view if shared else view.data
+    is_shared = any(t.untyped_storage().data_ptr() == place for t in others)
+    return view if is_shared else view.data

@@ -23,7 +23,7 @@ class Weights:
         self.parameters = dict(parameters)
         self._names = {id(p): name for name, p in self.parameters.items()}
         self._sources: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
-        self._laid: dict[str, Tensor] = {}
+        self._reordered: dict[str, Tensor] = {}
 
     def mark_derived(self, tensor: Tensor) -> None:
         """Take in a tensor that was computed from weights alone."""
@@ -56,8 +56,8 @@ class Weights:
         if name is not None:
             return (name,)
         if id(weight) not in self._sources:
-            reached = {id(leaf) for leaf in leaves(weight)}
-            names = tuple(name for i, name in self._names.items() if i in reached)
+            leaf_ids = {id(leaf) for leaf in leaves(weight)}
+            names = tuple(name for i, name in self._names.items() if i in leaf_ids)
             self._sources[id(weight)] = (weight, names)  # holds the tensor: its id stays its own
         return self._sources[id(weight)][1]
 
@@ -68,9 +68,9 @@ class Weights:
         name = self._names.get(id(weight))
         if name is None:
             return weight.contiguous(memory_format=order)
-        if name not in self._laid:
-            self._laid[name] = weight.detach().contiguous(memory_format=order)
-        return self._laid[name]
+        if name not in self._reordered:
+            self._reordered[name] = weight.detach().contiguous(memory_format=order)
+        return self._reordered[name]
 
     def isometric(self, weight: Tensor) -> bool:
         """Whether the weight's entries are distinct entries of one parameter.
@@ -99,12 +99,12 @@ class Weights:
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:
     """The leaves of a tensor's autograd graph."""
-    stack, seen = [tensor.grad_fn], set()
+    stack, node_ids = [tensor.grad_fn], set()
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
+        if node is None or node in node_ids:
             continue
-        seen.add(node)
+        node_ids.add(node)
         variable = getattr(node, "variable", None)
         if variable is not None:
             yield variable

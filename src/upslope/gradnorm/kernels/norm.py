@@ -100,9 +100,9 @@ def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """Return sum_t g (x - mean) rstd, (n, e). g, x: (n, t, e), mean, rstd: (n, t, 1)."""
     out = []
     for c in chunks(len(g), 4 * g[0].numel() * g.element_size(), CACHE // 8):
-        scaled = g[c] * rstd[c]
-        centre = (mean[c].mT @ scaled)[:, 0]
-        out.append(scaled.mul_(x[c]).sum(dim=1) - centre)
+        scaled_gradient = g[c] * rstd[c]
+        centre = (mean[c].mT @ scaled_gradient)[:, 0]
+        out.append(scaled_gradient.mul_(x[c]).sum(dim=1) - centre)
     return torch.cat(out)
 
 
@@ -178,8 +178,10 @@ class GroupNorm(Kernel):
         for weight in self.weights:
             if weight is self.weight:
                 product = (g * inputs[0]).reshape(*g.shape[:2], -1).sum(dim=2)
-                each = self.weight.shape[0] // self.groups
-                mean, rstd = (t.repeat_interleave(each, dim=1) for t in (self.mean, self.rstd))
+                channels_per_group = self.weight.shape[0] // self.groups
+                mean, rstd = (
+                    t.repeat_interleave(channels_per_group, dim=1) for t in (self.mean, self.rstd)
+                )
                 yield weight, Dense(rstd * (product - mean * shift))
             else:
                 yield weight, Dense(shift)
@@ -233,5 +235,5 @@ def _channels(input: Tensor) -> tuple[int, ...]:
 def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Any:
     """`torch.prelu`: x where positive, w * x elsewhere."""
     shape = _channels(input) if weight.numel() > 1 else (1,) * input.dim()
-    scaled = tape.use(Affine(tape, weight, None, shape), input)
-    return torch.where(input > 0, input, scaled)
+    scaled_gradient = tape.use(Affine(tape, weight, None, shape), input)
+    return torch.where(input > 0, input, scaled_gradient)

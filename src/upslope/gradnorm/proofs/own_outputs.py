@@ -37,12 +37,12 @@ def shares_alone(
         GradientNormError: it does, or cannot be called on shorter outputs.
     """
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    own = [share[rows.to(share.device)] for share in shares]
-    pairs = list(zip(own, ends, strict=False))
-    if len(ends) != len(own) or not any(is_shorter(end, g) for g, end in pairs):
-        return own
+    own_shares = [share[rows.to(share.device)] for share in shares]
+    pairs = list(zip(own_shares, ends, strict=False))
+    if len(ends) != len(own_shares) or not any(is_shorter(end, g) for g, end in pairs):
+        return own_shares
     cut = [crop(g, end) if is_shorter(end, g) else g for g, end in pairs]
-    for whole, part in zip(own, cut, strict=True):
+    for whole, part in zip(own_shares, cut, strict=True):
         beyond = whole.flatten(1).count_nonzero(dim=1) > part.flatten(1).count_nonzero(dim=1)
         if bool(beyond.any()):
             raise _looks_at_padding(rows[beyond.cpu()])
@@ -57,8 +57,8 @@ def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tens
     whole = Outputs(leaves, spec, run.n)
     values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
     cut = [
-        crop(x, own) if whole.has_samples(i) and is_shorter(own, x) else x
-        for i, (x, own) in enumerate(zip(values, fewer, strict=True))
+        crop(x, tensor_alone) if whole.has_samples(i) and is_shorter(tensor_alone, x) else x
+        for i, (x, tensor_alone) in enumerate(zip(values, fewer, strict=True))
     ]
     before = whole.losses(loss, values)
     try:
@@ -95,7 +95,9 @@ def gradients_at_own_outputs(
     try:
         return gradients_at_outputs(run.outputs, parameters, run.n, loss)
     except GradientNormError:
-        shared = shared_leaves(run)  # a pass of its own, only where lengths may have deceived
-        if not shared:
+        shared_places = shared_leaves(
+            run
+        )  # a pass of its own, only where lengths may have deceived
+        if not shared_places:
             raise
-    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared)
+    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared_places)

@@ -115,9 +115,9 @@ def _replacement(n: int, rows: Tensor) -> Tensor:
 
     The next one before it, or after it, in the others, so that samples in order stay in order.
     """
-    own = rows.sort().values
-    at = torch.searchsorted(own, torch.arange(n), right=True) - 1
-    return own[at.clamp(min=0)]
+    sorted_rows = rows.sort().values
+    at = torch.searchsorted(sorted_rows, torch.arange(n), right=True) - 1
+    return sorted_rows[at.clamp(min=0)]
 
 
 def note_draws_that_follow_data(run: BatchRun, rows: Tensor) -> None:
@@ -129,10 +129,10 @@ def note_draws_that_follow_data(run: BatchRun, rows: Tensor) -> None:
     Raises:
         DrawsFollowData: they are.
     """
-    as_is, replaced = DrawsLog(), DrawsLog()
+    as_is, log_with_replacement = DrawsLog(), DrawsLog()
     run.run_plain(run.batch, watch=as_is)
-    run.run_plain(with_others_replaced(run, rows), watch=replaced)
-    if replaced.is_replay_of(as_is):
+    run.run_plain(with_others_replaced(run, rows), watch=log_with_replacement)
+    if log_with_replacement.is_replay_of(as_is):
         return
     if run.draws_follow_counts:
         run.draws_follow_data = True

@@ -98,17 +98,17 @@ def reduce_one_by_one(run: BatchRun, reduction: Reduction, loss: Loss) -> dict[s
     """
     parameters = run.weights.parameters
     rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
-    reached: set[str] = set()
+    names_reached: set[str] = set()
     for gradients in sample_by_sample(run, loss, range(run.n)):
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
             if gradient is not None:
-                reached.add(name)
+                names_reached.add(name)
             dense = torch.zeros_like(parameter) if gradient is None else gradient
             # Embeddings with `sparse=True` have sparse gradients, which have no norm per row
             # here.
             dense = dense.to_dense() if dense.is_sparse else dense
             rows[name].append(reduction.of_dense(name, dense.detach()[None]))
-    return {name: torch.cat(rows[name]) for name in parameters if name in reached}
+    return {name: torch.cat(rows[name]) for name in parameters if name in names_reached}
 
 
 def _in_company(run: BatchRun, shares: Sequence[Tensor]) -> list[Tensor]:
@@ -124,12 +124,12 @@ def _in_company(run: BatchRun, shares: Sequence[Tensor]) -> list[Tensor]:
         inputs = _with_gradient(inputs, lambda x: pull_back(ends, shares, [x]))
     if inputs and ends and not run.has_hooks:
         u = scales(run.n, shares[0])
-        scaled = [g * u.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in shares]
+        gradients_scaled = [g * u.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in shares]
         _refuse_mixing(
             run,
             inputs,
             pull_back(ends, shares, inputs),
-            pull_back(ends, scaled, inputs),
+            pull_back(ends, gradients_scaled, inputs),
             u,
             lambda i: pull_back(ends, [_row_alone(share, i) for share in shares], inputs),
         )
@@ -160,7 +160,7 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
     A model may use operators on its raw inputs that have no derivative (`unique`, `heaviside`): no
     one asks for one in an ordinary pass. pull: takes the gradient at one input.
     """
-    reached = []
+    names_reached = []
     for x in inputs:
         try:
             pull(x)
@@ -168,8 +168,8 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
             if "derivative for" not in str(error):
                 raise
         else:
-            reached.append(x)
-    return reached
+            names_reached.append(x)
+    return names_reached
 
 
 def _refuse_company(
@@ -209,21 +209,21 @@ def _in_the_batch(
         return
     if run.n > 1 and not run.has_hooks:
         _refuse_mixing_at_outputs(run, outputs, losses)
-    asked = max(1, len(_floating_inputs(run.batch)))
+    input_count = max(1, len(_floating_inputs(run.batch)))
     inputs = _with_gradient(inputs, lambda x: pull_back([losses], [torch.ones_like(losses)], [x]))
-    if run.n > 1 and len(inputs) < asked:
+    if run.n > 1 and len(inputs) < input_count:
         # Gradients cannot tell whether samples meet: outputs without the others do.
         refuse_company(run, outputs, losses)
         refuse_losses_in_company(run, loss)
     if run.n > 1 and inputs and not run.has_hooks:
         u = scales(run.n, losses)
         shares = torch.ones_like(losses), u
-        once, scaled = (pull_back([losses], [share], inputs) for share in shares)
+        once, gradients_scaled = (pull_back([losses], [share], inputs) for share in shares)
         _refuse_mixing(
             run,
             inputs,
             once,
-            scaled,
+            gradients_scaled,
             u,
             lambda i: pull_back([losses], [one_hot(losses, i)], inputs),
         )
@@ -237,7 +237,7 @@ def _refuse_mixing(
     run: BatchRun,
     inputs: Sequence[Tensor],
     once: Sequence[Tensor | None],
-    scaled: Sequence[Tensor | None],
+    gradients_scaled: Sequence[Tensor | None],
     u: Tensor,
     from_one: Callable[[int], Sequence[Tensor | None]],
 ) -> None:
@@ -252,7 +252,7 @@ def _refuse_mixing(
     Raises:
         GradientNormError: it does.
     """
-    for x, g, g_scaled in zip(inputs, once, scaled, strict=True):
+    for x, g, g_scaled in zip(inputs, once, gradients_scaled, strict=True):
         if g is None or g_scaled is None or x.numel() == 0:
             continue
         # Sums over positions may go in another order: what counts is the size of all of them.
@@ -281,8 +281,10 @@ def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> No
     if not ends:
         return
     u = scales(run.n, losses)
-    once, scaled = (pull_back([losses], [share], ends) for share in (torch.ones_like(losses), u))
-    for x, g, g_scaled in zip(ends, once, scaled, strict=True):
+    once, gradients_scaled = (
+        pull_back([losses], [share], ends) for share in (torch.ones_like(losses), u)
+    )
+    for x, g, g_scaled in zip(ends, once, gradients_scaled, strict=True):
         if g is None or g_scaled is None or x.numel() == 0:
             continue
         if not bool(differ(g_scaled, g, u).any()):
@@ -300,6 +302,6 @@ def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> No
 
 def _row_alone(share: Tensor, i: int) -> Tensor:
     """The gradient at an output that the loss of one sample asks for."""
-    alone = torch.zeros_like(share)
-    alone[i] = share[i]
-    return alone
+    share_alone = torch.zeros_like(share)
+    share_alone[i] = share[i]
+    return share_alone

@@ -66,12 +66,12 @@ class Convolution(Kernel):
         # `torch.convolution` wants a bias of the weight's type.
         bias = None if self.bias is None else self.bias.to(weight.dtype)
         s, p, d, groups = self.geometry
-        alone = is_unfolded(x)
+        is_one_volume = is_unfolded(x)
         y = torch.convolution(
-            twice(x) if alone else x, weight, bias,
+            twice(x) if is_one_volume else x, weight, bias,
             s, p, d, self.transposed, self.output_padding, groups,
         )  # fmt: skip
-        return y[:1] if alone else y
+        return y[:1] if is_one_volume else y
 
     def channels_last_weight(self) -> Tensor:
         """Return the weight in channels-last order, from which the library makes its own layout.
@@ -88,12 +88,12 @@ class Convolution(Kernel):
         """Return the gradients of the inputs; see `Kernel`."""
         x, weight = inputs[0], self.channels_last_weight()
         s, p, d, groups = self.geometry
-        alone = is_unfolded(x)
+        is_one_volume = is_unfolded(x)
         gradient: Tensor = torch.ops.aten.convolution_backward(
-            twice(g) if alone else g, twice(x) if alone else x, weight, None, s, p, d,
-            self.transposed, self.output_padding, groups, (True, False, False),
+            twice(g) if is_one_volume else g, twice(x) if is_one_volume else x, weight, None,
+            s, p, d, self.transposed, self.output_padding, groups, (True, False, False),
         )[0]  # fmt: skip
-        return (gradient[:1] if alone else gradient,)
+        return (gradient[:1] if is_one_volume else gradient,)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples

@@ -75,8 +75,8 @@ class FusedConvolution(Convolution):
 
 def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     """Return whether folding the normalisation into a convolution of x is possible, and cheaper."""
-    asked = kernel.weights
-    whole = any(w is kernel.weight for w in asked) and not kernel.transposed
+    weight = kernel.weights
+    whole = any(w is kernel.weight for w in weight) and not kernel.transposed
     one_type = kernel.dtype is None and kernel.weight.dtype == norm.mean.dtype == x.dtype
     if not (whole and one_type and x.shape[0] > 0):
         return False
@@ -141,11 +141,11 @@ class FusedWeightGradient(PerSampleGradient):
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """See `PerSampleGradient`. The scale goes to the output gradients."""
-        scaled = (
+        scaled_entries = (
             other._scale_plain() if isinstance(other, FusedWeightGradient) else other
             for other in others
         )
-        return self._scale_plain().add(list(scaled))
+        return self._scale_plain().add(list(scaled_entries))
 
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
         """Return the inner products with left (x) right; see `PerSampleGradient`."""
