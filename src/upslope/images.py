@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
 from upslope.png import check_chunks, check_rows
-from upslope.reading import check_regular, check_room, damage_reported, read_limit
+from upslope.reading import check_regular, check_room, read_limit, reporting_damage
 
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
@@ -72,12 +72,12 @@ class Form:
 def open_image(source: bytes | Path, wanted_words: str, advice: str) -> Iterator[Image.Image]:
     """Open an image of one page, of a format of `FORMATS`; whatever fails inside is a DataError.
 
-    wanted_words, advice: as for `reading.damage_reported`.
+    wanted_words, advice: as for `reading.reporting_damage`.
 
     Raises:
         DataError: the file is damaged, of another format or no plain file, or the block failed.
     """
-    with damage_reported(wanted_words, advice, "it cannot be decoded"):
+    with reporting_damage(wanted_words, advice, "it cannot be decoded"):
         if isinstance(source, Path):
             check_regular(source)
         stream = io.BytesIO(source) if isinstance(source, bytes) else source

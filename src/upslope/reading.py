@@ -66,7 +66,7 @@ def check_room(byte_count: int, path: object, limit: int | None = None) -> None:
 
 
 @contextmanager
-def damage_reported(
+def reporting_damage(
     wanted_words: str, advice: str, fault_words: str = "reading it failed"
 ) -> Iterator[None]:
     """Turn whatever a library raises on a damaged file into one DataError.
@@ -120,7 +120,7 @@ def is_file(path: Path) -> bool:
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[IO[bytes]]:
+def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading, through gzip or bzip2 where its first bytes say so."""
     check_regular(path)
     compression = compression_of(path)
@@ -178,7 +178,7 @@ def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     Raises:
         DataError: they take more memory than a file may.
         ValueError, OSError, zipfile.BadZipFile and others: the file is damaged, or no archive of
-            plain arrays. Callers put this into `damage_reported`.
+            plain arrays. Callers put this into `reporting_damage`.
     """
     check_regular(path)
     with path.open("rb") as file:

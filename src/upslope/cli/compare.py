@@ -215,7 +215,7 @@ def _compare(
             check_labelled(setup.splits.pool)
         if not stack.enter_context(sharing_setup(run_engine, config, setup)):
             return
-        recorded_run = sitting.begun(folder, config)
+        recorded_run = sitting.find_recorded_run(folder, config)
         earlier = (
             sitting.labels_of(labels_from, config, setup, recorded_run) if labels_from else None
         )

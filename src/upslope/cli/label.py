@@ -114,7 +114,7 @@ def run_folder(folder: Path, config: Config) -> Path:
     return seed_folder if (seed_folder / FILE).is_file() else folder
 
 
-def begun(folder: Path, config: Config) -> RunResult | None:
+def find_recorded_run(folder: Path, config: Config) -> RunResult | None:
     """The run in the folder, or the first run of a comparison there; None before the first."""
     from upslope.ledger import read_run
     from upslope.ledger.store import has_begun

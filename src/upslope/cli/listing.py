@@ -81,9 +81,9 @@ def show_list(what: str) -> None:
 
 def _entries(table: str) -> Iterator[Entry]:
     if table == "configs":
-        from upslope.config import shipped
+        from upslope.config import list_shipped
 
-        for name, (summary, text) in shipped().items():
+        for name, (summary, text) in list_shipped().items():
             yield {"name": name, "summary": summary, "text": text}
         return
     for entry in importlib.import_module(f"upslope.{table}").describe():
@@ -139,9 +139,9 @@ def _with_evidence(entry: Entry, kind: str) -> Entry:
     """The entry of a strategy with what was measured of it; else its use is told as published."""
     if kind != _WORDS["strategies"] or entry["name"] == "random":
         return entry
-    from upslope.config.evidence import MEASURED
+    from upslope.config.evidence import EVIDENCE
 
-    evidence = MEASURED.get(str(entry["name"]))
+    evidence = EVIDENCE.get(str(entry["name"]))
     if evidence is not None:
         return {**entry, "best_for": str(evidence)}
     return {

@@ -25,7 +25,7 @@ import torch
 from upslope.comparison.handover import Parcel, handed_over
 from upslope.comparison.worker import Failure, Runs, work
 from upslope.errors import ConfigError, RunError
-from upslope.processes import out_of_memory_kills, signals_blocked
+from upslope.processes import blocking_signals, out_of_memory_kills
 from upslope.progress import Observer, Progress, Stop
 
 __all__ = ["Runs", "run_in_workers"]
@@ -102,7 +102,7 @@ class _Crew:
         waits for one that died."""
         self.observer(Progress("run", 0, self.total))
         context = multiprocessing.get_context("spawn")
-        with signals_blocked():
+        with blocking_signals():
             for number in range(1, count + 1):
                 ours, theirs = context.Pipe()
                 process = context.Process(
@@ -132,7 +132,7 @@ class _Crew:
     def end(self) -> None:
         """End every worker. What counts is recorded, and a killed run goes on: no need to wait for
         orderly exits."""
-        with signals_blocked():
+        with blocking_signals():
             for worker in self.workers:
                 worker.connection.close()
                 worker.process.kill()

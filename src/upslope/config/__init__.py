@@ -22,7 +22,7 @@ from upslope.config.read import load, shipped
 from upslope.config.recorded import Source, find_run, find_source, run_folder
 from upslope.config.reopen import open_run, recorded_pool, recorded_run
 from upslope.config.schema import Choice, Config, parse
-from upslope.config.scoring import Trained, find_strategies, find_strategy, scorers, trained
+from upslope.config.scoring import TrainedModel, find_strategies, find_strategy, scorers, trained
 from upslope.config.sharded import open_sharded, parse_shape
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "PoolPlan",
     "Setup",
     "Source",
-    "Trained",
+    "TrainedModel",
     "assemble",
     "assemble_from_published_sizes",
     "begun_by_default",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from upslope.config.scoring import Trained
+from upslope.config.scoring import TrainedModel
 from upslope.errors import ConfigError, DataError
 from upslope.pool import Need, Strategy
 from upslope.pools import ShardedPool
@@ -91,7 +91,7 @@ class PoolPlan:
 
 def plan_pool(
     pool: ShardedPool,
-    ready: Trained,
+    ready: TrainedModel,
     strategy: Strategy,
     *,
     budget: int,

@@ -37,7 +37,7 @@ from upslope.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """What `scoring.score_to_file` takes: `model` is in eval mode on `device`.
 
     classes: their names, where they are known.
@@ -54,7 +54,7 @@ class Trained:
 
 def trained(
     source: Source, progress: Observer = no_progress, pool: Dataset | None = None
-) -> Trained:
+) -> TrainedModel:
     """Return what there is to score, and the network with the weights of the checkpoint.
 
     pool: the samples, where they are open already.
@@ -111,7 +111,7 @@ def trained(
     model.eval()
     if classes is None:  # a network of one size whatever it is asked for: its outputs tell
         classes = _outputs(model, task_of(2), pool)
-    return Trained(pool, task_of(classes), model.to(device), device, tuple(class_list))
+    return TrainedModel(pool, task_of(classes), model.to(device), device, tuple(class_list))
 
 
 def _trained_head(
@@ -121,7 +121,7 @@ def _trained_head(
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
     weights: Mapping[str, torch.Tensor],
     progress: Observer,
-) -> Trained:
+) -> TrainedModel:
     """Return the features of `pool` by the frozen network, and the head of the checkpoint.
 
     Raises:
@@ -160,7 +160,7 @@ def _trained_head(
             f"in {source.run.path if source.run else ''}, as the head was trained on its features, "
             "but its weights or its code are others. Bring the former ones back."
         )
-    return Trained(features, task, model.to(device).eval(), device, tuple(class_list))
+    return TrainedModel(features, task, model.to(device).eval(), device, tuple(class_list))
 
 
 def _check_like_the_run(source: Source, pool: Dataset) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from upslope import models
 from upslope.config.inputs import is_image
 from upslope.config.recorded import ENCODED, Source
-from upslope.config.scoring import Trained, trained
+from upslope.config.scoring import TrainedModel, trained
 from upslope.errors import ConfigError
 from upslope.images import Mode
 from upslope.pools import Format, ReadOptions, ShardedPool, open_pool
@@ -42,7 +42,7 @@ def open_sharded(
     index: Path | None = None,
     storage_options: Mapping[str, Any] | None = None,
     observer: Observer = no_progress,
-) -> tuple[ShardedPool, Trained]:
+) -> tuple[ShardedPool, TrainedModel]:
     """Return the shards at a URL, read as the network takes its images, and the network.
 
     Where a run trained it, images are brought to what they were in that run (grey or colour, its

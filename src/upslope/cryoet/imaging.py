@@ -166,14 +166,14 @@ def image(volume: Volume, imaging: Imaging, rng: np.random.Generator) -> Volume:
             spherical=imaging.spherical,
             amplitude=imaging.amplitude,
         )
-    signal = standardised(fft.irfftn(spectrum, s=volume.shape))
+    signal = standardise(fft.irfftn(spectrum, s=volume.shape))
     if imaging.snr is None:
         return signal
     noise = fft.irfftn(fft.rfftn(rng.standard_normal(volume.shape)) * region, s=volume.shape)
-    return standardised(signal + standardised(noise) / np.sqrt(imaging.snr))
+    return standardise(signal + standardise(noise) / np.sqrt(imaging.snr))
 
 
-def standardised(volume: Volume) -> Volume:
+def standardise(volume: Volume) -> Volume:
     """Mean 0 and variance 1; zeros where nothing varies."""
     spread = volume.std()
     difference: Volume = volume - volume.mean()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
-from upslope.reading import check_room, compression_of, count_rest, damage_reported, unpacked
+from upslope.reading import check_room, compression_of, count_rest, open_unpacked, reporting_damage
 
 _HEADER = 1024  # bytes, before the extended header
 _BYTES, _SIGNED_MAX = 0, 127  # the mode of 8-bit files, and the largest value that it can hold
@@ -136,9 +136,9 @@ def finite(values: NDArray[np.generic], name: object) -> NDArray[np.float32]:
 
 def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:
     """Write (z, y, x) as a volume, (n, z, y, x) as a stack of volumes, in float32."""
-    from upslope.cryoet.structures import needed
+    from upslope.cryoet.structures import import_needed
 
-    mrcfile = needed("mrcfile")
+    mrcfile = import_needed("mrcfile")
     with mrcfile.new(path, overwrite=True) as out:
         out.set_data(values.astype(np.float32))  # four dimensions make it a stack of volumes
         out.voxel_size = voxel
@@ -166,7 +166,7 @@ def _unpacked_values(
 @contextmanager
 def _reading(path: Path) -> Iterator[IO[bytes]]:
     """The content of a file, unpacked where it is compressed; failures become DataErrors."""
-    with damage_reported(f"an MRC file in {path}", "Get it again."), unpacked(path) as file:
+    with reporting_damage(f"an MRC file in {path}", "Get it again."), open_unpacked(path) as file:
         yield file
 
 
@@ -175,9 +175,9 @@ def _parse(raw: bytes, size: int | None, path: Path, voxel: float | None) -> Mrc
 
     size: of the file in bytes; None where it is not known, and not checked.
     """
-    from upslope.cryoet.structures import needed
+    from upslope.cryoet.structures import import_needed
 
-    needed("mrcfile")
+    import_needed("mrcfile")
     from mrcfile.dtypes import HEADER_DTYPE
     from mrcfile.utils import (
         data_dtype_from_header,

@@ -17,10 +17,10 @@ from upslope.errors import ConfigError, DataError
 from upslope.reading import (
     check_room,
     compression_of,
-    damage_reported,
+    open_unpacked,
     read_npz,
     read_within_limit,
-    unpacked,
+    reporting_damage,
 )
 
 ATOMS = (".pdb", ".ent", ".cif", ".mmcif")
@@ -98,14 +98,14 @@ def read_library(folder: Path) -> dict[str, Structure]:
         if not path.is_file():
             continue
         wanted_arrays = f"structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path}"
-        with damage_reported(wanted_arrays, "Get it again."):
+        with reporting_damage(wanted_arrays, "Get it again."):
             structures |= _from_arrays(read_npz(path))
     if not structures:
         raise DataError(f"Expected structures.npz or maps.npz in {folder} but there is neither.")
     return structures
 
 
-def needed(module: str) -> ModuleType:
+def import_needed(module: str) -> ModuleType:
     """The optional module, or a ConfigError that says how to install it."""
     from importlib import import_module
 
@@ -138,8 +138,8 @@ def _centre(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) ->
 
 
 def _read_atoms(path: Path, id_: str) -> Atoms:
-    gemmi = needed("gemmi")
-    with damage_reported(f"a PDB or mmCIF entry with atoms in {path}", "Get the file again."):
+    gemmi = import_needed("gemmi")
+    with reporting_damage(f"a PDB or mmCIF entry with atoms in {path}", "Get the file again."):
         entry = _entry(gemmi, path)
         entry.setup_entities()
         if entry.assemblies:
@@ -158,7 +158,7 @@ def _read_atoms(path: Path, id_: str) -> Atoms:
 
 def _entry(gemmi: ModuleType, path: Path) -> Any:
     """The entry of a file, unpacked here where it is compressed: gemmi sets no bound to that."""
-    with unpacked(path) as file, TemporaryDirectory(prefix="upslope-") as folder:
+    with open_unpacked(path) as file, TemporaryDirectory(prefix="upslope-") as folder:
         if compression_of(path) is None:
             check_room(path.stat().st_size, path)
             return gemmi.read_structure(str(path))

@@ -29,7 +29,7 @@ from upslope.datasets.paths import check_md5, needed_root
 from upslope.datasets.published import PUBLISHED
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-from upslope.reading import check_room, damage_reported
+from upslope.reading import check_room, reporting_damage
 
 PIXELS = 3 * 32 * 32
 """A row: red, green, blue planes of 32x32, row by row."""
@@ -229,7 +229,7 @@ def _read_pickle(path: Path, form: _PublishedForm) -> tuple[Array, Array]:
 
 
 def _bytes(text: str, path: Path) -> bytes:
-    with damage_reported(f"pixels as bytes in {path}", "Unpack the archive again."):
+    with reporting_damage(f"pixels as bytes in {path}", "Unpack the archive again."):
         return text.encode("latin-1")
 
 
@@ -255,7 +255,7 @@ _INTEGERS = frozenset(("INT", "BININT", "BININT1", "BININT2"))
 
 def _tokens(path: Path) -> Iterator[object]:
     """Strings (bytes as latin-1) and integers of a pickle in order, and `_END` after each list."""
-    with damage_reported(
+    with reporting_damage(
         f"a pickle of protocol 2, as published, in {path}", "Unpack the archive again."
     ):
         check_room(path.stat().st_size, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upslope.datasets.arrays import build_dataset, numbered
+from upslope.datasets.arrays import build_dataset, number_ids
 from upslope.datasets.base import Splits
 from upslope.datasets.subset import Subset, draw
 from upslope.progress import Observer, no_progress
@@ -34,7 +34,7 @@ def load(root: Path | None = None, *, progress: Observer = no_progress) -> Split
         bunch.target,
         tuple("0123456789"),
         source="sklearn.datasets.load_digits()",
-        ids=numbered("digit", len(pixels)),
+        ids=number_ids("digit", len(pixels)),
         mean=MEAN,
         std=STD,
     )

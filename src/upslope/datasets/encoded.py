@@ -24,7 +24,7 @@ from upslope.counts import format_count
 from upslope.datasets.arrays import ArrayDataset, Labels, build_dataset, known_targets
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.paths import cache_folder, list_ids
-from upslope.decoders import Encoded, decode_in_processes
+from upslope.decoders import EncodedImage, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import write_atomically
 from upslope.images import Form, Mode, Pixels, decode, without_advice
@@ -67,7 +67,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CacheFile:
     """position -> what `source` has for the sample that is there after others were left out."""
 
     source: Callable[[int], bytes | Path]
@@ -117,7 +117,7 @@ class EncodedDataset:
         def read(k: int) -> None:
             out[k] = self.image(positions[k])
 
-        for _ in each(read, len(positions), self.threads()):
+        for _ in run_for_each(read, len(positions), self.threads()):
             pass
         return torch.from_numpy(out)
 
@@ -140,7 +140,7 @@ class EncodedDataset:
         source, name = self._encode(position)
         return self._of_shape(decode(source, name, self.form), name)
 
-    def _encode(self, position: int) -> Encoded:
+    def _encode(self, position: int) -> EncodedImage:
         source = self.source(position)
         name = (
             str(source) if isinstance(source, Path) else f"{self.ids[position]} of {place_of(self)}"
@@ -199,7 +199,7 @@ def materialise(
                 out[i] = pixels
 
     progress(Progress("read", 0, len(dataset)))
-    for count in each(read, len(dataset), dataset.threads()):
+    for count in run_for_each(read, len(dataset), dataset.threads()):
         progress(Progress("read", count, len(dataset)))
     if kept_in is not None and not errors:
         with contextlib.suppress(RunError):  # a cache that cannot be written saves no time
@@ -217,7 +217,7 @@ def materialise(
         return build_dataset(
             dataset.name, out, labels, dataset.classes, source=place_of(dataset), ids=ids
         )
-    return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, positions))
+    return replace(dataset, ids=ids, labels=labels, source=CacheFile(dataset.source, positions))
 
 
 def left_out_text(dataset: Dataset, errors: Mapping[int, DataError], noun: str = "image") -> str:
@@ -263,7 +263,7 @@ def _save(path: Path, pixels: Pixels) -> None:
         )  # NumPy reads no further
 
 
-def each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:
+def run_for_each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:
     """Call work(0) to work(count - 1), in threads if more than one; yields the number done."""
     with ThreadPoolExecutor(threads, thread_name_prefix="upslope-decode") as pool:
         for start in range(0, count, _CHUNK):

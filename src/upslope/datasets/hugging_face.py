@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import Labels, build_dataset, check_labels, numbered
+from upslope.datasets.arrays import Labels, build_dataset, check_labels, number_ids
 from upslope.datasets.arrow import check_ipc
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
@@ -37,7 +37,7 @@ from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, no_progress
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,12 +128,12 @@ def from_splits(
         )
         return Splits(pool, test_set, notes=(*notes, *array_duplicate_notes(pool, test_set)))
     source = _Rows(_without_decoding(splits[train], columns[0]), columns[0])
-    ids = numbered(train, len(splits[train]))
+    ids = number_ids(train, len(splits[train]))
     form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
         rows = splits[split]
-        ids = numbered(split, len(rows))
+        ids = number_ids(split, len(rows))
         dataset = EncodedDataset(
             f"{name}/{split}",
             ids,
@@ -193,7 +193,7 @@ def _from_disk(folder: Path) -> dict[str, Any]:
     """The splits of what `save_to_disk` wrote, or of files train*.arrow, test*.arrow."""
     library = _library()
     shards: dict[str, list[Any]] = {}
-    with damage_reported(f"a data set that `datasets` saved in {folder}", "Save it again."):
+    with reporting_damage(f"a data set that `datasets` saved in {folder}", "Save it again."):
         for file in sorted(folder.glob("**/*.arrow")):
             check_ipc(file)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
@@ -284,5 +284,10 @@ def _of_arrays(rows: Any, name: str, image: str, labels: Labels, names: tuple[st
     elif images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return build_dataset(
-        name, images, labels, names, source=name, ids=numbered(name.rpartition("/")[2], len(images))
+        name,
+        images,
+        labels,
+        names,
+        source=name,
+        ids=number_ids(name.rpartition("/")[2], len(images)),
     )

@@ -20,7 +20,7 @@ from upslope.datasets.base import Splits
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-from upslope.reading import check_room, count_rest, damage_reported, unpacked
+from upslope.reading import check_room, count_rest, open_unpacked, reporting_damage
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -158,7 +158,7 @@ def read_idx(path: Path) -> Array:
             than memory may be taken for, or a damaged gzip stream.
     """
     kind = "a whole gzip file" if path.suffix == ".gz" else "an IDX file"
-    with damage_reported(f"{kind} in {path}", "Get it again."), unpacked(path) as file:
+    with reporting_damage(f"{kind} in {path}", "Get it again."), open_unpacked(path) as file:
         head = file.read(4)
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UINT8 or not head[3]:
             raise DataError(

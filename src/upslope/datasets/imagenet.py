@@ -25,7 +25,7 @@ from upslope.datasets.matlab import read_matlab
 from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 WHERE = (
     "https://image-net.org/challenges/LSVRC/2012 (ILSVRC2012_img_train.tar, "
@@ -173,7 +173,7 @@ def _synsets(path: Path) -> dict[int, tuple[str, str]]:
     fields = [f"synsets.{name}" for name in ("ILSVRC2012_ID", "WNID", "words")]
     if missing := [field for field in fields if field not in content]:
         raise DataError(f"Expected {', '.join(fields)} in {path} but got no {missing[0]}. {advice}")
-    with damage_reported(f"numbers, wnids and words of classes in {path}", advice):
+    with reporting_damage(f"numbers, wnids and words of classes in {path}", advice):
         rows = zip(*(content[field] for field in fields), strict=True)
         classes = {int(number): (str(wnid), str(words)) for number, wnid, words in rows}
     return {number: classes[number] for number in sorted(classes) if number <= CLASSES}

@@ -22,7 +22,7 @@ from upslope.datasets.arrays import (
     ArrayDataset,
     Labels,
     finite_floats,
-    numbered,
+    number_ids,
 )
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import duplicate_notes, row_key
@@ -132,7 +132,7 @@ def sample_ids(
             empty or not distinct.
     """
     if names is None:
-        return numbered(prefix, count)
+        return number_ids(prefix, count)
     id_list = as_array(names, f"the ids of {where}").tolist()
     ids = tuple(str(value) for value in id_list)
     wrong = [v for v in id_list if isinstance(v, bool) or not isinstance(v, str | int) or v == ""]

@@ -12,7 +12,7 @@ from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import Entry, LeftOut, images_in
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.errors import DataError
-from upslope.reading import damage_reported, is_file
+from upslope.reading import is_file, reporting_damage
 
 
 def read_manifest(
@@ -38,7 +38,7 @@ def read_manifest(
     said: list[str] = []
     earlier_paths: set[str] = set()
     reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""))
-    with damage_reported(f"a CSV file in {path}", "Save it again."):
+    with reporting_damage(f"a CSV file in {path}", "Save it again."):
         columns = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = columns
     if columns.count("path") != 1 or columns.count("label") != 1:
@@ -46,7 +46,7 @@ def read_manifest(
             f"Expected the columns path, label and perhaps split in the first line of {path} "
             f"but got {columns}."
         )
-    with damage_reported(f"a CSV file in {path}", "Save it again."):
+    with reporting_damage(f"a CSV file in {path}", "Save it again."):
         rows = [(reader.line_num, row) for row in reader]
     for line, row in rows:
         where = f"line {line} of {path}"

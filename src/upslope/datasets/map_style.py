@@ -25,7 +25,7 @@ from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import UNKNOWN, Array, Labels, finite_floats
 from upslope.errors import ConfigError, DataError
 from upslope.images import Form, Mode, natural_mode, pixels_of, refuse_pages
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 INPUT_KEYS = ("image", "images", "img", "pixel_values", "input", "inputs", "x", "features")
 TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class", "mask")
@@ -304,7 +304,7 @@ def _pixels(image: Image.Image, form: InputForm, where: str) -> Array:
             f"Expected {where} to be grey, as the first image, but it is of mode {image.mode}. Set "
             "`mode` to RGB, or to L where colour is to be left out."
         )
-    with damage_reported(f"an image in {where}", "Repair or remove it.", "it cannot be decoded"):
+    with reporting_damage(f"an image in {where}", "Repair or remove it.", "it cannot be decoded"):
         refuse_pages(image)
         return pixels_of(image, form.image)
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
 from upslope.images import Form, check_pixels, load_whole, open_image
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 IGNORE = 255
 """In every mask that our data sets give: a pixel that counts nowhere."""
@@ -165,7 +165,7 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True
     )
-    with damage_reported(f"a class table in {path}", "Save it again as CSV."):
+    with reporting_damage(f"a class table in {path}", "Save it again as CSV."):
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         rows = [(reader.line_num, row) for row in reader]
     columns = set(reader.fieldnames)

@@ -17,7 +17,7 @@ from torch import Tensor
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.base import Splits
-from upslope.datasets.encoded import Files, each, left_out_text
+from upslope.datasets.encoded import Files, left_out_text, run_for_each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
@@ -298,7 +298,7 @@ def _hold(
                 images[i], masks[i] = image, mask
 
     progress(Progress("read", 0, len(dataset)))
-    for count in each(read, len(dataset), _THREADS):
+    for count in run_for_each(read, len(dataset), _THREADS):
         progress(Progress("read", count, len(dataset)))
     positions = [i for i in range(len(dataset)) if i not in errors]
     if errors:
@@ -328,6 +328,6 @@ def _fill(out: Mask, indices: Sequence[int], read: Callable[[int], Mask]) -> Ten
     def fill(k: int) -> None:
         out[k] = read(positions[k])
 
-    for _ in each(fill, len(positions), _THREADS):
+    for _ in run_for_each(fill, len(positions), _THREADS):
         pass
     return torch.from_numpy(out)

@@ -24,7 +24,7 @@ from upslope.datasets.decoding import decode_text
 from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-from upslope.reading import damage_reported, read_npz
+from upslope.reading import read_npz, reporting_damage
 
 _FOUR = ("x_train", "y_train", "x_test", "y_test")
 _THREE = ("images", "labels", "split")
@@ -43,7 +43,7 @@ def load(
     """Arrays in one .npz file: x_train, y_train, x_test, y_test, or images, labels, split."""
     del progress
     path = _the_file(needed_root(root, "npz", "your own arrays, saved with numpy.savez"))
-    with damage_reported(
+    with reporting_damage(
         f"an .npz archive of plain arrays in {path}",
         "Save it again with numpy.savez; arrays of Python objects are not read.",
     ):

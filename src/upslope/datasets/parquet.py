@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from upslope.datasets.arrays import check_labels, numbered
+from upslope.datasets.arrays import check_labels, number_ids
 from upslope.datasets.arrow import is_bytes, plain_column, read_parquet
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
@@ -32,7 +32,7 @@ from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.errors import ConfigError, DataError
 from upslope.files import from_json
 from upslope.progress import Observer, no_progress
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,11 +70,11 @@ def load(
         folder,
         missing_labels,
     )
-    source, ids = _Cells(tables["train"].images, folder), numbered("train", len(labels["train"]))
+    source, ids = _Cells(tables["train"].images, folder), number_ids("train", len(labels["train"]))
     form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
-        ids = numbered(split, len(labels[split]))
+        ids = number_ids(split, len(labels[split]))
         dataset = EncodedDataset(
             f"{folder.name}/{split}",
             ids,
@@ -156,7 +156,7 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
     names: dict[str, tuple[str, ...] | None] = {}
     label_column = ""
     for path in files:
-        with damage_reported(f"a Parquet file in {path}", "Get it again."):
+        with reporting_damage(f"a Parquet file in {path}", "Get it again."):
             schema = pq.read_schema(path)
         image_column = _column(schema.names, image, IMAGES, "image", path)
         label_column = _column(schema.names, label, LABELS, "label", path)

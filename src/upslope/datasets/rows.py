@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from upslope.datasets.arrays import UNKNOWN, Labels, numbered
+from upslope.datasets.arrays import UNKNOWN, Labels, number_ids
 from upslope.datasets.arrow import is_text, plain_column, read_parquet, texts_of
 from upslope.datasets.delimited import read_delimited
 from upslope.datasets.folder_names import split_of
@@ -273,8 +273,8 @@ def _ids(table: pa.Table, column: str | None, parts: Sequence[int], path: Path) 
                 f"{', '.join(table.column_names)}."
             )
         if len(parts) == 1:
-            return numbered("row", parts[0])
-        return numbered("train", parts[0]) + numbered("test", parts[1])
+            return number_ids("row", parts[0])
+        return number_ids("train", parts[0]) + number_ids("test", parts[1])
     cells = texts_of(plain_column(table.column(name)), f"ids in the column `{name}` of {path}")
     ids = tuple(cell for cell in cells if cell)
     if len(ids) < len(cells):

@@ -20,7 +20,7 @@ from upslope.cryoet.density import template
 from upslope.cryoet.imaging import Imaging, Volume
 from upslope.cryoet.simulate import Simulation
 from upslope.cryoet.structures import Atoms, Structure
-from upslope.datasets.arrays import Labels, known_targets, numbered
+from upslope.datasets.arrays import Labels, known_targets, number_ids
 from upslope.datasets.base import Splits
 from upslope.datasets.paths import cache_folder
 from upslope.errors import DataError
@@ -123,7 +123,7 @@ def simulate_splits(
             path,
             imaging.box,
             np.arange(count, dtype=np.int64) % len(structures),
-            numbered(split, count),
+            number_ids(split, count),
             resident=4 * int(np.prod(shape)) <= memory * 2**30,
         )
         _ = dataset.volumes  # a damaged file is told now, not in the middle of a run

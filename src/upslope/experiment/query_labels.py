@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upslope.datasets.array_form import Layout
 from upslope.datasets.base import Dataset, HasLabels
-from upslope.datasets.joined import Joined
+from upslope.datasets.joined import JoinedDataset
 from upslope.datasets.map_style import MapStyleDataset, read_item, target_of
 from upslope.datasets.pools import as_pool
 from upslope.datasets.target_values import as_array
@@ -190,7 +190,7 @@ def _beside(
                 f"torch but got {type(labelled).__name__}."
             )
         answers = [_own_target(second, i) for i in range(len(second))]
-    both_pools = Joined(pool, second)
+    both_pools = JoinedDataset(pool, second)
     places = range(len(pool), len(both_pools))
     return _targets_of_answers(both_pools, dict(zip(places, answers, strict=True)), task)
 

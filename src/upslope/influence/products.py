@@ -154,17 +154,17 @@ def _hessian(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor
 
 
 def _gauss_newton(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
-    def curved(outputs: Tensor, tangent: Tensor) -> Tensor:
+    def curve(outputs: Tensor, tangent: Tensor) -> Tensor:
         z = outputs.detach().requires_grad_()
         losses = network.loss(z, batch[1])
         (slope,) = torch.autograd.grad(losses.sum(), z, create_graph=True)
         return pull_back((slope * tangent).sum(), {"z": z})["z"]
 
-    return _through_outputs(network, batch, vector, curved)
+    return _through_outputs(network, batch, vector, curve)
 
 
 def _fisher(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
-    def curved(outputs: Tensor, tangent: Tensor) -> Tensor:
+    def curve(outputs: Tensor, tangent: Tensor) -> Tensor:
         if outputs.dim() != 2:
             raise InfluenceError(
                 "Expected logits of shape (n, classes) for the Fisher matrix, whose labels are "
@@ -175,7 +175,7 @@ def _fisher(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
         # (diag(p) - p p^T) t: the covariance of the one-hot label.
         return p * (tangent - (p * tangent).sum(dim=1, keepdim=True))
 
-    return _through_outputs(network, batch, vector, curved)
+    return _through_outputs(network, batch, vector, curve)
 
 
 def _through_outputs(
@@ -184,7 +184,7 @@ def _through_outputs(
     vector: Tensor,
     curve: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """J^T (curved(J v)): forward mode in, backward out."""
+    """J^T (curve(J v)): forward mode in, backward out."""
     inputs = batch[0]
     tangent = network.along(lambda theta: _tensor(network.outputs(theta, inputs)), vector)
     theta = network.leaves()

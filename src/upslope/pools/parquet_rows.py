@@ -12,7 +12,7 @@ from upslope.datasets.arrays import Array
 from upslope.datasets.arrow import is_bytes, is_list, is_text, plain_column, read_parquet, texts_of
 from upslope.errors import DataError
 from upslope.pools.shard import ReadOptions
-from upslope.reading import check_regular, damage_reported
+from upslope.reading import check_regular, reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +53,7 @@ def read_rows(
     """
     import pyarrow.parquet as pq
 
-    with damage_reported(f"a Parquet file in {path}", _ADVICE):
+    with reporting_damage(f"a Parquet file in {path}", _ADVICE):
         check_regular(path)
         names = pq.read_schema(path).names
     image = _column(names, options.image, IMAGES, "--image", path)

@@ -17,7 +17,7 @@ from upslope import registry
 from upslope.autodiff import evaluating
 from upslope.options import Options
 from upslope.pool import Need
-from upslope.signals.base import Checked, FitContext, FittedSignal, HasTemperature, Signal
+from upslope.signals.base import ChecksModel, FitContext, FittedSignal, HasTemperature, Signal
 from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
 from upslope.signals.contrastive import ContrastiveFeatures
@@ -108,7 +108,7 @@ def check(
             if isinstance(signal_of_module, FittedTemperature):
                 # No shape depends on the temperature.
                 signal_of_module = signal = signal_of_module.at(1.0)
-            if isinstance(signal_of_module, Checked):
+            if isinstance(signal_of_module, ChecksModel):
                 signal_of_module.check(model, task, inputs)
             elif signal is not None and not isinstance(signal_of_module, FittedSignal):
                 values[need] = signal.compute(model, task, inputs)

@@ -79,7 +79,7 @@ class GraphNetwork:
         if dropout:
             dropout_mask = torch.rand(hidden.shape, generator=self.rng) >= DROPOUT
             hidden = hidden * dropout_mask / (1 - DROPOUT)
-        return hidden, (graph.propagated(hidden @ self.w2) + self.b2).flatten()
+        return hidden, (graph.propagate(hidden @ self.w2) + self.b2).flatten()
 
 
 def loss_of(logits: Tensor, labelled: int) -> Tensor:
@@ -106,7 +106,7 @@ class GraphStrategy(QueryStrategy):
         """(hidden units, s) of every node after training, the labelled ones first."""
         need = self.needs[0]
         graph = Graph.of(torch.cat([pool.labelled_signal(need), pool.signal(need)]))
-        az = graph.propagated(graph.z)
+        az = graph.propagate(graph.z)
         network = GraphNetwork(graph.z.shape[1], rng)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=5e-4)
         with torch.enable_grad():

@@ -116,7 +116,7 @@ class Samples:
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
         return self.front(tensor).flatten(1, -1 - keep)
 
-    def summed(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    def sum_to_shape(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
         """(n, *shape): the sum over the entries that one entry of `shape` is broadcast to.
 
         Raises:
@@ -148,7 +148,7 @@ def candidates(tensor: Tensor, n: int) -> Iterator[Layout]:
             yield from (Layout(dim, b) for b in range(1, k) if k % b == 0)
 
 
-class Placed(Protocol):
+class HasLayout(Protocol):
     """What an operator knows of where its samples are: all, the dimension, or nothing."""
 
     layout: Layout | None
@@ -161,7 +161,7 @@ class LayoutProbe:
 
     kept: Tensor
     """(n,) bool: the samples whose losses are summed in the pass that comes."""
-    uses: Sequence[Placed]
+    uses: Sequence[HasLayout]
     """What the operators themselves know, to be held against the passes."""
     by_codes: bool = False
     """Whether the passes are those of `codes`, which tell the sample of every single entry."""

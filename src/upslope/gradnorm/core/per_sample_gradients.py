@@ -264,7 +264,7 @@ def _gather(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Transposed(PerSampleGradient):
+class TransposedGradient(PerSampleGradient):
     """The transpose of another part's matrix: x @ W instead of x @ W.T."""
 
     part: OuterProducts
@@ -282,9 +282,9 @@ class Transposed(PerSampleGradient):
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """Return the sum with other gradients; see `PerSampleGradient`."""
-        same = [other.part for other in others if isinstance(other, Transposed)]
+        same = [other.part for other in others if isinstance(other, TransposedGradient)]
         total = self.part.add(same) if len(same) == len(others) else None
-        return Transposed(total) if isinstance(total, OuterProducts) else None
+        return TransposedGradient(total) if isinstance(total, OuterProducts) else None
 
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return the inner products with a direction; see `PerSampleGradient`."""

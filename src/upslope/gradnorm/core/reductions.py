@@ -47,7 +47,10 @@ def dense_sum(
     parameter = weights.parameters[name]
     size = max(parameter.numel(), *(weight.numel() for weight, _ in uses))
     for rows in chunks(len(uses[0][1]), 3 * parameter.element_size() * size, scratch):
-        total = sum(weights.pulled(name, weight, part.materialize(rows)) for weight, part in uses)
+        total = sum(
+            weights.gradients_of_parameter(name, weight, part.materialize(rows))
+            for weight, part in uses
+        )
         assert isinstance(total, Tensor)
         yield rows, total
 

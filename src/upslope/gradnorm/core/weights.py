@@ -42,7 +42,7 @@ class Weights:
             return False
         return self.tracks(tensor) or marks_of(tensor).made_of is self
 
-    def asked(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def select_weights(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""
         return tuple(t for t in tensors if t is not None and self.is_weight(t))
 
@@ -61,7 +61,7 @@ class Weights:
             self._sources[id(weight)] = (weight, names)  # holds the tensor: its id stays its own
         return self._sources[id(weight)][1]
 
-    def laid(self, weight: Tensor, order: torch.memory_format) -> Tensor:
+    def in_memory_format(self, weight: Tensor, order: torch.memory_format) -> Tensor:
         """The weight in this order of memory; copies of parameters serve all passes of a call."""
         if weight.is_contiguous(memory_format=order):
             return weight
@@ -82,7 +82,7 @@ class Weights:
         base = weight._base
         return base is not None and self.tracks(base) and not _overlaps(weight)
 
-    def pulled(self, name: str, weight: Tensor, dense: Tensor) -> Tensor:
+    def gradients_of_parameter(self, name: str, weight: Tensor, dense: Tensor) -> Tensor:
         """(m, *parameter.shape), from the gradients of a weight made of it, (m, *weight.shape)."""
         parameter = self.parameters[name]
         if weight is parameter:

@@ -22,7 +22,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
     Dense,
     OuterProducts,
     PerSampleGradient,
-    Transposed,
+    TransposedGradient,
 )
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
@@ -37,7 +37,7 @@ class Linear(Kernel):
         self, tape: Tape, weight: Tensor, bias: Tensor | None, is_transposed: bool = False
     ):
         self.weight, self.bias, self.is_transposed = weight, bias, is_transposed
-        self.weights = tape.weights.asked(weight, bias)
+        self.weights = tape.weights.select_weights(weight, bias)
         # There is no complex type in half precision that has matrix products.
         half = None if weight.is_complex() else tape.options.dtype
         self.dtype = half or weight.dtype
@@ -74,7 +74,7 @@ class Linear(Kernel):
         for weight in self.weights:
             if weight is self.weight:
                 outer = OuterProducts(samples.rows(inputs[0]).conj(), rows)
-                yield weight, Transposed(outer) if self.is_transposed else outer
+                yield weight, TransposedGradient(outer) if self.is_transposed else outer
             else:
                 yield weight, Dense(rows.sum(dim=1))
 

@@ -31,7 +31,7 @@ class Affine(Kernel):
         self, tape: Tape, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]
     ):
         self.weight, self.bias, self.shape = weight, bias, tuple(shape)
-        self.weights = tape.weights.asked(weight, bias)
+        self.weights = tape.weights.select_weights(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
@@ -53,7 +53,7 @@ class Affine(Kernel):
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         for weight in self.weights:
             product = g * inputs[0] if weight is self.weight else g
-            values = samples.summed(product, self.shape)
+            values = samples.sum_to_shape(product, self.shape)
             yield weight, Dense(values.reshape(samples.n, *weight.shape))
 
 
@@ -64,7 +64,7 @@ class LayerNorm(Kernel):
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, shape: Sequence[int], eps: float):
         self.weight, self.bias, self.shape, self.eps = weight, bias, list(shape), eps
-        self.weights = tape.weights.asked(weight, bias)
+        self.weights = tape.weights.select_weights(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
@@ -93,7 +93,7 @@ class LayerNorm(Kernel):
                 )
                 yield weight, Dense(_scale_gradient(*rows).view(samples.n, *self.shape))
             else:
-                yield weight, Dense(samples.summed(g, self.shape))
+                yield weight, Dense(samples.sum_to_shape(g, self.shape))
 
 
 def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class GroupNorm(Kernel):
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, groups: int, eps: float):
         self.weight, self.bias, self.groups, self.eps = weight, bias, groups, eps
-        self.weights = tape.weights.asked(weight, bias)
+        self.weights = tape.weights.select_weights(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""

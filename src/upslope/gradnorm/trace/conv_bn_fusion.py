@@ -41,7 +41,7 @@ class ConvBatchNormFusion:
         self._waiting: dict[int, Tensor] = {}
         self._places = itertools.count()
 
-    def convolved(self, kernel: Convolution, x: Tensor) -> Tensor:
+    def on_convolution(self, kernel: Convolution, x: Tensor) -> Tensor:
         """Return the output of a convolution, or its placeholder; see `tape.Fusion`."""
         place = next(self._places)
         norm = self.pairs.get(place)
@@ -57,18 +57,18 @@ class ConvBatchNormFusion:
         self._waiting[place] = out
         return placeholder
 
-    def normalised(self, convolved: Tensor, norm: Normalisation) -> Tensor | None:
+    def on_normalisation(self, conv_output: Tensor, norm: Normalisation) -> Tensor | None:
         """See `tape.Fusion`.
 
         Raises:
             FusionMismatch: another normalisation than the one that was folded, or once more.
         """
-        place = marks_of(convolved).placeholder_of
+        place = marks_of(conv_output).placeholder_of
         if place is not None:
             if place not in self._waiting or not self.pairs[place].same(norm):
                 raise FusionMismatch(place)
             return self._waiting.pop(place)
-        place = marks_of(convolved).convolution
+        place = marks_of(conv_output).convolution
         if place is not None:
             self.seen[place] = norm
         return None

@@ -108,7 +108,7 @@ class Forward:
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
             own_tensor = clone_rows(tensor)
-            return interceptor.sampled(own_tensor) if per_sample else own_tensor
+            return interceptor.as_sample(own_tensor) if per_sample else own_tensor
 
         try:
             # Two samples, not one: some models squeeze a single one.
@@ -127,7 +127,7 @@ class Forward:
 
     def _take(self, tensor: Tensor, per_sample: bool) -> Tensor:
         own_tensor = clone_rows(tensor)  # for a model may write into what it is given
-        return self._interceptor.sampled(own_tensor) if per_sample else own_tensor
+        return self._interceptor.as_sample(own_tensor) if per_sample else own_tensor
 
     @property
     def has_copies(self) -> bool:

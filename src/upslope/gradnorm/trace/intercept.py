@@ -113,9 +113,9 @@ class Interceptor(TorchFunctionMode):
         while self._depth == 0 and self._tensors_written:
             remove_marks(self._tensors_written.pop())
 
-    def sampled(self, tensor: Tensor) -> Tensor:
+    def as_sample(self, tensor: Tensor) -> Tensor:
         """Return an alias of a tensor, known to depend on the samples."""
-        return self._kinds.sampled(tensor)
+        return self._kinds.as_sample(tensor)
 
     def __torch_function__(
         self,

@@ -26,7 +26,7 @@ _PROGRAMS = 512
 
 
 @dataclass
-class Known:
+class ProvenProgram:
     """What is known of a program: the layout of each use, or why its samples go one by one."""
 
     layouts: dict[int, Layout] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Memory:
     """The programs of one model."""
 
     def __init__(self) -> None:
-        self._programs: OrderedDict[Hashable, Known] = OrderedDict()
+        self._programs: OrderedDict[Hashable, ProvenProgram] = OrderedDict()
         self._front: set[Hashable] = set()
         # A generator of its own: drawing proofs must not move the caller's random numbers.
         self._random = random.Random(0)
@@ -49,14 +49,14 @@ class Memory:
         self.told: set[str] = set()
         """What this model's user was warned of."""
 
-    def recall(self, program: Hashable) -> Known | None:
+    def recall(self, program: Hashable) -> ProvenProgram | None:
         """What was proven of a program."""
         record = self._programs.get(program)
         if record is not None:
             self._programs.move_to_end(program)
         return record
 
-    def keep(self, program: Hashable, record: Known) -> None:
+    def keep(self, program: Hashable, record: ProvenProgram) -> None:
         """Remember what was proven of a program."""
         self._programs[program] = record
         while len(self._programs) > _PROGRAMS:

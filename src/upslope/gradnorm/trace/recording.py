@@ -31,7 +31,7 @@ from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
 from upslope.gradnorm.trace.memory import (
-    Known,
+    ProvenProgram,
     closed_outputs,
     cut_off,
     memory_of,
@@ -231,7 +231,7 @@ class Recording:
             if not opens(run.outputs):
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
-        known = Known(dict(layouts), self.fallback_reason, run.looks_around, ways or set())
+        known = ProvenProgram(dict(layouts), self.fallback_reason, run.looks_around, ways or set())
         self._memory.keep(program, known)
 
     def _holds_in_double(self, loss: Loss) -> bool:

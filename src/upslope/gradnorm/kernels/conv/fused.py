@@ -42,7 +42,7 @@ class FusedConvolution(Convolution):
     def __init__(self, tape: Tape, plain: Convolution, norm: Normalisation):
         super().__init__(tape, plain.weight, plain.bias, plain.geometry, None)
         self.separate, self.norm = (plain.weight, plain.bias), norm
-        self.weights = tape.weights.asked(plain.weight, plain.bias, norm.weight, norm.bias)
+        self.weights = tape.weights.select_weights(plain.weight, plain.bias, norm.weight, norm.bias)
         self.name = f"{plain.name} + batch_norm (eval)"
         with torch.no_grad():
             self.rate = (norm.var + norm.eps).rsqrt()
@@ -76,7 +76,7 @@ class FusedConvolution(Convolution):
 def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     """Return whether folding the normalisation into a convolution of x is possible, and cheaper."""
     weight = kernel.weights
-    whole = any(w is kernel.weight for w in weight) and not kernel.transposed
+    whole = any(w is kernel.weight for w in weight) and not kernel.is_transposed
     one_type = kernel.dtype is None and kernel.weight.dtype == norm.mean.dtype == x.dtype
     if not (whole and one_type and x.shape[0] > 0):
         return False

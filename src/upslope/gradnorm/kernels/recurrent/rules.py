@@ -30,7 +30,7 @@ from upslope.gradnorm.kernels.recurrent.lstm import LSTM
 from upslope.gradnorm.kernels.recurrent.recurrence import Elman, Layer, Recurrence, ReluElman
 
 
-class Packed:
+class Packing:
     """The rows of a packed batch, and their places in a padded one.
 
     sizes: (t,), how many samples have each step. order: (n,), which samples they are, where known.
@@ -77,7 +77,7 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
         # The packed form has the batch sizes of the steps, integers, in second place.
         if isinstance(args[0], Tensor) and not args[0].is_floating_point():
             sizes, *others = args
-            packing = Packed(sizes, input.device, marks_of(input).order)
+            packing = Packing(sizes, input.device, marks_of(input).order)
         else:
             *others, batch_first = args
         hx, params, has_biases, num_layers, dropout, train, bidirectional = others
@@ -126,7 +126,7 @@ def _run_layer(
     x: Tensor,
     start: Sequence[Tensor],
     reverse: bool,
-    packing: Packed | None,
+    packing: Packing | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one direction of one layer.
 
