@@ -18,7 +18,7 @@ from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
 from upslope.config.plan import Plan, assemble_from_published_sizes, plan, to_plan
 from upslope.config.pool_plan import PoolPlan, plan_pool
-from upslope.config.read import load, shipped
+from upslope.config.read import load, list_shipped
 from upslope.config.recorded import Source, find_run, find_source, run_folder
 from upslope.config.reopen import open_run, recorded_pool, recorded_run
 from upslope.config.schema import Choice, Config, parse
@@ -57,7 +57,7 @@ __all__ = [
     "recorded_run",
     "run_folder",
     "scorers",
-    "shipped",
+    "list_shipped",
     "to_plan",
     "trained",
     "warnings",

@@ -130,5 +130,5 @@ def _without_compiling() -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
     """Run the model for the engine's own purposes: state and random numbers stay as they are."""
-    with restoring(ModelState(model)), RandomState(model).replayed(), _without_compiling():
+    with restoring(ModelState(model)), RandomState(model).replaying(), _without_compiling():
         yield

@@ -96,7 +96,7 @@ class BatchRun:
         """
         with self._state.one_pass(batch.n):
             if self._has_drawn:
-                with self._random.replayed():
+                with self._random.replaying():
                     yield
                 return
             self._has_drawn = True

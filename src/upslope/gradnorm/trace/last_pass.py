@@ -32,7 +32,7 @@ def showing_batch_last(model: nn.Module, batch: Batch, state: ModelState) -> Ite
     # A program that is known takes one pass, which is the one that the caller asked for.
     if batch.n == 0 or (state.passes == 1 and state.last_size == batch.n):
         return
-    with state.one_pass(batch.n), numbers.replayed(), torch.no_grad():
+    with state.one_pass(batch.n), numbers.replaying(), torch.no_grad():
         batch.call(model)
 
 
