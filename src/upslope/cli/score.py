@@ -267,7 +267,7 @@ def _write_from(
     write: Callable[..., tuple[Path, ScoreReport]],
     engine: Ranks | RayEngine | None,
 ) -> None:
-    from upslope.config import trained
+    from upslope.config import load_trained_model
     from upslope.datasets import list_ids
     from upslope.display import watching
 
@@ -284,7 +284,7 @@ def _write_from(
         with watching(1) as observer:
             return work(observer)
 
-    ready = watch(lambda observer: trained(source, observer))
+    ready = watch(lambda observer: load_trained_model(source, observer))
     with sharing(
         engine, {"pool": ready.pool}, ready.device, partial(deepcopy, ready.model)
     ) as leads:

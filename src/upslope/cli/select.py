@@ -85,7 +85,7 @@ def select(
       upslope select runs/photos --data more-photos --budget 100
     """
     with telling_errors():
-        from upslope.config import find_source, find_strategy, trained
+        from upslope.config import find_source, find_strategy, load_trained_model
         from upslope.datasets import list_ids, load
         from upslope.display import watching
         from upslope.errors import ConfigError
@@ -122,7 +122,7 @@ def select(
                 if own_data
                 else None
             )
-            ready = trained(source, observer, pool)
+            ready = load_trained_model(source, observer, pool)
         answers = _labels(source, ready.pool, ready.task, ready.classes, labelled, own_data)
         defaults = _defaults(source)
         asked_strategy = find_strategy(strategy) if strategy else defaults.strategy

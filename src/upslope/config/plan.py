@@ -146,7 +146,7 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
         ConfigError, DataError, ModelError: as for `assemble` and `check_compatible`.
     """
     datasets.check_root(config.root)
-    if config.data.name in datasets.SIMULATED:
+    if config.data.name in datasets.SIMULATED_SETS:
         outline = assemble_from_published_sizes(config)
         if outline is not None:
             return outline, "Its volumes are simulated when the run begins."

@@ -29,7 +29,7 @@ from upslope.scoring.stored import plain_needs
 from upslope.strategies.base import TopStrategy
 from upslope.strategies.two_stage import CELL, OVER, TWO_STAGE
 
-MEASURED = 512
+SAMPLES_TO_MEASURE = 512
 """Rows that are scored to measure the time per row; a batch before them is not counted."""
 _RATE = 2048  # rows and columns of the product that measures multiply-adds per second
 
@@ -132,12 +132,12 @@ def plan_pool(
                 batch_size=batch_size, on_corrupt="skip",
             ).signals  # fmt: skip
 
-        part = range(min(count, MEASURED))
+        part = range(min(count, SAMPLES_TO_MEASURE))
         compute(part[:batch_size])
         began = time.perf_counter()
         signals = compute(part)
         seconds = (time.perf_counter() - began) / len(part)
-        id_bytes = sum(len(i.encode()) for i in samples.ids[:MEASURED]) / len(part)
+        id_bytes = sum(len(i.encode()) for i in samples.ids[:SAMPLES_TO_MEASURE]) / len(part)
     first = pool.shards[0].size / count
     total = rows or round(sum(shard.size for shard in pool.shards) / first)
     widths = [math.prod(values.shape[1:]) for values in signals.values()]

@@ -18,7 +18,7 @@ from upslope.errors import ConfigError, ModelError, RunError
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.store import FILE
 
-ENCODED = ("table", "text")
+ENCODED_BY_POOL = ("table", "text")
 """Data sets whose inputs are scaled, or made into numbers, by what all rows of the pool hold."""
 
 _OF_THE_POOL = ("limit", "test_limit", "validation", "test_share")

@@ -19,7 +19,7 @@ from upslope.batches import resolve_device
 from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.assemble import data_options
 from upslope.config.inputs import statistics
-from upslope.config.recorded import ENCODED, Source
+from upslope.config.recorded import ENCODED_BY_POOL, Source
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError
@@ -52,7 +52,7 @@ class TrainedModel:
     classes: tuple[str, ...] = ()
 
 
-def trained(
+def load_trained_model(
     source: Source, progress: Observer = no_progress, pool: Dataset | None = None
 ) -> TrainedModel:
     """Return what there is to score, and the network with the weights of the checkpoint.
@@ -176,7 +176,10 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
             "data.size."
         )
     ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
-    if source.config.data.name in ENCODED and ids not in (None, json_digest(list(pool.ids))):
+    if source.config.data.name in ENCODED_BY_POOL and ids not in (
+        None,
+        json_digest(list(pool.ids)),
+    ):
         raise DataError(
             f"Expected the samples that the run in {source.run.path} was trained with, as the "
             f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "

@@ -116,7 +116,7 @@ REGISTRY: Mapping[str, Callable[..., Splits]] = {
 }
 """name -> loader, called as `loader(root, progress=..., **options)`."""
 
-SIMULATED = ("50c-clean", "50c-snr005")
+SIMULATED_SETS = ("50c-clean", "50c-snr005")
 """Those that are made before they are read, which takes a while."""
 
 _DATA_ARGUMENTS = ("root", "progress", "splits", "name")

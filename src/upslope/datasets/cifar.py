@@ -26,7 +26,7 @@ from upslope.datasets.base import Splits
 from upslope.datasets.decoding import read_text
 from upslope.datasets.folder import Statistic, normalise_splits
 from upslope.datasets.paths import check_md5, needed_root
-from upslope.datasets.published import PUBLISHED
+from upslope.datasets.published import PUBLISHED_SPLITS
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 from upslope.reading import check_room, reporting_damage
@@ -141,7 +141,7 @@ def _open(form: _PublishedForm, root: Path | None, progress: Observer) -> Splits
     folder = needed_root(root, form.name, where)
     if parquet.has_files(folder):
         splits = parquet.load(folder, progress=progress)
-        class_count, count = PUBLISHED[form.name].classes, len(splits.pool.classes)
+        class_count, count = PUBLISHED_SPLITS[form.name].classes, len(splits.pool.classes)
         if count != class_count:  # beside it may lie another data set of the same layout
             raise DataError(
                 f"Expected {form.name!r}, of {class_count} classes, in {folder} but the Parquet "

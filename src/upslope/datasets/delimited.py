@@ -84,8 +84,8 @@ def read_delimited(
             for column, down in zip(columns, across, strict=True):
                 column.append(pa.array(down, pa.large_string()))
     arrays = [pa.chunked_array(chunks, pa.large_string()) for chunks in columns]
-    named, column_notes = _name_columns(names, arrays, path)
-    return pa.table(named), (*notes, *column_notes)
+    named_columns, column_notes = _name_columns(names, arrays, path)
+    return pa.table(named_columns), (*notes, *column_notes)
 
 
 def _lines(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:

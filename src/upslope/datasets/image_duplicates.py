@@ -44,7 +44,7 @@ NEAR = 0.995
 """Least inner product of the thumbnails of near duplicates."""
 MANY = 20_000
 """Images above which `auto` compares no thumbnails: the work grows with the square."""
-STREAMED = 2**28
+MOST_STREAMED_BYTES = 2**28
 """Bytes of decoded images above which `auto` decodes none for the sake of their thumbnails."""
 _FLAT = 2.0  # standard deviation of grey levels under which a thumbnail shows nothing to compare
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green, blue in grey, as Pillow weighs them
@@ -100,7 +100,7 @@ def copy_notes(
 def _is_quick(parts: Iterable[Dataset]) -> bool:
     """Tell whether all images are held in memory, or few enough to be decoded in seconds."""
     streams = [dataset for dataset in parts if not dataset.resident]
-    return sum(len(d) * math.prod(d.input_shape) for d in streams) <= STREAMED
+    return sum(len(d) * math.prod(d.input_shape) for d in streams) <= MOST_STREAMED_BYTES
 
 
 def _equal_files(samples: Sequence[_Sample]) -> Iterator[list[int]]:

@@ -19,7 +19,7 @@ _STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = (
 )  # fmt: skip
 _INTEGERS = (4, 5, 6)
 _ROW_GROUPS, _COLUMNS, _COLUMN_METADATA = 4, 1, 3
-_PATH, _VALUES, _UNCOMPRESSED = 3, 5, 6
+_PATH, _VALUES, _UNCOMPRESSED_SIZE = 3, 5, 6
 
 
 def column_sizes(path: Path) -> list[tuple[str, int, int]]:
@@ -43,7 +43,7 @@ def column_sizes(path: Path) -> list[tuple[str, int, int]]:
             for column in group[_COLUMNS]:
                 chunk = column[_COLUMN_METADATA]
                 name = chunk[_PATH][0].decode()
-                sizes.append((name, int(chunk[_UNCOMPRESSED]), int(chunk[_VALUES])))
+                sizes.append((name, int(chunk[_UNCOMPRESSED_SIZE]), int(chunk[_VALUES])))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("its footer does not describe its columns") from error
     return sizes

@@ -36,7 +36,7 @@ class PublishedSplits:
     floats: bool = False
 
 
-PUBLISHED: Mapping[str, PublishedSplits] = {
+PUBLISHED_SPLITS: Mapping[str, PublishedSplits] = {
     "mnist": PublishedSplits(60_000, 10_000, 10, (1, 28, 28)),
     "fashion-mnist": PublishedSplits(60_000, 10_000, 10, (1, 28, 28)),
     "cifar10": PublishedSplits(50_000, 10_000, 10, (3, 32, 32)),
@@ -116,7 +116,7 @@ def outline(name: str, options: Mapping[str, Any]) -> Splits | None:
 
     The options that every data set has are not applied: that is `shape`'s.
     """
-    outline_of_name = PUBLISHED.get(name)
+    outline_of_name = PUBLISHED_SPLITS.get(name)
     if outline_of_name is None:
         return None
     if (size := options.get("size")) is not None:

@@ -28,8 +28,8 @@ from upslope.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DELIMITED = (".csv", ".tsv")
-SUFFIXES = (*DELIMITED, ".parquet", ".jsonl", ".json")
+DELIMITED_SUFFIXES = (".csv", ".tsv")
+SUFFIXES = (*DELIMITED_SUFFIXES, ".parquet", ".jsonl", ".json")
 
 TestShare = Annotated[
     float, Field(gt=0, lt=1, description="share of the rows to test on, where no file says which")
@@ -126,7 +126,7 @@ def read_rows(
         [table for table, _ in tables],
         root if len(files) == 2 else files[0],
         id_column,
-        untyped=all(path.suffix.lower() in DELIMITED for path in files),
+        is_untyped=all(path.suffix.lower() in DELIMITED_SUFFIXES for path in files),
         decimal={"point": ".", "comma": ","}.get(decimal, decimal),
         notes=(*notes, *(note for _, table_notes in tables for note in table_notes)),
     )
@@ -137,7 +137,7 @@ def rows_of(
     path: Path,
     id_column: str | None,
     *,
-    untyped: bool = False,
+    is_untyped: bool = False,
     decimal: str = ".",
     notes: tuple[str, ...] = (),
 ) -> Rows:
@@ -167,21 +167,21 @@ def rows_of(
         raise DataError(f"Expected rows in {path} but got none.")
     parts = [len(t) for t in tables]
     test = np.repeat([False, True], parts) if len(tables) == 2 else None
-    used = {"split"} & set(table.column_names)
-    if test is None and used:
+    split_columns = {"split"} & set(table.column_names)
+    if test is None and split_columns:
         test = _split(table.column("split").to_pylist(), path)
     if test is None:
         _check_no_split_elsewhere(table, path)
     ids = _ids(table, id_column, parts, path)
     if id_column or "id" in table.column_names:
-        used.add(id_column or "id")
+        split_columns.add(id_column or "id")
     return Rows(
         table,
         ids,
         test,
         path,
-        frozenset(used),
-        untyped,
+        frozenset(split_columns),
+        is_untyped,
         decimal,
         notes,
     )
@@ -210,11 +210,11 @@ def _read(
 ) -> tuple[pa.Table, tuple[str, ...]]:
     """Return the table, and notes on how it was read."""
     suffix = path.suffix.lower()
-    if suffix in DELIMITED:
+    if suffix in DELIMITED_SUFFIXES:
         return read_delimited(path, encoding, delimiter)
     if delimiter is not None:
         raise ConfigError(
-            f"Expected `data.delimiter` for {' and '.join(DELIMITED)} files alone but got "
+            f"Expected `data.delimiter` for {' and '.join(DELIMITED_SUFFIXES)} files alone but got "
             f"{delimiter!r} for {path}. Leave it out."
         )
     if suffix == ".parquet":

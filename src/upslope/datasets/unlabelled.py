@@ -27,7 +27,7 @@ ClassNames = Annotated[
     # Others than text are refused with a word on quotes.
     list[str | int | float | bool | None] | None,
     BeforeValidator(
-        lambda given: split_names(given, "data.classes") if isinstance(given, str) else given
+        lambda value: split_names(value, "data.classes") if isinstance(value, str) else value
     ),
     Field(
         title="a list of names, or nothing",

@@ -57,14 +57,15 @@ def _oddities(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str
 def _starts(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, ...]:
     """Whether tomograms say that their first voxel lies elsewhere than at 0."""
     tomograms = {particle.file for particle in table.particles if particle.centre is not None}
-    shifted = [f for f in sorted(tomograms & headers.keys()) if any(headers[f].start)]
-    if not shifted:
+    with_shift = [f for f in sorted(tomograms & headers.keys()) if any(headers[f].start)]
+    if not with_shift:
         return ()
-    x, y, z = headers[shifted[0]].start
+    x, y, z = headers[with_shift[0]].start
     return (
-        f"{shifted[0].name} begins at x, y, z = {x:g}, {y:g}, {z:g} angstrom by its header, "
+        f"{with_shift[0].name} begins at x, y, z = {x:g}, {y:g}, {z:g} angstrom by its header, "
         "NXSTART "
-        f"or ORIGIN ({len(shifted)} of {len(tomograms)} tomograms). Coordinates are counted from "
+        f"or ORIGIN ({len(with_shift)} of {len(tomograms)} tomograms). Coordinates are counted "
+        "from "
         "the "
         "first voxel of the file: take the start off them if they are counted from elsewhere.",
     )

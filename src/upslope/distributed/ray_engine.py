@@ -241,18 +241,18 @@ class _Worker:
         self._work: tuple[str, Any] = ("", None)
 
     def compute(
-        self, held: list[Any], key: str, parcel: list[Any], batches: list[Tensor]
+        self, payload_parts: list[Any], key: str, parcel: list[Any], batches: list[Tensor]
     ) -> list[Any]:
         """Return the results of some batches.
 
-        held: what every actor holds. key: of the work in the parcel.
+        payload_parts: what every actor holds. key: of the work in the parcel.
         """
         import ray
         from ray import cloudpickle
 
         if self._holdings is None:
             # Written by the process that started this worker, for it alone.
-            objects, make_model = cloudpickle.loads(ray.get(held[0]))
+            objects, make_model = cloudpickle.loads(ray.get(payload_parts[0]))
             self._holdings = Holdings(objects, make_model, self._device)
         if self._work[0] != key:
             self._work = (key, self._holdings.unpack(ray.get(parcel[0])))

@@ -111,8 +111,10 @@ class ModelStore:
         """
         with disk_errors(self.folder):
             for folder in (self.folder, self.folder / "models"):
-                sweep(folder, alone=True)
-                sweep(folder, ".tmp*", alone=True)  # of safetensors, as earlier versions called it
+                sweep(folder, is_only_writer=True)
+                sweep(
+                    folder, ".tmp*", is_only_writer=True
+                )  # of safetensors, as earlier versions called it
             if last_cycle is None:
                 return
             self.checkpoint.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from upslope.gradnorm.losses import label_free
 from upslope.gradnorm.parameters import Parameters, select
 from upslope.gradnorm.trace.recording import Recording
 
-KERNEL, REPLAYED, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
+KERNEL, REPLAY, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
 
 _MODULES_WITH_KERNELS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
@@ -82,7 +82,7 @@ class Explanation:
         return "\n".join([self.note, "", *lines])
 
 
-_SLOWNESS = (KERNEL, UNKNOWN, REPLAYED, ONE_BY_ONE)
+_SLOWNESS = (KERNEL, UNKNOWN, REPLAY, ONE_BY_ONE)
 
 
 def explain(
@@ -168,7 +168,7 @@ def _from_recording(record: Recording) -> Explanation:
     for index, kernel in enumerate(forward.tape.kernels):
         names = tuple(dict.fromkeys(n for w in kernel.weights for n in weights.sources(w)))
         methods, work = listener.methods_of.get(index, (["no gradient"], 0.0))
-        path = REPLAYED if kernel.is_replayed else KERNEL
+        path = REPLAY if kernel.is_replayed else KERNEL
         share = work / total if total else 0.0
         uses.append(Use(names, kernel.name, path, ", ".join(methods), work, share))
     names_met = {name for use in uses for name in use.parameters}

@@ -72,8 +72,8 @@ def select_of_batch(
     elif callable(parameters):
         parameters_chosen = {name: p for name, p in trainable.items() if parameters(name, p)}
     else:
-        wanted = [parameters] if isinstance(parameters, str) else list(parameters)
-        missing = [w for w in wanted if not any(_under(name, w) for name, _ in every)]
+        names_wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+        missing = [w for w in names_wanted if not any(_under(name, w) for name, _ in every)]
         if missing:
             raise GradientNormError(
                 f"Expected `parameters` to name parameters or modules of the model but {missing} "
@@ -82,7 +82,7 @@ def select_of_batch(
         parameters_chosen = {
             name: p
             for name, p in trainable.items()
-            if any(_under(n, w) for n in names[name] for w in wanted)
+            if any(_under(n, w) for n in names[name] for w in names_wanted)
         }
     if not parameters_chosen:
         raise GradientNormError(

@@ -15,7 +15,7 @@ import numpy as np
 
 from upslope.evaluation import PredictedGain, Saving, measure_saving, predict_gain
 from upslope.labelling.learner import Learner
-from upslope.labelling.state import IMPORTED, LabelState
+from upslope.labelling.state import BY_IMPORT, LabelState
 
 MORE = 50
 """Labels that the gain is predicted for."""
@@ -85,7 +85,7 @@ def advise(learner: Learner, state: LabelState) -> Advice | None:
 
     grid = _geometric(len(ids) / 4, len(ids), _GRID)
     gain = predict_gain(grid, curve(grid), MORE, seed=learner.settings.seed)
-    if state.tally.slices[IMPORTED]:
+    if state.tally.slices[BY_IMPORT]:
         return Advice(gain, None)
     count = round(_TRAIN_SHARE * len(control))
     grid = _geometric(max(5, count / 4), min(len(ids), 2 * count), _SAVING_GRID)

@@ -56,7 +56,8 @@ def import_labels(project: Project, source: Path) -> ImportCount:
     if strangers := sorted({id_ for id_, _ in rows} - project_ids):
         raise DataError(
             f"Expected ids of the project in {source} but {len(strangers)} are not, first "
-            f"{', '.join(map(repr, strangers[:_MOST_NAMES]))}. Ids are paths inside {settings.data}; "
+            f"{', '.join(map(repr, strangers[:_MOST_NAMES]))}. Ids are paths inside "
+            f"{settings.data}; "
             "nothing was recorded."
         )
     labels: dict[str, str | Sequence[str]] = {}
@@ -159,7 +160,8 @@ def _from_folder(
     if not tops or (strangers := [name for name in tops if name not in classes]):
         raise DataError(
             f"Expected folders named as the classes {', '.join(classes)} in {folder} but got "
-            f"{', '.join(map(repr, strangers[:_MOST_NAMES])) if tops else 'none'}. Nothing was recorded."
+            f"{', '.join(map(repr, strangers[:_MOST_NAMES])) if tops else 'none'}. Nothing was "
+            "recorded."
         )
     names = ImageNames(ids)
     rows: list[tuple[str, ImportedLabel]] = []

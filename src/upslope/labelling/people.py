@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from upslope.errors import ConfigError
 from upslope.labelling.project import names_of
-from upslope.labelling.state import IMPORTED, AnswerLabel, LabelState, merge
+from upslope.labelling.state import BY_IMPORT, AnswerLabel, LabelState, merge
 
 MergeMethod = Literal["majority", "dawid-skene"]
 _ITERATIONS = 100
@@ -47,7 +47,7 @@ def disagreements(state: LabelState, classes: Sequence[str]) -> list[Disagreemen
         labels = {
             author: answer.label
             for author, answer in by_author.items()
-            if answer.label is not None and answer.slice != IMPORTED
+            if answer.label is not None and answer.slice != BY_IMPORT
         }
         texts = [repr(label) for label in labels.values()]
         if len(set(texts)) > 1 and 2 * max(map(texts.count, texts)) <= len(texts):

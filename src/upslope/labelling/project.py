@@ -22,7 +22,7 @@ from upslope.labelling.outlines import canonical
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import OUTLINES, ProjectSettings
 from upslope.labelling.state import (
-    IMPORTED,
+    BY_IMPORT,
     REASONS,
     Answer,
     AnswerLabel,
@@ -218,7 +218,9 @@ class Project:
             ids = list(part)
             for start in range(0, len(ids), _AT_ONCE):
                 some = {id_: part[id_] for id_ in ids[start : start + _AT_ONCE]}
-                events.append(Event(kind, 0, {"labels": some, "author": author, "slice": IMPORTED}))
+                events.append(
+                    Event(kind, 0, {"labels": some, "author": author, "slice": BY_IMPORT})
+                )
         if events:
             self._log.record(*events)
         return len(new), len(new_labels)

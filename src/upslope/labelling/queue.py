@@ -19,7 +19,7 @@ from itertools import islice
 
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CONTROL, IMPORTED, LabelState, slice_of
+from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState, slice_of
 
 RANDOM = "random"
 BY_STRATEGY = "strategy"
@@ -152,13 +152,13 @@ class Queue:
         if not answers:
             return True
         people_needed = 2 if id_ in self._twice else 1
-        is_imported = any(answer.slice == IMPORTED for answer in answers.values())
+        is_imported = any(answer.slice == BY_IMPORT for answer in answers.values())
         return not is_imported and author not in answers and len(answers) < people_needed
 
     def _count_asked(self, state: LabelState) -> tuple[int, int]:
         """(samples of the control slice, all samples) that were asked and answered."""
         slices = state.tally.slices
-        return slices[CONTROL], slices.total() - slices[IMPORTED]
+        return slices[CONTROL], slices.total() - slices[BY_IMPORT]
 
     def _control_question(self, id_: str | None) -> Question | None:
         if id_ is None:

@@ -17,7 +17,7 @@ from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import Samples, TableRows
-from upslope.labelling.state import CONTROL, IMPORTED, Answer, slice_of
+from upslope.labelling.state import BY_IMPORT, CONTROL, Answer, slice_of
 from upslope.labelling.status import advice_lines
 
 AHEAD = 6
@@ -255,7 +255,7 @@ class Session:
             "samples": len(self.samples.ids),
             "labelled": tally.labelled,
             "passed": tally.passed,
-            "imported": tally.slices[IMPORTED],
+            "imported": tally.slices[BY_IMPORT],
             "own": len(tally.by_author.get(author, ())),
             "unreadable": len(state.unreadable),
             "copies": len(state.copies),

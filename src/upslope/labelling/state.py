@@ -30,7 +30,7 @@ AnswerLabel = int | list[int] | str
 
 SKIP, CANNOT_TELL = "skip", "cannot tell"
 REASONS = (SKIP, CANNOT_TELL)
-CONTROL, IMPORTED = "control", "imported"
+CONTROL, BY_IMPORT = "control", "imported"
 
 
 @dataclass(frozen=True)

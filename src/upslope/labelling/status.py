@@ -13,7 +13,7 @@ from upslope.labelling.advice import Advice, sentences
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CONTROL, IMPORTED, LabelState
+from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState
 
 
 def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
     pass_counts: Counter[str] = Counter()
     for answers in state.answers.values():
         for answer in answers.values():
-            if answer.slice != IMPORTED:
+            if answer.slice != BY_IMPORT:
                 people.setdefault(answer.author, []).append(answer.seconds)
             if answer.label is None:
                 pass_counts[answer.reason] += 1
@@ -48,7 +48,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         "strategy": settings.strategy,
         "labelled": tally.labelled,
         "passed": dict(pass_counts),
-        "imported": tally.slices[IMPORTED],
+        "imported": tally.slices[BY_IMPORT],
         "control": tally.slices[CONTROL],
         "control_closed": state.closed,
         "unreadable": len(state.unreadable),
@@ -75,7 +75,7 @@ def advice_lines(state: LabelState, settings: ProjectSettings, wage: float | Non
         answer.seconds
         for answers in state.answers.values()
         for answer in answers.values()
-        if answer.slice != IMPORTED and answer.seconds > 0
+        if answer.slice != BY_IMPORT and answer.seconds > 0
     ]
     pace = statistics.median(seconds) if seconds else None
     return sentences(Advice.from_record(state.advice), pace, settings.control, wage)
@@ -92,7 +92,7 @@ def agreement(state: LabelState) -> dict[str, Any] | None:
         labels: dict[str, object] = {
             name: tuple(a.label) if isinstance(a.label, list) else a.label
             for name, a in answers.items()
-            if a.label is not None and a.slice != IMPORTED
+            if a.label is not None and a.slice != BY_IMPORT
         }
         if len(labels) > 1:
             pairs.append(labels)

@@ -241,7 +241,7 @@ def read_log(
             db.execute("ROLLBACK")
         try:
             end = check_chain(
-                texts, rows, wanted=version == kind.version or "chain" in chain_columns
+                texts, rows, what_is_wanted=version == kind.version or "chain" in chain_columns
             )
             meta = {key: from_json(texts[key]) for key in kind.keys}
             state = kind.fold(

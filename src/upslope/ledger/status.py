@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from upslope.counts import format_count
-from upslope.ledger.records import FITTED, RunResult
+from upslope.ledger.records import LEAST_TRAIN_ACCURACY, RunResult
 
 SHEET = "to-label.csv"
 """The file in a run's folder where people answer."""
@@ -98,7 +98,8 @@ def unfitted_words(cycles: list[int]) -> str:
     many = "s" if len(cycles) > 1 else ""
     numbers = ", ".join(str(n) for n in cycles)
     return (
-        f"cycle{many} {numbers}: training accuracy below {100 * FITTED:.0f}%, so that scores and "
+        f"cycle{many} {numbers}: training accuracy below {100 * LEAST_TRAIN_ACCURACY:.0f}%, so "
+        "that scores and "
         "comparisons mean little there. Train longer (training.epochs), in a new run."
     )
 

@@ -39,9 +39,9 @@ class Figures:
         if progress.done == 0 or place not in self._began:
             self._began[place] = time.monotonic()
         if progress.done >= progress.total:
-            elapsed = time.monotonic() - self._began.pop(place)
+            time_taken = time.monotonic() - self._began.pop(place)
             seconds = self._seconds.setdefault(progress.run, {})
-            seconds[progress.phase] = seconds.get(progress.phase, 0.0) + elapsed
+            seconds[progress.phase] = seconds.get(progress.phase, 0.0) + time_taken
 
     def _finish(self, progress: Progress) -> None:
         seconds = self._seconds.pop(progress.run, {})

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upslope.config import find_source, recorded_pool, trained
+from upslope.config import find_source, load_trained_model, recorded_pool
 from upslope.datasets import root_of, row_contents
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError, UpslopeError
@@ -125,7 +125,7 @@ def features_of(
     """
     why = ""
     try:
-        network = trained(find_source(run.path), observer, samples.pool)
+        network = load_trained_model(find_source(run.path), observer, samples.pool)
         need = Need.of("features")
         table = compute_signals(
             [need], network.model, network.task, network.pool, positions,

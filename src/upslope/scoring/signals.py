@@ -252,8 +252,8 @@ def _fitting_batch(
 
 
 def _fitting(observer: Observer, stop: Stop) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
+    def report(count: int, total: int) -> None:
         stop.check()
-        observer(Progress("fit", done, total))
+        observer(Progress("fit", count, total))
 
     return report

@@ -49,9 +49,11 @@ class Cells:
 
         cell: its number. count: how many, itself included.
         """
-        squared = (self.means - self.means[cell]).square().sum(dim=1)
-        squared[cell] = -1.0
-        nearest: list[int] = squared.topk(min(count, len(squared)), largest=False).indices.tolist()
+        square_sums = (self.means - self.means[cell]).square().sum(dim=1)
+        square_sums[cell] = -1.0
+        nearest: list[int] = square_sums.topk(
+            min(count, len(square_sums)), largest=False
+        ).indices.tolist()
         return nearest
 
 

@@ -62,16 +62,16 @@ def seeds(x: np.ndarray, n_clusters: int, random_state: Any) -> np.ndarray:
         rough = narrow + narrow[candidates, None] - 2 * (x[candidates] @ x.T)
         closer = rough < nearest + margin
         if closer.mean() > FEW:
-            squared = np.minimum(nearest, distances(candidates, slice(None)))
+            squares = np.minimum(nearest, distances(candidates, slice(None)))
         else:
-            squared = np.repeat(nearest[None], trials, axis=0)
+            squares = np.repeat(nearest[None], trials, axis=0)
             for i in range(trials):
                 rows = np.flatnonzero(closer[i])
                 exact = distances(candidates[i : i + 1], rows)[0]
-                squared[i, rows] = np.minimum(nearest[rows], exact)
-        potentials = squared @ ones[:, None]
+                squares[i, rows] = np.minimum(nearest[rows], exact)
+        potentials = squares @ ones[:, None]
         best = int(np.argmin(potentials))
-        potential, nearest = potentials[best], squared[best]
+        potential, nearest = potentials[best], squares[best]
         centres.append(candidates[best])
     result: np.ndarray = x[centres]
     return result

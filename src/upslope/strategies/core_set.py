@@ -139,8 +139,8 @@ def _cover(
     open_rows = (to_labels > radius**2).nonzero().flatten()
     pairs: list[Tensor] = []
     total = 0
-    for rows, squared in distance_blocks(x[open_rows], x):
-        within = (squared <= radius**2).nonzero()
+    for rows, squared_distances in distance_blocks(x[open_rows], x):
+        within = (squared_distances <= radius**2).nonzero()
         total += len(within)
         if total > PAIRS:
             return None

@@ -41,7 +41,7 @@ ROUNDING = 1e-5
 class Similarity(Protocol):
     """k >= 0, which falls with the distance."""
 
-    def __call__(self, squared: Tensor) -> Tensor:
+    def __call__(self, squares: Tensor) -> Tensor:
         """Return k of squared distances, elementwise; it may overwrite them."""
         ...
 
@@ -72,8 +72,8 @@ class DenseCover:
     def bounds(self) -> Tensor:
         """Return the gain of every candidate, up to `ROUNDING`: (n,), in double precision."""
         gains = torch.zeros(len(self.x), dtype=torch.float64)
-        for rows, columns, squared in symmetric_tiles(self.x):
-            k = self.similarity(squared)
+        for rows, columns, squares in symmetric_tiles(self.x):
+            k = self.similarity(squares)
             new_gains = (k - self.covered[columns]).clamp_(min=0)
             gains[rows] += new_gains @ self.w[columns]
             if rows != columns:
@@ -83,14 +83,14 @@ class DenseCover:
 
     def gains_of(self, rows: Tensor) -> Tensor:
         """Return the gains of some candidates now: (len(rows),)."""
-        squared = squared_distances(self.x[rows], self.x, self.squares)
-        return self.similarity(squared).sub_(self.covered).clamp_(min=0) @ self.w
+        squares = squared_distances(self.x[rows], self.x, self.squares)
+        return self.similarity(squares).sub_(self.covered).clamp_(min=0) @ self.w
 
     def take(self, row: int) -> None:
         """Count a candidate as labelled."""
-        squared = squared_distances(self.x[row : row + 1], self.x, self.squares)[0]
-        torch.minimum(self.nearest, squared, out=self.nearest)
-        torch.maximum(self.covered, self.similarity(squared), out=self.covered)
+        squares = squared_distances(self.x[row : row + 1], self.x, self.squares)[0]
+        torch.minimum(self.nearest, squares, out=self.nearest)
+        torch.maximum(self.covered, self.similarity(squares), out=self.covered)
 
 
 class SparseCover:
@@ -113,30 +113,30 @@ class SparseCover:
         n = len(dense.x)
         most = min(PAIRS, max(FEW, int(SHARE * n**2)))
         probes = torch.arange(0, n, max(1, n // PROBES))
-        squared = squared_distances(dense.x[probes], dense.x, dense.squares)
-        if int((squared < reach[probes, None]).sum()) * (n / len(probes)) > most:
+        squares = squared_distances(dense.x[probes], dense.x, dense.squares)
+        if int((squares < reach[probes, None]).sum()) * (n / len(probes)) > most:
             return None
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         total = 0
         near = torch.empty(0, dtype=torch.bool)  # for all tiles, as they have one buffer too
-        for rows, columns, squared in symmetric_tiles(dense.x):
-            torch.lt(squared, reach[columns], out=near.resize_(squared.shape))
+        for rows, columns, squares in symmetric_tiles(dense.x):
+            torch.lt(squares, reach[columns], out=near.resize_(squares.shape))
             i, j = near.nonzero().unbind(dim=1)
-            parts.append(_pairs(i + rows.start, j + columns.start, squared[i, j]))
+            parts.append(_pairs(i + rows.start, j + columns.start, squares[i, j]))
             total += len(i)
             if rows != columns:
-                torch.lt(squared, reach[rows, None], out=near)
+                torch.lt(squares, reach[rows, None], out=near)
                 i, j = near.nonzero().unbind(dim=1)
-                parts.append(_pairs(j + columns.start, i + rows.start, squared[i, j]))
+                parts.append(_pairs(j + columns.start, i + rows.start, squares[i, j]))
                 total += len(i)
             if total > most:
                 return None
-        candidates, samples, squared = (torch.cat(part) for part in zip(*parts, strict=True))
+        candidates, samples, squares = (torch.cat(part) for part in zip(*parts, strict=True))
         parts.clear()
         # A stable sort: the tiles give the samples of each candidate in ascending order.
         order = candidates.argsort(stable=True)
         counts = torch.bincount(candidates, minlength=n)
-        return cls(dense, counts, samples[order], dense.similarity(squared[order]))
+        return cls(dense, counts, samples[order], dense.similarity(squares[order]))
 
     def gains_of(self, rows: Tensor) -> Tensor:
         """Return the gains of some candidates now: (len(rows),), in double precision."""

@@ -96,8 +96,8 @@ class DCoM(QueryStrategy):
             positions.append(best)
             within = squared_distances(x[best : best + 1], every)[0] < radius**2
             new = (within & ~is_covered).nonzero().flatten()
-            for rows, squared in distance_blocks(x, every[new]):
-                density[rows] -= (squared < radius**2).sum(dim=1)
+            for rows, squares in distance_blocks(x, every[new]):
+                density[rows] -= (squares < radius**2).sum(dim=1)
             is_covered[new] = True
         return Choice(
             positions, scores, {"coverage": share, "competence": weight, "radius": radius}
@@ -118,10 +118,13 @@ class DCoM(QueryStrategy):
         widest = torch.full((len(y),), self.delta)
         threshold = 0.2 * float(_find_covered(every, y, widest).float().mean()) + 0.4
         radii = torch.empty(len(y))
-        for rows, squared in distance_blocks(y, every):
-            distances = squared.sqrt()
+        for rows, squares in distance_blocks(y, every):
+            distances = squares.sqrt()
             same = classes == labels[rows, None]
-            low, high = torch.zeros(len(squared)), torch.full((len(squared),), self.delta)
+            low, high = (
+                torch.zeros(len(squares)),
+                torch.full((len(squares),), self.delta),
+            )
             for _ in range(math.ceil(math.log2(self.delta / RESOLUTION))):
                 middle = (low + high) / 2
                 within = distances < middle[:, None]
@@ -140,16 +143,16 @@ def competence(coverage: float, slope: float, centre: float) -> float:
 def _find_covered(every: Tensor, y: Tensor, radii: Tensor) -> Tensor:
     """Which rows of `every` lie within the ball of a row of y: (len(every),) booleans."""
     is_covered = torch.zeros(len(every), dtype=torch.bool)
-    for rows, squared in distance_blocks(y, every):
-        is_covered |= (squared < radii[rows, None].square()).any(dim=0)
+    for rows, squares in distance_blocks(y, every):
+        is_covered |= (squares < radii[rows, None].square()).any(dim=0)
     return is_covered
 
 
 def _uncovered_neighbours(x: Tensor, every: Tensor, is_covered: Tensor, radius: float) -> Tensor:
     """How many uncovered rows of `every` lie within `radius` of each row of x: (len(x),)."""
     counts = torch.zeros(len(x))
-    for rows, squared in distance_blocks(x, every[~is_covered]):
-        counts[rows] = (squared < radius**2).sum(dim=1).float()
+    for rows, squares in distance_blocks(x, every[~is_covered]):
+        counts[rows] = (squares < radius**2).sum(dim=1).float()
     return counts
 
 

@@ -55,8 +55,8 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
     rows = Rows(x)
     norms = rows.squared_norms()
     nearest, cluster = torch.full((n,), torch.inf, dtype=x.dtype), torch.zeros(n).long()
-    for part, squared in distance_blocks(x, y):
-        nearest[part], cluster[part] = squared.min(dim=1)
+    for part, squared_distances in distance_blocks(x, y):
+        nearest[part], cluster[part] = squared_distances.min(dim=1)
     free = torch.ones(n, dtype=torch.bool)
     positions: list[int] = []
     for k in range(budget):
@@ -72,7 +72,7 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
             best = int(nearest.masked_fill(~inside, -1.0).argmax())
         positions.append(best)
         free[best] = False
-        squared = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
-        closer = squared < nearest
-        nearest[closer], cluster[closer] = squared[closer], m + k
+        squared_distances = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
+        closer = squared_distances < nearest
+        nearest[closer], cluster[closer] = squared_distances[closer], m + k
     return positions

@@ -38,9 +38,11 @@ def typicality(x: Tensor) -> Tensor:
     if k == 0:
         return torch.ones(len(x))
     mean = torch.empty(len(x))
-    for rows, squared in distance_blocks(x, x):
-        squared[torch.arange(len(squared)), torch.arange(rows.start, rows.stop)] = torch.inf
-        mean[rows] = squared.topk(k, dim=1, largest=False).values.sqrt().mean(dim=1)
+    for rows, squared_distances in distance_blocks(x, x):
+        squared_distances[
+            torch.arange(len(squared_distances)), torch.arange(rows.start, rows.stop)
+        ] = torch.inf
+        mean[rows] = squared_distances.topk(k, dim=1, largest=False).values.sqrt().mean(dim=1)
     return 1 / (mean + 1e-5)
 
 

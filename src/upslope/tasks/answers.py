@@ -150,5 +150,5 @@ def _names(classes: Sequence[str]) -> str:
     )
 
 
-def _refuse(answer: Any, expected: str) -> NoReturn:
-    raise DataError(f"Expected {expected} but got {answer!r}.")
+def _refuse(answer: Any, what_is_wanted: str) -> NoReturn:
+    raise DataError(f"Expected {what_is_wanted} but got {answer!r}.")

@@ -84,9 +84,9 @@ class Walk:
         # The dicts of a compiled script are no dicts of Python, though they look like some.
         if isinstance(module, torch.jit.ScriptModule):
             for name in ("_buffers", "_parameters"):
-                held = getattr(module, name)
-                self.holders.append(_Script(held))
-                for value in dict(held.items()).values():
+                dictionary = getattr(module, name)
+                self.holders.append(_Script(dictionary))
+                for value in dict(dictionary.items()).values():
                     self._visit(value, _DEPTH)
             for child in module.children():
                 self._visit(child, _DEPTH)
@@ -232,8 +232,8 @@ class _Hooks(Holder):
         for i in places:
             _fill(self.held[i], self._copies.get(i, {}))
         if list(map(type, self._modules)) != self._classes:
-            for module, own in zip(self._modules, self._classes, strict=True):
-                module.__class__ = own
+            for module, own_fields in zip(self._modules, self._classes, strict=True):
+                module.__class__ = own_fields
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
@@ -256,9 +256,11 @@ class _TensorHooks(Holder):
         for tensor in self.held:
             hooks = _hooks_of(tensor)
             if hooks[0] or hooks[1] or id(tensor) in self._copies:
-                for held, before in zip(hooks, self._copies.get(id(tensor), ({}, {})), strict=True):
-                    if held is not None:
-                        _fill(held, before)
+                for hook_dict, before in zip(
+                    hooks, self._copies.get(id(tensor), ({}, {})), strict=True
+                ):
+                    if hook_dict is not None:
+                        _fill(hook_dict, before)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
@@ -269,8 +271,8 @@ def _hooks_of(tensor: Tensor) -> tuple[dict[int, Any] | None, dict[int, Any] | N
     return tensor._backward_hooks, tensor._post_accumulate_grad_hooks
 
 
-def _fill(held: dict[Any, Any], before: Mapping[Any, Any]) -> None:
-    """Let a dict hold what it held before, in that order."""
-    if list(held.items()) != list(before.items()):
-        held.clear()
-        held.update(before)
+def _fill(dictionary: dict[Any, Any], before: Mapping[Any, Any]) -> None:
+    """Let a dict hold what it dictionary before, in that order."""
+    if list(dictionary.items()) != list(before.items()):
+        dictionary.clear()
+        dictionary.update(before)

@@ -51,9 +51,9 @@ class Layout:
         owners[order] = torch.arange(n)[:, None]
         return owners
 
-    def explains(self, gradient: Tensor, kept: Tensor) -> bool:
-        """Whether `gradient` is zero for all samples but those of `kept`, (n,) bool."""
-        return not bool(self.samples(gradient, len(kept))[~kept].any())
+    def explains(self, gradient: Tensor, mask: Tensor) -> bool:
+        """Whether `gradient` is zero for all samples but those of `mask`, (n,) bool."""
+        return not bool(self.samples(gradient, len(mask))[~mask].any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,11 +227,11 @@ class LayoutProbe:
         if self.fitting[index]:
             return self.fitting[index][0]
         passes = self.reached.get(index, [])
-        codes = torch.stack([kept for kept, _ in passes]) if passes else self.kept[None]
-        for dim, reached in enumerate(zip(*(along for _, along in passes), strict=True)):
+        codes = torch.stack([mask for mask, _ in passes]) if passes else self.kept[None]
+        for dim, codes_along in enumerate(zip(*(along for _, along in passes), strict=True)):
             if self.uses[index].dim not in (None, dim):
                 continue
-            owner = _owners(codes, torch.stack(reached))
+            owner = _owners(codes, torch.stack(codes_along))
             if owner is not None:
                 return IndexedLayout(dim, owner=owner, n=len(self.kept))
         raise SamplesNotSeparable("the samples cannot be told apart in the input of some layer")
@@ -244,13 +244,13 @@ def _rows_reached(g: Tensor, dim: int) -> Tensor:
     return g.movedim(dim, 0).reshape(g.shape[dim], -1).any(dim=1)
 
 
-def _owners(codes: Tensor, reached: Tensor) -> Tensor | None:
+def _owners(codes: Tensor, codes_along: Tensor) -> Tensor | None:
     """(size,): the sample whose code (passes, n) each entry was reached by, (passes, size).
 
     -1 for what no pass reached; None if some entry was reached from several samples.
     """
-    same = (codes.mT[:, None] == reached.mT).all(dim=2)  # (n, size)
-    silent = ~reached.any(dim=0)
+    same = (codes.mT[:, None] == codes_along.mT).all(dim=2)  # (n, size)
+    silent = ~codes_along.any(dim=0)
     if not bool((same.any(dim=0) | silent).all()):
         return None
     return torch.where(silent, -1, same.long().argmax(dim=0))

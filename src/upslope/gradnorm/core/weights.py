@@ -23,7 +23,7 @@ class Weights:
         self.parameters = dict(parameters)
         self._names = {id(p): name for name, p in self.parameters.items()}
         self._sources: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
-        self._reordered: dict[str, Tensor] = {}
+        self._copies_in_format: dict[str, Tensor] = {}
 
     def mark_derived(self, tensor: Tensor) -> None:
         """Take in a tensor that was computed from weights alone."""
@@ -68,9 +68,9 @@ class Weights:
         name = self._names.get(id(weight))
         if name is None:
             return weight.contiguous(memory_format=order)
-        if name not in self._reordered:
-            self._reordered[name] = weight.detach().contiguous(memory_format=order)
-        return self._reordered[name]
+        if name not in self._copies_in_format:
+            self._copies_in_format[name] = weight.detach().contiguous(memory_format=order)
+        return self._copies_in_format[name]
 
     def isometric(self, weight: Tensor) -> bool:
         """Whether the weight's entries are distinct entries of one parameter.

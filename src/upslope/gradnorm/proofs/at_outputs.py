@@ -36,11 +36,12 @@ def gradients_at_outputs(
     loss: Loss,
     *,
     prove: bool = True,
-    shared: Collection[int] = (),
+    shared_places: Collection[int] = (),
 ) -> list[Tensor] | None:
     """Return the gradients of the losses at the model's outputs, if they say all there is to say.
 
-    shared: the leaves of the outputs that are as long as the batch by chance (`shared_leaves`).
+    shared_places: the leaves of the outputs that are as long as the batch by chance
+        (`shared_leaves`).
     prove: also see whether losses change with other samples' outputs by ways without gradients.
 
     None where the loss has parameters of its own, where it differentiates outputs by each other
@@ -54,7 +55,7 @@ def gradients_at_outputs(
     ends = [x for x in cut if differentiable(x)]
     if not ends or any(x.shape[:1] != (n,) for x in ends):
         return None
-    if any(differentiable(x) and place in shared for place, x in enumerate(leaves)):
+    if any(differentiable(x) and place in shared_places for place, x in enumerate(leaves)):
         return None
     # Copies, for a loss may write into what it is given.
     leaves_given = [x.clone() if differentiable(x) else x for x in cut]
@@ -76,7 +77,7 @@ def gradients_at_outputs(
         _pull_back(losses, share, [*ends, *parameters]) for share in (torch.ones_like(losses), u)
     )
     # A learned temperature or class weight, whose gradient is not at the outputs.
-    company = Outputs(leaves, spec, n, shared)
+    company = Outputs(leaves, spec, n, shared_places)
     if any(g is not None for g in once[len(ends) :]):
         if n > 1 and prove:
             _refuse_losses_by_company(loss, company, losses.detach())

@@ -29,7 +29,7 @@ class _CannotTell(Exception):  # noqa: N818
 
 
 @torch.no_grad()
-def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: Collection[int]) -> None:
+def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: Collection[int]) -> None:
     """Refuse a model whose outputs for some samples change when they go without the others.
 
     groups: the samples that go together. unused: as in `mixing.compare_outputs`. Where what is
@@ -41,11 +41,11 @@ def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: Collection[int
     try:
         # Where samples may depend on others, entries that a dropout hides are looked at as well.
         patterns = [(HIGH, LOW), (LOW, HIGH)] if run.looks_around else [(HIGH, LOW)]
-        if all(_find_changed(run, groups, unused, pattern) is None for pattern in patterns):
+        if all(_find_changed(run, groups, unused_places, pattern) is None for pattern in patterns):
             return
         # Noise with the samples last is no mixing: one number in all places tells.
         for quantile in (HIGH, LOW):
-            changed_rows = _find_changed(run, groups, unused, (quantile, quantile))
+            changed_rows = _find_changed(run, groups, unused_places, (quantile, quantile))
             if changed_rows is not None:
                 raise model_mixes(run, changed_rows)
     except _CannotTell as reason:
@@ -54,7 +54,7 @@ def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: Collection[int
 
 
 def _find_changed(
-    run: BatchRun, groups: Sequence[Tensor], unused: Collection[int], quantiles: Quantiles
+    run: BatchRun, groups: Sequence[Tensor], unused_places: Collection[int], quantiles: Quantiles
 ) -> Tensor | None:
     """Return samples that change, of the first of the groups that has any; None if none has."""
     draws = ConstantDraws(quantiles)
@@ -69,7 +69,7 @@ def _find_changed(
         other = ConstantDraws(quantiles)
         company, outputs_alone = _run_fewer(run, rows, other)
         changed_rows = changed_samples(
-            run, whole, outputs_alone, company, unused, may_be_shorter=True
+            run, whole, outputs_alone, company, unused_places, may_be_shorter=True
         )
         if changed_rows is None or agree_in_double(run, company, quantiles):
             continue

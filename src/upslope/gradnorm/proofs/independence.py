@@ -130,20 +130,21 @@ def _has_rows_everywhere(run: BatchRun) -> bool:
 
 
 def loss_looks_around(
-    loss: Loss, outputs: Any, n: int, shared: Collection[int] = ()
+    loss: Loss, outputs: Any, n: int, shared_places: Collection[int] = ()
 ) -> bool | None:
     """Return whether the loss of a sample may depend on the outputs of others; None if not known.
 
     That is where it fails, and where it decides in Python what it does (`company`).
 
-    outputs: what a model puts out for n samples, its tensors (n, ...). shared: the leaves that are
+    outputs: what a model puts out for n samples, its tensors (n, ...). shared_places: the leaves
+        that are
     as long by chance.
     """
     leaves, spec = tree_flatten(outputs)
     watch = StatisticsWatch(n)
     changed_leaves = [_change_leaf(leaf, n, None) for leaf in leaves]
     for place, leaf in enumerate(changed_leaves):
-        if place not in shared:
+        if place not in shared_places:
             watch.mark(leaf)
     try:
         with watch:
@@ -158,7 +159,7 @@ def loss_looks_around(
 
     def losses(change: Change) -> list[Tensor]:
         leaves_given = [
-            _change_leaf(leaf, n, None if place in shared else change)
+            _change_leaf(leaf, n, None if place in shared_places else change)
             for place, leaf in enumerate(leaves)
         ]
         return [loss(copy_objects(tree_unflatten(leaves_given, spec)))]

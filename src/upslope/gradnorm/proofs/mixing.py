@@ -39,7 +39,7 @@ def compare_outputs(
     run: BatchRun,
     outputs: Any,
     rows: Tensor,
-    unused: Collection[int] = (),
+    unused_places: Collection[int] = (),
     *,
     may_be_shorter: bool = False,
 ) -> None:
@@ -54,7 +54,7 @@ def compare_outputs(
         DrawsFollowData: the two passes have met other random numbers.
     """
     changed_rows = changed_samples(
-        run, run.outputs, outputs, rows, unused, may_be_shorter=may_be_shorter
+        run, run.outputs, outputs, rows, unused_places, may_be_shorter=may_be_shorter
     )
     if changed_rows is None or agree_in_double(run, rows):
         return
@@ -68,7 +68,7 @@ def changed_samples(
     whole: Any,
     outputs: Any,
     rows: Tensor,
-    unused: Collection[int],
+    unused_places: Collection[int],
     *,
     may_be_shorter: bool,
 ) -> Tensor | None:
@@ -80,7 +80,7 @@ def changed_samples(
     for place, (all_, some_rows) in enumerate(zip(before, some, strict=True)):
         has_rows = all_.shape[:1] == (run.n,) and some_rows.shape[:1] == (len(rows),)
         # What the loss does not look at may depend on anything.
-        if place in unused or not has_rows:
+        if place in unused_places or not has_rows:
             continue
         ours = all_.detach()[rows.to(all_.device)]
         if may_be_shorter and is_shorter(some_rows, ours):
@@ -186,14 +186,14 @@ def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
     Raises:
         GradientNormError: what the loss looks at changes.
     """
-    unused = unread_outputs(outputs, losses)
+    unused_places = unread_outputs(outputs, losses)
     for rows in groups_without_others(run):
         with torch.no_grad():
             try:
                 company, result_alone = run_without_others(run, rows)
             except Exception:  # a model for this size of batch alone: nothing can be said
                 return
-            compare_outputs(run, result_alone, company, unused)
+            compare_outputs(run, result_alone, company, unused_places)
 
 
 def refuse_other_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:

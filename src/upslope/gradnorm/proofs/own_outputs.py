@@ -100,4 +100,4 @@ def gradients_at_own_outputs(
         )  # a pass of its own, only where lengths may have deceived
         if not shared_places:
             raise
-    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared_places)
+    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared_places=shared_places)

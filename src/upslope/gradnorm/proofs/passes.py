@@ -90,12 +90,12 @@ def _run_with_others_replaced(run: BatchRun, rows: Tensor) -> Any:
             "sample can be looked at but in its place of the batch: `model.eval()`."
         ) from error
 
-    def own(tensor: Tensor) -> Tensor:
+    def take_rows(tensor: Tensor) -> Tensor:
         return tensor[rows.to(tensor.device)] if tensor.shape[:1] == (run.n,) else tensor
 
     # Objects that cannot be taken apart are only looked at (`tensors_in`).
     whole = outputs if opens(outputs) else tensors_in(outputs)
-    return tree_map_only(Tensor, own, whole)
+    return tree_map_only(Tensor, take_rows, whole)
 
 
 def with_others_replaced(run: BatchRun, rows: Tensor) -> Batch:

@@ -65,23 +65,23 @@ def sample_by_sample(
     if shares is None or in_the_batch or run.draws_follow_data:
         yield from _in_the_batch(run, loss, parameters, samples)
         return
-    unused = unused_outputs(run.outputs, shares)
+    unused_places = unused_outputs(run.outputs, shares)
     if run.is_random and run.n > 1:
-        refuse_count(run, groups_without_others(run), unused)
+        refuse_count(run, groups_without_others(run), unused_places)
     company = _in_company(run, shares) if run.checks_company else None
     for place, i in enumerate(samples):
         rows, outputs = run_without_others(run, torch.tensor([i]))
         try:
-            compare_outputs(run, outputs, rows, unused, may_be_shorter=True)
+            compare_outputs(run, outputs, rows, unused_places, may_be_shorter=True)
         except DrawsFollowData:
             refuse_unless_provable(run)
             yield from sample_by_sample(run, loss, samples[place:])
             return
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        own = shares_alone(run, loss, shares, outputs, rows)
-        for row in own:
+        values_alone = shares_alone(run, loss, shares, outputs, rows)
+        for row in values_alone:
             row[1:] = 0  # a sample that went twice counts once
-        gradients = pull_back(ends, own, parameters)
+        gradients = pull_back(ends, values_alone, parameters)
         if company is not None:
             rest = [_row_alone(share, i) for share in shares]
             _refuse_company(run, i, gradients, pull_back(company, rest, parameters))
@@ -151,7 +151,7 @@ def _run_from_inputs(run: BatchRun) -> tuple[list[Tensor], Any]:
 def _floating_inputs(batch: Batch) -> list[Tensor]:
     """Return the floating inputs with rows of samples."""
     pairs = zip(batch.leaves, batch.per_sample, strict=True)
-    return [leaf for leaf, own in pairs if own and leaf.is_floating_point()]
+    return [leaf for leaf, values_alone in pairs if values_alone and leaf.is_floating_point()]
 
 
 def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> list[Tensor]:
@@ -175,7 +175,7 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
 def _refuse_company(
     run: BatchRun,
     sample: int,
-    own: Sequence[Tensor | None],
+    values_alone: Sequence[Tensor | None],
     in_company: Sequence[Tensor | None],
 ) -> None:
     """Refuse if the gradient of a sample's loss is another one in the batch than alone.
@@ -183,7 +183,11 @@ def _refuse_company(
     Raises:
         GradientNormError: it is.
     """
-    pairs = [(a, b) for a, b in zip(own, in_company, strict=True) if not (a is None and b is None)]
+    pairs = [
+        (a, b)
+        for a, b in zip(values_alone, in_company, strict=True)
+        if not (a is None and b is None)
+    ]
     size = sum(float(g.abs().sum()) for pair in pairs for g in pair if g is not None) / 2
     apart_at_most = _APART.get(run.precision, _APART_HALF)
     for a, b in pairs:
@@ -292,9 +296,14 @@ def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> No
         if any(tensors[place] is x for place in shared_tensors(run)):
             continue
         for i in range(run.n):  # a model that differentiates itself may not be linear
-            (own,) = pull_back([losses], [one_hot(losses, i)], [x])
-            if own is not None:
-                felt = (own.isfinite() & (own != 0)).reshape(run.n, -1).any(dim=1).cpu()
+            (values_alone,) = pull_back([losses], [one_hot(losses, i)], [x])
+            if values_alone is not None:
+                felt = (
+                    (values_alone.isfinite() & (values_alone != 0))
+                    .reshape(run.n, -1)
+                    .any(dim=1)
+                    .cpu()
+                )
                 felt[i] = False
                 if bool(felt.any()):
                     raise loss_mixes(felt)

@@ -248,9 +248,9 @@ def _refuse_company_of_random(
     _refuse_count(run, [*groups, *groups_alone], unused_outputs(run.outputs, shares))
 
 
-def _refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: set[int]) -> None:
+def _refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: set[int]) -> None:
     try:
-        refuse_count(run, groups, unused)
+        refuse_count(run, groups, unused_places)
     except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
 
@@ -306,10 +306,10 @@ def run_without_company(
     Raises:
         ProofFailed: the outputs are other ones than in the batch.
     """
-    unused = unused_outputs(run.outputs, shares)
+    unused_places = unused_outputs(run.outputs, shares)
     company, outputs = run_without_others(run, rows)
     try:
-        compare_outputs(run, outputs, company, unused, may_be_shorter=True)
+        compare_outputs(run, outputs, company, unused_places, may_be_shorter=True)
         kernel_gradients = shares_alone(run, loss, shares, outputs, company)
     except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
         raise ProofFailed("outputs are not those of ordinary passes without company") from error

@@ -118,8 +118,8 @@ class StatisticsWatch(TorchFunctionMode):
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
         if self.operator is None:
-            counted = (x for x in outputs if x.dim() and len(x) == self._n)
-            if any(self._read(x) == _STATISTIC or self._is_displaced(x) for x in counted):
+            outputs_with_rows = (x for x in outputs if x.dim() and len(x) == self._n)
+            if any(self._read(x) == _STATISTIC or self._is_displaced(x) for x in outputs_with_rows):
                 self.operator = "output"
         return self.operator is not None
 
@@ -171,15 +171,18 @@ class StatisticsWatch(TorchFunctionMode):
         if kind != _SAMPLE or _STATISTIC in marks or is_understood(name) or name in _KNOWN_MEANING:
             return None
         pairs = [(x, self._owners(x)) for x, kind in zip(operands, marks, strict=True) if kind]
-        own = [(x, owners) for x, owners in pairs if owners is not None]
-        if len(own) < len(pairs) or len({int(i) for _, o in own for i in o.flatten()}) < 2:
+        entries_of_sample = [(x, owners) for x, owners in pairs if owners is not None]
+        if (
+            len(entries_of_sample) < len(pairs)
+            or len({int(i) for _, o in entries_of_sample for i in o.flatten()}) < 2
+        ):
             return None
-        owners = [of_one for _, of_one in own]
+        owners = [of_one for _, of_one in entries_of_sample]
         apart = keeps_apart(name, args, kwargs, owners, out)
         sequences = [apart] if apart is not None else of_sequences(name, args, owners, out)
         if sequences is not None:
             return [Dependence(False, one) for one in sequences]
-        return try_dependence(func, args, kwargs, own, out)
+        return try_dependence(func, args, kwargs, entries_of_sample, out)
 
     def _is_displaced(self, output: Tensor) -> bool:
         """Whether the rows of an output are known to belong to other samples than their places."""
@@ -197,14 +200,14 @@ class StatisticsWatch(TorchFunctionMode):
             for x in tree_flatten((args, kwargs))[0]
             if isinstance(x, Tensor) and self._read(x) == _SAMPLE
         ]
-        known = [(x, owners) for x, owners in operands if owners is not None]
-        if not operands or len(known) < len(operands):
+        statistics_known = [(x, owners) for x, owners in operands if owners is not None]
+        if not operands or len(statistics_known) < len(operands):
             return None
         reduces = name in REDUCING and not _is_of_two(name, args[1:], kwargs)
         if reduces and len(operands) == 1 and name not in _REARRANGING:
             dims = _dimensions(name, args, kwargs, operands[0][0].dim())
-            return reduced_owners(known[0][1], dims, out)
-        return owners_of_output(name, func, args, kwargs, known, out, place)
+            return reduced_owners(statistics_known[0][1], dims, out)
+        return owners_of_output(name, func, args, kwargs, statistics_known, out, place)
 
     def _of_one(self, name: str, args: Any, kwargs: Any) -> Any:
         """The arguments of an operator that reduces samples, with those of one in all places."""
@@ -214,18 +217,18 @@ class StatisticsWatch(TorchFunctionMode):
         dims = _dimensions(name, args, kwargs, entries.dim())
         owners = self._owners(entries)
         if owners is not None:
-            own = entries_of_one(entries, owners, dims, self._sample_alone or 0)
+            entries_of_sample = entries_of_one(entries, owners, dims, self._sample_alone or 0)
         elif len(entries) % self._n or not (dims is None or 0 in dims):
             return args
         else:
             rows_of_samples = entries.reshape(self._n, -1, *entries.shape[1:])
-            own = (
+            entries_of_sample = (
                 rows_of_samples[self._sample_alone]
                 .expand_as(rows_of_samples)
                 .reshape(entries.shape)
             )
-        mark(own).statistic = marks_of(entries).statistic
-        return (own, *args[1:])
+        mark(entries_of_sample).statistic = marks_of(entries).statistic
+        return (entries_of_sample, *args[1:])
 
     def _kind_of(
         self,
@@ -248,11 +251,11 @@ class StatisticsWatch(TorchFunctionMode):
             self.operator = self.operator or name
             return _SAMPLE
         owners = [self._owners(x) for x, mark in zip(operands, marks, strict=True) if mark]
-        known = [x for x in owners if x is not None]
-        if len(known) == len(owners):
-            own = _owned_kind(name, args, kwargs, operands, marks, known)
-            if own is not None:
-                return own
+        statistics_known = [x for x in owners if x is not None]
+        if len(statistics_known) == len(owners):
+            entries_of_sample = _owned_kind(name, args, kwargs, operands, marks, statistics_known)
+            if entries_of_sample is not None:
+                return entries_of_sample
         return self._kind_by_length(name, args, kwargs, operands, marks, place)
 
     def _kind_by_length(

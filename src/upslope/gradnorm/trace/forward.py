@@ -52,14 +52,14 @@ from upslope.gradnorm.trace.intercept import Interceptor
 class Forward:
     """A forward pass with its tape.
 
-    run: the model and its batch. fused: whether convolutions and the batch normalisation behind
+    run: the model and its batch. fuses: whether convolutions and the batch normalisation behind
     them may be one kernel. copies: whether weights may be held to be copied to every sample.
     """
 
     tape: Tape
 
-    def __init__(self, run: BatchRun, *, fused: bool, copies: bool):
-        self._run, self._fuses, self._copies = run, fused, copies
+    def __init__(self, run: BatchRun, *, fuses: bool, copies: bool):
+        self._run, self._fuses, self._copies = run, fuses, copies
         self.placeholders: list[Tensor] = []
         """What the model holds in place of convolutions that are normalised already."""
         self._switches = switches_of(run.model)

@@ -94,7 +94,7 @@ class Recording:
         return None
 
     def _forward(self) -> Forward:
-        return Forward(self.run, fused=self._ladder.fuses, copies=self._ladder.copies)
+        return Forward(self.run, fuses=self._ladder.fuses, copies=self._ladder.copies)
 
     def _step_down(self, error: Exception) -> None:
         ladder, remembers = self._ladder, self._ladder.remembers
@@ -231,8 +231,10 @@ class Recording:
             if not opens(run.outputs):
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
-        known = ProvenProgram(dict(layouts), self.fallback_reason, run.looks_around, ways or set())
-        self._memory.keep(program, known)
+        program_record = ProvenProgram(
+            dict(layouts), self.fallback_reason, run.looks_around, ways or set()
+        )
+        self._memory.keep(program, program_record)
 
     def _holds_in_double(self, loss: Loss) -> bool:
         """Whether the same program proves right in float64 (`reduce_proven`)."""

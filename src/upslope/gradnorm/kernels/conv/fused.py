@@ -61,16 +61,16 @@ class FusedConvolution(Convolution):
         plain = ConvWeightGradient(x, front, self.geometry, tuple(weight.shape))
         part = FusedWeightGradient(plain, self.scale, weight.detach())
         total = front.sum(dim=(1, *range(3, front.dim())))  # (n, o)
-        for asked in self.weights:
-            if asked is weight:
+        for tensor in self.weights:
+            if tensor is weight:
                 # First, because its norm also gives <W, D>, which `along_weight` returns below.
                 yield weight, part
-            elif asked is bias:
-                yield asked, Dense(total * self.scale)
-            elif asked is self.norm.weight:
-                yield asked, Dense((part.along_weight() + self.offset * total) * self.rate)
+            elif tensor is bias:
+                yield tensor, Dense(total * self.scale)
+            elif tensor is self.norm.weight:
+                yield tensor, Dense((part.along_weight() + self.offset * total) * self.rate)
             else:
-                yield asked, Dense(total)
+                yield tensor, Dense(total)
 
 
 def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
