@@ -204,7 +204,7 @@ def _participles(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _is_participle(word: str) -> bool:
-    """Whether a name is a participle alone, and none that is allowed; `ProofFailed` is two words."""
+    """Whether a name is a participle alone; allowed ones are not. `ProofFailed` is two words."""
     if not (word.isupper() or word[1:].islower()):
         return False
     word = word.lower()

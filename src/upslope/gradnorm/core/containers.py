@@ -272,7 +272,7 @@ def _hooks_of(tensor: Tensor) -> tuple[dict[int, Any] | None, dict[int, Any] | N
 
 
 def _fill(dictionary: dict[Any, Any], before: Mapping[Any, Any]) -> None:
-    """Let a dict hold what it dictionary before, in that order."""
+    """Let a dict hold what it held before, in that order."""
     if list(dictionary.items()) != list(before.items()):
         dictionary.clear()
         dictionary.update(before)
