@@ -26,8 +26,16 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.old_memory import OldMemoryWatch
-from upslope.gradnorm.core.state_copies import OddTensor, are_same, copy_bytes, few_of, find_changed
-from upslope.gradnorm.core.state_memory import Stretch, has_memory, stretches_of
+from upslope.gradnorm.core.state_memory import (
+    OddTensor,
+    Stretch,
+    are_same,
+    copy_bytes,
+    few_of,
+    find_changed,
+    has_memory,
+    stretches_of,
+)
 
 _ids_of_writes_by_model: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = (
     WeakKeyDictionary()

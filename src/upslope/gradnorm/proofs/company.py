@@ -24,9 +24,8 @@ from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.count import refuse_count
 from upslope.gradnorm.proofs.kernel_results import ProofFailed
 from upslope.gradnorm.proofs.mixing import compare_outputs, shared_leaves
-from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs
+from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, run_without_company
 from upslope.gradnorm.proofs.passes import DrawsFollowData, run_without_others
-from upslope.gradnorm.proofs.proof import run_without_company
 
 Ways = set[tuple[str, ...]]
 

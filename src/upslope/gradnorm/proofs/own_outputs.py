@@ -1,6 +1,6 @@
 """Gradients of the losses at the outputs of a batch, and of samples that went without the others.
 
-Called by `proof` and `per_sample_loop`. Lengths may deceive: an output may be as long as the batch
+Called by `proof`, `company` and `per_sample_loop`. Lengths may deceive: an output may be as long as the batch
 by chance, and outputs may be padded to the longest sample of a batch.
 """
 
@@ -20,7 +20,15 @@ from upslope.gradnorm.proofs.at_outputs import (
     losses_change,
 )
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.mixing import crop, is_shorter, shared_leaves
+from upslope.gradnorm.proofs.kernel_results import ProofFailed
+from upslope.gradnorm.proofs.mixing import (
+    compare_outputs,
+    crop,
+    is_shorter,
+    shared_leaves,
+    unused_outputs,
+)
+from upslope.gradnorm.proofs.passes import run_without_others
 
 
 def shares_alone(
@@ -101,3 +109,23 @@ def gradients_at_own_outputs(
         if not shared_places:
             raise
     return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared_places=shared_places)
+
+
+def run_without_company(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], rows: Tensor
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """Run some samples without the others.
+
+    Returns those that went, their outputs, and the gradients of the losses at these.
+
+    Raises:
+        ProofFailed: the outputs are other ones than in the batch.
+    """
+    unused_places = unused_outputs(run.outputs, shares)
+    company, outputs = run_without_others(run, rows)
+    try:
+        compare_outputs(run, outputs, company, unused_places, may_be_shorter=True)
+        kernel_gradients = shares_alone(run, loss, shares, outputs, company)
+    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+        raise ProofFailed("outputs are not those of ordinary passes without company") from error
+    return company, outputs, kernel_gradients

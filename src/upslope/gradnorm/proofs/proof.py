@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,15 +42,14 @@ from upslope.gradnorm.proofs.kernel_results import (
     ProofFailed,
 )
 from upslope.gradnorm.proofs.mixing import (
-    compare_outputs,
     groups_without_others,
     refuse_company,
     refuse_losses_in_company,
     unread_outputs,
     unused_outputs,
 )
-from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
-from upslope.gradnorm.proofs.passes import DrawsFollowData, run_without_others
+from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, run_without_company
+from upslope.gradnorm.proofs.passes import DrawsFollowData
 from upslope.gradnorm.proofs.per_sample_loop import sample_by_sample
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
@@ -294,26 +292,6 @@ def _gradients_of(
         g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in kernel_gradients
     ]
     return pull_back(ends, weighted_gradients, parameters)
-
-
-def run_without_company(
-    run: BatchRun, loss: Loss, shares: Sequence[Tensor], rows: Tensor
-) -> tuple[Tensor, Any, list[Tensor]]:
-    """Run some samples without the others.
-
-    Returns those that went, their outputs, and the gradients of the losses at these.
-
-    Raises:
-        ProofFailed: the outputs are other ones than in the batch.
-    """
-    unused_places = unused_outputs(run.outputs, shares)
-    company, outputs = run_without_others(run, rows)
-    try:
-        compare_outputs(run, outputs, company, unused_places, may_be_shorter=True)
-        kernel_gradients = shares_alone(run, loss, shares, outputs, company)
-    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
-        raise ProofFailed("outputs are not those of ordinary passes without company") from error
-    return company, outputs, kernel_gradients
 
 
 def _whole_gradients(
