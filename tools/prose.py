@@ -80,7 +80,10 @@ ALLOWED_PARTICIPLES = frozenset(["frozen", "hidden", "labelled", "left", "split"
 PUBLIC_PARTICIPLES = frozenset(
     (
         "distributed.ranks.joined",
+        "experiment.own_training.done",
+        "experiment.run.passed",
         "experiment.run.shared",
+        "experiment.run.withdrawn",
         "gradnorm.losses.expected",
         "gradnorm.losses.supervised",
         "gradnorm.losses.weighted",

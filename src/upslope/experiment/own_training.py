@@ -86,10 +86,10 @@ class TrainingContext:
     observer: Observer
     stop: Stop
 
-    def report(self, step: int, total: int) -> None:
+    def report(self, done: int, total: int) -> None:
         """Show progress. Raises Interrupted where a stop was requested."""
         self.stop.check()
-        self.observer(Progress("train", step, total))
+        self.observer(Progress("train", done, total))
 
 
 class Trainer(Protocol):

@@ -283,8 +283,8 @@ class Experiment:
     def answer(
         self,
         labels: Mapping[str, Any],
-        passes: Mapping[str, str],
-        withdrawals: Sequence[str] = (),
+        passed: Mapping[str, str],
+        withdrawn: Sequence[str] = (),
     ) -> AnswerCounts:
         """Record answers and passes, all or none: `tell`, `skip` and `take_back` in one.
 
@@ -296,7 +296,7 @@ class Experiment:
         Raises:
             DataError: as `tell`, `skip` and `take_back` do.
         """
-        return self._record(labels, passes, withdrawals)
+        return self._record(labels, passed, withdrawn)
 
     def begin_with(self, earlier: EarlierLabels) -> None:
         """Begin with the labels of an earlier run instead of an initial set; nothing is asked.
@@ -375,12 +375,12 @@ class Experiment:
     def _record(
         self,
         labels: Mapping[str, Any],
-        passes: Mapping[str, str],
-        withdrawals: Sequence[str] = (),
+        passed: Mapping[str, str],
+        withdrawn: Sequence[str] = (),
     ) -> AnswerCounts:
         steps = self._steps
         events = events_of(
-            self.splits.pool, self.task, steps.run.position, self.state, labels, passes, withdrawals
+            self.splits.pool, self.task, steps.run.position, self.state, labels, passed, withdrawn
         )
         if any(event.kind in ("corrected", "taken_back") for event in events):
             # A training in progress had other labels; its checkpoint does not tell.

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from upslope.errors import DataError
-from upslope.labelling.annotators.label_studio_form import ID, LABEL, PASSED, answer_of
+from upslope.labelling.annotators.label_studio_form import ID, LABEL, PASS_CHOICE, answer_of
 from upslope.labelling.coco import ImportedLabel
 from upslope.labelling.image_names import ImageNames
 from upslope.labelling.settings import AnswerKind
@@ -97,7 +97,9 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
     if annotation.get("was_cancelled") or not results:
         return None
     regions = [r for r in results if r.get("type") != "choices"]
-    choices = [r for r in results if r.get("type") == _TYPES[kind] and r.get("from_name") != PASSED]
+    choices = [
+        r for r in results if r.get("type") == _TYPES[kind] and r.get("from_name") != PASS_CHOICE
+    ]
     others = sorted({str(r.get("type")) for r in regions if r.get("type") != _TYPES[kind]})
     fields = sorted({str(r.get("from_name")) for r in choices})
     if others or len(fields) > 1:
@@ -108,7 +110,7 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
             f"Expected {_TYPES[kind]} of one field, as the kind {kind} has them, in {where} but "
             f"got {what}. Export them by themselves; nothing was recorded."
         )
-    is_pass = [r for r in results if r.get("from_name") == PASSED]
+    is_pass = [r for r in results if r.get("from_name") == PASS_CHOICE]
     try:
         label, _ = answer_of([{**r, "from_name": LABEL} for r in choices] + is_pass, kind, classes)
     except (KeyError, ValueError, TypeError, AttributeError) as error:

@@ -108,7 +108,7 @@ def restoring(state: ModelState) -> Iterator[ModelState]:
         # What is wrong with the state may be what made the numbers of passes differ.
         try:
             state.restore()
-        except GradientNormError as cause:
+        except GradientNormError as cause:  # told first: the other may follow from it
             raise cause from error
         raise
     except BaseException:

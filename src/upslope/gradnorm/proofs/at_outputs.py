@@ -63,7 +63,7 @@ def gradients_at_outputs(
     try:
         with watch:
             losses = loss(copy_objects(tree_unflatten(leaves_given, spec)))
-    except RuntimeError:
+    except RuntimeError:  # one that differentiates at the outputs fails on the copies of them
         if watch.has_differentiated:
             return None
         raise

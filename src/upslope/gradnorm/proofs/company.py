@@ -75,7 +75,7 @@ def _refuse_losses(run: BatchRun, loss: Loss, groups: Mapping[object, Tensor]) -
         ]
         try:
             before, after = (outputs.losses(loss, numbers) for numbers in (values, rows_alone))
-        except GradientNormError:
+        except GradientNormError:  # Upslope's own refusal, not a failure of the loss
             raise
         except Exception:  # it is more than a function of the outputs: they are compared below
             return

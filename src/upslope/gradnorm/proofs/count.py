@@ -48,7 +48,7 @@ def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: Collect
             changed_rows = _find_changed(run, groups, unused_places, (quantile, quantile))
             if changed_rows is not None:
                 raise model_mixes(run, changed_rows)
-    except _CannotTell as reason:
+    except _CannotTell as reason:  # other passes tell, unless draws follow the data
         if run.draws_follow_data:
             raise _undecided_error(str(reason)) from reason
 
@@ -61,7 +61,7 @@ def _find_changed(
     try:
         with run.other_draws():
             whole = run.run_plain(run.batch, watch=draws)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError:  # says nothing of the model
         raise
     except Exception as error:  # what it computes of constant numbers has no inverse, say
         raise _CannotTell("it fails where random numbers are constant") from error
@@ -83,7 +83,7 @@ def _run_fewer(run: BatchRun, rows: Tensor, draws: ConstantDraws) -> tuple[Tenso
     try:
         with run.other_draws():
             return run_fewer(run, rows, draws)
-    except GradientNormError as error:
+    except GradientNormError as error:  # constant draws may be the cause, or the model itself
         run_fewer(run, rows)  # fails with any numbers: that is the model's own fault
         raise _CannotTell("it fails where random numbers are constant") from error
 

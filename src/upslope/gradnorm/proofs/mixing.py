@@ -222,7 +222,7 @@ def refuse_losses_in_company(run: BatchRun, loss: Loss) -> None:
     for stay, change in companies(run.n):
         try:
             other = loss(run.run_plain(run.batch, change=change)).detach()
-        except GradientNormError:
+        except GradientNormError:  # Upslope's own refusal, not a failure of the model
             raise
         except Exception:  # a model may not take such numbers
             continue

@@ -1,7 +1,7 @@
 """Gradients of the losses at the outputs of a batch, and of samples that went without the others.
 
-Called by `proof`, `company` and `per_sample_loop`. Lengths may deceive: an output may be as long as the batch
-by chance, and outputs may be padded to the longest sample of a batch.
+Called by `proof`, `company` and `per_sample_loop`. Lengths may deceive: an output may be as long as
+the batch by chance, and outputs may be padded to the longest sample of a batch.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tens
     before = whole.losses(loss, values)
     try:
         after = whole.losses(loss, cut)
-    except Exception as error:
+    except Exception as error:  # a user's loss may fail in any way
         raise GradientNormError(
             "Expected a loss that takes outputs of any length, for the model's are padded to the "
             f"longest sample of the batch, but on those of samples {rows[:5].tolist()} alone it "
@@ -103,9 +103,8 @@ def gradients_at_own_outputs(
     try:
         return gradients_at_outputs(run.outputs, parameters, run.n, loss)
     except GradientNormError:
-        shared_places = shared_leaves(
-            run
-        )  # a pass of its own, only where lengths may have deceived
+        # A pass of its own, only where lengths may have deceived.
+        shared_places = shared_leaves(run)
         if not shared_places:
             raise
     return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared_places=shared_places)

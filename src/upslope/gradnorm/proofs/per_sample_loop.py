@@ -73,7 +73,7 @@ def sample_by_sample(
         rows, outputs = run_without_others(run, torch.tensor([i]))
         try:
             compare_outputs(run, outputs, rows, unused_places, may_be_shorter=True)
-        except DrawsFollowData:
+        except DrawsFollowData:  # the rest goes by passes that replay the same draws
             refuse_unless_provable(run)
             yield from sample_by_sample(run, loss, samples[place:])
             return
@@ -165,6 +165,7 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
         try:
             pull(x)
         except (NotImplementedError, RuntimeError) as error:
+            # An input behind an operator that autograd does not know has no gradient to compare.
             if "derivative for" not in str(error):
                 raise
         else:

@@ -168,7 +168,7 @@ def _with_joined_outputs(
     # The loss is called once, with all outputs, as its labels may be those of the whole batch.
     try:
         gradients = gradients_at_outputs(outputs, parameters, total, loss, prove=prove)
-    except GradientNormError:
+    except GradientNormError:  # outputs that look as long as the batch may be shared by all
         if not shared_tensors(run):
             raise
         return None
