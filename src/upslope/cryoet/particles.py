@@ -211,8 +211,8 @@ def _notes(block: Block, path: Path) -> tuple[str, ...]:
     )
     if not shift_count:
         return ()
-    of = f"{shift_count} of {len(block.rows)} particles of {path.name} have origins ({names[0]}, "
-    "...)"
+    count = f"{shift_count} of {len(block.rows)}"
+    of = f"{count} particles of {path.name} have origins ({names[0]}, ...)"
     if "rlnImageName" in block.columns:
         return (f"{of}: they are not applied, as each particle is a volume of its own.",)
     unit = "voxels of the tomogram" if names[0] in _VOXEL_OFFSET else "angstrom"

@@ -80,8 +80,8 @@ def missing_notes(
     notes = []
     if missing:
         word_counts = ", ".join(f"{_quote(word)} ({n:,})" for word, n in sorted(missing.items()))
-        note = f"{sum(missing.values()):,} of {total:,} {what} are unlabelled: their label is "
-        f"{word_counts}."
+        count = f"{sum(missing.values()):,} of {total:,}"
+        note = f"{count} {what} are unlabelled: their label is {word_counts}."
         if any(missing):
             note += (
                 " Where such a word is a label, set `data.missing_labels` to the words that stand "
