@@ -95,23 +95,23 @@ def plan(
         _show(pool_plan)
 
 
-def _show(pool_plan: Any) -> None:
+def _show(cost: Any) -> None:
     from upslope.cli.show import duration, show_rows, size
 
-    n, w = f"{pool_plan.rows:,}", pool_plan.workers
+    n, w = f"{cost.rows:,}", cost.workers
+    low, high = cost.score_bounds_s
     lines = [
         ("rows", n),
-        ("score", f"{duration(pool_plan.score_total_s)} = {n} x ({1e3 * pool_plan.open_s:.3g} ms "
-        "to "
-                  f"read + {1e3 * pool_plan.score_s:.3g} ms to score) / {w} worker{'s' * (w > 1)}"),
-        ("select", f"{duration(pool_plan.select_s)} of one processor for {pool_plan.budget:,}"),
-        ("memory", f"{size(pool_plan.score_memory)} a worker, while selecting "
-                   f"{size(pool_plan.select_memory)} beside what is mapped"),
-        ("disk", f"{size(pool_plan.disk)} = {n} x {pool_plan.disk / pool_plan.rows:.0f} bytes"),
+        ("score", f"{duration(cost.score_total_s)} = {n} x (({1e3 * cost.open_s:.3g} ms to "
+                  f"read + {1e3 * cost.score_s:.3g} ms to score) / {w} worker{'s' * (w > 1)} + "
+                  f"{1e3 * cost.join_s:.2g} ms to join)"),
+        ("", f"{duration(low)} to {duration(high)} by the fastest and the slowest short run"),
+        ("select", f"{duration(cost.select_s)} of one processor for {cost.budget:,}"),
+        ("memory", f"{size(cost.score_memory)} a worker, while selecting "
+                   f"{size(cost.select_memory)} beside what is mapped"),
+        ("disk", f"{size(cost.disk)} = {n} x {cost.disk / cost.rows:.0f} bytes"),
     ]  # fmt: skip
-    if pool_plan.price:
-        hours = (pool_plan.score_total_s * w + pool_plan.select_s) / 3600
-        lines.append(
-            ("money", f"{pool_plan.money:,.2f} = {hours:.3g} hours x {pool_plan.price:g} per hour")
-        )
-    show_rows([*lines, ("measured", pool_plan.measured)])
+    if cost.price:
+        hours = (cost.score_total_s * w + cost.select_s) / 3600
+        lines.append(("money", f"{cost.money:,.2f} = {hours:.3g} hours x {cost.price:g} per hour"))
+    show_rows([*lines, ("measured", cost.measured)])

@@ -49,12 +49,20 @@ class Cells:
 
         cell: its number. count: how many, itself included.
         """
-        square_sums = (self.means - self.means[cell]).square().sum(dim=1)
-        square_sums[cell] = -1.0
-        nearest: list[int] = square_sums.topk(
-            min(count, len(square_sums)), largest=False
-        ).indices.tolist()
-        return nearest
+        others = [c for c in nearest_cells(self.means, self.means[cell], count) if c != cell]
+        return [cell, *others][:count]
+
+
+def nearest_cells(means: Tensor, x: Tensor, count: int) -> list[int]:
+    """Return the numbers of the `count` cells whose means lie nearest to a row, nearest first.
+
+    means: (cells, d). x: (d,).
+    """
+    square_sums = (means - x).square().sum(dim=1)
+    nearest: list[int] = square_sums.topk(
+        min(count, len(square_sums)), largest=False
+    ).indices.tolist()
+    return nearest
 
 
 def divide(

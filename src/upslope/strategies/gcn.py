@@ -148,5 +148,5 @@ class CoreGCN(GraphStrategy):
         """The farthest candidate, `budget` times."""
         hidden, _ = self.fit_network(pool, rng)
         m = len(pool.labelled)
-        positions, nearest = k_center(hidden[m:], hidden[:m], budget)
+        positions, nearest, _ = k_center(hidden[m:], hidden[:m], budget)
         return Choice(positions, notes={"radius": float(nearest.max())})
