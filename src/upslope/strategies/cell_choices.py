@@ -30,13 +30,13 @@ def apportion(
     A cell that has more labels than its share gives none; remainders go to the largest. over: times
     the budget, and at least one of each cell that has a sample left.
     """
-    wanted = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
-    wanted = np.minimum(wanted * (budget / max(wanted.sum(), 1e-12)), free)
+    quotas = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
+    quotas = np.minimum(quotas * (budget / max(quotas.sum(), 1e-12)), free)
     if over > 1:
-        most: Counts = np.minimum(np.maximum(np.ceil(over * wanted), 1), free).astype(np.int64)
+        most: Counts = np.minimum(np.maximum(np.ceil(over * quotas), 1), free).astype(np.int64)
         return most
-    shares: Counts = np.floor(wanted).astype(np.int64)
-    order = np.argsort(-(wanted - shares), kind="stable")
+    shares: Counts = np.floor(quotas).astype(np.int64)
+    order = np.argsort(-(quotas - shares), kind="stable")
     while (missing := budget - int(shares.sum())) > 0:
         open_cells = order[shares[order] < free[order]][:missing]
         shares[open_cells] += 1
