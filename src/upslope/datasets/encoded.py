@@ -128,10 +128,10 @@ class EncodedDataset:
     def threads(self) -> int:
         """Under a few kilobytes an image, Python's share of the decoding, which runs in one
         thread at a time, outweighs Pillow's: more threads than one then make it slower."""
-        source = self.source(0)
         try:
+            source = self.source(0)
             size = source.stat().st_size if isinstance(source, Path) else len(source)
-        except OSError:  # decoding it tells of it, by name
+        except (OSError, DataError):  # decoding it tells of it, by name
             size = _SMALL
         return 1 if size < _SMALL else cpu_count() or 1
 

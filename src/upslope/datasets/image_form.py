@@ -36,6 +36,10 @@ class HasFolder(Protocol):
         ...
 
 
+class MissingImageError(DataError):
+    """A sample that has no image, where its table has a row for it."""
+
+
 def form_of(
     source: Callable[[int], bytes | Path],
     ids: Sequence[str],
@@ -87,7 +91,10 @@ def white_level(
         return white
     highest, deep, colour = -1, 0, False
     for i in np.unique(np.linspace(0, len(ids) - 1, min(_LOOKED_AT, len(ids))).astype(int)):
-        image = read_image_named(source, ids, int(i))
+        try:
+            image = read_image_named(source, ids, int(i))
+        except MissingImageError:
+            continue
         try:
             header = read_header(*image)
             if not header.deep:

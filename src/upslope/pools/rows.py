@@ -26,7 +26,7 @@ from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.files import make_folder, sweep
 from upslope.images import Form
 from upslope.pools.listing import files_of
-from upslope.pools.parquet_rows import Cells, read_rows
+from upslope.pools.parquet_rows import Cells, empty_cell, read_rows
 from upslope.pools.shard import ReadOptions, Shard, ShardedPool
 from upslope.pools.storage import Storage, split_url
 from upslope.progress import no_progress
@@ -111,7 +111,7 @@ def open_rows(pool: ShardedPool, shard: Shard) -> Iterator[Rows]:
         assert pool.index is not None  # both as `list_shards` made them
         assert shard.part is not None
         ids = files_of(pool.index, shard.part)
-        addresses = Addresses(storage, pool.root, pool.root, ids)
+        addresses = Addresses(storage, pool.root, pool.root, ids, shard.name)
         yield _check_rows(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
         return
     with _here(storage, shard) as path:
@@ -134,7 +134,7 @@ def _read(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
         if not cells.holds_addresses:
             return Rows(ids, cells, column, place)
         texts = [str(cells(i)) for i in range(len(ids))]
-        inputs = addresses_of(pool.storage, pool.root, pool.options.images_at, texts)
+        inputs = addresses_of(pool.storage, pool.root, pool.options.images_at, texts, shard.name)
         return Rows(ids, inputs, column, place)
     samples = read_samples([path], LeftOut(), no_progress)
     (_, offset, size), _ = locate_images(samples, pool.options.image, "raise")
@@ -184,14 +184,16 @@ def _here(storage: Storage, shard: Shard) -> Iterator[Path]:
 class Addresses:
     """position -> the image at an address below a folder: its path, or its bytes from a bucket.
 
-    storage, addresses: where, and what. root: what addresses without a scheme begin
-    from. within: the folder that none may leave. Both are without the scheme.
+    storage, addresses: where, and what. shard: the name of their shard. root: what addresses
+    without a scheme begin from. within: the folder that none may leave. Both are without the
+    scheme.
     """
 
     storage: Storage
     root: str
     within: str
     addresses: Sequence[str]
+    shard: str
 
     def __call__(self, position: int) -> bytes | Path:
         """Return the path of an image, or its bytes.
@@ -201,6 +203,8 @@ class Addresses:
             StorageError: it cannot be fetched.
         """
         address = self.addresses[position]
+        if not address:
+            raise empty_cell(position, f" of the addresses of images, {self.shard}")
         scheme, separator, _ = address.partition("://")
         if separator:
             path = split_url(address)[1] if scheme == self.storage.scheme else ""
@@ -221,24 +225,24 @@ class Addresses:
 
 
 def addresses_of(
-    storage: Storage, root: str, images_at: str | None, addresses: Sequence[str]
+    storage: Storage, root: str, images_at: str | None, addresses: Sequence[str], shard: str
 ) -> Addresses:
     """Return what reads images by the addresses in a column.
 
-    storage, root: of the pool. images_at: the option. addresses: the cells.
+    storage, root: of the pool. images_at: the option. addresses: the cells. shard: its name.
 
     Raises:
         ConfigError: `images_at` is no URL that is read.
     """
     if images_at is None:
-        return Addresses(storage, root, root, addresses)
+        return Addresses(storage, root, root, addresses, shard)
     scheme, path = split_url(images_at)
     if not path.strip("/"):
         raise ConfigError(
             f"Expected --images-at to name a bucket or a folder but got {images_at!r}."
         )
     elsewhere = storage if scheme == storage.scheme else Storage(scheme, {}, storage.patience)
-    return Addresses(elsewhere, path, path, addresses)
+    return Addresses(elsewhere, path, path, addresses, shard)
 
 
 __all__ = ["Addresses", "Cells", "Rows", "addresses_of", "open_rows"]
