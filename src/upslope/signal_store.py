@@ -184,12 +184,12 @@ class SignalStore:
         """
         import pyarrow.compute as pc
 
-        wanted = pa.array(sorted(ids), pa.string())
+        id_array = pa.array(sorted(ids), pa.string())
         positions: list[int] = []
         for name, start in self._shards:
             with pa.memory_map(str(self._writer.ids_of(name))) as file:
                 column = pa.ipc.open_file(file).read_all().column("id")
-                here = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
+                here = np.flatnonzero(pc.is_in(column, value_set=id_array).to_numpy())
             positions += (here + start).tolist()
         return positions
 

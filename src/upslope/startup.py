@@ -16,12 +16,12 @@ from contextlib import contextmanager
 @contextmanager
 def collection_paused() -> Iterator[None]:
     """Pause the collection of garbage while libraries are imported; it is then as it was before."""
-    enabled = gc.isenabled()
+    before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
+        if before:
             gc.enable()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.startup import collection_paused
 
 
@@ -51,7 +51,7 @@ def report(
     from upslope.cli.show import show_reports
     from upslope.display import watching
 
-    with told():
+    with telling_errors():
         with collection_paused():
             from upslope import report as reports
 
