@@ -120,8 +120,25 @@ def test_assignments_go_on_top_and_overrides_last(tmp_path: Path) -> None:
 
 
 def test_a_new_name_drops_the_options_of_the_old() -> None:
-    config = load(sets=["model.width=8", "model.name=mlp", "model.hidden=16"])
+    document = {"model": {"name": "cnn-small", "width": 8}}
+    config = load(document, sets=["model.hidden=16", "model.name=mlp"])
     assert (config.model.name, config.model.options) == ("mlp", {"hidden": 16})
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_assignments_of_one_section_hold_in_any_order(backwards: bool) -> None:
+    sets = [
+        "data={name: table, root: a.csv}",
+        "data.name=folder",
+        "data.white=4095",
+        "data.root=photographs",
+        "experiment.start.name=typiclust",
+        "experiment.start.features=nets:make",
+    ]
+    config = load(sets=sets[::-1] if backwards else sets, overrides={"data.size": 64})
+    assert (config.data.name, config.root) == ("folder", "photographs")
+    assert config.data.options == {"white": 4095, "size": 64}
+    assert config.experiment.start == {"name": "typiclust", "features": "nets:make"}
 
 
 def test_variants_of_one_strategy_have_labels() -> None:

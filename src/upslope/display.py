@@ -116,8 +116,9 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share, self._write, self._clock = Share(runs), write, clock
-        self._start = self._last = self._last_cycle = clock()
+        self._last = self._last_cycle = clock()
         self._done = 0.0
+        self._first: tuple[float, float] | None = None  # (time, runs done) at the first cycle
         self._doing: Progress | None = None
         self._lock = Lock()  # `remind` is called from another thread
 
@@ -128,6 +129,8 @@ class Lines:
             self._done = self._share.update(progress)
             self._doing = progress
             now = self._clock()
+            if progress.phase == "cycle" and self._first is None:
+                self._first = now, self._done
             if progress.phase == "cycle" and now - self._last_cycle >= QUIET_SECONDS:
                 self._last = self._last_cycle = now
                 self._write(self._reached(progress, now))
@@ -143,9 +146,16 @@ class Lines:
             self._write(f"{self._percent()}  {_doing_words(self._doing)}")
 
     def _reached(self, progress: Progress, now: float) -> str:
-        done, runs = self._done, self._share.runs
-        left = (now - self._start) / done * (runs - done) if done else 0.0
-        return f"{self._percent()}  {about(progress)}  about {_clock_words(left)} left"
+        return f"{self._percent()}  {about(progress)}{self._left(now)}"
+
+    def _left(self, now: float) -> str:
+        """Say how long still, by what was done since the first cycle: before it, data is read, and
+        a run that goes on has cycles of earlier calls."""
+        start, before = self._first or (now, self._done)
+        if self._done <= before:
+            return ""
+        seconds = (now - start) / (self._done - before) * (self._share.runs - self._done)
+        return f"  about {_clock_words(seconds)} left"
 
     def _percent(self) -> str:
         return f"{100 * self._done / self._share.runs:3.0f}%"

@@ -219,8 +219,11 @@ def _compare(
         earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
         initial = len(earlier.labels) if earlier and begun is None else None
         planned = plan(config, setup, begun, initial)
-        show_plan(config, setup, planned, folder, unseen, why)
-        show_warnings(warnings(config.strategies, planned))
+        if asks and not dry_run and begun and sitting.has_the_pool(begun, setup):
+            sitting.show_where(begun)
+        else:
+            show_plan(config, setup, planned, folder, unseen, why)
+            show_warnings(warnings(config.strategies, planned))
         if dry_run:
             show_estimate(config, estimate(config, setup, planned))
             return

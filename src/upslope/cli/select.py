@@ -129,7 +129,7 @@ def select(
         if len(ready.pool) <= len(known.labels) + len(known.passed):
             raise ConfigError(
                 f"Expected unlabelled samples in the pool but all {len(ready.pool):,} are labelled "
-                "or passed. Give another pool with --data."
+                "or skipped. Give another pool with --data."
             )
         with watching(1) as observer:
             chosen = query(

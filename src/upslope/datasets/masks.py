@@ -190,7 +190,8 @@ def open_pairs(
     validation = open_part("validation") if parts.get("validation") else None
     pool = open_part("train")
     test = open_part("test") if parts.get("test") else None
-    listed = [pair for part in parts.values() for pair in part]
+    kept = {id_ for part in (pool, test, validation) if part is not None for id_ in part.ids}
+    listed = [pair for part in parts.values() for pair in part if pair.id in kept]
     images = [str(pair.image) for pair in listed]
     notes += survey_notes(Files(Path(), images), images, form, on_error)
     if isinstance(codes, MaskClasses):

@@ -115,13 +115,16 @@ def load(
 
     pool, test = open_part("train"), open_part("test")
     assert pool is not None  # `_divide` has refused an empty pool
-    every = np.concatenate(list(drawn.values()))
+    validation = open_part("validation")
+    usable = {id_ for part in (pool, test, validation) if part is not None for id_ in part.ids}
+    listed = np.concatenate(list(drawn.values()))
+    every = listed[[id_ in usable for id_ in samples.ids_of(listed)]]
     notes += survey_notes(source.part(every), samples.ids_of(every), form, on_error)
     if places.lone_validation:
         notes += ("The shards of the validation split are the test set: no test shards are there.",)
     test = NoTestSet(pool) if test is None else test
     notes += array_duplicate_notes(pool, test)
-    return Splits(pool, test, open_part("validation"), notes)
+    return Splits(pool, test, validation, notes)
 
 
 def _divide(
