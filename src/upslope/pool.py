@@ -110,11 +110,13 @@ class Selection:
 
     scores: (n_candidates,), higher is chosen first; None where a strategy has no such number.
     notes: figures of the choice worth recording, such as the radius of a cover and its bound.
+    gains: of greedy strategies, what each id had that made it the next, in the order of choice.
     """
 
     ids: tuple[str, ...]
     scores: Tensor | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    gains: Sequence[float] | None = None
 
 
 @runtime_checkable

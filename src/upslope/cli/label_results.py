@@ -17,32 +17,47 @@ def export(
         Path,
         typer.Argument(
             metavar="TARGET",
-            help="File: .csv, .parquet, .safetensors or .onnx (the model); or a folder.",
+            help="File: .csv, .parquet, .json (COCO), .safetensors or .onnx (the model); or a "
+            "folder.",
         ),
     ],
     merge: Annotated[
         str, typer.Option(help="Of several people's answers: majority or dawid-skene.")
     ] = "majority",
 ) -> None:
-    """Write the labels: every answer into a table, or images into a folder per class.
+    """Write the labels: every answer into a table, objects as COCO's JSON, or files into a folder.
+
+    A folder gets the images in a folder per class or, of a project of masks, images, masks and
+    their class table as data set `mask-folder` reads them.
 
     [bold]Examples[/bold]
 
       upslope label export birds labels.csv
 
+      upslope label export birds coco.json
+
       upslope label export birds sorted/
     """
     with told():
+        from upslope.labelling.coco import export_coco
         from upslope.labelling.exported_model import SUFFIXES, export_model
         from upslope.labelling.exports import export_folders, export_table
+        from upslope.labelling.mask_folders import export_masks
+        from upslope.labelling.project import read_project
 
         if target.suffix in SUFFIXES:
             made = export_model(project, target)
             say(f"{target}: a model of {made.labels:,} labels on {made.method}")
             return
-        if target.suffix:
+        if target.suffix == ".json":
+            count = export_coco(project, target, merge)  # type: ignore[arg-type]
+            say(f"{target}: {count.samples:,} images with {count.rows:,} objects")
+        elif target.suffix:
             count = export_table(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} samples with a label, {count.rows:,} answers")
+        elif read_project(project)[0].kind == "masks":
+            count = export_masks(project, target, merge)  # type: ignore[arg-type]
+            say(f"{target}: {count.samples:,} images with their masks")
         else:
             count = export_folders(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} images in folders of their classes")
@@ -78,7 +93,11 @@ def predict(
 def import_(
     project: Project,
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="CSV with id and label, or a folder a class.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="CSV with id and label, .json of COCO or Label Studio, or a folder a class.",
+        ),
     ],
 ) -> None:
     """Take labels in that exist already; the model is trained on them.
@@ -86,6 +105,8 @@ def import_(
     [bold]Examples[/bold]
 
       upslope label import birds old-labels.csv
+
+      upslope label import birds instances.json
 
       upslope label import birds sorted/
     """

@@ -99,10 +99,13 @@ def _show(planned: Any) -> None:
     from upslope.cli.show import duration, show_rows, size
 
     n, w = f"{planned.rows:,}", planned.workers
+    low, high = planned.score_bounds_s
     lines = [
         ("rows", n),
-        ("score", f"{duration(planned.score_total_s)} = {n} x ({1e3 * planned.open_s:.3g} ms to "
-                  f"read + {1e3 * planned.score_s:.3g} ms to score) / {w} worker{'s' * (w > 1)}"),
+        ("score", f"{duration(planned.score_total_s)} = {n} x (({1e3 * planned.open_s:.3g} ms to "
+                  f"read + {1e3 * planned.score_s:.3g} ms to score) / {w} worker{'s' * (w > 1)} + "
+                  f"{1e3 * planned.join_s:.2g} ms to join)"),
+        ("", f"{duration(low)} to {duration(high)} by the fastest and the slowest short run"),
         ("select", f"{duration(planned.select_s)} of one processor for {planned.budget:,}"),
         ("memory", f"{size(planned.score_memory)} a worker, while selecting "
                    f"{size(planned.select_memory)} beside what is mapped"),

@@ -19,6 +19,7 @@ _ROOM = 8
 float of 24 and its place of 8, and the text beside."""
 _SIDE = 2**16  # pixels along an edge that a file may state
 _ADVICE = "Export it again as COCO instances."
+Rectangle = tuple[int, float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class CocoImage:
 
     numbers: of the categories of all its objects, those in crowds among them. outlines: objects
     with a polygon or run lengths. crowds: objects that are crowds. boxes: objects without outline.
+    objects: all of them. rectangles: (number, left, top, width, height) of those that have a box.
     """
 
     file: str
@@ -35,6 +37,8 @@ class CocoImage:
     outlines: tuple[Outline, ...]
     crowds: int
     boxes: int
+    objects: int
+    rectangles: tuple[Rectangle, ...]
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,14 @@ def _image(
         raise ValueError(f"{name!r} has the height and width {size}")
     crowds = boxes = 0
     outlines: list[Outline] = []
+    rectangles: list[Rectangle] = []
     for entry in entries:
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise ValueError(f"its annotation {entry.get('id')} has iscrowd {crowd!r}, not 0 or 1")
         crowds += crowd
+        if entry.get("bbox"):
+            rectangles.append((numbers[entry["category_id"]], *_rectangle(entry)))
         outline = _outline(entry, numbers[entry["category_id"]] + 1, bool(crowd), size)
         if outline is None:
             boxes += 1
@@ -127,7 +134,23 @@ def _image(
         tuple(outlines),
         crowds,
         boxes,
+        len(entries),
+        tuple(rectangles),
     )
+
+
+def _rectangle(entry: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    box = entry["bbox"]
+    sound = isinstance(box, list) and len(box) == 4 and all(
+        type(v) in (int, float) and math.isfinite(v) and abs(v) <= _SIDE for v in box
+    )  # fmt: skip
+    if not sound:
+        raise ValueError(
+            f"the bbox of its annotation {entry.get('id')} is {box!r}, not [left, top, width, "
+            "height]"
+        )
+    left, top, width, height = (float(v) for v in box)
+    return left, top, width, height
 
 
 def _outline(

@@ -19,6 +19,7 @@ from upslope.models import (
     bag_of_words,
     drn,
     efficientnet,
+    efficientnet_masks,
     fast,
     hugging_face,
     libraries,
@@ -63,6 +64,7 @@ REGISTRY: Mapping[str, Callable[..., nn.Module]] = {
     "resnet-small-3d": resnet3d.resnet_small_3d,
     "bag-of-words": bag_of_words.bag_of_words,
     "pretrained": efficientnet.pretrained,
+    "pretrained-masks": efficientnet_masks.pretrained_masks,
     "transformers": hugging_face.from_folder,
 }
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
@@ -110,6 +112,8 @@ def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
     """
     if name == "pretrained" and options.get("weights", True):
         return ImageForm((efficientnet.MEAN,), (efficientnet.STD,), efficientnet.SIZE)
+    if name == "pretrained-masks" and options.get("weights", True):
+        return ImageForm((efficientnet.MEAN,), (efficientnet.STD,))
     if name == "transformers" and options.get("weights", True):
         return hugging_face.image_form(str(options.get("path", "")))
     if libraries.is_library(name):

@@ -24,11 +24,16 @@ _FORMER_NAMES = {"home": "best_for", "requires": "signal_cost"}
 
 @dataclass(frozen=True)
 class Choice:
-    """A `Selection` by position: where in the pool, in order of choice; scores (n,) if any."""
+    """A `Selection` by position: where in the pool, in order of choice; scores (n,) if any.
+
+    gains: of greedy strategies, what each position had that made it the next. A longer choice from
+    the same pool begins with the same positions.
+    """
 
     positions: Sequence[int]
     scores: Tensor | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    gains: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class QueryStrategy(Options):
         if scores is not None:
             scores = torch.empty_like(scores).index_copy_(0, torch.tensor(order), scores)
         ids = tuple(view.candidates[i] for i in choice.positions)
-        return Selection(ids, scores, choice.notes)
+        return Selection(ids, scores, choice.notes, choice.gains)
 
     def check(self, pool: PoolView, budget: int) -> None:
         """Raise SelectionError unless the budget can be met and every signal is there, finite.

@@ -49,10 +49,18 @@ class Cells:
 
         cell: its number. count: how many, itself included.
         """
-        squared = (self.means - self.means[cell]).square().sum(dim=1)
-        squared[cell] = -1.0
-        nearest: list[int] = squared.topk(min(count, len(squared)), largest=False).indices.tolist()
-        return nearest
+        others = [c for c in nearest_cells(self.means, self.means[cell], count) if c != cell]
+        return [cell, *others][:count]
+
+
+def nearest_cells(means: Tensor, x: Tensor, count: int) -> list[int]:
+    """Return the numbers of the `count` cells whose means lie nearest to a row, nearest first.
+
+    means: (cells, d). x: (d,).
+    """
+    squared = (means - x).square().sum(dim=1)
+    nearest: list[int] = squared.topk(min(count, len(squared)), largest=False).indices.tolist()
+    return nearest
 
 
 def divide(

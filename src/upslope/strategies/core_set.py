@@ -32,24 +32,27 @@ PAIRS = 5_000_000
 """Most (sample, centre) pairs in one integer program: a few GB in the solver."""
 
 
-def k_center(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], Tensor]:
-    """Greedy k-center: rows of x chosen, and each row's distance to its nearest centre then.
+def k_center(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], Tensor, list[float]]:
+    """Greedy k-center: rows of x chosen, each row's distance to its nearest centre then, and the
+    squared distance that each chosen row had to the centres before it.
 
     x: (n, d) candidates; y: (m, d) centres there already. With none, the first centre is the
-    candidate nearest to the mean. Ties go to the first row.
+    candidate nearest to the mean, at an infinite distance. Ties go to the first row.
     """
     nearest = nearest_squared(x, y)
     lengths = x.square().sum(dim=1)
     chosen: list[int] = []
+    gains: list[float] = []
     for _ in range(budget):
         cold = not len(y) and not chosen
         centre = int((x - x.mean(dim=0)).square().sum(dim=1).argmin() if cold else nearest.argmax())
+        gains.append(float(nearest[centre]))
         step = torch.addmv(lengths + lengths[centre], x, x[centre], alpha=-2).clamp_(min=0)
         nearest = torch.minimum(nearest, step)
         # Chosen rows lie below every distance, so that duplicates are never chosen twice.
         nearest[centre] = -1.0
         chosen.append(centre)
-    return chosen, nearest.clamp_(min=0).sqrt_()
+    return chosen, nearest.clamp_(min=0).sqrt_(), gains
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class CoreSet(QueryStrategy):
         """The farthest candidate, `budget` times."""
         (need,) = self.needs
         x, y = centred(pool.signal(need), pool.labelled_signal(need))
-        chosen, nearest = k_center(x, y, budget)
-        return Choice(chosen, notes={"radius": float(nearest.max())})
+        chosen, nearest, gains = k_center(x, y, budget)
+        return Choice(chosen, notes={"radius": float(nearest.max())}, gains=gains)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class RobustCoreSet(CoreSet):
         """The cover of least radius found; notes hold the radius, its lower bound and the gap."""
         (need,) = self.needs
         x, y = centred(pool.signal(need), pool.labelled_signal(need))
-        chosen, nearest = k_center(x, y, budget)
+        chosen, nearest, _ = k_center(x, y, budget)
         allowed = int(self.outliers * len(x))
         upper = _radius(nearest, allowed)
         # Without outliers no cover of K centres beats half the greedy radius; with them, none
@@ -174,5 +177,5 @@ def _cover(
 def _fill(cover: list[int], x: Tensor, y: Tensor, budget: int) -> list[int]:
     """`cover`, and greedy centres on top where it is short of the budget."""
     rest = [i for i in range(len(x)) if i not in set(cover)]
-    more, _ = k_center(x[rest], torch.cat([y, x[cover]]), budget - len(cover))
+    more, _, _ = k_center(x[rest], torch.cat([y, x[cover]]), budget - len(cover))
     return cover + [rest[i] for i in more]

@@ -169,14 +169,16 @@ def _pairs(candidates: Tensor, samples: Tensor, near: Tensor) -> tuple[Tensor, T
 
 def cover(
     x: Tensor, y: Tensor, w: Tensor, similarity: Similarity, budget: int
-) -> tuple[list[int], Tensor, float]:
-    """Return `budget` rows of x, each of largest gain; the gains at first; the coverage at last.
+) -> tuple[list[int], list[float], Tensor, float]:
+    """Return `budget` rows of x, each of largest gain, and that gain of each; the gains of all at
+    first; the coverage at last.
 
     x: (n, d) candidates; y: (m, d) labelled; w: (n,) weights of the candidates.
     """
     dense = DenseCover(x, nearest_squared(x, y), w, similarity)
     most = max(1, BLOCK // len(x))
     chosen: list[int] = []
+    taken: list[float] = []
     scores: Tensor | None = None
     sparse = SparseCover.of(dense)
     if sparse is None:
@@ -186,11 +188,13 @@ def cover(
             # Twice as many labels leave about half as many pairs.
             chosen += search.search(min(max(1, len(chosen)), budget - len(chosen)))
             sparse = SparseCover.of(dense) if len(chosen) < budget else None
+        taken += search.taken_gains
     if sparse is not None:
         gains = sparse.gains()
         scores = gains.clone() if scores is None else scores
         gains[chosen] = -torch.inf
         search = LazyGreedy(gains, sparse.gains_of, sparse.take, most=len(x))
         chosen += search.search(budget - len(chosen))
+        taken += search.taken_gains
     assert scores is not None
-    return chosen, scores.float(), float(dense.covered @ w / w.sum())
+    return chosen, taken, scores.float(), float(dense.covered @ w / w.sum())

@@ -111,8 +111,8 @@ class CoverageStrategy(QueryStrategy):
         need = self.needs[0]
         x, y = normalise(pool.signal(need)), normalise(pool.labelled_signal(need))
         w = self.weights(pool)
-        chosen, gains, share = cover(x, y, w, self.similarity(y), budget)
-        return Choice(chosen, gains, {"coverage": share})
+        chosen, gains, scores, share = cover(x, y, w, self.similarity(y), budget)
+        return Choice(chosen, scores, {"coverage": share}, gains)
 
 
 @dataclass(frozen=True)

@@ -148,5 +148,5 @@ class CoreGCN(GraphStrategy):
         """The farthest candidate, `budget` times."""
         hidden, _ = self.fit_network(pool, rng)
         m = len(pool.labelled)
-        chosen, nearest = k_center(hidden[m:], hidden[:m], budget)
+        chosen, nearest, _ = k_center(hidden[m:], hidden[:m], budget)
         return Choice(chosen, notes={"radius": float(nearest.max())})

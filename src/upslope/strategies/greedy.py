@@ -35,9 +35,11 @@ class LazyGreedy:
         self.gains = bounds.clone()
         self.exact = torch.full((len(bounds),), exact)
         self.gains_of, self.take, self.most = gains_of, take, most
+        self.taken_gains: list[float] = []
 
     def search(self, count: int) -> list[int]:
-        """Take `count` positions and return them, in order."""
+        """Take `count` positions and return them, in order; `taken_gains` goes on with the gain
+        of each."""
         gains, exact = self.gains, self.exact
         taken: list[int] = []
         for _ in range(count):
@@ -50,6 +52,7 @@ class LazyGreedy:
                 exact[stale] = True
                 at_once *= 2
             taken.append(best)
+            self.taken_gains.append(float(gains[best]))
             self.take(best)
             gains[best] = -torch.inf
             # A gain of nothing cannot fall further.

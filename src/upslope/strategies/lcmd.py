@@ -46,11 +46,13 @@ class LCMD(QueryStrategy):
         """The farthest of the largest cluster, `budget` times."""
         (need,) = self.needs
         x, y = pool.signal(need).double(), pool.labelled_signal(need).double()
-        return Choice(largest_cluster(x, y, budget))
+        chosen, spreads = largest_cluster(x, y, budget)
+        return Choice(chosen, gains=spreads)
 
 
-def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
-    """Positions in x, in order of choice. x: (n, d), y: (m, d), the centres to begin with."""
+def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[float]]:
+    """Return the positions in x, in order of choice, and the spread of the cluster of each, which
+    is infinite before there is a centre. x: (n, d), y: (m, d), the centres to begin with."""
     n, m = len(x), len(y)
     rows = Rows(x)
     norms = rows.squared_norms()
@@ -59,9 +61,11 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
         nearest[part], cluster[part] = squared.min(dim=1)
     free = torch.ones(n, dtype=torch.bool)
     chosen: list[int] = []
+    spreads: list[float] = []
     for k in range(budget):
         if m + k == 0:
             best = int(norms.argmax())
+            spreads.append(torch.inf)
         else:
             spread = torch.zeros(m + budget, dtype=x.dtype)
             spread.index_add_(0, cluster[free], nearest[free])
@@ -70,9 +74,10 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
             largest = int(spread.masked_fill(empty, -1.0).argmax())
             inside = free & (cluster == largest)
             best = int(nearest.masked_fill(~inside, -1.0).argmax())
+            spreads.append(float(spread[largest]))
         chosen.append(best)
         free[best] = False
         squared = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
         closer = squared < nearest
         nearest[closer], cluster[closer] = squared[closer], m + k
-    return chosen
+    return chosen, spreads

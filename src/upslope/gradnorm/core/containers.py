@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -27,6 +27,13 @@ _CLOSED = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, part
 _OWN = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
 """Attributes in which PyTorch keeps the hooks of a module."""
 
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_pre_hooks",
+    "_backward_hooks",
+)  # fmt: skip
+"""Those among them that a pass runs, or may install."""
+
 _DEPTH = 4
 """Containers within containers that are opened, below a module."""
 
@@ -34,8 +41,8 @@ _DEPTH = 4
 class Walk:
     """All containers and tensors that can be reached from some modules.
 
-    modules: the roots. apart_from: modules that stay closed, with their tensors. The names under
-    which PyTorch keeps hooks stay closed, as these belong to the caller and change in no pass.
+    modules: the roots. apart_from: modules that stay closed, with their tensors. Hooks are listed
+    and not opened: what they keep belongs to the caller.
     """
 
     def __init__(self, *modules: nn.Module, apart_from: Iterable[nn.Module] = ()):
@@ -49,6 +56,8 @@ class Walk:
             self._seen.update(id(tensor) for tensor in held if tensor is not None)
         for module in modules:
             self._visit(module, _DEPTH)
+        self.holders.append(_Hooks(self.modules))
+        self.holders.append(_TensorHooks(self.tensors.values()))
 
     def _visit(self, value: Any, depth: int, *, in_object: bool = False) -> None:
         if type(value) in _ATOMS:
@@ -197,3 +206,71 @@ class _Array(Holder):
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
+
+
+class _Hooks(Holder):
+    """The hooks and the classes of modules.
+
+    A pass may install hooks, and remember by an attribute that it has: where that is put back, they
+    must go as well, or the next pass installs them twice. A parametrization changes the class.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        everything = (vars(module).get(name) for module in modules for name in _HOOKS)
+        super().__init__([hooks for hooks in everything if hooks is not None])
+        # Nearly all are empty, and this runs before each pass: sizes are compared at first.
+        self._sizes = list(map(len, self.held))
+        self._copies = {i: dict(self.held[i]) for i, size in enumerate(self._sizes) if size}
+        self._modules, self._classes = modules, list(map(type, modules))
+
+    def put_back(self) -> None:
+        """Let modules have the hooks and the classes that they had."""
+        now = list(map(len, self.held))
+        places = set(self._copies)
+        if now != self._sizes:
+            places.update(i for i, size in enumerate(now) if size != self._sizes[i])
+        for i in places:
+            _fill(self.held[i], self._copies.get(i, {}))
+        if list(map(type, self._modules)) != self._classes:
+            for module, own in zip(self._modules, self._classes, strict=True):
+                module.__class__ = own
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+class _TensorHooks(Holder):
+    """The hooks on the gradients of tensors. A pass that registers one, and remembers that it has,
+    would change the gradient once more in each of ours."""
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        super().__init__(list(tensors))
+        self._copies = {
+            id(tensor): [dict(hooks or {}) for hooks in _hooks_of(tensor)]
+            for tensor in self.held
+            if any(_hooks_of(tensor))
+        }
+
+    def put_back(self) -> None:
+        """Let tensors have the hooks that they had."""
+        for tensor in self.held:
+            hooks = _hooks_of(tensor)
+            if hooks[0] or hooks[1] or id(tensor) in self._copies:
+                for held, before in zip(hooks, self._copies.get(id(tensor), ({}, {})), strict=True):
+                    if held is not None:
+                        _fill(held, before)
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+def _hooks_of(tensor: Tensor) -> tuple[dict[int, Any] | None, dict[int, Any] | None]:
+    """The hooks on a gradient, and those that run once it is accumulated."""
+    return tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+
+
+def _fill(held: dict[Any, Any], before: Mapping[Any, Any]) -> None:
+    """Let a dict hold what it held before, in that order."""
+    if list(held.items()) != list(before.items()):
+        held.clear()
+        held.update(before)
