@@ -141,6 +141,24 @@ def test_assignments_of_one_section_hold_in_any_order(backwards: bool) -> None:
     assert config.experiment.start == {"name": "typiclust", "features": "nets:make"}
 
 
+@pytest.mark.parametrize(
+    ("document", "model", "task"),
+    [
+        ({}, "cnn-small", "classification"),
+        ({"data": "text"}, "bag-of-words", "text-classification"),
+        ({"data": {"name": "text"}, "model": {"width": 8}}, "bag-of-words", "text-classification"),
+        ({"data": {"name": "table"}, "task": "regression"}, "mlp", "regression"),
+        ({"data": {"name": "table"}, "model": {"hidden": 9}}, "mlp", "classification"),
+        ({"data": {"name": "text"}, "model": "mlp"}, "mlp", "text-classification"),
+    ],
+)
+def test_model_and_task_go_by_the_data_where_none_is_named(
+    document: dict[str, object], model: str, task: str
+) -> None:
+    config = parse(document)
+    assert (config.model.name, config.task.name) == (model, task)
+
+
 def test_variants_of_one_strategy_have_labels() -> None:
     config = parse(
         {
