@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.errors import ModelError, RunError
 from upslope.progress import Interrupted, noting_interrupts, stop_on_signals
 
@@ -37,7 +37,7 @@ def interrupt() -> None:
 
 def code_of(work: Callable[[], object]) -> int:
     """The exit code of a command that does this."""
-    with pytest.raises(typer.Exit) as ended, told("Go on so."):
+    with pytest.raises(typer.Exit) as ended, telling_errors("Go on so."):
         work()
     return int(ended.value.exit_code)
 
@@ -59,7 +59,7 @@ def test_one_that_is_turned_into_an_error_is_a_stop(
 
 
 def test_every_command_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit), told():
+    with pytest.raises(typer.Exit), telling_errors():
         interrupt()
     assert "Stopped. No result was written: run the same command again" in capsys.readouterr().err
 

@@ -32,7 +32,7 @@ ANEW = "No result was written: run the same command again, and it begins anew."
 
 
 @contextmanager
-def told(resume: str = ANEW) -> Iterator[None]:
+def telling_errors(resume: str = ANEW) -> Iterator[None]:
     """An UpslopeError as its message and exit code; Ctrl-C as 130 and how to go on, `resume`.
 
     Warnings are lines as well, without the place in the code that gave them. Of the processes that
@@ -43,7 +43,7 @@ def told(resume: str = ANEW) -> Iterator[None]:
     with noting_interrupts() as interrupts:
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _warned
+                warnings.showwarning = _print_warning
                 yield
         except UpslopeError as error:
             if interrupts.seen:  # libraries turn Ctrl-C into an error of theirs
@@ -78,6 +78,6 @@ def _fail(error: UpslopeError) -> NoReturn:
     raise typer.Exit(error.exit_code) from None
 
 
-def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     err.print("[bold yellow]warning[/bold yellow]", end=" ")
     err.print(str(message), markup=False)
