@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from upslope import strategies
 from upslope.cli import app
 from upslope.config import PoolPlan, plan_pool
-from upslope.config.scoring import Trained
+from upslope.config.scoring import TrainedModel
 from upslope.errors import ConfigError
 from upslope.pools import open_pool
 
@@ -24,7 +24,7 @@ __all__ = ["checkpoint"]
 def planned(folder: Path, name: str, **options: object) -> PoolPlan:
     pool = open_pool(str(folder))
     with pool.open(pool.shards[0]) as rows:
-        ready = Trained(rows, TASK, net(), CPU)
+        ready = TrainedModel(rows, TASK, net(), CPU)
     return plan_pool(pool, ready, strategies.build(name), budget=4, **options)  # type: ignore[arg-type]
 
 

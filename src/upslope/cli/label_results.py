@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.label_options import Project, say
 
 
@@ -38,7 +38,7 @@ def export(
 
       upslope label export birds sorted/
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.coco import export_coco
         from upslope.labelling.exported_model import SUFFIXES, export_model
         from upslope.labelling.exports import export_folders, export_table
@@ -46,8 +46,8 @@ def export(
         from upslope.labelling.project import read_project
 
         if target.suffix in SUFFIXES:
-            made = export_model(project, target)
-            say(f"{target}: a model of {made.labels:,} labels on {made.method}")
+            summary = export_model(project, target)
+            say(f"{target}: a model of {summary.labels:,} labels on {summary.method}")
             return
         if target.suffix == ".json":
             count = export_coco(project, target, merge)  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def predict(
 
       upslope label predict birds new.csv --data new-photos/
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.predictions import write_predictions
 
         count = write_predictions(project, target, data)
@@ -110,12 +110,12 @@ def import_(
 
       upslope label import birds sorted/
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.imports import import_labels
         from upslope.labelling.project import Project as LabelProject
 
-        with LabelProject(project) as opened:
-            count = import_labels(opened, source)
+        with LabelProject(project) as label_project:
+            count = import_labels(label_project, source)
         say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
         if count.empty:
             say(f"{count.empty:,} rows have no label and say nothing")

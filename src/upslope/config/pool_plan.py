@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from upslope.config.scoring import Trained
+from upslope.config.scoring import TrainedModel
 from upslope.datasets.arrow import read_parquet
 from upslope.errors import ConfigError, DataError
 from upslope.pool import Need, Strategy
@@ -41,7 +41,7 @@ from upslope.strategies.base import TopStrategy
 from upslope.strategies.cell_search import PROBES
 from upslope.strategies.two_stage import CELL, TWO_STAGE, refusal
 
-MEASURED = 512
+SAMPLES_TO_MEASURE = 512
 """Rows that are scored to measure the time per row; a batch before them is not counted."""
 TIMES = 5
 """Times that they are scored: on a machine with other work the time differs from one to another."""
@@ -123,7 +123,7 @@ class PoolPlan:
 
 def plan_pool(
     pool: ShardedPool,
-    ready: Trained,
+    ready: TrainedModel,
     strategy: Strategy,
     *,
     budget: int,
@@ -152,7 +152,7 @@ def plan_pool(
         raise ConfigError(refusal(strategy, rows or 0))
     began = clock()
     with pool.open(pool.shards[0]) as samples:
-        count, opened = len(samples), clock() - began
+        count, open_seconds = len(samples), clock() - began
         if not count:
             raise DataError(f"Expected samples in {pool.shards[0].name} but it is empty.")
         needs = plain_needs(strategy.needs)
@@ -163,36 +163,36 @@ def plan_pool(
                 batch_size=batch_size, on_corrupt="skip",
             ).signals  # fmt: skip
 
-        part = range(min(count, MEASURED))
+        part = range(min(count, SAMPLES_TO_MEASURE))
         compute(part[:batch_size])
         seconds: list[float] = []
         for _ in range(TIMES):
             began = clock()
             signals = compute(part)
             seconds.append((clock() - began) / len(part))
-        joined = min(_join(samples.ids, clock) for _ in range(2)) / count
-        id_bytes = sum(len(i.encode()) for i in samples.ids[:MEASURED]) / len(part)
+        join_seconds = min(_join(samples.ids, clock) for _ in range(2)) / count
+        id_bytes = sum(len(i.encode()) for i in samples.ids[:SAMPLES_TO_MEASURE]) / len(part)
     first = pool.shards[0].size / count
     total = rows or round(sum(shard.size for shard in pool.shards) / first)
     widths = [math.prod(values.shape[1:]) for values in signals.values()]
-    scores, kept = (1, 0.0) if single else (0, sum(32 + bytes_per_number * w for w in widths))
+    scores, row_bytes = (1, 0.0) if single else (0, sum(32 + bytes_per_number * w for w in widths))
     d, classes = max(widths, default=1), min(widths, default=1)
     cell = min(CELL, total)
     searches = not single and callable(TWO_STAGE[strategy.name].way)
-    searched = SEARCH * total + 4.0 * budget * d if searches else 0.0
+    search_bytes = SEARCH * total + 4.0 * budget * d if searches else 0.0
     operations = 0.0 if single else count_operations(strategy.name, total, budget, d, classes)
     return PoolPlan(
         rows=total,
         budget=budget,
-        open_s=opened / count,
+        open_s=open_seconds / count,
         score_s=statistics.median(seconds),
         least_s=min(seconds),
         most_s=max(seconds),
-        join_s=joined,
+        join_s=join_seconds,
         workers=workers,
-        disk=total * (2 * (id_bytes + 8 * scores) + kept),
+        disk=total * (2 * (id_bytes + 8 * scores) + row_bytes),
         score_memory=_peak(),
-        select_memory=4.0 * total + 8 * cell * d + searched,
+        select_memory=4.0 * total + 8 * cell * d + search_bytes,
         select_s=operations / _multiply_adds() if operations else 1e-7 * total,
         price=price,
         measured=f"{len(part):,} of {count:,} rows of {pool.shards[0].name}, {TIMES} times, on "
@@ -216,8 +216,8 @@ def _peak() -> float:
     """The most memory that this process has held, in bytes."""
     import resource  # which Windows does not have
 
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(held if sys.platform == "darwin" else 1024 * held)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 def _multiply_adds() -> float:

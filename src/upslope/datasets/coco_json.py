@@ -12,7 +12,7 @@ import numpy as np
 
 from upslope.datasets.outlines import Outline, read_runs
 from upslope.files import from_json
-from upslope.reading import check_room, damage_reported
+from upslope.reading import check_room, reporting_damage
 
 _ROOM = 8
 """Bytes of memory that a byte of JSON takes at most as lists of numbers: 40 for "1.5, ", which is a
@@ -58,7 +58,7 @@ def read_instances(path: Path) -> Instances:
         DataError: the file is too large, no JSON or no instances; ids or names that are there
             twice or stand for nothing; a file name that leads elsewhere; outlines that are none.
     """
-    with damage_reported(f"COCO instances in {path}", _ADVICE):
+    with reporting_damage(f"COCO instances in {path}", _ADVICE):
         check_room(_ROOM * path.stat().st_size, path)
         content = from_json(path.read_bytes())
         if not isinstance(content, dict):
@@ -74,8 +74,8 @@ def read_instances(path: Path) -> Instances:
         numbers = {id_: number for number, id_ in enumerate(sorted(categories))}
         objects: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in images}
         for entry in lists["annotations"]:
-            for key, known in (("image_id", images), ("category_id", categories)):
-                if type(entry.get(key)) is not int or entry[key] not in known:
+            for key, known_ids in (("image_id", images), ("category_id", categories)):
+                if type(entry.get(key)) is not int or entry[key] not in known_ids:
                     raise ValueError(
                         f"its annotation {entry.get('id')} has the {key} {entry.get(key)!r}, which "
                         "is not there"

@@ -87,19 +87,19 @@ def _length(
     z = class_logits(record.outputs, logits)
     p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
     # The likeliest classes up to the first that completes the share.
-    kept = ~(p.cumsum(dim=1) - p >= share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
+    is_kept = ~(p.cumsum(dim=1) - p >= share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
     # A class that is masked with -inf has an infinite loss, and adds nothing. NaN is kept: its loss
     # is refused.
-    kept &= ~(p == 0)
+    is_kept &= ~(p == 0)
     total = p.new_zeros(len(p), dtype=torch.float64)
     power = 1 if kind == "mean" else 2
-    for rank in range(max(kept.sum(dim=1).tolist(), default=0)):
-        norms = reduce(record.squared_norms(_at(labels[:, rank], kept[:, rank], logits)))
+    for rank in range(max(is_kept.sum(dim=1).tolist(), default=0)):
+        norms = reduce(record.squared_norms(_at(labels[:, rank], is_kept[:, rank], logits)))
         # A sample that has its share already adds nothing, though the others need this class.
-        total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
-    bound = _bound(record, reduce, p, labels, kept, power, logits)
+        total += torch.where(is_kept[:, rank], p[:, rank].double() * norms**power, 0)
+    bound = _bound(record, reduce, p, labels, is_kept, power, logits)
     score = total if power == 1 else total.sqrt()
-    return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), bound)
+    return ExpectedLength(score, torch.where(is_kept, p, 0).sum(dim=1), bound)
 
 
 def _bound(
@@ -107,18 +107,18 @@ def _bound(
     reduce: Reduce,
     p: Tensor,
     labels: Tensor,
-    kept: Tensor,
+    is_kept: Tensor,
     power: int,
     logits: Logits,
 ) -> Tensor:
     """(n,): see `ExpectedLength`."""
-    rest = torch.where(kept, 0, p)
-    left_out = ((~kept) & (p > 0)).sum(dim=1)
+    rest = torch.where(is_kept, 0, p)
+    left_out = ((~is_kept) & (p > 0)).sum(dim=1)
     if not bool(left_out.any()):
         return p.new_zeros(len(p), dtype=torch.float64)
     # Of each parameter tensor by itself, for the sum of their norms obeys the bound as well.
     second: dict[str, Tensor] = {}
-    place = (torch.cumsum(~kept, dim=1) - 1).clamp(min=0)  # 0, 1, 2 ... among those left out
+    place = (torch.cumsum(~is_kept, dim=1) - 1).clamp(min=0)  # 0, 1, 2 ... among those left out
     for pattern in _signs():
         roots = rest.sqrt() * pattern.to(p)[place % PROBES]
         roots = roots * _block_signs(place // PROBES, p)
@@ -140,11 +140,11 @@ def _block_signs(block: Tensor, like: Tensor) -> Tensor:
     return torch.where((block * 0x9E3779B1) >> 16 & 1 == 1, -1.0, 1.0).to(like)
 
 
-def _at(labels: Tensor, counted: Tensor, logits: Logits) -> Loss:
+def _at(labels: Tensor, classes_in_sum: Tensor, logits: Logits) -> Loss:
     """Cross-entropy at the labels, (n,), of those samples that are counted, (n,) bool."""
 
     def loss(outputs: Any) -> Tensor:
         losses = F.cross_entropy(logits(outputs), labels, reduction="none")
-        return losses.masked_fill(~counted, 0)
+        return losses.masked_fill(~classes_in_sum, 0)
 
     return loss

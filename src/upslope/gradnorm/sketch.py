@@ -85,8 +85,8 @@ class Projection:
         outer = rows.shape[1] if rows.dim() > 2 else 1
         (a, s), (b, r) = self._both(name, outer, flat.shape[1] // outer, rows)
         buckets = ((a[:, None] + b) % self.dim).flatten()
-        signed = flat * (s[:, None] * r).flatten()
-        return rows.new_zeros(len(rows), self.dim).index_add_(1, buckets, signed)
+        signed_entries = flat * (s[:, None] * r).flatten()
+        return rows.new_zeros(len(rows), self.dim).index_add_(1, buckets, signed_entries)
 
     def outer(self, name: str, part: OuterProducts) -> Tensor:
         """(n, dim), of sums of outer products that are not formed."""

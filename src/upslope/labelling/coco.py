@@ -84,8 +84,8 @@ def export_coco(project: Path | str, path: Path, merge: MergeMethod = "majority"
         size, parts = _objects(label, samples.root / id_, settings.kind, settings.classes)
         images.append({"id": number, "file_name": id_, "height": size[0], "width": size[1]})
         for name, part in parts:
-            known = {"id": len(objects) + 1, "image_id": number, "category_id": categories[name]}
-            objects.append({**known, "iscrowd": 0, **part})
+            ids = {"id": len(objects) + 1, "image_id": number, "category_id": categories[name]}
+            objects.append({**ids, "iscrowd": 0, **part})
     record = {
         "info": {"description": f"{len(images)} images labelled with Upslope"},
         "licenses": [],

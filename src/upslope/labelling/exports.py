@@ -122,10 +122,10 @@ def labelled_images(
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"Expected {folder} to be new or empty but it holds files already.")
     there = set(samples.ids)
-    if gone := [id_ for id_ in labels if id_ not in there]:
+    if absent := [id_ for id_ in labels if id_ not in there]:
         raise DataError(
-            f"Expected every labelled image in {samples.root} but {len(gone)} are gone, first "
-            f"{gone[0]!r}. Put them back, or export a .csv."
+            f"Expected every labelled image in {samples.root} but {len(absent)} are gone, first "
+            f"{absent[0]!r}. Put them back, or export a .csv."
         )
     return samples
 

@@ -24,9 +24,9 @@ from upslope.labelling.label_studio_export import read_label_studio_labels
 from upslope.labelling.project import Project
 from upslope.labelling.samples import Samples, open_samples
 from upslope.labelling.settings import AnswerKind, ProjectSettings
-from upslope.reading import check_room, damage_reported
+from upslope.reading import check_room, reporting_damage
 
-_SHOWN = 5
+_MOST_NAMES = 5
 _ROOM = 8  # bytes of memory that a byte of JSON takes at most
 
 
@@ -52,11 +52,12 @@ def import_labels(project: Project, source: Path) -> ImportCount:
     settings = project.settings
     samples = open_samples(settings.data, settings.classes, settings.target)
     rows = _read(source, settings, samples)
-    known = set(samples.ids)
-    if strangers := sorted({id_ for id_, _ in rows} - known):
+    project_ids = set(samples.ids)
+    if strangers := sorted({id_ for id_, _ in rows} - project_ids):
         raise DataError(
             f"Expected ids of the project in {source} but {len(strangers)} are not, first "
-            f"{', '.join(map(repr, strangers[:_SHOWN]))}. Ids are paths inside {settings.data}; "
+            f"{', '.join(map(repr, strangers[:_MOST_NAMES]))}. Ids are paths inside "
+            f"{settings.data}; "
             "nothing was recorded."
         )
     labels: dict[str, str | Sequence[str]] = {}
@@ -69,8 +70,8 @@ def import_labels(project: Project, source: Path) -> ImportCount:
                 f"Expected one label for {id_!r} in {source} but got {labels[id_]!r} and "
                 f"{label!r}. Nothing was recorded."
             )
-    new, corrected = project.take_in(labels, source.name)
-    return ImportCount(new, corrected, empty)
+    new, corrections = project.take_in(labels, source.name)
+    return ImportCount(new, corrections, empty)
 
 
 def _read(
@@ -83,7 +84,7 @@ def _read(
         raise DataError(f"Expected a file of labels or a folder at {source} but there is none.")
     if source.suffix.lower() != ".json":
         return [(id_, _label(text, settings.kind)) for id_, text in _from_csv(source)]
-    with damage_reported(f"JSON of COCO or Label Studio in {source}", "Export it again."):
+    with reporting_damage(f"JSON of COCO or Label Studio in {source}", "Export it again."):
         check_room(_ROOM * source.stat().st_size, source)
         content = from_json(source.read_bytes())
     if isinstance(content, list):
@@ -159,7 +160,8 @@ def _from_folder(
     if not tops or (strangers := [name for name in tops if name not in classes]):
         raise DataError(
             f"Expected folders named as the classes {', '.join(classes)} in {folder} but got "
-            f"{', '.join(map(repr, strangers[:_SHOWN])) if tops else 'none'}. Nothing was recorded."
+            f"{', '.join(map(repr, strangers[:_MOST_NAMES])) if tops else 'none'}. Nothing was "
+            "recorded."
         )
     names = ImageNames(ids)
     rows: list[tuple[str, ImportedLabel]] = []

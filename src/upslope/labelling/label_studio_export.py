@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from upslope.errors import DataError
-from upslope.labelling.annotators.label_studio_form import ID, LABEL, PASSED, answer_of
+from upslope.labelling.annotators.label_studio_form import ID, LABEL, PASS_CHOICE, answer_of
 from upslope.labelling.coco import ImportedLabel
 from upslope.labelling.image_names import ImageNames
 from upslope.labelling.settings import AnswerKind
@@ -21,7 +21,7 @@ _TYPES: Mapping[AnswerKind, str] = {
     "masks": "brushlabels",
 }
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what the server puts before the name of an upload
-_SHOWN = 3
+_MOST_NAMES = 3
 
 
 def read_label_studio_labels(
@@ -59,7 +59,8 @@ def read_label_studio_labels(
     if different:
         raise DataError(
             f"Expected one answer for each task in {path} but the annotations of "
-            f"{len(different)} differ, first {', '.join(map(repr, different[:_SHOWN]))}. Settle "
+            f"{len(different)} differ, first {', '.join(map(repr, different[:_MOST_NAMES]))}. "
+            "Settle "
             "them in Label Studio, or have `upslope label next --tool label-studio` take the "
             "answers of each person; nothing was recorded."
         )
@@ -95,10 +96,12 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
         raise DataError(f"Expected a list `result` in an annotation of {where}.")
     if annotation.get("was_cancelled") or not results:
         return None
-    drawn = [r for r in results if r.get("type") != "choices"]
-    given = [r for r in results if r.get("type") == _TYPES[kind] and r.get("from_name") != PASSED]
-    others = sorted({str(r.get("type")) for r in drawn if r.get("type") != _TYPES[kind]})
-    fields = sorted({str(r.get("from_name")) for r in given})
+    regions = [r for r in results if r.get("type") != "choices"]
+    choices = [
+        r for r in results if r.get("type") == _TYPES[kind] and r.get("from_name") != PASS_CHOICE
+    ]
+    others = sorted({str(r.get("type")) for r in regions if r.get("type") != _TYPES[kind]})
+    fields = sorted({str(r.get("from_name")) for r in choices})
     if others or len(fields) > 1:
         what = f"results of the types {', '.join(others)}" if others else (
             f"the fields {', '.join(fields)}"
@@ -107,9 +110,9 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
             f"Expected {_TYPES[kind]} of one field, as the kind {kind} has them, in {where} but "
             f"got {what}. Export them by themselves; nothing was recorded."
         )
-    passed = [r for r in results if r.get("from_name") == PASSED]
+    is_pass = [r for r in results if r.get("from_name") == PASS_CHOICE]
     try:
-        label, _ = answer_of([{**r, "from_name": LABEL} for r in given] + passed, kind, classes)
+        label, _ = answer_of([{**r, "from_name": LABEL} for r in choices] + is_pass, kind, classes)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"Expected an annotation as Label Studio writes it in {where} but reading it failed: "

@@ -79,15 +79,15 @@ def _levels(
 ) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     """(height, width), the number of each pixel's class."""
     levels = np.zeros(outlines.size, dtype=np.uint8)
-    marked = np.zeros(outlines.size, dtype=np.bool_)
+    marked_pixels = np.zeros(outlines.size, dtype=np.bool_)
     for name, mask in (outlines.masks or {}).items():
-        if twice := int((mask & marked).sum()):
+        if twice := int((mask & marked_pixels).sum()):
             raise DataError(
                 f"Expected one class for each pixel of {id_!r} but {twice:,} have two. Mend the "
                 "mask, or export .json (COCO), which keeps both; nothing was written."
             )
         levels[mask] = numbers[name]
-        marked |= mask
+        marked_pixels |= mask
     return levels
 
 

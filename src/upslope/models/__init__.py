@@ -91,12 +91,12 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options:
     """
     shape = tuple(input_shape)
     if libraries.is_library(name):
-        checked = check_options(name, options)
-        return libraries.build_from_library(name, num_classes, shape, **checked)
+        valid_options = check_options(name, options)
+        return libraries.build_from_library(name, num_classes, shape, **valid_options)
     if ":" in name:
         return initialise_by_shape(own.build_own(name, num_classes, shape, options), shape)
-    checked = check_options(name, options)
-    return REGISTRY[name](num_classes=num_classes, input_shape=shape, **checked)
+    valid_options = check_options(name, options)
+    return REGISTRY[name](num_classes=num_classes, input_shape=shape, **valid_options)
 
 
 def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
@@ -139,16 +139,18 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     else:
         factory = registry.lookup("model", REGISTRY, name, " or `package.module:function`")
     problems: list[registry.OptionProblem] = [*own.given_problems(name, options)]
-    rest = {key: value for key, value in options.items() if key not in own.GIVEN}
+    rest = {key: value for key, value in options.items() if key not in own.DATA_ARGUMENTS}
     try:
-        checked = registry.check_options(f"model {name!r}", factory, rest, own.GIVEN)
+        valid_options = registry.check_options(f"model {name!r}", factory, rest, own.DATA_ARGUMENTS)
     except registry.OptionsError as error:
         problems += error.problems
     if problems:
         raise registry.OptionsError(problems)
-    return checked
+    return valid_options
 
 
 def describe() -> list[registry.Description]:
     """Every model: its name, one line about it, and its options with defaults and help."""
-    return [registry.describe(name, factory, own.GIVEN) for name, factory in REGISTRY.items()]
+    return [
+        registry.describe(name, factory, own.DATA_ARGUMENTS) for name, factory in REGISTRY.items()
+    ]

@@ -223,9 +223,9 @@ def load_imagenet_weights(network: LiteEncoder) -> None:
     weights = imagenet_weights()
     if next(network.parameters()).is_meta:
         return  # copying to it would do nothing, and warn of every weight
-    own = network.state_dict()
-    published = {k: v for k, v in weights.items() if k in own and k[:4] != "_fc."}
-    network.load_state_dict(own | published)
+    own_weights = network.state_dict()
+    imagenet = {k: v for k, v in weights.items() if k in own_weights and k[:4] != "_fc."}
+    network.load_state_dict(own_weights | imagenet)
 
 
 def imagenet_weights() -> Mapping[str, Tensor]:

@@ -13,7 +13,7 @@ from upslope.datasets.arrow import is_bytes, is_list, is_text, plain_column, rea
 from upslope.datasets.image_form import MissingImageError
 from upslope.errors import DataError
 from upslope.pools.shard import ReadOptions
-from upslope.reading import check_regular, damage_reported
+from upslope.reading import check_regular, reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +70,7 @@ def read_rows(
     """
     import pyarrow.parquet as pq
 
-    with damage_reported(f"a Parquet file in {path}", _ADVICE):
+    with reporting_damage(f"a Parquet file in {path}", _ADVICE):
         check_regular(path)
         names = pq.read_schema(path).names
     image = _column(names, options.image, IMAGES, "--image", path)
@@ -88,13 +88,15 @@ def read_rows(
 
 
 def _column(
-    names: list[str], wanted: str | None, usual: tuple[str, ...], option: str, path: Path
+    names: list[str], name_option: str | None, usual: tuple[str, ...], option: str, path: Path
 ) -> str:
-    for name in (wanted,) if wanted else usual:
+    for name in (name_option,) if name_option else usual:
         if name in names:
             return name
-    expected = repr(wanted) if wanted else f"{', '.join(usual)} (or one named with {option})"
-    raise DataError(f"Expected a column {expected} in {path} but it has {names}.")
+    wanted_words = (
+        repr(name_option) if name_option else f"{', '.join(usual)} (or one named with {option})"
+    )
+    raise DataError(f"Expected a column {wanted_words} in {path} but it has {names}.")
 
 
 def _inputs(
@@ -120,7 +122,9 @@ def _inputs(
     )
 
 
-def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ...] | None) -> Array:
+def _array(
+    column: pa.ChunkedArray, name: str, path: Path, shape_option: tuple[int, ...] | None
+) -> Array:
     """All arrays of a column, (n, ...): lists of one length, nested or flat, or Arrow's tensors."""
     import pyarrow as pa
 
@@ -135,9 +139,9 @@ def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ..
     lengths: tuple[int, ...] = ()
     while is_list(chunk.type):
         inner = chunk.flatten()
-        each = max(1, len(chunk) // max(1, count))  # lists of this level in a row
+        lists_per_row = max(1, len(chunk) // max(1, count))  # lists of this level in a row
         if chunk.null_count:
-            row = int(np.flatnonzero(np.asarray(chunk.is_null()))[0]) // each
+            row = int(np.flatnonzero(np.asarray(chunk.is_null()))[0]) // lists_per_row
             raise _uneven(name, path, f"row {row} (from 0) has an empty cell")
         length = len(inner) // len(chunk) if len(chunk) else 0
         if pa.types.is_fixed_size_list(chunk.type):
@@ -146,7 +150,7 @@ def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ..
             lengths_here = np.diff(np.asarray(chunk.offsets))
             length = int(lengths_here[0])
             if len(other := np.flatnonzero(lengths_here != length)):
-                row, got = int(other[0]) // each, int(lengths_here[other[0]])
+                row, got = int(other[0]) // lists_per_row, int(lengths_here[other[0]])
                 raise _uneven(name, path, f"row {row} has {got} numbers where row 0 has {length}")
         lengths, chunk = (*lengths, length), inner
     values = chunk.to_numpy(zero_copy_only=False)
@@ -157,7 +161,7 @@ def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ..
         raise DataError(
             f"Expected numbers in the arrays of {name!r} in {path} but got {chunk.type}."
         )
-    shape = shape or (stated if stated and len(lengths) == 1 else lengths)
+    shape = shape or (shape_option if shape_option and len(lengths) == 1 else lengths)
     if count and int(np.prod(shape)) * count != len(values):
         raise DataError(
             f"Expected arrays of {len(values) // count} numbers in {name!r} of {path} to have the "

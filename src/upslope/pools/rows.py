@@ -69,7 +69,7 @@ class Rows:
         Raises:
             DataError: arrays of another shape or type than the first shard's.
         """
-        unknown = np.full(len(self.ids), UNKNOWN, dtype=np.int64)
+        labels = np.full(len(self.ids), UNKNOWN, dtype=np.int64)
         if self.column != pool.column:
             raise DataError(
                 f"Expected {self.place} to hold {pool.column}, as the first shard does, but it "
@@ -83,7 +83,7 @@ class Rows:
                     f"shard, but got {inputs.shape[1:]}. Write it again, or leave it out."
                 )
             return ArrayDataset(
-                self.place, self.ids, (), inputs, unknown, resident=False, place=self.place
+                self.place, self.ids, (), inputs, labels, resident=False, place=self.place
             )
         assert pool.form is not None  # by the same words, the first shard holds images
         return EncodedDataset(
@@ -91,7 +91,7 @@ class Rows:
             self.ids,
             (),
             self.inputs,
-            unknown,
+            labels,
             pool.form,
             pool.input_shape,
             place=self.place,
@@ -112,11 +112,11 @@ def open_rows(pool: ShardedPool, shard: Shard) -> Iterator[Rows]:
         assert shard.part is not None
         ids = files_of(pool.index, shard.part)
         addresses = Addresses(storage, pool.root, pool.root, ids, shard.name)
-        yield _checked(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
+        yield _check_rows(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
         return
     with _here(storage, shard) as path:
         try:
-            rows = _checked(_read(pool, shard, path, place))
+            rows = _check_rows(_read(pool, shard, path, place))
         except UpslopeError as error:
             if storage.is_local:
                 raise
@@ -142,17 +142,17 @@ def _read(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
     return Rows(tuple(samples.ids), images, "images", place)
 
 
-def _checked(rows: Rows) -> Rows:
+def _check_rows(rows: Rows) -> Rows:
     """Refuse ids that are empty or there twice."""
-    seen: set[str] = set()
+    earlier_ids: set[str] = set()
     for id_ in rows.ids:
-        if not id_ or id_ in seen:
+        if not id_ or id_ in earlier_ids:
             raise DataError(
                 f"Expected an id of its own for each row of {rows.place} but "
                 f"{f'{id_!r} is there twice' if id_ else 'one is empty'}. Name another column "
                 "with --id, or correct the shard."
             )
-        seen.add(id_)
+        earlier_ids.add(id_)
     return rows
 
 

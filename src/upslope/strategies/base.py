@@ -81,8 +81,8 @@ class QueryStrategy(Options):
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise SelectionError(_beyond_rounding(self.name, str(error))) from error
         scores = choice.scores
-        told = [*choice.notes.values(), *([] if scores is None else [float(scores.sum())])]
-        if any(math.isnan(value) for value in told):
+        words = [*choice.notes.values(), *([] if scores is None else [float(scores.sum())])]
+        if any(math.isnan(value) for value in words):
             raise SelectionError(_beyond_rounding(self.name, "its scores are not numbers"))
         if scores is not None:
             scores = torch.empty_like(scores).index_copy_(0, torch.tensor(order), scores)
@@ -107,11 +107,11 @@ class QueryStrategy(Options):
             ModelError: a posterior at every position of a sample where one for all is wanted.
         """
         for need, values in signals.items():
-            expected = POSTERIORS.get(need.name, values.ndim)
-            if values.ndim != expected:
+            dimensions = POSTERIORS.get(need.name, values.ndim)
+            if values.ndim != dimensions:
                 raise ModelError(
                     f"Expected one posterior per sample for {self.name} but the task gives "
-                    f"{tuple(values.shape[expected:])} of them, one at each position. Take a "
+                    f"{tuple(values.shape[dimensions:])} of them, one at each position. Take a "
                     "strategy that reads one number or gradient per sample, such as entropy."
                 )
 

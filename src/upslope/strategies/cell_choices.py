@@ -30,13 +30,13 @@ def apportion(
     A cell that has more labels than its share gives none; remainders go to the largest. over: times
     the budget, and at least one of each cell that has a sample left.
     """
-    wanted = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
-    wanted = np.minimum(wanted * (budget / max(wanted.sum(), 1e-12)), free)
+    quotas = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
+    quotas = np.minimum(quotas * (budget / max(quotas.sum(), 1e-12)), free)
     if over > 1:
-        most: Counts = np.minimum(np.maximum(np.ceil(over * wanted), 1), free).astype(np.int64)
+        most: Counts = np.minimum(np.maximum(np.ceil(over * quotas), 1), free).astype(np.int64)
         return most
-    shares: Counts = np.floor(wanted).astype(np.int64)
-    order = np.argsort(-(wanted - shares), kind="stable")
+    shares: Counts = np.floor(quotas).astype(np.int64)
+    order = np.argsort(-(quotas - shares), kind="stable")
     while (missing := budget - int(shares.sum())) > 0:
         open_cells = order[shares[order] < free[order]][:missing]
         shares[open_cells] += 1
@@ -61,22 +61,22 @@ def take_by_gain(
 
     for cell in runs:
         offer(cell)
-    chosen: list[int] = []
-    while len(chosen) < budget:
+    picks: list[int] = []
+    while len(picks) < budget:
         _, _, cell = heapq.heappop(heap)
         positions, _ = runs[cell]
-        chosen.append(positions[place[cell]])
+        picks.append(positions[place[cell]])
         place[cell] += 1
         if place[cell] == len(positions) < free[cell]:
             runs[cell] = _go_on(runs[cell], run(cell, min(2 * len(positions), int(free[cell]))))
         if place[cell] < len(runs[cell][0]):
             offer(cell)
-    return chosen
+    return picks
 
 
 def _go_on(run: GreedyRun, longer: GreedyRun) -> GreedyRun:
     """The longer run with its beginning as it was: rounding may have told equal gains apart."""
     positions, gains = run
-    taken = set(positions)
-    rest = [(p, g) for p, g in zip(*longer, strict=True) if p not in taken]
+    first_run = set(positions)
+    rest = [(p, g) for p, g in zip(*longer, strict=True) if p not in first_run]
     return positions + [p for p, _ in rest], gains + [g for _, g in rest]

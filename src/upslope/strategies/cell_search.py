@@ -83,10 +83,10 @@ class Search:
         self.count += 1
         for cell in nearest_cells(self.means, x, PROBES):
             part = self._cell(cell)
-            squared = torch.addmv(self.squares[part] + x @ x, self._read(part), x, alpha=-2)
-            self._lower(torch.arange(part.start, part.stop), squared, torch.tensor(number))
-            met = self.met[part]
-            met += (met == number).int()
+            distances = torch.addmv(self.squares[part] + x @ x, self._read(part), x, alpha=-2)
+            self._lower(torch.arange(part.start, part.stop), distances, torch.tensor(number))
+            times_seen = self.met[part]
+            times_seen += (times_seen == number).int()
             self.top[cell] = self._bounds(cell).max()
 
     def settle(self, samples: Tensor) -> bool:
@@ -101,11 +101,11 @@ class Search:
         step = max(1, BLOCK // max(1, self.count))
         for part in torch.split(samples[self.met[samples].argsort()], step):
             first = int(self.met[part[0]])
-            squared = torch.addmm(
+            distances = torch.addmm(
                 self.squares_of_centres[first : self.count],
                 self._read(part), self.centres[first : self.count].T, alpha=-2,
             )  # fmt: skip
-            least = squared.min(dim=1)
+            least = distances.min(dim=1)
             fell |= self._lower(part, least.values + self.squares[part], least.indices + first)
             self.met[part] = self.count
         return fell
@@ -147,19 +147,19 @@ class Search:
         part = self._cell(cell)
         return self.bound[part].masked_fill(~self.free[part], -1.0)
 
-    def _lower(self, samples: Tensor, squared: Tensor, centre: Tensor) -> bool:
+    def _lower(self, samples: Tensor, distances: Tensor, centre: Tensor) -> bool:
         """Take smaller squared distances as bounds, of a centre or of one for each sample."""
-        closer = squared < self.bound[samples]
-        samples, squared = samples[closer], squared[closer].clamp_(min=0)
+        closer = distances < self.bound[samples]
+        samples, distances = samples[closer], distances[closer].clamp_(min=0)
         centre = centre[closer] if centre.dim() else centre.expand(len(samples))
-        moved = self.free[samples]
-        former, now = self.nearest[samples[moved]].long(), centre[moved].long()
+        is_free = self.free[samples]
+        former, now = self.nearest[samples[is_free]].long(), centre[is_free].long()
         one = torch.ones_like(former)
-        before = self.bound[samples[moved]].double().masked_fill(former == len(self.centres), 0.0)
+        before = self.bound[samples[is_free]].double().masked_fill(former == len(self.centres), 0.0)
         self.size.index_add_(0, former, one, alpha=-1).index_add_(0, now, one)
         self.spread.index_add_(0, former, before, alpha=-1)
-        self.spread.index_add_(0, now, squared[moved].double())
-        self.bound[samples] = squared
+        self.spread.index_add_(0, now, distances[is_free].double())
+        self.bound[samples] = distances
         self.nearest[samples] = centre.int()
         return bool(closer.any())
 
@@ -175,17 +175,17 @@ class Search:
 
 def farthest(search: Search) -> list[int]:
     """Return the samples of core-set, `budget` of them: each the farthest from all centres."""
-    chosen: list[int] = []
+    positions: list[int] = []
     for _ in range(search.budget):
         best = search.farthest() if search.count else search.central()
-        chosen.append(best)
+        positions.append(best)
         search.take(best)
-    return chosen
+    return positions
 
 
 def farthest_of_largest(search: Search) -> list[int]:
     """Return the samples of LCMD, `budget` of them: each the farthest of the largest cluster."""
-    chosen: list[int] = []
+    positions: list[int] = []
     none = len(search.centres)
     for _ in range(search.budget):
         best = search.longest() if not search.count else -1
@@ -195,9 +195,9 @@ def farthest_of_largest(search: Search) -> list[int]:
             inside = (search.free & (search.nearest == largest)).nonzero().flatten()
             if not search.settle(inside):
                 best = int(inside[search.bound[inside].argmax()])
-        chosen.append(best)
+        positions.append(best)
         search.take(best)
-    return chosen
+    return positions
 
 
 @contextmanager
@@ -219,9 +219,17 @@ def searching(
         file.flush()
         copy = np.memmap(file, part.dtype, "r+", shape=(len(order), len(mean)))
         starts = np.cumsum([0, *sizes]).tolist()
-        known = rows(labelled.tolist()).float()
+        labelled_rows = rows(labelled.tolist()).float()
         yield (
-            Search(torch.from_numpy(copy), starts, cells.means - mean, mean, free, known, budget),
+            Search(
+                torch.from_numpy(copy),
+                starts,
+                cells.means - mean,
+                mean,
+                free,
+                labelled_rows,
+                budget,
+            ),
             order,
         )
         del copy

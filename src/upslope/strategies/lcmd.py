@@ -46,8 +46,8 @@ class LCMD(QueryStrategy):
         """The farthest of the largest cluster, `budget` times."""
         (need,) = self.needs
         x, y = pool.signal(need).double(), pool.labelled_signal(need).double()
-        chosen, spreads = largest_cluster(x, y, budget)
-        return Choice(chosen, gains=spreads)
+        positions, spreads = largest_cluster(x, y, budget)
+        return Choice(positions, gains=spreads)
 
 
 def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[float]]:
@@ -57,10 +57,10 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[
     rows = Rows(x)
     norms = rows.squared_norms()
     nearest, cluster = torch.full((n,), torch.inf, dtype=x.dtype), torch.zeros(n).long()
-    for part, squared in distance_blocks(x, y):
-        nearest[part], cluster[part] = squared.min(dim=1)
+    for part, squared_distances in distance_blocks(x, y):
+        nearest[part], cluster[part] = squared_distances.min(dim=1)
     free = torch.ones(n, dtype=torch.bool)
-    chosen: list[int] = []
+    positions: list[int] = []
     spreads: list[float] = []
     for k in range(budget):
         if m + k == 0:
@@ -75,9 +75,9 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[
             inside = free & (cluster == largest)
             best = int(nearest.masked_fill(~inside, -1.0).argmax())
             spreads.append(float(spread[largest]))
-        chosen.append(best)
+        positions.append(best)
         free[best] = False
-        squared = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
-        closer = squared < nearest
-        nearest[closer], cluster[closer] = squared[closer], m + k
-    return chosen, spreads
+        squared_distances = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
+        closer = squared_distances < nearest
+        nearest[closer], cluster[closer] = squared_distances[closer], m + k
+    return positions, spreads

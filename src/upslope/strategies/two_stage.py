@@ -129,31 +129,31 @@ def select_in_cells(
     stages = TWO_STAGE[strategy.name]
     read = _reader(strategy, source, stages.unit)
     cells = divide(read.rows, read.blocks, len(source), cell, rng)
-    known = np.zeros(len(source), dtype=bool)
-    known[list(labelled)] = True
-    of_cell = [members[known[members]] for members in cells.members]
-    free = [members[~known[members]] for members in cells.members]
+    is_labelled = np.zeros(len(source), dtype=bool)
+    is_labelled[list(labelled)] = True
+    of_cell = [members[is_labelled[members]] for members in cells.members]
+    free = [members[~is_labelled[members]] for members in cells.members]
     sizes, labels, left_of = (
         np.array([len(m) for m in group]) for group in (cells.members, of_cell, free)
     )
 
     def choose(number: int, count: int) -> GreedyRun:
-        shown = np.concatenate([of_cell[i] for i in cells.neighbours(number, PROBES)])
-        view, positions = _view(strategy, source, free[number], shown)
+        labelled_near = np.concatenate([of_cell[i] for i in cells.neighbours(number, PROBES)])
+        view, positions = _view(strategy, source, free[number], labelled_near)
         return _choose(strategy, view, positions, count, rng)
 
     if callable(stages.way) and len(free) > 1:
-        with searching(read.raw, cells, np.flatnonzero(known), budget) as (search, order):
-            chosen = order[stages.way(search)].tolist()
+        with searching(read.raw, cells, np.flatnonzero(is_labelled), budget) as (search, order):
+            picks = order[stages.way(search)].tolist()
     elif stages.way == "gain":
         ahead = AHEAD if len(free) > 1 else 1
         counts = apportion(budget, sizes, labels, left_of, ahead)
-        chosen = take_by_gain(budget, sizes, counts, left_of, choose)
+        picks = take_by_gain(budget, sizes, counts, left_of, choose)
     else:
         shares = apportion(budget, sizes, labels, left_of).tolist()
         runs = [choose(number, share)[0] for number, share in enumerate(shares) if share]
-        chosen = [position for run in runs for position in run]
-    return Selection(tuple(source.ids(chosen)), None, {"cells": float(len(cells.members))})
+        picks = [position for run in runs for position in run]
+    return Selection(tuple(source.ids(picks)), None, {"cells": float(len(cells.members))})
 
 
 def refusal(strategy: object, rows: int) -> str:

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 _ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 )
-_CLOSED = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
+_HAS_NO_PARTS = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
 """Values that are no containers, whatever attributes they have."""
 
-_OWN = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
+_MODULE_FIELDS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
 """Attributes in which PyTorch keeps the hooks of a module."""
 
 _HOOKS = (
@@ -49,11 +49,11 @@ class Walk:
         self.holders: list[Holder] = []
         self.tensors: dict[int, Tensor] = {}
         self.modules: list[nn.Module] = []
-        self._seen: set[int] = set()
+        self._visited_ids: set[int] = set()
         for module in apart_from:
-            self._seen.add(id(module))
-            held = (*module._parameters.values(), *module._buffers.values())
-            self._seen.update(id(tensor) for tensor in held if tensor is not None)
+            self._visited_ids.add(id(module))
+            tensors = (*module._parameters.values(), *module._buffers.values())
+            self._visited_ids.update(id(tensor) for tensor in tensors if tensor is not None)
         for module in modules:
             self._visit(module, _DEPTH)
         self.holders.append(_Hooks(self.modules))
@@ -62,13 +62,13 @@ class Walk:
     def _visit(self, value: Any, depth: int, *, in_object: bool = False) -> None:
         if type(value) in _ATOMS:
             return
-        if id(value) in self._seen or isinstance(value, _CLOSED):
+        if id(value) in self._visited_ids or isinstance(value, _HAS_NO_PARTS):
             return
         if isinstance(value, Tensor):
             self.tensors.setdefault(id(value), value)
             return
         if isinstance(value, nn.Module):
-            self._seen.add(id(value))
+            self._visited_ids.add(id(value))
             self._visit_module(value)
         elif depth > 0:
             self._visit_container(value, depth, in_object)
@@ -79,14 +79,14 @@ class Walk:
         attributes = vars(module)
         self.holders.append(Holder(attributes))
         for name, value in attributes.items():
-            if type(value) not in _ATOMS and name not in _OWN:
+            if type(value) not in _ATOMS and name not in _MODULE_FIELDS:
                 self._visit(value, _DEPTH)
         # The dicts of a compiled script are no dicts of Python, though they look like some.
         if isinstance(module, torch.jit.ScriptModule):
             for name in ("_buffers", "_parameters"):
-                held = getattr(module, name)
-                self.holders.append(_Script(held))
-                for value in dict(held.items()).values():
+                dictionary = getattr(module, name)
+                self.holders.append(_Script(dictionary))
+                for value in dict(dictionary.items()).values():
                     self._visit(value, _DEPTH)
             for child in module.children():
                 self._visit(child, _DEPTH)
@@ -113,7 +113,7 @@ class Walk:
             inner, in_object = value.__dict__.values(), True
         else:
             return
-        self._seen.add(id(value))
+        self._visited_ids.add(id(value))
         for item in tuple(inner):
             if type(item) not in _ATOMS:
                 self._visit(item, depth - 1, in_object=in_object)
@@ -122,19 +122,19 @@ class Walk:
 class Holder:
     """A dict, and the entries that it held."""
 
-    def __init__(self, held: Any):
-        self.held = held
+    def __init__(self, tensors: Any):
+        self.held = tensors
         self._keys, self._values = self._entries()
-        self._expected = self._values
+        self._values_to_be = self._values
 
     def expect(self, instead: Callable[[Any], Any]) -> None:
         """Expect other values from now on. instead: what stands for each that it held."""
-        self._expected = [instead(value) for value in self._values]
+        self._values_to_be = [instead(value) for value in self._values]
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
         keys, values = self._entries()
-        if not (_are(values, self._expected) and _are(keys, self._keys)):
+        if not (_are(values, self._values_to_be) and _are(keys, self._keys)):
             self._write(keys)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
@@ -143,7 +143,7 @@ class Holder:
     def _write(self, keys: Sequence[Any]) -> None:
         if not _are(keys, self._keys):
             self.held.clear()
-        for key, value in zip(self._keys, self._expected, strict=True):
+        for key, value in zip(self._keys, self._values_to_be, strict=True):
             self.held[key] = value
 
 
@@ -160,7 +160,7 @@ class _Script(Holder):
         return [key for key, _ in pairs], [value for _, value in pairs]
 
     def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
-        for key, value in zip(self._keys, self._expected, strict=True):
+        for key, value in zip(self._keys, self._values_to_be, strict=True):
             self.held[key] = value
 
 
@@ -172,15 +172,15 @@ class _List(Holder):
 
     def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
         self.held.clear()
-        self.held.extend(self._expected)
+        self.held.extend(self._values_to_be)
 
 
 class _Set(Holder):
     """A set, and the entries that it held."""
 
-    def __init__(self, held: set[Any]):
-        super().__init__(held)
-        self._copy = set(held)
+    def __init__(self, tensors: set[Any]):
+        super().__init__(tensors)
+        self._copy = set(tensors)
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
@@ -195,9 +195,9 @@ class _Set(Holder):
 class _Array(Holder):
     """An array of NumPy, and the numbers that it held."""
 
-    def __init__(self, held: Any):
-        super().__init__(held)
-        self._copy = held.copy()
+    def __init__(self, tensors: Any):
+        super().__init__(tensors)
+        self._copy = tensors.copy()
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
@@ -232,8 +232,8 @@ class _Hooks(Holder):
         for i in places:
             _fill(self.held[i], self._copies.get(i, {}))
         if list(map(type, self._modules)) != self._classes:
-            for module, own in zip(self._modules, self._classes, strict=True):
-                module.__class__ = own
+            for module, own_fields in zip(self._modules, self._classes, strict=True):
+                module.__class__ = own_fields
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
@@ -256,9 +256,11 @@ class _TensorHooks(Holder):
         for tensor in self.held:
             hooks = _hooks_of(tensor)
             if hooks[0] or hooks[1] or id(tensor) in self._copies:
-                for held, before in zip(hooks, self._copies.get(id(tensor), ({}, {})), strict=True):
-                    if held is not None:
-                        _fill(held, before)
+                for hook_dict, before in zip(
+                    hooks, self._copies.get(id(tensor), ({}, {})), strict=True
+                ):
+                    if hook_dict is not None:
+                        _fill(hook_dict, before)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
@@ -269,8 +271,8 @@ def _hooks_of(tensor: Tensor) -> tuple[dict[int, Any] | None, dict[int, Any] | N
     return tensor._backward_hooks, tensor._post_accumulate_grad_hooks
 
 
-def _fill(held: dict[Any, Any], before: Mapping[Any, Any]) -> None:
+def _fill(dictionary: dict[Any, Any], before: Mapping[Any, Any]) -> None:
     """Let a dict hold what it held before, in that order."""
-    if list(held.items()) != list(before.items()):
-        held.clear()
-        held.update(before)
+    if list(dictionary.items()) != list(before.items()):
+        dictionary.clear()
+        dictionary.update(before)

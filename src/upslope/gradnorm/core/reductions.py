@@ -47,7 +47,10 @@ def dense_sum(
     parameter = weights.parameters[name]
     size = max(parameter.numel(), *(weight.numel() for weight, _ in uses))
     for rows in chunks(len(uses[0][1]), 3 * parameter.element_size() * size, scratch):
-        total = sum(weights.pulled(name, weight, part.materialize(rows)) for weight, part in uses)
+        total = sum(
+            weights.gradients_of_parameter(name, weight, part.materialize(rows))
+            for weight, part in uses
+        )
         assert isinstance(total, Tensor)
         yield rows, total
 
@@ -65,18 +68,18 @@ def _disjoint(parameter: Tensor, views: Sequence[Tensor]) -> bool:
 
 def _span(view: Tensor) -> tuple[int, int]:
     """The first and the last place in memory, in real numbers: a complex entry takes two."""
-    each = 2 if view.is_complex() else 1
+    numbers_per_entry = 2 if view.is_complex() else 1
     reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
     start = int(view.storage_offset())
-    return each * start, each * (start + reach) + each - 1
+    return numbers_per_entry * start, numbers_per_entry * (start + reach) + numbers_per_entry - 1
 
 
 def _places(view: Tensor) -> Tensor:
     """The places in memory of a view's real numbers, (numel,), twice as many for complex ones."""
-    each = 2 if view.is_complex() else 1
-    place = each * int(view.storage_offset()) + torch.arange(each)
+    numbers_per_entry = 2 if view.is_complex() else 1
+    place = numbers_per_entry * int(view.storage_offset()) + torch.arange(numbers_per_entry)
     for size, stride in zip(view.shape, view.stride(), strict=True):
-        place = place[..., None] + torch.arange(size) * (each * stride)
+        place = place[..., None] + torch.arange(size) * (numbers_per_entry * stride)
     return place.flatten()
 
 
@@ -116,7 +119,7 @@ class ReducingListener:
 
     def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
-        self._found: dict[str, Tensor] = {}
+        self._results: dict[str, Tensor] = {}
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
         self.reached = False
         """Whether the backward pass came to some use of a weight, be it with zeros."""
@@ -138,7 +141,7 @@ class ReducingListener:
             names = weights.sources(weight)
             # Reduced at once, its operands can go before the next layer is reached.
             if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
-                self._found[names[0]] = self._reduce(names[0], [(weight, part)])
+                self._results[names[0]] = self._reduce(names[0], [(weight, part)])
             else:
                 for name in names:
                     self._pending.setdefault(name, []).append((weight, part))
@@ -147,9 +150,9 @@ class ReducingListener:
     def finish(self) -> dict[str, Tensor]:
         """name -> (n, ...), for every parameter that a gradient reached."""
         for name, uses in self._pending.items():
-            self._found[name] = self._reduce(name, uses)
+            self._results[name] = self._reduce(name, uses)
         self._pending.clear()
-        return self._found
+        return self._results
 
     def _reduce(self, name: str, uses: Uses) -> Tensor:
         return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.options.scratch)

@@ -94,8 +94,8 @@ def embedding_bag(
     padding_idx: int | None = None,
 ) -> Any:
     """`F.embedding_bag` over bags in rows, (n, t) ids: an embedding, then a weighted sum."""
-    supported = offsets is None and input.dim() == 2 and mode in ("sum", "mean")
-    if not supported or not tape.weights.is_weight(weight):
+    is_supported = offsets is None and input.dim() == 2 and mode in ("sum", "mean")
+    if not is_supported or not tape.weights.is_weight(weight):
         return NotImplemented
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
     rows: Tensor = tape.use(Embedding(weight, padding), input)  # (n, t, e)
