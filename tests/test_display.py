@@ -84,6 +84,18 @@ def test_a_notebook_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(observer, display.Lines)
 
 
+def test_the_time_left_is_told_by_what_was_done_since_the_first_cycle() -> None:
+    """A minute of reading and three cycles of an earlier call say nothing about the rest."""
+    lines: list[str] = []
+    clock = [0.0]
+    observer = display.Lines(1, lines.append, lambda: clock[0])
+    for cycle, seconds in ((3, 60.0), (4, 80.0), (5, 100.0)):
+        clock[0] = seconds
+        observer(Progress("cycle", 1, 2, {}, "margin/seed-0", cycle, 10, 9, {"accuracy": 0.9}))
+    ends = [line.rpartition("%")[2] for line in lines]
+    assert ends == ["", "  about 1 min 40 s left", "  about 1 min 20 s left"]
+
+
 def test_figures_on_the_labels_stand_in_where_there_is_no_test_set() -> None:
     told = display.about(Progress("cycle", 1, 2, {}, "", 0, 2, 9, {"accuracy": 0.97, "loss": 1.0}))
     assert told == "cycle 1 of 2  9 labels  training accuracy 97.0%"

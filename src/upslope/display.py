@@ -150,8 +150,9 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share, self._write, self._clock = Share(runs), write, clock
-        self._start = self._last = self._last_cycle = clock()
+        self._last = self._last_cycle = clock()
         self._share_done = 0.0
+        self._first: tuple[float, float] | None = None  # (time, runs done) at the first cycle
         self._doing: Progress | None = None
         self._lock = Lock()  # `remind` is called from another thread
 
@@ -162,6 +163,8 @@ class Lines:
             self._share_done = self._share.update(progress)
             self._doing = progress
             now = self._clock()
+            if progress.phase == "cycle" and self._first is None:
+                self._first = now, self._share_done
             if progress.phase == "cycle" and now - self._last_cycle >= QUIET_SECONDS:
                 self._last = self._last_cycle = now
                 self._write(self._progress_words(progress, now))
@@ -177,13 +180,17 @@ class Lines:
             self._write(f"{self._percent()}  {_doing_words(self._doing)}")
 
     def _progress_words(self, progress: Progress, now: float) -> str:
-        progress_share, runs = self._share_done, self._share.runs
-        left = (
-            (now - self._start) / progress_share * (runs - progress_share)
-            if progress_share
-            else 0.0
-        )
-        return f"{self._percent()}  {about(progress)}  about {_clock_words(left)} left"
+        return f"{self._percent()}  {about(progress)}{self._time_left(now)}"
+
+    def _time_left(self, now: float) -> str:
+        """Say how long still, by what was done since the first cycle: before it, data is read, and
+        a run that goes on has cycles of earlier calls."""
+        start, before = self._first or (now, self._share_done)
+        progress_share = self._share_done - before
+        if progress_share <= 0:
+            return ""
+        seconds = (now - start) / progress_share * (self._share.runs - self._share_done)
+        return f"  about {_clock_words(seconds)} left"
 
     def _percent(self) -> str:
         return f"{100 * self._share_done / self._share.runs:3.0f}%"

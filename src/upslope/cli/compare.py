@@ -223,8 +223,11 @@ def _compare(
         )
         initial = len(earlier.labels) if earlier and recorded_run is None else None
         run_plan = plan(config, setup, recorded_run, initial)
-        show_plan(config, setup, run_plan, folder, unseen, why)
-        show_warnings(warnings(config.strategies, run_plan))
+        if asks and not dry_run and recorded_run and sitting.has_the_pool(recorded_run, setup):
+            sitting.show_where(recorded_run)
+        else:
+            show_plan(config, setup, run_plan, folder, unseen, why)
+            show_warnings(warnings(config.strategies, run_plan))
         if dry_run:
             show_estimate(config, estimate(config, setup, run_plan))
             return

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from upslope.cli.console import ANEW, telling_errors
 from upslope.cli.console import out as console
-from upslope.cli.console import telling_errors
 from upslope.cli.engines import (
     EngineArguments,
     EngineName,
@@ -78,6 +78,8 @@ ImagesAt = Annotated[
     typer.Option(metavar="URL", help="Of --data: what addresses of images in Parquet begin with."),
 ]
 
+_SHARD_BY_SHARD = "Run the same command again: it goes on with the shard that was open."
+
 
 def score(
     network: Network,
@@ -143,7 +145,7 @@ def score(
 
       upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
     """
-    with telling_errors():
+    with telling_errors(ANEW if data is None else _SHARD_BY_SHARD):
         with collection_paused():
             from upslope.config import scorers
             from upslope.scoring import check_file_name, score_to_file

@@ -131,7 +131,7 @@ def select(
         if len(ready.pool) <= len(answers.labels) + len(answers.passed):
             raise ConfigError(
                 f"Expected unlabelled samples in the pool but all {len(ready.pool):,} are labelled "
-                "or passed. Give another pool with --data."
+                "or skipped. Give another pool with --data."
             )
         with watching(1) as observer:
             selection = query(
