@@ -4,12 +4,13 @@
     python benchmarks/training_step.py mixtral gpt2 --threads 2
     python benchmarks/training_step.py --no-memory --json results/step.json
 
-For each network: plain forward and backward passes of the sum of the losses, and our norms of the same batch, each in both memory formats where the network has images,
-interleaved. Times are of the processor, so that what else the machine does counts little; the
-median round is taken, of the better format of each. The first batches, which are proven, are not
-among them: `proofs.py` has their price. Before anything is timed, norms in float64 are held against
-autograd of one sample at a time. Peak memory is that of a process of its own, beyond model and
-samples. Networks whose samples go one by one say why.
+For each network: plain forward and backward passes of the sum of the losses, and our norms of the
+same batch, each in both memory formats where the network has images, interleaved. Times are of the
+processor, so that what else the machine does counts little; the median round is taken, of the
+better format of each. The first batches, which are proven, are not among them: `proofs.py` has
+their price. Before anything is timed, norms in float64 are held against autograd of one sample at a
+time. Peak memory is that of a process of its own, beyond model and samples. Networks whose samples
+go one by one say why.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
@@ -17,7 +19,7 @@ class PointNet(nn.Module):
         super().__init__()
         widths = (3, 64, 128, 512)
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Conv1d(a, b, 1), nn.BatchNorm1d(b), nn.ReLU()]
         self.points = nn.Sequential(*layers)
         self.head = nn.Sequential(

@@ -55,7 +55,7 @@ class ConvLSTM(nn.Module):
 
 
 class DPRNN(nn.Module):
-    """Dual-path recurrence over chunks of a signal; (n, channels, chunks, steps) -> (n, classes)."""
+    """Dual-path recurrence over chunks; (n, channels, chunks, steps) -> (n, classes)."""
 
     def __init__(self, channels: int = 32, width: int = 32, classes: int = 4, blocks: int = 2):
         super().__init__()
