@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from upslope.gradnorm import label_free
 
@@ -27,7 +28,7 @@ def loss(outputs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Entry:
-    """make: a fresh module. draw: from n to inputs, a tensor or a dict of them.
+    """make: a fresh module. draw: from n to inputs, a tensor or a tuple.
 
     batch: samples per step. memory_format: the channels-last format of its inputs, if it has one.
     """
@@ -46,6 +47,7 @@ class Entry:
                 # Biases and scales start at 0 and 1, which hides faults.
                 if parameter.dim() < 2:
                     parameter.data.add_(0.05 * torch.randn_like(parameter))
+            _settle(model, self.draw(4))
         return model.eval()
 
     def inputs(self) -> Any:
@@ -53,6 +55,19 @@ class Entry:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED + 1)
             return self.draw(self.batch)
+
+
+def _settle(model: nn.Module, inputs: Any) -> None:
+    """Give batch normalisation the statistics of a batch: else activations vanish with depth."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            model.train()(*((inputs,) if isinstance(inputs, Tensor) else inputs))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def images(*shape: int) -> Callable[[int], Tensor]:

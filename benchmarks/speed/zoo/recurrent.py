@@ -93,7 +93,7 @@ class FixedPoint(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.given(x)
-        z = torch.zeros(len(x), u.shape[1])
+        z = torch.zeros(len(x), u.shape[1]).to(x)
         for _ in range(10):
             z = torch.tanh(self.step(z) + u)
         out: Tensor = self.head(z)

@@ -139,6 +139,46 @@ class Dense(PerSampleGradient):
 
 
 @dataclass(frozen=True)
+class OfOneSample(PerSampleGradient):
+    """The gradient of one sample of n, whose own this use of a weight is; the others have none.
+
+    value: of the weight's shape.
+    """
+
+    n: int
+    sample: int
+    value: Tensor
+
+    def __len__(self) -> int:
+        return self.n
+
+    def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """Return the squared norms; see `PerSampleGradient`."""
+        own = squared_norms(self.value[None])
+        return own.new_zeros(self.n).index_fill(0, self._place, 1) * own
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        dense = self.value.new_zeros(self.n, *self.value.shape)
+        dense[self.sample] = self.value
+        return dense[rows]
+
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """Return the sum with other gradients; see `PerSampleGradient`."""
+        same = [other for other in (self, *others) if isinstance(other, OfOneSample)]
+        if len(same) <= len(others):
+            return None
+        total = self.value.new_zeros(self.n, *self.value.shape)
+        for part in same:
+            total[part.sample] += part.value
+        return Dense(total)
+
+    @property
+    def _place(self) -> Tensor:
+        return torch.tensor([self.sample], device=self.value.device)
+
+
+@dataclass(frozen=True)
 class OuterProducts(PerSampleGradient):
     """G_n = sum_s g_ns x_ns^T, of shape (o, i). x: (n, t, i), g: (n, t, o).
 

@@ -122,7 +122,13 @@ class ProvenReduction:
         return rows
 
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:
-        """Reduce gradients that are formed already; see `Reduction`."""
+        """Reduce gradients that are formed already; see `Reduction`.
+
+        Of one parameter they come a few samples at a time, in order.
+        """
+        products = Direction.of(name, gradients[0]).product(gradients, gradients.dim() - 1)
+        before = self.products.get(name)
+        self.products[name] = products if before is None else torch.cat([before, products])
         return self.reduction.of_dense(name, gradients)
 
 
