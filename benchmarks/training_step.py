@@ -177,11 +177,12 @@ def times(name: str, repeats: int) -> dict[str, Any]:
 def largest_error(name: str) -> float:
     """Return how far norms are from autograd of one sample at a time, in float64, relative."""
     model = copy.deepcopy(ZOO[name].model()).double()
-    rows = tree_map_only(Tensor, lambda x: x[:4], ZOO[name].inputs())
+    count = min(4, ZOO[name].batch)
+    rows = tree_map_only(Tensor, lambda x: x[:count], ZOO[name].inputs())
     inputs = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, rows)
     parameters = [p for p in model.parameters() if p.requires_grad]
     expected = []
-    for i in range(4):
+    for i in range(count):
         one = tree_map_only(Tensor, lambda x, i=i: x[i : i + 1], inputs)
         losses = loss(call(model, one))
         gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)

@@ -84,7 +84,7 @@ class CrossCovariance(nn.Module):
         for k, conv in enumerate(self.convs):
             parts[k] = last = conv(parts[k] + last)
         y = torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
-        y = y + self.positions(self.encode(n, h, w)).flatten(2).transpose(1, 2)
+        y = y + self.positions(self.encode(n, h, w).to(x)).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(self.norm1(y)).view(n, h * w, 3, self.heads, -1).permute(2, 0, 3, 4, 1)
         scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
         mixed = (scores * self.temperature).softmax(dim=-1) @ v
