@@ -28,7 +28,6 @@ from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
 
-
 _TRANSFORM = 4
 """What the transforms of a position cost per bucket, in additions of one entry. Set by hand."""
 
