@@ -184,3 +184,34 @@ def test_one_backward_pass_for_all_that_is_made_of_parameters(monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: calls.append(1) or grad(*a, **k))
     gradient_norms(model, x, readout)
     assert len(calls) <= 3  # the batch's own, that of the tables, and that of the decay
+
+
+class Prototypes(nn.Module):
+    """Rows of a table of four classes, written one by one; with four samples, rows by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.ParameterList(torch.randn(3) for _ in range(4))
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.zeros(4, 3).to(x)
+        for k, row in enumerate(self.classes):
+            rows[k] = row
+        return torch.tanh(self.layer(x)) @ rows.T
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+def test_rows_that_are_as_many_as_the_samples_by_chance(n):
+    torch.manual_seed(0)
+    assert_agrees(Prototypes(), torch.randn(n, 3), loss=readout, point_loss=readout_alone)
+
+
+def test_what_was_no_copy_is_not_tried_as_one_again(monkeypatch):
+    torch.manual_seed(0)
+    model, x, calls = Prototypes().double(), torch.randn(4, 3).double(), []
+    gradient_norms(model, x, readout)
+    record = Forward._call
+    monkeypatch.setattr(Forward, "_call", lambda self: calls.append(1) or record(self))
+    gradient_norms(model, x, readout)
+    assert len(calls) == 1

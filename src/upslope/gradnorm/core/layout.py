@@ -25,6 +25,10 @@ from torch import Tensor
 from upslope.gradnorm.core.separation import checksum
 
 
+_MOST_BYTES = 64 << 20
+"""Bytes of gradients of a weight that has entries for single samples: one by one is better."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Entry j of dimension `dim`, of size a*n*b, belongs to sample (j // b) % n.
@@ -94,6 +98,9 @@ class IndexedLayout(Layout):
 
         full: as many dimensions as the tensor has. It may tell apart entries along the dimensions
         of the samples.
+
+        Raises:
+            SamplesNotSeparable: it has rows for each sample, and too many to be there n times.
         """
         rows = self._in_a_row(tensor)
         along, others = list(full[self.dim : self.last + 1]), list(full)
@@ -101,6 +108,9 @@ class IndexedLayout(Layout):
         over = [1 + d for d, size in enumerate(others) if size == 1 and rows.shape[1 + d] != 1]
         rows = rows.sum(dim=over, keepdim=True) if over else rows
         size = math.prod(along)
+        numbers = self.n * size * rows[:1].numel()
+        if along[0] % self.n == 0 and numbers * rows.element_size() > _MOST_BYTES:
+            raise SamplesNotSeparable("a weight has entries for single samples of the batch")
         place = torch.arange(size).view(along).expand(tensor.shape[self.dim : self.last + 1])
         owned = self._owned
         target = self.owner[owned] * size + place.reshape(-1)[owned].to(self.owner.device)

@@ -142,9 +142,12 @@ class Checksums:
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """Take in the gradient that reached one use; see `Listener`."""
-        layout = self.kernels[index].layout or self.layouts.get(index)
+        own = self.kernels[index].layout
+        layout = own or self.layouts.get(index)
+        if self.n == 1 or layout is None:
+            return
         # Of zeros no pass from some of the losses has told anything (`layout.LayoutProbe.silent`).
-        if self.n == 1 or layout is None or not bool(g.any()):
+        if own is not None and not bool(g.any()):
             return
         # The second gradient is a part of the first one's backward pass: neither is that of a
         # loss.
