@@ -24,7 +24,6 @@ from torch import Tensor
 
 from upslope.gradnorm.core.separation import checksum
 
-
 _MOST_BYTES = 64 << 20
 """Bytes of gradients of a weight that has entries for single samples: one by one is better."""
 
