@@ -15,7 +15,7 @@ help:
 	@echo "make label  a page on which you label scikit-learn's digits, to try it"
 	@echo "make test   the tests, what takes long in its short form: 5 min 20 s on two cores"
 	@echo "make test-all   these, and the long forms too: 10 min"
-	@echo "make check  lint, format, types, import rules, docstrings"
+	@echo "make check  lint, format, types, import rules, docstrings, names"
 	@echo "make sbom   what is installed, with versions, as sbom.json (CycloneDX)"
 	@echo "make compatibility   short tests with other versions of Python and torch, as far as at hand"
 	@echo "make bench  speed of gradient norms and of selection, small (whole: make bench BENCH=)"
@@ -41,6 +41,7 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/prose.py
+	$(BIN)/python tools/import_graph.py
 	$(BIN)/python -W error -c "import upslope, upslope.cli, upslope.gradnorm"
 
 bench: $(VENV)/core

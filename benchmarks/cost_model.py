@@ -30,7 +30,7 @@ from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.gradients import (
     ConvOperands,
     Geometry,
-    grouped,
+    group_gradients,
     samples_per_call,
 )
 from upslope.gradnorm.kernels.conv.methods import METHODS
@@ -103,7 +103,9 @@ def by_call() -> Case:
     """Return the case of a grouped convolution so small that its call is all that counts."""
     operands = Layer(8, 8, 4).operands(1)
     return Case(
-        lambda: cost_model.CALL + cost_model.GROUP, lambda: grouped(operands, slice(0, 1)), 1
+        lambda: cost_model.CALL + cost_model.GROUP,
+        lambda: group_gradients(operands, slice(0, 1)),
+        1,
     )
 
 
@@ -122,8 +124,8 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
             (256, 256, 8), (256, 256, 2), (8, 8, 4), (512, 512, 4), (32, 32, 64),
         )
     ]  # fmt: skip
-    grouped = ((32, 32, 3), (64, 16, 3), (96, 28, 3), (64, 16, 5), (32, 32, 7))
-    depthwise = [Layer(c, c, side, k, groups=c) for c, side, k in grouped]
+    group_gradients = ((32, 32, 3), (64, 16, 3), (96, 28, 3), (64, 16, 5), (32, 32, 7))
+    depthwise = [Layer(c, c, side, k, groups=c) for c, side, k in group_gradients]
     strided = [Layer(3, o, side, k, stride=2) for o, side, k in ((64, 64, 7), (32, 64, 3))]
     volumes = [Layer(c, c, side, 3, 3) for c, side in ((16, 16), (16, 32), (32, 16), (8, 32))]
     deep = [Layer(c, c, side) for c, side in ((128, 8), (256, 8), (64, 16), (512, 4))]

@@ -113,16 +113,17 @@ def quality(name: str, store: SignalStore, ids: list[str]) -> dict[str, float]:
 class Watch(threading.Thread):
     """Sample the memory that this process holds of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = 0.05) -> None:
+        """every: seconds between looks."""
         super().__init__(daemon=True)
-        self.peak, self.over = 0, False
+        self.peak, self.over, self.every = 0, False, every
 
     def run(self) -> None:
         while not self.over:
             for line in Path("/proc/self/status").read_text().splitlines():
                 if line.startswith("RssAnon:"):
                     self.peak = max(self.peak, int(line.split()[1]) * 1024)
-            time.sleep(0.05)
+            time.sleep(self.every)
 
 
 def measure(name: str, folder: Path, budget: int, exact: bool, judged: bool) -> dict[str, object]:

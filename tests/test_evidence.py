@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from upslope.cli.app import app
 from upslope.config import load, plan, to_plan, warnings
-from upslope.config.evidence import BEHIND, CELLS, MEASURED
+from upslope.config.evidence import BEHIND, CELLS, EVIDENCE
 from upslope.evaluation import area, holm, paired_comparison
 from upslope.strategies import REGISTRY
 
@@ -43,9 +43,9 @@ def test_every_figure_is_that_of_the_committed_curves(known) -> None:
 
 def test_what_strategies_are_best_for_is_that_of_the_committed_curves() -> None:
     """Points against random in the cells of few labels, over the seeds that all measured share."""
-    names = [*MEASURED, "random"]
-    gains: dict[str, list[float]] = {name: [] for name in MEASURED}
-    shown = dict.fromkeys(MEASURED, 0)
+    names = [*EVIDENCE, "random"]
+    gains: dict[str, list[float]] = {name: [] for name in EVIDENCE}
+    shown = dict.fromkeys(EVIDENCE, 0)
     for cell in CELLS:
         record = json.loads((RESULTS / f"{cell}.json").read_text(encoding="utf-8"))
         curves = {n: record["strategies"][SAME.get(n, n)]["curves"] for n in names}
@@ -55,11 +55,11 @@ def test_what_strategies_are_best_for_is_that_of_the_committed_curves() -> None:
             n: paired_comparison(areas[n], areas["random"]) for n in set(names) - {*SAME, "random"}
         }
         adjusted = dict(zip(tests, holm([test.p_t for test in tests.values()]), strict=True))
-        for name in MEASURED:
+        for name in EVIDENCE:
             gains[name].append(float(100 * tests[SAME.get(name, name)].difference.mean))
             shown[name] += bool(adjusted[SAME.get(name, name)] < 0.05)
         assert max(gains, key=lambda name: gains[name][-1]) == "u-herding"
-    for name, known in MEASURED.items():
+    for name, known in EVIDENCE.items():
         assert (known.least, known.most) == pytest.approx(
             (min(gains[name]), max(gains[name])), abs=0.0501
         ), name

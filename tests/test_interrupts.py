@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.errors import ModelError, RunError
 from upslope.progress import Interrupted, noting_interrupts, stop_on_signals
 
@@ -37,7 +37,7 @@ def interrupt() -> None:
 
 def code_of(work: Callable[[], object]) -> int:
     """The exit code of a command that does this."""
-    with pytest.raises(typer.Exit) as ended, told("Go on so."):
+    with pytest.raises(typer.Exit) as ended, telling_errors("Go on so."):
         work()
     return int(ended.value.exit_code)
 

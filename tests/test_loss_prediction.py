@@ -13,12 +13,12 @@ from upslope.errors import ModelError
 from upslope.models.resnet import resnet_small
 from upslope.pool import Need
 from upslope.strategies import build
-from upslope.strategies.learning_loss import PREDICTED
+from upslope.strategies.learning_loss import PREDICTED_LOSS
 from upslope.training import auxiliary_module, trains_along
 from upslope.training.loss_prediction import (
     LearningLossModule,
     LossPrediction,
-    pooled,
+    pool_features,
     ranking_loss,
 )
 
@@ -71,7 +71,7 @@ def test_the_module_has_the_sources_parameters_on_resnet18_stages() -> None:
 def test_any_number_of_positions_is_pooled(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     expected = x if x.ndim == 2 else x.mean(dim=tuple(range(2, x.ndim)))
-    assert torch.allclose(pooled(x), expected, atol=1e-6)
+    assert torch.allclose(pool_features(x), expected, atol=1e-6)
 
 
 def test_one_update_is_sgds_on_the_ranking_loss() -> None:
@@ -199,10 +199,10 @@ def test_signal_is_the_modules_prediction_on_a_real_network() -> None:
     companion = auxiliary_module(strategy)
     assert isinstance(companion, LearningLossModule)
     companion.begin(model, CPU, 0)
-    signal = companion.signal(PREDICTED)
+    signal = companion.signal(PREDICTED_LOSS)
     assert signal is not None
     assert companion.signal(Need.of("entropy")) is None
-    assert strategy.needs == (PREDICTED,)
+    assert strategy.needs == (PREDICTED_LOSS,)
     values = signal.compute(model, None, torch.randn(5, 1, 8, 8))
     assert values.shape == (5,)
     assert not values.requires_grad

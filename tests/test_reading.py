@@ -13,13 +13,13 @@ from upslope.errors import ConfigError, DataError
 from upslope.reading import (
     check_regular,
     check_room,
-    damage_reported,
     limited_to,
+    open_unpacked,
     read_in_child,
     read_limit,
     read_npz,
     read_within_limit,
-    unpacked,
+    reporting_damage,
 )
 
 
@@ -40,13 +40,13 @@ def test_whatever_a_library_raises_is_one_data_error(error: Exception) -> None:
         pytest.raises(
             DataError, match=r"^Expected a thing in f but reading it failed: \S.*\. Do\.$"
         ),
-        damage_reported("a thing in f", "Do."),
+        reporting_damage("a thing in f", "Do."),
     ):
         raise error
 
 
 def test_errors_of_our_own_pass_unchanged() -> None:
-    with pytest.raises(ConfigError, match=r"^as it is$"), damage_reported("a", "b"):
+    with pytest.raises(ConfigError, match=r"^as it is$"), reporting_damage("a", "b"):
         raise ConfigError("as it is")
 
 
@@ -65,11 +65,11 @@ def test_a_stream_that_unpacks_to_more_than_it_may_is_refused(tmp_path: Path) ->
     assert bomb.stat().st_size < 1 << 17
     with (
         limited_to(32 / 1024),
-        unpacked(bomb) as file,
+        open_unpacked(bomb) as file,
         pytest.raises(DataError, match="read_limit"),
     ):
         read_within_limit(file, bomb)
-    with unpacked(bomb) as file:
+    with open_unpacked(bomb) as file:
         assert len(read_within_limit(file, bomb)) == 40 << 20
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from upslope import datasets, models
 from upslope.checkpoints import load_weights
 from upslope.cli import app
-from upslope.config import find_source, trained
+from upslope.config import find_source, load_trained_model
 from upslope.errors import ConfigError
 from upslope.ledger import read_run
 
@@ -199,7 +199,9 @@ def test_several_runs_are_listed(tmp_path: Path) -> None:
     assert code == 0, err
     with pytest.raises(ConfigError, match=r"holds 2: .*margin/seed-0, .*random/seed-0"):
         find_source(folder)
-    ready = trained(find_source(folder / "margin" / "seed-0", overrides={"device": "cpu"}))
+    ready = load_trained_model(
+        find_source(folder / "margin" / "seed-0", overrides={"device": "cpu"})
+    )
     assert len(ready.pool) == 200  # as much as the run took
     assert ready.classes == tuple("0123456789")
     assert read_run(folder / "margin" / "seed-0").info["root"] is None

@@ -29,6 +29,7 @@ MOST = {
     "names `found`": 0,
     "rates told as `a sample`": 0,
     "modules that open with What": 0,
+    "participles as names": 0,
 }
 """The most places that there may be."""
 
@@ -56,6 +57,47 @@ EXAMPLES = (
     "config.read.load",
 )
 """Objects that a user calls first: each has an example that runs as a test."""
+
+IRREGULAR = frozenset(
+    (
+        *("alone", "begun", "bought", "broken", "built", "caught", "chosen", "done", "drawn"),
+        *("driven", "each", "eaten", "fallen", "found", "given", "gone", "grown", "held", "kept"),
+        *("known", "laid", "learnt", "lent", "lost", "made", "meant", "met", "own", "paid", "seen"),
+        *("sent", "shown", "sold", "sought", "spent", "spoken", "stolen", "taken", "taught"),
+        *("thrown", "told", "torn", "understood", "withdrawn", "won", "worn", "woven", "written"),
+    )
+)
+"""Participles that do not end in -ed, and two adverbs that were used like them."""
+
+NO_PARTICIPLE = frozenset(
+    ("bleed", "bred", "breed", "embed", "feed", "hundred", "need", "red", "seed", "shed", "speed")
+)
+"""Words that end in -ed and are no participles."""
+
+ALLOWED_PARTICIPLES = frozenset(["frozen", "hidden", "labelled", "left", "split", "unlabelled"])
+"""Terms of the field: a frozen network, the labelled set, unlabelled samples."""
+
+PUBLIC_PARTICIPLES = frozenset(
+    (
+        "distributed.ranks.joined",
+        "experiment.own_training.done",
+        "experiment.run.passed",
+        "experiment.run.shared",
+        "experiment.run.withdrawn",
+        "gradnorm.losses.expected",
+        "gradnorm.losses.supervised",
+        "gradnorm.losses.weighted",
+        "influence.leave_one_out.removed",
+        "models.efficientnet.pretrained",
+        "progress.Interrupted",
+        "reproduction.scales.schema.EXPECTED",
+        "tasks.augmentation.mirrored",
+        "tasks.base.mirrored",
+        "tasks.classification.mirrored",
+        "tasks.photographs.mirrored",
+    )
+)
+"""Public names that users call or pass by keyword, which stay as they are: module and name."""
 
 SHORT = 26
 QUANTITIES = (
@@ -106,7 +148,7 @@ def modules() -> dict[Path, ast.Module]:
 def faults(trees: dict[Path, ast.Module]) -> dict[str, list[Place]]:
     """Return measure of `MOST` -> the places that it counts."""
     places: dict[str, list[Place]] = defaultdict(list)
-    short, bound, rate, what = MOST
+    short, bound, rate, what, participle = MOST
     for path, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -118,6 +160,9 @@ def faults(trees: dict[Path, ast.Module]) -> dict[str, list[Place]]:
                     places[what].append(Place(path, line, (text or "").partition("\n")[0]))
             if "found" in _names(node):
                 places[bound].append(Place(path, getattr(node, "lineno", 1), "found"))
+        for line, name in _participles(tree):
+            if f"{_module(path)}.{name}" not in PUBLIC_PARTICIPLES:
+                places[participle].append(Place(path, line, name))
         for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if RATE.search(text) and not NO_RATE.search(text):
                 places[rate].append(Place(path, number, text.strip()))
@@ -135,6 +180,40 @@ def _names(node: ast.AST) -> tuple[str, ...]:
     if isinstance(node, ast.ExceptHandler) and node.name:
         return (node.name,)
     return ()
+
+
+def _participles(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) where a participle alone names a thing.
+
+    Counted are variables, arguments, functions, classes, constants, and private methods and
+    attributes. A public field or property may be one: after its object it is an adjective, as in
+    `run.finished`. So may a test, with a verb before it: `is_shared`.
+    """
+
+    def visit(node: ast.AST, in_class: bool) -> Iterator[tuple[int, str]]:
+        for child in ast.iter_child_nodes(node):
+            names = _names(child)
+            if isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Store):
+                names = (child.attr,) if child.attr.startswith("_") else ()
+            for name in names:
+                is_field = in_class and not name.startswith("_")
+                if not is_field and _is_participle(name.strip("_")):
+                    yield child.lineno, name  # type: ignore[attr-defined]
+            is_class = isinstance(child, ast.ClassDef)
+            is_statement = isinstance(child, ast.AnnAssign | ast.Assign)
+            yield from visit(child, is_class or (in_class and is_statement))
+
+    yield from visit(tree, False)
+
+
+def _is_participle(word: str) -> bool:
+    """Whether a name is a participle alone; allowed ones are not. `ProofFailed` is two words."""
+    if not (word.isupper() or word[1:].islower()):
+        return False
+    word = word.lower()
+    if word in ALLOWED_PARTICIPLES or word in NO_PARTICIPLE:
+        return False
+    return word in IRREGULAR or re.fullmatch(r"[a-z]{2,}ed", word) is not None
 
 
 def public(trees: dict[Path, ast.Module]) -> Iterator[tuple[Place, str, Definition, str]]:

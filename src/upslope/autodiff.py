@@ -37,20 +37,20 @@ def tensors_saved_for_backward(model: nn.Module) -> Iterator[dict[int, Tensor]]:
 
     Yields: storage -> one of its tensors. Views of one tensor are there once.
     """
-    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    saved: dict[int, Tensor] = {}
+    storages = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    tensors: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         # Without its graph: an output that its own node holds is a circle that is never freed.
-        detached = tensor.detach()
+        without_graph = tensor.detach()
         # Addresses do not tell tensors on "meta" apart. The tensor is held, so that no other
         # storage takes its place.
-        if (storage := detached.untyped_storage()._cdata) not in own:
-            saved[storage] = detached
-        return detached
+        if (storage := without_graph.untyped_storage()._cdata) not in storages:
+            tensors[storage] = without_graph
+        return without_graph
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield saved
+        yield tensors
 
 
 def dot(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:

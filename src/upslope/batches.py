@@ -27,17 +27,17 @@ def resolve_device(device: torch.device | str = "auto") -> torch.device:
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        resolved = torch.device(device)
-        torch.empty(1, device=resolved)
+        torch_device = torch.device(device)
+        torch.empty(1, device=torch_device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f'Expected `device` to be "auto" or a device of this machine but got "{device}": '
             f"{reason}. Devices are named cpu, cuda, cuda:1, mps."
         ) from error
-    if str(resolved) == "cuda":
+    if str(torch_device) == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
-    return resolved
+    return torch_device
 
 
 Read = Callable[[Sequence[int]], tuple[Tensor, ...]]

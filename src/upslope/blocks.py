@@ -59,13 +59,13 @@ def map_block(path: Path, shape: tuple[int, ...], dtype: DTypeLike = np.float32)
             file.seek(-DIGEST, os.SEEK_END)
             sound = file.read() == hashlib.sha256(records.data).digest()
     except Exception as error:  # NumPy's reader fails in any way there is on a damaged header
-        raise DamagedBlockError(_told(path, "cannot be read")) from error
+        raise DamagedBlockError(_fault_error(path, "cannot be read")) from error
     if not sound or records.dtype != _record(shape, dtype):
-        raise DamagedBlockError(_told(path, "is damaged"))
+        raise DamagedBlockError(_fault_error(path, "is damaged"))
     return records
 
 
-def _told(path: Path, fault: str) -> str:
+def _fault_error(path: Path, fault: str) -> str:
     return (
         f"Expected the numbers that were kept in {path} but the file {fault}. Remove it, and run "
         "the command that made it again: it is computed anew."

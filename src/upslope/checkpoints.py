@@ -20,7 +20,7 @@ from upslope.files import write_atomically
 
 _HEADER = "upslope"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
-_SHOWN = 5
+_MOST_NAMES = 5
 _OBJECTS = "(?i)unsupported|unrecognized|not an allowed"  # what torch says of more than tensors
 
 
@@ -159,7 +159,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        content_of = list(content)[:_SHOWN] if isinstance(content, dict) else type(content).__name__
+        content_of = (
+            list(content)[:_MOST_NAMES] if isinstance(content, dict) else type(content).__name__
+        )
         raise ModelError(
             f"Expected {path} to hold a state dict, or one under {', '.join(_WRAPPERS[:3])}, but "
             f"found {content_of}. Save `model.state_dict()`."
@@ -168,23 +170,23 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
+    weights = model.state_dict()
     problems = []
     for words, names in (
-        ("missing", [k for k in own if k not in tensors]),
-        ("unexpected", [k for k in tensors if k not in own]),
+        ("missing", [k for k in weights if k not in tensors]),
+        ("unexpected", [k for k in tensors if k not in weights]),
         (
             "of another shape",
             [
-                f"{k} {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
-                for k in own
-                if k in tensors and tensors[k].shape != own[k].shape
+                f"{k} {tuple(tensors[k].shape)} instead of {tuple(weights[k].shape)}"
+                for k in weights
+                if k in tensors and tensors[k].shape != weights[k].shape
             ],
         ),
     ):
         if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            problems.append(f"{len(names)} {words}: {', '.join(names[:_SHOWN])}{more}")
+            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+            problems.append(f"{len(names)} {words}: {', '.join(names[:_MOST_NAMES])}{more}")
     if problems:
         raise ModelError(
             f"Expected {path} to fit {type(model).__name__} but its weights are of another "

@@ -16,15 +16,17 @@ from pathlib import Path
 
 from upslope.errors import RunError
 from upslope.images import Form, Pixels, decode
-from upslope.processes import follow_parent, signals_blocked
+from upslope.processes import blocking_signals, follow_parent
 
 _AT_ONCE = 16  # images in a message: few enough that all processes have work
 
-Encoded = tuple[bytes | Path, str]
+EncodedImage = tuple[bytes | Path, str]
 """An encoded image or its file, and what messages call it."""
 
 
-def decode_in_processes(images: Sequence[Encoded], form: Form, processes: int) -> Iterator[Pixels]:
+def decode_in_processes(
+    images: Sequence[EncodedImage], form: Form, processes: int
+) -> Iterator[Pixels]:
     """(c, h, w) uint8 each, in order: what `images.decode` gives, bit for bit.
 
     Raises:
@@ -35,7 +37,7 @@ def decode_in_processes(images: Sequence[Encoded], form: Form, processes: int) -
     pieces = [images[i : i + size] for i in range(0, len(images), size)]
     try:
         pool = _pool(processes)
-        with signals_blocked():  # the first submission starts the processes
+        with blocking_signals():  # the first submission starts the processes
             waiting = [pool.submit(_decode, piece, form) for piece in pieces]
         try:
             for future in waiting:
@@ -60,5 +62,5 @@ def _pool(processes: int) -> ProcessPoolExecutor:
     )
 
 
-def _decode(images: Sequence[Encoded], form: Form) -> list[Pixels]:
+def _decode(images: Sequence[EncodedImage], form: Form) -> list[Pixels]:
     return [decode(source, name, form) for source, name in images]

@@ -93,17 +93,17 @@ class Share:
 
     def __init__(self, runs: int) -> None:
         self.runs = max(1, runs)
-        self._done: dict[str, float] = {}
+        self._share_done: dict[str, float] = {}
 
     def update(self, progress: Progress) -> float:
         """Runs done, with fractions, after this report."""
         if progress.phase == "run":
             self.runs = max(1, progress.total)
             if progress.run:
-                self._done[progress.run] = 1.0
+                self._share_done[progress.run] = 1.0
         if progress.phase == "cycle" and progress.cycles:
-            self._done[progress.run] = (progress.cycle + 1) / progress.cycles
-        return sum(self._done.values())
+            self._share_done[progress.run] = (progress.cycle + 1) / progress.cycles
+        return sum(self._share_done.values())
 
 
 class Lines:
@@ -117,7 +117,7 @@ class Lines:
     ) -> None:
         self._share, self._write, self._clock = Share(runs), write, clock
         self._start = self._last = self._last_cycle = clock()
-        self._done = 0.0
+        self._share_done = 0.0
         self._doing: Progress | None = None
         self._lock = Lock()  # `remind` is called from another thread
 
@@ -125,12 +125,12 @@ class Lines:
         """Write a line where a cycle is finished and the last such line is long enough ago, or
         where there was no line for long."""
         with self._lock:
-            self._done = self._share.update(progress)
+            self._share_done = self._share.update(progress)
             self._doing = progress
             now = self._clock()
             if progress.phase == "cycle" and now - self._last_cycle >= QUIET_SECONDS:
                 self._last = self._last_cycle = now
-                self._write(self._reached(progress, now))
+                self._write(self._progress_words(progress, now))
         self.remind()
 
     def remind(self) -> None:
@@ -142,22 +142,26 @@ class Lines:
             self._last = now
             self._write(f"{self._percent()}  {_doing_words(self._doing)}")
 
-    def _reached(self, progress: Progress, now: float) -> str:
-        done, runs = self._done, self._share.runs
-        left = (now - self._start) / done * (runs - done) if done else 0.0
+    def _progress_words(self, progress: Progress, now: float) -> str:
+        progress_share, runs = self._share_done, self._share.runs
+        left = (
+            (now - self._start) / progress_share * (runs - progress_share)
+            if progress_share
+            else 0.0
+        )
         return f"{self._percent()}  {about(progress)}  about {_clock_words(left)} left"
 
     def _percent(self) -> str:
-        return f"{100 * self._done / self._share.runs:3.0f}%"
+        return f"{100 * self._share_done / self._share.runs:3.0f}%"
 
 
 @contextmanager
 def _reminding(lines: Lines) -> Iterator[Lines]:
     """Let a thread call `remind`: some work, such as a selection, reports nothing for long."""
-    ended = Event()
+    end_event = Event()
 
     def remind() -> None:
-        while not ended.wait(_LOOK_SECONDS):
+        while not end_event.wait(_LOOK_SECONDS):
             lines.remind()
 
     thread = Thread(target=remind, name="upslope-reminder", daemon=True)
@@ -165,7 +169,7 @@ def _reminding(lines: Lines) -> Iterator[Lines]:
     try:
         yield lines
     finally:
-        ended.set()
+        end_event.set()
         thread.join()
 
 
@@ -197,9 +201,9 @@ class _Bars:
         self._bars.stop()
 
     def __call__(self, progress: Progress) -> None:
-        done = self._share.update(progress)
+        progress_share = self._share.update(progress)
         if progress.phase in ("cycle", "run"):
-            self._bars.update(self._all, completed=round(done, 2), total=self._share.runs)
+            self._bars.update(self._all, completed=round(progress_share, 2), total=self._share.runs)
         if progress.phase == "cycle":
             self._bars.console.print(about(progress), style="dim", markup=False)
         if progress.phase not in UNITS:

@@ -254,19 +254,20 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
-def sweep(folder: Path, pattern: str = ".*.part", *, alone: bool = False) -> None:
+def sweep(folder: Path, pattern: str = ".*.part", *, is_only_writer: bool = False) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
-    alone: nobody else writes there, so that those of living processes are left over as well: their
+    is_only_writer: nobody else writes there, so that those of living processes are left over as
+    well: their
     numbers are used again.
     """
-    for torn in folder.glob(pattern):
-        if not alone and _lives(torn.name.split(".")[-2]):
+    for leftovers in folder.glob(pattern):
+        if not is_only_writer and _lives(leftovers.name.split(".")[-2]):
             continue
-        if torn.is_dir() and not torn.is_symlink():
-            shutil.rmtree(torn, ignore_errors=True)
+        if leftovers.is_dir() and not leftovers.is_symlink():
+            shutil.rmtree(leftovers, ignore_errors=True)
         else:
-            torn.unlink(missing_ok=True)
+            leftovers.unlink(missing_ok=True)
 
 
 def _lives(number: str) -> bool:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
 from upslope.png import check_chunks, check_rows
-from upslope.reading import check_regular, check_room, damage_reported, read_limit
+from upslope.reading import check_regular, check_room, read_limit, reporting_damage
 
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
@@ -40,7 +40,7 @@ _IMAGE_WIDTH = 256  # a tag of TIFF
 _TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
 _ADVICE = "Repair or remove it, or leave such images out: `-s experiment.on_corrupt=skip`."
-_SUBFILE, _REDUCED, _TRANSPARENCY_MASK = 254, 1, 4  # the tag of TIFF, and bits of its value
+_SUBFILE, _REDUCED_IMAGE, _TRANSPARENCY_MASK = 254, 1, 4  # the tag of TIFF, and bits of its value
 
 
 def without_advice(error: Exception) -> str:
@@ -69,15 +69,15 @@ class Form:
 
 
 @contextmanager
-def open_image(source: bytes | Path, expected: str, advice: str) -> Iterator[Image.Image]:
+def open_image(source: bytes | Path, wanted_words: str, advice: str) -> Iterator[Image.Image]:
     """Open an image of one page, of a format of `FORMATS`; whatever fails inside is a DataError.
 
-    expected, advice: as for `reading.damage_reported`.
+    wanted_words, advice: as for `reading.reporting_damage`.
 
     Raises:
         DataError: the file is damaged, of another format or no plain file, or the block failed.
     """
-    with damage_reported(expected, advice, "it cannot be decoded"):
+    with reporting_damage(wanted_words, advice, "it cannot be decoded"):
         if isinstance(source, Path):
             check_regular(source)
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -149,12 +149,12 @@ def decode(source: bytes | Path, name: str, form: Form) -> Pixels:
         DataError: the image cannot be decoded, holds several pages or frames, levels above
             `form.white`, or more pixels than an image may; the message says which and why.
     """
-    with open_image(source, f"an image in {name}", _ADVICE) as opened:
+    with open_image(source, f"an image in {name}", _ADVICE) as image:
         if form.size is not None:
             # Never below twice the size wanted, either way round: EXIF may turn the image.
-            opened.draft(None, (2 * max(form.size), 2 * max(form.size)))
-        check_pixels(opened, name, form.most)
-        return pixels_of(opened, form)
+            image.draft(None, (2 * max(form.size), 2 * max(form.size)))
+        check_pixels(image, name, form.most)
+        return pixels_of(image, form)
 
 
 def pixels_of(image: Image.Image, form: Form) -> Pixels:
@@ -209,8 +209,8 @@ def read_header(source: bytes | Path, name: str) -> Header:
         orientation = _orientation(image)
         height, width = image.height, image.width
         # Pillow states the size of a TIFF file as it is once turned; its tag, as it is stored.
-        stored = image.tag_v2.get(_IMAGE_WIDTH) if isinstance(image, TiffImageFile) else width
-        if orientation in _TRANSPOSES and stored in (None, width):
+        image_width = image.tag_v2.get(_IMAGE_WIDTH) if isinstance(image, TiffImageFile) else width
+        if orientation in _TRANSPOSES and image_width in (None, width):
             height, width = width, height
         return Header(
             image.mode,
@@ -248,7 +248,7 @@ def refuse_pages(image: Image.Image) -> None:
         for page in range(count):
             image.seek(page)
             tags = getattr(image, "tag_v2", {})
-            full += not int(tags.get(_SUBFILE, 0)) & (_REDUCED | _TRANSPARENCY_MASK)
+            full += not int(tags.get(_SUBFILE, 0)) & (_REDUCED_IMAGE | _TRANSPARENCY_MASK)
         image.seek(0)
         if full <= 1:
             return

@@ -39,6 +39,6 @@ class Options:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        for key, value in registry.check_options(self.name, type(self), given, ()).items():
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for key, value in registry.check_options(self.name, type(self), values, ()).items():
             object.__setattr__(self, key, value)

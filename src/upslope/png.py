@@ -53,30 +53,30 @@ def check_rows(file: IO[bytes]) -> None:
         ValueError: rows are missing, or the pixels cannot be unpacked.
     """
     file.seek(len(_SIGNATURE))
-    needed, count, unpack = 0, 0, zlib.decompressobj()
+    byte_count, count, unpack = 0, 0, zlib.decompressobj()
     kind = b""
     while kind != b"IEND":
         left, kind = struct.unpack(">I4s", file.read(8))
         if kind == b"IHDR":
-            needed = _needed_bytes(file.read(left))
+            byte_count = _needed_bytes(file.read(left))
         elif kind != b"IDAT":
             file.seek(left, 1)
         while kind == b"IDAT" and left:
             part = file.read(min(left, _PART))
             left -= len(part)
-            while part and not unpack.eof and count < needed:
+            while part and not unpack.eof and count < byte_count:
                 count += len(unpack.decompress(part, _PART))
                 part = unpack.unconsumed_tail
         file.seek(4, 1)
-    if count < needed:
-        raise ValueError(f"its pixels are {count:,} bytes, where its size needs {needed:,}")
+    if count < byte_count:
+        raise ValueError(f"its pixels are {count:,} bytes, where its size needs {byte_count:,}")
 
 
 def _needed_bytes(header: bytes) -> int:
     """Return the bytes of all rows with their filters, by the content of IHDR."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    width, height, depth, colour, _, _, interlace_method = struct.unpack(">IIBBBBB", header)
     bits = depth * _CHANNELS.get(colour, 1)
-    if not interlaced:
+    if not interlace_method:
         return int(height * (1 + (width * bits + 7) // 8))
     total = 0
     for column, columns, row, rows in _PASSES:

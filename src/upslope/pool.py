@@ -67,7 +67,7 @@ class PoolView:
         Raises:
             SelectionError: the signal is missing, has another length, or is not finite.
         """
-        return self._checked(self.signals, need, self.candidates, "candidates")
+        return self._check_values(self.signals, need, self.candidates, "candidates")
 
     def labelled_signal(self, need: Need) -> Tensor:
         """The signal over the labelled set, (n_labelled, ...). Raises as `signal` does.
@@ -76,10 +76,12 @@ class PoolView:
         """
         if not self.labelled:
             return self.signal(need)[:0]
-        return self._checked(self.labelled_signals, need, self.labelled, "labelled samples")
+        return self._check_values(self.labelled_signals, need, self.labelled, "labelled samples")
 
     @staticmethod
-    def _checked(table: Mapping[Need, Tensor], need: Need, ids: Sequence[str], what: str) -> Tensor:
+    def _check_values(
+        table: Mapping[Need, Tensor], need: Need, ids: Sequence[str], what: str
+    ) -> Tensor:
         if need not in table:
             raise SelectionError(
                 f"Expected the signal {need} over the {what} but the pool holds "
@@ -110,11 +112,13 @@ class Selection:
 
     scores: (n_candidates,), higher is chosen first; None where a strategy has no such number.
     notes: figures of the choice worth recording, such as the radius of a cover and its bound.
+    gains: of greedy strategies, what each id had that made it the next, in the order of choice.
     """
 
     ids: tuple[str, ...]
     scores: Tensor | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    gains: Sequence[float] | None = None
 
 
 @runtime_checkable

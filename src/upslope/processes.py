@@ -1,6 +1,6 @@
 """Child processes that neither hang nor outlive their parent: used by workers and by decoders.
 
-The parent wraps the start of its children in `signals_blocked`; each child calls `follow_parent`
+The parent wraps the start of its children in `blocking_signals`; each child calls `follow_parent`
 before anything else.
 """
 
@@ -27,7 +27,7 @@ STOPPING = tuple(
 
 
 @contextmanager
-def signals_blocked() -> Iterator[None]:
+def blocking_signals() -> Iterator[None]:
     """Hold back Ctrl-C, SIGTERM and SIGHUP while children start; they arrive afterwards.
 
     Children inherit the block, so that none of these signals ends one before its own rules hold:

@@ -131,8 +131,8 @@ def stop_on_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.request()
 
-    answered = signal.getsignal(signal.SIGINT)
-    if isinstance(answered, Interrupts) and answered.seen:  # and nobody heard of it
+    sigint_handler = signal.getsignal(signal.SIGINT)
+    if isinstance(sigint_handler, Interrupts) and sigint_handler.seen:  # and nobody heard of it
         stop.request()
     with answering_signals(handle):
         yield stop

@@ -47,27 +47,27 @@ def read_limit() -> int:
     return int(_limit.get())
 
 
-def check_room(needed: int, path: object, limit: int | None = None) -> None:
+def check_room(byte_count: int, path: object, limit: int | None = None) -> None:
     """Refuse a file that asks for more memory than it may, before any is taken.
 
-    needed: bytes that the content takes, by the file's header. limit: bytes that it may take; those
-    of `read_limit` where not given.
+    byte_count: bytes that the content takes, by the file's header. limit: bytes that it may take;
+        those of `read_limit` where not given.
 
     Raises:
         DataError: it asks for more.
     """
     most = read_limit() if limit is None else limit
-    if needed > most:
+    if byte_count > most:
         raise DataError(
             f"Expected {path} to take at most {most / _GIB:.3g} GiB of memory but its header asks "
-            f"for {needed / _GIB:.3g} GiB. If the file is what it should be, raise "
+            f"for {byte_count / _GIB:.3g} GiB. If the file is what it should be, raise "
             f"`data.read_limit` (GiB, {read_limit() / _GIB:g} now); else get it again."
         )
 
 
 @contextmanager
-def damage_reported(
-    expected: str, advice: str, failed: str = "reading it failed"
+def reporting_damage(
+    wanted_words: str, advice: str, fault_words: str = "reading it failed"
 ) -> Iterator[None]:
     """Turn whatever a library raises on a damaged file into one DataError.
 
@@ -75,8 +75,8 @@ def damage_reported(
     that every Exception counts; the block should therefore hold calls of the library alone. Errors
     of Upslope's own pass unchanged.
 
-    expected: what the file should be, as "an .npz archive in a/b.npz". advice: what to do. failed:
-    the words before what the library says.
+    wanted_words: what the file should be, as "an .npz archive in a/b.npz". advice: what to do.
+    fault_words: the words before what the library says.
 
     Raises:
         DataError: reading failed.
@@ -86,7 +86,9 @@ def damage_reported(
     except UpslopeError:
         raise
     except Exception as error:
-        raise DataError(f"Expected {expected} but {failed}: {said(error)}. {advice}") from error
+        raise DataError(
+            f"Expected {wanted_words} but {fault_words}: {said(error)}. {advice}"
+        ) from error
 
 
 def said(error: BaseException) -> str:
@@ -118,7 +120,7 @@ def is_file(path: Path) -> bool:
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[IO[bytes]]:
+def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading, through gzip or bzip2 where its first bytes say so."""
     check_regular(path)
     compression = compression_of(path)
@@ -176,7 +178,7 @@ def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     Raises:
         DataError: they take more memory than a file may.
         ValueError, OSError, zipfile.BadZipFile and others: the file is damaged, or no archive of
-            plain arrays. Callers put this into `damage_reported`.
+            plain arrays. Callers put this into `reporting_damage`.
     """
     check_regular(path)
     with path.open("rb") as file:
@@ -227,12 +229,12 @@ def read_in_child(script: Path, path: Path, *arguments: str) -> dict[str, NDArra
         # -P: the script's folder does not hide modules of other packages.
         command = [sys.executable, "-P", str(script), str(path), folder, limit, *arguments]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(command, capture_output=True, env=environment, check=False)
-        if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
-            if done.returncode > 0 and lines:
+        process = subprocess.run(command, capture_output=True, env=environment, check=False)
+        if process.returncode:
+            lines = process.stderr.decode(errors="replace").strip().splitlines()
+            if process.returncode > 0 and lines:
                 raise ValueError(lines[-1])
-            raise ValueError(f"the process that read it ended with code {done.returncode}")
+            raise ValueError(f"the process that read it ended with code {process.returncode}")
         return {
             file.stem: np.load(file, allow_pickle=False)
             for file in sorted(Path(folder).glob("*.npy"))

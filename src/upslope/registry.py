@@ -49,17 +49,17 @@ class UnknownOption:
     known: tuple[str, ...]
 
     def __str__(self) -> str:
-        expected = ", ".join(f"`{name}`" for name in self.known) or "none"
+        wanted_words = ", ".join(f"`{name}`" for name in self.known) or "none"
         hint = did_you_mean(self.key, self.known) or "."
-        return f"{self.where}: Expected options among {expected} but got `{self.key}`{hint}"
+        return f"{self.where}: Expected options among {wanted_words} but got `{self.key}`{hint}"
 
     def at(self, path: str, also: tuple[str, ...] = ()) -> str:
         """Return the message of a configuration whose section is `path`; also: its other keys."""
-        known = (*also, *self.known)
-        hint = did_you_mean(self.key, known) or "."
-        names = ", ".join(f"`{name}`" for name in known)
-        expected = f"Expected one of {names}." if known else "It takes no options."
-        return f"{path}.{self.key}: unknown key{hint} {expected}"
+        known_names = (*also, *self.known)
+        hint = did_you_mean(self.key, known_names) or "."
+        names = ", ".join(f"`{name}`" for name in known_names)
+        wanted_words = f"Expected one of {names}." if known_names else "It takes no options."
+        return f"{path}.{self.key}: unknown key{hint} {wanted_words}"
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,14 @@ class OptionsError(ConfigError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def describe(name: str, target: Callable[..., Any], given: Iterable[str]) -> Description:
+def describe(name: str, target: Callable[..., Any], given_names: Iterable[str]) -> Description:
     """What `target` is and takes. `given` are the parameters that no user sets as an option.
 
     The summary is the first line of its docstring.
     """
     hints = get_type_hints(target, include_extras=True)
     infos = []
-    for parameter in _parameters(target, given):
+    for parameter in _parameters(target, given_names):
         hint = hints[parameter.name]
         helps = [
             item.description
@@ -138,7 +138,7 @@ def check_options(
     where: str,
     target: Callable[..., Any],
     options: Mapping[str, Any],
-    given: Iterable[str],
+    given_names: Iterable[str],
     *also: Callable[..., Any],
 ) -> dict[str, Any]:
     """`options` with every value of the type and in the range that `target` states.
@@ -149,9 +149,9 @@ def check_options(
     Raises:
         ConfigError: unknown options, wrong types and values out of range, all in one message.
     """
-    hidden = set(given)
+    hidden = set(given_names)
     takers = {name: one for one in (target, *also) for name in _hints(one) if name not in hidden}
-    checked: dict[str, Any] = {}
+    valid_options: dict[str, Any] = {}
     problems: list[OptionProblem] = []
     for name, value in options.items():
         if name not in takers:
@@ -164,12 +164,12 @@ def check_options(
         try:
             if isinstance(value, bool) and bool not in type_members(hint):  # it would become 0 or 1
                 raise TypeError
-            checked[name] = _adapter(takers[name], name).validate_python(value)
+            valid_options[name] = _adapter(takers[name], name).validate_python(value)
         except (TypeError, ValidationError):  # its own words are those of programmers
             problems.append(WrongOption(where, name, type_words(hint), repr(value)))
     if problems:
         raise OptionsError(problems)
-    return checked
+    return valid_options
 
 
 def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> Any:
@@ -180,9 +180,9 @@ def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> An
     raise ConfigError(f"Expected a {kind} among {', '.join(table)}{more} but got {name!r}{end}")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known_names: Iterable[str]) -> str:
     """A did-you-mean clause, or nothing."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+    close = difflib.get_close_matches(str(name), list(known_names), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
@@ -199,6 +199,6 @@ def _adapter(target: Callable[..., Any], name: str) -> TypeAdapter[Any]:
     return TypeAdapter(_hints(target)[name])
 
 
-def _parameters(target: Callable[..., Any], given: Iterable[str]) -> list[inspect.Parameter]:
-    given = set(given)
-    return [p for p in inspect.signature(target).parameters.values() if p.name not in given]
+def _parameters(target: Callable[..., Any], given_names: Iterable[str]) -> list[inspect.Parameter]:
+    given_names = set(given_names)
+    return [p for p in inspect.signature(target).parameters.values() if p.name not in given_names]

@@ -183,12 +183,12 @@ class SignalStore:
 
         ids: of samples.
         """
-        wanted = pa.array(sorted(ids), pa.string())
+        id_array = pa.array(sorted(ids), pa.string())
         positions: list[int] = []
         for name, start in self._shards:
             with pa.memory_map(str(self._writer.ids_of(name))) as file:
                 column = pa.ipc.open_file(file).read_all().column("id")
-                here = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
+                here = np.flatnonzero(pc.is_in(column, value_set=id_array).to_numpy())
             positions += (here + start).tolist()
         return positions
 

@@ -21,7 +21,7 @@ def type_words(hint: Any) -> str:
 
     The `title` of its annotation is taken for it where there is one.
     """
-    hint, bounds = _bounded(hint)
+    hint, bounds = _split_bounds(hint)
     if "title" in bounds:
         return str(bounds["title"])
     if hint is NoneType:
@@ -40,7 +40,7 @@ def type_words(hint: Any) -> str:
 
 def type_members(hint: Any) -> set[Any]:
     """Return the types and the literals that a type is made of."""
-    hint, _ = _bounded(hint)
+    hint, _ = _split_bounds(hint)
     parts = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
         return {member for part in parts for member in type_members(part)}
@@ -49,7 +49,7 @@ def type_members(hint: Any) -> set[Any]:
     return {Any if hint is object else get_origin(hint) or hint}
 
 
-def _bounded(hint: Any) -> tuple[Any, dict[str, Any]]:
+def _split_bounds(hint: Any) -> tuple[Any, dict[str, Any]]:
     """Return a type without its annotations, and what those ask of a value."""
     if get_origin(hint) is not Annotated:
         return hint, {}
@@ -68,8 +68,8 @@ def _range_words(bounds: Mapping[str, Any]) -> str:
     """Return the bounds of one value, as " of at least 1" or " from 0 to 1"."""
     if "ge" in bounds and "le" in bounds:
         return f" from {bounds['ge']} to {bounds['le']}"
-    told = [f"{words} {bounds[name]}" for name, words in _BOUNDS.items() if name in bounds]
-    return (" of " if "ge" in bounds else " ") + " and ".join(told) if told else ""
+    range_words = [f"{words} {bounds[name]}" for name, words in _BOUNDS.items() if name in bounds]
+    return (" of " if "ge" in bounds else " ") + " and ".join(range_words) if range_words else ""
 
 
 def _alternatives(parts: tuple[Any, ...], bounds: Mapping[str, Any]) -> str:
@@ -77,17 +77,17 @@ def _alternatives(parts: tuple[Any, ...], bounds: Mapping[str, Any]) -> str:
     kinds = [part for part in parts if not (part is int and float in parts)]
     # Nothing comes last, whatever the order in the annotation.
     kinds.sort(key=lambda part: part is NoneType)
-    told = [
+    alternative_words = [
         type_words(part) + (_range_words(bounds) if part in (int, float, str) else "")
         for part in kinds
     ]
-    comma = "," if any(" and " in one or " of " in one for one in told[:-1]) else ""
-    return f"{comma} or ".join(told)
+    comma = "," if any(" and " in one or " of " in one for one in alternative_words[:-1]) else ""
+    return f"{comma} or ".join(alternative_words)
 
 
 def _list_words(parts: tuple[Any, ...], origin: Any, bounds: Mapping[str, Any]) -> str:
     """Return a list as messages call it, with how many it may hold and what each may be."""
-    item, item_bounds = _bounded(parts[0]) if parts else (None, {})
+    item, item_bounds = _split_bounds(parts[0]) if parts else (None, {})
     length = ""
     if origin is tuple and len(parts) > 1:
         length = f"{len(parts)} "

@@ -84,7 +84,7 @@ def test_equal_files(root, monkeypatch):
     assert notes(root, duplicates="off") == ()
     assert notes(root, duplicates="exact") == (within, across, label)
     assert notes(root, memory=0) == (within, across, label)  # decoded in no time
-    monkeypatch.setattr(image_duplicates, "STREAMED", 0)
+    monkeypatch.setattr(image_duplicates, "MOST_STREAMED_BYTES", 0)
     *exact, skipped = notes(root, memory=0)
     assert tuple(exact) == (within, across, label)
     assert "set `data.duplicates` to near" in skipped

@@ -47,8 +47,8 @@ def test_bad_files(root):
 
 def test_the_published_checksum_is_checked(root, monkeypatch):
     path = root / "test_32x32.mat"
-    monkeypatch.setitem(svhn.PUBLISHED, "test", (5, hashlib.md5(path.read_bytes()).hexdigest()))
+    monkeypatch.setitem(svhn.PUBLISHED_MD5, "test", (5, hashlib.md5(path.read_bytes()).hexdigest()))
     assert len(datasets.load("svhn", root).test) == 5
-    monkeypatch.setitem(svhn.PUBLISHED, "test", (5, "0" * 32))
+    monkeypatch.setitem(svhn.PUBLISHED_MD5, "test", (5, "0" * 32))
     with pytest.raises(DataError, match=r"test_32x32\.mat to have the published MD5 0{32}"):
         datasets.load("svhn", root)

@@ -21,7 +21,7 @@ from tests.faults.children import Child, quick_workers
 
 from upslope.errors import UpslopeError
 from upslope.labelling.project import FORMAT, TOKEN
-from upslope.labelling.session import SHOWN
+from upslope.labelling.session import QUESTIONS_FILE
 from upslope.ledger import read_run
 
 _TINY = {
@@ -235,7 +235,7 @@ def what_counts(run: Path) -> object:
 
 
 def _fingerprint(path: Path, folder: bytes) -> str:
-    if path.name in (LOCK, TOKEN, SHOWN):
+    if path.name in (LOCK, TOKEN, QUESTIONS_FILE):
         return "there"
     if path.name == FORMAT.file:
         try:

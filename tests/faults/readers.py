@@ -31,7 +31,7 @@ from upslope.datasets.json_lines import read_json_lines
 from upslope.errors import DataError
 from upslope.files import read_digested_json, write_digested_json
 from upslope.images import Form, decode, read_header
-from upslope.reading import damage_reported, read_npz
+from upslope.reading import read_npz, reporting_damage
 
 _AT_ONCE = 2000
 
@@ -65,7 +65,7 @@ def _npz() -> bytes:
 
 
 def _read_npz(path: Path) -> Any:
-    with damage_reported("an archive", "None."):
+    with reporting_damage("an archive", "None."):
         return sorted(read_npz(path).items())
 
 
@@ -98,7 +98,7 @@ def _arrow() -> bytes:
 
 def _read_arrow(path: Path) -> Any:
     check_ipc(path)
-    with damage_reported("an Arrow file", "None."), pa.memory_map(str(path)) as file:
+    with reporting_damage("an Arrow file", "None."), pa.memory_map(str(path)) as file:
         try:
             return pa.ipc.open_file(file).read_all().to_pydict()
         except pa.ArrowInvalid:

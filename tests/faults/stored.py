@@ -132,7 +132,7 @@ def _write_decoded(folder: Path) -> None:
 def _read_decoded(folder: Path) -> list[Any]:
     from upslope.datasets import encoded
 
-    return [encoded._cached(folder / "decoded-x.npy", (5, 3, 4, 4))]
+    return [encoded._read_cache(folder / "decoded-x.npy", (5, 3, 4, 4))]
 
 
 def _write_metrics(folder: Path) -> None:

@@ -20,7 +20,7 @@ from forked import until
 from upslope import ExperimentSettings, TrainingSettings, gradient_norms, models, strategies
 from upslope.checkpoints import load_weights
 from upslope.cli import app
-from upslope.config import assemble, estimate, find_source, load, plan, to_plan, trained
+from upslope.config import assemble, estimate, find_source, load, load_trained_model, plan, to_plan
 from upslope.errors import ConfigError, ModelError, RunError
 from upslope.experiment import Experiment
 from upslope.frozen import FeatureDataset
@@ -84,7 +84,7 @@ def test_a_comparison_computes_features_once_and_scores_with_its_heads(tmp_path,
     assert [block.stat().st_mtime_ns for block in blocks] == before
 
     source = find_source("runs/margin/seed-0")
-    ready = trained(source)
+    ready = load_trained_model(source)
     assert isinstance(ready.pool, FeatureDataset)
     # The score of a sample is the norm of the head's gradient within the whole network.
     whole = models.build("frozen_nets:make", num_classes=2, input_shape=(1, 12, 12)).eval()
@@ -161,7 +161,7 @@ def test_another_network_below_the_head_is_refused(tmp_path, photographs):
             device="cpu",
         )
     with pytest.raises(ModelError, match="its weights or its code are others"):
-        trained(find_source("runs/margin/seed-0", sets=["model.shift=0.5"]))
+        load_trained_model(find_source("runs/margin/seed-0", sets=["model.shift=0.5"]))
 
 
 def test_code_that_computes_something_else_is_refused_and_an_edit_is_not(

@@ -371,3 +371,81 @@ def test_arrays_and_flags_are_put_back() -> None:
         assert model.steps is steps
         assert not steps.any()
         assert model.other.weight.requires_grad
+
+
+class _Collecting(nn.Module):
+    """Installs hooks in its first pass, remembers that it has, and uses what they collect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+        self.installed = False
+        self._collected: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.installed:
+            for layer in (self.first, self.second):
+                layer.register_forward_hook(lambda _m, _i, out: self._collected.append(out))
+            self.installed = True
+        self._collected.clear()
+        self.second(self.first(x).relu())
+        return self.head(sum(self._collected))
+
+
+def test_hooks_that_a_pass_installs_go_with_what_remembers_them() -> None:
+    torch.manual_seed(0)
+    model, x = _Collecting(), torch.randn(4, 5)
+    twin = copy.deepcopy(model)
+    expected = twin(x)
+    for _ in range(2):
+        norms = gradient_norms(model, x, lambda z: z.square().sum(1))
+        for i in range(4):
+            twin.zero_grad()
+            twin(x[i : i + 1]).square().sum().backward()
+            square = sum(float(p.grad.double().square().sum()) for p in twin.parameters())
+            assert float(norms[i]) == pytest.approx(square**0.5, rel=1e-5)
+        assert not model.installed
+        assert not model.first._forward_hooks
+    torch.testing.assert_close(model(x), expected)
+    gradient_norms(model, x, lambda z: z.square().sum(1))
+    assert model.installed
+    assert len(model.first._forward_hooks) == len(model.second._forward_hooks) == 1
+    torch.testing.assert_close(model(x), expected)
+
+
+def _hook_once(module: Any, x: Tensor) -> Tensor:
+    if not module.done:
+        module.first.weight.register_hook(lambda g: g * 0.5)
+        module.done = True
+    return x
+
+
+def _parametrize_once(module: Any, x: Tensor) -> Tensor:
+    if not module.done:
+        nn.utils.parametrize.register_parametrization(module.last, "weight", nn.Tanh())
+        module.done = True
+    return x
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")  # one at a time, told
+def test_a_hook_that_the_first_pass_registers_acts_once_in_each_of_ours() -> None:
+    model, x = Between(_hook_once, done=False), batch()
+    truth = right(model, x)
+    for _ in range(2):
+        assert relative_error(gradient_norms(model, x, squares), truth) < 1e-9
+        assert not model.done
+        assert not model.first.weight._backward_hooks
+    expected = copy.deepcopy(model)(x)
+    torch.testing.assert_close(model(x), expected)
+    assert len(model.first.weight._backward_hooks or ()) == 1
+
+
+def test_a_parametrization_that_a_pass_registers_is_taken_back() -> None:
+    model, x = Between(_parametrize_once, done=False), batch()
+    expected, before = copy.deepcopy(model)(x), type(model.last)
+    with pytest.raises(GradientNormError):  # its parameter is another one after the pass
+        gradient_norms(model, x, squares)
+    assert type(model.last) is before
+    assert "weight" in dict(model.last.named_parameters())
+    torch.testing.assert_close(model(x), expected)

@@ -15,7 +15,7 @@ from upslope.gradnorm.core.layout import Samples
 from upslope.gradnorm.core.tape import ComputeOptions, Tape
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.batch_norm import BatchNormEval, Normalisation
-from upslope.gradnorm.torch_faults import exact_batch_norm, ordered
+from upslope.gradnorm.torch_faults import exact_batch_norm, in_order
 
 C = 6
 SHAPES = [(1, C, 4, 4), (1, C, 4, 1), (2, C, 1, 4), (2, C, 3, 3), (1, C, 5), (1, C, 2, 3, 2)]
@@ -94,9 +94,9 @@ def test_gradients_are_those_of_the_formula_for_every_order_in_memory(shape, whi
 
 def test_a_tensor_in_either_order_is_not_copied():
     for x in (torch.randn(2, 3, 4, 5), torch.randn(1, 3, 4), torch.randn(4, 3)):
-        assert ordered(x) is x
+        assert in_order(x) is x
     last = torch.randn(1, 3, 4, 5).contiguous(memory_format=torch.channels_last)
-    assert ordered(last) is last
+    assert in_order(last) is last
 
 
 @pytest.mark.parametrize("which", ["batch", "instance"])

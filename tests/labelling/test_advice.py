@@ -19,7 +19,7 @@ from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import open_samples
 from upslope.labelling.session import Session
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CONTROL, IMPORTED, LabelState, fold
+from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState, fold
 from upslope.labelling.status import lines, status
 from upslope.ledger import Event
 
@@ -72,7 +72,7 @@ def test_there_is_no_advice_without_control_answers_or_labels(learner: Learner) 
     assert advise(learner, told(learner, 30, 60)) is None
     closed = fold([Event("closed", 0, {})], told(learner, 120, 60))
     assert advise(learner, closed) is None
-    imported = advise(learner, told(learner, 120, 60, IMPORTED))
+    imported = advise(learner, told(learner, 120, 60, BY_IMPORT))
     assert imported is not None
     assert imported.saving is None
 

@@ -103,9 +103,10 @@ def test_refusals_of_a_project(here: Path) -> None:
     make_squares(here / "squares", 3)
     run("init", "p", "--data", "squares", "--classes", "a,b")
     assert "there is one" in run("init", "p", "--data", "squares", "--classes", "a,b", code=6)
-    assert ".csv or .parquet" in run("export", "p", "labels.xlsx", code=2)
+    assert ".json" in run("export", "p", "labels.xlsx", code=2)
+    assert "0 images with 0 objects" in run("export", "p", "coco.json")
     assert "labels of two classes" in run("predict", "p", "out.csv", code=3)
-    assert "a CSV file or a folder" in run("import", "p", "nothing.csv", code=3)
+    assert "a file of labels or a folder" in run("import", "p", "nothing.csv", code=3)
     with Project(here / "p"):
         (here / "old.csv").write_text("id,label\nsquare-000.png,a\n")
         assert "alone" in run("import", "p", "old.csv", code=6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upslope.labelling.queue import RANDOM, RANKED, Question, Queue
+from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL, LabelState, fold
@@ -63,7 +63,7 @@ def test_control_samples_are_never_asked_for_their_rank() -> None:
     ranking = Ranking(queue.control[::-1] + queue.others[:100], "margin")  # what none should do
     asked = ask_all(queue, ranking, 100)
     assert [q.id for q in asked if q.slice == CONTROL] == queue.control[:20]
-    assert [q.id for q in asked if q.slice == RANKED] == queue.others[:80]
+    assert [q.id for q in asked if q.slice == BY_STRATEGY] == queue.others[:80]
     assert "control slice (20% of the questions)" in next(
         q.why for q in asked if q.slice == CONTROL
     )
@@ -88,7 +88,7 @@ def test_a_new_ranking_replaces_what_was_not_shown() -> None:
 def test_two_people_never_see_one_sample_at_once() -> None:
     queue = Queue(IDS, SETTINGS)
     (mine,) = queue.upcoming(LabelState(), None, "ann", 1)
-    others = queue.upcoming(LabelState(), None, "bob", 200, held={mine.id})
+    others = queue.upcoming(LabelState(), None, "bob", 200, held_ids={mine.id})
     assert mine.id not in {question.id for question in others}
 
 

@@ -13,7 +13,7 @@ from upslope.errors import DataError
 from upslope.labelling.project import Project
 from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import open_samples
-from upslope.labelling.session import SHOWN, Session
+from upslope.labelling.session import QUESTIONS_FILE, Session
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL, SKIP
 
@@ -57,7 +57,7 @@ def test_two_people_are_never_shown_one_sample(session: Session) -> None:
         for author in ("ann", "bob"):
             if session.status(author)["questions"]:
                 other = "bob" if author == "ann" else "ann"
-                shown = session._shown.get(other)
+                shown = session._questions_open.get(other)
                 assert first(session, author)["id"] != (shown and shown[0])
                 answered.append(answer(session, author))
     assert sorted(answered) == sorted(session.samples.ids)
@@ -70,7 +70,7 @@ def test_what_people_look_at_survives_a_server_that_is_killed(session: Session) 
     again = Session(session.project, session.samples)
     assert first(again, "cem")["id"] not in shown.values()
     assert {author: first(again, author)["id"] for author in shown} == shown
-    (session.project.folder / SHOWN).write_text("torn")
+    (session.project.folder / QUESTIONS_FILE).write_text("torn")
     assert first(Session(session.project, session.samples), "ann")["id"]
 
 

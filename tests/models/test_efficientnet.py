@@ -142,3 +142,67 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch):
     torch.save({"_fc.bias": torch.zeros(1000)}, package / efficientnet.FILE)
     with pytest.raises(ModelError, match="another one, or damaged"):
         efficientnet.imagenet_weights()
+
+
+@needs_weights
+def test_the_encoder_of_masks_is_the_published_one():
+    network = models.build("pretrained-masks", num_classes=3, input_shape=(3, 64, 64)).eval()
+    whole = models.build("pretrained", num_classes=3, input_shape=(3, 64, 64)).eval()
+    images = torch.rand(2, 3, 70, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        for got, expected in zip(network.encoder.encode(images), whole.encode(images), strict=True):
+            assert torch.equal(got, expected)
+        assert network(images).shape == (2, 3, 70, 64)
+    first = network.encoder.encode(images)
+    strides = [70 // first[block].shape[2] for block in (2, 4, 10, 15)]
+    assert strides == [3, 7, 14, 23]  # of 4, 8, 16 and 32, rounded up: 18, 9, 5 and 3 rows
+
+
+def test_norms_of_masks_are_autograds():
+    torch.manual_seed(0)
+    model = models.build(
+        "pretrained-masks", num_classes=3, input_shape=(3, 40, 36), weights=False, width=8
+    ).eval()
+    images, masks = torch.randn(3, 3, 40, 36), torch.randint(0, 3, (3, 40, 36))
+
+    def loss(logits):
+        return nn.functional.cross_entropy(logits, masks, reduction="none").mean(dim=(1, 2))
+
+    got = gradient_norms(model, images, loss)
+    for i in range(3):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(images[i : i + 1]), masks[i : i + 1]).backward()
+        expected = sum(p.grad.double().square().sum() for p in model.parameters()).sqrt()
+        assert float(got[i]) == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("blocks", [0, 3, 16])
+def test_blocks_of_masks_are_the_last_of_the_encoder(blocks):
+    model = models.build(
+        "pretrained-masks", num_classes=3, input_shape=(3, 40, 36), weights=False, blocks=blocks
+    ).train()
+    below = model.encoder._blocks[: 16 - blocks]
+    assert not any(p.requires_grad for p in below.parameters())
+    assert not any(module.training for module in below.modules() if module is not below)
+    trained = [*model.encoder._blocks[16 - blocks :], model.laterals, model.smooth, model.seg]
+    assert all(p.requires_grad for part in trained for p in part.parameters())
+
+
+def test_the_lower_rate_is_the_encoders():
+    from upslope.training import TrainingSettings
+    from upslope.training.optimizers import make_optimizer
+
+    model = models.build("pretrained-masks", num_classes=3, input_shape=(3, 40, 36), weights=False)
+    settings = TrainingSettings(epochs=1, optimizer="adam", lr=0.01, backbone_rate=0.1)
+    new, below = make_optimizer(model, settings).param_groups
+    assert (new["lr"], below["lr"]) == (0.01, 0.001)
+    assert {id(p) for p in below["params"]} == {id(p) for p in model.encoder.parameters()}
+    assert len(new["params"]) + len(below["params"]) == len(list(model.parameters()))
+
+
+@needs_weights
+@pytest.mark.parametrize("name", ["pretrained", "pretrained-masks"])
+def test_shapes_alone_take_no_weights_and_warn_of_none(name):
+    with torch.device("meta"):  # warnings are errors here
+        model = models.build(name, num_classes=3, input_shape=(3, 64, 64))
+        assert model(torch.empty(1, 3, 64, 64)).shape[:2] == (1, 3)

@@ -22,7 +22,7 @@ SHAPES = {
     "bag-of-words": (2, 9),
     "drn-d-22": (3, 32, 32),
 }
-OPTIONS = {"pretrained": {"weights": False}}
+OPTIONS = {"pretrained": {"weights": False}, "pretrained-masks": {"weights": False}}
 LARGE = {"resnet50-cifar", "resnet50", "vgg16", "vgg16-bn"}
 """Built without memory alone: a forward pass takes seconds; the code is that of smaller ones."""
 FROM_FOLDERS = {"transformers"}

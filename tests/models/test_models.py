@@ -63,7 +63,7 @@ def test_stages_are_modules_that_run_in_order_and_halve_the_image():
         shape = (1, 32, 32, 32) if name.endswith("3d") else (3, 32, 32)
         shape = (2, 9) if name == "bag-of-words" else shape
         with torch.device("meta"):
-            options = {"weights": False} if name == "pretrained" else {}
+            options = {"weights": False} if name.startswith("pretrained") else {}
             model = models.build(name, num_classes=3, input_shape=shape, **options)
         assert all(model.get_submodule(stage) is not None for stage in model.stages)
         assert len(model.stages) >= 2

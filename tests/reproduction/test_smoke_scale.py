@@ -112,7 +112,7 @@ def test_same_choice_when_made_again(made: Made) -> None:
     opened = made.opened("main")
     for strategy in opened.setup.strategies:
         run = FinishedRun(opened, strategy, 1)
-        assert run.select(1) == run.selected(1), strategy
+        assert run.select(1) == run.selected_positions(1), strategy
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_overlap_counts_as_its_definition(made: Made) -> None:
             norms.append(float(torch.cat([p.flatten() for p in parts]).double().norm()))
         top = sorted(range(len(norms)), key=lambda j: -norms[j])[: run.budget]
         large = {candidates[j] for j in top}
-        assert found["overlap"][cycle] == len(large & set(run.selected(cycle)))
+        assert found["overlap"][cycle] == len(large & set(run.selected_positions(cycle)))
         assert found["candidates"][cycle] == len(candidates)
     assert not set(run.candidates(1)) & set(run.labelled(1))
 
@@ -168,7 +168,7 @@ def test_reduced_counts_as_its_definition(all_made: Made) -> None:
     shares = []
     for cycle in (0, 1):
         before, after = run.model(cycle), run.model(cycle + 1)
-        chosen = run.selected(cycle)
+        chosen = run.selected_positions(cycle)
         shares.append(sum(score(after, i) <= score(before, i) for i in chosen) / len(chosen))
     folder = all_made.out / "studies/main/measured/reduced-entropy/entropy-gradnorm"
     found = json.loads((folder / "seed-1.json").read_text())["figures"]

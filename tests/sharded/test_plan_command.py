@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from upslope import strategies
 from upslope.cli import app
 from upslope.config import PoolPlan, plan_pool
-from upslope.config.scoring import Trained
+from upslope.config.scoring import TrainedModel
 from upslope.errors import ConfigError
 from upslope.pools import open_pool
 
@@ -24,7 +24,7 @@ __all__ = ["checkpoint"]
 def planned(folder: Path, name: str, **options: object) -> PoolPlan:
     pool = open_pool(str(folder))
     with pool.open(pool.shards[0]) as rows:
-        ready = Trained(rows, TASK, net(), CPU)
+        ready = TrainedModel(rows, TASK, net(), CPU)
     return plan_pool(pool, ready, strategies.build(name), budget=4, **options)  # type: ignore[arg-type]
 
 
@@ -33,7 +33,11 @@ def test_rows_are_told_by_bytes_and_all_scales_with_them(tmp_path: Path) -> None
     assert planned(tmp_path, "margin").rows == pytest.approx(200, rel=0.02)
     plan = planned(tmp_path, "margin", rows=10**8, workers=4, price=2.0)
     assert plan.rows == 10**8
-    assert plan.score_total_s == pytest.approx(10**8 * (plan.open_s + plan.score_s) / 4)
+    assert plan.score_total_s == pytest.approx(
+        10**8 * ((plan.open_s + plan.score_s) / 4 + plan.join_s)
+    )
+    low, high = plan.score_bounds_s
+    assert low <= plan.score_total_s <= high
     assert plan.money == pytest.approx((4 * plan.score_total_s + plan.select_s) / 3600 * 2)
     assert plan.disk == 10**8 * 2 * (len("sample-00000") + 8)
 
@@ -59,7 +63,8 @@ def test_the_command_prints_the_formula(checkpoint: Path, tmp_path: Path) -> Non
     told = " ".join(result.output.split())
     assert result.exit_code == 0, told
     for words in (
-        "100,000,000 x (",
+        "100,000,000 x ((",
+        "by the fastest and the slowest short run",
         "ms to score) / 1 worker",
         "x 2.5 per hour",
         "measured 5 of 5",

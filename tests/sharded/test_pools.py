@@ -226,3 +226,46 @@ def test_pauses_double_up_to_the_most() -> None:
     patience = Patience(first=1, most=5)
     for failures, longest in ((1, 1), (2, 2), (3, 4), (4, 5), (9, 5)):
         assert longest / 2 <= patience.pause(failures) <= longest
+
+
+NOTHING = {
+    "bytes": (lambda n: png(n), None),
+    "struct": (lambda n: {"bytes": png(n), "path": f"{n}.png"}, {"bytes": None, "path": "x.png"}),
+    "address": (lambda n: f"{n}.png", None),
+}
+
+
+@pytest.mark.parametrize("row", [0, 3])
+@pytest.mark.parametrize("kind", NOTHING)
+def test_a_row_without_an_image_is_named_with_its_shard(
+    kind: str, row: int, tmp_path: Path
+) -> None:
+    cell, nothing = NOTHING[kind]
+    for n in range(5):
+        (tmp_path / f"{n}.png").write_bytes(png(n))
+    cells = [nothing if n == row else cell(n) for n in range(5)]
+    column = "path" if kind == "address" else "image"
+    pq.write_table(pa.table({"id": list("abcde"), column: cells}), tmp_path / "z.parquet")
+    pool = open_pool(f"{tmp_path}/z.parquet", options=ReadOptions(images_at=str(tmp_path)))
+    with pool.open(pool.shards[0]) as rows:
+        others = [n for n in range(5) if n != row]
+        assert len(rows.inputs(others)) == 4
+        with pytest.raises(DataError, match=rf"in row {row} \(from 0\) of .*z\.parquet but the"):
+            rows.inputs(range(5))
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ([[1] * 12, None], r"row 1 \(from 0\) has an empty cell"),
+        ([[1] * 12, [1] * 11], "row 1 has 11 numbers where row 0 has 12"),
+        ([[1] * 12, [1] * 11 + [None]], r"row 1 \(from 0\) has an empty number"),
+        ([[[1] * 4] * 3, [[1] * 4, [1] * 4, [1] * 3]], "row 1 has 3 numbers where row 0 has 4"),
+    ],
+)
+def test_a_row_whose_array_differs_is_named(
+    cells: list[object], words: str, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"image": cells}), tmp_path / "z.parquet")
+    with pytest.raises(DataError, match=rf"z\.parquet but {words}"):
+        open_pool(str(tmp_path))

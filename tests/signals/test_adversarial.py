@@ -30,7 +30,7 @@ def test_autoencoder_takes_any_size(shape: tuple[int, ...]) -> None:
 
 
 def test_decoder_sees_only_its_half() -> None:
-    vae = VAE((1, 8, 8), latent=6, width=4, decoded=3).eval()
+    vae = VAE((1, 8, 8), latent=6, width=4, code_size=3).eval()
     z = torch.randn(2, 6)
     other = torch.cat([z[:, :3], torch.randn(2, 3)], dim=1)
     assert torch.equal(vae.decode(z), vae.decode(other))
@@ -77,7 +77,7 @@ def test_vaal_losses_by_hand() -> None:
 @torch.no_grad()
 def test_sraal_losses_by_hand() -> None:
     torch.manual_seed(0)
-    vae, d = VAE((1, 8, 8), 4, 4, decoded=2).eval(), Discriminator(4, layers=4).eval()
+    vae, d = VAE((1, 8, 8), 4, 4, code_size=2).eval(), Discriminator(4, layers=4).eval()
     classifier = nn.Linear(2, 3)
     known, y, new = torch.randn(5, 1, 8, 8), torch.randint(3, (5,)), torch.randn(7, 1, 8, 8)
     u = torch.rand(7)

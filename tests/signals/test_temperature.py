@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toy import context
 
 from upslope.errors import ConfigError
-from upslope.experiment.checks import described
+from upslope.experiment.checks import describe_strategy
 from upslope.pool import Need
 from upslope.signals import build, check
 from upslope.signals.probabilities import Probabilities
@@ -127,8 +127,11 @@ def test_wrong_temperatures_are_refused(value: object) -> None:
 
 
 def test_records_of_runs_without_the_option_stay_equal() -> None:
-    assert described(strategy("margin")) == {"name": "margin"}
-    assert described(strategy("badge", temperature=2)) == {"name": "badge", "temperature": 2.0}
+    assert describe_strategy(strategy("margin")) == {"name": "margin"}
+    assert describe_strategy(strategy("badge", temperature=2)) == {
+        "name": "badge",
+        "temperature": 2.0,
+    }
     for name in REGISTRY:
         for need in strategy(name).needs:
             if name not in ("u-herding", "refine"):

@@ -87,6 +87,6 @@ def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_far_offset_costs_no_accuracy() -> None:
     x = torch.randn(30, 4, generator=generator())
-    plain, _ = k_center(*distances.centred(x, x[:2]), 5)
-    moved, _ = k_center(*distances.centred(x + 1000, x[:2] + 1000), 5)
+    plain, _, _ = k_center(*distances.subtract_mean(x, x[:2]), 5)
+    moved, _, _ = k_center(*distances.subtract_mean(x + 1000, x[:2] + 1000), 5)
     assert moved == plain

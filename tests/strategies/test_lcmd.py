@@ -44,4 +44,4 @@ def test_takes_from_the_wide_cluster_not_the_farthest_point_of_all() -> None:
     x = torch.cat([far, wide]).double()
     y = torch.tensor([[100.0, 0.0], [0.0, 0.0]]).double()
     # 4^2 = 16 around one centre, 3 * 3^2 + 3.5^2 around the other.
-    assert largest_cluster(x, y, 1) == [4]
+    assert largest_cluster(x, y, 1) == ([4], [3 * 3.0**2 + 3.5**2])

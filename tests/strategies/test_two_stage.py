@@ -14,8 +14,10 @@ from torch import Tensor
 from upslope import strategies
 from upslope.errors import ConfigError, SelectionError
 from upslope.pool import Need, PoolView
+from upslope.strategies import cell_search
+from upslope.strategies.cell_choices import apportion, take_by_gain
 from upslope.strategies.cells import divide
-from upslope.strategies.two_stage import TWO_STAGE, apportion, select_in_cells
+from upslope.strategies.two_stage import TWO_STAGE, select_in_cells
 
 CLASSES, WIDTH = 3, 6
 NAMES = sorted(TWO_STAGE)
@@ -32,7 +34,10 @@ class Pool:
         if alike:
             x = torch.ones_like(x)
         p = (x @ torch.randn(WIDTH, CLASSES, generator=rng)).softmax(dim=1)
-        self.signals = {"features": x, "probabilities": p, "gradient-sketch": x}
+        changes = (p.argsort(dim=1)[:, 0] + torch.arange(length)) % 4
+        self.signals = {
+            "features": x, "probabilities": p, "gradient-sketch": x, "feature-dropout": changes,
+        }  # fmt: skip
         self.most = 0
 
     def __len__(self) -> int:
@@ -96,12 +101,39 @@ def nearest(x: Tensor, chosen: Sequence[int]) -> Tensor:
     return torch.cdist(x, x[list(chosen)]).min(dim=1).values
 
 
-def test_the_radius_of_core_set_is_within_a_third_of_the_exact() -> None:
+@pytest.mark.parametrize("labelled", [(), range(0, 3000, 150)])
+def test_core_set_takes_what_the_exact_form_takes(labelled: Sequence[int]) -> None:
     pool = Pool(3000)
-    x = pool.signals["features"]
-    exact = built("core-set").select(pool.view("core-set"), 60, torch.Generator())
-    radius = float(nearest(x, [int(i) for i in exact.ids]).max())
-    assert float(nearest(x, choose("core-set", pool, 60, cell=200)).max()) <= 1.33 * radius
+    exact = built("core-set").select(pool.view("core-set", labelled), 60, torch.Generator())
+    chosen = choose("core-set", pool, 60, cell=100, labelled=labelled)
+    assert chosen == [int(i) for i in exact.ids]
+
+
+@pytest.mark.parametrize("labelled", [(), range(0, 3000, 150)])
+def test_lcmd_leaves_within_a_twentieth_of_the_squared_distance_of_the_exact_form(
+    labelled: Sequence[int],
+) -> None:
+    pool = Pool(3000)
+    x = pool.signals["gradient-sketch"]
+    exact = built("lcmd").select(pool.view("lcmd", labelled), 60, torch.Generator())
+
+    def left(chosen: Sequence[int]) -> float:
+        return float(nearest(x, [*labelled, *chosen]).square().mean())
+
+    chosen = choose("lcmd", pool, 60, cell=100, labelled=labelled)
+    assert left(chosen) <= 1.05 * left([int(i) for i in exact.ids])
+
+
+@pytest.mark.parametrize("probes", [1, 100])
+def test_lcmd_is_exact_where_all_cells_are_probed_and_near_it_otherwise(
+    probes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_search, "PROBES", probes)
+    pool = Pool(1200)
+    exact = built("lcmd").select(pool.view("lcmd"), 30, torch.Generator())
+    chosen = choose("lcmd", pool, 30, cell=60)
+    same = len(set(chosen) & {int(i) for i in exact.ids})
+    assert same == 30 if probes == 100 else same >= 10
 
 
 @pytest.mark.parametrize("name", ["facility-location", "max-herding", "typiclust", "prob-cover"])
@@ -145,6 +177,21 @@ def test_shares_add_up_and_no_cell_gives_more_than_it_has(data: st.DataObject) -
     assert more.sum() >= budget
 
 
+def test_choices_of_all_cells_come_by_gain_and_cells_that_are_used_up_choose_on() -> None:
+    gains = {0: [9.0, 5.0, 1.0], 1: [8.0, 7.0, 6.0, 4.0, 0.5], 2: [3.0]}
+    asked: list[tuple[int, int]] = []
+
+    def run(cell: int, count: int) -> tuple[list[int], list[float]]:
+        asked.append((cell, count))
+        part = gains[cell][:count]
+        return [10 * cell + i for i in range(len(part))], part
+
+    free = np.array([3, 5, 1])
+    chosen = take_by_gain(8, free, np.array([1, 1, 1]), free, run)
+    assert chosen == [0, 10, 11, 12, 1, 13, 20, 2]
+    assert asked == [(0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (1, 4), (0, 3), (1, 5)]
+
+
 def test_shares_are_in_proportion_with_labels_counted() -> None:
     none = np.zeros(3, dtype=int)
     sizes = np.array([100, 300, 600])
@@ -154,7 +201,10 @@ def test_shares_are_in_proportion_with_labels_counted() -> None:
 
 
 def test_what_has_no_two_stages_and_budgets_that_cannot_be_met_are_refused() -> None:
-    with pytest.raises(ConfigError, match="but got batch-bald"):
+    with pytest.raises(
+        ConfigError,
+        match=r"but got batch-bald: it looks at all n = 20 samples at once \(.*memory n T C\)",
+    ):
         select_in_cells(built("batch-bald"), Pool(20), 2, torch.Generator())
     with pytest.raises(SelectionError, match="between 1 and the 18"):
         choose("core-set", Pool(20), 19, labelled=[1, 2])

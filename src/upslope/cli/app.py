@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from upslope import __version__
 from upslope.cli.compare import compare, run
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.engines import check_command
 from upslope.cli.labelling import label
 from upslope.cli.listing import list_
@@ -67,8 +67,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wants_version: bool) -> None:
+    if wants_version:
         typer.echo(f"upslope {__version__}")
         raise typer.Exit
 
@@ -81,7 +81,7 @@ def common(
     ] = False,
 ) -> None:
     """Options of `upslope` itself."""
-    with told():
+    with telling_errors():
         check_command(context.invoked_subcommand or "")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.engines import (
     EngineArguments,
     EngineName,
@@ -168,7 +168,7 @@ def _compare(
     from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
     from upslope.display import watching
 
-    with told(Resume), ExitStack() as stack:
+    with telling_errors(Resume), ExitStack() as stack:
         from upslope import report as reports
         from upslope.comparison import compare
         from upslope.config import (
@@ -193,7 +193,7 @@ def _compare(
             run_by = EngineArguments()
         elif run_by.name and config.workers > 1:
             run_by = replace(run_by, workers=config.workers)
-        started = stack.enter_context(starting_engine(run_by, config.device))
+        run_engine = stack.enter_context(starting_engine(run_by, config.device))
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
         why = ""
@@ -213,21 +213,23 @@ def _compare(
             )
         if not asks:
             check_labelled(setup.splits.pool)
-        if not stack.enter_context(sharing_setup(started, config, setup)):
+        if not stack.enter_context(sharing_setup(run_engine, config, setup)):
             return
-        begun = sitting.begun(folder, config)
-        earlier = sitting.labels_of(labels_from, config, setup, begun) if labels_from else None
-        initial = len(earlier.labels) if earlier and begun is None else None
-        planned = plan(config, setup, begun, initial)
-        show_plan(config, setup, planned, folder, unseen, why)
-        show_warnings(warnings(config.strategies, planned))
+        recorded_run = sitting.find_recorded_run(folder, config)
+        earlier = (
+            sitting.labels_of(labels_from, config, setup, recorded_run) if labels_from else None
+        )
+        initial = len(earlier.labels) if earlier and recorded_run is None else None
+        run_plan = plan(config, setup, recorded_run, initial)
+        show_plan(config, setup, run_plan, folder, unseen, why)
+        show_warnings(warnings(config.strategies, run_plan))
         if dry_run:
-            show_estimate(config, estimate(config, setup, planned))
+            show_estimate(config, estimate(config, setup, run_plan))
             return
         if asks and (earlier or sitting.waits_for_people(setup, folder)):
             sitting.ask_people(config, setup, folder, f"Upslope: {name}", earlier, further)
             return
-        with watching(planned.runs) as observer:
+        with watching(run_plan.runs) as observer:
             result = compare(
                 folder,
                 strategies=setup.strategies,

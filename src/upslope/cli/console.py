@@ -28,7 +28,7 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 @contextmanager
-def told(resume: str = "") -> Iterator[None]:
+def telling_errors(resume: str = "") -> Iterator[None]:
     """An UpslopeError as its message and exit code; Ctrl-C as 130 and how to go on.
 
     Warnings are lines as well, without the place in the code that gave them. Of the processes that
@@ -39,7 +39,7 @@ def told(resume: str = "") -> Iterator[None]:
     with noting_interrupts() as interrupts:
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _warned
+                warnings.showwarning = _print_warning
                 yield
         except UpslopeError as error:
             if interrupts.seen:  # libraries turn Ctrl-C into an error of theirs
@@ -74,6 +74,6 @@ def _fail(error: UpslopeError) -> NoReturn:
     raise typer.Exit(error.exit_code) from None
 
 
-def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     err.print("[bold yellow]warning[/bold yellow]", end=" ")
     err.print(str(message), markup=False)

@@ -131,7 +131,7 @@ def sharing(
     objects: name -> data set that every process holds. make_model: as of the network in use; None
     where it travels with the work.
     """
-    held = {name: data for name, data in objects.items() if data is not None}
+    datasets = {name: data for name, data in objects.items() if data is not None}
     if engine is None:
         yield True
         return
@@ -139,11 +139,11 @@ def sharing(
     from upslope.files import json_digest
 
     if isinstance(engine, RayEngine):
-        with engine.together(held, device, make_model) as leads:
+        with engine.together(datasets, device, make_model) as leads:
             yield leads
         return
-    ids = {name: (len(data), json_digest(list(data.ids))) for name, data in held.items()}
-    with engine.together(held, device, make_model, ids) as leads:
+    ids = {name: (len(data), json_digest(list(data.ids))) for name, data in datasets.items()}
+    with engine.together(datasets, device, make_model, ids) as leads:
         yield leads
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from upslope.ledger import RunResult
     from upslope.progress import Observer
 
-_SHOWN = 8
+_MOST_NAMES = 8
 WAITING = 7
 """Exit code of a run that waits for labels: no failure, and not the end either."""
 
@@ -31,8 +31,8 @@ def check_one_strategy(config: Config) -> None:
     """Raise ConfigError where a run would have several strategies, or all of them."""
     if len(config.strategies) == 1:
         return
-    names = ", ".join(choice.label for choice in config.strategies[:_SHOWN])
-    more = len(config.strategies) - _SHOWN
+    names = ", ".join(choice.label for choice in config.strategies[:_MOST_NAMES])
+    more = len(config.strategies) - _MOST_NAMES
     raise ConfigError(
         f"Expected one strategy, as `upslope run` runs one, but `strategies` names "
         f"{len(config.strategies)}: {names}{f' and {more} more' if more > 0 else ''}. Say which "
@@ -49,11 +49,12 @@ def waits_for_people(setup: Setup, folder: Path) -> bool:
 
 
 def labels_of(
-    run: Path, config: Config, setup: Setup, begun: RunResult | None
+    run: Path, config: Config, setup: Setup, recorded_run: RunResult | None
 ) -> EarlierLabels | None:
     """Match the labels of an earlier run, and say what matched and what did not.
 
-    begun: the new run, where it has begun; None is returned where it did so with these labels.
+    recorded_run: the new run, where it has begun. None is returned where it began with these
+        labels.
 
     Raises:
         RunError, ConfigError: no run there, or several.
@@ -62,7 +63,11 @@ def labels_of(
     from upslope.config import data_place, find_run
     from upslope.experiment import match_labels
 
-    if begun and begun.labels_from and Path(begun.labels_from).is_relative_to(run.absolute()):
+    if (
+        recorded_run
+        and recorded_run.labels_from
+        and Path(recorded_run.labels_from).is_relative_to(run.absolute())
+    ):
         return None
     earlier = match_labels(find_run(run), setup.splits, setup.task, data_place(config))
     for note in earlier.notes:
@@ -105,11 +110,11 @@ def run_folder(folder: Path, config: Config) -> Path:
     """Where the one run is: the folder itself, or where `upslope compare` has begun it."""
     from upslope.ledger.store import FILE
 
-    nested = folder / config.strategies[0].label / f"seed-{config.seeds[0]}"
-    return nested if (nested / FILE).is_file() else folder
+    seed_folder = folder / config.strategies[0].label / f"seed-{config.seeds[0]}"
+    return seed_folder if (seed_folder / FILE).is_file() else folder
 
 
-def begun(folder: Path, config: Config) -> RunResult | None:
+def find_recorded_run(folder: Path, config: Config) -> RunResult | None:
     """The run in the folder, or the first run of a comparison there; None before the first."""
     from upslope.ledger import read_run
     from upslope.ledger.store import has_begun
@@ -159,9 +164,9 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
     """What was taken in and what is to do; exits with `WAITING` where people are asked."""
     from upslope.ledger.status import last_cycle, status, unfitted_words
 
-    if taken := recorded_words(sitting.counts, sitting.own):
-        _say(f"recorded: {', '.join(taken)}")
-    for line in _noticed(sitting):
+    if words := recorded_words(sitting.counts, sitting.own):
+        _say(f"recorded: {', '.join(words)}")
+    for line in _change_words(sitting):
         _say(line)
     if not sitting.waiting:
         return
@@ -184,23 +189,23 @@ def recorded_words(counts: AnswerCounts, own_labels: int = 0) -> list[str]:
 
     own_labels: how many labels were taken from the data set itself.
     """
-    taken = []
+    words = []
     if counts.labelled:
         late = f" ({counts.late:,} skipped before, beyond the cycle's count)" if counts.late else ""
-        taken.append(format_count(counts.labelled, "label") + late)
+        words.append(format_count(counts.labelled, "label") + late)
     if counts.corrected:
-        taken.append(format_count(counts.corrected, "correction"))
+        words.append(format_count(counts.corrected, "correction"))
     if counts.passed:
-        taken.append(f"{counts.passed:,} skipped")
+        words.append(f"{counts.passed:,} skipped")
     if counts.withdrawn:
-        taken.append(f"{counts.withdrawn:,} taken back")
+        words.append(f"{counts.withdrawn:,} taken back")
     if own_labels:
-        own = format_count(own_labels, "label")
-        taken.append(f"{own} that the data set has itself")
-    return taken
+        count = format_count(own_labels, "label")
+        words.append(f"{count} that the data set has itself")
+    return words
 
 
-def _noticed(sitting: Sitting) -> list[str]:
+def _change_words(sitting: Sitting) -> list[str]:
     """Sentences on rows of the sheet that are gone, or lost their answers."""
     lines = []
     if sitting.vanished:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.label_options import Project, say
 
 
@@ -20,17 +20,17 @@ def relabel(
 
       upslope label relabel birds --count 10
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.doubt import doubtful_labels
         from upslope.labelling.predictions import learner_and_features
         from upslope.labelling.project import Project as LabelProject
 
-        with LabelProject(project) as opened:
+        with LabelProject(project) as label_project:
             doubts = doubtful_labels(
-                learner_and_features(project, opened.settings)[0], opened.state
+                learner_and_features(project, label_project.settings)[0], label_project.state
             )
             reasons = dict(list(doubts.items())[:count])
-            opened.ask_again(reasons)
+            label_project.ask_again(reasons)
         for id_, why in reasons.items():
             say(f"{id_}: {why}")
         say(f"{len(reasons):,} answers are asked again: upslope label serve {project}")
@@ -46,19 +46,19 @@ def disagreements(
 
       upslope label disagreements birds --ask
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.people import disagreements as disagreements_of
         from upslope.labelling.project import Project as LabelProject
         from upslope.labelling.project import read_project
 
         settings, state = read_project(project)
-        unsettled = disagreements_of(state, settings.classes)
-        for one in unsettled:
+        disputes = disagreements_of(state, settings.classes)
+        for one in disputes:
             say(f"{one.id}: {one.words}")
-        say(f"{len(unsettled):,} samples")
-        if ask and unsettled:
-            with LabelProject(project) as opened:
-                opened.ask_again({one.id: one.words for one in unsettled})
+        say(f"{len(disputes):,} samples")
+        if ask and disputes:
+            with LabelProject(project) as label_project:
+                label_project.ask_again({one.id: one.words for one in disputes})
             say(f"asked again: upslope label serve {project}")
 
 
@@ -69,9 +69,9 @@ def close_control(project: Project) -> None:
 
       upslope label close-control birds
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.project import Project as LabelProject
 
-        with LabelProject(project) as opened:
-            opened.close_control()
+        with LabelProject(project) as label_project:
+            label_project.close_control()
         say("The control slice is closed: its answers are trained on.")

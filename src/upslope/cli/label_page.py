@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from upslope.cli.console import out, told
+from upslope.cli.console import out, telling_errors
 from upslope.cli.label_options import GO_ON, Name, Project, Wage, say
 from upslope.display import err
 
@@ -63,7 +63,7 @@ def start(
 
       upslope label reviews.csv --classes good,bad
     """
-    with told(GO_ON):
+    with telling_errors(GO_ON):
         _need_page()
         from upslope.labelling.project import FORMAT
         from upslope.labelling.samples import BUILT_IN
@@ -93,7 +93,7 @@ def init(
 
       upslope label init birds --data photos/ --classes robin,wren --strategy badge
     """
-    with told():
+    with telling_errors():
         _create(project, data, classes, kind, strategy, control, target, twice, seed)
         say(f"next: upslope label serve {project}")
 
@@ -114,7 +114,7 @@ def serve(
 
       upslope label serve birds --no-browser --port 9000
     """
-    with told(GO_ON):
+    with telling_errors(GO_ON):
         _need_page()
         _serve(project, name, host, port, browser, wage)
 
@@ -130,7 +130,7 @@ def status(
 
       upslope label status birds
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.status import lines
         from upslope.labelling.status import status as status_of
 
@@ -175,8 +175,8 @@ def _create(
         say(note)
     with LabelProject.create(folder, settings) as project:
         if samples.labels:
-            given = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
-            project.take_in(given, "the data")
+            labels = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
+            project.take_in(labels, "the data")
     say(
         f"{folder}: {len(samples.ids):,} samples of {data}, {len(names)} classes"
         + (f", {len(samples.labels):,} labelled already" if samples.labels else "")
@@ -211,8 +211,8 @@ def _serve(
         session = Session(project, samples, wage)
         listener = listen(host, port)
         number = listener.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        url = f"http://{shown}:{number}/?token={project.token}"
+        address = f"[{host}]" if ":" in host else host
+        url = f"http://{address}:{number}/?token={project.token}"
         local = host in LOOPBACK
         if not local:
             err.print(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.label_options import Project, say
 
 
@@ -17,32 +17,47 @@ def export(
         Path,
         typer.Argument(
             metavar="TARGET",
-            help="File: .csv, .parquet, .safetensors or .onnx (the model); or a folder.",
+            help="File: .csv, .parquet, .json (COCO), .safetensors or .onnx (the model); or a "
+            "folder.",
         ),
     ],
     merge: Annotated[
         str, typer.Option(help="Of several people's answers: majority or dawid-skene.")
     ] = "majority",
 ) -> None:
-    """Write the labels: every answer into a table, or images into a folder per class.
+    """Write the labels: every answer into a table, objects as COCO's JSON, or files into a folder.
+
+    A folder gets the images in a folder per class or, of a project of masks, images, masks and
+    their class table as data set `mask-folder` reads them.
 
     [bold]Examples[/bold]
 
       upslope label export birds labels.csv
 
+      upslope label export birds coco.json
+
       upslope label export birds sorted/
     """
-    with told():
+    with telling_errors():
+        from upslope.labelling.coco import export_coco
         from upslope.labelling.exported_model import SUFFIXES, export_model
         from upslope.labelling.exports import export_folders, export_table
+        from upslope.labelling.mask_folders import export_masks
+        from upslope.labelling.project import read_project
 
         if target.suffix in SUFFIXES:
-            made = export_model(project, target)
-            say(f"{target}: a model of {made.labels:,} labels on {made.method}")
+            summary = export_model(project, target)
+            say(f"{target}: a model of {summary.labels:,} labels on {summary.method}")
             return
-        if target.suffix:
+        if target.suffix == ".json":
+            count = export_coco(project, target, merge)  # type: ignore[arg-type]
+            say(f"{target}: {count.samples:,} images with {count.rows:,} objects")
+        elif target.suffix:
             count = export_table(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} samples with a label, {count.rows:,} answers")
+        elif read_project(project)[0].kind == "masks":
+            count = export_masks(project, target, merge)  # type: ignore[arg-type]
+            say(f"{target}: {count.samples:,} images with their masks")
         else:
             count = export_folders(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} images in folders of their classes")
@@ -65,7 +80,7 @@ def predict(
 
       upslope label predict birds new.csv --data new-photos/
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.predictions import write_predictions
 
         count = write_predictions(project, target, data)
@@ -78,7 +93,11 @@ def predict(
 def import_(
     project: Project,
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="CSV with id and label, or a folder a class.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="CSV with id and label, .json of COCO or Label Studio, or a folder a class.",
+        ),
     ],
 ) -> None:
     """Take labels in that exist already; the model is trained on them.
@@ -87,14 +106,16 @@ def import_(
 
       upslope label import birds old-labels.csv
 
+      upslope label import birds instances.json
+
       upslope label import birds sorted/
     """
-    with told():
+    with telling_errors():
         from upslope.labelling.imports import import_labels
         from upslope.labelling.project import Project as LabelProject
 
-        with LabelProject(project) as opened:
-            count = import_labels(opened, source)
+        with LabelProject(project) as label_project:
+            count = import_labels(label_project, source)
         say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
         if count.empty:
             say(f"{count.empty:,} rows have no label and say nothing")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.label_options import GO_ON, Name, say
 from upslope.cli.label_options import Project as ProjectFolder
 from upslope.progress import answering_signals
@@ -59,11 +59,14 @@ def next_(
 
       upslope label next birds --tool label-studio --url http://studio:8080
     """
-    with told(GO_ON), _exchange(project, tool, url, token, name, predictions) as (exchange, _):
-        _say_pulled(exchange.pull())
+    with (
+        telling_errors(GO_ON),
+        _exchange(project, tool, url, token, name, predictions) as (exchange, _),
+    ):
+        _say_pull(exchange.pull())
         if count:
-            pushed = exchange.push(count)
-            say(f"{pushed.new:,} tasks for {tool}, those worth most first")
+            push_count = exchange.push(count)
+            say(f"{push_count.new:,} tasks for {tool}, those worth most first")
 
 
 def watch(
@@ -83,18 +86,21 @@ def watch(
       upslope label watch birds --tool label-studio
     """
     exchanging = _exchange(project, tool, url, token, name, predictions)
-    with told(GO_ON), exchanging as (exchange, process):
+    with telling_errors(GO_ON), exchanging as (exchange, process):
         try:
             with answering_signals(_interrupt):
                 while True:
-                    pulled = exchange.pull()
-                    if pulled.new or pulled.changed:
-                        _say_pulled(pulled)
-                    if exchange.waiting() <= count // 2 and (pushed := exchange.push(count)).new:
-                        say(f"{pushed.new:,} tasks for {tool}, those worth most first")
+                    pull_count = exchange.pull()
+                    if pull_count.new or pull_count.changed:
+                        _say_pull(pull_count)
+                    if (
+                        exchange.waiting() <= count // 2
+                        and (push_count := exchange.push(count)).new
+                    ):
+                        say(f"{push_count.new:,} tasks for {tool}, those worth most first")
                     time.sleep(every)
         except KeyboardInterrupt:
-            _say_pulled(exchange.pull())
+            _say_pull(exchange.pull())
         finally:
             if process is not None:
                 process.terminate()
@@ -165,8 +171,10 @@ def _annotator(
     return annotator, process
 
 
-def _say_pulled(pulled: PullCount) -> None:
-    words = f"recorded {pulled.new:,} answers, {pulled.changed:,} changes"
-    if pulled.strangers:
-        words += f"; {pulled.strangers:,} of samples that the project does not have are left out"
+def _say_pull(pull_count: PullCount) -> None:
+    words = f"recorded {pull_count.new:,} answers, {pull_count.changed:,} changes"
+    if pull_count.strangers:
+        words += (
+            f"; {pull_count.strangers:,} of samples that the project does not have are left out"
+        )
     say(words)

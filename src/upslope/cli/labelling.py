@@ -31,7 +31,7 @@ label = typer.Typer(
     "\n\n[bold]Start here[/bold]\n\n"
     "  upslope label photos/ --classes cat,dog,bird     makes the project and opens the page\n\n"
     "  upslope label digits                             to try it: scikit-learn's digits\n\n"
-    "The page needs `pip install '.[label]'`. Ctrl-C ends it; the same command goes on. Every "
+    "The page needs `pip install '.\\[label]'`. Ctrl-C ends it; the same command goes on. Every "
     "answer is on the disk before the next sample is shown.",
 )
 

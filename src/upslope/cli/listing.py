@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from upslope.cli.console import out, told
+from upslope.cli.console import out, telling_errors
 from upslope.errors import ConfigError
 
 TABLES = ("strategies", "datasets", "models", "tasks", "signals", "configs")
@@ -47,7 +47,7 @@ def list_(
 
       upslope list entropy-gradnorm
     """
-    with told():
+    with telling_errors():
         show_list(what)
 
 
@@ -63,16 +63,16 @@ def show_list(what: str) -> None:
     from upslope.registry import did_you_mean
 
     names: list[str] = []
-    shown = 0
+    count = 0
     for table in TABLES:
         for entry in _entries(table):
             names.append(str(entry["name"]))
             if entry["name"] == what:
-                if shown:
+                if count:
                     out.print()
                 _show_entry(entry, _WORDS[table])
-                shown += 1
-    if not shown:
+                count += 1
+    if not count:
         raise ConfigError(
             f"Expected one of {', '.join(TABLES)}, or the name of an entry of these, but got "
             f"{what!r}{did_you_mean(what, [*TABLES, *names]) or '.'}"
@@ -81,9 +81,9 @@ def show_list(what: str) -> None:
 
 def _entries(table: str) -> Iterator[Entry]:
     if table == "configs":
-        from upslope.config import shipped
+        from upslope.config import list_shipped
 
-        for name, (summary, text) in shipped().items():
+        for name, (summary, text) in list_shipped().items():
             yield {"name": name, "summary": summary, "text": text}
         return
     for entry in importlib.import_module(f"upslope.{table}").describe():
@@ -139,11 +139,11 @@ def _with_evidence(entry: Entry, kind: str) -> Entry:
     """The entry of a strategy with what was measured of it; else its use is told as published."""
     if kind != _WORDS["strategies"] or entry["name"] == "random":
         return entry
-    from upslope.config.evidence import MEASURED
+    from upslope.config.evidence import EVIDENCE
 
-    measured = MEASURED.get(str(entry["name"]))
-    if measured is not None:
-        return {**entry, "best_for": str(measured)}
+    evidence = EVIDENCE.get(str(entry["name"]))
+    if evidence is not None:
+        return {**entry, "best_for": str(evidence)}
     return {
         "published for, not measured here" if key == "best_for" else key: value
         for key, value in entry.items()

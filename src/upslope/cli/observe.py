@@ -25,15 +25,15 @@ def observers(options: Sequence[str], folder: Path) -> Iterator[tuple[Observer, 
     """
     places = _places(options, folder)
     with ExitStack() as stack:
-        made: list[Observer] = []
+        observers_of_run: list[Observer] = []
         for name, place in places.items():
             from upslope.observers import MLflow, TensorBoard
 
             if name == "tensorboard":
-                made.append(stack.enter_context(TensorBoard(place)))
+                observers_of_run.append(stack.enter_context(TensorBoard(place)))
             else:
-                made.append(stack.enter_context(MLflow(place)))
-        yield tuple(made)
+                observers_of_run.append(stack.enter_context(MLflow(place)))
+        yield tuple(observers_of_run)
 
 
 def _places(options: Sequence[str], folder: Path) -> dict[str, str]:

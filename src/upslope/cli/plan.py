@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.score import (
     ArrayShape,
     Configuration,
@@ -61,7 +61,7 @@ def plan(
       upslope plan runs/photos --data s3://bucket/photos --strategy badge --rows 100000000 \
     --workers 8 --price 2.5
     """
-    with told():
+    with telling_errors():
         import tempfile
 
         from upslope.cli.shards import PoolArguments
@@ -81,9 +81,9 @@ def plan(
         arguments = PoolArguments(data, format, image, id, shape, size, images_at)
         source = open_source(network, config, device, sets, False, url=True)
         with tempfile.TemporaryDirectory() as folder, watching(1) as observer:
-            opened, ready = arguments.open(source, Path(folder) / "images.arrow", observer)
-            planned = plan_pool(
-                opened,
+            pool_samples, ready = arguments.open(source, Path(folder) / "images.arrow", observer)
+            pool_plan = plan_pool(
+                pool_samples,
                 ready,
                 find_strategy(strategy),
                 budget=budget,
@@ -92,25 +92,26 @@ def plan(
                 price=price,
                 batch_size=source.config.experiment.score_batch,
             )
-        _show(planned)
+        _show(pool_plan)
 
 
-def _show(planned: Any) -> None:
+def _show(cost: Any) -> None:
     from upslope.cli.show import duration, show_rows, size
 
-    n, w = f"{planned.rows:,}", planned.workers
+    n, w = f"{cost.rows:,}", cost.workers
+    low, high = cost.score_bounds_s
     lines = [
         ("rows", n),
-        ("score", f"{duration(planned.score_total_s)} = {n} x ({1e3 * planned.open_s:.3g} ms to "
-                  f"read + {1e3 * planned.score_s:.3g} ms to score) / {w} worker{'s' * (w > 1)}"),
-        ("select", f"{duration(planned.select_s)} of one processor for {planned.budget:,}"),
-        ("memory", f"{size(planned.score_memory)} a worker, while selecting "
-                   f"{size(planned.select_memory)} beside what is mapped"),
-        ("disk", f"{size(planned.disk)} = {n} x {planned.disk / planned.rows:.0f} bytes"),
+        ("score", f"{duration(cost.score_total_s)} = {n} x (({1e3 * cost.open_s:.3g} ms to "
+                  f"read + {1e3 * cost.score_s:.3g} ms to score) / {w} worker{'s' * (w > 1)} + "
+                  f"{1e3 * cost.join_s:.2g} ms to join)"),
+        ("", f"{duration(low)} to {duration(high)} by the fastest and the slowest short run"),
+        ("select", f"{duration(cost.select_s)} of one processor for {cost.budget:,}"),
+        ("memory", f"{size(cost.score_memory)} a worker, while selecting "
+                   f"{size(cost.select_memory)} beside what is mapped"),
+        ("disk", f"{size(cost.disk)} = {n} x {cost.disk / cost.rows:.0f} bytes"),
     ]  # fmt: skip
-    if planned.price:
-        hours = (planned.score_total_s * w + planned.select_s) / 3600
-        lines.append(
-            ("money", f"{planned.money:,.2f} = {hours:.3g} hours x {planned.price:g} per hour")
-        )
-    show_rows([*lines, ("measured", planned.measured)])
+    if cost.price:
+        hours = (cost.score_total_s * w + cost.select_s) / 3600
+        lines.append(("money", f"{cost.money:,.2f} = {hours:.3g} hours x {cost.price:g} per hour"))
+    show_rows([*lines, ("measured", cost.measured)])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 
 
 def report(
@@ -50,7 +50,7 @@ def report(
     from upslope.cli.show import show_reports
     from upslope.display import watching
 
-    with told():
+    with telling_errors():
         from upslope import report as reports
 
         folder = out or runs[0] / "report"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upslope.cli.console import out, told
+from upslope.cli.console import out, telling_errors
 from upslope.display import err
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def reproduce(
 
       upslope reproduce all --scale paper --variant text --device cuda --dry-run
     """
-    with told("Run the same command again: it goes on where it stopped."):
+    with telling_errors("Run the same command again: it goes on where it stopped."):
         from upslope import reproduction
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
@@ -78,7 +78,7 @@ def reproduce(
             out=out_,
             sets=assignments,
             overrides={"device": device},
-            watch=_watched,
+            watch=_watching,
         )
         if dry_run:
             _show_plan(request)
@@ -94,7 +94,7 @@ def _command() -> str:
 
 
 @contextmanager
-def _watched(title: str) -> Iterator[Observer]:
+def _watching(title: str) -> Iterator[Observer]:
     from upslope.display import watching
 
     err.print(title, style="dim", markup=False)
@@ -128,24 +128,24 @@ def _show_plan(request: Request) -> None:
     total, said = 0.0, []
     for name in request.studies:
         try:
-            known = estimate_cost(request.runner, name)
+            study_cost = estimate_cost(request.runner, name)
         except DataError as error:
             said.append(f"without {name}: {error}")
             continue
-        if known.missing:
-            said.append(f"{name}, by published sizes: {known.missing}")
-        for strategy, why in known.estimate.left_out.items():
+        if study_cost.missing:
+            said.append(f"{name}, by published sizes: {study_cost.missing}")
+        for strategy, why in study_cost.estimate.left_out.items():
             said.append(f"{name}, selection of {strategy} not counted: {why}")
-        planned, total = known.plan, total + known.seconds
+        study_plan, total = study_cost.plan, total + study_cost.seconds
         table.add_row(
             name,
-            known.config.data.name,
-            f"{known.config.model.name}, {planned.parameters:,}",
-            f"{planned.runs} + {planned.full_data_runs}",
-            f"{planned.budgets[0]:,} to {planned.budgets[-1]:,} of {planned.pool:,}",
-            f"{planned.total_steps:,}",
-            duration(known.estimate.step),
-            duration(known.seconds),
+            study_cost.config.data.name,
+            f"{study_cost.config.model.name}, {study_plan.parameters:,}",
+            f"{study_plan.runs} + {study_plan.full_data_runs}",
+            f"{study_plan.budgets[0]:,} to {study_plan.budgets[-1]:,} of {study_plan.pool:,}",
+            f"{study_plan.total_steps:,}",
+            duration(study_cost.estimate.step),
+            duration(study_cost.seconds),
         )
     out.print(table)
     out.print(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upslope.cli.console import out as console
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.engines import (
     EngineArguments,
     EngineName,
@@ -142,7 +142,7 @@ def score(
 
       upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
     """
-    with told():
+    with telling_errors():
         from upslope.config import scorers
         from upslope.scoring import check_file_name, score_to_file
 
@@ -156,11 +156,11 @@ def score(
             score_shards(pool, source, scores, out or Path("scores"), keep, precision, run_by)
             return
         refuse_shard_options(format, image, id, shape, size, images_at, ids_by_shard or None, keep)
-        chosen = scorers(scores)
+        score_functions = scorers(scores)
         path = check_file_name(out or Path("scores.parquet"))  # before what may take long
 
         def write(_: Any, **options: Any) -> tuple[Path, ScoreReport]:
-            return path, score_to_file(path, chosen, **options)
+            return path, score_to_file(path, score_functions, **options)
 
         _write(network, config, device, sets, skip_corrupt, "scored", write, run_by)
 
@@ -197,7 +197,7 @@ def predict(
 
       upslope predict runs/photos -s data.root=more-photos -o predictions.parquet
     """
-    with told():
+    with telling_errors():
         from upslope.scoring import check_file_name, predict_masks, predict_to_file, predicts_masks
 
         run_by = EngineArguments(engine, workers, gpus_per_worker)
@@ -215,11 +215,11 @@ def predict(
         _write(network, config, device, sets, skip_corrupt, "predicted", write, run_by)
 
 
-def refuse_shard_options(*given: Any) -> None:
+def refuse_shard_options(*values: Any) -> None:
     """Raise ConfigError where an option of --data is given without it."""
     from upslope.errors import ConfigError
 
-    if any(value is not None for value in given):
+    if any(value is not None for value in values):
         raise ConfigError(
             "Expected --data beside --format, --image, --id, --shape, --size, --images-at, "
             "--ids-by-shard or --keep, which are about its shards, but got none. Of other data, "
@@ -252,45 +252,45 @@ def _write(
     device: str | None,
     sets: list[str] | None,
     skip_corrupt: bool,
-    done: str,
+    sentence: str,
     write: Callable[..., tuple[Path, ScoreReport]],
     engine: EngineArguments,
 ) -> None:
     source = open_source(network, config, device, sets, skip_corrupt)
-    with starting_engine(engine, source.config.device) as started:
-        _write_from(source, done, write, started)
+    with starting_engine(engine, source.config.device) as run_engine:
+        _write_from(source, sentence, write, run_engine)
 
 
 def _write_from(
     source: Source,
-    done: str,
+    sentence: str,
     write: Callable[..., tuple[Path, ScoreReport]],
     engine: Ranks | RayEngine | None,
 ) -> None:
-    from upslope.config import trained
+    from upslope.config import load_trained_model
     from upslope.datasets import list_ids
     from upslope.display import watching
 
     settings = source.config
-    own = " from the current folder or PYTHONPATH" if ":" in settings.model.name else ""
+    origin = " from the current folder or PYTHONPATH" if ":" in settings.model.name else ""
     place = f" in {settings.root}" if settings.root else ""
     console.print(
-        f"{source.checkpoint}: {settings.model.name}{own} on {settings.data.name}{place}",
+        f"{source.checkpoint}: {settings.model.name}{origin} on {settings.data.name}{place}",
         markup=False,
         soft_wrap=True,
     )
 
-    def watched(work: Callable[[Observer], Any]) -> Any:
+    def watch(work: Callable[[Observer], Any]) -> Any:
         with watching(1) as observer:
             return work(observer)
 
-    ready = watched(lambda observer: trained(source, observer))
+    ready = watch(lambda observer: load_trained_model(source, observer))
     with sharing(
         engine, {"pool": ready.pool}, ready.device, partial(deepcopy, ready.model)
     ) as leads:
         if not leads:
             return
-        out, report = watched(
+        out, report = watch(
             lambda observer: write(
                 ready,
                 model=ready.model,
@@ -303,7 +303,7 @@ def _write_from(
             )
         )
     console.print(
-        f"{format_count(report.scored, 'sample')} {done}: {out}", markup=False, soft_wrap=True
+        f"{format_count(report.scored, 'sample')} {sentence}: {out}", markup=False, soft_wrap=True
     )
     if report.skipped:
         console.print(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upslope.cli.console import out as console
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 from upslope.cli.score import Configuration, Device, Network, Sets, SkipCorrupt
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def select(
 
       upslope select runs/photos --data more-photos --budget 100
     """
-    with told():
-        from upslope.config import find_source, find_strategy, trained
+    with telling_errors():
+        from upslope.config import find_source, find_strategy, load_trained_model
         from upslope.datasets import list_ids, load
         from upslope.display import watching
         from upslope.errors import ConfigError
@@ -96,11 +96,11 @@ def select(
         if (network / "pool.json").is_file():
             from upslope.cli.select_scored import select_scored
 
-            given = {
+            options = {
                 "--config": config, "--data": data, "--candidates": candidates,
                 "--device": device, "--set": sets, "--skip-corrupt": skip_corrupt or None,
             }  # fmt: skip
-            if useless := [name for name, value in given.items() if value is not None]:
+            if useless := [name for name, value in options.items() if value is not None]:
                 raise ConfigError(
                     f"Expected no {', '.join(useless)} with {network}, a folder of scores from "
                     "which is chosen without a network. Leave it out."
@@ -122,23 +122,23 @@ def select(
                 if own_data
                 else None
             )
-            ready = trained(source, observer, pool)
-        known = _labels(source, ready.pool, ready.task, ready.classes, labelled, own_data)
+            ready = load_trained_model(source, observer, pool)
+        answers = _labels(source, ready.pool, ready.task, ready.classes, labelled, own_data)
         defaults = _defaults(source)
-        wanted = find_strategy(strategy) if strategy else defaults.strategy
-        if len(ready.pool) <= len(known.labels) + len(known.passed):
+        asked_strategy = find_strategy(strategy) if strategy else defaults.strategy
+        if len(ready.pool) <= len(answers.labels) + len(answers.passed):
             raise ConfigError(
                 f"Expected unlabelled samples in the pool but all {len(ready.pool):,} are labelled "
                 "or passed. Give another pool with --data."
             )
         with watching(1) as observer:
-            chosen = query(
+            selection = query(
                 ready.model,
                 ready.pool,
                 budget,
-                wanted,
-                labelled=known.labels or None,
-                without=known.passed,
+                asked_strategy,
+                labelled=answers.labels or None,
+                without=answers.passed,
                 task=ready.task,
                 seed=defaults.seed if seed is None else seed,
                 cycle=defaults.cycle,
@@ -147,16 +147,17 @@ def select(
                 on_corrupt=settings.experiment.on_corrupt,
                 observer=observer,
             )
-        _write(out, chosen, ready.pool, wanted.name, settings.root)
+        _write(out, selection, ready.pool, asked_strategy.name, settings.root)
         console.print(
-            f"{len(chosen)} of {len(chosen.candidates):,} samples chosen by {wanted.name}, "
-            f"{len(known.labels):,} labelled before: {out}",
+            f"{len(selection)} of {len(selection.candidates):,} samples chosen by "
+            f"{asked_strategy.name}, "
+            f"{len(answers.labels):,} labelled before: {out}",
             markup=False,
             soft_wrap=True,
         )
-        if chosen.skipped:
+        if selection.skipped:
             console.print(
-                f"{len(chosen.skipped):,} could not be read: {list_ids(chosen.skipped)}",
+                f"{len(selection.skipped):,} could not be read: {list_ids(selection.skipped)}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -183,13 +184,13 @@ def _defaults(source: Source) -> _Defaults:
     run = source.run
     if run is None or not run.cycles:
         return _Defaults(find_strategy(DEFAULT_STRATEGY), "all", 0, 0)
-    recorded = dict(run.config.get("strategy", {}))
-    name = recorded.pop("name", DEFAULT_STRATEGY)
+    options = dict(run.config.get("strategy", {}))
+    name = options.pop("name", DEFAULT_STRATEGY)
     # A strategy of the user's own is not in the registry: then it must be named.
-    own = strategies.build(name, **recorded) if name in strategies.REGISTRY else None
+    recorded_strategy = strategies.build(name, **options) if name in strategies.REGISTRY else None
     settings = run.config.get("experiment", {})
     return _Defaults(
-        own or find_strategy(DEFAULT_STRATEGY),
+        recorded_strategy or find_strategy(DEFAULT_STRATEGY),
         settings.get("candidates", "all"),
         run.seed,
         run.cycles[-1].cycle,
@@ -197,7 +198,7 @@ def _defaults(source: Source) -> _Defaults:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownLabels:
     """labels: id -> answer. passed: ids that nobody would label."""
 
     labels: Mapping[str, Any]
@@ -211,7 +212,7 @@ def _labels(
     classes: tuple[str, ...],
     file: Path | None,
     own_data: bool,
-) -> _Known:
+) -> _KnownLabels:
     """What is labelled: as the file says, or as the run has recorded."""
     from upslope.experiment.people import answer_reader
     from upslope.experiment.sheet import read_sheet
@@ -220,9 +221,9 @@ def _labels(
     names = classes or (task.class_names if isinstance(task, NamesClasses) else ())
     if file is not None:
         sheet = read_sheet(file, set(pool.ids), names, answer_reader(task, names))
-        return _Known(sheet.labels, tuple(sheet.passed))
+        return _KnownLabels(sheet.labels, tuple(sheet.passed))
     if source.run is None or not own_data:
-        return _Known({})
+        return _KnownLabels({})
     run = source.run
     there = set(pool.ids)
     labels = {
@@ -230,8 +231,10 @@ def _labels(
         for id_, label in run.labels.items()
         if id_ in there
     }
-    skipped = {id_ for cycle in run.cycles for id_ in cycle.skipped}
-    return _Known(labels, tuple(id_ for id_ in pool.ids if id_ in run.passed or id_ in skipped))
+    passed_ids = {id_ for cycle in run.cycles for id_ in cycle.skipped}
+    return _KnownLabels(
+        labels, tuple(id_ for id_ in pool.ids if id_ in run.passed or id_ in passed_ids)
+    )
 
 
 _KINDS = {".npz": "npz", ".csv": "table", ".tsv": "table", ".parquet": "table", ".jsonl": "table"}
@@ -244,8 +247,8 @@ def _with_data(
     from upslope.errors import ConfigError, DataError, ModelError
     from upslope.ledger.store import FILE
 
-    given = list(sets or ())
-    names = {one.partition("=")[0].strip() for one in given}
+    assignments = list(sets or ())
+    names = {one.partition("=")[0].strip() for one in assignments}
     of_a_run = network.is_dir() or (network.absolute().parent.parent / FILE).is_file()
     if not network.exists():
         raise ModelError(
@@ -258,32 +261,32 @@ def _with_data(
                 f"Expected --data, the pool to choose from, since no run explains {network}, but "
                 "got none. Give a folder of images, an .npz, or a table."
             )
-        return given
+        return assignments
     if not data.exists():
         raise DataError(
             f"Expected --data to be a file or folder but there is no such path: {data}."
         )
     kind = "folder" if data.is_dir() else _KINDS.get(data.suffix.lower())
-    named = of_a_run or config is not None or "data.name" in names
-    if not named and kind is None:
+    names_data = of_a_run or config is not None or "data.name" in names
+    if not names_data and kind is None:
         raise ConfigError(
             f"Expected --data to be a folder of images or a file that ends in {', '.join(_KINDS)} "
             f"but got {data.name!r}. Name the format with -s data.name=NAME; see `upslope list "
             "datasets`."
         )
-    return [*([] if named else [f"data.name={kind}"]), f"data.root={data}", *given]
+    return [*([] if names_data else [f"data.name={kind}"]), f"data.root={data}", *assignments]
 
 
-def _write(out: Path, chosen: Any, pool: Dataset, strategy: str, root: str | None) -> None:
+def _write(out: Path, selection: Any, pool: Dataset, strategy: str, root: str | None) -> None:
     from upslope.datasets import sample_file
     from upslope.experiment.sheet import Question, write_sheet
 
     folder = Path(root) if root else None
     questions = []
-    for rank, (id_, position) in enumerate(zip(chosen.ids, chosen.positions, strict=True), 1):
+    for rank, (id_, position) in enumerate(zip(selection.ids, selection.positions, strict=True), 1):
         file = sample_file(pool, position, folder)
         content = {"rank": str(rank)}
-        if chosen.scores is not None:
-            content["score"] = repr(chosen.scores[rank - 1])
+        if selection.scores is not None:
+            content["score"] = repr(selection.scores[rank - 1])
         questions.append(Question(id_, str(file) if file else "", strategy, content))
     write_sheet(out, questions)

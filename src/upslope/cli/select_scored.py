@@ -16,7 +16,7 @@ def select_scored(
 
     from upslope.config import find_strategy
     from upslope.errors import ConfigError, RunError
-    from upslope.reading import damage_reported
+    from upslope.reading import reporting_damage
     from upslope.scoring.shards import SIGNALS, TABLE
     from upslope.scoring.top import REMEDY, top_scores
 
@@ -26,17 +26,17 @@ def select_scored(
             f"Expected the scores of all shards in {table} but some shards are left. Run "
             "`upslope score` again: it goes on where it stopped."
         )
-    with damage_reported(f"a Parquet file of scores in {table}", REMEDY):
+    with reporting_damage(f"a Parquet file of scores in {table}", REMEDY):
         columns = [n for n in pq.read_schema(table).names if n not in ("shard", "id")]
-    known, count_labelled = _labelled_ids(labelled, table)
+    labelled_ids, count_labelled = _labelled_ids(labelled, table)
     name = strategy or (columns[0] if columns else None)
     if name is None:
         raise ConfigError(f"Expected --strategy, as {table} holds no scores, but got none.")
     if name in columns:
-        rows: list[tuple[str, float | None]] = list(top_scores(table, name, budget, known))
+        rows: list[tuple[str, float | None]] = list(top_scores(table, name, budget, labelled_ids))
         cells = ""
     else:
-        selection = _from_signals(find_strategy(name), folder / SIGNALS, budget, seed, known)
+        selection = _from_signals(find_strategy(name), folder / SIGNALS, budget, seed, labelled_ids)
         rows = [(id_, None) for id_ in selection.ids]
         name = find_strategy(name).name
         count = int(selection.notes["cells"])
@@ -63,18 +63,20 @@ def _labelled_ids(path: Path | None, table: Path) -> tuple[set[str], int]:
     return {*sheet.labels, *sheet.passed}, len(sheet.labels)
 
 
-def _from_signals(strategy: Any, folder: Path, budget: int, seed: int, known: set[str]) -> Any:
+def _from_signals(
+    strategy: Any, folder: Path, budget: int, seed: int, labelled_ids: set[str]
+) -> Any:
     from upslope.errors import DataError
     from upslope.seeds import generator
     from upslope.signal_store import SignalStore
     from upslope.strategies.two_stage import select_in_cells
 
     store = SignalStore(folder)
-    labelled = store.positions(known) if known else []
-    if len(labelled) < len(known):
+    labelled = store.positions(labelled_ids) if labelled_ids else []
+    if len(labelled) < len(labelled_ids):
         raise DataError(
-            f"Expected signals of all {len(known):,} labelled samples in {folder} but "
-            f"{len(known) - len(labelled):,} have none there. Where ids were told apart by "
+            f"Expected signals of all {len(labelled_ids):,} labelled samples in {folder} but "
+            f"{len(labelled_ids) - len(labelled):,} have none there. Where ids were told apart by "
             "--ids-by-shard, choose by a score: signals are kept under the ids of the shards."
         )
     rng = generator(seed, "select", 0)

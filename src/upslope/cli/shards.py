@@ -66,8 +66,8 @@ def score_shards(
         )
     if precision not in ("float16", "float32"):
         raise ConfigError(f"Expected --precision float16 or float32 but got {precision!r}.")
-    kept = tuple(n for strategy in find_strategies(keep or "") for n in strategy.needs)
-    what = {"scores": scorers(scores), "keep": kept, "precision": precision}
+    signals_to_store = tuple(n for strategy in find_strategies(keep or "") for n in strategy.needs)
+    what = {"scores": scorers(scores), "keep": signals_to_store, "precision": precision}
     with starting_engine(run_by, source.config.device) as engine:
         if rank_of_process():  # shards travel with their places, and the network with them
             with sharing(engine, {}, resolve_device(source.config.device), None):
@@ -83,16 +83,17 @@ def _score(pool: PoolArguments, source: Any, what: dict[str, Any], out: Path, en
 
     with ExitStack() as stack:
         observer, stop = stack.enter_context(watching(1)), stack.enter_context(stop_on_signals())
-        opened, ready = pool.open(source, out / INDEX, observer)
+        pool_samples, ready = pool.open(source, out / INDEX, observer)
         console.print(
-            f"{source.checkpoint} on {pool.url}: {format_count(len(opened), 'shard')} of "
-            f"{opened.format}, {opened.column}, {'x'.join(map(str, opened.input_shape))}",
+            f"{source.checkpoint} on {pool.url}: {format_count(len(pool_samples), 'shard')} of "
+            f"{pool_samples.format}, {pool_samples.column}, "
+            f"{'x'.join(map(str, pool_samples.input_shape))}",
             markup=False,
             soft_wrap=True,
         )
         settings = source.config.experiment
         scorer = ShardScorer(
-            opened,
+            pool_samples,
             out,
             model=ready.model,
             task=ready.task,
@@ -105,7 +106,7 @@ def _score(pool: PoolArguments, source: Any, what: dict[str, Any], out: Path, en
         report = score_pool(scorer, ids_by_shard=pool.ids_by_shard, observer=observer, stop=stop)
     console.print(
         f"{format_count(report.scored, 'sample')} scored, {report.new:,} of "
-        f"{format_count(len(opened), 'shard')} by this call: {report.table}",
+        f"{format_count(len(pool_samples), 'shard')} by this call: {report.table}",
         markup=False,
         soft_wrap=True,
     )

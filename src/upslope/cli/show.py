@@ -45,7 +45,7 @@ def show_plan(
         left_out.setdefault(why, []).append(label)
     seeds = ", ".join(str(seed) for seed in config.seeds)
     rows = [
-        ("data", f"{config.data.name}: pool {plan.pool:,}, {_tested(plan.test)}, "
+        ("data", f"{config.data.name}: pool {plan.pool:,}, {_count_words(plan.test)}, "
                  f"{format_count(plan.classes, 'class')}, {shape}"),
         *(() if unseen else overview(setup.splits)),
         ("model", _model(config, plan)),
@@ -77,7 +77,7 @@ def _model(config: Config, plan: Plan) -> str:
     )
 
 
-def _tested(count: int) -> str:
+def _count_words(count: int) -> str:
     """`test 300`, or what it means that there is none."""
     return f"test {count:,}" if count else "no test set, so that no test figures are told"
 
@@ -134,11 +134,11 @@ def show_rows(rows: Sequence[tuple[str, str]]) -> None:
 
 def show_reports(summaries: Sequence[Summary], files: Sequence[Files]) -> None:
     """The report of each data set, led by its name where there are several."""
-    for summary, written in zip(summaries, files, strict=True):
+    for summary, report_files in zip(summaries, files, strict=True):
         if len(summaries) > 1:
             out.print(Text(summary.study.name, style="bold"))
             out.print()
-        show_report(summary, written)
+        show_report(summary, report_files)
 
 
 def show_report(summary: Summary, files: Files) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from upslope.cli.console import out, told
+from upslope.cli.console import out, telling_errors
 
 
 def status(
@@ -23,7 +23,7 @@ def status(
 
       upslope status runs/digits --json
     """
-    with told():
+    with telling_errors():
         from upslope.errors import RunError
         from upslope.ledger import read_run
         from upslope.ledger.status import lines

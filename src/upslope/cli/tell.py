@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from upslope.cli.console import out as console
-from upslope.cli.console import told
+from upslope.cli.console import telling_errors
 
 
 def tell(
@@ -33,7 +33,7 @@ def tell(
 
       upslope tell runs/photos labels.csv --data /mnt/photos
     """
-    with told():
+    with telling_errors():
         from upslope.cli.label import recorded_words
         from upslope.config import open_run, recorded_run
         from upslope.experiment.people import tell_sheet

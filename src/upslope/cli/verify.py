@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from upslope.cli.console import out, told
+from upslope.cli.console import out, telling_errors
 from upslope.counts import format_count
 
 Run = Annotated[Path, typer.Argument(help="Folder of a run, or of several.", metavar="RUN")]
@@ -22,16 +22,16 @@ def verify(run: Run) -> None:
 
       upslope verify runs/digits
     """
-    with told():
+    with telling_errors():
         from upslope.errors import RunError
         from upslope.experiment.verify import verify_run
         from upslope.ledger.store import FILE
 
         folders = sorted(file.parent for file in run.rglob(FILE)) if run.is_dir() else []
-        damaged = 0
+        damage_count = 0
         for folder in folders or [run]:
             result = verify_run(folder)
-            damaged += bool(result.problems)
+            damage_count += bool(result.problems)
             state = "damaged" if result.problems else "sound"
             counts = (
                 f"{format_count(result.events, 'event')}, "
@@ -40,10 +40,10 @@ def verify(run: Run) -> None:
             out.print(f"{folder}: {state}, {counts}", markup=False, soft_wrap=True)
             for line in (*result.problems, *result.notes):
                 out.print(f"  {line}", markup=False, soft_wrap=True)
-        if damaged:
+        if damage_count:
             raise RunError(
-                f"Expected sound runs but {damaged} of {len(folders) or 1} "
-                f"{'is' if damaged == 1 else 'are'} damaged. "
+                f"Expected sound runs but {damage_count} of {len(folders) or 1} "
+                f"{'is' if damage_count == 1 else 'are'} damaged. "
                 "Models are made again by the command that began the run; `upslope repair` saves "
                 "what is sound of a ledger."
             )
@@ -61,7 +61,7 @@ def repair(
 
       upslope repair runs/digits/margin/seed-0 --out runs/saved
     """
-    with told():
+    with telling_errors():
         from upslope.experiment.verify import repair_run
 
         result = repair_run(run, folder)

@@ -37,7 +37,7 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class _Carried:
+class _ParcelMessage:
     """Bytes that travel with the process, on Windows, where a pipe breaks when its reader dies."""
 
     data: bytes
@@ -56,7 +56,7 @@ def handed_over(data: bytes, folder: Path | None) -> Iterator[Any]:
         RunError: the disk is full or cannot be written.
     """
     if sys.platform == "win32":
-        yield _Carried(data)
+        yield _ParcelMessage(data)
         return
     place = folder or Path(tempfile.gettempdir())
     with disk_errors(place):

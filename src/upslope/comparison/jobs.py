@@ -48,7 +48,7 @@ def run_jobs(
         return
     names = [(seed, name) for seed in seeds for name in jobs.names(seed)]
     observer(Progress("run", 0, len(names)))
-    for done, (seed, name) in enumerate(names, 1):
+    for number, (seed, name) in enumerate(names, 1):
         stop.check()
         jobs.run(name, seed, observer, stop)
-        observer(Progress("run", done, len(names), run=f"{name}/seed-{seed}"))
+        observer(Progress("run", number, len(names), run=f"{name}/seed-{seed}"))

@@ -46,7 +46,7 @@ def run_as_tasks(
     """
     plan = engine.put(_pickle(jobs))
     waiting = deque((seed, name) for seed in seeds for name in jobs.names(seed))
-    total, done = len(waiting), 0
+    total, count = len(waiting), 0
     observer(Progress("run", 0, total))
     running: dict[Any, str] = {}
     mark = _Mark(folder)
@@ -61,8 +61,8 @@ def run_as_tasks(
                 label = running.pop(task)
                 for message in engine.result(task):
                     warnings.warn(message, stacklevel=2)
-                done += 1
-                observer(Progress("run", done, total, run=label))
+                count += 1
+                observer(Progress("run", count, total, run=label))
     finally:
         engine.cancel(list(running))
         mark.remove()
@@ -93,10 +93,10 @@ def _run(plan: bytes, name: str, seed: int, threads: int, mark: str) -> list[str
             "not. Give a folder of a file system that all of them mount."
         )
     jobs: Runs = pickle.loads(plan)  # written by the process that started the cluster's job
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as task_warnings:
         warnings.simplefilter("always", UserWarning)
         jobs.run(name, seed, no_progress, Stop())
-    return [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    return [str(one.message) for one in task_warnings if issubclass(one.category, UserWarning)]
 
 
 def _pickle(jobs: Runs) -> bytes:

@@ -216,8 +216,8 @@ def compare(
     _check(plan, order, workers)
     _check_budget(plan, seeds)
     runs = sum(len(plan.names(seed)) for seed in order)
-    shown = watching_unless_observed(observer, runs, progress=progress)
-    with stop_on_signals() as stop, shown as watcher:
+    run_observer = watching_unless_observed(observer, runs, progress=progress)
+    with stop_on_signals() as stop, run_observer as watcher:
         run_jobs(plan, order, workers, watcher, stop, plan.out)
     return ComparisonResult(
         plan.out,
@@ -273,8 +273,8 @@ def _since(run: RunResult | None, budget: int | float) -> int:
         return 0
     if run.config["experiment"]["budget"] != budget:
         return len(run.cycles) + (1 if run.pending and run.cycles else 0) if run.initial else 0
-    changed = [c.cycle for c in run.changes if "experiment.budget" in c.after]
-    return changed[-1] if changed else 0
+    cycles = [c.cycle for c in run.changes if "experiment.budget" in c.after]
+    return cycles[-1] if cycles else 0
 
 
 def _check(plan: RunMatrix, seeds: Sequence[int], workers: int) -> None:

@@ -25,7 +25,7 @@ import torch
 from upslope.comparison.handover import Parcel, handed_over
 from upslope.comparison.worker import Failure, Runs, work
 from upslope.errors import ConfigError, RunError
-from upslope.processes import out_of_memory_kills, signals_blocked
+from upslope.processes import blocking_signals, out_of_memory_kills
 from upslope.progress import Observer, Progress, Stop
 
 __all__ = ["Runs", "run_in_workers"]
@@ -102,7 +102,7 @@ class _Crew:
         waits for one that died."""
         self.observer(Progress("run", 0, self.total))
         context = multiprocessing.get_context("spawn")
-        with signals_blocked():
+        with blocking_signals():
             for number in range(1, count + 1):
                 ours, theirs = context.Pipe()
                 process = context.Process(
@@ -132,7 +132,7 @@ class _Crew:
     def end(self) -> None:
         """End every worker. What counts is recorded, and a killed run goes on: no need to wait for
         orderly exits."""
-        with signals_blocked():
+        with blocking_signals():
             for worker in self.workers:
                 worker.connection.close()
                 worker.process.kill()
@@ -187,21 +187,21 @@ class _Crew:
             return
         self.deaths[worker.seed] = self.deaths.get(worker.seed, 0) + 1
         task = "" if worker.seed is None else f" seed {worker.seed}"
-        died = (
+        fault = (
             f"Expected worker {worker.number} (process {worker.process.pid}) to keep running{task} "
             f"but {self._cause(worker)}."
         )
         if not self.workers:
-            raise RunError(f"{died} No other worker is left. {_GOES_ON}")
+            raise RunError(f"{fault} No other worker is left. {_GOES_ON}")
         if worker.seed is None:
             return
         if self.deaths[worker.seed] >= _ATTEMPTS:
             raise RunError(
-                f"{died} It is the second that ended with this seed. {_GOES_ON} Fewer workers "
+                f"{fault} It is the second that ended with this seed. {_GOES_ON} Fewer workers "
                 "need less memory."
             )
         self.waiting.appendleft(worker.seed)
-        warnings.warn(f"{died} The other workers take it over.", stacklevel=2)
+        warnings.warn(f"{fault} The other workers take it over.", stacklevel=2)
 
     def _cause(self, worker: _Worker) -> str:
         code = worker.process.exitcode

@@ -18,11 +18,17 @@ from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
 from upslope.config.plan import Plan, assemble_from_published_sizes, plan, to_plan
 from upslope.config.pool_plan import PoolPlan, plan_pool
-from upslope.config.read import load, shipped
+from upslope.config.read import list_shipped, load
 from upslope.config.recorded import Source, find_run, find_source, run_folder
 from upslope.config.reopen import open_run, recorded_pool, recorded_run
 from upslope.config.schema import Choice, Config, parse
-from upslope.config.scoring import Trained, find_strategies, find_strategy, scorers, trained
+from upslope.config.scoring import (
+    TrainedModel,
+    find_strategies,
+    find_strategy,
+    load_trained_model,
+    scorers,
+)
 from upslope.config.sharded import open_sharded, parse_shape
 
 __all__ = [
@@ -34,7 +40,7 @@ __all__ = [
     "PoolPlan",
     "Setup",
     "Source",
-    "Trained",
+    "TrainedModel",
     "assemble",
     "assemble_from_published_sizes",
     "begun_by_default",
@@ -46,7 +52,9 @@ __all__ = [
     "find_source",
     "find_strategies",
     "find_strategy",
+    "list_shipped",
     "load",
+    "load_trained_model",
     "open_run",
     "open_sharded",
     "parse",
@@ -57,8 +65,6 @@ __all__ = [
     "recorded_run",
     "run_folder",
     "scorers",
-    "shipped",
     "to_plan",
-    "trained",
     "warnings",
 ]

@@ -101,15 +101,15 @@ def build_around(config: Config, splits: Splits, compute: Observer | None = None
         input_shape=tuple(pool.input_shape),
         **config.model.options,
     )
-    chosen: dict[str, Strategy] = {
+    strategies_by_label: dict[str, Strategy] = {
         choice.label: strategies.build(choice.name, **choice.options)
         for choice in config.strategies
     }
     if not config.freeze:
-        return Setup(splits, task, model, chosen)
+        return Setup(splits, task, model, strategies_by_label)
     device = resolve_device(config.device)
     frozen = freeze(splits, task, model, device=device, compute=False)
-    setup = Setup(frozen.splits, task, frozen.head, chosen, backbone=frozen.backbone)
+    setup = Setup(frozen.splits, task, frozen.head, strategies_by_label, backbone=frozen.backbone)
     if compute is None:
         return setup
     check_compatible(config, setup)  # before minutes are spent on features
@@ -149,17 +149,17 @@ def check_compatible(config: Config, setup: Setup) -> Setup:
             reasons[label] = str(error)
     if reasons and not config.every:
         raise ConfigError("\n".join(f"strategies.{label}: {why}" for label, why in reasons.items()))
-    kept = {label: s for label, s in setup.strategies.items() if label not in reasons}
+    able = {label: s for label, s in setup.strategies.items() if label not in reasons}
     by_cost = [
         label
-        for label, strategy in kept.items()
+        for label, strategy in able.items()
         if isinstance(strategy, CostBudgeted) and strategy.cost_budget is not None
     ]
-    if by_cost and len(kept) * len(config.seeds) > 1:
+    if by_cost and len(able) * len(config.seeds) > 1:
         raise ConfigError(
             f"strategies.{by_cost[0]}: expected to run alone and under one seed, since its "
             "`cost_budget` decides how many labels each cycle has, and curves compare at equal "
-            f"numbers, but got {len(kept)} strategies and {len(config.seeds)} seeds. Take "
+            f"numbers, but got {len(able)} strategies and {len(config.seeds)} seeds. Take "
             "`upslope run --seeds [0]`, one folder a run, or leave `cost_budget` out."
         )
-    return replace(setup, strategies=kept, left_out=reasons)
+    return replace(setup, strategies=able, left_out=reasons)

@@ -58,11 +58,11 @@ class Estimate:
     features: float = 0.0
 
 
-def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
+def estimate(config: Config, setup: Setup, run_plan: Plan) -> Estimate:
     """Return the time and the memory of a comparison, scaled from a few steps that are measured
     here.
 
-    config, setup: of the comparison. planned: its sizes, as `plan` gives them.
+    config, setup: of the comparison. run_plan: its sizes, as `plan` gives them.
 
     Raises:
         DataError: no sample can be read.
@@ -81,31 +81,33 @@ def estimate(config: Config, setup: Setup, planned: Plan) -> Estimate:
         seconds, steps = time_steps(model, task, small, settings, size, device)
         per_operation = seconds / (size * corner.training)
         step = per_operation * settings.batch_size * whole.training
-        allowed = OPERATIONS.get(device.type, 4e10) / (3 * corner.forward)  # forward and backward
-        batch = max(1, min(config.experiment.score_batch, int(allowed)))
-        each, left_out = time_scores(model, task, small, setup.strategies, batch, device)
+        most_samples = OPERATIONS.get(device.type, 4e10) / (
+            3 * corner.forward
+        )  # forward and backward
+        batch = max(1, min(config.experiment.score_batch, int(most_samples)))
+        score_times, left_out = time_scores(model, task, small, setup.strategies, batch, device)
     ratio = whole.forward / corner.forward
-    training = step * sum(planned.steps)
-    evaluation = per_operation * whole.forward * planned.test * len(planned.budgets)
-    scoring = {k: ratio * value * sum(planned.candidates) for k, value in each.items()}
-    runs = planned.runs * (training + evaluation) + len(config.seeds) * sum(scoring.values())
+    training = step * sum(run_plan.steps)
+    evaluation = per_operation * whole.forward * run_plan.test * len(run_plan.budgets)
+    scoring = {k: ratio * value * sum(run_plan.candidates) for k, value in score_times.items()}
+    runs = run_plan.runs * (training + evaluation) + len(config.seeds) * sum(scoring.values())
     features = time_features(setup, device)
-    everything = settings.steps_for(planned.pool) * step
+    everything = settings.steps_for(run_plan.pool) * step
     shape = "x".join(str(n) for n in small.input_shape)
-    scored = 3 * whole.scored * config.experiment.score_batch
+    score_operations = 3 * whole.scored * config.experiment.score_batch
     return Estimate(
         step=step,
         training=training,
         evaluation=evaluation,
         scoring=scoring,
         left_out=left_out,
-        total=runs + planned.full_data_runs * everything + features,
+        total=runs + run_plan.full_data_runs * everything + features,
         features=features,
         weights=count_weight_bytes(without_weights(setup.model), settings),
         activations=whole.kept * settings.batch_size,
-        scoring_memory=min(scored, max(_SCORING, 3 * whole.scored))
+        scoring_memory=min(score_operations, max(_SCORING, 3 * whole.scored))
         if device.type == "cpu"
-        else scored,
+        else score_operations,
         measured=f"{format_count(steps, 'step')} of batch {size} of {shape} on "
         f"{device.type}"
         + (", scaled by floating-point operations" if ratio > 1 or size < settings.batch_size

@@ -39,28 +39,30 @@ def count_cost(model: Callable[[], nn.Module], task: Task, samples: RepeatedSamp
     model: makes the network. samples: two or more.
     """
     raw, targets = samples.inputs([0, 1]), samples.targets([0, 1])
-    prepared = task.prepare(raw)
-    augmented, masks = task.augment(prepared, targets, torch.Generator().manual_seed(0))
+    inputs = task.prepare(raw)
+    varied_inputs, masks = task.augment(inputs, targets, torch.Generator().manual_seed(0))
     network = without_weights(model).train()
     counter = FlopCounterMode(display=False)
     with counter:
-        losses, kept = _run_and_count(network, task, augmented, masks)
+        losses, stored_bytes = _run_and_count(network, task, varied_inputs, masks)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     training = counter.get_total_flops()
     counter = FlopCounterMode(display=False)
     with counter:
-        _, scored = _run_and_count(network.eval(), task, prepared, targets)
+        _, score_operations = _run_and_count(network.eval(), task, inputs, targets)
     forward = counter.get_total_flops()
-    return SampleCost(max(1, training) / 2, max(1, forward) / 2, kept // 2, scored // 2)
+    return SampleCost(
+        max(1, training) / 2, max(1, forward) / 2, stored_bytes // 2, score_operations // 2
+    )
 
 
 def _run_and_count(
     network: nn.Module, task: Task, inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, int]:
     """Return (losses, bytes that the backward pass needs beside parameters and buffers)."""
-    with tensors_saved_for_backward(network) as saved:
+    with tensors_saved_for_backward(network) as tensors:
         losses = task.losses(network(inputs.to("meta")), targets.to("meta"))
-    return losses, sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    return losses, sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
 
 
 def count_weight_bytes(model: nn.Module, settings: TrainingSettings) -> int:
@@ -68,7 +70,7 @@ def count_weight_bytes(model: nn.Module, settings: TrainingSettings) -> int:
 
     model: on any device, "meta" among them. settings: say which optimiser.
     """
-    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    held = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    weight_bytes = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    all_bytes = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     state = 2 if settings.optimizer == "adam" else int(settings.momentum > 0)
-    return held + (1 + state) * trained
+    return all_bytes + (1 + state) * weight_bytes

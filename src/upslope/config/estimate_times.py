@@ -60,10 +60,10 @@ def cut_to_corner(
     """
     assert isinstance(model, partial)
     keywords = {**model.keywords, "input_shape": samples.input_shape}
-    cropped: Any = task
+    corner_task: Any = task
     if isinstance(task, Crops) and task.crop:
-        cropped = replace(cropped, crop=max(_LEAST, task.crop // part))
-    return partial(model.func, *model.args, **keywords), cropped
+        corner_task = replace(corner_task, crop=max(_LEAST, task.crop // part))
+    return partial(model.func, *model.args, **keywords), corner_task
 
 
 def time_steps(
@@ -114,8 +114,8 @@ def time_steps(
             stop=stop,
         )
     spans = [b - a for a, b in pairwise(times)]
-    measured = spans[1:] or spans
-    return median(measured), len(measured)  # others may use the machine as well
+    step_times = spans[1:] or spans
+    return median(step_times), len(step_times)  # others may use the machine as well
 
 
 def time_scores(
@@ -132,7 +132,7 @@ def time_scores(
     """
     seconds_of: dict[str, float] = {}
     left_out: dict[str, str] = {}
-    known: dict[tuple[Any, ...], float] = {(): 0.0}
+    times_by_needs: dict[tuple[Any, ...], float] = {(): 0.0}
     network, began = model().to(device), time.perf_counter()
 
     def seconds(needs: Sequence[Any], count: int) -> float:
@@ -154,12 +154,12 @@ def time_scores(
         needs = tuple(replace(need, labelled=False) for need in strategy.needs)
         if trains_along(strategy) or any(isinstance(build(n), FittedSignal) for n in needs):
             left_out[label] = "trains something of its own"
-        elif needs not in known and time.perf_counter() - began > 2 * SECONDS:
+        elif needs not in times_by_needs and time.perf_counter() - began > 2 * SECONDS:
             left_out[label] = "no time left to measure it"
         else:
-            if needs not in known:
-                known[needs] = a_sample(needs)
-            seconds_of[label] = known[needs]
+            if needs not in times_by_needs:
+                times_by_needs[needs] = a_sample(needs)
+            seconds_of[label] = times_by_needs[needs]
     return seconds_of, left_out
 
 

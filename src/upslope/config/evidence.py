@@ -37,7 +37,7 @@ BEHIND = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeanGain:
     """A strategy against random in the cells of few labels, all on frozen features.
 
     least, most: points of area ahead of random, the mean over seeds, in the worst cell and the
@@ -64,15 +64,15 @@ class Measured:
 
 
 CELLS = ("cifar10-low", "fashion-mnist-low", "sign-digits-low")
-MEASURED = {
-    "u-herding": Measured(3.6, 4.1, 3, "; the first of all measured in each"),
-    "binary-bait": Measured(2.9, 3.7, 3, "; a quarter of u-herding's time"),
-    "max-herding": Measured(2.0, 3.1, 3),
-    "badge": Measured(0.7, 2.2, 2),
-    "margin": Measured(0.4, 3.2, 1, "; one forward per candidate"),
-    "entropy-gradnorm": Measured(-3.9, -0.5, 1),
-    "expected-gradnorm": Measured(-3.9, -0.5, 1),
-    "egl": Measured(-3.7, -0.1, 1),
+EVIDENCE = {
+    "u-herding": MeanGain(3.6, 4.1, 3, "; the first of all measured in each"),
+    "binary-bait": MeanGain(2.9, 3.7, 3, "; a quarter of u-herding's time"),
+    "max-herding": MeanGain(2.0, 3.1, 3),
+    "badge": MeanGain(0.7, 2.2, 2),
+    "margin": MeanGain(0.4, 3.2, 1, "; one forward per candidate"),
+    "entropy-gradnorm": MeanGain(-3.9, -0.5, 1),
+    "expected-gradnorm": MeanGain(-3.9, -0.5, 1),
+    "egl": MeanGain(-3.7, -0.1, 1),
 }
 """What `upslope list NAME` says a strategy is best for; of others it tells what was published."""
 
@@ -89,13 +89,13 @@ def warnings(strategies: Iterable[Choice], plan: Plan) -> list[str]:
         return []
     per_class = plan.budgets[0] / plan.classes
     return [
-        f"{choice.label}: with up to {known.labels_per_class} labels per class "
-        f"{known.strategy} was behind random, by {known.points:g} points of area where it was "
-        f"worst, and {known.better} ahead (docs/verdict.md, {known.cell}); this run begins with "
+        f"{choice.label}: with up to {row.labels_per_class} labels per class "
+        f"{row.strategy} was behind random, by {row.points:g} points of area where it was "
+        f"worst, and {row.better} ahead (docs/verdict.md, {row.cell}); this run begins with "
         f"{per_class:.2g}."
         for choice in strategies
-        for known in BEHIND
-        if choice.name == known.strategy
-        and per_class < known.labels_per_class
+        for row in BEHIND
+        if choice.name == row.strategy
+        and per_class < row.labels_per_class
         and not choice.options.get("criterion")
     ]

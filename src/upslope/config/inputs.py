@@ -54,12 +54,12 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
             )
         return datasets.statistics(pool)
     mean, std = form.statistics(pool.input_shape[0])
-    for key, wanted in (("mean", mean), ("std", std)):
-        given = config.data.options.get(key)
-        if given is not None and tuple(given) != wanted:
+    for key, value in (("mean", mean), ("std", std)):
+        option = config.data.options.get(key)
+        if option is not None and tuple(option) != value:
             raise ConfigError(
-                f"data.{key}: expected {list(wanted)}, with which the weights of the model "
-                f"{config.model.name!r} were trained, but got {list(given)}. Leave it out."
+                f"data.{key}: expected {list(value)}, with which the weights of the model "
+                f"{config.model.name!r} were trained, but got {list(option)}. Leave it out."
             )
     return mean, std
 

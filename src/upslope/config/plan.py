@@ -51,7 +51,7 @@ class Plan:
 
 
 def plan(
-    config: Config, setup: Setup, begun: RunResult | None = None, initial: int | None = None
+    config: Config, setup: Setup, earlier: RunResult | None = None, initial: int | None = None
 ) -> Plan:
     """Return the sizes, budgets and steps of a comparison; trains nothing.
 
@@ -64,7 +64,7 @@ def plan(
         SelectionError: more labels asked for than the pool holds.
     """
     settings, size = config.experiment, len(setup.splits.pool)
-    budgets, candidates = _budgets(settings, size, begun, initial)
+    budgets, candidates = _budgets(settings, size, earlier, initial)
     model = without_weights(setup.model)
     return Plan(
         pool=size,
@@ -90,20 +90,24 @@ def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _budgets(
-    settings: ExperimentSettings, size: int, begun: RunResult | None, taken: int | None
+    settings: ExperimentSettings, size: int, earlier: RunResult | None, count: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    first = size if begun is None else first_size(begun.changes, size)
-    initial = amount(settings.initial, first, "initial") if taken is None else taken
+    first = size if earlier is None else first_size(earlier.changes, size)
+    initial = amount(settings.initial, first, "initial") if count is None else count
     step = amount(settings.budget, first, "budget")
-    done = [cycle.n_labelled for cycle in begun.cycles] if begun is not None else []
-    asked = len(begun.labels) + len(begun.pending) if begun is not None else 0
-    if begun is not None and len(done) < settings.cycles and asked > max([0, *done]):
-        done.append(asked)
-    points = [*done] or [initial]
+    label_counts = [cycle.n_labelled for cycle in earlier.cycles] if earlier is not None else []
+    first_count = len(earlier.labels) + len(earlier.pending) if earlier is not None else 0
+    if (
+        earlier is not None
+        and len(label_counts) < settings.cycles
+        and first_count > max([0, *label_counts])
+    ):
+        label_counts.append(first_count)
+    points = [*label_counts] or [initial]
     while len(points) < settings.cycles:
         points.append(points[-1] + step)
     budgets = tuple(points)
-    if budgets[-1] > size and not done:
+    if budgets[-1] > size and not label_counts:
         raise SelectionError(
             f"Expected the last cycle to need at most the {size} labels of the pool but {initial} "
             f"and {settings.cycles - 1} times {step} are {budgets[-1]}. Lower `experiment.cycles` "
@@ -142,7 +146,7 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
         ConfigError, DataError, ModelError: as for `assemble` and `check_compatible`.
     """
     datasets.check_root(config.root)
-    if config.data.name in datasets.SIMULATED:
+    if config.data.name in datasets.SIMULATED_SETS:
         outline = assemble_from_published_sizes(config)
         if outline is not None:
             return outline, "Its volumes are simulated when the run begins."

@@ -26,7 +26,7 @@ def load(
     """Return a configuration that was read, changed and checked.
 
     Args:
-        source: a YAML file, the name of one that ships with Upslope (`shipped`), or what one
+        source: a YAML file, the name of one that ships with Upslope (`list_shipped`), or what one
             holds; none for the defaults (digits).
         sets: assignments `a.b=c`, the value as YAML: `training.epochs=5`, `seeds=[1, 2]`.
         overrides: dotted keys with values, applied last; None values are left out.
@@ -58,7 +58,7 @@ def load(
     return with_size(parse({**(defaults or {}), **document}))
 
 
-def shipped() -> dict[str, tuple[str, str]]:
+def list_shipped() -> dict[str, tuple[str, str]]:
     """Return name -> (what it is, its text) of the configurations that ship with Upslope.
 
     What it is stands in the comment at the head of each file.
@@ -75,7 +75,7 @@ def shipped() -> dict[str, tuple[str, str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists() or (path.is_dir() and not path.suffix):
-        names = shipped()
+        names = list_shipped()
         if str(path) in names:
             return dict(read_yaml(names[str(path)][1], str(path)))
         if not path.exists():

@@ -18,11 +18,11 @@ from upslope.errors import ConfigError, ModelError, RunError
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.store import FILE
 
-ENCODED = ("table", "text")
+ENCODED_BY_POOL = ("table", "text")
 """Data sets whose inputs are scaled, or made into numbers, by what all rows of the pool hold."""
 
 _OF_THE_POOL = ("limit", "test_limit", "validation", "test_share")
-_SHOWN = 8
+_MOST_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,17 @@ def find_source(
     document["experiment"] = {
         key: settings[key] for key in ("score_batch", "on_corrupt") if key in settings
     }
-    known = run.info.get("root")
-    asked = load({}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]).root
-    elsewhere = asked is not None and (known is None or Path(asked).absolute() != Path(known))
+    recorded_root = run.info.get("root")
+    assignments = load(
+        {}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]
+    ).root
+    elsewhere = assignments is not None and (
+        recorded_root is None or Path(assignments).absolute() != Path(recorded_root)
+    )
     if elsewhere:  # limits and drawn parts are those of the run's own files
         document["data"] = {k: v for k, v in document["data"].items() if k not in _OF_THE_POOL}
-    elif known is not None and Path(known).exists():
-        document["data"]["root"] = known
+    elif recorded_root is not None and Path(recorded_root).exists():
+        document["data"]["root"] = recorded_root
     return Source(checkpoint, load(document, sets=sets, overrides=overrides), run, elsewhere)
 
 
@@ -147,8 +151,8 @@ def run_folder(path: Path) -> Path | None:
             "it is neither. Give runs/NAME/STRATEGY/seed-0 of a comparison, or a file."
         )
     if len(folders) > 1:
-        names = ", ".join(str(folder) for folder in folders[:_SHOWN])
-        more = f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""
+        names = ", ".join(str(folder) for folder in folders[:_MOST_NAMES])
+        more = f" and {len(folders) - _MOST_NAMES} more" if len(folders) > _MOST_NAMES else ""
         raise ConfigError(
             f"Expected one run but {path} holds {len(folders)}: {names}{more}. Name one of them."
         )

@@ -38,9 +38,9 @@ def recorded_run(path: Path, root: str | None = None) -> tuple[Path, Config]:
         )
     document = {section: dict(run.config[section]) for section in _SECTIONS}
     document["experiment"].pop("seed", None)
-    known = run.info.get("root")
-    if root is not None or known is not None:
-        document["data"]["root"] = root if root is not None else known
+    recorded_root = run.info.get("root")
+    if root is not None or recorded_root is not None:
+        document["data"]["root"] = root if root is not None else recorded_root
     return folder, load(
         {**document, "strategies": [dict(run.config["strategy"])], "seeds": [run.seed]}
     )

@@ -126,12 +126,12 @@ def parse(document: Mapping[str, Any]) -> Config:
 
 def _section_of(key: str) -> str:
     """A did-you-mean clause for a key that stands in a section, or nothing."""
-    known = {
+    known_keys = {
         "data": {"root", "name"}.union(*(datasets.options(name) for name in datasets.REGISTRY)),
         "training": {"recipe", *(one.name for one in fields(TrainingSettings))},
         "experiment": {one.name for one in fields(ExperimentSettings)},
     }
-    names = [f"{section}.{key}" for section, keys in known.items() if key in keys]
+    names = [f"{section}.{key}" for section, keys in known_keys.items() if key in keys]
     return f"; did you mean {' or '.join(f'`{name}`' for name in names)}?" if names else ""
 
 
@@ -195,11 +195,11 @@ def _choice(
     name, label = value["name"], value.get("label", value["name"])
     options = {str(k): v for k, v in value.items() if k not in ("name", "label")}
     try:
-        checked = check(name, options)
+        valid_options = check(name, options)
     except ConfigError as error:
         faults.extend(_faults(path, error, ("name", *also)))
-        checked = {}
-    return Choice(name, checked if isinstance(checked, dict) else options, str(label))
+        valid_options = {}
+    return Choice(name, valid_options if isinstance(valid_options, dict) else options, str(label))
 
 
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
@@ -208,7 +208,7 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if not isinstance(value, list | tuple) or not value:
         faults.append(f'strategies: expected a list of strategies, or "all", but got {value!r}')
         return ()
-    chosen = tuple(
+    strategy_sections = tuple(
         _choice(
             f"strategies[{i}]",
             item.strip() if isinstance(item, str) else item,
@@ -218,7 +218,7 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
         )
         for i, item in enumerate(value)
     )
-    labels = [choice.label for choice in chosen if choice.label]
+    labels = [choice.label for choice in strategy_sections if choice.label]
     faults += [
         f"strategies: expected each to be there once but got {label!r} {labels.count(label)} "
         "times. Give variants of one strategy a `label` each."
@@ -231,7 +231,7 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
         for label in labels
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label)
     ]
-    return chosen
+    return strategy_sections
 
 
 def _seeds(value: Any, faults: list[str]) -> tuple[int, ...]:
@@ -274,9 +274,9 @@ def _settings(kind: type[Settings], value: Any, faults: list[str]) -> Settings:
         else:
             faults.append(f"training.recipe: expected one of {', '.join(RECIPES)} but got {name!r}")
     good: dict[str, Any] = {}
-    for key, given in value.items():  # one by one: a fault in one must not hide another's
+    for key, text in value.items():  # one by one: a fault in one must not hide another's
         try:
-            good |= registry.check_options(kind.name, kind, {key: given}, ())
+            good |= registry.check_options(kind.name, kind, {key: text}, ())
         except ConfigError as error:
             faults.extend(_faults(kind.name, error))
     try:

@@ -19,7 +19,7 @@ from upslope.batches import resolve_device
 from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.assemble import data_options
 from upslope.config.inputs import statistics
-from upslope.config.recorded import ENCODED, Source
+from upslope.config.recorded import ENCODED_BY_POOL, Source
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, DataError, ModelError
@@ -37,7 +37,7 @@ from upslope.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """What `scoring.score_to_file` takes: `model` is in eval mode on `device`.
 
     classes: their names, where they are known.
@@ -52,9 +52,9 @@ class Trained:
     classes: tuple[str, ...] = ()
 
 
-def trained(
+def load_trained_model(
     source: Source, progress: Observer = no_progress, pool: Dataset | None = None
-) -> Trained:
+) -> TrainedModel:
     """Return what there is to score, and the network with the weights of the checkpoint.
 
     pool: the samples, where they are open already.
@@ -83,9 +83,9 @@ def trained(
         if source.run and not source.elsewhere
         else pool,
     )
-    known = source.classes or pool.classes
+    class_list = source.classes or pool.classes
     if config.freeze:
-        return _trained_head(source, pool, known, (mean, std), weights, progress)
+        return _trained_head(source, pool, class_list, (mean, std), weights, progress)
 
     def build(classes: int) -> nn.Module:
         return models.build(
@@ -101,27 +101,27 @@ def trained(
             num_classes=classes,
             mean=mean,
             std=std,
-            classes=known,
+            classes=class_list,
             **config.task.options,
         )
 
-    classes = len(known) or trained_classes(build, weights)
+    classes = len(class_list) or trained_classes(build, weights)
     model, device = build(classes or 2), resolve_device(config.device)
     load_weights(model, source.checkpoint)
     model.eval()
     if classes is None:  # a network of one size whatever it is asked for: its outputs tell
         classes = _outputs(model, task_of(2), pool)
-    return Trained(pool, task_of(classes), model.to(device), device, tuple(known))
+    return TrainedModel(pool, task_of(classes), model.to(device), device, tuple(class_list))
 
 
 def _trained_head(
     source: Source,
     pool: Dataset,
-    known: Sequence[str],
+    class_list: Sequence[str],
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
     weights: Mapping[str, torch.Tensor],
     progress: Observer,
-) -> Trained:
+) -> TrainedModel:
     """Return the features of `pool` by the frozen network, and the head of the checkpoint.
 
     Raises:
@@ -129,13 +129,13 @@ def _trained_head(
     """
     config = source.config
     bias = weights.get("bias", weights.get("weight"))
-    classes = len(known) or (len(bias) if bias is not None else 2)
+    classes = len(class_list) or (len(bias) if bias is not None else 2)
     task = tasks.build(
         config.task.name,
         num_classes=classes,
         mean=statistics[0],
         std=statistics[1],
-        classes=known,
+        classes=class_list,
         **config.task.options,
     )
     network = partial(
@@ -149,10 +149,10 @@ def _trained_head(
     backbone = take_backbone(network, task, device)
     model = backbone.make_head(classes)()
     load_weights(model, source.checkpoint)
-    recorded = source.run.config["samples"].get("backbone_sha256") if source.run else None
+    digest = source.run.config["samples"].get("backbone_sha256") if source.run else None
     probe = source.run.info.get("backbone_probe") if source.run else None
     features = None
-    if recorded in (None, backbone.digest):
+    if digest in (None, backbone.digest):
         features = freeze_dataset(pool, backbone, device, observer=progress)
     if features is None or (probe and not same_summary(probe, features.probe)):
         raise ModelError(
@@ -160,7 +160,7 @@ def _trained_head(
             f"in {source.run.path if source.run else ''}, as the head was trained on its features, "
             "but its weights or its code are others. Bring the former ones back."
         )
-    return Trained(features, task, model.to(device).eval(), device, tuple(known))
+    return TrainedModel(features, task, model.to(device).eval(), device, tuple(class_list))
 
 
 def _check_like_the_run(source: Source, pool: Dataset) -> None:
@@ -176,7 +176,10 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
             "data.size."
         )
     ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
-    if source.config.data.name in ENCODED and ids not in (None, json_digest(list(pool.ids))):
+    if source.config.data.name in ENCODED_BY_POOL and ids not in (
+        None,
+        json_digest(list(pool.ids)),
+    ):
         raise DataError(
             f"Expected the samples that the run in {source.run.path} was trained with, as the "
             f"inputs of {source.config.data.name!r} are scaled and encoded by all rows of the "
@@ -241,7 +244,7 @@ def scorers(names: str) -> dict[str, Scorer]:
     Raises:
         ConfigError: an unknown strategy, or one that chooses without such a score.
     """
-    chosen: dict[str, Scorer] = {}
+    score_functions: dict[str, Scorer] = {}
     for name in (name.strip() for name in names.split(",")):
         strategy = strategies.build(name)
         if not isinstance(strategy, TopStrategy):
@@ -250,5 +253,5 @@ def scorers(names: str) -> dict[str, Scorer]:
                 f"Expected strategies that score each sample by itself, {', '.join(able)}, but "
                 f"got {name!r}, which chooses a batch as a whole."
             )
-        chosen[name] = strategy
-    return chosen
+        score_functions[name] = strategy
+    return score_functions

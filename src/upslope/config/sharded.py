@@ -9,8 +9,8 @@ from typing import Any
 
 from upslope import models
 from upslope.config.inputs import is_image
-from upslope.config.recorded import ENCODED, Source
-from upslope.config.scoring import Trained, trained
+from upslope.config.recorded import ENCODED_BY_POOL, Source
+from upslope.config.scoring import TrainedModel, load_trained_model
 from upslope.errors import ConfigError
 from upslope.images import Mode
 from upslope.pools import Format, ReadOptions, ShardedPool, open_pool
@@ -42,7 +42,7 @@ def open_sharded(
     index: Path | None = None,
     storage_options: Mapping[str, Any] | None = None,
     observer: Observer = no_progress,
-) -> tuple[ShardedPool, Trained]:
+) -> tuple[ShardedPool, TrainedModel]:
     """Return the shards at a URL, read as the network takes its images, and the network.
 
     Where a run trained it, images are brought to what they were in that run (grey or colour, its
@@ -58,7 +58,7 @@ def open_sharded(
         ModelError: a checkpoint that cannot be read, or of another network.
     """
     config = source.config
-    if config.freeze or (source.run and config.data.name in ENCODED):
+    if config.freeze or (source.run and config.data.name in ENCODED_BY_POOL):
         what = "on frozen features" if config.freeze else f"on {config.data.name}"
         raise ConfigError(
             f"Expected a network that takes images or arrays to score a pool at a URL but the one "
@@ -76,16 +76,16 @@ def open_sharded(
         with pool.open(shard) as rows:
             if not len(rows):
                 continue
-            known = source.statistics is not None or "mean" in config.data.options
+            has_statistics = source.statistics is not None or "mean" in config.data.options
             weights = models.image_form(config.model.name, config.model.options)
-            if not known and weights is None and is_image(rows):
+            if not has_statistics and weights is None and is_image(rows):
                 raise ConfigError(
                     f"Expected the statistics by which images of {source.checkpoint} were "
                     "normalised in training, as no run recorded them, but got none. Give them: "
                     "-s 'data.mean=[0.485,0.456,0.406]' -s 'data.std=[0.229,0.224,0.225]'."
                 )
             # Its `pool` is this shard alone, whose file is gone behind this block.
-            return pool, trained(source, observer, rows)
+            return pool, load_trained_model(source, observer, rows)
     raise AssertionError("a pool that was opened has a sample")
 
 

@@ -46,8 +46,8 @@ def template(structure: Structure, imaging: Imaging) -> Template:
         density = _of_atoms(structure, imaging, size)
     else:
         density = _of_map(structure, imaging, size, step)
-    filtered = ndimage.spline_filter(density, order=3, mode="mirror").astype(np.float32)
-    return Template(structure.id, filtered)
+    coefficients = ndimage.spline_filter(density, order=3, mode="mirror").astype(np.float32)
+    return Template(structure.id, coefficients)
 
 
 def place(
@@ -131,16 +131,18 @@ def _of_map(source: Map, imaging: Imaging, size: int, step: float) -> Volume:
     return _cut(fft.rfftn(grid), size, size, imaging)
 
 
-def _cut(spectrum: NDArray[np.complex128], given: int, size: int, imaging: Imaging) -> Volume:
-    """The spectrum of a grid of `given` cells, band-limited to the voxels, on one of `size`."""
+def _cut(spectrum: NDArray[np.complex128], grid_size: int, size: int, imaging: Imaging) -> Volume:
+    """The spectrum of a grid of `grid_size` cells, band-limited to the voxels, on one of `size`."""
     from scipy import fft
 
     extent = imaging.box * imaging.voxel
-    z, y, x = frequencies(given, extent / given)
+    z, y, x = frequencies(grid_size, extent / grid_size)
     spectrum = spectrum * band_limit(np.sqrt(z**2 + y**2 + x**2), 0.5 / imaging.voxel)
-    if given != size:
+    if grid_size != size:
         half = size // 2
-        keep = np.r_[0:half, given - half : given]  # nothing is left at the new Nyquist frequency
+        keep = np.r_[
+            0:half, grid_size - half : grid_size
+        ]  # nothing is left at the new Nyquist frequency
         spectrum = spectrum[np.ix_(keep, keep, np.arange(half + 1))]
     result: Volume = fft.irfftn(spectrum, s=(size,) * 3)
     return result

@@ -140,7 +140,7 @@ def measured_region(box: int, tilt: float) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=8)
-def _fixed(imaging: Imaging) -> tuple[NDArray[np.bool_], Spectrum]:
+def _fixed_spectra(imaging: Imaging) -> tuple[NDArray[np.bool_], Spectrum]:
     """The measured region and the absolute frequencies, the same for every sample."""
     z, y, x = frequencies(imaging.box, imaging.voxel)
     return measured_region(imaging.box, imaging.tilt), np.sqrt(z**2 + y**2 + x**2)
@@ -155,7 +155,7 @@ def image(volume: Volume, imaging: Imaging, rng: np.random.Generator) -> Volume:
     """
     from scipy import fft
 
-    region, k = _fixed(imaging)
+    region, k = _fixed_spectra(imaging)
     defocus = float(rng.uniform(imaging.defocus_low, imaging.defocus_high))
     spectrum = fft.rfftn(volume) * region
     if imaging.defocus_high > 0:
@@ -166,15 +166,15 @@ def image(volume: Volume, imaging: Imaging, rng: np.random.Generator) -> Volume:
             spherical=imaging.spherical,
             amplitude=imaging.amplitude,
         )
-    signal = standardised(fft.irfftn(spectrum, s=volume.shape))
+    signal = standardise(fft.irfftn(spectrum, s=volume.shape))
     if imaging.snr is None:
         return signal
     noise = fft.irfftn(fft.rfftn(rng.standard_normal(volume.shape)) * region, s=volume.shape)
-    return standardised(signal + standardised(noise) / np.sqrt(imaging.snr))
+    return standardise(signal + standardise(noise) / np.sqrt(imaging.snr))
 
 
-def standardised(volume: Volume) -> Volume:
+def standardise(volume: Volume) -> Volume:
     """Mean 0 and variance 1; zeros where nothing varies."""
     spread = volume.std()
-    centred: Volume = volume - volume.mean()
-    return centred / spread if spread > 0 else centred
+    difference: Volume = volume - volume.mean()
+    return difference / spread if spread > 0 else difference

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
-from upslope.reading import check_room, compression_of, count_rest, damage_reported, unpacked
+from upslope.reading import check_room, compression_of, count_rest, open_unpacked, reporting_damage
 
 _HEADER = 1024  # bytes, before the extended header
 _BYTES, _SIGNED_MAX = 0, 127  # the mode of 8-bit files, and the largest value that it can hold
@@ -81,10 +81,10 @@ def read_volume(path: Path, voxel: float | None = None) -> MrcVolume:
             has no voxel size, or one that differs between the axes.
         ConfigError: mrcfile is not installed.
     """
-    opened = map_volume(path, voxel)
-    for oddity in opened.oddities:
+    density_map = map_volume(path, voxel)
+    for oddity in density_map.oddities:
         warnings.warn(f"{path} {oddity}.", stacklevel=2)
-    return MrcVolume(finite(opened.values, path), opened.voxel)
+    return MrcVolume(finite(density_map.values, path), density_map.voxel)
 
 
 def map_volume(path: Path, voxel: float | None = None) -> MappedVolume:
@@ -95,16 +95,16 @@ def map_volume(path: Path, voxel: float | None = None) -> MappedVolume:
     Raises:
         DataError, ConfigError: as for `read_volume`, but for what the values are.
     """
-    stored: NDArray[np.generic]
+    grid: NDArray[np.generic]
     with _reading(path) as file:
         if compression_of(path) is None:
-            header = _parsed(file.read(_HEADER), path.stat().st_size, path, voxel)
-            stored = np.memmap(path, header.kind, "r", header.offset, header.shape)
+            header = _parse(file.read(_HEADER), path.stat().st_size, path, voxel)
+            grid = np.memmap(path, header.kind, "r", header.offset, header.shape)
         else:
-            header, stored = _unpacked_values(file, path, voxel)
-    front = tuple(range(stored.ndim - 3))
+            header, grid = _unpacked_values(file, path, voxel)
+    front = tuple(range(grid.ndim - 3))
     order = (*front, *(len(front) + axis for axis in header.axes))
-    return MappedVolume(stored.transpose(order), header.voxel, header.oddities)
+    return MappedVolume(grid.transpose(order), header.voxel, header.oddities)
 
 
 def read_header(path: Path, voxel: float | None = None) -> MrcHeader:
@@ -115,7 +115,7 @@ def read_header(path: Path, voxel: float | None = None) -> MrcHeader:
     """
     with _reading(path) as file:
         size = path.stat().st_size if compression_of(path) is None else None
-        return _parsed(file.read(_HEADER), size, path, voxel)
+        return _parse(file.read(_HEADER), size, path, voxel)
 
 
 def finite(values: NDArray[np.generic], name: object) -> NDArray[np.float32]:
@@ -136,9 +136,9 @@ def finite(values: NDArray[np.generic], name: object) -> NDArray[np.float32]:
 
 def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:
     """Write (z, y, x) as a volume, (n, z, y, x) as a stack of volumes, in float32."""
-    from upslope.cryoet.structures import needed
+    from upslope.cryoet.structures import import_needed
 
-    mrcfile = needed("mrcfile")
+    mrcfile = import_needed("mrcfile")
     with mrcfile.new(path, overwrite=True) as out:
         out.set_data(values.astype(np.float32))  # four dimensions make it a stack of volumes
         out.voxel_size = voxel
@@ -150,12 +150,14 @@ def _unpacked_values(
     """The header and the values of a compressed file, which `file` unpacks; the length that the
     header asks for is checked before so much is read."""
     raw = file.read(_HEADER)
-    stated = _parsed(raw, None, path, voxel)
-    needed = stated.offset + math.prod(stated.shape) * stated.kind.itemsize
-    check_room(needed, path)
-    content = raw + file.read(needed - len(raw))
+    stated_header = _parse(raw, None, path, voxel)
+    needed_size = (
+        stated_header.offset + math.prod(stated_header.shape) * stated_header.kind.itemsize
+    )
+    check_room(needed_size, path)
+    content = raw + file.read(needed_size - len(raw))
     size = len(content) + count_rest(file, path, len(content))
-    header = _parsed(raw, size, path, voxel)  # the other byte order, where that alone fits
+    header = _parse(raw, size, path, voxel)  # the other byte order, where that alone fits
     count = math.prod(header.shape)
     values = np.frombuffer(content, header.kind, count, header.offset)
     return header, values.reshape(header.shape)
@@ -164,18 +166,18 @@ def _unpacked_values(
 @contextmanager
 def _reading(path: Path) -> Iterator[IO[bytes]]:
     """The content of a file, unpacked where it is compressed; failures become DataErrors."""
-    with damage_reported(f"an MRC file in {path}", "Get it again."), unpacked(path) as file:
+    with reporting_damage(f"an MRC file in {path}", "Get it again."), open_unpacked(path) as file:
         yield file
 
 
-def _parsed(raw: bytes, size: int | None, path: Path, voxel: float | None) -> MrcHeader:
+def _parse(raw: bytes, size: int | None, path: Path, voxel: float | None) -> MrcHeader:
     """The header that `raw` holds, in the byte order under which it describes the file.
 
     size: of the file in bytes; None where it is not known, and not checked.
     """
-    from upslope.cryoet.structures import needed
+    from upslope.cryoet.structures import import_needed
 
-    needed("mrcfile")
+    import_needed("mrcfile")
     from mrcfile.dtypes import HEADER_DTYPE
     from mrcfile.utils import (
         data_dtype_from_header,
@@ -188,9 +190,9 @@ def _parsed(raw: bytes, size: int | None, path: Path, voxel: float | None) -> Mr
             f"Expected an MRC file in {path}, which begins with {_HEADER} bytes of header, but it "
             f"has {len(raw)} bytes. Get it again."
         )
-    stamped = _STAMPS.get(raw[212])
+    byte_order = _STAMPS.get(raw[212])
     problem = ""
-    for order in (stamped or "<", {"<": ">", ">": "<"}[stamped or "<"]):
+    for order in (byte_order or "<", {"<": ">", ">": "<"}[byte_order or "<"]):
         header = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order)).reshape(()).view(np.recarray)
         sides = [int(n) for n in (header.nx, header.ny, header.nz)]
         if not all(0 < n < 2**24 for n in sides) or int(header.nsymbt) < 0:
@@ -223,13 +225,13 @@ def _parsed(raw: bytes, size: int | None, path: Path, voxel: float | None) -> Mr
     odd = []
     if raw[208:211] != b"MAP":
         odd.append("has no MAP identifier; its sizes fit its length, and it is read as MRC")
-    if order != stamped:
+    if order != byte_order:
         stamp = raw[212:216].hex(" ")
         word = "little" if order == "<" else "big"
         odd.append(f"has the machine stamp {stamp}; it is read as {word}-endian, which fits")
     if size is not None and size > needs:
         odd.append(f"is {size - needs} bytes longer than its header says; the end is not read")
-    if int(header.mode) == _BYTES and (how := _unsigned(raw, order, header)):
+    if int(header.mode) == _BYTES and (how := _signedness(raw, order, header)):
         kind = np.dtype(np.uint8)
         odd.append(f"holds bytes that are read as unsigned, {how}")
     axes = _axes([int(header.mapc), int(header.mapr), int(header.maps)], path)
@@ -267,7 +269,7 @@ def _start(header: Any, edge: float) -> tuple[float, float, float]:
     return place[1] * edge, place[2] * edge, place[3] * edge
 
 
-def _unsigned(raw: bytes, order: str, header: Any) -> str:
+def _signedness(raw: bytes, order: str, header: Any) -> str:
     """Why bytes are unsigned though MRC2014 has them signed; "" where nothing says so."""
     mark, flags = struct.unpack_from(f"{order}ii", raw, _IMOD_AT)
     if mark == _IMOD_STAMP:
@@ -277,16 +279,16 @@ def _unsigned(raw: bytes, order: str, header: Any) -> str:
     return ""
 
 
-def _axes(stored: list[int], path: Path) -> tuple[int, int, int]:
+def _axes(axis_codes: list[int], path: Path) -> tuple[int, int, int]:
     """The dimension, among sections, rows and columns, that is z, that is y and that is x."""
-    if stored == [0, 0, 0]:  # older than the field
+    if axis_codes == [0, 0, 0]:  # older than the field
         return 0, 1, 2
-    if sorted(stored) != [1, 2, 3]:
+    if sorted(axis_codes) != [1, 2, 3]:
         raise DataError(
             f"Expected the columns, rows and sections of {path} to be axes 1, 2 and 3 in some "
-            f"order but got {stored}. Set MAPC, MAPR and MAPS in its header."
+            f"order but got {axis_codes}. Set MAPC, MAPR and MAPS in its header."
         )
-    columns, rows, sections = stored
+    columns, rows, sections = axis_codes
     place = {sections: 0, rows: 1, columns: 2}
     return place[3], place[2], place[1]
 

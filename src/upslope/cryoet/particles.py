@@ -83,7 +83,7 @@ class ParticleTable:
     """Sentences on how the table was taken where it could have been meant otherwise."""
 
 
-def _unknown(label: str) -> bool:
+def _is_unknown(label: str) -> bool:
     return label in UNKNOWN
 
 
@@ -91,7 +91,7 @@ def read_particles(
     path: Path,
     label: str | None = None,
     *,
-    is_missing: Callable[[str], bool] = _unknown,
+    is_missing: Callable[[str], bool] = _is_unknown,
     decode: Callable[[bytes, Path], str] = utf8,
 ) -> ParticleTable:
     """The particles of a .star or .csv file; files are sought beside it and above it.
@@ -111,9 +111,9 @@ def read_particles(
     )
     tables = [i for i, block in enumerate(blocks) if _layout(block)]
     if len(tables) > 1:
-        shown = " and ".join(f"{len(blocks[i].rows)} in data_{blocks[i].name}" for i in tables)
+        places = " and ".join(f"{len(blocks[i].rows)} in data_{blocks[i].name}" for i in tables)
         raise DataError(
-            f"Expected one table of particles in {path} but got {shown}. Keep one, or join them."
+            f"Expected one table of particles in {path} but got {places}. Keep one, or join them."
         )
     if not tables:
         blocks_there = "; ".join(f"data_{b.name}: {', '.join(b.columns)}" for b in blocks)
@@ -132,18 +132,18 @@ def read_particles(
     if label is None:
         label = next((n for n in ("label", "rlnClassNumber") if n in block.columns), None)
     labels = block.column(label) if label else [""] * len(block.rows)
-    seen: dict[str, int] = {}
+    row_of_name: dict[str, int] = {}
     folders: dict[str, Path] = {}
     particles = []
     for row, (values, said) in enumerate(zip(block.rows, labels, strict=True)):
         record = dict(zip(block.columns, values, strict=True))
         particle = _particle(record, row, path, folders, "" if is_missing(said) else said)
-        if particle.id in seen:
+        if particle.id in row_of_name:
             raise DataError(
                 f"Expected each particle once in {path} but {particle.id!r} is there in rows "
-                f"{seen[particle.id] + 1} and {row + 1}."
+                f"{row_of_name[particle.id] + 1} and {row + 1}."
             )
-        seen[particle.id] = row
+        row_of_name[particle.id] = row
         particles.append(particle)
     return ParticleTable(
         path, blocks, at, tuple(particles), tuple(labels) if label else (), _notes(block, path)
@@ -153,7 +153,7 @@ def read_particles(
 def write_selection(
     table: ParticleTable,
     path: Path,
-    chosen: Sequence[str],
+    ids: Sequence[str],
     scores: Mapping[str, float] | None = None,
 ) -> None:
     """Write a STAR file of the particles chosen, in the order of choice, with all their columns.
@@ -166,20 +166,22 @@ def write_selection(
         RunError: the file cannot be written.
     """
     row_of = {particle.id: i for i, particle in enumerate(table.particles)}
-    unknown = [i for i in chosen if i not in row_of or (scores is not None and i not in scores)]
-    if unknown:
+    absent = [i for i in ids if i not in row_of or (scores is not None and i not in scores)]
+    if absent:
         raise DataError(
             f"Expected particles of {table.path}{' with scores' if scores is not None else ''} but "
-            f"got {unknown[0]!r} ({len(unknown)} of {len(chosen)})."
+            f"got {absent[0]!r} ({len(absent)} of {len(ids)})."
         )
     block = table.blocks[table.at]
-    kept = [i for i, name in enumerate(block.columns) if name not in (SCORE, RANK)]
+    column_places = [i for i, name in enumerate(block.columns) if name not in (SCORE, RANK)]
     rows = []
-    for rank, id_ in enumerate(chosen, start=1):
-        values = [block.rows[row_of[id_]][i] for i in kept]
-        added = [str(rank)] if scores is None else [str(rank), f"{scores[id_]:.9g}"]
-        rows.append((*values, *added))
-    columns = [block.columns[i] for i in kept] + [RANK] + ([SCORE] if scores is not None else [])
+    for rank, id_ in enumerate(ids, start=1):
+        values = [block.rows[row_of[id_]][i] for i in column_places]
+        new_values = [str(rank)] if scores is None else [str(rank), f"{scores[id_]:.9g}"]
+        rows.append((*values, *new_values))
+    columns = (
+        [block.columns[i] for i in column_places] + [RANK] + ([SCORE] if scores is not None else [])
+    )
     blocks = list(table.blocks)
     blocks[table.at] = Block(block.name, tuple(columns), tuple(rows))
     write_star(path, blocks)
@@ -204,12 +206,13 @@ def _one_kind_of_origin(block: Block, path: Path) -> None:
 def _notes(block: Block, path: Path) -> tuple[str, ...]:
     """What the origins of a table come to; nothing where it has none, or only zeros."""
     names = [n for n in (*_VOXEL_OFFSET, *_OFFSET) if n in block.columns]
-    moved = sum(
+    shift_count = sum(
         any(_not_zero(v) for v in row) for row in zip(*map(block.column, names), strict=True)
     )
-    if not moved:
+    if not shift_count:
         return ()
-    of = f"{moved} of {len(block.rows)} particles of {path.name} have origins ({names[0]}, ...)"
+    count = f"{shift_count} of {len(block.rows)}"
+    of = f"{count} particles of {path.name} have origins ({names[0]}, ...)"
     if "rlnImageName" in block.columns:
         return (f"{of}: they are not applied, as each particle is a volume of its own.",)
     unit = "voxels of the tomogram" if names[0] in _VOXEL_OFFSET else "angstrom"

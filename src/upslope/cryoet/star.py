@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     r"'((?:[^']|'(?=\S))*)'(?=\s|$)|\"((?:[^\"]|\"(?=\S))*)\"(?=\s|$)|(\S+)", re.ASCII
 )
 """A quoted value ends at a quote before white space, so that `it's` may stand in single quotes."""
-_RESERVED = re.compile(r"[#'\"_$\[\];]|(data|save|loop|stop|global)_", re.IGNORECASE)
+_RESERVED_WORDS = re.compile(r"[#'\"_$\[\];]|(data|save|loop|stop|global)_", re.IGNORECASE)
 """Beginnings of a value that other readers of STAR files take for something else: quoted."""
 
 
@@ -124,9 +124,9 @@ def _lines(text: str) -> list[_Line]:
     lines: list[_Line] = []
     gap = False
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        words, quoted = _words(line)
+        words, has_quotes = _words(line)
         if words:
-            lines.append(_Line(number, tuple(words), "" if quoted else words[0], gap))
+            lines.append(_Line(number, tuple(words), "" if has_quotes else words[0], gap))
         gap = not words
     return lines
 
@@ -223,10 +223,10 @@ def write_star(path: Path, blocks: Sequence[Block]) -> None:
         if block.loop:
             out.append("loop_")
             out += [f"_{name} #{i}" for i, name in enumerate(block.columns, start=1)]
-            out += ["  ".join(_quoted(value) for value in row) for row in block.rows]
+            out += ["  ".join(_quote(value) for value in row) for row in block.rows]
         else:
             pairs = zip(block.columns, block.rows[0], strict=True)
-            out += [f"_{name}  {_quoted(value)}" for name, value in pairs]
+            out += [f"_{name}  {_quote(value)}" for name, value in pairs]
         out += ["", ""]
     text = "\n".join(out)
     write_text(path, text)
@@ -235,18 +235,18 @@ def write_star(path: Path, blocks: Sequence[Block]) -> None:
 def _words(line: str) -> tuple[list[str], bool]:
     """The values of a line, and whether the first of them is in quotes."""
     words: list[str] = []
-    quoted = False
+    has_quotes = False
     for match in _TOKEN.finditer(line):
         plain = match.group(3)
         if plain is not None and plain.startswith("#"):
             break
-        quoted = quoted or (not words and plain is None)
+        has_quotes = has_quotes or (not words and plain is None)
         words.append(next(part for part in match.groups() if part is not None))
-    return words, quoted
+    return words, has_quotes
 
 
-def _quoted(value: str) -> str:
-    if value and not re.search(r"\s", value) and not _RESERVED.match(value):
+def _quote(value: str) -> str:
+    if value and not re.search(r"\s", value) and not _RESERVED_WORDS.match(value):
         return value
     for quote in "\"'":
         if not re.search(rf"{quote}\s|[\r\n]", value + "."):

@@ -17,10 +17,10 @@ from upslope.errors import ConfigError, DataError
 from upslope.reading import (
     check_room,
     compression_of,
-    damage_reported,
+    open_unpacked,
     read_npz,
     read_within_limit,
-    unpacked,
+    reporting_damage,
 )
 
 ATOMS = (".pdb", ".ent", ".cif", ".mmcif")
@@ -97,15 +97,15 @@ def read_library(folder: Path) -> dict[str, Structure]:
         path = folder / file
         if not path.is_file():
             continue
-        expected = f"structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path}"
-        with damage_reported(expected, "Get it again."):
+        wanted_arrays = f"structures (<id>_xyz, <id>_z) or maps (<id>, <id>_voxel_A) in {path}"
+        with reporting_damage(wanted_arrays, "Get it again."):
             structures |= _from_arrays(read_npz(path))
     if not structures:
         raise DataError(f"Expected structures.npz or maps.npz in {folder} but there is neither.")
     return structures
 
 
-def needed(module: str) -> ModuleType:
+def import_needed(module: str) -> ModuleType:
     """The optional module, or a ConfigError that says how to install it."""
     from importlib import import_module
 
@@ -123,14 +123,14 @@ def _from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Structu
     for key, values in arrays.items():
         if key.endswith("_xyz"):
             id_ = key.removesuffix("_xyz")
-            structures[id_] = _centred(id_, values, arrays[f"{id_}_z"])
+            structures[id_] = _centre(id_, values, arrays[f"{id_}_z"])
         elif f"{key}_voxel_A" in arrays:
             voxel = float(arrays[f"{key}_voxel_A"])
             structures[key] = Map(key, values.astype(np.float32), voxel)
     return structures
 
 
-def _centred(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -> Atoms:
+def _centre(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -> Atoms:
     places, mass = xyz.astype(np.float64), weights.astype(np.float64)
     if not np.isfinite(places).all() or not len(places) or not mass.sum() > 0:
         raise ValueError(f"{id_} has no atoms, or places that are not finite")
@@ -138,8 +138,8 @@ def _centred(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) -
 
 
 def _read_atoms(path: Path, id_: str) -> Atoms:
-    gemmi = needed("gemmi")
-    with damage_reported(f"a PDB or mmCIF entry with atoms in {path}", "Get the file again."):
+    gemmi = import_needed("gemmi")
+    with reporting_damage(f"a PDB or mmCIF entry with atoms in {path}", "Get the file again."):
         entry = _entry(gemmi, path)
         entry.setup_entities()
         if entry.assemblies:
@@ -153,12 +153,12 @@ def _read_atoms(path: Path, id_: str) -> Atoms:
             for site in entry[0].all()
         ]
         rows = np.array(atoms, dtype=np.float64).reshape(-1, 4)
-        return _centred(id_, rows[:, :3], rows[:, 3])
+        return _centre(id_, rows[:, :3], rows[:, 3])
 
 
 def _entry(gemmi: ModuleType, path: Path) -> Any:
     """The entry of a file, unpacked here where it is compressed: gemmi sets no bound to that."""
-    with unpacked(path) as file, TemporaryDirectory(prefix="upslope-") as folder:
+    with open_unpacked(path) as file, TemporaryDirectory(prefix="upslope-") as folder:
         if compression_of(path) is None:
             check_room(path.stat().st_size, path)
             return gemmi.read_structure(str(path))

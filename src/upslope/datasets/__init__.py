@@ -43,7 +43,7 @@ from upslope.datasets import (
 )
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.checks import check_name, check_root, check_splits
-from upslope.datasets.common_options import COMMON, apply_common_options, limited
+from upslope.datasets.common_options import COMMON, apply_common_options, limit_samples
 from upslope.datasets.overview import class_counts, overview
 from upslope.datasets.paths import list_ids
 from upslope.datasets.published import outline
@@ -116,10 +116,10 @@ REGISTRY: Mapping[str, Callable[..., Splits]] = {
 }
 """name -> loader, called as `loader(root, progress=..., **options)`."""
 
-SIMULATED = ("50c-clean", "50c-snr005")
+SIMULATED_SETS = ("50c-clean", "50c-snr005")
 """Those that are made before they are read, which takes a while."""
 
-_GIVEN = ("root", "progress", "splits", "name")
+_DATA_ARGUMENTS = ("root", "progress", "splits", "name")
 
 
 def load(
@@ -144,11 +144,11 @@ def load(
     """
     check_name(name)
     check_root(root)
-    checked = check_options(name, options)
-    common = {key: checked.pop(key) for key in COMMON if key in checked}
+    valid_options = check_options(name, options)
+    common = {key: valid_options.pop(key) for key in COMMON if key in valid_options}
     key, _ = _entry(name)
-    with _opening(name, root, checked):
-        splits = REGISTRY[key](root_of(key, root), progress=progress, **checked)
+    with _opening(name, root, valid_options):
+        splits = REGISTRY[key](root_of(key, root), progress=progress, **valid_options)
         return apply_common_options(splits, name, **common)
 
 
@@ -162,9 +162,9 @@ def load_outline(name: str, **options: Any) -> Splits | None:
     Raises:
         ConfigError: as for `load`.
     """
-    checked = check_options(name, options)
-    common = {key: checked.pop(key) for key in COMMON if key in checked}
-    splits = outline(name, checked)
+    valid_options = check_options(name, options)
+    common = {key: valid_options.pop(key) for key in COMMON if key in valid_options}
+    splits = outline(name, valid_options)
     return None if splits is None else apply_common_options(splits, name, **common)
 
 
@@ -185,13 +185,13 @@ def load_to_score(
     check_root(root)
     if name != "folder":
         return load(name, root, progress=progress, **options).pool
-    checked = check_options(name, options)
-    limit = checked.pop("limit", None)
-    taken = inspect.signature(folder.to_score).parameters
-    needed = {key: value for key, value in checked.items() if key in taken}
-    with _opening(name, root, checked):
-        pool = folder.to_score(root_of(name, root), progress=progress, **needed)
-        return pool if limit is None else limited(pool, limit)
+    valid_options = check_options(name, options)
+    limit = valid_options.pop("limit", None)
+    parameters = inspect.signature(folder.to_score).parameters
+    own_options = {key: value for key, value in valid_options.items() if key in parameters}
+    with _opening(name, root, valid_options):
+        pool = folder.to_score(root_of(name, root), progress=progress, **own_options)
+        return pool if limit is None else limit_samples(pool, limit)
 
 
 @contextmanager
@@ -220,9 +220,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown data set; every unknown or wrong option, in one message.
     """
-    given = {**options, **_entry(name)[1]}
+    every_option = {**options, **_entry(name)[1]}
     return registry.check_options(
-        f"data set {name!r}", loader(name), given, _GIVEN, apply_common_options
+        f"data set {name!r}", loader(name), every_option, _DATA_ARGUMENTS, apply_common_options
     )
 
 
@@ -250,22 +250,25 @@ def options(name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown data set.
     """
-    both = (registry.describe(name, one, _GIVEN) for one in (loader(name), apply_common_options))
+    both = (
+        registry.describe(name, one, _DATA_ARGUMENTS)
+        for one in (loader(name), apply_common_options)
+    )
     return tuple(option.name for line in both for option in line.options)
 
 
 def describe() -> list[registry.Description]:
     """Every data set: its name, one line about it, and its options with defaults and help."""
-    common = registry.describe("", apply_common_options, _GIVEN).options
-    lines = [registry.describe(name, reader, _GIVEN) for name, reader in REGISTRY.items()]
+    common = registry.describe("", apply_common_options, _DATA_ARGUMENTS).options
+    lines = [registry.describe(name, reader, _DATA_ARGUMENTS) for name, reader in REGISTRY.items()]
     return [replace(line, options=line.options + common) for line in lines]
 
 
 def root_of(name: str, root: str | Path | None) -> Path | None:
     """The file or folder of this data set: `root` itself, or its subfolder of that name; that of
     the environment's `UPSLOPE_DATA` where no root is given."""
-    given = root if root is not None else os.environ.get("UPSLOPE_DATA")
-    if given is None:
+    root_path = root if root is not None else os.environ.get("UPSLOPE_DATA")
+    if root_path is None:
         return None
-    path = Path(given).expanduser()
+    path = Path(root_path).expanduser()
     return path / name if (path / name).is_dir() else path

@@ -86,7 +86,7 @@ def build_dataset(
     if images.dtype != np.uint8:
         images = finite_floats(images, source)
     if ids is None:
-        ids = numbered(name.rpartition("/")[2], len(images))
+        ids = number_ids(name.rpartition("/")[2], len(images))
     return ArrayDataset(
         name,
         ids,
@@ -99,7 +99,7 @@ def build_dataset(
     )
 
 
-def numbered(prefix: str, count: int) -> tuple[str, ...]:
+def number_ids(prefix: str, count: int) -> tuple[str, ...]:
     """Ids for samples that have none of their own: `train-00000`, `train-00001`, ..."""
     width = max(5, len(str(count - 1)))
     return tuple(f"{prefix}-{i:0{width}d}" for i in range(count))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.datasets.parquet_footer import column_sizes
-from upslope.reading import check_regular, check_room, damage_reported
+from upslope.reading import check_regular, check_room, reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,17 +37,19 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with damage_reported(f"a Parquet file in {path}", "Get it again."):
+    with reporting_damage(f"a Parquet file in {path}", "Get it again."):
         check_regular(path)
         with pq.ParquetFile(path) as file:
             check_room(_stated_bytes(path, columns), path)
-            fixed = all(_cell_bytes(field.type) for field in file.schema_arrow)
+            has_fixed_width = all(_cell_bytes(field.type) for field in file.schema_arrow)
             batches: list[pa.RecordBatch] = []
-            taken = 0
-            for batch in file.iter_batches(_FIXED_ROWS if fixed else _ROWS, columns=columns):
+            size = 0
+            for batch in file.iter_batches(
+                _FIXED_ROWS if has_fixed_width else _ROWS, columns=columns
+            ):
                 batch.validate(full=True)
-                taken += sum(map(_plain_bytes, batch.columns))
-                check_room(taken, path)
+                size += sum(map(_plain_bytes, batch.columns))
+                check_room(size, path)
                 batches.append(batch)
             schema = file.schema_arrow
             if columns is not None:
@@ -65,7 +67,7 @@ def check_ipc(path: Path) -> None:
     """
     import pyarrow as pa
 
-    with damage_reported(f"an Arrow file in {path}", "Save it again."):
+    with reporting_damage(f"an Arrow file in {path}", "Save it again."):
         check_regular(path)
         with pa.memory_map(str(path)) as file:
             try:

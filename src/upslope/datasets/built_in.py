@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from upslope.datasets.arrays import ArrayDataset, numbered
+from upslope.datasets.arrays import ArrayDataset, number_ids
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.subset import Subset, draw
 from upslope.datasets.targets import RowsWithTargets, TargetColumns
@@ -29,9 +29,9 @@ def breast_cancer(root: Path | None = None, *, progress: Observer = no_progress)
     bunch = load_breast_cancer()
     labels = bunch.target.astype(np.int64)
     names = tuple(str(name) for name in bunch.target_names)
-    ids = numbered("tumour", len(labels))
+    ids = number_ids("tumour", len(labels))
     test, pool = draw(ids, labels, round(SHARE * len(ids)), "test")
-    inputs = _standardised(bunch.data, pool)
+    inputs = _standardise(bunch.data, pool)
     return _splits(ArrayDataset("breast-cancer", ids, names, inputs, labels), pool, test)
 
 
@@ -44,18 +44,18 @@ def diabetes(root: Path | None = None, *, progress: Observer = no_progress) -> S
     target_columns = TargetColumns(
         ("progression",), ("progression",), bunch.target.astype(np.float32)[:, None]
     )
-    ids = numbered("patient", len(bunch.target))
+    ids = number_ids("patient", len(bunch.target))
     test, pool = draw(ids, target_columns.strata, round(SHARE * len(ids)), "test")
-    inputs = _standardised(bunch.data, pool)
+    inputs = _standardise(bunch.data, pool)
     return _splits(
         RowsWithTargets("diabetes", ids, target_columns.names, inputs, target_columns), pool, test
     )
 
 
-def _standardised(values: Any, pool: Any) -> Any:
+def _standardise(values: Any, pool: Any) -> Any:
     """(n, d) float32, by the mean and the deviation of the pool."""
-    chosen = values[pool]
-    return ((values - chosen.mean(axis=0)) / chosen.std(axis=0)).astype(np.float32)
+    pool_values = values[pool]
+    return ((values - pool_values.mean(axis=0)) / pool_values.std(axis=0)).astype(np.float32)
 
 
 def _splits(everything: Dataset, pool: Any, test: Any) -> Splits:

@@ -11,7 +11,7 @@ from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory, OnError
 from upslope.datasets.layout import LeftOut
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
-from upslope.datasets.masks import Pair, by_name, open_pairs, paired
+from upslope.datasets.masks import Pair, by_name, open_pairs, pair_files
 from upslope.datasets.paths import needed_root
 from upslope.progress import Observer, no_progress
 
@@ -42,7 +42,9 @@ def load(
         images, masks = folder / "images" / name, folder / "labels" / name
         if not images.is_dir():
             images, masks = folder / name, folder / f"{name}annot"
-        pairs = paired(by_name(images, WHERE, left_out), by_name(masks, WHERE, left_out), images)
+        pairs = pair_files(
+            by_name(images, WHERE, left_out), by_name(masks, WHERE, left_out), images
+        )
         parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in pairs]
     return open_pairs(
         "camvid",

@@ -121,10 +121,10 @@ def text_numbers(column: pa.ChunkedArray, decimal: str) -> tuple[Numbers, NDArra
     zeros = cells.filter(pc.match_substring_regex(cells, r"^0\d+$"))
     first = zeros[0].as_py() if len(zeros) else None
     unread = ~np.asarray(pc.or_(is_value, is_missing).to_numpy(), dtype=bool)
-    written = cells.filter(is_value)
+    texts = cells.filter(is_value)
     thousands = rf"^[+-]?[1-9]\d{{0,2}}{point}\d{{3}}$"
-    all_so = len(written) > 2 and pc.all(pc.match_substring_regex(written, thousands)).as_py()
-    return Numbers(values[:, None], said, first, written[0].as_py() if all_so else None), unread
+    all_so = len(texts) > 2 and pc.all(pc.match_substring_regex(texts, thousands)).as_py()
+    return Numbers(values[:, None], said, first, texts[0].as_py() if all_so else None), unread
 
 
 def finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:
@@ -209,10 +209,10 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
 def _exact_from_least(numbers: list[int | None]) -> NDArray[np.float64] | None:
     """(n, 1): whole numbers beyond 2**53 as their exact distance from the least, which is what
     standardised columns are made of; as floats they would run together. None for all others."""
-    known = [number for number in numbers if number is not None]
-    if not known or max(map(abs, known)) <= 2**53:
+    values = [number for number in numbers if number is not None]
+    if not values or max(map(abs, values)) <= 2**53:
         return None
-    least = min(known)
+    least = min(values)
     return np.array([np.nan if n is None else float(n - least) for n in numbers])[:, None]
 
 
@@ -224,8 +224,10 @@ def _whole(cell: str) -> int | None:
 
 def looks_like_ids(categories: Categories) -> bool:
     """Return whether there are (nearly) as many categories as rows: ids, or free text."""
-    filled = [cell for cell in categories.cells if cell]
-    return len(filled) >= _FEWEST_FOR_IDS and len(set(filled)) > _SHARE_OF_IDS * len(filled)
+    cell_values = [cell for cell in categories.cells if cell]
+    return len(cell_values) >= _FEWEST_FOR_IDS and len(set(cell_values)) > _SHARE_OF_IDS * len(
+        cell_values
+    )
 
 
 def _lists(column: pa.ChunkedArray, where: str) -> NDArray[np.float64]:
@@ -250,7 +252,7 @@ def _lists(column: pa.ChunkedArray, where: str) -> NDArray[np.float64]:
         )
     if not isinstance(inner, pa.ChunkedArray):
         inner = pa.chunked_array([inner])
-    known = lengths.is_valid().to_numpy()
+    is_valid = lengths.is_valid().to_numpy()
     values = np.full((len(column), sizes[0]), np.nan)
-    values[known] = finite(numbers_of(inner), f"numbers in {where}").reshape(-1, sizes[0])
+    values[is_valid] = finite(numbers_of(inner), f"numbers in {where}").reshape(-1, sizes[0])
     return values

@@ -21,7 +21,7 @@ def check_name(name: object) -> None:
     if not isinstance(name, str):
         raise ConfigError(
             f"Expected the name of a data set, such as 'digits' or 'folder', but got "
-            f"{_described(name)}. {_ADVICE}"
+            f"{_describe(name)}. {_ADVICE}"
         )
 
 
@@ -36,7 +36,7 @@ def check_root(root: object) -> None:
         return
     if not isinstance(root, str | Path):
         raise ConfigError(
-            f"Expected `root` to be the path of a file or folder but got {_described(root)}. "
+            f"Expected `root` to be the path of a file or folder but got {_describe(root)}. "
             f"{_ADVICE}"
         )
     try:
@@ -55,7 +55,7 @@ def check_splits(splits: object) -> None:
     if not isinstance(splits, Splits):
         raise ConfigError(
             f"Expected `splits` to be upslope.datasets.Splits, as datasets.load gives, but got "
-            f"{_described(splits)}. {_ADVICE}"
+            f"{_describe(splits)}. {_ADVICE}"
         )
     parts = {"pool": splits.pool, "test": splits.test, "validation": splits.validation}
     for name, part in parts.items():
@@ -63,11 +63,11 @@ def check_splits(splits: object) -> None:
         if missing and (part is not None or name != "validation"):
             raise ConfigError(
                 f"Expected the {name} of `splits` to have the members of upslope.datasets.Dataset "
-                f"but {_described(part)} has no {', '.join(missing)}. {_ADVICE}"
+                f"but {_describe(part)} has no {', '.join(missing)}. {_ADVICE}"
             )
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     """The type of a value in words, and what it is to torch where that is known."""
     from torch.utils.data import DataLoader, Dataset
 

@@ -24,19 +24,19 @@ from upslope.datasets import parquet
 from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
 from upslope.datasets.base import Splits
 from upslope.datasets.decoding import read_text
-from upslope.datasets.folder import Statistic, normalised
+from upslope.datasets.folder import Statistic, normalise_splits
 from upslope.datasets.paths import check_md5, needed_root
-from upslope.datasets.published import PUBLISHED
+from upslope.datasets.published import PUBLISHED_SPLITS
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-from upslope.reading import check_room, damage_reported
+from upslope.reading import check_room, reporting_damage
 
 PIXELS = 3 * 32 * 32
 """A row: red, green, blue planes of 32x32, row by row."""
 
 
 @dataclass(frozen=True)
-class _Published:
+class _PublishedForm:
     """How one of the two is laid out in the authors' archives."""
 
     name: str
@@ -59,7 +59,7 @@ class _Published:
     """Images in each file of `train`, and in that of `test`."""
 
 
-_TEN = _Published(
+_TEN = _PublishedForm(
     "cifar10",
     "cifar-10-batches-bin",
     "cifar-10-batches-py",
@@ -81,7 +81,7 @@ _TEN = _Published(
     ),
     (10_000, 10_000),
 )
-_HUNDRED = _Published(
+_HUNDRED = _PublishedForm(
     "cifar100",
     "cifar-100-binary",
     "cifar-100-python",
@@ -121,37 +121,38 @@ def cifar100(
 
 
 def _load(
-    form: _Published,
+    form: _PublishedForm,
     root: Path | None,
     progress: Observer,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Splits:
-    splits = _opened(form, root, progress)
-    given = (form.mean, form.std) if mean is None and std is None else (mean, std)
+    splits = _open(form, root, progress)
+    default_statistics = (form.mean, form.std) if mean is None and std is None else (mean, std)
     return replace(
         splits,
-        pool=normalised(splits.pool, *given),
-        test=normalised(splits.test, *given),
+        pool=normalise_splits(splits.pool, *default_statistics),
+        test=normalise_splits(splits.test, *default_statistics),
     )
 
 
-def _opened(form: _Published, root: Path | None, progress: Observer) -> Splits:
+def _open(form: _PublishedForm, root: Path | None, progress: Observer) -> Splits:
     where = "https://www.cs.toronto.edu/~kriz/cifar.html"
     folder = needed_root(root, form.name, where)
     if parquet.has_files(folder):
         splits = parquet.load(folder, progress=progress)
-        expected, count = PUBLISHED[form.name].classes, len(splits.pool.classes)
-        if count != expected:  # beside it may lie another data set of the same layout
+        class_count, count = PUBLISHED_SPLITS[form.name].classes, len(splits.pool.classes)
+        if count != class_count:  # beside it may lie another data set of the same layout
             raise DataError(
-                f"Expected {form.name!r}, of {expected} classes, in {folder} but the Parquet files "
+                f"Expected {form.name!r}, of {class_count} classes, in {folder} but the Parquet "
+                "files "
                 f"there have {count}: they are another data set's. Get it from {where}."
             )
         return splits
-    for name, pickled in ((form.binary, False), (form.python, True)):
+    for name, has_pickles in ((form.binary, False), (form.python, True)):
         inside = folder if folder.name == name else folder / name
         if inside.is_dir():
-            return _archive(form, inside, pickled, where)
+            return _archive(form, inside, has_pickles, where)
     raise DataError(
         f"Expected the data set {form.name!r} in {folder}: files train-*.parquet and "
         f"test-*.parquet, or a folder {form.binary} or {form.python}. Get and "
@@ -159,16 +160,16 @@ def _opened(form: _Published, root: Path | None, progress: Observer) -> Splits:
     )
 
 
-def _archive(form: _Published, folder: Path, pickled: bool, where: str) -> Splits:
-    suffix = "" if pickled else ".bin"
-    names_file = form.names_files[pickled]
-    needed = [f"{file}{suffix}" for file in (*form.train, form.test)] + [names_file]
-    if missing := [file for file in needed if not (folder / file).is_file()]:
+def _archive(form: _PublishedForm, folder: Path, has_pickles: bool, where: str) -> Splits:
+    suffix = "" if has_pickles else ".bin"
+    names_file = form.names_files[has_pickles]
+    file_names = [f"{file}{suffix}" for file in (*form.train, form.test)] + [names_file]
+    if missing := [file for file in file_names if not (folder / file).is_file()]:
         raise DataError(
             f"Expected the files {', '.join(missing)} in {folder} but they are missing. Unpack the "
             f"archive again, or get it from {where}; nothing is downloaded for you."
         )
-    if pickled:
+    if has_pickles:
         names = _strings_after(form.names_key, folder / names_file)
     else:
         names = read_text(folder / names_file).split()
@@ -176,11 +177,11 @@ def _archive(form: _Published, folder: Path, pickled: bool, where: str) -> Split
     md5 = dict(zip((*form.train, form.test), form.md5, strict=True))
 
     def split(name: str, files: tuple[str, ...]) -> ArrayDataset:
-        read = _pickled if pickled else _binary
+        read = _read_pickle if has_pickles else _binary
         parts = [read(folder / f"{file}{suffix}", form) for file in files]
         for file, (_, labels) in zip(files, parts, strict=True):
             # A part that somebody cut out has no published checksum, nor have binary files.
-            if pickled and len(labels) == form.rows[name == "test"]:
+            if has_pickles and len(labels) == form.rows[name == "test"]:
                 check_md5(folder / file, md5[file], where)
         return build_dataset(
             f"{form.name}/{name}",
@@ -193,7 +194,7 @@ def _archive(form: _Published, folder: Path, pickled: bool, where: str) -> Split
     return Splits(pool=split("train", form.train), test=split("test", (form.test,)))
 
 
-def _binary(path: Path, form: _Published) -> tuple[Array, Array]:
+def _binary(path: Path, form: _PublishedForm) -> tuple[Array, Array]:
     """(images (n, 3, 32, 32) uint8, labels (n,)) of rows of label bytes and pixels."""
     data = np.fromfile(path, dtype=np.uint8)
     row = form.label_bytes + PIXELS
@@ -206,7 +207,7 @@ def _binary(path: Path, form: _Published) -> tuple[Array, Array]:
     return rows[:, form.label_bytes :].reshape(-1, 3, 32, 32), rows[:, form.label_bytes - 1]
 
 
-def _pickled(path: Path, form: _Published) -> tuple[Array, Array]:
+def _read_pickle(path: Path, form: _PublishedForm) -> tuple[Array, Array]:
     """(images, labels) as `_binary`, from the tokens of a pickled dict."""
     pixels: bytes | None = None
     labels: list[int] = []
@@ -228,7 +229,7 @@ def _pickled(path: Path, form: _Published) -> tuple[Array, Array]:
 
 
 def _bytes(text: str, path: Path) -> bytes:
-    with damage_reported(f"pixels as bytes in {path}", "Unpack the archive again."):
+    with reporting_damage(f"pixels as bytes in {path}", "Unpack the archive again."):
         return text.encode("latin-1")
 
 
@@ -254,7 +255,7 @@ _INTEGERS = frozenset(("INT", "BININT", "BININT1", "BININT2"))
 
 def _tokens(path: Path) -> Iterator[object]:
     """Strings (bytes as latin-1) and integers of a pickle in order, and `_END` after each list."""
-    with damage_reported(
+    with reporting_damage(
         f"a pickle of protocol 2, as published, in {path}", "Unpack the archive again."
     ):
         check_room(path.stat().st_size, path)

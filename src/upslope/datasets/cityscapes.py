@@ -14,7 +14,7 @@ from pydantic import Field
 from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory, OnError
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
-from upslope.datasets.masks import Pair, open_pairs, paired
+from upslope.datasets.masks import Pair, open_pairs, pair_files
 from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
@@ -64,7 +64,7 @@ def load(
                 f"*_gtFine_labelIds.png in {folder} but got {len(images)} and {len(masks)}. Get "
                 f"and unpack both archives from {WHERE}; nothing is downloaded for you."
             )
-        pairs = paired(images, masks, folder / "leftImg8bit" / name)
+        pairs = pair_files(images, masks, folder / "leftImg8bit" / name)
         parts[part] = [Pair(f"{name}/{key}", image, mask) for key, image, mask in pairs]
     return open_pairs(
         "cityscapes",

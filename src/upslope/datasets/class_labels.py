@@ -29,37 +29,41 @@ def read_classes(
     what: str,
     words: Collection[str] | None,
     samples: str = "rows",
-    given: Sequence[object] | None = None,
+    class_list: Sequence[object] | None = None,
 ) -> tuple[tuple[str, ...], Labels, tuple[str, ...]]:
     """Return (names of the classes in order, (n,) labels, notes) of a column of classes.
 
     Whole numbers are ordered by size, other names as text. what: "classes in the column ..." for
     messages. words: the option `missing_labels`. samples: what has the labels, in the plural.
-    given: the option `classes`, all names in order; a word among them stands for its class.
+    class_list: the option `classes`, all names in order; a word among them stands for its class.
 
     Raises:
         ConfigError: names given that are no names.
         DataError: cells that are no classes, or not among those given; fewer than two; one of its
             own for each sample; two spellings of one number.
     """
-    if given is not None and words is None:
-        words = [word for word in MISSING_WORDS if word not in given]
+    if class_list is not None and words is None:
+        words = [word for word in MISSING_WORDS if word not in class_list]
     column = plain_column(column)
     cells = texts_of(column, what)
     notes = list(missing_notes(cells, words, samples))
     if is_number(column.type) and "int" not in str(column.type):
         notes.append(f"Labels of type {column.type} are whole numbers, and taken as classes.")
-    known = [cell for cell in cells if cell is not None and not is_missing(cell, words)]
-    names = ordered_names(known, what) if given is None else tuple(class_names(known, given, what))
+    labels = [cell for cell in cells if cell is not None and not is_missing(cell, words)]
+    names = (
+        ordered_names(labels, what)
+        if class_list is None
+        else tuple(class_names(labels, class_list, what))
+    )
     if len(names) < 2:
         raise DataError(
             f"Expected at least 2 {what} but got {list(names)}"
             + (f", since {notes[0]}" if notes else ".")
             + " Where nothing is labelled yet, name the classes: data.classes=[cat,dog]."
         )
-    if given is None and len(names) == len(known) and len(names) >= _FEWEST:
+    if class_list is None and len(names) == len(labels) and len(names) >= _FEWEST:
         raise DataError(
-            f"Expected {what} but each of the {len(known):,} labels is there once, as "
+            f"Expected {what} but each of the {len(labels):,} labels is there once, as "
             f"{names[0]!r}: ids or measured numbers. Name another column, or for a table set "
             "`data.kind` to numbers."
         )

@@ -22,7 +22,7 @@ from upslope.datasets.encoded import Memory, ModeOption, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.image_duplicates import DuplicatesOption
 from upslope.datasets.image_form import White
-from upslope.datasets.layout import Entry, shown
+from upslope.datasets.layout import Entry, name_some
 from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.outlines import OutlineMasks
 from upslope.datasets.paths import needed_root
@@ -76,7 +76,7 @@ def load(
     """COCO instances: images of one category each, or masks from polygons and run lengths."""
     folder = needed_root(root, "coco", WHERE)
     files = _files(folder, annotations, test_annotations)
-    parts = [(path, *_opened(folder, path, images)) for path in files]
+    parts = [(path, *_open(folder, path, images)) for path in files]
     _same_categories(parts)
     notes = _crowd_notes(parts)
     if target == "classes":
@@ -104,16 +104,17 @@ def load(
             f"{format_count(unlabelled, 'image has', 'images have')} no objects: unlabelled. "
             "`data.empty` background says that nothing is in them.",
         )
-    mixed = sum(len(image.numbers) > 1 for _, _, part in parts for image in part.images)
-    if mixed:
+    several_count = sum(len(image.numbers) > 1 for _, _, part in parts for image in part.images)
+    if several_count:
         notes += (
-            f"{format_count(mixed, 'image has', 'images have')} objects of several categories: "
+            f"{format_count(several_count, 'image has', 'images have')} objects of several "
+            "categories: "
             "pixels in two of them are ignored.",
         )
     return open_pairs(
         folder.name,
         folder,
-        _divided(pairs, test_share),
+        _divide(pairs, test_share),
         _reader(parts, crowd),
         mode=mode,
         size=(size, size) if size else None,
@@ -146,26 +147,28 @@ def _files(folder: Path, train: str | None, test: str | None) -> list[Path]:
     if len(every) != 1:
         raise DataError(
             f"Expected annotations/instances_train*.json and instances_val*.json in {folder}, or "
-            f"one file of annotations, but got {shown([p.name for p in every]) or 'none'}. Name "
+            f"one file of annotations, but got {name_some([p.name for p in every]) or 'none'}. "
+            "Name "
             f"the file with `data.annotations`; get the data from {WHERE}."
         )
     return every
 
 
-def _opened(folder: Path, path: Path, images: str | None) -> tuple[Path, Instances]:
+def _open(folder: Path, path: Path, images: str | None) -> tuple[Path, Instances]:
     """(the folder of images, what the annotations hold), after a look at every image's file."""
     instances = read_instances(path)
     if not instances.images:
         raise DataError(f"Expected images in {path} but it lists none.")
-    named = path.stem.removeprefix("instances_")
-    places = (named, f"images/{named}", "images", "") if images is None else (images,)
+    split_name = path.stem.removeprefix("instances_")
+    places = (split_name, f"images/{split_name}", "images", "") if images is None else (images,)
     first = instances.images[0].file
     home = next((folder / p for p in places if (folder / p / first).is_file()), folder / places[0])
     missing = [image.file for image in instances.images if not (home / image.file).is_file()]
     if missing:
         raise DataError(
             f"Expected the images that {path} lists in {home} but "
-            f"{format_count(len(missing), 'file is', 'files are')} missing: {shown(missing)}. Add "
+            f"{format_count(len(missing), 'file is', 'files are')} missing: {name_some(missing)}. "
+            "Add "
             "them, or name the folder with `data.images`."
         )
     return home, instances
@@ -177,7 +180,7 @@ def _same_categories(parts: Sequence[Part]) -> None:
         differing = sorted({*first[2].categories} ^ {*last[2].categories})
         raise DataError(
             f"Expected the same categories in the same order of ids in {first[0]} and {last[0]} "
-            f"but they differ{f' in {shown(differing)}' if differing else ' in their order'}. "
+            f"but they differ{f' in {name_some(differing)}' if differing else ' in their order'}. "
             "Write both from one list."
         )
 
@@ -258,17 +261,19 @@ def _reader(parts: Sequence[Part], crowd: Literal["ignore", "class"]) -> Outline
     )
 
 
-def _divided(pairs: list[list[Pair]], test_share: float) -> dict[str, list[Pair]]:
+def _divide(pairs: list[list[Pair]], test_share: float) -> dict[str, list[Pair]]:
     if len(pairs) == 2:
         return {"train": pairs[0], "test": pairs[1]}
-    known = [pair for pair in pairs[0] if pair.mask]
-    labels = np.full(len(known), UNKNOWN, dtype=np.int64)  # nothing to stratify by
-    drawn: list[int] = []
-    if known:
-        count = round(test_share * len(known))
-        drawn = draw([pair.id for pair in known], labels, count, "test")[0].tolist()
-    test = {known[i].id for i in drawn}
+    pairs_with_objects = [pair for pair in pairs[0] if pair.mask]
+    labels = np.full(len(pairs_with_objects), UNKNOWN, dtype=np.int64)  # nothing to stratify by
+    positions: list[int] = []
+    if pairs_with_objects:
+        count = round(test_share * len(pairs_with_objects))
+        positions = draw([pair.id for pair in pairs_with_objects], labels, count, "test")[
+            0
+        ].tolist()
+    test = {pairs_with_objects[i].id for i in positions}
     return {
         "train": [pair for pair in pairs[0] if pair.id not in test],
-        "test": [known[i] for i in drawn],
+        "test": [pairs_with_objects[i] for i in positions],
     }

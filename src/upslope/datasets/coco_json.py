@@ -12,13 +12,14 @@ import numpy as np
 
 from upslope.datasets.outlines import Outline, read_runs
 from upslope.files import from_json
-from upslope.reading import check_room, damage_reported
+from upslope.reading import check_room, reporting_damage
 
 _ROOM = 8
 """Bytes of memory that a byte of JSON takes at most as lists of numbers: 40 for "1.5, ", which is a
 float of 24 and its place of 8, and the text beside."""
 _SIDE = 2**16  # pixels along an edge that a file may state
 _ADVICE = "Export it again as COCO instances."
+Rectangle = tuple[int, float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class CocoImage:
 
     numbers: of the categories of all its objects, those in crowds among them. outlines: objects
     with a polygon or run lengths. crowds: objects that are crowds. boxes: objects without outline.
+    objects: all of them. rectangles: (number, left, top, width, height) of those that have a box.
     """
 
     file: str
@@ -35,6 +37,8 @@ class CocoImage:
     outlines: tuple[Outline, ...]
     crowds: int
     boxes: int
+    objects: int
+    rectangles: tuple[Rectangle, ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def read_instances(path: Path) -> Instances:
         DataError: the file is too large, no JSON or no instances; ids or names that are there
             twice or stand for nothing; a file name that leads elsewhere; outlines that are none.
     """
-    with damage_reported(f"COCO instances in {path}", _ADVICE):
+    with reporting_damage(f"COCO instances in {path}", _ADVICE):
         check_room(_ROOM * path.stat().st_size, path)
         content = from_json(path.read_bytes())
         if not isinstance(content, dict):
@@ -70,8 +74,8 @@ def read_instances(path: Path) -> Instances:
         numbers = {id_: number for number, id_ in enumerate(sorted(categories))}
         objects: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in images}
         for entry in lists["annotations"]:
-            for key, known in (("image_id", images), ("category_id", categories)):
-                if type(entry.get(key)) is not int or entry[key] not in known:
+            for key, known_ids in (("image_id", images), ("category_id", categories)):
+                if type(entry.get(key)) is not int or entry[key] not in known_ids:
                     raise ValueError(
                         f"its annotation {entry.get('id')} has the {key} {entry.get(key)!r}, which "
                         "is not there"
@@ -110,11 +114,14 @@ def _image(
         raise ValueError(f"{name!r} has the height and width {size}")
     crowds = boxes = 0
     outlines: list[Outline] = []
+    rectangles: list[Rectangle] = []
     for entry in entries:
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise ValueError(f"its annotation {entry.get('id')} has iscrowd {crowd!r}, not 0 or 1")
         crowds += crowd
+        if entry.get("bbox"):
+            rectangles.append((numbers[entry["category_id"]], *_rectangle(entry)))
         outline = _outline(entry, numbers[entry["category_id"]] + 1, bool(crowd), size)
         if outline is None:
             boxes += 1
@@ -127,7 +134,23 @@ def _image(
         tuple(outlines),
         crowds,
         boxes,
+        len(entries),
+        tuple(rectangles),
     )
+
+
+def _rectangle(entry: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    box = entry["bbox"]
+    sound = isinstance(box, list) and len(box) == 4 and all(
+        type(v) in (int, float) and math.isfinite(v) and abs(v) <= _SIDE for v in box
+    )  # fmt: skip
+    if not sound:
+        raise ValueError(
+            f"the bbox of its annotation {entry.get('id')} is {box!r}, not [left, top, width, "
+            "height]"
+        )
+    left, top, width, height = (float(v) for v in box)
+    return left, top, width, height
 
 
 def _outline(

@@ -44,48 +44,48 @@ def apply_common_options(
     read_limit: for the readers, before; see `reading.limited_to`.
     """
     del read_limit
-    pool, test, held = splits.pool, splits.test, splits.validation
-    if validation and held is not None:
+    pool, test, validation_set = splits.pool, splits.test, splits.validation
+    if validation and validation_set is not None:
         raise ConfigError(
             f"data set {name!r}: Expected `data.validation` to be 0 but got {validation}: the "
-            f"files hold a validation split of their own ({len(held)} samples)."
+            f"files hold a validation split of their own ({len(validation_set)} samples)."
         )
     if limit is not None:
-        pool = limited(pool, limit)
+        pool = limit_samples(pool, limit)
     if test_limit is not None:
-        test = limited(test, test_limit)
+        test = limit_samples(test, test_limit)
     if validation:
-        pool, held = _set_apart(pool, validation, name)
-    for part, needed in (("pool", pool), ("test", test)):
-        if not len(needed) and not isinstance(needed, NoTestSet):
+        pool, validation_set = _set_apart(pool, validation, name)
+    for part, part_needed in (("pool", pool), ("test", test)):
+        if not len(part_needed) and not isinstance(part_needed, NoTestSet):
             raise DataError(f"data set {name!r}: Expected at least one {part} sample but got none.")
-    for part, dataset in (("test", test), ("validation", held)):
+    for part, dataset in (("test", test), ("validation", validation_set)):
         if dataset is not None and isinstance(dataset, HasLabels):
-            _all_labelled(dataset, part, name)
-    return Splits(pool, test, held, splits.notes)
+            _check_all_have_labels(dataset, part, name)
+    return Splits(pool, test, validation_set, splits.notes)
 
 
 def _set_apart(pool: Dataset, share: float, name: str) -> tuple[Dataset, Dataset]:
     """(pool, validation): a stratified share of the labelled samples, or of all where the data
     set has no label per sample to stratify by."""
     labels = labels_of(pool)
-    known = np.flatnonzero(labels != UNKNOWN)
-    candidates = known if len(known) else np.arange(len(pool))
+    with_label = np.flatnonzero(labels != UNKNOWN)
+    candidates = with_label if len(with_label) else np.arange(len(pool))
     count = round(share * len(candidates))
     if not 1 <= count < len(pool):
         raise ConfigError(
             f"data set {name!r}: Expected `data.validation` to leave samples on both sides but "
             f"{share} of {len(candidates)} labelled samples is {count}."
         )
-    drawn, _ = draw(
+    positions, _ = draw(
         [pool.ids[i] for i in candidates.tolist()], labels[candidates], count, "validation"
     )
-    chosen = candidates[drawn]
-    rest = np.setdiff1d(np.arange(len(pool)), chosen)
-    return Subset(pool, rest.tolist()), Subset(pool, chosen.tolist())
+    rows = candidates[positions]
+    rest = np.setdiff1d(np.arange(len(pool)), rows)
+    return Subset(pool, rest.tolist()), Subset(pool, rows.tolist())
 
 
-def _all_labelled(dataset: Dataset, part: str, name: str) -> None:
+def _check_all_have_labels(dataset: Dataset, part: str, name: str) -> None:
     missing = np.flatnonzero(labels_of(dataset) == UNKNOWN)
     if len(missing):
         raise DataError(
@@ -95,9 +95,9 @@ def _all_labelled(dataset: Dataset, part: str, name: str) -> None:
         )
 
 
-def limited(dataset: Dataset, limit: int) -> Dataset:
+def limit_samples(dataset: Dataset, limit: int) -> Dataset:
     """So many samples, stratified; all of them where there are no more."""
     if limit >= len(dataset):
         return dataset
-    drawn, _ = draw(dataset.ids, labels_of(dataset), limit, "limit")
-    return Subset(dataset, drawn.tolist())
+    positions, _ = draw(dataset.ids, labels_of(dataset), limit, "limit")
+    return Subset(dataset, positions.tolist())

@@ -32,12 +32,12 @@ def content_digests(
     digests: list[bytes | None] = []
     for start in range(0, len(positions), _CHUNK):
         part = positions[start : start + _CHUNK].tolist()
-        digests += _encoded(base, part) if isinstance(base, EncodedDataset) else _read(base, part)
+        digests += _encode(base, part) if isinstance(base, EncodedDataset) else _read(base, part)
         progress(len(digests))
     return digests
 
 
-def _encoded(dataset: EncodedDataset, positions: Sequence[int]) -> list[bytes | None]:
+def _encode(dataset: EncodedDataset, positions: Sequence[int]) -> list[bytes | None]:
     form = f"{dataset.form} {dataset.input_shape} Pillow {PIL.__version__}".encode()
     digests: list[bytes | None] = []
     for position in positions:

@@ -73,19 +73,19 @@ def decode_text(data: bytes, source: object, encoding: str | None = None) -> str
         DataError: bytes that are no text in the encoding given, marked or usual; text that holds
             NUL characters; a byte order mark that contradicts the encoding given.
     """
-    mark, marked = next(((m, name) for m, name in _MARKS if data.startswith(m)), (b"", None))
-    given = _lookup(encoding)
-    if marked and given and not _agree(marked, given):
+    mark, mark_name = next(((m, name) for m, name in _MARKS if data.startswith(m)), (b"", None))
+    codec = _lookup(encoding)
+    if mark_name and codec and not _agree(mark_name, codec):
         raise DataError(
             f"Expected {source} to be text in {encoding}, as `data.encoding` says, but its byte "
-            f"order mark {mark.hex(' ')} is that of {marked}. Leave `data.encoding` out."
+            f"order mark {mark.hex(' ')} is that of {mark_name}. Leave `data.encoding` out."
         )
-    name = marked or given or "utf-8"
+    name = mark_name or codec or "utf-8"
     try:
         text = data[len(mark) :].decode(name)
     except UnicodeDecodeError as error:
         raise _undecodable(data, len(mark) + error.start, source, name, encoding) from error
-    if given and not marked and not text.isascii() and _is_utf_8(data, given):
+    if codec and not mark_name and not text.isascii() and _is_utf_8(data, codec):
         warnings.warn(
             f"{source} is read as {encoding}, as `data.encoding` says, but is text in UTF-8 as "
             "well, which texts in other encodings hardly ever are. Leave `data.encoding` out where "
@@ -126,9 +126,9 @@ def _lookup(encoding: str | None) -> str | None:
         ) from error
 
 
-def _is_utf_8(data: bytes, given: str) -> bool:
+def _is_utf_8(data: bytes, codec: str) -> bool:
     """Tell whether bytes that are read in another encoding are valid UTF-8."""
-    if given.startswith("utf"):
+    if codec.startswith("utf"):
         return False
     try:
         data.decode("utf-8")
@@ -137,12 +137,12 @@ def _is_utf_8(data: bytes, given: str) -> bool:
     return True
 
 
-def _agree(marked: str, given: str) -> bool:
-    """Whether the encoding given may begin with the byte order mark of `marked`."""
-    return given in (
-        marked,
-        marked.rpartition("-")[0],
-        "utf-8-sig" if marked == "utf-8" else marked,
+def _agree(mark_name: str, codec: str) -> bool:
+    """Whether the encoding given may begin with the byte order mark of `mark_name`."""
+    return codec in (
+        mark_name,
+        mark_name.rpartition("-")[0],
+        "utf-8-sig" if mark_name == "utf-8" else mark_name,
     )
 
 

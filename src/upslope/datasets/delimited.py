@@ -31,7 +31,7 @@ Delimiter = Annotated[
     ),
 ]
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-_PROBED = 200
+_PROBE_BYTES = 200
 """Lines by which the delimiter is told."""
 _AT_ONCE = 20_000
 """Lines held as Python objects."""
@@ -84,8 +84,8 @@ def read_delimited(
             for column, down in zip(columns, across, strict=True):
                 column.append(pa.array(down, pa.large_string()))
     arrays = [pa.chunked_array(chunks, pa.large_string()) for chunks in columns]
-    named, told = _named(names, arrays, path)
-    return pa.table(named), (*notes, *told)
+    named_columns, column_notes = _name_columns(names, arrays, path)
+    return pa.table(named_columns), (*notes, *column_notes)
 
 
 def _lines(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -111,7 +111,7 @@ def _delimiter(text: str, usual: str, path: Path) -> str:
     counts: dict[str, int] = {}
     for delimiter in DELIMITERS:
         try:
-            lengths = [len(c) for _, c in islice(_lines(text, delimiter, path), _PROBED)]
+            lengths = [len(c) for _, c in islice(_lines(text, delimiter, path), _PROBE_BYTES)]
         except DataError:
             continue
         # The last of the lines may be cut by nothing: all lines were parsed whole.
@@ -129,22 +129,22 @@ def _delimiter(text: str, usual: str, path: Path) -> str:
     return others[0] if others else usual
 
 
-def _named(
+def _name_columns(
     names: list[str], columns: list[pa.ChunkedArray], path: Path
 ) -> tuple[dict[str, pa.ChunkedArray], tuple[str, ...]]:
     """(columns by name, notes) without nameless columns that hold nothing or count the rows."""
     import pyarrow.compute as pc
 
-    named: dict[str, pa.ChunkedArray] = {}
+    by_name: dict[str, pa.ChunkedArray] = {}
     notes: list[str] = []
     for i, (name, column) in enumerate(zip(names, columns, strict=True), 1):
         if name.strip():
-            if name in named:
+            if name in by_name:
                 raise DataError(
                     f"Expected the columns of {path} to have names of their own but {name!r} is "
                     "there twice. Rename one."
                 )
-            named[name] = column
+            by_name[name] = column
         elif not len(column) or not pc.any(pc.not_equal(column, "")).as_py():
             notes.append(f"Column {i} of {path.name} has no name and no cells: left out.")
         elif column.to_pylist() == [str(k) for k in range(len(column))]:
@@ -157,7 +157,7 @@ def _named(
                 f"Expected a name for every column in the first line of {path} but column {i} has "
                 "none. Name it."
             )
-    return named, tuple(notes)
+    return by_name, tuple(notes)
 
 
 @contextmanager

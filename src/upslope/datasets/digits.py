@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upslope.datasets.arrays import build_dataset, numbered
+from upslope.datasets.arrays import build_dataset, number_ids
 from upslope.datasets.base import Splits
 from upslope.datasets.subset import Subset, draw
 from upslope.progress import Observer, no_progress
@@ -27,14 +27,14 @@ def load(root: Path | None = None, *, progress: Observer = no_progress) -> Split
     from sklearn.datasets import load_digits  # import takes a second
 
     bunch = load_digits()
-    scaled = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
     everything = build_dataset(
         "digits",
-        scaled[:, None],  # (n, 1, 8, 8)
+        pixels[:, None],  # (n, 1, 8, 8)
         bunch.target,
         tuple("0123456789"),
         source="sklearn.datasets.load_digits()",
-        ids=numbered("digit", len(scaled)),
+        ids=number_ids("digit", len(pixels)),
         mean=MEAN,
         std=STD,
     )

@@ -29,11 +29,12 @@ def duplicate_notes(
     first: dict[object, int] = {}
     for i in pool:
         first.setdefault(keys[i], i)
-    shared = [i for i in test if keys[i] in first]
-    if shared:
+    test_copies = [i for i in test if keys[i] in first]
+    if test_copies:
         notes.append(
-            f"{len(shared):,} of {len(test):,} test {what} have the same inputs as one of the "
-            f"pool, first {ids[shared[0]]!r} as {ids[first[keys[shared[0]]]]!r}: figures on them "
+            f"{len(test_copies):,} of {len(test):,} test {what} have the same inputs as one of the "
+            f"pool, first {ids[test_copies[0]]!r} as {ids[first[keys[test_copies[0]]]]!r}: figures "
+            "on them "
             "show memory. Remove them from either where the test set is to be independent."
         )
     if len(first) < len(pool):
@@ -43,15 +44,16 @@ def duplicate_notes(
             f"earlier one, first {ids[twice]!r} those of {ids[first[keys[twice]]]!r}: each may be "
             "asked for, and costs a label."
         )
-    if labels is not None and (shared or len(first) < len(pool)):
+    if labels is not None and (test_copies or len(first) < len(pool)):
         said: dict[object, int] = {}
-        disputed = set()
+        keys_of_two_classes = set()
         for i in np.flatnonzero(labels != UNKNOWN).tolist():
             if said.setdefault(keys[i], int(labels[i])) != labels[i]:
-                disputed.add(keys[i])
-        if disputed:
+                keys_of_two_classes.add(keys[i])
+        if keys_of_two_classes:
             notes.append(
-                f"{format_count(len(disputed), 'group')} of {what} with the same inputs and "
+                f"{format_count(len(keys_of_two_classes), 'group')} of {what} with the same inputs "
+                "and "
                 "different labels: no network can fit them all."
             )
     return tuple(notes)

@@ -24,7 +24,7 @@ from upslope.counts import format_count
 from upslope.datasets.arrays import ArrayDataset, Labels, build_dataset, known_targets
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.paths import cache_folder, list_ids
-from upslope.decoders import Encoded, decode_in_processes
+from upslope.decoders import EncodedImage, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import write_atomically
 from upslope.images import Form, Mode, Pixels, decode, without_advice
@@ -67,7 +67,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CacheFile:
     """position -> what `source` has for the sample that is there after others were left out."""
 
     source: Callable[[int], bytes | Path]
@@ -108,16 +108,16 @@ class EncodedDataset:
         out = np.empty((len(indices), *self.input_shape), dtype=np.uint8)
         positions = list(indices)
         if self.decoders:
-            encoded = [self._encoded(position) for position in positions]
-            decoded = decode_in_processes(encoded, self.form, self.decoders)
-            for k, (pixels, (_, name)) in enumerate(zip(decoded, encoded, strict=True)):
+            files = [self._encode(position) for position in positions]
+            pixel_arrays = decode_in_processes(files, self.form, self.decoders)
+            for k, (pixels, (_, name)) in enumerate(zip(pixel_arrays, files, strict=True)):
                 out[k] = self._of_shape(pixels, name)
             return torch.from_numpy(out)
 
         def read(k: int) -> None:
             out[k] = self.image(positions[k])
 
-        for _ in each(read, len(positions), self.threads()):
+        for _ in run_for_each(read, len(positions), self.threads()):
             pass
         return torch.from_numpy(out)
 
@@ -128,19 +128,19 @@ class EncodedDataset:
     def threads(self) -> int:
         """Under a few kilobytes an image, Python's share of the decoding, which runs in one
         thread at a time, outweighs Pillow's: more threads than one then make it slower."""
-        source = self.source(0)
         try:
+            source = self.source(0)
             size = source.stat().st_size if isinstance(source, Path) else len(source)
-        except OSError:  # decoding it tells of it, by name
+        except (OSError, DataError):  # decoding it tells of it, by name
             size = _SMALL
         return 1 if size < _SMALL else cpu_count() or 1
 
     def image(self, position: int) -> Pixels:
         """(c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
-        source, name = self._encoded(position)
+        source, name = self._encode(position)
         return self._of_shape(decode(source, name, self.form), name)
 
-    def _encoded(self, position: int) -> Encoded:
+    def _encode(self, position: int) -> EncodedImage:
         source = self.source(position)
         name = (
             str(source) if isinstance(source, Path) else f"{self.ids[position]} of {place_of(self)}"
@@ -178,14 +178,14 @@ def materialise(
         what = f"with digest {digest} {dataset.form} {dataset.input_shape} Pillow {PIL.__version__}"
         key = hashlib.sha256(what.encode()).hexdigest()[:16]
         kept_in = cache_folder() / f"decoded-{key}.npy"
-        known = _cached(kept_in, (len(dataset), *dataset.input_shape))
-        if known is not None:
+        cache = _read_cache(kept_in, (len(dataset), *dataset.input_shape))
+        if cache is not None:
             return build_dataset(
-                dataset.name, known, dataset.labels, dataset.classes,
+                dataset.name, cache, dataset.labels, dataset.classes,
                 source=place_of(dataset), ids=dataset.ids,
             )  # fmt: skip
     out = np.empty((len(dataset) if fits else 0, *dataset.input_shape), dtype=np.uint8)
-    broken: dict[int, DataError] = {}
+    errors: dict[int, DataError] = {}
 
     def read(i: int) -> None:
         try:
@@ -193,55 +193,55 @@ def materialise(
         except DataError as error:
             if not skip:
                 raise
-            broken[i] = error
+            errors[i] = error
         else:
             if fits:
                 out[i] = pixels
 
     progress(Progress("read", 0, len(dataset)))
-    for done in each(read, len(dataset), dataset.threads()):
-        progress(Progress("read", done, len(dataset)))
-    if kept_in is not None and not broken:
+    for count in run_for_each(read, len(dataset), dataset.threads()):
+        progress(Progress("read", count, len(dataset)))
+    if kept_in is not None and not errors:
         with contextlib.suppress(RunError):  # a cache that cannot be written saves no time
             write_atomically(kept_in, lambda to: _save(to, out))
-    kept = np.array([i for i in range(len(dataset)) if i not in broken], dtype=np.int64)
-    if broken:
+    positions = np.array([i for i in range(len(dataset)) if i not in errors], dtype=np.int64)
+    if errors:
         warnings.warn(
-            left_out_text(dataset, broken),
+            left_out_text(dataset, errors),
             stacklevel=2,
         )
-        out = out[kept] if fits else out
-    ids = tuple(dataset.ids[i] for i in kept)
-    labels = dataset.labels[kept]
+        out = out[positions] if fits else out
+    ids = tuple(dataset.ids[i] for i in positions)
+    labels = dataset.labels[positions]
     if fits:
         return build_dataset(
             dataset.name, out, labels, dataset.classes, source=place_of(dataset), ids=ids
         )
-    return replace(dataset, ids=ids, labels=labels, source=Kept(dataset.source, kept))
+    return replace(dataset, ids=ids, labels=labels, source=CacheFile(dataset.source, positions))
 
 
-def left_out_text(dataset: Dataset, broken: Mapping[int, DataError], noun: str = "image") -> str:
+def left_out_text(dataset: Dataset, errors: Mapping[int, DataError], noun: str = "image") -> str:
     """Return the sentence on samples that cannot be used: how many, which, and the first's fault.
 
-    broken: position -> what is wrong. noun: of one sample.
+    errors: position -> what is wrong. noun: of one sample.
     """
-    places = sorted(broken)
+    places = sorted(errors)
     return (
-        f"Left out {len(broken):,} of {format_count(len(dataset), noun)} of {place_of(dataset)}, "
+        f"Left out {len(errors):,} of {format_count(len(dataset), noun)} of {place_of(dataset)}, "
         f"which cannot be used: {list_ids([dataset.ids[i] for i in places])}. The first: "
-        f"{without_advice(broken[places[0]])}"
+        f"{without_advice(errors[places[0]])}"
     )
 
 
-def _cached(path: Path, shape: tuple[int, ...]) -> Pixels | None:
+def _read_cache(path: Path, shape: tuple[int, ...]) -> Pixels | None:
     """What an earlier opening decoded; None where there is nothing, or nothing whole."""
     if not path.is_file():
         return None
     try:
         # Mapped first: a damaged header may ask for more memory than there is.
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        sound = stored.shape == shape and stored.dtype == np.uint8
-        pixels: Pixels = np.array(stored) if sound else np.empty(0, dtype=np.uint8)
+        cache_pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        sound = cache_pixels.shape == shape and cache_pixels.dtype == np.uint8
+        pixels: Pixels = np.array(cache_pixels) if sound else np.empty(0, dtype=np.uint8)
         with path.open("rb") as file:
             file.seek(-_DIGEST, os.SEEK_END)
             sound &= file.read() == hashlib.sha256(pixels.data).digest()
@@ -263,7 +263,7 @@ def _save(path: Path, pixels: Pixels) -> None:
         )  # NumPy reads no further
 
 
-def each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:
+def run_for_each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:
     """Call work(0) to work(count - 1), in threads if more than one; yields the number done."""
     with ThreadPoolExecutor(threads, thread_name_prefix="upslope-decode") as pool:
         for start in range(0, count, _CHUNK):

@@ -173,7 +173,7 @@ def to_score(
         )
     form, shape = form_of(Files(folder, ids), ids, mode, size, on_error, white)
     labels = np.full(len(ids), UNKNOWN, dtype=np.int64)
-    encoded = EncodedDataset(
+    images = EncodedDataset(
         folder.name,
         tuple(ids),
         (),
@@ -184,8 +184,8 @@ def to_score(
         decoders=decoders,
         place=str(folder),
     )
-    dataset = materialise(encoded, on_error, memory, progress)
-    return normalised(dataset, mean, std)
+    dataset = materialise(images, on_error, memory, progress)
+    return normalise_splits(dataset, mean, std)
 
 
 def open_entries(
@@ -239,7 +239,7 @@ def open_entries(
             return None
         ids = tuple(id_ for id_, _, _ in splits[split])
         labels = np.array([number[label] for _, label, _ in splits[split]], dtype=np.int64)
-        encoded = EncodedDataset(
+        dataset = EncodedDataset(
             f"{folder.name}/{split}",
             ids,
             classes,
@@ -250,22 +250,22 @@ def open_entries(
             decoders=decoders,
             place=f"{folder} ({split})",
         )
-        return normalised(materialise(encoded, on_error, memory, progress), mean, std)
+        return normalise_splits(materialise(dataset, on_error, memory, progress), mean, std)
 
     pool, test = open_split("train"), open_split("test")
     assert pool is not None  # `divide` has refused an empty pool
     validation = open_split("validation")
-    listed = [id_ for part in splits.values() for id_, _, _ in part]
-    notes += survey_notes(Files(folder, listed), listed, form, on_error)
+    every_id = [id_ for part in splits.values() for id_, _, _ in part]
+    notes += survey_notes(Files(folder, every_id), every_id, form, on_error)
     if duplicates != "off":
-        drawn = {"pool": pool, "test set": test, "validation set": validation}
-        opened = {name: part for name, part in drawn.items() if part is not None}
-        files = {part: [folder / id_ for id_ in data.ids] for part, data in opened.items()}
-        notes += copy_notes(opened, files, duplicates, progress)
+        parts = {"pool": pool, "test set": test, "validation set": validation}
+        datasets = {name: part for name, part in parts.items() if part is not None}
+        files = {part: [folder / id_ for id_ in data.ids] for part, data in datasets.items()}
+        notes += copy_notes(datasets, files, duplicates, progress)
     return Splits(pool, NoTestSet(pool) if test is None else test, validation, notes)
 
 
-def normalised(
+def normalise_splits(
     dataset: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Dataset:
     """`dataset` with the statistics that were given, if any.

@@ -49,15 +49,15 @@ def splits_among(names: Sequence[str]) -> Mapping[str, str]:
     hints: dict[str, str] = {}
     for name in names:
         words = re.findall(r"[a-z]+", name.lower())
-        for split, known in _WORDS.items():
-            if words and ({words[0], words[-1]} & known):
+        for split, split_words in _WORDS.items():
+            if words and ({words[0], words[-1]} & split_words):
                 hints.setdefault(split, name)
-    begun = {
+    prefixes = {
         name: next((s for s, b in _BEGINNINGS.items() if name.lower().startswith(b)), "")
         for name in names
     }
-    if all(begun.values()):
-        hints |= {split: name for name, split in begun.items()}
+    if all(prefixes.values()):
+        hints |= {split: name for name, split in prefixes.items()}
     return hints
 
 

@@ -47,16 +47,16 @@ def from_table(
 ) -> Splits:
     """Make the splits of a table; see `Splits.from_table`."""
     with options_as_arguments():
-        opened = [as_arrow(frame, "the table")]
+        arrow_tables = [as_arrow(frame, "the table")]
         if test is not None:
-            opened.append(as_arrow(test, "the test table"))
-        notes = tuple(note for _, told in opened for note in told)
-        rows = rows_of([one for one, _ in opened], _NAME, id, notes=notes)
-        wanted = _listed(target)
+            arrow_tables.append(as_arrow(test, "the test table"))
+        notes = tuple(note for _, table_notes in arrow_tables for note in table_notes)
+        rows = rows_of([one for one, _ in arrow_tables], _NAME, id, notes=notes)
+        target_names = _as_list(target)
         if text is None:
             splits = tables.from_rows(
-                rows, wanted, classes, kind, _listed(columns),
-                _listed(categorical) or "", missing, missing_labels, test_share,
+                rows, target_names, classes, kind, _as_list(columns),
+                _as_list(categorical) or "", missing, missing_labels, test_share,
             )  # fmt: skip
         elif kind != "class" or columns is not None or categorical:
             raise ConfigError(
@@ -65,13 +65,13 @@ def from_table(
             )
         else:
             splits = texts.from_rows(
-                rows, tokenizer, text, wanted, classes, missing_labels, length, test_share
+                rows, tokenizer, text, target_names, classes, missing_labels, length, test_share
             )
-    told = tuple(as_arguments(note) for note in splits.notes)
-    return Splits(splits.pool, splits.test, splits.validation, told)
+    table_notes = tuple(as_arguments(note) for note in splits.notes)
+    return Splits(splits.pool, splits.test, splits.validation, table_notes)
 
 
-def _listed(names: str | Sequence[str] | None) -> str | list[str] | None:
+def _as_list(names: str | Sequence[str] | None) -> str | list[str] | None:
     return names if names is None or isinstance(names, str) else list(names)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import Labels, build_dataset, check_labels, numbered
+from upslope.datasets.arrays import Labels, build_dataset, check_labels, number_ids
 from upslope.datasets.arrow import check_ipc
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
@@ -37,7 +37,7 @@ from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, no_progress
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -116,38 +116,38 @@ def from_splits(
         missing_labels,
     )
     if type(features[columns[0]]).__name__ != "Image":
-        given = {"mode": mode, "size": size}
-        if any(given.values()):
+        form_options = {"mode": mode, "size": size}
+        if any(form_options.values()):
             raise ConfigError(
                 "data set 'hf': Expected `data.mode` and `data.size` for encoded images alone but "
-                f"got {given}, and {columns[0]!r} of {name} holds arrays."
+                f"got {form_options}, and {columns[0]!r} of {name} holds arrays."
             )
-        pool, tested = (
+        pool, test_set = (
             _of_arrays(splits[split], f"{name}/{split}", columns[0], labels[split], names)
             for split in (train, test)
         )
-        return Splits(pool, tested, notes=(*notes, *array_duplicate_notes(pool, tested)))
-    source = _Rows(_undecoded(splits[train], columns[0]), columns[0])
-    ids = numbered(train, len(splits[train]))
+        return Splits(pool, test_set, notes=(*notes, *array_duplicate_notes(pool, test_set)))
+    source = _Rows(_without_decoding(splits[train], columns[0]), columns[0])
+    ids = number_ids(train, len(splits[train]))
     form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
         rows = splits[split]
-        ids = numbered(split, len(rows))
-        encoded = EncodedDataset(
+        ids = number_ids(split, len(rows))
+        dataset = EncodedDataset(
             f"{name}/{split}",
             ids,
             names,
-            _Rows(_undecoded(rows, columns[0]), columns[0]),
+            _Rows(_without_decoding(rows, columns[0]), columns[0]),
             check_labels(labels[split], names, ids, f"{name}/{split}"),
             form,
             shape,
             decoders=decoders,
         )
-        return materialise(encoded, on_error, memory, progress)
+        return materialise(dataset, on_error, memory, progress)
 
-    opened = open_split(train), open_split(test)
-    return Splits(*opened, notes=(*notes, *array_duplicate_notes(*opened)))
+    datasets = open_split(train), open_split(test)
+    return Splits(*datasets, notes=(*notes, *array_duplicate_notes(*datasets)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +193,12 @@ def _from_disk(folder: Path) -> dict[str, Any]:
     """The splits of what `save_to_disk` wrote, or of files train*.arrow, test*.arrow."""
     library = _library()
     shards: dict[str, list[Any]] = {}
-    with damage_reported(f"a data set that `datasets` saved in {folder}", "Save it again."):
+    with reporting_damage(f"a data set that `datasets` saved in {folder}", "Save it again."):
         for file in sorted(folder.glob("**/*.arrow")):
             check_ipc(file)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            opened = library.load_from_disk(str(folder))
-            return dict(opened) if isinstance(opened, dict) else {"train": opened}
+            rows = library.load_from_disk(str(folder))
+            return dict(rows) if isinstance(rows, dict) else {"train": rows}
         for file in sorted(folder.glob("*.arrow")):
             split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
             if split:
@@ -212,40 +212,42 @@ def _from_disk(folder: Path) -> dict[str, Any]:
     return {split: library.concatenate_datasets(parts) for split, parts in shards.items()}
 
 
-def _image_column(features: Any, wanted: str | None, name: str) -> str:
+def _image_column(features: Any, option: str | None, name: str) -> str:
     kinds = {column: type(feature).__name__ for column, feature in features.items()}
     fitting = [c for c, kind in kinds.items() if kind in ("Image", "Array2D", "Array3D")]
-    return _chosen("image", wanted, fitting, kinds, name)
+    return _choose_column("image", option, fitting, kinds, name)
 
 
-def _label_column(features: Any, wanted: str | None, name: str) -> str:
+def _label_column(features: Any, column: str | None, name: str) -> str:
     kinds = {c: getattr(f, "dtype", type(f).__name__) for c, f in features.items()}
-    nested = [c for c, f in features.items() if type(f).__name__ not in ("Value", "ClassLabel")]
+    nested_columns = [
+        c for c, f in features.items() if type(f).__name__ not in ("Value", "ClassLabel")
+    ]
     classes = [c for c, f in features.items() if type(f).__name__ == "ClassLabel"]
-    usual = [c for c in ("label", "fine_label", "labels") if c in kinds and c not in nested]
-    return _chosen("label", wanted, classes if len(classes) == 1 else usual[:1], kinds, name)
+    usual = [c for c in ("label", "fine_label", "labels") if c in kinds and c not in nested_columns]
+    return _choose_column("label", column, classes if len(classes) == 1 else usual[:1], kinds, name)
 
 
-def _chosen(
-    what: str, wanted: str | None, fitting: list[str], kinds: dict[str, Any], name: str
+def _choose_column(
+    what: str, option: str | None, fitting: list[str], kinds: dict[str, Any], name: str
 ) -> str:
     """The column wanted, or the one that fits.
 
     Raises:
         ConfigError: no such column; none that fits, or several.
     """
-    if wanted is not None and wanted in kinds:
-        return wanted
-    if wanted is None and len(fitting) == 1:
+    if option is not None and option in kinds:
+        return option
+    if option is None and len(fitting) == 1:
         return fitting[0]
     columns = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     raise ConfigError(
-        f"data set 'hf': Expected `data.{what}` to name a column of {name} but got {wanted!r}; "
+        f"data set 'hf': Expected `data.{what}` to name a column of {name} but got {option!r}; "
         f"it has {columns}."
     )
 
 
-def _undecoded(rows: Any, image: str) -> Any:
+def _without_decoding(rows: Any, image: str) -> Any:
     """`rows` that give encoded images as they lie, so that we alone decode them."""
     return rows.cast_column(image, _library().Image(decode=False)).select_columns([image])
 
@@ -260,8 +262,8 @@ def _column(rows: Any, label: str) -> pa.ChunkedArray:
 
 def _names(feature: Any) -> tuple[str, ...] | None:
     """The names that a ClassLabel feature states."""
-    stated = getattr(feature, "names", None)
-    return None if stated is None else tuple(str(one) for one in stated)
+    class_names = getattr(feature, "names", None)
+    return None if class_names is None else tuple(str(one) for one in class_names)
 
 
 def _of_arrays(rows: Any, name: str, image: str, labels: Labels, names: tuple[str, ...]) -> Dataset:
@@ -274,13 +276,18 @@ def _of_arrays(rows: Any, name: str, image: str, labels: Labels, names: tuple[st
             f"{name} but got {kind}. Name another column with `data.image`."
         )
     # Unless told, the library hands out integers as int64.
-    typed = rows.select_columns([image]).with_format("numpy", dtype=np.dtype(str(kind)))
-    parts = [np.asarray(typed[i : i + _ROWS][image]) for i in range(0, len(rows), _ROWS)]
+    arrays = rows.select_columns([image]).with_format("numpy", dtype=np.dtype(str(kind)))
+    parts = [np.asarray(arrays[i : i + _ROWS][image]) for i in range(0, len(rows), _ROWS)]
     images = np.concatenate(parts)
     if images.ndim == 3:
         images = images[:, None]
     elif images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return build_dataset(
-        name, images, labels, names, source=name, ids=numbered(name.rpartition("/")[2], len(images))
+        name,
+        images,
+        labels,
+        names,
+        source=name,
+        ids=number_ids(name.rpartition("/")[2], len(images)),
     )

@@ -46,14 +46,14 @@ def from_hugging_face(
     with options_as_arguments():
         splits = _splits(data, train, test_share)
         if text is None:
-            opened = from_splits(
+            splits_read = from_splits(
                 splits, "the data set", train, test, image, label, None, mode, size, "raise",
                 memory, 0, white, progress,
             )  # fmt: skip
         else:
-            opened = _texts(splits, train, test, text, label, tokenizer, length, test_share)
-    told = tuple(as_arguments(note) for note in opened.notes)
-    return Splits(opened.pool, opened.test, opened.validation, told)
+            splits_read = _texts(splits, train, test, text, label, tokenizer, length, test_share)
+    notes = tuple(as_arguments(note) for note in splits_read.notes)
+    return Splits(splits_read.pool, splits_read.test, splits_read.validation, notes)
 
 
 def _splits(data: Any, train: str, test_share: float | None) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def _splits(data: Any, train: str, test_share: float | None) -> dict[str, Any]:
         # By position, evenly: the draw must not depend on a seed.
         count = len(splits[train])
         places = np.linspace(0, count - 1, round(test_share * count)).astype(int)
-        tested = np.unique(places).tolist()
-        rest = np.setdiff1d(np.arange(count), tested).tolist()
-        if not tested or not rest:
+        test_rows = np.unique(places).tolist()
+        rest = np.setdiff1d(np.arange(count), test_rows).tolist()
+        if not test_rows or not rest:
             raise DataError(
                 f"Expected samples to learn from and to test on but a test_share of {test_share} "
-                f"of {count} leaves {len(rest)} and {len(tested)}."
+                f"of {count} leaves {len(rest)} and {len(test_rows)}."
             )
-        splits |= {"test": splits[train].select(tested), train: splits[train].select(rest)}
+        splits |= {"test": splits[train].select(test_rows), train: splits[train].select(rest)}
     return splits
 
 
@@ -105,14 +105,14 @@ def _texts(
             f"Expected the splits {train} and {test} in the data set but it has "
             f"{', '.join(splits)}. Name them with `train` and `test`."
         )
-    named = {name: _arrow(splits[name], text, label) for name in (train, test) if name}
-    target = next(iter(named.values()))[1]
+    tables = {name: _arrow(splits[name], text, label) for name in (train, test) if name}
+    target = next(iter(tables.values()))[1]
     return from_table(
-        named[train][0],
-        named[test][0] if test else None,
+        tables[train][0],
+        tables[test][0] if test else None,
         text=text,
         target=target,
-        classes=named[train][2],
+        classes=tables[train][2],
         tokenizer=tokenizer,
         length=length,
         test_share=test_share or 0.2,
@@ -137,7 +137,7 @@ def _arrow(rows: Any, text: str, label: str | None) -> tuple[pa.Table, str, Sequ
     names = getattr(features[column], "names", None)
     if names is not None:
         cells = table.column(column).to_pylist()
-        told = [names[i] if i is not None and i >= 0 else None for i in cells]
+        label_cells = [names[i] if i is not None and i >= 0 else None for i in cells]
         place = table.column_names.index(column)
-        table = table.set_column(place, column, pa.array(told, pa.string()))
+        table = table.set_column(place, column, pa.array(label_cells, pa.string()))
     return table, column, None if names is None else [str(name) for name in names]

@@ -20,7 +20,7 @@ from upslope.datasets.base import Splits
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-from upslope.reading import check_room, count_rest, damage_reported, unpacked
+from upslope.reading import check_room, count_rest, open_unpacked, reporting_damage
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -102,11 +102,11 @@ def _read(
             f"are missing. Get them from {where}; nothing is downloaded for you."
         )
     arrays = {key: read_idx(path) for key, path in paths.items() if path is not None}
-    for (split, file), published in zip(paths, md5, strict=bool(md5)):
+    for (split, file), digest in zip(paths, md5, strict=bool(md5)):
         path = paths[split, file]
         # Unpacked, or in part, a file has no published checksum.
         if path and path.suffix == ".gz" and len(arrays[split, file]) == COUNTS[split]:
-            check_md5(path, published, where)
+            check_md5(path, digest, where)
     names = classes or [
         str(i) for i in range(1 + max(int(arrays[s, FILES[s][1]].max(initial=0)) for s in FILES))
     ]
@@ -158,7 +158,7 @@ def read_idx(path: Path) -> Array:
             than memory may be taken for, or a damaged gzip stream.
     """
     kind = "a whole gzip file" if path.suffix == ".gz" else "an IDX file"
-    with damage_reported(f"{kind} in {path}", "Get it again."), unpacked(path) as file:
+    with reporting_damage(f"{kind} in {path}", "Get it again."), open_unpacked(path) as file:
         head = file.read(4)
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UINT8 or not head[3]:
             raise DataError(

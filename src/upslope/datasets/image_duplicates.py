@@ -44,7 +44,7 @@ NEAR = 0.995
 """Least inner product of the thumbnails of near duplicates."""
 MANY = 20_000
 """Images above which `auto` compares no thumbnails: the work grows with the square."""
-STREAMED = 2**28
+MOST_STREAMED_BYTES = 2**28
 """Bytes of decoded images above which `auto` decodes none for the sake of their thumbnails."""
 _FLAT = 2.0  # standard deviation of grey levels under which a thumbnail shows nothing to compare
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green, blue in grey, as Pillow weighs them
@@ -86,7 +86,7 @@ def copy_notes(
         for id_, label, file in zip(dataset.ids, labels_of(dataset), files[part], strict=True)
     ]
     groups = list(_equal_files(samples))
-    notes = list(_told(_copies(groups, samples), samples, "copy", ", byte for byte,"))
+    notes = list(_note(_copies(groups, samples), samples, "copy", ", byte for byte,"))
     if looking == "exact":
         return tuple(notes)
     if looking == "auto" and not (_is_quick(parts.values()) and len(samples) <= MANY):
@@ -94,13 +94,13 @@ def copy_notes(
             *notes,
             "Near duplicates were not looked for: set `data.duplicates` to near to do so.",
         )
-    return (*notes, *_told(_near(parts, samples, groups, progress), samples, "near copy"))
+    return (*notes, *_note(_near(parts, samples, groups, progress), samples, "near copy"))
 
 
 def _is_quick(parts: Iterable[Dataset]) -> bool:
     """Tell whether all images are held in memory, or few enough to be decoded in seconds."""
-    streamed = [dataset for dataset in parts if not dataset.resident]
-    return sum(len(d) * math.prod(d.input_shape) for d in streamed) <= STREAMED
+    streams = [dataset for dataset in parts if not dataset.resident]
+    return sum(len(d) * math.prod(d.input_shape) for d in streams) <= MOST_STREAMED_BYTES
 
 
 def _equal_files(samples: Sequence[_Sample]) -> Iterator[list[int]]:
@@ -110,11 +110,11 @@ def _equal_files(samples: Sequence[_Sample]) -> Iterator[list[int]]:
     """
     groups: Iterable[list[int]] = [list(range(len(samples)))]
     for key in (_length, _ends, _digest):
-        groups = [same for group in groups for same in _divided(group, samples, key)]
+        groups = [same for group in groups for same in _divide(group, samples, key)]
     yield from groups
 
 
-def _divided(
+def _divide(
     group: Sequence[int], samples: Sequence[_Sample], key: Callable[[Path], object]
 ) -> list[list[int]]:
     """The parts of a group, of two samples and more, whose files have one key."""
@@ -130,15 +130,15 @@ def _length(file: Path) -> int:
 
 
 def _ends(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        begins = opened.read(_END)
-        opened.seek(-min(_END, len(begins)), os.SEEK_END)
-        return begins + opened.read()
+    with file.open("rb") as stream:
+        begins = stream.read(_END)
+        stream.seek(-min(_END, len(begins)), os.SEEK_END)
+        return begins + stream.read()
 
 
 def _digest(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _copies(groups: Sequence[Sequence[int]], samples: Sequence[_Sample]) -> Iterator[_Pair]:
@@ -202,13 +202,13 @@ def _thumbnails(dataset: Dataset, progress: Observer) -> Tensor:
         )
         grey = torch.einsum("nchw,c->nhw", images.float(), weights)[:, None]
         small = F.adaptive_avg_pool2d(grey, SIDE).flatten(1)
-        centred = small - small.mean(dim=1, keepdim=True)
-        seen = centred.std(dim=1, keepdim=True) >= _FLAT
-        out[np.flatnonzero(mask.numpy()) + start] = F.normalize(centred) * seen
+        differences = small - small.mean(dim=1, keepdim=True)
+        is_not_flat = differences.std(dim=1, keepdim=True) >= _FLAT
+        out[np.flatnonzero(mask.numpy()) + start] = F.normalize(differences) * is_not_flat
     return out
 
 
-def _told(
+def _note(
     pairs: Iterable[_Pair], samples: Sequence[_Sample], noun: str, how: str = ""
 ) -> Iterator[str]:
     """Sentences on copies across parts, within a part, and under two classes.

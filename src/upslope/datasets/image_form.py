@@ -36,6 +36,10 @@ class HasFolder(Protocol):
         ...
 
 
+class MissingImageError(DataError):
+    """A sample that has no image, where its table has a row for it."""
+
+
 def form_of(
     source: Callable[[int], bytes | Path],
     ids: Sequence[str],
@@ -59,16 +63,16 @@ def form_of(
         return Form(mode, (size, size), white), (1 if mode == "L" else 3, size, size)
     for i in range(len(ids)):
         try:
-            header = read_header(*named(source, ids, i))
+            header = read_header(*read_image_named(source, ids, i))
         except DataError:
             if on_error == "skip" and i < len(ids) - 1:
                 continue
             raise
         break
-    chosen = mode or header.natural
+    image_mode = mode or header.natural
     height, width = (size, size) if size else header.size
-    form = Form(chosen, (size, size) if size else None, white)
-    return form, (1 if chosen == "L" else 3, height, width)
+    form = Form(image_mode, (size, size) if size else None, white)
+    return form, (1 if image_mode == "L" else 3, height, width)
 
 
 def white_level(
@@ -87,7 +91,10 @@ def white_level(
         return white
     highest, deep, colour = -1, 0, False
     for i in np.unique(np.linspace(0, len(ids) - 1, min(_LOOKED_AT, len(ids))).astype(int)):
-        image = named(source, ids, int(i))
+        try:
+            image = read_image_named(source, ids, int(i))
+        except MissingImageError:
+            continue
         try:
             header = read_header(*image)
             if not header.deep:
@@ -120,9 +127,9 @@ def _bits(level: int) -> int:
     return int(2 ** (depth + depth % 2) - 1)
 
 
-def named(
+def read_image_named(
     source: Callable[[int], bytes | Path], ids: Sequence[str], position: int
 ) -> tuple[bytes | Path, str]:
     """Return the bytes or the path of an image, and what messages call it."""
-    encoded = source(position)
-    return encoded, str(encoded) if isinstance(encoded, Path) else ids[position]
+    content = source(position)
+    return content, str(content) if isinstance(content, Path) else ids[position]

@@ -27,8 +27,8 @@ def divide(
     if labelled and not any(split for _, _, split in entries):
         names = np.unique([label for _, label, _ in labelled], return_inverse=True)[1]
         ids = [id_ for id_, _, _ in labelled]
-        drawn, _ = draw(ids, names.astype(np.int64), round(test_share * len(ids)), "test")
-        test = {ids[i] for i in drawn}
+        positions, _ = draw(ids, names.astype(np.int64), round(test_share * len(ids)), "test")
+        test = {ids[i] for i in positions}
         entries = [(i, label, "test" if i in test else "train") for i, label, _ in entries]
     parts: dict[str, list[Entry]] = {"train": [], "test": [], "validation": []}
     for entry in entries:
@@ -46,14 +46,18 @@ def divide(
 
 def class_notes(splits: Mapping[str, list[Entry]]) -> tuple[str, ...]:
     """Return sentences on classes without a sample to learn from, and on a lone val/."""
-    learnt = {label for _, label, _ in splits["train"]}
+    train_labels = {label for _, label, _ in splits["train"]}
     notes = []
     for part in ("test", "validation"):
-        unseen = Counter(label for _, label, _ in splits[part] if label and label not in learnt)
-        if unseen and learnt - {""}:
-            counted = ", ".join(f"{name!r} ({count:,})" for name, count in sorted(unseen.items()))
+        unseen = Counter(
+            label for _, label, _ in splits[part] if label and label not in train_labels
+        )
+        if unseen and train_labels - {""}:
+            count_words = ", ".join(
+                f"{name!r} ({count:,})" for name, count in sorted(unseen.items())
+            )
             notes.append(
-                f"The {part} set holds classes without a labelled image in the pool: {counted}."
+                f"The {part} set holds classes without a labelled image in the pool: {count_words}."
             )
     if splits["test"] and all(split == "validation" for _, _, split in splits["test"]):
         notes.append("The images of the validation split are the test set: no split test is there.")

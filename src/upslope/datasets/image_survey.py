@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upslope.datasets.image_form import named
+from upslope.datasets.image_form import read_image_named
 from upslope.errors import DataError
 from upslope.images import FULL, Form, Header, read_header
 
@@ -32,24 +32,26 @@ def survey_notes(
             here, since images that are streamed are decoded in the middle of a run.
     """
     headers: dict[str, Header] = {}
-    chosen = _chosen(ids)
-    for i in chosen:
+    sample = _sample_files(ids)
+    for i in sample:
         try:
-            headers[ids[i]] = read_header(*named(source, ids, i))
+            headers[ids[i]] = read_header(*read_image_named(source, ids, i))
         except DataError:
             if on_error == "raise":
                 raise
     of = f"of {len(headers):,} images"
-    if len(chosen) < len(ids):
+    if len(sample) < len(ids):
         of += f" looked at (there are {len(ids):,})"
     notes = []
     for what, sentence in _CHANGES:
-        changed = [id_ for id_, header in headers.items() if what(header, form)]
-        if changed:
-            kinds = Counter(headers[id_].mode for id_ in changed)
+        changed_ids = [id_ for id_, header in headers.items() if what(header, form)]
+        if changed_ids:
+            kinds = Counter(headers[id_].mode for id_ in changed_ids)
             modes = ", ".join(f"{count:,} {mode}" for mode, count in sorted(kinds.items()))
-            told = sentence.format(modes=modes, white=form.white or FULL, levels=_levels(form))
-            notes.append(f"{len(changed):,} {of} {told} For example {Path(changed[0]).name}.")
+            note = sentence.format(modes=modes, white=form.white or FULL, levels=_levels(form))
+            notes.append(
+                f"{len(changed_ids):,} {of} {note} For example {Path(changed_ids[0]).name}."
+            )
     return tuple(notes)
 
 
@@ -60,7 +62,7 @@ def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
     decoding.
     """
     kinds: Counter[str] = Counter()
-    for i in _chosen(files):
+    for i in _sample_files(files):
         try:
             header = read_header(files[i], str(files[i]))
         except DataError:
@@ -68,14 +70,14 @@ def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
         kinds["palette" if header.mode == "P" else "grey" if header.natural == "L" else "RGB"] += 1
     if len(kinds) < 2:
         return ()
-    told = ", ".join(f"{count:,} {name}" for name, count in sorted(kinds.items()))
+    note = ", ".join(f"{count:,} {name}" for name, count in sorted(kinds.items()))
     how = (
         "the numbers of palette entries count as grey levels do" if kind == "index" else "by colour"
     )
-    return (f"Masks are of several kinds ({told}), read by one class table: {how}.",)
+    return (f"Masks are of several kinds ({note}), read by one class table: {how}.",)
 
 
-def _chosen(files: Sequence[object]) -> list[int]:
+def _sample_files(files: Sequence[object]) -> list[int]:
     """Positions evenly spaced, of all files where there are few."""
     count = min(_LOOKED_AT, len(files))
     return sorted({int(i) for i in np.linspace(0, len(files) - 1, count)}) if files else []
@@ -89,15 +91,15 @@ def _loses_colour(header: Header, form: Form) -> bool:
     return form.mode == "L" and header.natural == "RGB"
 
 
-def _converted(header: Header, form: Form) -> bool:
+def _converts_mode(header: Header, form: Form) -> bool:
     return form.mode == "RGB" and header.mode not in _COLOUR and header.natural == "RGB"
 
 
-def _repeated(header: Header, form: Form) -> bool:
+def _repeats_channels(header: Header, form: Form) -> bool:
     return form.mode == "RGB" and header.natural == "L"
 
 
-def _cropped(header: Header, form: Form) -> bool:
+def _crops(header: Header, form: Form) -> bool:
     """Whether a centred crop to the shape wanted takes more than a pixel off."""
     if form.size is None:
         return False
@@ -106,14 +108,14 @@ def _cropped(header: Header, form: Form) -> bool:
     return height - tall * scale > 1 or width - wide * scale > 1
 
 
-def _enlarged(header: Header, form: Form) -> bool:
+def _enlarges(header: Header, form: Form) -> bool:
     return form.size is not None and any(a < b for a, b in zip(header.size, form.size, strict=True))
 
 
 _CHANGES = (
     (_loses_colour, "are in colour and brought to grey ({modes}); `data.mode` RGB keeps colours."),
-    (_converted, "are converted to RGB without a colour profile ({modes})."),
-    (_repeated, "are grey, repeated in three channels ({modes})."),
+    (_converts_mode, "are converted to RGB without a colour profile ({modes})."),
+    (_repeats_channels, "are grey, repeated in three channels ({modes})."),
     (
         lambda header, _: header.deep,
         "hold 16 bits: with {white} as white (`data.white`), {levels} of their levels become one.",
@@ -125,8 +127,8 @@ _CHANGES = (
         "hold further pictures behind the first (MPO), which are not read.",
     ),
     (
-        _cropped,
+        _crops,
         "are of another shape than `data.size` asks for: what is beyond a centred crop is cut off.",
     ),
-    (_enlarged, "are smaller than `data.size` asks for, and enlarged."),
+    (_enlarges, "are smaller than `data.size` asks for, and enlarged."),
 )

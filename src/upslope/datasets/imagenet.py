@@ -25,7 +25,7 @@ from upslope.datasets.matlab import read_matlab
 from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 WHERE = (
     "https://image-net.org/challenges/LSVRC/2012 (ILSVRC2012_img_train.tar, "
@@ -123,10 +123,10 @@ def _validation(
     val = folder / "val"
     by_wnid = _by_wnid(val)
     if by_wnid:
-        if unknown := sorted(by_wnid.keys() - names.keys()):
+        if absent := sorted(by_wnid.keys() - names.keys()):
             raise DataError(
-                f"Expected the classes of {folder / 'train'} in {val} but got {unknown[0]} "
-                f"({len(unknown)} unknown)."
+                f"Expected the classes of {folder / 'train'} in {val} but got {absent[0]} "
+                f"({len(absent)} unknown)."
             )
         return [
             (f"val/{wnid}/{file}", names[wnid], "test")
@@ -173,7 +173,7 @@ def _synsets(path: Path) -> dict[int, tuple[str, str]]:
     fields = [f"synsets.{name}" for name in ("ILSVRC2012_ID", "WNID", "words")]
     if missing := [field for field in fields if field not in content]:
         raise DataError(f"Expected {', '.join(fields)} in {path} but got no {missing[0]}. {advice}")
-    with damage_reported(f"numbers, wnids and words of classes in {path}", advice):
+    with reporting_damage(f"numbers, wnids and words of classes in {path}", advice):
         rows = zip(*(content[field] for field in fields), strict=True)
         classes = {int(number): (str(wnid), str(words)) for number, wnid, words in rows}
     return {number: classes[number] for number in sorted(classes) if number <= CLASSES}

@@ -22,7 +22,7 @@ from upslope.datasets.arrays import (
     ArrayDataset,
     Labels,
     finite_floats,
-    numbered,
+    number_ids,
 )
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import duplicate_notes, row_key
@@ -79,13 +79,15 @@ def from_arrays(
         parts = {"pool": input_array(inputs, layout, "the arrays/pool")}
         if test_inputs is not None:
             parts["test"] = input_array(test_inputs, layout, "the arrays/test")
-        given = {"pool": targets, "test": test_targets}
+        targets_by_part = {"pool": targets, "test": test_targets}
         sizes = {part: len(array) for part, array in parts.items()}
-        read = read_target_values({p: given[p] for p in parts}, sizes, kind, classes, "the arrays")
+        read = read_target_values(
+            {p: targets_by_part[p] for p in parts}, sizes, kind, classes, "the arrays"
+        )
         names = {"pool": ids, "test": test_ids}
-        listed = {p: sample_ids(names[p], len(parts[p]), p, f"the arrays/{p}") for p in parts}
-        built = {p: array_dataset(p, parts[p], read, p, listed[p], kind) for p in parts}
-        return assembled(built, "the arrays", test_share, read.notes)
+        ids_by_part = {p: sample_ids(names[p], len(parts[p]), p, f"the arrays/{p}") for p in parts}
+        datasets = {p: array_dataset(p, parts[p], read, p, ids_by_part[p], kind) for p in parts}
+        return assemble_splits(datasets, "the arrays", test_share, read.notes)
 
 
 def input_array(inputs: Any, layout: Layout, where: str) -> Array:
@@ -121,7 +123,7 @@ def input_array(inputs: Any, layout: Layout, where: str) -> Array:
 
 
 def sample_ids(
-    given: Sequence[object] | None, count: int, prefix: str, where: str
+    names: Sequence[object] | None, count: int, prefix: str, where: str
 ) -> tuple[str, ...]:
     """Return the ids given, as text, or numbered ones.
 
@@ -129,11 +131,11 @@ def sample_ids(
         DataError: another number of ids than samples, ids that are neither text nor whole numbers,
             empty or not distinct.
     """
-    if given is None:
-        return numbered(prefix, count)
-    listed = as_array(given, f"the ids of {where}").tolist()
-    ids = tuple(str(value) for value in listed)
-    wrong = [v for v in listed if isinstance(v, bool) or not isinstance(v, str | int) or v == ""]
+    if names is None:
+        return number_ids(prefix, count)
+    id_list = as_array(names, f"the ids of {where}").tolist()
+    ids = tuple(str(value) for value in id_list)
+    wrong = [v for v in id_list if isinstance(v, bool) or not isinstance(v, str | int) or v == ""]
     if wrong:
         raise DataError(
             f"Expected the ids of {where} to be text or whole numbers but got {wrong[0]!r}."
@@ -143,8 +145,8 @@ def sample_ids(
             f"Expected one id for each of the {count:,} samples of {where} but got {len(ids):,}."
         )
     if len(set(ids)) != count:
-        seen: set[str] = set()
-        twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+        earlier_ids: set[str] = set()
+        twice = next(i for i in ids if i in earlier_ids or earlier_ids.add(i))  # type: ignore[func-returns-value]
         raise DataError(f"Expected the ids of {where} to be distinct but {twice!r} comes twice.")
     return ids
 
@@ -167,7 +169,7 @@ def array_dataset(
     return RowsWithTargets(name, ids, targets.names, inputs, target_columns, resident)
 
 
-def assembled(
+def assemble_splits(
     parts: Mapping[str, Dataset], where: str, test_share: float | None, notes: Sequence[str]
 ) -> Splits:
     """Return the splits of "pool" and, where they are there, "test" and "validation".
@@ -182,7 +184,7 @@ def assembled(
     for name, part in parts.items():
         _check_alike(pool, part, name, where)
         if name != "pool":
-            _check_labelled(part, name, where)
+            _check_has_labels(part, name, where)
     if test_share is not None:
         if test is not None or not 0 < test_share < 1:
             raise ConfigError(
@@ -190,24 +192,26 @@ def assembled(
                 f"got {test_share}{' beside a test set' if test is not None else ''}."
             )
         labels = labels_of(pool)
-        known = np.flatnonzero(labels != UNKNOWN)
-        drawn, _ = draw(
-            [pool.ids[i] for i in known.tolist()],
-            labels[known],
-            round(test_share * len(known)),
+        with_label = np.flatnonzero(labels != UNKNOWN)
+        positions, _ = draw(
+            [pool.ids[i] for i in with_label.tolist()],
+            labels[with_label],
+            round(test_share * len(with_label)),
             "test",
         )
-        rest = np.setdiff1d(np.arange(len(pool)), known[drawn])
-        if not len(drawn) or not len(rest):
+        rest = np.setdiff1d(np.arange(len(pool)), with_label[positions])
+        if not len(positions) or not len(rest):
             raise DataError(
                 f"Expected samples to learn from and to test on in {where} but a test_share of "
-                f"{test_share} of {len(known)} labelled samples leaves {len(rest)} and "
-                f"{len(drawn)}."
+                f"{test_share} of {len(with_label)} labelled samples leaves {len(rest)} and "
+                f"{len(positions)}."
             )
-        pool, test = Subset(pool, rest.tolist()), Subset(pool, known[drawn].tolist())
+        pool, test = Subset(pool, rest.tolist()), Subset(pool, with_label[positions].tolist())
     notes = (*notes, *_duplicates(pool, test))
-    told = tuple(as_arguments(note) for note in notes)
-    return Splits(pool, NoTestSet(pool) if test is None else test, parts.get("validation"), told)
+    all_notes = tuple(as_arguments(note) for note in notes)
+    return Splits(
+        pool, NoTestSet(pool) if test is None else test, parts.get("validation"), all_notes
+    )
 
 
 def _check_alike(pool: Dataset, part: Dataset, name: str, where: str) -> None:
@@ -219,9 +223,9 @@ def _check_alike(pool: Dataset, part: Dataset, name: str, where: str) -> None:
         )
 
 
-def _check_labelled(part: Dataset, name: str, where: str) -> None:
-    known = knows_labels(part)
-    missing = np.flatnonzero(labels_of(part) == UNKNOWN).tolist() if known else []
+def _check_has_labels(part: Dataset, name: str, where: str) -> None:
+    has_label = knows_labels(part)
+    missing = np.flatnonzero(labels_of(part) == UNKNOWN).tolist() if has_label else []
     if missing:
         raise DataError(
             f"Expected a target for every sample of {where}/{name} but {len(missing):,} of "
@@ -245,15 +249,15 @@ def _duplicates(pool: Dataset, test: Dataset | None) -> tuple[str, ...]:
             values = base.values
         else:
             return ()
-        chosen = part.positions if isinstance(part, Subset) else np.arange(len(part))
-        arrays.append((values, chosen))
+        rows = part.positions if isinstance(part, Subset) else np.arange(len(part))
+        arrays.append((values, rows))
         if isinstance(base, ArrayDataset):
             labels.append(labels_of(part))
         positions.append(range(len(ids), len(ids) + len(part)))
         ids += part.ids
     if sum(values.nbytes for values, _ in arrays) > _COMPARED_BYTES:
         return ()
-    keys = [row_key(values[i]) for values, chosen in arrays for i in chosen]
+    keys = [row_key(values[i]) for values, rows in arrays for i in rows]
     classes = np.concatenate(labels) if labels else None
     return duplicate_notes(
         keys, ids, positions[0], positions[1] if len(positions) > 1 else (), classes, "samples"

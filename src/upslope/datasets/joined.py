@@ -13,7 +13,7 @@ from upslope.errors import DataError
 _Reader = Callable[[Sequence[int]], Tensor]
 
 
-class Joined:
+class JoinedDataset:
     """The samples of `first`, then those of `second`, whose ids begin with `labelled/`.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
-from upslope.reading import check_room, damage_reported
+from upslope.reading import check_room, reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,11 +48,11 @@ def read_json_lines(path: Path, encoding: str | None = None) -> pa.Table:
         count += len(chunk)
         # Lines with keys of their own each: a small file would make a table of any size.
         check_room(_CELL * count * len(columns), path)
-        with damage_reported(f"columns of one type each in {path}", "Write their cells alike."):
+        with reporting_damage(f"columns of one type each in {path}", "Write their cells alike."):
             tables.append(pa.table({name: _column(chunk, name) for name in names}))
     if not tables:
         raise DataError(f"Expected rows in {path} but got none.")
-    with damage_reported(f"columns of one type each in {path}", "Write their cells alike."):
+    with reporting_damage(f"columns of one type each in {path}", "Write their cells alike."):
         return pa.concat_tables(tables, promote_options="permissive")
 
 

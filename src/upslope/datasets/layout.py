@@ -44,7 +44,7 @@ _SYSTEM_FILES = frozenset(
 _OF_SYSTEM = " of an operating system"
 _LEDGER = "ledger.sqlite"  # lies in the folder of a run, which also holds pictures
 _RUN = "run folder"
-_SHOWN = 3
+_MOST_NAMES = 3
 
 
 def image_suffixes() -> frozenset[str]:
@@ -70,13 +70,13 @@ class LeftOut:
     def counts(self) -> list[str]:
         """Return what was counted, as "3 hidden images: 'a', 'b', 'c'"."""
         return [
-            f"{format_count(len(paths), noun)}{detail}: {shown(paths)}"
+            f"{format_count(len(paths), noun)}{detail}: {name_some(paths)}"
             for (noun, detail), paths in sorted(self.paths.items())
         ]
 
     def notes(self) -> tuple[str, ...]:
         """Return one sentence for each kind of what was left out."""
-        return tuple(f"Left out {counted}." for counted in self.counts())
+        return tuple(f"Left out {count_words}." for count_words in self.counts())
 
 
 def no_images(
@@ -97,10 +97,10 @@ def no_images(
     )
 
 
-def shown(names: Sequence[str]) -> str:
+def name_some(names: Sequence[str]) -> str:
     """Return the first few of the names, quoted, as a list in a sentence."""
-    few = ", ".join(repr(name) for name in names[:_SHOWN])
-    return few + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+    few = ", ".join(repr(name) for name in names[:_MOST_NAMES])
+    return few + (f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else "")
 
 
 def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
@@ -212,8 +212,8 @@ def train_folders(folder: Path, layout: Layout) -> list[Path]:
         raise DataError(_twice("train", train, folder))
     unlabelled = [top for top in tops if top.lower() in UNLABELLED]
     splits = [top for top in tops if split_of(top)]
-    alone = layout != "classes" and splits and len(splits) + len(unlabelled) == len(tops)
-    if not train and not (unlabelled and alone):
+    only_train = layout != "classes" and splits and len(splits) + len(unlabelled) == len(tops)
+    if not train and not (unlabelled and only_train):
         return [folder]
     return [folder / top for top in (*train, *unlabelled)]
 
@@ -225,7 +225,7 @@ def _visible(folder: Path) -> list[str]:
 
 def _twice(split: str, names: Sequence[str], folder: Path) -> str:
     return (
-        f"Expected one folder of the split {split} in {folder} but got {shown(names)}. Join or "
+        f"Expected one folder of the split {split} in {folder} but got {name_some(names)}. Join or "
         "rename them, or set `data.layout` to classes if they are no splits."
     )
 
@@ -237,31 +237,40 @@ def _split_folders(folder: Path, tops: Sequence[str], layout: Layout) -> dict[st
         DataError: two folders of one split, none to learn from, or names of splits beside others
             that may be classes.
     """
-    named = {top: split for top in tops if (split := split_of(top))}
-    for split, count in Counter(named.values()).items():
+    split_by_top = {top: split for top in tops if (split := split_of(top))}
+    for split, count in Counter(split_by_top.values()).items():
         if count > 1:
-            raise DataError(_twice(split, [t for t, s in named.items() if s == split], folder))
-    others = [top for top in tops if top not in named and top.lower() not in UNLABELLED]
-    if not named and layout == "auto":
+            raise DataError(
+                _twice(split, [t for t, s in split_by_top.items() if s == split], folder)
+            )
+    others = [top for top in tops if top not in split_by_top and top.lower() not in UNLABELLED]
+    if not split_by_top and layout == "auto":
         _no_class_and_split(folder, tops)
         return {}
-    alone = not others and len(tops) > len(named)  # only unlabelled images beside the splits
-    if "train" not in named.values() and not alone:
+    only_unlabelled = not others and len(tops) > len(
+        split_by_top
+    )  # only unlabelled images beside the splits
+    if "train" not in split_by_top.values() and not only_unlabelled:
         raise DataError(
             f"Expected a folder to learn from, train or {UNLABELLED[0]}, in {folder} but got "
-            f"{shown(tops) or 'none'}"
-            + (f", of which {shown(list(named))} names a split" if others and named else "")
+            f"{name_some(tops) or 'none'}"
+            + (
+                f", of which {name_some(list(split_by_top))} names a split"
+                if others and split_by_top
+                else ""
+            )
             + ". Name it so, or set `data.layout` to classes if each of these folders is a class."
         )
-    if layout == "auto" and others and len(named) == 1:
-        flat = [top for top in named if _holds_images(folder / top)]
+    if layout == "auto" and others and len(split_by_top) == 1:
+        flat = [top for top in split_by_top if _holds_images(folder / top)]
         if flat:
             raise DataError(
                 f"Expected folders of classes, or folders of splits, in {folder} but {flat[0]!r} "
-                f"names a split and {shown(others)} do not. Set `data.layout` to classes if it is "
+                f"names a split and {name_some(others)} do not. Set `data.layout` to classes if it "
+                "is "
                 "a class too, or sort its images into folders of classes."
             )
-    return named
+    return split_by_top
 
 
 def _holds_images(folder: Path) -> bool:
@@ -274,7 +283,8 @@ def _no_class_and_split(folder: Path, tops: Sequence[str]) -> None:
     if len(hints) > 1:
         raise DataError(
             f"Expected folders of classes, or folders of splits, in {folder} but "
-            f"{shown(list(hints.values()))} seem to name both. Lay them out as train/<class>/ and "
+            f"{name_some(list(hints.values()))} seem to name both. Lay them out as train/<class>/ "
+            "and "
             "test/<class>/, or set `data.layout` to classes if each is a class."
         )
 
@@ -282,17 +292,17 @@ def _no_class_and_split(folder: Path, tops: Sequence[str]) -> None:
 def _no_splits_within(folder: Path, tops: Sequence[str]) -> None:
     """Refuse folders of splits inside what would be classes: cat/train/, or images/train/."""
     within = {top: [name for name in _visible(folder / top) if split_of(name)] for top in tops}
-    divided = [top for top in tops if within[top]]
-    if divided:
-        first = divided[0]
+    mixed_tops = [top for top in tops if within[top]]
+    if mixed_tops:
+        first = mixed_tops[0]
         advice = (
             f"Give {folder / first} as the root"
-            if len(divided) == 1
+            if len(mixed_tops) == 1
             else "Lay them out as train/<class>/ and test/<class>/"
         )
         raise DataError(
             f"Expected folders of classes in {folder} but {first!r} holds folders that name "
-            f"splits: {shown(within[first])}. {advice}, or set `data.layout` to classes if "
+            f"splits: {name_some(within[first])}. {advice}, or set `data.layout` to classes if "
             f"{first!r} is a class, splits and all."
         )
 
@@ -308,8 +318,10 @@ def _not_alike_within(folder: Path, tops: Sequence[str]) -> None:
     alike = len(inner) == len(classes) > 1 and all(names == inner[0] for names in inner)
     if alike and len(inner[0]) > 1 and not (are_no_classes(inner[0]) or are_no_classes(classes)):
         raise DataError(
-            f"Expected folders of classes in {folder} but each of {shown(classes)} holds the same "
-            f"folders, {shown(inner[0])}, which may be the classes. Name what is to train and what "
+            f"Expected folders of classes in {folder} but each of {name_some(classes)} holds the "
+            "same "
+            f"folders, {name_some(inner[0])}, which may be the classes. Name what is to train and "
+            "what "
             "to test on train and test, or set `data.layout` to classes if the folders at the root "
             "are the classes all the same."
         )
@@ -346,7 +358,8 @@ def _not_by_date(folder: Path, classes: Sequence[str]) -> None:
     """Refuse folders that are all named by years or dates, as parts, or as cameras name theirs."""
     if are_no_classes(classes):
         raise DataError(
-            f"Expected folders of classes in {folder} but {shown(classes)} are named by date, as "
+            f"Expected folders of classes in {folder} but {name_some(classes)} are named by date, "
+            "as "
             "parts, or by a camera. List the images with their labels in a manifest, or set "
             "`data.layout` to classes (or splits) if these folders are the classes."
         )

@@ -12,7 +12,7 @@ from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import Entry, LeftOut, images_in
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.errors import DataError
-from upslope.reading import damage_reported, is_file
+from upslope.reading import is_file, reporting_damage
 
 
 def read_manifest(
@@ -36,9 +36,9 @@ def read_manifest(
         raise DataError(f"Expected the manifest {path} but there is no such file.")
     entries: list[Entry] = []
     said: list[str] = []
-    seen: set[str] = set()
+    earlier_paths: set[str] = set()
     reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""))
-    with damage_reported(f"a CSV file in {path}", "Save it again."):
+    with reporting_damage(f"a CSV file in {path}", "Save it again."):
         columns = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = columns
     if columns.count("path") != 1 or columns.count("label") != 1:
@@ -46,7 +46,7 @@ def read_manifest(
             f"Expected the columns path, label and perhaps split in the first line of {path} "
             f"but got {columns}."
         )
-    with damage_reported(f"a CSV file in {path}", "Save it again."):
+    with reporting_damage(f"a CSV file in {path}", "Save it again."):
         rows = [(reader.line_num, row) for row in reader]
     for line, row in rows:
         where = f"line {line} of {path}"
@@ -65,9 +65,9 @@ def read_manifest(
             )
         if not is_file(folder / id_):
             raise DataError(f"Expected the image {folder / id_}, {where}, but it is missing.")
-        if id_ in seen:
+        if id_ in earlier_paths:
             raise DataError(f"Expected each image once but {id_!r} is listed again, {where}.")
-        seen.add(id_)
+        earlier_paths.add(id_)
         said.append(label)
         entries.append((id_, "" if is_missing(label, missing_labels) else label, split))
     if not entries:
@@ -77,15 +77,15 @@ def read_manifest(
         )
     return entries, (
         *missing_notes(said, missing_labels, f"images of {manifest}"),
-        *_unlisted(folder, manifest, seen),
+        *_find_unlisted(folder, manifest, earlier_paths),
         *_without_split(entries, manifest),
     )
 
 
-def _unlisted(folder: Path, manifest: str, listed: set[str]) -> tuple[str, ...]:
+def _find_unlisted(folder: Path, manifest: str, paths: set[str]) -> tuple[str, ...]:
     left_out = LeftOut()
     for id_ in images_in(folder, folder, LeftOut()):
-        if id_ not in listed:
+        if id_ not in paths:
             left_out.add("image", id_, f" that {manifest} does not list")
     return left_out.notes()
 

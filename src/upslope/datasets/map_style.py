@@ -25,7 +25,7 @@ from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import UNKNOWN, Array, Labels, finite_floats
 from upslope.errors import ConfigError, DataError
 from upslope.images import Form, Mode, natural_mode, pixels_of, refuse_pages
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 INPUT_KEYS = ("image", "images", "img", "pixel_values", "input", "inputs", "x", "features")
 TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class", "mask")
@@ -117,26 +117,26 @@ class MapStyleDataset:
         where = f"{self.name} ({self.ids[position]})"
         value = part_of(read_item(self.items, position, where), self.keys.target, where)
         mask = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
-        expected = self.input_shape[1:]
-        known = mask[mask != 255] if mask.dtype.kind in "iu" else mask
+        shape = self.input_shape[1:]
+        classes = mask[mask != 255] if mask.dtype.kind in "iu" else mask
         if (
             mask.dtype.kind not in "iu"
-            or mask.shape != expected
-            or (len(known) and not 0 <= known.min() <= known.max() < len(self.classes))
+            or mask.shape != shape
+            or (len(classes) and not 0 <= classes.min() <= classes.max() < len(self.classes))
         ):
             raise DataError(
                 f"Expected the mask of {where} to hold classes from 0 to {len(self.classes) - 1}, "
-                f"or 255 for pixels that count nowhere, in shape {expected} but got {mask.dtype} "
+                f"or 255 for pixels that count nowhere, in shape {shape} but got {mask.dtype} "
                 f"of shape {mask.shape}. Bring it to that in the data set."
             )
         return mask.astype(np.uint8)
 
 
-def check_shape(array: Array, expected: tuple[int, ...], where: str) -> None:
+def check_shape(array: Array, shape: tuple[int, ...], where: str) -> None:
     """Raise DataError unless an input has the shape of the first one."""
-    if array.shape != expected:
+    if array.shape != shape:
         raise DataError(
-            f"Expected the input of {where} to be of shape {expected}, as the first one, but got "
+            f"Expected the input of {where} to be of shape {shape}, as the first one, but got "
             f"{array.shape}. Set `size` to bring images of Pillow to one size; bring arrays and "
             "tensors to one in the data set."
         )
@@ -252,9 +252,9 @@ def form_of_item(
         ConfigError: a size or mode for items that are no images of Pillow.
     """
     if isinstance(value, Image.Image):
-        chosen = mode or natural_mode(value.mode)
+        image_mode = mode or natural_mode(value.mode)
         return InputForm(
-            Form(chosen, (size, size) if size else None, white), layout, mode is not None
+            Form(image_mode, (size, size) if size else None, white), layout, mode is not None
         )
     if mode is not None or size is not None or white is not None:
         raise ConfigError(
@@ -304,7 +304,7 @@ def _pixels(image: Image.Image, form: InputForm, where: str) -> Array:
             f"Expected {where} to be grey, as the first image, but it is of mode {image.mode}. Set "
             "`mode` to RGB, or to L where colour is to be left out."
         )
-    with damage_reported(f"an image in {where}", "Repair or remove it.", "it cannot be decoded"):
+    with reporting_damage(f"an image in {where}", "Repair or remove it.", "it cannot be decoded"):
         refuse_pages(image)
         return pixels_of(image, form.image)
 

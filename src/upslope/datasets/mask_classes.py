@@ -16,14 +16,14 @@ from PIL import Image, ImageOps
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
 from upslope.images import Form, check_pixels, load_whole, open_image
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 IGNORE = 255
 """In every mask that our data sets give: a pixel that counts nowhere."""
 
-_UNLISTED = 254
+_NO_CLASS = 254
 _WEBP_HEAD = 2**16  # bytes, within which a WebP file names the kind of its pixels
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 Mask = NDArray[np.uint8]
 
@@ -49,9 +49,9 @@ class MaskClasses:
         Raises:
             DataError: fewer than two classes, or more than 254.
         """
-        if not 2 <= len(classes) <= _UNLISTED:
-            raise DataError(f"Expected 2 to {_UNLISTED} classes of pixels but got {len(classes)}.")
-        table = np.full(2**24 if kind == "colour" else 2**16, _UNLISTED, dtype=np.uint8)
+        if not 2 <= len(classes) <= _NO_CLASS:
+            raise DataError(f"Expected 2 to {_NO_CLASS} classes of pixels but got {len(classes)}.")
+        table = np.full(2**24 if kind == "colour" else 2**16, _NO_CLASS, dtype=np.uint8)
         for value, number in values.items():
             table[value] = number
         return cls(classes, kind, table)
@@ -65,27 +65,27 @@ class MaskClasses:
             DataError: the mask cannot be decoded, is of another kind or of another size than its
                 image, or holds values that stand for nothing.
         """
-        with open_image(path, f"a mask in {path}", "Repair or remove it.") as opened:
-            if _is_lossy(opened, path):
+        with open_image(path, f"a mask in {path}", "Repair or remove it.") as mask_image:
+            if _is_lossy(mask_image, path):
                 raise DataError(
-                    f"Expected a lossless mask but got {path}: {opened.format} with losses "
+                    f"Expected a lossless mask but got {path}: {mask_image.format} with losses "
                     "changes the values. Save it as PNG."
                 )
-            check_pixels(opened, path, form.most)
-            load_whole(opened)
-            mask = ImageOps.exif_transpose(opened)
+            check_pixels(mask_image, path, form.most)
+            load_whole(mask_image)
+            mask = ImageOps.exif_transpose(mask_image)
             size = (mask.height, mask.width)
             _same_size(path, size, image)
             if form.size is not None and form.size != size:
                 mask = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
             values = self._values(mask, path)
         classes: Mask = self.table[values]
-        unlisted = classes == _UNLISTED
-        if unlisted.any():
-            values_there = [self._shown(v) for v in np.unique(values[unlisted])[:4].tolist()]
+        absent = classes == _NO_CLASS
+        if absent.any():
+            values_there = [self._value_words(v) for v in np.unique(values[absent])[:4].tolist()]
             raise DataError(
                 f"Expected values of the {len(self.classes)} classes, or ignored ones, in {path} "
-                f"but got {', '.join(values_there)} at {int(unlisted.sum())} of {unlisted.size} "
+                f"but got {', '.join(values_there)} at {int(absent.sum())} of {absent.size} "
                 "pixels. Add them to the class table, or repair the mask."
             )
         return classes
@@ -102,9 +102,9 @@ class MaskClasses:
         if mask.mode in ("RGB", "P") and self.kind == "colour":
             rgb = np.asarray(mask.convert("RGB")).astype(np.int32)
             return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-        wanted = "indices (grey or palette)" if self.kind == "index" else "colours (RGB or palette)"
+        form = "indices (grey or palette)" if self.kind == "index" else "colours (RGB or palette)"
         raise DataError(
-            f"Expected {wanted} in the mask {path}, as the class table has them, but its mode is "
+            f"Expected {form} in the mask {path}, as the class table has them, but its mode is "
             f"{mask.mode}. Convert the mask, or give the table the other columns."
         )
 
@@ -122,21 +122,22 @@ class MaskClasses:
         palette = np.zeros((256, 3), dtype=np.int32)
         colours = np.asarray(mask.getpalette("RGB"), dtype=np.int32).reshape(-1, 3)
         palette[: len(colours)] = colours
-        used = np.unique(entries)
-        greys = palette[used, 0]
-        if (palette[used] != greys[:, None]).any() or (greys == used).all():
+        indices = np.unique(entries)
+        greys = palette[indices, 0]
+        if (palette[indices] != greys[:, None]).any() or (greys == indices).all():
             return entries
-        by_number, by_grey = ((self.table[v] != _UNLISTED).all() for v in (used, greys))
+        by_number, by_grey = ((self.table[v] != _NO_CLASS).all() for v in (indices, greys))
         if by_number and by_grey:
             raise DataError(
                 f"Expected the palette of {path} to be of colours, or of greys that equal their "
-                f"numbers, but entry {used[greys != used][0]} is the grey "
-                f"{greys[greys != used][0]}, and the class table has both. Save the mask as grey "
+                f"numbers, but entry {indices[greys != indices][0]} is the grey "
+                f"{greys[greys != indices][0]}, and the class table has both. Save the mask as "
+                "grey "
                 "levels (mode L)."
             )
         return palette[entries, 0] if by_grey else entries
 
-    def _shown(self, value: int) -> str:
+    def _value_words(self, value: int) -> str:
         if self.kind == "index":
             return str(value)
         return f"({value >> 16}, {value >> 8 & 255}, {value & 255})"
@@ -164,7 +165,7 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True
     )
-    with damage_reported(f"a class table in {path}", "Save it again as CSV."):
+    with reporting_damage(f"a class table in {path}", "Save it again as CSV."):
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         rows = [(reader.line_num, row) for row in reader]
     columns = set(reader.fieldnames)
@@ -215,9 +216,9 @@ def _is_lossy(mask: Image.Image, path: Path) -> bool:
 
 
 def _same_size(path: Path, size: tuple[int, int], image: Path) -> None:
-    with open_image(image, f"an image in {image}", "Repair or remove it.") as opened:
-        width, height = opened.size
-        if opened.getexif().get(0x0112) in _TURNED:
+    with open_image(image, f"an image in {image}", "Repair or remove it.") as opened_image:
+        width, height = opened_image.size
+        if opened_image.getexif().get(0x0112) in _QUARTER_TURNS:
             width, height = height, width
     if size != (height, width):
         raise DataError(

@@ -32,7 +32,7 @@ from upslope.datasets.image_duplicates import DuplicatesOption
 from upslope.datasets.image_form import White
 from upslope.datasets.layout import UNLABELLED, LeftOut
 from upslope.datasets.mask_classes import read_mask_classes
-from upslope.datasets.masks import Pair, by_name, open_pairs, paired
+from upslope.datasets.masks import Pair, by_name, open_pairs, pair_files
 from upslope.datasets.paths import needed_root
 from upslope.datasets.subset import draw
 from upslope.errors import DataError
@@ -70,17 +70,17 @@ def load(
     codes = read_mask_classes(folder / table, encoding)
     left_out = LeftOut()
     images = by_name(folder / "images", WHERE, left_out)
-    asked = {key: path for key, path in images.items() if _top(key).lower() in UNLABELLED}
-    none_yet = asked == images and not any((folder / "masks").glob("**/*.*"))
+    pool_images = {key: path for key, path in images.items() if _top(key).lower() in UNLABELLED}
+    none_yet = pool_images == images and not any((folder / "masks").glob("**/*.*"))
     masks = {} if none_yet else by_name(folder / "masks", WHERE, left_out)
-    triples = paired(
-        {k: p for k, p in images.items() if k not in asked},
-        {k: p for k, p in masks.items() if k not in asked},
+    triples = pair_files(
+        {k: p for k, p in images.items() if k not in pool_images},
+        {k: p for k, p in masks.items() if k not in pool_images},
         folder,
     )
     pairs = [Pair(*triple) for triple in triples]
-    parts = _by_folder(pairs, folder, left_out, bool(asked)) or _by_share(pairs, test_share)
-    parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(asked.items())]
+    parts = _by_folder(pairs, folder, left_out, bool(pool_images)) or _by_share(pairs, test_share)
+    parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(pool_images.items())]
     return open_pairs(
         folder.name,
         folder,
@@ -117,8 +117,8 @@ def _by_folder(
     splits = {top: split for top in tops if (split := split_of(top))}
     if not splits:
         return {}
-    alone = unlabelled and all(_top(pair.id) in splits for pair in pairs)
-    to_learn = alone or "train" in splits.values()
+    only_pool = unlabelled and all(_top(pair.id) in splits for pair in pairs)
+    to_learn = only_pool or "train" in splits.values()
     if len(set(splits.values())) < len(splits) or not to_learn:
         raise DataError(
             f"Expected one folder for each split in {folder / 'images'}, one of them to learn "
@@ -140,5 +140,5 @@ def _by_share(pairs: list[Pair], share: float) -> dict[str, list[Pair]]:
     if not pairs:
         return {"train": [], "test": []}
     labels = np.full(len(pairs), UNKNOWN, dtype=np.int64)  # nothing to stratify by
-    drawn, rest = draw([pair.id for pair in pairs], labels, round(share * len(pairs)), "test")
-    return {"train": [pairs[i] for i in rest], "test": [pairs[i] for i in drawn]}
+    positions, rest = draw([pair.id for pair in pairs], labels, round(share * len(pairs)), "test")
+    return {"train": [pairs[i] for i in rest], "test": [pairs[i] for i in positions]}

@@ -17,7 +17,7 @@ from torch import Tensor
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.base import Splits
-from upslope.datasets.encoded import Files, each, left_out_text
+from upslope.datasets.encoded import Files, left_out_text, run_for_each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
@@ -80,13 +80,13 @@ class MaskDataset:
     def inputs(self, indices: Sequence[int]) -> Tensor:
         """(n, c, h, w) uint8. Raises DataError naming the image that cannot be used."""
         out = np.empty((len(indices), *self.input_shape), dtype=np.uint8)
-        return _filled(out, indices, self.image)
+        return _fill(out, indices, self.image)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """(n, h, w) uint8, 255 where ignored. Raises DataError naming the mask that cannot be used,
         or the image that has none."""
         out = np.empty((len(indices), *self.input_shape[1:]), dtype=np.uint8)
-        return _filled(out, indices, self.mask)
+        return _fill(out, indices, self.mask)
 
     def image(self, position: int) -> Pixels:
         """(c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
@@ -185,21 +185,23 @@ def open_pairs(
             std,
             place=f"{root} ({part})",
         )
-        return _held(dataset, on_error, memory, progress)
+        return _hold(dataset, on_error, memory, progress)
 
     validation = open_part("validation") if parts.get("validation") else None
     pool = open_part("train")
     test = open_part("test") if parts.get("test") else None
-    listed = [pair for part in parts.values() for pair in part]
-    images = [str(pair.image) for pair in listed]
+    all_pairs = [pair for part in parts.values() for pair in part]
+    images = [str(pair.image) for pair in all_pairs]
     notes += survey_notes(Files(Path(), images), images, form, on_error)
     if isinstance(codes, MaskClasses):
-        notes += mask_notes([pair.mask for pair in listed if pair.mask], codes.kind)
+        notes += mask_notes([pair.mask for pair in all_pairs if pair.mask], codes.kind)
     if duplicates != "off":
-        drawn = {"pool": pool, "test set": test, "validation set": validation}
-        opened = {name: part for name, part in drawn.items() if part is not None and len(part)}
-        files = {name: [pair.image for pair in part.pairs] for name, part in opened.items()}
-        notes += copy_notes(opened, files, duplicates, progress)
+        split_pairs = {"pool": pool, "test set": test, "validation set": validation}
+        datasets = {
+            name: part for name, part in split_pairs.items() if part is not None and len(part)
+        }
+        files = {name: [pair.image for pair in part.pairs] for name, part in datasets.items()}
+        notes += copy_notes(datasets, files, duplicates, progress)
     return Splits(pool, NoTestSet(pool) if test is None else test, validation, notes)
 
 
@@ -231,7 +233,7 @@ def by_name(folder: Path, where: str, left_out: LeftOut | None = None) -> dict[s
     return files
 
 
-def paired(
+def pair_files(
     images: Mapping[str, Path], masks: Mapping[str, Path], where: object
 ) -> list[tuple[str, Path, Path]]:
     """(key, image, mask) of each key, in order.
@@ -245,9 +247,9 @@ def paired(
         ("mask", "image", sorted(masks.keys() - images.keys())),
     ):
         if keys:
-            shown = ", ".join(repr(key) for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
+            names = ", ".join(repr(key) for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
             verb = "has" if len(keys) == 1 else "have"
-            problems.append(f"{format_count(len(keys), kind)} {verb} no {other}: {shown}")
+            problems.append(f"{format_count(len(keys), kind)} {verb} no {other}: {names}")
     if problems:
         raise DataError(
             f"Expected a mask of the same name for each image in {where} but "
@@ -269,7 +271,7 @@ def _form(
     return (form, shape) if size is None else (replace(form, size=size), (shape[0], *size))
 
 
-def _held(
+def _hold(
     dataset: MaskDataset, on_error: str, memory: float, progress: Observer
 ) -> MaskDataset | HeldMasks:
     """All in memory where they fit and every image has its mask; otherwise as it is."""
@@ -281,7 +283,7 @@ def _held(
     rows = len(dataset) if fits else 0
     images = np.empty((rows, *shape), dtype=np.uint8)
     masks = np.empty((rows, *shape[1:]), dtype=np.uint8)
-    broken: dict[int, DataError] = {}
+    errors: dict[int, DataError] = {}
 
     def read(i: int) -> None:
         try:
@@ -290,22 +292,22 @@ def _held(
         except DataError as error:
             if not skip:
                 raise
-            broken[i] = error
+            errors[i] = error
         else:
             if fits:
                 images[i], masks[i] = image, mask
 
     progress(Progress("read", 0, len(dataset)))
-    for done in each(read, len(dataset), _THREADS):
-        progress(Progress("read", done, len(dataset)))
-    kept = [i for i in range(len(dataset)) if i not in broken]
-    if broken:
+    for count in run_for_each(read, len(dataset), _THREADS):
+        progress(Progress("read", count, len(dataset)))
+    positions = [i for i in range(len(dataset)) if i not in errors]
+    if errors:
         warnings.warn(
-            left_out_text(dataset, broken),
+            left_out_text(dataset, errors),
             stacklevel=2,
         )
-        images, masks = (images[kept], masks[kept]) if fits else (images, masks)
-    pairs = [dataset.pairs[i] for i in kept]
+        images, masks = (images[positions], masks[positions]) if fits else (images, masks)
+    pairs = [dataset.pairs[i] for i in positions]
     if not fits:
         return replace(dataset, pairs=pairs)
     return HeldMasks(
@@ -320,12 +322,12 @@ def _held(
     )
 
 
-def _filled(out: Mask, indices: Sequence[int], read: Callable[[int], Mask]) -> Tensor:
+def _fill(out: Mask, indices: Sequence[int], read: Callable[[int], Mask]) -> Tensor:
     positions = list(indices)
 
     def fill(k: int) -> None:
         out[k] = read(positions[k])
 
-    for _ in each(fill, len(positions), _THREADS):
+    for _ in run_for_each(fill, len(positions), _THREADS):
         pass
     return torch.from_numpy(out)

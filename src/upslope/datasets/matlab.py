@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from upslope.reading import damage_reported, read_in_child
+from upslope.reading import read_in_child, reporting_damage
 
 
 def read_matlab(path: Path, *names: str, what: str, advice: str) -> dict[str, NDArray[Any]]:
@@ -18,5 +18,5 @@ def read_matlab(path: Path, *names: str, what: str, advice: str) -> dict[str, ND
     Raises:
         DataError: the file is damaged, of another format, or takes more memory than a file may.
     """
-    with damage_reported(f"{what} of a MATLAB 5 file in {path}", advice):
+    with reporting_damage(f"{what} of a MATLAB 5 file in {path}", advice):
         return read_in_child(Path(__file__).with_name("mat_child.py"), path, *names)

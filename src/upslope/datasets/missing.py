@@ -79,10 +79,9 @@ def missing_notes(
     missing = {word: n for word, n in counts.items() if is_missing(word, words)}
     notes = []
     if missing:
-        told = ", ".join(f"{_quoted(word)} ({n:,})" for word, n in sorted(missing.items()))
-        note = (
-            f"{sum(missing.values()):,} of {total:,} {what} are unlabelled: their label is {told}."
-        )
+        word_counts = ", ".join(f"{_quote(word)} ({n:,})" for word, n in sorted(missing.items()))
+        count = f"{sum(missing.values()):,} of {total:,}"
+        note = f"{count} {what} are unlabelled: their label is {word_counts}."
         if any(missing):
             note += (
                 " Where such a word is a label, set `data.missing_labels` to the words that stand "
@@ -112,8 +111,8 @@ def class_folder_notes(classes: Sequence[str]) -> tuple[str, ...]:
 
 def _doubtful(labels: Collection[str]) -> list[str]:
     """Return the labels that are as likely to be a class as to stand for none."""
-    known = {word.lower() for word in (*MISSING_WORDS, *DOUBTFUL_WORDS)} - {"na"}  # sodium
-    doubtful = [label for label in labels if _visible(label).lower() in known]
+    words = {word.lower() for word in (*MISSING_WORDS, *DOUBTFUL_WORDS)} - {"na"}  # sodium
+    doubtful = [label for label in labels if _visible(label).lower() in words]
     wholes = {label for label in labels if label.isdecimal()}
     low = {label for label in wholes if len(label) == 1 or int(label) < _LEAST_MARK}
     marks = [m for m in labels if m in _NEGATIVE_MARKS or (m in _MARKS and m in wholes)]
@@ -129,5 +128,5 @@ def _visible(label: str) -> str:
     return bare or "-"
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     return repr(word) if word else "empty"

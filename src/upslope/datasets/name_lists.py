@@ -32,8 +32,8 @@ def split_names(names: str | list[str], option: str) -> list[str]:
     Raises:
         ConfigError: one of them is there twice.
     """
-    listed = names if isinstance(names, list) else [name.strip() for name in names.split(",")]
-    listed = [name for name in listed if name]
-    if twice := [name for i, name in enumerate(listed) if name in listed[:i]]:
+    values = names if isinstance(names, list) else [name.strip() for name in names.split(",")]
+    values = [name for name in values if name]
+    if twice := [name for i, name in enumerate(values) if name in values[:i]]:
         raise ConfigError(f"Expected `{option}` to name each once but got {twice[0]!r} twice.")
-    return listed
+    return values

@@ -24,7 +24,7 @@ from upslope.datasets.decoding import decode_text
 from upslope.datasets.paths import needed_root
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
-from upslope.reading import damage_reported, read_npz
+from upslope.reading import read_npz, reporting_damage
 
 _FOUR = ("x_train", "y_train", "x_test", "y_test")
 _THREE = ("images", "labels", "split")
@@ -43,7 +43,7 @@ def load(
     """Arrays in one .npz file: x_train, y_train, x_test, y_test, or images, labels, split."""
     del progress
     path = _the_file(needed_root(root, "npz", "your own arrays, saved with numpy.savez"))
-    with damage_reported(
+    with reporting_damage(
         f"an .npz archive of plain arrays in {path}",
         "Save it again with numpy.savez; arrays of Python objects are not read.",
     ):
@@ -98,10 +98,8 @@ def _notes(
             f"{', '.join(unread)}."
         )
     everything = np.concatenate(list(labels.values()))
-    if unknown := int((everything == UNKNOWN).sum()):
-        notes.append(
-            f"{unknown:,} of {len(everything):,} samples are unlabelled: their label is -1."
-        )
+    if count := int((everything == UNKNOWN).sum()):
+        notes.append(f"{count:,} of {len(everything):,} samples are unlabelled: their label is -1.")
     missing = sorted(set(range(len(classes))) - set(np.unique(everything).tolist()))
     if "classes" not in arrays and missing and len(missing) < len(classes):
         notes.append(
@@ -157,10 +155,10 @@ def _by_split(
         )
     if len(np.unique(ids)) != len(ids):
         raise DataError(f"Expected `ids` in {path} to differ but some are equal.")
-    unknown = set(np.unique(split).tolist()) - {"train", "test"}
-    if unknown:
+    others = set(np.unique(split).tolist()) - {"train", "test"}
+    if others:
         raise DataError(
-            f"Expected `split` in {path} to hold 'train' or 'test' but got {sorted(unknown)}."
+            f"Expected `split` in {path} to hold 'train' or 'test' but got {sorted(others)}."
         )
     return {
         name: (images[split == name], labels[split == name], ids[split == name].tolist())

@@ -75,18 +75,18 @@ class OutlineMasks:
             DataError: the image cannot be read, is turned by its EXIF data, or is of another size
                 than the annotations state.
         """
-        header, stated = read_header(image, str(image)), self.sizes[image]
-        if header.turned or header.size != stated:
+        header, size = read_header(image, str(image)), self.sizes[image]
+        if header.turned or header.size != size:
             got = "is turned by its EXIF data" if header.turned else f"has {header.size}"
             raise DataError(
-                f"Expected {image} to have (height, width) = {stated}, as {path} states, unturned, "
+                f"Expected {image} to have (height, width) = {size}, as {path} states, unturned, "
                 f"but it {got}. Save the image that was annotated."
             )
-        check_room(_ROOM * stated[0] * stated[1], image, form.most)
+        check_room(_ROOM * size[0] * size[1], image, form.most)
         mask = self.draw(image)
-        if form.size is not None and form.size != stated:
-            fitted = Image.fromarray(mask)
-            mask = np.asarray(ImageOps.fit(fitted, form.size[::-1], Image.Resampling.NEAREST))
+        if form.size is not None and form.size != size:
+            mask_image = Image.fromarray(mask)
+            mask = np.asarray(ImageOps.fit(mask_image, form.size[::-1], Image.Resampling.NEAREST))
         return mask
 
     def draw(self, image: Path) -> Mask:

@@ -19,7 +19,7 @@ from upslope.datasets.subtomograms import SubtomogramDataset
 from upslope.datasets.targets import RowsWithTargets
 from upslope.datasets.volumes import VolumeDataset
 
-SHOWN = 20
+MOST_CLASSES = 20
 """Classes whose counts are written out; of more, the range of the counts."""
 
 _OF_ONE_CLASS = (ArrayDataset, EncodedDataset, SubtomogramDataset, VolumeDataset)
@@ -34,7 +34,7 @@ def overview(splits: Splits) -> tuple[tuple[str, str], ...]:
     splits: the data.
     """
     parts = {"pool": splits.pool, "test": splits.test, "validation": splits.validation}
-    lines = [(title, _counted(part)) for title, part in parts.items() if part is not None]
+    lines = [(title, _count_words(part)) for title, part in parts.items() if part is not None]
     notes = (*_absent(splits), *splits.notes)
     return (*lines, *(("note", note) for note in notes))
 
@@ -79,9 +79,9 @@ def _absent(splits: Splits) -> tuple[str, ...]:
     absent = [name for name, n in test.items() if n and not pool.get(name)]
     if not absent:
         return ()
-    listed = ", ".join(repr(name) for name in absent[:SHOWN])
-    more = f" and {len(absent) - SHOWN:,} more" if len(absent) > SHOWN else ""
-    return (f"No labelled sample of the pool is of {listed}{more}, and test samples are.",)
+    name_list = ", ".join(repr(name) for name in absent[:MOST_CLASSES])
+    more = f" and {len(absent) - MOST_CLASSES:,} more" if len(absent) > MOST_CLASSES else ""
+    return (f"No labelled sample of the pool is of {name_list}{more}, and test samples are.",)
 
 
 def _base(dataset: Dataset) -> tuple[Dataset, np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -93,15 +93,15 @@ def _base(dataset: Dataset) -> tuple[Dataset, np.ndarray[tuple[int], np.dtype[np
     return dataset, positions
 
 
-def _counted(dataset: Dataset) -> str:
+def _count_words(dataset: Dataset) -> str:
     counts = class_counts(dataset)
     unlabelled = unlabelled_count(dataset)
     parts = [f"{len(dataset):,}"]
     if counts is not None and any(counts.values()):
         parts.append(_classes(counts))
     elif dataset.classes and not isinstance(_base(dataset)[0], Outline):
-        names = ", ".join(dataset.classes[:SHOWN])
-        rest = len(dataset.classes) - SHOWN
+        names = ", ".join(dataset.classes[:MOST_CLASSES])
+        rest = len(dataset.classes) - MOST_CLASSES
         parts.append(f"{names} and {rest:,} more" if rest > 0 else names)
     if unlabelled:
         parts.append(f"unlabelled ({unlabelled:,})")
@@ -110,7 +110,7 @@ def _counted(dataset: Dataset) -> str:
 
 def _classes(counts: Mapping[str, int]) -> str:
     absent = [name for name, n in counts.items() if not n]
-    if len(counts) <= SHOWN:
+    if len(counts) <= MOST_CLASSES:
         return ", ".join(f"{name} ({n:,})" for name, n in counts.items())
     sizes = sorted(counts.values())
     if sizes[0] == sizes[-1]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from upslope.datasets.arrays import check_labels, numbered
+from upslope.datasets.arrays import check_labels, number_ids
 from upslope.datasets.arrow import is_bytes, plain_column, read_parquet
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
@@ -32,7 +32,7 @@ from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.errors import ConfigError, DataError
 from upslope.files import from_json
 from upslope.progress import Observer, no_progress
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,12 +70,12 @@ def load(
         folder,
         missing_labels,
     )
-    source, ids = _Cells(tables["train"].images, folder), numbered("train", len(labels["train"]))
+    source, ids = _Cells(tables["train"].images, folder), number_ids("train", len(labels["train"]))
     form, shape = form_of(source, ids, mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
-        ids = numbered(split, len(labels[split]))
-        encoded = EncodedDataset(
+        ids = number_ids(split, len(labels[split]))
+        dataset = EncodedDataset(
             f"{folder.name}/{split}",
             ids,
             names,
@@ -85,7 +85,7 @@ def load(
             shape,
             place=f"{folder} ({split})",
         )
-        return materialise(encoded, on_error, memory, progress, _digest(paths[split]))
+        return materialise(dataset, on_error, memory, progress, _digest(paths[split]))
 
     pool, test = open_split("train"), open_split("test")
     return Splits(pool, test, notes=(*notes, *array_duplicate_notes(pool, test)))
@@ -129,10 +129,10 @@ def _all_shards(files: list[Path]) -> list[Path]:
             f"Expected the Parquet files of one data set in {files[0].parent.parent} but got those "
             f"of {len(folders)}: {', '.join(folders)}. Give the folder of one as the root."
         )
-    stated = files[0].stem.rpartition("-of-")[2]
-    if stated.isdigit() and len(files) != int(stated):
+    total = files[0].stem.rpartition("-of-")[2]
+    if total.isdigit() and len(files) != int(total):
         raise DataError(
-            f"Expected {int(stated)} files, as {files[0].name} says, in {files[0].parent} but got "
+            f"Expected {int(total)} files, as {files[0].name} says, in {files[0].parent} but got "
             f"{len(files)}: {', '.join(path.name for path in files)}. Get the missing ones."
         )
     return files
@@ -156,7 +156,7 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
     names: dict[str, tuple[str, ...] | None] = {}
     label_column = ""
     for path in files:
-        with damage_reported(f"a Parquet file in {path}", "Get it again."):
+        with reporting_damage(f"a Parquet file in {path}", "Get it again."):
             schema = pq.read_schema(path)
         image_column = _column(schema.names, image, IMAGES, "image", path)
         label_column = _column(schema.names, label, LABELS, "label", path)
@@ -173,14 +173,14 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
         images.append(table.column(image_column))
         names[path.name] = _names_in(table.schema, label_column)
     return _Table(
-        _joined(images, files),
-        _joined(labels, files),
+        _join(images, files),
+        _join(labels, files),
         same_names(names, files[0].parent),
         label_column,
     )
 
 
-def _joined(columns: list[pa.ChunkedArray], files: list[Path]) -> pa.ChunkedArray:
+def _join(columns: list[pa.ChunkedArray], files: list[Path]) -> pa.ChunkedArray:
     """One column of those of all files; DataError where their types differ."""
     import pyarrow as pa
 
@@ -203,13 +203,13 @@ def _digest(files: list[Path]) -> str:
 
 
 def _column(
-    names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path
+    names: list[str], column: str | None, usual: tuple[str, ...], what: str, path: Path
 ) -> str:
-    if wanted is not None and wanted not in names:
+    if column is not None and column not in names:
         raise ConfigError(
-            f"Expected `data.{what}` to name a column of {path} but got {wanted!r}; it has {names}."
+            f"Expected `data.{what}` to name a column of {path} but got {column!r}; it has {names}."
         )
-    for name in (wanted,) if wanted else usual:
+    for name in (column,) if column else usual:
         if name in names:
             return name
     raise DataError(

@@ -19,7 +19,7 @@ _STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = (
 )  # fmt: skip
 _INTEGERS = (4, 5, 6)
 _ROW_GROUPS, _COLUMNS, _COLUMN_METADATA = 4, 1, 3
-_PATH, _VALUES, _UNCOMPRESSED = 3, 5, 6
+_PATH, _VALUES, _UNCOMPRESSED_SIZE = 3, 5, 6
 
 
 def column_sizes(path: Path) -> list[tuple[str, int, int]]:
@@ -43,7 +43,7 @@ def column_sizes(path: Path) -> list[tuple[str, int, int]]:
             for column in group[_COLUMNS]:
                 chunk = column[_COLUMN_METADATA]
                 name = chunk[_PATH][0].decode()
-                sizes.append((name, int(chunk[_UNCOMPRESSED]), int(chunk[_VALUES])))
+                sizes.append((name, int(chunk[_UNCOMPRESSED_SIZE]), int(chunk[_VALUES])))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("its footer does not describe its columns") from error
     return sizes
@@ -66,20 +66,20 @@ class _Compact:
         fields: dict[int, Any] = {}
         number = 0
         while (head := self._byte()) != _STOP:
-            number = number + (head >> 4) if head >> 4 else self._signed()
+            number = number + (head >> 4) if head >> 4 else self._read_signed()
             kind = head & 15
             fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
         if kind in _INTEGERS:
-            return self._signed()
+            return self._read_signed()
         if kind == _STRUCT:
             return self.struct(depth + 1)
         if kind in (_LIST, _SET):
             return self._list(depth)
         if kind == _BINARY:
-            return self._bytes(self._unsigned())
+            return self._bytes(self._read_unsigned())
         if kind in (_BYTE, _TRUE, _FALSE):  # a flag outside of a structure is a byte
             return self._byte()
         if kind == _DOUBLE:
@@ -90,12 +90,12 @@ class _Compact:
 
     def _list(self, depth: int) -> list[Any]:
         head = self._byte()
-        count = head >> 4 if head >> 4 < 15 else self._unsigned()
+        count = head >> 4 if head >> 4 < 15 else self._read_unsigned()
         self._check(count)
         return [self._value(head & 15, depth + 1) for _ in range(count)]
 
     def _map(self, depth: int) -> dict[Any, Any]:
-        count = self._unsigned()
+        count = self._read_unsigned()
         self._check(count)
         kinds = self._byte() if count else 0
         pairs = [
@@ -118,7 +118,7 @@ class _Compact:
         self._at += count
         return part
 
-    def _unsigned(self) -> int:
+    def _read_unsigned(self) -> int:
         value = shift = 0
         while True:
             byte = self._byte()
@@ -129,6 +129,6 @@ class _Compact:
             if shift > 63:
                 raise ValueError("its footer holds a number of more than 64 bits")
 
-    def _signed(self) -> int:
-        value = self._unsigned()
+    def _read_signed(self) -> int:
+        value = self._read_unsigned()
         return (value >> 1) ^ -(value & 1)

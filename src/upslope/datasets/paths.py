@@ -10,7 +10,7 @@ from pathlib import Path
 from upslope.errors import DataError, RunError
 from upslope.files import write_text
 
-_NAMED = 50  # ids within a sentence
+_MOST_IDS = 50  # ids within a sentence
 
 
 def needed_root(root: Path | None, name: str, where: str) -> Path:
@@ -32,7 +32,7 @@ def needed_root(root: Path | None, name: str, where: str) -> Path:
     return root
 
 
-def check_md5(path: Path, published: str, where: str) -> None:
+def check_md5(path: Path, published_md5: str, where: str) -> None:
     """Compare a file with the checksum that its publisher states.
 
     Raises:
@@ -40,9 +40,10 @@ def check_md5(path: Path, published: str, where: str) -> None:
     """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if digest != published:
+    if digest != published_md5:
         raise DataError(
-            f"Expected {path} to have the published MD5 {published} but it has {digest}: the file "
+            f"Expected {path} to have the published MD5 {published_md5} but it has {digest}: the "
+            "file "
             f"is damaged, or not the published one. Get it again from {where}."
         )
 
@@ -59,14 +60,14 @@ def list_ids(ids: Sequence[str]) -> str:
     Of more than 50, the first are followed by the path of a file that names all, one per line;
     where that cannot be written, all are in the sentence.
     """
-    shown = ids[:_NAMED]
+    some_ids = ids[:_MOST_IDS]
     more = ""
-    if len(ids) > _NAMED:
+    if len(ids) > _MOST_IDS:
         text = "".join(f"{id_!r}\n" for id_ in ids)
         path = cache_folder() / f"left-out-{hashlib.sha256(text.encode()).hexdigest()[:12]}.txt"
         try:
             write_text(path, text)
-            more = f" and {len(ids) - _NAMED:,} more, all listed in {path}"
+            more = f" and {len(ids) - _MOST_IDS:,} more, all listed in {path}"
         except RunError:
-            shown = ids
-    return ", ".join(repr(id_) for id_ in shown) + more
+            some_ids = ids
+    return ", ".join(repr(id_) for id_ in some_ids) + more

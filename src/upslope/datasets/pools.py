@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upslope.datasets.argument_names import options_as_arguments
 from upslope.datasets.array_form import Layout
-from upslope.datasets.arrays import UNKNOWN, ArrayDataset, numbered
+from upslope.datasets.arrays import UNKNOWN, ArrayDataset, number_ids
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.folder import to_score
 from upslope.datasets.in_memory import RESIDENT_BYTES, input_array
@@ -59,7 +59,7 @@ def as_pool(
             array = input_array(pool, layout, name)
             labels = np.full(len(array), UNKNOWN, dtype=np.int64)
             resident = array.nbytes <= RESIDENT_BYTES
-            ids = numbered(name, len(array))
+            ids = number_ids(name, len(array))
             return ArrayDataset(name, ids, (), array, labels, resident=resident)
         return _map_style(pool, name, layout, size)
 
@@ -96,7 +96,7 @@ def _map_style(items: Any, name: str, layout: Layout, size: int | None) -> Datas
     form = form_of_item(value, layout, None, size, None)
     array = input_of(value, form, where)
     dataset = MapStyleDataset(
-        name, numbered(name, count), (), items, keys, form, tuple(array.shape), None
+        name, number_ids(name, count), (), items, keys, form, tuple(array.shape), None
     )
     check_repeats(dataset.input, count, f"the {name}")
     return dataset

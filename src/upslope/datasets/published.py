@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upslope.datasets.arrays import Labels, numbered
+from upslope.datasets.arrays import Labels, number_ids
 from upslope.datasets.base import Splits
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedSplits:
     """Counts of samples and classes, and the shape of an input as its reader gives it.
 
     masks: whether targets are of an input's height and width, not one label per sample.
@@ -36,19 +36,19 @@ class Published:
     floats: bool = False
 
 
-PUBLISHED: Mapping[str, Published] = {
-    "mnist": Published(60_000, 10_000, 10, (1, 28, 28)),
-    "fashion-mnist": Published(60_000, 10_000, 10, (1, 28, 28)),
-    "cifar10": Published(50_000, 10_000, 10, (3, 32, 32)),
-    "cifar100": Published(50_000, 10_000, 100, (3, 32, 32)),
-    "svhn": Published(73_257, 26_032, 10, (3, 32, 32)),
-    "tiny-imagenet-32": Published(100_000, 10_000, 200, (3, 32, 32)),
-    "caltech101": Published(6_942, 1_735, 101, (3, 224, 224)),  # the split of `caltech`
-    "imagenet": Published(1_281_167, 50_000, 1_000, (3, 224, 224)),
-    "camvid": Published(367, 233, 11, (3, 360, 480), validation=101, masks=True),
-    "cityscapes": Published(2_975, 500, 19, (3, 1024, 2048), masks=True),
-    "50c-clean": Published(24_000, 1_000, 50, (1, 32, 32, 32), floats=True),
-    "50c-snr005": Published(24_000, 1_000, 50, (1, 32, 32, 32), floats=True),
+PUBLISHED_SPLITS: Mapping[str, PublishedSplits] = {
+    "mnist": PublishedSplits(60_000, 10_000, 10, (1, 28, 28)),
+    "fashion-mnist": PublishedSplits(60_000, 10_000, 10, (1, 28, 28)),
+    "cifar10": PublishedSplits(50_000, 10_000, 10, (3, 32, 32)),
+    "cifar100": PublishedSplits(50_000, 10_000, 100, (3, 32, 32)),
+    "svhn": PublishedSplits(73_257, 26_032, 10, (3, 32, 32)),
+    "tiny-imagenet-32": PublishedSplits(100_000, 10_000, 200, (3, 32, 32)),
+    "caltech101": PublishedSplits(6_942, 1_735, 101, (3, 224, 224)),  # the split of `caltech`
+    "imagenet": PublishedSplits(1_281_167, 50_000, 1_000, (3, 224, 224)),
+    "camvid": PublishedSplits(367, 233, 11, (3, 360, 480), validation=101, masks=True),
+    "cityscapes": PublishedSplits(2_975, 500, 19, (3, 1024, 2048), masks=True),
+    "50c-clean": PublishedSplits(24_000, 1_000, 50, (1, 32, 32, 32), floats=True),
+    "50c-snr005": PublishedSplits(24_000, 1_000, 50, (1, 32, 32, 32), floats=True),
 }
 """Name of a data set -> what is known of it without its files."""
 
@@ -71,7 +71,7 @@ class Outline:
     @cached_property
     def ids(self) -> Sequence[str]:
         """Return ids made of the name and a number."""
-        return numbered(self.name.rpartition("/")[2], self.count)
+        return number_ids(self.name.rpartition("/")[2], self.count)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -116,21 +116,34 @@ def outline(name: str, options: Mapping[str, Any]) -> Splits | None:
 
     The options that every data set has are not applied: that is `shape`'s.
     """
-    known = PUBLISHED.get(name)
-    if known is None:
+    outline_of_name = PUBLISHED_SPLITS.get(name)
+    if outline_of_name is None:
         return None
     if (size := options.get("size")) is not None:
-        known = replace(known, shape=(known.shape[0], size, size))
+        outline_of_name = replace(outline_of_name, shape=(outline_of_name.shape[0], size, size))
     if (width := options.get("width")) is not None:
-        known = replace(known, shape=(known.shape[0], width // 2, width))
-    known = replace(
-        known, pool=options.get("train", known.pool), test=options.get("test", known.test)
+        outline_of_name = replace(
+            outline_of_name, shape=(outline_of_name.shape[0], width // 2, width)
+        )
+    outline_of_name = replace(
+        outline_of_name,
+        pool=options.get("train", outline_of_name.pool),
+        test=options.get("test", outline_of_name.test),
     )
 
     def part(split: str, count: int) -> Outline:
         return Outline(
-            f"{name}/{split}", count, known.classes, known.shape, known.masks, known.floats
+            f"{name}/{split}",
+            count,
+            outline_of_name.classes,
+            outline_of_name.shape,
+            outline_of_name.masks,
+            outline_of_name.floats,
         )
 
-    held = part("validation", known.validation) if known.validation else None
-    return Splits(part("train", known.pool), part("test", known.test), held)
+    validation = (
+        part("validation", outline_of_name.validation) if outline_of_name.validation else None
+    )
+    return Splits(
+        part("train", outline_of_name.pool), part("test", outline_of_name.test), validation
+    )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from upslope.datasets.arrays import UNKNOWN, Labels, numbered
+from upslope.datasets.arrays import UNKNOWN, Labels, number_ids
 from upslope.datasets.arrow import is_text, plain_column, read_parquet, texts_of
 from upslope.datasets.delimited import read_delimited
 from upslope.datasets.folder_names import split_of
@@ -28,8 +28,8 @@ from upslope.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DELIMITED = (".csv", ".tsv")
-SUFFIXES = (*DELIMITED, ".parquet", ".jsonl", ".json")
+DELIMITED_SUFFIXES = (".csv", ".tsv")
+SUFFIXES = (*DELIMITED_SUFFIXES, ".parquet", ".jsonl", ".json")
 
 TestShare = Annotated[
     float, Field(gt=0, lt=1, description="share of the rows to test on, where no file says which")
@@ -80,19 +80,21 @@ class Rows:
             )
         return plain_column(self.table.column(name))
 
-    def divided(self, labels: Labels, test_share: float) -> tuple[list[int], list[int]]:
+    def divide(self, labels: Labels, test_share: float) -> tuple[list[int], list[int]]:
         """(pool, test): as the files say, or `test_share` of each label, by the ids, of the rows
         that have one. The test set may be empty only where rows without a label leave too few
         for it."""
         is_test = self.test
-        known = np.flatnonzero(labels != UNKNOWN)
-        may_lack_test = is_test is None and len(known) < len(labels)
-        if is_test is None and not len(known):
+        with_label = np.flatnonzero(labels != UNKNOWN)
+        may_lack_test = is_test is None and len(with_label) < len(labels)
+        if is_test is None and not len(with_label):
             is_test = np.zeros(len(labels), dtype=np.bool_)
         elif is_test is None:
-            ids = [self.ids[i] for i in known.tolist()]
-            drawn, _ = draw(ids, labels[known], round(test_share * len(known)), "test")
-            is_test = np.isin(np.arange(len(labels)), known[drawn])
+            ids = [self.ids[i] for i in with_label.tolist()]
+            positions, _ = draw(
+                ids, labels[with_label], round(test_share * len(with_label)), "test"
+            )
+            is_test = np.isin(np.arange(len(labels)), with_label[positions])
         test, pool = np.flatnonzero(is_test), np.flatnonzero(~is_test)
         if not len(pool) or not (len(test) or may_lack_test):
             raise DataError(
@@ -119,14 +121,14 @@ def read_rows(
             distinct.
     """
     files, notes = _files(root)
-    opened = [_read(path, encoding, delimiter) for path in files]
+    tables = [_read(path, encoding, delimiter) for path in files]
     return rows_of(
-        [table for table, _ in opened],
+        [table for table, _ in tables],
         root if len(files) == 2 else files[0],
         id_column,
-        untyped=all(path.suffix.lower() in DELIMITED for path in files),
+        is_untyped=all(path.suffix.lower() in DELIMITED_SUFFIXES for path in files),
         decimal={"point": ".", "comma": ","}.get(decimal, decimal),
-        notes=(*notes, *(note for _, told in opened for note in told)),
+        notes=(*notes, *(note for _, table_notes in tables for note in table_notes)),
     )
 
 
@@ -135,7 +137,7 @@ def rows_of(
     path: Path,
     id_column: str | None,
     *,
-    untyped: bool = False,
+    is_untyped: bool = False,
     decimal: str = ".",
     notes: tuple[str, ...] = (),
 ) -> Rows:
@@ -165,21 +167,21 @@ def rows_of(
         raise DataError(f"Expected rows in {path} but got none.")
     parts = [len(t) for t in tables]
     test = np.repeat([False, True], parts) if len(tables) == 2 else None
-    used = {"split"} & set(table.column_names)
-    if test is None and used:
+    split_columns = {"split"} & set(table.column_names)
+    if test is None and split_columns:
         test = _split(table.column("split").to_pylist(), path)
     if test is None:
         _check_no_split_elsewhere(table, path)
     ids = _ids(table, id_column, parts, path)
     if id_column or "id" in table.column_names:
-        used.add(id_column or "id")
+        split_columns.add(id_column or "id")
     return Rows(
         table,
         ids,
         test,
         path,
-        frozenset(used),
-        untyped,
+        frozenset(split_columns),
+        is_untyped,
         decimal,
         notes,
     )
@@ -208,11 +210,11 @@ def _read(
 ) -> tuple[pa.Table, tuple[str, ...]]:
     """Return the table, and notes on how it was read."""
     suffix = path.suffix.lower()
-    if suffix in DELIMITED:
+    if suffix in DELIMITED_SUFFIXES:
         return read_delimited(path, encoding, delimiter)
     if delimiter is not None:
         raise ConfigError(
-            f"Expected `data.delimiter` for {' and '.join(DELIMITED)} files alone but got "
+            f"Expected `data.delimiter` for {' and '.join(DELIMITED_SUFFIXES)} files alone but got "
             f"{delimiter!r} for {path}. Leave it out."
         )
     if suffix == ".parquet":
@@ -253,26 +255,26 @@ def _check_no_split_elsewhere(table: pa.Table, path: Path) -> None:
 
 
 def _split(values: list[Any], path: Path) -> NDArray[np.bool_]:
-    unknown = {str(v) for v in values} - {"train", "test"}
-    if unknown:
+    others = {str(v) for v in values} - {"train", "test"}
+    if others:
         raise DataError(
             f"Expected the column `split` of {path} to hold 'train' or 'test' but got "
-            f"{sorted(unknown)[:5]}. Rename the column where it means something else."
+            f"{sorted(others)[:5]}. Rename the column where it means something else."
         )
     return np.array([v == "test" for v in values])
 
 
-def _ids(table: pa.Table, wanted: str | None, parts: Sequence[int], path: Path) -> tuple[str, ...]:
-    name = wanted or "id"
+def _ids(table: pa.Table, column: str | None, parts: Sequence[int], path: Path) -> tuple[str, ...]:
+    name = column or "id"
     if name not in table.column_names:
-        if wanted:
+        if column:
             raise ConfigError(
-                f"Expected `data.id` to name a column of {path} but got {wanted!r}; it has "
+                f"Expected `data.id` to name a column of {path} but got {column!r}; it has "
                 f"{', '.join(table.column_names)}."
             )
         if len(parts) == 1:
-            return numbered("row", parts[0])
-        return numbered("train", parts[0]) + numbered("test", parts[1])
+            return number_ids("row", parts[0])
+        return number_ids("train", parts[0]) + number_ids("test", parts[1])
     cells = texts_of(plain_column(table.column(name)), f"ids in the column `{name}` of {path}")
     ids = tuple(cell for cell in cells if cell)
     if len(ids) < len(cells):

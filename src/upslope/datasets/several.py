@@ -27,19 +27,19 @@ def one_class(
     Raises:
         DataError: an image of several classes, unless these are left out.
     """
-    mixed = [id_ for id_, names in classes.items() if len(names) > 1]
+    ids = [id_ for id_, names in classes.items() if len(names) > 1]
     notes: list[str] = []
-    if mixed:
-        told = (
-            f"{format_count(len(mixed), 'image')} of {len(classes):,} with objects of several "
-            f"classes, first {mixed[0]!r} with {', '.join(classes[mixed[0]])}"
+    if ids:
+        text = (
+            f"{format_count(len(ids), 'image')} of {len(classes):,} with objects of several "
+            f"classes, first {ids[0]!r} with {', '.join(classes[ids[0]])}"
         )
         if several != "skip":
             raise DataError(
-                f"Expected objects of one class in each image of {where} but got {told}. Set "
+                f"Expected objects of one class in each image of {where} but got {text}. Set "
                 "`data.several` to skip to leave them out, or `data.target` to masks."
             )
-        notes.append(f"Left out {told}.")
+        notes.append(f"Left out {text}.")
     without = [id_ for id_, names in classes.items() if not names]
     if without:
         notes.append(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.datasets.folder_names import split_of
-from upslope.datasets.layout import shown
+from upslope.datasets.layout import name_some
 from upslope.errors import ConfigError, DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -54,26 +54,31 @@ def find_shards(root: Path, train: str | None, test: str | None, validation: str
         return Shards([root], ["train"], stated=False)
     paths = sorted(p for p in root.rglob("*.tar") if not p.name.startswith("."))
     if not paths:
-        packed = sorted(p.name for p in root.rglob("*.t*gz"))
+        compressed_names = sorted(p.name for p in root.rglob("*.t*gz"))
         raise DataError(
             f"Expected tar files, the shards of a WebDataset, in {root} but there are none."
-            + (f" {packed[0]} is compressed, and read only as .tar: gunzip it." if packed else "")
+            + (
+                f" {compressed_names[0]} is compressed, and read only as .tar: gunzip it."
+                if compressed_names
+                else ""
+            )
         )
     splits = [_split_of(path, root) for path in paths]
     if not any(splits):
         return Shards(paths, ["train"] * len(paths), stated=False)
     if not all(splits):
-        unnamed = [
+        without_split = [
             p.relative_to(root).as_posix() for p, s in zip(paths, splits, strict=True) if not s
         ]
         raise DataError(
             f"Expected the names of all shards in {root} to say train, test or validation, or none "
-            f"to, but {shown(unnamed)} {'says' if len(unnamed) == 1 else 'say'} none. Name them "
+            f"to, but {name_some(without_split)} {'says' if len(without_split) == 1 else 'say'} "
+            "none. Name them "
             "with `data.shards` and `data.test_shards`."
         )
     lone = "test" not in splits and "validation" in splits
-    named = ["test" if lone and split == "validation" else str(split) for split in splits]
-    return Shards(paths, named, stated="test" in named, lone_validation=lone)
+    split_names = ["test" if lone and split == "validation" else str(split) for split in splits]
+    return Shards(paths, split_names, stated="test" in split_names, lone_validation=lone)
 
 
 def _by_option(root: Path, options: dict[str, str | None]) -> Shards:
@@ -97,7 +102,7 @@ def _by_option(root: Path, options: dict[str, str | None]) -> Shards:
 def _matching(root: Path, pattern: str, option: str) -> list[Path]:
     """The files that a pattern names, in order; every part of a range must be there."""
     paths: list[Path] = []
-    for one in expanded(pattern, option):
+    for one in expand_pattern(pattern, option):
         anchor = Path(one).anchor  # of an absolute path, which `glob` takes in parts alone
         start = Path(anchor) if anchor else root
         files = sorted(start.glob(one.removeprefix(anchor)))
@@ -109,7 +114,7 @@ def _matching(root: Path, pattern: str, option: str) -> list[Path]:
     return paths
 
 
-def expanded(pattern: str, option: str) -> list[str]:
+def expand_pattern(pattern: str, option: str) -> list[str]:
     """Return the patterns that a range such as {000..012} stands for, with its number of digits.
 
     option: of `data`, that messages name.
@@ -127,9 +132,9 @@ def expanded(pattern: str, option: str) -> list[str]:
         )
     begins, ends, width = pattern[: match.start()], pattern[match.end() :], len(match[1])
     return [
-        each
+        path
         for number in range(first, last + 1)
-        for each in expanded(f"{begins}{number:0{width}d}{ends}", option)
+        for path in expand_pattern(f"{begins}{number:0{width}d}{ends}", option)
     ]
 
 

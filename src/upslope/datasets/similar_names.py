@@ -36,8 +36,8 @@ def similar_name_notes(
 
 def _bare(name: str) -> str:
     """The name without what two spellings of one name differ in."""
-    seen = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width characters
-    folded = unicodedata.normalize("NFKC", seen).casefold().strip()
-    if _WHOLE.fullmatch(folded):
-        return str(int(folded.partition(".")[0]))
-    return _BETWEEN.sub(" ", folded)
+    letters = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width characters
+    bare_name = unicodedata.normalize("NFKC", letters).casefold().strip()
+    if _WHOLE.fullmatch(bare_name):
+        return str(int(bare_name.partition(".")[0]))
+    return _BETWEEN.sub(" ", bare_name)

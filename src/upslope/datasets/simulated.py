@@ -19,7 +19,7 @@ from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory
 from upslope.datasets.name_lists import OptionalNames, split_names
 from upslope.datasets.paths import needed_root
-from upslope.datasets.volumes import simulated
+from upslope.datasets.volumes import simulate_splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 
@@ -29,7 +29,7 @@ LEFT_OUT = ("1s3x", "3gl1", "3qm1", "4gxy", "3hfm", "1f2n")
 the box. The in-situ averages (chlamy_*), which have noise and a wedge of their own, are no part."""
 IN_SITU = "chlamy_"
 CLASSES = 50
-SEEN = Imaging(defocus_low=2.0, defocus_high=5.0)
+DEFAULT_IMAGING = Imaging(defocus_low=2.0, defocus_high=5.0)
 """Both presets: the same molecules at the same places under the same defocus, but for the noise."""
 Train = Annotated[int, Field(ge=1, description="subtomograms in the pool, the classes in turn")]
 Test = Annotated[int, Field(ge=1, description="subtomograms to test on")]
@@ -54,7 +54,9 @@ def clean_50(
     memory: Memory = 4.0,
 ) -> Splits:
     """50c-clean of the paper, simulated anew: 50 complexes, 32x32x32, noise free."""
-    return _preset("50c-clean", root, SEEN, train, test, seed, cache, threads, memory, progress)
+    return _preset(
+        "50c-clean", root, DEFAULT_IMAGING, train, test, seed, cache, threads, memory, progress
+    )
 
 
 def noisy_50(
@@ -69,8 +71,8 @@ def noisy_50(
     memory: Memory = 4.0,
 ) -> Splits:
     """50c-snr005 of the paper, simulated anew: 50 complexes, 32x32x32, at an SNR of 0.05."""
-    seen = replace(SEEN, snr=0.05)
-    return _preset("50c-snr005", root, seen, train, test, seed, cache, threads, memory, progress)
+    imaging = replace(DEFAULT_IMAGING, snr=0.05)
+    return _preset("50c-snr005", root, imaging, train, test, seed, cache, threads, memory, progress)
 
 
 def load(
@@ -100,13 +102,13 @@ def load(
     structures = _structures(root, "cryoet-simulated")
     if classes is not None:
         ids = split_names(classes, "data.classes")
-        if unknown := [id_ for id_ in ids if id_ not in structures]:
+        if absent := [id_ for id_ in ids if id_ not in structures]:
             raise DataError(
                 f"Expected `data.classes` among the {len(structures)} structures of {root}, "
-                f"{', '.join(list(structures)[:8])}, ..., but got {', '.join(unknown)}."
+                f"{', '.join(list(structures)[:8])}, ..., but got {', '.join(absent)}."
             )
         structures = {id_: structures[id_] for id_ in ids}
-    seen = Imaging(
+    imaging = Imaging(
         box=box,
         voxel=voxel,
         resolution=resolution,
@@ -116,10 +118,10 @@ def load(
         defocus_high=defocus_high,
         snr=snr,
     )
-    return simulated(
+    return simulate_splits(
         "cryoet-simulated",
         structures,
-        seen,
+        imaging,
         train=train,
         test=test,
         seed=seed,
@@ -133,7 +135,7 @@ def load(
 def _preset(
     name: str,
     root: Path | None,
-    seen: Imaging,
+    imaging: Imaging,
     train: int,
     test: int,
     seed: int,
@@ -153,10 +155,10 @@ def _preset(
             f"{IN_SITU}*, which it leaves out, but got {len(structures)} in {root}. For structures "
             "of your own, take the data set cryoet-simulated."
         )
-    return simulated(
+    return simulate_splits(
         name,
         structures,
-        seen,
+        imaging,
         train=train,
         test=test,
         seed=seed,

@@ -22,7 +22,7 @@ _SPARSE = 1000
 
 def read_split_labels(
     columns: Mapping[str, pa.ChunkedArray],
-    stated: Mapping[str, Names | None],
+    names_by_split: Mapping[str, Names | None],
     column: str,
     source: object,
     words: Collection[str] | None = None,
@@ -40,7 +40,7 @@ def read_split_labels(
 
     plain = {split: plain_column(one) for split, one in columns.items()}
     what = f"classes in the column `{column}` of {source}"
-    names = same_names(stated, source)
+    names = same_names(names_by_split, source)
     if all(is_number(one.type) or pa.types.is_null(one.type) for one in plain.values()):
         labels = {split: _whole_numbers(one, what) for split, one in plain.items()}
         notes = tuple(
@@ -49,7 +49,7 @@ def read_split_labels(
             for split, one in labels.items()
             if (one == UNKNOWN).any()
         )
-        return (names or _numbered(labels, what)), labels, notes
+        return (names or _as_numbers(labels, what)), labels, notes
     if not all(_is_name(one.type) for one in plain.values()):
         kinds = ", ".join(sorted({str(one.type) for one in plain.values()}))
         raise DataError(
@@ -57,10 +57,10 @@ def read_split_labels(
             "another column with `data.label`."
         )
     texts = [texts_of(one, what) for one in plain.values()]
-    joined = pa.chunked_array([pa.array(one, pa.large_string()) for one in texts])
-    classes, values, notes = read_classes(joined, what, words, "samples")
-    if names is not None and (unlisted := sorted(set(classes) - set(names))):
-        raise DataError(f"Expected {what} to be among those stated but got {unlisted[:5]}.")
+    all_labels = pa.chunked_array([pa.array(one, pa.large_string()) for one in texts])
+    classes, values, notes = read_classes(all_labels, what, words, "samples")
+    if names is not None and (absent := sorted(set(classes) - set(names))):
+        raise DataError(f"Expected {what} to be among those stated but got {absent[:5]}.")
     if names is not None:
         place = np.array([names.index(name) for name in classes])
         values = np.where(values == UNKNOWN, UNKNOWN, place[values])
@@ -76,11 +76,11 @@ def _is_name(kind: pa.DataType) -> bool:
     )
 
 
-def same_names(stated: Mapping[str, Names | None], source: object) -> Names | None:
+def same_names(names_by_split: Mapping[str, Names | None], source: object) -> Names | None:
     """Return the names that splits or files state; DataError where two state different ones."""
-    known = {split: names for split, names in stated.items() if names is not None}
-    if len(set(known.values())) > 1:
-        (one, first), (other, second) = list(known.items())[:2]
+    names_given = {split: names for split, names in names_by_split.items() if names is not None}
+    if len(set(names_given.values())) > 1:
+        (one, first), (other, second) = list(names_given.items())[:2]
         differing = next(
             (a, b) for a, b in zip((*first, ""), (*second, ""), strict=False) if a != b
         )
@@ -89,7 +89,7 @@ def same_names(stated: Mapping[str, Names | None], source: object) -> Names | No
             f"states {len(first)} and {other} {len(second)}, first differing in {differing[0]!r} "
             f"and {differing[1]!r}. Write both with the same names."
         )
-    return next(iter(known.values()), None)
+    return next(iter(names_given.values()), None)
 
 
 def _whole_numbers(column: pa.ChunkedArray, what: str) -> Labels:
@@ -105,15 +105,15 @@ def _whole_numbers(column: pa.ChunkedArray, what: str) -> Labels:
             raise DataError(f"Expected {what} to fit int64 but: {error}.") from error
         return whole
     values = numbers_of(column)
-    known = values[~np.isnan(values)]
-    fractions = known[known != np.floor(known)]
+    numbers = values[~np.isnan(values)]
+    fractions = numbers[numbers != np.floor(numbers)]
     if len(fractions) or np.isinf(values).any():
         wrong = fractions[0] if len(fractions) else np.inf
         raise DataError(f"Expected {what} to be whole numbers or text but got {wrong:g}.")
     return np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
 
 
-def _numbered(labels: Mapping[str, Labels], what: str) -> Names:
+def _as_numbers(labels: Mapping[str, Labels], what: str) -> Names:
     """Names "0", "1", ... up to the highest label.
 
     Raises:

@@ -75,9 +75,9 @@ def draw(ids: Sequence[str], labels: Labels, count: int, purpose: str) -> tuple[
     left_over = count - int(quota.sum())
     quota[np.argsort(-(exact - quota), kind="stable")[:left_over]] += 1
     keys = [hashlib.sha256(f"{purpose}/{i}".encode()).digest() for i in ids]
-    chosen: list[int] = []
+    positions: list[int] = []
     for value, size in zip(values, quota, strict=True):
         members = np.flatnonzero(labels == value).tolist()
-        chosen += sorted(members, key=keys.__getitem__)[:size]
-    drawn = np.array(sorted(chosen), dtype=np.int64)
-    return drawn, np.setdiff1d(np.arange(len(ids), dtype=np.int64), drawn)
+        positions += sorted(members, key=keys.__getitem__)[:size]
+    sorted_positions = np.array(sorted(positions), dtype=np.int64)
+    return sorted_positions, np.setdiff1d(np.arange(len(ids), dtype=np.int64), sorted_positions)

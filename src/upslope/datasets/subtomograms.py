@@ -76,16 +76,18 @@ class SubtomogramDataset:
         return known_targets(self.labels, self.ids, indices)
 
     def _volume(self, particle: Particle) -> NDArray[np.float32]:
-        opened = _read(particle.file, self.voxel)
+        file_values = _read(particle.file, self.voxel)
         if particle.centre is None:
-            volume = finite(_of_stack(particle, opened.values), f"{particle.id} of {particle.file}")
+            volume = finite(
+                _of_stack(particle, file_values.values), f"{particle.id} of {particle.file}"
+            )
             if volume.shape != (self.box,) * 3:
                 raise DataError(
                     f"Expected {particle.id} to be of {self.box} voxels along each edge, as the "
                     f"first, but got {volume.shape} in {particle.file}. Crop or pad it."
                 )
         else:
-            volume = _cut(particle, opened, self.box)
+            volume = _cut(particle, file_values, self.box)
         spread = float(volume.std())
         if not spread > 0:
             raise DataError(
@@ -158,12 +160,14 @@ def load(
     notes += volume_notes(table, box, voxel)
     if on_error == "skip":
         everything = _readable(everything, progress)
-    known = np.flatnonzero(everything.labels != UNKNOWN)
-    ids = [everything.ids[i] for i in known.tolist()]
-    drawn, _ = draw(ids, everything.labels[known], round(test_share * len(known)), "test")
-    test = known[drawn]
+    with_label = np.flatnonzero(everything.labels != UNKNOWN)
+    ids = [everything.ids[i] for i in with_label.tolist()]
+    positions, _ = draw(
+        ids, everything.labels[with_label], round(test_share * len(with_label)), "test"
+    )
+    test = with_label[positions]
     pool = np.setdiff1d(np.arange(len(everything)), test)
-    pool_part, test_part = (Subset(everything, chosen.tolist()) for chosen in (pool, test))
+    pool_part, test_part = (Subset(everything, part.tolist()) for part in (pool, test))
     return Splits(pool_part, test_part, notes=notes)
 
 
@@ -173,26 +177,26 @@ def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDat
     Raises:
         DataError: none can be used.
     """
-    kept: list[int] = []
-    broken: dict[int, DataError] = {}
+    readable: list[int] = []
+    errors: dict[int, DataError] = {}
     progress(Progress("read", 0, len(dataset)))
     for i in range(len(dataset)):
         try:
             dataset.inputs([i])
-            kept.append(i)
+            readable.append(i)
         except DataError as error:
-            broken[i] = error
+            errors[i] = error
         progress(Progress("read", i + 1, len(dataset)))
-    if not broken:
+    if not errors:
         return dataset
-    if not kept:
-        raise broken[0]
-    warnings.warn(left_out_text(dataset, broken, "particle"), stacklevel=2)
+    if not readable:
+        raise errors[0]
+    warnings.warn(left_out_text(dataset, errors, "particle"), stacklevel=2)
     return replace(
         dataset,
-        particles=[dataset.particles[i] for i in kept],
-        ids=tuple(dataset.ids[i] for i in kept),
-        labels=dataset.labels[kept],
+        particles=[dataset.particles[i] for i in readable],
+        ids=tuple(dataset.ids[i] for i in readable),
+        labels=dataset.labels[readable],
     )
 
 
@@ -239,13 +243,13 @@ def _of_stack(particle: Particle, values: NDArray[np.generic]) -> NDArray[np.gen
             )
         return values
     if values.ndim != 4 or not 0 <= particle.index < len(values):
-        held = f"a stack of {len(values)} volumes" if values.ndim == 4 else "a single volume"
+        description = f"a stack of {len(values)} volumes" if values.ndim == 4 else "a single volume"
         raise DataError(
             f"Expected volume {particle.index + 1} of a stack in {particle.file} but it holds "
-            f"{held}."
+            f"{description}."
         )
-    chosen: NDArray[np.generic] = values[particle.index]
-    return chosen
+    volume: NDArray[np.generic] = values[particle.index]
+    return volume
 
 
 def _cut(particle: Particle, tomogram: MappedVolume, box: int) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from upslope.progress import Observer, no_progress
 
 WHERE = "http://ufldl.stanford.edu/housenumbers/"
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
-PUBLISHED = {
+PUBLISHED_MD5 = {
     "train": (73_257, "e26dedcc434d2e4c54c9b2d4a06d8373"),
     "test": (26_032, "eb5a983be6a315427106f1b164d9cef3"),
 }
@@ -49,7 +49,7 @@ def _split(folder: Path, split: str) -> ArrayDataset:
             f"Expected X of shape (32, 32, 3, n) and y of shape (n, 1) in {path} but got "
             f"{shapes or 'neither'}. The file with full numbers (format 1) is another one."
         )
-    count, md5 = PUBLISHED[split]
+    count, md5 = PUBLISHED_MD5[split]
     if images.shape[3] == count:  # a part of it that somebody cut out has no checksum
         check_md5(path, md5, WHERE)
     digits = np.where(labels.ravel() == 10, 0, labels.ravel())

@@ -40,7 +40,7 @@ MOST = 1000
 _LEAST = 1e-150
 _MARKS = tuple(sign * (10.0**digits - 1) for digits in (3, 4, 5, 6) for sign in (-1, 1))
 """What instruments and registers write where nothing is known: -999, 9999 and the like."""
-_COUNTED = 10
+_MOST_COUNTS = 10
 """Rows from which a column of numbers that counts them is pointed at."""
 _ID_NAME = re.compile(r"(^|[\W_])(id|ids|uuid|guid|index|key|nr|no|number)$", re.IGNORECASE)
 
@@ -95,7 +95,7 @@ def from_rows(
 ) -> Splits:
     """Make the splits of rows; the arguments are the options of `load`."""
     target_columns = read_targets(rows, target, kind, missing_labels, classes)
-    pool, _ = rows.divided(target_columns.strata, test_share)
+    pool, _ = rows.divide(target_columns.strata, test_share)
     names = _inputs(rows, target_columns, columns)
     as_categories = split_names(categorical, "data.categorical")
     values, notes = features(rows, names, as_categories, pool, missing)
@@ -130,13 +130,13 @@ def features(
         elif np.isnan(column.values).all():
             notes.append(f"The column `{name}` is empty in every row: left out.")
         else:
-            parts += _standardised(column.values, pool)
+            parts += _standardise(column.values, pool)
             notes += _number_notes(column, pool, name)
     if not parts:
         raise DataError(f"Expected columns of inputs in {rows.path} but all are empty.")
     if categories:
-        listed = ", ".join(f"{name} ({count:,})" for name, count in categories.items())
-        notes.insert(0, f"Columns taken as categories, with one input each: {listed}.")
+        columns = ", ".join(f"{name} ({count:,})" for name, count in categories.items())
+        notes.insert(0, f"Columns taken as categories, with one input each: {columns}.")
     return np.concatenate(parts, axis=1), tuple(notes)
 
 
@@ -152,19 +152,23 @@ def _empty_cells(column: Numbers | Categories, name: str, rows: Rows) -> str:
     )
 
 
-def _standardised(values: NDArray[np.float64], pool: list[int]) -> list[Floats]:
+def _standardise(values: NDArray[np.float64], pool: list[int]) -> list[Floats]:
     """(n, k) standardised, and where cells of the pool are empty, (n, 1) that is 1 there."""
     parts: list[NDArray[Any]] = []
     for column in values.T:
         empty = np.isnan(column)
-        known = column[pool][~empty[pool]]
+        pool_values = column[pool][~empty[pool]]
         # A column that never changes in the pool has no scale, and becomes zeros everywhere.
-        if not len(known) or known.min() == known.max():
+        if not len(pool_values) or pool_values.min() == pool_values.max():
             parts.append(np.zeros(len(column)))
         else:
             # Beyond the root of the largest float, squares overflow; below it, they vanish.
-            unit = 1.0 if _LEAST < np.abs(known).max() < 1 / _LEAST else np.abs(known).max()
-            mean, spread = (known / unit).mean(), (known / unit).std()
+            unit = (
+                1.0
+                if _LEAST < np.abs(pool_values).max() < 1 / _LEAST
+                else np.abs(pool_values).max()
+            )
+            mean, spread = (pool_values / unit).mean(), (pool_values / unit).std()
             parts.append((np.where(empty, mean, column / unit) - mean) / spread)
     incomplete = np.asarray(np.isnan(values).any(axis=1))
     if incomplete[pool].any():
@@ -176,11 +180,12 @@ def _one_hot(
     column: Categories, pool: list[int], name: str, rows: Rows, *, ids_allowed: bool
 ) -> Floats:
     """(n, categories of the pool); an empty cell is a category of its own."""
-    known = sorted({column.cells[i] for i in pool})
-    if len(known) > MOST:
+    pool_categories = sorted({column.cells[i] for i in pool})
+    if len(pool_categories) > MOST:
         raise DataError(
             f"Expected at most {MOST} categories in the column `{name}` of {rows.path} but got "
-            f"{len(known)}: ids, or free text. Leave it out with `data.columns`, or name it in "
+            f"{len(pool_categories)}: ids, or free text. Leave it out with `data.columns`, or name "
+            "it in "
             "`data.id`."
         )
     if not ids_allowed and looks_like_ids(column):
@@ -190,31 +195,32 @@ def _one_hot(
             "`data.columns`, name it in `data.id`, or in `data.categorical` where they are "
             "categories."
         )
-    place = {key: i for i, key in enumerate(known)}
-    positions = np.array([place.get(cell, len(known)) for cell in column.cells])
-    return np.eye(len(known) + 1, dtype=np.float32)[positions, : len(known)]
+    place = {key: i for i, key in enumerate(pool_categories)}
+    positions = np.array([place.get(cell, len(pool_categories)) for cell in column.cells])
+    return np.eye(len(pool_categories) + 1, dtype=np.float32)[positions, : len(pool_categories)]
 
 
 def _category_notes(column: Categories, pool: list[int], name: str) -> list[str]:
     notes = []
     counts = Counter(column.cells)
-    known = {column.cells[i] for i in pool}
-    if unseen := sorted(counts.keys() - known):
+    pool_categories = {column.cells[i] for i in pool}
+    if unseen := sorted(counts.keys() - pool_categories):
         total = sum(counts[cell] for cell in unseen)
         notes.append(
             f"{format_count(total, 'test row')} with a category in `{name}` that the pool has not, "
             f"first {unseen[0]!r}: all zeros."
         )
     notes += similar_name_notes(sorted(counts), "categories", f" of `{name}`")
-    if len(known) == 1:
+    if len(pool_categories) == 1:
         notes.append(f"The column `{name}` never changes in the pool, and tells nothing.")
     if empty := counts[""]:
         notes.append(f"{empty:,} of {counts.total():,} cells of `{name}` are empty: a category.")
     words = {cell: n for cell, n in counts.items() if cell.strip() and is_missing(cell)}
     if words:
-        told = ", ".join(f"{word!r} ({n:,})" for word, n in sorted(words.items()))
+        word_counts = ", ".join(f"{word!r} ({n:,})" for word, n in sorted(words.items()))
         notes.append(
-            f"In `{name}` words for missing are categories as others are: {told}. Empty the cells "
+            f"In `{name}` words for missing are categories as others are: {word_counts}. Empty the "
+            "cells "
             "where nothing is known."
         )
     return notes
@@ -239,20 +245,22 @@ def _number_notes(column: Numbers, pool: list[int], name: str) -> list[str]:
             f"The column `{name}` has three digits after the point in every cell, as "
             f"{column.grouped!r}: where the point is between thousands, remove it."
         )
-    known = values[pool][~np.isnan(values[pool])]
-    if (mark := _mark_for_none(known)) is not None:
+    pool_values = values[pool][~np.isnan(values[pool])]
+    if (mark := _mark_for_none(pool_values)) is not None:
         notes.append(
-            f"The column `{name}` has {mark:g} in {int((known == mark).sum()):,} of "
-            f"{len(known):,} cells of the pool, far from all others: where it stands for nothing "
+            f"The column `{name}` has {mark:g} in {int((pool_values == mark).sum()):,} of "
+            f"{len(pool_values):,} cells of the pool, far from all others: where it stands for "
+            "nothing "
             "known, empty these cells."
         )
     if values.shape[1] > 1:
         notes.append(f"The lists of `{name}` are taken as {values.shape[1]:,} numbers each.")
-    elif not len(known) or known.min() == known.max():
+    elif not len(pool_values) or pool_values.min() == pool_values.max():
         notes.append(f"The column `{name}` never changes in the pool, and tells nothing.")
-    elif _written_dates(known):
+    elif _written_dates(pool_values):
         notes.append(
-            f"The column `{name}` is taken as numbers but may hold dates such as {known[0]:.0f}, "
+            f"The column `{name}` is taken as numbers but may hold dates such as "
+            f"{pool_values[0]:.0f}, "
             "between which the steps are uneven: convert them to days since a date."
         )
     elif _counts_rows(values[:, 0]) or (_ID_NAME.search(name) and _distinct(values[:, 0])):
@@ -289,7 +297,7 @@ def _written_dates(values: NDArray[np.float64]) -> bool:
 def _distinct(values: NDArray[np.float64]) -> bool:
     """Whether all are whole numbers, each there once."""
     return (
-        len(values) >= _COUNTED
+        len(values) >= _MOST_COUNTS
         and bool((values == np.floor(values)).all())
         and len(np.unique(values)) == len(values)
     )

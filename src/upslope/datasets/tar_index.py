@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple
 
 from upslope.errors import DataError
-from upslope.reading import check_regular, check_room, damage_reported
+from upslope.reading import check_regular, check_room, reporting_damage
 
 _BLOCK = 512  # bytes; a block of zeros ends an archive
 _CHUNK = 1 << 20
@@ -37,7 +37,7 @@ def read_members(path: Path) -> Iterator[Member]:
         DataError: no uncompressed tar, one that is damaged or cut off, a member that is no plain
             file, or a name that is absolute, has a part "..", or is not UTF-8.
     """
-    with damage_reported(f"an uncompressed tar archive in {path}", _ADVICE):
+    with reporting_damage(f"an uncompressed tar archive in {path}", _ADVICE):
         check_regular(path)
         length = path.stat().st_size
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -65,7 +65,7 @@ def read_content(path: Path, member: Member) -> bytes:
             a file may be.
     """
     check_room(member.size, f"{member.name} in {path}")
-    with damage_reported(f"{member.name} in the tar archive {path}", _ADVICE):
+    with reporting_damage(f"{member.name} in the tar archive {path}", _ADVICE):
         with path.open("rb") as file:
             file.seek(member.offset)
             content = file.read(member.size)

@@ -21,42 +21,43 @@ _NUMBER = re.compile(r"-1|0|[1-9]\d{0,17}", re.ASCII)
 _FIELDS = ("label", "cls", "class")
 
 
-def choose_label(samples: TarSamples, wanted: str | None, field: str | None) -> str | None:
+def choose_label(samples: TarSamples, extension: str | None, field: str | None) -> str | None:
     """Return the extension whose content is the label: the one given, or the first there is.
 
-    wanted, field: the options `label` and `field`.
+    extension, field: the options `label` and `field`.
 
     Raises:
         ConfigError: no sample has that extension, or a field is named of labels that are no JSON.
     """
-    if wanted is not None:
-        wanted = wanted.lower().lstrip(".")
-        if not any(wanted in members for members in samples.members):
+    if extension is not None:
+        extension = extension.lower().lstrip(".")
+        if not any(extension in members for members in samples.members):
             raise ConfigError(
                 f"Expected `data.label` to be the extension of labels in {samples.paths[0]} but no "
-                f"sample has a .{wanted}. Usual ones: {', '.join(LABELS)}."
+                f"sample has a .{extension}. Usual ones: {', '.join(LABELS)}."
             )
-    known = {e for members in samples.members for e in members if e in LABELS}
-    first = "json" if field else next((e for e in LABELS if e in known), None)
-    wanted = wanted or first
-    if field is not None and wanted != "json":
+    extensions = {e for members in samples.members for e in members if e in LABELS}
+    first = "json" if field else next((e for e in LABELS if e in extensions), None)
+    extension = extension or first
+    if field is not None and extension != "json":
         raise ConfigError(
-            f"Expected `data.field` with labels in .json but they are in .{wanted}. Leave it out."
+            f"Expected `data.field` with labels in .json but they are in .{extension}. Leave it "
+            "out."
         )
-    return wanted
+    return extension
 
 
 def read_labels(
     samples: TarSamples,
     label: str | None,
     field: str | None,
-    given: Sequence[object] | None,
+    class_list: Sequence[object] | None,
     words: list[str] | None,
     folder: Path,
 ) -> tuple[tuple[str, ...], Labels, tuple[str, ...]]:
     """Return (names of the classes, (n,) labels, notes).
 
-    label: the extension; None where there is none. field, given, words: the options `field`,
+    label: the extension; None where there is none. field, class_list, words: the options `field`,
     `classes` and `missing_labels`.
 
     Raises:
@@ -64,36 +65,37 @@ def read_labels(
     """
     import pyarrow as pa
 
-    stated = None if given is None else tuple(class_names((), given, folder))
+    stated_names = None if class_list is None else tuple(class_names((), class_list, folder))
     values = [_value(samples, i, label, field) for i in range(len(samples.ids))]
-    known = [value for value in values if value is not None]
-    if not known and stated is None:
+    values_read = [value for value in values if value is not None]
+    if not values_read and stated_names is None:
         raise DataError(
             f"Expected labels in .cls, .json or .txt of {folder} but no sample has one. Name the "
             "extension with `data.label`, or the classes with `data.classes` where nothing is "
             "labelled yet."
         )
-    if all(isinstance(value, str) and _NUMBER.fullmatch(value) for value in known):
+    if all(isinstance(value, str) and _NUMBER.fullmatch(value) for value in values_read):
         values = [None if value is None else int(value) for value in values]
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) > 1:
         one = next(
-            i for i, v in enumerate(values) if v is not None and type(v) is not type(known[0])
+            i for i, v in enumerate(values) if v is not None and type(v) is not type(values_read[0])
         )
         raise DataError(
-            f"Expected labels of one kind in .{label} of {folder} but got {known[0]!r} and, in "
-            f"{samples.named(one)}, {values[one]!r}. Write them alike."
+            f"Expected labels of one kind in .{label} of {folder} but got {values_read[0]!r} and, "
+            "in "
+            f"{samples.name_of(one)}, {values[one]!r}. Write them alike."
         )
     column = pa.chunked_array([pa.array(values)])
     names, labels, notes = read_split_labels(
-        {"the shards": column}, {"data.classes": stated}, f".{label}", folder, words
+        {"the shards": column}, {"data.classes": stated_names}, f".{label}", folder, words
     )
     without = [i for i, value in enumerate(values) if value is None]
     if without and label is not None:
         notes = (
             *notes,
             f"{format_count(len(without), 'sample has', 'samples have')} no label in .{label}, "
-            f"first {samples.named(without[0])}: unlabelled.",
+            f"first {samples.name_of(without[0])}: unlabelled.",
         )
     kinds_there = [e for e in LABELS if any(e in members for members in samples.members)]
     if label is not None and (others := [e for e in kinds_there if e != label]):
@@ -110,7 +112,7 @@ def _value(samples: TarSamples, position: int, label: str | None, field: str | N
     member = samples.members[position].get(label or "")
     if member is None:
         return None
-    name = f".{label} of the sample {samples.named(position)}"
+    name = f".{label} of the sample {samples.name_of(position)}"
     content = read_content(samples.paths[samples.shard[position]], member._replace(name=name))
     if label != "json":
         return decode_text(content, name).strip() or None

@@ -34,7 +34,7 @@ class TarSamples:
         """Return the ids of the samples at these positions."""
         return tuple(self.ids[i] for i in positions.tolist())
 
-    def named(self, position: int) -> str:
+    def name_of(self, position: int) -> str:
         """Return the name of a sample in messages: its id and its shard."""
         return f"{self.ids[position]!r} of {self.paths[self.shard[position]]}"
 
@@ -108,7 +108,7 @@ def read_samples(paths: Sequence[Path], left_out: LeftOut, progress: Observer) -
 
 
 def locate_images(
-    samples: TarSamples, wanted: str | None, on_error: str
+    samples: TarSamples, option: str | None, on_error: str
 ) -> tuple[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]], tuple[str, ...]]:
     """Return ((shard, offset, size) of each image, notes); size -1 where a sample has none.
 
@@ -119,13 +119,13 @@ def locate_images(
     size = np.full(len(samples.ids), -1, dtype=np.int64)
     others: Counter[str] = Counter()
     for i, members in enumerate(samples.members):
-        if wanted:
-            extensions = [e for e in members if e == wanted.lower().lstrip(".")]
+        if option:
+            extensions = [e for e in members if e == option.lower().lstrip(".")]
         else:
             extensions = [e for e in members if f".{e}" in SUFFIXES]
         if len(extensions) > 1:
             raise DataError(
-                f"Expected one image in the sample {samples.named(i)} but got "
+                f"Expected one image in the sample {samples.name_of(i)} but got "
                 f"{', '.join(sorted(extensions))}. Say which is meant with `data.image`."
             )
         others.update(members.keys() - {*extensions, *LABELS})
@@ -137,17 +137,17 @@ def locate_images(
     )
     without = np.flatnonzero(size < 0)
     if (len(without) and on_error != "skip") or len(without) == len(size):
-        expected = f".{wanted.lstrip('.')}" if wanted else ", ".join(sorted(SUFFIXES))
+        wanted_words = f".{option.lstrip('.')}" if option else ", ".join(sorted(SUFFIXES))
         raise DataError(
-            f"Expected an image ({expected}) in every sample but "
+            f"Expected an image ({wanted_words}) in every sample but "
             f"{format_count(len(without), 'sample has', 'samples have')} none, first "
-            f"{samples.named(int(without[0]))}, which has "
+            f"{samples.name_of(int(without[0]))}, which has "
             f"{', '.join(f'.{e}' for e in sorted(samples.members[without[0]]))}. Name the "
             "extension with `data.image`, or leave such samples out: `experiment.on_corrupt=skip`."
         )
     if len(without):
         notes += (
             f"Left out {format_count(len(without), 'sample')} without an image, first "
-            f"{samples.named(int(without[0]))}.",
+            f"{samples.name_of(int(without[0]))}.",
         )
     return (np.array(samples.shard, dtype=np.int32), offset, size), notes

@@ -56,8 +56,8 @@ def as_array(values: Any, what: str) -> Array:
             f"Expected {what} to be an array, a tensor or a sequence of equal shapes but got "
             f"{type(values).__name__}: {error}."
         ) from error
-    listed = isinstance(values, list | tuple)
-    if listed and array.dtype.kind == "U" and any(not isinstance(v, str) for v in values):
+    is_list = isinstance(values, list | tuple)
+    if is_list and array.dtype.kind == "U" and any(not isinstance(v, str) for v in values):
         array = np.array(values, dtype=object)  # NumPy would make text of numbers beside text
     if array.ndim == 0:
         raise DataError(
@@ -100,8 +100,8 @@ def read_target_values(
             f"Expected targets in {where}, or `classes`, the names of what people will answer, "
             "but got neither. Without labels give the names: classes=['cat', 'dog']."
         )
-    known = {name: array for name, array in arrays.items() if array is not None}
-    names, values, notes = _READERS[kind](known, classes, where)
+    with_targets = {name: array for name, array in arrays.items() if array is not None}
+    names, values, notes = _READERS[kind](with_targets, classes, where)
     shape: tuple[int, ...] = () if kind == "class" else (len(names),)
     for name in parts:
         if name not in values and kind == "masks":
@@ -176,11 +176,11 @@ def _read_names(columns: dict[str, Array], classes: Sequence[object] | None, whe
             f"{error}."
         ) from error
     if pa.types.is_integer(column.type):
-        filled = {
+        cells = {
             name: np.array([UNKNOWN if cell is None else cell for cell in array.tolist()])
             for name, array in columns.items()
         }
-        return _read_classes(filled, classes, where)
+        return _read_classes(cells, classes, where)
     names, values, notes = read_classes(column, f"classes in {where}", None, "samples", classes)
     ends = np.cumsum([len(array) for array in columns.values()])[:-1]
     return names, dict(zip(columns, np.split(values, ends), strict=True)), notes
@@ -217,18 +217,18 @@ def refuse_ambiguous_numbers(names: Sequence[str], where: str) -> None:
 
 
 def _number_notes(
-    values: Mapping[str, NDArray[Any]], names: Sequence[str], counted: bool
+    values: Mapping[str, NDArray[Any]], names: Sequence[str], count_words: bool
 ) -> tuple[str, ...]:
     if not values:
         return ()
     everything = np.concatenate(list(values.values()))
     notes = []
-    if unknown := int((everything == UNKNOWN).sum()):
+    if count := int((everything == UNKNOWN).sum()):
         notes.append(
-            f"{unknown:,} of {len(everything):,} samples are unlabelled: their target is -1."
+            f"{count:,} of {len(everything):,} samples are unlabelled: their target is -1."
         )
     missing = sorted(set(range(len(names))) - set(np.unique(everything).tolist()))
-    if counted and missing and len(missing) < len(names):
+    if count_words and missing and len(missing) < len(names):
         notes.append(
             f"{len(missing)} of {len(names)} classes have no sample: "
             f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}. Classes "
@@ -322,8 +322,8 @@ def _read_masks(arrays: dict[str, Array], classes: Sequence[object] | None, wher
                 f"that count nowhere, but got {int(array.min())} to {int(array.max())}."
             )
         values[name] = array.astype(np.uint8)
-    seen = [int(v[v != IGNORE].max(initial=0)) for v in values.values()]
-    highest = max(seen, default=0)
+    largest = [int(v[v != IGNORE].max(initial=0)) for v in values.values()]
+    highest = max(largest, default=0)
     names = (
         [str(i) for i in range(max(2, highest + 1))]
         if classes is None

@@ -142,14 +142,16 @@ def read_targets(
         column = rows.column(columns[0], "target")
         what = f"classes in the column `{columns[0]}` of {rows.path}"
         _refuse_fractions(column, what)
-        return TargetColumns(columns, *read_classes(column, what, missing_labels, given=classes))
+        return TargetColumns(
+            columns, *read_classes(column, what, missing_labels, class_list=classes)
+        )
     read, notes = zip(
         *(_numbers(rows, name, kind, missing_labels) for name in columns), strict=True
     )
-    told = tuple(note for one in notes for note in one)
+    all_notes = tuple(note for one in notes for note in one)
     values = np.stack(read, axis=1)
     if kind == "numbers":
-        return TargetColumns(columns, columns, values.astype(np.float32), told)
+        return TargetColumns(columns, columns, values.astype(np.float32), all_notes)
     wrong = ~np.isin(values, (0, 1)) & ~np.isnan(values)
     if wrong.any():
         row, column = (int(i[0]) for i in np.nonzero(wrong))
@@ -157,8 +159,8 @@ def read_targets(
             f"Expected 0 or 1 in the columns of labels of {rows.path} but got "
             f"{values[row, column]:g} in `{columns[column]}` of {rows.ids[row]!r}."
         )
-    known = np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
-    return TargetColumns(columns, columns, known, told)
+    labels = np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
+    return TargetColumns(columns, columns, labels, all_notes)
 
 
 def split(
@@ -170,10 +172,10 @@ def split(
     notes: Sequence[str] = (),
 ) -> Splits:
     """Return pool and test set of inputs (n, ...) and their answers."""
-    pool, test = rows.divided(target_columns.strata, test_share)
+    pool, test = rows.divide(target_columns.strata, test_share)
     classes = target_columns.strata if target_columns.values.ndim == 1 else None
     keys = [row_key(row) for row in values]
-    told = (
+    split_notes = (
         *rows.notes,
         *target_columns.notes,
         *notes,
@@ -187,7 +189,7 @@ def split(
         everything = RowsWithTargets(name, rows.ids, names, values, target_columns, place=place)
     pool_part = Subset(everything, pool)
     test_part = Subset(everything, test) if test else NoTestSet(pool_part)
-    return Splits(pool_part, test_part, notes=told)
+    return Splits(pool_part, test_part, notes=split_notes)
 
 
 def _columns(rows: Rows, target: str | list[str] | None, kind: str) -> tuple[str, ...]:
@@ -224,8 +226,8 @@ def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
         values = numbers_of(column)
     else:
         return
-    known = values[~np.isnan(values)]
-    fractions = known[~np.isfinite(known) | (known != np.floor(known))]
+    finite = values[~np.isnan(values)]
+    fractions = finite[~np.isfinite(finite) | (finite != np.floor(finite))]
     if len(fractions):
         raise DataError(
             f"Expected {what} to be names or whole numbers but got {fractions[0]:g}. Set "
@@ -254,12 +256,12 @@ def _numbers(
     if not is_text(column.type):
         raise DataError(f"Expected {what} but got cells of type {column.type}.")
     cells = pc.fill_null(column, "").to_pylist()
-    emptied = ["" if is_missing(cell, words) else cell for cell in cells]
+    blanked_cells = ["" if is_missing(cell, words) else cell for cell in cells]
     if kind == "labels":
-        emptied = [_TRUTH.get(cell.strip().lower(), cell) for cell in emptied]
-    numbers, unread = text_numbers(pa.chunked_array([pa.array(emptied)]), rows.decimal)
+        blanked_cells = [_TRUTH.get(cell.strip().lower(), cell) for cell in blanked_cells]
+    numbers, unread = text_numbers(pa.chunked_array([pa.array(blanked_cells)]), rows.decimal)
     # A word that the user took off the list is no number either.
-    unread |= np.array([bool(n) for n in emptied]) & np.isnan(numbers.values[:, 0])
+    unread |= np.array([bool(n) for n in blanked_cells]) & np.isnan(numbers.values[:, 0])
     if unread.any():
         first = int(unread.argmax())
         advice = comma_advice(column, unread, rows.decimal)

@@ -75,15 +75,15 @@ def from_rows(
     progress: Observer = no_progress,
 ) -> Splits:
     """Make the splits of rows with a text each; the arguments are the options of `load`."""
-    opened = None if tokenizer == WORDS else _tokenizer(tokenizer)
+    text_tokenizer = None if tokenizer == WORDS else _tokenizer(tokenizer)
     texts = _texts(rows, text)
     target_columns = read_targets(rows, target, "class", missing_labels, classes)
-    if opened is None:
+    if text_tokenizer is None:
         tokens = [[hash_word(word) for word in cut_words(one)] for one in texts]
         values, notes = _array([one[:length] for one in tokens], 0), _cut(tokens, length)
         progress(Progress("read", len(tokens), len(tokens)))
     else:
-        values, notes = _encoded(opened, texts, length, progress)
+        values, notes = _encode(text_tokenizer, texts, length, progress)
     empty = [i for i, one in enumerate(texts) if not one.strip()]
     if empty:
         notes = (
@@ -121,7 +121,7 @@ def _cut(tokens: Sequence[Sequence[int]], length: int) -> tuple[str, ...]:
     )
 
 
-def _encoded(
+def _encode(
     tokenizer: Tokenizer, texts: list[str], length: int, progress: Observer
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """((n, 2, t), notes) by a tokenizer from a file, which leaves room for its own marks."""

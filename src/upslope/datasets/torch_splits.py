@@ -18,7 +18,7 @@ from upslope.datasets.argument_names import options_as_arguments
 from upslope.datasets.array_form import Layout
 from upslope.datasets.arrays import Array
 from upslope.datasets.base import Dataset, Splits
-from upslope.datasets.in_memory import array_dataset, assembled, sample_ids
+from upslope.datasets.in_memory import array_dataset, assemble_splits, sample_ids
 from upslope.datasets.map_style import (
     InputForm,
     ItemKeys,
@@ -39,7 +39,7 @@ from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, Progress, no_progress
 
-_COMPARED = 20  # items whose targets are compared with the data set's own list
+_ITEMS_TO_COMPARE = 20  # items whose targets are compared with the data set's own list
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +83,14 @@ def from_torch(
     progress: Observer = no_progress,
 ) -> Splits:
     """Make the splits of map-style data sets; see `Splits.from_torch`."""
-    given = {"pool": pool, "test": test, "validation": validation}
+    datasets_given = {"pool": pool, "test": test, "validation": validation}
     with options_as_arguments():
         if id is not None and ids is not None:
             raise ConfigError("Expected one of `id`, a key of the items, and `ids` but got both.")
         parts: dict[str, _Part] = {}
-        for name, items in given.items():
+        for name, items in datasets_given.items():
             if items is not None:
-                parts[name] = _opened(
-                    name, items, parts, input, target, (layout, mode, size, white)
-                )
+                parts[name] = _open(name, items, parts, input, target, (layout, mode, size, white))
         fits = sum(_bytes(part) for part in parts.values()) <= memory * 2**30
         read = {
             name: _read_all(part, id, kind, progress)
@@ -113,21 +111,21 @@ def from_torch(
             names,
             "the data set",
         )
-        listed = {
+        targets_of_part = {
             name: sample_ids(
-                ids if name == "pool" and ids is not None else own, part.size, name, name
+                ids if name == "pool" and ids is not None else own_targets, part.size, name, name
             )
-            for (name, part), (_, _, own) in zip(parts.items(), read.values(), strict=True)
+            for (name, part), (_, _, own_targets) in zip(parts.items(), read.values(), strict=True)
         }
-        built: dict[str, Dataset] = {}
+        datasets: dict[str, Dataset] = {}
         for name, part in parts.items():
             inputs = read[name][0]
-            built[name] = (
-                array_dataset(name, inputs, targets, name, listed[name], kind)
+            datasets[name] = (
+                array_dataset(name, inputs, targets, name, targets_of_part[name], kind)
                 if inputs is not None
                 else MapStyleDataset(
                     name,
-                    listed[name],
+                    targets_of_part[name],
                     targets.names,
                     part.items,
                     part.keys,
@@ -136,10 +134,10 @@ def from_torch(
                     None if streamed_masks else targets.parts[name],
                 )
             )
-        return assembled(built, "the data set", test_share, targets.notes)
+        return assemble_splits(datasets, "the data set", test_share, targets.notes)
 
 
-def _opened(
+def _open(
     name: str, items: Any, others: dict[str, _Part], input: Key, target: Key, form: Any
 ) -> _Part:
     """Look at the first item, and read some twice."""
@@ -149,8 +147,8 @@ def _opened(
     keys = item_keys(first, input, target, where)
     pool = others.get("pool")
     # The test set is brought to the form of the pool: its mode, and its size.
-    shared = pool.form if pool else form_of_item(part_of(first, keys.input, where), *form)
-    part = _Part(name, items, size, keys, shared)
+    input_form = pool.form if pool else form_of_item(part_of(first, keys.input, where), *form)
+    part = _Part(name, items, size, keys, input_form)
     check_repeats(lambda position: part.read(position)[0], size, f"the {name}")
     return part
 
@@ -186,7 +184,7 @@ def _read_all(
         if ids is not None:
             ids.append(target_of(item, id, where))
         progress(Progress("read", position + 1, part.size))
-    return inputs, _gathered(targets, kind), ids
+    return inputs, _gather(targets, kind), ids
 
 
 def _read_targets(
@@ -195,9 +193,9 @@ def _read_targets(
     """(None, targets, ids) of every item, without its input where that can be."""
     if part.keys.target is None and id is None:
         return None, None, None
-    own = None if id is not None or kind == "masks" else _own_list(part)
-    if own is not None or kind == "masks":
-        return None, own, None
+    own_targets = None if id is not None or kind == "masks" else _own_list(part)
+    if own_targets is not None or kind == "masks":
+        return None, own_targets, None
     targets: list[Any] = []
     ids: list[Any] | None = None if id is None else []
     for position in range(part.size):
@@ -207,7 +205,7 @@ def _read_targets(
         if ids is not None:
             ids.append(target_of(item, id, where))
         progress(Progress("read", position + 1, part.size))
-    return None, _gathered(targets, kind), ids
+    return None, _gather(targets, kind), ids
 
 
 def _own_list(part: _Part) -> Any:
@@ -217,25 +215,27 @@ def _own_list(part: _Part) -> Any:
         if values is None:
             continue
         try:
-            listed = as_array(values, attribute)
-            if len(listed) != part.size:
+            values_of_attribute = as_array(values, attribute)
+            if len(values_of_attribute) != part.size:
                 continue
-            looked_at = np.unique(np.linspace(0, part.size - 1, _COMPARED).astype(int)).tolist()
-            if all(part.read(i)[1] == listed[i].tolist() for i in looked_at):
-                return listed
+            looked_at = np.unique(
+                np.linspace(0, part.size - 1, _ITEMS_TO_COMPARE).astype(int)
+            ).tolist()
+            if all(part.read(i)[1] == values_of_attribute[i].tolist() for i in looked_at):
+                return values_of_attribute
         except (TypeError, ValueError, AttributeError):  # no list of targets after all
             continue
     return None
 
 
-def _gathered(targets: list[Any], kind: str) -> Any:
+def _gather(targets: list[Any], kind: str) -> Any:
     """Targets as `target_values` takes them: classes of single numbers with -1 for None."""
     if kind == "class" or any(target is None for target in targets):
         width = next((len(t) for t in targets if isinstance(t, list)), 0)
         if kind in ("labels", "numbers") and width:
             missing = [np.nan if kind == "numbers" else -1] * width
             return np.asarray([missing if t is None else t for t in targets])
-        gathered = np.empty(len(targets), dtype=object)
-        gathered[:] = [t[0] if isinstance(t, list) and len(t) == 1 else t for t in targets]
-        return gathered
+        array = np.empty(len(targets), dtype=object)
+        array[:] = [t[0] if isinstance(t, list) and len(t) == 1 else t for t in targets]
+        return array
     return np.asarray(targets)

@@ -27,7 +27,7 @@ ClassNames = Annotated[
     # Others than text are refused with a word on quotes.
     list[str | int | float | bool | None] | None,
     BeforeValidator(
-        lambda given: split_names(given, "data.classes") if isinstance(given, str) else given
+        lambda value: split_names(value, "data.classes") if isinstance(value, str) else value
     ),
     Field(
         title="a list of names, or nothing",
@@ -48,7 +48,9 @@ class NoTestSet(Subset):
         super().__init__(pool, ())
 
 
-def class_names(labels: Iterable[str], given: Sequence[object] | None, where: object) -> list[str]:
+def class_names(
+    labels: Iterable[str], class_list: Sequence[object] | None, where: object
+) -> list[str]:
     """Return the classes in order: those given, or those of the labels, sorted.
 
     where: the files that messages name.
@@ -57,21 +59,21 @@ def class_names(labels: Iterable[str], given: Sequence[object] | None, where: ob
         ConfigError: names given that are empty or repeated, or fewer than two.
         DataError: labels that are not among the names given.
     """
-    used = set(labels)
-    if given is None:
-        return sorted(used)
-    if others := [name for name in given if not isinstance(name, str)]:
+    label_names = set(labels)
+    if class_list is None:
+        return sorted(label_names)
+    if others := [name for name in class_list if not isinstance(name, str)]:
         raise ConfigError(
             f"Expected `data.classes` to be names as text but got {others}: without quotes YAML "
             "reads numbers, yes and no as truth values, and null as nothing. Quote them, and the "
             'whole for the shell: -s \'data.classes=["0", "yes", "null"]\'.'
         )
-    names = [str(name).strip() for name in given]
+    names = [str(name).strip() for name in class_list]
     if len(names) < 2 or not all(names) or len(set(names)) != len(names):
         raise ConfigError(
-            f"Expected `data.classes` to be two or more distinct names but got {list(given)}."
+            f"Expected `data.classes` to be two or more distinct names but got {list(class_list)}."
         )
-    if strangers := sorted(used - set(names)):
+    if strangers := sorted(label_names - set(names)):
         raise DataError(
             f"Expected labels among the `data.classes` {names} in {where} but got {strangers[:5]}. "
             "Add them to `data.classes`, or correct the labels."

@@ -72,7 +72,7 @@ def load(
     labels = home / ("SegmentationClass" if target == "masks" else "Annotations")
     suffix = ".png" if target == "masks" else ".xml"
     parts = {
-        {"train": "train", "val": "test"}[part]: _listed(listing, home, labels, suffix)
+        {"train": "train", "val": "test"}[part]: _read_listing(listing, home, labels, suffix)
         for part, listing in lists.items()
     }
     size = size or 384
@@ -105,7 +105,7 @@ def load(
     )
 
 
-def _listed(listing: Path, home: Path, labels: Path, suffix: str) -> list[Pair]:
+def _read_listing(listing: Path, home: Path, labels: Path, suffix: str) -> list[Pair]:
     """The images of a list, each with its mask or its annotation, all of which must be there."""
     pairs = []
     for id_ in read_text(listing).split():
@@ -128,7 +128,7 @@ def _entries(
     splits: dict[str, str] = {}
     for part, pairs in parts.items():
         for pair in pairs:
-            assert pair.mask is not None  # `_listed` gives each its annotation
+            assert pair.mask is not None  # `_read_listing` gives each its annotation
             file = pair.image.name
             if file in splits:
                 raise DataError(

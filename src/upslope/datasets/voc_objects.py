@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.parsers import expat
 
-from upslope.reading import check_regular, check_room, damage_reported
+from upslope.reading import check_regular, check_room, reporting_damage
 
 _NAME = ("annotation", "object", "name")
 _DIFFICULT = ("annotation", "object", "difficult")
@@ -53,7 +53,7 @@ def read_objects(path: Path) -> VocObjects:
     def refuse(*_: object) -> None:
         raise ValueError("it declares a document type, of which entities could be expanded")
 
-    with damage_reported(f"an annotation of Pascal VOC in {path}", "Export it again."):
+    with reporting_damage(f"an annotation of Pascal VOC in {path}", "Export it again."):
         check_regular(path)
         check_room(path.stat().st_size, path)
         parser = expat.ParserCreate()

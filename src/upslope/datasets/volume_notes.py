@@ -57,22 +57,25 @@ def _oddities(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str
 def _starts(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, ...]:
     """Whether tomograms say that their first voxel lies elsewhere than at 0."""
     tomograms = {particle.file for particle in table.particles if particle.centre is not None}
-    moved = [f for f in sorted(tomograms & headers.keys()) if any(headers[f].start)]
-    if not moved:
+    with_shift = [f for f in sorted(tomograms & headers.keys()) if any(headers[f].start)]
+    if not with_shift:
         return ()
-    x, y, z = headers[moved[0]].start
+    x, y, z = headers[with_shift[0]].start
     return (
-        f"{moved[0].name} begins at x, y, z = {x:g}, {y:g}, {z:g} angstrom by its header, NXSTART "
-        f"or ORIGIN ({len(moved)} of {len(tomograms)} tomograms). Coordinates are counted from the "
+        f"{with_shift[0].name} begins at x, y, z = {x:g}, {y:g}, {z:g} angstrom by its header, "
+        "NXSTART "
+        f"or ORIGIN ({len(with_shift)} of {len(tomograms)} tomograms). Coordinates are counted "
+        "from "
+        "the "
         "first voxel of the file: take the start off them if they are counted from elsewhere.",
     )
 
 
 def _other_pixels(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, ...]:
     """Whether the table states pixels of other sizes than the voxels of the tomograms."""
-    stated = _stated_pixels(table)
+    sizes = _stated_pixels(table)
     others: dict[tuple[str, float], list[Path]] = {}
-    for particle, (column, pixel) in zip(table.particles, stated, strict=True):
+    for particle, (column, pixel) in zip(table.particles, sizes, strict=True):
         if particle.centre is None or particle.file not in headers or not pixel > 0:
             continue
         if not 1 / _RATIO < headers[particle.file].voxel / pixel < _RATIO:
@@ -91,19 +94,19 @@ def _other_pixels(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple
 def _stated_pixels(table: ParticleTable) -> list[tuple[str, float]]:
     """(the column that says so, angstrom) of each particle: of its own row, of its optics group, or
     else of any table with one size; nan where nothing says so."""
-    own = table.blocks[table.at]
-    count = len(own.rows)
+    table_block = table.blocks[table.at]
+    count = len(table_block.rows)
     for column in _PIXEL:
-        if column in own.columns:
-            return [(column, _number(value)) for value in own.column(column)]
+        if column in table_block.columns:
+            return [(column, _number(value)) for value in table_block.column(column)]
     for block in table.blocks:
         for column in _PIXEL:
             if column not in block.columns:
                 continue
             sizes = [_number(value) for value in block.column(column)]
-            if _GROUP in own.columns and _GROUP in block.columns:
+            if _GROUP in table_block.columns and _GROUP in block.columns:
                 of = dict(zip(block.column(_GROUP), sizes, strict=True))
-                return [(column, of.get(group, math.nan)) for group in own.column(_GROUP)]
+                return [(column, of.get(group, math.nan)) for group in table_block.column(_GROUP)]
             if len(set(sizes)) == 1:
                 return [(column, sizes[0])] * count
     return [("", math.nan)] * count

@@ -20,7 +20,7 @@ from upslope.cryoet.density import template
 from upslope.cryoet.imaging import Imaging, Volume
 from upslope.cryoet.simulate import Simulation
 from upslope.cryoet.structures import Atoms, Structure
-from upslope.datasets.arrays import Labels, known_targets, numbered
+from upslope.datasets.arrays import Labels, known_targets, number_ids
 from upslope.datasets.base import Splits
 from upslope.datasets.paths import cache_folder
 from upslope.errors import DataError
@@ -52,7 +52,7 @@ class VolumeDataset:
     @cached_property
     def volumes(self) -> NDArray[np.float16]:
         """The file mapped into memory. Raises DataError: it is damaged."""
-        return _opened(self.path, (len(self), self.box, self.box, self.box))
+        return _open_cache(self.path, (len(self), self.box, self.box, self.box))
 
     def __getstate__(self) -> dict[str, object]:
         """Without the mapping, which would travel to worker processes as a copy of the file."""
@@ -71,10 +71,10 @@ class VolumeDataset:
         return known_targets(self.labels, self.ids, indices)
 
 
-def simulated(
+def simulate_splits(
     name: str,
     structures: Mapping[str, Structure],
-    seen: Imaging,
+    imaging: Imaging,
     *,
     train: int,
     test: int,
@@ -96,34 +96,34 @@ def simulated(
     folder = Path(cache).expanduser() if cache else cache_folder()
     recipe = {
         "version": VERSION,
-        "imaging": asdict(seen),
+        "imaging": asdict(imaging),
         "structures": {id_: _digest(structure) for id_, structure in structures.items()},
         "seed": seed,
     }
-    made: list[Simulation] = []
+    parts: list[Simulation] = []
 
     def part(split: str, count: int) -> VolumeDataset:
         what = json.dumps({**recipe, "split": split, "count": count}, indent=1)
         key = hashlib.sha256(what.encode()).hexdigest()[:16]
         path = folder / f"{name}-{split}-{key}.npy"
-        shape = (count, *(seen.box,) * 3)
+        shape = (count, *(imaging.box,) * 3)
         if path.is_file() and not _sound(path, shape):
             warnings.warn(f"{path} is damaged: its volumes are simulated again.", stacklevel=2)
             path.unlink()
         if not path.is_file():
-            if not made:
-                templates = [template(structure, seen) for structure in structures.values()]
-                made.append(Simulation(templates, seen, 1, seed, ""))
-            simulation = Simulation(made[0].templates, seen, count, seed, split)
+            if not parts:
+                templates = [template(structure, imaging) for structure in structures.values()]
+                parts.append(Simulation(templates, imaging, 1, seed, ""))
+            simulation = Simulation(parts[0].templates, imaging, count, seed, split)
             write_atomically(path, lambda to: _write(to, simulation, shape, threads, progress))
             write_text(path.with_suffix(".json"), f"{what}\n")
         dataset = VolumeDataset(
             f"{name}/{split}",
             tuple(structures),
             path,
-            seen.box,
+            imaging.box,
             np.arange(count, dtype=np.int64) % len(structures),
-            numbered(split, count),
+            number_ids(split, count),
             resident=4 * int(np.prod(shape)) <= memory * 2**30,
         )
         _ = dataset.volumes  # a damaged file is told now, not in the middle of a run
@@ -166,7 +166,7 @@ def _sound(path: Path, shape: tuple[int, ...]) -> bool:
     """Whether a cached file holds what was written, by the digest at its end; files of earlier
     versions have none, and are taken where they have the right shape."""
     try:
-        volumes = _opened(path, shape)
+        volumes = _open_cache(path, shape)
         rest = path.stat().st_size - volumes.offset - volumes.nbytes  # type: ignore[attr-defined]
         if rest == 0:
             return True
@@ -187,7 +187,7 @@ def _content_digest(path: Path) -> bytes:
     return sha256.digest()
 
 
-def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+def _open_cache(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
     try:
         volumes: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy's reader fails in any way there is on a damaged header

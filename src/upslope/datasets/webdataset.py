@@ -91,16 +91,21 @@ def load(
     names, labels, more = read_labels(samples, label, field, classes, missing_labels, folder)
     notes = (*left_out.notes(), *notes, *more)
     source = TarImages(places.paths, *images)
-    drawn = _divide(samples, labels, images[2] >= 0, test_share, places, classes is not None)
-    pool_source, pool_ids = source.part(drawn["train"]), samples.ids_of(drawn["train"])
+    split_positions = _divide(
+        samples, labels, images[2] >= 0, test_share, places, classes is not None
+    )
+    pool_source, pool_ids = (
+        source.part(split_positions["train"]),
+        samples.ids_of(split_positions["train"]),
+    )
     form, shape = form_of(pool_source, pool_ids, mode, size, on_error, white)
 
     def open_part(part: str) -> Dataset | None:
-        positions = drawn[part]
+        positions = split_positions[part]
         if not len(positions):
             return None
         ids = samples.ids_of(positions)
-        encoded = EncodedDataset(
+        dataset = EncodedDataset(
             f"{folder.stem}/{part}",
             ids,
             names,
@@ -111,11 +116,11 @@ def load(
             decoders=decoders,
             place=f"{folder} ({part})",
         )
-        return materialise(encoded, on_error, memory, progress)
+        return materialise(dataset, on_error, memory, progress)
 
     pool, test = open_part("train"), open_part("test")
     assert pool is not None  # `_divide` has refused an empty pool
-    every = np.concatenate(list(drawn.values()))
+    every = np.concatenate(list(split_positions.values()))
     notes += survey_notes(source.part(every), samples.ids_of(every), form, on_error)
     if places.lone_validation:
         notes += ("The shards of the validation split are the test set: no test shards are there.",)
@@ -134,11 +139,13 @@ def _divide(
 ) -> dict[str, NDArray[np.int64]]:
     """split -> positions of samples with an image: as shards say, or a share drawn by the ids."""
     parts = np.array(places.splits)[samples.shard]
-    known = np.flatnonzero((labels != UNKNOWN) & usable & (parts == "train"))
-    if not places.stated and len(known):
-        ids = samples.ids_of(known)
-        drawn, _ = draw(ids, labels[known], round(test_share * len(known)), "test")
-        parts[known[drawn]] = "test"
+    candidates = np.flatnonzero((labels != UNKNOWN) & usable & (parts == "train"))
+    if not places.stated and len(candidates):
+        ids = samples.ids_of(candidates)
+        test_positions, _ = draw(
+            ids, labels[candidates], round(test_share * len(candidates)), "test"
+        )
+        parts[candidates[test_positions]] = "test"
     positions = {
         part: np.flatnonzero((parts == part) & usable) for part in ("train", "test", "validation")
     }

@@ -16,13 +16,22 @@ import unicodedata
 from functools import cache
 
 _HIGHEST = 2**31 - 1
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+_SCRIPTS_WITHOUT_SPACES = (
+    "CJK",
+    "HIRAGANA",
+    "KATAKANA",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+    "TIBETAN",
+)
 """First words of the Unicode names of characters in scripts without spaces between words."""
 
 
 def cut_words(text: str) -> list[str]:
     """Return the words of a text, in order."""
-    return unicodedata.normalize("NFKC", text).casefold().translate(_SPACED).split()
+    return unicodedata.normalize("NFKC", text).casefold().translate(_SPACING).split()
 
 
 @cache
@@ -32,18 +41,19 @@ def hash_word(word: str) -> int:
     return 1 + int.from_bytes(digest, "big") % _HIGHEST
 
 
-class _Spaced(dict[int, str]):
+class _SpacingTable(dict[int, str]):
     """Character -> itself, with spaces around where it is a word of its own; filled on demand."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
         category = unicodedata.category(character)
-        alone = category[0] in "PS" or (
-            category[0] == "L" and unicodedata.name(character, "").startswith(_UNSPACED)
+        is_single = category[0] in "PS" or (
+            category[0] == "L"
+            and unicodedata.name(character, "").startswith(_SCRIPTS_WITHOUT_SPACES)
         )
         separates = category[0] in "ZC" and character not in "\u200c\u200d"  # joiners of letters
-        self[code] = f" {character} " if alone else " " if separates else character
+        self[code] = f" {character} " if is_single else " " if separates else character
         return self[code]
 
 
-_SPACED = _Spaced()
+_SPACING = _SpacingTable()

@@ -68,9 +68,9 @@ class SyncedBatchNorm(TorchFunctionMode):
         mean_r = values.mean(dim=1)
         square_r = (values - mean_r[:, None]).square().sum(dim=1)
         counts = values.new_full((1,), count)
-        own = torch.cat([mean_r, square_r, counts])
+        own_sums = torch.cat([mean_r, square_r, counts])
         gather: Any = _Gather.apply  # torch does not say its type
-        rows: Tensor = gather(own, self._rank, self._size, self._add)
+        rows: Tensor = gather(own_sums, self._rank, self._size, self._add)
         channels = len(mean_r)
         means, squares = rows[:, :channels], rows[:, channels : 2 * channels]
         n = rows[:, -1:]
@@ -103,8 +103,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        summed: Tensor = ctx.add(gradients[0].contiguous().clone())
-        return summed[ctx.rank], None, None, None
+        gradient_sums: Tensor = ctx.add(gradients[0].contiguous().clone())
+        return gradient_sums[ctx.rank], None, None, None
 
 
 def _arguments_of_function(

@@ -18,19 +18,19 @@ def add_gradients(ranks: Ranks, parameters: Sequence[nn.Parameter], total: Tenso
 
     total: one number of this rank, such as the sum of its losses.
     """
-    used = torch.tensor([p.grad is not None for p in parameters])
+    is_used = torch.tensor([p.grad is not None for p in parameters])
     kind = total.dtype
     for parameter in parameters:
         kind = torch.promote_types(kind, parameter.dtype)
     parts = [
         (torch.zeros_like(p) if p.grad is None else p.grad).to(kind).reshape(-1) for p in parameters
     ]
-    flat = torch.cat([*parts, total.reshape(1).to(kind), used.to(total.device, kind)])
+    flat = torch.cat([*parts, total.reshape(1).to(kind), is_used.to(total.device, kind)])
     ranks.add(flat)
-    if not bool(used.all()):  # reading numbers waits for the device: only where there is need
-        used = flat[len(flat) - len(parameters) :].cpu() > 0
+    if not bool(is_used.all()):  # reading numbers waits for the device: only where there is need
+        is_used = flat[len(flat) - len(parameters) :].cpu() > 0
     start = 0
-    for parameter, has_gradient in zip(parameters, used.tolist(), strict=True):
+    for parameter, has_gradient in zip(parameters, is_used.tolist(), strict=True):
         if has_gradient:
             gradient = flat[start : start + parameter.numel()].view_as(parameter)
             if parameter.grad is None:

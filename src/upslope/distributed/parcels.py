@@ -53,7 +53,7 @@ class Holdings:
     make_model: Callable[[], nn.Module] | None
     device: torch.device
     _model: tuple[str, nn.Module] | None = field(default=None, init=False)
-    _sent: str = field(default="", init=False)
+    _digest_sent: str = field(default="", init=False)
 
     def pack(self, work: Work, *, whole: bool = False) -> Parcel:
         """Return the work for processes with the same holdings.
@@ -71,10 +71,10 @@ class Holdings:
             return Parcel(buffer.getvalue(), "", False, None)
         weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
         digest = _digest(weights)
-        known = digest == self._sent and not whole
-        self._sent = digest
+        is_sent = digest == self._digest_sent and not whole
+        self._digest_sent = digest
         return Parcel(
-            buffer.getvalue(), digest, _is_channels_last(model), None if known else weights
+            buffer.getvalue(), digest, _is_channels_last(model), None if is_sent else weights
         )
 
     def unpack(self, parcel: Parcel) -> Any:

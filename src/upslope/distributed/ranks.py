@@ -85,7 +85,7 @@ class Ranks:
     tensors: Any
     survivors: Survivors
     broken: bool = field(default=False, init=False)
-    _met: bool = field(default=False, init=False)
+    _has_met: bool = field(default=False, init=False)
     _holdings: Holdings | None = field(default=None, init=False)
 
     @property
@@ -125,7 +125,7 @@ class Ranks:
 
     def _meet(self, error: BaseException | None, fingerprint: object = None) -> None:
         """Tell rank 0 that this rank is ready, or why not; rank 0 raises the first reason."""
-        self._met = True
+        self._has_met = True
         reports = self.gather((None if error is None else make_portable(error), fingerprint))
         if not self.leads or error is not None:
             return
@@ -147,7 +147,7 @@ class Ranks:
         if self.broken:
             return
         try:
-            if not self._met:
+            if not self._has_met:
                 self._meet(error or RunError("Rank 0 ended before it began."))
             if self.leads:
                 self._send(_Order(None))
@@ -177,16 +177,16 @@ class Ranks:
         self._send(_Order(parcel, tuple(batches)))
         results = work.stream(batches[:: self.size])
         there: dict[int, Any] = {}
-        taken = [0] * self.size
+        counts = [0] * self.size
         place = 0
         try:
             while place < len(batches):
-                own = _compute_some(results)
+                own_results = _compute_some(results)
                 self._go_on(True)
-                for rank, part in enumerate(self.gather(own)):
+                for rank, part in enumerate(self.gather(own_results)):
                     for value in part:
-                        there[rank + taken[rank] * self.size] = value
-                        taken[rank] += 1
+                        there[rank + counts[rank] * self.size] = value
+                        counts[rank] += 1
                 while place in there:
                     value = there.pop(place)
                     place += 1
@@ -202,15 +202,15 @@ class Ranks:
         """Compute this rank's batches while rank 0 wants them."""
         results = work.stream(batches[self.rank :: self.size])
         while True:
-            own = _compute_some(results)
+            own_results = _compute_some(results)
             if not self._go_on():
                 return
-            self.gather(own)
+            self.gather(own_results)
 
     def _go_on(self, word: bool = False) -> bool:
         """Rank 0 says whether there is another round; the others hear it."""
         flag = torch.tensor([int(word)])
-        with self.guarded():
+        with self.guarding():
             dist.broadcast(flag, src=0, group=self.control)
         return bool(flag)
 
@@ -261,26 +261,26 @@ class Ranks:
     def share(self, value: Any = None) -> Any:
         """Return rank 0's value on every rank."""
         box = [value]
-        with self.guarded():
+        with self.guarding():
             dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks on rank 0, an empty list elsewhere."""
         box: list[Any] | None = [None] * self.size if self.leads else None
-        with self.guarded():
+        with self.guarding():
             dist.gather_object(value, box, dst=0, group=self.control)
         return box or []
 
     def add(self, tensor: Tensor) -> Tensor:
         """Return the tensor, on the device or the CPU, as its sum over all ranks, in place."""
         group = self.control if tensor.device.type == "cpu" else self.tensors
-        with self.guarded():
+        with self.guarding():
             dist.all_reduce(tensor, group=group)
         return tensor
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
+    def guarding(self) -> Iterator[None]:
         """Tell a failure of the connection as the end of a rank.
 
         Raises:

@@ -51,7 +51,7 @@ class RayEngine:
     gpus: float = 0.0
     _holdings: Holdings | None = field(default=None, init=False)
     _actors: list[Any] = field(default_factory=list, init=False)
-    _held: Any = field(default=None, init=False)
+    _payload_reference: Any = field(default=None, init=False)
 
     @classmethod
     @contextmanager
@@ -110,7 +110,7 @@ class RayEngine:
                 yield True
         finally:
             self._actors.clear()  # Ray ends actors that nobody refers to
-            self._holdings = self._held = None
+            self._holdings = self._payload_reference = None
 
     # --- batches ---
 
@@ -131,28 +131,30 @@ class RayEngine:
             return
         ray = _import_ray()
         self._start_actors(ray)
-        sent, key = ray.put(parcel), uuid.uuid4().hex
+        parcel_reference, key = ray.put(parcel), uuid.uuid4().hex
         chunks = _chunks(list(batches), len(self._actors))
         load = [0] * len(self._actors)
         running: dict[Any, tuple[int, int]] = {}
-        done: dict[int, list[Any]] = {}
-        submitted = 0
+        results: dict[int, list[Any]] = {}
+        count = 0
         for place in range(len(chunks)):
-            while place not in done:
+            while place not in results:
                 ahead = 2 * len(self._actors)  # a chunk in work and one that waits, for each
-                while submitted < min(len(chunks), place + 2 * ahead) and len(running) < ahead:
+                while count < min(len(chunks), place + 2 * ahead) and len(running) < ahead:
                     who = load.index(min(load))
-                    chunk = chunks[submitted]
-                    reference = self._actors[who].compute.remote([self._held], key, [sent], chunk)
-                    running[reference] = (submitted, who)
+                    chunk = chunks[count]
+                    reference = self._actors[who].compute.remote(
+                        [self._payload_reference], key, [parcel_reference], chunk
+                    )
+                    running[reference] = (count, who)
                     load[who] += 1
-                    submitted += 1
+                    count += 1
                 ready, _ = ray.wait(list(running), num_returns=1)
                 for reference in ready:
                     number, who = running.pop(reference)
                     load[who] -= 1
-                    done[number] = _result(ray, reference)
-            yield from done.pop(place)
+                    results[number] = _result(ray, reference)
+            yield from results.pop(place)
 
     def _start_actors(self, ray: Any) -> None:
         if self._actors:
@@ -165,8 +167,10 @@ class RayEngine:
         }
         from ray import cloudpickle
 
-        held = cloudpickle.dumps((dict(self._holdings.objects), self._holdings.make_model))
-        self._held = ray.put(held)  # kept: an actor that is started again reads it again
+        payload = cloudpickle.dumps((dict(self._holdings.objects), self._holdings.make_model))
+        self._payload_reference = ray.put(
+            payload
+        )  # kept: an actor that is started again reads it again
         kind = ray.remote(_Worker)
         device = self._holdings.device.type
         self._actors = [
@@ -213,8 +217,8 @@ class RayEngine:
 
     def _check_resources(self, ray: Any) -> None:
         there = ray.cluster_resources()
-        wanted = {"CPU": self.workers * self.threads, "GPU": self.workers * self.gpus}
-        for kind, count in wanted.items():
+        resources = {"CPU": self.workers * self.threads, "GPU": self.workers * self.gpus}
+        for kind, count in resources.items():
             if count > there.get(kind, 0):
                 raise ConfigError(
                     f"Expected a Ray cluster with {count:g} {kind}s for {self.workers} workers but "
@@ -237,18 +241,18 @@ class _Worker:
         self._work: tuple[str, Any] = ("", None)
 
     def compute(
-        self, held: list[Any], key: str, parcel: list[Any], batches: list[Tensor]
+        self, payload_parts: list[Any], key: str, parcel: list[Any], batches: list[Tensor]
     ) -> list[Any]:
         """Return the results of some batches.
 
-        held: what every actor holds. key: of the work in the parcel.
+        payload_parts: what every actor holds. key: of the work in the parcel.
         """
         import ray
         from ray import cloudpickle
 
         if self._holdings is None:
             # Written by the process that started this worker, for it alone.
-            objects, make_model = cloudpickle.loads(ray.get(held[0]))
+            objects, make_model = cloudpickle.loads(ray.get(payload_parts[0]))
             self._holdings = Holdings(objects, make_model, self._device)
         if self._work[0] != key:
             self._work = (key, self._holdings.unpack(ray.get(parcel[0])))

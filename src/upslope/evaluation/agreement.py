@@ -56,10 +56,14 @@ def fleiss_kappa(counts: ArrayLike) -> float:
             f"more, but got an array of shape {table.shape} with {sorted(set(people))} people."
         )
     n = people[0]
-    observed = ((table**2).sum(axis=1) - n) / (n * (n - 1))
+    observed_agreement = ((table**2).sum(axis=1) - n) / (n * (n - 1))
     shares = table.sum(axis=0) / table.sum()
-    return _kappa(float(observed.mean()), float((shares**2).sum()))
+    return _kappa(float(observed_agreement.mean()), float((shares**2).sum()))
 
 
-def _kappa(observed: float, expected: float) -> float:
-    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
+def _kappa(observed_agreement: float, expected_agreement: float) -> float:
+    return (
+        (observed_agreement - expected_agreement) / (1 - expected_agreement)
+        if expected_agreement < 1
+        else float("nan")
+    )

@@ -61,8 +61,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     n = len(array)
     mean = array.mean(axis=0)
     if n == 1:
-        unknown = np.full_like(mean, np.nan)
-        return Interval(mean, unknown, unknown, n, confidence)
+        no_value = np.full_like(mean, np.nan)
+        return Interval(mean, no_value, no_value, n, confidence)
     half = stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(axis=0, ddof=1) / np.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, confidence)
 
@@ -71,8 +71,8 @@ def told_interval(interval: Interval) -> Interval:
     """Return the interval as reports tell it: the mean alone with fewer than `INTERVAL_SEEDS`."""
     if interval.n >= INTERVAL_SEEDS:
         return interval
-    unknown = np.full_like(interval.mean, np.nan)
-    return replace(interval, low=unknown, high=unknown)
+    no_value = np.full_like(interval.mean, np.nan)
+    return replace(interval, low=no_value, high=no_value)
 
 
 def area(budgets: ArrayLike, curves: ArrayLike) -> Array:
@@ -108,10 +108,10 @@ def labels_to_reach(budgets: ArrayLike, curve: ArrayLike, target: float) -> floa
         DataError: as for `area`.
     """
     b, a = checked_curves(budgets, curve)
-    reached = np.flatnonzero(a >= target)
-    if len(reached) == 0:
+    budgets_at_target = np.flatnonzero(a >= target)
+    if len(budgets_at_target) == 0:
         return float("nan")
-    i = int(reached[0])
+    i = int(budgets_at_target[0])
     if i == 0:
         return float(b[0])
     share = (target - a[i - 1]) / (a[i] - a[i - 1])

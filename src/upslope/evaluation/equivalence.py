@@ -49,8 +49,8 @@ def equivalence(differences: ArrayLike, margin: float) -> Equivalence:
     if not margin > 0:
         raise DataError(f"Expected `margin` to be above 0 but got {margin}.")
     if len(d) == 1:
-        unknown = float("nan")
-        return Equivalence(unknown, unknown, unknown, unknown, unknown)
+        nan = float("nan")
+        return Equivalence(nan, nan, nan, nan, nan)
     mean, error = float(d.mean()), float(d.std(ddof=1)) / np.sqrt(len(d))
     if error <= 1e-15 * max(abs(mean), margin):  # the same difference in every seed
         below, above = float(mean <= -margin), float(mean >= margin)

@@ -75,13 +75,13 @@ def labels_needed(
     )
 
 
-def _first(labels: np.ndarray, reached: np.ndarray) -> float:
-    return float(labels[int(reached.argmax())]) if reached.any() else float("inf")
+def _first(labels: np.ndarray, is_reached: np.ndarray) -> float:
+    return float(labels[int(is_reached.argmax())]) if is_reached.any() else float("inf")
 
 
-def _from_there_on(labels: np.ndarray, reached: np.ndarray) -> float:
+def _from_there_on(labels: np.ndarray, is_reached: np.ndarray) -> float:
     """The first label from which on all are reached."""
-    if not reached[-1]:
+    if not is_reached[-1]:
         return float("inf")
-    missed = np.flatnonzero(~reached)
-    return float(labels[missed[-1] + 1] if len(missed) else labels[0])
+    budgets_below = np.flatnonzero(~is_reached)
+    return float(labels[budgets_below[-1] + 1] if len(budgets_below) else labels[0])

@@ -90,10 +90,10 @@ def predict_gain(
     spread = math.sqrt(float((weights * left**2).sum() / weights.sum()) * len(n) / (len(n) - 2))
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(m, np.full(m, 1 / m), _RESAMPLES) / m
-    resampled = _log_errors(draws @ right.T, m) + rng.normal(0, spread, (_RESAMPLES, len(n)))
+    draws_of_errors = _log_errors(draws @ right.T, m) + rng.normal(0, spread, (_RESAMPLES, len(n)))
     starts = rng.integers(0, max(1, len(n) - _FEWEST + 1), _RESAMPLES)
-    counted = np.where(np.arange(len(n)) >= starts[:, None], weights, 0.0)
-    gains = _gain(*_fit(x, resampled, counted), n[-1], more)
+    weights_in_fit = np.where(np.arange(len(n)) >= starts[:, None], weights, 0.0)
+    gains = _gain(*_fit(x, draws_of_errors, weights_in_fit), n[-1], more)
     tail = (1 - confidence) / 2
     low, high = np.quantile(gains, [tail, 1 - tail])
     value = float(_gain(a, c, n[-1], more)[0])

@@ -112,21 +112,21 @@ def holm(p_values: ArrayLike) -> Array:
     p_values: of the tests, NaN where there was none.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    adjusted = np.full_like(p, np.nan)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
+    p_adjusted = np.full_like(p, np.nan)
+    positions = np.flatnonzero(~np.isnan(p))
+    order = positions[np.argsort(p[positions], kind="stable")]
     factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, factors * p[order]))
-    return adjusted
+    p_adjusted[order] = np.maximum.accumulate(np.minimum(1.0, factors * p[order]))
+    return p_adjusted
 
 
 def _at_least(patterns: NDArray[np.integer], differences: Array) -> NDArray[np.bool_]:
     """Which sign patterns (m, n) give a |sum| of at least the observed one; (m,) of bool."""
     sums = np.abs((2 * patterns - 1) @ differences)
-    observed = abs(float(differences.sum()))
+    difference = abs(float(differences.sum()))
     # Patterns that tie with the observed one in exact arithmetic must count as ties.
     slack = 1e-12 * float(np.abs(differences).sum())
-    return np.asarray(sums >= observed - slack)
+    return np.asarray(sums >= difference - slack)
 
 
 def _paired_t(differences: Array) -> float:

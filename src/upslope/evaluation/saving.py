@@ -87,10 +87,10 @@ def measure_saving(
             "Expected increasing labels, `correct` (models, samples) and `random_correct` (two "
             f"splits or more, samples) but got shapes {n.shape}, {ours.shape} and {theirs.shape}."
         )
-    tested = np.isfinite(theirs)
-    counts = tested.sum(axis=1)
-    random_accuracy = np.where(tested, theirs, 0).sum(axis=1) / counts
-    differences = (ours @ tested.T) / counts - random_accuracy  # (n_models, n_splits)
+    is_tested = np.isfinite(theirs)
+    counts = is_tested.sum(axis=1)
+    random_accuracy = np.where(is_tested, theirs, 0).sum(axis=1) / counts
+    differences = (ours @ is_tested.T) / counts - random_accuracy  # (n_models, n_splits)
     splits, m = theirs.shape
     variance = differences.var(axis=1, ddof=1) * (1 / splits + (m - random_labels) / random_labels)
     half = stats.t.ppf((1 + confidence) / 2, splits - 1) * np.sqrt(variance)

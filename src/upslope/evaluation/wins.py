@@ -91,6 +91,6 @@ def rank(values: ArrayLike, level: float = 0.05) -> Ranking:
     ranks = stats.rankdata(-array, axis=1)
     quantile = float(stats.studentized_range.ppf(1 - level, k, np.inf)) / np.sqrt(2)
     # Where all cells tie, the statistic is 0 / 0: nothing differs.
-    tied = bool((array == array[:, :1]).all())
-    p = 1.0 if tied else float(stats.friedmanchisquare(*array.T).pvalue)
+    all_tie = bool((array == array[:, :1]).all())
+    p = 1.0 if all_tie else float(stats.friedmanchisquare(*array.T).pvalue)
     return Ranking(ranks.mean(axis=0), float(quantile * np.sqrt(k * (k + 1) / (6 * n))), p)

@@ -16,7 +16,7 @@ from upslope.ledger import Event, Label, State
 from upslope.tasks.answers import MaskNeededError, class_label
 from upslope.tasks.base import TakesAnswers, Task
 
-_SHOWN = 5
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class AnswerCounts:
         """The counts that events record."""
         content = {"labelled": "labels", "corrected": "labels", "passed": "ids"}
         counts = {e.kind: len(e.body[content[e.kind]]) for e in events if e.kind in content}
-        answered = {i for e in events if e.kind == "labelled" for i in e.body["labels"]}
+        ids_labelled = {i for e in events if e.kind == "labelled" for i in e.body["labels"]}
         for event in events:
             if event.kind == "taken_back":
                 counts["late"] = len(event.body["asked"])
-                returned = event.body["labels"].keys() | event.body["passed"].keys()
-                counts["withdrawn"] = len(returned - answered)
+                ids_of_event = event.body["labels"].keys() | event.body["passed"].keys()
+                counts["withdrawn"] = len(ids_of_event - ids_labelled)
         return cls(**counts)
 
 
@@ -54,29 +54,29 @@ def events_of(
     position: Mapping[str, int],
     state: State,
     labels: Mapping[str, Any],
-    passed: Mapping[str, str],
-    withdrawn: Sequence[str] = (),
+    passes_given: Mapping[str, str],
+    withdrawals: Sequence[str] = (),
 ) -> list[Event]:
     """Return the events that record these answers; none for what is recorded already.
 
     position: id -> place in the pool. labels: id -> answer; None: as the data set says, and where
-    it has no label that an annotator could give, a pass. passed: id -> reason. A sample that was
-    passed may be answered after all, also where another was asked in its place. withdrawn: ids
-    whose answers or passes are taken back.
+    it has no label that an annotator could give, a pass. passes_given: id -> reason. A sample that
+    was passed may be answered after all, also where another was asked in its place. withdrawals:
+    ids whose answers or passes are taken back.
 
     Raises:
         DataError: ids that were not asked; answers that are no labels. All are named, and nothing
             is to be recorded.
     """
     new: dict[str, Label] = {}
-    corrected: dict[str, Label] = {}
-    passes, back = dict(passed), {}
-    problems = _without_answer(state, position, withdrawn)
+    corrections: dict[str, Label] = {}
+    passes, back = dict(passes_given), {}
+    problems = _without_answer(state, position, withdrawals)
     for id_, answer in labels.items():
         if reason := _why_not(id_, position, state):
             problems.append(reason)
             continue
-        if answer is None and not has_label(pool, position[id_]) and not _is_drawn(pool, task):
+        if answer is None and not has_label(pool, position[id_]) and not _draws_masks(pool, task):
             passes[id_] = ""
             continue
         try:
@@ -89,7 +89,7 @@ def events_of(
             if id_ in state.passed:
                 back[id_] = state.passed[id_]
         elif not _same(pool, position[id_], label, state.labels[id_]):
-            corrected[id_] = label
+            corrections[id_] = label
     problems += [
         f"Expected {id_!r} to be without an answer, so that it could be passed, but it has one. "
         "Take the answer back first."
@@ -98,18 +98,18 @@ def events_of(
     ]
     problems += [
         reason
-        for id_ in passed
+        for id_ in passes_given
         if id_ not in state.passed and (reason := _why_not(id_, position, state))
     ]
     refuse(problems)
     passes = {i: reason for i, reason in passes.items() if i not in state.passed}
-    before = {i: state.labels[i] for i in corrected}
-    withdrawal = _taken_back(state, [*back, *withdrawn])
+    before = {i: state.labels[i] for i in corrections}
+    withdrawal = _taken_back(state, [*back, *withdrawals])
     late = [id_ for id_ in back if id_ not in state.owed]
     bodies = (
-        ("taken_back", {**withdrawal, "asked": late}, [*back, *withdrawn]),
+        ("taken_back", {**withdrawal, "asked": late}, [*back, *withdrawals]),
         ("labelled", {"labels": new}, new),
-        ("corrected", {"labels": corrected, "before": before}, corrected),
+        ("corrected", {"labels": corrections, "before": before}, corrections),
         ("passed", {"ids": passes}, passes),
     )
     return [Event(kind, state.cycle, body) for kind, body, content in bodies if content]
@@ -157,9 +157,11 @@ def has_label(pool: Dataset, index: int) -> bool:
 def refuse(problems: Sequence[str]) -> None:
     """Raise DataError with the first problems, if there are any."""
     if problems:
-        more = f"\n... and {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+        more = (
+            f"\n... and {len(problems) - _MOST_NAMES} more." if len(problems) > _MOST_NAMES else ""
+        )
         raise DataError(
-            "\n".join(problems[:_SHOWN]) + more + "\nNo answer of this call was recorded."
+            "\n".join(problems[:_MOST_NAMES]) + more + "\nNo answer of this call was recorded."
         )
 
 
@@ -174,7 +176,7 @@ def _why_not(id_: str, position: Mapping[str, int], state: State) -> str | None:
     return f"Expected ids that were asked but {id_!r} was not."
 
 
-def _is_drawn(pool: Dataset, task: Task) -> bool:
+def _draws_masks(pool: Dataset, task: Task) -> bool:
     """The labels are masks, which annotators draw and no answer holds."""
     try:
         if isinstance(task, TakesAnswers):

@@ -27,7 +27,7 @@ from upslope.tasks.base import Task
 _GROWING = ("experiment.cycles", "experiment.budget")
 _POOL = ("samples.pool", "samples.pool_ids_sha256")
 _HASH = 8  # bytes of an id's SHA-256 that are kept: two of a million samples collide once in 4e7
-_SHOWN = 5
+_MOST_NAMES = 5
 
 Hashes = NDArray[np.uint64]
 
@@ -66,12 +66,12 @@ class Opening:
         if any(key in differences for key in _POOL) or state.pool is None:
             events.append(self._pool(differences, state, cycle))
         if growing := {k: v for k, v in differences.items() if k in _GROWING}:
-            events.append(self._extended(growing, size, cycle))
+            events.append(self._extension_event(growing, size, cycle))
             self._check_total(state, size)
         self.changes.extend(fold(events, state).changes[len(state.changes) :])
         return events
 
-    def _extended(self, growing: Differences, size: int, cycle: int) -> Event:
+    def _extension_event(self, growing: Differences, size: int, cycle: int) -> Event:
         shrinking = {}
         for key, (before, now) in growing.items():
             name = key.partition(".")[2]
@@ -106,18 +106,19 @@ class Opening:
     def _check_removed(self, state: State) -> None:
         """Samples that were asked or labelled must be there; others may go."""
         there = set(self.pool.ids)
-        gone = [id_ for id_ in (*state.labels, *state.pending) if id_ not in there]
-        if gone:
-            shown = ", ".join(repr(id_) for id_ in gone[:_SHOWN])
+        absent = [id_ for id_ in (*state.labels, *state.pending) if id_ not in there]
+        if absent:
+            names = ", ".join(repr(id_) for id_ in absent[:_MOST_NAMES])
             raise RunError(
                 f"Expected every sample that was asked or labelled to be in the pool still but "
-                f"{len(gone)} are not, first {shown}. Bring them back, or take back their answers "
+                f"{len(absent)} are not, first {names}. Bring them back, or take back their "
+                "answers "
                 "(`Experiment.take_back`) and pass them while they are there."
             )
 
     def _check_data(self, info: Mapping[str, Any]) -> None:
         """Classes and the shape of inputs stay: labels are positions among the classes."""
-        given = {
+        data_options = {
             "classes": list(self.pool.classes),
             "input_shape": list(self.pool.input_shape),
             **source_shape_of(self.pool),
@@ -125,7 +126,7 @@ class Opening:
         refuse(
             {
                 key: (info[key], value)
-                for key, value in given.items()
+                for key, value in data_options.items()
                 if key in info and info[key] != value
             },
             self.folder,
@@ -155,11 +156,11 @@ class Opening:
         """All cycles of an extended run fit what is left of the pool."""
         settings = self.settings
         budget = amount(settings.budget, size, "budget") if settings.cycles > 1 else 0
-        asked = len(state.labels) + len(state.pending)
+        first_count = len(state.labels) + len(state.pending)
         to_come = settings.cycles - 1 - state.cycle
         if not state.started or to_come * budget <= 0:
             return
-        left = len(self.pool) - asked - len(state.passed)
+        left = len(self.pool) - first_count - len(state.passed)
         if to_come * budget > left:
             raise SelectionError(
                 f"Expected {to_come} cycles of {budget} more labels to fit the {left} samples of "
@@ -202,8 +203,8 @@ def with_statistics(task: Task, info: Mapping[str, Any], state: State) -> Task:
 
     They may be measured on the pool: with other ones, the same network would see other inputs.
     """
-    changed = any(change.kind == "pool" for change in state.changes)
-    if not changed or not info.get("mean"):
+    has_new_pool = any(change.kind == "pool" for change in state.changes)
+    if not has_new_pool or not info.get("mean"):
         return task
     changeable: Any = task
     same: Task = replace(changeable, mean=tuple(info["mean"]), std=tuple(info["std"]))

@@ -69,14 +69,14 @@ def check_fit(strategy: Strategy, model: nn.Module, task: Task, sample: Tensor) 
 def check_selection(strategy: Strategy, view: PoolView, selection: Selection, budget: int) -> None:
     """Raise SelectionError unless a strategy kept its contract."""
     by_cost = isinstance(strategy, CostBudgeted) and strategy.cost_budget is not None
-    expected = max(1, len(selection.ids)) if by_cost else budget
-    chosen = set(selection.ids)
-    strangers = chosen - set(view.candidates)
-    if len(selection.ids) != expected or len(chosen) != expected or strangers:
+    count = max(1, len(selection.ids)) if by_cost else budget
+    distinct = set(selection.ids)
+    strangers = distinct - set(view.candidates)
+    if len(selection.ids) != count or len(distinct) != count or strangers:
         raise SelectionError(
             f"Expected the strategy {strategy.name!r} to choose "
             f"{'1 or more' if by_cost else budget} distinct candidates but it gave "
-            f"{len(selection.ids)} ids, {len(chosen)} of them distinct, {len(strangers)} of them "
+            f"{len(selection.ids)} ids, {len(distinct)} of them distinct, {len(strangers)} of them "
             "not candidates. This is a fault of the strategy."
         )
 
@@ -95,7 +95,7 @@ def as_tensor(labels: Sequence[Label]) -> Tensor | None:
     return torch.tensor(numbers, dtype=torch.int64) if len(numbers) == len(labels) else None
 
 
-def described(strategy: Strategy) -> dict[str, Any]:
+def describe_strategy(strategy: Strategy) -> dict[str, Any]:
     """Name and options of a strategy, for the record: options that came later are left out at their
     defaults, so that runs recorded before compare equal."""
     instance: Any = strategy

@@ -49,8 +49,10 @@ class RunContext:
     def unlabelled(self) -> list[int]:
         """Return the positions of the samples that may still be asked."""
         state = self.state
-        known = state.labels.keys() | state.skipped | state.passed.keys() | set(state.pending)
-        return [p for i, p in self.position.items() if i not in known]
+        answered_ids = (
+            state.labels.keys() | state.skipped | state.passed.keys() | set(state.pending)
+        )
+        return [p for i, p in self.position.items() if i not in answered_ids]
 
     def reporting(self) -> Observer:
         """Return the observer that is told the cycle and the number of labels too."""

@@ -85,8 +85,8 @@ class CycleModels:
 
     def ensure_sound(self, cycle: int, stop: Stop) -> None:
         """Compare the files of a model with what the ledger holds; make them again if need be."""
-        recorded = self._digests(cycle)
-        if not (fault := self.weights.fault(cycle, recorded)):
+        digests = self._digests(cycle)
+        if not (fault := self.weights.fault(cycle, digests)):
             return
         warnings.warn(
             f"{fault}: the model of cycle {cycle + 1} is trained again, as it was.", stacklevel=2
@@ -96,9 +96,9 @@ class CycleModels:
             self.ensure_sound(cycle - 1, stop)
             load_weights(model, self.weights.file(cycle - 1))
         self.fit(model, cycle, self.run.ledger.labels_trained_on(cycle), stop)
-        made = self.weights.save(cycle, model)
+        new_digests = self.weights.save(cycle, model)
         self.weights.checkpoint.unlink(missing_ok=True)
-        if any(made.get(key, digest_) != digest_ for key, digest_ in recorded.items()):
+        if any(new_digests.get(key, digest_) != digest_ for key, digest_ in digests.items()):
             self.weights.file(cycle).unlink(missing_ok=True)
             raise RunError(
                 f"Expected {self.weights.file(cycle)} as the run recorded it but {fault}, and "
@@ -108,9 +108,11 @@ class CycleModels:
 
     def _digests(self, cycle: int) -> dict[str, str]:
         """The SHA-256 of the files of a cycle's model, as recorded."""
-        trained = self.run.state.trained
-        if trained is not None and cycle == self.run.state.cycle:
-            return {k: trained[k] for k in ("sha256", "companion_sha256") if k in trained}
+        last_training = self.run.state.trained
+        if last_training is not None and cycle == self.run.state.cycle:
+            return {
+                k: last_training[k] for k in ("sha256", "companion_sha256") if k in last_training
+            }
         return {"sha256": self.run.state.cycles[cycle].model_sha256}
 
     def look_ahead(

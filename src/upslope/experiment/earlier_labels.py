@@ -19,16 +19,16 @@ from typing import Any
 
 from upslope.counts import format_count
 from upslope.datasets.base import Dataset, Splits, place_of
-from upslope.datasets.layout import shown
+from upslope.datasets.layout import name_some
 from upslope.errors import ConfigError, DataError, RunError, SelectionError
 from upslope.experiment.answers import has_label, label_of
 from upslope.experiment.labels import as_target
 from upslope.ledger import Event, Label, RunResult, State
 from upslope.tasks.base import Task
 
-_COUNTED = re.compile(r"(.*\D)\d{5,}")
+_ROW_NUMBER = re.compile(r"(.*\D)\d{5,}")
 """Ids that readers make where files have none: `row-00042`."""
-_SHOWN = 5
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def match_labels(
 
 def _check_ids_name_samples(run: RunResult, pool: Dataset, root: str | None) -> None:
     """Raise DataError where ids count the rows of files, and these are not the earlier run's."""
-    stems = {m.group(1) if (m := _COUNTED.fullmatch(id_)) else "" for id_ in pool.ids}
+    stems = {m.group(1) if (m := _ROW_NUMBER.fullmatch(id_)) else "" for id_ in pool.ids}
     place = run.info.get("root")
     if len(stems) == 1 and "" not in stems and place != root:
         raise DataError(
@@ -139,8 +139,8 @@ def _answer(old: Any, names: Sequence[str], classes: Sequence[str], run: RunResu
     if missing := [name for name in classes if name not in names]:
         raise DataError(
             f"Expected the run in {run.path} to have answered for each of "
-            f"{', '.join(map(repr, classes[:_SHOWN]))} but it asked nothing about "
-            f"{', '.join(map(repr, missing[:_SHOWN]))}. Leave these out, or begin without its "
+            f"{', '.join(map(repr, classes[:_MOST_NAMES]))} but it asked nothing about "
+            f"{', '.join(map(repr, missing[:_MOST_NAMES]))}. Leave these out, or begin without its "
             "labels."
         )
     by_name = dict(zip(names, old, strict=True))
@@ -160,8 +160,8 @@ def _no_match(
         return f"Expected labels in the run in {run.path} but it has none yet."
     if other_classes:
         return (
-            f"Expected labels of the classes {', '.join(pool.classes[:_SHOWN])} in the run in "
-            f"{run.path} but they are of {', '.join(list(other_classes)[:_SHOWN])}. Name the "
+            f"Expected labels of the classes {', '.join(pool.classes[:_MOST_NAMES])} in the run in "
+            f"{run.path} but they are of {', '.join(list(other_classes)[:_MOST_NAMES])}. Name the "
             "classes alike."
         )
     if without:
@@ -171,8 +171,9 @@ def _no_match(
         )
     return (
         f"Expected ids of the run in {run.path} to be in {place_of(pool)} but none of its "
-        f"{format_count(len(outside), 'label')} matches: it has {shown(outside)}, the pool "
-        f"{shown(pool.ids)}. Ids are paths from the root: give a root from which they are the same."
+        f"{format_count(len(outside), 'label')} matches: it has {name_some(outside)}, the pool "
+        f"{name_some(pool.ids)}. Ids are paths from the root: give a root from which they are the "
+        "same."
     )
 
 
@@ -186,9 +187,9 @@ def _notes(
 ) -> tuple[str, ...]:
     pool = splits.pool
     position = {id_: i for i, id_ in enumerate(pool.ids)}
-    tested = {*splits.test.ids, *(splits.validation.ids if splits.validation is not None else ())}
-    held_out = [id_ for id_ in outside if id_ in tested]
-    unknown = [id_ for id_ in outside if id_ not in tested]
+    test_ids = {*splits.test.ids, *(splits.validation.ids if splits.validation is not None else ())}
+    held_out = [id_ for id_ in outside if id_ in test_ids]
+    ids = [id_ for id_ in outside if id_ not in test_ids]
     notes = [
         f"{len(labels):,} of {format_count(len(run.labels), 'label')} of {run.path} taken, matched "
         "by id"
@@ -196,29 +197,29 @@ def _notes(
     if held_out:
         notes.append(
             f"{format_count(len(held_out), 'label')} left out, of samples that are set apart to "
-            f"test or validate here: {shown(held_out)}"
+            f"test or validate here: {name_some(held_out)}"
         )
-    if unknown:
+    if ids:
         notes.append(
-            f"{format_count(len(unknown), 'label')} left out, whose ids are not in "
-            f"{place_of(pool)}: {shown(unknown)}"
+            f"{format_count(len(ids), 'label')} left out, whose ids are not in "
+            f"{place_of(pool)}: {name_some(ids)}"
         )
     if other_classes:
-        counted = ", ".join(f"{name!r} ({n:,})" for name, n in sorted(other_classes.items()))
-        notes.append(f"labels left out, of classes that there are not here: {counted}")
+        class_words = ", ".join(f"{name!r} ({n:,})" for name, n in sorted(other_classes.items()))
+        notes.append(f"labels left out, of classes that there are not here: {class_words}")
     if without:
         notes.append(
             f"{format_count(len(without), 'label')} left out, which the data set held then and "
-            f"does not now: {shown(without)}"
+            f"does not now: {name_some(without)}"
         )
     if differing := [i for i in labels if _differs(pool, position[i], labels[i])]:
         notes.append(
             f"{format_count(len(differing), 'label')} taken that the data set itself has "
-            f"otherwise: {shown(differing)}"
+            f"otherwise: {name_some(differing)}"
         )
     if run.passed:
-        skipped = "sample that was skipped there", "samples that were skipped there"
-        notes.append(f"{format_count(len(run.passed), *skipped)} may be asked again")
+        forms = "sample that was skipped there", "samples that were skipped there"
+        notes.append(f"{format_count(len(run.passed), *forms)} may be asked again")
     return tuple(notes)
 
 
@@ -226,5 +227,5 @@ def _differs(pool: Dataset, index: int, label: Label) -> bool:
     """The data set has a label of its own for a sample, and it is another."""
     if label is None or not has_label(pool, index):
         return False
-    own, taken = pool.targets([index])[0], as_target(label)
-    return own.shape != taken.shape or bool((own != taken).any())
+    own_target, label_target = pool.targets([index])[0], as_target(label)
+    return own_target.shape != label_target.shape or bool((own_target != label_target).any())

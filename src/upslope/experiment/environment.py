@@ -83,13 +83,13 @@ def _commit() -> str | None:
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
     commit = _git(here.parent, "rev-parse", "HEAD")
-    changed = _git(here.parents[1], "status", "--porcelain", "--untracked-files=no", ".")
-    return commit and commit + ("+" if changed else "")
+    status = _git(here.parents[1], "status", "--porcelain", "--untracked-files=no", ".")
+    return commit and commit + ("+" if status else "")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        git_run = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
@@ -98,7 +98,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return git_run.stdout.strip()
 
 
 def note_sitting(ledger: Ledger, path: Path, here: Mapping[str, Any]) -> None:
@@ -108,12 +108,12 @@ def note_sitting(ledger: Ledger, path: Path, here: Mapping[str, Any]) -> None:
     """
     state = ledger.state
     before = state.sittings[-1] if state.sittings else ledger.meta["environment"]
-    if not (changed := differing(before, here)):
+    if not (differences := differing(before, here)):
         return
     ledger.record(Event("sitting", state.cycle, {"environment": dict(here)}))
     warnings.warn(
         f"The run in {path} is gone on with under other circumstances than before: "
-        f"{'; '.join(changed)}. From here on, the last bits of its figures, and now and then a "
+        f"{'; '.join(differences)}. From here on, the last bits of its figures, and now and then a "
         "selection, may differ from those of a run without the change.",
         stacklevel=3,
     )

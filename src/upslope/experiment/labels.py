@@ -29,15 +29,15 @@ class LabelledPool(DatasetWrapper):
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """(n, ...) labels as told, or the data set's own."""
-        told = [self._labels[self.ids[i]] for i in indices]
-        if all(label is None for label in told):
+        answers = [self._labels[self.ids[i]] for i in indices]
+        if all(label is None for label in answers):
             return self.dataset.targets(indices)
-        if all(label is not None for label in told):
-            return as_target(told)
+        if all(label is not None for label in answers):
+            return as_target(answers)
         return torch.stack(
             [
                 self.dataset.targets([i])[0] if label is None else as_target(label)
-                for i, label in zip(indices, told, strict=True)
+                for i, label in zip(indices, answers, strict=True)
             ]
         )
 

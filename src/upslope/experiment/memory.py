@@ -23,9 +23,9 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if (told := as_memory_error(error)) is None:
+        if (memory_error := as_memory_error(error)) is None:
             raise
-        raise told from error
+        raise memory_error from error
 
 
 def as_memory_error(error: Exception) -> RunError | None:

@@ -32,7 +32,7 @@ class ModelStore:
     device: torch.device
     companion: AuxiliaryModule | None
     keep_all: bool
-    _loaded: tuple[int, nn.Module] | None = field(default=None, init=False)
+    _last_model: tuple[int, nn.Module] | None = field(default=None, init=False)
 
     def fresh(self) -> nn.Module:
         """A model with its initial weights: the same for every cycle and strategy of a seed."""
@@ -58,7 +58,7 @@ class ModelStore:
 
         digests: as `save` returned them. Those of a companion are missing from old records.
         """
-        if self._loaded is not None and self._loaded[0] == cycle:
+        if self._last_model is not None and self._last_model[0] == cycle:
             return ""  # in memory, as it was read from a sound file
         files = {"sha256": self.file(cycle)}
         if self.companion:
@@ -72,11 +72,11 @@ class ModelStore:
 
     def load(self, cycle: int) -> nn.Module:
         """The model of a cycle, kept in memory until another is asked for."""
-        if self._loaded is None or self._loaded[0] != cycle:
+        if self._last_model is None or self._last_model[0] != cycle:
             model = self.fresh()
             load_weights(model, self.file(cycle))
-            self._loaded = (cycle, model)
-        return self._loaded[1]
+            self._last_model = (cycle, model)
+        return self._last_model[1]
 
     @contextmanager
     def with_companion(self, cycle: int) -> Iterator[AuxiliaryModule | None]:
@@ -101,23 +101,25 @@ class ModelStore:
         """Where a training in progress is."""
         return self.folder / "training.safetensors"
 
-    def tidy(self, trained: int | None) -> None:
+    def tidy(self, last_cycle: int | None) -> None:
         """Remove what the record has left behind, also where a kill came before the removal.
 
-        trained: the cycle whose model is recorded, None while one is in training.
+        last_cycle: the cycle whose model is recorded, None while one is in training.
 
         Raises:
             RunError: a file cannot be removed.
         """
         with disk_errors(self.folder):
             for folder in (self.folder, self.folder / "models"):
-                sweep(folder, alone=True)
-                sweep(folder, ".tmp*", alone=True)  # of safetensors, as earlier versions called it
-            if trained is None:
+                sweep(folder, is_only_writer=True)
+                sweep(
+                    folder, ".tmp*", is_only_writer=True
+                )  # of safetensors, as earlier versions called it
+            if last_cycle is None:
                 return
             self.checkpoint.unlink(missing_ok=True)
             set_aside(self.checkpoint).unlink(missing_ok=True)
-            for old in range(0 if self.keep_all else trained):
+            for old in range(0 if self.keep_all else last_cycle):
                 self.file(old).unlink(missing_ok=True)
                 self._companion_file(old).unlink(missing_ok=True)
 

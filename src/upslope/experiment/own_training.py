@@ -57,9 +57,9 @@ class LabelledSamples(TorchDataset[tuple[Tensor, Tensor]]):
 
     def batch(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return ((n, ...) inputs, (n, ...) targets) of several samples."""
-        chosen = [self._indices[i] for i in places]
-        prepared = self._task.prepare(self._dataset.inputs(chosen))
-        return prepared, self._dataset.targets(chosen)
+        indices = [self._indices[i] for i in places]
+        inputs = self._task.prepare(self._dataset.inputs(indices))
+        return inputs, self._dataset.targets(indices)
 
     def arrays(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return ((n, ...) inputs, (n, ...) targets) of all samples as arrays of NumPy."""
@@ -136,40 +136,40 @@ def train_by(
         ModelError: nothing or something else is returned, a network of other weights, weights that
             are not finite, or outputs that do not fit the task.
     """
-    started = time.monotonic()
+    start_time = time.monotonic()
     labelled = LabelledSamples(dataset, indices, task)
-    held = (
+    validation_data = (
         LabelledSamples(validation, range(len(validation)), task)
         if validation is not None and len(validation)
         else None
     )
     context = TrainingContext(
-        derive(seed, "trainer", cycle), cycle, device, task, held, observer, stop
+        derive(seed, "trainer", cycle), cycle, device, task, validation_data, observer, stop
     )
     observer(Progress("train", 0, 1))
     model.train()
     with deterministic(device), global_generator(seed, "trainer", cycle, device=device):
-        trained = trainer(model, labelled, context)
-    _take_over(model, trained, name_of(trainer))
+        result = trainer(model, labelled, context)
+    _take_over(model, result, name_of(trainer))
     model.to(device)
     task.check(model, labelled.batch(range(min(2, len(labelled))))[0].to(device))
     loss = _mean_loss(model, task, labelled, device)
     observer(Progress("train", 1, 1))
-    return TrainingReport(loss, time.monotonic() - started)
+    return TrainingReport(loss, time.monotonic() - start_time)
 
 
-def _take_over(model: nn.Module, trained: object, name: str) -> None:
+def _take_over(model: nn.Module, result: object, name: str) -> None:
     """Leave the weights of what a loop returned in the model that it was given."""
-    if not isinstance(trained, nn.Module):
-        got = "nothing" if trained is None else type(trained).__name__
+    if not isinstance(result, nn.Module):
+        got = "nothing" if result is None else type(result).__name__
         raise ModelError(
             f"Expected the trainer {name} to return the network that it trained but it returned "
             f"{got}. End it with `return model`."
         )
-    if trained is not model:
-        own, other = model.state_dict(), trained.state_dict()
-        differing = sorted(own.keys() ^ other.keys()) or [
-            key for key in own if own[key].shape != other[key].shape
+    if result is not model:
+        own_state, other = model.state_dict(), result.state_dict()
+        differing = sorted(own_state.keys() ^ other.keys()) or [
+            key for key in own_state if own_state[key].shape != other[key].shape
         ]
         if differing:
             raise ModelError(

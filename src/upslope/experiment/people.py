@@ -52,25 +52,25 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
     """
     sheet = experiment.path / SHEET
     answers = Answers()
-    vanished: tuple[str, ...] = ()
-    emptied: tuple[str, ...] = ()
+    vanished_ids: tuple[str, ...] = ()
+    emptied_ids: tuple[str, ...] = ()
     if sheet.is_file():
         answers = _read(experiment, sheet)
         state = experiment.state
-        vanished = tuple(i for i in state.pending if i not in answers.ids)
-        drawn = experiment.own_labels(i for i in answers.empty if i in state.passed)
-        emptied = tuple(
+        vanished_ids = tuple(i for i in state.pending if i not in answers.ids)
+        mask_labels = experiment.own_labels(i for i in answers.empty if i in state.passed)
+        emptied_ids = tuple(
             i
             for i in answers.empty
-            if state.labels.get(i) is not None or (i in state.passed and i not in drawn)
+            if state.labels.get(i) is not None or (i in state.passed and i not in mask_labels)
         )
-        answers = replace(answers, labels={**answers.labels, **drawn})
+        answers = replace(answers, labels={**answers.labels, **mask_labels})
     counts = experiment.answer(answers.labels, answers.passed, answers.withdrawn)
-    own = 0
+    own_count = 0
     while True:
         labels = experiment.own_labels()
         experiment.tell(labels)
-        own += len(labels)
+        own_count += len(labels)
         waiting = experiment.ask()
         if not experiment.own_labels():
             break
@@ -79,7 +79,7 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
         write_sheet(sheet, [question(id_, why[id_]) for id_ in waiting])
     if not waiting:  # all that it holds is recorded
         sheet.unlink(missing_ok=True)
-    return Sitting(counts, own, waiting, sheet, vanished, emptied)
+    return Sitting(counts, own_count, waiting, sheet, vanished_ids, emptied_ids)
 
 
 def tell_sheet(experiment: Experiment, path: Path) -> AnswerCounts:
@@ -101,15 +101,15 @@ def reasons(experiment: Experiment) -> dict[str, str]:
         start = experiment.settings.start
         name = start if isinstance(start, str) else str(start["name"])
         how = "at random" if name == "random" else name
-        asked = dict.fromkeys(state.initial, f"initial set, {how}")
+        reason_of = dict.fromkeys(state.initial, f"initial set, {how}")
     else:
         last = state.cycles[-1]
-        asked = {
+        reason_of = {
             id_: f"{experiment.strategy.name}, rank {rank} of {len(last.asked)}"
             + (f", score {last.scores[rank - 1]:.4g}" if last.scores else "")
             for rank, id_ in enumerate(last.asked, 1)
         }
-    return {id_: asked.get(id_, "its answer was taken back") for id_ in state.pending}
+    return {id_: reason_of.get(id_, "its answer was taken back") for id_ in state.pending}
 
 
 def _read(experiment: Experiment, sheet: Path) -> Answers:

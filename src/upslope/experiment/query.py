@@ -133,21 +133,21 @@ def query(
             f"Expected the model to be on {where} but it is on {_device_of(model)}. Move it first: "
             f"model.to({str(where)!r})."
         )
-    opened = as_pool(pool, layout=layout, size=size)
-    task = task_for(model, first_readable(opened).to(where), task, opened.classes, mean, std)
-    given = read_labelled(opened, labelled, task, layout, size)
+    pool_data = as_pool(pool, layout=layout, size=size)
+    task = task_for(model, first_readable(pool_data).to(where), task, pool_data.classes, mean, std)
+    answers = read_labelled(pool_data, labelled, task, layout, size)
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        sample = task.prepare(first_readable(opened).to(where))
+        sample = task.prepare(first_readable(pool_data).to(where))
         task.check(model, sample)
         check_fit(selector, model, task, sample)
-    if not given.positions and any(need.name in _LEARNT_FROM_LABELS for need in selector.needs):
+    if not answers.positions and any(need.name in _LEARNT_FROM_LABELS for need in selector.needs):
         raise SelectionError(
             f"Expected `labelled` for {selector.name}, whose networks learn from labelled samples, "
             "but got none. Give some, or take another strategy."
         )
     settings = ExperimentSettings(seed=seed, score_batch=batch_size, on_corrupt=on_corrupt)
-    taken = {*given.positions, *(place_of(key, positions(opened.ids)) for key in without)}
-    unlabelled = [i for i in range(len(opened)) if i not in taken]
+    places = {*answers.positions, *(place_of(key, positions(pool_data.ids)) for key in without)}
+    unlabelled = [i for i in range(len(pool_data)) if i not in places]
     by_cost = isinstance(selector, CostBudgeted) and selector.cost_budget is not None
     if not by_cost and not 1 <= budget <= len(unlabelled):
         raise SelectionError(
@@ -155,21 +155,21 @@ def query(
             f"pool but got {budget}. Lower the budget, or give a larger pool."
         )
     count = candidate_count(candidates, budget)
-    scored = draw_candidates(unlabelled, count, len(opened), seed=seed, cycle=cycle)
-    shown = watching_unless_observed(observer, 1, progress=progress)
-    with shown as watcher, memory_errors():
-        view, selection, skipped = Selector(
-            selector, task, given.samples, settings, where, watcher, Stop()
+    candidate_places = draw_candidates(unlabelled, count, len(pool_data), seed=seed, cycle=cycle)
+    query_observer = watching_unless_observed(observer, 1, progress=progress)
+    with query_observer as watcher, memory_errors():
+        view, selection, passed_ids = Selector(
+            selector, task, answers.samples, settings, where, watcher, Stop()
         ).choose(
             budget,
             cycle,
             model,
-            scored,
+            candidate_places,
             unlabelled,
-            given.labelled_set(),
-            given.label_tensor(),
+            answers.labelled_set(),
+            answers.label_tensor(),
         )
-    place = {id_: i for i, id_ in enumerate(opened.ids)}
+    place = {id_: i for i, id_ in enumerate(pool_data.ids)}
     scores = None if selection.scores is None else tuple(selection.scores.tolist())
     score_of = dict(zip(view.candidates, scores or (), strict=False))
     return Query(
@@ -178,34 +178,36 @@ def query(
         None if scores is None else tuple(score_of[id_] for id_ in selection.ids),
         tuple(place[id_] for id_ in view.candidates),
         scores,
-        tuple(skipped),
+        tuple(passed_ids),
         dict(selection.notes),
     )
 
 
-def _strategy(wanted: str | Mapping[str, Any] | Strategy) -> Strategy:
+def _strategy(name_or_strategy: str | Mapping[str, Any] | Strategy) -> Strategy:
     """Return the strategy meant.
 
     Raises:
         ConfigError: no such strategy; one that needs what was trained along with the network.
     """
-    if isinstance(wanted, str):
-        built: Any = strategies.build(wanted)
-    elif isinstance(wanted, Mapping):
-        options = dict(wanted)
+    if isinstance(name_or_strategy, str):
+        strategy_built: Any = strategies.build(name_or_strategy)
+    elif isinstance(name_or_strategy, Mapping):
+        options = dict(name_or_strategy)
         name = options.pop("name", None)
         if not isinstance(name, str):
-            raise ConfigError(f"Expected `name`, a strategy, in `strategy` but got {dict(wanted)}.")
-        built = strategies.build(name, **options)
-    elif isinstance(wanted, Strategy):
-        built = wanted
+            raise ConfigError(
+                f"Expected `name`, a strategy, in `strategy` but got {dict(name_or_strategy)}."
+            )
+        strategy_built = strategies.build(name, **options)
+    elif isinstance(name_or_strategy, Strategy):
+        strategy_built = name_or_strategy
     else:
         raise ConfigError(
             "Expected `strategy` to be a name, a mapping of name and options, or a strategy but "
-            f"got {type(wanted).__name__}."
+            f"got {type(name_or_strategy).__name__}."
         )
-    strategy: Strategy = built
-    if trains_along(built):
+    strategy: Strategy = strategy_built
+    if trains_along(strategy_built):
         raise ConfigError(
             f"Expected a strategy that a trained network alone can serve but {strategy.name} needs "
             "what is trained along with the network. Run it in an Experiment, or take another."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upslope.datasets.array_form import Layout
 from upslope.datasets.base import Dataset, HasLabels
-from upslope.datasets.joined import Joined
+from upslope.datasets.joined import JoinedDataset
 from upslope.datasets.map_style import MapStyleDataset, read_item, target_of
 from upslope.datasets.pools import as_pool
 from upslope.datasets.target_values import as_array
@@ -24,7 +24,7 @@ from upslope.ledger import Label
 from upslope.scoring import LabelledSet
 from upslope.tasks.base import NamesClasses, Task
 
-_SHOWN = 5
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ def read_labelled(
     if isinstance(labelled, Mapping):
         answers = {place_of(key, position): answer for key, answer in labelled.items()}
         _refuse_twice(answers, len(labelled))
-        return _answered(pool, answers, task)
+        return _targets_of_answers(pool, answers, task)
     if _is_pair(labelled) or _is_map_style(labelled):
         return _beside(pool, labelled, task, layout, size)
     places = [place_of(key, position) for key in _list_keys(labelled, len(pool))]
     _refuse_twice(set(places), len(places))
     if isinstance(pool, MapStyleDataset) and pool.values is None:
-        own = {i: _own_target(pool, i) for i in places}
-        if all(answer is not None for answer in own.values()):
-            return _answered(pool, own, task)
+        own_targets = {i: _own_target(pool, i) for i in places}
+        if all(answer is not None for answer in own_targets.values()):
+            return _targets_of_answers(pool, own_targets, task)
     ids = [pool.ids[i] for i in sorted(places)]
-    known = pool.classes and all(has_label(pool, i) for i in places)
-    labels = oracle(pool, position, ids) if known else dict.fromkeys(ids, None)
+    has_labels = pool.classes and all(has_label(pool, i) for i in places)
+    labels = oracle(pool, position, ids) if has_labels else dict.fromkeys(ids, None)
     return LabelledSamples(pool, tuple(sorted(places)), labels)
 
 
@@ -87,18 +87,20 @@ def _own_target(pool: MapStyleDataset, index: int) -> Any:
     return target_of(read_item(pool.items, index, where), pool.keys.target, where)
 
 
-def _answered(pool: Dataset, answers: Mapping[int, Any], task: Task) -> LabelledSamples:
+def _targets_of_answers(pool: Dataset, answers: Mapping[int, Any], task: Task) -> LabelledSamples:
     labels: dict[str, Label] = {}
     problems: list[str] = []
-    named = _NamedPool(pool, task)
+    pool_names = _NamedPool(pool, task)
     for index in sorted(answers):
         try:
-            labels[pool.ids[index]] = label_of(named, task, index, answers[index])
+            labels[pool.ids[index]] = label_of(pool_names, task, index, answers[index])
         except DataError as error:
             problems.append(f"{pool.ids[index]!r}: {error}")
     if problems:
-        more = f"\n... and {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
-        raise DataError("\n".join(problems[:_SHOWN]) + more)
+        more = (
+            f"\n... and {len(problems) - _MOST_NAMES} more." if len(problems) > _MOST_NAMES else ""
+        )
+        raise DataError("\n".join(problems[:_MOST_NAMES]) + more)
     return LabelledSamples(pool, tuple(sorted(answers)), labels)
 
 
@@ -188,9 +190,9 @@ def _beside(
                 f"torch but got {type(labelled).__name__}."
             )
         answers = [_own_target(second, i) for i in range(len(second))]
-    joined = Joined(pool, second)
-    places = range(len(pool), len(joined))
-    return _answered(joined, dict(zip(places, answers, strict=True)), task)
+    both_pools = JoinedDataset(pool, second)
+    places = range(len(pool), len(both_pools))
+    return _targets_of_answers(both_pools, dict(zip(places, answers, strict=True)), task)
 
 
 def _targets(targets: Any, count: int) -> list[Any]:

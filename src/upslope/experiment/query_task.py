@@ -55,14 +55,14 @@ def task_for(
 
 def _outputs(model: nn.Module, task: Task, sample: Tensor) -> int:
     """How many numbers the network puts out per sample, or per position of it."""
-    prepared = task.prepare(sample)
+    inputs = task.prepare(sample)
     try:
         with evaluating(model), torch.no_grad():
-            outputs = model(prepared)
+            outputs = model(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(
-            f"Expected {type(model).__name__} to take a batch of shape {tuple(prepared.shape)} "
-            f"{prepared.dtype} but it raised {type(error).__name__}: {error}"
+            f"Expected {type(model).__name__} to take a batch of shape {tuple(inputs.shape)} "
+            f"{inputs.dtype} but it raised {type(error).__name__}: {error}"
         ) from error
     logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
     if not isinstance(logits, Tensor):

@@ -9,7 +9,7 @@ from typing import Any
 
 from upslope.datasets.base import Splits
 from upslope.experiment.changes import backbone_of, probe_of, source_shape_of
-from upslope.experiment.checks import described
+from upslope.experiment.checks import describe_strategy
 from upslope.experiment.own_training import Trainer, name_of
 from upslope.experiment.settings import ExperimentSettings
 from upslope.files import json_digest
@@ -58,7 +58,7 @@ class RunRecord:
     @property
     def config(self) -> dict[str, Any]:
         """Return what a run must be gone on with under, but for what may grow."""
-        return {**self.common, "strategy": described(self.strategy)}
+        return {**self.common, "strategy": describe_strategy(self.strategy)}
 
     @property
     def info(self) -> dict[str, Any]:

@@ -322,8 +322,8 @@ class Experiment:
         ids: of the pool; by default those that wait for a label.
         """
         position, pool = self._steps.run.position, self.splits.pool
-        asked = self.state.pending if ids is None else ids
-        return {i: None for i in asked if has_label(pool, position[i])}
+        pending = self.state.pending if ids is None else ids
+        return {i: None for i in pending if has_label(pool, position[i])}
 
     def run(self) -> RunResult:
         """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
@@ -392,8 +392,8 @@ class Experiment:
     @contextmanager
     def _working(self) -> Iterator[Stop]:
         """Progress shown, and Ctrl-C a request to stop, while steps are taken."""
-        shown = watching_unless_observed(self._observer, 1, progress=self._progress)
-        with shown as self._steps.run.observer, ExitStack() as stack:
+        run_observer = watching_unless_observed(self._observer, 1, progress=self._progress)
+        with run_observer as self._steps.run.observer, ExitStack() as stack:
             yield self._stop or stack.enter_context(stop_on_signals())
 
 

@@ -26,27 +26,27 @@ def initial_set(
     Raises:
         SelectionError: fewer than `count` samples can be read.
     """
-    drawn = torch.randperm(len(pool), generator=generator(seed, "initial")).tolist()
-    order = [i for i in drawn if i not in without]
+    random_order = torch.randperm(len(pool), generator=generator(seed, "initial")).tolist()
+    order = [i for i in random_order if i not in without]
     if not skip_corrupt:
         return sorted(order[:count]), []
-    chosen: list[int] = []
-    skipped: list[int] = []
+    ids: list[int] = []
+    passed_ids: list[int] = []
     for i in order:
-        if len(chosen) == count:
+        if len(ids) == count:
             break
         try:
             pool.inputs([i])
-            chosen.append(i)
+            ids.append(i)
         except DataError:
-            skipped.append(i)
-    if len(chosen) < count:
+            passed_ids.append(i)
+    if len(ids) < count:
         raise SelectionError(
-            f"Expected `experiment.initial` to be at most the {len(chosen)} samples of "
+            f"Expected `experiment.initial` to be at most the {len(ids)} samples of "
             f"{place_of(pool)} that can be read but got {count}. Lower it, or repair the "
-            f"{len(skipped)} others."
+            f"{len(passed_ids)} others."
         )
-    return sorted(chosen), skipped
+    return sorted(ids), passed_ids
 
 
 def candidates(

@@ -138,8 +138,8 @@ def candidate_count(value: int | str, budget: int) -> int | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]*)x", value) if isinstance(value, str) else None
     if match is None:
-        expected = '"all", a multiple of the budget such as "10x", or a count of at least 1'
+        wanted_words = '"all", a multiple of the budget such as "10x", or a count of at least 1'
         raise OptionsError(
-            [WrongOption(ExperimentSettings.name, "candidates", expected, repr(value))]
+            [WrongOption(ExperimentSettings.name, "candidates", wanted_words, repr(value))]
         )
     return int(match.group(1)) * budget

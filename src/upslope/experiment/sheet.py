@@ -20,7 +20,7 @@ from typing import Any
 
 from upslope.counts import format_count
 from upslope.errors import DataError
-from upslope.experiment.sheet_text import mended, read_rows
+from upslope.experiment.sheet_text import decode_mixed_up, read_rows
 from upslope.files import FORMULA, csv_line, write_text
 
 SKIP = "skip"
@@ -29,7 +29,7 @@ COLUMNS = ("id", "path", "label", "why")
 _FORMULA = (*FORMULA, "'")
 _MARK = "\ufeff"
 _DELIMITERS = ",;\t|"
-_SHOWN = 10
+_MOST_NAMES = 10
 _OR = "Or remove the file, and the same command writes it anew, without the answers."
 
 
@@ -60,8 +60,8 @@ class Answers:
     @property
     def empty(self) -> tuple[str, ...]:
         """The ids whose lines have no answer."""
-        given = {*self.labels, *self.passed, *self.withdrawn}
-        return tuple(id_ for id_ in self.ids if id_ not in given)
+        answered_ids = {*self.labels, *self.passed, *self.withdrawn}
+        return tuple(id_ for id_ in self.ids if id_ not in answered_ids)
 
 
 def write_sheet(path: Path, questions: Sequence[Question]) -> None:
@@ -76,8 +76,8 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     content = list(dict.fromkeys(name for q in questions for name in q.content))
     columns = [c for c in COLUMNS if c != "path" or any(q.path for q in questions)]
     # A column of the data set must not be taken for one of the sheet.
-    shown = [f"data {name}" if name.strip().lower() in COLUMNS else name for name in content]
-    lines = [csv_line([*columns, *(_safe(name) for name in shown)])]
+    column_names = [f"data {name}" if name.strip().lower() in COLUMNS else name for name in content]
+    lines = [csv_line([*columns, *(_safe(name) for name in column_names)])]
     for q in questions:
         cells = {"id": q.id, "path": q.path, "label": "", "why": q.why}
         row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
@@ -118,18 +118,18 @@ def read_sheet(
 
     rows = read_rows(path, lambda text: _rows(path, text), is_known, _OR)
     labels: dict[str, Any] = {}
-    passed: dict[str, str] = {}
-    withdrawn: list[str] = []
+    passes: dict[str, str] = {}
+    withdrawals: list[str] = []
     cells: dict[str, str] = {}
     row_ids: list[str] = []
     problems: list[str] = []
-    garbled: list[str] = []
+    ids_in_other_letters: list[str] = []
     for number, row in rows:
         cell = (row.get("id") or "").strip() if row.get("id") not in by_cell else row["id"]
         text = _plain((row.get("label") or "").strip())
         id_ = by_cell.get(cell)
-        if id_ is None and (id_ := by_cell.get(mended(cell) or "")) is not None:
-            garbled.append(cell)
+        if id_ is None and (id_ := by_cell.get(decode_mixed_up(cell) or "")) is not None:
+            ids_in_other_letters.append(cell)
         if id_ is None:
             problems.append(
                 f"row {number}: expected the id of a sample that was asked but got {cell!r}"
@@ -140,30 +140,34 @@ def read_sheet(
         if cells.setdefault(id_, text) != text:
             problems.append(f"row {number}: {id_!r} is there before, with the label {cells[id_]!r}")
         elif (reason := _reason(text, classes)) is not None:
-            passed[id_] = reason
+            passes[id_] = reason
         elif text.lower() == TAKE_BACK and text not in classes:
-            withdrawn.append(id_)
+            withdrawals.append(id_)
         elif text:
             try:
                 labels[id_] = read(text)
             except DataError as error:
                 problems.append(f"row {number}, {id_!r}: {error}")
     if problems:
-        more = f"\n... and {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+        more = (
+            f"\n... and {len(problems) - _MOST_NAMES} more." if len(problems) > _MOST_NAMES else ""
+        )
         raise DataError(
             f"Expected every row of {path} to hold an answer or none but:\n"
-            + "\n".join(problems[:_SHOWN])
+            + "\n".join(problems[:_MOST_NAMES])
             + more
             + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
             "and it was left as it is."
         )
-    if garbled:
+    if ids_in_other_letters:
         warnings.warn(
-            f"{format_count(len(garbled), 'id')} of {path} had been read in a wrong encoding and "
-            f"saved so, as {garbled[0]!r} for {mended(garbled[0])!r}: taken for what was asked.",
+            f"{format_count(len(ids_in_other_letters), 'id')} of {path} had been read in a wrong "
+            "encoding and "
+            f"saved so, as {ids_in_other_letters[0]!r} for "
+            f"{decode_mixed_up(ids_in_other_letters[0])!r}: taken for what was asked.",
             stacklevel=2,
         )
-    return Answers(tuple(dict.fromkeys(row_ids)), labels, passed, tuple(withdrawn))
+    return Answers(tuple(dict.fromkeys(row_ids)), labels, passes, tuple(withdrawals))
 
 
 def ids_meant(path: Path) -> set[str]:
@@ -179,7 +183,7 @@ def ids_meant(path: Path) -> set[str]:
     for _, row in read_rows(path, lambda text: _rows(path, text), None, _OR):
         cell = row.get("id") or ""
         for one in (cell, cell.strip()):
-            cells |= {one, _plain(one), mended(one) or one}
+            cells |= {one, _plain(one), decode_mixed_up(one) or one}
     return cells
 
 

@@ -80,7 +80,7 @@ def _meanings(
     return meanings
 
 
-def mended(text: str) -> str | None:
+def decode_mixed_up(text: str) -> str | None:
     """Return text in UTF-8 that was read as cp1252 or Mac Roman and saved so, as "Ã¼" for "ü".
 
     text: a cell. Returns None where it is no such text.

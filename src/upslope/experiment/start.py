@@ -17,7 +17,7 @@ from upslope.pool import InitialSelector, Strategy
 from upslope.registry import OptionConflict, OptionsError, WrongOption
 from upslope.strategies.features import CONTRASTIVE
 
-_UNTRAINED = ("features", "contrastive-features", "extracted-features", "latents")
+_NEED_NO_TRAINING = ("features", "contrastive-features", "extracted-features", "latents")
 _WHERE = "experiment"
 _SMALLEST = 8  # pixels a side of the images that features are learnt from
 
@@ -43,18 +43,18 @@ def start_strategy(start: str | Mapping[str, Any], shape: Sequence[int] = ()) ->
         strategy: Any = strategies.build(name, **options)
     except ConfigError as error:
         raise OptionsError([OptionConflict(_WHERE, f"start: {error}")]) from error
-    wrong = [need.name for need in strategy.needs if need.name not in _UNTRAINED]
+    wrong = [need.name for need in strategy.needs if need.name not in _NEED_NO_TRAINING]
     if wrong or name == "random":
         able = [n for n in strategies.REGISTRY if _needs_no_labels(n)]
-        expected = f"random or one of {', '.join(able)}, which need no trained network,"
+        wanted_words = f"random or one of {', '.join(able)}, which need no trained network,"
         got = f"{name!r}, which reads {', '.join(wrong) or 'options'}"
-        raise OptionsError([WrongOption(_WHERE, "start", expected, got)])
+        raise OptionsError([WrongOption(_WHERE, "start", wanted_words, got)])
     images = len(shape) == 3 and min(shape[1:]) >= _SMALLEST
     learns = "features" in {field.name for field in fields(strategy)}
     if images and learns and strategy.features is None:
         strategy = replace(strategy, features=CONTRASTIVE)
-    chosen: Strategy = strategy
-    return chosen
+    able_strategy: Strategy = strategy
+    return able_strategy
 
 
 def initial_selector(
@@ -67,16 +67,16 @@ def initial_selector(
     Raises:
         ConfigError: both have a way; otherwise as `start_strategy` does.
     """
-    own = strategy.start if isinstance(strategy, InitialSelector) else None
-    shared = start_strategy(start, shape)
-    if own is not None and shared is not None:
+    own_start = strategy.start if isinstance(strategy, InitialSelector) else None
+    shared_start = start_strategy(start, shape)
+    if own_start is not None and shared_start is not None:
         raise ConfigError(
             f"Expected one way to choose the initial set but {strategy.name} has its own and "
             f"`experiment.start` is {start!r}. Leave one of them out."
         )
-    return own or shared, own is None
+    return own_start or shared_start, own_start is None
 
 
 def _needs_no_labels(name: str) -> bool:
     needs = strategies.build(name).needs
-    return bool(needs) and all(need.name in _UNTRAINED for need in needs)
+    return bool(needs) and all(need.name in _NEED_NO_TRAINING for need in needs)

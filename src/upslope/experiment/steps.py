@@ -88,8 +88,8 @@ class Steps:
     def ask_initial(self, stop: Stop) -> None:
         """Draw the initial set: the same for every strategy under this seed, unless the strategy
         has a way of its own to choose it."""
-        ids, skipped = self._draw_initial(self.initial, stop)
-        events = [Event("skipped", 0, {"ids": skipped})] if skipped else []
+        ids, passed_ids = self._draw_initial(self.initial, stop)
+        events = [Event("skipped", 0, {"ids": passed_ids})] if passed_ids else []
         self.run.ledger.record(*events, Event("asked", 0, {"ids": ids}))
 
     def ask_instead(self, stop: Stop) -> None:
@@ -99,26 +99,26 @@ class Steps:
         model among the candidates that are left. Where the pool has fewer, all of these; where a
         cost budget decides how many labels there are, none.
         """
-        started = time.monotonic()
+        start_time = time.monotonic()
         state, cycle = self.state, self.state.cycle
         by_cost = isinstance(self.strategy, CostBudgeted) and self.strategy.cost_budget is not None
         count = min(len(state.owed), len(self.run.unlabelled()))
         ids: list[str] = []
         scores: list[float] | None = None
-        skipped: list[str] = []
+        passed_ids: list[str] = []
         if cycle == 0 and count:
-            ids, skipped = self._draw_initial(count, stop)
+            ids, passed_ids = self._draw_initial(count, stop)
         elif count and not by_cost:
-            view, selection, skipped = self._choose(count, cycle - 1, "select instead", stop)
+            view, selection, passed_ids = self._choose(count, cycle - 1, "select instead", stop)
             ids, scores = list(selection.ids), scores_of(view, selection)
         body = {
             "ids": ids,
             "instead_of": list(state.owed),
             "scores": scores,
-            "seconds": time.monotonic() - started,
+            "seconds": time.monotonic() - start_time,
             **(self._predict(ids, cycle - 1, stop) if cycle else {}),
         }
-        events = [Event("skipped", cycle, {"ids": skipped})] if skipped else []
+        events = [Event("skipped", cycle, {"ids": passed_ids})] if passed_ids else []
         self.run.ledger.record(*events, Event("asked_instead", cycle, body))
 
     def _draw_initial(self, count: int, stop: Stop) -> tuple[list[str], list[str]]:
@@ -126,14 +126,14 @@ class Steps:
         pool, settings = self.run.splits.pool, self.run.settings
         left = self.run.unlabelled()
         if self.start is None:
-            chosen, skipped = initial_set(
+            ids, passed_ids = initial_set(
                 pool,
                 count,
                 seed=settings.seed,
                 skip_corrupt=settings.on_corrupt == "skip",
                 without=set(range(len(pool))) - set(left),
             )
-            return [pool.ids[i] for i in chosen], [pool.ids[i] for i in skipped]
+            return [pool.ids[i] for i in ids], [pool.ids[i] for i in passed_ids]
         selector = self._selector(self.start, "initial", stop)
         _, selection, unread = selector.choose(
             count, 0, self.models.weights.fresh(), left, left, LabelledSet()
@@ -161,9 +161,9 @@ class Steps:
         model = self.models.weights.fresh()
         if cycle == 0:
             sample = self.run.splits.pool.inputs(labelled[:2]).to(self.run.device)
-            prepared = self.run.task.prepare(sample)
-            self.run.task.check(model, prepared)
-            check_fit(self.strategy, model, self.run.task, prepared)
+            inputs = self.run.task.prepare(sample)
+            self.run.task.check(model, inputs)
+            check_fit(self.strategy, model, self.run.task, inputs)
         elif self.run.settings.retrain == "warm":
             self.models.ensure_sound(cycle - 1, stop)
             load_weights(model, self.models.weights.file(cycle - 1))
@@ -197,12 +197,12 @@ class Steps:
             ),
         }
         self.run.ledger.record(Event("evaluated", cycle, figures))
-        trained = self.state.trained
-        if cycle == 0 and self.shared and trained and not trained["reused"]:
+        training = self.state.trained
+        if cycle == 0 and self.shared and training and not training["reused"]:
             self.shared.publish(
-                trained.get("key", ""),
+                training.get("key", ""),
                 self.models.weights.file(0),
-                {"sha256": trained["sha256"], "trained": dict(trained), "evaluated": figures},
+                {"sha256": training["sha256"], "trained": dict(training), "evaluated": figures},
             )
         self._report_cycle()
 
@@ -223,19 +223,19 @@ class Steps:
 
     def select(self, stop: Stop) -> None:
         """Score the candidates with the model of this cycle and ask the next cycle's labels."""
-        started = time.monotonic()
+        start_time = time.monotonic()
         cycle = self.state.cycle
-        view, selection, skipped = self._choose(self.budget, cycle, "select", stop)
+        view, selection, passed_ids = self._choose(self.budget, cycle, "select", stop)
         body = {
             "ids": list(selection.ids),
             "scores": scores_of(view, selection),
             "notes": dict(selection.notes),
-            "seconds": time.monotonic() - started,
+            "seconds": time.monotonic() - start_time,
             "candidates": len(view),
             **count_scores(view, selection),
             **self._predict(selection.ids, cycle, stop),
         }
-        events = [Event("skipped", cycle + 1, {"ids": skipped})] if skipped else []
+        events = [Event("skipped", cycle + 1, {"ids": passed_ids})] if passed_ids else []
         self.run.ledger.record(*events, Event("asked", cycle + 1, body))
 
     def _choose(
@@ -248,7 +248,9 @@ class Steps:
         labels = as_tensor([state.labels[pool.ids[i]] for i in labelled])
         unlabelled = self.run.unlabelled()
         count = candidate_count(self.run.settings.candidates, max(budget, self.budget))
-        scored = candidates(unlabelled, count, len(pool), seed=self.run.settings.seed, cycle=cycle)
+        candidate_ids = candidates(
+            unlabelled, count, len(pool), seed=self.run.settings.seed, cycle=cycle
+        )
         model = self.models.load(cycle, stop)
         look_ahead = partial(self.models.look_ahead, unlabelled, cycle, stop)
         with self.models.weights.with_companion(cycle) as companion:
@@ -256,7 +258,7 @@ class Steps:
                 budget,
                 cycle,
                 model,
-                scored,
+                candidate_ids,
                 unlabelled,
                 LabelledSet(labelled, targets if labels is None else labels),
                 labels,
@@ -291,14 +293,14 @@ class Steps:
         )
 
     def _report_cycle(self) -> None:
-        done = self.state.cycles[-1]
+        cycle = self.state.cycles[-1]
         self.run.reporting()(
             Progress(
                 "cycle",
-                done.cycle + 1,
+                cycle.cycle + 1,
                 self.run.settings.cycles,
-                done.metrics,
-                train=done.train_metrics,
-                fitted=is_fitted(done.train_metrics, self.run.task.primary),
+                cycle.metrics,
+                train=cycle.train_metrics,
+                fitted=is_fitted(cycle.train_metrics, self.run.task.primary),
             )
         )

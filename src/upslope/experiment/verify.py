@@ -60,13 +60,13 @@ def verify_run(folder: Path | str) -> Verification:
     elif begins > 1:
         notes.append(f"no chain before event {begins}: an earlier version of Upslope wrote those")
     sound, problems = [], []
-    for name, digest, needed in _files(run):
+    for name, digest, is_needed in _files(run):
         path = folder / name
         if path.is_file() and file_sha256(path) == digest:
             sound.append(name)
         elif path.is_file():
             problems.append(f"{name} is not what was recorded{_AGAIN}")
-        elif needed:
+        elif is_needed:
             problems.append(f"{name} is missing{_AGAIN}")
     return Verification(events, tuple(sound), tuple(problems), tuple(notes))
 
@@ -94,17 +94,19 @@ def repair_run(folder: Path | str, out: Path | str) -> Repair:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             break
         rows.append(row)
-    saved = []
+    saved_names = []
     with new_folder(out) as new:
         write_ledger(new / FILE, salvage.meta, rows, salvage.chained)
         for name, digest, _ in _files(read_run(new)):
             if (folder / name).is_file() and file_sha256(folder / name) == digest:
                 write_atomically(new / name, partial(shutil.copyfile, folder / name))
-                saved.append(name)
-    lost = []
+                saved_names.append(name)
+    lost_words = []
     if salvage.reason or len(rows) < len(salvage.rows):
-        lost.append(f"the ledger from event {len(rows) + 1} on: {salvage.reason or 'out of turn'}")
-    return Repair(len(rows), tuple(lost), tuple(saved))
+        lost_words.append(
+            f"the ledger from event {len(rows) + 1} on: {salvage.reason or 'out of turn'}"
+        )
+    return Repair(len(rows), tuple(lost_words), tuple(saved_names))
 
 
 def _files(run: RunResult) -> list[tuple[str, str, bool]]:

@@ -15,7 +15,7 @@ from upslope.models import head, with_features
 from upslope.seeds import generator, global_generator
 from upslope.tasks.base import Normalises, Task
 
-_SHOWN = 3
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Backbone:
         """Return the features of two made-up samples in the form of `inputs`, (n, ...)."""
         rng, shape = generator(0, "probe"), (2, *inputs.shape[1:])
         if inputs.dtype == torch.uint8:
-            made = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
+            pixels = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
         elif inputs.is_floating_point():
-            made = torch.randn(shape, generator=rng)
+            pixels = torch.randn(shape, generator=rng)
         else:
-            made = torch.ones(shape, dtype=inputs.dtype)  # token ids that every vocabulary has
-        return self.features(made.to(inputs.device))
+            pixels = torch.ones(shape, dtype=inputs.dtype)  # token ids that every vocabulary has
+        return self.features(pixels.to(inputs.device))
 
 
 def build_head(
@@ -92,20 +92,21 @@ def take_backbone(factory: Callable[[], nn.Module], task: Task, device: torch.de
             another network in every run and nothing learnt in any of them.
         ModelError: a network without a linear layer for a head.
     """
-    one, other = (_built(factory, seed) for seed in (0, 1))
+    one, other = (_build(factory, seed) for seed in (0, 1))
     layer = head(one)
     name = next(n for n, module in one.named_modules() if module is layer)
     inside = {f"{name}.{key}" if name else key for key in layer.state_dict()}
     first, second = one.state_dict(), other.state_dict()
     random = [k for k in first if k not in inside and not torch.equal(first[k], second[k])]
     if random:
-        more = f" and {len(random) - _SHOWN} more" if len(random) > _SHOWN else ""
+        more = f" and {len(random) - _MOST_NAMES} more" if len(random) > _MOST_NAMES else ""
         raise ConfigError(
             f"Expected a network with trained weights below its head {name!r} for model.freeze "
-            f"but {', '.join(random[:_SHOWN])}{more} of {type(one).__name__} begin at random. Give "
+            f"but {', '.join(random[:_MOST_NAMES])}{more} of {type(one).__name__} begin at random. "
+            "Give "
             "the network its weights, or leave model.freeze out."
         )
-    given = all(torch.equal(first[key], second[key]) for key in inside)
+    repeats = all(torch.equal(first[key], second[key]) for key in inside)
     below = {key: value for key, value in first.items() if key not in inside}
     both = (task.mean, task.std) if isinstance(task, Normalises) else ((), ())
     statistics = [list(values) for values in both]
@@ -115,11 +116,11 @@ def take_backbone(factory: Callable[[], nn.Module], task: Task, device: torch.de
         digest=_digest(one, name, below, statistics),
         width=layer.in_features,
         bias=layer.bias is not None,
-        initial={k: v.detach().clone() for k, v in layer.state_dict().items()} if given else None,
+        initial={k: v.detach().clone() for k, v in layer.state_dict().items()} if repeats else None,
     )
 
 
-def _built(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+def _build(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
     with global_generator(seed, "weights", device=torch.device("cpu")):
         return factory()
 

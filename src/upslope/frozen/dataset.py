@@ -69,8 +69,8 @@ class FeatureDataset(Subset):
         for number in np.unique(places[:, 0]).tolist():
             if number not in self._maps:
                 self._maps[number] = map_block(self._blocks[number], (self.width,))
-        known = [self._maps.get(n, _NONE) for n in range(len(self._blocks))]
-        return gather(known, places, self.width)
+        block_maps = [self._maps.get(n, _NONE) for n in range(len(self._blocks))]
+        return gather(block_maps, places, self.width)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}

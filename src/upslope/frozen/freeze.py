@@ -214,14 +214,16 @@ def same_summary(one: Sequence[float], other: Sequence[float]) -> bool:
     )
 
 
-def _store_folder(base: Path, backbone: Backbone, made: Tensor, device: torch.device) -> Path:
+def _store_folder(
+    base: Path, backbone: Backbone, probe_features: Tensor, device: torch.device
+) -> Path:
     """Return the folder of this network on this kind of device.
 
     What a network computes may also depend on what its digest does not see, such as a number that
     its code reads elsewhere. So each folder holds the features of two made-up samples, and one
     whose features differ from those computed now is another network's.
     """
-    probe = made.numpy()
+    probe = probe_features.numpy()
     name = f"{backbone.digest[:24]}-{device.type}"
     number = 0
     while True:
@@ -242,11 +244,13 @@ def _save_probe(path: Path, probe: np.ndarray[tuple[int, ...], np.dtype[np.float
 
 def _is_close(path: Path, probe: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
     try:
-        known = np.load(path, allow_pickle=False)
+        stored_features = np.load(path, allow_pickle=False)
     except Exception:  # a damaged header fails in any way there is
         return False
     scale = float(np.abs(probe).max()) or 1.0
-    return known.shape == probe.shape and bool(np.abs(known - probe).max() <= _CLOSE * scale)
+    return stored_features.shape == probe.shape and bool(
+        np.abs(stored_features - probe).max() <= _CLOSE * scale
+    )
 
 
 def _lazy(dataset: Dataset, backbone: Backbone, device: torch.device) -> FeatureDataset:
@@ -263,10 +267,10 @@ def _nowhere(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
 
 
 def _map_parts(splits: Splits, freeze_one: Callable[[Dataset], Dataset]) -> Splits:
-    held = splits.validation
+    validation = splits.validation
     return Splits(
         freeze_one(splits.pool),
         freeze_one(splits.test),
-        None if held is None else freeze_one(held),
+        None if validation is None else freeze_one(validation),
         splits.notes,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from upslope.errors import DataError
 from upslope.pool import Need
 from upslope.signals import mc_dropout, probabilities
-from upslope.signals.temperature import tempered
+from upslope.signals.temperature import scale_logits
 
 Array = NDArray[Any] | Tensor
 
@@ -80,7 +80,7 @@ def _posterior(need: Need, p: Tensor) -> Tensor:
     if temperature == 1:
         return p
     smallest = torch.finfo(p.dtype).tiny
-    return tempered(p.clamp(min=smallest).log(), temperature).softmax(dim=-1)
+    return scale_logits(p.clamp(min=smallest).log(), temperature).softmax(dim=-1)
 
 
 def _measure(measures: Mapping[str, Callable[[Tensor], Tensor]]) -> Reader:

@@ -42,8 +42,8 @@ def function_of(name: str, strategy: type[QueryStrategy]) -> Select:
     beside = _arguments(need for need in needs if need.labelled)
     options = _options(strategy)
 
-    def select(*args: Any, **given: Any) -> list[int]:
-        bound = signature.bind(*args, **given)
+    def select(*args: Any, **named_values: Any) -> list[int]:
+        bound = signature.bind(*args, **named_values)
         bound.apply_defaults()
         values = bound.arguments
         arrays = {a.name: as_tensor(values[a.name], a, a.name) for a in arguments}
@@ -60,8 +60,10 @@ def function_of(name: str, strategy: type[QueryStrategy]) -> Select:
             )
         size_of(labelled)
         check_widths(arrays, labelled)
-        built = strategies.build(name, **{key: values[key] for key in options})
-        return select_from_arrays(built, arrays, labelled, size, values["budget"], values["seed"])
+        strategy_built = strategies.build(name, **{key: values[key] for key in options})
+        return select_from_arrays(
+            strategy_built, arrays, labelled, size, values["budget"], values["seed"]
+        )
 
     signature = _signature(arguments, beside, strategy, options)
     select.__name__ = select.__qualname__ = name.replace("-", "_")
@@ -96,7 +98,7 @@ def select_from_arrays(
         },
     )
     rng = seed if isinstance(seed, torch.Generator) else generator(seed, "select", 0)
-    return [int(chosen) for chosen in strategy.select(view, budget, rng).ids]
+    return [int(position) for position in strategy.select(view, budget, rng).ids]
 
 
 def _ids(prefix: str, count: int) -> list[str]:
@@ -106,8 +108,8 @@ def _ids(prefix: str, count: int) -> list[str]:
 
 
 def _arguments(needs: Iterable[Need]) -> list[Argument]:
-    wanted = {SIGNALS[need.name][0] for need in needs}
-    return [argument for argument in ARGUMENTS if argument in wanted]
+    names = {SIGNALS[need.name][0] for need in needs}
+    return [argument for argument in ARGUMENTS if argument in names]
 
 
 def _options(strategy: type[QueryStrategy]) -> tuple[str, ...]:
@@ -169,15 +171,17 @@ def _docstring(
     ]
     lines += [f"{key}: {helps[key]}." for key in options]
     function = name.replace("-", "_")
-    made = [f">>> {a.name} = {a.example.format(n=100)}" for a in arguments]
-    made += [f">>> labelled_{a.name} = {a.example.format(n=10)}" for a in beside]
+    examples = [f">>> {a.name} = {a.example.format(n=100)}" for a in arguments]
+    examples += [f">>> labelled_{a.name} = {a.example.format(n=10)}" for a in beside]
     call = [*(a.name for a in arguments), *(() if arguments else ("100",)), "budget=5"]
     call += [f"labelled_{a.name}=labelled_{a.name}" for a in beside]
-    needs_numpy = [">>> import numpy as np", ">>> rng = np.random.default_rng(0)"] if made else []
+    needs_numpy = (
+        [">>> import numpy as np", ">>> rng = np.random.default_rng(0)"] if examples else []
+    )
     example = [
         f">>> from upslope.functional import {function}",
         *needs_numpy,
-        *made,
+        *examples,
         f">>> positions = {function}(",
         f"...     {', '.join(call)}",
         "... )",

@@ -94,39 +94,39 @@ def _length(
     z = class_logits(record.outputs, logits)
     p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
     # The likeliest classes up to the first that completes the share.
-    kept = ~(p.cumsum(dim=1) - p >= share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
+    is_kept = ~(p.cumsum(dim=1) - p >= share) if share < 1 else torch.ones_like(p, dtype=torch.bool)
     # A class that is masked with -inf has an infinite loss, and adds nothing. NaN is kept: its loss
     # is refused.
-    kept &= ~(p == 0)
+    is_kept &= ~(p == 0)
     total = p.new_zeros(len(p), dtype=torch.float64)
     power = 1 if kind == "mean" else 2
     if z.shape[1] == 2 and bool((p > 0).all()):
-        return _length_of_two(record, p, kept, power, reduce, logits)
-    for rank in range(max(kept.sum(dim=1).tolist(), default=0)):
-        norms = reduce(record.squared_norms(_at(labels[:, rank], kept[:, rank], logits)))
+        return _length_of_two(record, p, is_kept, power, reduce, logits)
+    for rank in range(max(is_kept.sum(dim=1).tolist(), default=0)):
+        norms = reduce(record.squared_norms(_at(labels[:, rank], is_kept[:, rank], logits)))
         # A sample that has its share already adds nothing, though the others need this class.
-        total += torch.where(kept[:, rank], p[:, rank].double() * norms**power, 0)
-    bound = _bound(record, reduce, p, labels, kept, power, logits)
+        total += torch.where(is_kept[:, rank], p[:, rank].double() * norms**power, 0)
+    bound = _bound(record, reduce, p, labels, is_kept, power, logits)
     score = total if power == 1 else total.sqrt()
-    return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), bound)
+    return ExpectedLength(score, torch.where(is_kept, p, 0).sum(dim=1), bound)
 
 
 def _length_of_two(
-    record: Recording, p: Tensor, kept: Tensor, power: int, reduce: Reduce, logits: Logits
+    record: Recording, p: Tensor, is_kept: Tensor, power: int, reduce: Reduce, logits: Logits
 ) -> ExpectedLength:
     """Return the lengths for two classes, of one backward pass; see the head of this file.
 
-    p, kept: (n, 2), the posterior in descending order, and which of both are summed over.
+    p, is_kept: (n, 2), the posterior in descending order, and which of both are summed over.
     """
-    each = reduce(record.squared_norms(weighted(torch.tensor([1.0, -1.0]).to(p), logits)))
+    norms = reduce(record.squared_norms(weighted(torch.tensor([1.0, -1.0]).to(p), logits)))
     share = p.double()
-    terms = share * (share.flip(1) * each[:, None]) ** power
-    score, exact = torch.where(kept, terms, 0).sum(dim=1), terms.sum(dim=1)
+    terms = share * (share.flip(1) * norms[:, None]) ** power
+    score, exact = torch.where(is_kept, terms, 0).sum(dim=1), terms.sum(dim=1)
     if power == 2:
         score, left_out = score.sqrt(), (exact - score).clamp(min=0).sqrt()
     else:
         left_out = (exact - score).clamp(min=0)
-    return ExpectedLength(score, torch.where(kept, p, 0).sum(dim=1), left_out)
+    return ExpectedLength(score, torch.where(is_kept, p, 0).sum(dim=1), left_out)
 
 
 def _bound(
@@ -134,18 +134,18 @@ def _bound(
     reduce: Reduce,
     p: Tensor,
     labels: Tensor,
-    kept: Tensor,
+    is_kept: Tensor,
     power: int,
     logits: Logits,
 ) -> Tensor:
     """(n,): see `ExpectedLength`."""
-    rest = torch.where(kept, 0, p)
-    left_out = ((~kept) & (p > 0)).sum(dim=1)
+    rest = torch.where(is_kept, 0, p)
+    left_out = ((~is_kept) & (p > 0)).sum(dim=1)
     if not bool(left_out.any()):
         return p.new_zeros(len(p), dtype=torch.float64)
     # Of each parameter tensor by itself, for the sum of their norms obeys the bound as well.
     second: dict[str, Tensor] = {}
-    place = (torch.cumsum(~kept, dim=1) - 1).clamp(min=0)  # 0, 1, 2 ... among those left out
+    place = (torch.cumsum(~is_kept, dim=1) - 1).clamp(min=0)  # 0, 1, 2 ... among those left out
     for pattern in _signs():
         roots = rest.sqrt() * pattern.to(p)[place % PROBES]
         roots = roots * _block_signs(place // PROBES, p)
@@ -167,11 +167,11 @@ def _block_signs(block: Tensor, like: Tensor) -> Tensor:
     return torch.where((block * 0x9E3779B1) >> 16 & 1 == 1, -1.0, 1.0).to(like)
 
 
-def _at(labels: Tensor, counted: Tensor, logits: Logits) -> Loss:
+def _at(labels: Tensor, classes_in_sum: Tensor, logits: Logits) -> Loss:
     """Cross-entropy at the labels, (n,), of those samples that are counted, (n,) bool."""
 
     def loss(outputs: Any) -> Tensor:
         losses = F.cross_entropy(logits(outputs), labels, reduction="none")
-        return losses.masked_fill(~counted, 0)
+        return losses.masked_fill(~classes_in_sum, 0)
 
     return loss

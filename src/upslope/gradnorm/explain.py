@@ -24,9 +24,9 @@ from upslope.gradnorm.losses import label_free
 from upslope.gradnorm.parameters import Parameters, select
 from upslope.gradnorm.trace.recording import Recording
 
-KERNEL, REPLAYED, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
+KERNEL, REPLAY, ONE_BY_ONE, UNKNOWN = "kernel", "replayed", "one by one", "seen when it runs"
 
-_KNOWN = (
+_MODULES_WITH_KERNELS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
     nn.ConvTranspose3d, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm,
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm, nn.PReLU, nn.Embedding,
@@ -82,7 +82,7 @@ class Explanation:
         return "\n".join([self.note, "", *lines])
 
 
-_SLOWNESS = (KERNEL, UNKNOWN, REPLAYED, ONE_BY_ONE)
+_SLOWNESS = (KERNEL, UNKNOWN, REPLAY, ONE_BY_ONE)
 
 
 def explain(
@@ -120,12 +120,14 @@ def _slow(names: Iterable[str], why: str | None) -> Explanation:
     return Explanation(tuple(Use((name,), "", ONE_BY_ONE) for name in names), note)
 
 
-def _from_modules(model: nn.Module, chosen: dict[str, nn.Parameter]) -> Explanation:
+def _from_modules(model: nn.Module, parameters: dict[str, nn.Parameter]) -> Explanation:
     uses = []
-    for name, parameter in chosen.items():
+    for name, parameter in parameters.items():
         owner = model.get_submodule(name.rpartition(".")[0])
-        known = isinstance(owner, _KNOWN) and any(p is parameter for p in owner.parameters(False))
-        uses.append(Use((name,), type(owner).__name__, KERNEL if known else UNKNOWN))
+        has_kernel = isinstance(owner, _MODULES_WITH_KERNELS) and any(
+            p is parameter for p in owner.parameters(False)
+        )
+        uses.append(Use((name,), type(owner).__name__, KERNEL if has_kernel else UNKNOWN))
     return Explanation(
         tuple(uses),
         "Read from the modules alone. Pass `inputs` to see every use of every parameter, with the "
@@ -166,40 +168,40 @@ def _from_recording(record: Recording) -> Explanation:
     for index, kernel in enumerate(forward.tape.kernels):
         names = tuple(dict.fromkeys(n for w in kernel.weights for n in weights.sources(w)))
         methods, work = listener.methods_of.get(index, (["no gradient"], 0.0))
-        path = REPLAYED if kernel.is_replayed else KERNEL
+        path = REPLAY if kernel.is_replayed else KERNEL
         share = work / total if total else 0.0
         uses.append(Use(names, kernel.name, path, ", ".join(methods), work, share))
-    seen = {name for use in uses for name in use.parameters}
-    unused = [name for name in weights.parameters if name not in seen]
+    names_met = {name for use in uses for name in use.parameters}
+    names_unused = [name for name in weights.parameters if name not in names_met]
     note = f"One batch of {record.n}: {len(uses)} uses of {len(weights.parameters)} parameters."
-    if unused:
-        note += f" Not used, and so zero: {', '.join(unused)}."
+    if names_unused:
+        note += f" Not used, and so zero: {', '.join(names_unused)}."
     return Explanation(tuple(uses), note)
 
 
 def _any_loss(outputs: object, n: int) -> Tensor:
     """(n,): something that depends on all that the model puts out."""
-    own = [t for t in tensors_in(outputs) if t.dim() > 0 and len(t) == n]
-    if not own:
+    outputs_with_rows = [t for t in tensors_in(outputs) if t.dim() > 0 and len(t) == n]
+    if not outputs_with_rows:
         raise GradientNormError(
             f"Expected outputs with the {n} samples in dimension 0 but the model puts out shapes "
             f"{[tuple(t.shape) for t in tensors_in(outputs)]}: `explain` knows no loss for them."
         )
     # Classes that a model masks with -inf count nothing in any loss.
-    sizes = [t.abs().masked_fill(t.abs() == math.inf, 0) for t in own]
+    sizes = [t.abs().masked_fill(t.abs() == math.inf, 0) for t in outputs_with_rows]
     return torch.stack([t.square().reshape(n, -1).sum(dim=1) for t in sizes]).sum(dim=0)
 
 
 def _cells(use: Use) -> tuple[str, ...]:
-    owned: dict[str, list[str]] = {}
+    names_by_module: dict[str, list[str]] = {}
     for name in use.parameters:
-        owner, _, own = name.rpartition(".")
-        owned.setdefault(owner, []).append(own)
+        owner, _, outputs_with_rows = name.rpartition(".")
+        names_by_module.setdefault(owner, []).append(outputs_with_rows)
     names = "; ".join(
-        f"{owner}: {', '.join(own)}"
-        if owner and len(own) > 1
-        else ", ".join(f"{owner}.{name}".strip(".") for name in own)
-        for owner, own in owned.items()
+        f"{owner}: {', '.join(outputs_with_rows)}"
+        if owner and len(outputs_with_rows) > 1
+        else ", ".join(f"{owner}.{name}".strip(".") for name in outputs_with_rows)
+        for owner, outputs_with_rows in names_by_module.items()
     )
     work = "" if math.isnan(use.work) else f"{use.work:.2g}"
     share = "" if math.isnan(use.share) else f"{use.share:.1%}"

@@ -44,12 +44,12 @@ def gradient_inner_products(
     """
     parameters = dict(model.named_parameters())
     for name, tensor in direction.items():
-        expected = parameters[name].shape if name in parameters else None
-        if tensor.shape != expected:
+        shape = parameters[name].shape if name in parameters else None
+        if tensor.shape != shape:
             raise GradientNormError(
                 f"Expected `direction` to hold tensors shaped like the model's parameters but "
                 f"{name!r} has {tuple(tensor.shape)} where the model has "
-                f"{'no such parameter' if expected is None else tuple(expected)}."
+                f"{'no such parameter' if shape is None else tuple(shape)}."
             )
         if not parameters[name].requires_grad:
             raise GradientNormError(

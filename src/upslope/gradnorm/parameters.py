@@ -61,41 +61,41 @@ def select_of_batch(
     # A tied parameter answers to each of its names.
     names = {name: known_by.get(id(p), [name]) for name, p in trainable.items()}
     if parameters is None or parameters == "all":
-        chosen = trainable
+        parameters_chosen = trainable
     elif parameters == "last":
         last = find_last_module(model, batch)
-        chosen = {
+        parameters_chosen = {
             name: p
             for name, p in trainable.items()
             if any(owner_of(n) == last for n in names[name])
         }
     elif callable(parameters):
-        chosen = {name: p for name, p in trainable.items() if parameters(name, p)}
+        parameters_chosen = {name: p for name, p in trainable.items() if parameters(name, p)}
     else:
-        wanted = [parameters] if isinstance(parameters, str) else list(parameters)
-        missing = [w for w in wanted if not any(_under(name, w) for name, _ in every)]
+        names_wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+        missing = [w for w in names_wanted if not any(_under(name, w) for name, _ in every)]
         if missing:
             raise GradientNormError(
                 f"Expected `parameters` to name parameters or modules of the model but {missing} "
                 f"are none. It has {[n for n, _ in every[:3]]} ... {[n for n, _ in every[-2:]]}."
             )
-        chosen = {
+        parameters_chosen = {
             name: p
             for name, p in trainable.items()
-            if any(_under(n, w) for n in names[name] for w in wanted)
+            if any(_under(n, w) for n in names[name] for w in names_wanted)
         }
-    if not chosen:
+    if not parameters_chosen:
         raise GradientNormError(
             f"Expected at least one parameter that requires a gradient but `parameters="
             f"{parameters!r}` chooses none of {len(trainable)} trainable ones. Unfreeze some with "
             "`requires_grad_(True)`, or choose others."
         )
-    refuse_parameter_hooks(chosen)
-    return chosen
+    refuse_parameter_hooks(parameters_chosen)
+    return parameters_chosen
 
 
-def _under(name: str, wanted: str) -> bool:
-    return name == wanted or name.startswith(wanted + ".")
+def _under(name: str, names: str) -> bool:
+    return name == names or name.startswith(names + ".")
 
 
 def find_last_module(model: nn.Module, batch: Batch | None) -> str:
@@ -106,15 +106,15 @@ def find_last_module(model: nn.Module, batch: Batch | None) -> str:
     """
     owners: list[str] = [n for n, m in model.named_modules() if _parameters_of(m)]
     if batch is not None:
-        made: dict[Any, nn.Module] = {}
+        module_of_output: dict[Any, nn.Module] = {}
         with (
             without_traces(model),
             torch.inference_mode(False),
             torch.enable_grad(),
-            _noting_parametrized(model, made),
+            _note_parametrizations(model, module_of_output),
         ):
             outputs = batch.rows(slice(0, 1)).call(model) if batch.n else ()
-        nearest = _nearest_owner(_logits(outputs), made)
+        nearest = _nearest_owner(_logits(outputs), module_of_output)
         for name in reversed(owners):
             module = model.get_submodule(name)
             if module is nearest or any(p is nearest for p in _parameters_of(module)):
@@ -133,9 +133,13 @@ def _parameters_of(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a module itself, and those that its parametrizations keep for it."""
     if isinstance(module, ParametrizationList):
         return []
-    own = list(module.parameters(recurse=False))
-    kept = module.parametrizations if is_parametrized(module) else None
-    return own + (list(kept.parameters()) if isinstance(kept, nn.Module) else [])
+    own_parameters = list(module.parameters(recurse=False))
+    parametrization_modules = module.parametrizations if is_parametrized(module) else None
+    return own_parameters + (
+        list(parametrization_modules.parameters())
+        if isinstance(parametrization_modules, nn.Module)
+        else []
+    )
 
 
 def _logits(outputs: object) -> list[Tensor]:
@@ -148,7 +152,9 @@ def _logits(outputs: object) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def _noting_parametrized(model: nn.Module, made: dict[Any, nn.Module]) -> Iterator[None]:
+def _note_parametrizations(
+    model: nn.Module, module_of_output: dict[Any, nn.Module]
+) -> Iterator[None]:
     """Note which step of the graph each parametrized module ends with.
 
     Its parameters are as many steps further away as their parametrization takes.
@@ -157,7 +163,7 @@ def _noting_parametrized(model: nn.Module, made: dict[Any, nn.Module]) -> Iterat
     def note(module: nn.Module, _: Any, outputs: Any) -> None:
         for tensor in tensors_in(outputs):
             if tensor.grad_fn is not None:
-                made.setdefault(tensor.grad_fn, module)
+                module_of_output.setdefault(tensor.grad_fn, module)
 
     handles = [m.register_forward_hook(note) for m in model.modules() if is_parametrized(m)]
     try:
@@ -168,20 +174,20 @@ def _noting_parametrized(model: nn.Module, made: dict[Any, nn.Module]) -> Iterat
 
 
 def _nearest_owner(
-    outputs: list[Tensor], made: Mapping[Any, nn.Module]
+    outputs: list[Tensor], module_of_output: Mapping[Any, nn.Module]
 ) -> Tensor | nn.Module | None:
     """The parameter, or the parametrized module, that is fewest operators from the outputs."""
     queue = deque(t.grad_fn for t in outputs if t.grad_fn is not None)
-    seen = set(queue)
+    visited_nodes = set(queue)
     while queue:
         node = queue.popleft()
-        if node in made:
-            return made[node]
+        if node in module_of_output:
+            return module_of_output[node]
         variable = getattr(node, "variable", None)
         if isinstance(variable, nn.Parameter):
             return variable
         for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
+            if parent is not None and parent not in visited_nodes:
+                visited_nodes.add(parent)
                 queue.append(parent)
     return None

@@ -87,9 +87,9 @@ class Projection:
         outer = rows.shape[1] if rows.dim() > 2 else 1
         (a, s), (b, r) = self._both(name, outer, flat.shape[1] // outer, rows)
         buckets = ((a[:, None] + b) % self.dim).flatten()
-        signed = flat * (s[:, None] * r).flatten()
+        signed_entries = flat * (s[:, None] * r).flatten()
         return rows.new_zeros(len(rows), self.dim).scatter_add_(
-            1, buckets.expand(len(rows), -1), signed
+            1, buckets.expand(len(rows), -1), signed_entries
         )
 
     def outer(self, name: str, piece: OuterPieces) -> Tensor:

@@ -63,7 +63,7 @@ def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
         if func in _VOLUMES and args and is_unfolded(args[0]):
             return func(twice(args[0]), *args[1:], **kwargs)[:1]
         return func(*args, **kwargs)
-    order = ordered if func in _BATCH else _plain
+    order = in_order if func in _BATCH else _plain
     if args:
         args = (order(args[0]), *args[1:])
     else:
@@ -89,7 +89,7 @@ def twice(volume: Tensor) -> Tensor:
     return volume.expand(2, *volume.shape[1:])
 
 
-def ordered(tensor: Tensor) -> Tensor:
+def in_order(tensor: Tensor) -> Tensor:
     """Return a tensor in one of the orders that batch normalisation reads rightly.
 
     These are the plain one and, in two and three dimensions, channels last, with the strides that
@@ -97,15 +97,15 @@ def ordered(tensor: Tensor) -> Tensor:
     """
     dims = range(tensor.dim())
     orders = [dims, (0, *dims[2:], 1)] if tensor.dim() > 3 else [dims]
-    return tensor if any(_lies(tensor, order) for order in orders) else _copied(tensor)
+    return tensor if any(_lies(tensor, order) for order in orders) else _copy(tensor)
 
 
 def _plain(tensor: Tensor) -> Tensor:
     """A tensor in the plain order."""
-    return tensor if _lies(tensor, range(tensor.dim())) else _copied(tensor)
+    return tensor if _lies(tensor, range(tensor.dim())) else _copy(tensor)
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 

@@ -87,9 +87,9 @@ def bounds(
             sample; the solver failed; `previous` has other parameters.
         GradientNormError: the gradient norm of a sample is not defined for this model.
     """
-    network, chosen = curvature.network, loss_named(loss)
-    solve, _ = inverse_test_gradient(curvature, test, chosen, solver)
-    earlier = Network(previous, chosen, network.parameters, network.dtype)
+    network, loss_function = curvature.network, loss_named(loss)
+    solve, _ = inverse_test_gradient(curvature, test, loss_function, solver)
+    earlier = Network(previous, loss_function, network.parameters, network.dtype)
     if {k: v.shape for k, v in earlier.theta.items()} != {
         k: v.shape for k, v in network.theta.items()
     }:
@@ -98,13 +98,13 @@ def bounds(
             f"{earlier.size} in {len(earlier.theta)} tensors for {network.size} in "
             f"{len(network.theta)}. Both are the task model, one cycle apart."
         )
-    target = inner_products(network, candidates, chosen, solve.vector).double()
+    target = inner_products(network, candidates, loss_function, solve.vector).double()
     length = solve.vector.double().norm()
     terms = Bounds(
         target=target,
         approx_1=target.abs(),
-        approx_2=_norms(network, candidates, chosen) * length,
-        approx_3=_norms(earlier, candidates, chosen) * length,
+        approx_2=_norms(network, candidates, loss_function) * length,
+        approx_3=_norms(earlier, candidates, loss_function) * length,
         solve=solve,
         samples=curvature.samples,
     )

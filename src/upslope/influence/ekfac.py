@@ -70,7 +70,7 @@ class EKFAC:
 
         vector: (p,).
         """
-        return self._mapped(vector, lambda v, values: v * values)
+        return self._map_layers(vector, lambda v, values: v * values)
 
     def inverse_product(self, vector: Tensor, damping: float) -> Tensor:
         """Return (F + damping I)^-1 v, (p,); also a good preconditioner.
@@ -86,7 +86,7 @@ class EKFAC:
                 "Expected `damping` to be positive for the inverse of EK-FAC, which has "
                 "eigenvalues of zero, but got 0."
             )
-        return self._mapped(vector, lambda v, values: v / (values + damping))
+        return self._map_layers(vector, lambda v, values: v / (values + damping))
 
     def solver(self, damping: float) -> Callable[[Curvature, Tensor], Solution]:
         """Return a solver that answers with `inverse_product`.
@@ -103,29 +103,33 @@ class EKFAC:
 
         return solve
 
-    def _mapped(self, vector: Tensor, entrywise: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _map_layers(self, vector: Tensor, entrywise: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         theta = self._network.split(self._network.check_vector(vector, "vector"))
-        mapped: Theta = {}
+        products: Theta = {}
         for (layer, u_a, u_g), values in zip(self._layers, self._values, strict=True):
             inner = entrywise(u_g.T @ layer.block(theta) @ u_a, values)
-            mapped.update(layer.unblock(u_g @ inner @ u_a.T, theta))
+            products.update(layer.unblock(u_g @ inner @ u_a.T, theta))
         for name in self.diagonal:
-            mapped[name] = entrywise(theta[name], self._squares[name])
-        return self._network.joined(mapped)
+            products[name] = entrywise(theta[name], self._squares[name])
+        return self._network.flatten_theta(products)
 
     def _bases(self, layers: list[Layer]) -> list[tuple[Layer, Tensor, Tensor]]:
         """Eigenvectors for the layers that each forward pass uses exactly once."""
         moments: dict[str, tuple[Tensor, Tensor]] = {}
-        reused: set[str] = set()
-        for batch, aims in self._scored():
-            for layer, a, gs in self._passed(layers, batch, aims, reused):
+        layers_used_twice: set[str] = set()
+        for batch, aims in self._weighted_losses():
+            for layer, a, gs in self._run_pass(layers, batch, aims, layers_used_twice):
                 aa, gg = moments.get(layer.weight, (torch.zeros(()), torch.zeros(())))
                 aa = aa.to(a) + torch.einsum("nti,ntj->ij", a, a)
                 for g in gs:
                     gg = gg.to(g) + torch.einsum("nti,ntj->ij", g, g)
                 moments[layer.weight] = aa, gg
-        kept = [layer for layer in layers if layer.weight in moments.keys() - reused]
-        return [(la, *(torch.linalg.eigh(m)[1] for m in moments[la.weight])) for la in kept]
+        layers_measured = [
+            layer for layer in layers if layer.weight in moments.keys() - layers_used_twice
+        ]
+        return [
+            (la, *(torch.linalg.eigh(m)[1] for m in moments[la.weight])) for la in layers_measured
+        ]
 
     def _second_moments(self) -> tuple[list[Tensor], Theta]:
         """(lambda of each layer (out, in [+ 1]); mean squared gradient of the other parameters)."""
@@ -133,27 +137,33 @@ class EKFAC:
         values = [torch.zeros_like(layer.block(theta)) for layer, *_ in self._layers]
         squares = {name: torch.zeros_like(theta[name]) for name in self.diagonal}
         layers = [layer for layer, *_ in self._layers]
-        for batch, aims in self._scored():
-            passed = self._passed(layers, batch, aims, set())
-            for (_, a, gs), (_, u_a, u_g), value in zip(passed, self._layers, values, strict=True):
-                rotated = a @ u_a
+        for batch, aims in self._weighted_losses():
+            passes = self._run_pass(layers, batch, aims, set())
+            for (_, a, gs), (_, u_a, u_g), value in zip(passes, self._layers, values, strict=True):
+                coordinates = a @ u_a
                 for g in gs:
-                    _add_squares(value, g @ u_g, rotated)
+                    _add_squares(value, g @ u_g, coordinates)
             for aim in aims if self.diagonal else ():
                 self._add_diagonal(squares, batch[0], aim)
         return [v / n for v in values], {name: s / n for name, s in squares.items()}
 
-    def _passed(
-        self, layers: list[Layer], batch: tuple[Any, Any], aims: list[Any], reused: set[str]
+    def _run_pass(
+        self,
+        layers: list[Layer],
+        batch: tuple[Any, Any],
+        aims: list[Any],
+        layers_used_twice: set[str],
     ) -> Iterator[tuple[Layer, Tensor, list[Tensor]]]:
         """(layer, patches, output gradients of each loss), from one pass over the batch."""
-        with watching(layers) as seen:
+        with watching(layers) as watch:
             outputs = self._network.outputs(self._network.leaves(), batch[0])
-        reused |= {name for name, outputs in seen.outputs.items() if len(outputs) > 1}
-        once = [la for la in layers if la.weight in seen.outputs and la.weight not in reused]
+        layers_used_twice |= {name for name, outputs in watch.outputs.items() if len(outputs) > 1}
+        once = [
+            la for la in layers if la.weight in watch.outputs and la.weight not in layers_used_twice
+        ]
         if not once:
             return
-        ends = [seen.outputs[layer.weight][0] for layer in once]
+        ends = [watch.outputs[layer.weight][0] for layer in once]
         gradients = [
             torch.autograd.grad(
                 self._losses(outputs, aim).sum(),
@@ -165,10 +175,10 @@ class EKFAC:
             for aim in aims
         ]
         for i, layer in enumerate(once):
-            a = layer.patches(seen.inputs[layer.weight][0])
+            a = layer.patches(watch.inputs[layer.weight][0])
             yield layer, a, [layer.gradients(g[i]) for g in gradients]
 
-    def _scored(self) -> Iterator[tuple[tuple[Any, Any], list[Any]]]:
+    def _weighted_losses(self) -> Iterator[tuple[tuple[Any, Any], list[Any]]]:
         """Batches, each with what `_losses` takes to give second moments that add up to F."""
         rng = torch.Generator().manual_seed(self._seed)
         for batch in self._network.batches(self._curvature.data, "data"):
@@ -189,30 +199,32 @@ class EKFAC:
                 yield batch, [(y.expand(len(p)), p[:, y].sqrt()) for y in labels]
             else:
                 assert isinstance(self._draws, int)
-                drawn = torch.multinomial(p.cpu(), self._draws, replacement=True, generator=rng)
+                label_draws = torch.multinomial(
+                    p.cpu(), self._draws, replacement=True, generator=rng
+                )
                 weight = p.new_full((len(p),), self._draws**-0.5)
-                yield batch, [(y, weight) for y in drawn.T.to(p.device)]
+                yield batch, [(y, weight) for y in label_draws.T.to(p.device)]
 
     def _losses(self, outputs: Any, aim: Any) -> Tensor:
         """(n,): the loss at the given targets, or weighted cross-entropy at (labels, weights)."""
         if self._draws == "given":
             return self._network.loss(outputs, aim)
         labels, weights = aim
-        weighted: Tensor = weights * F.cross_entropy(logits_of(outputs), labels, reduction="none")
-        return weighted
+        losses: Tensor = weights * F.cross_entropy(logits_of(outputs), labels, reduction="none")
+        return losses
 
     def _add_diagonal(self, squares: Theta, inputs: Any, aim: Any) -> None:
         """Add the squares of the per-sample gradients of the parameters outside the blocks."""
         network = self._network
-        own = {name: network.theta[name] for name in squares}
+        diagonal = {name: network.theta[name] for name in squares}
 
-        def loss(own: Theta, one: Any, aim: Any) -> Tensor:
-            outputs = network.outputs({**network.theta, **own}, _batch_of_one(one))
+        def loss(diagonal: Theta, one: Any, aim: Any) -> Tensor:
+            outputs = network.outputs({**network.theta, **diagonal}, _batch_of_one(one))
             return self._losses(outputs, _batch_of_one(aim)).sum()
 
         dims = (None, 0, None if aim is None else 0)
-        chunk = max(1, SCRATCH // sum(p.numel() for p in own.values()))
-        gradients = vmap(grad(loss), in_dims=dims, chunk_size=chunk)(own, inputs, aim)
+        chunk = max(1, SCRATCH // sum(p.numel() for p in diagonal.values()))
+        gradients = vmap(grad(loss), in_dims=dims, chunk_size=chunk)(diagonal, inputs, aim)
         for name, g in gradients.items():
             squares[name] += g.square().sum(dim=0)
 

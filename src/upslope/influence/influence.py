@@ -59,9 +59,9 @@ def influence_on_test_loss(
             or values are not finite.
     """
     network = curvature.network
-    chosen = network.loss if loss is None else loss_named(loss)
-    solve, test_samples = inverse_test_gradient(curvature, test, chosen, solver)
-    values = inner_products(network, candidates, chosen, solve.vector) / curvature.samples
+    loss_function = network.loss if loss is None else loss_named(loss)
+    solve, test_samples = inverse_test_gradient(curvature, test, loss_function, solver)
+    values = inner_products(network, candidates, loss_function, solve.vector) / curvature.samples
     return Influence(values, solve, curvature.samples, test_samples)
 
 

@@ -67,7 +67,7 @@ def layers_of(model: nn.Module, names: Iterable[str]) -> list[Layer]:
     Not those of grouped or circular convolutions or of subclasses, nor weights that several modules
     share.
     """
-    chosen = set(names)
+    wanted_names = set(names)
     modules: dict[str, nn.Module] = dict(model.named_modules())
     every = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
     layers = []
@@ -83,12 +83,12 @@ def layers_of(model: nn.Module, names: Iterable[str]) -> list[Layer]:
         if every.count(id(module.weight)) > 1:
             continue
         bias = f"{owner}.bias" if owner else "bias"
-        own_bias = bias in chosen and every.count(id(module.bias)) == 1
+        own_bias = bias in wanted_names and every.count(id(module.bias)) == 1
         layers.append(Layer(module, name, bias if own_bias else None))
     return layers
 
 
-class Seen:
+class LayerRecord:
     """What went through each layer in one forward pass."""
 
     def __init__(self) -> None:
@@ -97,14 +97,14 @@ class Seen:
 
 
 @contextmanager
-def watching(layers: Iterable[Layer]) -> Iterator[Seen]:
+def watching(layers: Iterable[Layer]) -> Iterator[LayerRecord]:
     """Records the layers' inputs and outputs while it lasts."""
-    seen = Seen()
+    record = LayerRecord()
 
     def watch(layer: Layer) -> object:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            seen.inputs.setdefault(layer.weight, []).append(args[0].detach().clone())
-            seen.outputs.setdefault(layer.weight, []).append(output)
+            record.inputs.setdefault(layer.weight, []).append(args[0].detach().clone())
+            record.outputs.setdefault(layer.weight, []).append(output)
             # What follows may overwrite its input, as nn.ReLU(inplace=True) does.
             return output.clone()
 
@@ -112,7 +112,7 @@ def watching(layers: Iterable[Layer]) -> Iterator[Seen]:
 
     handles = [watch(layer) for layer in layers]
     try:
-        yield seen
+        yield record
     finally:
         for handle in handles:
             handle.remove()  # type: ignore[attr-defined]

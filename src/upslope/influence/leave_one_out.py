@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from upslope.errors import InfluenceError
 from upslope.gradnorm.parameters import Parameters
 from upslope.influence.losses import LossFunction
-from upslope.influence.network import Batches, differentiating_twice, pulled
+from upslope.influence.network import Batches, differentiating_twice, pull_back
 from upslope.influence.products import Curvature
 
 MOST_STEPS = 100
@@ -77,8 +77,8 @@ def leave_one_out(
         )
     model = copy.deepcopy(model).double()
     problem = _Problem(model, train, test, loss, weight_decay, parameters)
-    chosen = tuple(range(problem.n) if removed is None else removed)
-    outside = [i for i in chosen if not 0 <= i < problem.n]
+    positions = tuple(range(problem.n) if removed is None else removed)
+    outside = [i for i in positions if not 0 <= i < problem.n]
     if outside:
         raise InfluenceError(
             f"Expected `removed` to be indices below {problem.n}, the number of training samples, "
@@ -88,14 +88,14 @@ def leave_one_out(
         whole, factor, left = problem.minimum(problem.start, None, None, tolerance)
         base = problem.test_loss(whole)
         changes, longest = [], left
-        for i in chosen:
+        for i in positions:
             without, _, left = problem.minimum(whole, i, factor, tolerance)
             changes.append(problem.test_loss(without) - base)
             longest = max(longest, left)
     with torch.no_grad():
         for name, value in problem.network.split(whole).items():
             model.get_parameter(name).copy_(value)
-    return LeaveOneOut(torch.tensor(changes, dtype=torch.float64), chosen, model, base, longest)
+    return LeaveOneOut(torch.tensor(changes, dtype=torch.float64), positions, model, base, longest)
 
 
 class _Problem:
@@ -113,7 +113,7 @@ class _Problem:
         self.curvature = Curvature(model, train, loss, parameters=parameters)
         self.network, self.n = self.curvature.network, self.curvature.samples
         self.weight_decay = weight_decay
-        self.start = self.network.joined(self.network.theta)
+        self.start = self.network.flatten_theta(self.network.theta)
         self.train = list(self.network.batches(train, "train"))
         self.test = list(self.network.batches(test, "test"))
 
@@ -127,7 +127,7 @@ class _Problem:
             if without is not None and first <= without < first + len(losses):
                 weights[without - first] = 0
             first += len(losses)
-            total = total + self.network.joined(pulled(losses, theta, weights)) / self.n
+            total = total + self.network.flatten_theta(pull_back(losses, theta, weights)) / self.n
         return total
 
     def factor(self, x: Tensor) -> Tensor:
@@ -136,8 +136,8 @@ class _Problem:
         hessian = self.curvature.matrix()
         hessian.diagonal().add_(self.weight_decay)
         factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(hessian)
-        if failed:
+        factor, error_code = torch.linalg.cholesky_ex(hessian)
+        if error_code:
             raise InfluenceError(
                 "Expected a convex training loss but its Hessian, with weight decay "
                 f"{self.weight_decay:g}, is not positive definite. Leave-one-out retraining is the "
@@ -160,9 +160,9 @@ class _Problem:
             if length <= tolerance:
                 return x, factor, length
             step = torch.cholesky_solve(g[:, None], factor).squeeze(1)
-            moved = self._step(x, g, step, without)
-            if moved is not None:
-                x, g = moved
+            next_point = self._step(x, g, step, without)
+            if next_point is not None:
+                x, g = next_point
                 fresh = False
             elif fresh:
                 break

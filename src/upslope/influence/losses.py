@@ -39,7 +39,7 @@ def expected_loss(outputs: Any, _targets: Any) -> Tensor:
     return expected()(outputs)
 
 
-_NAMED: dict[str, LossFunction] = {
+_LOSSES: dict[str, LossFunction] = {
     "label": label_loss,
     "entropy": entropy_loss,
     "expected": expected_loss,
@@ -54,9 +54,9 @@ def loss_named(loss: str | LossFunction) -> LossFunction:
     """
     if callable(loss):
         return loss
-    if loss not in _NAMED:
+    if loss not in _LOSSES:
         raise InfluenceError(
-            f"Expected `loss` to be a callable of outputs and targets or one of {sorted(_NAMED)} "
+            f"Expected `loss` to be a callable of outputs and targets or one of {sorted(_LOSSES)} "
             f"but got {loss!r}."
         )
-    return _NAMED[loss]
+    return _LOSSES[loss]

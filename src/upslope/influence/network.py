@@ -42,8 +42,8 @@ class Network:
         dtype: torch.dtype | None,
     ):
         self.model, self.loss, self.parameters = model, loss_named(loss), parameters
-        chosen = select(model, parameters)
-        first = next(iter(chosen.values()))
+        selection = select(model, parameters)
+        first = next(iter(selection.values()))
         self.device, self.dtype = first.device, dtype or first.dtype
         if self.dtype not in (torch.float32, torch.float64):
             whose = "the model's parameters" if dtype is None else "`dtype`"
@@ -52,22 +52,24 @@ class Network:
                 "which no curvature can be inverted. Pass `dtype=torch.float32`: it computes so, "
                 "and leaves the model as it is."
             )
-        self.theta: Theta = {name: self.moved(p.detach().clone()) for name, p in chosen.items()}
+        self.theta: Theta = {
+            name: self.as_stored(p.detach().clone()) for name, p in selection.items()
+        }
         state = (*model.named_parameters(), *model.named_buffers())
         self._rest = {
-            name: self.moved(t.detach().clone()) for name, t in state if name not in chosen
+            name: self.as_stored(t.detach().clone()) for name, t in state if name not in selection
         }
         self.size = sum(p.numel() for p in self.theta.values())
         _refuse_batch_statistics(model)
 
-    def moved(self, tree: T) -> T:
+    def as_stored(self, tree: T) -> T:
         """Tensors of a batch on the model's device; floating ones in the type asked for."""
         if isinstance(tree, Tensor):
             return tree.to(self.device, self.dtype if tree.is_floating_point() else None)  # type: ignore[return-value]
         if isinstance(tree, (tuple, list)):
-            return type(tree)(self.moved(t) for t in tree)
+            return type(tree)(self.as_stored(t) for t in tree)
         if isinstance(tree, dict):
-            return {key: self.moved(t) for key, t in tree.items()}  # type: ignore[return-value]
+            return {key: self.as_stored(t) for key, t in tree.items()}  # type: ignore[return-value]
         return tree
 
     def batches(self, data: Batches, name: str) -> Iterator[tuple[Any, Any]]:
@@ -89,7 +91,7 @@ class Network:
                     f"Expected each batch of `{name}` to be a pair (inputs, targets) but got "
                     f"{type(batch).__name__}. Where the loss takes no targets, pass (inputs, None)."
                 )
-            pair = self.moved(batch[0]), self.moved(batch[1])
+            pair = self.as_stored(batch[0]), self.as_stored(batch[1])
             if sample_count(pair) == 0:
                 raise InfluenceError(
                     f"Expected each batch of `{name}` to have at least one sample but got inputs "
@@ -157,7 +159,7 @@ class Network:
             for batch in self.batches(data, name):
                 theta = self.leaves()
                 losses = self.finite_losses(theta, batch, loss, name, n)
-                total += self.joined(pulled(losses.sum(), theta))
+                total += self.flatten_theta(pull_back(losses.sum(), theta))
                 n += len(losses)
         if not bool(torch.isfinite(total).all()):
             raise InfluenceError(
@@ -196,7 +198,7 @@ class Network:
         pieces = torch.split(vector, [shape.numel() for shape in shapes])
         return {name: v.view(s) for name, v, s in zip(self.theta, pieces, shapes, strict=True)}
 
-    def joined(self, theta: Theta) -> Tensor:
+    def flatten_theta(self, theta: Theta) -> Tensor:
         """One tensor a parameter -> (p,)."""
         return torch.cat([theta[name].detach().reshape(-1) for name in self.theta])
 
@@ -216,7 +218,7 @@ class Network:
         return vector.to(self.device, self.dtype)
 
 
-def pulled(output: Tensor, theta: Theta, weights: Tensor | None = None) -> Theta:
+def pull_back(output: Tensor, theta: Theta, weights: Tensor | None = None) -> Theta:
     """The gradient of sum(weights * output) by theta; zeros where the output does not use it."""
     if not output.requires_grad:
         return {name: torch.zeros_like(p) for name, p in theta.items()}

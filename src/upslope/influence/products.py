@@ -22,7 +22,13 @@ from upslope.autodiff import hessian_product
 from upslope.errors import InfluenceError
 from upslope.gradnorm.parameters import Parameters
 from upslope.influence.losses import LossFunction
-from upslope.influence.network import Batches, Network, differentiating_twice, pulled, sample_count
+from upslope.influence.network import (
+    Batches,
+    Network,
+    differentiating_twice,
+    pull_back,
+    sample_count,
+)
 
 LARGEST_MATRIX = 5000
 """Parameters up to which the matrix itself may be asked for."""
@@ -93,7 +99,7 @@ class Curvature:
         vector: (p,).
         """
         with differentiating_twice(self.network.model):
-            batch = self.network.moved(batch)
+            batch = self.network.as_stored(batch)
             return _KINDS[self.kind](self.network, batch, vector) / sample_count(batch)
 
     def matrix(self) -> Tensor:
@@ -144,21 +150,21 @@ def _hessian(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor
     total = network.losses(theta, batch, network.loss).sum()
     direction = list(network.split(vector).values())
     product = hessian_product(total, list(theta.values()), direction)
-    return network.joined(dict(zip(theta, product, strict=True)))
+    return network.flatten_theta(dict(zip(theta, product, strict=True)))
 
 
 def _gauss_newton(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
-    def curved(outputs: Tensor, tangent: Tensor) -> Tensor:
+    def curve(outputs: Tensor, tangent: Tensor) -> Tensor:
         z = outputs.detach().requires_grad_()
         losses = network.loss(z, batch[1])
         (slope,) = torch.autograd.grad(losses.sum(), z, create_graph=True)
-        return pulled((slope * tangent).sum(), {"z": z})["z"]
+        return pull_back((slope * tangent).sum(), {"z": z})["z"]
 
-    return _through_outputs(network, batch, vector, curved)
+    return _through_outputs(network, batch, vector, curve)
 
 
 def _fisher(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
-    def curved(outputs: Tensor, tangent: Tensor) -> Tensor:
+    def curve(outputs: Tensor, tangent: Tensor) -> Tensor:
         if outputs.dim() != 2:
             raise InfluenceError(
                 "Expected logits of shape (n, classes) for the Fisher matrix, whose labels are "
@@ -169,27 +175,29 @@ def _fisher(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
         # (diag(p) - p p^T) t: the covariance of the one-hot label.
         return p * (tangent - (p * tangent).sum(dim=1, keepdim=True))
 
-    return _through_outputs(network, batch, vector, curved)
+    return _through_outputs(network, batch, vector, curve)
 
 
 def _through_outputs(
     network: Network,
     batch: tuple[Any, Any],
     vector: Tensor,
-    curved: Callable[[Tensor, Tensor], Tensor],
+    curve: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """J^T (curved(J v)): forward mode in, backward out."""
+    """J^T (curve(J v)): forward mode in, backward out."""
     inputs = batch[0]
     tangent = network.along(lambda theta: _tensor(network.outputs(theta, inputs)), vector)
     theta = network.leaves()
     outputs = network.outputs(theta, inputs)
-    return network.joined(pulled(outputs, theta, curved(outputs, tangent)))
+    return network.flatten_theta(pull_back(outputs, theta, curve(outputs, tangent)))
 
 
 def _empirical_fisher(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
     inner = network.slopes(batch, network.loss, vector)  # (n,)
     theta = network.leaves()
-    return network.joined(pulled(network.losses(theta, batch, network.loss), theta, inner))
+    return network.flatten_theta(
+        pull_back(network.losses(theta, batch, network.loss), theta, inner)
+    )
 
 
 _KINDS: dict[str, BatchProduct] = {

@@ -106,7 +106,7 @@ class ConjugateGradients:
                 curvature, x, residual, precondition, length, self.max_iterations - iterations
             )
             iterations += steps
-            residual = b - _damped(curvature, x, self.damping)
+            residual = b - _damped_product(curvature, x, self.damping)
             relative = float(residual.norm()) / length
             if quotient is not None:
                 return Solution(
@@ -141,7 +141,7 @@ class ConjugateGradients:
                 f"Expected a positive definite preconditioner but r^T M^-1 r is {rz:.1e}."
             )
         for step in range(limit):
-            ad = _damped(curvature, d, self.damping)
+            ad = _damped_product(curvature, d, self.damping)
             curve = float(d @ ad)
             if curve <= 0:
                 return x, step + 1, curve / float(d @ d)
@@ -209,8 +209,8 @@ class Lissa:
         total = torch.zeros_like(b)
         for repeat in range(self.repeats):
             h = b
-            drawn = torch.multinomial(sizes, self.depth, replacement=True, generator=rng)
-            for t, index in enumerate(drawn.tolist(), start=1):
+            batch_numbers = torch.multinomial(sizes, self.depth, replacement=True, generator=rng)
+            for t, index in enumerate(batch_numbers.tolist(), start=1):
                 product = curvature.batch_product(batches[index], h) + self.damping * h
                 h = b + h - product / self.scale
                 longest = min(t + 1, self.scale / self.damping if self.damping else math.inf)
@@ -231,13 +231,13 @@ class Lissa:
         )
 
 
-def _damped(curvature: Curvature, vector: Tensor, damping: float) -> Tensor:
+def _damped_product(curvature: Curvature, vector: Tensor, damping: float) -> Tensor:
     return curvature.product(vector) + damping * vector
 
 
 def relative_residual(curvature: Curvature, x: Tensor, b: Tensor, damping: float) -> float:
     """||b - (C + damping I) x|| / ||b||, by one product; 0 where b and x are both zero."""
-    left = float((b - _damped(curvature, x, damping)).norm())
+    left = float((b - _damped_product(curvature, x, damping)).norm())
     return left / float(b.norm()) if left else 0.0
 
 

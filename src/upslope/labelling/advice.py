@@ -15,7 +15,7 @@ import numpy as np
 
 from upslope.evaluation import PredictedGain, Saving, measure_saving, predict_gain
 from upslope.labelling.learner import Learner
-from upslope.labelling.state import IMPORTED, LabelState
+from upslope.labelling.state import BY_IMPORT, LabelState
 
 MORE = 50
 """Labels that the gain is predicted for."""
@@ -25,7 +25,7 @@ FEWEST_LABELS, FEWEST_CONTROL = 40, 15
 """Training labels and control answers from which there is advice."""
 _GRID = 8  # models on the curve, from a quarter of the labels to all of them
 _SAVING_GRID = 8  # models of the strategy's first labels
-_SPLITS, _TRAINED = 15, 0.75  # of the control slice: how many splits, and the share learnt from
+_SPLITS, _TRAIN_SHARE = 15, 0.75  # of the control slice: how many splits, and the share learnt from
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,18 @@ def advise(learner: Learner, state: LabelState) -> Advice | None:
 
     grid = _geometric(len(ids) / 4, len(ids), _GRID)
     gain = predict_gain(grid, curve(grid), MORE, seed=learner.settings.seed)
-    if state.tally.slices[IMPORTED]:
+    if state.tally.slices[BY_IMPORT]:
         return Advice(gain, None)
-    count = round(_TRAINED * len(control))
+    count = round(_TRAIN_SHARE * len(control))
     grid = _geometric(max(5, count / 4), min(len(ids), 2 * count), _SAVING_GRID)
     names = np.array(list(control))
     rng = np.random.default_rng(learner.settings.seed)
     random_correct = np.full((_SPLITS, len(names)), np.nan)
     for row in random_correct:
         order = rng.permutation(len(names))
-        learnt, rest = names[order[:count]].tolist(), order[count:]
-        checked = {names[i]: control[names[i]] for i in rest}
-        row[rest] = learner.agreement({i: control[i] for i in learnt}, checked)
+        train_names, rest = names[order[:count]].tolist(), order[count:]
+        test_answers = {names[i]: control[names[i]] for i in rest}
+        row[rest] = learner.agreement({i: control[i] for i in train_names}, test_answers)
     return Advice(gain, measure_saving(grid, curve(grid), count, random_correct))
 
 
@@ -132,15 +132,15 @@ def _saving_words(saving: Saving, seconds: float | None, wage: float | None) -> 
     start = f"Random labels reach {100 * saving.accuracy:.0f}% with {k} of them"
     if math.isinf(saving.needed):
         return f"{start}; the labels asked so far have not been shown to do as much."
-    saved = k - saving.needed
-    unbounded = math.isinf(saving.needed_high)
-    low = "unknown" if unbounded else f"{100 * (1 - saving.needed_high / k):.0f}%"
+    difference = k - saving.needed
+    has_no_bound = math.isinf(saving.needed_high)
+    low = "unknown" if has_no_bound else f"{100 * (1 - saving.needed_high / k):.0f}%"
     interval = f"95% interval {low} to {100 * (1 - saving.needed_low / k):.0f}%"
-    what = "fewer" if saved >= 0 else "more"
-    cost = _cost(saved, seconds, wage) if saved > 0 else ""
+    what = "fewer" if difference >= 0 else "more"
+    cost = _cost(difference, seconds, wage) if difference > 0 else ""
     return (
         f"{start}, the labels asked by the strategy with {saving.needed:.0f}: "
-        f"{100 * abs(saved) / k:.0f}% {what} (saving: {interval}){cost}."
+        f"{100 * abs(difference) / k:.0f}% {what} (saving: {interval}){cost}."
     )
 
 

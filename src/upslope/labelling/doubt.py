@@ -34,21 +34,21 @@ def doubtful_labels(learner: Learner, state: LabelState) -> dict[str, str]:
     folds = np.random.default_rng(learner.settings.seed).permutation(len(ids)) % FOLDS
     p = np.zeros((len(ids), len(learner.settings.classes)))
     for fold in range(FOLDS):
-        rest, own = ids[folds != fold].tolist(), ids[folds == fold].tolist()
+        rest, fold_ids = ids[folds != fold].tolist(), ids[folds == fold].tolist()
         if len({str(labels[id_]) for id_ in rest}) < 2:
             return {}
-        p[folds == fold] = learner.probabilities_of({i: labels[i] for i in rest}, own)
-    given = list(labels.values())
+        p[folds == fold] = learner.probabilities_of({i: labels[i] for i in rest}, fold_ids)
+    answers = list(labels.values())
     if learner.settings.kind == "class":
-        doubts = doubt_classes(p, np.array(given))
+        doubts = doubt_classes(p, np.array(answers))
     else:
-        doubts = doubt_sets(p, np.array(given))
+        doubts = doubt_sets(p, np.array(answers))
     names = learner.settings.classes
     reasons = {}
     for position, k, margin in doubts[:_MOST]:
         what = f"the model takes it for {names[k]}"
         if learner.settings.kind == "labels":
-            there = "without" if given[position][k] else "with"  # type: ignore[index]
+            there = "without" if answers[position][k] else "with"  # type: ignore[index]
             what = f"the model takes it for one {there} {names[k]}"
         reasons[str(ids[position])] = (
             f"to look at its answer again: {what}, by {100 * margin:.0f} points of probability"
@@ -56,7 +56,9 @@ def doubtful_labels(learner: Learner, state: LabelState) -> dict[str, str]:
     return reasons
 
 
-def doubt_classes(p: NDArray[np.float64], given: NDArray[np.int64]) -> list[tuple[int, int, float]]:
+def doubt_classes(
+    p: NDArray[np.float64], answers: NDArray[np.int64]
+) -> list[tuple[int, int, float]]:
     """Return (position, class that is likelier, margin) of doubted labels, largest margin first.
 
     p: (n, classes), of models that have not seen the sample. given: (n,).
@@ -64,28 +66,28 @@ def doubt_classes(p: NDArray[np.float64], given: NDArray[np.int64]) -> list[tupl
     classes = p.shape[1]
     thresholds = np.full(classes, np.inf)  # a class without labels is never likelier
     for k in range(classes):
-        if (given == k).any():
-            thresholds[k] = p[given == k, k].mean()
-    own = p[np.arange(len(p)), given]
-    confident = np.where((p >= thresholds) & (p > own[:, None]), p, -1.0)
+        if (answers == k).any():
+            thresholds[k] = p[answers == k, k].mean()
+    own_probability = p[np.arange(len(p)), answers]
+    confident = np.where((p >= thresholds) & (p > own_probability[:, None]), p, -1.0)
     best = confident.argmax(axis=1)
-    margins = confident[np.arange(len(p)), best] - own
-    doubted = np.flatnonzero(confident.max(axis=1) >= 0)
-    order = doubted[np.argsort(-margins[doubted], kind="stable")]
+    margins = confident[np.arange(len(p)), best] - own_probability
+    places = np.flatnonzero(confident.max(axis=1) >= 0)
+    order = places[np.argsort(-margins[places], kind="stable")]
     return [(int(i), int(best[i]), float(margins[i])) for i in order]
 
 
-def doubt_sets(p: NDArray[np.float64], given: NDArray[np.int64]) -> list[tuple[int, int, float]]:
+def doubt_sets(p: NDArray[np.float64], answers: NDArray[np.int64]) -> list[tuple[int, int, float]]:
     """Return (position, label, margin) of doubted sets, one label each, largest margin first.
 
-    p: (n, labels), the probability that a label is present. given: (n, labels), 0 or 1.
+    p: (n, labels), the probability that a label is present. answers: (n, labels), 0 or 1.
     """
     largest: dict[int, tuple[int, float]] = {}
     for k in range(p.shape[1]):
-        if len(set(given[:, k].tolist())) < 2:
+        if len(set(answers[:, k].tolist())) < 2:
             continue
         both = np.stack((1 - p[:, k], p[:, k]), axis=1)
-        for position, _, margin in doubt_classes(both, given[:, k]):
+        for position, _, margin in doubt_classes(both, answers[:, k]):
             if margin > largest.get(position, (k, -1.0))[1]:
                 largest[position] = (k, margin)
     doubts = [(position, k, margin) for position, (k, margin) in largest.items()]

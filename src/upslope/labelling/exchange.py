@@ -19,12 +19,12 @@ from upslope.labelling.copies import find_copies
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
 from upslope.labelling.project import Project
-from upslope.labelling.queue import RANKED, Question, Queue
+from upslope.labelling.queue import BY_STRATEGY, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import SHOWN_BY_BROWSERS, FolderImages, Samples, TableRows
 from upslope.labelling.state import CONTROL
 
-_SHOWN = 3
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Exchange:
             before = self.project.state.answers.get(answer.id, {}).get(answer.author)
             events = self.project.state.events
             self._record(answer)
-            recorded = self.project.state.events != events
-            counts["same" if not recorded else "new" if before is None else "changed"] += 1
+            has_new_events = self.project.state.events != events
+            counts["same" if not has_new_events else "new" if before is None else "changed"] += 1
         return PullCount(**counts, strangers=len(answers) - len(ours))
 
     def push(self, count: int) -> PushCount:
@@ -82,10 +82,10 @@ class Exchange:
             RunError: the tool or the disk fails; the same call goes on.
             DataError: images that cannot be read.
         """
-        held = set(self.annotator.pushed())
+        pushed_ids = set(self.annotator.pushed())
         ranking = self.rank()
         self.project.take_ranking(ranking, self._position)
-        questions = self._queue.upcoming(self.project.state, ranking, "", count, held)
+        questions = self._queue.upcoming(self.project.state, ranking, "", count, pushed_ids)
         return self.annotator.push([self._task(q, i, ranking) for i, q in enumerate(questions, 1)])
 
     def waiting(self) -> int:
@@ -118,15 +118,18 @@ class Exchange:
             except DataError as error:
                 problems.append(f"{answer.id!r} by {answer.author}: {error}")
         if problems:
-            more = f" And {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+            more = (
+                f" And {len(problems) - _MOST_NAMES} more." if len(problems) > _MOST_NAMES else ""
+            )
             raise DataError(
                 f"Expected answers of the project's kind in {self.annotator.name} but "
-                f"{len(problems)} are not: {' '.join(problems[:_SHOWN])}{more} Mend them there; "
+                f"{len(problems)} are not: {' '.join(problems[:_MOST_NAMES])}{more} Mend them "
+                "there; "
                 "nothing was recorded."
             )
 
     def _record(self, answer: PulledAnswer) -> None:
-        slice_ = CONTROL if self._queue.is_control(answer.id) else RANKED
+        slice_ = CONTROL if self._queue.is_control(answer.id) else BY_STRATEGY
         seconds, note = round(answer.seconds, 3), answer.note
         if answer.answer is None:
             self.project.skip(

@@ -60,13 +60,13 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
     *_, features = take_features(Path(project), samples)
     queue = Queue(samples.ids, settings)
     learner = Learner(settings, samples.ids, queue, features.values, features.method)
-    fitted = learner.final_model(state)
-    if fitted is None:
+    linear_model = learner.final_model(state)
+    if linear_model is None:
         raise DataError(
             "Expected labels of two classes or more outside the control slice, to learn from, but "
             "there are none yet. Label some: upslope label serve."
         )
-    head, labels = fitted
+    head, labels = linear_model
     about = {
         "classes": json.dumps(list(settings.classes)),
         "kind": settings.kind,
@@ -107,8 +107,8 @@ class ImageStatistics(nn.Module):
         directions = torch.sqrt(cells / torch.sqrt(energy + 1e-4)).permute(0, 2, 3, 1)
         blocks = images.reshape(-1, 3, GRID, SIDE // GRID, GRID, SIDE // GRID)
         mean = blocks.mean(dim=(3, 5))
-        centred = blocks - mean[:, :, :, None, :, None]
-        deviation = torch.sqrt((centred * centred).mean(dim=(3, 5)))
+        differences = blocks - mean[:, :, :, None, :, None]
+        deviation = torch.sqrt((differences * differences).mean(dim=(3, 5)))
         colours = torch.stack((mean, deviation), dim=1)
         return torch.cat((directions.flatten(1), colours.flatten(1)), dim=1)
 

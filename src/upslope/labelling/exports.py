@@ -22,6 +22,7 @@ from upslope.files import csv_text, make_folder, new_folder, write_atomically, w
 from upslope.labelling.people import MergeMethod, merge_answers
 from upslope.labelling.project import names_of, read_project
 from upslope.labelling.samples import FolderImages, open_samples
+from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import Answer, AnswerLabel, LabelState
 
 COLUMNS = (
@@ -67,9 +68,10 @@ def export_table(project: Path | str, path: Path, merge: MergeMethod = "majority
         write_atomically(path, lambda file: parquet.write_table(table, file))
     else:
         raise ConfigError(
-            f"Expected a file .csv or .parquet, or a folder without a suffix, but got {path}."
+            "Expected a file .csv, .parquet, .json (COCO), .safetensors or .onnx (the model), or a "
+            f"folder without a suffix, but got {path}."
         )
-    return _count(state, labels, len(rows))
+    return count_labels(state, labels, len(rows))
 
 
 def export_folders(
@@ -95,24 +97,37 @@ def export_folders(
             f"Expected class names that can name folders but got {', '.join(map(repr, unusable))}. "
             "Export a .csv."
         )
-    samples = open_samples(settings.data, settings.classes, settings.target)
-    if not isinstance(samples, FolderImages):
-        raise ConfigError("Expected images of a folder for folders of classes. Export a .csv.")
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"Expected {folder} to be new or empty but it holds files already.")
     labels = merge_answers(state, settings.classes, merge)
-    there = set(samples.ids)
-    if gone := [id_ for id_ in labels if id_ not in there]:
-        raise DataError(
-            f"Expected every labelled image in {samples.root} but {len(gone)} are gone, first "
-            f"{gone[0]!r}. Put them back, or export a .csv."
-        )
+    samples = labelled_images(settings, labels, folder)
     with new_folder(folder) as new:
         for id_, label in labels.items():
             target = new / str(names_of(label, settings.classes)) / id_
             make_folder(target.parent)
-            _link(samples.root / id_, target)
-    return _count(state, labels, len(labels))
+            link_file(samples.root / id_, target)
+    return count_labels(state, labels, len(labels))
+
+
+def labelled_images(
+    settings: ProjectSettings, labels: Mapping[str, AnswerLabel], folder: Path
+) -> FolderImages:
+    """Return the images of a project, whose labelled ones are to be written into a new folder.
+
+    Raises:
+        ConfigError: samples that are no images of a folder.
+        DataError: a folder that holds other files, or labelled images that are gone.
+    """
+    samples = open_samples(settings.data, settings.classes, settings.target)
+    if not isinstance(samples, FolderImages):
+        raise ConfigError("Expected images of a folder for folders of images. Export a .csv.")
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"Expected {folder} to be new or empty but it holds files already.")
+    there = set(samples.ids)
+    if absent := [id_ for id_ in labels if id_ not in there]:
+        raise DataError(
+            f"Expected every labelled image in {samples.root} but {len(absent)} are gone, first "
+            f"{absent[0]!r}. Put them back, or export a .csv."
+        )
+    return samples
 
 
 def _rows(
@@ -158,7 +173,8 @@ def _schema(pa: Any) -> Any:
     return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
 
 
-def _count(state: LabelState, labels: Mapping[str, AnswerLabel], rows: int) -> ExportCount:
+def count_labels(state: LabelState, labels: Mapping[str, AnswerLabel], rows: int) -> ExportCount:
+    """Return what an export of `labels` in so many rows holds and leaves out."""
     return ExportCount(len(labels), rows, len(state.answers) - len(labels))
 
 
@@ -166,7 +182,8 @@ def _names_a_folder(name: str) -> bool:
     return name == Path(name).name and name not in (".", "..") and not set('/\\:*?"<>|') & set(name)
 
 
-def _link(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
+    """Make `target` a hard link to `source`, or a copy that is on the disk on return."""
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links

@@ -77,7 +77,7 @@ def take_features(
     """
     if isinstance(samples, TableRows):
         values, method = row_features(samples.cells)
-        yield _standardised(values, method)
+        yield _standardise(values, method)
         return
     parts: list[Floats] = []
     methods: list[str] = []
@@ -85,7 +85,7 @@ def take_features(
         # All kinds together are better than the best alone (docs/labelling.md).
         parts.append(_image_features(folder, samples, extractor, pause))
         methods.append(extractor.method)
-        yield _standardised(np.concatenate(parts, axis=1), ", with ".join(methods))
+        yield _standardise(np.concatenate(parts, axis=1), ", with ".join(methods))
 
 
 def features_like(reference: SampleFeatures, folder: Path, samples: ImageSamples) -> Floats:
@@ -107,15 +107,15 @@ def extractors() -> list[Extractor]:
     return [*quick, Extractor(NETWORK, NETWORK_SIDE, network_features(NETWORK_SIDE))]
 
 
-def _standardised(values: Floats, method: str) -> SampleFeatures:
+def _standardise(values: Floats, method: str) -> SampleFeatures:
     readable = np.isfinite(values).all(axis=1)
-    scaled = np.full(values.shape, np.nan, dtype=np.float32)
+    features = np.full(values.shape, np.nan, dtype=np.float32)
     width = values.shape[1]
     mean, deviation = np.zeros(width, np.float32), np.ones(width, np.float32)
     if readable.any():
         mean, deviation = mean_and_deviation(values[readable])
-        scaled[readable] = (values[readable] - mean) / deviation
-    return SampleFeatures(scaled, method, mean, deviation)
+        features[readable] = (values[readable] - mean) / deviation
+    return SampleFeatures(features, method, mean, deviation)
 
 
 def _image_features(

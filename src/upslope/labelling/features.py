@@ -57,9 +57,9 @@ def image_statistics(pixels: NDArray[np.uint8]) -> Floats:
         n * side * side * DIRECTIONS,
     )  # fmt: skip
     cells = votes.reshape(n, side, side, DIRECTIONS).astype(np.float32)
-    padded = np.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    bordered_cells = np.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)))
     energy = sum(
-        (padded[:, i : i + side, j : j + side] ** 2).sum(axis=-1, keepdims=True)
+        (bordered_cells[:, i : i + side, j : j + side] ** 2).sum(axis=-1, keepdims=True)
         for i in range(3)
         for j in range(3)
     )
@@ -112,8 +112,8 @@ def row_features(rows: Sequence[Mapping[str, str]]) -> tuple[Floats, str]:
 def standardise(values: Floats) -> Floats:
     """Return (n, d) features with mean 0 and deviation 1; constant ones are 0."""
     mean, deviation = mean_and_deviation(values)
-    scaled: Floats = ((values - mean) / deviation).astype(np.float32)
-    return scaled
+    standard_values: Floats = ((values - mean) / deviation).astype(np.float32)
+    return standard_values
 
 
 def mean_and_deviation(values: Floats) -> tuple[Floats, Floats]:
@@ -146,10 +146,10 @@ def _numbers(cells: Sequence[str]) -> Floats | None:
         values = np.array([float(cell) if cell else np.nan for cell in cells])
     except ValueError:
         return None
-    known = values[np.isfinite(values)]
-    if len(known) == 0:
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
         return None
-    values = np.where(np.isfinite(values), values, known.mean())
+    values = np.where(np.isfinite(values), values, finite.mean())
     return standardise(values[:, None].astype(np.float32))
 
 

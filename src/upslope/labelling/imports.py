@@ -1,27 +1,33 @@
-"""Labels that exist already, into a project: a CSV file, or a folder per class.
+"""Labels that exist already, into a project: a table, COCO's or Label Studio's JSON, or a folder.
 
 A CSV has the columns `id` and `label`; label sets are names with semicolons between, `none` for
-none. A folder holds, in folders named as the classes, files named as the project's images: by their
-path or, where that names one image alone, by the name of the file.
+none; boxes and masks are JSON, as an export writes them. A folder holds, in folders named as the
+classes, files named as the project's images: by their path or, where that names one image alone, by
+the name of the file.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.datasets.layout import LeftOut, images_in
 from upslope.errors import DataError
-from upslope.files import FORMULA
+from upslope.files import FORMULA, from_json
+from upslope.labelling.coco import ImportedLabel, read_coco_labels
 from upslope.labelling.exports import NO_LABEL
+from upslope.labelling.image_names import ImageNames
+from upslope.labelling.label_studio_export import read_label_studio_labels
 from upslope.labelling.project import Project
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import Samples, open_samples
+from upslope.labelling.settings import AnswerKind, ProjectSettings
+from upslope.reading import check_room, reporting_damage
 
-_SHOWN = 5
+_MOST_NAMES = 5
+_ROOM = 8  # bytes of memory that a byte of JSON takes at most
 
 
 @dataclass(frozen=True)
@@ -35,45 +41,66 @@ class ImportCount:
 
 
 def import_labels(project: Project, source: Path) -> ImportCount:
-    """Record the labels of a CSV file or of a folder per class; all of them, or none.
+    """Record the labels of a file or of a folder per class; all of them, or none.
+
+    source: .json of COCO or Label Studio, a folder, or else a CSV file.
 
     Raises:
         DataError: nothing there, ids that the project does not have, names that are no classes,
             two labels for one sample.
     """
     settings = project.settings
-    ids = open_samples(settings.data, settings.classes, settings.target).ids
-    if source.is_dir():
-        rows = _from_folder(source, ids, settings.classes)
-    elif source.is_file():
-        rows = _from_csv(source)
-    else:
-        raise DataError(f"Expected a CSV file or a folder at {source} but there is none.")
-    known = set(ids)
-    if strangers := sorted({id_ for id_, _ in rows} - known):
+    samples = open_samples(settings.data, settings.classes, settings.target)
+    rows = _read(source, settings, samples)
+    project_ids = set(samples.ids)
+    if strangers := sorted({id_ for id_, _ in rows} - project_ids):
         raise DataError(
             f"Expected ids of the project in {source} but {len(strangers)} are not, first "
-            f"{', '.join(map(repr, strangers[:_SHOWN]))}. Ids are paths inside {settings.data}; "
+            f"{', '.join(map(repr, strangers[:_MOST_NAMES]))}. Ids are paths inside "
+            f"{settings.data}; "
             "nothing was recorded."
         )
     labels: dict[str, str | Sequence[str]] = {}
-    texts: dict[str, str] = {}
     empty = 0
-    for id_, text in rows:
-        if not text:
+    for id_, label in rows:
+        if label is None:
             empty += 1
-            continue
-        if texts.setdefault(id_, text) != text:
+        elif labels.setdefault(id_, label) != label:
             raise DataError(
-                f"Expected one label for {id_!r} in {source} but got {texts[id_]!r} and {text!r}. "
-                "Nothing was recorded."
+                f"Expected one label for {id_!r} in {source} but got {labels[id_]!r} and "
+                f"{label!r}. Nothing was recorded."
             )
-        if settings.kind == "class":
-            labels[id_] = text
-        else:
-            labels[id_] = [] if text == NO_LABEL else [name.strip() for name in text.split(";")]
-    new, corrected = project.take_in(labels, source.name)
-    return ImportCount(new, corrected, empty)
+    new, corrections = project.take_in(labels, source.name)
+    return ImportCount(new, corrections, empty)
+
+
+def _read(
+    source: Path, settings: ProjectSettings, samples: Samples
+) -> list[tuple[str, ImportedLabel]]:
+    """(id, label) of whatever the source names."""
+    if source.is_dir():
+        return _from_folder(source, samples.ids, settings.classes)
+    if not source.is_file():
+        raise DataError(f"Expected a file of labels or a folder at {source} but there is none.")
+    if source.suffix.lower() != ".json":
+        return [(id_, _label(text, settings.kind)) for id_, text in _from_csv(source)]
+    with reporting_damage(f"JSON of COCO or Label Studio in {source}", "Export it again."):
+        check_room(_ROOM * source.stat().st_size, source)
+        content = from_json(source.read_bytes())
+    if isinstance(content, list):
+        return read_label_studio_labels(
+            source, content, settings.kind, settings.classes, samples.ids
+        )
+    return read_coco_labels(source, settings.kind, samples)
+
+
+def _label(text: str, kind: AnswerKind) -> ImportedLabel:
+    """The label that a cell of a table says."""
+    if not text:
+        return None
+    if kind != "labels":
+        return text
+    return [] if text == NO_LABEL else [name.strip() for name in text.split(";")]
 
 
 def _cells(text: str, delimiter: str, path: Path) -> list[list[str]]:
@@ -125,31 +152,23 @@ def _from_csv(path: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def _from_folder(folder: Path, ids: Sequence[str], classes: Sequence[str]) -> list[tuple[str, str]]:
+def _from_folder(
+    folder: Path, ids: Sequence[str], classes: Sequence[str]
+) -> list[tuple[str, ImportedLabel]]:
     """(id, label) of each image in a folder named as a class."""
     tops = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if not tops or (strangers := [name for name in tops if name not in classes]):
         raise DataError(
             f"Expected folders named as the classes {', '.join(classes)} in {folder} but got "
-            f"{', '.join(map(repr, strangers[:_SHOWN])) if tops else 'none'}. Nothing was recorded."
+            f"{', '.join(map(repr, strangers[:_MOST_NAMES])) if tops else 'none'}. Nothing was "
+            "recorded."
         )
-    by_name: Mapping[str, list[str]] = defaultdict(list)
-    for id_ in ids:
-        by_name[Path(id_).name].append(id_)
-    known = set(ids)
-    rows = []
+    names = ImageNames(ids)
+    rows: list[tuple[str, ImportedLabel]] = []
     for top in tops:
         for path in images_in(folder, folder / top, LeftOut()):
             inner = path.removeprefix(f"{top}/")
-            alike = by_name.get(Path(inner).name, [])
-            exact = next((id_ for id_ in (inner, path) if id_ in known), None)
-            if exact is None and len(alike) > 1:
-                raise DataError(
-                    f"Expected {path} of {folder} to name one image but {len(alike)} have that "
-                    f"name, first {alike[0]!r}. Lay the files out as the images are; nothing was "
-                    "recorded."
-                )
-            rows.append((exact or (alike[0] if alike else inner), top))
+            rows.append((names.match([inner, path], folder), top))
     return rows
 
 

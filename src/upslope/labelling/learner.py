@@ -43,7 +43,7 @@ COLD_START = "typiclust"
 _FEWEST = 20  # samples that the cold start ranks at least, as some may be passed
 _CANDIDATES = 10_000  # scored at most, drawn at random: a ranking must not take long
 _BATCH = 50  # chosen as one batch; what follows is ordered by score alone
-_RANKED, _CONTROL_AHEAD, _GUESSES = 200, 30, 3
+_MOST_RANKS, _CONTROL_AHEAD, _GUESSES = 200, 30, 3
 _UNSEEN = -30.0  # logit of a class without a label
 
 
@@ -95,7 +95,7 @@ class Learner:
 
     def rank(self, state: LabelState) -> Ranking:
         """Return what should be asked next, given the answers so far."""
-        started = time.monotonic()
+        start_time = time.monotonic()
         labels = state.labels(control=False)
         control = state.labels(control=True)
         if state.closed:
@@ -126,15 +126,19 @@ class Learner:
                 correct=sum(right),
                 of=len(right),
             )
-        return replace(ranking, seconds=time.monotonic() - started)
+        return replace(ranking, seconds=time.monotonic() - start_time)
 
     def probabilities(self, state: LabelState) -> tuple[NDArray[np.float32], int] | None:
         """Return (n, classes) probabilities of all samples, and how many labels taught them.
 
         NaN for samples that cannot be read; None where there are no labels of two classes.
         """
-        fitted = self.final_model(state)
-        return None if fitted is None else (self.apply(fitted[0], self.features), fitted[1])
+        linear_model = self.final_model(state)
+        return (
+            None
+            if linear_model is None
+            else (self.apply(linear_model[0], self.features), linear_model[1])
+        )
 
     def final_model(self, state: LabelState) -> tuple[nn.Linear, int] | None:
         """Return a model of all labels that may be trained on, and their count.
@@ -158,16 +162,16 @@ class Learner:
         return values
 
     def agreement(
-        self, labels: Mapping[str, AnswerLabel], checked: Mapping[str, AnswerLabel]
+        self, labels: Mapping[str, AnswerLabel], control_answers: Mapping[str, AnswerLabel]
     ) -> list[bool]:
         """Return, per checked sample, whether a model of `labels` agrees with its label.
 
         All samples must be readable (`usable`); False where there are no labels of two classes.
         """
         if len({_key(label) for label in labels.values()}) < 2:
-            return [False] * len(checked)
+            return [False] * len(control_answers)
         model = self._fit(labels)
-        return [self._predict(model, id_) == label for id_, label in checked.items()]
+        return [self._predict(model, id_) == label for id_, label in control_answers.items()]
 
     def probabilities_of(
         self, labels: Mapping[str, AnswerLabel], ids: Sequence[str]
@@ -202,12 +206,12 @@ class Learner:
                 return replace(self._cold, ids=left)
         if not candidates:
             return Ranking((), COLD_START)
-        wanted = max(self.settings.cold_start - len(labels), _FEWEST)
-        budget = min(wanted, len(candidates))
+        count = max(self.settings.cold_start - len(labels), _FEWEST)
+        budget = min(count, len(candidates))
         strategy = strategies.build(COLD_START)
         model = nn.Linear(self.features.shape[1], len(self.settings.classes))
-        chosen, _ = self._select(strategy, model, labels, candidates, budget)
-        self._cold = Ranking(chosen, f"{COLD_START} covers the data before there are labels")
+        ids, _ = self._select(strategy, model, labels, candidates, budget)
+        self._cold = Ranking(ids, f"{COLD_START} covers the data before there are labels")
         return self._cold
 
     def _by_strategy(
@@ -217,9 +221,9 @@ class Learner:
             return Ranking((), self.settings.strategy)
         strategy = strategies.build(self.settings.strategy)
         budget = min(_BATCH, len(candidates))
-        chosen, scores = self._select(strategy, model, labels, candidates, budget)
-        others = sorted(scores.keys() - set(chosen), key=lambda id_: (-scores[id_], id_))
-        ids = [*chosen, *others[: _RANKED - len(chosen)]]
+        best, scores = self._select(strategy, model, labels, candidates, budget)
+        others = sorted(scores.keys() - set(best), key=lambda id_: (-scores[id_], id_))
+        ids = [*best, *others[: _MOST_RANKS - len(best)]]
         return Ranking(
             ids, f"{self.settings.strategy} chose it", {i: scores[i] for i in ids if i in scores}
         )
@@ -251,8 +255,8 @@ class Learner:
         ids = list(labels)
 
         def train(places: Sequence[int]) -> nn.Module:
-            own = [ids[order[place]] for place in places]
-            return self._fit({id_: labels[id_] for id_ in own})
+            train_ids = [ids[order[place]] for place in places]
+            return self._fit({id_: labels[id_] for id_ in train_ids})
 
         view, selection, _ = selector.choose(
             budget, len(labels), model, candidates, candidates, labelled, single, train=train
@@ -271,9 +275,9 @@ class Learner:
             model.weight.zero_()
             model.bias.fill_(_UNSEEN)
             if self.settings.kind == "class":
-                seen, weight, bias = _regression(x, y)
-                model.weight[seen] = weight
-                model.bias[seen] = bias
+                classes_seen, weight, bias = _regression(x, y)
+                model.weight[classes_seen] = weight
+                model.bias[classes_seen] = bias
             else:
                 for k in range(len(self.settings.classes)):
                     if len(set(y[:, k])) == 2:
@@ -299,7 +303,7 @@ class Learner:
     ) -> dict[str, Guess]:
         """What the model makes of samples, and the labelled sample that is most like each."""
         labelled = list(labels)
-        known = _unit(self.features[[self._position[id_] for id_ in labelled]])
+        labelled_features = _unit(self.features[[self._position[id_] for id_ in labelled]])
         guesses = {}
         for id_ in ids:
             if not self._readable[self._position[id_]]:
@@ -308,7 +312,9 @@ class Learner:
             p = logits.softmax(0) if self.settings.kind == "class" else logits.sigmoid()
             order = p.argsort(descending=True)[:_GUESSES].tolist()
             classes = [(self.settings.classes[k], float(p[k])) for k in order]
-            near = int((known @ _unit(self.features[[self._position[id_]]])[0]).argmax())
+            near = int(
+                (labelled_features @ _unit(self.features[[self._position[id_]]])[0]).argmax()
+            )
             guesses[id_] = Guess(classes, labelled[near])
         return guesses
 
@@ -316,9 +322,9 @@ class Learner:
 def _regression(x: Floats, y: NDArray[Any]) -> tuple[list[int], Tensor, Tensor]:
     """(classes, (k, d) weights, (k,) biases) of logistic regression; of two classes the first has
     zeros. One class alone has a layer of zeros, which is sure of it."""
-    seen = sorted({int(k) for k in y})
-    if len(seen) == 1:
-        return seen, torch.zeros(1, x.shape[1]), torch.zeros(1)
+    classes_seen = sorted({int(k) for k in y})
+    if len(classes_seen) == 1:
+        return classes_seen, torch.zeros(1, x.shape[1]), torch.zeros(1)
     # Importing scikit-learn takes a second that the page need not wait for.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -326,13 +332,13 @@ def _regression(x: Floats, y: NDArray[Any]) -> tuple[list[int], Tensor, Tensor]:
 
     with warnings.catch_warnings(), threadpool_limits(limits=1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # near enough to rank by
-        fitted = LogisticRegression(C=STRENGTH, max_iter=200).fit(x, y)
-    weight = torch.from_numpy(fitted.coef_).float()
-    bias = torch.from_numpy(fitted.intercept_).float()
-    if len(fitted.classes_) == 2:
+        regression = LogisticRegression(C=STRENGTH, max_iter=200).fit(x, y)
+    weight = torch.from_numpy(regression.coef_).float()
+    bias = torch.from_numpy(regression.intercept_).float()
+    if len(regression.classes_) == 2:
         weight = torch.cat((torch.zeros_like(weight), weight))
         bias = torch.cat((torch.zeros_like(bias), bias))
-    return [int(k) for k in fitted.classes_], weight, bias
+    return [int(k) for k in regression.classes_], weight, bias
 
 
 def _task(settings: ProjectSettings) -> Task:

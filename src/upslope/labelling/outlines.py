@@ -36,12 +36,17 @@ class Outlines:
 
 def boxes_text(size: tuple[int, int], boxes: Sequence[Box]) -> str:
     """Return the text of boxes. size: (height, width)."""
-    return _text({"boxes": [list(box) for box in sorted(boxes)], "size": list(size)})
+    entries = [[name, *(float(number) for number in numbers)] for name, *numbers in sorted(boxes)]
+    return _text({"boxes": entries, "size": list(size)})
 
 
 def masks_text(size: tuple[int, int], masks: Mapping[str, Mask], classes: Sequence[str]) -> str:
     """Return the text of masks. masks: class -> (h, w); classes without a pixel are left out."""
-    runs = {name: _runs(masks[name]) for name in classes if name in masks and masks[name].any()}
+    runs = {
+        name: run_lengths(masks[name].ravel())
+        for name in classes
+        if name in masks and masks[name].any()
+    }
     return _text({"masks": runs, "size": list(size)})
 
 
@@ -95,8 +100,9 @@ def names_in(text: str) -> set[str]:
     return {box[0] for box in body["boxes"]} if "boxes" in body else set(body["masks"])
 
 
-def _runs(mask: Mask) -> list[int]:
-    flat = np.concatenate(([False], mask.ravel(), [not bool(mask.ravel()[-1])]))
+def run_lengths(pixels: Mask) -> list[int]:
+    """Return the lengths of runs of equal pixels, absent first. pixels: (n,), in their order."""
+    flat = np.concatenate(([False], pixels, [not bool(pixels[-1])]))
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     return [int(n) for n in np.diff(np.concatenate(([0], edges)))]
 

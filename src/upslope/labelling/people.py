@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from upslope.errors import ConfigError
 from upslope.labelling.project import names_of
-from upslope.labelling.state import IMPORTED, AnswerLabel, LabelState, merge
+from upslope.labelling.state import BY_IMPORT, AnswerLabel, LabelState, merge
 
 MergeMethod = Literal["majority", "dawid-skene"]
 _ITERATIONS = 100
@@ -40,14 +40,14 @@ def disagreements(state: LabelState, classes: Sequence[str]) -> list[Disagreemen
 
     A sample is settled once more than half of its labels are one: a third answer, for one.
     """
-    unsettled = []
+    disputes = []
     for id_, by_author in state.answers.items():
         if len(by_author) < 2:
             continue
         labels = {
             author: answer.label
             for author, answer in by_author.items()
-            if answer.label is not None and answer.slice != IMPORTED
+            if answer.label is not None and answer.slice != BY_IMPORT
         }
         texts = [repr(label) for label in labels.values()]
         if len(set(texts)) > 1 and 2 * max(map(texts.count, texts)) <= len(texts):
@@ -56,8 +56,8 @@ def disagreements(state: LabelState, classes: Sequence[str]) -> list[Disagreemen
                 for author, label in labels.items()
                 if label is not None
             }
-            unsettled.append(Disagreement(id_, words))
-    return unsettled
+            disputes.append(Disagreement(id_, words))
+    return disputes
 
 
 def merge_answers(
@@ -120,8 +120,8 @@ def _estimate(answers: Sequence[tuple[str, str, object]]) -> dict[str, int]:
         # crowd-kit calls pandas in ways that newer versions of pandas warn of.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        merged = DawidSkene(n_iter=_ITERATIONS).fit_predict(frame)
-    return {str(task): int(label) for task, label in merged.items()}
+        estimates = DawidSkene(n_iter=_ITERATIONS).fit_predict(frame)
+    return {str(task): int(label) for task, label in estimates.items()}
 
 
 def _words(names: object) -> str:

@@ -97,13 +97,13 @@ def write_predictions(project: Path | str, path: Path, data: str | None = None) 
         raise ConfigError(f"Expected a file .csv or .parquet but got {path}.")
     settings, state = read_project(project)
     learner, features = learner_and_features(project, settings)
-    fitted = learner.final_model(state)
-    if fitted is None:
+    linear_model = learner.final_model(state)
+    if linear_model is None:
         raise DataError(
             "Expected labels of two classes or more outside the control slice, to learn from, but "
             "there are none yet. Label some: upslope label serve."
         )
-    model, count = fitted
+    model, count = linear_model
     ids, values = learner.ids, learner.features
     if data is not None:
         ids, values = _other_images(project, settings, features, data)

@@ -22,7 +22,7 @@ from upslope.labelling.outlines import canonical
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import OUTLINES, ProjectSettings
 from upslope.labelling.state import (
-    IMPORTED,
+    BY_IMPORT,
     REASONS,
     Answer,
     AnswerLabel,
@@ -205,23 +205,25 @@ class Project:
         """
         author = f"import: {source}"
         new: dict[str, AnswerLabel] = {}
-        changed: dict[str, AnswerLabel] = {}
+        new_labels: dict[str, AnswerLabel] = {}
         for id_, answer in labels.items():
             label = self.label(answer)
             before = self.state.answers.get(id_, {}).get(author)
             if before is None:
                 new[id_] = label
             elif before.label != label:
-                changed[id_] = label
+                new_labels[id_] = label
         events = []
-        for kind, part in (("labelled", new), ("corrected", changed)):
+        for kind, part in (("labelled", new), ("corrected", new_labels)):
             ids = list(part)
             for start in range(0, len(ids), _AT_ONCE):
                 some = {id_: part[id_] for id_ in ids[start : start + _AT_ONCE]}
-                events.append(Event(kind, 0, {"labels": some, "author": author, "slice": IMPORTED}))
+                events.append(
+                    Event(kind, 0, {"labels": some, "author": author, "slice": BY_IMPORT})
+                )
         if events:
             self._log.record(*events)
-        return len(new), len(changed)
+        return len(new), len(new_labels)
 
     def label(self, answer: str | Sequence[str]) -> AnswerLabel:
         """Return the label that names stand for. Raises DataError."""
@@ -254,8 +256,8 @@ class Project:
             self._log.record(Event("copies", 0, {"ids": dict(ranking.copies)}))
         if not ranking.of:
             return
-        done = self.state.measurements
-        before = done[-1] if done else Measurement(-_MEASURE_EVERY, 0, 0)
+        measurements = self.state.measurements
+        before = measurements[-1] if measurements else Measurement(-_MEASURE_EVERY, 0, 0)
         advice = ranking.advice if ranking.advice != self.state.advice else None
         if advice is not None or ranking.labels >= before.labels + _MEASURE_EVERY:
             self.measure(Measurement(ranking.labels, ranking.correct, ranking.of, advice))

@@ -19,10 +19,10 @@ from itertools import islice
 
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CONTROL, IMPORTED, LabelState, slice_of
+from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState, slice_of
 
 RANDOM = "random"
-RANKED = "strategy"
+BY_STRATEGY = "strategy"
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Queue:
         by_chance = sorted(ids, key=lambda id_: (draw(seed, "order", id_), id_))
         share = settings.control
         self.control = [id_ for id_ in by_chance if draw(seed, "control", id_) < share]
-        self._all, self._reserved = set(ids), set(self.control)
-        self.others = [id_ for id_ in by_chance if id_ not in self._reserved]
+        self._all, self._control_ids = set(ids), set(self.control)
+        self.others = [id_ for id_ in by_chance if id_ not in self._control_ids]
         self._twice = {id_ for id_ in ids if draw(seed, "twice", id_) < settings.twice}
 
     def upcoming(
@@ -65,17 +65,17 @@ class Queue:
         ranking: Ranking | None,
         author: str,
         count: int,
-        held: Collection[str] = (),
+        held_ids: Collection[str] = (),
     ) -> list[Question]:
         """Return the next questions for a person, `count` or fewer.
 
-        ranking: the last one, None before the first. held: samples that others look at now.
+        ranking: the last one, None before the first. held_ids: samples that others look at now.
         """
 
         def may_ask(id_: str) -> bool:
-            return id_ not in held and self._is_open(state, id_, author)
+            return id_ not in held_ids and self._is_open(state, id_, author)
 
-        again = (id_ for id_ in state.again if id_ in self._all and id_ not in held)
+        again = (id_ for id_ in state.again if id_ in self._all and id_ not in held_ids)
         questions = [
             Question(id_, slice_of(state.answers[id_]), state.again[id_])
             for id_ in islice(again, count)
@@ -89,38 +89,40 @@ class Queue:
             for id_ in islice(waiting, count - len(questions)):
                 slice_ = slice_of(state.answers[id_])
                 questions.append(Question(id_, slice_, "a second person's answer is wanted"))
-        used = {question.id for question in questions}
+        question_ids = {question.id for question in questions}
 
         def fresh(ids: Iterable[str]) -> Iterator[str]:
-            return (id_ for id_ in ids if id_ not in used and may_ask(id_))
+            return (id_ for id_ in ids if id_ not in question_ids and may_ask(id_))
 
         ranks = {} if ranking is None else {id_: i for i, id_ in enumerate(ranking.ids, 1)}
         control = fresh(self.control)
-        ranked = fresh(id_ for id_ in ranks if id_ not in self._reserved)
+        fresh_ranks = fresh(id_ for id_ in ranks if id_ not in self._control_ids)
         by_chance = fresh(self.others)
-        asked_control, asked = self._asked(state)
+        asked_control, asked_count = self._count_asked(state)
         while len(questions) < count:
-            due = math.floor((asked + 1) * self._settings.control) > asked_control
+            due = math.floor((asked_count + 1) * self._settings.control) > asked_control
             question = None
             if due:
                 question = self._control_question(next(control, None))
-            if question is None and ranking is not None and (top := next(ranked, None)):
-                question = Question(top, RANKED, _why_ranked(ranking, top, ranks[top]), ranks[top])
+            if question is None and ranking is not None and (top := next(fresh_ranks, None)):
+                question = Question(
+                    top, BY_STRATEGY, _why_by_rank(ranking, top, ranks[top]), ranks[top]
+                )
             if question is None and (any_ := next(by_chance, None)):
                 question = Question(any_, RANDOM, "at random, as no ranking reaches this far yet")
             if question is None:
                 question = self._control_question(next(control, None))
             if question is None:
                 break
-            used.add(question.id)
+            question_ids.add(question.id)
             questions.append(question)
             asked_control += question.slice == CONTROL
-            asked += 1
+            asked_count += 1
         return questions
 
     def remaining(self, state: LabelState, author: str) -> int:
         """Return how many samples a person may still be asked."""
-        answered = sum(map(self._all.__contains__, state.answers))
+        answer_count = sum(map(self._all.__contains__, state.answers))
         unreadable = sum(id_ not in state.answers for id_ in state.unreadable & self._all)
         unreadable += sum(
             id_ in self._all and id_ not in state.answers and id_ not in state.unreadable
@@ -130,16 +132,16 @@ class Queue:
         if self._twice:
             twice = (id_ for id_ in state.answers if id_ in self._twice)
             again = sum(self._is_open(state, id_, author) for id_ in twice)
-        return len(self._all) - answered - unreadable + again
+        return len(self._all) - answer_count - unreadable + again
 
     def is_control(self, id_: str) -> bool:
         """Tell whether a sample belongs to the control slice."""
-        return id_ in self._reserved
+        return id_ in self._control_ids
 
     def waiting_control(self, state: LabelState, count: int) -> list[str]:
         """Return the next samples of the control slice that nobody has answered."""
-        unanswered = (id_ for id_ in self.control if id_ not in state.answers)
-        return list(islice(unanswered, count))
+        open_ids = (id_ for id_ in self.control if id_ not in state.answers)
+        return list(islice(open_ids, count))
 
     def _is_open(self, state: LabelState, id_: str, author: str) -> bool:
         answers = state.answers.get(id_)
@@ -149,14 +151,14 @@ class Queue:
             return False
         if not answers:
             return True
-        wanted = 2 if id_ in self._twice else 1
-        imported = any(answer.slice == IMPORTED for answer in answers.values())
-        return not imported and author not in answers and len(answers) < wanted
+        people_needed = 2 if id_ in self._twice else 1
+        is_imported = any(answer.slice == BY_IMPORT for answer in answers.values())
+        return not is_imported and author not in answers and len(answers) < people_needed
 
-    def _asked(self, state: LabelState) -> tuple[int, int]:
+    def _count_asked(self, state: LabelState) -> tuple[int, int]:
         """(samples of the control slice, all samples) that were asked and answered."""
         slices = state.tally.slices
-        return slices[CONTROL], slices.total() - slices[IMPORTED]
+        return slices[CONTROL], slices.total() - slices[BY_IMPORT]
 
     def _control_question(self, id_: str | None) -> Question | None:
         if id_ is None:
@@ -166,6 +168,6 @@ class Queue:
         return Question(id_, CONTROL, why)
 
 
-def _why_ranked(ranking: Ranking, id_: str, place: int) -> str:
+def _why_by_rank(ranking: Ranking, id_: str, place: int) -> str:
     score = ranking.scores.get(id_)
     return f"{ranking.method}: rank {place}" + ("" if score is None else f", score {score:.3g}")

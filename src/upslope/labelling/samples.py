@@ -76,8 +76,8 @@ class FolderImages:
                 ) from error
         pixels = decode(path, str(path), Form("RGB", None)).transpose(1, 2, 0)
         if path.suffix.lower() in HEIC_SUFFIXES:  # photographs: as PNG they would be huge
-            return Picture(_encoded(pixels, "JPEG"), "image/jpeg")
-        return Picture(_encoded(pixels, "PNG"), "image/png")
+            return Picture(_encode(pixels, "JPEG"), "image/jpeg")
+        return Picture(_encode(pixels, "PNG"), "image/png")
 
     def pixels(self, position: int, size: int) -> Pixels:
         """Return the image, its centre cropped to a square, (3, size, size) uint8."""
@@ -113,7 +113,7 @@ class DatasetImages:
         """Return the image of a sample as PNG."""
         pixels = self.dataset.inputs([position])[0].numpy()
         return Picture(
-            _encoded(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), "PNG"),
+            _encode(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), "PNG"),
             "image/png",
         )
 
@@ -178,9 +178,9 @@ def _folder(root: Path, classes: Sequence[str]) -> FolderImages:
         for id_, _, split in entries:
             if split not in ("", "train"):
                 left_out.add(f"images of the split {split}, which nobody is asked for", id_)
-        kept = [(id_, name) for id_, name, split in entries if split in ("", "train")]
-        ids = [id_ for id_, _ in kept]
-        labels = {id_: name for id_, name in kept if name}
+        pool_entries = [(id_, name) for id_, name, split in entries if split in ("", "train")]
+        ids = [id_ for id_, _ in pool_entries]
+        labels = {id_: name for id_, name in pool_entries if name}
     if not ids:
         raise DataError(f"Expected images to label in {root} but there are none. Check the path.")
     _refuse_strangers(labels, classes, root)
@@ -201,7 +201,7 @@ def _table(path: Path, classes: Sequence[str], target: str | None) -> TableRows:
     if column is not None:
         names, values = read_classes(
             rows.column(column, "target"), f"classes in the column `{column}` of {path}", None,
-            given=list(classes),
+            class_list=list(classes),
         )[:2]  # fmt: skip
         labels = {
             id_: names[value] for id_, value in zip(rows.ids, values, strict=True) if value >= 0
@@ -225,7 +225,7 @@ def _refuse_strangers(labels: Mapping[str, str], classes: Sequence[str], root: P
         )
 
 
-def _encoded(pixels: NDArray[np.generic], format_: str) -> bytes:
+def _encode(pixels: NDArray[np.generic], format_: str) -> bytes:
     """The bytes of an image file. pixels: (h, w) or (h, w, 3) uint8. format_: PNG or JPEG."""
     from PIL import Image
 

@@ -117,8 +117,10 @@ class Page:
         host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
         if self._hosts is not None and host not in self._hosts:
             return PlainTextResponse(f"Expected the address {self._hosts[0]}.", 421)
-        shown = request.query_params.get("token") or request.cookies.get(self._cookie, "")
-        if not secrets.compare_digest(shown.encode(), self._token.encode()):
+        token_of_request = request.query_params.get("token") or request.cookies.get(
+            self._cookie, ""
+        )
+        if not secrets.compare_digest(token_of_request.encode(), self._token.encode()):
             return PlainTextResponse(
                 "Expected the address with its token, as `upslope label serve` printed it.", 403
             )
@@ -280,13 +282,13 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 async def _body(request: Request) -> dict[str, Any]:
     """The JSON object that a request brings."""
-    received = b""
+    request_body = b""
     async for part in request.stream():
-        received += part
-        if len(received) > _BODY:
+        request_body += part
+        if len(request_body) > _BODY:
             raise DataError(f"Expected a request of {_BODY:,} bytes at most.")
     try:
-        body = json.loads(received)
+        body = json.loads(request_body)
     except ValueError as error:
         raise DataError(f"Expected JSON but: {error}.") from error
     if not isinstance(body, dict):

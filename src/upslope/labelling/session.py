@@ -14,15 +14,15 @@ from upslope.files import disk_errors
 from upslope.labelling.advice import Advice
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import Project, names_of
-from upslope.labelling.queue import RANDOM, RANKED, Question, Queue
+from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import Samples, TableRows
-from upslope.labelling.state import CONTROL, IMPORTED, Answer, slice_of
+from upslope.labelling.state import BY_IMPORT, CONTROL, Answer, slice_of
 from upslope.labelling.status import advice_lines
 
 AHEAD = 6
 """Questions that the page gets at once, so that their images are there before they are shown."""
-SHOWN = "shown.json"
+QUESTIONS_FILE = "shown.json"
 """The file in which a server keeps what each person looks at."""
 _HISTORY = 12
 _HELD_SECONDS = 600.0  # that a sample shown to one person is not shown to another
@@ -41,7 +41,7 @@ class Session:
         self.ranking: Ranking | None = None
         self._position = {id_: i for i, id_ in enumerate(samples.ids)}
         self._first: dict[str, list[Question]] = {}  # author -> asked before the queue
-        self._shown: dict[
+        self._questions_open: dict[
             str, tuple[str, float]
         ] = {}  # author -> (id, when, in seconds since 1970)
         self._restore()
@@ -70,8 +70,8 @@ class Session:
         """Return the next questions, and how far things are."""
         questions = self._questions(author)
         if questions:
-            before = self._shown.get(author)
-            self._shown[author] = (questions[0].id, time.time())
+            before = self._questions_open.get(author)
+            self._questions_open[author] = (questions[0].id, time.time())
             if before is None or before[0] != questions[0].id:
                 self._keep()
         return {
@@ -143,7 +143,7 @@ class Session:
     def leave(self, author: str, id_: str) -> None:
         """Go on from a sample, answered or not."""
         self._first[author] = [q for q in self._first.get(author, ()) if q.id != id_]
-        self._shown.pop(author, None)
+        self._questions_open.pop(author, None)
 
     def guess(self, sample: object) -> dict[str, Any] | None:
         """Return what the model makes of a sample; None where it has no guess. Raises DataError."""
@@ -165,14 +165,14 @@ class Session:
     def _questions(self, author: str) -> list[Question]:
         state = self.project.state
         now = time.time()
-        held = {
+        held_ids = {
             id_
-            for other, (id_, since) in self._shown.items()
+            for other, (id_, since) in self._questions_open.items()
             if other != author and now - since < _HELD_SECONDS
         }
         first = self._first.get(author, [])
         following = self.queue.upcoming(
-            state, self.ranking, author, AHEAD, {*held, *(question.id for question in first)}
+            state, self.ranking, author, AHEAD, {*held_ids, *(question.id for question in first)}
         )
         if not first and following:
             # What is shown stays, also when a new ranking comes or the page is loaded again.
@@ -186,23 +186,25 @@ class Session:
         Not forced to the disk, as answers are: after a power cut somebody may be shown what
         another person has before them, and both answers count.
         """
-        path = self.project.folder / SHOWN
-        temporary = path.with_name(f".{SHOWN}")
+        path = self.project.folder / QUESTIONS_FILE
+        temporary = path.with_name(f".{QUESTIONS_FILE}")
         with disk_errors(path):
             temporary.touch(mode=0o600)
-            temporary.write_text(json.dumps(self._shown), encoding="utf-8")
+            temporary.write_text(json.dumps(self._questions_open), encoding="utf-8")
             temporary.replace(path)
 
     def _restore(self) -> None:
         try:
-            text = (self.project.folder / SHOWN).read_text(encoding="utf-8")
-            shown = {str(a): (str(id_), float(when)) for a, (id_, when) in json.loads(text).items()}
+            text = (self.project.folder / QUESTIONS_FILE).read_text(encoding="utf-8")
+            questions_by_author = {
+                str(a): (str(id_), float(when)) for a, (id_, when) in json.loads(text).items()
+            }
         except (OSError, ValueError, TypeError, AttributeError):
             return  # none, or torn by a power cut: questions come from the queue
-        for author, (id_, when) in shown.items():
-            answered = author in self.project.state.answers.get(id_, {})
-            if id_ in self._position and not answered:
-                self._shown[author] = (id_, when)
+        for author, (id_, when) in questions_by_author.items():
+            has_answer = author in self.project.state.answers.get(id_, {})
+            if id_ in self._position and not has_answer:
+                self._questions_open[author] = (id_, when)
                 self._first[author] = [Question(id_, self._slice(id_), "it was shown before")]
 
     def _ask_first(self, author: str, question: Question) -> None:
@@ -214,7 +216,7 @@ class Session:
     def _slice(self, id_: str) -> str:
         if self.queue.is_control(id_):
             return CONTROL
-        return RANKED if self.ranking is not None and id_ in self.ranking.ids else RANDOM
+        return BY_STRATEGY if self.ranking is not None and id_ in self.ranking.ids else RANDOM
 
     def _question(self, question: Question, author: str) -> dict[str, Any]:
         state = self.project.state
@@ -253,7 +255,7 @@ class Session:
             "samples": len(self.samples.ids),
             "labelled": tally.labelled,
             "passed": tally.passed,
-            "imported": tally.slices[IMPORTED],
+            "imported": tally.slices[BY_IMPORT],
             "own": len(tally.by_author.get(author, ())),
             "unreadable": len(state.unreadable),
             "copies": len(state.copies),

@@ -30,7 +30,7 @@ AnswerLabel = int | list[int] | str
 
 SKIP, CANNOT_TELL = "skip", "cannot tell"
 REASONS = (SKIP, CANNOT_TELL)
-CONTROL, IMPORTED = "control", "imported"
+CONTROL, BY_IMPORT = "control", "imported"
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ class LabelState:
 
         control: of the samples of the control slice, or of all others.
         """
-        merged = {}
+        merged_labels = {}
         for id_, by_author in self.answers.items():
             label = merge([answer for answer in by_author.values() if answer.label is not None])
             if label is not None and (slice_of(by_author) == CONTROL) == control:
-                merged[id_] = label
-        return merged
+                merged_labels[id_] = label
+        return merged_labels
 
     @property
     def advice(self) -> Mapping[str, Any] | None:
@@ -157,12 +157,12 @@ def slice_of(by_author: Mapping[str, Answer]) -> str:
 
 def merge(answers: Iterable[Answer]) -> AnswerLabel | None:
     """Return the label that most people gave; of several, the one given first; None without one."""
-    ordered = sorted(answers, key=lambda answer: answer.order)
-    votes = Counter(_key(answer.label) for answer in ordered)
+    answers_in_order = sorted(answers, key=lambda answer: answer.order)
+    votes = Counter(_key(answer.label) for answer in answers_in_order)
     if not votes:
         return None
     most = max(votes.values())
-    return next(answer.label for answer in ordered if votes[_key(answer.label)] == most)
+    return next(answer.label for answer in answers_in_order if votes[_key(answer.label)] == most)
 
 
 def _key(label: AnswerLabel | None) -> object:
@@ -180,7 +180,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
     unreadable = set(state.unreadable)
     measurements = list(state.measurements)
     again, copies = dict(state.again), state.copies
-    closed, count = state.closed, state.events
+    is_closed, count = state.closed, state.events
     tally = state.tally.copy()
 
     def put(id_: str, author: str, answer: Answer | None) -> None:
@@ -225,7 +225,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
         elif event.kind == "measured":
             measurements.append(_measurement(body))
         elif event.kind == "closed":
-            closed = True
+            is_closed = True
         elif event.kind == "copies":
             copies = dict(body["ids"])
         elif event.kind == "unreadable":
@@ -234,7 +234,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         count += 1
     return LabelState(
-        answers, frozenset(unreadable), tuple(measurements), closed, again, copies, count, tally
+        answers, frozenset(unreadable), tuple(measurements), is_closed, again, copies, count, tally
     )
 
 

@@ -13,7 +13,7 @@ from upslope.labelling.advice import Advice, sentences
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CONTROL, IMPORTED, LabelState
+from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState
 
 
 def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
@@ -26,29 +26,29 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
     """
     settings, state = read_project(folder)
     people: dict[str, list[float]] = {}
-    passed: Counter[str] = Counter()
+    pass_counts: Counter[str] = Counter()
     for answers in state.answers.values():
         for answer in answers.values():
-            if answer.slice != IMPORTED:
+            if answer.slice != BY_IMPORT:
                 people.setdefault(answer.author, []).append(answer.seconds)
             if answer.label is None:
-                passed[answer.reason] += 1
+                pass_counts[answer.reason] += 1
     tally = state.tally
-    measured = state.measurements[-1] if state.measurements else None
+    measurement = state.measurements[-1] if state.measurements else None
     accuracy = None
-    if measured is not None and not state.closed:
-        p = wilson_interval(measured.correct, measured.of)
+    if measurement is not None and not state.closed:
+        p = wilson_interval(measurement.correct, measurement.of)
         accuracy = {
             "value": p.value, "low": p.low, "high": p.high, "of": p.trials, "method": p.method,
-            "confidence": p.confidence, "labels": measured.labels,
+            "confidence": p.confidence, "labels": measurement.labels,
         }  # fmt: skip
     return {
         "project": str(folder),
         "data": settings.data,
         "strategy": settings.strategy,
         "labelled": tally.labelled,
-        "passed": dict(passed),
-        "imported": tally.slices[IMPORTED],
+        "passed": dict(pass_counts),
+        "imported": tally.slices[BY_IMPORT],
         "control": tally.slices[CONTROL],
         "control_closed": state.closed,
         "unreadable": len(state.unreadable),
@@ -75,7 +75,7 @@ def advice_lines(state: LabelState, settings: ProjectSettings, wage: float | Non
         answer.seconds
         for answers in state.answers.values()
         for answer in answers.values()
-        if answer.slice != IMPORTED and answer.seconds > 0
+        if answer.slice != BY_IMPORT and answer.seconds > 0
     ]
     pace = statistics.median(seconds) if seconds else None
     return sentences(Advice.from_record(state.advice), pace, settings.control, wage)
@@ -92,7 +92,7 @@ def agreement(state: LabelState) -> dict[str, Any] | None:
         labels: dict[str, object] = {
             name: tuple(a.label) if isinstance(a.label, list) else a.label
             for name, a in answers.items()
-            if a.label is not None and a.slice != IMPORTED
+            if a.label is not None and a.slice != BY_IMPORT
         }
         if len(labels) > 1:
             pairs.append(labels)
@@ -149,7 +149,11 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             ("person", f"{name}: {p['answers']:,} answers, median {p['median_seconds']:.1f} s")
             for name, p in standing["people"].items()
         ),
-        *([("agreement", _agreement_words(agreed))] if (agreed := standing["agreement"]) else []),
+        *(
+            [("agreement", _agreement_words(agreement))]
+            if (agreement := standing["agreement"])
+            else []
+        ),
         *(
             [("review", f"{count:,} samples on which people disagree: upslope label disagreements")]
             if (count := standing["disagreements"])
@@ -170,8 +174,10 @@ def _copies_words(copies: dict[str, str]) -> str:
     return f"{len(copies):,} samples are copies of others, and asked once: {some}{more}"
 
 
-def _agreement_words(agreed: dict[str, Any]) -> str:
-    words = f"{agreed['agreed']:,} of {agreed['samples']:,} samples that several people labelled"
-    if agreed["kappa"] is None:
+def _agreement_words(agreement: dict[str, Any]) -> str:
+    words = (
+        f"{agreement['agreed']:,} of {agreement['samples']:,} samples that several people labelled"
+    )
+    if agreement["kappa"] is None:
         return words
-    return f"{words}, {agreed['method']}'s kappa {agreed['kappa']:.2f}"
+    return f"{words}, {agreement['method']}'s kappa {agreement['kappa']:.2f}"

@@ -37,8 +37,8 @@ class Trainer:
     changed: is set when there are. out: where rankings are written.
     """
 
-    def __init__(self, folder: Path, changed: threading.Event, out: TextIO) -> None:
-        self._folder, self._changed, self._out = folder, changed, out
+    def __init__(self, folder: Path, change_event: threading.Event, out: TextIO) -> None:
+        self._folder, self._change_event, self._out = folder, change_event, out
         self._settings, _ = read_project(folder)
         settings = self._settings
         self._samples = open_samples(settings.data, settings.classes, settings.target)
@@ -47,7 +47,9 @@ class Trainer:
         self._advice: dict[str, Any] | None = None
         self._doubtful: dict[str, str] = {}
         self._copies: dict[str, str] | None = None
-        self._advised = -_ADVISE_EVERY  # samples with a label when the last advice was given
+        self._labels_at_advice = (
+            -_ADVISE_EVERY
+        )  # samples with a label when the last advice was given
 
     def run(self) -> None:
         """Take features, the quick ones first, and rank for ever."""
@@ -59,25 +61,25 @@ class Trainer:
         self._copies = find_copies(self._samples, self._rank_if_changed)
         self._rank()
         while True:
-            self._changed.wait()
+            self._change_event.wait()
             self._rank()
 
     def _rank_if_changed(self) -> None:
-        if self._changed.is_set():
+        if self._change_event.is_set():
             self._rank()
 
     def _rank(self) -> None:
         """Write a ranking of what is not answered yet."""
         if self._learner is None:
             return
-        self._changed.clear()  # before reading: what comes later counts for the next ranking
+        self._change_event.clear()  # before reading: what comes later counts for the next ranking
         _, state = read_project(self._folder)
         ranking = self._learner.rank(state)
         self._write(ranking)
-        due = max(self._advised + _ADVISE_EVERY, _ADVISE_GROWTH * self._advised)
+        due = max(self._labels_at_advice + _ADVISE_EVERY, _ADVISE_GROWTH * self._labels_at_advice)
         if state.tally.labelled < due:
             return
-        self._advised = state.tally.labelled
+        self._labels_at_advice = state.tally.labelled
         advice = advise(self._learner, state)
         if advice is not None:
             self._advice = advice.record()
@@ -97,11 +99,11 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no ranking
     if hasattr(os, "nice"):
         os.nice(_NICE)
-    changed = threading.Event()
+    change_event = threading.Event()
 
     def listen() -> None:
         for _ in sys.stdin:
-            changed.set()
+            change_event.set()
         os._exit(0)  # the parent has ended
 
     threading.Thread(target=listen, daemon=True, name="upslope-listen").start()
@@ -109,7 +111,7 @@ def main() -> None:
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     try:
-        Trainer(Path(sys.argv[1]), changed, out).run()
+        Trainer(Path(sys.argv[1]), change_event, out).run()
     except BrokenPipeError:
         os._exit(0)  # the parent was killed: nobody reads rankings any more
     except UpslopeError as error:

@@ -37,7 +37,7 @@ class TrainingProcess:
             try:
                 async for ranking in self._rankings():
                     rankings += 1
-                    self.problem = self._taken(ranking)
+                    self.problem = self._take_ranking(ranking)
             finally:
                 self._end()
             failures = 0 if rankings else failures + 1
@@ -50,7 +50,7 @@ class TrainingProcess:
             with contextlib.suppress(ConnectionError, RuntimeError):
                 process.stdin.write(b"\n")
 
-    def _taken(self, ranking: Ranking) -> str | None:
+    def _take_ranking(self, ranking: Ranking) -> str | None:
         """Hand a ranking over; return what kept its measurement from being recorded, if anything.
 
         A full disk, for one, must not end training: people are told, and go on when there is room.

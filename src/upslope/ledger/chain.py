@@ -39,15 +39,17 @@ def start_of(meta: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> str:
     return json_digest([content, *(list(row[:5]) for row in rows)])
 
 
-def check_chain(meta: Mapping[str, str], rows: Sequence[Sequence[Any]], *, expected: bool) -> End:
+def check_chain(
+    meta: Mapping[str, str], rows: Sequence[Sequence[Any]], *, what_is_wanted: bool
+) -> End:
     """Return the end of the chain of `rows`, as `COLUMNS` and their digests.
 
-    expected: there must be one; otherwise the ledger is of a version that had none.
+    what_is_wanted: there must be one; otherwise the ledger is of a version that had none.
 
     Raises:
         ValueError: it is broken; says at which event.
     """
-    if not expected:
+    if not what_is_wanted:
         return End(rows[-1][0] if rows else 0, "")
     chain = from_json(meta[CHAIN])
     after = chain["after"]

@@ -69,12 +69,12 @@ class State:
         """The initial set has been asked."""
         return bool(self.initial)
 
-    def config(self, begun: Mapping[str, Any]) -> dict[str, Any]:
+    def config(self, first_config: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration as it is now, from the one that the run began with.
 
-        begun: the configuration at the beginning.
+        first_config: the configuration at the beginning.
         """
-        config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in begun.items()}
+        config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in first_config.items()}
         for change in self.changes:
             for key, value in change.after.items():
                 section, _, name = key.partition(".")
@@ -102,7 +102,7 @@ def _require(holds: bool, what: str) -> None:
         raise ValueError(what)
 
 
-def _asked(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+def _fold_asked(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     _require(not state.pending, f"samples asked in cycle {cycle} before the last got their labels")
     _require(cycle == len(state.cycles), f"samples asked for cycle {cycle} out of turn")
     ids = tuple(body["ids"])
@@ -153,25 +153,25 @@ def _asked_instead(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     return replace(state, cycles=(*state.cycles[:-1], last))
 
 
-def _labelled(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+def _fold_labelled(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     new = body["labels"]
-    unknown = set(new) - set(state.pending)
-    _require(not unknown, f"labels for samples that were not asked in cycle {cycle}: {unknown}")
+    other_ids = set(new) - set(state.pending)
+    _require(not other_ids, f"labels for samples that were not asked in cycle {cycle}: {other_ids}")
     pending = tuple(i for i in state.pending if i not in new)
     return replace(state, pending=pending, labels={**state.labels, **new})
 
 
-def _corrected(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+def _fold_corrected(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     new = body["labels"]
-    unknown = set(new) - set(state.labels)
-    _require(not unknown, f"corrections in cycle {cycle} of labels that there are none of")
+    other_ids = set(new) - set(state.labels)
+    _require(not other_ids, f"corrections in cycle {cycle} of labels that there are none of")
     return replace(state, labels={**state.labels, **new})
 
 
-def _passed(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+def _fold_passed(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     new = body["ids"]
-    unknown = set(new) - set(state.pending)
-    _require(not unknown, f"samples passed in cycle {cycle} that were not asked: {unknown}")
+    other_ids = set(new) - set(state.pending)
+    _require(not other_ids, f"samples passed in cycle {cycle} that were not asked: {other_ids}")
     return replace(
         state,
         pending=tuple(i for i in state.pending if i not in new),
@@ -181,52 +181,52 @@ def _passed(state: State, cycle: int, body: Mapping[str, Any]) -> State:
 
 
 def _taken_back(state: State, cycle: int, body: Mapping[str, Any]) -> State:
-    labels, passed = body["labels"], body["passed"]
+    labels, passes = body["labels"], body["passed"]
     _require(
-        set(labels) <= set(state.labels) and set(passed) <= set(state.passed),
+        set(labels) <= set(state.labels) and set(passes) <= set(state.passed),
         f"answers taken back in cycle {cycle} that there are none of",
     )
     # A sample that was passed and not yet replaced is asked again; one that was replaced is back in
     # the pool, unless its answer has come after all (`asked`, which older ledgers do not have).
     late = body.get("asked", ())
-    _require(set(late) <= set(passed), f"samples asked again in cycle {cycle} that were not passed")
-    again = (*labels, *(i for i in passed if i in state.owed or i in late))
+    _require(set(late) <= set(passes), f"samples asked again in cycle {cycle} that were not passed")
+    again = (*labels, *(i for i in passes if i in state.owed or i in late))
     return replace(
         state,
         labels={i: label for i, label in state.labels.items() if i not in labels},
-        passed={i: reason for i, reason in state.passed.items() if i not in passed},
-        owed=tuple(i for i in state.owed if i not in passed),
+        passed={i: reason for i, reason in state.passed.items() if i not in passes},
+        owed=tuple(i for i in state.owed if i not in passes),
         pending=(*state.pending, *again),
     )
 
 
-def _trained(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+def _fold_trained(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     ready = state.started and not state.pending and not state.owed and state.trained is None
     _require(cycle == state.cycle and ready, f"a model of cycle {cycle} out of turn")
     return replace(state, trained=dict(body))
 
 
-def _evaluated(state: State, cycle: int, body: Mapping[str, Any]) -> State:
-    trained = state.trained
+def _fold_evaluated(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+    training = state.trained
     _require(
-        trained is not None and cycle == len(state.cycles), f"figures of cycle {cycle} out of turn"
+        training is not None and cycle == len(state.cycles), f"figures of cycle {cycle} out of turn"
     )
-    assert trained is not None
+    assert training is not None
     record = CycleRecord(
         cycle=cycle,
-        n_labelled=trained["n_labelled"],
+        n_labelled=training["n_labelled"],
         metrics=body["test"],
         train_metrics=body["train"],
-        train_loss=trained["loss"],
-        train_seconds=trained["seconds"],
-        model_file=trained["file"],
-        model_sha256=trained["sha256"],
-        reused=trained["reused"],
+        train_loss=training["loss"],
+        train_seconds=training["seconds"],
+        model_file=training["file"],
+        model_sha256=training["sha256"],
+        reused=training["reused"],
     )
     return replace(state, cycles=(*state.cycles, record))
 
 
-def _skipped(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+def _fold_skipped(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     new = tuple(body["ids"])
     cycles = state.cycles
     if cycles and cycle == len(cycles):
@@ -242,7 +242,7 @@ def _pool(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     return replace(state, pool=body, changes=(*state.changes, change))
 
 
-def _extended(state: State, cycle: int, body: Mapping[str, Any]) -> State:
+def _fold_extended(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     change = Change("extended", cycle, body["before"], body["config"])
     return replace(state, changes=(*state.changes, change))
 
@@ -252,16 +252,16 @@ def _sitting(state: State, _cycle: int, body: Mapping[str, Any]) -> State:
 
 
 _STEPS = {
-    "asked": _asked,
+    "asked": _fold_asked,
     "asked_instead": _asked_instead,
-    "labelled": _labelled,
-    "corrected": _corrected,
-    "passed": _passed,
+    "labelled": _fold_labelled,
+    "corrected": _fold_corrected,
+    "passed": _fold_passed,
     "taken_back": _taken_back,
-    "trained": _trained,
-    "evaluated": _evaluated,
-    "skipped": _skipped,
+    "trained": _fold_trained,
+    "evaluated": _fold_evaluated,
+    "skipped": _fold_skipped,
     "pool": _pool,
-    "extended": _extended,
+    "extended": _fold_extended,
     "sitting": _sitting,
 }

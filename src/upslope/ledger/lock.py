@@ -29,7 +29,7 @@ else:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-_HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
+_LOCK_ERRORS = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
 """What a system says of a lock that somebody else holds; the rest is of a lock it cannot make."""
 
 
@@ -46,7 +46,7 @@ class RunLock:
         try:
             _acquire(file)
         except OSError as error:
-            if error.errno not in _HELD:
+            if error.errno not in _LOCK_ERRORS:
                 file.close()
                 raise RunError(
                     f"Expected the file system of {folder} to have locks, which keep two processes "

@@ -81,7 +81,7 @@ class EventLog(Generic[S]):
         self.folder = folder
         self.kind = kind
         self.path = folder / kind.file
-        self._unsettled = 0  # records since SQLite's log was last moved into the file
+        self._records_in_log = 0  # records since SQLite's log was last moved into the file
         with disk_errors(folder):
             make_folder(folder)
         self._lock = RunLock(folder)
@@ -150,8 +150,8 @@ class EventLog(Generic[S]):
                     self._db.execute("ROLLBACK")
                 raise
             self.state, self._end = state, end
-            self._unsettled += 1
-            if self._unsettled >= self.kind.settle_every:
+            self._records_in_log += 1
+            if self._records_in_log >= self.kind.settle_every:
                 self._settle()
         return state
 
@@ -171,7 +171,7 @@ class EventLog(Generic[S]):
     def _settle(self) -> None:
         """Move what is recorded from SQLite's log into the file itself, on the disk."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        self._unsettled = 0
+        self._records_in_log = 0
 
     def close(self) -> None:
         """Close the file and let other processes in."""
@@ -234,13 +234,15 @@ def read_log(
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             texts = dict(db.execute("SELECT key, value FROM meta").fetchall())
-            chained = [name for _, name, *_ in db.execute("PRAGMA table_info(events)")]
-            columns = COLUMNS if "chain" not in chained else f"{COLUMNS}, chain"
+            chain_columns = [name for _, name, *_ in db.execute("PRAGMA table_info(events)")]
+            columns = COLUMNS if "chain" not in chain_columns else f"{COLUMNS}, chain"
             rows = db.execute(f"SELECT {columns} FROM events ORDER BY number").fetchall()
         finally:
             db.execute("ROLLBACK")
         try:
-            end = check_chain(texts, rows, expected=version == kind.version or "chain" in chained)
+            end = check_chain(
+                texts, rows, what_is_wanted=version == kind.version or "chain" in chain_columns
+            )
             meta = {key: from_json(texts[key]) for key in kind.keys}
             state = kind.fold(
                 Event(name, cycle, from_json(body)) for _, _, cycle, name, body, *_ in rows

@@ -10,7 +10,7 @@ from typing import Any
 from upslope.counts import format_count
 from upslope.errors import RunError
 
-FITTED = 0.95
+LEAST_TRAIN_ACCURACY = 0.95
 """Training accuracy from which a network counts as having learnt its own labels."""
 
 
@@ -22,7 +22,7 @@ def is_fitted(train_metrics: Mapping[str, float], primary: str) -> bool:
 
     True where the figure is not accuracy: no such threshold holds for other figures.
     """
-    return primary != "accuracy" or train_metrics["accuracy"] >= FITTED
+    return primary != "accuracy" or train_metrics["accuracy"] >= LEAST_TRAIN_ACCURACY
 
 
 @dataclass(frozen=True)

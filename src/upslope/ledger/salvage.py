@@ -38,8 +38,8 @@ def read_what_is_sound(path: Path) -> Salvage:
     with open_to_read(path) as db:
         with sqlite_errors(path):
             meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-            chained = CHAIN in meta
-            columns = f"{COLUMNS}, chain" if chained else COLUMNS
+            has_chain = CHAIN in meta
+            columns = f"{COLUMNS}, chain" if has_chain else COLUMNS
             cursor = db.execute(f"SELECT {columns} FROM events ORDER BY number")
         rows: list[Sequence[Any]] = []
         reason = ""
@@ -50,15 +50,15 @@ def read_what_is_sound(path: Path) -> Salvage:
     try:
         for key in META:
             from_json(meta[key])
-        if chained:
-            rows, broken = _sound(meta, rows)
-            reason = broken or reason
+        if has_chain:
+            rows, fault = _sound(meta, rows)
+            reason = fault or reason
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"Expected what the run of {path} began with to be readable but it is damaged: {error}."
             " Restore the ledger from a copy."
         ) from error
-    return Salvage(meta, rows, chained, reason)
+    return Salvage(meta, rows, has_chain, reason)
 
 
 def _sound(
@@ -80,7 +80,7 @@ def _sound(
 
 
 def write_ledger(
-    path: Path, meta: Mapping[str, str], rows: Sequence[Sequence[Any]], chained: bool
+    path: Path, meta: Mapping[str, str], rows: Sequence[Sequence[Any]], has_chain: bool
 ) -> None:
     """Write a new ledger of these events; where they have no chain, one begins after them.
 
@@ -90,7 +90,7 @@ def write_ledger(
         RunError: the disk is full or cannot be written.
     """
     values = dict(meta)
-    if not chained:
+    if not has_chain:
         after = rows[-1][0] if rows else 0
         values[CHAIN] = json.dumps({"start": start_of(meta, rows), "after": after})
     with sqlite_errors(path):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from upslope.counts import format_count
-from upslope.ledger.records import FITTED, RunResult
+from upslope.ledger.records import LEAST_TRAIN_ACCURACY, RunResult
 
 SHEET = "to-label.csv"
 """The file in a run's folder where people answer."""
@@ -50,8 +50,8 @@ def status(run: RunResult) -> dict[str, Any]:
 def _data(run: RunResult) -> str | None:
     """The path that the user gave, or the name of a data set that needs none."""
     section = run.config.get("data")
-    named = section.get("name") if isinstance(section, Mapping) else None
-    return run.info.get("root") or named or run.info.get("data")
+    data_name = section.get("name") if isinstance(section, Mapping) else None
+    return run.info.get("root") or data_name or run.info.get("data")
 
 
 def _figure(metrics: Mapping[str, float], name: str) -> float | None:
@@ -65,7 +65,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     counts = f"{standing['labels']:,}"
     counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
     counts += f", {standing['passed']:,} skipped" if standing["passed"] else ""
-    unfitted, begun = standing["unfitted_cycles"], standing["labels_from"]
+    cycles, label_count = standing["unfitted_cycles"], standing["labels_from"]
     unreadable = standing["unreadable"]
     return [
         ("run", standing["run"]),
@@ -75,8 +75,8 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         ("labels", counts),
         *([("unreadable", ", ".join(map(repr, unreadable)))] if unreadable else []),
         ("last cycle", last_cycle(standing)),
-        *([("not fitted", unfitted_words(unfitted))] if unfitted else []),
-        *([("begun with", f"the labels of {begun}")] if begun else []),
+        *([("not fitted", unfitted_words(cycles))] if cycles else []),
+        *([("begun with", f"the labels of {label_count}")] if label_count else []),
         *(("changed", change) for change in standing["changes"]),
         ("next", standing["next"]),
     ]
@@ -98,7 +98,8 @@ def unfitted_words(cycles: list[int]) -> str:
     many = "s" if len(cycles) > 1 else ""
     numbers = ", ".join(str(n) for n in cycles)
     return (
-        f"cycle{many} {numbers}: training accuracy below {100 * FITTED:.0f}%, so that scores and "
+        f"cycle{many} {numbers}: training accuracy below {100 * LEAST_TRAIN_ACCURACY:.0f}%, so "
+        "that scores and "
         "comparisons mean little there. Train longer (training.epochs), in a new run."
     )
 

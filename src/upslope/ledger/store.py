@@ -126,11 +126,12 @@ def read_run(path: Path | str) -> RunResult:
         ...     read_run(folder).strategy
         'margin'
     """
-    given = Path(path)
-    file = given / FILE if given.is_dir() else given
+    run_path = Path(path)
+    file = run_path / FILE if run_path.is_dir() else run_path
     if not file.is_file():
         raise RunError(
-            f"Expected {given} to be a run directory, which holds {FILE}, but there is none. Give "
+            f"Expected {run_path} to be a run directory, which holds {FILE}, but there is none. "
+            "Give "
             "the folder of a run, or start one there."
         )
     with open_to_read(file) as db:
@@ -191,8 +192,8 @@ def refuse(differences: Differences, folder: Path) -> None:
         )
 
 
-def _differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Differences:
-    before, now = _flat(stored), _flat(json.loads(to_text(given)))
+def _differences(old_value: Mapping[str, Any], new_value: Mapping[str, Any]) -> Differences:
+    before, now = _flat(old_value), _flat(json.loads(to_text(new_value)))
     values = {k: (before.get(k, MISSING), now.get(k, MISSING)) for k in before.keys() | now.keys()}
     return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
 

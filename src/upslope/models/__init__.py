@@ -19,6 +19,7 @@ from upslope.models import (
     bag_of_words,
     drn,
     efficientnet,
+    efficientnet_masks,
     fast,
     hugging_face,
     libraries,
@@ -63,6 +64,7 @@ REGISTRY: Mapping[str, Callable[..., nn.Module]] = {
     "resnet-small-3d": resnet3d.resnet_small_3d,
     "bag-of-words": bag_of_words.bag_of_words,
     "pretrained": efficientnet.pretrained,
+    "pretrained-masks": efficientnet_masks.pretrained_masks,
     "transformers": hugging_face.from_folder,
 }
 """name -> factory, called as `factory(num_classes=..., input_shape=..., **options)`."""
@@ -89,12 +91,12 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options:
     """
     shape = tuple(input_shape)
     if libraries.is_library(name):
-        checked = check_options(name, options)
-        return libraries.build_from_library(name, num_classes, shape, **checked)
+        valid_options = check_options(name, options)
+        return libraries.build_from_library(name, num_classes, shape, **valid_options)
     if ":" in name:
         return initialise_by_shape(own.build_own(name, num_classes, shape, options), shape)
-    checked = check_options(name, options)
-    return REGISTRY[name](num_classes=num_classes, input_shape=shape, **checked)
+    valid_options = check_options(name, options)
+    return REGISTRY[name](num_classes=num_classes, input_shape=shape, **valid_options)
 
 
 def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
@@ -110,6 +112,8 @@ def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
     """
     if name == "pretrained" and options.get("weights", True):
         return ImageForm((efficientnet.MEAN,), (efficientnet.STD,), efficientnet.SIZE)
+    if name == "pretrained-masks" and options.get("weights", True):
+        return ImageForm((efficientnet.MEAN,), (efficientnet.STD,))
     if name == "transformers" and options.get("weights", True):
         return hugging_face.image_form(str(options.get("path", "")))
     if libraries.is_library(name):
@@ -135,16 +139,18 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     else:
         factory = registry.lookup("model", REGISTRY, name, " or `package.module:function`")
     problems: list[registry.OptionProblem] = [*own.given_problems(name, options)]
-    rest = {key: value for key, value in options.items() if key not in own.GIVEN}
+    rest = {key: value for key, value in options.items() if key not in own.DATA_ARGUMENTS}
     try:
-        checked = registry.check_options(f"model {name!r}", factory, rest, own.GIVEN)
+        valid_options = registry.check_options(f"model {name!r}", factory, rest, own.DATA_ARGUMENTS)
     except registry.OptionsError as error:
         problems += error.problems
     if problems:
         raise registry.OptionsError(problems)
-    return checked
+    return valid_options
 
 
 def describe() -> list[registry.Description]:
     """Every model: its name, one line about it, and its options with defaults and help."""
-    return [registry.describe(name, factory, own.GIVEN) for name, factory in REGISTRY.items()]
+    return [
+        registry.describe(name, factory, own.DATA_ARGUMENTS) for name, factory in REGISTRY.items()
+    ]

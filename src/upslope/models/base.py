@@ -23,3 +23,13 @@ class NamesHead(Protocol):
     def head_name(self) -> str:
         """Return the name of the linear layer that makes the logits, as "classifier.2"."""
         ...
+
+
+@runtime_checkable
+class NamesBackbone(Protocol):
+    """A network that names the submodules that begin with trained weights, below its new ones."""
+
+    @property
+    def backbone(self) -> tuple[str, ...]:
+        """Return the names of submodules, which `backbone_rate` applies to."""
+        ...

@@ -15,7 +15,7 @@ import importlib.util
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
@@ -98,12 +98,58 @@ class InvertedResidual(nn.Module):
         return y
 
 
-class EfficientNetLite0(nn.Module):
+class LiteEncoder(nn.Module):
+    """The stem and the sixteen blocks, without a head; (n, 3, h, w) or (n, 1, h, w), repeated.
+
+    blocks: how many of the last blocks are trained, None for all with the stem. What is not trained
+    stays in eval mode, so that its batch statistics do not move either.
+    """
+
+    def __init__(self, blocks: int | None = None) -> None:
+        super().__init__()
+        self._conv_stem = SameConv2d(3, _STEM, 3, 2)
+        self._bn0 = _normalisation(_STEM)
+        self._blocks = nn.ModuleList()
+        channels = _STEM
+        for repeats, kernel, stride, expansion, out in _STAGES:
+            for i in range(repeats):
+                step = stride if i == 0 else 1
+                self._blocks.append(InvertedResidual(channels, out, kernel, step, expansion))
+                channels = out
+        self._frozen: tuple[nn.Module, ...] = ()
+        if blocks is not None and blocks <= BLOCKS:
+            self.hold(self._conv_stem, self._bn0, *self._blocks[: BLOCKS - blocks])
+
+    def hold(self, *modules: nn.Module) -> None:
+        """Leave further modules as they are, in training too."""
+        self._frozen += modules
+        for module in modules:
+            module.requires_grad_(False)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return what each block makes of images, (n, channels, h / stride, w / stride) each."""
+        if x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        x = F.relu6(self._bn0(self._conv_stem(x)))
+        outputs = []
+        for block in self._blocks:
+            x = block(x)
+            outputs.append(x)
+        return outputs
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of what is trained; the rest stays in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+
+class EfficientNetLite0(LiteEncoder):
     """Input (n, 3, h, w), or (n, 1, h, w) whose channel is repeated; output (n, num_classes).
 
     resize: pixels along an edge that inputs are brought to; None leaves them. blocks: how many of
-    the last of the sixteen blocks are trained, with the head; None trains everything. What is not
-    trained stays in eval mode, so that its batch statistics do not move either.
+    the last of the sixteen blocks are trained, with the head; None trains everything.
     """
 
     stages = ("_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15")
@@ -116,51 +162,22 @@ class EfficientNetLite0(nn.Module):
         resize: int | None = None,
         blocks: int | None = None,
     ) -> None:
-        super().__init__()
-        self._conv_stem = SameConv2d(3, _STEM, 3, 2)
-        self._bn0 = _normalisation(_STEM)
-        self._blocks = nn.ModuleList()
-        channels = _STEM
-        for repeats, kernel, stride, expansion, out in _STAGES:
-            for i in range(repeats):
-                step = stride if i == 0 else 1
-                self._blocks.append(InvertedResidual(channels, out, kernel, step, expansion))
-                channels = out
-        self._conv_head = SameConv2d(channels, _FEATURES, 1)
+        super().__init__(blocks)
+        self._conv_head = SameConv2d(_STAGES[-1][-1], _FEATURES, 1)
         self._bn1 = _normalisation(_FEATURES)
         self._dropout = nn.Dropout(dropout)
         self._fc = nn.Linear(_FEATURES, num_classes)
         self.resize = resize
-        self._frozen: tuple[nn.Module, ...] = self._untrained(blocks)
-        for module in self._frozen:
-            module.requires_grad_(False)
+        if blocks == 0:
+            self.hold(self._conv_head, self._bn1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, num_classes)."""
-        if x.shape[1] == 1:
-            x = x.expand(-1, 3, -1, -1)
         if self.resize is not None and x.shape[2:] != (self.resize, self.resize):
             x = F.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
-        x = F.relu6(self._bn0(self._conv_stem(x)))
-        for block in self._blocks:
-            x = block(x)
-        x = F.relu6(self._bn1(self._conv_head(x)))
+        x = F.relu6(self._bn1(self._conv_head(self.encode(x)[-1])))
         logits: Tensor = self._fc(self._dropout(x.mean(dim=(2, 3))))
         return logits
-
-    def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Set the mode of what is trained; the rest stays in eval mode."""
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
-
-    def _untrained(self, blocks: int | None) -> tuple[nn.Module, ...]:
-        """Return the modules in front of the last `blocks` blocks; with 0, all but the head."""
-        if blocks is None or blocks > BLOCKS:
-            return ()
-        before = (self._conv_stem, self._bn0, *self._blocks[: BLOCKS - blocks])
-        return before if blocks else (*before, self._conv_head, self._bn1)
 
 
 def _normalisation(channels: int) -> nn.BatchNorm2d:
@@ -191,9 +208,24 @@ def pretrained(
         )
     network = EfficientNetLite0(num_classes, dropout, resize, blocks)
     if weights:
-        published = {k: v for k, v in imagenet_weights().items() if not k.startswith("_fc.")}
-        network.load_state_dict(network.state_dict() | published)
+        load_imagenet_weights(network)
     return network
+
+
+def load_imagenet_weights(network: LiteEncoder) -> None:
+    """Give a network the published weights of all that it shares with theirs, but the last layer.
+
+    A network in shapes alone, on the meta device, stays as it is.
+
+    Raises:
+        ConfigError, ModelError: as `imagenet_weights`.
+    """
+    weights = imagenet_weights()
+    if next(network.parameters()).is_meta:
+        return  # copying to it would do nothing, and warn of every weight
+    own_weights = network.state_dict()
+    imagenet = {k: v for k, v in weights.items() if k in own_weights and k[:4] != "_fc."}
+    network.load_state_dict(own_weights | imagenet)
 
 
 def imagenet_weights() -> Mapping[str, Tensor]:

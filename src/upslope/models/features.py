@@ -20,15 +20,15 @@ def head(model: nn.Module) -> nn.Linear:
     Raises:
         ModelError: `model` has no linear layer, or names one that is none.
     """
-    named = model.head_name if isinstance(model, NamesHead) else None
-    if isinstance(named, str):
-        chosen = dict(model.named_modules()).get(named)
-        if not isinstance(chosen, nn.Linear):
+    name = model.head_name if isinstance(model, NamesHead) else None
+    if isinstance(name, str):
+        head_module = dict(model.named_modules()).get(name)
+        if not isinstance(head_module, nn.Linear):
             raise ModelError(
                 f"Expected `head_name` of {type(model).__name__} to name an nn.Linear but "
-                f"{named!r} is {type(chosen).__name__}."
+                f"{name!r} is {type(head_module).__name__}."
             )
-        return chosen
+        return head_module
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise ModelError(
@@ -48,10 +48,10 @@ def with_features(model: nn.Module, x: Any) -> tuple[Any, Tensor]:
             returned, so that its input would not be the features behind the logits.
     """
     layer = head(model)
-    seen: list[tuple[Tensor, Tensor]] = []
+    records: list[tuple[Tensor, Tensor]] = []
 
     def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((args[0], output))
+        records.append((args[0], output))
 
     handle = layer.register_forward_hook(keep)
     try:
@@ -59,16 +59,17 @@ def with_features(model: nn.Module, x: Any) -> tuple[Any, Tensor]:
     finally:
         handle.remove()
     advice = "Name the layer that makes the logits in an attribute `head_name` of the model."
-    if len(seen) != 1:
+    if len(records) != 1:
         raise ModelError(
             f"Expected the last linear layer of {type(model).__name__} to run once in a forward "
-            f"pass but it ran {len(seen)} times. {advice}"
+            f"pass but it ran {len(records)} times. {advice}"
         )
-    features, made = seen[0]
-    if not any(_same(made, tensor) for tensor in _tensors(outputs)):
+    features, network_outputs = records[0]
+    if not any(_same(network_outputs, tensor) for tensor in _tensors(outputs)):
         raise ModelError(
             f"Expected the last linear layer of {type(model).__name__} to make the output of the "
-            f"model but its output, of shape {tuple(made.shape)}, is changed or not returned. "
+            f"model but its output, of shape {tuple(network_outputs.shape)}, is changed or not "
+            "returned. "
             f"{advice}"
         )
     return outputs, features

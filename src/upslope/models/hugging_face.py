@@ -108,7 +108,11 @@ def from_folder(
         if pixels
         else transformers.AutoModelForImageClassification
     )
-    given = {"local_files_only": True, "trust_remote_code": False, "num_labels": num_classes}
+    loading_options = {
+        "local_files_only": True,
+        "trust_remote_code": False,
+        "num_labels": num_classes,
+    }
     new: set[str] = set()
     try:
         if weights:
@@ -119,14 +123,14 @@ def from_folder(
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **given,
+                **loading_options,
             )
             new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
             _check_head_alone_is_other(
                 network, report, folder, _output_layers(network, pixels, num_classes)
             )
         else:
-            config = transformers.AutoConfig.from_pretrained(folder, **given)
+            config = transformers.AutoConfig.from_pretrained(folder, **loading_options)
             network = auto.from_config(config)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         kind = "texts" if text else "pixels of images" if pixels else "images"

@@ -74,9 +74,9 @@ def without_lazy_layers(
 
     sample: gives a prepared batch of two or more; called only where it is needed.
     """
-    return partial(_initialised, factory, sample)
+    return partial(_initialise, factory, sample)
 
 
-def _initialised(factory: Callable[[], nn.Module], sample: Callable[[], Tensor]) -> nn.Module:
+def _initialise(factory: Callable[[], nn.Module], sample: Callable[[], Tensor]) -> nn.Module:
     model = factory()
     return initialise(model, sample()) if lazy_layers(model) else model

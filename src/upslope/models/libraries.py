@@ -61,8 +61,8 @@ def build_from_library(
         ) from error
     if checkpoint is not None:
         _load_below_head(network, checkpoint)
-    built: nn.Module = network
-    return built
+    network_built: nn.Module = network
+    return network_built
 
 
 def image_form(name: str, checkpoint: str | None) -> ImageForm | None:
@@ -76,30 +76,47 @@ def image_form(name: str, checkpoint: str | None) -> ImageForm | None:
     library, _, architecture = name.partition(":")
     module = _import(library, name)
     if library == "timm":
-        stated: Any = module.get_pretrained_cfg(architecture)
-        size = stated.input_size[-1] if stated else None
-        return stated_form(name, list(stated.mean), list(stated.std), size) if stated else None
-    published = module.models.get_model_weights(architecture).DEFAULT.transforms()
-    return stated_form(name, list(published.mean), list(published.std), published.crop_size[0])
+        pretrained_config: Any = module.get_pretrained_cfg(architecture)
+        size = pretrained_config.input_size[-1] if pretrained_config else None
+        return (
+            stated_form(name, list(pretrained_config.mean), list(pretrained_config.std), size)
+            if pretrained_config
+            else None
+        )
+    default_weights = module.models.get_model_weights(architecture).DEFAULT.transforms()
+    return stated_form(
+        name, list(default_weights.mean), list(default_weights.std), default_weights.crop_size[0]
+    )
 
 
 def _load_below_head(network: nn.Module, checkpoint: str) -> None:
     """Load weights; a head of another shape keeps the new ones."""
-    layer, given = head(network), read_weights(checkpoint)
+    layer, file_weights = head(network), read_weights(checkpoint)
     name = next(n for n, module in network.named_modules() if module is layer)
-    own = network.state_dict()
-    of_head = [key for key in own if key.startswith(f"{name}.")]
-    if any(key not in given or given[key].shape != own[key].shape for key in of_head):
-        given = {**given, **{key: own[key] for key in of_head}}
-    wrong = [k for k in own.keys() | given.keys() if k not in own or k not in given]
-    wrong += [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
+    own_weights = network.state_dict()
+    of_head = [key for key in own_weights if key.startswith(f"{name}.")]
+    if any(
+        key not in file_weights or file_weights[key].shape != own_weights[key].shape
+        for key in of_head
+    ):
+        file_weights = {**file_weights, **{key: own_weights[key] for key in of_head}}
+    wrong = [
+        k
+        for k in own_weights.keys() | file_weights.keys()
+        if k not in own_weights or k not in file_weights
+    ]
+    wrong += [
+        k
+        for k in own_weights.keys() & file_weights.keys()
+        if own_weights[k].shape != file_weights[k].shape
+    ]
     if wrong:
         raise ModelError(
             f"Expected {checkpoint} to hold the weights of {type(network).__name__} but "
             f"{len(wrong)} are missing, unexpected or of another shape: "
             f"{', '.join(sorted(wrong)[:5])}. Give the checkpoint of this network."
         )
-    network.load_state_dict(given)
+    network.load_state_dict(file_weights)
 
 
 def _import(library: str, name: str) -> Any:

@@ -30,7 +30,7 @@ from upslope.registry import (
 )
 from upslope.type_words import type_members, type_words
 
-GIVEN = ("num_classes", "input_shape")
+DATA_ARGUMENTS = ("num_classes", "input_shape")
 """What a data set decides; no option may have these names."""
 _PLAIN = {int, float, str, bool, NoneType}
 
@@ -45,33 +45,33 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     factory = import_function(name)
     where = f"model {name!r}"
     problems: list[OptionProblem] = [*given_problems(name, options)]
-    told = True
+    is_told = True
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # functions written in C may not tell
-        parameters, told = {}.values(), False
+        parameters, is_told = {}.values(), False
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if told and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        own = [n for n in names if n not in GIVEN]
+    if is_told and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        own_names = [n for n in names if n not in DATA_ARGUMENTS]
         problems += [
-            UnknownOption(where, key, tuple(own))
+            UnknownOption(where, key, tuple(own_names))
             for key in options
-            if key not in names and key not in GIVEN
+            if key not in names and key not in DATA_ARGUMENTS
         ]
-        missing = [n for n in GIVEN if n not in names]
+        missing = [n for n in DATA_ARGUMENTS if n not in names]
         if missing:
             text = (
                 "Expected a function that takes num_classes= and input_shape= but its parameters "
                 f"are ({', '.join(names)}). Add {' and '.join(missing)}."
             )
             problems.append(OptionConflict(where, text))
-    expected = "an option with a value, since the function has no default for it,"
+    wanted_words = "an option with a value, since the function has no default for it,"
     problems += [
-        WrongOption(where, p.name, expected, "none")
+        WrongOption(where, p.name, wanted_words, "none")
         for p in parameters
         if p.name in names
         and p.default is p.empty
-        and p.name not in GIVEN
+        and p.name not in DATA_ARGUMENTS
         and p.name not in options
     ]
     problems += _wrong_types(where, factory, options)
@@ -102,10 +102,10 @@ def _wrong_types(
 
 def given_problems(name: str, options: Mapping[str, Any]) -> list[WrongOption]:
     """Return the problem of each option that is not the user's to set."""
-    expected = "what the data set gives, and no option,"
+    wanted_words = "what the data set gives, and no option,"
     return [
-        WrongOption(f"model {name!r}", key, expected, f"{options[key]!r}. Leave it out")
-        for key in GIVEN
+        WrongOption(f"model {name!r}", key, wanted_words, f"{options[key]!r}. Leave it out")
+        for key in DATA_ARGUMENTS
         if key in options
     ]
 
@@ -129,11 +129,11 @@ def build_own(
     Raises:
         ConfigError: wrong options, an exception in the function, something else than a network.
     """
-    checked = check_own_options(name, options)
+    valid_options = check_own_options(name, options)
     factory = import_function(name)
     try:
         with importable_current_folder():
-            model = factory(num_classes=num_classes, input_shape=input_shape, **checked)
+            model = factory(num_classes=num_classes, input_shape=input_shape, **valid_options)
     except UpslopeError:
         raise
     except Exception as error:  # whatever a function of somebody else's may raise
@@ -163,10 +163,12 @@ def import_function(name: str) -> Callable[..., Any]:
         with importable_current_folder(), torch.random.fork_rng(devices=[]):
             module = importlib.import_module(module_name)
     except Exception as error:  # a module of somebody else's may raise anything, SyntaxError too
-        told = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        message = (
+            str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        )
         raise ConfigError(
             f"Expected the model {name!r} to name an importable module but importing "
-            f"{module_name!r} failed: {told}{_place(error.__traceback__)}. Install it, run the "
+            f"{module_name!r} failed: {message}{_place(error.__traceback__)}. Install it, run the "
             f"command in the folder that holds it (this is {Path.cwd()}), or put that folder on "
             "PYTHONPATH."
         ) from error
@@ -209,10 +211,13 @@ def importable_current_folder() -> Iterator[None]:
 
 def _place(traceback: TracebackType | None) -> str:
     """Return ` (nets.py, line 7)`: the last line outside Upslope, Python and its packages."""
-    place, skipped = "", (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix, "<frozen")
+    place, package_folders = (
+        "",
+        (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix, "<frozen"),
+    )
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename
-        if not file.startswith(skipped):
+        if not file.startswith(package_folders):
             place = f" ({Path(file).name}, line {traceback.tb_lineno})"
         traceback = traceback.tb_next
     return place

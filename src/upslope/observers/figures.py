@@ -11,7 +11,7 @@ from upslope.progress import Observer, Progress
 Write = Callable[[str, int, Mapping[str, float]], None]
 """Called with (run, labels used, name -> figure) once per cycle."""
 
-TIMED = ("train", "evaluate", "fit", "score", "select")
+STEPS_TO_TIME = ("train", "evaluate", "fit", "score", "select")
 """Phases whose seconds are figures, too."""
 
 
@@ -31,7 +31,7 @@ class Figures:
         """Write the figures of one report."""
         if progress.phase == "cycle":
             self._finish(progress)
-        elif progress.phase in TIMED:
+        elif progress.phase in STEPS_TO_TIME:
             self._time(progress)
 
     def _time(self, progress: Progress) -> None:
@@ -39,9 +39,9 @@ class Figures:
         if progress.done == 0 or place not in self._began:
             self._began[place] = time.monotonic()
         if progress.done >= progress.total:
-            taken = time.monotonic() - self._began.pop(place)
+            time_taken = time.monotonic() - self._began.pop(place)
             seconds = self._seconds.setdefault(progress.run, {})
-            seconds[progress.phase] = seconds.get(progress.phase, 0.0) + taken
+            seconds[progress.phase] = seconds.get(progress.phase, 0.0) + time_taken
 
     def _finish(self, progress: Progress) -> None:
         seconds = self._seconds.pop(progress.run, {})

@@ -44,10 +44,10 @@ class MLflow:
                 (folder / "artifacts").as_uri(),
             )
         self._client = MlflowClient(tracking_uri=address)
-        known = self._client.get_experiment_by_name(experiment)
+        existing = self._client.get_experiment_by_name(experiment)
         self._experiment: str = (
-            known.experiment_id
-            if known
+            existing.experiment_id
+            if existing
             else self._client.create_experiment(experiment, artifact_location=artifacts)
         )
         self._runs: dict[str, Any] = {}
@@ -80,5 +80,5 @@ class MLflow:
         earlier = self._client.search_runs([self._experiment], f"tags.`{TAG}` = '{name}'")
         if earlier:
             return str(earlier[0].info.run_id)
-        created = self._client.create_run(self._experiment, run_name=name, tags={TAG: name})
-        return str(created.info.run_id)
+        new_run = self._client.create_run(self._experiment, run_name=name, tags={TAG: name})
+        return str(new_run.info.run_id)

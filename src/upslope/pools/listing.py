@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from upslope.datasets.layout import image_suffixes
-from upslope.datasets.shards import expanded
+from upslope.datasets.shards import expand_pattern
 from upslope.errors import ConfigError, DataError
 from upslope.files import write_atomically
 from upslope.pools.shard import Format, ReadOptions, Shard
@@ -20,7 +20,7 @@ from upslope.pools.storage import Entry, Storage, walk
 SUFFIXES: dict[Format, tuple[str, ...]] = {"parquet": (".parquet",), "webdataset": (".tar",)}
 _PATTERN = re.compile(r"[*?\[]")
 _TOTAL = re.compile(r"-(\d+)-of-(\d+)\.")
-_SHOWN = 3
+_MOST_NAMES = 3
 FILES = pa.schema({"path": pa.string(), "size": pa.int64()})
 """Of the index of a folder: paths from the root, and bytes."""
 
@@ -35,7 +35,11 @@ class Listing:
 
 
 def list_shards(
-    storage: Storage, path: str, wanted: Format | None, options: ReadOptions, index: Path | None
+    storage: Storage,
+    path: str,
+    asked_format: Format | None,
+    options: ReadOptions,
+    index: Path | None,
 ) -> Listing:
     """Return the shards at a path: a file, a folder, a pattern, or a range {000..012}.
 
@@ -47,20 +51,20 @@ def list_shards(
         DataError: nothing there, or a shard of a range is missing.
         StorageError: the place cannot be read.
     """
-    if index is not None and index.is_file() and wanted in (None, "folder"):
+    if index is not None and index.is_file() and asked_format in (None, "folder"):
         return _of_index(path, index)
     if "{" in path or _PATTERN.search(path):
         entries = list(_matching(storage, path))
         stem = re.split(r"[*?\[{]", path, maxsplit=1)[0]
-        return _of_files(storage, posixpath.dirname(stem), entries, wanted)
+        return _of_files(storage, posixpath.dirname(stem), entries, asked_format)
     entry = storage.entry(path)
     if entry is not None and not entry.is_folder:
-        return _of_files(storage, posixpath.dirname(path), [entry], wanted)
-    return _of_folder(storage, path, wanted, options, index)
+        return _of_files(storage, posixpath.dirname(path), [entry], asked_format)
+    return _of_folder(storage, path, asked_format, options, index)
 
 
 def _matching(storage: Storage, pattern: str) -> Iterator[Entry]:
-    for one in expanded(pattern, "data"):
+    for one in expand_pattern(pattern, "data"):
         if _PATTERN.search(one):
             entries = storage.glob(one)
         else:
@@ -75,17 +79,17 @@ def _matching(storage: Storage, pattern: str) -> Iterator[Entry]:
 
 
 def _of_files(
-    storage: Storage, root: str, entries: Sequence[Entry], wanted: Format | None
+    storage: Storage, root: str, entries: Sequence[Entry], asked_format: Format | None
 ) -> Listing:
     formats = {_format_of(e.path) for e in entries}
-    if wanted in SUFFIXES:
-        known: Format = wanted
-        entries = [e for e in entries if e.path.lower().endswith(SUFFIXES[known])]
-        formats = {known} if entries else set()
+    if asked_format in SUFFIXES:
+        format_of_all: Format = asked_format
+        entries = [e for e in entries if e.path.lower().endswith(SUFFIXES[format_of_all])]
+        formats = {format_of_all} if entries else set()
     if len(formats) != 1 or None in formats:
         raise ConfigError(
             f"Expected shards that all end in .parquet or all in .tar at {storage.url(root)} but "
-            f"got {', '.join(e.path.rpartition('/')[2] for e in entries[:_SHOWN]) or 'none'}. "
+            f"got {', '.join(e.path.rpartition('/')[2] for e in entries[:_MOST_NAMES]) or 'none'}. "
             "Narrow the pattern, or name the format with --format."
         )
     _check_total(storage, entries)
@@ -95,7 +99,11 @@ def _of_files(
 
 
 def _of_folder(
-    storage: Storage, folder: str, wanted: Format | None, options: ReadOptions, index: Path | None
+    storage: Storage,
+    folder: str,
+    asked_format: Format | None,
+    options: ReadOptions,
+    index: Path | None,
 ) -> Listing:
     """A folder of shards; or of images, whose names go into `index` while they are listed."""
     files: dict[Format, list[Entry]] = {"parquet": [], "webdataset": []}
@@ -124,8 +132,10 @@ def _of_folder(
         there = ["webdataset"]
     if images:
         there.append("folder")
-    if wanted is not None:
-        there = [f for f in there if f == wanted] or ([wanted] if files.get(wanted) else [])
+    if asked_format is not None:
+        there = [f for f in there if f == asked_format] or (
+            [asked_format] if files.get(asked_format) else []
+        )
     if len(there) != 1:
         got = " and ".join({"folder": "images"}.get(f, f) for f in there)
         raise (ConfigError if there else DataError)(
@@ -210,20 +220,20 @@ def _shards(root: str, entries: Sequence[Entry]) -> tuple[Shard, ...]:
 
 def _check_total(storage: Storage, entries: Sequence[Entry]) -> None:
     """Refuse where names such as train-00000-of-00100 say that shards are missing."""
-    stated: dict[str, tuple[int, set[int]]] = {}
+    totals: dict[str, tuple[int, set[int]]] = {}
     for entry in entries:
         folder, name = posixpath.split(entry.path)
         match = _TOTAL.search(name)
         if match:
             key = posixpath.join(folder, f"{name[: match.start()]}-*-of-{match[2]}")
-            stated.setdefault(key, (int(match[2]), set()))[1].add(int(match[1]))
-    for key, (total, numbers) in stated.items():
+            totals.setdefault(key, (int(match[2]), set()))[1].add(int(match[1]))
+    for key, (total, numbers) in totals.items():
         if len(numbers) < total:
             missing = [n for n in range(total) if n not in numbers]
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            more = f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
             raise DataError(
                 f"Expected {total} shards {storage.url(key)}, as their names say, but "
-                f"{', '.join(str(n) for n in missing[:_SHOWN])}{more} "
+                f"{', '.join(str(n) for n in missing[:_MOST_NAMES])}{more} "
                 f"{'is' if len(missing) == 1 else 'are'} missing. Restore them, or give the "
                 "shards that there are by a pattern."
             )

@@ -10,9 +10,10 @@ import numpy as np
 
 from upslope.datasets.arrays import Array
 from upslope.datasets.arrow import is_bytes, is_list, is_text, plain_column, read_parquet, texts_of
+from upslope.datasets.image_form import MissingImageError
 from upslope.errors import DataError
 from upslope.pools.shard import ReadOptions
-from upslope.reading import check_regular, damage_reported
+from upslope.reading import check_regular, reporting_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,18 +28,34 @@ _ADVICE = "Get it again, or leave it out."
 class Cells:
     """position -> the bytes of an encoded image, or its address.
 
-    column: the cells. holds_addresses: they are text.
+    column: the cells. holds_addresses: they are text. name: of the column. shard: its name.
     """
 
     column: pa.ChunkedArray
     holds_addresses: bool
+    name: str
+    shard: str
 
     def __call__(self, position: int) -> Any:
-        """Return the bytes, or the address as text; empty where the cell is."""
+        """Return the bytes, or the address as text, which is empty where the cell is.
+
+        Raises:
+            MissingImageError: there are no bytes in the cell.
+        """
         value = self.column[position].as_py()
         if isinstance(value, dict):
             value = value.get("bytes")
-        return value if value is not None else ("" if self.holds_addresses else b"")
+        if not value and not self.holds_addresses:
+            raise empty_cell(position, f" of the column {self.name!r} of {self.shard}")
+        return value or ""
+
+
+def empty_cell(row: int, where: str) -> MissingImageError:
+    """Return the error that a row has no image. row: from 0. where: the column and the shard."""
+    return MissingImageError(
+        f"Expected an image in row {row} (from 0){where} but the cell is empty. Repair or remove "
+        "the row, or leave such rows out with --skip-corrupt."
+    )
 
 
 def read_rows(
@@ -53,7 +70,7 @@ def read_rows(
     """
     import pyarrow.parquet as pq
 
-    with damage_reported(f"a Parquet file in {path}", _ADVICE):
+    with reporting_damage(f"a Parquet file in {path}", _ADVICE):
         check_regular(path)
         names = pq.read_schema(path).names
     image = _column(names, options.image, IMAGES, "--image", path)
@@ -66,33 +83,35 @@ def read_rows(
     else:
         texts = texts_of(plain_column(table.column(id_)), f"ids in the column {id_!r} of {path}")
         ids = tuple(text or "" for text in texts)
-    inputs, words = _inputs(table.column(image), image, path, options)
+    inputs, words = _inputs(table.column(image), image, path, name, options)
     return ids, inputs, words
 
 
 def _column(
-    names: list[str], wanted: str | None, usual: tuple[str, ...], option: str, path: Path
+    names: list[str], name_option: str | None, usual: tuple[str, ...], option: str, path: Path
 ) -> str:
-    for name in (wanted,) if wanted else usual:
+    for name in (name_option,) if name_option else usual:
         if name in names:
             return name
-    expected = repr(wanted) if wanted else f"{', '.join(usual)} (or one named with {option})"
-    raise DataError(f"Expected a column {expected} in {path} but it has {names}.")
+    wanted_words = (
+        repr(name_option) if name_option else f"{', '.join(usual)} (or one named with {option})"
+    )
+    raise DataError(f"Expected a column {wanted_words} in {path} but it has {names}.")
 
 
 def _inputs(
-    column: pa.ChunkedArray, name: str, path: Path, options: ReadOptions
+    column: pa.ChunkedArray, name: str, path: Path, shard: str, options: ReadOptions
 ) -> tuple[Cells | Array, str]:
     import pyarrow as pa
 
     column = plain_column(column)
     kind = column.type
     if is_bytes(kind):
-        return Cells(column, holds_addresses=False), f"images in bytes in the column {name!r}"
+        return Cells(column, False, name, shard), f"images in bytes in the column {name!r}"
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return Cells(column, holds_addresses=False), f"images as {kind} in the column {name!r}"
+        return Cells(column, False, name, shard), f"images as {kind} in the column {name!r}"
     if is_text(kind):
-        return Cells(column, holds_addresses=True), f"addresses of images in the column {name!r}"
+        return Cells(column, True, name, shard), f"addresses of images in the column {name!r}"
     if is_list(kind) or isinstance(kind, pa.BaseExtensionType):
         array = _array(column, name, path, options.shape)
         shape = "x".join(map(str, array.shape[1:]))
@@ -103,7 +122,9 @@ def _inputs(
     )
 
 
-def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ...] | None) -> Array:
+def _array(
+    column: pa.ChunkedArray, name: str, path: Path, shape_option: tuple[int, ...] | None
+) -> Array:
     """All arrays of a column, (n, ...): lists of one length, nested or flat, or Arrow's tensors."""
     import pyarrow as pa
 
@@ -118,21 +139,29 @@ def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ..
     lengths: tuple[int, ...] = ()
     while is_list(chunk.type):
         inner = chunk.flatten()
-        if chunk.null_count or (len(chunk) and len(inner) % len(chunk)):
-            raise _uneven(name, path)
+        part = max(1, len(chunk) // max(1, count))  # lists of this level in a row
+        if chunk.null_count:
+            row = int(np.flatnonzero(np.asarray(chunk.is_null()))[0]) // part
+            raise _uneven(name, path, f"row {row} (from 0) has an empty cell")
         length = len(inner) // len(chunk) if len(chunk) else 0
         if pa.types.is_fixed_size_list(chunk.type):
             length = chunk.type.list_size
-        elif len(chunk) and not bool((np.diff(np.asarray(chunk.offsets)) == length).all()):
-            raise _uneven(name, path)
+        elif len(chunk):
+            lengths_here = np.diff(np.asarray(chunk.offsets))
+            length = int(lengths_here[0])
+            if len(other := np.flatnonzero(lengths_here != length)):
+                row, got = int(other[0]) // part, int(lengths_here[other[0]])
+                raise _uneven(name, path, f"row {row} has {got} numbers where row 0 has {length}")
         lengths, chunk = (*lengths, length), inner
     values = chunk.to_numpy(zero_copy_only=False)
-    if chunk.null_count or values.dtype.kind not in "uif":
+    if chunk.null_count:
+        row = int(np.flatnonzero(np.asarray(chunk.is_null()))[0]) // (len(chunk) // count)
+        raise _uneven(name, path, f"row {row} (from 0) has an empty number")
+    if values.dtype.kind not in "uif":
         raise DataError(
-            f"Expected numbers in the arrays of {name!r} in {path} but got {chunk.type}"
-            f"{' with empty cells' if chunk.null_count else ''}."
+            f"Expected numbers in the arrays of {name!r} in {path} but got {chunk.type}."
         )
-    shape = shape or (stated if stated and len(lengths) == 1 else lengths)
+    shape = shape or (shape_option if shape_option and len(lengths) == 1 else lengths)
     if count and int(np.prod(shape)) * count != len(values):
         raise DataError(
             f"Expected arrays of {len(values) // count} numbers in {name!r} of {path} to have the "
@@ -147,8 +176,8 @@ def _array(column: pa.ChunkedArray, name: str, path: Path, stated: tuple[int, ..
     return array
 
 
-def _uneven(name: str, path: Path) -> DataError:
+def _uneven(name: str, path: Path, got: str) -> DataError:
     return DataError(
-        f"Expected arrays of one shape in the column {name!r} of {path} but some differ or are "
-        "missing. Write them again."
+        f"Expected arrays of one shape in the column {name!r} of {path} but {got}. Write the "
+        "shard again."
     )

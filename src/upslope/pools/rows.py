@@ -26,7 +26,7 @@ from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.files import make_folder, sweep
 from upslope.images import Form
 from upslope.pools.listing import files_of
-from upslope.pools.parquet_rows import Cells, read_rows
+from upslope.pools.parquet_rows import Cells, empty_cell, read_rows
 from upslope.pools.shard import ReadOptions, Shard, ShardedPool
 from upslope.pools.storage import Storage, split_url
 from upslope.progress import no_progress
@@ -69,7 +69,7 @@ class Rows:
         Raises:
             DataError: arrays of another shape or type than the first shard's.
         """
-        unknown = np.full(len(self.ids), UNKNOWN, dtype=np.int64)
+        labels = np.full(len(self.ids), UNKNOWN, dtype=np.int64)
         if self.column != pool.column:
             raise DataError(
                 f"Expected {self.place} to hold {pool.column}, as the first shard does, but it "
@@ -83,7 +83,7 @@ class Rows:
                     f"shard, but got {inputs.shape[1:]}. Write it again, or leave it out."
                 )
             return ArrayDataset(
-                self.place, self.ids, (), inputs, unknown, resident=False, place=self.place
+                self.place, self.ids, (), inputs, labels, resident=False, place=self.place
             )
         assert pool.form is not None  # by the same words, the first shard holds images
         return EncodedDataset(
@@ -91,7 +91,7 @@ class Rows:
             self.ids,
             (),
             self.inputs,
-            unknown,
+            labels,
             pool.form,
             pool.input_shape,
             place=self.place,
@@ -111,12 +111,12 @@ def open_rows(pool: ShardedPool, shard: Shard) -> Iterator[Rows]:
         assert pool.index is not None  # both as `list_shards` made them
         assert shard.part is not None
         ids = files_of(pool.index, shard.part)
-        addresses = Addresses(storage, pool.root, pool.root, ids)
-        yield _checked(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
+        addresses = Addresses(storage, pool.root, pool.root, ids, shard.name)
+        yield _check_rows(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
         return
     with _here(storage, shard) as path:
         try:
-            rows = _checked(_read(pool, shard, path, place))
+            rows = _check_rows(_read(pool, shard, path, place))
         except UpslopeError as error:
             if storage.is_local:
                 raise
@@ -134,7 +134,7 @@ def _read(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
         if not cells.holds_addresses:
             return Rows(ids, cells, column, place)
         texts = [str(cells(i)) for i in range(len(ids))]
-        inputs = addresses_of(pool.storage, pool.root, pool.options.images_at, texts)
+        inputs = addresses_of(pool.storage, pool.root, pool.options.images_at, texts, shard.name)
         return Rows(ids, inputs, column, place)
     samples = read_samples([path], LeftOut(), no_progress)
     (_, offset, size), _ = locate_images(samples, pool.options.image, "raise")
@@ -142,17 +142,17 @@ def _read(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
     return Rows(tuple(samples.ids), images, "images", place)
 
 
-def _checked(rows: Rows) -> Rows:
+def _check_rows(rows: Rows) -> Rows:
     """Refuse ids that are empty or there twice."""
-    seen: set[str] = set()
+    earlier_ids: set[str] = set()
     for id_ in rows.ids:
-        if not id_ or id_ in seen:
+        if not id_ or id_ in earlier_ids:
             raise DataError(
                 f"Expected an id of its own for each row of {rows.place} but "
                 f"{f'{id_!r} is there twice' if id_ else 'one is empty'}. Name another column "
                 "with --id, or correct the shard."
             )
-        seen.add(id_)
+        earlier_ids.add(id_)
     return rows
 
 
@@ -184,14 +184,16 @@ def _here(storage: Storage, shard: Shard) -> Iterator[Path]:
 class Addresses:
     """position -> the image at an address below a folder: its path, or its bytes from a bucket.
 
-    storage, addresses: where, and what. root: what addresses without a scheme begin
-    from. within: the folder that none may leave. Both are without the scheme.
+    storage, addresses: where, and what. shard: the name of their shard. root: what addresses
+    without a scheme begin from. within: the folder that none may leave. Both are without the
+    scheme.
     """
 
     storage: Storage
     root: str
     within: str
     addresses: Sequence[str]
+    shard: str
 
     def __call__(self, position: int) -> bytes | Path:
         """Return the path of an image, or its bytes.
@@ -201,6 +203,8 @@ class Addresses:
             StorageError: it cannot be fetched.
         """
         address = self.addresses[position]
+        if not address:
+            raise empty_cell(position, f" of the addresses of images, {self.shard}")
         scheme, separator, _ = address.partition("://")
         if separator:
             path = split_url(address)[1] if scheme == self.storage.scheme else ""
@@ -221,24 +225,24 @@ class Addresses:
 
 
 def addresses_of(
-    storage: Storage, root: str, images_at: str | None, addresses: Sequence[str]
+    storage: Storage, root: str, images_at: str | None, addresses: Sequence[str], shard: str
 ) -> Addresses:
     """Return what reads images by the addresses in a column.
 
-    storage, root: of the pool. images_at: the option. addresses: the cells.
+    storage, root: of the pool. images_at: the option. addresses: the cells. shard: its name.
 
     Raises:
         ConfigError: `images_at` is no URL that is read.
     """
     if images_at is None:
-        return Addresses(storage, root, root, addresses)
+        return Addresses(storage, root, root, addresses, shard)
     scheme, path = split_url(images_at)
     if not path.strip("/"):
         raise ConfigError(
             f"Expected --images-at to name a bucket or a folder but got {images_at!r}."
         )
     elsewhere = storage if scheme == storage.scheme else Storage(scheme, {}, storage.patience)
-    return Addresses(elsewhere, path, path, addresses)
+    return Addresses(elsewhere, path, path, addresses, shard)
 
 
 __all__ = ["Addresses", "Cells", "Rows", "addresses_of", "open_rows"]

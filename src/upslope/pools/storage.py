@@ -25,7 +25,7 @@ EXTRA = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "hug
 PART = 1 << 24
 """Bytes that are fetched at once (16 MiB): what a failed request costs."""
 _CONNECT, _READ = 10, 60  # seconds that a request to S3 may wait
-_REFUSED = (401, 403)
+_REFUSAL_CODES = (401, 403)
 _CREDENTIALS = (  # errors of botocore and google.auth
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -268,9 +268,9 @@ def walk(storage: Storage, folder: str) -> Iterator[Entry]:
     waiting = [folder]
     while waiting:
         inside = storage.entries(waiting.pop())
-        shown = [e for e in inside if not e.path.rpartition("/")[2].startswith((".", "_"))]
-        yield from (entry for entry in shown if not entry.is_folder)
-        waiting += [entry.path for entry in reversed(shown) if entry.is_folder]
+        visible = [e for e in inside if not e.path.rpartition("/")[2].startswith((".", "_"))]
+        yield from (entry for entry in visible if not entry.is_folder)
+        waiting += [entry.path for entry in reversed(visible) if entry.is_folder]
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
@@ -290,8 +290,12 @@ def _status(error: Exception) -> int | None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    named = type(error).__name__ in _CREDENTIALS
-    return isinstance(error, PermissionError) or named or _status(error) in _REFUSED
+    is_credential_error = type(error).__name__ in _CREDENTIALS
+    return (
+        isinstance(error, PermissionError)
+        or is_credential_error
+        or _status(error) in _REFUSAL_CODES
+    )
 
 
 def _words(error: Exception) -> str:

@@ -69,9 +69,9 @@ def class_counts(result: RunResult, classes: int) -> Array | None:
     """
     rows = []
     counts = np.zeros(classes)
-    asked: Sequence[str] = result.initial
+    cycle_ids: Sequence[str] = result.initial
     for record in result.cycles:
-        for id_ in asked:
+        for id_ in cycle_ids:
             if id_ in result.passed:
                 continue
             shares = _shares(result.labels.get(id_), classes)
@@ -79,7 +79,7 @@ def class_counts(result: RunResult, classes: int) -> Array | None:
                 return None
             counts = counts + shares
         rows.append(counts)
-        asked = record.asked
+        cycle_ids = record.asked
     return np.stack(rows) if rows else None
 
 

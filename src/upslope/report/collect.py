@@ -51,9 +51,9 @@ def collect_sets(paths: Iterable[Path | str]) -> tuple[Study, ...]:
         alike = [
             g for g in groups if _samples_and_labels(g[1][0]) == _samples_and_labels(results[0])
         ]
-        own = next((g for g in alike if not _contradict(g[1], results)), None)
-        if own is not None:
-            own[1].extend(results)
+        matching_group = next((g for g in alike if not _contradict(g[1], results)), None)
+        if matching_group is not None:
+            matching_group[1].extend(results)
             continue
         notes = [
             f"{folder.name} and {other[0].name} hold the same strategy and seed with other "

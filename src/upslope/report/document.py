@@ -140,13 +140,13 @@ def _comparison(summary: Summary, row: Row) -> dict[str, Any] | None:
 
 
 def _saving(saving: SavedLabels) -> dict[str, Any]:
-    needed = saving.needed
+    interval = saving.needed
     return {
         "share": saving.share,
-        "labels": _or_never(needed.labels),
-        "low": _or_never(needed.low) if saving.told else None,
-        "high": _or_never(needed.high) if saving.told else None,
-        "reference": needed.reference,
+        "labels": _or_never(interval.labels),
+        "low": _or_never(interval.low) if saving.told else None,
+        "high": _or_never(interval.high) if saving.told else None,
+        "reference": interval.reference,
     }
 
 
@@ -200,10 +200,10 @@ def _balance(summary: Summary) -> dict[str, Any] | None:
             continue
         classes = list(records[0].info.get("classes", ()))
         counts = [class_counts(record, len(classes)) for record in records]
-        known = [count for count in counts if count is not None]
-        if len(classes) < 2 or not known or len(known) < len(counts):
+        counts_stated = [count for count in counts if count is not None]
+        if len(classes) < 2 or not counts_stated or len(counts_stated) < len(counts):
             return None
-        shares[row.strategy] = np.mean(known, axis=0)
+        shares[row.strategy] = np.mean(counts_stated, axis=0)
     if not shares:
         return None
     if len(classes) > MOST_CLASSES:

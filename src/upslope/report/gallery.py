@@ -19,7 +19,7 @@ from upslope.report.summary import Summary
 from upslope.report.thumbnails import mask_picture
 from upslope.tasks.mask_answers import PREFIX, decode_mask
 
-SHOWN = (24, 16, 12, 8, 6, 4, 3, 2, 1)
+COUNTS_TO_TRY = (24, 16, 12, 8, 6, 4, 3, 2, 1)
 """Picks shown per cycle, from many to few."""
 _TRIAL = 32  # pictures by which the size of all is foretold
 
@@ -47,15 +47,16 @@ def gallery(
         return None
     first = next(iter(records.values()))
     samples, why = _open(first, observer) if with_samples else (None, "")
-    shown = _count_shown(cycles, samples, room)
+    per_cycle = _count_shown(cycles, samples, room)
     ids: dict[str, int] = {}
     document: dict[str, Any] = {
         "seed": seed,
         "classes": list(first.info.get("classes", ())),
-        "shown": shown,
+        "shown": per_cycle,
         "why": why,
         "strategies": {
-            name: [_cycle(cycle, ids, shown) for cycle in chosen] for name, chosen in cycles.items()
+            name: [_cycle(cycle, ids, per_cycle) for cycle in picks]
+            for name, picks in cycles.items()
         },
         "map": _map(first, names, cycles, samples, observer) if samples is not None else None,
     }
@@ -77,23 +78,23 @@ def _count_shown(
 ) -> int:
     """The most picks per cycle whose pictures, by the size of a few, fit into the room."""
     if samples is None:
-        return SHOWN[0]
-    everything = list(_distinct(cycles, SHOWN[0]))
+        return COUNTS_TO_TRY[0]
+    everything = list(_distinct(cycles, COUNTS_TO_TRY[0]))
     trial = everything[:: max(1, len(everything) // _TRIAL)][:_TRIAL]
     sizes = [len(samples.picture(id_) or "") + 2 * len(samples.mask(id_, None) or "")
              for id_ in trial]  # fmt: skip
-    each = 1.25 * sum(sizes) / max(1, len(sizes))  # pictures differ in size
-    fitting = (n for n in SHOWN if len(_distinct(cycles, n)) * each <= room)
-    return next(fitting, SHOWN[-1])
+    picture_bytes = 1.25 * sum(sizes) / max(1, len(sizes))  # pictures differ in size
+    fitting = (n for n in COUNTS_TO_TRY if len(_distinct(cycles, n)) * picture_bytes <= room)
+    return next(fitting, COUNTS_TO_TRY[-1])
 
 
-def _distinct(cycles: Mapping[str, Sequence[Cycle]], shown: int) -> dict[str, None]:
+def _distinct(cycles: Mapping[str, Sequence[Cycle]], per_cycle: int) -> dict[str, None]:
     return dict.fromkeys(
-        pick.id for chosen in cycles.values() for cycle in chosen for pick in cycle.picks[:shown]
+        pick.id for picks in cycles.values() for cycle in picks for pick in cycle.picks[:per_cycle]
     )
 
 
-def _cycle(cycle: Cycle, ids: dict[str, int], shown: int) -> dict[str, Any]:
+def _cycle(cycle: Cycle, ids: dict[str, int], per_cycle: int) -> dict[str, Any]:
     """One selection. `picks`: rows of sample, score, guess, confidence, label."""
     scores = [pick.score for pick in cycle.picks if pick.score is not None]
     return {
@@ -103,15 +104,15 @@ def _cycle(cycle: Cycle, ids: dict[str, int], shown: int) -> dict[str, Any]:
         "picks": [
             [
                 ids.setdefault(pick.id, len(ids)),
-                _rounded(pick.score),
+                _round(pick.score),
                 _guess(pick.guess),
-                _rounded(pick.confidence),
+                _round(pick.confidence),
                 _label(pick.label),
             ]
-            for pick in cycle.picks[:shown]
+            for pick in cycle.picks[:per_cycle]
         ],
         "histogram": cycle.histogram,
-        "scores": sorted(_rounded(score) for score in scores) if scores else None,
+        "scores": sorted(_round(score) for score in scores) if scores else None,
     }
 
 
@@ -164,14 +165,18 @@ def _map(
     """Places of a part of the pool and of all picks; None where there are no features."""
     position = samples.position
     picks = {
-        name: [[position[p.id] for p in cycle.picks if p.id in position] for cycle in chosen]
-        for name, chosen in cycles.items()
+        name: [
+            [position[p.id] for p in cycle.picks if p.id in position] for cycle in strategy_picks
+        ]
+        for name, strategy_picks in cycles.items()
     }
     initial = [position[id_] for id_ in run.initial if id_ in position]
     basis = set(spread_positions(len(position)))
-    wanted = basis.union(initial, *(cycle for chosen in picks.values() for cycle in chosen))
+    ids_on_map = basis.union(
+        initial, *(cycle for strategy_picks in picks.values() for cycle in strategy_picks)
+    )
     try:
-        features = features_of(run, samples, sorted(wanted), observer)
+        features = features_of(run, samples, sorted(ids_on_map), observer)
         places = make_map(features.values, features.positions, basis)
     except UpslopeError:
         return None
@@ -185,12 +190,12 @@ def _map(
         "pool": len(position),
         "initial": [place[p] for p in initial if p in place],
         "picks": {
-            name: [[place[p] for p in cycle if p in place] for cycle in chosen]
-            for name, chosen in picks.items()
+            name: [[place[p] for p in cycle if p in place] for cycle in strategy_picks]
+            for name, strategy_picks in picks.items()
         },
     }
 
 
-def _rounded(value: float | None) -> Any:
+def _round(value: float | None) -> Any:
     """Five digits: for a look, and a third of the letters."""
     return None if value is None else float(f"{value:.5g}")

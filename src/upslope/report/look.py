@@ -28,29 +28,29 @@ class Look:
     title: str = ""
     slots: Mapping[str, int] = field(default_factory=dict)
 
-    def extended(self, names: Iterable[str], reference: str | None) -> dict[str, int]:
+    def with_names(self, names: Iterable[str], reference: str | None) -> dict[str, int]:
         """Return the slot of each of these: those it had, and free ones for the others.
 
         names: the strategies shown now. reference: has a slot of its own.
         """
         slots = {name: self.slots[name] for name in names if name in self.slots}
-        taken = set(self.slots.values())
+        slots_in_use = set(self.slots.values())
         for name in names:
             if name in slots:
                 continue
-            if name == reference and GREY not in taken:
+            if name == reference and GREY not in slots_in_use:
                 slot = GREY
             else:
-                slot = next(i for i in range(len(taken) + 1) if i not in taken)
-            taken.add(slot)
+                slot = next(i for i in range(len(slots_in_use) + 1) if i not in slots_in_use)
+            slots_in_use.add(slot)
             slots[name] = slot
         return slots
 
     def sort(self, names: Iterable[str]) -> list[str]:
         """Return the names in the order of this look; new ones after them, as they come."""
         names = list(names)
-        known = [name for name in self.slots if name in names]
-        return [*known, *(name for name in names if name not in known)]
+        names_with_slot = [name for name in self.slots if name in names]
+        return [*names_with_slot, *(name for name in names if name not in names_with_slot)]
 
 
 def read_look(*folders: Path) -> Look:

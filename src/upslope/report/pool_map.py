@@ -53,14 +53,14 @@ def make_map(features: Tensor, positions: Sequence[int], basis: Collection[int])
     rows = torch.tensor([i for i, position in enumerate(positions) if position in basis])
     if len(rows) < 3 or not bool(torch.isfinite(values).all()):
         raise DataError("Expected finite features of three samples or more for a map.")
-    mean, axes, explained = principal_axes(values[rows])
+    mean, axes, variance_shares = principal_axes(values[rows])
     places = (values - mean) @ axes
     low, high = places.amin(dim=0), places.amax(dim=0)
     # One scale for both axes, so that distances along them compare.
-    scaled = (places - (low + high) / 2) / (high - low).max() + 0.5
-    grid: NDArray[np.int64] = (GRID * scaled).round().long().numpy()
+    unit_places = (places - (low + high) / 2) / (high - low).max() + 0.5
+    grid: NDArray[np.int64] = (GRID * unit_places).round().long().numpy()
     return PoolMap(
-        tuple(positions), tuple(grid[:, 0].tolist()), tuple(grid[:, 1].tolist()), explained
+        tuple(positions), tuple(grid[:, 0].tolist()), tuple(grid[:, 1].tolist()), variance_shares
     )
 
 
@@ -74,17 +74,17 @@ def principal_axes(values: Tensor) -> tuple[Tensor, Tensor, float]:
         DataError: all rows are equal.
     """
     mean = values.mean(dim=0)
-    centred = values - mean
-    total = float(centred.square().sum())
+    differences = values - mean
+    total = float(differences.square().sum())
     if total <= 1e-24 * max(1.0, float(values.square().sum())):
         raise DataError("Expected features that differ between samples for a map.")
-    n, d = centred.shape
+    n, d = differences.shape
     if d <= n:
-        spectrum, vectors = torch.linalg.eigh(centred.T @ centred)
+        spectrum, vectors = torch.linalg.eigh(differences.T @ differences)
         axes = vectors[:, -2:].flip(1)
     else:  # the smaller of the two matrices has the same components
-        spectrum, vectors = torch.linalg.eigh(centred @ centred.T)
-        axes = centred.T @ vectors[:, -2:].flip(1)
+        spectrum, vectors = torch.linalg.eigh(differences @ differences.T)
+        axes = differences.T @ vectors[:, -2:].flip(1)
         axes = axes / axes.norm(dim=0).clamp(min=1e-300)
     if d == 1:
         axes = torch.cat([axes, torch.zeros_like(axes)], dim=1)

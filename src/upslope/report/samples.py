@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upslope.config import find_source, recorded_pool, trained
+from upslope.config import find_source, load_trained_model, recorded_pool
 from upslope.datasets import root_of, row_contents
 from upslope.datasets.base import Dataset
 from upslope.errors import DataError, UpslopeError
@@ -83,8 +83,8 @@ def open_samples(run: RunResult, observer: Observer = no_progress) -> PoolSample
             samples now.
     """
     pool, config = recorded_pool(run, observer)
-    recorded = run.config.get("samples", {}).get("pool_ids_sha256")
-    if recorded is not None and recorded != json_digest(list(pool.ids)):
+    digest = run.config.get("samples", {}).get("pool_ids_sha256")
+    if digest is not None and digest != json_digest(list(pool.ids)):
         raise DataError(
             f"Expected the samples of the run in {run.path} in the data set {config.data.name!r} "
             "but it holds others now."
@@ -125,7 +125,7 @@ def features_of(
     """
     why = ""
     try:
-        network = trained(find_source(run.path), observer, samples.pool)
+        network = load_trained_model(find_source(run.path), observer, samples.pool)
         need = Need.of("features")
         table = compute_signals(
             [need], network.model, network.task, network.pool, positions,

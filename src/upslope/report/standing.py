@@ -79,9 +79,9 @@ def wins_over(summaries: Sequence[Summary], names: Sequence[str]) -> Wins | None
         if one is None:
             continue
         places = [names.index(name) for name in one.names]
-        known = np.isfinite(one.shares)
-        total[np.ix_(places, places)] += np.where(known, one.shares, 0)
-        counts[np.ix_(places, places)] += known
+        has_share = np.isfinite(one.shares)
+        total[np.ix_(places, places)] += np.where(has_share, one.shares, 0)
+        counts[np.ix_(places, places)] += has_share
     with np.errstate(invalid="ignore"):
         return Wins(tuple(names), np.where(counts > 0, total / counts, np.nan))
 

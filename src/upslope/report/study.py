@@ -85,15 +85,19 @@ class Study:
         """
         run_with = {run.budgets: run for run in self.runs if run.complete}
         if not run_with:
-            done = ", ".join(_progress(run) for run in self.runs) or "no run"
+            progress_words = ", ".join(_progress(run) for run in self.runs) or "no run"
             raise RunError(
-                f"Expected at least one complete run but got {done}. Run the same command again: "
+                f"Expected at least one complete run but got {progress_words}. Run the same "
+                "command again: "
                 "it goes on where it stopped."
             )
         if len(run_with) > 1:
-            shown = "; ".join(f"{r.strategy} seed {r.seed}: {list(b)}" for b, r in run_with.items())
+            run_words = "; ".join(
+                f"{r.strategy} seed {r.seed}: {list(b)}" for b, r in run_with.items()
+            )
             raise RunError(
-                f"Expected all runs to have the same budgets but got {shown}. Report them apart."
+                f"Expected all runs to have the same budgets but got {run_words}. Report them "
+                "apart."
             )
         return next(iter(run_with))
 

@@ -113,17 +113,17 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
             f"but got {reference!r}."
         )
     names.sort(key=lambda name: name != reference)  # the reference first, else in the given order
-    compared = {name: _compare(study, name, reference) for name in names}
-    tested = [name for name, comparison in compared.items() if comparison is not None]
-    adjusted = holm(
-        [comparison.area.p_t for comparison in compared.values() if comparison is not None]
+    comparisons = {name: _compare(study, name, reference) for name in names}
+    comparable = [name for name, comparison in comparisons.items() if comparison is not None]
+    p_values = holm(
+        [comparison.area.p_t for comparison in comparisons.values() if comparison is not None]
     )
-    p_adjusted = dict(zip(tested, adjusted.tolist(), strict=True))
+    p_adjusted = dict(zip(comparable, p_values.tolist(), strict=True))
     rows = []
     for name in names:
         runs = study.complete(name)
         curves = study.curves(name, list(runs))
-        comparison = compared[name]
+        comparison = comparisons[name]
         rows.append(
             Row(
                 strategy=name,
@@ -138,7 +138,7 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
             )
         )
     return Summary(
-        study, budgets, reference, tuple(rows), look.extended(names, reference), look.title
+        study, budgets, reference, tuple(rows), look.with_names(names, reference), look.title
     )
 
 
@@ -155,8 +155,8 @@ def summarise_sets(
     look = look or Look()
     names = list(dict.fromkeys(name for study in studies for name in study.strategies))
     first = reference or ("random" if "random" in names else None)
-    shared = Look(look.title, look.extended(look.sort(names), first))
-    return tuple(summarise(study, reference, shared) for study in studies)
+    common_look = Look(look.title, look.with_names(look.sort(names), first))
+    return tuple(summarise(study, reference, common_look) for study in studies)
 
 
 def _areas(budgets: tuple[int, ...], curves: np.ndarray) -> np.ndarray:

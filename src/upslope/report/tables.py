@@ -65,8 +65,8 @@ def p_value(p: float) -> str:
 
 def name_of(metric: str) -> str:
     """A figure's key as a reader calls it."""
-    known = {"miou": "Mean IoU", "map": "Mean average precision", "r2": "R²"}
-    return known.get(metric, metric.replace("_", " ").capitalize())
+    title_of = {"miou": "Mean IoU", "map": "Mean average precision", "r2": "R²"}
+    return title_of.get(metric, metric.replace("_", " ").capitalize())
 
 
 def markdown(summary: Summary) -> str:
@@ -103,7 +103,7 @@ def notes(summary: Summary) -> list[str]:
             f"{summary.seeds} seeds are few: small differences cannot be shown, and intervals rest "
             "on the assumption that seeds vary about normally."
         )
-    sentences += [*study.notes, *_unfitted(study), *_changes(study)]
+    sentences += [*study.notes, *_unfitted_words(study), *_changes(study)]
     sentences += [
         f"Not counted: {run.strategy} seed {run.seed}, at {len(run.scores)} of {run.cycles} "
         "cycles. Run the same command again to finish it."
@@ -112,7 +112,7 @@ def notes(summary: Summary) -> list[str]:
     return sentences
 
 
-def _unfitted(study: Study) -> list[str]:
+def _unfitted_words(study: Study) -> list[str]:
     """One sentence about the networks that have not learnt their own labels, if there are any."""
     labels: dict[str, set[int]] = {}
     for run in study.runs:
@@ -141,8 +141,8 @@ def as_csv(summary: Summary) -> str:
     for row in summary.rows:
         for i, labels in enumerate(summary.budgets):
             figures = (float(x[i]) for x in (row.curve.mean, row.curve.low, row.curve.high))
-            shown = ["" if math.isnan(x) else repr(x) for x in figures]
-            lines.append([row.strategy, labels, *shown, len(row.seeds), summary.study.metric])
+            csv_cells = ["" if math.isnan(x) else repr(x) for x in figures]
+            lines.append([row.strategy, labels, *csv_cells, len(row.seeds), summary.study.metric])
     return csv_text(("strategy", "labels", "mean", "low", "high", "seeds", "metric"), lines)
 
 

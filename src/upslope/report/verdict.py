@@ -64,7 +64,7 @@ def verdict(summary: Summary) -> str:
     best = better[0]
     said = (
         f"{best.strategy} is ahead of {reference} by {_points(best)} of area "
-        f"({_p(best)}, {_seeds([best])}){_saved(summary, best)}"
+        f"({_p(best)}, {_seeds([best])}){_saving_words(summary, best)}"
     )
     if len(better) > 1:
         said += (
@@ -89,35 +89,39 @@ def verdict_over(summaries: Sequence[Summary], ranks: Ranks | None) -> str:
         said += f", though no difference in ranks is shown (Friedman p = {ranks.ranking.p:.2f})"
     if best == reference:
         return f"{said}: no strategy is ahead of it on average."
-    compared = [
+    comparisons = [
         (summary, row)
         for summary in summaries
         for row in summary.rows
         if row.strategy == best and row.comparison is not None
     ]
-    if reference is None or not compared:
+    if reference is None or not comparisons:
         return f"{said}."
-    ahead = sum(_gain(row) > 0 for _, row in compared)
-    shown = sum(row.comparison.verdict == "better" for _, row in compared if row.comparison)
-    said += f"; it is ahead of {reference} in {ahead} of {len(compared)}, shown in {shown}"
-    shares = [_share(summary, row) for summary, row in compared]
-    reached = [share for share in shares if share is not None]
-    if reached:
-        mean = float(np.mean(reached))
+    ahead = sum(_gain(row) > 0 for _, row in comparisons)
+    better_count = sum(
+        row.comparison.verdict == "better" for _, row in comparisons if row.comparison
+    )
+    said += (
+        f"; it is ahead of {reference} in {ahead} of {len(comparisons)}, shown in {better_count}"
+    )
+    shares = [_share(summary, row) for summary, row in comparisons]
+    shares_reached = [share for share in shares if share is not None]
+    if shares_reached:
+        mean = float(np.mean(shares_reached))
         fewer = f"{abs(mean):.0%} {'fewer' if mean >= 0 else 'more'} labels"
         said += f", and takes {fewer} for {reference}'s last figure"
-        said += f" in the mean of the {len(reached)} where it gets there"
+        said += f" in the mean of the {len(shares_reached)} where it gets there"
     return f"{said}."
 
 
-def _saved(summary: Summary, row: Row) -> str:
+def _saving_words(summary: Summary, row: Row) -> str:
     last = _last(summary, row)
     if last is None or not last.reached or last.saved <= 0:
         return ""
-    needed = last.needed
+    interval = last.needed
     return (
-        f" and reaches {summary.reference}'s last figure with {needed.labels:,.0f} of its "
-        f"{needed.reference:,.0f} labels, {last.saved / needed.reference:.0%} fewer"
+        f" and reaches {summary.reference}'s last figure with {interval.labels:,.0f} of its "
+        f"{interval.reference:,.0f} labels, {last.saved / interval.reference:.0%} fewer"
     )
 
 
@@ -149,8 +153,8 @@ def _points(row: Row) -> str:
 
 def _p(row: Row) -> str:
     assert row.comparison is not None
-    shown = tables.p_value(row.comparison.p_adjusted)
-    return f"Holm-corrected p {shown if shown.startswith('<') else f'= {shown}'}"
+    p_words = tables.p_value(row.comparison.p_adjusted)
+    return f"Holm-corrected p {p_words if p_words.startswith('<') else f'= {p_words}'}"
 
 
 def _seeds(rows: Sequence[Row]) -> str:

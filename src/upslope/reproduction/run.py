@@ -92,9 +92,9 @@ def ask(
     Raises:
         ConfigError: an unknown artefact, scale or variant; settings that are not allowed.
     """
-    declared = read_scale(scale, variant)
+    scale_read = read_scale(scale, variant)
     folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}-{variant}"
-    return Request(artefact, StudyRunner(declared, folder, sets, overrides or {}, watch))
+    return Request(artefact, StudyRunner(scale_read, folder, sets, overrides or {}, watch))
 
 
 def reproduce(
@@ -117,12 +117,12 @@ def reproduce(
     folders: dict[str, Path] = {}
     results: dict[str, Result] = {}
     missing: dict[str, str] = {}
-    failed: dict[str, UpslopeError] = {}
+    errors: dict[str, UpslopeError] = {}
     for name in request.names:
-        started = time.monotonic()
+        start_time = time.monotonic()
         try:
             result = ARTEFACTS[name].make(runner)
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - start_time
             folders[name] = write_artefact(name, result, runner, command, seconds)
         except UpslopeError as error:
             if request.artefact != ALL:
@@ -130,10 +130,10 @@ def reproduce(
             if isinstance(error, DataError):
                 missing[name] = str(error)
             else:
-                failed[name] = error
+                errors[name] = error
             continue
         results[name] = result
         if report is not None:
             report(name, result)
-    problems = {**missing, **{name: str(error) for name, error in failed.items()}}
-    return Report(folders, results, missing, failed, write_index(runner.out, problems))
+    problems = {**missing, **{name: str(error) for name, error in errors.items()}}
+    return Report(folders, results, missing, errors, write_index(runner.out, problems))

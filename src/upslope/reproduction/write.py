@@ -58,12 +58,12 @@ def write_artefact(
         "findings": list(result.findings),
         "environment": environment(resolve_device(studies[0].config.device)),
         "studies": {
-            opened.study.name: {
-                **opened.protocol,
-                "seeds": list(opened.config.seeds)[: result.seeds],
-                "commits": _commits(runner, opened.study.name),
+            study_opened.study.name: {
+                **study_opened.protocol,
+                "seeds": list(study_opened.config.seeds)[: result.seeds],
+                "commits": _commits(runner, study_opened.study.name),
             }
-            for opened in studies
+            for study_opened in studies
         },
         "extra": dict(result.extra),
     }
@@ -83,7 +83,7 @@ def write_index(out: Path, left_out: Mapping[str, str]) -> Path:
     """
     metas = {name: meta for name in ARTEFACTS if (meta := _meta(out / name / META))}
     lines = ["# Tables and figures of the paper, measured again", ""]
-    for said in dict.fromkeys(_made(meta) for meta in metas.values()):
+    for said in dict.fromkeys(_made_words(meta) for meta in metas.values()):
         lines += [said, ""]
     rows = [
         (f"[{name}]({name}/table.md)", meta["title"], " ".join(meta["findings"]))
@@ -115,19 +115,21 @@ def _page(name: str, result: Result, lines: Sequence[Line], command: str) -> str
 
 def _commits(runner: StudyRunner, study: str) -> list[str]:
     """Of the source that its runs were made with; one that was gone on with may have several."""
-    made = {run.environment.get("commit") for runs in runner.runs(study).values() for run in runs}
-    return sorted(str(commit) for commit in made)
+    commits = {
+        run.environment.get("commit") for runs in runner.runs(study).values() for run in runs
+    }
+    return sorted(str(commit) for commit in commits)
 
 
-def _made(meta: Mapping[str, Any]) -> str:
+def _made_words(meta: Mapping[str, Any]) -> str:
     where = meta["environment"]
-    packages, written = where["packages"], str(where["commit"])
+    packages, commit = where["packages"], str(where["commit"])
     commits = sorted({c for study in meta["studies"].values() for c in study.get("commits", ())})
-    runs = ", ".join(commits) or written
+    runs = ", ".join(commits) or commit
     return (
         f"Scale {meta['scale']}, reading {meta['reading']}; {where['device_name']}, "
         f"{where['processors']} processors, torch {packages['torch']}, commit {runs}"
-        + (f"; tables and pictures written by {written}." if runs != written else ".")
+        + (f"; tables and pictures written by {commit}." if runs != commit else ".")
     )
 
 

@@ -18,8 +18,9 @@ from upslope.datasets.arrow import read_parquet
 from upslope.errors import DataError
 from upslope.files import disk_errors
 
-BUCKET = 1 << 21
-"""Ids whose hashes are compared at once: 32 MiB of records, twice while they are sorted."""
+BUCKET = 1 << 18
+"""Ids whose hashes are compared at once, up to 2^26 ids: 4 MiB of records, 10 while they are
+sorted, less than a shard takes, so that the memory of a pool does not depend on its length."""
 _RECORD = np.dtype([("hash", "<u8"), ("shard", "<u4"), ("row", "<u4")])
 _MOST = 256  # files open at once
 
@@ -31,7 +32,7 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
     the hashes lie meanwhile: 16 bytes per id.
     """
     total = sum(pq.read_metadata(file).num_rows for file in files)
-    bits = min(_MOST, max(1, -(-total // BUCKET))).bit_length() if total > BUCKET else 0
+    bits = (min(_MOST, max(1, -(-total // BUCKET))) - 1).bit_length()
     with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".ids-") as place:
         buckets = [Path(place) / str(i) for i in range(1 << bits)]
         handles = [bucket.open("wb") for bucket in buckets]

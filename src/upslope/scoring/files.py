@@ -157,8 +157,8 @@ def score_to_file(
         view = PoolView([dataset.ids[i] for i in table.candidates], table.signals)
         return table.candidates, {n: scorer.score(view).tolist() for n, scorer in scores.items()}
 
-    chosen = range(len(dataset)) if indices is None else indices
-    return stream_to_file(path, dataset, chosen, block, observer)
+    positions = range(len(dataset)) if indices is None else indices
+    return stream_to_file(path, dataset, positions, block, observer)
 
 
 def check_file_name(path: Path | str) -> Path:
@@ -191,18 +191,18 @@ def stream_to_file(
     path = check_file_name(path)
     if not len(indices):
         raise DataError(f"Expected samples to score but {place_of(dataset)} gave none.")
-    skipped: list[str] = []
+    ids_left_out: list[str] = []
 
     def blocks() -> Iterator[dict[str, list[Any]]]:
         for start in range(0, len(indices), _ROWS):
             part = indices[start : start + _ROWS]
             read, columns = block(start, part, _offset(observer, start, len(indices)))
             there = set(read)
-            skipped.extend(dataset.ids[i] for i in part if i not in there)
+            ids_left_out.extend(dataset.ids[i] for i in part if i not in there)
             yield {"id": [dataset.ids[i] for i in read], **columns}
 
     write_atomically(path, lambda temporary: _WRITERS[path.suffix](temporary, blocks()))
-    return ScoreReport(len(indices) - len(skipped), tuple(skipped))
+    return ScoreReport(len(indices) - len(ids_left_out), tuple(ids_left_out))
 
 
 def _write_parquet(path: Path, blocks: Iterator[dict[str, list[Any]]]) -> None:

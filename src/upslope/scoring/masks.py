@@ -79,7 +79,7 @@ def predict_masks(
         raise DataError(f"Expected images to predict but {place_of(dataset)} gave none.")
     names = _file_names(dataset)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    skipped: list[str] = []
+    ids_left_out: list[str] = []
     count = len(classes)
     with disk_errors(folder), evaluating(model), deterministic(device), torch.no_grad():
         make_folder(folder.parent)
@@ -93,7 +93,7 @@ def predict_masks(
                 there = [
                     position for position, ok in zip(positions, mask.tolist(), strict=True) if ok
                 ]
-                skipped += [dataset.ids[i] for i in sorted({*positions} - {*there})]
+                ids_left_out += [dataset.ids[i] for i in sorted({*positions} - {*there})]
                 if there:
                     outputs = task.predict(model, task.prepare(inputs.to(device)))
                     masks = task.predictions(outputs).cpu()
@@ -108,7 +108,7 @@ def predict_masks(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_folder(folder.parent)
-    return ScoreReport(len(dataset) - len(skipped), tuple(skipped))
+    return ScoreReport(len(dataset) - len(ids_left_out), tuple(ids_left_out))
 
 
 def check_folder(folder: Path | str) -> Path:

@@ -24,15 +24,15 @@ def record_or_compare(path: Path, record: dict[str, Any]) -> None:
     if not path.is_file():
         write_digested_json(path, record)
         return
-    known = read_digested_json(path)
-    if known is None:
+    earlier = read_digested_json(path)
+    if earlier is None:
         raise RunError(f"Expected the record of a pool in {path} but it is damaged. Restore it.")
     plain = from_json(to_json(record))
     for key in record:
-        if known.get(key) != plain[key]:
+        if earlier.get(key) != plain[key]:
             raise RunError(
                 f"Expected {path.parent} to be gone on with as it was begun but {key} was "
-                f"{known.get(key)!r} and is {plain[key]!r} now. Give the same, or another folder."
+                f"{earlier.get(key)!r} and is {plain[key]!r} now. Give the same, or another folder."
             )
 
 

@@ -45,7 +45,9 @@ from upslope.tasks.base import Task
 
 RECORD, SHARDS, TABLE, SIGNALS = "pool.json", "shards", "scores.parquet", "signals"
 _METADATA = b"upslope"
-_UNFITTED = ("extracted-features",)  # signals that are fitted in name alone: nothing is trained
+_NOT_FITTED_ON_POOL = (
+    "extracted-features",
+)  # signals that are fitted in name alone: nothing is trained
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,12 @@ class ShardScorer:
         """
         there = {self.file_of(shard).name for shard in self.pool.shards}
         folder = self.out / SHARDS
-        gone = [p.stem for p in sorted(folder.glob("*.parquet")) if p.name not in there]
-        if gone:
+        absent = [p.stem for p in sorted(folder.glob("*.parquet")) if p.name not in there]
+        if absent:
             raise DataError(
                 f"Expected every shard with scores in {folder} in {self.pool.url} still but "
-                f"{len(gone):,} {'is' if len(gone) == 1 else 'are'} not there, first {gone[0]!r}. "
+                f"{len(absent):,} {'is' if len(absent) == 1 else 'are'} not there, first "
+                f"{absent[0]!r}. "
                 "Restore them, or score what is left into another folder."
             )
         return [shard for shard in self.pool.shards if not self._is_done(shard)]
@@ -261,8 +264,8 @@ def score_pool(
     scorer.prepare()
     missing, total = scorer.missing(), len(scorer.pool)
     observer(Progress("shards", total - len(missing), total))
-    for done, _ in enumerate(_score(scorer, missing, stop), total - len(missing) + 1):
-        observer(Progress("shards", done, total))
+    for count, _ in enumerate(_score(scorer, missing, stop), total - len(missing) + 1):
+        observer(Progress("shards", count, total))
     return join_scores(scorer, new=len(missing), ids_by_shard=ids_by_shard)
 
 
@@ -355,7 +358,7 @@ def check_separable(name: str, need: Any) -> None:
         ConfigError: it must be.
     """
     signal: object = build(replace(need, labelled=False))
-    if isinstance(signal, FittedSignal) and need.name not in _UNFITTED:
+    if isinstance(signal, FittedSignal) and need.name not in _NOT_FITTED_ON_POOL:
         raise ConfigError(
             f"Expected signals that each sample has by itself but {name} wants {need}, which is "
             "trained on the pool first: in shards, each would be scored by another. Take another "

@@ -132,18 +132,20 @@ def compute_signals(
             batch_size = min(batch_size, fitting)
         run = _Pass(batch_size, on_corrupt, observer, stop)
         work = _Signals(signals, model, task, dataset, candidates, device, on_corrupt, seed, cycle)
-        values, kept, skipped = run(work)
+        values, readable, left_out = run(work)
         labelled_values: dict[Need, Tensor] = {}
         if for_labelled and labelled.indices:
-            chosen = {need: signals[need] for need in for_labelled}
+            signals_of_labelled = {need: signals[need] for need in for_labelled}
             labelled_values, _, _ = replace(run, on_corrupt="fail")(
-                replace(work, signals=chosen, indices=labelled.indices, on_corrupt="fail")
+                replace(
+                    work, signals=signals_of_labelled, indices=labelled.indices, on_corrupt="fail"
+                )
             )
     return SignalTable(
-        kept,
+        readable,
         {need: values[replace(need, labelled=False)] for need in needs},
         {for_labelled[need]: tensor for need, tensor in labelled_values.items()},
-        skipped,
+        left_out,
     )
 
 
@@ -179,9 +181,9 @@ class _Signals:
             return {}
         drawing = global_generator(self.seed, "signals", self.cycle, place, device=self.device)
         with evaluating(self.model), deterministic(self.device), drawing:
-            prepared = self.task.prepare(inputs)
+            inputs_on_device = self.task.prepare(inputs)
             return {
-                need: signal.compute(self.model, self.task, prepared).detach().cpu()
+                need: signal.compute(self.model, self.task, inputs_on_device).detach().cpu()
                 for need, signal in self.signals.items()
             }
 
@@ -201,18 +203,22 @@ class _Pass:
         """Return (signals, indices that could be read, and those that could not)."""
         indices = work.indices
         parts: dict[Need, list[Tensor]] = {need: [] for need in work.signals}
-        kept: list[int] = []
+        readable: list[int] = []
         # Without a signal there is nothing to read, unless unreadable samples must be found.
         if work.signals or self.on_corrupt == "skip":
             for positions, values in self._results(work):
-                kept += [indices[p] for p in positions]
+                readable += [indices[p] for p in positions]
                 for need, value in values.items():
                     parts[need].append(value)
         else:
-            kept = list(indices)
-        skipped = tuple(sorted(set(indices) - set(kept)))
+            readable = list(indices)
+        left_out = tuple(sorted(set(indices) - set(readable)))
         empty = torch.empty(0)
-        return {n: torch.cat(p) if p else empty for n, p in parts.items()}, tuple(kept), skipped
+        return (
+            {n: torch.cat(p) if p else empty for n, p in parts.items()},
+            tuple(readable),
+            left_out,
+        )
 
     def _results(self, work: _Signals) -> Iterator[tuple[list[int], dict[Need, Tensor]]]:
         """The results of all batches in order; progress is told, and a stop is obeyed."""
@@ -246,8 +252,8 @@ def _fitting_batch(
 
 
 def _fitting(observer: Observer, stop: Stop) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
+    def report(count: int, total: int) -> None:
         stop.check()
-        observer(Progress("fit", done, total))
+        observer(Progress("fit", count, total))
 
     return report

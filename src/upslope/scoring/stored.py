@@ -56,8 +56,8 @@ class ShardStorer:
             DataError: no sample can be read.
         """
         path = self.folder / RECORD
-        known = read_digested_json(path) if path.is_file() else None
-        shapes = known["signals"] if known is not None else self._shapes(pool)
+        stored_record = read_digested_json(path) if path.is_file() else None
+        shapes = stored_record["signals"] if stored_record is not None else self._shapes(pool)
         record = {
             "version": 1,
             "url": pool.url,
@@ -100,7 +100,7 @@ class ShardStorer:
         by_digest = {hashlib.sha256(i.encode()).digest(): i for i in rows.ids}
         ids: list[str] = []
         blocks: list[tuple[int, int]] = []
-        shapes = {str(n): tuple(s["shape"]) for n, s in self._known()}
+        shapes = {str(n): tuple(s["shape"]) for n, s in self._stored_signals()}
         for start in range(0, len(rows), BLOCK):
             part = range(start, min(start + BLOCK, len(rows)))
             there = self._there(name, start, by_digest, shapes)
@@ -147,7 +147,7 @@ class ShardStorer:
                 return None  # of a shard that was another then
         return ids
 
-    def _known(self) -> list[tuple[Need, Any]]:
+    def _stored_signals(self) -> list[tuple[Need, Any]]:
         record = read_digested_json(self.folder / RECORD)
         assert record is not None  # `prepare` wrote it
         return list(zip(self.needs, record["signals"], strict=True))

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from upslope.errors import ConfigError, SelectionError
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 _ROWS = 1 << 16  # rows looked at together
 
@@ -26,13 +26,13 @@ def ids_among(path: Path, ids: Collection[str]) -> set[str]:
     Raises:
         DataError: the file is damaged.
     """
-    wanted = pa.array(sorted(ids), pa.string())
+    id_array = pa.array(sorted(ids), pa.string())
     there: set[str] = set()
-    with damage_reported(f"a Parquet file of scores in {path}", REMEDY), \
+    with reporting_damage(f"a Parquet file of scores in {path}", REMEDY), \
             pq.ParquetFile(path) as file:  # fmt: skip
         for batch in file.iter_batches(_ROWS, columns=["id"]):
             column = batch.column("id").cast(pa.string())
-            there.update(column.filter(pc.is_in(column, value_set=wanted)).to_pylist())
+            there.update(column.filter(pc.is_in(column, value_set=id_array)).to_pylist())
     return there
 
 
@@ -53,7 +53,7 @@ def top_scores(
     hidden = pa.array(sorted(without), pa.string())
     best: pa.Table | None = None
     rows = 0
-    with damage_reported(f"a Parquet file of scores in {path}", REMEDY), \
+    with reporting_damage(f"a Parquet file of scores in {path}", REMEDY), \
             pq.ParquetFile(path) as file:  # fmt: skip
         names = file.schema_arrow.names
         if column not in names or "id" not in names:

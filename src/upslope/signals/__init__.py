@@ -17,7 +17,7 @@ from upslope import registry
 from upslope.autodiff import evaluating
 from upslope.options import Options
 from upslope.pool import Need
-from upslope.signals.base import Checked, FitContext, FittedSignal, HasTemperature, Signal
+from upslope.signals.base import ChecksModel, FitContext, FittedSignal, HasTemperature, Signal
 from upslope.signals.boundary import BoundaryLength
 from upslope.signals.committee import Committee
 from upslope.signals.contrastive import ContrastiveFeatures
@@ -77,10 +77,10 @@ def build(need: Need) -> Signal:
     name = _FORMER_NAMES.get(need.name, need.name)
     signal = registry.lookup("signal", REGISTRY, name)
     options = dict(need.options)
-    made = signal(**registry.check_options(f"signal {need.name!r}", signal, options, ()))
-    if isinstance(made, HasTemperature) and made.temperature == "fitted":
-        return cast(Signal, FittedTemperature(cast(Options, made)))
-    return cast(Signal, made)
+    signal_built = signal(**registry.check_options(f"signal {need.name!r}", signal, options, ()))
+    if isinstance(signal_built, HasTemperature) and signal_built.temperature == "fitted":
+        return cast(Signal, FittedTemperature(cast(Options, signal_built)))
+    return cast(Signal, signal_built)
 
 
 def check(
@@ -102,15 +102,15 @@ def check(
     values: dict[Need, Tensor] = {}
     with evaluating(model):
         for need in needs:
-            known = _FORMER_NAMES.get(need.name, need.name) in REGISTRY
-            signal = build(need) if known else None
-            trained: object = signal
-            if isinstance(trained, FittedTemperature):
+            is_in_registry = _FORMER_NAMES.get(need.name, need.name) in REGISTRY
+            signal = build(need) if is_in_registry else None
+            signal_of_module: object = signal
+            if isinstance(signal_of_module, FittedTemperature):
                 # No shape depends on the temperature.
-                trained = signal = trained.at(1.0)
-            if isinstance(trained, Checked):
-                trained.check(model, task, inputs)
-            elif signal is not None and not isinstance(trained, FittedSignal):
+                signal_of_module = signal = signal_of_module.at(1.0)
+            if isinstance(signal_of_module, ChecksModel):
+                signal_of_module.check(model, task, inputs)
+            elif signal is not None and not isinstance(signal_of_module, FittedSignal):
                 values[need] = signal.compute(model, task, inputs)
     return values
 

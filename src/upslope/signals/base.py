@@ -102,7 +102,7 @@ class HasTemperature(Protocol):
 
 
 @runtime_checkable
-class Checked(Protocol):
+class ChecksModel(Protocol):
     """A fitted signal that tells before any training what it could not learn from."""
 
     def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, read, seeded
+from upslope.signals.fitting import batches, read, seeding
 from upslope.signals.mc_dropout import bald
 from upslope.tasks.base import Task
 
@@ -64,8 +64,10 @@ class FittedCommittee:
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """(n,) for a prepared batch."""
         with torch.no_grad():
-            each = [task.logits(member(inputs)).float().softmax(dim=1) for member in self.members]
-        p = torch.stack(each, dim=1)
+            member_posteriors = [
+                task.logits(member(inputs)).float().softmax(dim=1) for member in self.members
+            ]
+        p = torch.stack(member_posteriors, dim=1)
         return task.per_sample(bald(p), p.mean(dim=1).argmax(dim=1))
 
 
@@ -77,16 +79,16 @@ def trained_members(
     places: for each member, places in the labelled set. epochs: passes over them.
     """
     members: list[nn.Module] = []
-    steps = [epochs * -(-len(own) // BATCH) for own in places]
-    for number, own in enumerate(places):
-        with seeded(context), torch.enable_grad():
+    steps = [epochs * -(-len(places_of_member) // BATCH) for places_of_member in places]
+    for number, places_of_member in enumerate(places):
+        with seeding(context), torch.enable_grad():
             member = fresh(context.model).train()
             adam = torch.optim.Adam(member.parameters(), lr=RATE)
-            stream = batches(context, own, BATCH)
+            stream = batches(context, places_of_member, BATCH)
             for step in range(steps[number]):
-                chosen = [own[i] for i in next(stream)]
-                inputs = read(context, [context.labelled[i] for i in chosen])
-                targets = context.targets[chosen].to(context.device)
+                batch_places = [places_of_member[i] for i in next(stream)]
+                inputs = read(context, [context.labelled[i] for i in batch_places])
+                targets = context.targets[batch_places].to(context.device)
                 inputs, targets = context.task.augment(inputs, targets, context.rng)
                 adam.zero_grad()
                 context.task.losses(member(inputs), targets).mean().backward()  # type: ignore[no-untyped-call]
@@ -114,8 +116,8 @@ def fresh(model: nn.Module) -> nn.Module:
 def check_resets(model: nn.Module) -> None:
     """Raise ModelError where a module has parameters of its own and no `reset_parameters`."""
     for name, module in model.named_modules():
-        own = next(module.parameters(recurse=False), None) is not None
-        if own and not callable(getattr(module, "reset_parameters", None)):
+        has_parameters = next(module.parameters(recurse=False), None) is not None
+        if has_parameters and not callable(getattr(module, "reset_parameters", None)):
             raise ModelError(
                 f"Expected every module with parameters to have `reset_parameters`, so that the "
                 f"members of a committee start differently, but {name or 'the model'} "

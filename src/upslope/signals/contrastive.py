@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from upslope.errors import ModelError, RunError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import count, readable_batches, seeded
+from upslope.signals.fitting import count, readable_batches, seeding
 from upslope.signals.learnt import key_of, load_learnt, save_learnt
 from upslope.tasks.base import Augments, Task
 
@@ -43,7 +43,7 @@ PASSES = 50
 WIDTHS = (32, 64, 128)
 CELLS = 2
 WIDTH = WIDTHS[-1] * CELLS**2
-PROJECTED = 64
+PROJECTION = 64
 SMALLEST = 0.5
 JITTER = 0.4
 
@@ -62,14 +62,14 @@ class ContrastiveFeatures(Options):
 
     steps: Steps = None
 
-    def fit(self, context: FitContext) -> Encoded:
+    def fit(self, context: FitContext) -> EncoderFeatures:
         """Train the encoder on all of the pool, or take the one that was trained before."""
         key = (self, context.rng.initial_seed(), _mirrors(context.task), str(context.device))
         encoder = _LAST.get(context.dataset, key)
         if encoder is None:
-            encoder = self._learnt(context)
+            encoder = self._read_or_learn(context)
             _LAST.put(context.dataset, key, encoder)
-        return Encoded(encoder)
+        return EncoderFeatures(encoder)
 
     def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:  # noqa: ARG002
         """Raise ModelError for what is not an image of 8 x 8 or more."""
@@ -80,17 +80,17 @@ class ContrastiveFeatures(Options):
                 "features=my_package.nets:features."
             )
 
-    def _learnt(self, context: FitContext) -> nn.Module:
+    def _read_or_learn(self, context: FitContext) -> nn.Module:
         """The encoder, from the disk where it is there."""
         if context.cache is None:
-            return self._trained(context)
+            return self._train(context)
         seed, options = context.rng.initial_seed(), asdict(self)
         short = hashlib.sha256(f"{seed} {options}".encode()).hexdigest()[:16]
         path = context.cache / f"{self.name}-{short}.safetensors"
         key = key_of(context, options=options, mirrors=_mirrors(context.task))
         weights = load_learnt(path, key)
         if weights is None:
-            save_learnt(path, key, self._trained(context).state_dict())
+            save_learnt(path, key, self._train(context).state_dict())
             weights = load_learnt(path, key)
         if weights is None:
             raise RunError(
@@ -102,11 +102,11 @@ class ContrastiveFeatures(Options):
         encoder.load_state_dict(weights)
         return encoder.to(context.device).eval()
 
-    def _trained(self, context: FitContext) -> nn.Module:
-        with seeded(context):
+    def _train(self, context: FitContext) -> nn.Module:
+        with seeding(context):
             encoder = network(context.dataset.input_shape)
             head = nn.Sequential(
-                nn.Linear(WIDTH, WIDTHS[-1]), nn.ReLU(), nn.Linear(WIDTHS[-1], PROJECTED)
+                nn.Linear(WIDTH, WIDTHS[-1]), nn.ReLU(), nn.Linear(WIDTHS[-1], PROJECTION)
             )
         encoder, head = encoder.to(context.device), head.to(context.device)
         adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=RATE)
@@ -125,7 +125,7 @@ class ContrastiveFeatures(Options):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncoderFeatures:
     """What the encoder puts out: (n, 512)."""
 
     encoder: nn.Module

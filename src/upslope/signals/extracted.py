@@ -23,7 +23,7 @@ from upslope import models
 from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import seeded
+from upslope.signals.fitting import seeding
 from upslope.tasks.base import Task
 
 
@@ -42,12 +42,12 @@ class ExtractedFeatures(Options):
         ),
     ] = ""
 
-    def fit(self, context: FitContext) -> Extracted:
+    def fit(self, context: FitContext) -> ExtractorSignal:
         """Build the network; nothing is trained."""
         dataset = context.dataset
-        with seeded(context):
-            network = self._built(len(dataset.classes), tuple(dataset.input_shape))
-        return Extracted(network.to(context.device).eval(), self.extractor)
+        with seeding(context):
+            network = self._build(len(dataset.classes), tuple(dataset.input_shape))
+        return ExtractorSignal(network.to(context.device).eval(), self.extractor)
 
     def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:
         """Build the network and run it on the batch, so that a fault is told before any training.
@@ -59,15 +59,15 @@ class ExtractedFeatures(Options):
         with torch.no_grad():
             classes = task.logits(model(inputs)).shape[1]
         with torch.random.fork_rng():
-            network = self._built(classes, tuple(inputs.shape[1:])).to(inputs.device).eval()
-        Extracted(network, self.extractor).compute(model, task, inputs)
+            network = self._build(classes, tuple(inputs.shape[1:])).to(inputs.device).eval()
+        ExtractorSignal(network, self.extractor).compute(model, task, inputs)
 
-    def _built(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    def _build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
         return models.build(self.extractor, num_classes=classes, input_shape=shape)
 
 
 @dataclass(frozen=True)
-class Extracted:
+class ExtractorSignal:
     """The features that an extractor puts out, (n, d)."""
 
     network: nn.Module

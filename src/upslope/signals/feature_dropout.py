@@ -36,12 +36,12 @@ class FeatureDropout(Options):
         """(n,) for a prepared batch; a dense task takes the mean over its positions."""
         with torch.no_grad():
             outputs, features = with_features(model, inputs)
-            predicted = task.logits(outputs).argmax(dim=1)
+            classes = task.logits(outputs).argmax(dim=1)
             layer = head(model)
             rng = torch.Generator().manual_seed(self.seed)
-            changed = torch.zeros(predicted.shape, device=predicted.device)
+            change_counts = torch.zeros(classes.shape, device=classes.device)
             for _ in range(self.passes):
                 mask = torch.rand(features.shape[-1], generator=rng) >= self.rate
-                kept = features * (mask.to(features) / (1 - self.rate))
-                changed += task.logits(layer(kept)).argmax(dim=1) != predicted
-            return task.per_sample(changed, predicted)
+                features_left = features * (mask.to(features) / (1 - self.rate))
+                change_counts += task.logits(layer(features_left)).argmax(dim=1) != classes
+            return task.per_sample(change_counts, classes)

@@ -16,7 +16,7 @@ MOST_STEPS = 1000
 
 
 @contextmanager
-def seeded(context: FitContext) -> Iterator[None]:
+def seeding(context: FitContext) -> Iterator[None]:
     """Torch's global generator seeded from the context's, and as it was afterwards: layers draw
     their first weights, and dropout its units, from the global one."""
     devices = [context.device] if context.device.type == "cuda" else []

@@ -28,7 +28,7 @@ from upslope.gradnorm import (
 from upslope.gradnorm.core.model_io import Loss
 from upslope.options import Options, Temperature
 from upslope.signals.criteria import CRITERIA, Criterion
-from upslope.signals.temperature import tempered
+from upslope.signals.temperature import scale_logits
 from upslope.tasks.base import Task
 
 Norm = Annotated[
@@ -80,7 +80,9 @@ class GradNorm(Options):
         return gradient_norms(
             model,
             inputs,
-            label_free(lambda outputs: of_logits(tempered(task.logits(outputs), self.temperature))),
+            label_free(
+                lambda outputs: of_logits(scale_logits(task.logits(outputs), self.temperature))
+            ),
             norm=self.norm,
             parameters=parse_parameters(self.parameters),
         )
@@ -127,5 +129,5 @@ class ExpectedGradientLength(Options):
             norm=self.norm,
             parameters=parse_parameters(self.parameters),
             kind=self.kind,
-            logits=lambda outputs: tempered(task.logits(outputs), self.temperature),
+            logits=lambda outputs: scale_logits(task.logits(outputs), self.temperature),
         ).scores

@@ -82,18 +82,18 @@ class Influence(Options):
                 targets = context.targets[part].to(context.device)
                 yield context.task.losses(context.model(inputs), targets).sum() / len(places)
 
-        chosen = weights(context.model)
+        weight_names = weights(context.model)
         with torch.enable_grad():
-            v = total(torch.autograd.grad(loss, chosen) for loss in losses())
+            v = total(torch.autograd.grad(loss, weight_names) for loss in losses())
 
-            def damped(x: Vectors) -> Vectors:
-                product = total(hessian_product(loss, chosen, x) for loss in losses())
+            def damp(x: Vectors) -> Vectors:
+                product = total(hessian_product(loss, weight_names, x) for loss in losses())
                 return tuple(h + self.damping * e for h, e in zip(product, x, strict=True))
 
-            def report(done: int) -> None:
-                context.progress(done, self.iterations)
+            def report(count: int) -> None:
+                context.progress(count, self.iterations)
 
-            s = conjugate_gradients(damped, v, self.iterations, report)
+            s = conjugate_gradients(damp, v, self.iterations, report)
         return FittedInfluence(self.label, s)
 
 

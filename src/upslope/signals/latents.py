@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import count, readable_batches, seeded
+from upslope.signals.fitting import count, readable_batches, seeding
 from upslope.signals.sraal import BATCH, RATE, WEIGHT, Latent, Steps, Width
 from upslope.signals.vae import VAE, divergence, sample_latents, squared_error
 from upslope.tasks.base import Task
@@ -34,7 +34,7 @@ class Latents(Options):
 
     def fit(self, context: FitContext) -> FittedLatents:
         """Train the autoencoder on the unlabelled."""
-        with seeded(context):
+        with seeding(context):
             vae = VAE(context.dataset.input_shape, self.latent, self.width)
         vae = vae.to(context.device)
         adam = torch.optim.Adam(vae.parameters(), lr=RATE)
@@ -44,9 +44,9 @@ class Latents(Options):
             for step in range(steps):
                 x = next(stream)
                 mean, log_variance = vae.encode(x)
-                restored = vae.decode(sample_latents(mean, log_variance, context.rng))
+                reconstruction = vae.decode(sample_latents(mean, log_variance, context.rng))
                 adam.zero_grad()
-                loss = WEIGHT * squared_error(restored, x) + divergence(mean, log_variance)
+                loss = WEIGHT * squared_error(reconstruction, x) + divergence(mean, log_variance)
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
                 context.progress(step + 1, steps)

@@ -33,8 +33,8 @@ def key_of(context: FitContext, **about: object) -> str:
     for content in content_digests(context.dataset, report):
         digest.update(content or bytes(32))
     # The statistics are no property that every task has: what they make of samples tells them.
-    prepared = context.task.prepare(first_readable(context.dataset)).contiguous()
-    digest.update(prepared.numpy().tobytes())
+    sample_inputs = context.task.prepare(first_readable(context.dataset)).contiguous()
+    digest.update(sample_inputs.numpy().tobytes())
     settings = {**about, "seed": context.rng.initial_seed(), "device": context.device.type}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()

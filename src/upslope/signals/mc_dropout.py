@@ -133,9 +133,9 @@ def _rate(layer: nn.Module) -> float:
 def bald(p: Tensor) -> Tensor:
     """Mutual information of label and network. p: (n, T, C, ...), returns (n, ...)."""
     n, passes = p.shape[:2]
-    each = entropy(p.flatten(0, 1))
-    each = each.reshape(n, passes, *each.shape[1:]).mean(dim=1)
-    return (entropy(p.mean(dim=1)) - each).clamp(min=0)
+    pass_entropies = entropy(p.flatten(0, 1))
+    pass_entropies = pass_entropies.reshape(n, passes, *pass_entropies.shape[1:]).mean(dim=1)
+    return (entropy(p.mean(dim=1)) - pass_entropies).clamp(min=0)
 
 
 def variation_ratio(p: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ class PredictedClasses(Options):
                 "Expected masks, in which foreground to look for, but the task gives logits of "
                 f"shape {tuple(logits.shape)}, one prediction per sample. Take the strategy random."
             )
-        predicted = logits.argmax(dim=1).flatten(start_dim=1) if logits.ndim > 2 else None
-        if predicted is None:
+        classes = logits.argmax(dim=1).flatten(start_dim=1) if logits.ndim > 2 else None
+        if classes is None:
             return F.one_hot(logits.argmax(dim=1), logits.shape[1]).float()
-        counts = [(predicted == c).float().mean(dim=1) for c in range(logits.shape[1])]
+        counts = [(classes == c).float().mean(dim=1) for c in range(logits.shape[1])]
         return torch.stack(counts, dim=1)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from upslope.options import Options, Temperature
 from upslope.posterior import entropy, least_confidence, margin
-from upslope.signals.temperature import tempered
+from upslope.signals.temperature import scale_logits
 from upslope.tasks.base import Task
 
 MEASURES: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -46,7 +46,7 @@ class Probabilities(Options):
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, C, ...) for a prepared batch."""
         with torch.no_grad():
-            return tempered(task.logits(model(inputs)).float(), self.temperature).softmax(dim=1)
+            return scale_logits(task.logits(model(inputs)).float(), self.temperature).softmax(dim=1)
 
 
 @dataclass(frozen=True)

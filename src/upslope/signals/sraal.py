@@ -33,7 +33,7 @@ from upslope.signals.fitting import (
     count,
     read,
     readable_batches,
-    seeded,
+    seeding,
     without_gradients,
 )
 from upslope.signals.vae import (
@@ -92,21 +92,23 @@ class Sraal(Options):
         with torch.enable_grad():
             for step in range(steps):
                 places = next(labelled, [])
-                known = None
+                labelled_part = None
                 if places:
                     y = context.targets[places].to(context.device)
-                    known = (read(context, [context.labelled[i] for i in places]), y)
+                    labelled_part = (read(context, [context.labelled[i] for i in places]), y)
                 new = next(unlabelled)
                 with torch.no_grad():
                     logits = context.task.logits(context.model(new))
                 u = indicator(logits.float().softmax(dim=1))
                 adam.zero_grad()
                 with without_gradients(discriminator):
-                    loss = generator_loss(vae, classifier, discriminator, known, new, context.rng)
+                    loss = generator_loss(
+                        vae, classifier, discriminator, labelled_part, new, context.rng
+                    )
                     loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
                 adam_d.zero_grad()
-                x = known[0] if known else None
+                x = labelled_part[0] if labelled_part else None
                 discriminator_loss(vae, discriminator, x, new, u).backward()  # type: ignore[no-untyped-call]
                 adam_d.step()
                 for group in (*adam.param_groups, *adam_d.param_groups):
@@ -127,8 +129,8 @@ class Sraal(Options):
     def networks(self, context: FitContext) -> tuple[VAE, nn.Linear, Discriminator]:
         """All three, with weights from the context's generator."""
         half = self.latent // 2
-        with seeded(context):
-            vae = VAE(context.dataset.input_shape, self.latent, self.width, decoded=half)
+        with seeding(context):
+            vae = VAE(context.dataset.input_shape, self.latent, self.width, code_size=half)
             classifier = nn.Linear(self.latent - half, len(context.dataset.classes))
             discriminator = Discriminator(self.latent, layers=4)
         device = context.device
@@ -154,16 +156,16 @@ def generator_loss(
     vae: VAE,
     classifier: nn.Module,
     discriminator: Discriminator,
-    known: tuple[Tensor, Tensor] | None,
+    labelled_part: tuple[Tensor, Tensor] | None,
     new: Tensor,
     rng: torch.Generator,
 ) -> Tensor:
     """The generator's. known: labelled inputs and labels; new: unlabelled inputs."""
     total = new.new_zeros(())
-    for x, y in [*([known] if known else []), (new, None)]:
+    for x, y in [*([labelled_part] if labelled_part else []), (new, None)]:
         mean, log_variance = vae.encode(x)
-        restored = vae.decode(sample_latents(mean, log_variance, rng))
-        total = total + WEIGHT * squared_error(restored, x) + divergence(mean, log_variance)
+        reconstruction = vae.decode(sample_latents(mean, log_variance, rng))
+        total = total + WEIGHT * squared_error(reconstruction, x) + divergence(mean, log_variance)
         total = total + towards(discriminator(mean), 1.0)
         if y is not None:
             total = total + WEIGHT * F.cross_entropy(classifier(mean[:, vae.decoded :]), y)
@@ -171,10 +173,10 @@ def generator_loss(
 
 
 def discriminator_loss(
-    vae: VAE, discriminator: Discriminator, known: Tensor | None, new: Tensor, u: Tensor
+    vae: VAE, discriminator: Discriminator, labelled_part: Tensor | None, new: Tensor, u: Tensor
 ) -> Tensor:
     """The discriminator's; the generator is held. u: (n,), the state of the unlabelled."""
     with torch.no_grad():
-        means = [vae.encode(x)[0] for x in (known, new) if x is not None]
+        means = [vae.encode(x)[0] for x in (labelled_part, new) if x is not None]
     loss = towards(discriminator(means[-1]), u)
-    return loss + towards(discriminator(means[0]), 0.0) if known is not None else loss
+    return loss + towards(discriminator(means[0]), 0.0) if labelled_part is not None else loss

@@ -32,7 +32,7 @@ BATCH = 256
 POSITIONS = 100_000
 
 
-def tempered(logits: Tensor, temperature: float | str) -> Tensor:
+def scale_logits(logits: Tensor, temperature: float | str) -> Tensor:
     """Return the logits divided by the temperature.
 
     Raises:

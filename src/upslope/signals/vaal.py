@@ -26,7 +26,7 @@ from upslope.signals.fitting import (
     count,
     read,
     readable_batches,
-    seeded,
+    seeding,
     without_gradients,
 )
 from upslope.signals.vae import (
@@ -69,23 +69,25 @@ class Vaal(Options):
         unlabelled = readable_batches(context, context.unlabelled, BATCH)
 
         def both() -> tuple[Tensor | None, Tensor]:
-            known = next(labelled, None)
+            labelled_batch = next(labelled, None)
             new = next(unlabelled)
-            if known is None:
+            if labelled_batch is None:
                 return None, new
-            return read(context, [context.labelled[i] for i in known]), new
+            return read(context, [context.labelled[i] for i in labelled_batch]), new
 
         steps = count(context, self.steps, BATCH)
         with torch.enable_grad():
             for step in range(steps):
                 for _ in range(TURNS):
-                    known, new = both()
+                    labelled_batch, new = both()
                     adam.zero_grad()
                     with without_gradients(discriminator):
-                        generator_loss(vae, discriminator, known, new, context.rng).backward()  # type: ignore[no-untyped-call]
+                        generator_loss(
+                            vae, discriminator, labelled_batch, new, context.rng
+                        ).backward()  # type: ignore[no-untyped-call]
                     adam.step()
                 adam_d.zero_grad()
-                discriminator_loss(vae, discriminator, known, new).backward()  # type: ignore[no-untyped-call]
+                discriminator_loss(vae, discriminator, labelled_batch, new).backward()  # type: ignore[no-untyped-call]
                 adam_d.step()
                 context.progress(step + 1, steps)
         return FittedVaal(vae.eval(), discriminator.eval())
@@ -93,7 +95,7 @@ class Vaal(Options):
     def networks(self, context: FitContext) -> tuple[VAE, Discriminator]:
         """Both, with weights from the context's generator."""
         shape = context.dataset.input_shape
-        with seeded(context):
+        with seeding(context):
             networks = VAE(shape, self.latent, self.width), Discriminator(self.latent)
         return networks[0].to(context.device), networks[1].to(context.device)
 
@@ -115,24 +117,28 @@ class FittedVaal:
 
 
 def generator_loss(
-    vae: VAE, discriminator: Discriminator, known: Tensor | None, new: Tensor, rng: torch.Generator
+    vae: VAE,
+    discriminator: Discriminator,
+    labelled_batch: Tensor | None,
+    new: Tensor,
+    rng: torch.Generator,
 ) -> Tensor:
     """The autoencoder's. known, new: labelled and unlabelled inputs (n, *shape)."""
     total = new.new_zeros(())
-    for x in (known, new):
+    for x in (labelled_batch, new):
         if x is not None:
             mean, log_variance = vae.encode(x)
-            restored = vae.decode(sample_latents(mean, log_variance, rng))
-            total = total + squared_error(restored, x) + divergence(mean, log_variance)
+            reconstruction = vae.decode(sample_latents(mean, log_variance, rng))
+            total = total + squared_error(reconstruction, x) + divergence(mean, log_variance)
             total = total + towards(discriminator(mean), 1.0)
     return total
 
 
 def discriminator_loss(
-    vae: VAE, discriminator: Discriminator, known: Tensor | None, new: Tensor
+    vae: VAE, discriminator: Discriminator, labelled_batch: Tensor | None, new: Tensor
 ) -> Tensor:
     """The discriminator's; the autoencoder is held."""
     with torch.no_grad():
-        means = [vae.encode(x)[0] for x in (known, new) if x is not None]
+        means = [vae.encode(x)[0] for x in (labelled_batch, new) if x is not None]
     loss = towards(discriminator(means[-1]), 0.0)
-    return loss + towards(discriminator(means[0]), 1.0) if known is not None else loss
+    return loss + towards(discriminator(means[0]), 1.0) if labelled_batch is not None else loss

@@ -20,14 +20,14 @@ STAGES = 4
 class VAE(nn.Module):
     """Inputs (n, *shape) -> latent mean and log variance (n, latent) -> inputs again.
 
-    decoded: how many of the latent dimensions the decoder sees; all by default.
+    code_size: how many of the latent dimensions the decoder sees; all by default.
     """
 
     def __init__(
-        self, shape: Sequence[int], latent: int, width: int, decoded: int | None = None
+        self, shape: Sequence[int], latent: int, width: int, code_size: int | None = None
     ) -> None:
         super().__init__()
-        self.shape, self.decoded = tuple(shape), decoded or latent
+        self.shape, self.decoded = tuple(shape), code_size or latent
         sides = shape[1:]
         stages = [s for s in range(1, STAGES + 1) if min(sides, default=0) >> s >= 2]
         if stages and len(sides) in _LAYERS:
@@ -79,13 +79,13 @@ def sample_latents(mean: Tensor, log_variance: Tensor, rng: torch.Generator) -> 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL of N(mean, variance) from N(0, 1), summed over dimensions, mean over samples."""
-    each = -0.5 * (1 + log_variance - mean.square() - log_variance.exp())
-    return each.sum(dim=1).mean()
+    divergences = -0.5 * (1 + log_variance - mean.square() - log_variance.exp())
+    return divergences.sum(dim=1).mean()
 
 
-def squared_error(restored: Tensor, x: Tensor) -> Tensor:
+def squared_error(reconstruction: Tensor, x: Tensor) -> Tensor:
     """|x^ - x|^2, summed over entries as the divergence is over dimensions; mean over samples."""
-    return (restored - x).square().flatten(start_dim=1).sum(dim=1).mean()
+    return (reconstruction - x).square().flatten(start_dim=1).sum(dim=1).mean()
 
 
 def towards(logits: Tensor, target: Tensor | float) -> Tensor:

@@ -114,8 +114,8 @@ def build(name: str, **options: Any) -> QueryStrategy:
         ('b', 'c')
     """
     strategy = registry.lookup("strategy", REGISTRY, name)
-    checked = registry.check_options(f"strategy {name!r}", strategy, options, ())
-    return cast(QueryStrategy, strategy(**checked))
+    valid_options = registry.check_options(f"strategy {name!r}", strategy, options, ())
+    return cast(QueryStrategy, strategy(**valid_options))
 
 
 def describe() -> list[StrategyDescription]:

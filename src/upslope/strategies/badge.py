@@ -41,5 +41,5 @@ class Badge(QueryStrategy):
         p, h = (pool.signal(need).float() for need in self.needs)
         y = torch.nn.functional.one_hot(p.argmax(dim=1), p.shape[1])
         gradients = OuterProducts(p - y, h)
-        chosen = k_means_plus_plus(gradients, budget, rng)
-        return Choice(chosen, gradients.squared_norms().sqrt())
+        positions = k_means_plus_plus(gradients, budget, rng)
+        return Choice(positions, gradients.squared_norms().sqrt())

@@ -84,19 +84,19 @@ class Bait(QueryStrategy):
         p_l, h_l = (pool.labelled_signal(need).double() for need in self.needs)
         fisher = Fisher(whole(p), h, information(whole(p_l), h_l), self.ridge)
         scores = fisher.gains()
-        chosen: list[int] = []
+        positions: list[int] = []
         for _ in range(min(2 * budget, len(pool))):
             gains = fisher.gains()
-            gains[chosen] = -torch.inf
-            chosen.append(int(gains.argmax()))
-            fisher.add(chosen[-1])
-        fisher.keep(chosen)
-        kept = list(range(len(chosen)))
-        while len(kept) > budget:
+            gains[positions] = -torch.inf
+            positions.append(int(gains.argmax()))
+            fisher.add(positions[-1])
+        fisher.keep(positions)
+        remaining = list(range(len(positions)))
+        while len(remaining) > budget:
             # Of equal ones the last chosen goes, so that ties stay with the smaller id.
-            gone = len(kept) - 1 - int(fisher.losses(kept).flip(0).argmin())
-            fisher.remove(kept.pop(gone))
-        return Choice([chosen[i] for i in kept], scores, {"trace": fisher.trace()})
+            place = len(remaining) - 1 - int(fisher.losses(remaining).flip(0).argmin())
+            fisher.remove(remaining.pop(place))
+        return Choice([positions[i] for i in remaining], scores, {"trace": fisher.trace()})
 
 
 def check_size(classes: int, width: int) -> None:

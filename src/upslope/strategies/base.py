@@ -24,11 +24,16 @@ _FORMER_NAMES = {"home": "best_for", "requires": "signal_cost"}
 
 @dataclass(frozen=True)
 class Choice:
-    """A `Selection` by position: where in the pool, in order of choice; scores (n,) if any."""
+    """A `Selection` by position: where in the pool, in order of choice; scores (n,) if any.
+
+    gains: of greedy strategies, what each position had that made it the next. A longer choice from
+    the same pool begins with the same positions.
+    """
 
     positions: Sequence[int]
     scores: Tensor | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    gains: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,13 @@ class QueryStrategy(Options):
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise SelectionError(_beyond_rounding(self.name, str(error))) from error
         scores = choice.scores
-        told = [*choice.notes.values(), *([] if scores is None else [float(scores.sum())])]
-        if any(math.isnan(value) for value in told):
+        words = [*choice.notes.values(), *([] if scores is None else [float(scores.sum())])]
+        if any(math.isnan(value) for value in words):
             raise SelectionError(_beyond_rounding(self.name, "its scores are not numbers"))
         if scores is not None:
             scores = torch.empty_like(scores).index_copy_(0, torch.tensor(order), scores)
         ids = tuple(view.candidates[i] for i in choice.positions)
-        return Selection(ids, scores, choice.notes)
+        return Selection(ids, scores, choice.notes, choice.gains)
 
     def check(self, pool: PoolView, budget: int) -> None:
         """Raise SelectionError unless the budget can be met and every signal is there, finite.
@@ -102,11 +107,11 @@ class QueryStrategy(Options):
             ModelError: a posterior at every position of a sample where one for all is wanted.
         """
         for need, values in signals.items():
-            expected = POSTERIORS.get(need.name, values.ndim)
-            if values.ndim != expected:
+            dimensions = POSTERIORS.get(need.name, values.ndim)
+            if values.ndim != dimensions:
                 raise ModelError(
                     f"Expected one posterior per sample for {self.name} but the task gives "
-                    f"{tuple(values.shape[expected:])} of them, one at each position. Take a "
+                    f"{tuple(values.shape[dimensions:])} of them, one at each position. Take a "
                     "strategy that reads one number or gradient per sample, such as entropy."
                 )
 

@@ -49,16 +49,16 @@ class BatchBald(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The candidate of largest gain, `budget` times; scores are BALD's."""
         p = pool.signal(self.needs[0]).float()  # (n, T, C)
-        expected = torch.cat([entropy(part, -1).mean(dim=1) for part in p.split(256)])  # type: ignore[no-untyped-call]
+        mean_entropies = torch.cat([entropy(part, -1).mean(dim=1) for part in p.split(256)])  # type: ignore[no-untyped-call]
         joint = LabelConfigurations.none(p.shape[1])
 
         def gains_of(rows: Tensor) -> Tensor:
-            return (joint.entropy(p[rows]) - expected[rows]).clamp_(min=0)
+            return (joint.entropy(p[rows]) - mean_entropies[rows]).clamp_(min=0)
 
         def take(row: int) -> None:
             joint.extend(p[row], self.answers, rng)
 
-        scores = (entropy(p.mean(dim=1), -1) - expected).clamp_(min=0)
+        scores = (entropy(p.mean(dim=1), -1) - mean_entropies).clamp_(min=0)
         return Choice(lazy_greedy(scores, budget, gains_of, take, most=256), scores)
 
 
@@ -77,22 +77,22 @@ class LabelConfigurations:
 
     def entropy(self, p: Tensor) -> Tensor:
         """Expected entropy of the next answer: sum_m pi_m H[y_x | m]. p: (b, T, C) -> (b,)."""
-        predicted = torch.einsum("mt,btc->bmc", self.w, p)
-        return entropy(predicted, -1) @ self.pi
+        posteriors = torch.einsum("mt,btc->bmc", self.w, p)
+        return entropy(posteriors, -1) @ self.pi
 
     def extend(self, p: Tensor, most: int, rng: torch.Generator) -> None:
         """Add the answers to one sample more. p: (T, C)."""
-        predicted = self.w @ p  # (M, C)
-        if predicted.numel() <= most:
-            self.pi = (self.pi[:, None] * predicted).flatten()
+        posteriors = self.w @ p  # (M, C)
+        if posteriors.numel() <= most:
+            self.pi = (self.pi[:, None] * posteriors).flatten()
             w = (self.w[:, None] * p.T).flatten(0, 1)  # (M C, T)
         else:
             rows = torch.arange(len(self.pi))
             if len(self.pi) < most:
                 rows = torch.multinomial(self.pi, most, replacement=True, generator=rng)
-            drawn = torch.multinomial(predicted[rows], 1, generator=rng).flatten()
+            labels = torch.multinomial(posteriors[rows], 1, generator=rng).flatten()
             self.pi = torch.full((len(rows),), 1 / len(rows))
-            w = self.w[rows] * p.T[drawn]
+            w = self.w[rows] * p.T[labels]
         total = w.sum(dim=1, keepdim=True)
         # An answer that no network gives has probability 0: which network gave it is moot.
         self.w = torch.where(total > 0, w / total, 1 / w.shape[1])

@@ -60,8 +60,8 @@ class BinaryBait(QueryStrategy):
         y = information_roots(pool.labelled_signal(p_need), pool.labelled_signal(h_need))
         design = batch_design(x, y, budget, self.ridge)
         scores = design.gains()
-        chosen = forward_backward(design, budget)
-        return Choice(chosen, scores, {"trace": design.trace()})
+        positions = forward_backward(design, budget)
+        return Choice(positions, scores, {"trace": design.trace()})
 
 
 def information_roots(p: Tensor, h: Tensor) -> Tensor:

@@ -49,10 +49,20 @@ class Cells:
 
         cell: its number. count: how many, itself included.
         """
-        squared = (self.means - self.means[cell]).square().sum(dim=1)
-        squared[cell] = -1.0
-        nearest: list[int] = squared.topk(min(count, len(squared)), largest=False).indices.tolist()
-        return nearest
+        others = [c for c in nearest_cells(self.means, self.means[cell], count) if c != cell]
+        return [cell, *others][:count]
+
+
+def nearest_cells(means: Tensor, x: Tensor, count: int) -> list[int]:
+    """Return the numbers of the `count` cells whose means lie nearest to a row, nearest first.
+
+    means: (cells, d). x: (d,).
+    """
+    square_sums = (means - x).square().sum(dim=1)
+    nearest: list[int] = square_sums.topk(
+        min(count, len(square_sums)), largest=False
+    ).indices.tolist()
+    return nearest
 
 
 def divide(
@@ -71,15 +81,15 @@ def divide(
     if length <= 2 * size:
         everything = [np.arange(length)]
     else:
-        drawn = torch.randperm(length, generator=rng)[: SAMPLE * count].sort().values.tolist()
-        means = k_means(rows(drawn), count, rng)
+        sample = torch.randperm(length, generator=rng)[: SAMPLE * count].sort().values.tolist()
+        means = k_means(rows(sample), count, rng)
         cell = np.empty(length, dtype=np.int32)
         for start, block in blocks():
             cell[start : start + len(block)] = nearest(block, means).numpy()
-        everything = _grouped(cell, count)
+        everything = _positions_by_cell(cell, count)
     members: list[Positions] = []
     for group in everything:
-        members += _divided(rows, group, size, rng)
+        members += _divide(rows, group, size, rng)
     centres = torch.stack([rows(m[:SAMPLE].tolist()).mean(dim=0) for m in members])
     return Cells(tuple(members), centres)
 
@@ -94,8 +104,8 @@ def k_means(x: Tensor, count: int, rng: torch.Generator) -> Tensor:
         cell = nearest(x, means)
         sums = torch.zeros_like(means).index_add_(0, cell, x)
         sizes = torch.bincount(cell, minlength=len(means))
-        filled = sizes > 0
-        means[filled] = sums[filled] / sizes[filled, None]
+        is_used = sizes > 0
+        means[is_used] = sums[is_used] / sizes[is_used, None]
     return means
 
 
@@ -109,27 +119,27 @@ def nearest(x: Tensor, means: Tensor) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
 
-def _grouped(cell: NDArray[np.int32], count: int) -> list[Positions]:
+def _positions_by_cell(cell: NDArray[np.int32], count: int) -> list[Positions]:
     """Positions by cell, without the cells that are empty."""
     order = np.argsort(cell, kind="stable")
     ends = np.cumsum(np.bincount(cell, minlength=count))[:-1]
     return [group for group in np.split(order, ends) if len(group)]
 
 
-def _divided(
+def _divide(
     rows: RowReader, members: Positions, size: int, rng: torch.Generator
 ) -> list[Positions]:
     if len(members) <= 2 * size:
         return [members]
     count = -(-len(members) // size)
     x = rows(members.tolist())
-    drawn = torch.randperm(len(x), generator=rng)[: SAMPLE * min(count, AT_ONCE)]
-    groups = _grouped(
-        nearest(x, k_means(x[drawn], min(count, AT_ONCE), rng)).numpy().astype(np.int32), count
+    sample = torch.randperm(len(x), generator=rng)[: SAMPLE * min(count, AT_ONCE)]
+    groups = _positions_by_cell(
+        nearest(x, k_means(x[sample], min(count, AT_ONCE), rng)).numpy().astype(np.int32), count
     )
     if max(map(len, groups)) > 0.9 * len(members):  # rows that are alike: any division will do
         return [np.sort(part) for part in np.array_split(members, count)]
     parts: list[Positions] = []
     for group in groups:
-        parts += _divided(rows, members[group], size, rng)
+        parts += _divide(rows, members[group], size, rng)
     return parts

@@ -49,29 +49,29 @@ def seeds(x: np.ndarray, n_clusters: int, random_state: Any) -> np.ndarray:
 
     def distances(to: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
         exact = -2 * (wide[to] @ wide[rows].T) + norms[to, None] + norms[rows]
-        rounded: np.ndarray = exact.astype(x.dtype)
-        return rounded.clip(min=0)
+        result: np.ndarray = exact.astype(x.dtype)
+        return result.clip(min=0)
 
     centres = [random_state.choice(len(x), p=ones / ones.sum())]
     nearest = distances(np.array(centres), slice(None))[0]
     potential = nearest @ ones
     for _ in range(1, n_clusters):
-        drawn = random_state.uniform(size=trials) * potential
-        candidates = np.searchsorted(np.cumsum(nearest), drawn)
+        draws = random_state.uniform(size=trials) * potential
+        candidates = np.searchsorted(np.cumsum(nearest), draws)
         np.clip(candidates, None, len(x) - 1, out=candidates)
         rough = narrow + narrow[candidates, None] - 2 * (x[candidates] @ x.T)
         closer = rough < nearest + margin
         if closer.mean() > FEW:
-            squared = np.minimum(nearest, distances(candidates, slice(None)))
+            squares = np.minimum(nearest, distances(candidates, slice(None)))
         else:
-            squared = np.repeat(nearest[None], trials, axis=0)
+            squares = np.repeat(nearest[None], trials, axis=0)
             for i in range(trials):
                 rows = np.flatnonzero(closer[i])
                 exact = distances(candidates[i : i + 1], rows)[0]
-                squared[i, rows] = np.minimum(nearest[rows], exact)
-        potentials = squared @ ones[:, None]
+                squares[i, rows] = np.minimum(nearest[rows], exact)
+        potentials = squares @ ones[:, None]
         best = int(np.argmin(potentials))
-        potential, nearest = potentials[best], squared[best]
+        potential, nearest = potentials[best], squares[best]
         centres.append(candidates[best])
     result: np.ndarray = x[centres]
     return result
@@ -89,6 +89,6 @@ def central_rows(x: Tensor, k: int, rng: torch.Generator) -> list[int]:
         if len(members):
             centroid = x[members].mean(dim=0)
             rows.append(int(members[(x[members] - centroid).square().sum(dim=1).argmin()]))
-    taken = set(rows)
-    others = [i for i in torch.randperm(len(x), generator=rng).tolist() if i not in taken]
+    rows_taken = set(rows)
+    others = [i for i in torch.randperm(len(x), generator=rng).tolist() if i not in rows_taken]
     return rows + others[: k - len(rows)]

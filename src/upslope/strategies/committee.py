@@ -77,11 +77,13 @@ class QBC(TopStrategy):
         view, _ = by_id(pool)
         values = view.signal(self.needs[0]).double().clamp(min=0).tolist()
         costs = self.units(view)
-        chosen = knapsack(values, costs, math.floor(self.cost_budget / self.cost_unit + ROUNDING))
-        chosen.sort(key=lambda i: -values[i])
-        spent = self.cost_unit * sum(costs[i] for i in chosen)
-        ids = tuple(view.candidates[i] for i in chosen)
-        return Selection(ids, pool.signal(self.needs[0]), {"cost": spent})
+        positions = knapsack(
+            values, costs, math.floor(self.cost_budget / self.cost_unit + ROUNDING)
+        )
+        positions.sort(key=lambda i: -values[i])
+        cost = self.cost_unit * sum(costs[i] for i in positions)
+        ids = tuple(view.candidates[i] for i in positions)
+        return Selection(ids, pool.signal(self.needs[0]), {"cost": cost})
 
     def units(self, pool: PoolView) -> list[int]:
         """Costs in whole units, 1 or more: rounded up, so that the budget is never exceeded."""

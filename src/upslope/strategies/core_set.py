@@ -26,30 +26,33 @@ from torch import Tensor
 
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.distances import centred, distance_blocks, nearest_squared
+from upslope.strategies.distances import distance_blocks, nearest_squared, subtract_mean
 
 PAIRS = 5_000_000
 """Most (sample, centre) pairs in one integer program: a few GB in the solver."""
 
 
-def k_center(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], Tensor]:
-    """Greedy k-center: rows of x chosen, and each row's distance to its nearest centre then.
+def k_center(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], Tensor, list[float]]:
+    """Greedy k-center: rows of x chosen, each row's distance to its nearest centre then, and the
+    squared distance that each chosen row had to the centres before it.
 
     x: (n, d) candidates; y: (m, d) centres there already. With none, the first centre is the
-    candidate nearest to the mean. Ties go to the first row.
+    candidate nearest to the mean, at an infinite distance. Ties go to the first row.
     """
     nearest = nearest_squared(x, y)
     lengths = x.square().sum(dim=1)
-    chosen: list[int] = []
+    positions: list[int] = []
+    gains: list[float] = []
     for _ in range(budget):
-        cold = not len(y) and not chosen
+        cold = not len(y) and not positions
         centre = int((x - x.mean(dim=0)).square().sum(dim=1).argmin() if cold else nearest.argmax())
+        gains.append(float(nearest[centre]))
         step = torch.addmv(lengths + lengths[centre], x, x[centre], alpha=-2).clamp_(min=0)
         nearest = torch.minimum(nearest, step)
         # Chosen rows lie below every distance, so that duplicates are never chosen twice.
         nearest[centre] = -1.0
-        chosen.append(centre)
-    return chosen, nearest.clamp_(min=0).sqrt_()
+        positions.append(centre)
+    return positions, nearest.clamp_(min=0).sqrt_(), gains
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ class CoreSet(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The farthest candidate, `budget` times."""
         (need,) = self.needs
-        x, y = centred(pool.signal(need), pool.labelled_signal(need))
-        chosen, nearest = k_center(x, y, budget)
-        return Choice(chosen, notes={"radius": float(nearest.max())})
+        x, y = subtract_mean(pool.signal(need), pool.labelled_signal(need))
+        positions, nearest, gains = k_center(x, y, budget)
+        return Choice(positions, notes={"radius": float(nearest.max())}, gains=gains)
 
 
 @dataclass(frozen=True)
@@ -95,30 +98,30 @@ class RobustCoreSet(CoreSet):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The cover of least radius found; notes hold the radius, its lower bound and the gap."""
         (need,) = self.needs
-        x, y = centred(pool.signal(need), pool.labelled_signal(need))
-        chosen, nearest = k_center(x, y, budget)
-        allowed = int(self.outliers * len(x))
-        upper = _radius(nearest, allowed)
+        x, y = subtract_mean(pool.signal(need), pool.labelled_signal(need))
+        positions, nearest, _ = k_center(x, y, budget)
+        most_outliers = int(self.outliers * len(x))
+        upper = _radius(nearest, most_outliers)
         # Without outliers no cover of K centres beats half the greedy radius; with them, none
         # is known to be worse than 0.
-        lower = upper / 2 if allowed == 0 else 0.0
+        lower = upper / 2 if most_outliers == 0 else 0.0
         to_labels = nearest_squared(x, y)
         end = time.monotonic() + self.seconds
         while upper > (1 + self.gap) * lower and (left := end - time.monotonic()) > 0:
             radius = (lower + upper) / 2
-            cover = _cover(x, to_labels, radius, budget, allowed, left)
+            cover = _cover(x, to_labels, radius, budget, most_outliers, left)
             if cover is None:
                 break
             if not cover:
                 lower = radius
                 continue
-            chosen = _fill(cover, x, y, budget)
-            attained = torch.minimum(to_labels, nearest_squared(x, x[chosen])).sqrt()
-            upper = min(radius, _radius(attained, allowed))
+            positions = _fill(cover, x, y, budget)
+            distances = torch.minimum(to_labels, nearest_squared(x, x[positions])).sqrt()
+            upper = min(radius, _radius(distances, most_outliers))
         notes = {"radius": upper, "lower_bound": lower}
         if lower > 0:
             notes["gap"] = upper / lower - 1
-        return Choice(chosen, notes=notes)
+        return Choice(positions, notes=notes)
 
 
 def _radius(nearest: Tensor, outliers: int) -> float:
@@ -139,8 +142,8 @@ def _cover(
     open_rows = (to_labels > radius**2).nonzero().flatten()
     pairs: list[Tensor] = []
     total = 0
-    for rows, squared in distance_blocks(x[open_rows], x):
-        within = (squared <= radius**2).nonzero()
+    for rows, squared_distances in distance_blocks(x[open_rows], x):
+        within = (squared_distances <= radius**2).nonzero()
         total += len(within)
         if total > PAIRS:
             return None
@@ -174,5 +177,5 @@ def _cover(
 def _fill(cover: list[int], x: Tensor, y: Tensor, budget: int) -> list[int]:
     """`cover`, and greedy centres on top where it is short of the budget."""
     rest = [i for i in range(len(x)) if i not in set(cover)]
-    more, _ = k_center(x[rest], torch.cat([y, x[cover]]), budget - len(cover))
+    more, _, _ = k_center(x[rest], torch.cat([y, x[cover]]), budget - len(cover))
     return cover + [rest[i] for i in more]

@@ -41,7 +41,7 @@ ROUNDING = 1e-5
 class Similarity(Protocol):
     """k >= 0, which falls with the distance."""
 
-    def __call__(self, squared: Tensor) -> Tensor:
+    def __call__(self, squares: Tensor) -> Tensor:
         """Return k of squared distances, elementwise; it may overwrite them."""
         ...
 
@@ -72,25 +72,25 @@ class DenseCover:
     def bounds(self) -> Tensor:
         """Return the gain of every candidate, up to `ROUNDING`: (n,), in double precision."""
         gains = torch.zeros(len(self.x), dtype=torch.float64)
-        for rows, columns, squared in symmetric_tiles(self.x):
-            k = self.similarity(squared)
-            added = (k - self.covered[columns]).clamp_(min=0)
-            gains[rows] += added @ self.w[columns]
+        for rows, columns, squares in symmetric_tiles(self.x):
+            k = self.similarity(squares)
+            new_gains = (k - self.covered[columns]).clamp_(min=0)
+            gains[rows] += new_gains @ self.w[columns]
             if rows != columns:
-                added = k.sub_(self.covered[rows, None]).clamp_(min=0)
-                gains[columns] += self.w[rows] @ added
+                new_gains = k.sub_(self.covered[rows, None]).clamp_(min=0)
+                gains[columns] += self.w[rows] @ new_gains
         return gains
 
     def gains_of(self, rows: Tensor) -> Tensor:
         """Return the gains of some candidates now: (len(rows),)."""
-        squared = squared_distances(self.x[rows], self.x, self.squares)
-        return self.similarity(squared).sub_(self.covered).clamp_(min=0) @ self.w
+        squares = squared_distances(self.x[rows], self.x, self.squares)
+        return self.similarity(squares).sub_(self.covered).clamp_(min=0) @ self.w
 
     def take(self, row: int) -> None:
         """Count a candidate as labelled."""
-        squared = squared_distances(self.x[row : row + 1], self.x, self.squares)[0]
-        torch.minimum(self.nearest, squared, out=self.nearest)
-        torch.maximum(self.covered, self.similarity(squared), out=self.covered)
+        squares = squared_distances(self.x[row : row + 1], self.x, self.squares)[0]
+        torch.minimum(self.nearest, squares, out=self.nearest)
+        torch.maximum(self.covered, self.similarity(squares), out=self.covered)
 
 
 class SparseCover:
@@ -113,30 +113,30 @@ class SparseCover:
         n = len(dense.x)
         most = min(PAIRS, max(FEW, int(SHARE * n**2)))
         probes = torch.arange(0, n, max(1, n // PROBES))
-        squared = squared_distances(dense.x[probes], dense.x, dense.squares)
-        if int((squared < reach[probes, None]).sum()) * (n / len(probes)) > most:
+        squares = squared_distances(dense.x[probes], dense.x, dense.squares)
+        if int((squares < reach[probes, None]).sum()) * (n / len(probes)) > most:
             return None
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         total = 0
         near = torch.empty(0, dtype=torch.bool)  # for all tiles, as they have one buffer too
-        for rows, columns, squared in symmetric_tiles(dense.x):
-            torch.lt(squared, reach[columns], out=near.resize_(squared.shape))
+        for rows, columns, squares in symmetric_tiles(dense.x):
+            torch.lt(squares, reach[columns], out=near.resize_(squares.shape))
             i, j = near.nonzero().unbind(dim=1)
-            parts.append(_pairs(i + rows.start, j + columns.start, squared[i, j]))
+            parts.append(_pairs(i + rows.start, j + columns.start, squares[i, j]))
             total += len(i)
             if rows != columns:
-                torch.lt(squared, reach[rows, None], out=near)
+                torch.lt(squares, reach[rows, None], out=near)
                 i, j = near.nonzero().unbind(dim=1)
-                parts.append(_pairs(j + columns.start, i + rows.start, squared[i, j]))
+                parts.append(_pairs(j + columns.start, i + rows.start, squares[i, j]))
                 total += len(i)
             if total > most:
                 return None
-        candidates, samples, squared = (torch.cat(part) for part in zip(*parts, strict=True))
+        candidates, samples, squares = (torch.cat(part) for part in zip(*parts, strict=True))
         parts.clear()
         # A stable sort: the tiles give the samples of each candidate in ascending order.
         order = candidates.argsort(stable=True)
         counts = torch.bincount(candidates, minlength=n)
-        return cls(dense, counts, samples[order], dense.similarity(squared[order]))
+        return cls(dense, counts, samples[order], dense.similarity(squares[order]))
 
     def gains_of(self, rows: Tensor) -> Tensor:
         """Return the gains of some candidates now: (len(rows),), in double precision."""
@@ -145,9 +145,9 @@ class SparseCover:
         before = counts.cumsum(dim=0) - counts
         places = torch.arange(len(owner)) + (self.starts[rows] - before)[owner]
         samples = self.samples[places]
-        added = (self.similarities[places] - self.covered[samples]).clamp_(min=0)
+        new_gains = (self.similarities[places] - self.covered[samples]).clamp_(min=0)
         gains = torch.zeros(len(rows), dtype=torch.float64)
-        return gains.index_add_(0, owner, added.mul_(self.w[samples]).double())
+        return gains.index_add_(0, owner, new_gains.mul_(self.w[samples]).double())
 
     def gains(self) -> Tensor:
         """Return the gain of every candidate: (n,), in double precision."""
@@ -169,28 +169,32 @@ def _pairs(candidates: Tensor, samples: Tensor, near: Tensor) -> tuple[Tensor, T
 
 def cover(
     x: Tensor, y: Tensor, w: Tensor, similarity: Similarity, budget: int
-) -> tuple[list[int], Tensor, float]:
-    """Return `budget` rows of x, each of largest gain; the gains at first; the coverage at last.
+) -> tuple[list[int], list[float], Tensor, float]:
+    """Return `budget` rows of x, each of largest gain, and that gain of each; the gains of all at
+    first; the coverage at last.
 
     x: (n, d) candidates; y: (m, d) labelled; w: (n,) weights of the candidates.
     """
     dense = DenseCover(x, nearest_squared(x, y), w, similarity)
     most = max(1, BLOCK // len(x))
-    chosen: list[int] = []
+    positions: list[int] = []
+    gains_taken: list[float] = []
     scores: Tensor | None = None
     sparse = SparseCover.of(dense)
     if sparse is None:
         scores = dense.bounds()
         search = LazyGreedy(scores * (1 + ROUNDING), dense.gains_of, dense.take, most, exact=False)
-        while sparse is None and len(chosen) < budget:
+        while sparse is None and len(positions) < budget:
             # Twice as many labels leave about half as many pairs.
-            chosen += search.search(min(max(1, len(chosen)), budget - len(chosen)))
-            sparse = SparseCover.of(dense) if len(chosen) < budget else None
+            positions += search.search(min(max(1, len(positions)), budget - len(positions)))
+            sparse = SparseCover.of(dense) if len(positions) < budget else None
+        gains_taken += search.taken_gains
     if sparse is not None:
         gains = sparse.gains()
         scores = gains.clone() if scores is None else scores
-        gains[chosen] = -torch.inf
+        gains[positions] = -torch.inf
         search = LazyGreedy(gains, sparse.gains_of, sparse.take, most=len(x))
-        chosen += search.search(budget - len(chosen))
+        positions += search.search(budget - len(positions))
+        gains_taken += search.taken_gains
     assert scores is not None
-    return chosen, scores.float(), float(dense.covered @ w / w.sum())
+    return positions, gains_taken, scores.float(), float(dense.covered @ w / w.sum())

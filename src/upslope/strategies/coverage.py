@@ -44,9 +44,9 @@ class Gaussian:
 
     width: float
 
-    def __call__(self, squared: Tensor) -> Tensor:
+    def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities, in place."""
-        return squared.div_(-(self.width**2)).exp_()
+        return squares.div_(-(self.width**2)).exp_()
 
     def reach(self, nearest: Tensor) -> Tensor:
         """As far as the nearest label, and no farther than the similarity is above 0."""
@@ -59,9 +59,9 @@ class Ball:
 
     radius: float
 
-    def __call__(self, squared: Tensor) -> Tensor:
+    def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities at these squared distances."""
-        return (squared <= self.radius**2).float()
+        return (squares <= self.radius**2).float()
 
     def reach(self, nearest: Tensor) -> Tensor:
         """As far as the radius, the radius included, where no label is within it."""
@@ -73,9 +73,9 @@ class Ball:
 class Cosine:
     """The cosine, 1 - d^2 / 2 between unit vectors, where positive."""
 
-    def __call__(self, squared: Tensor) -> Tensor:
+    def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities, in place."""
-        return squared.div_(-2).add_(1).clamp_(min=0)
+        return squares.div_(-2).add_(1).clamp_(min=0)
 
     def reach(self, nearest: Tensor) -> Tensor:
         """As far as the nearest label, and no farther than a right angle."""
@@ -111,8 +111,8 @@ class CoverageStrategy(QueryStrategy):
         need = self.needs[0]
         x, y = normalise(pool.signal(need)), normalise(pool.labelled_signal(need))
         w = self.weights(pool)
-        chosen, gains, share = cover(x, y, w, self.similarity(y), budget)
-        return Choice(chosen, gains, {"coverage": share})
+        positions, gains, scores, share = cover(x, y, w, self.similarity(y), budget)
+        return Choice(positions, scores, {"coverage": share}, gains)
 
 
 @dataclass(frozen=True)

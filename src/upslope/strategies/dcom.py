@@ -79,27 +79,29 @@ class DCoM(QueryStrategy):
         every = torch.cat([x, y])
         classes = torch.cat([p, pool.labelled_signal(p_need).float()]).argmax(dim=1)
         radii = self.radii(every, y, classes, pool.labels)
-        covered = _covered(every, y, radii)
-        share = float(covered.float().mean())
+        is_covered = _find_covered(every, y, radii)
+        share = float(is_covered.float().mean())
         weight = competence(share, self.slope, self.centre)
         unsure = _scale(1 - margin(p)) if p.shape[1] > 1 else torch.zeros(len(p))
         radius = float(radii.mean()) if len(radii) else self.delta
-        density = _uncovered_neighbours(x, every, covered, radius)
+        density = _uncovered_neighbours(x, every, is_covered, radius)
 
         scores: Tensor | None = None
-        chosen: list[int] = []
+        positions: list[int] = []
         for _ in range(budget):
             mixture = weight * unsure + (1 - weight) * _scale(density)
             scores = mixture.clone() if scores is None else scores
-            mixture[chosen] = -torch.inf
+            mixture[positions] = -torch.inf
             best = int(mixture.argmax())
-            chosen.append(best)
+            positions.append(best)
             within = squared_distances(x[best : best + 1], every)[0] < radius**2
-            new = (within & ~covered).nonzero().flatten()
-            for rows, squared in distance_blocks(x, every[new]):
-                density[rows] -= (squared < radius**2).sum(dim=1)
-            covered[new] = True
-        return Choice(chosen, scores, {"coverage": share, "competence": weight, "radius": radius})
+            new = (within & ~is_covered).nonzero().flatten()
+            for rows, squares in distance_blocks(x, every[new]):
+                density[rows] -= (squares < radius**2).sum(dim=1)
+            is_covered[new] = True
+        return Choice(
+            positions, scores, {"coverage": share, "competence": weight, "radius": radius}
+        )
 
     def radii(self, every: Tensor, y: Tensor, classes: Tensor, labels: Tensor | None) -> Tensor:
         """The radius of the ball of each labelled sample: (m,).
@@ -114,12 +116,15 @@ class DCoM(QueryStrategy):
                 "far their balls reach, but the task's labels are of another kind. Take u-herding."
             )
         widest = torch.full((len(y),), self.delta)
-        threshold = 0.2 * float(_covered(every, y, widest).float().mean()) + 0.4
+        threshold = 0.2 * float(_find_covered(every, y, widest).float().mean()) + 0.4
         radii = torch.empty(len(y))
-        for rows, squared in distance_blocks(y, every):
-            distances = squared.sqrt()
+        for rows, squares in distance_blocks(y, every):
+            distances = squares.sqrt()
             same = classes == labels[rows, None]
-            low, high = torch.zeros(len(squared)), torch.full((len(squared),), self.delta)
+            low, high = (
+                torch.zeros(len(squares)),
+                torch.full((len(squares),), self.delta),
+            )
             for _ in range(math.ceil(math.log2(self.delta / RESOLUTION))):
                 middle = (low + high) / 2
                 within = distances < middle[:, None]
@@ -135,19 +140,19 @@ def competence(coverage: float, slope: float, centre: float) -> float:
     return whole / (1 + math.exp(-slope * (coverage - centre)))
 
 
-def _covered(every: Tensor, y: Tensor, radii: Tensor) -> Tensor:
+def _find_covered(every: Tensor, y: Tensor, radii: Tensor) -> Tensor:
     """Which rows of `every` lie within the ball of a row of y: (len(every),) booleans."""
-    covered = torch.zeros(len(every), dtype=torch.bool)
-    for rows, squared in distance_blocks(y, every):
-        covered |= (squared < radii[rows, None].square()).any(dim=0)
-    return covered
+    is_covered = torch.zeros(len(every), dtype=torch.bool)
+    for rows, squares in distance_blocks(y, every):
+        is_covered |= (squares < radii[rows, None].square()).any(dim=0)
+    return is_covered
 
 
-def _uncovered_neighbours(x: Tensor, every: Tensor, covered: Tensor, radius: float) -> Tensor:
+def _uncovered_neighbours(x: Tensor, every: Tensor, is_covered: Tensor, radius: float) -> Tensor:
     """How many uncovered rows of `every` lie within `radius` of each row of x: (len(x),)."""
     counts = torch.zeros(len(x))
-    for rows, squared in distance_blocks(x, every[~covered]):
-        counts[rows] = (squared < radius**2).sum(dim=1).float()
+    for rows, squares in distance_blocks(x, every[~is_covered]):
+        counts[rows] = (squares < radius**2).sum(dim=1).float()
     return counts
 
 

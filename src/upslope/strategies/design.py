@@ -32,9 +32,9 @@ class RankOneDesign:
     def __init__(self, x: Tensor, base: Tensor, target: Tensor) -> None:
         self.x, self.target = x, target
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(base))
-        seen = x @ self.inverse  # (n, d)
-        self.q = (seen * x).sum(dim=1)
-        self.r = ((seen @ target) * seen).sum(dim=1)
+        products = x @ self.inverse  # (n, d)
+        self.q = (products * x).sum(dim=1)
+        self.r = ((products @ target) * products).sum(dim=1)
 
     def gains(self) -> Tensor:
         """By how much each vector would lower the trace: (n,)."""
@@ -78,16 +78,16 @@ def forward_backward(design: RankOneDesign, budget: int) -> list[int]:
 
     The design holds M of the batch afterwards.
     """
-    chosen: list[int] = []
+    positions: list[int] = []
     for _ in range(min(2 * budget, len(design.x))):
         gains = design.gains()
-        gains[chosen] = -torch.inf
-        chosen.append(int(gains.argmax()))
-        design.add(chosen[-1])
-    design.keep(chosen)
-    left = list(range(len(chosen)))
+        gains[positions] = -torch.inf
+        positions.append(int(gains.argmax()))
+        design.add(positions[-1])
+    design.keep(positions)
+    left = list(range(len(positions)))
     while len(left) > budget:
         # Of equal ones the last chosen goes, so that ties stay with the smaller id.
-        gone = len(left) - 1 - int(design.losses(left).flip(0).argmin())
-        design.remove(left.pop(gone))
-    return [chosen[i] for i in left]
+        place = len(left) - 1 - int(design.losses(left).flip(0).argmin())
+        design.remove(left.pop(place))
+    return [positions[i] for i in left]

@@ -58,9 +58,9 @@ def symmetric_tiles(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         for columns in _slices(len(x), side, rows.start):
             # In this order of additions both triangles would be equal to the last bit.
             left, right = squares[rows, None], squares[columns]
-            squared = buffer[: len(left) * len(right)].view(len(left), len(right))
-            torch.add(left, right, out=squared).addmm_(x[rows], x[columns].T, alpha=-2)
-            yield rows, columns, squared.clamp_(min=0)
+            squared_distances = buffer[: len(left) * len(right)].view(len(left), len(right))
+            torch.add(left, right, out=squared_distances).addmm_(x[rows], x[columns].T, alpha=-2)
+            yield rows, columns, squared_distances.clamp_(min=0)
 
 
 def _slices(length: int, size: int, start: int = 0) -> Iterator[slice]:
@@ -68,7 +68,7 @@ def _slices(length: int, size: int, start: int = 0) -> Iterator[slice]:
         yield slice(begin, min(begin + size, length))
 
 
-def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+def subtract_mean(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """All of them less the mean of the first: distances stay, and lose no digits to an offset."""
     x = x.flatten(start_dim=1).float()
     mean = x.mean(dim=0) if len(x) else 0
@@ -83,8 +83,8 @@ def normalise(x: Tensor) -> Tensor:
 def smallest_distance(x: Tensor) -> float:
     """The smallest distance above zero between two rows; 1 where no two differ. x: (n, d)."""
     smallest = torch.inf
-    for _, _, squared in symmetric_tiles(x):
+    for _, _, squared_distances in symmetric_tiles(x):
         # Below this, what is left of a difference of unit vectors is rounding.
-        squared.masked_fill_(squared < 1e-6, torch.inf)
-        smallest = min(smallest, float(squared.min()))
+        squared_distances.masked_fill_(squared_distances < 1e-6, torch.inf)
+        smallest = min(smallest, float(squared_distances.min()))
     return smallest**0.5 if smallest < torch.inf else 1.0

@@ -79,17 +79,17 @@ def determinantal(vectors: Family, budget: int, rng: torch.Generator) -> list[in
     norms = vectors.squared_norms()
     left = norms.clone()
     rows = torch.zeros(budget, len(norms), dtype=norms.dtype)
-    chosen: list[int] = []
+    positions: list[int] = []
     for k in range(budget):
         best = int(left.argmax())
         if left[best] <= 1e-9 * norms.max():
-            rest = norms.index_fill(0, torch.tensor(chosen, dtype=torch.int64), -1.0)
+            rest = norms.index_fill(0, torch.tensor(positions, dtype=torch.int64), -1.0)
             more = rest.argsort(descending=True, stable=True)[: budget - k]
-            return chosen + more.tolist()
-        projected = vectors.products(best) - rows[:k].T @ rows[:k, best]
-        rows[k] = projected / left[best].sqrt()
+            return positions + more.tolist()
+        projection = vectors.products(best) - rows[:k].T @ rows[:k, best]
+        rows[k] = projection / left[best].sqrt()
         left = (left - rows[k].square()).clamp(min=0)
         left[best] = -1.0
-        left[chosen] = -1.0
-        chosen.append(best)
-    return chosen
+        left[positions] = -1.0
+        positions.append(best)
+    return positions

@@ -20,7 +20,7 @@ from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.clustering import central_rows
 from upslope.strategies.distances import normalise
 
-WANTED = 25
+MOST_CANDIDATES = 25
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DropQuery(QueryStrategy):
         """The nearest to each centroid; scores are the passes in which the prediction changes."""
         x, changes = normalise(pool.signal(self.needs[0])), pool.signal(self.needs[1]).float()
         threshold = self.passes // 2
-        while threshold and int((changes > threshold).sum()) < WANTED * budget:
+        while threshold and int((changes > threshold).sum()) < MOST_CANDIDATES * budget:
             threshold -= 1
         unsure = (changes > threshold).nonzero().flatten()
         if not len(pool.labelled):

@@ -33,11 +33,11 @@ SIDE = 128
 class Fisher:
     """tr(M^-1 F), and what it would be with a sample more or less. p: (n, C), h: (n, d)."""
 
-    def __init__(self, p: Tensor, h: Tensor, known: Tensor, ridge: float) -> None:
+    def __init__(self, p: Tensor, h: Tensor, labelled_rows: Tensor, ridge: float) -> None:
         self.h, self.a = h, roots(p)
-        size = len(known)
+        size = len(labelled_rows)
         self.pool = information(p, h)
-        matrix = known + ridge * torch.eye(size, dtype=known.dtype)
+        matrix = labelled_rows + ridge * torch.eye(size, dtype=labelled_rows.dtype)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
         self.q = self.quadratic(self.inverse)
         self.r = self.quadratic(symmetric_product(self.inverse @ self.pool, self.inverse))
@@ -103,8 +103,8 @@ class Fisher:
         both = torch.cat([w, half], dim=1).reshape(c, d, -1).movedim(0, 1).flatten(start_dim=1)
         views = (torch.split(t, ROWS) for t in (self.h, self.a, self.q, self.r))
         for h, a, q, r in zip(*views, strict=True):
-            seen = a.mT @ (h @ both).reshape(len(h), c, -1)
-            g, half_seen = seen[:, :, :c], seen[:, :, c:]
+            products = a.mT @ (h @ both).reshape(len(h), c, -1)
+            g, half_seen = products[:, :, :c], products[:, :, c:]
             q.baddbmm_(g, g.mT, alpha=-sign)
             cross = g @ half_seen.mT
             r.sub_(cross).sub_(cross.mT)

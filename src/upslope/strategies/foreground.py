@@ -49,10 +49,10 @@ class ForegroundRandom(QueryStrategy):
             )
         foreground = shares.sum(dim=1) - shares[:, self.background]
         order = torch.randperm(len(pool), generator=rng).tolist()
-        wanted = round(self.share * budget)
-        with_foreground = [i for i in order if foreground[i] > 0][:wanted]
-        taken = set(with_foreground)
-        rest = [i for i in order if i not in taken]
+        foreground_count = round(self.share * budget)
+        with_foreground = [i for i in order if foreground[i] > 0][:foreground_count]
+        taken_positions = set(with_foreground)
+        rest = [i for i in order if i not in taken_positions]
         return Choice(
             with_foreground + rest[: budget - len(with_foreground)],
             foreground,

@@ -47,12 +47,12 @@ class Graph:
         degrees = (z @ z.sum(dim=0) - z.square().sum(dim=1)).clamp(min=1.0)
         return cls(z, degrees[:, None])
 
-    def propagated(self, x: Tensor) -> Tensor:
+    def propagate(self, x: Tensor) -> Tensor:
         """Return A x for the graph's matrix A. x: (n, k)."""
-        scaled = x / self.degrees
+        by_degree = x / self.degrees
         # S has no self-loops: the diagonal of Z Z^T, 1 for all but rows of zeros, is taken off.
         loops = self.z.square().sum(dim=1, keepdim=True)
-        result: Tensor = self.z @ (self.z.T @ scaled) - loops * scaled + x
+        result: Tensor = self.z @ (self.z.T @ by_degree) - loops * by_degree + x
         return result
 
 
@@ -77,9 +77,9 @@ class GraphNetwork:
         """(hidden units (n, 128), logits of s (n,)). az: A Z, (n, d)."""
         hidden = (az @ self.w1 + self.b1).relu()
         if dropout:
-            kept = torch.rand(hidden.shape, generator=self.rng) >= DROPOUT
-            hidden = hidden * kept / (1 - DROPOUT)
-        return hidden, (graph.propagated(hidden @ self.w2) + self.b2).flatten()
+            dropout_mask = torch.rand(hidden.shape, generator=self.rng) >= DROPOUT
+            hidden = hidden * dropout_mask / (1 - DROPOUT)
+        return hidden, (graph.propagate(hidden @ self.w2) + self.b2).flatten()
 
 
 def loss_of(logits: Tensor, labelled: int) -> Tensor:
@@ -106,7 +106,7 @@ class GraphStrategy(QueryStrategy):
         """(hidden units, s) of every node after training, the labelled ones first."""
         need = self.needs[0]
         graph = Graph.of(torch.cat([pool.labelled_signal(need), pool.signal(need)]))
-        az = graph.propagated(graph.z)
+        az = graph.propagate(graph.z)
         network = GraphNetwork(graph.z.shape[1], rng)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=5e-4)
         with torch.enable_grad():
@@ -148,5 +148,5 @@ class CoreGCN(GraphStrategy):
         """The farthest candidate, `budget` times."""
         hidden, _ = self.fit_network(pool, rng)
         m = len(pool.labelled)
-        chosen, nearest = k_center(hidden[m:], hidden[:m], budget)
-        return Choice(chosen, notes={"radius": float(nearest.max())})
+        positions, nearest, _ = k_center(hidden[m:], hidden[:m], budget)
+        return Choice(positions, notes={"radius": float(nearest.max())})

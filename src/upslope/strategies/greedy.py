@@ -35,11 +35,13 @@ class LazyGreedy:
         self.gains = bounds.clone()
         self.exact = torch.full((len(bounds),), exact)
         self.gains_of, self.take, self.most = gains_of, take, most
+        self.taken_gains: list[float] = []
 
     def search(self, count: int) -> list[int]:
-        """Take `count` positions and return them, in order."""
+        """Take `count` positions and return them, in order; `taken_gains` goes on with the gain
+        of each."""
         gains, exact = self.gains, self.exact
-        taken: list[int] = []
+        positions: list[int] = []
         for _ in range(count):
             at_once = FIRST
             while not exact[best := int(gains.argmax())]:
@@ -49,12 +51,13 @@ class LazyGreedy:
                 gains[stale] = self.gains_of(stale).to(gains.dtype)
                 exact[stale] = True
                 at_once *= 2
-            taken.append(best)
+            positions.append(best)
+            self.taken_gains.append(float(gains[best]))
             self.take(best)
             gains[best] = -torch.inf
             # A gain of nothing cannot fall further.
             torch.le(gains, 0, out=exact)
-        return taken
+        return positions
 
 
 def lazy_greedy(

@@ -45,19 +45,19 @@ def knapsack(values: Sequence[float], costs: Sequence[int], budget: int) -> list
             f"{budget} is {len(costs) * budget:,}. Count in coarser units: raise `cost_unit`."
         )
     best = np.zeros(budget + 1)  # best[q]: the largest value for q, of the samples seen so far
-    taken: dict[int, np.ndarray] = {}  # sample -> whether best[q] takes it, packed bits
+    choices: dict[int, np.ndarray] = {}  # sample -> whether best[q] takes it, packed bits
     # Backwards and with >=, so that ties go to what comes first, and no worthless room is left.
     for i in reversed(range(len(costs))):
         if costs[i] <= budget:
             with_it = best[: budget + 1 - costs[i]] + values[i]
             better = with_it >= best[costs[i] :]
             best[costs[i] :] = np.where(better, with_it, best[costs[i] :])
-            taken[i] = np.packbits(better)
-    chosen, left = [], budget
+            choices[i] = np.packbits(better)
+    positions, left = [], budget
     for i in range(len(costs)):
-        if i in taken and costs[i] <= left:
+        if i in choices and costs[i] <= left:
             bit = left - costs[i]
-            if taken[i][bit // 8] >> (7 - bit % 8) & 1:
-                chosen.append(i)
+            if choices[i][bit // 8] >> (7 - bit % 8) & 1:
+                positions.append(i)
                 left = bit
-    return chosen
+    return positions

@@ -46,22 +46,26 @@ class LCMD(QueryStrategy):
         """The farthest of the largest cluster, `budget` times."""
         (need,) = self.needs
         x, y = pool.signal(need).double(), pool.labelled_signal(need).double()
-        return Choice(largest_cluster(x, y, budget))
+        positions, spreads = largest_cluster(x, y, budget)
+        return Choice(positions, gains=spreads)
 
 
-def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
-    """Positions in x, in order of choice. x: (n, d), y: (m, d), the centres to begin with."""
+def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[float]]:
+    """Return the positions in x, in order of choice, and the spread of the cluster of each, which
+    is infinite before there is a centre. x: (n, d), y: (m, d), the centres to begin with."""
     n, m = len(x), len(y)
     rows = Rows(x)
     norms = rows.squared_norms()
     nearest, cluster = torch.full((n,), torch.inf, dtype=x.dtype), torch.zeros(n).long()
-    for part, squared in distance_blocks(x, y):
-        nearest[part], cluster[part] = squared.min(dim=1)
+    for part, squared_distances in distance_blocks(x, y):
+        nearest[part], cluster[part] = squared_distances.min(dim=1)
     free = torch.ones(n, dtype=torch.bool)
-    chosen: list[int] = []
+    positions: list[int] = []
+    spreads: list[float] = []
     for k in range(budget):
         if m + k == 0:
             best = int(norms.argmax())
+            spreads.append(torch.inf)
         else:
             spread = torch.zeros(m + budget, dtype=x.dtype)
             spread.index_add_(0, cluster[free], nearest[free])
@@ -70,9 +74,10 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> list[int]:
             largest = int(spread.masked_fill(empty, -1.0).argmax())
             inside = free & (cluster == largest)
             best = int(nearest.masked_fill(~inside, -1.0).argmax())
-        chosen.append(best)
+            spreads.append(float(spread[largest]))
+        positions.append(best)
         free[best] = False
-        squared = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
-        closer = squared < nearest
-        nearest[closer], cluster[closer] = squared[closer], m + k
-    return chosen
+        squared_distances = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
+        closer = squared_distances < nearest
+        nearest[closer], cluster[closer] = squared_distances[closer], m + k
+    return positions, spreads

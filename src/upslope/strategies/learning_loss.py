@@ -12,7 +12,7 @@ from typing import ClassVar
 from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
 
-PREDICTED = Need.of("predicted-loss")
+PREDICTED_LOSS = Need.of("predicted-loss")
 
 
 @dataclass(frozen=True)
@@ -27,4 +27,4 @@ class LL4AL(TopStrategy):
     @property
     def needs(self) -> tuple[Need, ...]:
         """Return the need for the predicted loss."""
-        return (PREDICTED,)
+        return (PREDICTED_LOSS,)

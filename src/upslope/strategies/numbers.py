@@ -56,12 +56,13 @@ def _check_posteriors(strategy: str, need: Need, values: Tensor, ids: Sequence[s
     wrong = ((sums - 1).abs() > ROUNDING).reshape(len(sums), -1).any(dim=1)
     wrong |= (values < 0).flatten(start_dim=1).any(dim=1)
     if bool(wrong.any()):
-        shown = [ids[i] for i in wrong.nonzero().flatten()[:3].tolist()]
+        some_ids = [ids[i] for i in wrong.nonzero().flatten()[:3].tolist()]
         first = int(wrong.int().argmax())
         raise SelectionError(
             f"Expected posteriors, numbers of 0 or more that sum to 1 over the classes, for "
             f"{strategy} but the signal {need} has a least number of "
             f"{float(values[first].min()):.3g} and a sum of {float(sums[first].max()):.3g} at "
-            f"{shown[0]!r} ({int(wrong.sum())} of {len(ids)} such samples, first {shown}). Give "
+            f"{some_ids[0]!r} ({int(wrong.sum())} of {len(ids)} such samples, first {some_ids}). "
+            "Give "
             "softmax outputs, not logits or counts."
         )

@@ -85,10 +85,10 @@ class Power(QueryStrategy):
             )
         beta = self.exponent + self.rise * len(pool.labelled) / budget
         order = power_draw(scores, beta, len(pool), rng)
-        chosen = order[:budget]
+        positions = order[:budget]
         if self.strata:
-            chosen = in_turn(order, pool.signal(self.needs[-1]) > 0, budget, rng)
-        return Choice(chosen, scores, {"beta": beta})
+            positions = in_turn(order, pool.signal(self.needs[-1]) > 0, budget, rng)
+        return Choice(positions, scores, {"beta": beta})
 
 
 def in_turn(order: list[int], members: Tensor, budget: int, rng: torch.Generator) -> list[int]:
@@ -99,14 +99,14 @@ def in_turn(order: list[int], members: Tensor, budget: int, rng: torch.Generator
     """
     classes = torch.randperm(members.shape[1], generator=rng).tolist()
     queues = [iter([i for i in order if members[i, c]]) for c in classes]
-    chosen: dict[int, None] = {}
-    while queues and len(chosen) < budget:
+    ids_in_turn: dict[int, None] = {}
+    while queues and len(ids_in_turn) < budget:
         left = []
         for queue in queues:
-            best = next((i for i in queue if i not in chosen), None)
-            if best is not None and len(chosen) < budget:
-                chosen[best] = None
+            best = next((i for i in queue if i not in ids_in_turn), None)
+            if best is not None and len(ids_in_turn) < budget:
+                ids_in_turn[best] = None
                 left.append(queue)
         queues = left
-    rest = [i for i in order if i not in chosen]
-    return [*chosen, *rest[: budget - len(chosen)]]
+    rest = [i for i in order if i not in ids_in_turn]
+    return [*ids_in_turn, *rest[: budget - len(ids_in_turn)]]

@@ -81,12 +81,12 @@ class Refine(QueryStrategy):
         size = self.subset
         ensemble = self.ensemble
         for _ in range(self.rounds):
-            chosen: set[int] = set()
+            positions: set[int] = set()
             for strategy in ensemble:
                 for _ in range(max(1, self.batches // len(ensemble))):
                     part = _draw_rows(left, max(size, budget), rng)
-                    chosen.update(_select(strategy, pool, part, budget, rng))
-            left = _draw_rows(sorted(chosen), max(self.most, budget), rng)
+                    positions.update(_select(strategy, pool, part, budget, rng))
+            left = _draw_rows(sorted(positions), max(self.most, budget), rng)
             size = max(budget, int(self.share * len(left)))
         return Choice(_select(self.last, pool, left, budget, rng), notes={"left": len(left)})
 

@@ -74,10 +74,10 @@ def k_means_plus_plus(vectors: Family, budget: int, rng: torch.Generator) -> lis
     free = torch.ones(len(norms), dtype=torch.bool)
     for _ in range(1, budget):
         free[seeds[-1]] = False
-        squared = norms + norms[seeds[-1]] - 2 * vectors.products(seeds[-1])
+        squared_distances = norms + norms[seeds[-1]] - 2 * vectors.products(seeds[-1])
         # What the subtraction leaves of equal vectors is rounding, not distance.
-        squared[squared < 1e-6 * scale] = 0
-        nearest = torch.minimum(nearest, squared)
+        squared_distances[squared_distances < 1e-6 * scale] = 0
+        nearest = torch.minimum(nearest, squared_distances)
         weights = torch.where(free, nearest, 0.0).double()
         if not weights.any():
             weights = free.double()

@@ -1,42 +1,40 @@
 """Selection from pools of 10^6 samples and more: cells of similar samples first, exact within.
 
 The strategies that look at all pairs take n K or n^2 distances. In two stages, the pool of n is
-divided into cells of about `cell` samples (k-means, `cells`), and the strategy itself chooses
-within each, given the labelled samples of that cell and of its nearest neighbours, either
+divided into cells of about `cell` samples (k-means, `cells`). A strategy goes one of three ways:
 
-    share     its share of the budget, in proportion to the samples that the cell has, or
-    pooled    OVER times that; among all that were chosen so, it chooses again, as k-center does
-              over several machines (Malkomes et al., NeurIPS 2015)
+    search    one search over all cells, which skips distances that cannot, or hardly, count
+              (`cell_search`): core-set, whose choice is the exact one, and LCMD
+    by gain   the strategy itself chooses within each cell, and the choices of all cells are taken
+              by what each gains (`cell_choices`)
+    by share  the same, but each cell gives its share of the budget, in proportion to its samples
 
-which `TWO_STAGE` says of each strategy, with time and memory. Shares keep what depends on how many
-samples lie where; the largest distance, or cluster, is one of all cells, and asks for the second
-choice. What is read at once is one cell, so that the signals may lie on the disk.
+Within a cell a strategy is shown the labelled samples of that cell and of its nearest neighbours.
+What is read at once is one cell, so that the signals may lie on the disk. `TWO_STAGE` says which
+way a strategy goes, with its time and memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from upslope.errors import ConfigError, SelectionError
 from upslope.pool import Need, PoolView, Selection
 from upslope.strategies.base import QueryStrategy
+from upslope.strategies.cell_choices import AHEAD, Counts, GreedyRun, apportion, take_by_gain
+from upslope.strategies.cell_search import Search, farthest, farthest_of_largest, searching
 from upslope.strategies.cells import divide
 from upslope.strategies.distances import normalise
 
-Counts = NDArray[np.int64]
-
 CELL = 4000
 """Samples of a cell: 4,000 x 256 in single precision are 4 MB, which a processor's cache holds."""
-OVER = 4
-"""Times the budget that the first stage chooses where a second follows."""
 PROBES = 4
 """Cells whose labelled samples a cell is shown, itself included."""
 
@@ -63,34 +61,42 @@ class SignalSource(Protocol):
 class TwoStage:
     """How a strategy chooses in two stages.
 
-    second: "share" or "pooled", as above. unit: cells are of vectors of unit length, as the
+    way: a search, "gain" or "share", as above. unit: cells are of vectors of unit length, as the
     strategy's distances are. cost: time and memory, in the symbols of `QueryStrategy.cost`; c is
     the size of a cell.
     """
 
-    second: Literal["share", "pooled"]
+    way: Callable[[Search], list[int]] | Literal["gain", "share"]
     unit: bool
     cost: str
 
 
 _DIVIDE = "n min(n / c, 256) d for cells; memory 4 n bytes,"
 TWO_STAGE: dict[str, TwoStage] = {
-    "core-set": TwoStage("pooled", False, f"{_DIVIDE} 5 K d; 4 K c d, then 4 K^2 d"),
+    "core-set": TwoStage(
+        farthest, False, f"{_DIVIDE} 28 n + (m + K) d; (m + K) (8 c d + n / 1000), at most n K d"
+    ),
+    "lcmd": TwoStage(
+        farthest_of_largest,
+        False,
+        f"{_DIVIDE} 28 n + (m + K) dim; (m + K) (4 c dim + 4 n), at most n K dim",
+    ),
     "badge": TwoStage("share", False, f"{_DIVIDE} c (C + d); K c (C + d)"),
-    "lcmd": TwoStage("pooled", False, f"{_DIVIDE} 10 K dim; 4 K c dim, then 4 K^2 dim"),
-    "prob-cover": TwoStage("share", True, f"{_DIVIDE} c d; n c d"),
-    "max-herding": TwoStage("share", True, f"{_DIVIDE} c d; n c d"),
-    "u-herding": TwoStage("share", True, f"{_DIVIDE} c d; n c d"),
-    "facility-location": TwoStage("share", True, f"{_DIVIDE} c d; n c d"),
+    "gradnorm-diverse": TwoStage("share", False, f"{_DIVIDE} 2 c dim; K c dim"),
+    "prob-cover": TwoStage("gain", True, f"{_DIVIDE} c d; 3 n c d"),
+    "max-herding": TwoStage("gain", True, f"{_DIVIDE} c d; 3 n c d"),
+    "u-herding": TwoStage("gain", True, f"{_DIVIDE} c d; 3 n c d"),
+    "facility-location": TwoStage("gain", True, f"{_DIVIDE} c d; 3 n c d"),
     "typiclust": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means, then n c d"),
+    "dropquery": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means"),
     "bait": TwoStage(
         "share",
         False,
         f"{_DIVIDE} 5 (C d)^2 + 2 c C^2; n / c (C d)^3 + K (c C^2 d + C^3 d^2)",
     ),
+    "binary-bait": TwoStage("share", False, f"{_DIVIDE} 2 c d + d^2; n / c d^3 + n d^2 + 2 K c d"),
 }
-"""Strategy -> how it chooses in two stages. Others either score each sample by itself, or look at
-more than features, posteriors and sketches."""
+"""Strategy -> how it chooses in two stages. Others score each sample by itself, or are refused."""
 
 
 def select_in_cells(
@@ -114,10 +120,7 @@ def select_in_cells(
         SelectionError: a budget below 1 or above the samples left.
     """
     if strategy.name not in TWO_STAGE:
-        raise ConfigError(
-            f"Expected a strategy that chooses in two stages, {', '.join(TWO_STAGE)}, but got "
-            f"{strategy.name}."
-        )
+        raise ConfigError(refusal(strategy, len(source)))
     left = len(source) - len(set(labelled))
     if not 1 <= budget <= left:
         raise SelectionError(
@@ -126,48 +129,41 @@ def select_in_cells(
     stages = TWO_STAGE[strategy.name]
     read = _reader(strategy, source, stages.unit)
     cells = divide(read.rows, read.blocks, len(source), cell, rng)
-    known = np.zeros(len(source), dtype=bool)
-    known[list(labelled)] = True
-    of_cell = [members[known[members]] for members in cells.members]
-    free = [members[~known[members]] for members in cells.members]
-    pooled = stages.second == "pooled" and len(cells.members) > 1
-    shares = apportion(
-        budget,
-        np.array([len(members) for members in cells.members]),
-        np.array([len(m) for m in of_cell]),
-        np.array([len(m) for m in free]),
-        OVER if pooled else 1,
+    is_labelled = np.zeros(len(source), dtype=bool)
+    is_labelled[list(labelled)] = True
+    of_cell = [members[is_labelled[members]] for members in cells.members]
+    free = [members[~is_labelled[members]] for members in cells.members]
+    sizes, labels, left_of = (
+        np.array([len(m) for m in group]) for group in (cells.members, of_cell, free)
     )
-    chosen: list[int] = []
-    for number, share in enumerate(shares.tolist()):
-        if share:
-            near = cells.neighbours(number, PROBES)
-            shown = np.concatenate([of_cell[i] for i in near])
-            view, positions = _view(strategy, source, free[number], shown)
-            chosen += _choose(strategy, view, positions, share, rng)
-    if pooled:
-        view, positions = _view(strategy, source, np.array(chosen), np.array(labelled, dtype=int))
-        chosen = _choose(strategy, view, positions, budget, rng)
-    return Selection(tuple(source.ids(chosen)), None, {"cells": float(len(cells.members))})
+
+    def choose(number: int, count: int) -> GreedyRun:
+        labelled_near = np.concatenate([of_cell[i] for i in cells.neighbours(number, PROBES)])
+        view, positions = _view(strategy, source, free[number], labelled_near)
+        return _choose(strategy, view, positions, count, rng)
+
+    if callable(stages.way) and len(free) > 1:
+        with searching(read.raw, cells, np.flatnonzero(is_labelled), budget) as (search, order):
+            picks = order[stages.way(search)].tolist()
+    elif stages.way == "gain":
+        ahead = AHEAD if len(free) > 1 else 1
+        counts = apportion(budget, sizes, labels, left_of, ahead)
+        picks = take_by_gain(budget, sizes, counts, left_of, choose)
+    else:
+        shares = apportion(budget, sizes, labels, left_of).tolist()
+        runs = [choose(number, share)[0] for number, share in enumerate(shares) if share]
+        picks = [position for run in runs for position in run]
+    return Selection(tuple(source.ids(picks)), None, {"cells": float(len(cells.members))})
 
 
-def apportion(budget: int, sizes: Counts, labelled: Counts, free: Counts, over: int = 1) -> Counts:
-    """Return how many each cell gives, (cells,): in proportion to its size, labels counted.
-
-    A cell that has more labels than its share gives none; remainders go to the largest. over: times
-    the budget, and at least one of each cell that has a sample left.
-    """
-    wanted = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
-    wanted = np.minimum(wanted * (budget / max(wanted.sum(), 1e-12)), free)
-    if over > 1:
-        most: Counts = np.minimum(np.maximum(np.ceil(over * wanted), 1), free).astype(np.int64)
-        return most
-    shares: Counts = np.floor(wanted).astype(np.int64)
-    order = np.argsort(-(wanted - shares), kind="stable")
-    while (missing := budget - int(shares.sum())) > 0:
-        open_cells = order[shares[order] < free[order]][:missing]
-        shares[open_cells] += 1
-    return shares
+def refusal(strategy: object, rows: int) -> str:
+    """Return why a strategy does not choose from a pool of `rows` samples, and what would."""
+    cost = getattr(strategy, "cost", "")
+    whole = f": it looks at all n = {rows:,} samples at once ({cost})" if cost else ""
+    return (
+        f"Expected a strategy with one score per sample, or one that chooses in two stages "
+        f"({', '.join(TWO_STAGE)}), but got {getattr(strategy, 'name', strategy)}{whole}."
+    )
 
 
 @dataclass(frozen=True)
@@ -177,6 +173,9 @@ class _Vectors:
     source: SignalSource
     need: Need
     unit: bool
+
+    def raw(self, positions: Sequence[int]) -> Tensor:
+        return self.source.rows(self.need, positions).flatten(start_dim=1)
 
     def rows(self, positions: Sequence[int]) -> Tensor:
         return self._form(self.source.rows(self.need, positions))
@@ -223,7 +222,6 @@ def _choose(
     positions: dict[str, int],
     count: int,
     rng: torch.Generator,
-) -> list[int]:
-    if count == len(view):
-        return list(positions.values())
-    return [positions[id_] for id_ in strategy.select(view, count, rng).ids]
+) -> GreedyRun:
+    selection = strategy.select(view, count, rng)
+    return [positions[id_] for id_ in selection.ids], list(selection.gains or ())

@@ -38,9 +38,11 @@ def typicality(x: Tensor) -> Tensor:
     if k == 0:
         return torch.ones(len(x))
     mean = torch.empty(len(x))
-    for rows, squared in distance_blocks(x, x):
-        squared[torch.arange(len(squared)), torch.arange(rows.start, rows.stop)] = torch.inf
-        mean[rows] = squared.topk(k, dim=1, largest=False).values.sqrt().mean(dim=1)
+    for rows, squared_distances in distance_blocks(x, x):
+        squared_distances[
+            torch.arange(len(squared_distances)), torch.arange(rows.start, rows.stop)
+        ] = torch.inf
+        mean[rows] = squared_distances.topk(k, dim=1, largest=False).values.sqrt().mean(dim=1)
     return 1 / (mean + 1e-5)
 
 
@@ -77,15 +79,15 @@ class TypiClust(QueryStrategy):
         rooms = {c: (of[: len(x)] == c).nonzero().flatten() for c in order}
         large = [c for c in order if sizes[c] > SMALL and len(rooms[c])]
         small = [c for c in order if sizes[c] <= SMALL and len(rooms[c])]
-        chosen: list[int] = []
-        for visited in (large, small):
-            while visited and len(chosen) < budget:
-                for c in visited[: budget - len(chosen)]:
+        positions: list[int] = []
+        for group in (large, small):
+            while group and len(positions) < budget:
+                for c in group[: budget - len(positions)]:
                     best = int(typicality(x[rooms[c]]).argmax())
-                    chosen.append(int(rooms[c][best]))
+                    positions.append(int(rooms[c][best]))
                     rooms[c] = torch.cat([rooms[c][:best], rooms[c][best + 1 :]])
-                visited = [c for c in visited if len(rooms[c])]
-        return Choice(chosen)
+                group = [c for c in group if len(rooms[c])]
+        return Choice(positions)
 
 
 @dataclass(frozen=True)

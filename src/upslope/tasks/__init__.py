@@ -37,7 +37,7 @@ REGISTRY: Mapping[str, Callable[..., Task]] = {
 }
 """name -> class, called as `Task(num_classes=..., mean=..., std=..., classes=..., **options)`."""
 
-_GIVEN = ("num_classes", "mean", "std", "classes")
+_DATA_ARGUMENTS = ("num_classes", "mean", "std", "classes")
 
 
 def build(
@@ -62,13 +62,13 @@ def build(
         >>> task.losses(torch.zeros(2, 3), torch.tensor([0, 2]))  # the logarithm of 3
         tensor([1.0986, 1.0986])
     """
-    checked = check_options(name, options)
+    valid_options = check_options(name, options)
     return REGISTRY[name](
         num_classes=num_classes,
         mean=tuple(mean),
         std=tuple(std),
         classes=tuple(classes),
-        **checked,
+        **valid_options,
     )
 
 
@@ -81,9 +81,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: an unknown task; every unknown or wrong option, in one message.
     """
     task = registry.lookup("task", REGISTRY, name)
-    return registry.check_options(f"task {name!r}", task, options, _GIVEN)
+    return registry.check_options(f"task {name!r}", task, options, _DATA_ARGUMENTS)
 
 
 def describe() -> list[registry.Description]:
     """Every task: its name, one line about it, and its options with defaults and help."""
-    return [registry.describe(name, task, _GIVEN) for name, task in REGISTRY.items()]
+    return [registry.describe(name, task, _DATA_ARGUMENTS) for name, task in REGISTRY.items()]

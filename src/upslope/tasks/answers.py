@@ -16,7 +16,7 @@ from upslope.errors import DataError
 from upslope.registry import did_you_mean
 
 NO_LABEL = "none"
-_SHOWN = 10
+_MOST_NAMES = 10
 
 
 class MaskNeededError(DataError):
@@ -144,9 +144,11 @@ def _sequence(answer: Any) -> list[Any] | None:
 
 
 def _names(classes: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in classes[:_SHOWN])
-    return shown + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")
+    some_names = ", ".join(repr(name) for name in classes[:_MOST_NAMES])
+    return some_names + (
+        f" and {len(classes) - _MOST_NAMES} more" if len(classes) > _MOST_NAMES else ""
+    )
 
 
-def _refuse(answer: Any, expected: str) -> NoReturn:
-    raise DataError(f"Expected {expected} but got {answer!r}.")
+def _refuse(answer: Any, what_is_wanted: str) -> NoReturn:
+    raise DataError(f"Expected {what_is_wanted} but got {answer!r}.")

@@ -31,8 +31,8 @@ def padded_crop(
             mirrored = torch.randint(0, 2, (n, 1), generator=rng).bool()
         columns = torch.where(mirrored.reshape(n, 1), columns.flip(1), columns)
     outside = images.new_zeros(1) if border is None else border
-    padded = outside.expand(n, c, h + 2 * pad, w + 2 * pad).clone()
-    padded[:, :, pad:-pad, pad:-pad] = images
+    with_border = outside.expand(n, c, h + 2 * pad, w + 2 * pad).clone()
+    with_border[:, :, pad:-pad, pad:-pad] = images
     pixels = rows[:, :, None] * (w + 2 * pad) + columns[:, None, :]  # (n, h, w)
     index = pixels.reshape(n, 1, h * w).to(images.device, non_blocking=True)
-    return padded.flatten(2).gather(2, index.expand(n, c, h * w)).reshape(n, c, h, w)
+    return with_border.flatten(2).gather(2, index.expand(n, c, h * w)).reshape(n, c, h, w)

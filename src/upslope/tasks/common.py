@@ -103,12 +103,17 @@ class CommonTask:
         return inputs, targets
 
     def check_outputs(
-        self, model: nn.Module, sample: Tensor, positions: tuple[int, ...], what: str, each: str
+        self,
+        model: nn.Module,
+        sample: Tensor,
+        positions: tuple[int, ...],
+        what: str,
+        per_position: str,
     ) -> None:
         """Run `sample` (n, ...) through the model in eval mode; modes are as before afterwards.
 
-        positions: what follows (n, num_classes) in the shape wanted; what: "logits"; each: the
-        shape in words.
+        positions: what follows (n, num_classes) in the shape wanted; what: "logits"; per_position:
+        the shape in words.
 
         Raises:
             ModelError: the model fails on it, or its outputs are of another shape or not finite.
@@ -122,10 +127,11 @@ class CommonTask:
                 f"but it raised {type(error).__name__}: {error}"
             ) from error
         values = self.read_outputs(outputs)
-        expected = (len(sample), self.num_classes, *positions)
-        if tuple(values.shape) != expected:
+        shape = (len(sample), self.num_classes, *positions)
+        if tuple(values.shape) != shape:
             raise ModelError(
-                f"Expected {type(model).__name__} to return {what} of shape {expected}, {each}, "
+                f"Expected {type(model).__name__} to return {what} of shape {shape}, "
+                f"{per_position}, "
                 f"but got {tuple(values.shape)}."
             )
         if not bool(torch.isfinite(values).all()):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from upslope.errors import DataError
 from upslope.images import check_pixels, load_whole, most_pixels, open_image
-from upslope.reading import damage_reported
+from upslope.reading import reporting_damage
 
 PREFIX = "png:"
 
@@ -36,11 +36,11 @@ def decode_mask(text: str) -> Mask:
     Raises:
         DataError: text that it did not write.
     """
-    expected, advice = f"a mask as text, {PREFIX}...,", "Draw it again."
-    with damage_reported(expected, advice):
+    form, advice = f"a mask as text, {PREFIX}...,", "Draw it again."
+    with reporting_damage(form, advice):
         data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-    with open_image(data, expected, advice) as image:
-        check_pixels(image, expected, most_pixels())
+    with open_image(data, form, advice) as image:
+        check_pixels(image, form, most_pixels())
         load_whole(image)
         return np.array(image, dtype=np.uint8)
 

@@ -38,13 +38,13 @@ def random_window(
     if flip:
         x = torch.where(draws[3, :, None] < 0.5, x.flip(1), x)
     y, x = y.to(images.device), x.to(images.device)
-    each = torch.arange(n, device=images.device)[:, None, None]
+    sample_index = torch.arange(n, device=images.device)[:, None, None]
     outside = ((y < -0.5) | (y >= h - 0.5))[:, :, None] | ((x < -0.5) | (x >= w - 0.5))[:, None]
 
-    nearest = masks[each, _clipped(y + 0.5, h)[:, :, None], _clipped(x + 0.5, w)[:, None, :]]
+    nearest = masks[sample_index, _clip(y + 0.5, h)[:, :, None], _clip(x + 0.5, w)[:, None, :]]
     nearest = nearest.masked_fill(outside, ignore_index)
-    along_y = _interpolated(images.permute(0, 2, 1, 3), y)  # (n, size[0], c, w)
-    window = _interpolated(along_y.permute(0, 3, 2, 1), x)  # (n, size[1], c, size[0])
+    along_y = _interpolate(images.permute(0, 2, 1, 3), y)  # (n, size[0], c, w)
+    window = _interpolate(along_y.permute(0, 3, 2, 1), x)  # (n, size[1], c, size[0])
     window = window.permute(0, 2, 3, 1)
     empty = window.new_zeros(1) if border is None else border
     return torch.where(outside[:, None], empty, window).contiguous(), nearest
@@ -61,16 +61,18 @@ def _places(extent: int, window: int, factors: Tensor, draws: Tensor) -> Tensor:
     return (torch.arange(window) + offset[:, None] + 0.5) / factors[:, None] - 0.5
 
 
-def _clipped(places: Tensor, extent: int) -> Tensor:
+def _clip(places: Tensor, extent: int) -> Tensor:
     return places.floor().long().clamp(0, extent - 1)
 
 
-def _interpolated(values: Tensor, places: Tensor) -> Tensor:
+def _interpolate(values: Tensor, places: Tensor) -> Tensor:
     """values (n, extent, ...) at places (n, m) along the second dimension: (n, m, ...)."""
-    each = torch.arange(len(values), device=values.device)[:, None]
+    sample_index = torch.arange(len(values), device=values.device)[:, None]
     low = places.floor()
     share = (places - low).to(values.dtype)[:, :, None, None]
     extent = values.shape[1]
     return torch.lerp(
-        values[each, _clipped(low, extent)], values[each, _clipped(low + 1, extent)], share
+        values[sample_index, _clip(low, extent)],
+        values[sample_index, _clip(low + 1, extent)],
+        share,
     )

@@ -26,7 +26,7 @@ class ClassificationMetrics:
         self._task = task
         self._classes = tuple(classes)
         count = len(self._classes)
-        self._seen = torch.zeros(count, dtype=torch.float64)
+        self._counts = torch.zeros(count, dtype=torch.float64)
         self._right = torch.zeros(count, dtype=torch.float64)
         self._loss = 0.0
         # A row a bin of confidence: samples, right answers, summed confidence.
@@ -39,8 +39,8 @@ class ClassificationMetrics:
         self._loss += F.cross_entropy(logits, targets, reduction="sum").item()
         targets = targets.cpu()
         right = (answer.cpu() == targets).double()
-        self._seen += torch.bincount(targets, minlength=len(self._seen))
-        self._right += torch.bincount(targets, right, minlength=len(self._seen))
+        self._counts += torch.bincount(targets, minlength=len(self._counts))
+        self._right += torch.bincount(targets, right, minlength=len(self._counts))
         confidence = confidence.cpu().double()
         bins = (confidence * BINS).long().clamp(max=BINS - 1)
         self._bins.index_add_(
@@ -49,13 +49,17 @@ class ClassificationMetrics:
 
     def compute(self) -> dict[str, float]:
         """The figures over everything seen; empty before the first `update`."""
-        total = self._seen.sum().item()
+        total = self._counts.sum().item()
         if not total:
             return {}
-        known = self._seen > 0
-        shares = self._right[known] / self._seen[known]
+        has_samples = self._counts > 0
+        shares = self._right[has_samples] / self._counts[has_samples]
         gaps = (self._bins[:, 1] - self._bins[:, 2]).abs().sum().item()
-        names = [name for name, seen in zip(self._classes, known.tolist(), strict=True) if seen]
+        names = [
+            name
+            for name, is_there in zip(self._classes, has_samples.tolist(), strict=True)
+            if is_there
+        ]
         return {
             "accuracy": self._right.sum().item() / total,
             "mean_class_accuracy": shares.mean().item(),

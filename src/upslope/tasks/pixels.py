@@ -28,10 +28,10 @@ def reduce_pixels(
     if rule == "top":
         return values.topk(math.ceil(share * values.shape[1]), dim=1).values.mean(dim=1)
     total = torch.zeros_like(values[:, 0])
-    answered = torch.zeros_like(total)
+    answer_counts = torch.zeros_like(total)
     for label in range(classes):  # not scattered: sums in one order, on any device
         there = answers == label
         count = there.sum(dim=1)
         total += (values * there).sum(dim=1) / count.clamp(min=1)
-        answered += count > 0
-    return total / answered
+        answer_counts += count > 0
+    return total / answer_counts

@@ -60,6 +60,6 @@ class RegressionMetrics:
             "mae": float(self._absolute.sum()) / numbers,
         }
         if len(self._names) > 1:
-            each = (self._squares / self._count).sqrt().tolist()
-            figures |= {f"rmse/{n}": v for n, v in zip(self._names, each, strict=True)}
+            errors = (self._squares / self._count).sqrt().tolist()
+            figures |= {f"rmse/{n}": v for n, v in zip(self._names, errors, strict=True)}
         return figures

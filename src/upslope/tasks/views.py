@@ -22,10 +22,10 @@ def mean_over_views(
     if shift:
         n, c, h, w = images.shape
         outside = images.new_zeros(1) if border is None else border
-        padded = outside.expand(n, c, h + 2 * shift, w + 2 * shift).clone()
-        padded[:, :, shift:-shift, shift:-shift] = images
+        with_border = outside.expand(n, c, h + 2 * shift, w + 2 * shift).clone()
+        with_border[:, :, shift:-shift, shift:-shift] = images
         ends = (slice(0, -2 * shift), slice(2 * shift, None))
-        places = [(images, 0.5), *((padded[:, :, end, end], 0.25) for end in ends)]
+        places = [(images, 0.5), *((with_border[:, :, end, end], 0.25) for end in ends)]
     total: Tensor | None = None
     for place, weight in places:
         for view in (place, place.flip(3)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from upslope.pool import Strategy
-from upslope.strategies.learning_loss import PREDICTED
+from upslope.strategies.learning_loss import PREDICTED_LOSS
 from upslope.training.auxiliary_module import AuxiliaryModule, HasAuxiliaryModule, Step
 from upslope.training.evaluate import evaluate
 from upslope.training.fit import place, train
@@ -29,7 +29,7 @@ __all__ = [
     "with_recipe",
 ]
 
-MODULES: Mapping[str, Callable[[], AuxiliaryModule]] = {PREDICTED.name: LearningLossModule}
+MODULES: Mapping[str, Callable[[], AuxiliaryModule]] = {PREDICTED_LOSS.name: LearningLossModule}
 """Name of a signal -> the module that gives it, which is trained along with the task network."""
 
 

@@ -41,20 +41,20 @@ def evaluate(
     Raises:
         DataError: nothing to evaluate on, or a sample that cannot be read.
     """
-    chosen = range(len(dataset)) if indices is None else indices
-    if not len(chosen):
+    positions = range(len(dataset)) if indices is None else indices
+    if not len(positions):
         raise DataError(f"Expected samples to evaluate on but {place_of(dataset)} gave none.")
     metrics = task.metrics()
-    batches = in_order(len(chosen), batch_size)
-    work = _Evaluation(model, task, dataset, chosen, device)
-    done = 0
+    batches = in_order(len(positions), batch_size)
+    work = _Evaluation(model, task, dataset, positions, device)
+    count = 0
     with closing(compute_batches(work, batches)) as results:
         for outputs, targets in results:
             if stop:
                 stop.check()
             metrics.update(outputs, targets)
-            done += len(targets)
-            observer(Progress("evaluate", done, len(chosen)))
+            count += len(targets)
+            observer(Progress("evaluate", count, len(positions)))
     return metrics.compute()
 
 

@@ -135,7 +135,7 @@ class Training:
         lr = learning_rate(settings, at.epoch, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("factor", 1.0)
-        inputs, targets = self._varied(inputs, targets)
+        inputs, targets = self._vary(inputs, targets)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             outputs = self._forward(inputs)
@@ -152,8 +152,8 @@ class Training:
         at.seen += len(self.batches[at.step])
         if self.device.type == "cpu":  # elsewhere reading a number waits for the device
             self._check_loss(lr)
-        done = at.epoch * self.steps + at.step + 1
-        self.observer(Progress("train", done, self.epochs * self.steps))
+        step_number = at.epoch * self.steps + at.step + 1
+        self.observer(Progress("train", step_number, self.epochs * self.steps))
 
     def _stream(self) -> Iterator[tuple[Tensor, ...]]:
         """The inputs and targets of each batch that is left of this epoch."""
@@ -167,26 +167,26 @@ class Training:
         """The sum of the losses of a batch; its gradients are there, and are the whole batch's."""
         return losses.sum()
 
-    def _varied(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _vary(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """A batch as the network is trained on it: prepared, augmented, in the memory layout."""
         inputs = self.task.prepare(inputs)
         if self.settings.augment:
-            inputs, targets = self._augmented(inputs, targets)
+            inputs, targets = self._augment(inputs, targets)
         return self._laid_out(inputs), targets
 
-    def _augmented(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _augment(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The batch as the task varies it."""
         if self.settings.flip == "random" or not isinstance(self.task, MirrorsOnDemand):
             return self.task.augment(inputs, targets, self.augment)
-        mirrored = (self.coins[self.batches[self.at.step]] + self.at.epoch) % 2 == 1
-        return self.task.augment(inputs, targets, self.augment, mirrored=mirrored)
+        flips = (self.coins[self.batches[self.at.step]] + self.at.epoch) % 2 == 1
+        return self.task.augment(inputs, targets, self.augment, mirrored=flips)
 
     def _recompute_statistics(self) -> None:
         """Make the statistics of batch normalisation those of the labelled set, as it is."""
         with global_generator(self.seed, "statistics", self.cycle, device=self.device):
             batches = epoch_batches(self.n, STATISTICS_BATCH, self.seed, self.cycle, self.epochs)
-            prepared = (self.task.prepare(x) for x, _ in self.data.stream(batches))
-            update_bn((self._laid_out(x) for x in prepared), self.model)
+            input_batches = (self.task.prepare(x) for x, _ in self.data.stream(batches))
+            update_bn((self._laid_out(x) for x in input_batches), self.model)
 
     def _laid_out(self, inputs: Tensor) -> Tensor:
         """A batch in the memory layout of the network."""
@@ -228,11 +228,11 @@ class Training:
     def _check_loss(self, lr: float) -> None:
         value = float(self.loss_sum)
         if not math.isfinite(value):
-            mixed = " Train without autocast." if self.settings.autocast else ""
+            advice = " Train without autocast." if self.settings.autocast else ""
             raise ModelError(
                 f"Expected a finite training loss but it is {value} in epoch {self.at.epoch + 1} "
                 f"of {self.epochs}, at learning rate {lr:.3g}. Lower `training.lr` (try "
-                f"{self.settings.lr / 10:.3g}), and look for inputs that are not finite.{mixed}"
+                f"{self.settings.lr / 10:.3g}), and look for inputs that are not finite.{advice}"
             )
 
     def _autocast(self) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from upslope.errors import ModelError
 from upslope.models.base import NamesStages
 from upslope.pool import Need
-from upslope.strategies.learning_loss import PREDICTED
+from upslope.strategies.learning_loss import PREDICTED_LOSS
 from upslope.training.auxiliary_module import Step
 
 STOP = 0.6
@@ -95,12 +95,12 @@ class LearningLossModule:
         for n, p in self.module.named_parameters():
             p.data.copy_(state[f"weight.{n}"])
             if f"momentum.{n}" in state:
-                kept = state[f"momentum.{n}"].to(self.device, copy=True)
-                self.optimizer.state[p]["momentum_buffer"] = kept
+                momentum = state[f"momentum.{n}"].to(self.device, copy=True)
+                self.optimizer.state[p]["momentum_buffer"] = momentum
 
     def signal(self, need: Need) -> PredictedLoss | None:
         """The predicted loss; no other."""
-        return PredictedLoss(self) if need == PREDICTED else None
+        return PredictedLoss(self) if need == PREDICTED_LOSS else None
 
     def take_outputs(self) -> list[Tensor]:
         """The stage outputs of the last forward, first stage first; they are kept no longer."""
@@ -137,7 +137,7 @@ class PredictedLoss:
     """The loss that the companion predicts: (n,)."""
 
     companion: LearningLossModule
-    name: ClassVar[str] = PREDICTED.name
+    name: ClassVar[str] = PREDICTED_LOSS.name
 
     def compute(self, model: nn.Module, task: Any, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """(n,) for a prepared batch."""
@@ -156,22 +156,24 @@ class LossPrediction(nn.Module):
 
     def forward(self, outputs: list[Tensor]) -> Tensor:
         """Return one number per sample, (n,)."""
-        units = [layer(pooled(x)).relu() for layer, x in zip(self.stages, outputs, strict=True)]
+        units = [
+            layer(pool_features(x)).relu() for layer, x in zip(self.stages, outputs, strict=True)
+        ]
         prediction: Tensor = self.head(torch.cat(units, dim=1))
         return prediction.flatten()
 
 
-def pooled(x: Tensor) -> Tensor:
+def pool_features(x: Tensor) -> Tensor:
     """The mean over positions, whatever their number: (n, c, ...) -> (n, c)."""
     return (x.flatten(start_dim=2).mean(dim=2) if x.ndim > 2 else x).float()
 
 
-def ranking_loss(predicted: Tensor, losses: Tensor) -> Tensor:
+def ranking_loss(predictions: Tensor, losses: Tensor) -> Tensor:
     """mean over pairs of max(0, 1 - sign(l_i - l_j) (l^_i - l^_j)), i from the first half of the
     batch and j from the end. Both (n,), n >= 2; the middle one of an odd batch has no partner.
     """
     half = len(losses) // 2
-    gap = (predicted - predicted.flip(0))[:half]
+    gap = (predictions - predictions.flip(0))[:half]
     losses = losses.detach()
     # Equal losses count as the first being smaller, as in the source.
     sign = torch.where((losses - losses.flip(0))[:half] > 0, 1.0, -1.0)

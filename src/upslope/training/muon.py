@@ -39,9 +39,9 @@ class MuonWithSGD(torch.optim.Optimizer):
                 f"{torch.__version__}. Update PyTorch, or take optimizer='sgd' with nesterov=True."
             )
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self._matrices = [p for p in trained if p.ndim > 1 and id(p) not in tables]
-        others = [p for p in trained if p.ndim <= 1 or id(p) in tables]
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self._matrices = [p for p in parameters if p.ndim > 1 and id(p) not in tables]
+        others = [p for p in parameters if p.ndim <= 1 or id(p) in tables]
         groups = [
             {"params": self._matrices, "lr": lr, "factor": 1.0},
             {"params": others, "lr": sgd_lr, "factor": sgd_lr / lr},

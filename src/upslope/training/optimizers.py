@@ -9,6 +9,7 @@ from torch import nn
 
 from upslope.errors import ModelError
 from upslope.models import head
+from upslope.models.base import NamesBackbone
 from upslope.training.muon import MuonWithSGD
 from upslope.training.settings import TrainingSettings
 
@@ -52,13 +53,22 @@ def _groups(
     """Return the groups of an optimiser, the head's first; `factor`: the rate relative to `lr`."""
     if settings.backbone_rate == 1:
         return [{"params": parameters}]
-    of_head = {id(parameter) for parameter in head(model).parameters()}
+    below = _backbone(model)
     parts = (
-        ([p for p in parameters if id(p) in of_head], 1.0),
-        ([p for p in parameters if id(p) not in of_head], settings.backbone_rate),
+        ([p for p in parameters if id(p) not in below], 1.0),
+        ([p for p in parameters if id(p) in below], settings.backbone_rate),
     )
     return [
         {"params": part, "lr": settings.lr * factor, "factor": factor}
         for part, factor in parts
         if part
     ]
+
+
+def _backbone(model: nn.Module) -> set[int]:
+    """The ids of the parameters that are not new: the named parts', or all below the head."""
+    if isinstance(model, NamesBackbone):
+        parts = [model.get_submodule(name) for name in model.backbone]
+        return {id(parameter) for part in parts for parameter in part.parameters()}
+    of_head = {id(parameter) for parameter in head(model).parameters()}
+    return {id(p) for p in model.parameters()} - of_head

@@ -114,11 +114,11 @@ def agree(ranks: Ranks, error: Exception | None, *, stop: bool) -> bool:
     Raises:
         UpslopeError: what a rank could not do, on rank 0. CalledOffError: the same, on the others.
     """
-    failed, stopped = ranks.add(torch.tensor([int(error is not None), int(stop)])).tolist()
-    if failed:
+    has_failed, is_stopped = ranks.add(torch.tensor([int(error is not None), int(stop)])).tolist()
+    if has_failed:
         errors = ranks.gather(error)
         raise next((e for e in errors if e is not None), CalledOffError())
-    return bool(stopped)
+    return bool(is_stopped)
 
 
 class PartialTraining(Training):
@@ -185,8 +185,8 @@ class PartialTraining(Training):
         self.optimizer.load_state_dict(steps)
         if scale:
             self.scaler.load_state_dict(scale)
-        begun: Position = state[0]
-        return begun
+        first_position: Position = state[0]
+        return first_position
 
     def _agree(self, error: Exception | None, *, stop: bool) -> None:
         """Let all ranks take the next step, or end before it: then `stop` is requested."""
@@ -231,14 +231,14 @@ class PartialTraining(Training):
             assert samples is not None  # else the ranks have agreed to fail
             yield samples
 
-    def _varied(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _vary(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         batch = self.batches[self.at.step]
         if not self.varies:
-            return super()._varied(inputs, targets)
+            return super()._vary(inputs, targets)
         if not self.resident and not self._whole(batch):
             inputs = exchange_parts(self.ranks, inputs, len(batch))
             targets = exchange_parts(self.ranks, targets, len(batch))
-        inputs, targets = super()._varied(inputs, targets)
+        inputs, targets = super()._vary(inputs, targets)
         part = self._part(batch)
         return self._laid_out(inputs[part]), targets[part]
 
@@ -247,11 +247,11 @@ class PartialTraining(Training):
         at, ranks = self.at, self.ranks
         place = (at.epoch, at.step, ranks.rank)
         whole = self._whole(self.batches[at.step])
-        synced: AbstractContextManager[Any] = nullcontext()
+        gradient_context: AbstractContextManager[Any] = nullcontext()
         if not whole:
-            synced = SyncedBatchNorm(ranks.rank, ranks.size, ranks.add)
+            gradient_context = SyncedBatchNorm(ranks.rank, ranks.size, ranks.add)
         with (
-            synced,
+            gradient_context,
             global_generator(self.seed, "dropout", self.cycle, *place, device=self.device),
         ):
             super()._step(inputs, targets)

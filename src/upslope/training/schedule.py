@@ -21,7 +21,7 @@ def learning_rate(settings: TrainingSettings, epoch: int, progress: float) -> fl
         return settings.lr
     if progress < _WARM_UP:
         return settings.lr * (0.1 + 0.9 * progress / _WARM_UP)
-    fallen = (progress - _WARM_UP) / (1 - _WARM_UP)
+    share_done = (progress - _WARM_UP) / (1 - _WARM_UP)
     if settings.schedule == "one-cycle":
-        return settings.lr * 0.5 * (1 + math.cos(math.pi * fallen))
-    return settings.lr * (1 - fallen)
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * share_done))
+    return settings.lr * (1 - share_done)

@@ -156,9 +156,9 @@ class TrainingSettings(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.schedule == "milestones" and not self.milestones:
-            expected = "at least one epoch, as `schedule` is milestones,"
+            wanted_words = "at least one epoch, as `schedule` is milestones,"
             got = "none. Name the epochs, or take the schedule constant"
-            raise OptionsError([WrongOption(self.name, "milestones", expected, got)])
+            raise OptionsError([WrongOption(self.name, "milestones", wanted_words, got)])
         if self.sample_passes is not None and self.epochs != "auto":
             text = (
                 "Expected one of `epochs` and `sample_passes`, as each says how long a training "
@@ -166,13 +166,13 @@ class TrainingSettings(Options):
             )
             raise OptionsError([OptionConflict(self.name, text)])
         if self.backbone_rate != 1 and self.optimizer == "muon":
-            expected = "1 with optimizer muon, whose groups are matrices and vectors,"
+            wanted_words = "1 with optimizer muon, whose groups are matrices and vectors,"
             got = f"{self.backbone_rate}. Take sgd or adam"
-            raise OptionsError([WrongOption(self.name, "backbone_rate", expected, got)])
+            raise OptionsError([WrongOption(self.name, "backbone_rate", wanted_words, got)])
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
-            expected = "above 0, as `nesterov` is a form of momentum,"
+            wanted_words = "above 0, as `nesterov` is a form of momentum,"
             got = "0. Set momentum to 0.9, or nesterov to false"
-            raise OptionsError([WrongOption(self.name, "momentum", expected, got)])
+            raise OptionsError([WrongOption(self.name, "momentum", wanted_words, got)])
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> TrainingSettings:

@@ -57,11 +57,11 @@ def save_position(
     """Write a checkpoint; `key` says which training it belongs to."""
     states = optimizer.state_dict()["state"]
     tensors = {
-        **_prefixed("model", model.state_dict()),
+        **_with_prefix("model", model.state_dict()),
         **{f"optimizer.{i}.{k}": v for i, s in states.items() for k, v in _tensors(s).items()},
-        **_prefixed("companion", companion.state() if companion else {}),
-        **_prefixed("best", position.best_weights),
-        **_prefixed("random", position.random),
+        **_with_prefix("companion", companion.state() if companion else {}),
+        **_with_prefix("best", position.best_weights),
+        **_with_prefix("random", position.random),
     }
     header = {
         "key": key,
@@ -88,14 +88,14 @@ def load_position(
         return Position()
     try:
         tensors, header = load_tensors(path)
-        damaged = _is_damaged(tensors, header)
-        other = not damaged and header.get("key") != key
-        plain = header["position"] if not (damaged or other) else {}
+        is_damaged = _is_damaged(tensors, header)
+        other = not is_damaged and header.get("key") != key
+        plain = header["position"] if not (is_damaged or other) else {}
         if plain:
             _check_plain(plain)
     except (ModelError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        damaged, other = True, False
-    if damaged:
+        is_damaged, other = True, False
+    if is_damaged:
         aside = set_aside(path)
         path.replace(aside)
         warnings.warn(
@@ -106,20 +106,20 @@ def load_position(
         return Position()
     if other:
         return Position()
-    model.load_state_dict(_stripped("model", tensors))
+    model.load_state_dict(_without_prefix("model", tensors))
     states: dict[int, dict[str, Tensor]] = {}
-    for name, value in _stripped("optimizer", tensors).items():
+    for name, value in _without_prefix("optimizer", tensors).items():
         number, _, entry = name.partition(".")
         states.setdefault(int(number), {})[entry] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
     if header["scaler"]:
         scaler.load_state_dict(header["scaler"])
     if companion:
-        companion.load(_stripped("companion", tensors))
+        companion.load(_without_prefix("companion", tensors))
     return Position(
         **header["position"],
-        best_weights=_stripped("best", tensors),
-        random=_stripped("random", tensors),
+        best_weights=_without_prefix("best", tensors),
+        random=_without_prefix("random", tensors),
     )
 
 
@@ -164,10 +164,10 @@ def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 
-def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
 
 
-def _stripped(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

@@ -23,12 +23,12 @@ def trained_task(task: Task, settings: TrainingSettings) -> Task:
             f"Expected training.label_smoothing to be 0, as the task {type(task).__name__} has "
             f"none, but got {settings.label_smoothing}. Set it to 0."
         )
-    if own := task.label_smoothing:
+    if task_smoothing := task.label_smoothing:
         raise ConfigError(
             "Expected one of task.label_smoothing, for training and scores, and "
-            f"training.label_smoothing, for training alone, but got {own} and "
+            f"training.label_smoothing, for training alone, but got {task_smoothing} and "
             f"{settings.label_smoothing}. Set one of them to 0."
         )
     instance: Any = task
-    smoothed: Task = replace(instance, label_smoothing=settings.label_smoothing)
-    return smoothed
+    smoothing_task: Task = replace(instance, label_smoothing=settings.label_smoothing)
+    return smoothing_task

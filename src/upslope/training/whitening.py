@@ -21,7 +21,7 @@ _CHUNK = 500
 
 
 @runtime_checkable
-class Whitened(Protocol):
+class HasWhitening(Protocol):
     """A network whose first layer is to be set by `whiten`."""
 
     def whiten(self, images: Tensor) -> None:
@@ -39,7 +39,7 @@ def whiten(model: nn.Module, task: Task, dataset: Dataset) -> None:
         ModelError: the network has no such layer.
         DataError: no image can be read.
     """
-    if not isinstance(model, Whitened):
+    if not isinstance(model, HasWhitening):
         raise ModelError(
             f"Expected a network with a whitening layer, as training.whitening is set, but "
             f"{type(model).__name__} has no `whiten`. Take the model 'cnn-fast', or "

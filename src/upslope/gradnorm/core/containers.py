@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -21,11 +21,18 @@ from torch import Tensor, nn
 _ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 )
-_CLOSED = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
+_HAS_NO_PARTS = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
 """Values that are no containers, whatever attributes they have."""
 
-_OWN = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
+_MODULE_FIELDS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters", "_modules"}
 """Attributes in which PyTorch keeps the hooks of a module."""
+
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_pre_hooks",
+    "_backward_hooks",
+)  # fmt: skip
+"""Those among them that a pass runs, or may install."""
 
 _DEPTH = 4
 """Containers within containers that are opened, below a module."""
@@ -34,32 +41,34 @@ _DEPTH = 4
 class Walk:
     """All containers and tensors that can be reached from some modules.
 
-    modules: the roots. apart_from: modules that stay closed, with their tensors. The names under
-    which PyTorch keeps hooks stay closed, as these belong to the caller and change in no pass.
+    modules: the roots. apart_from: modules that stay closed, with their tensors. Hooks are listed
+    and not opened: what they keep belongs to the caller.
     """
 
     def __init__(self, *modules: nn.Module, apart_from: Iterable[nn.Module] = ()):
         self.holders: list[Holder] = []
         self.tensors: dict[int, Tensor] = {}
         self.modules: list[nn.Module] = []
-        self._seen: set[int] = set()
+        self._visited_ids: set[int] = set()
         for module in apart_from:
-            self._seen.add(id(module))
-            held = (*module._parameters.values(), *module._buffers.values())
-            self._seen.update(id(tensor) for tensor in held if tensor is not None)
+            self._visited_ids.add(id(module))
+            tensors = (*module._parameters.values(), *module._buffers.values())
+            self._visited_ids.update(id(tensor) for tensor in tensors if tensor is not None)
         for module in modules:
             self._visit(module, _DEPTH)
+        self.holders.append(_Hooks(self.modules))
+        self.holders.append(_TensorHooks(self.tensors.values()))
 
     def _visit(self, value: Any, depth: int, *, in_object: bool = False) -> None:
         if type(value) in _ATOMS:
             return
-        if id(value) in self._seen or isinstance(value, _CLOSED):
+        if id(value) in self._visited_ids or isinstance(value, _HAS_NO_PARTS):
             return
         if isinstance(value, Tensor):
             self.tensors.setdefault(id(value), value)
             return
         if isinstance(value, nn.Module):
-            self._seen.add(id(value))
+            self._visited_ids.add(id(value))
             self._visit_module(value)
         elif depth > 0:
             self._visit_container(value, depth, in_object)
@@ -70,14 +79,14 @@ class Walk:
         attributes = vars(module)
         self.holders.append(Holder(attributes))
         for name, value in attributes.items():
-            if type(value) not in _ATOMS and name not in _OWN:
+            if type(value) not in _ATOMS and name not in _MODULE_FIELDS:
                 self._visit(value, _DEPTH)
         # The dicts of a compiled script are no dicts of Python, though they look like some.
         if isinstance(module, torch.jit.ScriptModule):
             for name in ("_buffers", "_parameters"):
-                held = getattr(module, name)
-                self.holders.append(_Script(held))
-                for value in dict(held.items()).values():
+                dictionary = getattr(module, name)
+                self.holders.append(_Script(dictionary))
+                for value in dict(dictionary.items()).values():
                     self._visit(value, _DEPTH)
             for child in module.children():
                 self._visit(child, _DEPTH)
@@ -104,7 +113,7 @@ class Walk:
             inner, in_object = value.__dict__.values(), True
         else:
             return
-        self._seen.add(id(value))
+        self._visited_ids.add(id(value))
         for item in tuple(inner):
             if type(item) not in _ATOMS:
                 self._visit(item, depth - 1, in_object=in_object)
@@ -113,19 +122,19 @@ class Walk:
 class Holder:
     """A dict, and the entries that it held."""
 
-    def __init__(self, held: Any):
-        self.held = held
+    def __init__(self, tensors: Any):
+        self.held = tensors
         self._keys, self._values = self._entries()
-        self._expected = self._values
+        self._values_to_be = self._values
 
     def expect(self, instead: Callable[[Any], Any]) -> None:
         """Expect other values from now on. instead: what stands for each that it held."""
-        self._expected = [instead(value) for value in self._values]
+        self._values_to_be = [instead(value) for value in self._values]
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
         keys, values = self._entries()
-        if not (_are(values, self._expected) and _are(keys, self._keys)):
+        if not (_are(values, self._values_to_be) and _are(keys, self._keys)):
             self._write(keys)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
@@ -134,7 +143,7 @@ class Holder:
     def _write(self, keys: Sequence[Any]) -> None:
         if not _are(keys, self._keys):
             self.held.clear()
-        for key, value in zip(self._keys, self._expected, strict=True):
+        for key, value in zip(self._keys, self._values_to_be, strict=True):
             self.held[key] = value
 
 
@@ -151,7 +160,7 @@ class _Script(Holder):
         return [key for key, _ in pairs], [value for _, value in pairs]
 
     def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
-        for key, value in zip(self._keys, self._expected, strict=True):
+        for key, value in zip(self._keys, self._values_to_be, strict=True):
             self.held[key] = value
 
 
@@ -163,15 +172,15 @@ class _List(Holder):
 
     def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
         self.held.clear()
-        self.held.extend(self._expected)
+        self.held.extend(self._values_to_be)
 
 
 class _Set(Holder):
     """A set, and the entries that it held."""
 
-    def __init__(self, held: set[Any]):
-        super().__init__(held)
-        self._copy = set(held)
+    def __init__(self, tensors: set[Any]):
+        super().__init__(tensors)
+        self._copy = set(tensors)
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
@@ -186,9 +195,9 @@ class _Set(Holder):
 class _Array(Holder):
     """An array of NumPy, and the numbers that it held."""
 
-    def __init__(self, held: Any):
-        super().__init__(held)
-        self._copy = held.copy()
+    def __init__(self, tensors: Any):
+        super().__init__(tensors)
+        self._copy = tensors.copy()
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
@@ -197,3 +206,73 @@ class _Array(Holder):
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
+
+
+class _Hooks(Holder):
+    """The hooks and the classes of modules.
+
+    A pass may install hooks, and remember by an attribute that it has: where that is put back, they
+    must go as well, or the next pass installs them twice. A parametrization changes the class.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        everything = (vars(module).get(name) for module in modules for name in _HOOKS)
+        super().__init__([hooks for hooks in everything if hooks is not None])
+        # Nearly all are empty, and this runs before each pass: sizes are compared at first.
+        self._sizes = list(map(len, self.held))
+        self._copies = {i: dict(self.held[i]) for i, size in enumerate(self._sizes) if size}
+        self._modules, self._classes = modules, list(map(type, modules))
+
+    def put_back(self) -> None:
+        """Let modules have the hooks and the classes that they had."""
+        now = list(map(len, self.held))
+        places = set(self._copies)
+        if now != self._sizes:
+            places.update(i for i, size in enumerate(now) if size != self._sizes[i])
+        for i in places:
+            _fill(self.held[i], self._copies.get(i, {}))
+        if list(map(type, self._modules)) != self._classes:
+            for module, own_fields in zip(self._modules, self._classes, strict=True):
+                module.__class__ = own_fields
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+class _TensorHooks(Holder):
+    """The hooks on the gradients of tensors. A pass that registers one, and remembers that it has,
+    would change the gradient once more in each of ours."""
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        super().__init__(list(tensors))
+        self._copies = {
+            id(tensor): [dict(hooks or {}) for hooks in _hooks_of(tensor)]
+            for tensor in self.held
+            if any(_hooks_of(tensor))
+        }
+
+    def put_back(self) -> None:
+        """Let tensors have the hooks that they had."""
+        for tensor in self.held:
+            hooks = _hooks_of(tensor)
+            if hooks[0] or hooks[1] or id(tensor) in self._copies:
+                for hook_dict, before in zip(
+                    hooks, self._copies.get(id(tensor), ({}, {})), strict=True
+                ):
+                    if hook_dict is not None:
+                        _fill(hook_dict, before)
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+def _hooks_of(tensor: Tensor) -> tuple[dict[int, Any] | None, dict[int, Any] | None]:
+    """The hooks on a gradient, and those that run once it is accumulated."""
+    return tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+
+
+def _fill(dictionary: dict[Any, Any], before: Mapping[Any, Any]) -> None:
+    """Let a dict hold what it held before, in that order."""
+    if list(dictionary.items()) != list(before.items()):
+        dictionary.clear()
+        dictionary.update(before)

@@ -15,7 +15,7 @@ import torch
 
 # The numbers that glibc's malloc.h gives its options.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LEARNT = 32 << 20
+_BOUND = 32 << 20
 """The largest block from which glibc learns that blocks come and go."""
 _OWN_PAGES = 1 << 20
 """Bytes from which a block has pages of its own where memory is bounded."""
@@ -29,7 +29,7 @@ def keep_pages() -> None:
     the largest block that it has seen come and go; and learns from blocks of up to 32 MiB. This one
     is never touched.
     """
-    torch.empty(_LEARNT - (64 << 10), dtype=torch.uint8)
+    torch.empty(_BOUND - (64 << 10), dtype=torch.uint8)
 
 
 @contextlib.contextmanager
@@ -50,5 +50,5 @@ def give_pages_back() -> Iterator[None]:
         yield
     finally:
         # What it has learnt in `keep_pages`, which a switch once touched no longer does.
-        switch(_MMAP_THRESHOLD, _LEARNT)
-        switch(_TRIM_THRESHOLD, 2 * _LEARNT)
+        switch(_MMAP_THRESHOLD, _BOUND)
+        switch(_TRIM_THRESHOLD, 2 * _BOUND)

@@ -40,12 +40,12 @@ class Layout:
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:
         """(n, k, *other dimensions): the k = a*b entries of each sample along `dim`."""
-        moved = tensor.movedim(self.dim, 0)
-        k = moved.shape[0] // n
+        rows_first = tensor.movedim(self.dim, 0)
+        k = rows_first.shape[0] // n
         b = k if self.b is None else self.b
         if b == k:
-            return moved.reshape(n, k, *moved.shape[1:])
-        return moved.reshape(k // b, n, b, *moved.shape[1:]).transpose(0, 1).flatten(1, 2)
+            return rows_first.reshape(n, k, *rows_first.shape[1:])
+        return rows_first.reshape(k // b, n, b, *rows_first.shape[1:]).transpose(0, 1).flatten(1, 2)
 
     def owners(self, size: int, n: int) -> Tensor:
         """(size,): to which sample each entry along `dim` belongs."""
@@ -59,9 +59,9 @@ class Layout:
         """The last of the dimensions in which samples are told apart."""
         return self.dim
 
-    def explains(self, gradient: Tensor, kept: Tensor) -> bool:
-        """Whether `gradient` is zero for all samples but those of `kept`, (n,) bool."""
-        return not bool(self.samples(gradient, len(kept))[~kept].any())
+    def explains(self, gradient: Tensor, mask: Tensor) -> bool:
+        """Whether `gradient` is zero for all samples but those of `mask`, (n,) bool."""
+        return not bool(self.samples(gradient, len(mask))[~mask].any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +83,10 @@ class IndexedLayout(Layout):
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:  # noqa: ARG002
         """As `Layout`, with zeros for what a sample has less than the one that has most."""
-        moved = self._in_a_row(tensor)
+        rows_first = self._in_a_row(tensor)
         places, there = self._places
-        there = there.view(*there.shape, *(1,) * (moved.dim() - 1))
-        return torch.where(there, moved[places], 0)
+        there = there.view(*there.shape, *(1,) * (rows_first.dim() - 1))
+        return torch.where(there, rows_first[places], 0)
 
     def owners(self, size: int, n: int) -> Tensor:  # noqa: ARG002
         """Return the sample of each entry; see `Layout`."""
@@ -148,13 +148,13 @@ class IndexedLayout(Layout):
     @functools.cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
         """(n, k): where each sample's entries are, and whether it has so many."""
-        owned = self._owned
-        who, order = self.owner[owned].sort(stable=True)
+        owned_rows = self._owned
+        who, order = self.owner[owned_rows].sort(stable=True)
         count = torch.bincount(who, minlength=self.n)
         rank = torch.arange(len(who), device=who.device) - (count.cumsum(0) - count)[who]
         places = who.new_zeros(self.n, int(count.max()))
         there = torch.zeros_like(places, dtype=torch.bool)
-        places[who, rank], there[who, rank] = owned[order], True
+        places[who, rank], there[who, rank] = owned_rows[order], True
         return places, there
 
 
@@ -174,9 +174,9 @@ class LayoutOfOne(Layout):
         """Return the sample of each entry; see `Layout`."""
         return torch.full((size,), self.sample)
 
-    def explains(self, gradient: Tensor, kept: Tensor) -> bool:
-        """Whether `gradient` is zero unless the sample is one of `kept`, (n,) bool."""
-        return bool(kept[self.sample]) or not bool(gradient.any())
+    def explains(self, gradient: Tensor, mask: Tensor) -> bool:
+        """Whether `gradient` is zero unless the sample is one of `mask`, (n,) bool."""
+        return bool(mask[self.sample]) or not bool(gradient.any())
 
 
 class SamplesNotSeparable(Exception):  # noqa: N818 (a finding that the engine acts on, not an error)
@@ -208,7 +208,7 @@ class Samples:
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
         return self.front(tensor).flatten(1, -1 - keep)
 
-    def summed(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    def sum_to_shape(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
         """(n, *shape): the sum over the entries that one entry of `shape` is broadcast to.
 
         Raises:
@@ -244,7 +244,7 @@ def candidates(tensor: Tensor, n: int) -> Iterator[Layout]:
             yield from (Layout(dim, b) for b in range(1, k) if k % b == 0)
 
 
-class Placed(Protocol):
+class HasLayout(Protocol):
     """What an operator knows of where its samples are: all, the dimension, or nothing."""
 
     layout: Layout | None
@@ -257,7 +257,7 @@ class LayoutProbe:
 
     kept: Tensor
     """(n,) bool: the samples whose losses are summed in the pass that comes."""
-    uses: Sequence[Placed]
+    uses: Sequence[HasLayout]
     """What the operators themselves know, to be held against the passes."""
     by_codes: bool = False
     """Whether the passes are those of `codes`, which tell the sample of every single entry."""
@@ -286,14 +286,16 @@ class LayoutProbe:
         among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
         if self.u is not None and not self.by_codes:
-            own = self.sums.setdefault(index, {})
+            sums_by_layout = self.sums.setdefault(index, {})
             for layout in self.fitting[index]:
                 n = len(self.kept)
-                own[layout] = own.get(layout, 0) + checksum(layout.samples(g, n))[0]
+                sums_by_layout[layout] = (
+                    sums_by_layout.get(layout, 0) + checksum(layout.samples(g, n))[0]
+                )
         if self.by_codes:
-            along = [_reached(g, dim) for dim in range(g.dim())]
+            along = [_rows_reached(g, dim) for dim in range(g.dim())]
             if g.dim() > 2:
-                along.append(_reached(g.flatten(0, 1), 0))
+                along.append(_rows_reached(g.flatten(0, 1), 0))
             self.reached.setdefault(index, []).append((self.kept, along))
             self.filled[index] = (g != 0) | self.filled.get(
                 index, torch.zeros((), dtype=torch.bool)
@@ -335,13 +337,13 @@ class LayoutProbe:
         if self.fitting[index]:
             return self.fitting[index][0]
         passes = self.reached.get(index, [])
-        codes = torch.stack([kept for kept, _ in passes]) if passes else self.kept[None]
-        for place, reached in enumerate(zip(*(along for _, along in passes), strict=True)):
+        codes = torch.stack([mask for mask, _ in passes]) if passes else self.kept[None]
+        for place, codes_along in enumerate(zip(*(along for _, along in passes), strict=True)):
             pair = place > 1 and place == len(passes[0][1]) - 1  # the first two as one
             dim = 0 if pair else place
             if self.uses[index].dim not in (None, dim) or (pair and self.uses[index].dim == 0):
                 continue
-            owner = _owners(codes, torch.stack(reached))
+            owner = _owners(codes, torch.stack(codes_along))
             if owner is not None:
                 dims = 2 if pair else 1
                 layout = IndexedLayout(dim, owner=owner, n=len(self.kept), dims=dims)
@@ -352,20 +354,20 @@ class LayoutProbe:
         raise SamplesNotSeparable("the samples cannot be told apart in the input of some layer")
 
 
-def _reached(g: Tensor, dim: int) -> Tensor:
+def _rows_reached(g: Tensor, dim: int) -> Tensor:
     """(size,): where along `dim` some entry is not zero."""
     if g.numel() == 0:  # no sample has come this way: an expert that none has chosen, say
         return g.new_zeros(g.shape[dim], dtype=torch.bool)
     return g.movedim(dim, 0).reshape(g.shape[dim], -1).any(dim=1)
 
 
-def _owners(codes: Tensor, reached: Tensor) -> Tensor | None:
+def _owners(codes: Tensor, codes_along: Tensor) -> Tensor | None:
     """(size,): the sample whose code (passes, n) each entry was reached by, (passes, size).
 
     -1 for what no pass reached; None if some entry was reached from several samples.
     """
-    same = (codes.mT[:, None] == reached.mT).all(dim=2)  # (n, size)
-    silent = ~reached.any(dim=0)
+    same = (codes.mT[:, None] == codes_along.mT).all(dim=2)  # (n, size)
+    silent = ~codes_along.any(dim=0)
     if not bool((same.any(dim=0) | silent).all()):
         return None
     return torch.where(silent, -1, same.long().argmax(dim=0))
@@ -388,7 +390,7 @@ def codes(n: int) -> Iterator[Tensor]:
     belong to another sample than its own, some mask would show it.
     """
     count = next(m for m in itertools.count(2) if math.comb(m, m // 2) >= n)
-    chosen = itertools.islice(itertools.combinations(range(count), count // 2), n)
-    table = torch.tensor(list(chosen))  # (n, count // 2)
+    code_pairs = itertools.islice(itertools.combinations(range(count), count // 2), n)
+    table = torch.tensor(list(code_pairs))  # (n, count // 2)
     for i in range(count):
         yield (table == i).any(dim=1)

@@ -45,8 +45,8 @@ def prepare_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Ten
     x: (rows, i), weight: (o, i), y: (rows, o).
     """
     if prefers_onednn(rows * weight.numel(), weight):
-        laid = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-        return lambda x, y: _product(x, laid, None).add_(y)
+        reordered_weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        return lambda x, y: _product(x, reordered_weight, None).add_(y)
     matrix = weight.mT
     return lambda x, y: torch.addmm(y, x, matrix)
 

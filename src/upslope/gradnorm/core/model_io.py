@@ -54,8 +54,8 @@ class Batch:
         Raises:
             GradientNormError: there is no tensor with a dimension.
         """
-        opened = dict(inputs) if isinstance(inputs, Mapping) else inputs
-        leaves, spec = tree_flatten(opened)
+        parts = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        leaves, spec = tree_flatten(parts)
         # Numbers without a dimension are options of the model, not samples.
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
         if not tensors:
@@ -65,8 +65,8 @@ class Batch:
             )
         n = tensors[0].shape[0]
         per_sample = tuple(isinstance(x, Tensor) and x.shape[:1] == (n,) for x in leaves)
-        for place, (leaf, own) in enumerate(zip(leaves, per_sample, strict=True)):
-            if own and leaf.layout not in _DENSE:
+        for place, (leaf, has_rows) in enumerate(zip(leaves, per_sample, strict=True)):
+            if has_rows and leaf.layout not in _DENSE:
                 raise GradientNormError(
                     f"Expected inputs in which every sample has rows of its own but input {place} "
                     f"(counted from 0) is a tensor of layout {leaf.layout}, of which no samples "
@@ -81,7 +81,9 @@ class Batch:
 
     def with_shared(self, places: Sequence[int]) -> Batch:
         """The same batch, with the leaves at these places shared by all samples."""
-        per_sample = tuple(own and i not in places for i, own in enumerate(self.per_sample))
+        per_sample = tuple(
+            has_rows and i not in places for i, has_rows in enumerate(self.per_sample)
+        )
         return Batch(self.leaves, self.spec, self.n, per_sample, self.first)
 
     def with_leaves(self, leaves: tuple[Any, ...]) -> Batch:
@@ -91,8 +93,8 @@ class Batch:
     def rows(self, rows: slice | Tensor) -> Batch:
         """Some of the samples: a slice, or their indices."""
         leaves = tuple(
-            leaf[rows] if own else leaf
-            for leaf, own in zip(self.leaves, self.per_sample, strict=True)
+            leaf[rows] if has_rows else leaf
+            for leaf, has_rows in zip(self.leaves, self.per_sample, strict=True)
         )
         start = (rows.start or 0) if isinstance(rows, slice) else int(rows.min())
         n = len(range(self.n)[rows]) if isinstance(rows, slice) else len(rows)
@@ -109,8 +111,8 @@ class Batch:
     def map(self, change: Callable[[Tensor, bool], Any]) -> Any:
         """The inputs put back together; `change` gets each tensor, and whether it has samples."""
         leaves = [
-            change(leaf, own) if isinstance(leaf, Tensor) else leaf
-            for leaf, own in zip(self.leaves, self.per_sample, strict=True)
+            change(leaf, has_rows) if isinstance(leaf, Tensor) else leaf
+            for leaf, has_rows in zip(self.leaves, self.per_sample, strict=True)
         ]
         return tree_unflatten(leaves, self.spec)
 
@@ -131,17 +133,17 @@ class Batch:
         Those of the first tensor's length in dimension 0, unless dimension 1 agrees with the first
         tensor as well and is not itself n: (n, length) ids beside an (n, length) mask.
         """
-        first = next(i for i, own in enumerate(self.per_sample) if own)
+        first = next(i for i, has_rows in enumerate(self.per_sample) if has_rows)
         second = self.leaves[first].shape[1:2]
 
         def clear(tensor: Tensor) -> bool:
-            own = tensor.shape[1:2]
-            return len(own) == 1 and own == second and own != (self.n,)
+            has_rows = tensor.shape[1:2]
+            return len(has_rows) == 1 and has_rows == second and has_rows != (self.n,)
 
         return [
             i
-            for i, own in enumerate(self.per_sample)
-            if own and i != first and not clear(self.leaves[i])
+            for i, has_rows in enumerate(self.per_sample)
+            if has_rows and i != first and not clear(self.leaves[i])
         ]
 
 
@@ -154,9 +156,13 @@ def refuse_outputs_without_rows(outputs: Any) -> None:
     for leaf in tree_flatten(outputs)[0]:
         if not isinstance(leaf, Tensor):
             continue
-        nested = leaf.is_nested and leaf.layout == torch.strided
-        if nested or leaf.layout not in _DENSE:
-            kind = "a nested tensor of strided layout" if nested else f"of layout {leaf.layout}"
+        is_nested_tensor = leaf.is_nested and leaf.layout == torch.strided
+        if is_nested_tensor or leaf.layout not in _DENSE:
+            kind = (
+                "a nested tensor of strided layout"
+                if is_nested_tensor
+                else f"of layout {leaf.layout}"
+            )
             raise GradientNormError(
                 f"Expected outputs in which every sample has rows of its own but one is {kind}, of "
                 "which no samples can be taken. Return a dense tensor (`to_dense()`, or padded), "
@@ -206,10 +212,10 @@ _DEPTH = 4
 def tensors_in(outputs: Any) -> list[Tensor]:
     """The tensors of numbers in what a model returned: a tensor, a container or an object."""
     leaves = tree_flatten(outputs)[0]
-    seen: set[int] = set()
+    tensor_ids: set[int] = set()
     for _ in range(_DEPTH):  # an object in an object: an independent distribution, say
-        objects = [leaf for leaf in leaves if _is_object(leaf) and id(leaf) not in seen]
-        seen.update(map(id, objects))
+        objects = [leaf for leaf in leaves if _is_object(leaf) and id(leaf) not in tensor_ids]
+        tensor_ids.update(map(id, objects))
         leaves += [inner for leaf in objects for inner in tree_flatten(vars(leaf))[0]]
     return [
         t
@@ -229,8 +235,8 @@ def copy_objects(outputs: Any) -> Any:
 
 def _is_object(value: Any) -> bool:
     """Whether a value may hold tensors in its attributes."""
-    closed = (Tensor, nn.Module, type, FunctionType, ModuleType)
-    return hasattr(value, "__dict__") and not isinstance(value, closed)
+    has_no_parts = (Tensor, nn.Module, type, FunctionType, ModuleType)
+    return hasattr(value, "__dict__") and not isinstance(value, has_no_parts)
 
 
 def device_of(outputs: Any) -> torch.device:
@@ -247,10 +253,10 @@ def check_losses(losses: Any, n: int, first: int = 0) -> None:
     """
     if not isinstance(losses, Tensor) or losses.shape != (n,):
         got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        reduced = got == ()
+        is_reduced = got == ()
         raise GradientNormError(
             f"Expected the loss to be one number per sample, shape ({n},), but got {got}. "
-            + ('A reduced loss mixes the samples: use reduction="none".' if reduced else
+            + ('A reduced loss mixes the samples: use reduction="none".' if is_reduced else
                "Reduce what each sample holds (positions, pixels) and nothing else.")
         )  # fmt: skip
     if losses.is_complex():
@@ -283,11 +289,11 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     module on its way, which is ten times as slow: a hundredth of the time of a small batch.
     """
     modules: list[nn.Module] = []
-    seen: set[int] = set()
+    module_ids: set[int] = set()
 
     def walk(module: nn.Module) -> None:
-        if id(module) not in seen:
-            seen.add(id(module))
+        if id(module) not in module_ids:
+            module_ids.add(id(module))
             modules.append(module)
             for child in module._modules.values():
                 if child is not None:

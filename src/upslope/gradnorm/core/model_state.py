@@ -26,10 +26,20 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.old_memory import OldMemoryWatch
-from upslope.gradnorm.core.state_copies import OddTensor, are_same, changed, copy_bytes, few_of
-from upslope.gradnorm.core.state_memory import Stretch, has_memory, stretches_of
+from upslope.gradnorm.core.state_memory import (
+    OddTensor,
+    Stretch,
+    are_same,
+    copy_bytes,
+    few_of,
+    find_changed,
+    has_memory,
+    stretches_of,
+)
 
-_written: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = WeakKeyDictionary()
+_ids_of_writes_by_model: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = (
+    WeakKeyDictionary()
+)
 """model -> mode and flags -> the parameters (by `id`) that a pass writes."""
 
 
@@ -55,12 +65,12 @@ class ModelState:
         stretches = stretches_of(plain)
         self._requires = {id(p): p.requires_grad for s in stretches for p in s.parameters}
         key = torch.is_grad_enabled(), _flags(walk.modules)
-        known = _written.setdefault(model, {})
-        self._learns = key not in known
-        self._known = known.setdefault(key, set())
-        self._copied = [s for s in stretches if not s.parameters or self._is_copied(s)]
+        learnt_ids = _ids_of_writes_by_model.setdefault(model, {})
+        self._learns = key not in learnt_ids
+        self._ids_of_writes = learnt_ids.setdefault(key, set())
+        self._stretches_to_copy = [s for s in stretches if not s.parameters or self._is_copied(s)]
         self._watch_only([s for s in stretches if s.parameters and not self._is_copied(s)])
-        copy_bytes(self._copied)
+        copy_bytes(self._stretches_to_copy)
         self._has_replaced = False
         self.passes = 0
         """How many passes have begun."""
@@ -70,13 +80,13 @@ class ModelState:
         """How many samples the last of them had."""
         self._ends: dict[int, Tensor] = {}
         """What the first pass left in parameters that are written and require a gradient."""
-        self._refused: set[int] = set()
+        self._refusal_ids: set[int] = set()
         """Parameters whose values are gone, or that samples decide on."""
         self._hidden: set[int] = set()
         """Tensors that were read though others stood for them."""
 
     def _is_copied(self, stretch: Stretch) -> bool:
-        return self._learns or any(id(p) in self._known for p in stretch.parameters)
+        return self._learns or any(id(p) in self._ids_of_writes for p in stretch.parameters)
 
     @contextlib.contextmanager
     def one_pass(self, size: int) -> Iterator[None]:
@@ -86,7 +96,9 @@ class ModelState:
         """
         self.renew()
         self.passes, self.last_size = self.passes + 1, size
-        old = {s.address: s for s in self._copied if s.now is not s.own and s.is_exchanged}
+        old = {
+            s.address: s for s in self._stretches_to_copy if s.now is not s.own and s.is_exchanged
+        }
         if old:
             with OldMemoryWatch(old) as watch:
                 yield
@@ -110,7 +122,7 @@ class ModelState:
         """
         with torch.inference_mode(False):
             instead: dict[int, Tensor] = {}
-            for stretch in changed(self._copied):
+            for stretch in find_changed(self._stretches_to_copy):
                 instead |= stretch.replace()
             for odd in self._odd:
                 instead |= odd.replace()
@@ -124,14 +136,14 @@ class ModelState:
 
     def _put_back_flags(self) -> None:
         """A model may freeze a layer while it runs: it begins and ends as it was."""
-        for stretch in (*self._copied, *self._watched):
+        for stretch in (*self._stretches_to_copy, *self._stretches_to_watch):
             for p in stretch.parameters:
                 if p.requires_grad != self._requires[id(p)]:
                     p.requires_grad_(not p.requires_grad)
 
     def _expect(self, instead: dict[int, Tensor]) -> None:
         # Of what has not changed just now, the last copy stands.
-        for stretch in self._copied:
+        for stretch in self._stretches_to_copy:
             for looking in stretch.looking:
                 instead.setdefault(id(looking.original), looking.now)
         for odd in self._odd:
@@ -149,7 +161,7 @@ class ModelState:
         """
         with torch.inference_mode(False):
             self._learn()
-            for stretch in self._copied:
+            for stretch in self._stretches_to_copy:
                 stretch.restore()
             for odd in self._odd:
                 odd.restore()
@@ -161,7 +173,7 @@ class ModelState:
                 holder.put_back()
             self._has_replaced = False
             self._put_back_flags()
-        if self._refused:
+        if self._refusal_ids:
             raise self._refusal()
         if self._hidden:
             raise self._hidden_refusal()
@@ -173,21 +185,21 @@ class ModelState:
             return
         self._learns = False
         # What was not written gives its copy back: it was there for one pass.
-        kept, untouched = [], []
-        for stretch in self._copied:
+        to_copy, to_watch = [], []
+        for stretch in self._stretches_to_copy:
             if stretch.parameters and not (stretch.has_moved() or stretch.has_other_values()):
                 stretch.before = None
-                untouched.append(stretch)
+                to_watch.append(stretch)
             else:
-                self._known.update(id(p) for p in stretch.parameters)
-                kept.append(stretch)
-        self._copied = kept
-        self._watch_only(untouched)
+                self._ids_of_writes.update(id(p) for p in stretch.parameters)
+                to_copy.append(stretch)
+        self._stretches_to_copy = to_copy
+        self._watch_only(to_watch)
 
     @torch.no_grad()
     def _compare_ends(self) -> None:
         """See that every pass leaves the same in the parameters that it writes."""
-        for stretch in self._copied:
+        for stretch in self._stretches_to_copy:
             for p in stretch.parameters:
                 if p.requires_grad:
                     end = self._ends.setdefault(id(p), p.detach().clone())
@@ -195,37 +207,41 @@ class ModelState:
                         ((end == p) | (end.isnan() & p.isnan())).all()
                     )
                     if not same:
-                        self._refused.add(id(p))
+                        self._refusal_ids.add(id(p))
 
     def _watch(self, *, by_values: bool = False) -> None:
         """Take note of parameters that are written for the first time, without a copy."""
-        moved = [stretch for stretch in self._watched if stretch.has_moved()]
-        if by_values and not are_same(self._few, few_of(self._watched)):
-            few = zip(self._watched, few_of(self._watched), self._few, strict=True)
-            ids = {id(stretch) for stretch in moved}
-            moved += [s for s, a, b in few if id(s) not in ids and not torch.equal(a, b)]
-        if not moved:
+        changed_stretches = [stretch for stretch in self._stretches_to_watch if stretch.has_moved()]
+        if by_values and not are_same(self._few, few_of(self._stretches_to_watch)):
+            few = zip(
+                self._stretches_to_watch, few_of(self._stretches_to_watch), self._few, strict=True
+            )
+            ids = {id(stretch) for stretch in changed_stretches}
+            changed_stretches += [
+                s for s, a, b in few if id(s) not in ids and not torch.equal(a, b)
+            ]
+        if not changed_stretches:
             return
         # They are known from now on, so that the next call begins with a copy of them.
-        for stretch in moved:
+        for stretch in changed_stretches:
             ids = {id(p) for p in stretch.parameters}
-            self._known |= ids
+            self._ids_of_writes |= ids
             # With another memory in its place, what it had is still there.
             if by_values or stretch.was_written():
-                self._refused |= ids
+                self._refusal_ids |= ids
             stretch.restore()
-        copy_bytes(moved)
-        self._copied += moved
-        self._watch_only([s for s in self._watched if s.before is None])
+        copy_bytes(changed_stretches)
+        self._stretches_to_copy += changed_stretches
+        self._watch_only([s for s in self._stretches_to_watch if s.before is None])
 
     def _watch_only(self, stretches: list[Stretch]) -> None:
-        self._watched, self._few = stretches, few_of(stretches)
+        self._stretches_to_watch, self._few = stretches, few_of(stretches)
 
     def _names_of(self, ids: Iterable[int]) -> list[str]:
         modules = self._modules[::-1]
         pairs = ((*m.named_parameters(), *m.named_buffers()) for m in modules)
-        known = {id(tensor): name for own in pairs for name, tensor in own}
-        return sorted(known.get(i, "a tensor in an attribute") for i in ids)
+        name_of = {id(tensor): name for name_pairs in pairs for name, tensor in name_pairs}
+        return sorted(name_of.get(i, "a tensor in an attribute") for i in ids)
 
     def _hidden_refusal(self) -> GradientNormError:
         names = self._names_of(self._hidden)
@@ -238,8 +254,8 @@ class ModelState:
         )
 
     def _refusal(self) -> GradientNormError:
-        names = self._names_of(self._refused)
-        self._refused = set()
+        names = self._names_of(self._refusal_ids)
+        self._refusal_ids = set()
         return GradientNormError(
             f"Expected a forward pass that leaves the parameters as they are, or writes the same "
             f"to them for every batch, but {names[:3]} hold other numbers after one pass than "

@@ -233,8 +233,10 @@ class OuterProducts(PerSampleGradient):
             total = upcast(xx).mul_(gg).sum(dim=(1, 2))
             # A sum of products of either sign can round to just below zero.
             total = (total.real if total.is_complex() else total).clamp_min(0)
-            if bool((lost := cancels(total, sizes)).any()):
-                total[lost] = OuterProducts(x[lost], g[lost]).direct(scratch)
+            if bool((has_cancelled := cancels(total, sizes)).any()):
+                total[has_cancelled] = OuterProducts(x[has_cancelled], g[has_cancelled]).direct(
+                    scratch
+                )
             out.append(total)
         return torch.cat(out)
 
@@ -327,7 +329,7 @@ def _gather(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Transposed(PerSampleGradient):
+class TransposedGradient(PerSampleGradient):
     """The transpose of another part's matrix: x @ W instead of x @ W.T."""
 
     part: OuterProducts
@@ -345,9 +347,9 @@ class Transposed(PerSampleGradient):
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """Return the sum with other gradients; see `PerSampleGradient`."""
-        same = [other.part for other in others if isinstance(other, Transposed)]
+        same = [other.part for other in others if isinstance(other, TransposedGradient)]
         total = self.part.add(same) if len(same) == len(others) else None
-        return Transposed(total) if isinstance(total, OuterProducts) else None
+        return TransposedGradient(total) if isinstance(total, OuterProducts) else None
 
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return the inner products with a direction; see `PerSampleGradient`."""
@@ -383,9 +385,9 @@ class Rows(PerSampleGradient):
         """(c, t, e): the sums of the rows of equal index, and zeros."""
         ids, g = self.ids[c], upcast(self.g[c])
         n, t, e = g.shape
-        ordered, order = ids.sort(dim=1)
+        sorted_ids, order = ids.sort(dim=1)
         place = torch.zeros_like(ids)  # the rows of sample k lie from k * t on
-        place[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=1)
+        place[:, 1:] = (sorted_ids[:, 1:] != sorted_ids[:, :-1]).cumsum(dim=1)
         place += t * torch.arange(n, device=ids.device)[:, None]
         place = torch.empty_like(ids).scatter_(1, order, place)
         return g.new_zeros(n * t, e).index_add_(0, place.flatten(), g.flatten(0, 1)).view(n, t, e)

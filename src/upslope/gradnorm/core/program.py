@@ -50,7 +50,7 @@ LEAVING = frozenset(
 )  # fmt: skip
 """Operators that make numbers of Python of a tensor's."""
 
-SIZED = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "zeros"})
+SIZED_OPERATORS = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "zeros"})
 """Operators that make tensors of the sizes that they are given."""
 
 POINTING = frozenset({"data_ptr", "untyped_storage"})
@@ -59,7 +59,7 @@ POINTING = frozenset({"data_ptr", "untyped_storage"})
 UNREADABLE = frozenset({"__array__", "__dlpack__", "numpy", "data_ptr", "untyped_storage"})
 """Operators behind which the numbers of a tensor go where nothing is seen."""
 
-DRAWN = frozenset({"multinomial", "randint", "randperm"})
+DRAWING_OPERATORS = frozenset({"multinomial", "randint", "randperm"})
 """Operators whose random numbers may serve as an order of samples."""
 
 
@@ -76,7 +76,7 @@ BY_INDEX = frozenset(
 LOOKING_UP = frozenset({"embedding", "embedding_bag"})
 """Operators that look rows up in a table: of a table made of samples, the data decide which."""
 
-_UNNAMED = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.ScriptFunction)
+_WITHOUT_NAME = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.ScriptFunction)
 """Functions whose names say nothing: operators by overload, custom ones, compiled scripts."""
 
 
@@ -97,7 +97,7 @@ class Program:
     ) -> None:
         """Take in one operator. Called for every one: it must be fast."""
         name = name_of(func)
-        if name in DRAWN:
+        if name in DRAWING_OPERATORS:
             self.repeats = False
             return
         if not of_samples:
@@ -105,7 +105,7 @@ class Program:
         if isinstance(out, Tensor) and out.dim() == 0:
             self.steering.follow(func, name, args, kwargs, out)
         self.steering.mark_sizes(name, args, out)
-        if name in MOVING or name in SIZED:
+        if name in MOVING or name in SIZED_OPERATORS:
             self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
         if self._is_placed_by_data(name, (*args, *kwargs.values()) if kwargs else args):
             self.repeats = False
@@ -114,7 +114,7 @@ class Program:
         elif name in LEAVING:
             self._add((name, repr(out)))
             if name == "__contains__" and len(args) == 2:
-                self.steering.leave_whether_contained(*args, out)
+                self.steering.leave_whether_contained(args[0], args[1], out)
             else:
                 self.steering.leave(args[0] if args else None, out)
         elif name in UNREADABLE:
@@ -213,6 +213,6 @@ def _descriptor(value: Any) -> Any:
 
 def name_of(func: Callable[..., Any]) -> str:
     """The name under which an operator is known."""
-    if isinstance(func, _UNNAMED):
+    if isinstance(func, _WITHOUT_NAME):
         return _NAMELESS
     return getattr(func, "__name__", "") or str(func)

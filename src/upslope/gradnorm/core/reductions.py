@@ -94,7 +94,7 @@ def dense_sums(
                 totals[name] = dense if name not in totals else totals[name] + dense
             else:
                 made.append((weight, dense))
-        for name, pulled in weights.pulled(parameters, made).items():
+        for name, pulled in weights.gradients_of_parameters(parameters, made).items():
             totals[name] = pulled if name not in totals else totals[name] + pulled
         for name, parameter in parameters.items():  # what a custom function gives no gradient
             if name not in totals:
@@ -145,18 +145,18 @@ def _disjoint(parameter: Tensor, views: Sequence[Tensor]) -> bool:
 
 def _span(view: Tensor) -> tuple[int, int]:
     """The first and the last place in memory, in real numbers: a complex entry takes two."""
-    each = 2 if view.is_complex() else 1
+    numbers_per_entry = 2 if view.is_complex() else 1
     reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
     start = int(view.storage_offset())
-    return each * start, each * (start + reach) + each - 1
+    return numbers_per_entry * start, numbers_per_entry * (start + reach) + numbers_per_entry - 1
 
 
 def _places(view: Tensor) -> Tensor:
     """The places in memory of a view's real numbers, (numel,), twice as many for complex ones."""
-    each = 2 if view.is_complex() else 1
-    place = each * int(view.storage_offset()) + torch.arange(each)
+    numbers_per_entry = 2 if view.is_complex() else 1
+    place = numbers_per_entry * int(view.storage_offset()) + torch.arange(numbers_per_entry)
     for size, stride in zip(view.shape, view.stride(), strict=True):
-        place = place[..., None] + torch.arange(size) * (each * stride)
+        place = place[..., None] + torch.arange(size) * (numbers_per_entry * stride)
     return place.flatten()
 
 
@@ -196,7 +196,7 @@ class ReducingListener:
 
     def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
-        self._found: dict[str, Tensor] = {}
+        self._results: dict[str, Tensor] = {}
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
         self.reached = False
         """Whether the backward pass came to some use of a weight, be it with zeros."""
@@ -223,7 +223,7 @@ class ReducingListener:
             names = weights.sources(weight)
             # Reduced at once, its operands can go before the next layer is reached.
             if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
-                self._found[names[0]] = self._reduce(names[0], [(weight, part)])
+                self._results[names[0]] = self._reduce(names[0], [(weight, part)])
             else:
                 for name in names:
                     self._pending.setdefault(name, []).append((weight, part))
@@ -238,11 +238,11 @@ class ReducingListener:
             for _, totals in dense_sums(weights, uses_of, self.tape.options.scratch):
                 for name, gradients in totals.items():
                     rows[name].append(self.reduction.of_dense(name, gradients))
-            self._found |= {name: torch.cat(own) for name, own in rows.items()}
+            self._results |= {name: torch.cat(own) for name, own in rows.items()}
         for name, uses in self._pending.items():
-            self._found[name] = self._reduce(name, uses)
+            self._results[name] = self._reduce(name, uses)
         self._pending.clear()
-        return self._found
+        return self._results
 
     def _made_together(self) -> list[list[str]]:
         """Return groups of parameters of which weights are made, as of a projected table."""

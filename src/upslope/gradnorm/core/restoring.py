@@ -54,17 +54,17 @@ class RandomState:
         random.setstate(self._python)
 
     @contextlib.contextmanager
-    def replayed(self) -> Iterator[None]:
+    def replaying(self) -> Iterator[None]:
         """Draw the same random numbers again, and leave the generators as they were."""
         # Models draw from NumPy and Python as well: augmentation in `forward`, say.
-        own = np.random.get_state(legacy=False), random.getstate()
+        outer_state = np.random.get_state(legacy=False), random.getstate()
         with torch.random.fork_rng(devices=self._devices):
             self.rewind()
             try:
                 yield
             finally:
-                np.random.set_state(own[0])
-                random.setstate(own[1])
+                np.random.set_state(outer_state[0])
+                random.setstate(outer_state[1])
 
 
 def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
@@ -80,8 +80,8 @@ def restoring_state(model: nn.Module) -> Iterator[ModelState]:
     Yields the state, to be renewed before each pass that counts. What was compiled runs as it was
     written: compiled backward passes free what several passes over one graph need.
     """
-    held = (p for module in modules_of(model) for p in module._parameters.values())
-    parameters = {id(p): p for p in held if p is not None}
+    tensors = (p for module in modules_of(model) for p in module._parameters.values())
+    parameters = {id(p): p for p in tensors if p is not None}
     gradients = [(p, p.grad) for p in parameters.values()]
     for p, _ in gradients:
         p.grad = None  # a reentrant checkpoint adds to it
@@ -90,17 +90,17 @@ def restoring_state(model: nn.Module) -> Iterator[ModelState]:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            _uncompiled(),
-            restored(ModelState(model)) as state,
+            _without_compiling(),
+            restoring(ModelState(model)) as state,
         ):
             yield state
     finally:
-        for p, own in gradients:
-            p.grad = own
+        for p, gradient in gradients:
+            p.grad = gradient
 
 
 @contextlib.contextmanager
-def restored(state: ModelState) -> Iterator[ModelState]:
+def restoring(state: ModelState) -> Iterator[ModelState]:
     """Put the state back in the end; what the model itself raises comes before our refusals."""
     try:
         yield state
@@ -108,7 +108,7 @@ def restored(state: ModelState) -> Iterator[ModelState]:
         # What is wrong with the state may be what made the numbers of passes differ.
         try:
             state.restore()
-        except GradientNormError as cause:
+        except GradientNormError as cause:  # told first: the other may follow from it
             raise cause from error
         raise
     except BaseException:
@@ -118,7 +118,7 @@ def restored(state: ModelState) -> Iterator[ModelState]:
     state.restore()
 
 
-def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+def _without_compiling() -> contextlib.AbstractContextManager[Any]:
     """Let `torch.compile`d modules and functions run without their compiled form."""
     # To import the compiler takes seconds; without it nothing is compiled.
     if "torch._dynamo" not in sys.modules:
@@ -130,5 +130,5 @@ def _uncompiled() -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
     """Run the model for the engine's own purposes: state and random numbers stay as they are."""
-    with restored(ModelState(model)), RandomState(model).replayed(), _uncompiled():
+    with restoring(ModelState(model)), RandomState(model).replaying(), _without_compiling():
         yield

@@ -51,25 +51,26 @@ def _mix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def differ(
-    scaled: Tensor,
+    scaled_sums: Tensor,
     once: Tensor,
     u: Tensor,
     size: Tensor | None = None,
     precision: torch.dtype | None = None,
 ) -> Tensor:
-    """(n,) bool: samples whose entries in `scaled` are not u times those in `once`. (n, ...) each.
+    """(n,) bool: samples whose entries in `scaled_sums` are not u times those in `once`.
 
+    once, scaled_sums: (n, ...) each.
     size: what rounding errors are proportional to; by default |once|. precision: the type that both
     were formed in, where it is not theirs.
     """
     u = u.to(once.real.dtype if once.is_complex() else once.dtype)
     u = u.view(-1, *(1,) * (once.dim() - 1))
-    expected = once * u
+    wanted_sums = once * u
     info = torch.finfo(precision or once.dtype)
     # A power of two rounds nothing, but a library may sum the scaled numbers in another order.
-    allowed = (once.abs() if size is None else size) * u * (_ROUNDINGS * info.eps)
+    largest_difference = (once.abs() if size is None else size) * u * (_ROUNDINGS * info.eps)
     # Below the normal numbers a power of two does round.
-    allowed = allowed + info.tiny * u.clamp(min=1) * _ROUNDINGS
-    wrong = ~((scaled - expected).abs() <= allowed)
-    wrong &= torch.isfinite(scaled) & torch.isfinite(expected)
+    largest_difference = largest_difference + info.tiny * u.clamp(min=1) * _ROUNDINGS
+    wrong = ~((scaled_sums - wanted_sums).abs() <= largest_difference)
+    wrong &= torch.isfinite(scaled_sums) & torch.isfinite(wanted_sums)
     return wrong.flatten(1).any(dim=1) if wrong.dim() > 1 else wrong

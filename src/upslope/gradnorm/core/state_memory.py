@@ -2,7 +2,8 @@
 
 Tensors may share memory: one buffer in two modules, a view of another, an alias in an attribute,
 the weights of a recurrence in one block. A `Stretch` is one piece of memory with all tensors that
-look at it, so that one copy serves them all.
+look at it, so that one copy serves them all. A model has a hundred buffers and parameters, most of
+them small: one question for all of them costs less than one for each. Used by `model_state`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from torch import Tensor, nn
 
 _ALIGNMENT = 16
 """Bytes to whose multiples a stretch begins, so that it holds numbers of any type in line."""
+
+_SMALL = 1 << 20
+"""Bytes up to which stretches are compared all at once: calls cost more than the copy."""
+
+_SEEN_OF_EACH = 16
+"""Numbers of each parameter that are watched."""
 
 
 class _Place(NamedTuple):
@@ -158,8 +165,91 @@ def stretches_of(tensors: Iterable[Tensor]) -> list[Stretch]:
 def equal_bytes(a: Tensor, b: Tensor) -> bool:
     """Whether two stretches hold the same bits: NaN is itself, and zero is not minus zero."""
     # As long numbers, where they fit: eight times as fast.
-    aligned = len(a) % 8 == 0 and a.data_ptr() % 8 == 0 and b.data_ptr() % 8 == 0
-    return torch.equal(a.view(torch.int64), b.view(torch.int64)) if aligned else torch.equal(a, b)
+    is_aligned = len(a) % 8 == 0 and a.data_ptr() % 8 == 0 and b.data_ptr() % 8 == 0
+    return (
+        torch.equal(a.view(torch.int64), b.view(torch.int64)) if is_aligned else torch.equal(a, b)
+    )
+
+
+def few_of(stretches: Iterable[Stretch]) -> list[Tensor]:
+    """Return a few numbers of each stretch of memory, as bytes."""
+    few = []
+    for stretch in stretches:
+        bytes_read = stretch.own.clone() if len(stretch.own) <= 8 * _SEEN_OF_EACH else stretch.own
+        if len(bytes_read) > 8 * _SEEN_OF_EACH:
+            longs = bytes_read[: len(bytes_read) // 8 * 8].view(torch.int64)
+            bytes_read = longs[:: len(longs) // _SEEN_OF_EACH].clone().view(torch.uint8)
+        few.append(bytes_read)
+    return few
+
+
+def are_same(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Whether two lists of bytes are the same: one question for each device."""
+    devices = {t.device for t in first}
+    pairs = (
+        [torch.cat([t for t in bytes_read if t.device == d]) for bytes_read in (first, second)]
+        for d in devices
+    )
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class OddTensor:
+    """A tensor without plain memory: sparse, nested, quantised. It is compared by its version."""
+
+    def __init__(self, original: Tensor):
+        self.original = self.now = original
+        self._before = original.detach().clone()
+        self._first = self._version = _version(original)
+
+    def replace(self) -> dict[int, Tensor]:
+        """Return what stands for it from now on, if it was written to."""
+        if _version(self.now) == self._version:
+            return {}
+        self.now = self._before.clone()
+        self._version = _version(self.now)
+        return {id(self.original): self.now}
+
+    def restore(self) -> None:
+        """Let the tensor hold again what it held."""
+        if _version(self.original) != self._first:
+            self.original.copy_(self._before)
+        self.now, self._version = self.original, _version(self.original)
+
+
+def copy_bytes(stretches: Iterable[Stretch]) -> None:
+    """Copy what stretches of memory hold."""
+    for small, large in _by_device(stretches):
+        for stretch in large:
+            stretch.before = stretch.own.clone()
+        if small:
+            all_bytes = torch.cat([stretch.own for stretch in small])
+            parts = torch.split(all_bytes, [len(stretch.own) for stretch in small])
+            for stretch, part in zip(small, parts, strict=True):
+                stretch.before = part
+
+
+def find_changed(stretches: Iterable[Stretch]) -> list[Stretch]:
+    """Return the stretches of memory that were written to."""
+    stretches_written = [stretch for stretch in stretches if stretch.has_moved()]
+    ids = {id(stretch) for stretch in stretches_written}
+    for small, large in _by_device(s for s in stretches if id(s) not in ids):
+        stretches_written += [stretch for stretch in large if stretch.has_other_values()]
+        if small:
+            now = torch.cat([stretch.now for stretch in small])
+            before = torch.cat([stretch.before for stretch in small if stretch.before is not None])
+            # One question for all: on a GPU each costs a round trip.
+            if not torch.equal(now, before):
+                stretches_written += [stretch for stretch in small if stretch.has_other_values()]
+    return stretches_written
+
+
+def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:
+    """The small and the large stretches of memory of each device."""
+    devices: dict[torch.device, tuple[list[Stretch], list[Stretch]]] = {}
+    for stretch in stretches:
+        small, large = devices.setdefault(stretch.own.device, ([], []))
+        (small if len(stretch.own) <= _SMALL else large).append(stretch)
+    return devices.values()
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from upslope.gradnorm.core.model_io import Loss, modules_of
 from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.restoring import restored
+from upslope.gradnorm.core.restoring import restoring
 
 _DEPTH = 4
 """Functions within functions that are opened."""
@@ -51,25 +51,25 @@ def keeping_loss(loss: Loss, model: nn.Module) -> Iterator[Loss]:
     loss: the caller's. model: the network, whose own modules are left to what restores it: a loss
     may read what the last pass has left in them.
     """
-    own = {id(module) for module in modules_of(model)}
-    modules = [module for module in modules_in(loss) if id(module) not in own]
+    model_ids = {id(module) for module in modules_of(model)}
+    modules = [module for module in modules_in(loss) if id(module) not in model_ids]
     if not modules:
         yield loss
         return
-    with restored(ModelState(*modules, apart_from=modules_of(model))) as state:
+    with restoring(ModelState(*modules, apart_from=modules_of(model))) as state:
         yield StatefulLoss(loss, state)
 
 
 def modules_in(loss: Any) -> list[nn.Module]:
     """Return the modules that a loss is, or reaches by its closure, arguments or global names."""
     modules: dict[int, nn.Module] = {}
-    seen: set[int] = set()
+    module_ids: set[int] = set()
 
     def visit(value: Any, depth: int) -> None:
         if isinstance(value, nn.Module):
             modules.setdefault(id(value), value)
-        elif depth > 0 and id(value) not in seen:
-            seen.add(id(value))
+        elif depth > 0 and id(value) not in module_ids:
+            module_ids.add(id(value))
             for part in _parts(value):
                 visit(part, depth - 1)
 
@@ -87,10 +87,10 @@ def _parts(value: Any) -> Iterable[Any]:
         return value
     code = getattr(value, "__code__", None)
     if not isinstance(code, CodeType):
-        closed = isinstance(value, (Tensor, type)) or not isinstance(
+        has_no_parts = isinstance(value, (Tensor, type)) or not isinstance(
             getattr(value, "__dict__", None), dict
         )
-        return () if closed else vars(value).values()
+        return () if has_no_parts else vars(value).values()
     cells = []
     for cell in getattr(value, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # a name that has no value yet

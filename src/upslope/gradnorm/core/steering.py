@@ -55,9 +55,9 @@ class Steering:
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is None or any(isinstance(x, Tensor) for x in (*args[1:], *kwargs.values())):
             return
-        own = marks_of(first).own_numbers
-        if own is not None and name in _BY_ENTRY:
-            mark(out).own_numbers = func(own, *args[1:], **kwargs)
+        own_numbers = marks_of(first).own_numbers
+        if own_numbers is not None and name in _BY_ENTRY:
+            mark(out).own_numbers = func(own_numbers, *args[1:], **kwargs)
         elif name in _UNANIMOUS and bool(out) is _UNANIMOUS[name]:
             mark(out).own_numbers = out.expand(self._n)
         elif name in _EXTREMES and len(args) == 1 and not kwargs and self._is_in_front(first):
@@ -68,14 +68,14 @@ class Steering:
 
     def leave(self, tensor: Any, value: Any) -> None:
         """Take in a number that leaves, or a list of them. tensor: what it was. value: what is."""
-        own: list[str] | None = None
+        own_numbers: list[str] | None = None
         if isinstance(tensor, Tensor):
             numbers = marks_of(tensor).own_numbers
             if numbers is not None:
-                own = [repr(number) for number in numbers.tolist()]
+                own_numbers = [repr(number) for number in numbers.tolist()]
             elif isinstance(value, list) and self._is_in_front(tensor):
-                own = [repr(row) for row in value]
-        self.numbers.append((repr(value), own))
+                own_numbers = [repr(row) for row in value]
+        self.numbers.append((repr(value), own_numbers))
 
     def leave_whether_contained(self, tensor: Any, element: Any, value: bool) -> None:
         """Take in what `element in tensor` says: what none of all has, no sample alone has."""
@@ -124,9 +124,14 @@ class Steering:
 
     def ways(self) -> list[tuple[str, ...]] | None:
         """Return the numbers of each sample alone, n of them; None where some are not known."""
-        if any(own is None for _, own in self.numbers):
+        if any(own_numbers is None for _, own_numbers in self.numbers):
             return None
-        return list(zip(*(own for _, own in self.numbers if own is not None), strict=True))
+        return list(
+            zip(
+                *(own_numbers for _, own_numbers in self.numbers if own_numbers is not None),
+                strict=True,
+            )
+        )
 
     def _is_in_front(self, tensor: Tensor) -> bool:
         """Whether the samples are in dimension 0 of a tensor, and nothing else is as long."""

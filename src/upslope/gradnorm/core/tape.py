@@ -77,11 +77,11 @@ class Listener(Protocol):
 class Fusion(Protocol):
     """Makes one kernel of a convolution and the normalisation of its output (`conv_bn_fusion`)."""
 
-    def convolved(self, kernel: Any, x: Tensor) -> Tensor:
+    def on_convolution(self, kernel: Any, x: Tensor) -> Tensor:
         """The output of a convolution, or what stands for it until it is normalised."""
         ...
 
-    def normalised(self, convolved: Tensor, norm: Any) -> Tensor | None:
+    def on_normalisation(self, conv_output: Tensor, norm: Any) -> Tensor | None:
         """The normalised output, where the convolution has it already."""
         ...
 
@@ -167,5 +167,5 @@ def _writable(view: Tensor, others: tuple[Tensor, ...]) -> Tensor:
     knows: of a product that was brought to another shape, for instance.
     """
     place = view.untyped_storage().data_ptr()
-    shared = any(t.untyped_storage().data_ptr() == place for t in others)
-    return view if shared else view.data
+    is_shared = any(t.untyped_storage().data_ptr() == place for t in others)
+    return view if is_shared else view.data

@@ -43,26 +43,26 @@ class Marks:
     (`proofs/independence`)."""
 
 
-class _Unmarked(Marks):
+class _NoMarks(Marks):
     """The marks of every tensor that has none. They are shared, and so cannot be written."""
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"write `{name}` by `mark`, not by `marks_of`")
 
 
-def _unmarked() -> Marks:
-    empty = object.__new__(_Unmarked)
+def _no_marks() -> Marks:
+    empty = object.__new__(_NoMarks)
     for name, value in ((name, getattr(Marks(), name)) for name in Marks.__slots__):
         object.__setattr__(empty, name, value)
     return empty
 
 
-_UNMARKED = _unmarked()
+_NO_MARKS = _no_marks()
 
 
 def marks_of(tensor: Tensor) -> Marks:
     """Return the marks of a tensor, to be read. Called for every operator: it must be fast."""
-    marks: Marks = tensor.__dict__.get(_ATTRIBUTE, _UNMARKED)
+    marks: Marks = tensor.__dict__.get(_ATTRIBUTE, _NO_MARKS)
     return marks
 
 

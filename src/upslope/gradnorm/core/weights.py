@@ -23,7 +23,7 @@ class Weights:
         self.parameters = dict(parameters)
         self._names = {id(p): name for name, p in self.parameters.items()}
         self._sources: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
-        self._laid: dict[str, Tensor] = {}
+        self._copies_in_format: dict[str, Tensor] = {}
 
     def mark_derived(self, tensor: Tensor) -> None:
         """Take in a tensor that was computed from weights alone."""
@@ -42,7 +42,7 @@ class Weights:
             return False
         return self.tracks(tensor) or marks_of(tensor).made_of is self
 
-    def asked(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def select_weights(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""
         return tuple(t for t in tensors if t is not None and self.is_weight(t))
 
@@ -56,21 +56,21 @@ class Weights:
         if name is not None:
             return (name,)
         if id(weight) not in self._sources:
-            reached = {id(leaf) for leaf in leaves(weight)}
-            names = tuple(name for i, name in self._names.items() if i in reached)
+            leaf_ids = {id(leaf) for leaf in leaves(weight)}
+            names = tuple(name for i, name in self._names.items() if i in leaf_ids)
             self._sources[id(weight)] = (weight, names)  # holds the tensor: its id stays its own
         return self._sources[id(weight)][1]
 
-    def laid(self, weight: Tensor, order: torch.memory_format) -> Tensor:
+    def in_memory_format(self, weight: Tensor, order: torch.memory_format) -> Tensor:
         """The weight in this order of memory; copies of parameters serve all passes of a call."""
         if weight.is_contiguous(memory_format=order):
             return weight
         name = self._names.get(id(weight))
         if name is None:
             return weight.contiguous(memory_format=order)
-        if name not in self._laid:
-            self._laid[name] = weight.detach().contiguous(memory_format=order)
-        return self._laid[name]
+        if name not in self._copies_in_format:
+            self._copies_in_format[name] = weight.detach().contiguous(memory_format=order)
+        return self._copies_in_format[name]
 
     def isometric(self, weight: Tensor) -> bool:
         """Whether the weight's entries are distinct entries of one parameter.
@@ -82,7 +82,7 @@ class Weights:
         base = weight._base
         return base is not None and self.tracks(base) and not _overlaps(weight)
 
-    def pulled(
+    def gradients_of_parameters(
         self, parameters: Mapping[str, Tensor], made: Sequence[tuple[Tensor, Tensor]]
     ) -> dict[str, Tensor]:
         """Return the gradients of parameters, (m, *shape), from those of what is made of them.
@@ -116,12 +116,12 @@ class Weights:
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:
     """The leaves of a tensor's autograd graph."""
-    stack, seen = [tensor.grad_fn], set()
+    stack, node_ids = [tensor.grad_fn], set()
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
+        if node is None or node in node_ids:
             continue
-        seen.add(node)
+        node_ids.add(node)
         variable = getattr(node, "variable", None)
         if variable is not None:
             yield variable

@@ -17,7 +17,7 @@ from torch import Tensor
 from upslope.gradnorm.core.layout import Layout, Samples
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
-from upslope.gradnorm.torch_faults import ordered
+from upslope.gradnorm.torch_faults import in_order
 
 _LARGE = 1 << 16
 """Entries per sample and thread from which it pays to compute samples one at a time, in the cache.
@@ -46,7 +46,7 @@ class BatchNormEval(Kernel):
 
     def __init__(self, tape: Tape, norm: Normalisation):
         self.weight, self.bias, self.mean, self.var, self.eps = norm
-        self.weights = tape.weights.asked(norm.weight, norm.bias)
+        self.weights = tape.weights.select_weights(norm.weight, norm.bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (n, c, ...)."""
@@ -78,15 +78,15 @@ class BatchNormEval(Kernel):
     def _at_once(self, g: Tensor, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         """Return the gradients of scale and shift of all samples, (n, c) each."""
         channels = (g.shape[1], *(1,) * (g.dim() - 2))
-        shift = samples.summed(g, channels).flatten(1)  # (n, c)
-        product = samples.summed(g * x, channels).flatten(1)
+        shift = samples.sum_to_shape(g, channels).flatten(1)  # (n, c)
+        product = samples.sum_to_shape(g * x, channels).flatten(1)
         return (product - self.mean * shift) * (self.var + self.eps).rsqrt(), shift
 
     def _one_by_one(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same by torch's own backward pass of each sample, which reads g and x once."""
         sums = [
             torch.ops.aten.native_batch_norm_backward(
-                ordered(g[i : i + 1]), ordered(x[i : i + 1]), self.var, self.mean, self.var,
+                in_order(g[i : i + 1]), in_order(x[i : i + 1]), self.var, self.mean, self.var,
                 None, None, False, self.eps, (False, True, True),
             )[1:]
             for i in range(len(g))
@@ -108,5 +108,5 @@ def batch_norm(
 ) -> Any:
     """`torch.batch_norm`, which `nn.BatchNorm*d` calls."""
     norm = Normalisation(weight, bias, running_mean, running_var, eps)
-    fused = None if tape.fusion is None else tape.fusion.normalised(input, norm)
-    return tape.use(BatchNormEval(tape, norm), input) if fused is None else fused
+    fused_output = None if tape.fusion is None else tape.fusion.on_normalisation(input, norm)
+    return tape.use(BatchNormEval(tape, norm), input) if fused_output is None else fused_output

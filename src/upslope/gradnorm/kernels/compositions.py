@@ -49,10 +49,10 @@ def tensordot(a: Tensor, b: Tensor, dims_a: Sequence[int], dims_b: Sequence[int]
     rest_a = [d for d in range(a.dim()) if d not in dims_a]
     rest_b = [d for d in range(b.dim()) if d not in dims_b]
     shape = [a.shape[d] for d in rest_a] + [b.shape[d] for d in rest_b]
-    summed = math.prod(a.shape[d] for d in dims_a)
-    left = a.permute(rest_a + dims_a).reshape(-1 if summed else math.prod(shape[: len(rest_a)]),
-                                              summed)  # fmt: skip
-    right = b.permute(dims_b + rest_b).reshape(summed, math.prod(shape[len(rest_a) :]))
+    size_of_sum = math.prod(a.shape[d] for d in dims_a)
+    rows = -1 if size_of_sum else math.prod(shape[: len(rest_a)])
+    left = a.permute(rest_a + dims_a).reshape(rows, size_of_sum)
+    right = b.permute(dims_b + rest_b).reshape(size_of_sum, math.prod(shape[len(rest_a) :]))
     return (left @ right).reshape(shape)
 
 

@@ -41,22 +41,24 @@ def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any: 
     x_term, w_term = (terms[i] for i in order)
     size = {**_sizes(x_term, x), **_sizes(w_term, w)}
     positions = [i for i in x_term if i in out and i not in w_term]
-    shared = [i for i in x_term if i in out and i in w_term]
-    summed = [i for i in x_term if i in w_term and i not in out]
+    shared_indices = [i for i in x_term if i in out and i in w_term]
+    summed_indices = [i for i in x_term if i in w_term and i not in out]
     rows = [i for i in w_term if i in out and i not in x_term]
-    x = torch.einsum(f"{x_term}->{''.join(positions + shared + summed)}", x)
-    w = torch.einsum(f"{w_term}->{''.join(shared + summed + rows)}", w)
-    p, g, s, r = ([size[i] for i in group] for group in (positions, shared, summed, rows))
-    if summed or rows:
-        x = x.reshape(*p, *([math.prod(g), 1] if shared else []), math.prod(s))
-        w = w.reshape(*([math.prod(g)] if shared else []), math.prod(s), math.prod(r))
+    x = torch.einsum(f"{x_term}->{''.join(positions + shared_indices + summed_indices)}", x)
+    w = torch.einsum(f"{w_term}->{''.join(shared_indices + summed_indices + rows)}", w)
+    p, g, s, r = (
+        [size[i] for i in group] for group in (positions, shared_indices, summed_indices, rows)
+    )
+    if summed_indices or rows:
+        x = x.reshape(*p, *([math.prod(g), 1] if shared_indices else []), math.prod(s))
+        w = w.reshape(*([math.prod(g)] if shared_indices else []), math.prod(s), math.prod(r))
         product = matmul(tape, x, tape.weights.view(w))  # (*p, [g, 1,] r)
         if product is NotImplemented:
             return NotImplemented
         product = product.reshape(*p, *g, *r)
     else:  # entry by entry
         product = x * expand_to_samples(tape, tape.weights.view(w), x.shape)
-    order_now = positions + shared + rows
+    order_now = positions + shared_indices + rows
     result: Tensor = product.permute([order_now.index(i) for i in out])
     return result
 
@@ -74,9 +76,9 @@ def pairwise(equation: Any, *operands: Any, path: Any = None) -> Any:  # noqa: A
     rest = [(letters[i], tensors[i]) for i in order]
     term, total = rest.pop(0)
     while rest:
-        needed = [set(out).union(*(t for k, (t, _) in enumerate(rest) if k != j))
+        needed_indices = [set(out).union(*(t for k, (t, _) in enumerate(rest) if k != j))
                   for j in range(len(rest))]  # fmt: skip
-        results = ["".join(i for i in dict.fromkeys(term + t) if i in needed[j])
+        results = ["".join(i for i in dict.fromkeys(term + t) if i in needed_indices[j])
                    for j, (t, _) in enumerate(rest)]  # fmt: skip
         sizes = [_count(result, (term, total), rest[j]) for j, result in enumerate(results)]
         j = sizes.index(min(sizes))
@@ -112,10 +114,10 @@ def _explicit(
     for k, (term, tensor) in enumerate(zip(terms, operands, strict=True)):
         once = "".join(dict.fromkeys(term))
         x = torch.einsum(f"{term}->{once}", tensor) if once != term else tensor
-        stretched = [d for d, i in enumerate(once) if x.shape[d] < largest[i]]
-        if stretched:
-            x = x.squeeze(stretched)
-            once = "".join(i for d, i in enumerate(once) if d not in stretched)
+        stretched_dims = [d for d, i in enumerate(once) if x.shape[d] < largest[i]]
+        if stretched_dims:
+            x = x.squeeze(stretched_dims)
+            once = "".join(i for d, i in enumerate(once) if d not in stretched_dims)
         if tape.weights.is_weight(tensor):
             tape.weights.mark_derived(x)
         terms[k], operands[k] = once, x
@@ -130,15 +132,17 @@ def _named_indices(
     terms: Sequence[str], out: str | None, tensors: Sequence[Tensor]
 ) -> tuple[list[str], str]:
     """Replace `...` by letters, and return the terms and that of the output, implicit or not."""
-    used = set("".join(terms))
-    free = [i for i in string.ascii_letters if i not in used]
+    letters = set("".join(terms))
+    free = [i for i in string.ascii_letters if i not in letters]
     ranks = [
         x.dim() - len(t.replace("...", "")) if "..." in t else 0
         for t, x in zip(terms, tensors, strict=True)
     ]
     others = "".join(free[: max(ranks, default=0)])
-    named = [t.replace("...", others[len(others) - r :]) for t, r in zip(terms, ranks, strict=True)]
+    named_terms = [
+        t.replace("...", others[len(others) - r :]) for t, r in zip(terms, ranks, strict=True)
+    ]
     if out is None:
         every = "".join(terms).replace("...", "")
         out = others + "".join(sorted(i for i in set(every) if every.count(i) == 1))
-    return named, out.replace("...", others)
+    return named_terms, out.replace("...", others)

@@ -61,7 +61,7 @@ class Expansion(Kernel):
         if isinstance(self.layout, LayoutOfOne):
             yield weight, OfOneSample(samples.n, self.layout.sample, g.sum_to_size(weight.shape))
         else:
-            yield weight, Dense(samples.summed(g, weight.shape))
+            yield weight, Dense(samples.sum_to_shape(g, weight.shape))
 
 
 def scaled_dot_product_attention(
@@ -78,13 +78,13 @@ def scaled_dot_product_attention(
     if options.get("enable_gqa"):
         batch = batch[:0]  # queries and keys have unequal numbers of heads: no common shape
 
-    def expanded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         return expand_to_samples(tape, tensor, shape) if tape.weights.is_weight(tensor) else tensor
 
     bias_shape = (*query.shape[:-2], query.shape[-2], key.shape[-2])
     query, key, value = (
-        expanded(t, (*(batch or t.shape[:-2]), *t.shape[-2:])) for t in (query, key, value)
+        expand(t, (*(batch or t.shape[:-2]), *t.shape[-2:])) for t in (query, key, value)
     )
     if attn_mask is not None:
-        attn_mask = expanded(attn_mask, bias_shape)
+        attn_mask = expand(attn_mask, bias_shape)
     return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **options)

@@ -22,20 +22,22 @@ from upslope.gradnorm.core.per_sample_gradients import (
     Dense,
     OuterProducts,
     PerSampleGradient,
-    Transposed,
+    TransposedGradient,
 )
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
 
 
 class Linear(Kernel):
-    """y = x W^T + b. weight: (o, i), or its transpose (i, o) where `transposed`; bias: (o,)."""
+    """y = x W^T + b. weight: (o, i), or its transpose (i, o) where `is_transposed`; bias: (o,)."""
 
     name = "linear"
 
-    def __init__(self, tape: Tape, weight: Tensor, bias: Tensor | None, transposed: bool = False):
-        self.weight, self.bias, self.transposed = weight, bias, transposed
-        self.weights = tape.weights.asked(weight, bias)
+    def __init__(
+        self, tape: Tape, weight: Tensor, bias: Tensor | None, is_transposed: bool = False
+    ):
+        self.weight, self.bias, self.is_transposed = weight, bias, is_transposed
+        self.weights = tape.weights.select_weights(weight, bias)
         # There is no complex type in half precision that has matrix products.
         half = None if weight.is_complex() else tape.options.dtype
         self.dtype = half or weight.dtype
@@ -52,7 +54,7 @@ class Linear(Kernel):
         # Detached: the kernel must leave no edge to the weight, or the batch's sum would be
         # formed.
         weight = self.weight.detach().to(self.dtype)
-        return weight.mT if self.transposed else weight
+        return weight.mT if self.is_transposed else weight
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (..., i) -> (..., o)."""
@@ -72,7 +74,7 @@ class Linear(Kernel):
         for weight in self.weights:
             if weight is self.weight:
                 outer = OuterProducts(samples.rows(inputs[0]).conj(), rows)
-                yield weight, Transposed(outer) if self.transposed else outer
+                yield weight, TransposedGradient(outer) if self.is_transposed else outer
             else:
                 yield weight, Dense(rows.sum(dim=1))
 
@@ -95,12 +97,12 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
             return NotImplemented if other.dim() == 1 else matmul(tape, other.mT, input)
         if other.dim() == 1:
             return matmul(tape, other, tape.weights.view(input.mT))
-        transposed = matmul(tape, other.mT, tape.weights.view(input.mT))
-        return transposed if transposed is NotImplemented else transposed.mT
+        output = matmul(tape, other.mT, tape.weights.view(input.mT))
+        return output if output is NotImplemented else output.mT
     if other.dim() == 1:
         return matmul(tape, input, tape.weights.view(other[:, None])).squeeze(-1)
     if other.dim() == 2:
-        return Linear(tape, other, None, transposed=True).apply(tape, input)
+        return Linear(tape, other, None, is_transposed=True).apply(tape, input)
     if 3 < other.dim() <= input.dim() and other.shape[0] == 1:
         return matmul(tape, input, tape.weights.view(other[0]))
     if other.dim() > 3 or input.dim() < 3 or input.shape[-3] not in (1, len(other)):
@@ -115,7 +117,7 @@ def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) 
     if scales or tape.weights.is_weight(mat1):
         return NotImplemented
     if tape.weights.is_weight(mat2):
-        product = Linear(tape, mat2, None, transposed=True).apply(tape, mat1)
+        product = Linear(tape, mat2, None, is_transposed=True).apply(tape, mat1)
     else:
         product = mat1 @ mat2
     if tape.weights.is_weight(input):

@@ -31,7 +31,7 @@ class Affine(Kernel):
         self, tape: Tape, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]
     ):
         self.weight, self.bias, self.shape = weight, bias, tuple(shape)
-        self.weights = tape.weights.asked(weight, bias)
+        self.weights = tape.weights.select_weights(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
@@ -53,7 +53,7 @@ class Affine(Kernel):
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         for weight in self.weights:
             product = g * inputs[0] if weight is self.weight else g
-            values = samples.summed(product, self.shape)
+            values = samples.sum_to_shape(product, self.shape)
             yield weight, Dense(values.reshape(samples.n, *weight.shape))
 
 
@@ -64,7 +64,7 @@ class LayerNorm(Kernel):
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, shape: Sequence[int], eps: float):
         self.weight, self.bias, self.shape, self.eps = weight, bias, list(shape), eps
-        self.weights = tape.weights.asked(weight, bias)
+        self.weights = tape.weights.select_weights(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
@@ -93,16 +93,16 @@ class LayerNorm(Kernel):
                 )
                 yield weight, Dense(_scale_gradient(*rows).view(samples.n, *self.shape))
             else:
-                yield weight, Dense(samples.summed(g, self.shape))
+                yield weight, Dense(samples.sum_to_shape(g, self.shape))
 
 
 def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """Return sum_t g (x - mean) rstd, (n, e). g, x: (n, t, e), mean, rstd: (n, t, 1)."""
     out = []
     for c in chunks(len(g), 4 * g[0].numel() * g.element_size(), CACHE // 8):
-        scaled = g[c] * rstd[c]
-        centre = (mean[c].mT @ scaled)[:, 0]
-        out.append(scaled.mul_(x[c]).sum(dim=1) - centre)
+        scaled_gradient = g[c] * rstd[c]
+        centre = (mean[c].mT @ scaled_gradient)[:, 0]
+        out.append(scaled_gradient.mul_(x[c]).sum(dim=1) - centre)
     return torch.cat(out)
 
 
@@ -144,7 +144,7 @@ class GroupNorm(Kernel):
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, groups: int, eps: float):
         self.weight, self.bias, self.groups, self.eps = weight, bias, groups, eps
-        self.weights = tape.weights.asked(weight, bias)
+        self.weights = tape.weights.select_weights(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
@@ -178,8 +178,10 @@ class GroupNorm(Kernel):
         for weight in self.weights:
             if weight is self.weight:
                 product = (g * inputs[0]).reshape(*g.shape[:2], -1).sum(dim=2)
-                each = self.weight.shape[0] // self.groups
-                mean, rstd = (t.repeat_interleave(each, dim=1) for t in (self.mean, self.rstd))
+                channels_per_group = self.weight.shape[0] // self.groups
+                mean, rstd = (
+                    t.repeat_interleave(channels_per_group, dim=1) for t in (self.mean, self.rstd)
+                )
                 yield weight, Dense(rstd * (product - mean * shift))
             else:
                 yield weight, Dense(shift)
@@ -233,5 +235,5 @@ def _channels(input: Tensor) -> tuple[int, ...]:
 def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Any:
     """`torch.prelu`: x where positive, w * x elsewhere."""
     shape = _channels(input) if weight.numel() > 1 else (1,) * input.dim()
-    scaled = tape.use(Affine(tape, weight, None, shape), input)
-    return torch.where(input > 0, input, scaled)
+    scaled_gradient = tape.use(Affine(tape, weight, None, shape), input)
+    return torch.where(input > 0, input, scaled_gradient)

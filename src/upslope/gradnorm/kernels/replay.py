@@ -43,10 +43,10 @@ def replay(
         raise SamplesNotSeparable(f"`{name}` writes a weight into samples, and has no kernel")
 
     def run(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-        filled = list(leaves)
+        leaf_values = list(leaves)
         for i, tensor in zip((*inputs, *weights), (*tensors, *values), strict=True):
-            filled[i] = tensor
-        a, k = tree_unflatten(filled, spec)
+            leaf_values[i] = tensor
+        a, k = tree_unflatten(leaf_values, spec)
         out = func(*a, **k)
         if not isinstance(out, Tensor):
             raise SamplesNotSeparable(f"`{name}` has several outputs, and no kernel")
@@ -85,8 +85,8 @@ class Replay(Kernel):
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
         out, tensors, _ = self._graph(inputs)
-        asked = [x for x in tensors if x.requires_grad]
-        gradients = iter(torch.autograd.grad(out, asked, g, allow_unused=True))
+        differentiable_inputs = [x for x in tensors if x.requires_grad]
+        gradients = iter(torch.autograd.grad(out, differentiable_inputs, g, allow_unused=True))
         return tuple(next(gradients) if x.requires_grad else None for x in tensors)
 
     def weight_gradients(
@@ -117,9 +117,12 @@ class ReplayedGradient(PerSampleGradient):
 
     def squared_norms(self, scratch: int) -> Tensor:
         """Return the squared norms; see `PerSampleGradient`."""
-        each = self.g.element_size() * 2 * (self.g.numel() + self.leaf.numel())
+        bytes_per_sample = self.g.element_size() * 2 * (self.g.numel() + self.leaf.numel())
         return torch.cat(
-            [squared_norms(self.materialize(rows)) for rows in chunks(len(self), each, scratch)]
+            [
+                squared_norms(self.materialize(rows))
+                for rows in chunks(len(self), bytes_per_sample, scratch)
+            ]
         )
 
     def materialize(self, rows: slice) -> Tensor:

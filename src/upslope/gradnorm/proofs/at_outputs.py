@@ -36,11 +36,12 @@ def gradients_at_outputs(
     loss: Loss,
     *,
     prove: bool = True,
-    shared: Collection[int] = (),
+    shared_places: Collection[int] = (),
 ) -> list[Tensor] | None:
     """Return the gradients of the losses at the model's outputs, if they say all there is to say.
 
-    shared: the leaves of the outputs that are as long as the batch by chance (`shared_leaves`).
+    shared_places: the leaves of the outputs that are as long as the batch by chance
+        (`shared_leaves`).
     prove: also see whether losses change with other samples' outputs by ways without gradients.
 
     None where the loss has parameters of its own, where it differentiates outputs by each other
@@ -54,15 +55,15 @@ def gradients_at_outputs(
     ends = [x for x in cut if differentiable(x)]
     if not ends or any(x.shape[:1] != (n,) for x in ends):
         return None
-    if any(differentiable(x) and place in shared for place, x in enumerate(leaves)):
+    if any(differentiable(x) and place in shared_places for place, x in enumerate(leaves)):
         return None
     # Copies, for a loss may write into what it is given.
-    given = [x.clone() if differentiable(x) else x for x in cut]
+    leaves_given = [x.clone() if differentiable(x) else x for x in cut]
     watch = _DifferentiationWatch()
     try:
         with watch:
-            losses = loss(copy_objects(tree_unflatten(given, spec)))
-    except RuntimeError:
+            losses = loss(copy_objects(tree_unflatten(leaves_given, spec)))
+    except RuntimeError:  # one that differentiates at the outputs fails on the copies of them
         if watch.has_differentiated:
             return None
         raise
@@ -72,23 +73,23 @@ def gradients_at_outputs(
     if not losses.requires_grad:
         return [torch.zeros_like(x) for x in ends]
     u = scales(n, losses)
-    once, scaled = (
+    once, gradients_scaled = (
         _pull_back(losses, share, [*ends, *parameters]) for share in (torch.ones_like(losses), u)
     )
     # A learned temperature or class weight, whose gradient is not at the outputs.
-    company = Outputs(leaves, spec, n, shared)
+    company = Outputs(leaves, spec, n, shared_places)
     if any(g is not None for g in once[len(ends) :]):
         if n > 1 and prove:
             _refuse_losses_by_company(loss, company, losses.detach())
         return None  # the loss has parameters of its own
     gradients = []
-    for end, g, g_scaled in zip(ends, once, scaled, strict=False):
+    for end, g, g_scaled in zip(ends, once, gradients_scaled, strict=False):
         if g is None or g_scaled is None:
             gradients.append(torch.zeros_like(end))
             continue
-        mixed = differ(g_scaled, g, u)
-        if bool(mixed.any()):
-            raise loss_mixes(mixed)
+        has_mixed = differ(g_scaled, g, u)
+        if bool(has_mixed.any()):
+            raise loss_mixes(has_mixed)
         gradients.append(g)
     # Without gradients a loss may still count, sort or compare the other samples.
     if n > 1 and prove:
@@ -151,15 +152,15 @@ class Outputs:
         self, loss: Loss, values: Sequence[Any], watch: StatisticsWatch | None = None
     ) -> Tensor:
         """Return the losses of other values of the leaves. watch: sees the operators that run."""
-        given = [
+        leaves_given = [
             value.clone().requires_grad_() if differentiable(leaf) else value
             for value, leaf in zip(values, self.leaves, strict=True)
         ]
         if watch is None:
-            return loss(copy_objects(tree_unflatten(given, self.spec))).detach()
+            return loss(copy_objects(tree_unflatten(leaves_given, self.spec))).detach()
         with watch:
-            marked = tree_unflatten(self.change(given, watch.mark), self.spec)
-            losses = loss(copy_objects(marked))
+            marked_outputs = tree_unflatten(self.change(leaves_given, watch.mark), self.spec)
+            losses = loss(copy_objects(marked_outputs))
         watch.finish([losses])
         return losses.detach()
 
@@ -175,10 +176,10 @@ def _refuse_losses_by_company(loss: Loss, outputs: Outputs, losses: Tensor) -> N
         GradientNormError: some loss has changed.
     """
     n = outputs.n
-    detached = [x.detach() if isinstance(x, Tensor) else x for x in outputs.leaves]
+    detached_leaves = [x.detach() if isinstance(x, Tensor) else x for x in outputs.leaves]
     watch = StatisticsWatch(n)
     try:
-        again: Tensor | None = outputs.losses(loss, detached, watch)
+        again: Tensor | None = outputs.losses(loss, detached_leaves, watch)
     except Exception:  # labels of an iterator, say, have run out
         again = None
     if again is None or not torch.equal(again, losses):
@@ -187,14 +188,16 @@ def _refuse_losses_by_company(loss: Loss, outputs: Outputs, losses: Tensor) -> N
             "gives others, or fails: it draws random numbers, takes its labels from an iterator or "
             "counts its calls. Fix what it depends on before the call."
         )
-    _refuse_losses_by_count(loss, outputs, detached, losses)
+    _refuse_losses_by_count(loss, outputs, detached_leaves, losses)
     for stay, change in companies(n):
-        changed = losses_change(outputs.losses(loss, outputs.change(detached, change)), losses)
-        changed &= stay.to(losses.device)
-        if bool(changed.any()):
-            raise loss_mixes(changed)
+        has_changed = losses_change(
+            outputs.losses(loss, outputs.change(detached_leaves, change)), losses
+        )
+        has_changed &= stay.to(losses.device)
+        if bool(has_changed.any()):
+            raise loss_mixes(has_changed)
     if watch.operator is not None:
-        _refuse_losses_by_statistics(loss, outputs, detached, losses)
+        _refuse_losses_by_statistics(loss, outputs, detached_leaves, losses)
 
 
 def losses_change(other: Tensor, losses: Tensor) -> Tensor:
@@ -213,13 +216,13 @@ def _refuse_losses_by_statistics(
     Raises:
         GradientNormError: some loss has changed.
     """
-    changed = torch.zeros(outputs.n, dtype=torch.bool)
+    has_changed = torch.zeros(outputs.n, dtype=torch.bool)
     for sample in range(outputs.n):
-        watch = StatisticsWatch(outputs.n, alone=sample)
+        watch = StatisticsWatch(outputs.n, sample_alone=sample)
         other = outputs.losses(loss, values, watch)
-        changed[sample] = bool(losses_change(other, losses)[sample])
-    if bool(changed.any()):
-        raise loss_mixes(changed)
+        has_changed[sample] = bool(losses_change(other, losses)[sample])
+    if bool(has_changed.any()):
+        raise loss_mixes(has_changed)
 
 
 def companies(n: int) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
@@ -263,15 +266,15 @@ def _refuse_losses_by_count(
     for count in {(outputs.n + 1) // 2, 1}:
         fewer = outputs.change(values, lambda x, count=count: x[:count])  # type: ignore[misc]
         try:
-            own = outputs.losses(loss, fewer)
+            fewer_losses = outputs.losses(loss, fewer)
         except Exception:  # labels of the whole batch do not fit
             continue
         # A loss may pad to a fixed size: then its numbers say nothing here.
-        if own.shape != (count,):
+        if fewer_losses.shape != (count,):
             continue
-        changed = (own - losses[:count]).abs() > _near(losses) * losses[:count].abs()
-        if bool(changed.any()):
-            raise loss_mixes(changed)
+        has_changed = (fewer_losses - losses[:count]).abs() > _near(losses) * losses[:count].abs()
+        if bool(has_changed.any()):
+            raise loss_mixes(has_changed)
 
 
 def _near(losses: Tensor) -> float:
@@ -284,13 +287,13 @@ def with_gradients(gradients: Sequence[Tensor]) -> Loss:
 
     def loss(outputs: Any) -> Tensor:
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        given: Tensor = _Given.apply(gradients, *ends)  # type: ignore[no-untyped-call]
-        return given
+        leaves_given: Tensor = _ReplaceGradients.apply(gradients, *ends)  # type: ignore[no-untyped-call]
+        return leaves_given
 
     return loss
 
 
-class _Given(torch.autograd.Function):
+class _ReplaceGradients(torch.autograd.Function):
     """Knows its gradient and nothing else. Not a product: outputs may be infinite."""
 
     @staticmethod
@@ -301,5 +304,5 @@ class _Given(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, share: Tensor) -> tuple[Any, ...]:
-        own = (g * share.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in ctx.gradients)
-        return (None, *own)
+        shares = (g * share.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in ctx.gradients)
+        return (None, *shares)

@@ -39,13 +39,13 @@ def pull_back(
 def _has_reentrant_checkpoint(outputs: Sequence[Tensor]) -> bool:
     """Whether the graph has a checkpoint that knows no gradients but those in `.grad`."""
     stack = [x.grad_fn for x in outputs]
-    seen = set()
+    node_ids = set()
     while stack:
         node = stack.pop()
-        if node is not None and node not in seen:
+        if node is not None and node not in node_ids:
             if node.name() == "CheckpointFunctionBackward":
                 return True
-            seen.add(node)
+            node_ids.add(node)
             stack.extend(parent for parent, _ in node.next_functions)
     return False
 
@@ -54,12 +54,12 @@ def _accumulate(
     outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """As `pull_back`, through `.grad`: reentrant checkpoints know no other way."""
-    own = [p.grad for p in parameters]
+    gradients_before = [p.grad for p in parameters]
     try:
         for p in parameters:
             p.grad = None
         torch.autograd.backward(outputs, gradients, retain_graph=True)
         return tuple(p.grad for p in parameters)
     finally:
-        for p, grad in zip(parameters, own, strict=True):
+        for p, grad in zip(parameters, gradients_before, strict=True):
             p.grad = grad

@@ -96,7 +96,7 @@ class BatchRun:
         """
         with self._state.one_pass(batch.n):
             if self._has_drawn:
-                with self._random.replayed():
+                with self._random.replaying():
                     yield
                 return
             self._has_drawn = True
@@ -149,17 +149,19 @@ class BatchRun:
         change: what is made of each floating input that has samples. watch: runs with the model,
         and knows the inputs that have samples.
         """
-        given = iter(differentiable)
+        replacements = iter(differentiable)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
             if per_sample and tensor.is_floating_point() and differentiable:
-                return next(given).clone()
+                return next(replacements).clone()
             floating = tensor.is_floating_point() or tensor.is_complex()
             if per_sample and floating and change is not None:
-                own = change(tensor.detach())
+                changed_tensor = change(tensor.detach())
             else:
-                own = clone_rows(tensor)  # for a model may write into what it is given
-            return watch.mark(own) if watch is not None and per_sample else own
+                changed_tensor = clone_rows(tensor)  # for a model may write into what it is given
+            return (
+                watch.mark(changed_tensor) if watch is not None and per_sample else changed_tensor
+            )
 
         with self.forward_pass(batch), exact_batch_norm(), watch or contextlib.nullcontext():
             return call(self.model, batch.map(take))

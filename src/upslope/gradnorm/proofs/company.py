@@ -24,15 +24,14 @@ from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.count import refuse_count
 from upslope.gradnorm.proofs.kernel_results import ProofFailed
 from upslope.gradnorm.proofs.mixing import compare_outputs, shared_leaves
-from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs
+from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, run_without_company
 from upslope.gradnorm.proofs.passes import DrawsFollowData, run_without_others
-from upslope.gradnorm.proofs.proof import run_without_company
 
 Ways = set[tuple[str, ...]]
 
 
 def check_steered(
-    run: BatchRun, loss: Loss, steering: Steering, known: Collection[tuple[str, ...]]
+    run: BatchRun, loss: Loss, steering: Steering, settled_ways: Collection[tuple[str, ...]]
 ) -> Ways:
     """Run samples that the numbers of others may have steered, without those; return what is known.
 
@@ -43,7 +42,7 @@ def check_steered(
         ProofFailed: some outputs are other ones without company.
         GradientNormError: a sample's loss depends on the outputs of others.
     """
-    groups = _groups(run.n, steering, known)
+    groups = _groups(run.n, steering, settled_ways)
     if groups:
         _refuse_losses(run, loss, groups)
         shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
@@ -71,30 +70,32 @@ def _refuse_losses(run: BatchRun, loss: Loss, groups: Mapping[object, Tensor]) -
     values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
     for rows in groups.values():
         index = rows.repeat(run.n)[: run.n].index_copy(0, rows, rows)
-        alone = [
+        rows_alone = [
             x[index.to(x.device)] if outputs.has_samples(i) else x for i, x in enumerate(values)
         ]
         try:
-            before, after = (outputs.losses(loss, numbers) for numbers in (values, alone))
-        except GradientNormError:
+            before, after = (outputs.losses(loss, numbers) for numbers in (values, rows_alone))
+        except GradientNormError:  # Upslope's own refusal, not a failure of the loss
             raise
         except Exception:  # it is more than a function of the outputs: they are compared below
             return
-        own = rows.to(before.device)
+        sample_rows = rows.to(before.device)
         if before.shape == after.shape:
-            changed = losses_change(after, before)[own]
-            if bool(changed.any()):
-                raise loss_mixes(torch.zeros(run.n).bool().index_copy(0, rows, changed.cpu()))
+            has_changed = losses_change(after, before)[sample_rows]
+            if bool(has_changed.any()):
+                raise loss_mixes(torch.zeros(run.n).bool().index_copy(0, rows, has_changed.cpu()))
 
 
-def _groups(n: int, steering: Steering, known: Collection[tuple[str, ...]]) -> dict[object, Tensor]:
+def _groups(
+    n: int, steering: Steering, settled_ways: Collection[tuple[str, ...]]
+) -> dict[object, Tensor]:
     """Way -> the samples that would have gone it alone, of those that are to be tried."""
     together = tuple(number for number, _ in steering.numbers)
     ways = steering.ways()
     groups: dict[object, list[int]] = {}
     for i in range(n) if steering.numbers else ():
         way = None if ways is None else ways[i]
-        if way is None or not (way == together or way in known):
+        if way is None or not (way == together or way in settled_ways):
             groups.setdefault(i if way is None else way, []).append(i)
     return {way: torch.tensor(rows) for way, rows in groups.items()}
 

@@ -29,7 +29,7 @@ class _CannotTell(Exception):  # noqa: N818
 
 
 @torch.no_grad()
-def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: Collection[int]) -> None:
+def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: Collection[int]) -> None:
     """Refuse a model whose outputs for some samples change when they go without the others.
 
     groups: the samples that go together. unused: as in `mixing.compare_outputs`. Where what is
@@ -41,39 +41,41 @@ def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: Collection[int
     try:
         # Where samples may depend on others, entries that a dropout hides are looked at as well.
         patterns = [(HIGH, LOW), (LOW, HIGH)] if run.looks_around else [(HIGH, LOW)]
-        if all(_changed(run, groups, unused, pattern) is None for pattern in patterns):
+        if all(_find_changed(run, groups, unused_places, pattern) is None for pattern in patterns):
             return
         # Noise with the samples last is no mixing: one number in all places tells.
         for quantile in (HIGH, LOW):
-            changed = _changed(run, groups, unused, (quantile, quantile))
-            if changed is not None:
-                raise model_mixes(run, changed)
-    except _CannotTell as reason:
+            changed_rows = _find_changed(run, groups, unused_places, (quantile, quantile))
+            if changed_rows is not None:
+                raise model_mixes(run, changed_rows)
+    except _CannotTell as reason:  # other passes tell, unless draws follow the data
         if run.draws_follow_data:
-            raise _undecided(str(reason)) from reason
+            raise _undecided_error(str(reason)) from reason
 
 
-def _changed(
-    run: BatchRun, groups: Sequence[Tensor], unused: Collection[int], quantiles: Quantiles
+def _find_changed(
+    run: BatchRun, groups: Sequence[Tensor], unused_places: Collection[int], quantiles: Quantiles
 ) -> Tensor | None:
     """Return samples that change, of the first of the groups that has any; None if none has."""
     draws = ConstantDraws(quantiles)
     try:
         with run.other_draws():
             whole = run.run_plain(run.batch, watch=draws)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError:  # says nothing of the model
         raise
     except Exception as error:  # what it computes of constant numbers has no inverse, say
         raise _CannotTell("it fails where random numbers are constant") from error
     for rows in groups:
         other = ConstantDraws(quantiles)
-        company, own = _run_fewer(run, rows, other)
-        changed = changed_samples(run, whole, own, company, unused, may_be_shorter=True)
-        if changed is None or agree_in_double(run, company, quantiles):
+        company, outputs_alone = _run_fewer(run, rows, other)
+        changed_rows = changed_samples(
+            run, whole, outputs_alone, company, unused_places, may_be_shorter=True
+        )
+        if changed_rows is None or agree_in_double(run, company, quantiles):
             continue
         if not (draws.is_complete and other.is_complete and draws.others == other.others):
             raise _CannotTell("it draws by other ways than torch's operators")
-        return changed
+        return changed_rows
     return None
 
 
@@ -81,7 +83,7 @@ def _run_fewer(run: BatchRun, rows: Tensor, draws: ConstantDraws) -> tuple[Tenso
     try:
         with run.other_draws():
             return run_fewer(run, rows, draws)
-    except GradientNormError as error:
+    except GradientNormError as error:  # constant draws may be the cause, or the model itself
         run_fewer(run, rows)  # fails with any numbers: that is the model's own fault
         raise _CannotTell("it fails where random numbers are constant") from error
 
@@ -93,10 +95,10 @@ def refuse_unless_provable(run: BatchRun) -> None:
         GradientNormError: it does both.
     """
     if run.draws_follow_data and run.looks_around and model_looks_around(run):
-        raise _undecided("a statistic of the batch meets its samples")
+        raise _undecided_error("a statistic of the batch meets its samples")
 
 
-def _undecided(reason: str) -> GradientNormError:
+def _undecided_error(reason: str) -> GradientNormError:
     return GradientNormError(
         "Expected a model that draws as many random numbers for a sample whatever the others are "
         "but which numbers it meets depends on the numbers of other samples (a dropout "

@@ -98,19 +98,19 @@ def try_dependence(
     func: Callable[..., Any],
     args: Any,
     kwargs: Any,
-    given: Sequence[tuple[Tensor, Tensor]],
+    inputs: Sequence[tuple[Tensor, Tensor]],
     out: Any,
 ) -> list[Dependence] | None:
     """Return, of each tensor that an operator has made, on whose entries it depends.
 
     None where that cannot be tried: it takes no NaN, or no floating number of samples.
 
-    func, args, kwargs: the operator and what it got. given: every tensor that holds samples, and
+    func, args, kwargs: the operator and what it got. inputs: every tensor that holds samples, and
     its owners. out: what was made.
     """
-    own = {id(x): owners for x, owners in given if _is_floating(x)}
-    made = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
-    if not own or not any(map(_is_floating, made)):
+    owners_of_input = {id(x): owners for x, owners in inputs if _is_floating(x)}
+    results = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+    if not owners_of_input or not any(map(_is_floating, results)):
         return None
     # Decompositions take no NaN: other numbers tell then, which most entries feel.
     depends: list[Dependence] | None = None
@@ -120,19 +120,21 @@ def try_dependence(
             def take(tensor: Tensor) -> Tensor:
                 if isinstance(tensor, nn.Parameter):
                     return tensor
-                owners = own.get(id(tensor))
+                owners = owners_of_input.get(id(tensor))
                 if owners is None:  # a copy: a layer writes into its statistics
                     return tensor.detach().clone()
                 spoilt = ((owners >> digit) & 1 == value) & (owners != NOBODY)
                 return torch.where(spoilt, spoil(tensor.detach()), tensor.detach())
 
-            taken = tree_map_only(Tensor, take, (args, kwargs))
+            arguments = tree_map_only(Tensor, take, (args, kwargs))
             with torch.no_grad(), torch.random.fork_rng(devices=()):
-                numbers = func(*taken[0], **taken[1])
+                numbers = func(*arguments[0], **arguments[1])
             return [x for x in tree_flatten(numbers)[0] if isinstance(x, Tensor)]
 
         try:
-            depends = _compare_runs(run, made, max(int(owners.max()) for owners in own.values()))
+            depends = _compare_runs(
+                run, results, max(int(owners.max()) for owners in owners_of_input.values())
+            )
         except Exception:  # it does not take such numbers
             continue
         # Some kernels leave NaN in memory that the next sample's numbers are added to.
@@ -142,32 +144,34 @@ def try_dependence(
 
 
 def _compare_runs(
-    run: Callable[[int, int], list[Tensor]], made: list[Tensor], largest: int
+    run: Callable[[int, int], list[Tensor]], results: list[Tensor], largest: int
 ) -> list[Dependence] | None:
     """The dependence of each tensor, by all runs with some samples' numbers spoilt.
 
-    run: the operator with the samples spoilt that have a value at a binary digit. made: what it
+    run: the operator with the samples spoilt that have a value at a binary digit. results: what it
     makes of all as they are. largest: the largest number of a sample.
     """
-    several = [torch.zeros(x.shape, dtype=torch.bool, device=x.device) for x in made]
-    whose = [torch.zeros(x.shape, dtype=torch.long, device=x.device) for x in made]
-    reached = [torch.zeros_like(x) for x in several]
+    several = [torch.zeros(x.shape, dtype=torch.bool, device=x.device) for x in results]
+    whose = [torch.zeros(x.shape, dtype=torch.long, device=x.device) for x in results]
+    reach_counts = [torch.zeros_like(x) for x in several]
     for digit in range(max(1, largest.bit_length())):
         halves = []
         for value in (0, 1):
             numbers = run(digit, value)
-            if [x.shape for x in numbers] != [x.shape for x in made]:
+            if [x.shape for x in numbers] != [x.shape for x in results]:
                 return None
-            halves.append([_differ(a, b) for a, b in zip(numbers, made, strict=True)])
+            halves.append([_differ(a, b) for a, b in zip(numbers, results, strict=True)])
         for i, (zero, one) in enumerate(zip(*halves, strict=True)):
             several[i] |= zero & one
-            reached[i] |= zero | one
+            reach_counts[i] |= zero | one
             whose[i] |= one.long() << digit
-    if any(bool(mixed.any()) for mixed in several):
-        return [Dependence(True, None)] * len(made)
+    if any(bool(has_mixed.any()) for has_mixed in several):
+        return [Dependence(True, None)] * len(results)
     return [
-        Dependence(False, compact(torch.where(seen, owner, NOBODY)) if _is_floating(x) else None)
-        for x, seen, owner in zip(made, reached, whose, strict=True)  # whole numbers may not move
+        Dependence(False, compact(torch.where(reach, owner, NOBODY)) if _is_floating(x) else None)
+        for x, reach, owner in zip(
+            results, reach_counts, whose, strict=True
+        )  # whole numbers may not move
     ]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-_UNTAGGED = frozenset({"random", "random_", "binomial", "_sample_dirichlet"})
+_WITHOUT_TAG = frozenset({"random", "random_", "binomial", "_sample_dirichlet"})
 """Operators that draw without torch's tag for it."""
 
 _MOST = 20_000
@@ -36,7 +36,7 @@ Quantiles = tuple[float, float]
 
 def draws(func: Any) -> bool:
     """Return whether an operator of torch (an overload) may draw random numbers."""
-    return torch.Tag.nondeterministic_seeded in func.tags or _name_of(func) in _UNTAGGED
+    return torch.Tag.nondeterministic_seeded in func.tags or _name_of(func) in _WITHOUT_TAG
 
 
 def _name_of(func: Any) -> str:
@@ -121,17 +121,17 @@ class ConstantDraws(DrawsMode):  # type: ignore[no-untyped-call]
         if self._count > _MOST:
             raise RuntimeError("a loop of draws does not end with constant numbers")
         name = _name_of(func)
-        given = _arguments(func, args, kwargs)
-        if given.get("dropout_p", given.get("dropout")) == 0:
+        arguments = _arguments(func, args, kwargs)
+        if arguments.get("dropout_p", arguments.get("dropout")) == 0:
             return out
         if name in {"native_dropout", "_fused_dropout"}:
-            rate = given["p"] if name == "native_dropout" else 1 - given["p"]
+            rate = arguments["p"] if name == "native_dropout" else 1 - arguments["p"]
             out[0].copy_(args[0] / max(1 - float(rate or 0), 1e-3))
             out[1].fill_(1)
             return out
         if name in {"rrelu_with_noise", "rrelu_with_noise_"}:
             noise = args[1]  # the factor of each entry, positive, and 1 for those above zero
-            slopes = torch.full_like(noise, (given["lower"] + given["upper"]) / 2)
+            slopes = torch.full_like(noise, (arguments["lower"] + arguments["upper"]) / 2)
             slopes[out > 0] = 1
             out.mul_(slopes / noise)
             noise.copy_(slopes)
@@ -140,7 +140,7 @@ class ConstantDraws(DrawsMode):  # type: ignore[no-untyped-call]
         if law is None or not isinstance(out, Tensor):
             self.is_complete = False
             return out
-        return out.copy_(law(_Draw(self._places(out), given, out))) if out.numel() else out
+        return out.copy_(law(_Draw(self._places(out), arguments, out))) if out.numel() else out
 
     def _places(self, out: Tensor) -> Tensor:
         """The quantile of each entry, of any shape that spreads over `out`."""
@@ -154,13 +154,13 @@ class ConstantDraws(DrawsMode):  # type: ignore[no-untyped-call]
 
 def _arguments(func: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of an operator by their names, those left out with their defaults."""
-    given = dict(kwargs)
+    values = dict(kwargs)
     for i, argument in enumerate(func._schema.arguments):
         if i < len(args):
-            given[argument.name] = args[i]
+            values[argument.name] = args[i]
         else:
-            given.setdefault(argument.name, argument.default_value)
-    return given
+            values.setdefault(argument.name, argument.default_value)
+    return values
 
 
 class _Draw(NamedTuple):
@@ -213,7 +213,7 @@ def _multinomial(draw: _Draw) -> Tensor:
     return weights.topk(draw.out.shape[-1], dim=-1).indices
 
 
-def _own(draw: _Draw) -> Tensor:
+def _draws_of_samples(draw: _Draw) -> Tensor:
     rates: Tensor = draw.given["self"]
     return rates
 
@@ -235,9 +235,11 @@ _LAWS: dict[str, Callable[[_Draw], Tensor]] = {
     "randperm": lambda draw: torch.arange(draw.given["n"], device=draw.out.device),
     "bernoulli": _bernoulli,
     "multinomial": _multinomial,
-    "poisson": lambda draw: _own(draw).round(),
+    "poisson": lambda draw: _draws_of_samples(draw).round(),
     "binomial": lambda draw: (draw.given["count"] * draw.given["prob"]).round(),
-    "_standard_gamma": _own,
-    "_sample_dirichlet": lambda draw: _own(draw) / _own(draw).sum(-1, keepdim=True),
+    "_standard_gamma": _draws_of_samples,
+    "_sample_dirichlet": lambda draw: (
+        _draws_of_samples(draw) / _draws_of_samples(draw).sum(-1, keepdim=True)
+    ),
 }
 """Of the operators that draw, without the underscore of those that write: what stands for it."""

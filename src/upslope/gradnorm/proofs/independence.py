@@ -59,7 +59,7 @@ def model_looks_around(run: BatchRun) -> bool:
     look around.
     Outputs that have no samples in dimension 0 say nothing; see `losses_look_around`.
     """
-    if run.n < 2 or not _is_counted(run):
+    if run.n < 2 or not _has_rows_everywhere(run):
         return False
     n, batch = run.n, run.batch
     # A proof of the first batch must not cost as much as the batch.
@@ -102,7 +102,7 @@ def losses_look_around(run: BatchRun, loss: Loss) -> bool:
     """
     if run.n < 2:
         return False
-    if opens(run.outputs) and _is_counted(run):
+    if opens(run.outputs) and _has_rows_everywhere(run):
         looks_around = loss_looks_around(loss, run.outputs, run.n, shared_leaves(run))
         if looks_around is not None:
             return looks_around
@@ -123,31 +123,32 @@ def losses_look_around(run: BatchRun, loss: Loss) -> bool:
     return True
 
 
-def _is_counted(run: BatchRun) -> bool:
+def _has_rows_everywhere(run: BatchRun) -> bool:
     """Whether dimension 0 of every output counts the samples."""
-    counted = all(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs))
-    return counted and not shared_tensors(run)
+    has_rows = all(x.shape[:1] == (run.n,) for x in tensors_in(run.outputs))
+    return has_rows and not shared_tensors(run)
 
 
 def loss_looks_around(
-    loss: Loss, outputs: Any, n: int, shared: Collection[int] = ()
+    loss: Loss, outputs: Any, n: int, shared_places: Collection[int] = ()
 ) -> bool | None:
     """Return whether the loss of a sample may depend on the outputs of others; None if not known.
 
     That is where it fails, and where it decides in Python what it does (`company`).
 
-    outputs: what a model puts out for n samples, its tensors (n, ...). shared: the leaves that are
+    outputs: what a model puts out for n samples, its tensors (n, ...). shared_places: the leaves
+        that are
     as long by chance.
     """
     leaves, spec = tree_flatten(outputs)
     watch = StatisticsWatch(n)
-    own = [_change_leaf(leaf, n, None) for leaf in leaves]
-    for place, leaf in enumerate(own):
-        if place not in shared:
+    changed_leaves = [_change_leaf(leaf, n, None) for leaf in leaves]
+    for place, leaf in enumerate(changed_leaves):
+        if place not in shared_places:
             watch.mark(leaf)
     try:
         with watch:
-            before = loss(copy_objects(tree_unflatten(own, spec)))
+            before = loss(copy_objects(tree_unflatten(changed_leaves, spec)))
     except Exception:  # labels that have run out, or it differentiates outputs by each other
         return None
     # Operators tell more than numbers: a statistic may not have moved just now.
@@ -157,11 +158,11 @@ def loss_looks_around(
         return None
 
     def losses(change: Change) -> list[Tensor]:
-        given = [
-            _change_leaf(leaf, n, None if place in shared else change)
+        leaves_given = [
+            _change_leaf(leaf, n, None if place in shared_places else change)
             for place, leaf in enumerate(leaves)
         ]
-        return [loss(copy_objects(tree_unflatten(given, spec)))]
+        return [loss(copy_objects(tree_unflatten(leaves_given, spec)))]
 
     return _moves(n, [before], losses)
 
@@ -173,26 +174,26 @@ def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequenc
     """
     places = torch.arange(n)
     even = places % 2 == 0
-    tried = 0
+    attempts = 0
     for spoil in (_to_nan, _to_extremes):
 
         def change(tensor: Tensor, spoil: Callable[..., Tensor] = spoil) -> Tensor:
-            each = places.to(tensor.device).repeat_interleave(len(tensor) // n)
-            each = each.view(-1, *(1,) * (tensor.dim() - 1))
-            return torch.where(each % 2 == 0, tensor, spoil(tensor, each))
+            index = places.to(tensor.device).repeat_interleave(len(tensor) // n)
+            index = index.view(-1, *(1,) * (tensor.dim() - 1))
+            return torch.where(index % 2 == 0, tensor, spoil(tensor, index))
 
         try:
             with _without_validation():
                 after = numbers(change)
         except Exception:  # a model may refuse numbers that are none
             continue
-        tried += 1
+        attempts += 1
         if len(after) != len(before) or any(
             _differ(a, b, n, even) for a, b in zip(before, after, strict=True)
         ):
             return True
     # A model that refuses both kinds of numbers cannot be judged by them:
-    return tried == 0
+    return attempts == 0
 
 
 @contextlib.contextmanager
@@ -269,12 +270,12 @@ def _run(
 def _change_leaf(leaf: Any, n: int, change: Change | None) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
-    own = clone_rows(leaf)
+    rows_of_leaf = clone_rows(leaf)
     floating = leaf.is_floating_point() or leaf.is_complex()
     if change is not None and floating and leaf.shape[:1] == (n,):
-        own = change(own)
+        rows_of_leaf = change(rows_of_leaf)
     # A copy, no leaf of the graph: a loss may write into what it is given.
-    return own.requires_grad_().clone() if leaf.requires_grad else own
+    return rows_of_leaf.requires_grad_().clone() if leaf.requires_grad else rows_of_leaf
 
 
 class _SpoilingIntegers(TorchFunctionMode):
@@ -298,16 +299,16 @@ class _SpoilingIntegers(TorchFunctionMode):
     ) -> Any:
         """Run one operator, and change its rows if it makes floating numbers of whole ones."""
         out = func(*args, **(kwargs or {}))
-        given = tree_flatten((args, kwargs))[0]
-        if not any(isinstance(x, Tensor) and self._is_whole(x) for x in given):
+        operands = tree_flatten((args, kwargs))[0]
+        if not any(isinstance(x, Tensor) and self._is_whole(x) for x in operands):
             return out
-        made = args[0] if out is None and args else out  # writes of entries return nothing
-        counted = isinstance(made, Tensor) and made.dim() > 0 and len(made) % self._n == 0
-        if not counted or len(made) == 0:
+        output = args[0] if out is None and args else out  # writes of entries return nothing
+        has_rows = isinstance(output, Tensor) and output.dim() > 0 and len(output) % self._n == 0
+        if not has_rows or len(output) == 0:
             return out
-        if _is_floating(made):
-            return out if made is not out else self._change(out)
-        self.mark(made)
+        if _is_floating(output):
+            return out if output is not out else self._change(out)
+        self.mark(output)
         return out
 
     def _is_whole(self, tensor: Tensor) -> bool:

@@ -97,8 +97,8 @@ def _cheap(
     if weight is parameter:
         return part.rank_one_products(direction.left, direction.right)
     # A slice or a transpose: its entries are entries of the direction, in the same strides.
-    viewed = weight._base is parameter and parameter.is_contiguous() and weights.isometric(weight)
-    if not (viewed and weight.dim() == 2):
+    is_view = weight._base is parameter and parameter.is_contiguous() and weights.isometric(weight)
+    if not (is_view and weight.dim() == 2):
         return None
     place = weight.size(), weight.stride(), weight.storage_offset() - parameter.storage_offset()
     return part.inner_products(direction.matrix(parameter.shape).as_strided(*place))

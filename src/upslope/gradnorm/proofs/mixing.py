@@ -39,7 +39,7 @@ def compare_outputs(
     run: BatchRun,
     outputs: Any,
     rows: Tensor,
-    unused: Collection[int] = (),
+    unused_places: Collection[int] = (),
     *,
     may_be_shorter: bool = False,
 ) -> None:
@@ -53,14 +53,14 @@ def compare_outputs(
         GradientNormError: they do.
         DrawsFollowData: the two passes have met other random numbers.
     """
-    changed = changed_samples(
-        run, run.outputs, outputs, rows, unused, may_be_shorter=may_be_shorter
+    changed_rows = changed_samples(
+        run, run.outputs, outputs, rows, unused_places, may_be_shorter=may_be_shorter
     )
-    if changed is None or agree_in_double(run, rows):
+    if changed_rows is None or agree_in_double(run, rows):
         return
     if run.is_random:
         note_draws_that_follow_data(run, rows)
-    raise model_mixes(run, changed)
+    raise model_mixes(run, changed_rows)
 
 
 def changed_samples(
@@ -68,7 +68,7 @@ def changed_samples(
     whole: Any,
     outputs: Any,
     rows: Tensor,
-    unused: Collection[int],
+    unused_places: Collection[int],
     *,
     may_be_shorter: bool,
 ) -> Tensor | None:
@@ -77,21 +77,21 @@ def changed_samples(
     if len(before) != len(some):
         return rows
     near = _NEAR.get(run.precision, _NEAR_HALF)
-    for place, (all_, own) in enumerate(zip(before, some, strict=True)):
-        counted = all_.shape[:1] == (run.n,) and own.shape[:1] == (len(rows),)
+    for place, (all_, some_rows) in enumerate(zip(before, some, strict=True)):
+        has_rows = all_.shape[:1] == (run.n,) and some_rows.shape[:1] == (len(rows),)
         # What the loss does not look at may depend on anything.
-        if place in unused or not counted:
+        if place in unused_places or not has_rows:
             continue
         ours = all_.detach()[rows.to(all_.device)]
-        if may_be_shorter and is_shorter(own, ours):
-            ours = crop(ours, own)
-        if ours.shape != own.shape:
+        if may_be_shorter and is_shorter(some_rows, ours):
+            ours = crop(ours, some_rows)
+        if ours.shape != some_rows.shape:
             return rows
         if ours.numel() == 0:
             continue
         size = torch.where(torch.isfinite(ours), ours.abs(), 0).max()
-        same = (own.detach() - ours).abs() <= near * size + near**2
-        same |= (own.detach() == ours) | (own.detach().isnan() & ours.isnan())
+        same = (some_rows.detach() - ours).abs() <= near * size + near**2
+        same |= (some_rows.detach() == ours) | (some_rows.detach().isnan() & ours.isnan())
         if not bool(same.all()):
             wrong = (~same).reshape(len(rows), -1).any(dim=1).cpu()
             return rows[wrong]
@@ -107,11 +107,11 @@ def agree_in_double(run: BatchRun, rows: Tensor, quantiles: Quantiles | None = N
     if run.precision == torch.float64:
         return False
     replays = run.is_random and quantiles is None
-    own = with_others_replaced(run, rows) if replays else run.batch.rows(rows)
+    result_alone = with_others_replaced(run, rows) if replays else run.batch.rows(rows)
     try:
         model = copy.deepcopy(run.model).double()
         pair = []
-        for part in (run.batch.double(), own.double()):
+        for part in (run.batch.double(), result_alone.double()):
             constant = contextlib.nullcontext() if quantiles is None else ConstantDraws(quantiles)
             with torch.no_grad(), without_traces(model), constant:
                 pair.append(tensors_in(part.call(model)))
@@ -174,8 +174,8 @@ def groups_without_others(run: BatchRun) -> list[Tensor]:
 
     Both halves; and one alone, or each, for a model may do something else for few samples.
     """
-    alone = range(run.n) if run.looks_around else [run.n // 2]
-    return [*half(run.n, seed=run.n), *(torch.tensor([i]) for i in alone)]
+    samples = range(run.n) if run.looks_around else [run.n // 2]
+    return [*half(run.n, seed=run.n), *(torch.tensor([i]) for i in samples)]
 
 
 def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
@@ -186,14 +186,14 @@ def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
     Raises:
         GradientNormError: what the loss looks at changes.
     """
-    unused = unread_outputs(outputs, losses)
+    unused_places = unread_outputs(outputs, losses)
     for rows in groups_without_others(run):
         with torch.no_grad():
             try:
-                company, own = run_without_others(run, rows)
+                company, result_alone = run_without_others(run, rows)
             except Exception:  # a model for this size of batch alone: nothing can be said
                 return
-            compare_outputs(run, own, company, unused)
+            compare_outputs(run, result_alone, company, unused_places)
 
 
 def refuse_other_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
@@ -222,15 +222,15 @@ def refuse_losses_in_company(run: BatchRun, loss: Loss) -> None:
     for stay, change in companies(run.n):
         try:
             other = loss(run.run_plain(run.batch, change=change)).detach()
-        except GradientNormError:
+        except GradientNormError:  # Upslope's own refusal, not a failure of the model
             raise
         except Exception:  # a model may not take such numbers
             continue
         if other.shape != losses.shape:
             continue
-        changed = losses_change(other, losses) & stay.to(losses.device)
-        if bool(changed.any()):
-            raise loss_mixes(changed)
+        has_changed = losses_change(other, losses) & stay.to(losses.device)
+        if bool(has_changed.any()):
+            raise loss_mixes(has_changed)
 
 
 def is_shorter(some: Tensor, whole: Tensor) -> bool:
@@ -273,8 +273,8 @@ def _find_shared(run: BatchRun) -> set[int]:
 def shared_leaves(run: BatchRun) -> set[int]:
     """Return the places of those outputs among the leaves of `tree_flatten`."""
     tensors = tensors_in(run.outputs)
-    own = {id(tensors[place]) for place in shared_tensors(run)}
-    return {i for i, leaf in enumerate(tree_flatten(run.outputs)[0]) if id(leaf) in own}
+    result_alone = {id(tensors[place]) for place in shared_tensors(run)}
+    return {i for i, leaf in enumerate(tree_flatten(run.outputs)[0]) if id(leaf) in result_alone}
 
 
 def model_mixes(run: BatchRun, samples: Tensor) -> GradientNormError:

@@ -1,7 +1,7 @@
 """Gradients of the losses at the outputs of a batch, and of samples that went without the others.
 
-Called by `proof` and `per_sample_loop`. Lengths may deceive: an output may be as long as the batch
-by chance, and outputs may be padded to the longest sample of a batch.
+Called by `proof`, `company` and `per_sample_loop`. Lengths may deceive: an output may be as long as
+the batch by chance, and outputs may be padded to the longest sample of a batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from upslope.gradnorm.proofs.at_outputs import (
     losses_change,
 )
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.mixing import crop, is_shorter, shared_leaves
+from upslope.gradnorm.proofs.kernel_results import ProofFailed
+from upslope.gradnorm.proofs.mixing import (
+    compare_outputs,
+    crop,
+    is_shorter,
+    shared_leaves,
+    unused_outputs,
+)
+from upslope.gradnorm.proofs.passes import run_without_others
 
 
 def shares_alone(
@@ -37,12 +45,12 @@ def shares_alone(
         GradientNormError: it does, or cannot be called on shorter outputs.
     """
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    own = [share[rows.to(share.device)] for share in shares]
-    pairs = list(zip(own, ends, strict=False))
-    if len(ends) != len(own) or not any(is_shorter(end, g) for g, end in pairs):
-        return own
+    own_shares = [share[rows.to(share.device)] for share in shares]
+    pairs = list(zip(own_shares, ends, strict=False))
+    if len(ends) != len(own_shares) or not any(is_shorter(end, g) for g, end in pairs):
+        return own_shares
     cut = [crop(g, end) if is_shorter(end, g) else g for g, end in pairs]
-    for whole, part in zip(own, cut, strict=True):
+    for whole, part in zip(own_shares, cut, strict=True):
         beyond = whole.flatten(1).count_nonzero(dim=1) > part.flatten(1).count_nonzero(dim=1)
         if bool(beyond.any()):
             raise _looks_at_padding(rows[beyond.cpu()])
@@ -57,13 +65,13 @@ def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tens
     whole = Outputs(leaves, spec, run.n)
     values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
     cut = [
-        crop(x, own) if whole.has_samples(i) and is_shorter(own, x) else x
-        for i, (x, own) in enumerate(zip(values, fewer, strict=True))
+        crop(x, tensor_alone) if whole.has_samples(i) and is_shorter(tensor_alone, x) else x
+        for i, (x, tensor_alone) in enumerate(zip(values, fewer, strict=True))
     ]
     before = whole.losses(loss, values)
     try:
         after = whole.losses(loss, cut)
-    except Exception as error:
+    except Exception as error:  # a user's loss may fail in any way
         raise GradientNormError(
             "Expected a loss that takes outputs of any length, for the model's are padded to the "
             f"longest sample of the batch, but on those of samples {rows[:5].tolist()} alone it "
@@ -95,7 +103,28 @@ def gradients_at_own_outputs(
     try:
         return gradients_at_outputs(run.outputs, parameters, run.n, loss)
     except GradientNormError:
-        shared = shared_leaves(run)  # a pass of its own, only where lengths may have deceived
-        if not shared:
+        # A pass of its own, only where lengths may have deceived.
+        shared_places = shared_leaves(run)
+        if not shared_places:
             raise
-    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared=shared)
+    return gradients_at_outputs(run.outputs, parameters, run.n, loss, shared_places=shared_places)
+
+
+def run_without_company(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], rows: Tensor
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """Run some samples without the others.
+
+    Returns those that went, their outputs, and the gradients of the losses at these.
+
+    Raises:
+        ProofFailed: the outputs are other ones than in the batch.
+    """
+    unused_places = unused_outputs(run.outputs, shares)
+    company, outputs = run_without_others(run, rows)
+    try:
+        compare_outputs(run, outputs, company, unused_places, may_be_shorter=True)
+        kernel_gradients = shares_alone(run, loss, shares, outputs, company)
+    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
+        raise ProofFailed("outputs are not those of ordinary passes without company") from error
+    return company, outputs, kernel_gradients

@@ -71,41 +71,43 @@ def owners_of_output(
     func: Callable[..., Any],
     args: Sequence[Any],
     kwargs: dict[str, Any],
-    given: Sequence[tuple[Tensor, Tensor]],
+    inputs: Sequence[tuple[Tensor, Tensor]],
     out: Tensor,
     place: int | None,
 ) -> Tensor | None:
     """Return the owners of what an operator has made; None where they are not known.
 
-    name, func, args, kwargs: the operator and what it got. given: every tensor that holds samples,
+    name, func, args, kwargs: the operator and what it got. inputs: every tensor that holds samples,
     and its owners. out: what was made, or the tensor at
     `place` of it where several were.
     """
     if name == "__setitem__":
-        own = {id(tensor): owners for tensor, owners in given}
+        owners_of_input = {id(tensor): owners for tensor, owners in inputs}
         target, index, value = args
-        whole = _spread(own.get(id(target)), target).clone()
-        whole[index] = _spread(own.get(id(value)), value) if isinstance(value, Tensor) else NOBODY
+        whole = _spread(owners_of_input.get(id(target)), target).clone()
+        whole[index] = (
+            _spread(owners_of_input.get(id(value)), value) if isinstance(value, Tensor) else NOBODY
+        )
         return _shortest(whole)
-    single = {int(i) for _, owners in given for i in set(owners.flatten().tolist())} - {NOBODY}
+    single = {int(i) for _, owners in inputs for i in set(owners.flatten().tolist())} - {NOBODY}
     if len(single) == 1:
         return torch.tensor(single.pop(), device=out.device).view((1,) * out.dim())
     try:
-        if name in _PLACING and given[0][0] is args[0]:
-            moved: Any = func(_spread(given[0][1], args[0]), *args[1:], **kwargs)
+        if name in _PLACING and inputs[0][0] is args[0]:
+            spread_output: Any = func(_spread(inputs[0][1], args[0]), *args[1:], **kwargs)
         elif name in _JOINING:
-            own = {id(tensor): owners for tensor, owners in given}
-            rows = [_spread(own.get(id(x)), x) for x in args[0]]
-            moved = func(rows, *args[1:], **kwargs)
+            owners_of_input = {id(tensor): owners for tensor, owners in inputs}
+            rows = [_spread(owners_of_input.get(id(x)), x) for x in args[0]]
+            spread_output = func(rows, *args[1:], **kwargs)
         elif is_entrywise(name):
-            return _together([owners for _, owners in given], out)
-        elif name == "linear" and len(given) == 1 and given[0][1].shape[-1] == 1:
-            return given[0][1]
+            return _together([owners for _, owners in inputs], out)
+        elif name == "linear" and len(inputs) == 1 and inputs[0][1].shape[-1] == 1:
+            return inputs[0][1]
         else:
             return None
     except (RuntimeError, TypeError, IndexError, ValueError):  # it takes no whole numbers
         return None
-    part: Tensor = moved if place is None else moved[place]
+    part: Tensor = spread_output if place is None else spread_output[place]
     return _shortest(part) if part.shape == out.shape else None
 
 
@@ -204,12 +206,12 @@ def entries_of_one(tensor: Tensor, owners: Tensor, dims: set[int] | None, one: i
         return tensor
     (dim,) = counting
     along = owners.flatten()
-    own = (along == one).nonzero().flatten()
-    if len(own) == 0:
+    entries = (along == one).nonzero().flatten()
+    if len(entries) == 0:
         return tensor
     places = torch.arange(len(along), device=along.device)
     for sample in set(along.tolist()):
         at = (along == sample).nonzero().flatten()
         if sample != NOBODY:
-            places[at] = own[torch.arange(len(at), device=at.device) % len(own)]
+            places[at] = entries[torch.arange(len(at), device=at.device) % len(entries)]
     return tensor.index_select(dim, places)

@@ -90,12 +90,12 @@ def _run_with_others_replaced(run: BatchRun, rows: Tensor) -> Any:
             "sample can be looked at but in its place of the batch: `model.eval()`."
         ) from error
 
-    def own(tensor: Tensor) -> Tensor:
+    def take_rows(tensor: Tensor) -> Tensor:
         return tensor[rows.to(tensor.device)] if tensor.shape[:1] == (run.n,) else tensor
 
     # Objects that cannot be taken apart are only looked at (`tensors_in`).
     whole = outputs if opens(outputs) else tensors_in(outputs)
-    return tree_map_only(Tensor, own, whole)
+    return tree_map_only(Tensor, take_rows, whole)
 
 
 def with_others_replaced(run: BatchRun, rows: Tensor) -> Batch:
@@ -115,9 +115,9 @@ def _replacement(n: int, rows: Tensor) -> Tensor:
 
     The next one before it, or after it, in the others, so that samples in order stay in order.
     """
-    own = rows.sort().values
-    at = torch.searchsorted(own, torch.arange(n), right=True) - 1
-    return own[at.clamp(min=0)]
+    sorted_rows = rows.sort().values
+    at = torch.searchsorted(sorted_rows, torch.arange(n), right=True) - 1
+    return sorted_rows[at.clamp(min=0)]
 
 
 def note_draws_that_follow_data(run: BatchRun, rows: Tensor) -> None:
@@ -129,10 +129,10 @@ def note_draws_that_follow_data(run: BatchRun, rows: Tensor) -> None:
     Raises:
         DrawsFollowData: they are.
     """
-    as_is, replaced = DrawsLog(), DrawsLog()
+    as_is, log_with_replacement = DrawsLog(), DrawsLog()
     run.run_plain(run.batch, watch=as_is)
-    run.run_plain(with_others_replaced(run, rows), watch=replaced)
-    if replaced.is_replay_of(as_is):
+    run.run_plain(with_others_replaced(run, rows), watch=log_with_replacement)
+    if log_with_replacement.is_replay_of(as_is):
         return
     if run.draws_follow_counts:
         run.draws_follow_data = True

@@ -65,23 +65,23 @@ def sample_by_sample(
     if shares is None or in_the_batch or run.draws_follow_data:
         yield from _in_the_batch(run, loss, parameters, samples)
         return
-    unused = unused_outputs(run.outputs, shares)
+    unused_places = unused_outputs(run.outputs, shares)
     if run.is_random and run.n > 1:
-        refuse_count(run, groups_without_others(run), unused)
+        refuse_count(run, groups_without_others(run), unused_places)
     company = _in_company(run, shares) if run.checks_company else None
     for place, i in enumerate(samples):
         rows, outputs = run_without_others(run, torch.tensor([i]))
         try:
-            compare_outputs(run, outputs, rows, unused, may_be_shorter=True)
-        except DrawsFollowData:
+            compare_outputs(run, outputs, rows, unused_places, may_be_shorter=True)
+        except DrawsFollowData:  # the rest goes by passes that replay the same draws
             refuse_unless_provable(run)
             yield from sample_by_sample(run, loss, samples[place:])
             return
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        own = shares_alone(run, loss, shares, outputs, rows)
-        for row in own:
+        values_alone = shares_alone(run, loss, shares, outputs, rows)
+        for row in values_alone:
             row[1:] = 0  # a sample that went twice counts once
-        gradients = pull_back(ends, own, parameters)
+        gradients = pull_back(ends, values_alone, parameters)
         if company is not None:
             rest = [_row_alone(share, i) for share in shares]
             _refuse_company(run, i, gradients, pull_back(company, rest, parameters))
@@ -98,17 +98,17 @@ def reduce_one_by_one(run: BatchRun, reduction: Reduction, loss: Loss) -> dict[s
     """
     parameters = run.weights.parameters
     rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
-    reached: set[str] = set()
+    names_reached: set[str] = set()
     for gradients in sample_by_sample(run, loss, range(run.n)):
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
             if gradient is not None:
-                reached.add(name)
+                names_reached.add(name)
             dense = torch.zeros_like(parameter) if gradient is None else gradient
             # Embeddings with `sparse=True` have sparse gradients, which have no norm per row
             # here.
             dense = dense.to_dense() if dense.is_sparse else dense
             rows[name].append(reduction.of_dense(name, dense.detach()[None]))
-    return {name: torch.cat(rows[name]) for name in parameters if name in reached}
+    return {name: torch.cat(rows[name]) for name in parameters if name in names_reached}
 
 
 def _in_company(run: BatchRun, shares: Sequence[Tensor]) -> list[Tensor]:
@@ -124,12 +124,12 @@ def _in_company(run: BatchRun, shares: Sequence[Tensor]) -> list[Tensor]:
         inputs = _with_gradient(inputs, lambda x: pull_back(ends, shares, [x]))
     if inputs and ends and not run.has_hooks:
         u = scales(run.n, shares[0])
-        scaled = [g * u.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in shares]
+        gradients_scaled = [g * u.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in shares]
         _refuse_mixing(
             run,
             inputs,
             pull_back(ends, shares, inputs),
-            pull_back(ends, scaled, inputs),
+            pull_back(ends, gradients_scaled, inputs),
             u,
             lambda i: pull_back(ends, [_row_alone(share, i) for share in shares], inputs),
         )
@@ -151,7 +151,7 @@ def _run_from_inputs(run: BatchRun) -> tuple[list[Tensor], Any]:
 def _floating_inputs(batch: Batch) -> list[Tensor]:
     """Return the floating inputs with rows of samples."""
     pairs = zip(batch.leaves, batch.per_sample, strict=True)
-    return [leaf for leaf, own in pairs if own and leaf.is_floating_point()]
+    return [leaf for leaf, values_alone in pairs if values_alone and leaf.is_floating_point()]
 
 
 def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> list[Tensor]:
@@ -160,22 +160,23 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
     A model may use operators on its raw inputs that have no derivative (`unique`, `heaviside`): no
     one asks for one in an ordinary pass. pull: takes the gradient at one input.
     """
-    reached = []
+    names_reached = []
     for x in inputs:
         try:
             pull(x)
         except (NotImplementedError, RuntimeError) as error:
+            # An input behind an operator that autograd does not know has no gradient to compare.
             if "derivative for" not in str(error):
                 raise
         else:
-            reached.append(x)
-    return reached
+            names_reached.append(x)
+    return names_reached
 
 
 def _refuse_company(
     run: BatchRun,
     sample: int,
-    own: Sequence[Tensor | None],
+    values_alone: Sequence[Tensor | None],
     in_company: Sequence[Tensor | None],
 ) -> None:
     """Refuse if the gradient of a sample's loss is another one in the batch than alone.
@@ -183,7 +184,11 @@ def _refuse_company(
     Raises:
         GradientNormError: it is.
     """
-    pairs = [(a, b) for a, b in zip(own, in_company, strict=True) if not (a is None and b is None)]
+    pairs = [
+        (a, b)
+        for a, b in zip(values_alone, in_company, strict=True)
+        if not (a is None and b is None)
+    ]
     size = sum(float(g.abs().sum()) for pair in pairs for g in pair if g is not None) / 2
     apart_at_most = _APART.get(run.precision, _APART_HALF)
     for a, b in pairs:
@@ -209,21 +214,21 @@ def _in_the_batch(
         return
     if run.n > 1 and not run.has_hooks:
         _refuse_mixing_at_outputs(run, outputs, losses)
-    asked = max(1, len(_floating_inputs(run.batch)))
+    input_count = max(1, len(_floating_inputs(run.batch)))
     inputs = _with_gradient(inputs, lambda x: pull_back([losses], [torch.ones_like(losses)], [x]))
-    if run.n > 1 and len(inputs) < asked:
+    if run.n > 1 and len(inputs) < input_count:
         # Gradients cannot tell whether samples meet: outputs without the others do.
         refuse_company(run, outputs, losses)
         refuse_losses_in_company(run, loss)
     if run.n > 1 and inputs and not run.has_hooks:
         u = scales(run.n, losses)
         shares = torch.ones_like(losses), u
-        once, scaled = (pull_back([losses], [share], inputs) for share in shares)
+        once, gradients_scaled = (pull_back([losses], [share], inputs) for share in shares)
         _refuse_mixing(
             run,
             inputs,
             once,
-            scaled,
+            gradients_scaled,
             u,
             lambda i: pull_back([losses], [one_hot(losses, i)], inputs),
         )
@@ -237,7 +242,7 @@ def _refuse_mixing(
     run: BatchRun,
     inputs: Sequence[Tensor],
     once: Sequence[Tensor | None],
-    scaled: Sequence[Tensor | None],
+    gradients_scaled: Sequence[Tensor | None],
     u: Tensor,
     from_one: Callable[[int], Sequence[Tensor | None]],
 ) -> None:
@@ -252,7 +257,7 @@ def _refuse_mixing(
     Raises:
         GradientNormError: it does.
     """
-    for x, g, g_scaled in zip(inputs, once, scaled, strict=True):
+    for x, g, g_scaled in zip(inputs, once, gradients_scaled, strict=True):
         if g is None or g_scaled is None or x.numel() == 0:
             continue
         # Sums over positions may go in another order: what counts is the size of all of them.
@@ -281,8 +286,10 @@ def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> No
     if not ends:
         return
     u = scales(run.n, losses)
-    once, scaled = (pull_back([losses], [share], ends) for share in (torch.ones_like(losses), u))
-    for x, g, g_scaled in zip(ends, once, scaled, strict=True):
+    once, gradients_scaled = (
+        pull_back([losses], [share], ends) for share in (torch.ones_like(losses), u)
+    )
+    for x, g, g_scaled in zip(ends, once, gradients_scaled, strict=True):
         if g is None or g_scaled is None or x.numel() == 0:
             continue
         if not bool(differ(g_scaled, g, u).any()):
@@ -290,9 +297,14 @@ def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> No
         if any(tensors[place] is x for place in shared_tensors(run)):
             continue
         for i in range(run.n):  # a model that differentiates itself may not be linear
-            (own,) = pull_back([losses], [one_hot(losses, i)], [x])
-            if own is not None:
-                felt = (own.isfinite() & (own != 0)).reshape(run.n, -1).any(dim=1).cpu()
+            (values_alone,) = pull_back([losses], [one_hot(losses, i)], [x])
+            if values_alone is not None:
+                felt = (
+                    (values_alone.isfinite() & (values_alone != 0))
+                    .reshape(run.n, -1)
+                    .any(dim=1)
+                    .cpu()
+                )
                 felt[i] = False
                 if bool(felt.any()):
                     raise loss_mixes(felt)
@@ -300,6 +312,6 @@ def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> No
 
 def _row_alone(share: Tensor, i: int) -> Tensor:
     """The gradient at an output that the loss of one sample asks for."""
-    alone = torch.zeros_like(share)
-    alone[i] = share[i]
-    return alone
+    share_alone = torch.zeros_like(share)
+    share_alone[i] = share[i]
+    return share_alone

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,15 +42,14 @@ from upslope.gradnorm.proofs.kernel_results import (
     ProofFailed,
 )
 from upslope.gradnorm.proofs.mixing import (
-    compare_outputs,
     groups_without_others,
     refuse_company,
     refuse_losses_in_company,
     unread_outputs,
     unused_outputs,
 )
-from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, shares_alone
-from upslope.gradnorm.proofs.passes import DrawsFollowData, run_without_others
+from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, run_without_company
+from upslope.gradnorm.proofs.passes import DrawsFollowData
 from upslope.gradnorm.proofs.per_sample_loop import sample_by_sample
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
@@ -77,18 +75,18 @@ class SeparationFailed(ProofFailed):
 
 
 def check_separation(
-    run: BatchRun, once: Checksums, scaled: Mapping[int, Tensor], u: Tensor
+    run: BatchRun, once: Checksums, scaled_sums: Mapping[int, Tensor], u: Tensor
 ) -> None:
-    """See 3. in the head of this file. once, scaled: of the passes without and with powers u.
+    """See 3. in the head of this file. once, scaled_sums: of the passes without and with powers u.
 
     Raises:
         SeparationFailed: naming the operator that other samples' losses reach.
     """
     # A backward pass that draws or counts: no two of its passes can be compared.
-    if once.sums.keys() != scaled.keys():
+    if once.sums.keys() != scaled_sums.keys():
         raise ProofFailed("the backward pass of the model is not the same each time")
     for index, (sums, size) in once.sums.items():
-        if bool(differ(scaled[index], sums, u, size, run.options.dtype).any()):
+        if bool(differ(scaled_sums[index], sums, u, size, run.options.dtype).any()):
             kernel = once.kernels[index]
             names = ", ".join(n for w in kernel.weights for n in run.weights.sources(w))
             raise SeparationFailed(
@@ -97,7 +95,9 @@ def check_separation(
             )
 
 
-def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: Reduction) -> None:
+def check_gradients(
+    run: BatchRun, loss: Loss, kernel_gradients: KernelGradients, reduction: Reduction
+) -> None:
     """See 1. and 2. in the head of this file. own: what the kernels found, of `reduction`.
 
     Raises:
@@ -112,17 +112,19 @@ def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: 
     )
     # Of a model that draws, a sample by itself takes a pass of the whole batch.
     groups = choose_samples(run.n, everyone=run.looks_around and not run.is_random)
-    checked = torch.cat(groups)
-    w = torch.zeros_like(w).index_copy(0, checked, w[checked])
-    one = int(torch.randint(len(checked), (1,), generator=rng))
-    plain, of_one = _comparable_gradients(run, loss, own, w, groups, int(checked[one]))
+    samples_checked = torch.cat(groups)
+    w = torch.zeros_like(w).index_copy(0, samples_checked, w[samples_checked])
+    one = int(torch.randint(len(samples_checked), (1,), generator=rng))
+    plain, of_one = _comparable_gradients(
+        run, loss, kernel_gradients, w, groups, int(samples_checked[one])
+    )
     near, floor = tolerance(run)
     sizes = {
         name: float(torch.linalg.vector_norm(g.abs())) for name, g in plain.items() if g is not None
     }
     largest = max(sizes.values(), default=0.0)
     for name, parameter in run.weights.parameters.items():
-        product, g = own.products.get(name), plain[name]
+        product, g = kernel_gradients.products.get(name), plain[name]
         ours = 0.0
         if product is not None:
             # In double: sums of float32 over thousands of samples would lose the digits compared
@@ -133,19 +135,23 @@ def check_gradients(run: BatchRun, loss: Loss, own: KernelGradients, reduction: 
             direction = Direction.of(name, parameter)
             theirs = float(direction.product(g.detach()[None], parameter.dim()).double())
         if not abs(ours - theirs) <= near * sizes.get(name, 0.0) + floor * largest:
-            raise ProofFailed(f"autograd finds another gradient for {_uses(run, own, name)}")
+            raise ProofFailed(
+                f"autograd finds another gradient for {_uses(run, kernel_gradients, name)}"
+            )
     if run.n > 1:
-        _check_one(run, of_one, own, reduction, int(checked[one]))
+        _check_one(run, of_one, kernel_gradients, reduction, int(samples_checked[one]))
 
 
-def _uses(run: BatchRun, own: KernelGradients, name: str) -> str:
+def _uses(run: BatchRun, kernel_gradients: KernelGradients, name: str) -> str:
     operators = {
         kernel.name
-        for kernel in own.kernels
+        for kernel in kernel_gradients.kernels
         if any(name in run.weights.sources(w) for w in kernel.weights)
     }
-    used = ", ".join(f"`{operator}`" for operator in sorted(operators)) or "an operator not seen"
-    return f"`{name}`, used by {used}"
+    operator_words = (
+        ", ".join(f"`{operator}`" for operator in sorted(operators)) or "an operator not seen"
+    )
+    return f"`{name}`, used by {operator_words}"
 
 
 def tolerance(run: BatchRun) -> tuple[float, float]:
@@ -175,7 +181,7 @@ Gradients = tuple[Tensor | None, ...]
 def _comparable_gradients(
     run: BatchRun,
     loss: Loss,
-    own: KernelGradients,
+    kernel_gradients: KernelGradients,
     w: Tensor,
     groups: Sequence[Tensor],
     one: int,
@@ -183,7 +189,7 @@ def _comparable_gradients(
     """As `_plain_gradients`, by passes that meet the random numbers of the batch."""
     while True:
         try:
-            return _plain_gradients(run, loss, own, w, groups, one)
+            return _plain_gradients(run, loss, kernel_gradients, w, groups, one)
         except DrawsFollowData:  # twice at most: the run has taken note of what they follow
             refuse_unless_provable(run)
 
@@ -191,7 +197,7 @@ def _comparable_gradients(
 def _plain_gradients(
     run: BatchRun,
     loss: Loss,
-    own: KernelGradients,
+    kernel_gradients: KernelGradients,
     w: Tensor,
     groups: Sequence[Tensor],
     one: int,
@@ -208,11 +214,11 @@ def _plain_gradients(
             _refuse_company_of_random(run, loss, shares, groups, one)
         # Routing by capacity shows only where the company is changed, which is cheap without
         # gradients.
-        if not own.repeats and not (run.is_random and run.looks_around):
+        if not kernel_gradients.repeats and not (run.is_random and run.looks_around):
             _compare_rest(run, loss, shares, torch.cat(list(groups)))
         parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
     else:
-        parts = iter([_whole_gradients(run, parameters, loss, w, own.losses)])
+        parts = iter([_whole_gradients(run, parameters, loss, w, kernel_gradients.losses)])
     for part in parts:
         for i, g in enumerate(part):
             if g is not None:
@@ -233,27 +239,31 @@ def _refuse_company_of_random(
     run: BatchRun, loss: Loss, shares: Sequence[Tensor], groups: Sequence[Tensor], one: int
 ) -> None:
     """Run samples of a model that draws without the others, beyond those of the gradients."""
-    alone = [torch.tensor([i]) for i in (range(run.n) if run.looks_around else [one])]
+    groups_alone = [torch.tensor([i]) for i in (range(run.n) if run.looks_around else [one])]
     with torch.no_grad():
-        for rows in alone if run.looks_around else ():
+        for rows in groups_alone if run.looks_around else ():
             run_without_company(run, loss, shares, rows)
-    _refuse_count(run, [*groups, *alone], unused_outputs(run.outputs, shares))
+    _refuse_count(run, [*groups, *groups_alone], unused_outputs(run.outputs, shares))
 
 
-def _refuse_count(run: BatchRun, groups: Sequence[Tensor], unused: set[int]) -> None:
+def _refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: set[int]) -> None:
     try:
-        refuse_count(run, groups, unused)
+        refuse_count(run, groups, unused_places)
     except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
 
 
-def _compare_rest(run: BatchRun, loss: Loss, shares: Sequence[Tensor], seen: Tensor) -> None:
+def _compare_rest(
+    run: BatchRun, loss: Loss, shares: Sequence[Tensor], samples_seen: Tensor
+) -> None:
     """Run the samples whose gradients are not formed in two halves: outputs must be the same.
 
-    seen: the samples that are run without the others anyway. Where data decide which samples go
-    where, experts that drop what exceeds their capacity show here only.
+    samples_seen: the samples that are run without the others anyway. Where data decide which
+    samples go where, experts that drop what exceeds their capacity show here only.
     """
-    rest = torch.ones(run.n, dtype=torch.bool).index_fill(0, seen, False).nonzero().flatten()
+    rest = (
+        torch.ones(run.n, dtype=torch.bool).index_fill(0, samples_seen, False).nonzero().flatten()
+    )
     for places in half(len(rest), seed=run.n):
         if len(places):
             with torch.no_grad():
@@ -272,34 +282,16 @@ def _gradients_of(
 
     Their outputs must be what they are in the batch.
     """
-    company, outputs, own = run_without_company(run, loss, shares, rows)
+    company, outputs, kernel_gradients = run_without_company(run, loss, shares, rows)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    if len(ends) != len(own):
+    if len(ends) != len(kernel_gradients):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
     once = torch.arange(len(company)) < len(rows)  # a sample that went twice counts once
     weights = torch.where(once, w[company], 0)
-    weighted = [g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in own]
-    return pull_back(ends, weighted, parameters)
-
-
-def run_without_company(
-    run: BatchRun, loss: Loss, shares: Sequence[Tensor], rows: Tensor
-) -> tuple[Tensor, Any, list[Tensor]]:
-    """Run some samples without the others.
-
-    Returns those that went, their outputs, and the gradients of the losses at these.
-
-    Raises:
-        ProofFailed: the outputs are other ones than in the batch.
-    """
-    unused = unused_outputs(run.outputs, shares)
-    company, outputs = run_without_others(run, rows)
-    try:
-        compare_outputs(run, outputs, company, unused, may_be_shorter=True)
-        own = shares_alone(run, loss, shares, outputs, company)
-    except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
-        raise ProofFailed("outputs are not those of ordinary passes without company") from error
-    return company, outputs, own
+    weighted_gradients = [
+        g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in kernel_gradients
+    ]
+    return pull_back(ends, weighted_gradients, parameters)
 
 
 def _whole_gradients(
@@ -336,13 +328,13 @@ def _gradients_of_one(run: BatchRun, loss: Loss, sample: int) -> Gradients:
 def _check_one(
     run: BatchRun,
     gradients: Gradients,
-    own: KernelGradients,
+    kernel_gradients: KernelGradients,
     reduction: Reduction,
     sample: int,
 ) -> None:
     """Hold what was asked of one sample against its gradients by autograd alone."""
     near, (_, floor) = _ONE_SAMPLE.get(run.precision, _ONE_SAMPLE_HALF), tolerance(run)
-    names, rows = run.weights.parameters, own.rows
+    names, rows = run.weights.parameters, kernel_gradients.rows
     pairs = {}
     for (name, parameter), g in zip(names.items(), gradients, strict=True):
         # Neither way reached it: it has zeros in both.
@@ -350,12 +342,14 @@ def _check_one(
             continue
         dense = torch.zeros_like(parameter) if g is None else g
         dense = dense.to_dense() if dense.is_sparse else dense
-        expected = reduction.of_dense(name, dense.detach()[None])[0].double()
-        got = rows[name][sample].double() if name in rows else torch.zeros_like(expected)
-        pairs[name] = got, expected
+        wanted_norm = reduction.of_dense(name, dense.detach()[None])[0].double()
+        got = rows[name][sample].double() if name in rows else torch.zeros_like(wanted_norm)
+        pairs[name] = got, wanted_norm
     # Reductions are of the square of a norm's size.
     largest = max((float(e.abs().max()) for _, e in pairs.values()), default=0.0)
-    for name, (got, expected) in pairs.items():
-        allowed = near * expected.abs().max() + 4 * floor * largest
-        if not bool(((got - expected).abs() <= allowed).all()):
-            raise ProofFailed(f"autograd finds another norm for {_uses(run, own, name)}")
+    for name, (got, wanted_norm) in pairs.items():
+        largest_difference = near * wanted_norm.abs().max() + 4 * floor * largest
+        if not bool(((got - wanted_norm).abs() <= largest_difference).all()):
+            raise ProofFailed(
+                f"autograd finds another norm for {_uses(run, kernel_gradients, name)}"
+            )

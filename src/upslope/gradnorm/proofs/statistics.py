@@ -71,15 +71,15 @@ class StatisticsWatch(TorchFunctionMode):
     n: the number of samples. reference: the watch of a pass of another number of samples: where an
     operator is not known to keep entries in their places, the dimensions that are longer for more
     samples count them. Without it, or where the two passes part, dimension 0 is held to do so if n
-    divides its length. alone: the one sample of which every statistic is to be made; what comes out
-    for it is what would come out without the others.
+    divides its length. sample_alone: the one sample of which every statistic is to be made; what
+    comes out for it is what would come out without the others.
     """
 
     def __init__(
-        self, n: int, reference: StatisticsWatch | None = None, *, alone: int | None = None
+        self, n: int, reference: StatisticsWatch | None = None, *, sample_alone: int | None = None
     ):
         super().__init__()
-        self._alone = alone
+        self._sample_alone = sample_alone
         self._n, self._session = n, object()
         self._reference = () if reference is None else tuple(reference.log)
         self._reference_n = n if reference is None else reference._n
@@ -103,8 +103,8 @@ class StatisticsWatch(TorchFunctionMode):
         return value
 
     def _read(self, tensor: Tensor) -> str | None:
-        known = marks_of(tensor).statistic
-        return known[1] if known is not None and known[0] is self._session else None
+        statistic = marks_of(tensor).statistic
+        return statistic[1] if statistic is not None and statistic[0] is self._session else None
 
     def _owners(self, tensor: Tensor) -> Tensor | None:
         """The sample of each entry of a tensor that holds samples, where it is known.
@@ -116,8 +116,8 @@ class StatisticsWatch(TorchFunctionMode):
 
     def _owners_or_nobody(self, tensor: Tensor) -> Tensor | None:
         """The sample of each entry, or nobody where it is made of none."""
-        known = marks_of(tensor).statistic
-        return known[2] if known is not None and self._read(tensor) == _SAMPLE else None
+        statistic = marks_of(tensor).statistic
+        return statistic[2] if statistic is not None and self._read(tensor) == _SAMPLE else None
 
     def _steers(self, index: Any) -> bool:
         """Whether a statistic says which entries are taken; single numbers leave (`steering`)."""
@@ -127,8 +127,8 @@ class StatisticsWatch(TorchFunctionMode):
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
         if self.operator is None:
-            counted = (x for x in outputs if x.dim() and len(x) == self._n)
-            if any(self._read(x) == _STATISTIC or self._is_displaced(x) for x in counted):
+            outputs_with_rows = (x for x in outputs if x.dim() and len(x) == self._n)
+            if any(self._read(x) == _STATISTIC or self._is_displaced(x) for x in outputs_with_rows):
                 self.operator = "output"
         return self.operator is not None
 
@@ -142,30 +142,30 @@ class StatisticsWatch(TorchFunctionMode):
         if torch._C._functorch.peek_interpreter_stack() is not None:
             self.operator = self.operator or "vmap"
         # The statistic of one sample alone is what the others must not change.
-        if self._alone is not None and name in REDUCING:
+        if self._sample_alone is not None and name in REDUCING:
             args = self._of_one(name, args, kwargs)
         out = func(*args, **kwargs)
-        given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        marks = [self._read(x) for x in given]
+        operands = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        marks = [self._read(x) for x in operands]
         # Constants and weights meet each other all the time; they say nothing of samples.
         if not any(marks):
             return out
-        shapes = tuple(tuple(x.shape) for x in given)
+        shapes = tuple(tuple(x.shape) for x in operands)
         place = len(self.log)
         self.log.append((name, shapes))
         if name in LEAVING or name in UNREADABLE or name in CREATING:
             self.leaves = True
             return out
-        kind = self._kind_of(name, args, kwargs, given, marks, place)
-        depends = self._try_operator(name, func, args, kwargs, given, marks, out, kind)
+        kind = self._kind_of(name, args, kwargs, operands, marks, place)
+        depends = self._try_operator(name, func, args, kwargs, operands, marks, out, kind)
         if kind is not None:
-            made = args[0] if out is None and args else out  # writes of entries return nothing
-            for position, tensor in enumerate(tree_flatten(made)[0]):
+            output = args[0] if out is None and args else out  # writes of entries return nothing
+            for position, tensor in enumerate(tree_flatten(output)[0]):
                 if isinstance(tensor, Tensor):
                     owners = None
                     if depends is not None:
-                        tried = depends.pop(0)
-                        kind, owners = (_STATISTIC if tried.mixes else _SAMPLE), tried.owners
+                        attempt = depends.pop(0)
+                        kind, owners = (_STATISTIC if attempt.mixes else _SAMPLE), attempt.owners
                     elif kind == _SAMPLE:
                         several = position if isinstance(out, (tuple, list)) else None
                         owners = self._follow(name, func, args, kwargs, tensor, several)
@@ -173,22 +173,25 @@ class StatisticsWatch(TorchFunctionMode):
         return out
 
     def _try_operator(
-        self, name: str, func: Any, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any],
-        out: Any, kind: str | None,
+        self, name: str, func: Any, args: Any, kwargs: Any, operands: list[Tensor],
+        marks: list[Any], out: Any, kind: str | None,
     ) -> list[Dependence] | None:  # fmt: skip
         """On whose entries what an operator makes depends, if its name does not tell."""
-        if kind != _SAMPLE or _STATISTIC in marks or is_understood(name) or name in _DECIDED:
+        if kind != _SAMPLE or _STATISTIC in marks or is_understood(name) or name in _KNOWN_MEANING:
             return None
-        pairs = [(x, self._owners(x)) for x, kind in zip(given, marks, strict=True) if kind]
-        own = [(x, owners) for x, owners in pairs if owners is not None]
-        if len(own) < len(pairs) or len({int(i) for _, o in own for i in o.flatten()}) < 2:
+        pairs = [(x, self._owners(x)) for x, kind in zip(operands, marks, strict=True) if kind]
+        entries_of_sample = [(x, owners) for x, owners in pairs if owners is not None]
+        if (
+            len(entries_of_sample) < len(pairs)
+            or len({int(i) for _, o in entries_of_sample for i in o.flatten()}) < 2
+        ):
             return None
-        owners = [of_one for _, of_one in own]
+        owners = [of_one for _, of_one in entries_of_sample]
         apart = keeps_apart(name, args, kwargs, owners, out)
         sequences = [apart] if apart is not None else of_sequences(name, args, owners, out)
         if sequences is not None:
             return [Dependence(False, one) for one in sequences]
-        return try_dependence(func, args, kwargs, own, out)
+        return try_dependence(func, args, kwargs, entries_of_sample, out)
 
     def _is_displaced(self, output: Tensor) -> bool:
         """Whether the rows of an output are known to belong to other samples than their places."""
@@ -201,19 +204,19 @@ class StatisticsWatch(TorchFunctionMode):
         self, name: str, func: Any, args: Any, kwargs: Any, out: Tensor, place: int | None
     ) -> Tensor | None:
         """The owners of what an operator has made; None where they are not known."""
-        given = [
+        operands = [
             (x, self._owners_or_nobody(x))
             for x in tree_flatten((args, kwargs))[0]
             if isinstance(x, Tensor) and self._read(x) == _SAMPLE
         ]
-        known = [(x, owners) for x, owners in given if owners is not None]
-        if not given or len(known) < len(given):
+        statistics_known = [(x, owners) for x, owners in operands if owners is not None]
+        if not operands or len(statistics_known) < len(operands):
             return None
         reduces = name in REDUCING and not _is_of_two(name, args[1:], kwargs)
-        if reduces and len(given) == 1 and name not in _REARRANGING:
-            dims = _dimensions(name, args, kwargs, given[0][0].dim())
-            return reduced_owners(compact(known[0][1]), dims, out)
-        return owners_of_output(name, func, args, kwargs, known, out, place)
+        if reduces and len(operands) == 1 and name not in _REARRANGING:
+            dims = _dimensions(name, args, kwargs, operands[0][0].dim())
+            return reduced_owners(compact(statistics_known[0][1]), dims, out)
+        return owners_of_output(name, func, args, kwargs, statistics_known, out, place)
 
     def _of_one(self, name: str, args: Any, kwargs: Any) -> Any:
         """The arguments of an operator that reduces samples, with those of one in all places."""
@@ -223,22 +226,32 @@ class StatisticsWatch(TorchFunctionMode):
         dims = _dimensions(name, args, kwargs, entries.dim())
         owners = self._owners(entries)
         if owners is not None:
-            own = entries_of_one(entries, owners, dims, self._alone or 0)
+            entries_of_sample = entries_of_one(entries, owners, dims, self._sample_alone or 0)
         elif len(entries) % self._n or not (dims is None or 0 in dims):
             return args
         else:
-            each = entries.reshape(self._n, -1, *entries.shape[1:])
-            own = each[self._alone].expand_as(each).reshape(entries.shape)
-        mark(own).statistic = marks_of(entries).statistic
-        return (own, *args[1:])
+            rows_of_samples = entries.reshape(self._n, -1, *entries.shape[1:])
+            entries_of_sample = (
+                rows_of_samples[self._sample_alone]
+                .expand_as(rows_of_samples)
+                .reshape(entries.shape)
+            )
+        mark(entries_of_sample).statistic = marks_of(entries).statistic
+        return (entries_of_sample, *args[1:])
 
     def _kind_of(
-        self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
+        self,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        operands: list[Tensor],
+        marks: list[Any],
+        place: int,
     ) -> str | None:
         if name == "__getitem__":  # an index chooses; what it is made of is not in the entries
             if self._steers(args[1:]):
                 self.operator = self.operator or name
-            return marks[0] if given and given[0] is args[0] else None
+            return marks[0] if operands and operands[0] is args[0] else None
         if name in TYPING:
             return marks[0] if name.endswith(("_as", "to")) else None
         if _STATISTIC in marks:
@@ -246,46 +259,52 @@ class StatisticsWatch(TorchFunctionMode):
                 return _STATISTIC
             self.operator = self.operator or name
             return _SAMPLE
-        owners = [self._owners(x) for x, mark in zip(given, marks, strict=True) if mark]
-        known = [x for x in owners if x is not None]
-        if len(known) == len(owners):
-            own = _owned_kind(name, args, kwargs, given, marks, known)
-            if own is not None:
-                return own
-        return self._kind_by_length(name, args, kwargs, given, marks, place)
+        owners = [self._owners(x) for x, mark in zip(operands, marks, strict=True) if mark]
+        statistics_known = [x for x in owners if x is not None]
+        if len(statistics_known) == len(owners):
+            entries_of_sample = _owned_kind(name, args, kwargs, operands, marks, statistics_known)
+            if entries_of_sample is not None:
+                return entries_of_sample
+        return self._kind_by_length(name, args, kwargs, operands, marks, place)
 
     def _kind_by_length(
-        self, name: str, args: Any, kwargs: Any, given: list[Tensor], marks: list[Any], place: int
+        self,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        operands: list[Tensor],
+        marks: list[Any],
+        place: int,
     ) -> str:
         """The kind of what an operator makes of tensors of which lengths alone are known."""
-        both = len(given) == 2 and marks == [_SAMPLE, _SAMPLE]
-        spread = both and (name in CROSSING or given[0].shape != given[1].shape)
+        both = len(operands) == 2 and marks == [_SAMPLE, _SAMPLE]
+        spread = both and (name in CROSSING or operands[0].shape != operands[1].shape)
         if spread or name in REDUCING or name == "grid_sample":
             self.depends_on_dimensions = True
-        counting = self._counting(name, given, place)
+        counting = self._counting(name, operands, place)
         if name == "grid_sample" and counting[0] != {0}:
             return _STATISTIC  # it takes entries from where samples say, of other samples as well
         if name in REDUCING and isinstance(args[0] if args else None, Tensor):
-            dims = _dimensions(name, args, kwargs, given[0].dim())
+            dims = _dimensions(name, args, kwargs, operands[0].dim())
             if marks[0] == _SAMPLE and (dims is None or counting[0] & dims):
-                return _STATISTIC if given[0].numel() else _SAMPLE
-        if name in CROSSING and both and given[0].dim() <= 2 and given[1].dim() <= 2:
+                return _STATISTIC if operands[0].numel() else _SAMPLE
+        if name in CROSSING and both and operands[0].dim() <= 2 and operands[1].dim() <= 2:
             return _STATISTIC
-        if spread and _crosses(given, counting):
+        if spread and _crosses(operands, counting):
             return _STATISTIC
         return _SAMPLE
 
-    def _counting(self, name: str, given: list[Tensor], place: int) -> list[set[int]]:
+    def _counting(self, name: str, operands: list[Tensor], place: int) -> list[set[int]]:
         """Of each tensor, the dimensions that count samples."""
         if place < len(self._reference):
             before, shapes = self._reference[place]
-            same = len(shapes) == len(given) and all(
-                len(a) == x.dim() for a, x in zip(shapes, given, strict=True)
+            same = len(shapes) == len(operands) and all(
+                len(a) == x.dim() for a, x in zip(shapes, operands, strict=True)
             )
             if before == name and same:
-                return [self._growing(a, x.shape) for a, x in zip(shapes, given, strict=True)]
+                return [self._growing(a, x.shape) for a, x in zip(shapes, operands, strict=True)]
             self._reference = ()  # the passes part here
-        return [{0} if x.dim() and len(x) % self._n == 0 else set() for x in given]
+        return [{0} if x.dim() and len(x) % self._n == 0 else set() for x in operands]
 
     def _growing(self, before: Sequence[int], now: Sequence[int]) -> set[int]:
         """The dimensions that are as many times longer as there were more samples."""
@@ -293,7 +312,7 @@ class StatisticsWatch(TorchFunctionMode):
         return {d for d, (a, b) in pairs if a != b and a * self._n == b * self._reference_n}
 
 
-_DECIDED = REDUCING | TYPING | frozenset({"__getitem__", "__setitem__", "grid_sample"})
+_KNOWN_MEANING = REDUCING | TYPING | frozenset({"__getitem__", "__setitem__", "grid_sample"})
 """Operators of which `_kind_of` knows what they make, whatever their owners are."""
 
 _REARRANGING = frozenset(
@@ -311,7 +330,7 @@ def _owned_kind(
     name: str,
     args: Any,
     kwargs: Any,
-    given: list[Tensor],
+    operands: list[Tensor],
     marks: list[Any],
     owners: list[Tensor],
 ) -> str | None:
@@ -324,10 +343,10 @@ def _owned_kind(
     if name in REDUCING and isinstance(args[0] if args else None, Tensor) and marks[0] == _SAMPLE:
         if _is_of_two(name, args[1:], kwargs):
             return _STATISTIC if do_meet(owners) else _SAMPLE
-        dims = _dimensions(name, args, kwargs, given[0].dim())
+        dims = _dimensions(name, args, kwargs, operands[0].dim())
         counting = counting_dimensions(owners[0])
         over = counting if dims is None else counting & dims
-        return _STATISTIC if over and given[0].numel() else _SAMPLE
+        return _STATISTIC if over and operands[0].numel() else _SAMPLE
     if is_entrywise(name):
         return _STATISTIC if do_meet(owners) else _SAMPLE
     return None
@@ -353,11 +372,11 @@ def _dimensions(name: str, args: Any, kwargs: Any, count: int) -> set[int] | Non
     return {d % count for d in dims if isinstance(d, int)} if count else None
 
 
-def _crosses(given: list[Tensor], counting: list[set[int]]) -> bool:
+def _crosses(operands: list[Tensor], counting: list[set[int]]) -> bool:
     """Whether two tensors are spread against each other along their samples: (n, 1), (1, n)."""
-    places = [{d - x.dim() for d in dims} for x, dims in zip(given, counting, strict=True)]
+    places = [{d - x.dim() for d in dims} for x, dims in zip(operands, counting, strict=True)]
     if not all(places) or places[0] & places[1]:
         return False
-    a, b = given
+    a, b = operands
     spread = ((b, places[0]), (a, places[1]))
     return all(-d > other.dim() or other.shape[d] == 1 for other, at in spread for d in at)

@@ -28,9 +28,12 @@ def is_batch_expansion(shape: Sequence[int], weights: Sequence[Tensor], n: int) 
     if n < 2:
         return False
     rank = len(shape)
-    aligned = [(1,) * (rank - w.dim()) + tuple(w.shape) for w in weights]
-    columns = zip(shape, *aligned, strict=True)
-    return any(size > 0 and all(size % (n * own) == 0 for own in sizes) for size, *sizes in columns)
+    padded_shapes = [(1,) * (rank - w.dim()) + tuple(w.shape) for w in weights]
+    columns = zip(shape, *padded_shapes, strict=True)
+    return any(
+        size > 0 and all(size % (n * size_of_weights) == 0 for size_of_weights in sizes)
+        for size, *sizes in columns
+    )
 
 
 class BatchExpansion(NamedTuple):
@@ -50,26 +53,35 @@ def expansion_by_joining(
     None for anything else.
     """
     names = ("input", "repeats", "dim") if name == "repeat_interleave" else ("tensors", "dim")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    named_arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     if name == "repeat_interleave":
-        weight, count, dim = given["input"], given.get("repeats"), given.get("dim")
+        weight, count, dim = (
+            named_arguments["input"],
+            named_arguments.get("repeats"),
+            named_arguments.get("dim"),
+        )
         weight = weight if dim is not None else weight.flatten()
-        dim, stacked, inner = 0 if dim is None else dim % max(1, weight.dim()), False, 1
+        dim, stack_count, inner = 0 if dim is None else dim % max(1, weight.dim()), False, 1
     elif name in ("stack", "cat", "concat", "concatenate"):
-        tensors = given["tensors"]
-        weight, count, dim = tensors[0], len(tensors), given.get("dim", 0)
-        stacked, inner = name == "stack", 0
-        dim = dim % (weight.dim() + stacked) if weight.dim() + stacked else 0
+        tensors = named_arguments["tensors"]
+        weight, count, dim = tensors[0], len(tensors), named_arguments.get("dim", 0)
+        stack_count, inner = name == "stack", 0
+        dim = dim % (weight.dim() + stack_count) if weight.dim() + stack_count else 0
         if not all(_same(weight, other) for other in tensors[1:]):
             return None
     else:
         return None
-    if not isinstance(count, int) or count == 0 or count % n or (weight.dim() == 0 and not stacked):
+    if (
+        not isinstance(count, int)
+        or count == 0
+        or count % n
+        or (weight.dim() == 0 and not stack_count)
+    ):
         return None
     view = weight.unsqueeze(dim + inner)
     shape = [*view.shape]
     shape[dim + inner] = count
-    return BatchExpansion(view, shape, None if stacked else (dim, dim + 1))
+    return BatchExpansion(view, shape, None if stack_count else (dim, dim + 1))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -92,14 +104,14 @@ def repeats(args: tuple[Any, ...]) -> tuple[Tensor, list[int], list[int]]:
     times = (1,) * (rank - len(times)) + times
     sizes = (1,) * (rank - weight.dim()) + tuple(weight.shape)
     view = weight.reshape(list(itertools.chain(*((1, size) for size in sizes))))
-    expanded = list(itertools.chain(*zip(times, sizes, strict=True)))
-    return view, expanded, [t * s for t, s in zip(times, sizes, strict=True)]
+    repeated_sizes = list(itertools.chain(*zip(times, sizes, strict=True)))
+    return view, repeated_sizes, [t * s for t, s in zip(times, sizes, strict=True)]
 
 
 def repeat_weight(args: tuple[Any, ...]) -> Tensor:
     """`repeat` of a weight: a view where its entries are single ones, as expanding would give."""
-    view, expanded, shape = repeats(args)
-    return view.expand(expanded).reshape(torch.Size(shape))
+    view, repeated_sizes, shape = repeats(args)
+    return view.expand(repeated_sizes).reshape(torch.Size(shape))
 
 
 def row_of_sample(args: tuple[Any, ...], n: int) -> int | None:

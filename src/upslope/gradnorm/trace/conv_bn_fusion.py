@@ -27,7 +27,7 @@ from upslope.gradnorm.kernels.conv.fused import FusedConvolution, is_fusible
 Pairs = Mapping[int, Normalisation]
 """Place of a convolution among those of a pass -> the normalisation that follows."""
 
-_known: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Pairs]] = WeakKeyDictionary()
+_pairs: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Pairs]] = WeakKeyDictionary()
 
 
 class ConvBatchNormFusion:
@@ -41,7 +41,7 @@ class ConvBatchNormFusion:
         self._waiting: dict[int, Tensor] = {}
         self._places = itertools.count()
 
-    def convolved(self, kernel: Convolution, x: Tensor) -> Tensor:
+    def on_convolution(self, kernel: Convolution, x: Tensor) -> Tensor:
         """Return the output of a convolution, or its placeholder; see `tape.Fusion`."""
         place = next(self._places)
         norm = self.pairs.get(place)
@@ -57,18 +57,18 @@ class ConvBatchNormFusion:
         self._waiting[place] = out
         return placeholder
 
-    def normalised(self, convolved: Tensor, norm: Normalisation) -> Tensor | None:
+    def on_normalisation(self, conv_output: Tensor, norm: Normalisation) -> Tensor | None:
         """See `tape.Fusion`.
 
         Raises:
             FusionMismatch: another normalisation than the one that was folded, or once more.
         """
-        place = marks_of(convolved).placeholder_of
+        place = marks_of(conv_output).placeholder_of
         if place is not None:
             if place not in self._waiting or not self.pairs[place].same(norm):
                 raise FusionMismatch(place)
             return self._waiting.pop(place)
-        place = marks_of(convolved).convolution
+        place = marks_of(conv_output).convolution
         if place is not None:
             self.seen[place] = norm
         return None
@@ -90,24 +90,24 @@ def pairs_of(model: nn.Module, weights: Weights, learn: Callable[[], Pairs]) -> 
     model: the network. weights: those that are asked for. learn: a pass of a few samples with
     nothing folded, which returns the pairs that it met.
     """
-    own, asked = _known.setdefault(model, {}), tuple(weights.parameters)
+    pairs_of_model, parameter_names = _pairs.setdefault(model, {}), tuple(weights.parameters)
     # A hook on a module would be shown NaN in place of what the convolution puts out.
-    if own.get(asked) == {} or _watched(model):
+    if pairs_of_model.get(parameter_names) == {} or _is_watched(model):
         return {}
-    if asked not in own:
-        own[asked] = learn() if _normalises(model) else {}
-    return own[asked]
+    if parameter_names not in pairs_of_model:
+        pairs_of_model[parameter_names] = learn() if _normalises(model) else {}
+    return pairs_of_model[parameter_names]
 
 
 def correct_pairs(
     model: nn.Module, weights: Weights, wrong: int, learn: Callable[[], Pairs]
 ) -> Pairs:
     """Return the same after the pair at the place `wrong` proved wrong. Others as of `pairs_of`."""
-    own, asked = _known[model], tuple(weights.parameters)
-    before, now = own[asked], learn()
+    pairs_of_model, parameter_names = _pairs[model], tuple(weights.parameters)
+    before, now = pairs_of_model[parameter_names], learn()
     if wrong in now and now[wrong].same(before[wrong]):  # used for something else as well
         now = {place: norm for place, norm in before.items() if place != wrong}
-    own[asked] = now
+    pairs_of_model[parameter_names] = now
     return now
 
 
@@ -115,6 +115,6 @@ def _normalises(model: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules_of(model))
 
 
-def _watched(model: nn.Module) -> bool:
+def _is_watched(model: nn.Module) -> bool:
     """Whether somebody else gets to see what single layers put out."""
     return bool(hooks._global_forward_hooks) or any(m._forward_hooks for m in modules_of(model))

@@ -52,14 +52,14 @@ from upslope.gradnorm.trace.intercept import Interceptor
 class Forward:
     """A forward pass with its tape.
 
-    run: the model and its batch. fused: whether convolutions and the batch normalisation behind
+    run: the model and its batch. fuses: whether convolutions and the batch normalisation behind
     them may be one kernel. copies: whether weights may be held to be copied to every sample.
     """
 
     tape: Tape
 
-    def __init__(self, run: BatchRun, *, fused: bool, copies: bool):
-        self._run, self._fused, self._copies = run, fused, copies
+    def __init__(self, run: BatchRun, *, fuses: bool, copies: bool):
+        self._run, self._fuses, self._copies = run, fuses, copies
         self.placeholders: list[Tensor] = []
         """What the model holds in place of convolutions that are normalised already."""
         self._switches = switches_of(run.model)
@@ -74,10 +74,10 @@ class Forward:
         if self._is_recorded:
             return
         run = self._run
-        known = run.model, run.weights
+        model_and_weights = run.model, run.weights
         # The fused kernel has no half precision, and no samples leave no numbers to normalise.
-        fuses = self._fused and run.options.dtype is None and run.n > 0
-        pairs = pairs_of(*known, self._learn_pairs) if fuses else {}
+        fuses = self._fuses and run.options.dtype is None and run.n > 0
+        pairs = pairs_of(*model_and_weights, self._learn_pairs) if fuses else {}
         for last in range(len(pairs) + 2, -1, -1):  # until what is fused is right, or nothing is
             self.tape = Tape(run.weights, run.options)
             fusion = ConvBatchNormFusion(self.tape, pairs)
@@ -95,7 +95,9 @@ class Forward:
                 # The model has other pairs by now, or uses a convolution in another way. Each time
                 # at least one pair goes; the last attempt has none.
                 wrong = mismatch.place
-                pairs = correct_pairs(*known, wrong, self._learn_pairs) if last > 1 else {}
+                pairs = (
+                    correct_pairs(*model_and_weights, wrong, self._learn_pairs) if last > 1 else {}
+                )
 
     def _learn_pairs(self) -> Pairs:
         """Run two samples with nothing fused, and see which normalisation follows which kernel."""
@@ -105,8 +107,8 @@ class Forward:
         interceptor = Interceptor(tape, run.model, 2)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
-            own = clone_rows(tensor)
-            return interceptor.sampled(own) if per_sample else own
+            own_tensor = clone_rows(tensor)
+            return interceptor.as_sample(own_tensor) if per_sample else own_tensor
 
         try:
             # Two samples, not one: some models squeeze a single one.
@@ -124,8 +126,8 @@ class Forward:
             return call(run.model, run.batch.map(self._take))
 
     def _take(self, tensor: Tensor, per_sample: bool) -> Tensor:
-        own = clone_rows(tensor)  # for a model may write into what it is given
-        return self._interceptor.sampled(own) if per_sample else own
+        own_tensor = clone_rows(tensor)  # for a model may write into what it is given
+        return self._interceptor.as_sample(own_tensor) if per_sample else own_tensor
 
     @property
     def has_copies(self) -> bool:
@@ -192,7 +194,7 @@ class Forward:
         self.tape.listener = listener
         anchors, parameters = self.tape.anchors, self._run.weights.parameters
         try:
-            reached = torch.autograd.grad(
+            parameter_gradients = torch.autograd.grad(
                 (losses * share).sum(),  # one number: for more, torch imports half a second of code
                 [*anchors, *parameters.values(), *self.placeholders],
                 retain_graph=not last,
@@ -201,7 +203,7 @@ class Forward:
         finally:
             self.tape.listener = None
         names = [*parameters, *("a convolution's output" for _ in self.placeholders)]
-        for name, gradient in zip(names, reached[len(anchors) :], strict=True):
+        for name, gradient in zip(names, parameter_gradients[len(anchors) :], strict=True):
             if gradient is not None:
                 raise SamplesNotSeparable(f"`{name}` is used where no operator can be seen")
 
@@ -221,8 +223,8 @@ class Forward:
         return probe
 
     def _probe(self, probe: LayoutProbe, losses: Tensor, masks: Iterator[Tensor]) -> None:
-        for kept in masks:
-            probe.kept = kept.to(losses.device)
+        for mask in masks:
+            probe.kept = mask.to(losses.device)
             weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
             self.backward(losses, weight, probe)
 
@@ -266,14 +268,14 @@ def reduce_proven(
     loss: Loss,
     losses: Tensor,
     layouts: Mapping[int, Layout],
-    scaled: Mapping[int, Tensor] | None,
+    scaled_sums: Mapping[int, Tensor] | None,
     *,
     last: bool,
     holds_in_double: Callable[[Loss], bool],
 ) -> ReducedGradients:
     """Return the same, held against what autograd alone says of this batch.
 
-    scaled: use -> checksums (n,) of a pass with u times the losses, where probing took one.
+    scaled_sums: use -> checksums (n,) of a pass with u times the losses, where probing took one.
     holds_in_double: whether a loss proves right in float64. It is asked where float32 may have
     rounded an activation to the other side of a kink: two right ways then differ by more than
     rounding errors.
@@ -285,22 +287,22 @@ def reduce_proven(
     parts = ReducingListener(forward.tape, run.n, layouts, noting)
     once, again = (Checksums(run.n, layouts, forward.tape.kernels) for _ in range(2))
     # A single sample cannot be mixed with others; and probing may have taken the scaled pass.
-    enough = run.n == 1 or scaled is not None
+    enough = run.n == 1 or scaled_sums is not None
     both = BothListeners(once, parts)
     forward.backward(losses, torch.ones_like(losses), both, last=last and enough)
     rows = parts.finish()
     if run.n > 1:
         u = scales(run.n, losses, precision=run.options.dtype)
-        if scaled is None:
+        if scaled_sums is None:
             forward.backward(losses, u, again, last=last)
-            scaled = {index: sums for index, (sums, _) in again.sums.items()}
-        scaled = {index: scaled[index] for index in scaled if index in once.sums}
-        check_separation(run, once, scaled, u)
-    own = KernelGradients(
+            scaled_sums = {index: sums for index, (sums, _) in again.sums.items()}
+        scaled_sums = {index: scaled_sums[index] for index in scaled_sums if index in once.sums}
+        check_separation(run, once, scaled_sums, u)
+    gradients = KernelGradients(
         rows, noting.products, losses.detach(), forward.tape.kernels, forward.repeats
     )
     try:
-        check_gradients(run, loss, own, reduction)
+        check_gradients(run, loss, gradients, reduction)
     # A rounding at a kink is no fault of a kernel: float64 tells the two apart. In other types
     # there is nothing better to ask.
     except ProofFailed:

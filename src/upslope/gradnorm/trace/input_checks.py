@@ -30,11 +30,12 @@ def refuse_inputs_of_parameters(batch: Batch, parameters: Mapping[str, Tensor]) 
     names = {id(p): name for name, p in parameters.items()}
     for place, leaf in enumerate(batch.leaves):
         if isinstance(leaf, Tensor) and leaf.requires_grad:
-            reached = [names[id(t)] for t in (leaf, *leaves(leaf)) if id(t) in names]
-            if reached:
+            parameter_names = [names[id(t)] for t in (leaf, *leaves(leaf)) if id(t) in names]
+            if parameter_names:
                 raise GradientNormError(
                     f"Expected inputs that do not depend on the model's parameters but input "
-                    f"{place} (counted from 0) is computed from `{reached[0]}`, or is it: part of "
+                    f"{place} (counted from 0) is computed from `{parameter_names[0]}`, or is it: "
+                    "part of "
                     "the gradient would go through the input, where it is not seen. Give the model "
                     "what the input was computed from (the ids instead of their embeddings), or "
                     "`detach()` the input, so that this part does not count."
@@ -70,7 +71,7 @@ def refuse_written_twins(model: nn.Module, batch: Batch) -> None:
                 call(model, few.map(take))
         except Exception:  # the model's own error will be raised by the pass that counts
             continue
-        if any(own._version > 0 or not torch.equal(own, tensor) for tensor, own in copies):
+        if any(copy._version > 0 or not torch.equal(copy, tensor) for tensor, copy in copies):
             raise GradientNormError(
                 f"Expected inputs that are tensors of their own but inputs {places} (counted from "
                 "0) share memory, and the model writes into its inputs: what it writes to one "

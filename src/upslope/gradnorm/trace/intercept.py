@@ -87,9 +87,9 @@ class Interceptor(TorchFunctionMode):
         self.program = Program(n)
         self._kinds = TensorKinds(tape, self.program, self._orders)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
-        self._hooked = module_with_backward_hook(model)
+        self._module_with_hook = module_with_backward_hook(model)
         self._buffers = {id(b) for module in modules_of(model) for b in module._buffers.values()}
-        self._written: list[Tensor] = []
+        self._tensors_written: list[Tensor] = []
         """Buffers that samples were written into: they lose their mark when the model has run."""
         self._depth = 0
 
@@ -99,8 +99,10 @@ class Interceptor(TorchFunctionMode):
         Raises:
             GradientsHooked: a module has hooks on gradients, which are those of single samples.
         """
-        if self._hooked is not None:
-            raise GradientsHooked(f"{self._hooked} has a backward hook, which may change gradients")
+        if self._module_with_hook is not None:
+            raise GradientsHooked(
+                f"{self._module_with_hook} has a backward hook, which may change gradients"
+            )
         super().__enter__()  # type: ignore[no-untyped-call]
         self._depth += 1
         return self
@@ -109,12 +111,12 @@ class Interceptor(TorchFunctionMode):
         """Stop to intercept operators."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._depth -= 1
-        while self._depth == 0 and self._written:
-            remove_marks(self._written.pop())
+        while self._depth == 0 and self._tensors_written:
+            remove_marks(self._tensors_written.pop())
 
-    def sampled(self, tensor: Tensor) -> Tensor:
+    def as_sample(self, tensor: Tensor) -> Tensor:
         """Return an alias of a tensor, known to depend on the samples."""
-        return self._kinds.sampled(tensor)
+        return self._kinds.as_sample(tensor)
 
     def __torch_function__(
         self,
@@ -144,12 +146,12 @@ class Interceptor(TorchFunctionMode):
         if name in LIKE_ANOTHER and args and self._kind(args[0]) == "constant":
             kinds.discard("sample")  # which only lends a shape or a type
         among_weights = "weight" in kinds and "sample" not in kinds
-        given = (
+        operands = (
             among_weights
             and self._may_copy()
             and gives_to_each(name, args, kwargs, tensors, self.tape.weights, self.n)
         )
-        if given:
+        if operands:
             self.copied = True
             kinds.add("sample")
         normalising = func in BATCH_NORMS
@@ -176,8 +178,8 @@ class Interceptor(TorchFunctionMode):
         if "weight" not in kinds:
             if "sample" in kinds:
                 refuse_write_through_copy(func, args)
-            shaped = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
-            out = view_samples(*args, **kwargs) if shaped else run_exactly(func, args, kwargs)
+            is_reshape = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
+            out = view_samples(*args, **kwargs) if is_reshape else run_exactly(func, args, kwargs)
             self.program.note(func, args, kwargs, out, "sample" in kinds)
             # Encoded positions meet no sample yet, and still have one copy per sample from here
             # on.
@@ -188,7 +190,9 @@ class Interceptor(TorchFunctionMode):
             first = len(self.tape.kernels)
             out = self._meet(func, args, kwargs)
             self.program.note(func, args, kwargs, out, True)
-            if given:  # told apart from the same uses of samples, of which layouts are remembered
+            if (
+                operands
+            ):  # told apart from the same uses of samples, of which layouts are remembered
                 for kernel in self.tape.kernels[first:]:
                     kernel.name = f"{kernel.name} of constants"
         else:
@@ -206,7 +210,7 @@ class Interceptor(TorchFunctionMode):
                 if marks.placeholder_of is None:
                     marks.samples_in = self._kinds.session
                 if id(tensor) in self._buffers:
-                    self._written.append(tensor)
+                    self._tensors_written.append(tensor)
             if order is not None:
                 mark_order(func, out, order)
         return out
@@ -266,8 +270,8 @@ class Interceptor(TorchFunctionMode):
         if is_entrywise(name):
             return self._entrywise(func, args, kwargs)
         if name in JOINING:
-            expanded = self._expand((args, kwargs), None)
-            return func(*expanded[0], **expanded[1])
+            expanded_call = self._expand((args, kwargs), None)
+            return func(*expanded_call[0], **expanded_call[1])
         if name == "__setitem__":
             sample = row_of_sample(args, self.n) if self.copied else None
             return self._write(func, args, sample)
@@ -295,8 +299,10 @@ class Interceptor(TorchFunctionMode):
             if is_batch_expansion(shape, weights, self.n):
                 return self._entrywise(func, args, kwargs), True
         if may_copy and (same := expansion_by_joining(name, args, kwargs, self.n)) is not None:
-            each = expand_to_samples(self.tape, self.tape.weights.view(same.weight), same.shape)
-            return each.flatten(*same.merged) if same.merged else each, True
+            expansion = expand_to_samples(
+                self.tape, self.tape.weights.view(same.weight), same.shape
+            )
+            return expansion.flatten(*same.merged) if same.merged else expansion, True
         if may_copy and name == "__setitem__" and not self.tape.weights.is_weight(args[0]):
             sample = row_of_sample(args, self.n)
             if sample is not None:
@@ -307,10 +313,10 @@ class Interceptor(TorchFunctionMode):
         if not (copying and is_batch_expansion(out.shape, weights, self.n)):
             return out, False
         if repeating:
-            view, expanded, shape = repeats(args)
-            return expand_to_samples(self.tape, self.tape.weights.view(view), expanded).reshape(
-                shape
-            ), True
+            view, repeats_of_dims, shape = repeats(args)
+            return expand_to_samples(
+                self.tape, self.tape.weights.view(view), repeats_of_dims
+            ).reshape(shape), True
         return expand_to_samples(self.tape, weights[0], out.shape), True
 
     def _expanded_constant(self, func: Callable[..., Any], tensors: list[Tensor], out: Any) -> bool:
@@ -340,9 +346,11 @@ class Interceptor(TorchFunctionMode):
     def _chooses(self, args: tuple[Any, ...]) -> bool:
         """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
         index = tensors_of(args[1:])
-        paired = any(len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i))
-        chosen = any(map(self._is_sample, index))
-        return self._is_sample(args[0]) and chosen and not paired
+        has_index_per_sample = any(
+            len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i)
+        )
+        index_depends_on_samples = any(map(self._is_sample, index))
+        return self._is_sample(args[0]) and index_depends_on_samples and not has_index_per_sample
 
 
 @functools.cache

@@ -32,7 +32,7 @@ def showing_batch_last(model: nn.Module, batch: Batch, state: ModelState) -> Ite
     # A program that is known takes one pass, which is the one that the caller asked for.
     if batch.n == 0 or (state.passes == 1 and state.last_size == batch.n):
         return
-    with state.one_pass(batch.n), numbers.replayed(), torch.no_grad():
+    with state.one_pass(batch.n), numbers.replaying(), torch.no_grad():
         batch.call(model)
 
 
@@ -40,10 +40,12 @@ def _has_hooks(model: nn.Module) -> bool:
     """Whether somebody else sees what modules are given or put out."""
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
         return True
-    own = (
+    hooks_of_node = (
         hook
         for module in modules_of(model)
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
     # PyTorch's own normalise weights or prune, and keep nothing.
-    return any(not (getattr(hook, "__module__", None) or "").startswith("torch.") for hook in own)
+    return any(
+        not (getattr(hook, "__module__", None) or "").startswith("torch.") for hook in hooks_of_node
+    )

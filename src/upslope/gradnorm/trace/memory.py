@@ -26,7 +26,7 @@ _PROGRAMS = 512
 
 
 @dataclass
-class Known:
+class ProvenProgram:
     """What is known of a program: the layout of each use, or why its samples go one by one."""
 
     layouts: dict[int, Layout] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Memory:
     """The programs of one model."""
 
     def __init__(self) -> None:
-        self._programs: OrderedDict[Hashable, Known] = OrderedDict()
+        self._programs: OrderedDict[Hashable, ProvenProgram] = OrderedDict()
         self._front: set[Hashable] = set()
         # A generator of its own: drawing proofs must not move the caller's random numbers.
         self._random = random.Random(0)
@@ -50,16 +50,16 @@ class Memory:
         self.told: set[str] = set()
         """What this model's user was warned of."""
 
-    def recall(self, program: Hashable) -> Known | None:
+    def recall(self, program: Hashable) -> ProvenProgram | None:
         """What was proven of a program."""
-        known = self._programs.get(program)
-        if known is not None:
+        record = self._programs.get(program)
+        if record is not None:
             self._programs.move_to_end(program)
-        return known
+        return record
 
-    def keep(self, program: Hashable, known: Known) -> None:
+    def keep(self, program: Hashable, record: ProvenProgram) -> None:
         """Remember what was proven of a program."""
-        self._programs[program] = known
+        self._programs[program] = record
         while len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)
 
@@ -149,9 +149,9 @@ def closed_outputs(outputs: Any) -> GradientNormError:
 
 def cut_off(names: Sequence[str]) -> GradientNormError:
     """Return the error for a loss that depends on none of the parameters. names: of these."""
-    shown = ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    some_names = ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
     return GradientNormError(
-        f"Expected a loss that depends on the parameters asked for ({shown}) but no gradient "
+        f"Expected a loss that depends on the parameters asked for ({some_names}) but no gradient "
         "reaches any of them: the model is cut off from autograd (`torch.no_grad`, `.detach()`, "
         "`.numpy()` or an integer output inside), or the loss does not look at what they make."
     )

@@ -68,22 +68,22 @@ def reduce_per_sample(
     The model is left as it was found.
     """
     keep_pages()
-    bounded = options.scratch < SCRATCH
-    heap = give_pages_back() if bounded else contextlib.nullcontext()
+    is_bounded = options.scratch < SCRATCH
+    heap = give_pages_back() if is_bounded else contextlib.nullcontext()
     with (
         heap,
         restoring_state(model) as state,
         showing_batch_last(model, batch, state),
         keeping_loss(loss, model) as loss,
     ):
-        own = recordings(model, batch, weights, options, state)
-        first = next(own)
+        records = recordings(model, batch, weights, options, state)
+        first = next(records)
         if first.n == batch.n:
             return first.reduce_per_sample(reduction, loss, last=True)
-        pieces = itertools.chain([first], own)
+        pieces = itertools.chain([first], records)
         del first  # its activations go as soon as it is done
         if is_label_free(loss):
-            return _stacked(piece.reduce_per_sample(reduction, loss, last=True) for piece in pieces)
+            return _stack(piece.reduce_per_sample(reduction, loss, last=True) for piece in pieces)
         rows = _with_joined_outputs(list(pieces), reduction, loss)
         if rows is None:
             state.renew()
@@ -118,7 +118,7 @@ def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Ite
     Where the caller bounds the scratch there are two pieces at least: the activations that the
     second does not hold yet make room for what the engine needs beside those of the first.
     """
-    most = _most(model, batch, bounded=options.scratch < SCRATCH)
+    most = _most(model, batch, is_bounded=options.scratch < SCRATCH)
     slices = list(evenly(batch.n, most)) if batch.n > 1 else []
     if len(slices) < 2:
         yield batch
@@ -126,40 +126,40 @@ def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Ite
     yield from map(batch.rows, slices)
 
 
-def _most(model: nn.Module, batch: Batch, *, bounded: bool) -> int:
+def _most(model: nn.Module, batch: Batch, *, is_bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
     if any(m.training for m in modules_of(model)):
         return batch.n  # in pieces, random numbers would be drawn in another order
-    limit = (batch.n + 1) // 2 if bounded else batch.n
+    limit = (batch.n + 1) // 2 if is_bounded else batch.n
     if any(x.device.type != "cpu" for x in batch.tensors):
         return limit  # a GPU has no such caches
     key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)
-    known = _sizes.setdefault(model, {})
-    if key not in known:
+    sizes_of_model = _sizes.setdefault(model, {})
+    if key not in sizes_of_model:
         try:
-            held, _ = held_by_one(model, batch)
+            sample_bytes, _ = held_by_one(model, batch)
             # Bytes are a library's notes: a fused recurrence keeps all its steps in one tensor.
-            sizes = [size for size, floating in held if floating]
+            sizes = [size for size, floating in sample_bytes if floating]
         except Exception:  # whatever a model does not like about a sample alone
             sizes = []
         largest, average = max(sizes, default=1), sum(sizes) / max(1, len(sizes))
         # Every piece goes through all weights: large ones want large pieces.
         weights = sum(p.nbytes for p in model.parameters())
         enough = min(_AVERAGE / max(1, average), _BLOCK / max(1, largest))
-        known[key] = max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
-    return min(limit, known[key])
+        sizes_of_model[key] = max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
+    return min(limit, sizes_of_model[key])
 
 
 def _with_joined_outputs(
     records: list[Recording], reduction: Reduction, loss: Loss
 ) -> dict[str, Tensor] | None:
     """None where the outputs cannot be joined, or the losses look beyond their own sample's."""
-    joined = _joined([record.outputs for record in records])
-    if joined is None:
+    outputs = _join([record.outputs for record in records])
+    if outputs is None:
         return None
     run = records[0].run
     if run.options.dtype is not None:
-        joined = tree_map_only(Tensor, upcast_output, joined)
+        outputs = tree_map_only(Tensor, upcast_output, outputs)
     parameters = list(run.weights.parameters.values())
     total = sum(record.n for record in records)
     memory = memory_of(run.model)
@@ -167,8 +167,8 @@ def _with_joined_outputs(
     prove = not memory.knows_loss(key)
     # The loss is called once, with all outputs, as its labels may be those of the whole batch.
     try:
-        gradients = gradients_at_outputs(joined, parameters, total, loss, prove=prove)
-    except GradientNormError:
+        gradients = gradients_at_outputs(outputs, parameters, total, loss, prove=prove)
+    except GradientNormError:  # outputs that look as long as the batch may be shared by all
         if not shared_tensors(run):
             raise
         return None
@@ -176,25 +176,25 @@ def _with_joined_outputs(
         gradients = None
     if gradients is None:
         return None
-    if prove and loss_looks_around(loss, joined, total) is False:
+    if prove and loss_looks_around(loss, outputs, total) is False:
         memory.keep_loss(key)
 
     def rows() -> Iterator[dict[str, Tensor]]:
         while records:
             record = records.pop(0)  # its activations go as soon as it is done
             first = record.run.batch.first
-            own = [g[first : first + record.n] for g in gradients]
-            yield record.reduce_per_sample(reduction, with_gradients(own), last=True)
+            rows_of_gradients = [g[first : first + record.n] for g in gradients]
+            yield record.reduce_per_sample(reduction, with_gradients(rows_of_gradients), last=True)
 
-    return _stacked(rows())
+    return _stack(rows())
 
 
-def _stacked(results: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _stack(results: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     every = list(results)
     return {name: torch.cat([rows[name] for rows in every]) for name in every[0]}
 
 
-def _joined(outputs: list[Any]) -> Any:
+def _join(outputs: list[Any]) -> Any:
     """All samples' outputs in one, or None: an object that cannot be opened, a shared number."""
     flat = [tree_flatten(output) for output in outputs]
     columns = list(zip(*(leaves for leaves, _ in flat), strict=False))
@@ -229,11 +229,11 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
 
     model: the network.
     """
-    held, device = held_by_one(model, open_batch(model, inputs))
+    sample_bytes, device = held_by_one(model, open_batch(model, inputs))
     if memory is None:
         cuda = device.type == "cuda"
         memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
-    return max(1, memory // max(1, _TRANSIENT * sum(size for size, _ in held)))
+    return max(1, memory // max(1, _TRANSIENT * sum(size for size, _ in sample_bytes)))
 
 
 def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]], torch.device]:
@@ -243,8 +243,10 @@ def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]],
     among it; of views of one tensor there is one.
     """
     hooks = tensors_saved_for_backward(model)
-    with without_traces(model), torch.enable_grad(), hooks as saved:
+    with without_traces(model), torch.enable_grad(), hooks as saved_sizes:
         outputs = batch.rows(slice(0, 1)).call(model)
     tensors = tensors_in(outputs)
-    held = [(t.untyped_storage().nbytes(), t.is_floating_point()) for t in saved.values()]
-    return held, tensors[0].device if tensors else torch.device("cpu")
+    sample_bytes = [
+        (t.untyped_storage().nbytes(), t.is_floating_point()) for t in saved_sizes.values()
+    ]
+    return sample_bytes, tensors[0].device if tensors else torch.device("cpu")

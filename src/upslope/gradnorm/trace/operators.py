@@ -48,7 +48,7 @@ ASKING = frozenset(
 
 APPLYING = frozenset(
     ["linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"]
-    + [f"conv{'_transpose' if transposed else ''}{d}d" for d in (1, 2, 3) for transposed in (0, 1)]
+    + [f"conv{'_transpose' if transposes else ''}{d}d" for d in (1, 2, 3) for transposes in (0, 1)]
     + [f"{kind}_cell" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")]
 )
 """Operators that multiply what has rows or images by a weight."""

@@ -31,7 +31,7 @@ from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
 from upslope.gradnorm.trace.memory import (
-    Known,
+    ProvenProgram,
     closed_outputs,
     cut_off,
     memory_of,
@@ -95,7 +95,7 @@ class Recording:
         return None
 
     def _forward(self) -> Forward:
-        return Forward(self.run, fused=self._ladder.fuses, copies=self._ladder.copies)
+        return Forward(self.run, fuses=self._ladder.fuses, copies=self._ladder.copies)
 
     def _step_down(self, error: Exception) -> None:
         ladder, remembers = self._ladder, self._ladder.remembers
@@ -140,18 +140,18 @@ class Recording:
         rows: dict[str, Tensor] = {}
         if self.n > 0:
             self._ladder.remembers = True  # another loss: other layouts are remembered of it
-            reduced = self.run_or_fall_back(lambda: self._reduce(reduction, loss, last))
-            if reduced is None:
+            results = self.run_or_fall_back(lambda: self._reduce(reduction, loss, last))
+            if results is None:
                 refuse_steered_losses(self.run, loss, self.forward.steering)
-                reduced = ReducedGradients(reduce_one_by_one(self.run, reduction, loss), False)
+                results = ReducedGradients(reduce_one_by_one(self.run, reduction, loss), False)
                 warn_of_slowness(self.run.model, self._memory, self.fallback_reason)
                 if self._program is not None and self.forward.repeats:  # and it was not refused
                     run = self.run
                     run.looks_around = run.looks_around or model_looks_around(run)
                     self._keep(self._program, loss, {})
-            if not reduced.rows and not reduced.has_reached and self._is_cut_off(loss):
+            if not results.rows and not results.has_reached and self._is_cut_off(loss):
                 raise cut_off(list(self.weights.parameters))
-            rows = reduced.rows
+            rows = results.rows
         missing = (name for name in self.weights.parameters if name not in rows)
         return rows | {name: self._zeros(reduction, name) for name in missing}
 
@@ -174,53 +174,53 @@ class Recording:
         losses = forward.losses(loss)
         operators = forward.operators()
         self._program = program = forward.program(loss, operators)
-        trusted = forward.repeats and self._ladder.remembers
-        known = self._memory.recall(program) if trusted else None
-        run.looks_around = known is not None and known.looks_around
+        may_remember = forward.repeats and self._ladder.remembers
+        record = self._memory.recall(program) if may_remember else None
+        run.looks_around = record is not None and record.looks_around
         # It would fail again where it failed before, after all the work up to there.
-        if known is not None and known.slow is not None:
-            raise KnownSlow(known.slow)
+        if record is not None and record.slow is not None:
+            raise KnownSlow(record.slow)
         layouts: Mapping[int, Layout] | None = None
-        if known is not None:
-            layouts = known.layouts
+        if record is not None:
+            layouts = record.layouts
         elif self.n == 1:
             layouts = {}
         # These operators had all samples in front for batches of other shapes: likely here too,
         # and the proof below tells.
-        elif trusted and self._memory.is_front(operators):
+        elif may_remember and self._memory.is_front(operators):
             layouts = defaultdict(Layout)
         self._used_memory = layouts is not None and self.n > 1
         probe = None if layouts is not None else forward.probe(losses)
-        scaled = None
+        scaled_sums = None
         if probe is not None:
             layouts = probe.layouts()
-            scaled = probe.checksums(layouts)
+            scaled_sums = probe.checksums(layouts)
         assert layouts is not None
-        if known is None:
+        if record is None:
             run.looks_around = model_looks_around(run)
-        if known is None or known.looks_around or self._memory.draw_proof():
-            reduced = reduce_proven(
-                run, forward, reduction, loss, losses, layouts, scaled,
+        if record is None or record.looks_around or self._memory.draw_proof():
+            results = reduce_proven(
+                run, forward, reduction, loss, losses, layouts, scaled_sums,
                 last=last, holds_in_double=self._holds_in_double,
             )  # fmt: skip
         else:
-            reduced = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
-        ways = self._check_steered(loss, set() if known is None else known.ways)
-        if known is None and forward.repeats and (probe is None or probe.is_settled):
+            results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
+        ways = self._check_steered(loss, set() if record is None else record.ways)
+        if record is None and forward.repeats and (probe is None or probe.is_settled):
             silent = set() if probe is None else probe.silent
-            own = {i: at for i, at in layouts.items() if i not in silent}
-            self._keep(program, loss, own, ways)
+            known_layouts = {i: at for i, at in layouts.items() if i not in silent}
+            self._keep(program, loss, known_layouts, ways)
             if probe is not None and all(layout == Layout() for layout in layouts.values()):
                 self._memory.keep_front(operators)
-        return reduced
+        return results
 
-    def _check_steered(self, loss: Loss, known: Ways) -> Ways:
+    def _check_steered(self, loss: Loss, settled_ways: Ways) -> Ways:
         """Hold samples that others' numbers may have steered to what they are without those."""
         run, steering = self.run, self.forward.steering
         if run.n < 2 or not steering.numbers:
-            return known
-        known |= check_steered(run, loss, steering, known)
-        return known
+            return settled_ways
+        settled_ways |= check_steered(run, loss, steering, settled_ways)
+        return settled_ways
 
     def _keep(
         self, program: Any, loss: Loss, layouts: Mapping[int, Layout], ways: Ways | None = None
@@ -232,8 +232,10 @@ class Recording:
             if not opens(run.outputs):
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
-        known = Known(dict(layouts), self.fallback_reason, run.looks_around, ways or set())
-        self._memory.keep(program, known)
+        program_record = ProvenProgram(
+            dict(layouts), self.fallback_reason, run.looks_around, ways or set()
+        )
+        self._memory.keep(program, program_record)
         # The next batch need not fail first. Whoever is slow may yet be fast with copies.
         if not self._ladder.copies and self.fallback_reason is None:
             self._memory.keep_without_copies(self._shapes)
@@ -244,12 +246,12 @@ class Recording:
         try:
             model = copy.deepcopy(run.model).double()
             names = set(run.weights.parameters)
-            own = {name: p for name, p in model.named_parameters() if name in names}
+            parameters = {name: p for name, p in model.named_parameters() if name in names}
             record = Recording(
-                model, run.batch.double(), Weights(own), run.options, ModelState(model)
+                model, run.batch.double(), Weights(parameters), run.options, ModelState(model)
             )
-            reduced = record.run_or_fall_back(lambda: record._reduce(SquaredNorms(), loss, True))
-            return reduced is not None
+            results = record.run_or_fall_back(lambda: record._reduce(SquaredNorms(), loss, True))
+            return results is not None
         except GradientNormError:
             raise  # a refusal in float64 is one in float32
         except Exception:  # a model, or a loss, for float32 alone: then nothing excuses the proof

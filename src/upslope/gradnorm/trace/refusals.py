@@ -115,9 +115,9 @@ def refuse_lazy_modules(model: nn.Module) -> None:
 
 def _owner(model: nn.Module, tensors: Sequence[Tensor | None]) -> str:
     """Return the name of the module that owns one of the tensors."""
-    own = {id(tensor) for tensor in tensors if tensor is not None}
+    tensor_ids = {id(tensor) for tensor in tensors if tensor is not None}
     for name, module in model.named_modules():
-        if own & {id(t) for t in (*module.parameters(False), *module.buffers(False))}:
+        if tensor_ids & {id(t) for t in (*module.parameters(False), *module.buffers(False))}:
             return f"`{name or 'the model'}`"
     return "a layer"
 
@@ -131,11 +131,12 @@ def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
         GradientNormError: naming the parameters, for `Tensor.register_hook` and
             `Tensor.register_post_accumulate_grad_hook`.
     """
-    hooked = [name for name, parameter in parameters.items() if _has_hook(parameter)]
-    if hooked:
-        more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
+    hooked_names = [name for name, parameter in parameters.items() if _has_hook(parameter)]
+    if hooked_names:
+        more = f" and {len(hooked_names) - 3} more" if len(hooked_names) > 3 else ""
         raise GradientNormError(
-            f"Expected parameters without hooks on their gradients but {hooked[:3]}{more} have "
+            f"Expected parameters without hooks on their gradients but {hooked_names[:3]}{more} "
+            "have "
             "some, which may change the gradient of a batch; that of a single sample they never "
             "see. Call `remove()` on what `register_hook` returned and on what "
             "`register_post_accumulate_grad_hook` returned, and register them again afterwards."

@@ -48,10 +48,10 @@ def resolve_shared(model: nn.Module, batch: Batch) -> Batch:
     doubtful = batch.doubtful() if batch.n > 1 else []
     if not doubtful:
         return batch
-    known = _choices.setdefault(model, {})
-    if batch.shapes not in known:
-        known[batch.shapes] = _choose(model, batch, doubtful)
-    return batch.with_shared(known[batch.shapes])
+    choices_of_model = _choices.setdefault(model, {})
+    if batch.shapes not in choices_of_model:
+        choices_of_model[batch.shapes] = _choose(model, batch, doubtful)
+    return batch.with_shared(choices_of_model[batch.shapes])
 
 
 def _choose(model: nn.Module, batch: Batch, doubtful: list[int]) -> tuple[int, ...]:
@@ -125,12 +125,12 @@ def _explains(model: nn.Module, batch: Batch, whole: list[Tensor]) -> bool:
     for rows in half(batch.n, seed=batch.n):
         try:
             with without_traces(model):
-                own: list[Any] = tensors_in(batch.rows(rows).call(model))
+                leaves_alone: list[Any] = tensors_in(batch.rows(rows).call(model))
         except Exception:  # a mask that was cut does not fit: not this choice
             return False
         same = [
             _near(all_[rows], some)
-            for all_, some in zip(whole, own, strict=False)
+            for all_, some in zip(whole, leaves_alone, strict=False)
             if all_.shape[:1] == (batch.n,) and some.shape[:1] == (len(rows),)
             and all_.shape[1:] == some.shape[1:]
         ]  # fmt: skip
@@ -139,7 +139,7 @@ def _explains(model: nn.Module, batch: Batch, whole: list[Tensor]) -> bool:
     return True
 
 
-def _near(expected: Tensor, value: Tensor) -> bool:
-    size = torch.where(torch.isfinite(expected), expected.abs(), 0).max()
-    close = (value - expected).abs() <= _NEAR * size + torch.finfo(value.dtype).tiny
-    return bool((close | (value == expected) | (value.isnan() & expected.isnan())).all())
+def _near(wanted_value: Tensor, value: Tensor) -> bool:
+    size = torch.where(torch.isfinite(wanted_value), wanted_value.abs(), 0).max()
+    close = (value - wanted_value).abs() <= _NEAR * size + torch.finfo(value.dtype).tiny
+    return bool((close | (value == wanted_value) | (value.isnan() & wanted_value.isnan())).all())

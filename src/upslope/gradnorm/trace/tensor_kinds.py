@@ -30,7 +30,7 @@ class TensorKinds:
         self.session = next(_session)
         """What marks the samples of this pass, and of no other."""
 
-    def sampled(self, tensor: Tensor) -> Tensor:
+    def as_sample(self, tensor: Tensor) -> Tensor:
         """Return an alias of a tensor, known to depend on the samples."""
         alias = tensor.detach()
         mark(alias).samples_in = self.session

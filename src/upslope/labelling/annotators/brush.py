@@ -41,11 +41,11 @@ def decode_brush(rle: Sequence[int], width: int, height: int) -> NDArray[np.bool
     values = np.zeros(size, dtype=np.uint32)
     at = 0
     while at < size:
-        repeated = bits.read(1)
+        is_run = bits.read(1)
         end = at + 1 + bits.read(lengths[bits.read(2)])
         if end > size:
             raise DataError(f"Expected {size:,} values in a mask but its code has more.")
-        if repeated:
+        if is_run:
             values[at:end] = bits.read(word)
         else:
             values[at:end] = bits.words(word, end - at)

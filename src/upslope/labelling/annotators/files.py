@@ -75,12 +75,12 @@ class FilesAnnotator:
             DataError: a sample with two answers, or cells that are none.
         """
         rows = self._rows()[1]
-        sorted_ = self._sorted_images()
+        images_in_folders = self._sorted_images()
         time = (self.folder / SHEET).stat().st_mtime if rows else 0.0
         answers = []
         for row in rows:
             text = row["label"].strip()
-            folder = sorted_.get(row["file"])
+            folder = images_in_folders.get(row["file"])
             if folder is not None and text and text != folder:
                 raise DataError(
                     f"Expected one answer for {row['id']!r} but {SHEET} says {text!r} and the "

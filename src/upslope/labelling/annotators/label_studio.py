@@ -169,8 +169,10 @@ class LabelStudioAnnotator:
         else:
             data["row"] = dict(task.cells)
         body: dict[str, Any] = {"data": data}
-        if task.guess is not None and (shown := prediction(task.guess, self.kind, "upslope")):
-            body["predictions"] = [shown]
+        if task.guess is not None and (
+            guess_result := prediction(task.guess, self.kind, "upslope")
+        ):
+            body["predictions"] = [guess_result]
         return body
 
     def _image(self, task: AnnotationTask) -> str:
@@ -192,13 +194,13 @@ class LabelStudioAnnotator:
         return None
 
     def _create(self) -> int:
-        made = self._call("POST", "/api/projects", {
+        project = self._call("POST", "/api/projects", {
             "title": self.title,
             "label_config": label_config(self.kind, self.sample_kind, self.classes),
             "sampling": "Sequential sampling",
             "show_collab_predictions": True,  # those that were asked for; there are no others
         })  # fmt: skip
-        number = int(made["id"])
+        number = int(project["id"])
         if self.files is not None:
             self._call("POST", "/api/storages/localfiles", {
                 "project": number, "path": str(self.files.resolve()), "title": "images",

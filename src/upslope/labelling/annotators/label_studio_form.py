@@ -14,7 +14,7 @@ from upslope.labelling.samples import Kind
 from upslope.labelling.settings import AnswerKind
 from upslope.labelling.state import CANNOT_TELL
 
-SAMPLE, LABEL, PASSED = "sample", "label", "passed"
+SAMPLE, LABEL, PASS_CHOICE = "sample", "label", "passed"
 """Names of the tags of the form."""
 ID = "upslope_id"
 """The field of a task that holds the id of its sample."""
@@ -22,7 +22,7 @@ ID = "upslope_id"
 
 def label_config(kind: AnswerKind, sample_kind: Kind, classes: Sequence[str]) -> str:
     """Return the form of a project, in Label Studio's XML."""
-    shown = {
+    data_tag = {
         "image": f'<Image name="{SAMPLE}" value="$image" zoom="true"/>',
         "text": f'<Text name="{SAMPLE}" value="$text"/>',
         "row": f'<Table name="{SAMPLE}" value="$row"/>',
@@ -35,13 +35,13 @@ def label_config(kind: AnswerKind, sample_kind: Kind, classes: Sequence[str]) ->
     }[kind]
     entries = "".join(f"<{entry} value={quoteattr(name)}/>" for name in classes)
     why = '<Header value="$why" size="6"/>'
-    passed = (
-        f'<Choices name="{PASSED}" toName="{SAMPLE}" choice="single" showInLine="true">'
+    pass_tag = (
+        f'<Choices name="{PASS_CHOICE}" toName="{SAMPLE}" choice="single" showInLine="true">'
         f"<Choice value={quoteattr(CANNOT_TELL)}/></Choices>"
     )
     return (
-        f'<View>{shown}{why}<{tag} name="{LABEL}" toName="{SAMPLE}"{more}>{entries}</{tag}>'
-        f"{passed}</View>"
+        f'<View>{data_tag}{why}<{tag} name="{LABEL}" toName="{SAMPLE}"{more}>{entries}</{tag}>'
+        f"{pass_tag}</View>"
     )
 
 
@@ -64,31 +64,31 @@ def answer_of(
     Raises:
         DataError: a form that has both, or neither, or outlines that cannot be read.
     """
-    passed = any(r.get("from_name") == PASSED for r in results)
-    given = [r for r in results if r.get("from_name") == LABEL]
-    if passed and given:
+    is_pass = any(r.get("from_name") == PASS_CHOICE for r in results)
+    label_results = [r for r in results if r.get("from_name") == LABEL]
+    if is_pass and label_results:
         raise DataError(f"Expected a label or `{CANNOT_TELL}` but got both.")
-    if passed:
+    if is_pass:
         return None, CANNOT_TELL
     if kind in ("class", "labels"):
-        names = [str(name) for r in given for name in r["value"].get("choices", ())]
+        names = [str(name) for r in label_results for name in r["value"].get("choices", ())]
         if kind == "labels":
             return names, ""
         if len(names) != 1:
             raise DataError(f"Expected one class but got {', '.join(names) or 'none'}.")
         return names[0], ""
-    if not given:
+    if not label_results:
         raise DataError(
             f"Expected {kind} but the form is empty. Where there is nothing to mark, choose "
             f"`{CANNOT_TELL}` or skip it."
         )
-    sizes = {(int(r["original_height"]), int(r["original_width"])) for r in given}
+    sizes = {(int(r["original_height"]), int(r["original_width"])) for r in label_results}
     if len(sizes) != 1:
         raise DataError(f"Expected outlines of one image but they have the sizes {sorted(sizes)}.")
     (size,) = sizes
     if kind == "boxes":
-        return boxes_text(size, [_box(r, size) for r in given]), ""
-    return masks_text(size, _masks(given, size), classes), ""
+        return boxes_text(size, [_box(r, size) for r in label_results]), ""
+    return masks_text(size, _masks(label_results, size), classes), ""
 
 
 def _box(result: Mapping[str, Any], size: tuple[int, int]) -> Box:

@@ -41,8 +41,8 @@ class ServerAccess:
 
 def environment() -> Path:
     """Return the folder of Label Studio's environment. UPSLOPE_LABEL_STUDIO names another."""
-    if given := os.environ.get("UPSLOPE_LABEL_STUDIO"):
-        return Path(given)
+    if folder_option := os.environ.get("UPSLOPE_LABEL_STUDIO"):
+        return Path(folder_option)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return cache / "upslope" / f"label-studio-{VERSION}"
 
@@ -70,9 +70,9 @@ def install(say: Callable[[str], None]) -> None:
         [sys.executable, "-m", "venv", str(where)],
         [str(python), "-m", "pip", "install", "-q", f"label-studio=={VERSION}"],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = " ".join(done.stderr.strip().splitlines()[-3:])
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode:
+            last = " ".join(process.stderr.strip().splitlines()[-3:])
             raise RunError(
                 f"Expected to install Label Studio {VERSION} but {command[0]} says: {last}. "
                 "Install it yourself and name its environment in UPSLOPE_LABEL_STUDIO, or use a "

@@ -36,12 +36,12 @@ def confound(runner: StudyRunner) -> Result:
     seeds, pool, once = study.config.seeds, study.setup.splits.pool, study.training
     labels, _ = warm[ENTROPY][0].curve()
     total = sum(once.steps_for(n) for n in labels)
-    selected = {run.seed: ids_at_the_end(run) for run in warm[ENTROPY]}
+    ids_by_seed = {run.seed: ids_at_the_end(run) for run in warm[ENTROPY]}
     everything = {seed: tuple(pool.ids) for seed in seeds}
     jobs = FixedTrainings(
         study,
         runner.folder("equal-steps"),
-        {"selected": selected, "all": everything},
+        {"selected": ids_by_seed, "all": everything},
         training={
             "selected": _stretch(once, total, labels[-1]),
             "all": _stretch(once, total, len(pool)),
@@ -72,8 +72,8 @@ def confound(runner: StudyRunner) -> Result:
         tuple(rows),
         decimals=2,
     )
-    measured = {row.label: row.values[2] for row in rows if row.source == "ours"}
-    accuracy = {label: value.mean for label, value in measured.items() if value}
+    accuracies = {row.label: row.values[2] for row in rows if row.source == "ours"}
+    accuracy = {label: value.mean for label, value in accuracies.items() if value}
     names = [row.label for row in rows if row.source == "ours"]
     first = accuracy[names[0]]
     return Result(
@@ -84,7 +84,7 @@ def confound(runner: StudyRunner) -> Result:
                 "accuracy (%)",
                 "",
                 tuple(names),
-                (to_series("accuracy", [measured[n] for n in names]),),
+                (to_series("accuracy", [accuracies[n] for n in names]),),
             ),
         ),
         (

@@ -30,7 +30,7 @@ Runs = dict[str, tuple[RunResult, ...]]
 def figure_1(runner: StudyRunner) -> Result:
     """Measure the curves of classification."""
     ours = (paper.ENTROPY_AT_25, paper.ENTROPY_AT_40, None)
-    printed = Table(
+    paper_table = Table(
         "The paper's text: accuracy in percent on CIFAR-10",
         "",
         ("25% of the labels", "40%", "all"),
@@ -44,7 +44,7 @@ def figure_1(runner: StudyRunner) -> Result:
         ),
         decimals=2,
     )
-    return _curves(runner, runner.scale.figure_1, paper.CLASSIFICATION, (printed,))
+    return _curves(runner, runner.scale.figure_1, paper.CLASSIFICATION, (paper_table,))
 
 
 def figure_2(runner: StudyRunner) -> Result:
@@ -74,13 +74,13 @@ def _curves(
         columns = percent_of_pool(runner, group[0])
         ceiling = _ceiling(runner.result(group[0]).full_data)
         rows = [Row(name, mean_over_seeds(_figures(of_name))) for name, of_name in runs.items()]
-        shown = list(rows)
+        row_names = list(rows)
         if ceiling is not None:
             ceilings = True
-            shown.append(Row("all labels", (None,) * (len(columns) - 1) + (ceiling,)))
+            row_names.append(Row("all labels", (None,) * (len(columns) - 1) + (ceiling,)))
         tables.append(
             Table(f"{title}: {metric} in percent", "labels",
-                  tuple(f"{c}%" for c in columns), tuple(shown))
+                  tuple(f"{c}%" for c in columns), tuple(row_names))
         )  # fmt: skip
         panels.append(
             Panel(
@@ -92,8 +92,8 @@ def _curves(
                 None if ceiling is None else ("all labels", ceiling.mean),
             )
         )
-        compared, sentence = _against_random(title, runs)
-        tables += compared
+        against_random, sentence = _against_random(title, runs)
+        tables += against_random
         findings.append(sentence)
     return Result(
         (*tables, *more),
@@ -116,11 +116,11 @@ def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
     """The areas, and their paired differences to random."""
     areas = {name: area(_budgets(of_name), _figures(of_name)) for name, of_name in runs.items()}
     others = [name for name in areas if name != REFERENCE]
-    tested = {name: paired_comparison(areas[name], areas[REFERENCE]) for name in others}
-    adjusted = dict(zip(others, holm([t.p_t for t in tested.values()]).tolist(), strict=True))
+    comparisons = {name: paired_comparison(areas[name], areas[REFERENCE]) for name in others}
+    p_values = dict(zip(others, holm([t.p_t for t in comparisons.values()]).tolist(), strict=True))
     rows = [Row(REFERENCE, (mean_over_seeds(areas[REFERENCE][:, None])[0], None, None))]
     for name in others:
-        p = adjusted[name]
+        p = p_values[name]
         rows.append(
             Row(
                 name,
@@ -140,9 +140,9 @@ def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
     )
     said = []
     for name in (n for n in others if n in GRADIENT_NORM_STRATEGIES):
-        mean, p = float(np.mean(areas[name] - areas[REFERENCE])), adjusted[name]
-        shown = "one seed, not tested" if np.isnan(p) else f"p = {p:.2g}"
-        said.append(f"{name} {mean:+.2f} points of area against {REFERENCE} ({shown})")
+        mean, p = float(np.mean(areas[name] - areas[REFERENCE])), p_values[name]
+        p_words = "one seed, not tested" if np.isnan(p) else f"p = {p:.2g}"
+        said.append(f"{name} {mean:+.2f} points of area against {REFERENCE} ({p_words})")
     best = max(areas, key=lambda name: float(np.mean(areas[name])))
     return [table], f"{title}: {', '.join(said)}; the largest mean area is that of {best}."
 

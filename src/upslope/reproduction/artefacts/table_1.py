@@ -35,8 +35,10 @@ def table_1(runner: StudyRunner) -> Result:
     for name, seeds in numbers.items():
         rows.append(Row(name, mean_over_seeds([percent_of_k(f["overlap"], f["k"]) for f in seeds])))
         if name in paper.TABLE_1:
-            printed = [100 * n / paper.K for n in paper.TABLE_1[name]]
-            rows.append(Row(name, exact_values(align(budgets, paper.BUDGETS, printed)), "paper"))
+            paper_shares = [100 * n / paper.K for n in paper.TABLE_1[name]]
+            rows.append(
+                Row(name, exact_values(align(budgets, paper.BUDGETS, paper_shares)), "paper")
+            )
     first = next(iter(numbers.values()))[0]
     chance = [100 * chance_overlap(first["k"], n) / first["k"] for n in first["candidates"]]
     rows.append(Row("chance", exact_values(chance), "chance"))

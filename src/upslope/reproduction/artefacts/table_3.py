@@ -31,8 +31,8 @@ def table_3(runner: StudyRunner) -> Result:
         rows.append(Row(name, mean_over_seeds(gaps)))
         last[name] = float(np.mean([gap[-1] for gap in gaps]))
         if name in paper.TABLE_3:
-            printed = align(budgets, paper.BUDGETS[1:], paper.TABLE_3[name])
-            rows.append(Row(name, exact_values(printed), "paper"))
+            paper_gaps = align(budgets, paper.BUDGETS[1:], paper.TABLE_3[name])
+            rows.append(Row(name, exact_values(paper_gaps), "paper"))
     table = Table(
         "Training less test accuracy, in points",
         "labels",

@@ -22,12 +22,12 @@ def table_6(runner: StudyRunner) -> Result:
     runs = runner.runs(runner.scale.main, runner.scale.dropout)
     study = runner.open(runner.scale.main)
     seeds = study.config.seeds
-    selected = {
+    ids_by_strategy = {
         name: {run.seed: ids_at_the_end(run) for run in of_name} for name, of_name in runs.items()
     }
-    jobs = FixedTrainings(study, runner.folder("deeper"), selected, runner.scale.deeper)
+    jobs = FixedTrainings(study, runner.folder("deeper"), ids_by_strategy, runner.scale.deeper)
     runner.run_jobs(
-        f"deeper: {len(selected) * len(seeds)} trainings", jobs, seeds, study.config.workers
+        f"deeper: {len(ids_by_strategy) * len(seeds)} trainings", jobs, seeds, study.config.workers
     )
     names = tuple(runs)
     key = next(iter(runs.values()))[0].primary
@@ -52,13 +52,13 @@ def table_6(runner: StudyRunner) -> Result:
     )
     means = {n: float(np.mean(deeper[n])) for n in names}
     best = max(means, key=lambda n: means[n])
-    compared = (
+    comparison_words = (
         f", random reaches {means['random']:.1f}%" if "random" in means and best != "random" else ""
     )
     return Result(
         (table,),
         (to_panel(table, names, "", "accuracy (%)"),),
-        (f"{network} is best on the labels of {best}, at {means[best]:.1f}%{compared}.",),
+        (f"{network} is best on the labels of {best}, at {means[best]:.1f}%{comparison_words}.",),
         (
             f"{network} is trained as {study.config.model.name}, from scratch, on all labels of "
             "the last cycle, for the epochs of one cycle"

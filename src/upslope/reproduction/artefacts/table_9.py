@@ -68,10 +68,10 @@ def table_9(runner: StudyRunner) -> Result:
             )
         )
         times = {n: float(np.mean([sum(p) for p in split[n]])) / basis for n in names}
-        ranked = sorted((n for n in names if n != ENTROPY), key=lambda n: -times[n])
-        said = ", ".join(f"{n} {times[n]:.1f}" for n in ranked)
+        by_time = sorted((n for n in names if n != ENTROPY), key=lambda n: -times[n])
+        said = ", ".join(f"{n} {times[n]:.1f}" for n in by_time)
         findings.append(f"{data}, in multiples of {ENTROPY}: {said}.")
-    tables.append(_printed())
+    tables.append(_paper_table())
     return Result(
         tuple(tables),
         tuple(panels),
@@ -88,7 +88,7 @@ def table_9(runner: StudyRunner) -> Result:
     )
 
 
-def _printed() -> Table:
+def _paper_table() -> Table:
     first = paper.TABLE_9[ENTROPY]
     rows = []
     for name, hours in paper.TABLE_9.items():

@@ -31,7 +31,7 @@ def table_5(runner: StudyRunner) -> Result:
 
 
 def _count_reduced(
-    runner: StudyRunner, scheme: Scheme, name: str, printed: tuple[int, ...]
+    runner: StudyRunner, scheme: Scheme, name: str, paper_shares: tuple[int, ...]
 ) -> Result:
     options = {"scheme": scheme, "norm": runner.scale.variant.norm}
     metric = Metric(f"reduced-{scheme}", definitions.norms_reduced, options)
@@ -40,7 +40,7 @@ def _count_reduced(
     cycles = [c + 1 for c in range(len(seeds[0]["reduced"]))]
     ours = mean_over_seeds([[100 * n / k for n in f["reduced"]] for f in seeds])
     others = mean_over_seeds([[100 * share for share in f["random_share"]] for f in seeds])
-    theirs = exact_values(align(cycles, range(1, 7), [100 * n / paper.K for n in printed]))
+    theirs = exact_values(align(cycles, range(1, 7), [100 * n / paper.K for n in paper_shares]))
     table = Table(
         f"Samples whose norm is no larger in the next cycle, in percent of K = {k:,}",
         "cycle",

@@ -28,7 +28,7 @@ def table_8(runner: StudyRunner) -> Result:
     return _class_wise(runner, ENTROPY, paper.TABLE_8)
 
 
-def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> Result:
+def _class_wise(runner: StudyRunner, name: str, paper_figures: tuple[float, ...]) -> Result:
     study = runner.scale.class_wise
     runs = runner.runs(study)
     pool = runner.open(study).setup.splits.pool
@@ -45,10 +45,10 @@ def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> R
             for run in runs[strategy]
         ]
         rows.append(Row(f"{strategy}, labels", mean_over_seeds(counts)))
-    fits = len(classes) == len(printed)
+    fits = len(classes) == len(paper_figures)
     if fits:
         rows.append(Row("samples in SVHN's test set", exact_values(paper.SVHN_TEST), "paper"))
-        rows.append(Row(f"{name}, accuracy", exact_values(printed), "paper"))
+        rows.append(Row(f"{name}, accuracy", exact_values(paper_figures), "paper"))
     table = Table(
         f"Test accuracy by class in percent after the last cycle, {name}",
         "class",
@@ -62,7 +62,7 @@ def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> R
                    (("rare", rare), ("common", common))}
         for strategy in (name, "random")
     }  # fmt: skip
-    drawn = Table(
+    class_table = Table(
         table.title,
         "class",
         table.columns,
@@ -70,7 +70,7 @@ def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> R
     )
     return Result(
         (table,),
-        (to_panel(drawn, tuple(classes), "", "accuracy (%)"),),
+        (to_panel(class_table, tuple(classes), "", "accuracy (%)"),),
         (
             f"On the rarer half of the classes, in percent: {name} {halves[name]['rare']}, random "
             f"{halves['random']['rare']}; on the commoner half {halves[name]['common']} and "
@@ -83,11 +83,11 @@ def _class_wise(runner: StudyRunner, name: str, printed: tuple[float, ...]) -> R
 
 
 def _notes(substitute: str | None) -> tuple[str, ...]:
-    shown = "Random selection, which the paper does not show, is set beside."
+    random_words = "Random selection, which the paper does not show, is set beside."
     if substitute is None:
-        return (shown,)
+        return (random_words,)
     return (
-        shown,
+        random_words,
         "Not SVHN: classes of this data set in the proportions of SVHN's; classes of one column "
         "have nothing else in common. The test set is as it was, balanced.",
     )

@@ -32,8 +32,8 @@ def overlap(run: FinishedRun) -> Numbers:
     for cycle in _cycles(run, run.cycles):
         candidates = run.candidates(cycle)
         places = {position: place for place, position in enumerate(candidates)}
-        selected = [places[position] for position in run.selected(cycle)]
-        counts.append(top_overlap(_label_norms(run, cycle, candidates), selected, run.budget))
+        positions = [places[position] for position in run.selected_positions(cycle)]
+        counts.append(top_overlap(_label_norms(run, cycle, candidates), positions, run.budget))
         sizes.append(len(candidates))
     return {"k": run.budget, "overlap": counts, "candidates": sizes}
 
@@ -96,12 +96,12 @@ def norms_reduced(run: FinishedRun, *, scheme: Scheme, norm: Norm) -> Numbers:
     """
     counts, shares = [], []
     for cycle in _cycles(run, run.cycles - 1):
-        selected = run.selected(cycle)
-        rest = sorted(set(run.candidates(cycle)) - set(selected))
+        picks = run.selected_positions(cycle)
+        rest = sorted(set(run.candidates(cycle)) - set(picks))
         rng = generator(run.seed, "reduced", cycle)
-        order = torch.randperm(len(rest), generator=rng)[: len(selected)].tolist()
+        order = torch.randperm(len(rest), generator=rng)[: len(picks)].tolist()
         others = [rest[i] for i in order]
-        positions, k = [*selected, *others], len(selected)
+        positions, k = [*picks, *others], len(picks)
         before = _scheme_norms(run, cycle, positions, scheme, norm)
         after = _scheme_norms(run, cycle + 1, positions, scheme, norm)
         counts.append(count_reduced(before[:k], after[:k]))

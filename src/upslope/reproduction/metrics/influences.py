@@ -112,9 +112,9 @@ def influences_by_loss(
     Returns: scheme -> the influences.
     """
     losses = _losses(task)
-    if unknown := [scheme for scheme in schemes if scheme not in losses]:
+    if without_loss := [scheme for scheme in schemes if scheme not in losses]:
         raise InfluenceError(
-            f"Expected `scheme` to be one of {list(losses)} but got {unknown[0]!r}."
+            f"Expected `scheme` to be one of {list(losses)} but got {without_loss[0]!r}."
         )
     dataset, indices = candidates
     targets = dataset.targets(indices) if "label" in schemes else None
@@ -125,8 +125,8 @@ def influences_by_loss(
     influence = {}
     for scheme in schemes:
         values = inner_products(curvature.network, samples, losses[scheme], solution.vector)
-        scaled = values.cpu() / curvature.samples
-        influence[scheme] = Influence(scaled, solution, curvature.samples, count)
+        influences = values.cpu() / curvature.samples
+        influence[scheme] = Influence(influences, solution, curvature.samples, count)
     return influence
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from upslope.errors import SelectionError
 
 
-def top_overlap(true_scores: Tensor, selected: Sequence[int], k: int) -> int:
-    """Count how many of `selected` are among the `k` largest of `true_scores` (Tables 1 and 2).
+def top_overlap(true_scores: Tensor, picks: Sequence[int], k: int) -> int:
+    """Count how many of `picks` are among the `k` largest of `true_scores` (Tables 1 and 2).
 
-    true_scores: (n,). selected: distinct positions in it. k: from 1 to n.
+    true_scores: (n,). picks: distinct positions in it. k: from 1 to n.
 
     Where equal scores straddle the cut, which of them are among the k largest is arbitrary; an
     order by position would favour a strategy that breaks its own ties by position. They count by
@@ -36,7 +36,7 @@ def top_overlap(true_scores: Tensor, selected: Sequence[int], k: int) -> int:
             f"Expected scores that can be ordered but position {where} of {n} is NaN. Look at that "
             "sample and the model's outputs on it."
         )
-    positions = torch.as_tensor(list(selected), dtype=torch.int64)
+    positions = torch.as_tensor(list(picks), dtype=torch.int64)
     outside = positions[(positions < 0) | (positions >= n)]
     if len(outside) or len(set(positions.tolist())) != len(positions):
         what = f"{int(outside[0])}" if len(outside) else "one of them twice"

@@ -83,10 +83,10 @@ def to_latex(tables: Sequence[Table]) -> str:
 
 def _latex(table: Table) -> str:
     def line(cells: Sequence[str], italic: bool = False) -> str:
-        shown = [escape_latex(c) for c in cells]
+        latex_cells = [escape_latex(c) for c in cells]
         if italic:
-            shown = [rf"\textit{{{c}}}" for c in shown]
-        return " & ".join(shown) + r" \\"
+            latex_cells = [rf"\textit{{{c}}}" for c in latex_cells]
+        return " & ".join(latex_cells) + r" \\"
 
     body = [line((row.name, *_cells(table, row)), row.source != "ours") for row in table.rows]
     return "\n".join(

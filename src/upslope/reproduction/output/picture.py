@@ -96,7 +96,7 @@ def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
     axes.set_xticks(x, [f"{v:g}" for v in x])
     if not panel.logarithmic:
         axes.set_ylim(*_frame(panel))
-    shaded, drawn = _fits(panel), list[np.ndarray]()
+    has_bands, lines = _fits(panel), list[np.ndarray]()
     for series in panel.series:
         y = np.asarray(series.y)
         if series.source == "chance":
@@ -106,9 +106,9 @@ def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
         theirs = series.source == "paper"
         finite = np.isfinite(y)
         if not theirs:
-            if any(_hides(y, other, panel) for other in drawn):
+            if any(_hides(y, other, panel) for other in lines):
                 dashes = OVERLAP_DASHES
-            drawn.append(y)
+            lines.append(y)
         axes.plot(
             x[finite],
             y[finite],
@@ -120,7 +120,7 @@ def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
             markersize=2 if theirs else 3.5,
             label=f"{series.label} (paper)" if theirs else series.label,
         )
-        if shaded and not theirs and any(not math.isnan(h) for h in series.half):
+        if has_bands and not theirs and any(not math.isnan(h) for h in series.half):
             half = np.asarray(series.half)
             axes.fill_between(x, y - half, y + half, color=colour, alpha=0.12, lw=0)
 
@@ -163,7 +163,7 @@ def _hides(y: np.ndarray, other: np.ndarray, panel: Panel) -> bool:
 
 def _bars(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
     places, width = np.arange(len(panel.x)), 0.8 / max(1, len(panel.series))
-    barred = _fits(panel)
+    has_error_bars = _fits(panel)
     for i, series in enumerate(panel.series):
         theirs = series.source == "paper"
         colour = looks.get(series.label, (INK, None))[0]
@@ -171,16 +171,20 @@ def _bars(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
             places + (i - (len(panel.series) - 1) / 2) * width,
             series.y,
             0.94 * width,
-            yerr=_errors(series) if barred else None,
+            yerr=_errors(series) if has_error_bars else None,
             color="none" if theirs else colour,
             edgecolor=colour,
             label=f"{series.label} (paper)" if theirs else series.label,
             error_kw={"linewidth": 1},
         )
     names = [textwrap.fill(str(name), 20) for name in panel.x]
-    turned = max(map(len, names)) > 3
+    has_long_names = max(map(len, names)) > 3
     axes.set_xticks(
-        places, names, rotation=30 if turned else 0, ha="right" if turned else "center", fontsize=8
+        places,
+        names,
+        rotation=30 if has_long_names else 0,
+        ha="right" if has_long_names else "center",
+        fontsize=8,
     )
     values = np.array([v for s in panel.series for v in s.y if math.isfinite(v)])
     if not len(values):

@@ -20,8 +20,8 @@ def compare_protocols(
     """
     ours = [_describe(study, seeds) for study in studies]
     lines: list[Line] = [
-        (what, "; ".join(dict.fromkeys(one[what] for one in ours)), printed)
-        for what, printed in (
+        (what, "; ".join(dict.fromkeys(one[what] for one in ours)), paper_words)
+        for what, paper_words in (
             ("data", theirs.data),
             ("network", theirs.network),
             ("training", theirs.training),
@@ -45,7 +45,7 @@ def _describe(study: OpenedStudy, seeds: int | None) -> dict[str, str]:
     sizes, training = plan(config, study.setup), config.training
     shape = "x".join(map(str, sizes.input_shape))
     in_all = len(config.seeds)
-    taken = in_all if seeds is None else min(seeds, in_all)
+    seed_count = in_all if seeds is None else min(seeds, in_all)
     first, last = (round(100 * n / sizes.pool) for n in (sizes.budgets[0], sizes.budgets[-1]))
     rate = f"{training.optimizer} {training.lr:g}, {training.schedule}"
     candidates = sizes.candidates or (0,)
@@ -59,7 +59,7 @@ def _describe(study: OpenedStudy, seeds: int | None) -> dict[str, str]:
         "labels": f"{first}% to {last}% in {len(sizes.budgets)} steps",
         "candidates": (f"{low:,}" if low == high else f"{low:,} to {high:,}")
         + f" ({config.experiment.candidates})",
-        "seeds": str(in_all) if taken == in_all else f"the first {taken} of {in_all}",
+        "seeds": str(in_all) if seed_count == in_all else f"the first {seed_count} of {in_all}",
     }
 
 

@@ -66,7 +66,7 @@ def read_scale(name: str, variant: str = "code") -> Scale:
     return Scale(
         name,
         side,
-        {key: _study(key, declared) for key, declared in document["studies"].items()},
+        {key: _study(key, scale_section) for key, scale_section in document["studies"].items()},
         figure_1=_groups(artefacts["figure_1"]),
         figure_2=_groups(artefacts["figure_2"]),
         figure_4=_groups(artefacts["figure_4"]),
@@ -76,9 +76,9 @@ def read_scale(name: str, variant: str = "code") -> Scale:
     )
 
 
-def _study(name: str, declared: Mapping[str, Any]) -> Study:
-    document = {key: value for key, value in declared.items() if key != "substitute"}
-    return Study(name, document, declared.get("substitute"))
+def _study(name: str, scale_section: Mapping[str, Any]) -> Study:
+    document = {key: value for key, value in scale_section.items() if key != "substitute"}
+    return Study(name, document, scale_section.get("substitute"))
 
 
 def _groups(lists: list[list[str]]) -> tuple[tuple[str, ...], ...]:

@@ -96,7 +96,7 @@ class FinishedRun:
         """
         digests = {
             ("sha256" if name.endswith(".safetensors") else "companion_sha256"): digest
-            for name, (of, digest) in self._recorded.items()
+            for name, (of, digest) in self._selection_records.items()
             if of == cycle
         }
         if fault := self._weights.fault(cycle, digests):
@@ -108,13 +108,13 @@ class FinishedRun:
         return self._weights.load(cycle)
 
     @cached_property
-    def _recorded(self) -> Mapping[str, tuple[int, str]]:
+    def _selection_records(self) -> Mapping[str, tuple[int, str]]:
         return recorded_files(self.record.path / FILE)
 
     def labelled(self, cycle: int) -> list[int]:
         """Return the samples on which T^c was trained, in pool order."""
-        asked = (id_ for c in self.record.cycles[:cycle] for id_ in c.asked)
-        return sorted(self.position[id_] for id_ in (*self.record.initial, *asked))
+        ids = (id_ for c in self.record.cycles[:cycle] for id_ in c.asked)
+        return sorted(self.position[id_] for id_ in (*self.record.initial, *ids))
 
     def unlabelled(self, cycle: int) -> list[int]:
         """Return the samples of the pool without a label in this cycle, in pool order."""
@@ -135,7 +135,7 @@ class FinishedRun:
         """
         return self.pool.targets(positions)
 
-    def selected(self, cycle: int) -> list[int]:
+    def selected_positions(self, cycle: int) -> list[int]:
         """Return the samples that the strategy selected with T^c.
 
         A run selects nothing after its last cycle: what it would have selected is computed now.

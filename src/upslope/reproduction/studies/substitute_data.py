@@ -36,7 +36,7 @@ CLASSES_OF_FORTY = 40
 """Classes that `forty_classes` leaves."""
 
 
-def imbalanced(splits: Splits) -> Splits:
+def cut_classes(splits: Splits) -> Splits:
     """Cut the pool to the class proportions of SVHN; the test set stays as it is.
 
     splits: with ten classes. Of each class the pool keeps its first samples, and as many of all as
@@ -146,7 +146,7 @@ def _wrap_all(kind: Callable[[Dataset], Dataset], splits: Splits) -> Splits:
 
 
 SUBSTITUTES: Mapping[str, Callable[[Splits], Splits]] = {
-    "imbalanced": imbalanced,
+    "imbalanced": cut_classes,
     "forty-classes": forty_classes,
     "masks": partial(_wrap_all, Masks),
     "volumes": partial(_wrap_all, Volumes),

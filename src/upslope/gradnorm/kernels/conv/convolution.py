@@ -30,7 +30,7 @@ ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
 class Convolution(Kernel):
     """y = conv(x, W) + b. x: (n, c, *space), W: (o, c / groups, *kernel).
 
-    Transposed, W: (c, o / groups, *kernel).
+    TransposedGradient, W: (c, o / groups, *kernel).
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Convolution(Kernel):
     ):
         self.weight, self.bias, self.geometry = weight, bias, geometry
         self.output_padding = list(output_padding or [0] * len(geometry.stride))
-        self.transposed = output_padding is not None
+        self.is_transposed = output_padding is not None
         self.dtype = tape.options.dtype
         self._all_weights = tape.weights
-        self.weights = tape.weights.asked(weight, bias)
-        self.name = f"conv{'_transpose' if self.transposed else ''}{weight.dim() - 2}d"
+        self.weights = tape.weights.select_weights(weight, bias)
+        self.name = f"conv{'_transpose' if self.is_transposed else ''}{weight.dim() - 2}d"
 
     def arrange(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the input with its channels last; see `Kernel`."""
@@ -66,12 +66,12 @@ class Convolution(Kernel):
         # `torch.convolution` wants a bias of the weight's type.
         bias = None if self.bias is None else self.bias.to(weight.dtype)
         s, p, d, groups = self.geometry
-        alone = is_unfolded(x)
+        is_one_volume = is_unfolded(x)
         y = torch.convolution(
-            twice(x) if alone else x, weight, bias,
-            s, p, d, self.transposed, self.output_padding, groups,
+            twice(x) if is_one_volume else x, weight, bias,
+            s, p, d, self.is_transposed, self.output_padding, groups,
         )  # fmt: skip
-        return y[:1] if alone else y
+        return y[:1] if is_one_volume else y
 
     def channels_last_weight(self) -> Tensor:
         """Return the weight in channels-last order, from which the library makes its own layout.
@@ -82,18 +82,18 @@ class Convolution(Kernel):
         # The type of the products that the caller asked for: half precision, where it is faster.
         weight = self.weight if self.dtype is None else self.weight.to(self.dtype)
         order = ORDERS.get(weight.dim())
-        return weight if order is None else self._all_weights.laid(weight, order)
+        return weight if order is None else self._all_weights.in_memory_format(weight, order)
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
         x, weight = inputs[0], self.channels_last_weight()
         s, p, d, groups = self.geometry
-        alone = is_unfolded(x)
+        is_one_volume = is_unfolded(x)
         gradient: Tensor = torch.ops.aten.convolution_backward(
-            twice(g) if alone else g, twice(x) if alone else x, weight, None, s, p, d,
-            self.transposed, self.output_padding, groups, (True, False, False),
+            twice(g) if is_one_volume else g, twice(x) if is_one_volume else x, weight, None,
+            s, p, d, self.is_transposed, self.output_padding, groups, (True, False, False),
         )[0]  # fmt: skip
-        return (gradient[:1] if alone else gradient,)
+        return (gradient[:1] if is_one_volume else gradient,)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
@@ -105,7 +105,7 @@ class Convolution(Kernel):
         for weight in self.weights:
             if weight is self.weight:
                 pair = samples.front(inputs[0]), front
-                x, y = reversed(pair) if self.transposed else pair
+                x, y = reversed(pair) if self.is_transposed else pair
                 yield weight, ConvWeightGradient(x, y, self.geometry, tuple(weight.shape))
             else:
                 yield weight, Dense(front.sum(dim=(1, *range(3, front.dim()))))
@@ -173,7 +173,7 @@ def _run(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Ten
     # Input and weight must have one type: that of the products.
     input = input if kernel.dtype is None else input.to(kernel.dtype)
     if tape.fusion is not None:
-        return tape.fusion.convolved(kernel, input)
+        return tape.fusion.on_convolution(kernel, input)
     return tape.use(kernel, input)
 
 

@@ -91,12 +91,12 @@ def _costs(
     volumes = len(kernel) == 3
     stride, groups = geometry.stride, geometry.groups
     work, weights = images * t * taps * o * c, math.prod(shape)
-    moved = math.prod(x[1:]) + math.prod(g[1:])
+    entries_moved = math.prod(x[1:]) + math.prod(g[1:])
     # The library computes blocks of so many output and input channels, whole ones.
     rows, columns = (8, 8) if volumes else (16, 4)
-    filled = images * t * taps * max(o, rows) * max(c, columns)
-    copied = (2 if volumes else 1) * COPY * moved
-    direct = filled + copied + WRITE * weights + GROUP + CALL / together
+    entries_of_tiles = images * t * taps * max(o, rows) * max(c, columns)
+    entries_copied = (2 if volumes else 1) * COPY * entries_moved
+    direct = entries_of_tiles + entries_copied + WRITE * weights + GROUP + CALL / together
     estimates = {"direct": direct * (SINGLE_VOLUME if volumes and n == 1 else 1)}
     if not volumes:
         blocks = images * t * taps * max(o, 4) * max(c, 4)
@@ -104,15 +104,15 @@ def _costs(
     if images == 1 and c == 1 and groups > 1:
         # Grouped convolutions are made for kernels of width 3; wider ones cost as their area.
         estimates["direct"] *= (max(kernel) / 3) ** 2
-        estimates["depthwise"] = DEPTHWISE / kernel[-1] * work + COPY * moved
+        estimates["depthwise"] = DEPTHWISE / kernel[-1] * work + COPY * entries_moved
     if images > 1 or groups > 1:
         return estimates
     if volumes:
         estimates["per_depth_slice"] = SLICE * t * taps * o * max(c, 4) + SLICE_CALL
     if stride == (1,):
         estimates["per_tap"] = taps * product(work // taps, o, c)
-    strided = c <= FEW_CHANNELS and stride[-1] > 1
-    unfolding = (UNFOLD_STRIDED if strided else 1) * UNFOLD * t * taps * c
+    is_strided = c <= FEW_CHANNELS and stride[-1] > 1
+    unfolding = (UNFOLD_STRIDED if is_strided else 1) * UNFOLD * t * taps * c
     estimates["im2col"] = product(work, o, taps * c) + unfolding
     estimates["ghost"] = product(t * t * (taps * c + o)) + GRAM_ENTRY * t * t + unfolding
     if all(s == 1 for s in stride):

@@ -42,7 +42,7 @@ class FusedConvolution(Convolution):
     def __init__(self, tape: Tape, plain: Convolution, norm: Normalisation):
         super().__init__(tape, plain.weight, plain.bias, plain.geometry, None)
         self.separate, self.norm = (plain.weight, plain.bias), norm
-        self.weights = tape.weights.asked(plain.weight, plain.bias, norm.weight, norm.bias)
+        self.weights = tape.weights.select_weights(plain.weight, plain.bias, norm.weight, norm.bias)
         self.name = f"{plain.name} + batch_norm (eval)"
         with torch.no_grad():
             self.rate = (norm.var + norm.eps).rsqrt()
@@ -61,22 +61,22 @@ class FusedConvolution(Convolution):
         plain = ConvWeightGradient(x, front, self.geometry, tuple(weight.shape))
         part = FusedWeightGradient(plain, self.scale, weight.detach())
         total = front.sum(dim=(1, *range(3, front.dim())))  # (n, o)
-        for asked in self.weights:
-            if asked is weight:
+        for tensor in self.weights:
+            if tensor is weight:
                 # First, because its norm also gives <W, D>, which `along_weight` returns below.
                 yield weight, part
-            elif asked is bias:
-                yield asked, Dense(total * self.scale)
-            elif asked is self.norm.weight:
-                yield asked, Dense((part.along_weight() + self.offset * total) * self.rate)
+            elif tensor is bias:
+                yield tensor, Dense(total * self.scale)
+            elif tensor is self.norm.weight:
+                yield tensor, Dense((part.along_weight() + self.offset * total) * self.rate)
             else:
-                yield asked, Dense(total)
+                yield tensor, Dense(total)
 
 
 def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     """Return whether folding the normalisation into a convolution of x is possible, and cheaper."""
-    asked = kernel.weights
-    whole = any(w is kernel.weight for w in asked) and not kernel.transposed
+    weight = kernel.weights
+    whole = any(w is kernel.weight for w in weight) and not kernel.is_transposed
     one_type = kernel.dtype is None and kernel.weight.dtype == norm.mean.dtype == x.dtype
     if not (whole and one_type and x.shape[0] > 0):
         return False
@@ -141,11 +141,11 @@ class FusedWeightGradient(PerSampleGradient):
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """See `PerSampleGradient`. The scale goes to the output gradients."""
-        scaled = (
+        scaled_entries = (
             other._scale_plain() if isinstance(other, FusedWeightGradient) else other
             for other in others
         )
-        return self._scale_plain().add(list(scaled))
+        return self._scale_plain().add(list(scaled_entries))
 
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
         """Return the inner products with left (x) right; see `PerSampleGradient`."""

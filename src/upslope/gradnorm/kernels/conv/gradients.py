@@ -78,12 +78,12 @@ class ConvOperands:
 
     def pointwise(self) -> OuterProducts:
         """Return the weight gradient as a sum of outer products; needs `is_pointwise`."""
-        x = self.padded(self.x[:, 0])
-        strided = (slice(None), *(slice(None, None, s) for s in self.geometry.stride))
-        x = x.movedim(1, -1)[strided].flatten(1, -2)  # (n, t, c)
+        x = self.pad(self.x[:, 0])
+        strides_index = (slice(None), *(slice(None, None, s) for s in self.geometry.stride))
+        x = x.movedim(1, -1)[strides_index].flatten(1, -2)  # (n, t, c)
         return OuterProducts(x, self.g[:, 0].flatten(2).mT)
 
-    def padded(self, x: Tensor) -> Tensor:
+    def pad(self, x: Tensor) -> Tensor:
         """Return images (n, c, *space) with the convolution's border of zeros."""
         sides = [side for pad in reversed(self.geometry.padding) for side in (pad, pad)]
         return F.pad(x, sides) if any(sides) else x  # padding by nothing would copy
@@ -130,10 +130,10 @@ def direct(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     if len(starts) > 1 and size > 1 and n % size == 1:  # a call of one sample is the slowest
         starts.pop()
     for a, b in itertools.pairwise([*starts, n]):
-        yield grouped(operands, slice(a, b))
+        yield group_gradients(operands, slice(a, b))
 
 
-def grouped(operands: ConvOperands, rows: slice) -> Tensor:
+def group_gradients(operands: ConvOperands, rows: slice) -> Tensor:
     """Return the gradients of some samples, (len(rows), *shape), by one grouped convolution."""
     x, g = operands.x[rows], operands.g[rows]
     n = len(x)
@@ -261,7 +261,7 @@ def _unfold(operands: ConvOperands, x: Tensor) -> Tensor:
     spaces, few = len(s), operands.shape[1] <= FEW_CHANNELS
     if few:
         x = x.contiguous()
-    x = operands.padded(x)
+    x = operands.pad(x)
     x = windows(x, operands.shape[2:], s, d)  # (n, c, *positions, *taps)
     # The copy keeps together what lies together in memory.
     positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)

@@ -56,8 +56,8 @@ def _per_tap(operands: ConvOperands, scratch: int) -> Tensor:
         for offset in (k * gap - padding for k in range(taps)):
             low, high = max(0, -offset), min(positions, extent - offset)
             if low < high:
-                shifted = x[:, :, low + offset : high + offset]
-                total += squared_norms(g[:, :, low:high] @ shifted.mT)
+                window = x[:, :, low + offset : high + offset]
+                total += squared_norms(g[:, :, low:high] @ window.mT)
         out.append(total)
     return torch.cat(out)
 
@@ -92,10 +92,12 @@ def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
         sizes = frobenius_norms(gram) * frobenius_norms(other)
         # A sum of products of either sign can round to just below zero.
         total = (gram.flatten(1) * other.flatten(1)).sum(dim=1).clamp_min_(0)
-        if bool((lost := cancels(total, sizes)).any()):
-            rows = dataclasses.replace(operands, x=operands.x[c][lost], g=operands.g[c][lost])
+        if bool((has_cancelled := cancels(total, sizes)).any()):
+            rows = dataclasses.replace(
+                operands, x=operands.x[c][has_cancelled], g=operands.g[c][has_cancelled]
+            )
             # These few are formed after all: the window sums have cancelled their digits.
-            total[lost] = _im2col(rows, scratch).to(total)
+            total[has_cancelled] = _im2col(rows, scratch).to(total)
         out.append(total)
     return torch.cat(out)
 
@@ -152,7 +154,7 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
 
     def materialize(self, rows: slice) -> Tensor:
         """See `PerSampleGradient`. By one grouped convolution."""
-        return gradients.grouped(self, rows)
+        return gradients.group_gradients(self, rows)
 
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:
         """See `PerSampleGradient`. From unfolded patches."""
@@ -195,8 +197,8 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         once = self._convolve(as_type_of(right, self.x.flatten(0, 1)), kernel, g)
         space = math.prod(g.shape[2:])
         rows = g.reshape(len(g), groups, -1, space)
-        weighted = left.view(groups, 1, -1) @ rows  # (n k, groups, 1, l)
-        products = once.reshape(len(g), groups, space) * weighted[:, :, 0]
+        weighted_rows = left.view(groups, 1, -1) @ rows  # (n k, groups, 1, l)
+        products = once.reshape(len(g), groups, space) * weighted_rows[:, :, 0]
         return products.reshape(n, k, -1).sum(dim=(1, 2))
 
     def _convolve(self, x: Tensor, kernel: Tensor, like: Tensor) -> Tensor:

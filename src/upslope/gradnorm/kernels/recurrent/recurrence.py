@@ -74,7 +74,7 @@ class Recurrence(Kernel):
         self.layer, self.reverse = layer, reverse
         self.sizes = sizes
         """How many samples take each step, the first of the batch; None: all samples take all."""
-        self.weights = tape.weights.asked(*layer)
+        self.weights = tape.weights.select_weights(*layer)
         self.dtype = tape.options.dtype or layer.w_x.dtype
         self.scratch = tape.options.scratch
         self._last: tuple[Tensor, Gradients] | None = None

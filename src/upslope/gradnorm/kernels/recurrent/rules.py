@@ -30,7 +30,7 @@ from upslope.gradnorm.kernels.recurrent.lstm import LSTM
 from upslope.gradnorm.kernels.recurrent.recurrence import Elman, Layer, Recurrence, ReluElman
 
 
-class Packed:
+class Packing:
     """The rows of a packed batch, and their places in a padded one.
 
     sizes: (t,), how many samples have each step. order: (n,), which samples they are, where known.
@@ -73,11 +73,11 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
     """Return the rule of `torch.lstm`, `torch.gru` ..., for packed and for padded sequences."""
 
     def rule(tape: Tape, input: Tensor, *args: Any) -> Any:
-        packed, batch_first = None, False
+        packing, batch_first = None, False
         # The packed form has the batch sizes of the steps, integers, in second place.
         if isinstance(args[0], Tensor) and not args[0].is_floating_point():
             sizes, *others = args
-            packed = Packed(sizes, input.device, marks_of(input).order)
+            packing = Packing(sizes, input.device, marks_of(input).order)
         else:
             *others, batch_first = args
         hx, params, has_biases, num_layers, dropout, train, bidirectional = others
@@ -90,19 +90,23 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
         )
         x = input.transpose(0, 1) if batch_first else input  # (t, n, i), or packed
         directions = 2 if bidirectional else 1
-        each = len(params) // (num_layers * directions)
+        weights_per_layer = len(params) // (num_layers * directions)
         finals: list[tuple[Tensor, ...]] = []
         for number in range(num_layers):
             outputs = []
             for direction in range(directions):
                 index = number * directions + direction
-                w_x, w_h, *rest = params[index * each : (index + 1) * each]
+                w_x, w_h, *rest = params[
+                    index * weights_per_layer : (index + 1) * weights_per_layer
+                ]
                 b_x, b_h = rest[:2] if has_biases else (None, None)
-                projection = rest[2 * has_biases] if each == 3 + 2 * has_biases else None
+                projection = (
+                    rest[2 * has_biases] if weights_per_layer == 3 + 2 * has_biases else None
+                )
                 layer = Layer(w_x, w_h, b_x, b_h, projection)
                 start = [s[index] for s in initial]
                 output, last, cells = _run_layer(
-                    tape, kind, layer, x, start, direction == 1, packed
+                    tape, kind, layer, x, start, direction == 1, packing
                 )
                 outputs.append(output)
                 finals.append((last, cells) if len(initial) == 2 else (last,))
@@ -122,25 +126,25 @@ def _run_layer(
     x: Tensor,
     start: Sequence[Tensor],
     reverse: bool,
-    packed: Packed | None,
+    packing: Packing | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one direction of one layer.
 
     Returns its output, its last hidden state, and the last cell state, which only an LSTM has.
     """
-    if packed is None:
+    if packing is None:
         kernel = kind(tape, layer, reverse)
         states = kernel.apply(tape, x, *start)
         hidden, steps = states[..., : layer.w_h.shape[1]], len(x)
         output = hidden[:steps] if reverse else hidden[1 : steps + 1]
         return output, hidden[0 if reverse else steps], states[-1]
-    padded = packed.pad(x, reverse)
+    padded_input = packing.pad(x, reverse)
     # Padded steps are in the order in which they are taken, in both directions.
-    kernel = kind(tape, layer, False, packed.sizes)
-    kernel.layout = packed.layout
-    states = kernel.apply(tape, padded, *start)
-    hidden = states[: len(padded) + 1, :, : layer.w_h.shape[1]]
-    return packed.pack(hidden[1:], reverse), packed.last(hidden), states[-1]
+    kernel = kind(tape, layer, False, packing.sizes)
+    kernel.layout = packing.layout
+    states = kernel.apply(tape, padded_input, *start)
+    hidden = states[: len(padded_input) + 1, :, : layer.w_h.shape[1]]
+    return packing.pack(hidden[1:], reverse), packing.last(hidden), states[-1]
 
 
 NETWORKS: Mapping[str, Callable[..., Any]] = {

@@ -1,0 +1,288 @@
+"""Labels as COCO's and Label Studio's JSON, and masks as files: what goes out comes back in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pictures import make_squares
+from PIL import Image
+
+from upslope import datasets
+from upslope.errors import ConfigError, DataError
+from upslope.labelling.coco import export_coco
+from upslope.labelling.imports import import_labels
+from upslope.labelling.mask_folders import export_masks
+from upslope.labelling.outlines import boxes_text, masks_text, read_outlines
+from upslope.labelling.project import Project, read_project
+from upslope.labelling.settings import AnswerKind, ProjectSettings
+from upslope.labelling.state import CANNOT_TELL, AnswerLabel
+
+CLASSES = ("red", "blue")
+SIZE = (24, 24)
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> Path:
+    make_squares(tmp_path / "squares", 6)
+    return tmp_path
+
+
+def _project(folder: Path, name: str, kind: AnswerKind, answers: dict[str, Any]) -> Path:
+    settings = ProjectSettings(str(folder / "squares"), CLASSES, kind)
+    with Project.create(folder / name, settings) as project:
+        for id_, answer in answers.items():
+            project.answer(id_, answer, author="ann")
+        project.skip("square-005.png", CANNOT_TELL, author="ann")
+    return folder / name
+
+
+def _labels(project: Path) -> dict[str, AnswerLabel]:
+    return dict(read_project(project)[1].labels(control=False))
+
+
+def _masks(seed: int) -> dict[str, NDArray[np.bool_]]:
+    rng = np.random.default_rng(seed)
+    first = rng.random(SIZE) < 0.4
+    return {"red": first, "blue": ~first & (rng.random(SIZE) < 0.5)}
+
+
+def _again(folder: Path, kind: AnswerKind, source: Path) -> tuple[dict[str, AnswerLabel], int]:
+    """The labels of a new project after an import, and how many samples had none."""
+    settings = ProjectSettings(str(folder / "squares"), CLASSES, kind)
+    with Project.create(folder / "again", settings) as project:
+        count = import_labels(project, source)
+    return _labels(folder / "again"), count.empty
+
+
+ANSWERS: dict[AnswerKind, dict[str, Any]] = {
+    "class": {"square-000.png": "red", "square-001.png": "blue"},
+    "labels": {"square-000.png": ["red", "blue"], "square-001.png": ["blue"]},
+    "boxes": {
+        "square-000.png": boxes_text(SIZE, [("red", 1.5, 2.0, 3.25, 4.0), ("blue", 0, 0, 24, 24)]),
+        "square-001.png": boxes_text(SIZE, [("blue", 1.0, 1.0, 2.0, 2.0)]),
+    },
+    "masks": {
+        "square-000.png": masks_text(SIZE, _masks(0), CLASSES),
+        "square-001.png": masks_text(SIZE, _masks(1), CLASSES),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", list(ANSWERS))
+def test_coco_comes_back_as_it_was(squares: Path, kind: AnswerKind) -> None:
+    project = _project(squares, "project", kind, ANSWERS[kind])
+    count = export_coco(project, squares / "coco.json")
+    assert (count.samples, count.passed) == (2, 1)
+    assert _again(squares, kind, squares / "coco.json") == (_labels(project), 0)
+
+
+def test_coco_of_masks_is_what_other_readers_expect(squares: Path) -> None:
+    project = _project(squares, "project", "masks", ANSWERS["masks"])
+    export_coco(project, squares / "squares" / "instances.json")
+    record = json.loads((squares / "squares" / "instances.json").read_text())
+    mask = _masks(0)["red"]
+    entry = record["annotations"][0]
+    assert entry["area"] == mask.sum()
+    rows, columns = np.nonzero(mask)
+    left, top = columns.min(), rows.min()
+    across, down = columns.max() + 1 - left, rows.max() + 1 - top
+    assert entry["bbox"] == [left, top, across, down]
+    columnwise = np.repeat(
+        np.arange(len(entry["segmentation"]["counts"])) % 2 == 1, entry["segmentation"]["counts"]
+    )
+    np.testing.assert_array_equal(columnwise.reshape(SIZE[::-1]).T, mask)
+    splits = datasets.load(
+        "coco", squares / "squares", target="masks", images=".", annotations="instances.json",
+        test_annotations="instances.json",
+    )  # fmt: skip
+    drawn = splits.pool.targets([0])
+    expected = np.where(mask, 1, np.where(_masks(0)["blue"], 2, 0))
+    np.testing.assert_array_equal(np.asarray(drawn)[0], expected)
+
+
+def test_an_image_on_which_nothing_is_seen_has_no_object(squares: Path) -> None:
+    project = _project(squares, "project", "labels", {"square-000.png": []})
+    assert export_coco(project, squares / "coco.json").samples == 1
+    labels, empty = _again(squares, "labels", squares / "coco.json")
+    assert (labels, empty) == ({}, 1)  # COCO cannot say that somebody looked
+
+
+def _coco(folder: Path, *entries: dict[str, Any], image: dict[str, Any] | None = None) -> Path:
+    record = {
+        "images": [{"id": 1, "file_name": "a/square-000.png", "height": 24, "width": 24}],
+        "categories": [{"id": 3, "name": "red"}, {"id": 7, "name": "blue"}],
+        "annotations": [{"id": i, "image_id": 1, **entry} for i, entry in enumerate(entries)],
+    }
+    record["images"][0].update(image or {})  # type: ignore[attr-defined]
+    path = folder / "foreign.json"
+    path.write_text(json.dumps(record))
+    return path
+
+
+def test_polygons_become_masks_and_files_are_known_by_their_names(squares: Path) -> None:
+    triangle = {"category_id": 7, "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]}
+    labels, _ = _again(squares, "masks", _coco(squares, triangle))
+    ((id_, text),) = labels.items()
+    masks = read_outlines(str(text), "masks", CLASSES).masks
+    expected = np.zeros(SIZE, dtype=bool)
+    expected[2:12, 2:12] = True
+    assert id_ == "square-000.png"
+    assert masks is not None
+    assert set(masks) == {"blue"}
+    np.testing.assert_array_equal(masks["blue"], expected)
+
+
+RED, BLUE = {"category_id": 3}, {"category_id": 7}
+SQUARE = {"segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "image", "words"),
+    [
+        ("class", [RED, BLUE], {}, "--kind labels"),
+        ("class", [{"category_id": 9}], {}, "category_id 9"),
+        ("class", [RED], {"file_name": "other.png"}, "other.png"),
+        ("boxes", [RED], {}, "1 have none"),
+        ("boxes", [{**RED, "bbox": [1, 2, "x", 4]}], {}, "bbox"),
+        ("boxes", [{**RED, "bbox": [20, 2, 30, 4]}], {}, "does not lie in"),
+        ("boxes", [{**RED, **SQUARE, "bbox": [2, 2, 10, 10], "iscrowd": 1}], {}, "crowds"),
+        ("boxes", [{**RED, "bbox": [1, 2, 3, 4]}], {"height": 25}, "height, width"),
+        ("masks", [{**RED, "bbox": [1, 2, 3, 4]}], {}, "--kind boxes"),
+    ],
+)
+def test_coco_that_says_something_else_is_refused(
+    squares: Path, kind: AnswerKind, entries: list[dict[str, Any]], image: dict[str, Any],
+    words: str,
+) -> None:  # fmt: skip
+    with pytest.raises(DataError, match=words):
+        _again(squares, kind, _coco(squares, *entries, image=image))
+    assert _labels(squares / "again") == {}
+
+
+def test_masks_are_files_that_the_data_set_reads(squares: Path) -> None:
+    project = _project(squares, "project", "masks", ANSWERS["masks"])
+    assert export_masks(project, squares / "out").samples == 2
+    splits = datasets.load("mask-folder", squares / "out", test_share=0.5)
+    assert splits.pool.classes == ("background", "red", "blue")
+    for part in (splits.pool, splits.test):
+        assert part is not None
+        masks = part.targets([0])
+        given = _masks(0 if "square-000" in str(part.ids[0]) else 1)
+        expected = np.where(given["red"], 1, np.where(given["blue"], 2, 0))
+        np.testing.assert_array_equal(np.asarray(masks)[0], expected)
+
+
+def test_a_pixel_of_two_classes_is_no_mask_file(squares: Path) -> None:
+    both = {name: np.ones(SIZE, dtype=bool) for name in CLASSES}
+    text = masks_text(SIZE, both, CLASSES)
+    project = _project(squares, "project", "masks", {"square-000.png": text})
+    with pytest.raises(DataError, match="576 have two"):
+        export_masks(project, squares / "out")
+    assert not (squares / "out").exists()
+    assert export_coco(project, squares / "coco.json").rows == 2
+    assert _again(squares, "masks", squares / "coco.json")[0] == {"square-000.png": text}
+
+
+def test_other_answers_are_no_mask_files(squares: Path) -> None:
+    project = _project(squares, "project", "class", ANSWERS["class"])
+    with pytest.raises(ConfigError, match="masks"):
+        export_masks(project, squares / "out")
+
+
+def _tasks(folder: Path, *tasks: dict[str, Any]) -> Path:
+    path = folder / "export.json"
+    path.write_text(json.dumps(list(tasks)))
+    return path
+
+
+def _task(image: str, *choices: str | None, field: str = "colour") -> dict[str, Any]:
+    annotations = [
+        {
+            "was_cancelled": choice is None,
+            "result": []
+            if choice is None
+            else [{"from_name": field, "type": "choices", "value": {"choices": choice.split("+")}}],
+        }
+        for choice in choices
+    ]
+    return {"data": {"image": image}, "annotations": annotations}
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "square-000.png",
+        "/data/local-files/?d=squares/square-000.png",
+        "/data/upload/3/0a1b2c3d-square-000.png",
+        "https://host/a%20b/square-000.png?x=1",
+        "s3://bucket/squares/square-000.png",
+    ],
+)
+def test_label_studio_names_files_in_its_ways(squares: Path, image: str) -> None:
+    path = _tasks(squares, _task(image, "blue"), _task("square-001.png", None))
+    assert _again(squares, "class", path) == ({"square-000.png": 1}, 1)
+
+
+def test_label_studio_sets_and_boxes(squares: Path) -> None:
+    path = _tasks(squares, _task("square-000.png", "red+blue"))
+    assert _again(squares, "labels", path)[0] == {"square-000.png": [1, 1]}
+    box = {
+        "from_name": "b", "type": "rectanglelabels", "original_width": 24, "original_height": 24,
+        "value": {"x": 25, "y": 50, "width": 50, "height": 25, "rectanglelabels": ["red"]},
+    }  # fmt: skip
+    task = {"data": {"image": "square-001.png"}, "annotations": [{"result": [box]}]}
+    (squares / "boxes").mkdir()
+    (squares / "boxes" / "squares").symlink_to(squares / "squares")
+    labels, _ = _again(squares / "boxes", "boxes", _tasks(squares, task))
+    assert labels == {"square-001.png": boxes_text(SIZE, [("red", 6, 12, 12, 6)])}
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (_task("square-000.png", "red", "blue"), "differ"),
+        (_task("square-000.png", "green"), "green"),
+        (_task("other.png", "red"), "other.png"),
+        ({"image": "square-000.png", "choice": "red"}, "JSON-MIN"),
+        ({"data": {"image": "square-000.png"}, "annotations": [{"result": 3}]}, "result"),
+        ({"data": {"x": 3}, "annotations": []}, "name an image"),
+        ({"data": {"image": "square-000.png"},
+          "annotations": [{"result": [{"from_name": "p", "type": "polygonlabels"}]}]},
+         "polygonlabels"),
+        ({"data": {"image": "square-000.png"},
+          "annotations": [{"result": [{"from_name": "p", "type": "choices"}]}]}, "KeyError"),
+    ],
+)  # fmt: skip
+def test_label_studio_that_says_something_else_is_refused(
+    squares: Path, task: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        _again(squares, "class", _tasks(squares, task))
+    assert _labels(squares / "again") == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", '{"images": 3}', "[3]", "[" * 3000])
+def test_json_that_is_neither_is_refused(squares: Path, text: str) -> None:
+    (squares / "bad.json").write_text(text)
+    with pytest.raises(DataError):
+        _again(squares, "class", squares / "bad.json")
+
+
+def test_a_table_of_boxes_comes_back(squares: Path) -> None:
+    from upslope.labelling.exports import export_table
+
+    project = _project(squares, "project", "boxes", ANSWERS["boxes"])
+    export_table(project, squares / "labels.csv")
+    assert _again(squares, "boxes", squares / "labels.csv")[0] == _labels(project)
+
+
+def test_a_file_name_of_two_images_is_refused(squares: Path) -> None:
+    (squares / "squares" / "more").mkdir()
+    Image.new("RGB", SIZE).save(squares / "squares" / "more" / "square-000.png")
+    with pytest.raises(DataError, match="2 have that name"):
+        _again(squares, "class", _coco(squares, RED))
