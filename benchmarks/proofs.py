@@ -23,7 +23,7 @@ from rich.table import Table
 from speed.networks import NETWORKS, Network
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.proofs.independence import model_looks_around
+from upslope.gradnorm.proofs.independence import model_may_mix_samples
 from upslope.gradnorm.trace import recording
 from upslope.gradnorm.trace.memory import PROOF_SHARE, memory_of
 
@@ -40,10 +40,10 @@ def seconds(network: Network, *, prove: bool, again: bool | None = None) -> floa
         return recording.reduce_unproven(run, forward, reduction, losses, layouts, last=last)
 
     proven = recording.reduce_proven
-    around = model_looks_around if prove else lambda _: False
+    around = model_may_mix_samples if prove else lambda _: False
     with (
         mock.patch.object(recording, "reduce_proven", proven if prove else unproven),
-        mock.patch.object(recording, "model_looks_around", around),
+        mock.patch.object(recording, "model_may_mix_samples", around),
     ):
         if again is not None:
             gradient_norms(model, x, "entropy")

@@ -139,9 +139,9 @@ def _array(
     lengths: tuple[int, ...] = ()
     while is_list(chunk.type):
         inner = chunk.flatten()
-        part = max(1, len(chunk) // max(1, count))  # lists of this level in a row
+        lists_per_row = max(1, len(chunk) // max(1, count))  # lists of this level in a row
         if chunk.null_count:
-            row = int(np.flatnonzero(np.asarray(chunk.is_null()))[0]) // part
+            row = int(np.flatnonzero(np.asarray(chunk.is_null()))[0]) // lists_per_row
             raise _uneven(name, path, f"row {row} (from 0) has an empty cell")
         length = len(inner) // len(chunk) if len(chunk) else 0
         if pa.types.is_fixed_size_list(chunk.type):
@@ -150,7 +150,7 @@ def _array(
             lengths_here = np.diff(np.asarray(chunk.offsets))
             length = int(lengths_here[0])
             if len(other := np.flatnonzero(lengths_here != length)):
-                row, got = int(other[0]) // part, int(lengths_here[other[0]])
+                row, got = int(other[0]) // lists_per_row, int(lengths_here[other[0]])
                 raise _uneven(name, path, f"row {row} has {got} numbers where row 0 has {length}")
         lengths, chunk = (*lengths, length), inner
     values = chunk.to_numpy(zero_copy_only=False)

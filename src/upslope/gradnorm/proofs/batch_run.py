@@ -66,7 +66,7 @@ class BatchRun:
         """Whether what it draws for a sample depends on the whole numbers of others: lengths."""
         self.draws_follow_data = False
         """Whether what it draws for a sample depends on numbers of others that are not whole."""
-        self.looks_around = False
+        self.may_mix_samples = False
         """Whether a sample's numbers may depend on others, so that all samples are proven."""
         self.has_hooks = False
         """Whether hooks may change gradients, which must then be those of single samples."""

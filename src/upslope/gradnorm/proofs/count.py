@@ -19,7 +19,7 @@ from torch import Tensor
 from upslope.errors import GradientNormError
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.draws import HIGH, LOW, ConstantDraws, Quantiles
-from upslope.gradnorm.proofs.independence import model_looks_around
+from upslope.gradnorm.proofs.independence import model_may_mix_samples
 from upslope.gradnorm.proofs.mixing import agree_in_double, changed_samples, model_mixes
 from upslope.gradnorm.proofs.passes import run_fewer
 
@@ -40,7 +40,7 @@ def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: Collect
     """
     try:
         # Where samples may depend on others, entries that a dropout hides are looked at as well.
-        patterns = [(HIGH, LOW), (LOW, HIGH)] if run.looks_around else [(HIGH, LOW)]
+        patterns = [(HIGH, LOW), (LOW, HIGH)] if run.may_mix_samples else [(HIGH, LOW)]
         if all(_find_changed(run, groups, unused_places, pattern) is None for pattern in patterns):
             return
         # Noise with the samples last is no mixing: one number in all places tells.
@@ -94,7 +94,7 @@ def refuse_unless_provable(run: BatchRun) -> None:
     Raises:
         GradientNormError: it does both.
     """
-    if run.draws_follow_data and run.looks_around and model_looks_around(run):
+    if run.draws_follow_data and run.may_mix_samples and model_may_mix_samples(run):
         raise _undecided_error("a statistic of the batch meets its samples")
 
 

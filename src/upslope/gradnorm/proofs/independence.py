@@ -52,12 +52,12 @@ _NEAR = 1e-4
 Change = Callable[[Tensor], Tensor]
 
 
-def model_looks_around(run: BatchRun) -> bool:
+def model_may_mix_samples(run: BatchRun) -> bool:
     """Return whether the outputs of a sample may depend on the other samples of its batch.
 
     run: the batch, whose outputs are there. A model that cannot run on such numbers is held to
     look around.
-    Outputs that have no samples in dimension 0 say nothing; see `losses_look_around`.
+    Outputs that have no samples in dimension 0 say nothing; see `losses_may_mix_samples`.
     """
     if run.n < 2 or not _has_rows_everywhere(run):
         return False
@@ -95,7 +95,7 @@ def _meets_statistics(
     return watch.finish(outputs)
 
 
-def losses_look_around(run: BatchRun, loss: Loss) -> bool:
+def losses_may_mix_samples(run: BatchRun, loss: Loss) -> bool:
     """Return whether the loss of a sample may depend on the outputs of others.
 
     Where outputs have no samples in dimension 0, the model is run with the loss.
@@ -103,9 +103,9 @@ def losses_look_around(run: BatchRun, loss: Loss) -> bool:
     if run.n < 2:
         return False
     if opens(run.outputs) and _has_rows_everywhere(run):
-        looks_around = loss_looks_around(loss, run.outputs, run.n, shared_leaves(run))
-        if looks_around is not None:
-            return looks_around
+        may_mix_samples = loss_may_mix_samples(loss, run.outputs, run.n, shared_leaves(run))
+        if may_mix_samples is not None:
+            return may_mix_samples
 
     def losses(change: Change | None) -> list[Tensor]:
         try:
@@ -129,7 +129,7 @@ def _has_rows_everywhere(run: BatchRun) -> bool:
     return has_rows and not shared_tensors(run)
 
 
-def loss_looks_around(
+def loss_may_mix_samples(
     loss: Loss, outputs: Any, n: int, shared_places: Collection[int] = ()
 ) -> bool | None:
     """Return whether the loss of a sample may depend on the outputs of others; None if not known.

@@ -174,7 +174,7 @@ def groups_without_others(run: BatchRun) -> list[Tensor]:
 
     Both halves; and one alone, or each, for a model may do something else for few samples.
     """
-    samples = range(run.n) if run.looks_around else [run.n // 2]
+    samples = range(run.n) if run.may_mix_samples else [run.n // 2]
     return [*half(run.n, seed=run.n), *(torch.tensor([i]) for i in samples)]
 
 

@@ -232,7 +232,7 @@ def _in_the_batch(
             u,
             lambda i: pull_back([losses], [one_hot(losses, i)], inputs),
         )
-    if run.looks_around:
+    if run.may_mix_samples:
         refuse_losses_in_company(run, loss)
     for i in samples:
         yield pull_back([losses], [one_hot(losses, i)], parameters)

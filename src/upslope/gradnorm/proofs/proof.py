@@ -111,7 +111,7 @@ def check_gradients(
         torch.randint(2, (run.n,), generator=rng) * 2 - 1
     )
     # Of a model that draws, a sample by itself takes a pass of the whole batch.
-    groups = choose_samples(run.n, everyone=run.looks_around and not run.is_random)
+    groups = choose_samples(run.n, everyone=run.may_mix_samples and not run.is_random)
     samples_checked = torch.cat(groups)
     w = torch.zeros_like(w).index_copy(0, samples_checked, w[samples_checked])
     one = int(torch.randint(len(samples_checked), (1,), generator=rng))
@@ -214,7 +214,7 @@ def _plain_gradients(
             _refuse_company_of_random(run, loss, shares, groups, one)
         # Routing by capacity shows only where the company is changed, which is cheap without
         # gradients.
-        if not kernel_gradients.repeats and not (run.is_random and run.looks_around):
+        if not kernel_gradients.repeats and not (run.is_random and run.may_mix_samples):
             _compare_rest(run, loss, shares, torch.cat(list(groups)))
         parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
     else:
@@ -239,9 +239,9 @@ def _refuse_company_of_random(
     run: BatchRun, loss: Loss, shares: Sequence[Tensor], groups: Sequence[Tensor], one: int
 ) -> None:
     """Run samples of a model that draws without the others, beyond those of the gradients."""
-    groups_alone = [torch.tensor([i]) for i in (range(run.n) if run.looks_around else [one])]
+    groups_alone = [torch.tensor([i]) for i in (range(run.n) if run.may_mix_samples else [one])]
     with torch.no_grad():
-        for rows in groups_alone if run.looks_around else ():
+        for rows in groups_alone if run.may_mix_samples else ():
             run_without_company(run, loss, shares, rows)
     _refuse_count(run, [*groups, *groups_alone], unused_outputs(run.outputs, shares))
 
@@ -311,7 +311,7 @@ def _whole_gradients(
             refuse_company(run, outputs, plain)
         if run.is_random:
             refuse_count(run, groups_without_others(run), unread_outputs(outputs, plain))
-        if run.looks_around:
+        if run.may_mix_samples:
             refuse_losses_in_company(run, loss)
     return pull_back([plain], [w.to(plain)], parameters)
 

@@ -31,7 +31,7 @@ class ProvenProgram:
 
     layouts: dict[int, Layout] = field(default_factory=dict)
     slow: str | None = None
-    looks_around: bool = False
+    may_mix_samples: bool = False
     """Whether samples may depend on others (`independence`), so that every batch is proven."""
     ways: set[tuple[str, ...]] = field(default_factory=set)
     """Numbers of single samples that make no difference beside those of the batch (`company`)."""

@@ -33,7 +33,7 @@ from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import identify, is_label_free
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
-from upslope.gradnorm.proofs.independence import loss_looks_around
+from upslope.gradnorm.proofs.independence import loss_may_mix_samples
 from upslope.gradnorm.proofs.mixing import shared_tensors
 from upslope.gradnorm.trace.forward import upcast_output
 from upslope.gradnorm.trace.last_pass import showing_batch_last
@@ -176,7 +176,7 @@ def _with_joined_outputs(
         gradients = None
     if gradients is None:
         return None
-    if prove and loss_looks_around(loss, outputs, total) is False:
+    if prove and loss_may_mix_samples(loss, outputs, total) is False:
         memory.keep_loss(key)
 
     def rows() -> Iterator[dict[str, Tensor]]:

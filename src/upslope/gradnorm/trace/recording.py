@@ -26,7 +26,7 @@ from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.proofs.backward import pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.company import Ways, check_steered, refuse_steered_losses
-from upslope.gradnorm.proofs.independence import losses_look_around, model_looks_around
+from upslope.gradnorm.proofs.independence import losses_may_mix_samples, model_may_mix_samples
 from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
@@ -113,7 +113,7 @@ class Recording:
             return
         self.run.has_hooks = ladder.has_hooks
         # What an earlier batch has shown need not be shown again, but for a random share.
-        proves = not ladder.is_known or self.run.looks_around or self._memory.draw_proof()
+        proves = not ladder.is_known or self.run.may_mix_samples or self._memory.draw_proof()
         proves = proves or bool(self.forward.steering.numbers)
         self.run.checks_company = self.n > 1 and proves
         self.run.outputs = self.run.run_plain(self.run.batch)
@@ -147,7 +147,7 @@ class Recording:
                 warn_of_slowness(self.run.model, self._memory, self.fallback_reason)
                 if self._program is not None and self.forward.repeats:  # and it was not refused
                     run = self.run
-                    run.looks_around = run.looks_around or model_looks_around(run)
+                    run.may_mix_samples = run.may_mix_samples or model_may_mix_samples(run)
                     self._keep(self._program, loss, {})
             if not results.rows and not results.has_reached and self._is_cut_off(loss):
                 raise cut_off(list(self.weights.parameters))
@@ -176,7 +176,7 @@ class Recording:
         self._program = program = forward.program(loss, operators)
         may_remember = forward.repeats and self._ladder.remembers
         record = self._memory.recall(program) if may_remember else None
-        run.looks_around = record is not None and record.looks_around
+        run.may_mix_samples = record is not None and record.may_mix_samples
         # It would fail again where it failed before, after all the work up to there.
         if record is not None and record.slow is not None:
             raise KnownSlow(record.slow)
@@ -197,8 +197,8 @@ class Recording:
             scaled_sums = probe.checksums(layouts)
         assert layouts is not None
         if record is None:
-            run.looks_around = model_looks_around(run)
-        if record is None or record.looks_around or self._memory.draw_proof():
+            run.may_mix_samples = model_may_mix_samples(run)
+        if record is None or record.may_mix_samples or self._memory.draw_proof():
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
                 last=last, holds_in_double=self._holds_in_double,
@@ -227,13 +227,13 @@ class Recording:
     ) -> None:
         """Remember what was proven, and whether it must be proven for every batch."""
         run = self.run
-        run.looks_around = run.looks_around or losses_look_around(run, loss)
-        if run.looks_around:
+        run.may_mix_samples = run.may_mix_samples or losses_may_mix_samples(run, loss)
+        if run.may_mix_samples:
             if not opens(run.outputs):
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
         program_record = ProvenProgram(
-            dict(layouts), self.fallback_reason, run.looks_around, ways or set()
+            dict(layouts), self.fallback_reason, run.may_mix_samples, ways or set()
         )
         self._memory.keep(program, program_record)
         # The next batch need not fail first. Whoever is slow may yet be fast with copies.
