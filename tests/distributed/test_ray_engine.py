@@ -209,6 +209,7 @@ def test_ctrl_c_ends_ray_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert "the same command" in (tmp_path / "log").read_text()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "authentication" not in done.stderr  # lines of Ray's own
     assert read_comparison(tmp_path / "runs").finished
 
 

@@ -10,6 +10,7 @@ alone is started, which listens on loopback and ends with the block; RAY_ADDRESS
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ _RESTARTS = 20
 
 _RETRIES = 3
 """Times that batches, or a task, are given out again after the process that had them died."""
+
+_TOKENS = "ray._private.authentication.authentication_token_setup"
+"""The logger of Ray's lines on tokens, which reach the screen whatever its own log level is."""
 
 _LOOPBACK = ("127.0.0.1", "::1")
 _ENVIRONMENT = {
@@ -286,6 +290,8 @@ def _connect(ray: Any, engine: RayEngine, address: str | None) -> None:
     if not address:
         cpus = max(os.cpu_count() or 1, engine.workers * engine.threads)
         local = {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    tokens = logging.getLogger(_TOKENS)
+    tokens.addFilter(_tells_more)
     try:
         ray.init(
             address=address or "local",
@@ -300,6 +306,13 @@ def _connect(ray: Any, engine: RayEngine, address: str | None) -> None:
             f"Expected to reach {where} but got: {str(error).strip().splitlines()[0]}. Look at "
             "`ray status`, or unset RAY_ADDRESS to start one on this machine."
         ) from error
+    finally:
+        tokens.removeFilter(_tells_more)
+
+
+def _tells_more(record: logging.LogRecord) -> bool:
+    """Say whether a line of Ray's is more than that other users of the machine are kept out."""
+    return "authentication is enabled" not in record.getMessage()
 
 
 def _import_ray() -> Any:
