@@ -6,13 +6,15 @@ before a terminal or a notebook (`watching_unless_observed`), and to nobody else
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,12 +26,44 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.segment import Segment
 from rich.text import Text
 
 from upslope.counts import format_count
 from upslope.progress import Observer, Progress, no_progress
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys, and those that turn the direction of what follows."""
+
+
+class SafeConsole(Console):
+    """Shows control characters of a text as their codes, where a terminal would obey them.
+
+    Names of classes, files and people come from whoever made the data. One with an escape sequence
+    could clear the screen, change its title, or hide what stands before it. Colours and bars are
+    the console's own, and are added after this.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text in its style, without a command in it, so that its width is right."""
+        return super().render_str(_COMMANDS.sub(_code, text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yield the pieces of what is printed, without a command among them."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and _COMMANDS.search(segment.text):
+                yield Segment(_COMMANDS.sub(_code, segment.text), segment.style)
+            else:
+                yield segment
+
+
+def _code(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 """Where progress, warnings and errors go."""
 
 UNITS = {

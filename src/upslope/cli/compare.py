@@ -18,6 +18,7 @@ from upslope.cli.engines import (
     starting_engine,
 )
 from upslope.distributed.launch import rank_of_process
+from upslope.startup import collection_paused
 
 Config = Annotated[
     Path | None,
@@ -169,23 +170,24 @@ def _compare(
     from upslope.display import watching
 
     with telling_errors(Resume), ExitStack() as stack:
-        from upslope import report as reports
-        from upslope.comparison import compare
-        from upslope.config import (
-            Choice,
-            assemble,
-            begun_by_default,
-            check_compatible,
-            data_place,
-            default_strategy,
-            estimate,
-            load,
-            plan,
-            to_plan,
-            warnings,
-        )
-        from upslope.datasets import check_labelled
-        from upslope.observers import together
+        with collection_paused():
+            from upslope import report as reports
+            from upslope.comparison import compare
+            from upslope.config import (
+                Choice,
+                assemble,
+                begun_by_default,
+                check_compatible,
+                data_place,
+                default_strategy,
+                estimate,
+                load,
+                plan,
+                to_plan,
+                warnings,
+            )
+            from upslope.datasets import check_labelled
+            from upslope.observers import together
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
 
-from upslope.display import err
+from upslope.display import SafeConsole, err
 from upslope.distributed.launch import rank_of_process
 from upslope.errors import UpslopeError
 from upslope.progress import noting_interrupts
@@ -24,7 +23,7 @@ _SECONDS_FOR_RANK_0 = 60
 WIDE = 200
 """Columns of what goes to a pipe or a file: nothing is cut off there."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+out = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 ANEW = "No result was written: run the same command again, and it begins anew."

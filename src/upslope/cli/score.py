@@ -21,6 +21,7 @@ from upslope.cli.engines import (
     starting_engine,
 )
 from upslope.counts import format_count
+from upslope.startup import collection_paused
 
 if TYPE_CHECKING:
     from upslope.config.recorded import Source
@@ -145,8 +146,9 @@ def score(
       upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
     """
     with telling_errors(ANEW if data is None else _SHARD_BY_SHARD):
-        from upslope.config import scorers
-        from upslope.scoring import check_file_name, score_to_file
+        with collection_paused():
+            from upslope.config import scorers
+            from upslope.scoring import check_file_name, score_to_file
 
         run_by = EngineArguments(engine, workers, gpus_per_worker)
         run_by.check(scores=True)
@@ -200,7 +202,13 @@ def predict(
       upslope predict runs/photos -s data.root=more-photos -o predictions.parquet
     """
     with telling_errors():
-        from upslope.scoring import check_file_name, predict_masks, predict_to_file, predicts_masks
+        with collection_paused():
+            from upslope.scoring import (
+                check_file_name,
+                predict_masks,
+                predict_to_file,
+                predicts_masks,
+            )
 
         run_by = EngineArguments(engine, workers, gpus_per_worker)
         run_by.check(scores=True)
