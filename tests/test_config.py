@@ -120,8 +120,43 @@ def test_assignments_go_on_top_and_overrides_last(tmp_path: Path) -> None:
 
 
 def test_a_new_name_drops_the_options_of_the_old() -> None:
-    config = load(sets=["model.width=8", "model.name=mlp", "model.hidden=16"])
+    document = {"model": {"name": "cnn-small", "width": 8}}
+    config = load(document, sets=["model.hidden=16", "model.name=mlp"])
     assert (config.model.name, config.model.options) == ("mlp", {"hidden": 16})
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_assignments_of_one_section_hold_in_any_order(backwards: bool) -> None:
+    sets = [
+        "data={name: table, root: a.csv}",
+        "data.name=folder",
+        "data.white=4095",
+        "data.root=photographs",
+        "experiment.start.name=typiclust",
+        "experiment.start.features=nets:make",
+    ]
+    config = load(sets=sets[::-1] if backwards else sets, overrides={"data.size": 64})
+    assert (config.data.name, config.root) == ("folder", "photographs")
+    assert config.data.options == {"white": 4095, "size": 64}
+    assert config.experiment.start == {"name": "typiclust", "features": "nets:make"}
+
+
+@pytest.mark.parametrize(
+    ("document", "model", "task"),
+    [
+        ({}, "cnn-small", "classification"),
+        ({"data": "text"}, "bag-of-words", "text-classification"),
+        ({"data": {"name": "text"}, "model": {"width": 8}}, "bag-of-words", "text-classification"),
+        ({"data": {"name": "table"}, "task": "regression"}, "mlp", "regression"),
+        ({"data": {"name": "table"}, "model": {"hidden": 9}}, "mlp", "classification"),
+        ({"data": {"name": "text"}, "model": "mlp"}, "mlp", "text-classification"),
+    ],
+)
+def test_model_and_task_go_by_the_data_where_none_is_named(
+    document: dict[str, object], model: str, task: str
+) -> None:
+    config = parse(document)
+    assert (config.model.name, config.task.name) == (model, task)
 
 
 def test_variants_of_one_strategy_have_labels() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -11,10 +12,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from small_tasks import MODEL, TASK, splits
 from upslope import display, strategies
+from upslope.cli.console import out
 from upslope.comparison import compare
+from upslope.display import SafeConsole, err
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.progress import Progress, no_progress
 from upslope.training import TrainingSettings
@@ -79,6 +84,41 @@ def test_a_notebook_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(observer, display.Lines)
 
 
+def test_the_time_left_is_told_by_what_was_done_since_the_first_cycle() -> None:
+    """A minute of reading and three cycles of an earlier call say nothing about the rest."""
+    lines: list[str] = []
+    clock = [0.0]
+    observer = display.Lines(1, lines.append, lambda: clock[0])
+    for cycle, seconds in ((3, 60.0), (4, 80.0), (5, 100.0)):
+        clock[0] = seconds
+        observer(Progress("cycle", 1, 2, {}, "margin/seed-0", cycle, 10, 9, {"accuracy": 0.9}))
+    ends = [line.rpartition("%")[2] for line in lines]
+    assert ends == ["", "  about 1 min 40 s left", "  about 1 min 20 s left"]
+
+
 def test_figures_on_the_labels_stand_in_where_there_is_no_test_set() -> None:
     told = display.about(Progress("cycle", 1, 2, {}, "", 0, 2, 9, {"accuracy": 0.97, "loss": 1.0}))
     assert told == "cycle 1 of 2  9 labels  training accuracy 97.0%"
+
+
+@pytest.mark.parametrize("text", ["\x1b[2Jcat", "\x1b]0;title\x07cat", "\x9b31mcat", "\u202ecat"])
+def test_names_command_no_terminal(text: str) -> None:
+    """In a line, a styled text and a table; colours of the console's own stay."""
+    file = io.StringIO()
+    console = SafeConsole(
+        file=file, force_terminal=True, color_system="standard", highlight=False, width=60
+    )
+    table = Table(text)
+    table.add_row(text)
+    for what in (text, Text(text, style="red"), table):
+        console.print(what, markup=False)
+    printed = file.getvalue()
+    assert printed.count("cat") == 4
+    assert "\x1b[31m" in printed
+    assert not re.search("\x1b(?!\\[[0-9;]*m)|\x9b|\u202e|\x07", printed)
+
+
+def test_both_streams_of_the_command_line_are_safe() -> None:
+    """What is shown and what is told."""
+    assert isinstance(out, SafeConsole)
+    assert isinstance(err, SafeConsole)

@@ -58,6 +58,12 @@ def test_one_that_is_turned_into_an_error_is_a_stop(
     assert "Expected" not in said
 
 
+def test_every_command_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), telling_errors():
+        interrupt()
+    assert "Stopped. No result was written: run the same command again" in capsys.readouterr().err
+
+
 def test_an_error_without_one_is_an_error() -> None:
     def work() -> None:
         raise ModelError("Expected another.")

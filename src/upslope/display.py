@@ -6,13 +6,15 @@ before a terminal or a notebook (`watching_unless_observed`), and to nobody else
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,12 +26,44 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.segment import Segment
 from rich.text import Text
 
 from upslope.counts import format_count
 from upslope.progress import Observer, Progress, no_progress
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys, and those that turn the direction of what follows."""
+
+
+class SafeConsole(Console):
+    """Shows control characters of a text as their codes, where a terminal would obey them.
+
+    Names of classes, files and people come from whoever made the data. One with an escape sequence
+    could clear the screen, change its title, or hide what stands before it. Colours and bars are
+    the console's own, and are added after this.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text in its style, without a command in it, so that its width is right."""
+        return super().render_str(_COMMANDS.sub(_code, text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yield the pieces of what is printed, without a command among them."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and _COMMANDS.search(segment.text):
+                yield Segment(_COMMANDS.sub(_code, segment.text), segment.style)
+            else:
+                yield segment
+
+
+def _code(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 """Where progress, warnings and errors go."""
 
 UNITS = {
@@ -116,8 +150,9 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share, self._write, self._clock = Share(runs), write, clock
-        self._start = self._last = self._last_cycle = clock()
+        self._last = self._last_cycle = clock()
         self._share_done = 0.0
+        self._first: tuple[float, float] | None = None  # (time, runs done) at the first cycle
         self._doing: Progress | None = None
         self._lock = Lock()  # `remind` is called from another thread
 
@@ -128,6 +163,8 @@ class Lines:
             self._share_done = self._share.update(progress)
             self._doing = progress
             now = self._clock()
+            if progress.phase == "cycle" and self._first is None:
+                self._first = now, self._share_done
             if progress.phase == "cycle" and now - self._last_cycle >= QUIET_SECONDS:
                 self._last = self._last_cycle = now
                 self._write(self._progress_words(progress, now))
@@ -143,13 +180,17 @@ class Lines:
             self._write(f"{self._percent()}  {_doing_words(self._doing)}")
 
     def _progress_words(self, progress: Progress, now: float) -> str:
-        progress_share, runs = self._share_done, self._share.runs
-        left = (
-            (now - self._start) / progress_share * (runs - progress_share)
-            if progress_share
-            else 0.0
-        )
-        return f"{self._percent()}  {about(progress)}  about {_clock_words(left)} left"
+        return f"{self._percent()}  {about(progress)}{self._time_left(now)}"
+
+    def _time_left(self, now: float) -> str:
+        """Say how long still, by what was done since the first cycle: before it, data is read, and
+        a run that goes on has cycles of earlier calls."""
+        start, before = self._first or (now, self._share_done)
+        progress_share = self._share_done - before
+        if progress_share <= 0:
+            return ""
+        seconds = (now - start) / progress_share * (self._share.runs - self._share_done)
+        return f"  about {_clock_words(seconds)} left"
 
     def _percent(self) -> str:
         return f"{100 * self._share_done / self._share.runs:3.0f}%"

@@ -187,6 +187,7 @@ class Header:
     mode: Pillow's, such as RGB, CMYK or I;16. size: (height, width) once turned. deep: more than 8
     bits per channel. turned: its EXIF data ask for it. transparent: it has an alpha channel or a
     transparent colour. further: pictures beside the first that belong to it (MPO files of phones).
+    wide: it has a colour profile other than sRGB's, such as Display P3 or Adobe RGB.
     """
 
     mode: str
@@ -195,6 +196,7 @@ class Header:
     turned: bool
     transparent: bool
     further: bool
+    wide: bool
 
     @property
     def natural(self) -> Mode:
@@ -219,6 +221,7 @@ def read_header(source: bytes | Path, name: str) -> Header:
             orientation in _TURNS,
             image.has_transparency_data,
             getattr(image, "n_frames", 1) > 1,
+            natural_mode(image.mode) == "RGB" and _has_other_profile(image),
         )
 
 
@@ -277,12 +280,25 @@ def _raw_mode(image: Image.Image) -> str:
     return first if isinstance(first, str) else ""
 
 
+def _has_other_profile(image: Image.Image) -> bool:
+    """Whether a profile is embedded that does not call itself sRGB, in either of its text forms."""
+    profile = image.info.get("icc_profile") or b""
+    return bool(profile) and not any("sRGB".encode(e) in profile for e in ("ascii", "utf-16-be"))
+
+
 def _is_deep_grey(image: Image.Image) -> bool:
     return image.mode == "I" or image.mode.startswith("I;16")
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    return not _is_deep_grey(image) and ";16" in _raw_mode(image)
+    return not _is_deep_grey(image) and (";16" in _raw_mode(image) or _is_deep_ppm(image))
+
+
+def _is_deep_ppm(image: Image.Image) -> bool:
+    """Whether a PPM file states a highest level above 255, by which Pillow scales to 8 bits."""
+    tile = getattr(image, "tile", None)
+    how = tile[0][3] if image.format == "PPM" and tile else None
+    return isinstance(how, tuple) and isinstance(how[-1], int) and how[-1] > 255
 
 
 def _check_depth(image: Image.Image, white: int | None) -> None:

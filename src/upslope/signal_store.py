@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -183,6 +182,8 @@ class SignalStore:
 
         ids: of samples.
         """
+        import pyarrow.compute as pc
+
         id_array = pa.array(sorted(ids), pa.string())
         positions: list[int] = []
         for name, start in self._shards:

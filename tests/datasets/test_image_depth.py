@@ -46,7 +46,8 @@ def grey(path, top, bottom=0):
 )
 def test_shallow_images_ask_for_their_white(tmp_path, top, white, kept):
     by_class(tmp_path, lambda path: grey(path, top))
-    with pytest.raises(DataError, match=rf"would keep {kept} levels. .* such as {white};"):
+    told = rf"such as \S+\.png, is \d+: .* would keep {kept} levels. .* such as {white};"
+    with pytest.raises(DataError, match=told):
         datasets.load("folder", tmp_path, mode="L")
     splits = datasets.load("folder", tmp_path, mode="L", white=white)
     stored = np.asarray(Image.open(tmp_path / splits.pool.ids[0])).astype(float)
@@ -153,3 +154,25 @@ def test_reduced_copies_and_further_pictures_are_no_pages(tmp_path):
     two = pages("MPO", 2)
     assert read_header(two, "x").further
     assert decode(two, "x", Form("L", None)).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(("most", "top", "kept"), [(65535, 4096, 17), (1023, 400, 0)])
+def test_colour_of_more_than_8_bits_in_ppm_files(tmp_path, most, top, kept):
+    """Pillow scales by the level that the file states, and keeps 8 bits."""
+
+    def write(path):
+        levels = RNG.integers(0, top, (8, 8, 3)).astype(">u2")
+        path.with_suffix(".ppm").write_bytes(b"P6 8 8 %d\n" % most + levels.tobytes())
+
+    by_class(tmp_path, write)
+    if kept:
+        with pytest.raises(DataError, match=rf"would keep {kept} levels\. Of colour the upper 8"):
+            datasets.load("folder", tmp_path)
+        return
+    with pytest.raises(DataError, match=r"would keep 1\d\d levels"):
+        datasets.load("folder", tmp_path)
+    splits = datasets.load("folder", tmp_path, white=FULL)
+    assert any("hold 16 bits" in note for note in splits.notes)
+    stored = np.frombuffer((tmp_path / splits.pool.ids[0]).read_bytes()[-384:], ">u2")
+    right = np.rint(stored.reshape(8, 8, 3).transpose(2, 0, 1) * (255 / most))
+    assert np.abs(splits.pool.inputs([0])[0].numpy().astype(int) - right).max() <= 1

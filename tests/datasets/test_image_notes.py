@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from upslope import datasets
 from upslope.datasets import image_duplicates
@@ -49,10 +49,32 @@ def test_conversions_are_counted(root):
     told = " ".join(notes(root))
     assert "1 of 17 images are converted to RGB without a colour profile (1 CMYK)." in told
     assert "1 of 17 images are grey, repeated in three channels (1 L). For example 1.png." in told
-    assert "1 of 17 images are transparent in part, and laid over white." in told
+    assert "1 of 17 images can be transparent in part, and are laid over white." in told
     assert "1 of 17 images are turned as their EXIF data say. For example 3.png." in told
     told = " ".join(notes(root, mode="L"))
     assert "16 of 17 images are in colour and brought to grey (1 CMYK, 14 RGB, 1 RGBA)" in told
+
+
+def test_colour_profiles_that_are_not_applied_are_counted(root):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photograph().save(root / "train/a/0.png", icc_profile=srgb)
+    assert notes(root) == ()
+    photograph().save(root / "train/a/1.png", icc_profile=srgb.replace(b"sRGB", b"Wide"))
+    wide = srgb.replace("sRGB".encode("utf-16-be"), "Wide".encode("utf-16-be"))
+    photograph().save(root / "train/a/1.png", icc_profile=wide.replace(b"sRGB", b"Wide"))
+    (told,) = notes(root)
+    assert told.startswith("1 of 16 images have a colour profile other than sRGB, which is not ")
+
+
+def test_notes_count_the_images_that_are_read(root):
+    photograph().convert("L").save(root / "train/a/1.png")
+    broken = root / "train/a/2.png"
+    broken.write_bytes(broken.read_bytes()[:-40])
+    with pytest.warns(UserWarning, match="Left out 1 of"):
+        told = notes(root, on_error="skip")
+    assert told == (
+        "1 of 15 images are grey, repeated in three channels (1 L). For example 1.png.",
+    )
 
 
 def test_crops_and_enlargements_are_counted(root):

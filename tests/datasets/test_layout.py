@@ -104,6 +104,16 @@ def test_what_is_unlabelled_beside_a_test_set_is_to_learn_from(tmp_path):
         (["01.05.2024", "2.5.2024"], "named by date"),
         (["100CANON", "101CANON"], "or by a camera"),
         (["fold_0", "fold_1"], "as parts"),
+        (["Januar", "März"], "named by date"),
+        (["2020Q1", "2020-KW12", "summer 2021"], "named by date"),
+        (["Montag", "Tuesday"], "named by date"),
+        (["session1", "day 2", "Woche3"], "as parts"),
+        (["images", "masks"], "by kinds of files"),
+        (["New Folder", "New Folder (2)"], "by kinds of files"),
+        (["images/cat", "images/dog"], "folders in .*images, give that as the root"),
+        (["cat/2024/train", "cat/2024/test", "dog/a"], r"deeper ones name splits.*cat/2024/te"),
+        (["train/a", "train/b", "query/a", "query/b"], "'query' names no split. Call"),
+        (["train/a", "train/b", "testA/a", "raw"], "'raw', 'testA' name no split"),
         (["seg_train", "seg_test"], "seem to name both"),
         (["Trainingsdaten", "Testdaten"], "seem to name both"),
     ],
@@ -199,6 +209,14 @@ def test_classes_that_only_the_test_set_has(tmp_path):
     absent, alike = splits.notes
     assert absent == "The test set holds classes without a labelled image in the pool: 'Cat' (5)."
     assert alike.startswith("The classes 'Cat' and 'cat' differ in how they are written alone")
+
+
+@pytest.mark.parametrize("name", ["_rejected", "Trash", "to sort"])
+def test_folders_that_may_hold_what_is_not_to_be_read_are_pointed_at(tmp_path, name):
+    lay(tmp_path, "cat", "dog", name)
+    splits = datasets.load("folder", tmp_path)
+    assert name in splits.pool.classes
+    assert any(f"The folder {name!r} is counted as a class" in note for note in splits.notes)
 
 
 def manifest(root, text, encoding="utf-8"):

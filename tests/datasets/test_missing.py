@@ -61,7 +61,8 @@ def test_folders_named_by_a_word_for_no_label_are_pointed_at():
 @pytest.mark.parametrize(
     "word",
     ["unbekannt", "k.A.", "inconnu", "desconocido", "s/d", "неизвестно", "未知", "無", "–",
-     "(null)", "nAn", "Nan", "N\\A", "no data", "\u200b", "NIL"],
+     "(null)", "'NA'", '"unknown"', "[n/a]", "nan.", "nAn", "Nan", "N\\A", "no data",
+     "\u200b", "NIL"],
 )  # fmt: skip
 def test_words_of_other_languages_and_forms_are_pointed_at(word):
     (note,) = missing_notes(["cat", "dog", word])
@@ -75,3 +76,11 @@ def test_marks_for_no_label_beside_whole_numbers_are_pointed_at():
     assert not missing_notes([str(i) for i in range(100)])
     assert not missing_notes(["98", "99", "100"])
     assert not missing_notes(["Na", "Cl"])
+    assert not missing_notes(["(Na)", "Cl"])
+
+
+def test_marks_for_no_label_beside_names_are_pointed_at():
+    for mark in ("-1", "-9", "99", "999"):
+        (note,) = missing_notes(["cat", mark, "dog"])
+        assert f"1 of 3 rows are of the class {mark!r}" in note
+    assert not missing_notes(["route 1", "99", "route 2"])

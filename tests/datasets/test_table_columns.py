@@ -160,6 +160,12 @@ def test_ids_of_typed_files(tmp_path):
     for column in (pa.array(range(N), pa.uint64()), pa.array([str(i).encode() for i in range(N)])):
         splits = datasets.load("table", parquet(tmp_path, id=column, label=LABELS))
         assert {*splits.pool.ids, *splits.test.ids} == {str(i) for i in range(N)}
+        assert not any("Ids in the column" in note for note in splits.notes)
+    floats = pa.array([float(i) for i in range(N)])
+    splits = datasets.load("table", parquet(tmp_path, id=floats, label=LABELS))
+    assert {*splits.pool.ids, *splits.test.ids} == {str(i) for i in range(N)}
+    (told,) = [note for note in splits.notes if "Ids in the column" in note]
+    assert told.endswith("whole numbers of type double, written without a fraction, as '0'.")
 
 
 @pytest.mark.parametrize(
@@ -422,7 +428,8 @@ def test_named_classes_settle_which_words_are_classes(tmp_path):
 
 
 def test_whole_numbers_beyond_the_exact_floats_stay_apart(tmp_path):
-    for kind, least in ((pa.uint64(), 2**63), (pa.int64(), 2**60)):
+    kinds = ((pa.uint64(), 2**63), (pa.int64(), 2**60), (pa.decimal128(30, 0), 10**25))
+    for kind, least in kinds:
         numbers = [least + 3 * (i % 7) + i for i in range(40)]
         table = pa.table({"x": pa.array(numbers, kind), "label": ["a", "b"] * 20})
         pq.write_table(table, tmp_path / "t.parquet")

@@ -207,7 +207,6 @@ def _become(
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for stream in (1, 2):
             os.dup2(handle, stream)
@@ -220,6 +219,10 @@ def _become(
             before()
         from upslope.cli import main
 
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        except KeyboardInterrupt:  # came before the command began, whose own answer it would be
+            sys.exit(130)
         main()
         code = 0
     except SystemExit as error:

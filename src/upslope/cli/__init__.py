@@ -13,14 +13,16 @@ from typing import NoReturn
 
 from upslope.cli.app import app
 from upslope.distributed.launch import count_processes
+from upslope.startup import end_without_collection
 
 
 def main() -> None:
     """Run the command `upslope`; the entry point of the package."""
-    # Registered first, it is called last: libraries take seconds to be torn down, where Ctrl-C once
-    # more would end a command that has ended already by the signal, without its exit code.
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
+        end_without_collection()
+        # Registered early, it is called late: libraries take long to be torn down, where Ctrl-C
+        # once more would end a command that has ended by the signal, without its exit code.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         app(prog_name="upslope")
     except KeyboardInterrupt:  # before a command has begun; commands answer for themselves
         sys.exit(130)

@@ -18,6 +18,7 @@ from upslope.cli.engines import (
     starting_engine,
 )
 from upslope.distributed.launch import rank_of_process
+from upslope.startup import collection_paused
 
 Config = Annotated[
     Path | None,
@@ -169,23 +170,24 @@ def _compare(
     from upslope.display import watching
 
     with telling_errors(Resume), ExitStack() as stack:
-        from upslope import report as reports
-        from upslope.comparison import compare
-        from upslope.config import (
-            Choice,
-            assemble,
-            begun_by_default,
-            check_compatible,
-            data_place,
-            default_strategy,
-            estimate,
-            load,
-            plan,
-            to_plan,
-            warnings,
-        )
-        from upslope.datasets import check_labelled
-        from upslope.observers import together
+        with collection_paused():
+            from upslope import report as reports
+            from upslope.comparison import compare
+            from upslope.config import (
+                Choice,
+                assemble,
+                begun_by_default,
+                check_compatible,
+                data_place,
+                default_strategy,
+                estimate,
+                load,
+                plan,
+                to_plan,
+                warnings,
+            )
+            from upslope.datasets import check_labelled
+            from upslope.observers import together
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
@@ -221,8 +223,11 @@ def _compare(
         )
         initial = len(earlier.labels) if earlier and recorded_run is None else None
         run_plan = plan(config, setup, recorded_run, initial)
-        show_plan(config, setup, run_plan, folder, unseen, why)
-        show_warnings(warnings(config.strategies, run_plan))
+        if asks and not dry_run and recorded_run and sitting.has_the_pool(recorded_run, setup):
+            sitting.show_where(recorded_run)
+        else:
+            show_plan(config, setup, run_plan, folder, unseen, why)
+            show_warnings(warnings(config.strategies, run_plan))
         if dry_run:
             show_estimate(config, estimate(config, setup, run_plan))
             return

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
 
-from upslope.display import err
+from upslope.display import SafeConsole, err
 from upslope.distributed.launch import rank_of_process
 from upslope.errors import UpslopeError
 from upslope.progress import noting_interrupts
@@ -24,12 +23,16 @@ _SECONDS_FOR_RANK_0 = 60
 WIDE = 200
 """Columns of what goes to a pipe or a file: nothing is cut off there."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+out = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+ANEW = "No result was written: run the same command again, and it begins anew."
+"""How to go on after Ctrl-C, of commands whose result is written as a whole at their end."""
 
 
 @contextmanager
-def telling_errors(resume: str = "") -> Iterator[None]:
-    """An UpslopeError as its message and exit code; Ctrl-C as 130 and how to go on.
+def telling_errors(resume: str = ANEW) -> Iterator[None]:
+    """An UpslopeError as its message and exit code; Ctrl-C as 130 and how to go on, `resume`.
 
     Warnings are lines as well, without the place in the code that gave them. Of the processes that
     torchrun started, rank 0 alone writes.
@@ -60,7 +63,7 @@ def telling_errors(resume: str = "") -> Iterator[None]:
 
 
 def _stop(resume: str) -> NoReturn:
-    err.print(f"Stopped. {resume}".strip(), markup=False)
+    err.print(f"Stopped. {resume}", markup=False)
     raise typer.Exit(130) from None
 
 

@@ -128,6 +128,21 @@ def find_recorded_run(folder: Path, config: Config) -> RunResult | None:
     return None
 
 
+def has_the_pool(run: RunResult, setup: Setup) -> bool:
+    """Whether the samples of the pool are those that the run began with."""
+    from upslope.files import json_digest
+
+    digest = run.config.get("samples", {}).get("pool_ids_sha256")
+    return bool(digest == json_digest(list(setup.splits.pool.ids)))
+
+
+def show_where(run: RunResult) -> None:
+    """Print where a run that goes on stands, in place of the plan, which was shown before."""
+    standing = f"{len(run.cycles)} of {run.info['cycles']} cycles finished"
+    labels = format_count(len(run.labels), "label")
+    _say(f"goes on: {run.path}, {standing}, {labels} (the plan: --dry-run)")
+
+
 def sit_once(
     config: Config,
     setup: Setup,

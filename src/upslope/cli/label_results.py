@@ -62,7 +62,7 @@ def export(
             count = export_folders(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} images in folders of their classes")
         if count.passed:
-            say(f"{count.passed:,} samples were passed and have no label")
+            say(f"{count.passed:,} samples were skipped and have no label")
 
 
 def predict(

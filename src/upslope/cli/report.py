@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from upslope.cli.console import telling_errors
+from upslope.startup import collection_paused
 
 
 def report(
@@ -51,7 +52,8 @@ def report(
     from upslope.display import watching
 
     with telling_errors():
-        from upslope import report as reports
+        with collection_paused():
+            from upslope import report as reports
 
         folder = out or runs[0] / "report"
         look = reports.read_look(folder, *(run / "report" for run in runs))

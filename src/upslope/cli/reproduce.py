@@ -13,6 +13,7 @@ import typer
 
 from upslope.cli.console import out, telling_errors
 from upslope.display import err
+from upslope.startup import collection_paused
 
 if TYPE_CHECKING:
     from upslope.progress import Observer
@@ -68,7 +69,8 @@ def reproduce(
       upslope reproduce all --scale paper --variant text --device cuda --dry-run
     """
     with telling_errors("Run the same command again: it goes on where it stopped."):
-        from upslope import reproduction
+        with collection_paused():
+            from upslope import reproduction
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         request = reproduction.ask(

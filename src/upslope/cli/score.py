@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from upslope.cli.console import ANEW, telling_errors
 from upslope.cli.console import out as console
-from upslope.cli.console import telling_errors
 from upslope.cli.engines import (
     EngineArguments,
     EngineName,
@@ -21,6 +21,7 @@ from upslope.cli.engines import (
     starting_engine,
 )
 from upslope.counts import format_count
+from upslope.startup import collection_paused
 
 if TYPE_CHECKING:
     from upslope.config.recorded import Source
@@ -76,6 +77,8 @@ ImagesAt = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Of --data: what addresses of images in Parquet begin with."),
 ]
+
+_SHARD_BY_SHARD = "Run the same command again: it goes on with the shard that was open."
 
 
 def score(
@@ -142,9 +145,10 @@ def score(
 
       upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
     """
-    with telling_errors():
-        from upslope.config import scorers
-        from upslope.scoring import check_file_name, score_to_file
+    with telling_errors(ANEW if data is None else _SHARD_BY_SHARD):
+        with collection_paused():
+            from upslope.config import scorers
+            from upslope.scoring import check_file_name, score_to_file
 
         run_by = EngineArguments(engine, workers, gpus_per_worker)
         run_by.check(scores=True)
@@ -198,7 +202,13 @@ def predict(
       upslope predict runs/photos -s data.root=more-photos -o predictions.parquet
     """
     with telling_errors():
-        from upslope.scoring import check_file_name, predict_masks, predict_to_file, predicts_masks
+        with collection_paused():
+            from upslope.scoring import (
+                check_file_name,
+                predict_masks,
+                predict_to_file,
+                predicts_masks,
+            )
 
         run_by = EngineArguments(engine, workers, gpus_per_worker)
         run_by.check(scores=True)

@@ -12,6 +12,7 @@ import typer
 from upslope.cli.console import out as console
 from upslope.cli.console import telling_errors
 from upslope.cli.score import Configuration, Device, Network, Sets, SkipCorrupt
+from upslope.startup import collection_paused
 
 if TYPE_CHECKING:
     from upslope.config import Source
@@ -85,11 +86,12 @@ def select(
       upslope select runs/photos --data more-photos --budget 100
     """
     with telling_errors():
-        from upslope.config import find_source, find_strategy, load_trained_model
-        from upslope.datasets import list_ids, load
-        from upslope.display import watching
-        from upslope.errors import ConfigError
-        from upslope.experiment.query import query
+        with collection_paused():
+            from upslope.config import find_source, find_strategy, load_trained_model
+            from upslope.datasets import list_ids, load
+            from upslope.display import watching
+            from upslope.errors import ConfigError
+            from upslope.experiment.query import query
 
         if out.suffix.lower() != ".csv":  # before anything is read that may take long
             raise ConfigError(f"Expected --out to end in .csv but got {out.name!r}.")
@@ -129,7 +131,7 @@ def select(
         if len(ready.pool) <= len(answers.labels) + len(answers.passed):
             raise ConfigError(
                 f"Expected unlabelled samples in the pool but all {len(ready.pool):,} are labelled "
-                "or passed. Give another pool with --data."
+                "or skipped. Give another pool with --data."
             )
         with watching(1) as observer:
             selection = query(

@@ -45,16 +45,17 @@ def load(
         document = copy.deepcopy(dict(source))
     else:
         document = _read(Path(source)) if source is not None else {}
+    assignments: list[tuple[str, Any]] = []
     for assignment in sets:
         key, sign, text = assignment.partition("=")
         if not sign or not key.strip():
             raise ConfigError(
                 f"Expected --set to be like training.epochs=5 but got {assignment!r}."
             )
-        _assign(document, key.strip(), read_yaml(text, f"the value of --set {key}"))
-    for key, value in (overrides or {}).items():
-        if value is not None:
-            _assign(document, key, value)
+        assignments.append((key.strip(), read_yaml(text, f"the value of --set {key}")))
+    assignments += [(key, value) for key, value in (overrides or {}).items() if value is not None]
+    for key, value in sorted(assignments, key=_rank):
+        _assign(document, key, value)
     return with_size(parse({**(defaults or {}), **document}))
 
 
@@ -101,6 +102,16 @@ def _read(path: Path) -> dict[str, Any]:
             f"Expected {path} to hold a mapping of sections but got {type(document).__name__}."
         )
     return document
+
+
+def _rank(assignment: tuple[str, Any]) -> tuple[int, bool]:
+    """Return the place of an assignment: a whole section first, then a name, then its options.
+
+    A name drops the options of another one, and must not drop those assigned in front of it.
+    """
+    key, _ = assignment
+    parents, _, last = key.rpartition(".")
+    return (key.count("."), not parents or last != "name")
 
 
 def _assign(document: dict[str, Any], key: str, value: Any) -> None:

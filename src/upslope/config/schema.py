@@ -84,6 +84,13 @@ SECTIONS = (
     "workers",
 )  # fmt: skip
 
+_BY_DATA = {
+    "text": ("bag-of-words", "text-classification"),
+    "table": ("mlp", "classification"),
+    "breast-cancer": ("mlp", "classification"),
+}
+"""Data set -> (model, task) where none is named and those of images would not fit."""
+
 
 def parse(document: Mapping[str, Any]) -> Config:
     """A configuration from plain data, such as YAML gives.
@@ -95,15 +102,16 @@ def parse(document: Mapping[str, Any]) -> Config:
             each with its path.
     """
     faults: list[str] = []
-    config = Config()
+    model, task = _BY_DATA.get(_name_in(document.get("data")), ("cnn-small", "classification"))
+    config = Config(model=Choice(model), task=Choice(task))
     for key in document:
         if key not in SECTIONS:
             close = _section_of(str(key)) or registry.did_you_mean(str(key), SECTIONS) or "."
             faults.append(f"{key}: unknown key{close} Expected one of {', '.join(SECTIONS)}.")
     checks: dict[str, Callable[[Any, list[str]], dict[str, Any]]] = {
         "data": _data,
-        "model": _model,
-        "task": lambda v, f: {"task": _choice("task", v, tasks.check_options, f, "classification")},
+        "model": lambda v, f: _model(v, f, model),
+        "task": lambda v, f: {"task": _choice("task", v, tasks.check_options, f, task)},
         "strategies": lambda v, f: {
             "strategies": _strategies(v, f),
             "named": True,
@@ -150,18 +158,24 @@ def _data(value: Any, faults: list[str]) -> dict[str, Any]:
     }
 
 
-def _model(value: Any, faults: list[str]) -> dict[str, Any]:
+def _name_in(section: Any) -> str:
+    """The name in a section that is a name, or a mapping with one; empty where there is none."""
+    name = section.get("name") if isinstance(section, Mapping) else section
+    return name if isinstance(name, str) else ""
+
+
+def _model(value: Any, faults: list[str], default: str) -> dict[str, Any]:
     """A model with its options; `freeze` is ours, unless a function of the user's own takes it."""
     freeze: Any = False
     if isinstance(value, Mapping) and "freeze" in value:
-        name = value.get("name", "cnn-small")
+        name = value.get("name", default)
         if not isinstance(name, str) or not _takes_freeze(name):
             freeze = value["freeze"]
             value = {k: v for k, v in value.items() if k != "freeze"}
     if not isinstance(freeze, bool):
         faults.append(f"model.freeze: expected true or false but got {freeze!r}")
         freeze = False
-    choice = _choice("model", value, models.check_options, faults, "cnn-small", ("freeze",))
+    choice = _choice("model", value, models.check_options, faults, default, ("freeze",))
     return {"model": choice, "freeze": freeze}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from upslope import models
 from upslope.config.inputs import is_image
 from upslope.config.recorded import ENCODED_BY_POOL, Source
 from upslope.config.scoring import TrainedModel, load_trained_model
-from upslope.errors import ConfigError
+from upslope.datasets.base import Dataset
+from upslope.errors import ConfigError, DataError, ModelError
 from upslope.images import Mode
 from upslope.pools import Format, ReadOptions, ShardedPool, open_pool
 from upslope.progress import Observer, no_progress
@@ -85,8 +87,26 @@ def open_sharded(
                     "-s 'data.mean=[0.485,0.456,0.406]' -s 'data.std=[0.229,0.224,0.225]'."
                 )
             # Its `pool` is this shard alone, whose file is gone behind this block.
-            return pool, load_trained_model(source, observer, rows)
+            try:
+                return pool, load_trained_model(source, observer, rows)
+            except (DataError, ModelError) as error:
+                if options.shape is not None or len(rows.input_shape) != 1:
+                    raise
+                raise type(error)(f"{error} {_say_the_shape(source, rows)}") from error
     raise AssertionError("a pool that was opened has a sample")
+
+
+def _say_the_shape(source: Source, rows: Dataset) -> str:
+    """Return the advice to state the shape of arrays that are flat lists of numbers."""
+    (count,) = rows.input_shape
+    info = source.run.info if source.run else {}
+    shape = tuple(info.get("source_shape", info.get("input_shape", ())))
+    fits = len(shape) > 1 and math.prod(shape) == count
+    example = "x".join(map(str, shape)) if fits else "3x32x32"
+    return (
+        f"The arrays are flat lists of {count:,} numbers: where the network takes them in another "
+        f"shape, say which, such as --shape {example}."
+    )
 
 
 def _as_the_run(source: Source, options: ReadOptions) -> ReadOptions:

@@ -112,7 +112,8 @@ def finite_floats(values: Array, source: object) -> NDArray[np.float32]:
             f"Expected images of type uint8 (0..255) or of a float type in {source} but got "
             f"{values.dtype}. Convert them, e.g. `x.astype('uint8')` where they lie in 0..255."
         )
-    floats = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinity, which is refused below
+        floats = values.astype(np.float32)
     bad = ~np.isfinite(floats.reshape(len(floats), -1)).all(axis=1)
     if bad.any():
         raise DataError(

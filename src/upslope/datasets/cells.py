@@ -8,9 +8,10 @@ that settles them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,10 @@ def read_input(rows: Rows, name: str, as_categories: bool) -> Numbers | Categori
         return Numbers(np.full((len(column), 1), np.nan))
     if pa.types.is_integer(kind) and (exact := _exact_from_least(column.to_pylist())) is not None:
         return Numbers(exact)
+    if pa.types.is_decimal(kind):
+        decimals = column.to_pylist()
+        if (exact := _exact_from_least(decimals)) is not None:
+            return Numbers(exact)
     if is_number(kind):
         return Numbers(finite(numbers_of(column), f"numbers in {where}")[:, None])
     if pa.types.is_boolean(kind):
@@ -206,14 +211,14 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
     return Categories(cells)
 
 
-def _exact_from_least(numbers: list[int | None]) -> NDArray[np.float64] | None:
-    """(n, 1): whole numbers beyond 2**53 as their exact distance from the least, which is what
-    standardised columns are made of; as floats they would run together. None for all others."""
+def _exact_from_least(numbers: Sequence[Any]) -> NDArray[np.float64] | None:
+    """(n, 1): whole and decimal numbers beyond 2**53 as their exact distance from the least, which
+    is what standardised columns are made of; as floats they would run together. None for others."""
     values = [number for number in numbers if number is not None]
     if not values or max(map(abs, values)) <= 2**53:
         return None
-    least = min(values)
-    return np.array([np.nan if n is None else float(n - least) for n in numbers])[:, None]
+    least = Fraction(min(values))
+    return np.array([np.nan if n is None else float(Fraction(n) - least) for n in numbers])[:, None]
 
 
 def _whole(cell: str) -> int | None:

@@ -101,7 +101,7 @@ def load(
         if classes is not None and layout == "auto" and is_flat(folder, classes):
             entries = [(id_, "", "") for id_ in images_in(folder, folder, left_out)]
         else:
-            entries = by_class(folder, layout, left_out)
+            entries = by_class(folder, layout, left_out, needs_test=classes is None)
         if not entries:
             raise no_images(folder, left_out)
         names = dict.fromkeys(name for _, name, _ in entries if name)
@@ -255,8 +255,8 @@ def open_entries(
     pool, test = open_split("train"), open_split("test")
     assert pool is not None  # `divide` has refused an empty pool
     validation = open_split("validation")
-    every_id = [id_ for part in splits.values() for id_, _, _ in part]
-    notes += survey_notes(Files(folder, every_id), every_id, form, on_error)
+    read_ids = [id_ for part in (pool, test, validation) if part is not None for id_ in part.ids]
+    notes += survey_notes(Files(folder, read_ids), read_ids, form, on_error)
     if duplicates != "off":
         parts = {"pool": pool, "test set": test, "validation set": validation}
         datasets = {name: part for name, part in parts.items() if part is not None}

@@ -21,18 +21,35 @@ _WORDS = {
 _BEGINNINGS = {"train": "train", "test": "test", "validation": "val"}
 _MONTHS = (
     "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
-    "|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+    "|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?"
+    "|januar|februar|märz|mai|juni|juli|oktober|dezember"
+    "|janvier|février|mars|avril|juin|juillet|août|septembre|octobre|novembre|décembre"
+    "|enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre)"
 )
+_SEASONS = "(?:spring|summer|autumn|fall|winter|frühling|frühjahr|sommer|herbst)"
 _DATE = re.compile(
     r"(?:19|20)\d\d"  # a year
     rf"|(?:\d+[-_. ]?)?{_MONTHS}(?:[-_. ]?\d)*"
     rf"|(?:19|20)\d\d[-_. ]?(?:\d\d|{_MONTHS})(?:[-_. ]?\d\d?)?"
-    r"|\d\d?[-_. ]\d\d?[-_. ](?:19|20)\d\d",
+    r"|\d\d?[-_. ]\d\d?[-_. ](?:19|20)\d\d"
+    rf"|(?:19|20)\d\d[-_. ]?(?:q[1-4]|(?:w|kw|week)[-_. ]?\d\d?|{_SEASONS})"
+    rf"|(?:q[1-4]|{_SEASONS})[-_. ]?(?:19|20)\d\d"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|(?:mon|diens|donners|frei|sams|sonn)tag|mittwoch",
     re.IGNORECASE,
 )
 _CAMERA = re.compile(r"\d{3}[A-Z_][A-Z0-9_]{4}|DCIM")  # the folders that cameras make
-_PART = re.compile(r"(?:fold|batch|part|shard|chunk)s?[-_. ]?\d+", re.IGNORECASE)
-_NO_CLASSES = (_DATE, _CAMERA, _PART)
+_PART = re.compile(
+    r"(?:fold|batch|part|shard|chunk|split|session|visit|take|roll|card|day|tag|week|woche|kw)s?"
+    r"[-_. ]?\d+",
+    re.IGNORECASE,
+)
+_KIND = re.compile(
+    r"(?:(?:jpeg)?images?|im(?:g|age)s|masks?|labels?|annotations?|xmls?|thumb(?:nail)?s?"
+    r"|new folder|neuer ordner)(?: \(\d+\))?",
+    re.IGNORECASE,
+)
+"""Names that say what kind of files lies there, or nothing at all."""
+_NO_CLASSES = (_DATE, _CAMERA, _PART, _KIND)
 
 
 def split_of(name: str) -> str | None:
@@ -62,5 +79,6 @@ def splits_among(names: Sequence[str]) -> Mapping[str, str]:
 
 
 def are_no_classes(names: Sequence[str]) -> bool:
-    """Return whether all names are years or dates, parts of a set, or such as cameras give."""
+    """Return whether all names are years or dates, parts of a set, kinds of files, or such as
+    cameras give."""
     return bool(names) and all(any(p.fullmatch(name) for p in _NO_CLASSES) for name in names)

@@ -89,7 +89,7 @@ def white_level(
     """
     if white is not None:
         return white
-    highest, deep, colour = -1, 0, False
+    highest, deep, colour, example = -1, 0, False, ""
     for i in np.unique(np.linspace(0, len(ids) - 1, min(_LOOKED_AT, len(ids))).astype(int)):
         try:
             image = read_image_named(source, ids, int(i))
@@ -102,7 +102,7 @@ def white_level(
             level = highest_level(*image)
         except DataError:
             continue
-        deep, highest = deep + 1, max(highest, level)
+        deep, highest, example = deep + 1, max(highest, level), example or image[1]
         colour = colour or header.natural == "RGB"
         if highest > FULL // 2:
             return FULL
@@ -116,8 +116,8 @@ def white_level(
     )
     raise DataError(
         f"Expected 16-bit images to use their range, 0 to {FULL}, but the highest level of "
-        f"{format_count(deep, 'image')} with 16 bits looked at, is {highest}: read as 8 bits, "
-        f"they would keep {round(highest / 257) + 1} levels. {advice}"
+        f"{format_count(deep, 'image')} with 16 bits looked at, such as {example}, is {highest}: "
+        f"read as 8 bits, they would keep {round(highest / 257) + 1} levels. {advice}"
     )
 
 

@@ -120,8 +120,12 @@ _CHANGES = (
         lambda header, _: header.deep,
         "hold 16 bits: with {white} as white (`data.white`), {levels} of their levels become one.",
     ),
-    (lambda header, _: header.transparent, "are transparent in part, and laid over white."),
+    (lambda header, _: header.transparent, "can be transparent in part, and are laid over white."),
     (lambda header, _: header.turned, "are turned as their EXIF data say."),
+    (
+        lambda header, form: header.wide and form.mode == "RGB",
+        "have a colour profile other than sRGB, which is not applied ({modes}).",
+    ),
     (
         lambda header, _: header.further,
         "hold further pictures behind the first (MPO), which are not read.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -172,8 +172,16 @@ def _leave_rest(root: Path, folder: Path, left_out: LeftOut) -> None:
             _leave_folder(path.name, relative, left_out)
 
 
-def by_class(folder: Path, layout: Layout = "auto", left_out: LeftOut | None = None) -> list[Entry]:
+def by_class(
+    folder: Path,
+    layout: Layout = "auto",
+    left_out: LeftOut | None = None,
+    *,
+    needs_test: bool = False,
+) -> list[Entry]:
     """Return every image of a folder laid out by class, perhaps within splits.
+
+    needs_test: refuse splits without one to test on that lie beside a folder that may be it.
 
     Raises:
         DataError: the layout cannot be meant, or can be meant in two ways.
@@ -185,7 +193,12 @@ def by_class(folder: Path, layout: Layout = "auto", left_out: LeftOut | None = N
         if layout == "auto":
             _no_splits_within(folder, tops)
             _not_alike_within(folder, tops)
-        return list(_class_folders(folder, folder, "", layout, left_out))
+        unsplit = list(_class_folders(folder, folder, "", layout, left_out))
+        if layout == "auto":
+            _no_splits_below(folder, unsplit)
+        return unsplit
+    if needs_test and {*splits.values()} == {"train"}:
+        _no_test_of_another_name(folder, tops, splits)
     entries: list[Entry] = []
     for top in tops:
         if top in splits:
@@ -307,6 +320,32 @@ def _no_splits_within(folder: Path, tops: Sequence[str]) -> None:
         )
 
 
+def _no_splits_below(folder: Path, entries: Sequence[Entry]) -> None:
+    """Refuse folders of two splits at any depth of a class: cat/2024/train, cat/2024/test."""
+    examples: dict[str, str] = {}
+    for id_, _, _ in entries:
+        for name in id_.split("/")[1:-1]:
+            if split := split_of(name):
+                examples.setdefault(split, id_)
+    if len(examples) > 1:
+        raise DataError(
+            f"Expected folders of classes in {folder} but deeper ones name splits, as of "
+            f"{name_some(list(examples.values()))}. Lay them out as train/<class>/ and "
+            "test/<class>/, or set `data.layout` to classes if these names mean no splits."
+        )
+
+
+def _no_test_of_another_name(folder: Path, tops: Sequence[str], splits: Mapping[str, str]) -> None:
+    """Refuse a folder beside train/ that may be the test set under a name that is not known."""
+    others = [top for top in tops if top not in splits and top.lower() not in UNLABELLED]
+    if others:
+        raise DataError(
+            f"Expected a folder to test on beside {name_some(list(splits))} in {folder} but "
+            f"{name_some(others)} {'name' if len(others) > 1 else 'names'} no split. Call what is "
+            "to test on test, or set `data.layout` to classes if each of these folders is a class."
+        )
+
+
 def _not_alike_within(folder: Path, tops: Sequence[str]) -> None:
     """Refuse folders that all hold the same ones, perhaps the classes: seen/cat, query/cat."""
     inner = [
@@ -355,11 +394,12 @@ def _class_folders(
 
 
 def _not_by_date(folder: Path, classes: Sequence[str]) -> None:
-    """Refuse folders that are all named by years or dates, as parts, or as cameras name theirs."""
-    if are_no_classes(classes):
+    """Refuse folders that are all named by years or dates, as parts, by kinds of files, or as
+    cameras name theirs; a single one is no class in any case."""
+    if len(classes) > 1 and are_no_classes(classes):
         raise DataError(
             f"Expected folders of classes in {folder} but {name_some(classes)} are named by date, "
-            "as "
-            "parts, or by a camera. List the images with their labels in a manifest, or set "
+            "as parts, by kinds of files or by a camera. List the images with their labels in a "
+            "manifest, or set "
             "`data.layout` to classes (or splits) if these folders are the classes."
         )

@@ -190,7 +190,8 @@ def open_pairs(
     validation = open_part("validation") if parts.get("validation") else None
     pool = open_part("train")
     test = open_part("test") if parts.get("test") else None
-    all_pairs = [pair for part in parts.values() for pair in part]
+    read_ids = {id_ for part in (pool, test, validation) if part is not None for id_ in part.ids}
+    all_pairs = [pair for part in parts.values() for pair in part if pair.id in read_ids]
     images = [str(pair.image) for pair in all_pairs]
     notes += survey_notes(Files(Path(), images), images, form, on_error)
     if isinstance(codes, MaskClasses):

@@ -97,29 +97,54 @@ def missing_notes(
     return tuple(notes)
 
 
+_DOUBTFUL_FOLDERS = (
+    "rejected", "rejects", "discarded", "deleted", "trash", "junk", "unusable", "backup", "temp",
+    "tmp", "duplicates", "copies", "to sort", "inbox", "papierkorb", "aussortiert", "doppelt",
+)  # fmt: skip
+"""Names of folders, beside the words, that are as likely to hold what should not be read."""
+
+
 def class_folder_notes(classes: Sequence[str]) -> tuple[str, ...]:
     """Return sentences on classes by folder whose name is as likely to stand for no label.
 
     classes: the names of the folders.
     """
     return tuple(
-        f"The folder {name!r} is counted as a class. If it stands for no label, call it unlabelled."
+        f"The folder {name!r} is counted as a class. If it stands for no label, call it "
+        "unlabelled; if its images should not be read, move it elsewhere."
         for name in classes
-        if name in MISSING_WORDS or _doubtful([name.replace("_", " ")])
+        if name in MISSING_WORDS
+        or _doubtful([name.replace("_", " ")])
+        or name.strip("_ ").replace("_", " ").lower() in _DOUBTFUL_FOLDERS
     )
 
 
 def _doubtful(labels: Collection[str]) -> list[str]:
     """Return the labels that are as likely to be a class as to stand for none."""
     words = {word.lower() for word in (*MISSING_WORDS, *DOUBTFUL_WORDS)} - {"na"}  # sodium
-    doubtful = [label for label in labels if _visible(label).lower() in words]
+    doubtful = [
+        label
+        for label in labels
+        if _visible(label).lower() in words
+        or _bare(label).lower() in words
+        or (_bare(label) != label and _bare(label) in MISSING_WORDS)
+    ]
     wholes = {label for label in labels if label.isdecimal()}
     low = {label for label in wholes if len(label) == 1 or int(label) < _LEAST_MARK}
     marks = [m for m in labels if m in _NEGATIVE_MARKS or (m in _MARKS and m in wholes)]
-    # Beside whole numbers from 0: 0, 1 and -1 or 99, where no other label is so large.
-    if len(low) > 1 and low | {*marks} == {*labels}:
+    others = {*labels} - {*marks}
+    # Beside whole numbers from 0, such as 0, 1 and -1 or 99, where no other label is so large; and
+    # beside names alone.
+    if (len(low) > 1 and low == others) or (
+        len(others) > 1 and not any(any(c.isdigit() for c in label) for label in others)
+    ):
         doubtful += marks
     return sorted({*doubtful})
+
+
+def _bare(label: str) -> str:
+    """The label without quotes, brackets and full stops around it."""
+    return label.strip(" '\"`()[]<>{}.")
 
 
 def _visible(label: str) -> str:

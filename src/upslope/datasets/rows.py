@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, Labels, number_ids
-from upslope.datasets.arrow import is_text, plain_column, read_parquet, texts_of
+from upslope.datasets.arrow import is_number, is_text, plain_column, read_parquet, texts_of
 from upslope.datasets.delimited import read_delimited
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.json_lines import read_json_lines
@@ -173,8 +173,16 @@ def rows_of(
     if test is None:
         _check_no_split_elsewhere(table, path)
     ids = _ids(table, id_column, parts, path)
-    if id_column or "id" in table.column_names:
-        split_columns.add(id_column or "id")
+    id_name = id_column or "id"
+    if id_name in table.column_names:
+        split_columns.add(id_name)
+        kind = plain_column(table.column(id_name)).type
+        if is_number(kind) and not pa.types.is_integer(kind):
+            notes = (
+                *notes,
+                f"Ids in the column `{id_name}` are whole numbers of type {kind}, written without "
+                f"a fraction, as {ids[0]!r}.",
+            )
     return Rows(
         table,
         ids,

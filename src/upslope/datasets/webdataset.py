@@ -120,13 +120,16 @@ def load(
 
     pool, test = open_part("train"), open_part("test")
     assert pool is not None  # `_divide` has refused an empty pool
+    validation = open_part("validation")
+    read_ids = {id_ for part in (pool, test, validation) if part is not None for id_ in part.ids}
     every = np.concatenate(list(split_positions.values()))
+    every = every[[id_ in read_ids for id_ in samples.ids_of(every)]]
     notes += survey_notes(source.part(every), samples.ids_of(every), form, on_error)
     if places.lone_validation:
         notes += ("The shards of the validation split are the test set: no test shards are there.",)
     test = NoTestSet(pool) if test is None else test
     notes += array_duplicate_notes(pool, test)
-    return Splits(pool, test, open_part("validation"), notes)
+    return Splits(pool, test, validation, notes)
 
 
 def _divide(

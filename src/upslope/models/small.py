@@ -108,7 +108,7 @@ def image_channels(name: str, input_shape: tuple[int, ...], smallest: int) -> in
     if len(input_shape) != 3 or min(input_shape[1:]) < smallest:
         raise ModelError(
             f"Expected inputs of shape (c, h, w) with h and w at least {smallest} for the model "
-            f"{name!r} but got {tuple(input_shape)}. Use `mlp`, which takes any shape, or a model "
-            "of your own."
+            f"{name!r} but got {tuple(input_shape)}. Use `mlp`, which takes numbers of any "
+            "shape, `bag-of-words` for texts, or a model of your own."
         )
     return input_shape[0]

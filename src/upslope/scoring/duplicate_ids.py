@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from upslope.datasets.arrow import read_parquet
 from upslope.errors import DataError
@@ -31,6 +30,8 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
     names: of the shards. files: Parquet files with a column `id`, one for each shard. folder: where
     the hashes lie meanwhile: 16 bytes per id.
     """
+    import pyarrow.parquet as pq
+
     total = sum(pq.read_metadata(file).num_rows for file in files)
     bits = (min(_MOST, max(1, -(-total // BUCKET))) - 1).bit_length()
     with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".ids-") as place:

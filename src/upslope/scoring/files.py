@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -206,6 +205,8 @@ def stream_to_file(
 
 
 def _write_parquet(path: Path, blocks: Iterator[dict[str, list[Any]]]) -> None:
+    import pyarrow.parquet as pq
+
     writer = None
     try:
         for block in blocks:

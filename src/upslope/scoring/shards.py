@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -197,6 +196,8 @@ class ShardScorer:
 
         shard: one of the pool's. scores: its table.
         """
+        import pyarrow.parquet as pq
+
         path = self.file_of(shard)
         write_atomically(path, lambda temporary: pq.write_table(scores, temporary))
         return path
@@ -321,6 +322,8 @@ def join_scores(scorer: ShardScorer, new: int = 0, *, ids_by_shard: bool = False
 
 
 def _write(path: Path, tables: Iterator[pa.Table]) -> None:
+    import pyarrow.parquet as pq
+
     writer: pq.ParquetWriter | None = None
     try:
         for table in tables:
@@ -337,6 +340,8 @@ def facts_of(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is damaged.
     """
+    import pyarrow.parquet as pq
+
     try:
         facts = from_json((pq.read_schema(path).metadata or {})[_METADATA])
         if {"shard", "size", "tag", "skipped"} <= facts.keys():

@@ -19,7 +19,6 @@ from torch import Tensor
 from upslope.errors import GradientNormError
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.draws import HIGH, LOW, ConstantDraws, Quantiles
-from upslope.gradnorm.proofs.independence import model_may_mix_samples
 from upslope.gradnorm.proofs.mixing import agree_in_double, changed_samples, model_mixes
 from upslope.gradnorm.proofs.passes import run_fewer
 
@@ -50,7 +49,7 @@ def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: Collect
                 raise model_mixes(run, changed_rows)
     except _CannotTell as reason:  # other passes tell, unless draws follow the data
         if run.draws_follow_data:
-            raise _undecided_error(str(reason)) from reason
+            raise undecided_error(str(reason)) from reason
 
 
 def _find_changed(
@@ -88,17 +87,8 @@ def _run_fewer(run: BatchRun, rows: Tensor, draws: ConstantDraws) -> tuple[Tenso
         raise _CannotTell("it fails where random numbers are constant") from error
 
 
-def refuse_unless_provable(run: BatchRun) -> None:
-    """Refuse a model that may mix samples, and whose draws depend on their numbers as well.
-
-    Raises:
-        GradientNormError: it does both.
-    """
-    if run.draws_follow_data and run.may_mix_samples and model_may_mix_samples(run):
-        raise _undecided_error("a statistic of the batch meets its samples")
-
-
-def _undecided_error(reason: str) -> GradientNormError:
+def undecided_error(reason: str) -> GradientNormError:
+    """Return the error for a model of which cannot be told whether it mixes samples."""
     return GradientNormError(
         "Expected a model that draws as many random numbers for a sample whatever the others are "
         "but which numbers it meets depends on the numbers of other samples (a dropout "

@@ -27,7 +27,8 @@ from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.proofs.at_outputs import loss_mixes
 from upslope.gradnorm.proofs.backward import one_hot, pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.count import refuse_count, refuse_unless_provable
+from upslope.gradnorm.proofs.count import refuse_count, undecided_error
+from upslope.gradnorm.proofs.independence import model_may_mix_samples
 from upslope.gradnorm.proofs.mixing import (
     compare_outputs,
     groups_without_others,
@@ -315,3 +316,13 @@ def _row_alone(share: Tensor, i: int) -> Tensor:
     share_alone = torch.zeros_like(share)
     share_alone[i] = share[i]
     return share_alone
+
+
+def refuse_unless_provable(run: BatchRun) -> None:
+    """Refuse a model that may mix samples, and whose draws depend on their numbers as well.
+
+    Raises:
+        GradientNormError: it does both.
+    """
+    if run.draws_follow_data and run.may_mix_samples and model_may_mix_samples(run):
+        raise undecided_error("a statistic of the batch meets its samples")

@@ -34,7 +34,7 @@ from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import differ
 from upslope.gradnorm.proofs.backward import one_hot, pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.count import refuse_count, refuse_unless_provable
+from upslope.gradnorm.proofs.count import refuse_count
 from upslope.gradnorm.proofs.kernel_results import (
     Checksums,
     Direction,
@@ -50,7 +50,7 @@ from upslope.gradnorm.proofs.mixing import (
 )
 from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, run_without_company
 from upslope.gradnorm.proofs.passes import DrawsFollowData
-from upslope.gradnorm.proofs.per_sample_loop import sample_by_sample
+from upslope.gradnorm.proofs.per_sample_loop import refuse_unless_provable, sample_by_sample
 
 _TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
 """Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the

@@ -1,0 +1,34 @@
+"""Less work for Python's garbage collector where a command starts and where it ends.
+
+Importing torch and SciPy makes some million objects, nearly all of which stay. The collector goes
+over them again and again meanwhile, and twice more when the interpreter ends: a second of the
+processor in all, where a small run takes seven. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause the collection of garbage while libraries are imported; it is then as it was before."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def end_without_collection() -> None:
+    """Have the interpreter end without a last search for garbage in circles of references.
+
+    Its memory goes back to the system all the same. Objects outside such circles are still ended
+    one by one, and what Python calls at exit is called before.
+    """
+    atexit.register(gc.freeze)

@@ -1,0 +1,52 @@
+"""Commands start and end without searches for garbage that find nothing."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from upslope.startup import collection_paused
+
+_CIRCLE = """
+from upslope.startup import end_without_collection
+
+class Circle:
+    def __init__(self): self.itself = self
+    def __del__(self): print("searched")
+
+{start}
+Circle()
+"""
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_collection_is_paused_and_then_as_before(enabled: bool) -> None:
+    """Also where the imports fail."""
+
+    def fail() -> None:
+        meanwhile.append(gc.isenabled())
+        with collection_paused():
+            meanwhile.append(gc.isenabled())
+            raise ImportError
+
+    meanwhile: list[bool] = []
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(ImportError):
+            fail()
+        assert [*meanwhile, gc.isenabled()] == [enabled, False, enabled]
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+@pytest.mark.parametrize(
+    ("start", "printed"), [("", "searched\n"), ("end_without_collection()", "")]
+)
+def test_the_interpreter_ends_without_a_search(start: str, printed: str) -> None:
+    """An object in a circle of references is found by a search alone."""
+    program = [sys.executable, "-c", _CIRCLE.format(start=start)]
+    assert subprocess.run(program, capture_output=True, text=True, check=True).stdout == printed
