@@ -17,6 +17,7 @@ from upslope.gradnorm import (
     gradient_norms,
     supervised,
 )
+from upslope.gradnorm.trace.forward import Forward
 
 
 def net(classes: int = 5, seed: int = 0) -> nn.Module:
@@ -45,17 +46,27 @@ def by_brute_force(model: nn.Module, x: Tensor, norm: str, power: int) -> Tensor
 
 @pytest.mark.parametrize("norm", ["global", "tensor-sum"])
 @pytest.mark.parametrize(("kind", "power"), [("mean", 1), ("rms", 2)])
-def test_exact_over_all_classes(kind, power, norm):
-    model, x = net(), batch()
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_exact_over_all_classes(classes, kind, power, norm):
+    model, x = net(classes), batch()
     found = expected_gradient_length(model, x, kind=kind, norm=norm)
     assert relative_error(found.scores, by_brute_force(model, x, norm, power)) < 1e-9
     assert torch.allclose(found.covered, torch.ones(4, dtype=torch.float64))
     assert not found.error_bound.any()
 
 
+def test_one_backward_pass_for_two_classes(monkeypatch):
+    model, x, passes = net(2), batch(), []
+    expected_gradient_length(model, x)  # the first batch is proven
+    backward = Forward.backward
+    monkeypatch.setattr(Forward, "backward", lambda *a, **k: passes.append(backward(*a, **k)))
+    expected_gradient_length(model, x)
+    assert len(passes) == 1
+
+
 @pytest.mark.parametrize("norm", ["global", "tensor-sum"])
 @pytest.mark.parametrize(("kind", "power"), [("mean", 1), ("rms", 2)])
-@pytest.mark.parametrize("classes", [3, 5, 12])
+@pytest.mark.parametrize("classes", [2, 3, 5, 12])
 def test_truncation_error_is_within_its_bound(classes, kind, power, norm):
     for seed in range(6):
         model, x = net(classes, seed), batch(8, seed, scale=1.0 + 3 * (seed % 3))

@@ -14,6 +14,7 @@ from upslope.gradnorm import (
     gradient_sketches,
 )
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.sketch import Projection
 
 
@@ -111,7 +112,31 @@ def test_a_large_product_is_sketched_as_if_it_were_formed() -> None:
     part = OuterProducts(torch.randn(4, 3, 20).double(), torch.randn(4, 3, 30).double())
     projection = Projection(16, seed=0)
     formed = projection.dense("weight", part.materialize(slice(0, 4)))
-    torch.testing.assert_close(projection.outer("weight", part), formed)
+    (piece,) = part.outer_products(1 << 20, 3) or ()
+    torch.testing.assert_close(projection.outer("weight", piece), formed)
+    assert part.outer_products(1 << 20, 2) is None
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kernel", [1, (3, 2)])
+def test_a_convolution_is_sketched_as_if_its_gradient_were_formed(
+    channels, memory_format, kernel, monkeypatch
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, 5, kernel, stride=2, padding=0 if kernel == 1 else 1)
+    model = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3)).double()
+    x = torch.randn(3, channels, 5, 4).double().contiguous(memory_format=memory_format)
+    model(x)
+    formed = gradient_sketches(model, x, "entropy", dim=8)
+    monkeypatch.setattr("upslope.gradnorm.sketch._TRANSFORM", 0)
+    monkeypatch.setattr(
+        ConvWeightGradient, "outer_products",
+        lambda self, scratch, _, own=ConvWeightGradient.outer_products: own(self, scratch, 99),
+    )  # fmt: skip
+    transformed = gradient_sketches(model, x, "entropy", dim=8)
+    torch.testing.assert_close(transformed.vectors, formed.vectors)
+    torch.testing.assert_close(transformed.norms, formed.norms)
 
 
 @CASES

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.proofs.batch_run import BatchRun
 
 
 def squares(outputs: Tensor) -> Tensor:
@@ -188,3 +189,45 @@ def test_dropout_does_not_hide_the_padding_of_others(name: str) -> None:
         torch.testing.assert_close(norms, expected, rtol=1e-9, atol=0)
         with pytest.raises(GradientNormError, match="mixes samples"):
             gradient_norms(mixing, batch, squares)
+
+
+class Warned(nn.Module):
+    """Looks whether a word of padding is there, as models of Hugging Face do to warn."""
+
+    def __init__(self, steers: bool) -> None:
+        super().__init__()
+        self.words, self.head, self.steers = nn.Embedding(9, 6), nn.Linear(6, 3), steers
+        self.double()
+
+    def forward(self, words: Tensor) -> Tensor:
+        padded = 0 in words[:, [-1, 0]]
+        scale = 2.0 if padded and self.steers else 1.0
+        return scale * self.head(self.words(words).mean(dim=1))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_words_that_are_in_no_text_steer_none(monkeypatch, n: int) -> None:
+    model, words = Warned(steers=True), torch.randint(1, 9, (n, 4))
+    gradient_norms(model, words, squares)  # the first batch is proven
+    passes: list[int] = []
+    monkeypatch.setattr(BatchRun, "run_plain", lambda *_, **__: passes.append(1))
+    norms = gradient_norms(model, words, squares)
+    assert not passes
+    assert torch.allclose(norms, norms_alone(model, words), rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_word_of_one_text_that_steers_all_is_refused(n: int) -> None:
+    model, words = Warned(steers=True), torch.randint(1, 9, (n, 4))
+    gradient_norms(model, words, squares)
+    words[0, 0] = 0
+    with pytest.raises(GradientNormError):
+        gradient_norms(model, words, squares)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_word_of_one_text_that_only_warns_is_exact(n: int) -> None:
+    model, words = Warned(steers=False), torch.randint(1, 9, (n, 4))
+    words[0, 0] = 0
+    norms = gradient_norms(model, words, squares)
+    assert torch.allclose(norms, norms_alone(model, words), rtol=1e-9)

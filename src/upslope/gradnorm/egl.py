@@ -5,6 +5,13 @@
 over the classes i, with L_i the cross-entropy at label i and p the posterior, held constant. All
 classes share one forward pass. Truncated to the likeliest classes that hold a stated share of
 each sample's posterior, it takes as many backward passes as the most uncertain sample needs.
+
+Of two classes both gradients are multiples of one, that of the difference d of the two logits,
+
+    grad L_1 = -p_2 grad d,    grad L_2 = p_1 grad d,
+
+so that one backward pass has both. Of more classes no gradient is a multiple of another: the
+gradients of C classes span C - 1 dimensions, each of which takes a backward pass of its own.
 """
 
 from __future__ import annotations
@@ -93,6 +100,8 @@ def _length(
     is_kept &= ~(p == 0)
     total = p.new_zeros(len(p), dtype=torch.float64)
     power = 1 if kind == "mean" else 2
+    if z.shape[1] == 2 and bool((p > 0).all()):
+        return _length_of_two(record, p, is_kept, power, reduce, logits)
     for rank in range(max(is_kept.sum(dim=1).tolist(), default=0)):
         norms = reduce(record.squared_norms(_at(labels[:, rank], is_kept[:, rank], logits)))
         # A sample that has its share already adds nothing, though the others need this class.
@@ -100,6 +109,24 @@ def _length(
     bound = _bound(record, reduce, p, labels, is_kept, power, logits)
     score = total if power == 1 else total.sqrt()
     return ExpectedLength(score, torch.where(is_kept, p, 0).sum(dim=1), bound)
+
+
+def _length_of_two(
+    record: Recording, p: Tensor, is_kept: Tensor, power: int, reduce: Reduce, logits: Logits
+) -> ExpectedLength:
+    """Return the lengths for two classes, of one backward pass; see the head of this file.
+
+    p, is_kept: (n, 2), the posterior in descending order, and which of both are summed over.
+    """
+    norms = reduce(record.squared_norms(weighted(torch.tensor([1.0, -1.0]).to(p), logits)))
+    share = p.double()
+    terms = share * (share.flip(1) * norms[:, None]) ** power
+    score, exact = torch.where(is_kept, terms, 0).sum(dim=1), terms.sum(dim=1)
+    if power == 2:
+        score, left_out = score.sqrt(), (exact - score).clamp(min=0).sqrt()
+    else:
+        left_out = (exact - score).clamp(min=0)
+    return ExpectedLength(score, torch.where(is_kept, p, 0).sum(dim=1), left_out)
 
 
 def _bound(

@@ -13,7 +13,6 @@ the variance is at most three times as large.
 
 from __future__ import annotations
 
-import math
 import zlib
 from typing import NamedTuple
 
@@ -23,11 +22,14 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.model_io import Inputs, Loss
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts, squared_norms
+from upslope.gradnorm.core.per_sample_gradients import OuterPieces, squared_norms
 from upslope.gradnorm.core.reductions import Uses, dense_sum
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
+
+_TRANSFORM = 4
+"""What the transforms of a position cost per bucket, in additions of one entry. Set by hand."""
 
 
 class Sketches(NamedTuple):
@@ -86,19 +88,24 @@ class Projection:
         (a, s), (b, r) = self._both(name, outer, flat.shape[1] // outer, rows)
         buckets = ((a[:, None] + b) % self.dim).flatten()
         signed_entries = flat * (s[:, None] * r).flatten()
-        return rows.new_zeros(len(rows), self.dim).index_add_(1, buckets, signed_entries)
+        return rows.new_zeros(len(rows), self.dim).scatter_add_(
+            1, buckets.expand(len(rows), -1), signed_entries
+        )
 
-    def outer(self, name: str, part: OuterProducts) -> Tensor:
-        """(n, dim), of sums of outer products that are not formed."""
-        (a, s), (b, r) = self._both(name, part.g.shape[2], part.x.shape[2], part.g)
-        g = torch.fft.rfft(self._side(part.g, a, s))
-        x = torch.fft.rfft(self._side(part.x, b, r))
+    def outer(self, name: str, piece: OuterPieces) -> Tensor:
+        """(m, dim), of sums of outer products that are not formed."""
+        (a, s), (b, r) = self._both(name, piece.g.shape[2], piece.x.shape[2], piece.g)
+        if piece.columns is not None:
+            b, r = b[piece.columns], r[piece.columns]
+        g = torch.fft.rfft(self._side(piece.g, a, s))
+        x = torch.fft.rfft(self._side(piece.x, b, r))
         sketch: Tensor = torch.fft.irfft((g * x).sum(dim=1), n=self.dim)
         return sketch
 
     def _side(self, values: Tensor, buckets: Tensor, signs: Tensor) -> Tensor:
-        n, t, _ = values.shape
-        return values.new_zeros(n, t, self.dim).index_add_(2, buckets, values * signs)
+        n, t, size = values.shape
+        signed, buckets = values * signs, buckets.expand(n, t, size)
+        return values.new_zeros(n, t, self.dim).scatter_add_(2, buckets, signed)
 
     def _both(
         self, name: str, rows: int, columns: int, like: Tensor
@@ -117,13 +124,14 @@ class _NormsAndSketches:
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """Reduce the sum of all uses of a parameter; see `Reduction`."""
         (weight, part), *more = uses
-        real = not weight.is_complex()
-        if not more and real and isinstance(part, OuterProducts) and weights.tracks(weight):
-            t, i, o = part.x.shape[1], part.x.shape[2], part.g.shape[2]
-            transform = 2 * self.projection.dim * math.log2(self.projection.dim + 1)
-            if t * (i + o + transform) < i * o:
-                squares = part.squared_norms(scratch)
-                return torch.cat([squares[:, None], self.projection.outer(name, part)], dim=1)
+        if not more and not weight.is_complex() and weights.tracks(weight) and weight.dim() > 1:
+            rows, columns = len(weight), weight[0].numel()
+            # A place in a bucket for every entry of the gradient, or transforms of both sides.
+            each = rows + columns + _TRANSFORM * self.projection.dim
+            outer = part.outer_products(scratch, rows * columns / each)
+            if outer is not None:
+                sketches = torch.cat([self.projection.outer(name, piece) for piece in outer])
+                return torch.cat([part.squared_norms(scratch)[:, None], sketches], dim=1)
         pieces = dense_sum(weights, name, uses, scratch)
         return torch.cat([self.of_dense(name, rows) for _, rows in pieces])
 

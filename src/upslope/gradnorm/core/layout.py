@@ -24,6 +24,9 @@ from torch import Tensor
 
 from upslope.gradnorm.core.separation import checksum
 
+_MOST_BYTES = 64 << 20
+"""Bytes of gradients of a weight that has entries for single samples: one by one is better."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -51,6 +54,11 @@ class Layout:
         owners[order] = torch.arange(n)[:, None]
         return owners
 
+    @property
+    def last(self) -> int:
+        """The last of the dimensions in which samples are told apart."""
+        return self.dim
+
     def explains(self, gradient: Tensor, mask: Tensor) -> bool:
         """Whether `gradient` is zero for all samples but those of `mask`, (n,) bool."""
         return not bool(self.samples(gradient, len(mask))[~mask].any())
@@ -58,14 +66,24 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class IndexedLayout(Layout):
-    """Entry j of dimension `dim` belongs to sample owner[j]; to none, that matters, where -1."""
+    """Entry j of dimension `dim` belongs to sample owner[j]; to none, that matters, where -1.
+
+    With more `dims` than one, j counts the entries of as many dimensions from the first on, as if
+    they were one: tokens of which those of a class lie elsewhere than those of the patches, say.
+    """
 
     owner: Tensor = field(kw_only=True)
     n: int = field(kw_only=True)
+    dims: int = field(default=1, kw_only=True)
+
+    @property
+    def last(self) -> int:
+        """The last of the dimensions in which samples are told apart."""
+        return self.dim + self.dims - 1
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:  # noqa: ARG002
         """As `Layout`, with zeros for what a sample has less than the one that has most."""
-        rows_first = tensor.movedim(self.dim, 0)
+        rows_first = self._in_a_row(tensor)
         places, there = self._places
         there = there.view(*there.shape, *(1,) * (rows_first.dim() - 1))
         return torch.where(there, rows_first[places], 0)
@@ -74,10 +92,63 @@ class IndexedLayout(Layout):
         """Return the sample of each entry; see `Layout`."""
         return self.owner
 
+    def summed(self, tensor: Tensor, full: Sequence[int]) -> Tensor:
+        """(n, *full): the sum, by sample, over the entries that one of `full` is broadcast to.
+
+        full: as many dimensions as the tensor has. It may tell apart entries along the dimensions
+        of the samples.
+
+        Raises:
+            SamplesNotSeparable: it has rows for each sample, and too many to be there n times.
+        """
+        rows = self._in_a_row(tensor)
+        along, others = list(full[self.dim : self.last + 1]), list(full)
+        del others[self.dim : self.last + 1]
+        over = [1 + d for d, size in enumerate(others) if size == 1 and rows.shape[1 + d] != 1]
+        rows = rows.sum(dim=over, keepdim=True) if over else rows
+        size = math.prod(along)
+        numbers = self.n * size * rows[:1].numel()
+        if along[0] % self.n == 0 and numbers * rows.element_size() > _MOST_BYTES:
+            raise SamplesNotSeparable("a weight has entries for single samples of the batch")
+        place = torch.arange(size).view(along).expand(tensor.shape[self.dim : self.last + 1])
+        owned = self._owned
+        target = self.owner[owned] * size + place.reshape(-1)[owned].to(self.owner.device)
+        total = rows.new_zeros(self.n * size, *rows.shape[1:])
+        total.index_add_(0, target.to(rows.device), rows[owned.to(rows.device)])
+        total = total.view(self.n, *along, *others)
+        # The dimensions of the samples go back to where they were among the others.
+        back = range(1, 1 + self.dims), range(1 + self.dim, 1 + self.dim + self.dims)
+        return total.movedim(*map(tuple, back))
+
+    def has_zeros(self, gradient: Tensor) -> bool:
+        """Whether an entry that belongs to a sample has a zero among its numbers."""
+        return not bool(self._in_a_row(gradient)[self._owned.to(gradient.device)].all())
+
+    def reaches_others(self, gradient: Tensor) -> bool:
+        """Whether a gradient is not zero at an entry that belongs to no sample."""
+        if self._gaps is None:
+            return False
+        return bool(self._in_a_row(gradient)[self._gaps.to(gradient.device)].any())
+
+    def _in_a_row(self, tensor: Tensor) -> Tensor:
+        """Return a tensor with the entries that are told apart in dimension 0."""
+        if self.dims > 1:
+            tensor = tensor.flatten(self.dim, self.last)
+        return tensor.movedim(self.dim, 0)
+
+    @functools.cached_property
+    def _owned(self) -> Tensor:
+        return (self.owner >= 0).nonzero()[:, 0]
+
+    @functools.cached_property
+    def _gaps(self) -> Tensor | None:
+        gaps = (self.owner < 0).nonzero()[:, 0]
+        return gaps if len(gaps) else None
+
     @functools.cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
         """(n, k): where each sample's entries are, and whether it has so many."""
-        owned_rows = (self.owner >= 0).nonzero()[:, 0]
+        owned_rows = self._owned
         who, order = self.owner[owned_rows].sort(stable=True)
         count = torch.bincount(who, minlength=self.n)
         rank = torch.arange(len(who), device=who.device) - (count.cumsum(0) - count)[who]
@@ -85,6 +156,27 @@ class IndexedLayout(Layout):
         there = torch.zeros_like(places, dtype=torch.bool)
         places[who, rank], there[who, rank] = owned_rows[order], True
         return places, there
+
+
+@dataclass(frozen=True)
+class LayoutOfOne(Layout):
+    """All entries belong to one sample: a row that a model writes for it alone."""
+
+    sample: int = field(kw_only=True)
+
+    def samples(self, tensor: Tensor, n: int) -> Tensor:
+        """As `Layout`, with zeros for all samples but one."""
+        rows = tensor.new_zeros(n, *tensor.shape)
+        rows[self.sample] = tensor
+        return rows
+
+    def owners(self, size: int, n: int) -> Tensor:  # noqa: ARG002
+        """Return the sample of each entry; see `Layout`."""
+        return torch.full((size,), self.sample)
+
+    def explains(self, gradient: Tensor, mask: Tensor) -> bool:
+        """Whether `gradient` is zero unless the sample is one of `mask`, (n,) bool."""
+        return bool(mask[self.sample]) or not bool(gradient.any())
 
 
 class SamplesNotSeparable(Exception):  # noqa: N818 (a finding that the engine acts on, not an error)
@@ -112,7 +204,7 @@ class Samples:
         Raises:
             SamplesNotSeparable: the samples are in one of the last `keep` dimensions.
         """
-        if self.layout.dim >= tensor.dim() - keep:
+        if self.layout.last >= tensor.dim() - keep:
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
         return self.front(tensor).flatten(1, -1 - keep)
 
@@ -126,6 +218,8 @@ class Samples:
         # All of it is the one sample's, also where it has no dimension for it.
         if self.n == 1:
             return tensor.sum_to_size(full).reshape(1, *shape)
+        if isinstance(self.layout, IndexedLayout):
+            return self.layout.summed(tensor, full).reshape(self.n, *shape)
         if full[self.layout.dim] != 1:
             raise SamplesNotSeparable("a weight has entries for single samples of the batch")
         front = self.front(tensor)
@@ -135,8 +229,10 @@ class Samples:
 
     def owners(self, tensor: Tensor) -> Tensor:
         """To which sample each entry belongs, (1, ..., size, ..., 1) along the samples."""
-        owners = self.layout.owners(tensor.shape[self.layout.dim], self.n).to(tensor.device)
-        return owners.view(-1, *(1,) * (tensor.dim() - 1 - self.layout.dim))
+        layout = self.layout
+        sizes = tensor.shape[layout.dim : layout.last + 1]
+        owners = layout.owners(math.prod(sizes), self.n).to(tensor.device)
+        return owners.view(*sizes, *(1,) * (tensor.dim() - 1 - layout.last))
 
 
 def candidates(tensor: Tensor, n: int) -> Iterator[Layout]:
@@ -175,7 +271,12 @@ class LayoutProbe:
     sums: dict[int, dict[Layout, Tensor]] = field(default_factory=dict)
     """Checksums (n,) of what reached each use in the passes from halves, by layout."""
     reached: dict[int, list[tuple[Tensor, list[Tensor]]]] = field(default_factory=dict)
-    """`kept`, and along each dimension where the gradient was not zero: of each pass."""
+    """`kept`, and where the gradient was not zero, of each pass: along each dimension, and then
+    along the first two."""
+    filled: dict[int, Tensor] = field(default_factory=dict)
+    """Where the gradient of each use was not zero in some pass of codes."""
+    indexed: set[int] = field(default_factory=set)
+    """The uses whose samples codes have told, entry by entry, with no number missing."""
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """Take in the gradient that reached one use; see `Listener`."""
@@ -193,7 +294,12 @@ class LayoutProbe:
                 )
         if self.by_codes:
             along = [_rows_reached(g, dim) for dim in range(g.dim())]
+            if g.dim() > 2:
+                along.append(_rows_reached(g.flatten(0, 1), 0))
             self.reached.setdefault(index, []).append((self.kept, along))
+            self.filled[index] = (g != 0) | self.filled.get(
+                index, torch.zeros((), dtype=torch.bool)
+            )
 
     def layouts(self) -> dict[int, Layout]:
         """use -> layout, for this batch.
@@ -211,8 +317,12 @@ class LayoutProbe:
 
     @property
     def is_settled(self) -> bool:
-        """Whether one layout is left for every use that some gradient reached."""
-        return all(len(self.fitting[index]) == 1 for index in self.heard)
+        """Whether there is one layout for every use that some gradient reached.
+
+        Where codes told the samples of each entry, those entries that no gradient reached belong
+        to nobody; that none reaches them is asked of each batch (`reductions`).
+        """
+        return all(len(self.fitting[i]) == 1 or i in self.indexed for i in self.heard)
 
     def _candidates(self, index: int, g: Tensor) -> Iterator[Layout]:
         use = self.uses[index]
@@ -228,12 +338,19 @@ class LayoutProbe:
             return self.fitting[index][0]
         passes = self.reached.get(index, [])
         codes = torch.stack([mask for mask, _ in passes]) if passes else self.kept[None]
-        for dim, codes_along in enumerate(zip(*(along for _, along in passes), strict=True)):
-            if self.uses[index].dim not in (None, dim):
+        for place, codes_along in enumerate(zip(*(along for _, along in passes), strict=True)):
+            pair = place > 1 and place == len(passes[0][1]) - 1  # the first two as one
+            dim = 0 if pair else place
+            if self.uses[index].dim not in (None, dim) or (pair and self.uses[index].dim == 0):
                 continue
             owner = _owners(codes, torch.stack(codes_along))
             if owner is not None:
-                return IndexedLayout(dim, owner=owner, n=len(self.kept))
+                dims = 2 if pair else 1
+                layout = IndexedLayout(dim, owner=owner, n=len(self.kept), dims=dims)
+                # Where a number is zero, it may be another sample's in the next batch.
+                if not layout.has_zeros(self.filled[index]):
+                    self.indexed.add(index)
+                return layout
         raise SamplesNotSeparable("the samples cannot be told apart in the input of some layer")
 
 

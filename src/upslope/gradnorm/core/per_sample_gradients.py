@@ -16,6 +16,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +78,18 @@ def evenly(n: int, most: int) -> Iterator[slice]:
     yield from itertools.starmap(slice, itertools.pairwise(bounds))
 
 
+class OuterPieces(NamedTuple):
+    """Sums of outer products g x^T of some samples. x: (m, t, i), g: (m, t, o).
+
+    columns: (i,), the place of each entry of a row of x among the columns of the weight as a
+    matrix; None where they are in order.
+    """
+
+    x: Tensor
+    g: Tensor
+    columns: Tensor | None = None
+
+
 class PerSampleGradient(ABC):
     """The gradients of n samples' losses with respect to one weight, in some form."""
 
@@ -104,6 +117,14 @@ class PerSampleGradient(ABC):
         """(n,): <G_n, V> with V = left (x) right; None if G must be formed first.
 
         left: (rows,). right: (numel / rows,).
+        """
+        return None
+
+    def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:  # noqa: ARG002
+        """Yield the gradients as sums of outer products, a few samples at a time.
+
+        None where they are none, or where a sample has more than `most` of them. scratch: bytes
+        that a piece may take.
         """
         return None
 
@@ -136,6 +157,46 @@ class Dense(PerSampleGradient):
         """Return the sum with other gradients; see `PerSampleGradient`."""
         same = [other.values for other in others if isinstance(other, Dense)]
         return Dense(sum(same, self.values)) if len(same) == len(others) else None
+
+
+@dataclass(frozen=True)
+class OfOneSample(PerSampleGradient):
+    """The gradient of one sample of n, whose own this use of a weight is; the others have none.
+
+    value: of the weight's shape.
+    """
+
+    n: int
+    sample: int
+    value: Tensor
+
+    def __len__(self) -> int:
+        return self.n
+
+    def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """Return the squared norms; see `PerSampleGradient`."""
+        own = squared_norms(self.value[None])
+        return own.new_zeros(self.n).index_fill(0, self._place, 1) * own
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        dense = self.value.new_zeros(self.n, *self.value.shape)
+        dense[self.sample] = self.value
+        return dense[rows]
+
+    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
+        """Return the sum with other gradients; see `PerSampleGradient`."""
+        same = [other for other in (self, *others) if isinstance(other, OfOneSample)]
+        if len(same) <= len(others):
+            return None
+        total = self.value.new_zeros(self.n, *self.value.shape)
+        for part in same:
+            total[part.sample] += part.value
+        return Dense(total)
+
+    @property
+    def _place(self) -> Tensor:
+        return torch.tensor([self.sample], device=self.value.device)
 
 
 @dataclass(frozen=True)
@@ -230,6 +291,10 @@ class OuterProducts(PerSampleGradient):
         return OuterProducts(
             torch.cat([p.x for p in same], dim=1), torch.cat([p.g for p in same], dim=1)
         )
+
+    def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:  # noqa: ARG002
+        """Yield the products themselves; see `PerSampleGradient`."""
+        return iter([OuterPieces(self.x, self.g)]) if self.x.shape[1] <= most else None
 
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return <G_n, V> = sum_s g_ns^T V x_ns; see `PerSampleGradient`."""

@@ -113,7 +113,10 @@ class Program:
             self._add((name, *(_descriptor(a) for a in args), *map(_descriptor, kwargs.values())))
         elif name in LEAVING:
             self._add((name, repr(out)))
-            self.steering.leave(args[0] if args else None, out)
+            if name == "__contains__" and len(args) == 2:
+                self.steering.leave_whether_contained(args[0], args[1], out)
+            else:
+                self.steering.leave(args[0] if args else None, out)
         elif name in UNREADABLE:
             self.repeats = False
             if name not in POINTING:

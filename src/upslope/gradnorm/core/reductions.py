@@ -9,8 +9,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+from upslope.gradnorm.core.layout import (
+    IndexedLayout,
+    Layout,
+    Samples,
+    SamplesNotSeparable,
+)
+from upslope.gradnorm.core.per_sample_gradients import (
+    OfOneSample,
+    PerSampleGradient,
+    chunks,
+    squared_norms,
+)
 from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.core.weights import Weights
 
@@ -36,23 +46,90 @@ def norms_of_uses(weights: Weights, name: str, uses: Uses, scratch: int) -> Tens
     if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
         return torch.stack([part.squared_norms(scratch) for part in parts]).sum(dim=0)
     # The same entry used twice, or a function of it: only the formed gradients can be added.
-    pieces = dense_sum(weights, name, uses, scratch)
-    return torch.cat([squared_norms(rows) for _, rows in pieces])
+    return torch.cat([squared_norms(rows) for _, rows in dense_sum(weights, name, uses, scratch)])
 
 
 def dense_sum(
     weights: Weights, name: str, uses: Uses, scratch: int
 ) -> Iterator[tuple[slice, Tensor]]:
     """(samples, their gradients (m, *parameter.shape)), a few samples at a time."""
-    parameter = weights.parameters[name]
-    size = max(parameter.numel(), *(weight.numel() for weight, _ in uses))
-    for rows in chunks(len(uses[0][1]), 3 * parameter.element_size() * size, scratch):
-        total = sum(
-            weights.gradients_of_parameter(name, weight, part.materialize(rows))
-            for weight, part in uses
-        )
-        assert isinstance(total, Tensor)
-        yield rows, total
+    for rows, totals in dense_sums(weights, {name: uses}, scratch):
+        yield rows, totals[name]
+
+
+def dense_sums(
+    weights: Weights, uses_of: Mapping[str, Uses], scratch: int
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """(samples, the gradients (m, *shape) of each parameter), a few samples at a time.
+
+    Uses of one weight are summed first, and all that is made of parameters is differentiated in
+    one backward pass: a step of a recurrence, or of a network, costs no pass of its own.
+
+    uses_of: name -> all uses of the parameter. A use that belongs to several stands with each.
+    """
+    parameters = {name: weights.parameters[name] for name in uses_of}
+    parts: dict[int, tuple[Tensor, list[PerSampleGradient]]] = {}
+    heard: set[int] = set()
+    for uses in uses_of.values():
+        for weight, part in uses:
+            if id(part) not in heard:
+                heard.add(id(part))
+                parts.setdefault(id(weight), (weight, []))[1].append(part)
+    summed = [(weight, *_sum_of_parts(own)) for weight, own in parts.values()]
+    numbers = sum(w.numel() for w, _, _ in summed) + sum(p.numel() for p in parameters.values())
+    element = max(p.element_size() for p in parameters.values())
+    n = len(next(iter(uses_of.values()))[0][1])
+    most = max(1, scratch // max(1, 3 * element * numbers))
+    if len(uses_of) == 1:  # no more than fits the cache, where a pass costs little
+        chosen = chunks(n, 3 * element * numbers, scratch)
+    else:
+        chosen = (slice(a, min(n, a + most)) for a in range(0, n, most))
+    for rows in chosen:
+        totals: dict[str, Tensor] = {}
+        made: list[tuple[Tensor, Tensor]] = []
+        for weight, parts_of_all, parts_of_one in summed:
+            dense = _materialize(parts_of_all, parts_of_one, rows)
+            if weights.tracks(weight):
+                name = weights.sources(weight)[0]
+                totals[name] = dense if name not in totals else totals[name] + dense
+            else:
+                made.append((weight, dense))
+        for name, pulled in weights.gradients_of_parameters(parameters, made).items():
+            totals[name] = pulled if name not in totals else totals[name] + pulled
+        for name, parameter in parameters.items():  # what a custom function gives no gradient
+            if name not in totals:
+                totals[name] = parameter.new_zeros(rows.stop - rows.start, *parameter.shape)
+        yield rows, totals
+
+
+def _sum_of_parts(
+    parts: Sequence[PerSampleGradient],
+) -> tuple[list[PerSampleGradient], list[OfOneSample]]:
+    """Return the gradients of one weight, those of one form as one, and those of single samples."""
+    of_one = [part for part in parts if isinstance(part, OfOneSample)]
+    others = [part for part in parts if not isinstance(part, OfOneSample)]
+    total = others[0].add(others[1:]) if len(others) > 1 else None
+    return ([total] if total is not None else others), of_one
+
+
+def _materialize(
+    parts: Sequence[PerSampleGradient], of_one: Sequence[OfOneSample], rows: slice
+) -> Tensor:
+    """Return the sum of gradients of one weight, (m, *weight.shape), for some of the samples."""
+    total: Tensor | None = None
+    for part in parts:
+        dense = part.materialize(rows)
+        total = dense if total is None else total + dense
+    for part in of_one:
+        if rows.start <= part.sample < rows.stop:
+            if total is None:
+                total = part.value.new_zeros(rows.stop - rows.start, *part.value.shape)
+            own = torch.zeros_like(total)
+            own[part.sample - rows.start] = part.value
+            total = total + own
+    if total is None:
+        total = of_one[0].value.new_zeros(rows.stop - rows.start, *of_one[0].value.shape)
+    return total
 
 
 def _disjoint(parameter: Tensor, views: Sequence[Tensor]) -> bool:
@@ -135,6 +212,11 @@ class ReducingListener:
                     f"a gradient reached `{kernel.name}` that had reached it in no batch before"
                 )
             return  # a use that no gradient has reached yet, nor does now
+        if isinstance(layout, IndexedLayout) and layout.reaches_others(g):
+            raise LayoutUnknown(
+                f"a gradient reached entries of `{kernel.name}` that it had reached in no batch "
+                "before"
+            )
         samples = Samples(self.n, layout or Layout())
         weights = self.tape.weights
         for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
@@ -149,10 +231,30 @@ class ReducingListener:
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
         """name -> (n, ...), for every parameter that a gradient reached."""
+        weights = self.tape.weights
+        for names in self._made_together():
+            uses_of = {name: self._pending.pop(name) for name in names}
+            rows: dict[str, list[Tensor]] = {name: [] for name in names}
+            for _, totals in dense_sums(weights, uses_of, self.tape.options.scratch):
+                for name, gradients in totals.items():
+                    rows[name].append(self.reduction.of_dense(name, gradients))
+            self._results |= {name: torch.cat(own) for name, own in rows.items()}
         for name, uses in self._pending.items():
             self._results[name] = self._reduce(name, uses)
         self._pending.clear()
         return self._results
+
+    def _made_together(self) -> list[list[str]]:
+        """Return groups of parameters of which weights are made, as of a projected table."""
+        groups: list[set[str]] = []
+        for uses in self._pending.values():
+            for weight, _ in uses:
+                names = set(self.tape.weights.sources(weight))
+                if len(names) > 1:
+                    joined = [group for group in groups if group & names]
+                    groups = [group for group in groups if not group & names]
+                    groups.append(names.union(*joined))
+        return [[name for name in self._pending if name in group] for group in groups]
 
     def _reduce(self, name: str, uses: Uses) -> Tensor:
         return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.options.scratch)

@@ -77,6 +77,16 @@ class Steering:
                 own_numbers = [repr(row) for row in value]
         self.numbers.append((repr(value), own_numbers))
 
+    def leave_whether_contained(self, tensor: Any, element: Any, value: bool) -> None:
+        """Take in what `element in tensor` says: what none of all has, no sample alone has."""
+        own: list[str] | None = None
+        if not value:
+            own = [repr(value)] * self._n
+        elif isinstance(tensor, Tensor) and self._is_in_front(tensor):
+            equal = (tensor.detach() == element).reshape(self._n, -1).any(dim=1)
+            own = [repr(each) for each in equal.tolist()]
+        self.numbers.append((repr(value), own))
+
     def ask_size(self, tensor: Any) -> None:
         """Take in that the model asks for the size of a tensor: a number that leaves, or none."""
         if isinstance(tensor, Tensor) and marks_of(tensor).is_sized_by_data:

@@ -8,7 +8,7 @@ parameters a weight is made, `combined` adds up all uses of one parameter, exact
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -82,19 +82,36 @@ class Weights:
         base = weight._base
         return base is not None and self.tracks(base) and not _overlaps(weight)
 
-    def gradients_of_parameter(self, name: str, weight: Tensor, dense: Tensor) -> Tensor:
-        """(m, *parameter.shape), from the gradients of a weight made of it, (m, *weight.shape)."""
-        parameter = self.parameters[name]
-        if weight is parameter:
-            return dense
+    def gradients_of_parameters(
+        self, parameters: Mapping[str, Tensor], made: Sequence[tuple[Tensor, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return the gradients of parameters, (m, *shape), from those of what is made of them.
+
+        parameters: name -> parameter, those that are asked for. made: weights, and the gradients
+        of each for m samples, (m, *weight.shape). A parameter that none is made of is left out.
+        """
+        if not made:
+            return {}
+        tensors, gradients = [weight for weight, _ in made], [g for _, g in made]
+        sources = {name for weight in tensors for name in self.sources(weight)}
+        names = [name for name in parameters if name in sources]
+        own = [parameters[name] for name in names]
         try:
-            (out,) = torch.autograd.grad(
-                weight, parameter, dense, retain_graph=True, is_grads_batched=True
+            rows: Sequence[Tensor | None] = torch.autograd.grad(
+                tensors, own, gradients, retain_graph=True, is_grads_batched=True, allow_unused=True
             )
         except RuntimeError:  # an operator that cannot be batched: one sample at a time
-            rows = [torch.autograd.grad(weight, parameter, d, retain_graph=True)[0] for d in dense]
-            out = torch.stack(rows)
-        return out
+            single = [
+                torch.autograd.grad(
+                    tensors, own, [g[i] for g in gradients], retain_graph=True, allow_unused=True
+                )
+                for i in range(len(gradients[0]))
+            ]
+            rows = [
+                None if column[0] is None else torch.stack(column)
+                for column in zip(*single, strict=True)
+            ]
+        return {name: g for name, g in zip(names, rows, strict=True) if g is not None}
 
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:

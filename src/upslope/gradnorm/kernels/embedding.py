@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.layout import IndexedLayout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, Rows
 from upslope.gradnorm.core.tape import Kernel, Tape
 
@@ -60,6 +60,68 @@ def embedding(
     return tape.use(Embedding(weight, padding_idx), input)
 
 
+class Bags(Kernel):
+    """Sums or means of rows of a weight (v, e), over bags that begin at offsets.
+
+    padding: the row that is left out, -1 for none.
+    """
+
+    name = "embedding_bag"
+
+    def __init__(self, weight: Tensor, mode: str, padding: int, has_last_offset: bool):
+        self.weights = (weight,)
+        self.mode, self.padding, self.has_last_offset = mode, padding, has_last_offset
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See `Kernel`. ids: (t,), offsets: (bags,), factors: (t,) -> (bags, e)."""
+        ids, offsets, *factors = inputs
+        return F.embedding_bag(
+            ids, self.weights[0], offsets, mode=self.mode,
+            per_sample_weights=factors[0] if factors else None,
+            include_last_offset=self.has_last_offset,
+            padding_idx=None if self.padding < 0 else self.padding,
+        )  # fmt: skip
+
+    def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        """See `Kernel`: the factors alone have a gradient."""
+        ids, offsets, *factors = inputs
+        if not factors:
+            return (None, None)
+        products = (g[self._bags(ids, offsets)] * self.weights[0][ids]).sum(dim=1)
+        return (None, None, products * self._counts(ids))
+
+    def weight_gradients(
+        self, g: Tensor, *inputs: Tensor, samples: Samples
+    ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
+        """Yield the per-sample gradients of the weights; see `Kernel`."""
+        (weight,), (ids, offsets, *factors) = self.weights, inputs
+        bags, share = self._bags(ids, offsets), self._counts(ids).to(g.dtype)
+        if self.mode == "mean":
+            sizes = torch.zeros_like(g[:, 0]).index_add_(0, bags, share)
+            share = share / sizes.clamp(min=1)[bags]
+        if factors:
+            share = share * factors[0]
+        if samples.layout.last > 0:
+            raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
+        # The ids of a bag belong to the sample that the bag belongs to.
+        owner = samples.owners(g).expand(len(g), 1)[bags, 0]
+        own = Samples(samples.n, IndexedLayout(0, owner=owner, n=samples.n))
+        yield (
+            weight,
+            Rows(own.front(ids), own.front(g[bags] * share[:, None]), weight.shape[0]),
+        )
+
+    def _counts(self, ids: Tensor) -> Tensor:
+        """(t,): whether an id is looked up, and not padding."""
+        return ids != self.padding
+
+    def _bags(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """(t,): the bag of each id."""
+        starts = offsets[:-1] if self.has_last_offset else offsets
+        places = torch.arange(len(ids), device=ids.device, dtype=offsets.dtype)
+        return torch.searchsorted(starts, places, right=True) - 1
+
+
 def index(tape: Tape, input: Tensor, index: Any) -> Any:
     """`table[ids]`: entries of a vector of weights, rows of a matrix, one matrix for each id."""
     if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
@@ -90,14 +152,22 @@ def embedding_bag(
     mode: str = "mean",
     sparse: bool = False,  # noqa: ARG001
     per_sample_weights: Tensor | None = None,
-    include_last_offset: bool = False,  # noqa: ARG001
+    include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Any:
-    """`F.embedding_bag` over bags in rows, (n, t) ids: an embedding, then a weighted sum."""
-    is_supported = offsets is None and input.dim() == 2 and mode in ("sum", "mean")
-    if not is_supported or not tape.weights.is_weight(weight):
+    """Run `F.embedding_bag`: over bags given by offsets by its kernel.
+
+    Over bags in rows, (n, t) ids, it is an embedding, and then a weighted sum.
+    """
+    if mode not in ("sum", "mean") or not tape.weights.is_weight(weight):
         return NotImplemented
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    if offsets is not None and input.dim() == 1:
+        bags = Bags(weight, mode, padding, include_last_offset)
+        more = () if per_sample_weights is None else (per_sample_weights,)
+        return tape.use(bags, input, offsets, *more)
+    if offsets is not None or input.dim() != 2:
+        return NotImplemented
     rows: Tensor = tape.use(Embedding(weight, padding), input)  # (n, t, e)
     # PyTorch gives the padding row no gradient, whatever is looked up there.
     factors = (input != padding).to(rows.dtype)

@@ -17,17 +17,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.core.layout import Samples
-from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
+from upslope.gradnorm.core.layout import LayoutOfOne, Samples
+from upslope.gradnorm.core.per_sample_gradients import Dense, OfOneSample, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 
 
-def expand_to_samples(tape: Tape, weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return `weight` broadcast to `shape`, as a tensor of the samples."""
+def expand_to_samples(
+    tape: Tape, weight: Tensor, shape: Sequence[int], sample: int | None = None
+) -> Tensor:
+    """Return `weight` broadcast to `shape`, as a tensor of the samples.
+
+    sample: the one to which all of it belongs, where that is known.
+    """
     for dim, (size, stride) in enumerate(zip(weight.shape, weight.stride(), strict=True)):
         if stride == 0 and size > 1:  # expanded before: all entries are one entry of the weight
             weight = weight.narrow(dim, 0, 1)
-    return tape.use(Expansion(weight, shape))
+    return tape.use(Expansion(weight, shape, sample))
 
 
 class Expansion(Kernel):
@@ -35,9 +40,10 @@ class Expansion(Kernel):
 
     name = "broadcast"
 
-    def __init__(self, weight: Tensor, shape: Sequence[int]):
+    def __init__(self, weight: Tensor, shape: Sequence[int], sample: int | None = None):
         self.weights = (weight,)
         self.shape = tuple(shape)
+        self.layout = None if sample is None else LayoutOfOne(sample=sample)
 
     def forward(self, *_: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
@@ -52,7 +58,10 @@ class Expansion(Kernel):
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         (weight,) = self.weights
-        yield weight, Dense(samples.sum_to_shape(g, weight.shape))
+        if isinstance(self.layout, LayoutOfOne):
+            yield weight, OfOneSample(samples.n, self.layout.sample, g.sum_to_size(weight.shape))
+        else:
+            yield weight, Dense(samples.sum_to_shape(g, weight.shape))
 
 
 def scaled_dot_product_attention(

@@ -122,7 +122,13 @@ class ProvenReduction:
         return rows
 
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:
-        """Reduce gradients that are formed already; see `Reduction`."""
+        """Reduce gradients that are formed already; see `Reduction`.
+
+        Of one parameter they come a few samples at a time, in order.
+        """
+        products = Direction.of(name, gradients[0]).product(gradients, gradients.dim() - 1)
+        before = self.products.get(name)
+        self.products[name] = products if before is None else torch.cat([before, products])
         return self.reduction.of_dense(name, gradients)
 
 
@@ -136,8 +142,12 @@ class Checksums:
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """Take in the gradient that reached one use; see `Listener`."""
-        layout = self.kernels[index].layout or self.layouts.get(index)
+        own = self.kernels[index].layout
+        layout = own or self.layouts.get(index)
         if self.n == 1 or layout is None:
+            return
+        # Of zeros no pass from some of the losses has told anything (`layout.LayoutProbe.silent`).
+        if own is not None and not bool(g.any()):
             return
         # The second gradient is a part of the first one's backward pass: neither is that of a
         # loss.

@@ -88,7 +88,7 @@ def owners_of_output(
         whole[index] = (
             _spread(owners_of_input.get(id(value)), value) if isinstance(value, Tensor) else NOBODY
         )
-        return compact(whole)
+        return _shortest(whole)
     single = {int(i) for _, owners in inputs for i in set(owners.flatten().tolist())} - {NOBODY}
     if len(single) == 1:
         return torch.tensor(single.pop(), device=out.device).view((1,) * out.dim())
@@ -108,7 +108,7 @@ def owners_of_output(
     except (RuntimeError, TypeError, IndexError, ValueError):  # it takes no whole numbers
         return None
     part: Tensor = spread_output if place is None else spread_output[place]
-    return compact(part) if part.shape == out.shape else None
+    return _shortest(part) if part.shape == out.shape else None
 
 
 def _spread(owners: Tensor | None, tensor: Tensor) -> Tensor:
@@ -118,17 +118,30 @@ def _spread(owners: Tensor | None, tensor: Tensor) -> Tensor:
     return owners.expand(tensor.shape)
 
 
-def compact(owners: Tensor) -> Tensor:
-    """Keep one entry of every dimension along which no two samples have entries."""
+def compact(owners: Tensor, *, absorb: bool = True) -> Tensor:
+    """Keep one entry of every dimension along which no two samples have entries.
+
+    absorb: whether entries of nobody may count as those of the sample beside them.
+    """
     for dim, size in enumerate(owners.shape):
         if size > 1:
             if owners.stride(dim) == 0:
                 owners = owners.narrow(dim, 0, 1)
                 continue
             top = owners.amax(dim, keepdim=True)
-            if bool(((owners == top) | (owners == NOBODY)).all()):
+            same = owners == top
+            if bool((same | (owners == NOBODY) if absorb else same).all()):
                 owners = top
     return owners.contiguous()
+
+
+def _shortest(owners: Tensor) -> Tensor:
+    """Keep one entry of every dimension along which all have the same owner, or none.
+
+    A class token beside patches belongs to nobody, whoever the patches belong to: a model may move
+    it to another sample.
+    """
+    return compact(owners, absorb=False)
 
 
 def _together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
@@ -139,7 +152,7 @@ def _together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
     for other in owners[1:]:
         whole = torch.maximum(whole, other)
     whole = whole.view((1,) * (out.dim() - whole.dim()) + tuple(whole.shape))
-    return compact(whole)
+    return _shortest(whole)
 
 
 def do_meet(owners: Sequence[Tensor]) -> bool:

@@ -26,6 +26,7 @@ from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.proofs.dependence import Dependence, keeps_apart, of_sequences, try_dependence
 from upslope.gradnorm.proofs.owners import (
+    compact,
     counting_dimensions,
     do_meet,
     entries_of_one,
@@ -106,7 +107,15 @@ class StatisticsWatch(TorchFunctionMode):
         return statistic[1] if statistic is not None and statistic[0] is self._session else None
 
     def _owners(self, tensor: Tensor) -> Tensor | None:
-        """The sample of each entry of a tensor that holds samples, where it is known."""
+        """The sample of each entry of a tensor that holds samples, where it is known.
+
+        Entries of nobody count as those of a sample, where no other has any beside them.
+        """
+        owners = self._owners_or_nobody(tensor)
+        return None if owners is None else compact(owners)
+
+    def _owners_or_nobody(self, tensor: Tensor) -> Tensor | None:
+        """The sample of each entry, or nobody where it is made of none."""
         statistic = marks_of(tensor).statistic
         return statistic[2] if statistic is not None and self._read(tensor) == _SAMPLE else None
 
@@ -196,7 +205,7 @@ class StatisticsWatch(TorchFunctionMode):
     ) -> Tensor | None:
         """The owners of what an operator has made; None where they are not known."""
         operands = [
-            (x, self._owners(x))
+            (x, self._owners_or_nobody(x))
             for x in tree_flatten((args, kwargs))[0]
             if isinstance(x, Tensor) and self._read(x) == _SAMPLE
         ]
@@ -206,7 +215,7 @@ class StatisticsWatch(TorchFunctionMode):
         reduces = name in REDUCING and not _is_of_two(name, args[1:], kwargs)
         if reduces and len(operands) == 1 and name not in _REARRANGING:
             dims = _dimensions(name, args, kwargs, operands[0][0].dim())
-            return reduced_owners(statistics_known[0][1], dims, out)
+            return reduced_owners(compact(statistics_known[0][1]), dims, out)
         return owners_of_output(name, func, args, kwargs, statistics_known, out, place)
 
     def _of_one(self, name: str, args: Any, kwargs: Any) -> Any:

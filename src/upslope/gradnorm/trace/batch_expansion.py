@@ -114,6 +114,19 @@ def repeat_weight(args: tuple[Any, ...]) -> Tensor:
     return view.expand(repeated_sizes).reshape(torch.Size(shape))
 
 
+def row_of_sample(args: tuple[Any, ...], n: int) -> int | None:
+    """Return the sample into whose row a weight is written, `target[i, ...] = weight`.
+
+    None where the target has no row per sample, or several are written.
+    """
+    target, index, _ = args
+    first = index[0] if isinstance(index, tuple) and index else index
+    whole = isinstance(first, int) and not isinstance(first, bool)
+    if not whole or target.dim() == 0 or len(target) != n:
+        return None
+    return int(first) % n
+
+
 def looks_up_for_each(args: tuple[Any, ...], n: int) -> bool:
     """Whether rows are looked up for every sample, though by constants: repeated positions."""
     tensors = tensors_of(args)

@@ -45,6 +45,7 @@ from upslope.gradnorm.trace.batch_expansion import (
     looks_up_for_each,
     repeat_weight,
     repeats,
+    row_of_sample,
 )
 from upslope.gradnorm.trace.operators import (
     ASKING,
@@ -272,9 +273,15 @@ class Interceptor(TorchFunctionMode):
             expanded_call = self._expand((args, kwargs), None)
             return func(*expanded_call[0], **expanded_call[1])
         if name == "__setitem__":
-            target, index, value = args
-            return func(target, index, expand_to_samples(self.tape, value, target[index].shape))
+            sample = row_of_sample(args, self.n) if self.copied else None
+            return self._write(func, args, sample)
         return replay(self.tape, func, args, kwargs, self._is_sample)
+
+    def _write(self, func: Callable[..., Any], args: Any, sample: int | None) -> Any:
+        """Write a weight into entries of samples. sample: whose they are, where it is known."""
+        target, index, value = args
+        shape = target[index].shape
+        return func(target, index, expand_to_samples(self.tape, value, shape, sample))
 
     def _may_copy(self) -> bool:
         """Whether weights may be held to be copied to every sample (`batch_expansion`)."""
@@ -296,6 +303,10 @@ class Interceptor(TorchFunctionMode):
                 self.tape, self.tape.weights.view(same.weight), same.shape
             )
             return expansion.flatten(*same.merged) if same.merged else expansion, True
+        if may_copy and name == "__setitem__" and not self.tape.weights.is_weight(args[0]):
+            sample = row_of_sample(args, self.n)
+            if sample is not None:
+                return self._write(func, args, sample), True
         repeating = name in REPEATING and not kwargs
         out = repeat_weight(args) if repeating else func(*args, **kwargs)
         copying = may_copy and (repeating or name in EXPANDING) and out.requires_grad

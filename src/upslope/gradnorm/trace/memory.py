@@ -46,6 +46,7 @@ class Memory:
         # A generator of its own: drawing proofs must not move the caller's random numbers.
         self._random = random.Random(0)
         self._losses: OrderedDict[Hashable, None] = OrderedDict()
+        self._without_copies: set[Hashable] = set()
         self.told: set[str] = set()
         """What this model's user was warned of."""
 
@@ -77,6 +78,14 @@ class Memory:
     def is_front(self, operators: Hashable) -> bool:
         """Whether `keep_front` was told of these operators."""
         return operators in self._front
+
+    def keep_without_copies(self, batch: Hashable) -> None:
+        """Remember that batches of these shapes hold no weight that is copied to every sample."""
+        self._without_copies.add(batch)
+
+    def has_copies(self, batch: Hashable) -> bool:
+        """Whether weights may be held to be copied to every sample in batches of these shapes."""
+        return batch not in self._without_copies
 
     def knows_loss(self, loss: Hashable) -> bool:
         """Whether a loss was proven on outputs of this shape, and need not be now."""

@@ -60,7 +60,8 @@ class Recording:
         self.run = BatchRun(model, batch, weights, options, state)
         self.n, self.weights = batch.n, weights
         self._memory = memory_of(model)
-        self._ladder = Ladder()
+        self._shapes = (batch.shapes, *weights.parameters)
+        self._ladder = Ladder(copies=self._memory.has_copies(self._shapes))
         self._program: Any = None
         """The program of the last losses, once they are known."""
         self._used_memory = False
@@ -235,6 +236,9 @@ class Recording:
             dict(layouts), self.fallback_reason, run.may_mix_samples, ways or set()
         )
         self._memory.keep(program, program_record)
+        # The next batch need not fail first. Whoever is slow may yet be fast with copies.
+        if not self._ladder.copies and self.fallback_reason is None:
+            self._memory.keep_without_copies(self._shapes)
 
     def _holds_in_double(self, loss: Loss) -> bool:
         """Whether the same program proves right in float64 (`reduce_proven`)."""

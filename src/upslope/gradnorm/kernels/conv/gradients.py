@@ -241,6 +241,15 @@ def patches(operands: ConvOperands, scratch: int) -> Iterator[tuple[Tensor, Tens
         yield _unfold(operands, operands.x[c, 0]), operands.g[c, 0].flatten(2).mT
 
 
+def columns_of_patches(operands: ConvOperands) -> Tensor | None:
+    """Return the place of each entry of a patch among the weight's columns; None if in order."""
+    if not _taps_first(operands):
+        return None
+    _, c, *kernel = operands.shape
+    places = torch.arange(c * math.prod(kernel), device=operands.x.device)
+    return places.view(c, -1).T.flatten()
+
+
 def _taps_first(operands: ConvOperands) -> bool:
     """Whether a patch is ordered by the kernel's taps, and by channels within a tap."""
     return operands.shape[1] > FEW_CHANNELS and operands.x.stride(2) == 1

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from upslope.gradnorm.core.matrix_products import batched_products
 from upslope.gradnorm.core.per_sample_gradients import (
+    OuterPieces,
     OuterProducts,
     PerSampleGradient,
     as_type_of,
@@ -154,6 +155,16 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
     def materialize(self, rows: slice) -> Tensor:
         """See `PerSampleGradient`. By one grouped convolution."""
         return gradients.group_gradients(self, rows)
+
+    def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:
+        """See `PerSampleGradient`. From unfolded patches."""
+        if self.is_pointwise:
+            return self.pointwise().outer_products(scratch, most)
+        several = self.x.shape[1] != 1 or self.geometry.groups != 1
+        if several or math.prod(self.g.shape[3:]) > most:
+            return None
+        columns = gradients.columns_of_patches(self)
+        return (OuterPieces(x, g, columns) for x, g in gradients.patches(self, scratch))
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """See `PerSampleGradient`. More images per sample, if all images have one size."""
