@@ -191,7 +191,7 @@ def test_latents_update_is_adams_on_the_loss_by_hand() -> None:
     ctx = context(labelled=0)
     fitted = build(Need.of("latents", steps=1, latent=4, width=4)).fit(ctx)  # type: ignore[attr-defined]
     again = context(labelled=0)
-    with sraal.seeded(again):
+    with sraal.seeding(again):
         vae = VAE((1, 8, 8), 4, 4)
     order = torch.randperm(120, generator=again.rng).tolist()
     x = again.dataset.inputs(order)

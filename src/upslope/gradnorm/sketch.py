@@ -104,8 +104,8 @@ class Projection:
 
     def _side(self, values: Tensor, buckets: Tensor, signs: Tensor) -> Tensor:
         n, t, size = values.shape
-        signed, buckets = values * signs, buckets.expand(n, t, size)
-        return values.new_zeros(n, t, self.dim).scatter_add_(2, buckets, signed)
+        signed_values, buckets = values * signs, buckets.expand(n, t, size)
+        return values.new_zeros(n, t, self.dim).scatter_add_(2, buckets, signed_values)
 
     def _both(
         self, name: str, rows: int, columns: int, like: Tensor
@@ -127,8 +127,8 @@ class _NormsAndSketches:
         if not more and not weight.is_complex() and weights.tracks(weight) and weight.dim() > 1:
             rows, columns = len(weight), weight[0].numel()
             # A place in a bucket for every entry of the gradient, or transforms of both sides.
-            each = rows + columns + _TRANSFORM * self.projection.dim
-            outer = part.outer_products(scratch, rows * columns / each)
+            numbers_per_entry = rows + columns + _TRANSFORM * self.projection.dim
+            outer = part.outer_products(scratch, rows * columns / numbers_per_entry)
             if outer is not None:
                 sketches = torch.cat([self.projection.outer(name, piece) for piece in outer])
                 return torch.cat([part.squared_norms(scratch)[:, None], sketches], dim=1)

@@ -111,10 +111,10 @@ class IndexedLayout(Layout):
         if along[0] % self.n == 0 and numbers * rows.element_size() > _MOST_BYTES:
             raise SamplesNotSeparable("a weight has entries for single samples of the batch")
         place = torch.arange(size).view(along).expand(tensor.shape[self.dim : self.last + 1])
-        owned = self._owned
-        target = self.owner[owned] * size + place.reshape(-1)[owned].to(self.owner.device)
+        with_owner = self._rows_with_owner
+        target = self.owner[with_owner] * size + place.reshape(-1)[with_owner].to(self.owner.device)
         total = rows.new_zeros(self.n * size, *rows.shape[1:])
-        total.index_add_(0, target.to(rows.device), rows[owned.to(rows.device)])
+        total.index_add_(0, target.to(rows.device), rows[with_owner.to(rows.device)])
         total = total.view(self.n, *along, *others)
         # The dimensions of the samples go back to where they were among the others.
         back = range(1, 1 + self.dims), range(1 + self.dim, 1 + self.dim + self.dims)
@@ -122,7 +122,7 @@ class IndexedLayout(Layout):
 
     def has_zeros(self, gradient: Tensor) -> bool:
         """Whether an entry that belongs to a sample has a zero among its numbers."""
-        return not bool(self._in_a_row(gradient)[self._owned.to(gradient.device)].all())
+        return not bool(self._in_a_row(gradient)[self._rows_with_owner.to(gradient.device)].all())
 
     def reaches_others(self, gradient: Tensor) -> bool:
         """Whether a gradient is not zero at an entry that belongs to no sample."""
@@ -137,7 +137,7 @@ class IndexedLayout(Layout):
         return tensor.movedim(self.dim, 0)
 
     @functools.cached_property
-    def _owned(self) -> Tensor:
+    def _rows_with_owner(self) -> Tensor:
         return (self.owner >= 0).nonzero()[:, 0]
 
     @functools.cached_property
@@ -148,7 +148,7 @@ class IndexedLayout(Layout):
     @functools.cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
         """(n, k): where each sample's entries are, and whether it has so many."""
-        owned_rows = self._owned
+        owned_rows = self._rows_with_owner
         who, order = self.owner[owned_rows].sort(stable=True)
         count = torch.bincount(who, minlength=self.n)
         rank = torch.arange(len(who), device=who.device) - (count.cumsum(0) - count)[who]

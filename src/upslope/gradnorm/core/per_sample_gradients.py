@@ -175,8 +175,8 @@ class OfOneSample(PerSampleGradient):
 
     def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
         """Return the squared norms; see `PerSampleGradient`."""
-        own = squared_norms(self.value[None])
-        return own.new_zeros(self.n).index_fill(0, self._place, 1) * own
+        norm = squared_norms(self.value[None])
+        return norm.new_zeros(self.n).index_fill(0, self._place, 1) * norm
 
     def materialize(self, rows: slice) -> Tensor:
         """Return the gradients themselves; see `PerSampleGradient`."""

@@ -75,27 +75,31 @@ def dense_sums(
             if id(part) not in heard:
                 heard.add(id(part))
                 parts.setdefault(id(weight), (weight, []))[1].append(part)
-    summed = [(weight, *_sum_of_parts(own)) for weight, own in parts.values()]
-    numbers = sum(w.numel() for w, _, _ in summed) + sum(p.numel() for p in parameters.values())
+    sums_of_weights = [
+        (weight, *_sum_of_parts(parts_of_weight)) for weight, parts_of_weight in parts.values()
+    ]
+    numbers = sum(w.numel() for w, _, _ in sums_of_weights) + sum(
+        p.numel() for p in parameters.values()
+    )
     element = max(p.element_size() for p in parameters.values())
     n = len(next(iter(uses_of.values()))[0][1])
     most = max(1, scratch // max(1, 3 * element * numbers))
     if len(uses_of) == 1:  # no more than fits the cache, where a pass costs little
-        chosen = chunks(n, 3 * element * numbers, scratch)
+        slices = chunks(n, 3 * element * numbers, scratch)
     else:
-        chosen = (slice(a, min(n, a + most)) for a in range(0, n, most))
-    for rows in chosen:
+        slices = (slice(a, min(n, a + most)) for a in range(0, n, most))
+    for rows in slices:
         totals: dict[str, Tensor] = {}
-        made: list[tuple[Tensor, Tensor]] = []
-        for weight, parts_of_all, parts_of_one in summed:
+        weight_gradients: list[tuple[Tensor, Tensor]] = []
+        for weight, parts_of_all, parts_of_one in sums_of_weights:
             dense = _materialize(parts_of_all, parts_of_one, rows)
             if weights.tracks(weight):
                 name = weights.sources(weight)[0]
                 totals[name] = dense if name not in totals else totals[name] + dense
             else:
-                made.append((weight, dense))
-        for name, pulled in weights.gradients_of_parameters(parameters, made).items():
-            totals[name] = pulled if name not in totals else totals[name] + pulled
+                weight_gradients.append((weight, dense))
+        for name, gradient in weights.gradients_of_parameters(parameters, weight_gradients).items():
+            totals[name] = gradient if name not in totals else totals[name] + gradient
         for name, parameter in parameters.items():  # what a custom function gives no gradient
             if name not in totals:
                 totals[name] = parameter.new_zeros(rows.stop - rows.start, *parameter.shape)
@@ -124,9 +128,9 @@ def _materialize(
         if rows.start <= part.sample < rows.stop:
             if total is None:
                 total = part.value.new_zeros(rows.stop - rows.start, *part.value.shape)
-            own = torch.zeros_like(total)
-            own[part.sample - rows.start] = part.value
-            total = total + own
+            in_place = torch.zeros_like(total)
+            in_place[part.sample - rows.start] = part.value
+            total = total + in_place
     if total is None:
         total = of_one[0].value.new_zeros(rows.stop - rows.start, *of_one[0].value.shape)
     return total
@@ -238,7 +242,7 @@ class ReducingListener:
             for _, totals in dense_sums(weights, uses_of, self.tape.options.scratch):
                 for name, gradients in totals.items():
                     rows[name].append(self.reduction.of_dense(name, gradients))
-            self._results |= {name: torch.cat(own) for name, own in rows.items()}
+            self._results |= {name: torch.cat(row_list) for name, row_list in rows.items()}
         for name, uses in self._pending.items():
             self._results[name] = self._reduce(name, uses)
         self._pending.clear()
@@ -251,9 +255,9 @@ class ReducingListener:
             for weight, _ in uses:
                 names = set(self.tape.weights.sources(weight))
                 if len(names) > 1:
-                    joined = [group for group in groups if group & names]
+                    groups_to_join = [group for group in groups if group & names]
                     groups = [group for group in groups if not group & names]
-                    groups.append(names.union(*joined))
+                    groups.append(names.union(*groups_to_join))
         return [[name for name in self._pending if name in group] for group in groups]
 
     def _reduce(self, name: str, uses: Uses) -> Tensor:

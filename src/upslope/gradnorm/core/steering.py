@@ -79,13 +79,13 @@ class Steering:
 
     def leave_whether_contained(self, tensor: Any, element: Any, value: bool) -> None:
         """Take in what `element in tensor` says: what none of all has, no sample alone has."""
-        own: list[str] | None = None
+        own_numbers: list[str] | None = None
         if not value:
-            own = [repr(value)] * self._n
+            own_numbers = [repr(value)] * self._n
         elif isinstance(tensor, Tensor) and self._is_in_front(tensor):
             equal = (tensor.detach() == element).reshape(self._n, -1).any(dim=1)
-            own = [repr(each) for each in equal.tolist()]
-        self.numbers.append((repr(value), own))
+            own_numbers = [repr(is_equal) for is_equal in equal.tolist()]
+        self.numbers.append((repr(value), own_numbers))
 
     def ask_size(self, tensor: Any) -> None:
         """Take in that the model asks for the size of a tensor: a number that leaves, or none."""

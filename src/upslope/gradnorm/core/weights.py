@@ -83,27 +83,40 @@ class Weights:
         return base is not None and self.tracks(base) and not _overlaps(weight)
 
     def gradients_of_parameters(
-        self, parameters: Mapping[str, Tensor], made: Sequence[tuple[Tensor, Tensor]]
+        self, parameters: Mapping[str, Tensor], weight_gradients: Sequence[tuple[Tensor, Tensor]]
     ) -> dict[str, Tensor]:
         """Return the gradients of parameters, (m, *shape), from those of what is made of them.
 
-        parameters: name -> parameter, those that are asked for. made: weights, and the gradients
-        of each for m samples, (m, *weight.shape). A parameter that none is made of is left out.
+        parameters: name -> parameter, those that are asked for.
+        weight_gradients: weights, and the gradients of each for m samples, (m, *weight.shape).
+        A parameter that none is made of is left out.
         """
-        if not made:
+        if not weight_gradients:
             return {}
-        tensors, gradients = [weight for weight, _ in made], [g for _, g in made]
+        tensors, gradients = (
+            [weight for weight, _ in weight_gradients],
+            [g for _, g in weight_gradients],
+        )
         sources = {name for weight in tensors for name in self.sources(weight)}
         names = [name for name in parameters if name in sources]
-        own = [parameters[name] for name in names]
+        parameter_list = [parameters[name] for name in names]
         try:
             rows: Sequence[Tensor | None] = torch.autograd.grad(
-                tensors, own, gradients, retain_graph=True, is_grads_batched=True, allow_unused=True
+                tensors,
+                parameter_list,
+                gradients,
+                retain_graph=True,
+                is_grads_batched=True,
+                allow_unused=True,
             )
         except RuntimeError:  # an operator that cannot be batched: one sample at a time
             single = [
                 torch.autograd.grad(
-                    tensors, own, [g[i] for g in gradients], retain_graph=True, allow_unused=True
+                    tensors,
+                    parameter_list,
+                    [g[i] for g in gradients],
+                    retain_graph=True,
+                    allow_unused=True,
                 )
                 for i in range(len(gradients[0]))
             ]

@@ -105,10 +105,14 @@ class Bags(Kernel):
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
         # The ids of a bag belong to the sample that the bag belongs to.
         owner = samples.owners(g).expand(len(g), 1)[bags, 0]
-        own = Samples(samples.n, IndexedLayout(0, owner=owner, n=samples.n))
+        samples_of_ids = Samples(samples.n, IndexedLayout(0, owner=owner, n=samples.n))
         yield (
             weight,
-            Rows(own.front(ids), own.front(g[bags] * share[:, None]), weight.shape[0]),
+            Rows(
+                samples_of_ids.front(ids),
+                samples_of_ids.front(g[bags] * share[:, None]),
+                weight.shape[0],
+            ),
         )
 
     def _counts(self, ids: Tensor) -> Tensor:
@@ -116,7 +120,7 @@ class Bags(Kernel):
         return ids != self.padding
 
     def _bags(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """(t,): the bag of each id."""
+        """Return the bag of each id, (t,)."""
         starts = offsets[:-1] if self.has_last_offset else offsets
         places = torch.arange(len(ids), device=ids.device, dtype=offsets.dtype)
         return torch.searchsorted(starts, places, right=True) - 1

@@ -142,12 +142,12 @@ class Checksums:
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """Take in the gradient that reached one use; see `Listener`."""
-        own = self.kernels[index].layout
-        layout = own or self.layouts.get(index)
+        kernel_layout = self.kernels[index].layout
+        layout = kernel_layout or self.layouts.get(index)
         if self.n == 1 or layout is None:
             return
         # Of zeros no pass from some of the losses has told anything (`layout.LayoutProbe.silent`).
-        if own is not None and not bool(g.any()):
+        if kernel_layout is not None and not bool(g.any()):
             return
         # The second gradient is a part of the first one's backward pass: neither is that of a
         # loss.
