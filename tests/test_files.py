@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from upslope.comparison.handover import handed_over
@@ -18,6 +19,7 @@ from upslope.files import (
     csv_text,
     new_folder,
     read_digested_json,
+    save_array,
     to_json,
     write_digested_json,
     write_text,
@@ -150,3 +152,33 @@ def test_the_folder_of_a_comparison_survives_a_power_cut(
     monkeypatch.setattr("upslope.files.sync_folder", synced.append)
     with handed_over(b"plan", tmp_path / "runs" / "digits"):
         assert synced == [tmp_path, tmp_path / "runs"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of the size of files")
+@pytest.mark.parametrize("count", [8, 100_000])
+def test_an_array_that_the_disk_does_not_take_is_an_error(tmp_path: Path, count: int) -> None:
+    """Its header fits, its numbers do not: NumPy itself says nothing of the smaller one."""
+    program = f"""
+import resource, signal, numpy as np
+from upslope.files import save_array
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (128, 128))
+try:
+    with open({str(tmp_path / "array.npy")!r}, "wb") as file:
+        save_array(file, np.ones({count}))
+except OSError:
+    print("told")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "told\n", done.stderr
+
+
+def test_an_array_is_as_numpy_writes_it(tmp_path: Path) -> None:
+    """Byte for byte, of rows with fields as well."""
+    for array in (np.arange(6.0).reshape(2, 3), np.zeros(3, [("a", "<f4", (2,)), ("b", "u1")])):
+        with (tmp_path / "ours.npy").open("wb") as file:
+            save_array(file, array)
+        np.save(tmp_path / "theirs.npy", array)
+        assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from upslope.errors import DataError
-from upslope.files import write_atomically
+from upslope.files import save_array, write_atomically
 
 SUFFIX = ".npy"
 DIGEST = hashlib.sha256().digest_size
@@ -78,5 +78,5 @@ def _record(shape: tuple[int, ...], dtype: DTypeLike) -> np.dtype[np.void]:
 
 def _save(path: Path, records: Records) -> None:
     with path.open("wb") as file:
-        np.save(file, records, allow_pickle=False)
+        save_array(file, records)
         file.write(hashlib.sha256(records.data).digest())  # NumPy reads no further

@@ -16,9 +16,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from upslope.errors import RunError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _DIGEST = "content_sha256"
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -69,6 +72,26 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         sync_folder(path.parent)
+
+
+def save_array(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
+    """Write an array in NumPy's format to an open file, so that an error of the disk is raised.
+
+    Of a file of the system's, NumPy has the C library write the numbers, and passes over what that
+    says as it empties its buffer: a small array was lost without a word.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+
+    import numpy as np  # not at the top: `--help` answers without it
+
+    class Writer:
+        """Nothing but the method that NumPy needs, so that it writes through Python."""
+
+        write = staticmethod(file.write)
+
+    np.save(Writer(), array, allow_pickle=False)  # type: ignore[call-overload]
 
 
 @contextmanager

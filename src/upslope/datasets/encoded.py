@@ -26,7 +26,7 @@ from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.paths import cache_folder, list_ids
 from upslope.decoders import EncodedImage, decode_in_processes
 from upslope.errors import DataError, RunError
-from upslope.files import write_atomically
+from upslope.files import save_array, write_atomically
 from upslope.images import Form, Mode, Pixels, decode, without_advice
 from upslope.progress import Observer, Progress
 
@@ -257,7 +257,7 @@ def _read_cache(path: Path, shape: tuple[int, ...]) -> Pixels | None:
 
 def _save(path: Path, pixels: Pixels) -> None:
     with path.open("wb") as file:
-        np.save(file, pixels, allow_pickle=False)
+        save_array(file, pixels)
         file.write(
             hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
         )  # NumPy reads no further

@@ -19,7 +19,7 @@ from upslope.datasets.paths import cache_folder
 from upslope.datasets.readable import first_readable, readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError
-from upslope.files import write_atomically
+from upslope.files import save_array, write_atomically
 from upslope.frozen.backbone import Backbone, take_backbone
 from upslope.frozen.dataset import FeatureDataset
 from upslope.frozen.store import FeatureStore
@@ -239,7 +239,7 @@ def _store_folder(
 
 def _save_probe(path: Path, probe: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
     with path.open("wb") as file:
-        np.save(file, probe, allow_pickle=False)
+        save_array(file, probe)
 
 
 def _is_close(path: Path, probe: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
