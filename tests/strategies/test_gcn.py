@@ -20,14 +20,14 @@ def dense(features: Tensor) -> Tensor:
 
 def run(network: GraphNetwork, features: Tensor) -> tuple[Tensor, Tensor]:
     graph = Graph.of(features)
-    return network(graph, graph.propagated(graph.z), dropout=False)
+    return network(graph, graph.propagate(graph.z), dropout=False)
 
 
 def test_propagation_is_the_dense_matrix() -> None:
     features = torch.rand(30, 5, generator=generator())
     x = torch.randn(30, 3, generator=generator(1))
     a = dense(features.double())
-    assert torch.allclose(Graph.of(features).propagated(x).double(), a @ x.double(), atol=1e-5)
+    assert torch.allclose(Graph.of(features).propagate(x).double(), a @ x.double(), atol=1e-5)
 
 
 def test_network_and_loss_are_the_papers() -> None:
