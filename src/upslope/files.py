@@ -91,7 +91,7 @@ def save_array(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
 
         write = staticmethod(file.write)
 
-    np.save(Writer(), array, allow_pickle=False)  # type: ignore[call-overload]
+    np.save(Writer(), array, allow_pickle=False)
 
 
 @contextmanager
