@@ -18,7 +18,7 @@ _ROOM = 8
 """Bytes of memory that a byte of JSON takes at most as lists of numbers: 40 for "1.5, ", which is a
 float of 24 and its place of 8, and the text beside."""
 _SIDE = 2**16  # pixels along an edge that a file may state
-_ADVICE = "Export it again as COCO instances."
+_ADVICE = "Export it again."
 Rectangle = tuple[int, float, float, float, float]
 
 
@@ -58,9 +58,23 @@ def read_instances(path: Path) -> Instances:
         DataError: the file is too large, no JSON or no instances; ids or names that are there
             twice or stand for nothing; a file name that leads elsewhere; outlines that are none.
     """
-    with reporting_damage(f"COCO instances in {path}", _ADVICE):
+    return parse_instances(read_content(path), path)
+
+
+def read_content(path: Path, expected: str = "COCO instances") -> Any:
+    """Return what a JSON file holds, as plain lists and dicts. expected: the words for messages.
+
+    Raises:
+        DataError: the file is too large, or no JSON.
+    """
+    with reporting_damage(f"{expected} in {path}", _ADVICE):
         check_room(_ROOM * path.stat().st_size, path)
-        content = from_json(path.read_bytes())
+        return from_json(path.read_bytes())
+
+
+def parse_instances(content: Any, path: Path) -> Instances:
+    """Return the instances in the content of a file at `path`. Raises as `read_instances`."""
+    with reporting_damage(f"COCO instances in {path}", _ADVICE):
         if not isinstance(content, dict):
             raise ValueError("it is no object with images, annotations and categories")
         lists: dict[str, Any] = {

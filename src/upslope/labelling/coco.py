@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from upslope.datasets.coco_json import CocoImage, read_instances
+from upslope.datasets.coco_json import CocoImage, parse_instances
 from upslope.errors import ConfigError, DataError
 from upslope.files import write_text
 from upslope.images import read_header
@@ -38,18 +38,18 @@ ImportedLabel = str | list[str] | None
 
 
 def read_coco_labels(
-    path: Path, kind: AnswerKind, samples: Samples
+    path: Path, content: Any, kind: AnswerKind, samples: Samples
 ) -> list[tuple[str, ImportedLabel]]:
     """Return (id, label) of each image in a file of COCO instances.
 
-    An image without objects says nothing: COCO does not tell whether somebody looked at it. Crowds
-    count as objects of their category, but for boxes.
+    content: of the file at `path`. An image without objects says nothing: COCO does not tell
+    whether somebody looked at it. Crowds count as objects of their category, but for boxes.
 
     Raises:
         DataError: a damaged file, objects of several categories for one class, boxes where masks
             are asked for, crowds where boxes are, and outlines of another size than the image.
     """
-    instances = read_instances(path)
+    instances = parse_instances(content, path)
     names = ImageNames(samples.ids)
     rows: list[tuple[str, ImportedLabel]] = []
     for image in instances.images:

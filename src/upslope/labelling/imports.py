@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from upslope.datasets.coco_json import read_content
 from upslope.datasets.layout import LeftOut, images_in
 from upslope.errors import DataError
-from upslope.files import FORMULA, from_json
+from upslope.files import FORMULA
 from upslope.labelling.coco import ImportedLabel, read_coco_labels
 from upslope.labelling.exports import NO_LABEL
 from upslope.labelling.image_names import ImageNames
@@ -24,10 +25,8 @@ from upslope.labelling.label_studio_export import read_label_studio_labels
 from upslope.labelling.project import Project
 from upslope.labelling.samples import Samples, open_samples
 from upslope.labelling.settings import AnswerKind, ProjectSettings
-from upslope.reading import check_room, reporting_damage
 
 _MOST_NAMES = 5
-_ROOM = 8  # bytes of memory that a byte of JSON takes at most
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,12 @@ def _read(
         raise DataError(f"Expected a file of labels or a folder at {source} but there is none.")
     if source.suffix.lower() != ".json":
         return [(id_, _label(text, settings.kind)) for id_, text in _from_csv(source)]
-    with reporting_damage(f"JSON of COCO or Label Studio in {source}", "Export it again."):
-        check_room(_ROOM * source.stat().st_size, source)
-        content = from_json(source.read_bytes())
+    content = read_content(source, "JSON of COCO or Label Studio")
     if isinstance(content, list):
         return read_label_studio_labels(
             source, content, settings.kind, settings.classes, samples.ids
         )
-    return read_coco_labels(source, settings.kind, samples)
+    return read_coco_labels(source, content, settings.kind, samples)
 
 
 def _label(text: str, kind: AnswerKind) -> ImportedLabel:

@@ -47,6 +47,18 @@ _STEM, _FEATURES = 32, 1280  # channels
 _EPSILON, _MOMENTUM = 1e-3, 0.01  # of batch normalisation, as in the published training
 BLOCKS = sum(stage[0] for stage in _STAGES)
 
+WeightsOption = Annotated[
+    bool, Field(description="begin with the weights of ImageNet, not with random ones")
+]
+BlocksOption = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=BLOCKS,
+        description="last blocks that are trained, with what follows them; else all",
+    ),
+]
+
 
 class SameConv2d(nn.Conv2d):
     """A convolution without bias whose output has ceil(size / stride) pixels along an edge.
@@ -187,13 +199,8 @@ def _normalisation(channels: int) -> nn.BatchNorm2d:
 def pretrained(
     num_classes: int,
     input_shape: tuple[int, ...],
-    weights: Annotated[
-        bool, Field(description="begin with the weights of ImageNet, not with random ones")
-    ] = True,
-    blocks: Annotated[
-        int | None,
-        Field(ge=0, le=BLOCKS, description="last blocks that are trained, with the head; else all"),
-    ] = None,
+    weights: WeightsOption = True,
+    blocks: BlocksOption = None,
     resize: Annotated[
         int | None,
         Field(ge=32, description="pixels a side that images are brought to by the network itself"),

@@ -14,7 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ModelError
-from upslope.models.efficientnet import BLOCKS, LiteEncoder, load_imagenet_weights
+from upslope.models.efficientnet import (
+    BlocksOption,
+    LiteEncoder,
+    WeightsOption,
+    load_imagenet_weights,
+)
 from upslope.models.small import Dropout, image_channels
 
 _LEVELS = {2: 24, 4: 40, 10: 112, 15: 320}
@@ -61,13 +66,8 @@ def _resize(x: Tensor, like: Tensor) -> Tensor:
 def pretrained_masks(
     num_classes: int,
     input_shape: tuple[int, ...],
-    weights: Annotated[
-        bool, Field(description="begin with the weights of ImageNet, not with random ones")
-    ] = True,
-    blocks: Annotated[
-        int | None,
-        Field(ge=0, le=BLOCKS, description="last blocks that are trained, with the rest; else all"),
-    ] = None,
+    weights: WeightsOption = True,
+    blocks: BlocksOption = None,
     width: Annotated[int, Field(ge=1, description="channels of the feature pyramid")] = 96,
     dropout: Dropout = 0.1,
 ) -> EfficientNetMasks:

@@ -92,8 +92,8 @@ class IndexedLayout(Layout):
         """Return the sample of each entry; see `Layout`."""
         return self.owner
 
-    def summed(self, tensor: Tensor, full: Sequence[int]) -> Tensor:
-        """(n, *full): the sum, by sample, over the entries that one of `full` is broadcast to.
+    def sum_by_sample(self, tensor: Tensor, full: Sequence[int]) -> Tensor:
+        """Return the sum by sample, (n, *full), over entries that one of `full` is broadcast to.
 
         full: as many dimensions as the tensor has. It may tell apart entries along the dimensions
         of the samples.
@@ -219,7 +219,7 @@ class Samples:
         if self.n == 1:
             return tensor.sum_to_size(full).reshape(1, *shape)
         if isinstance(self.layout, IndexedLayout):
-            return self.layout.summed(tensor, full).reshape(self.n, *shape)
+            return self.layout.sum_by_sample(tensor, full).reshape(self.n, *shape)
         if full[self.layout.dim] != 1:
             raise SamplesNotSeparable("a weight has entries for single samples of the batch")
         front = self.front(tensor)

@@ -175,8 +175,8 @@ class OfOneSample(PerSampleGradient):
 
     def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
         """Return the squared norms; see `PerSampleGradient`."""
-        norm = squared_norms(self.value[None])
-        return norm.new_zeros(self.n).index_fill(0, self._place, 1) * norm
+        square = squared_norms(self.value[None])
+        return square.new_zeros(self.n).index_fill(0, self._place, 1) * square
 
     def materialize(self, rows: slice) -> Tensor:
         """Return the gradients themselves; see `PerSampleGradient`."""

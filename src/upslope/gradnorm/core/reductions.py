@@ -60,7 +60,7 @@ def dense_sum(
 def dense_sums(
     weights: Weights, uses_of: Mapping[str, Uses], scratch: int
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """(samples, the gradients (m, *shape) of each parameter), a few samples at a time.
+    """Yield (samples, the gradients (m, *shape) of each parameter), a few samples at a time.
 
     Uses of one weight are summed first, and all that is made of parameters is differentiated in
     one backward pass: a step of a recurrence, or of a network, costs no pass of its own.
@@ -236,19 +236,19 @@ class ReducingListener:
     def finish(self) -> dict[str, Tensor]:
         """name -> (n, ...), for every parameter that a gradient reached."""
         weights = self.tape.weights
-        for names in self._made_together():
+        for names in self._group_parameters():
             uses_of = {name: self._pending.pop(name) for name in names}
             rows: dict[str, list[Tensor]] = {name: [] for name in names}
             for _, totals in dense_sums(weights, uses_of, self.tape.options.scratch):
                 for name, gradients in totals.items():
                     rows[name].append(self.reduction.of_dense(name, gradients))
-            self._results |= {name: torch.cat(row_list) for name, row_list in rows.items()}
+            self._results |= {name: torch.cat(parts) for name, parts in rows.items()}
         for name, uses in self._pending.items():
             self._results[name] = self._reduce(name, uses)
         self._pending.clear()
         return self._results
 
-    def _made_together(self) -> list[list[str]]:
+    def _group_parameters(self) -> list[list[str]]:
         """Return groups of parameters of which weights are made, as of a projected table."""
         groups: list[set[str]] = []
         for uses in self._pending.values():

@@ -180,18 +180,18 @@ class StatisticsWatch(TorchFunctionMode):
         if kind != _SAMPLE or _STATISTIC in marks or is_understood(name) or name in _KNOWN_MEANING:
             return None
         pairs = [(x, self._owners(x)) for x, kind in zip(operands, marks, strict=True) if kind]
-        entries_of_sample = [(x, owners) for x, owners in pairs if owners is not None]
+        with_owners = [(x, owners) for x, owners in pairs if owners is not None]
         if (
-            len(entries_of_sample) < len(pairs)
-            or len({int(i) for _, o in entries_of_sample for i in o.flatten()}) < 2
+            len(with_owners) < len(pairs)
+            or len({int(i) for _, o in with_owners for i in o.flatten()}) < 2
         ):
             return None
-        owners = [of_one for _, of_one in entries_of_sample]
+        owners = [of_one for _, of_one in with_owners]
         apart = keeps_apart(name, args, kwargs, owners, out)
         sequences = [apart] if apart is not None else of_sequences(name, args, owners, out)
         if sequences is not None:
             return [Dependence(False, one) for one in sequences]
-        return try_dependence(func, args, kwargs, entries_of_sample, out)
+        return try_dependence(func, args, kwargs, with_owners, out)
 
     def _is_displaced(self, output: Tensor) -> bool:
         """Whether the rows of an output are known to belong to other samples than their places."""
@@ -209,14 +209,14 @@ class StatisticsWatch(TorchFunctionMode):
             for x in tree_flatten((args, kwargs))[0]
             if isinstance(x, Tensor) and self._read(x) == _SAMPLE
         ]
-        statistics_known = [(x, owners) for x, owners in operands if owners is not None]
-        if not operands or len(statistics_known) < len(operands):
+        with_owners = [(x, owners) for x, owners in operands if owners is not None]
+        if not operands or len(with_owners) < len(operands):
             return None
         reduces = name in REDUCING and not _is_of_two(name, args[1:], kwargs)
         if reduces and len(operands) == 1 and name not in _REARRANGING:
             dims = _dimensions(name, args, kwargs, operands[0][0].dim())
-            return reduced_owners(compact(statistics_known[0][1]), dims, out)
-        return owners_of_output(name, func, args, kwargs, statistics_known, out, place)
+            return reduced_owners(compact(with_owners[0][1]), dims, out)
+        return owners_of_output(name, func, args, kwargs, with_owners, out, place)
 
     def _of_one(self, name: str, args: Any, kwargs: Any) -> Any:
         """The arguments of an operator that reduces samples, with those of one in all places."""
@@ -260,11 +260,11 @@ class StatisticsWatch(TorchFunctionMode):
             self.operator = self.operator or name
             return _SAMPLE
         owners = [self._owners(x) for x, mark in zip(operands, marks, strict=True) if mark]
-        statistics_known = [x for x in owners if x is not None]
-        if len(statistics_known) == len(owners):
-            entries_of_sample = _owned_kind(name, args, kwargs, operands, marks, statistics_known)
-            if entries_of_sample is not None:
-                return entries_of_sample
+        owners_of_all = [x for x in owners if x is not None]
+        if len(owners_of_all) == len(owners):
+            kind = _owned_kind(name, args, kwargs, operands, marks, owners_of_all)
+            if kind is not None:
+                return kind
         return self._kind_by_length(name, args, kwargs, operands, marks, place)
 
     def _kind_by_length(
