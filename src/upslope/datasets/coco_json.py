@@ -61,13 +61,13 @@ def read_instances(path: Path) -> Instances:
     return parse_instances(read_content(path), path)
 
 
-def read_content(path: Path, expected: str = "COCO instances") -> Any:
-    """Return what a JSON file holds, as plain lists and dicts. expected: the words for messages.
+def read_content(path: Path, kind: str = "COCO instances") -> Any:
+    """Return what a JSON file holds, as plain lists and dicts. kind: of the content, as messages name it.
 
     Raises:
         DataError: the file is too large, or no JSON.
     """
-    with reporting_damage(f"{expected} in {path}", _ADVICE):
+    with reporting_damage(f"{kind} in {path}", _ADVICE):
         check_room(_ROOM * path.stat().st_size, path)
         return from_json(path.read_bytes())
 
