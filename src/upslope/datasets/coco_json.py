@@ -62,7 +62,9 @@ def read_instances(path: Path) -> Instances:
 
 
 def read_content(path: Path, kind: str = "COCO instances") -> Any:
-    """Return what a JSON file holds, as plain lists and dicts. kind: of the content, as messages name it.
+    """Return what a JSON file holds, as plain lists and dicts.
+
+    kind: of the content, as messages name it.
 
     Raises:
         DataError: the file is too large, or no JSON.
