@@ -53,14 +53,15 @@ def nearest_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     nearest = torch.empty(len(x), dtype=x.dtype)
     indices = torch.empty(len(x), dtype=torch.int64)
     squares, narrow = y.square().sum(dim=1), y.float()
-    narrow_squares, longest = squares.float(), float(squares.max())
-    # Twice what single precision can miss in d products and in rounding their factors.
-    slack = 2 * (x.shape[1] + 8) * torch.finfo(torch.float32).eps
+    # Relative to squared lengths, twice what single precision can miss in d products.
+    slack = (x.shape[1] + 8) * torch.finfo(torch.float32).eps
+    narrow_squares = (squares * (1 - slack)).float()
     size = max(1, BLOCK // len(y))
     for rows in _slices(len(x), size):
         part, lengths = x[rows], x[rows].square().sum(dim=1)
         products = torch.addmm(narrow_squares, part.float(), narrow.T, alpha=-2)
-        bounds = products.amin(dim=1) + slack * (lengths + longest).float()
+        least, place = products.min(dim=1)
+        bounds = least + 2 * slack * (lengths + squares[place]).float()
         i, j = (products <= bounds[:, None]).nonzero().unbind(dim=1)
         if len(i) > _FEW_PAIRS * products.numel() or not bounds.isfinite().all():
             nearest[rows], indices[rows] = squared_distances(part, y, squares).min(dim=1)

@@ -69,12 +69,11 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[
             spreads.append(torch.inf)
         else:
             spread = torch.zeros(m + budget, dtype=x.dtype)
-            spread.index_add_(0, cluster[free], nearest[free])
+            spread.index_add_(0, cluster, torch.where(free, nearest, 0.0))
             # A cluster without a candidate left comes after one whose candidates are all alike.
-            empty = torch.bincount(cluster[free], minlength=m + budget) == 0
-            largest = int(spread.masked_fill(empty, -1.0).argmax())
-            inside = free & (cluster == largest)
-            best = int(nearest.masked_fill(~inside, -1.0).argmax())
+            sizes = torch.zeros(m + budget, dtype=torch.int64).index_add_(0, cluster, free.long())
+            largest = int(spread.masked_fill_(sizes == 0, -1.0).argmax())
+            best = int(torch.where(free & (cluster == largest), nearest, -1.0).argmax())
             spreads.append(float(spread[largest]))
         positions.append(best)
         free[best] = False
