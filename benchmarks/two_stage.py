@@ -4,10 +4,11 @@
     python benchmarks/two_stage.py --candidates 1000000 --budget 10000
 
 Each is chosen as `upslope select` does, from a folder as `upslope score` leaves it; with --exact
-also from signals in memory. The pool is made up: features of `--features` numbers in clusters of unequal size and spread,
-posteriors of ten classes that belong to them. Each strategy runs in a process of its own with one
-thread. Time is processor time; memory is the peak of what the process holds of its own (RssAnon):
-pages of the store that are mapped can be dropped at any time, and are not counted.
+also from signals in memory. The pool is made up: features of `--features` numbers in clusters of
+unequal size and spread, posteriors of ten classes that belong to them. Each strategy runs in a
+process of its own with one thread. CPU s is processor time; memory is the peak of what the process
+holds of its own (RssAnon): pages of the store that are mapped can be dropped at any time, and are
+not counted.
 """
 
 from __future__ import annotations
@@ -212,7 +213,8 @@ def main(
             row = json.loads(done.stdout.strip().splitlines()[-1])
             seconds, wall, held = (row.pop(key) for key in ("seconds", "wall", "bytes"))
             judged_by = ", ".join(f"{key} {value:.4g}" for key, value in row.items())
-            print(f"| {name} | {form} | {seconds:.1f} | {wall:.0f} | {held / 2**30:.2f} | {judged_by} |")
+            figures = f"{seconds:.1f} | {wall:.0f} | {held / 2**30:.2f}"
+            print(f"| {name} | {form} | {figures} | {judged_by} |")
             sys.stdout.flush()
 
 
