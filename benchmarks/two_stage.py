@@ -80,7 +80,12 @@ def write_store(folder: Path, count: int, width: int) -> None:
         entropies = -torch.special.xlogy(p, p).sum(dim=1)
         scores.append(torch.stack([top[:, 1] - top[:, 0], entropies, -top[:, 0]], dim=1))
     writer.finish("made-up", ids, blocks)
-    shapes = ((FEATURES, [width]), (POSTERIORS, [CLASSES]), (sketch, [width]), (changes, []))
+    shapes: tuple[tuple[Need, list[int]], ...] = (
+        (FEATURES, [width]),
+        (POSTERIORS, [CLASSES]),
+        (sketch, [width]),
+        (changes, []),
+    )
     record = {
         "precision": "float16",
         "signals": [{"need": plain_need(n), "shape": w} for n, w in shapes],
