@@ -7,6 +7,7 @@ hashes then lie in one file, which fits into memory. Of equal hashes the ids the
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from upslope.datasets.arrow import read_parquet
 from upslope.errors import DataError
-from upslope.files import disk_errors
+from upslope.files import disk_errors, sweep
 
 BUCKET = 1 << 18
 """Ids whose hashes are compared at once, up to 2^26 ids: 4 MiB of records, 10 while they are
@@ -34,7 +35,9 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
 
     total = sum(pq.read_metadata(file).num_rows for file in files)
     bits = (min(_MOST, max(1, -(-total // BUCKET))) - 1).bit_length()
-    with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".ids-") as place:
+    sweep(folder, ".ids-*.part")  # of processes that were killed
+    name = {"prefix": ".ids-", "suffix": f".{os.getpid()}.part"}
+    with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, **name) as place:
         buckets = [Path(place) / str(i) for i in range(1 << bits)]
         handles = [bucket.open("wb") for bucket in buckets]
         try:
