@@ -1,5 +1,6 @@
-"""The short tests with each version of Python at hand, and the oldest and newest torch allowed; with
-the oldest Python, also with the lower bounds of all dependencies.
+"""The short tests with each version of Python at hand, and the oldest and newest torch allowed.
+
+With the oldest Python they also run with the lower bounds of all dependencies.
 
 `python benchmarks/compatibility.py` makes an environment for each in `.venv/compatibility`, by
 uv where it is installed (which gets missing versions of Python), else by the interpreters
@@ -55,7 +56,7 @@ def run(command: list[str], **options: object) -> str:
 
 
 def make(version: str, wanted: list[str], folder: Path) -> str:
-    """Make an environment with Upslope and these versions; return "" or why that is not possible."""
+    """Make an environment with Upslope and versions; return "" or why that is not possible."""
     wanted = [*wanted, "-e", f"{ROOT}[dev]"]
     if uv := shutil.which("uv"):
         return run([uv, "venv", "--clear", "--python", version, str(folder)]) or run(

@@ -17,6 +17,7 @@ import numpy as np
 from upslope.datasets.arrow import read_parquet
 from upslope.errors import DataError
 from upslope.files import disk_errors, sweep
+from upslope.reading import reporting_damage
 
 BUCKET = 1 << 18
 """Ids whose hashes are compared at once, up to 2^26 ids: 4 MiB of records, 10 while they are
@@ -31,9 +32,7 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
     names: of the shards. files: Parquet files with a column `id`, one for each shard. folder: where
     the hashes lie meanwhile: 16 bytes per id.
     """
-    import pyarrow.parquet as pq
-
-    total = sum(pq.read_metadata(file).num_rows for file in files)
+    total = sum(map(_count_rows, files))
     bits = (min(_MOST, max(1, -(-total // BUCKET))) - 1).bit_length()
     sweep(folder, ".ids-*.part")  # of processes that were killed
     name = {"prefix": ".ids-", "suffix": f".{os.getpid()}.part"}
@@ -51,6 +50,15 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
                 handle.close()
         for bucket in buckets:
             _compare(np.fromfile(bucket, dtype=_RECORD), names, files)
+
+
+def _count_rows(file: Path) -> int:
+    import pyarrow.parquet as pq
+
+    with reporting_damage(
+        f"the scores of a shard in {file}", "Remove it, and run the same command again."
+    ):
+        return int(pq.read_metadata(file).num_rows)
 
 
 def _ids(file: Path) -> list[str]:
