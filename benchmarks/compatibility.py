@@ -84,16 +84,13 @@ def main() -> int:
             if reason := make(version, wanted, folder):
                 print(f"{name}: not reached: {reason}", flush=True)
             else:
-                python = [
-                    str(folder / "bin/python"),
-                    "-c",
-                    "import torch; print(torch.__version__)",
-                ]
-                got = subprocess.run(python, capture_output=True, text=True, check=False).stdout
-                problem = run([python[0], "-m", "pytest", "-q", *TESTS], cwd=ROOT)
+                python = str(folder / "bin/python")
+                print_version = [python, "-c", "import torch; print(torch.__version__)"]
+                got = subprocess.run(print_version, capture_output=True, text=True, check=False)
+                problem = run([python, "-m", "pytest", "-q", *TESTS], cwd=ROOT)
                 failed |= bool(problem)
                 word = f"failed: {problem}" if problem else "passed"
-                print(f"{name} ({got.strip()}): {word}", flush=True)
+                print(f"{name} (torch {got.stdout.strip()}): {word}", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
     return int(failed)
 

@@ -35,8 +35,11 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
     total = sum(map(_count_rows, files))
     bits = (min(_MOST, max(1, -(-total // BUCKET))) - 1).bit_length()
     sweep(folder, ".ids-*.part")  # of processes that were killed
-    name = {"prefix": ".ids-", "suffix": f".{os.getpid()}.part"}
-    with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, **name) as place:
+    suffix = f".{os.getpid()}.part"
+    with (
+        disk_errors(folder),
+        tempfile.TemporaryDirectory(suffix, ".ids-", folder) as place,
+    ):
         buckets = [Path(place) / str(i) for i in range(1 << bits)]
         handles = [bucket.open("wb") for bucket in buckets]
         try:
