@@ -24,7 +24,7 @@ from tests.faults.inputs import Damage, read_damaged
 from tests.faults.kills import kill_at_random
 from tests.faults.mutations import mutate
 from tests.faults.power import cut_power
-from tests.faults.races import run_twice
+from tests.faults.races import run_together
 from tests.faults.trials import Record, Trial, scratch_folder
 from tests.faults.write_errors import count_calls, fail_a_call
 
@@ -182,7 +182,7 @@ class Campaign:
     def _kinds(self) -> dict[str, Callable[[Trial, Path], None]]:
         return {
             "kills": lambda t, folder: kill_at_random(t, *self._timed(t.subject), folder),
-            "races": lambda t, folder: run_twice(t, *self._timed(t.subject), folder),
+            "races": lambda t, folder: run_together(t, *self._timed(t.subject), folder),
             "errors": lambda t, folder: fail_a_call(
                 t, self._subject(t.subject), folder, self._count(t.subject)
             ),
