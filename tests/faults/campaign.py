@@ -22,6 +22,7 @@ from tests.faults.flips import FlippedRun, flip_a_bit
 from tests.faults.formats import Format
 from tests.faults.inputs import Damage, read_damaged
 from tests.faults.kills import kill_at_random
+from tests.faults.memory import starve
 from tests.faults.mutations import mutate
 from tests.faults.power import cut_power
 from tests.faults.races import run_together
@@ -33,6 +34,7 @@ LONG = {
     "errors": 1000,
     "power": 500,
     "races": 100,
+    "memory": 100,
     "flips": 5000,
     "inputs": 10**6,
     "guided": 10**5,
@@ -183,6 +185,7 @@ class Campaign:
         return {
             "kills": lambda t, folder: kill_at_random(t, *self._timed(t.subject), folder),
             "races": lambda t, folder: run_together(t, *self._timed(t.subject), folder),
+            "memory": lambda t, folder: starve(t, self._subject(t.subject), folder),
             "errors": lambda t, folder: fail_a_call(
                 t, self._subject(t.subject), folder, self._count(t.subject)
             ),
