@@ -7,12 +7,16 @@ a file is not at fault where memory is short. torch is not imported here.
 from __future__ import annotations
 
 import errno
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from upslope.errors import RunError, first_line
+
+if sys.platform != "win32":
+    import resource  # at once: where memory is short, nothing more can be loaded
 
 _SIGNS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory",
           "bad_alloc", "bad alloc")  # fmt: skip
@@ -25,6 +29,11 @@ _AMBIGUOUS = (
     "codec configuration error",  # Pillow
 )
 """What libraries say for several reasons: want of memory where a limit is nearly reached."""
+_LIBRARIES = 1 << 30
+"""Bytes of addresses that torch, SciPy and Arrow take once loaded, in builds for the CPU.
+
+With less, OpenBLAS in SciPy looks for memory for ever, or the process ends with `std::bad_alloc`.
+Measured by `ulimit -v` before a tiny `upslope run`: 830 MiB were too little, 1,400 enough."""
 _NEARLY = 64 << 20  # bytes: a thread takes 8 MiB of addresses, and what failed may be free again
 
 
@@ -80,6 +89,20 @@ def is_short() -> bool:
     return _room() < _NEARLY
 
 
+def check_room_for_libraries() -> None:
+    """Refuse to load torch, SciPy and Arrow under a limit that cannot hold them.
+
+    Raises:
+        RunError: there is too little room, and torch is not loaded yet.
+    """
+    if "torch" not in sys.modules and (room := _room()) < _LIBRARIES:
+        raise RunError(
+            f"Expected {_LIBRARIES >> 20:,} MiB of memory to load torch, SciPy and Arrow but a "
+            f"limit leaves this process {max(0, math.floor(room)) >> 20:,} MiB (ulimit -v). Raise "
+            "the limit; nothing recorded is lost."
+        )
+
+
 def is_limited() -> bool:
     """Return whether the memory of this process, and of those that it starts, has a limit."""
     return _room() < float("inf")
@@ -107,8 +130,6 @@ def _room() -> float:
     """The bytes that this process may still take under limits of its own; infinite without."""
     if not sys.platform.startswith("linux"):
         return float("inf")
-    import resource
-
     room = float("inf")
     try:
         fields = Path("/proc/self/statm").read_text(encoding="ascii").split()

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import itertools
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -133,6 +134,9 @@ class Campaign:
             return
         if kind == "guided":
             yield from self._guided(count)
+            return
+        if kind == "memory" and sys.platform != "linux":
+            print("memory: left out, it needs Linux")
             return
         if kind in ("errors", "power") and not syscalls.SUPPORTED:
             print(f"{kind}: left out, they need Linux on x86-64")
