@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/digits
 LABELS ?= runs/digits-labels
 BENCH ?= --quick
+# Every process that a test starts would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo label test test-all check bench sbom compatibility clean
 .DEFAULT_GOAL := help

@@ -69,7 +69,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_blocks(tmp_path_factory.mktemp("readme"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_block_leaves_what_it_promises(folder: Path) -> None:
     assert (folder / "runs" / "first" / "report" / "report.html").is_file()
     assert (folder / "runs" / "python" / "report" / "report.html").is_file()
@@ -77,7 +77,7 @@ def test_every_block_leaves_what_it_promises(folder: Path) -> None:
     assert len((folder / "predictions.csv").read_text().splitlines()) == 1401
 
 
-def test_the_block_on_hugging_face_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_block_on_hugging_face_runs(capsys: pytest.CaptureFixture[str]) -> None:
     if not HAS_HUGGING_FACE:
         pytest.skip("datasets is not installed")
     (code,) = (code for _, code in BLOCKS if "import datasets as hf" in code)
