@@ -9,8 +9,14 @@ import pytest
 
 
 def mark_rest_long(values: Iterable[Any], step: int) -> list[Any]:
-    """Return the values as parameters of a test: each `step`-th as it is, the others as long."""
+    """Return the values as parameters of a test: each `step`-th as it is, the others as long.
+
+    Tuples are the values of several arguments.
+    """
     return [
-        value if place % step == 0 else pytest.param(value, marks=pytest.mark.long)
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            marks=pytest.mark.long if place % step else (),
+        )
         for place, value in enumerate(values)
     ]
