@@ -17,6 +17,7 @@ from upslope import reproduction
 from upslope.cli import app
 from upslope.errors import RunError
 from upslope.ledger import read_run
+from upslope.progress import Stop, no_progress
 from upslope.reproduction import ARTEFACTS, paper
 from upslope.reproduction.artefacts.table_1 import OVERLAP
 from upslope.reproduction.metrics.metric_cache import MetricJobs
@@ -123,6 +124,21 @@ def test_a_damaged_model_gives_no_metric(made: Made) -> None:
         for read in (run.model, run.select):
             with pytest.raises(RunError, match=r"cycle-1\.safetensors is damaged"):
                 read(1)
+    finally:
+        file.write_bytes(whole)
+
+
+def test_a_damaged_metric_is_told_and_computed_again(made: Made) -> None:
+    opened = made.opened("main")
+    jobs = MetricJobs(opened, OVERLAP, ("random",))
+    file = opened.folder / "measured" / OVERLAP.name / "random" / "seed-0.json"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole.replace(b"figures", b"fogures"))
+        with pytest.warns(UserWarning, match=r"seed-0\.json is damaged: the metric is"):
+            jobs.run("random", 0, no_progress, Stop())
+        assert file.read_bytes() == whole
+        jobs.run("random", 0, no_progress, Stop())  # and nothing is said any more
     finally:
         file.write_bytes(whole)
 

@@ -32,6 +32,7 @@ import torch
 from upslope.config.scoring import TrainedModel
 from upslope.datasets.arrow import read_parquet
 from upslope.errors import ConfigError, DataError
+from upslope.files import disk_errors
 from upslope.pool import Need, Strategy
 from upslope.pools import ShardedPool
 from upslope.scoring import compute_signals
@@ -203,7 +204,8 @@ def plan_pool(
 def _join(ids: Sequence[str], clock: Callable[[], float]) -> float:
     """The seconds that it takes to write the scores of these ids, compare the ids, and join."""
     began = clock()
-    with tempfile.TemporaryDirectory() as folder:
+    place = Path(tempfile.gettempdir())
+    with disk_errors(place), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.parquet"
         table = pa.table({"id": pa.array(ids, pa.string()), "score": np.zeros(len(ids))})
         pq.write_table(table, path)
