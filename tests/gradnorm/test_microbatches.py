@@ -105,6 +105,17 @@ def test_labels_of_another_length_are_refused_though_they_fit_a_piece(count: int
 
 
 @pytest.mark.usefixtures("started")
+def test_labels_that_only_the_criterion_can_read() -> None:
+    def criterion(z: Tensor, labels: Any, reduction: str) -> Tensor:
+        return F.cross_entropy(z, torch.tensor(labels), reduction=reduction)
+
+    names: Any = LABELS.tolist()
+    model = network()
+    norms = gradient_norms(model, X, at_labels(names, criterion))
+    assert relative_error(norms, norms_one_by_one(model, X, at_label)) < 1e-9
+
+
+@pytest.mark.usefixtures("started")
 def test_a_criterion_that_mixes_the_samples_of_a_piece_is_refused() -> None:
     def against_the_mean(z: Tensor, labels: Tensor, reduction: str) -> Tensor:
         losses = F.cross_entropy(z, labels, reduction=reduction)

@@ -56,10 +56,13 @@ def labelled_by_rows(loss: Loss, labels: Tensor, of_labels: Callable[[Tensor], L
 def losses_by_rows(loss: Loss, n: int) -> Callable[[slice], Loss] | None:
     """Return what gives the loss of some samples of a batch of n; None where no mark says how."""
     mark: tuple[Tensor, Callable[[Tensor], Loss]] | None = getattr(loss, "rows_of_labels", None)
-    # Labels of another length do not belong to this batch: the criterion says so of all of them.
-    if mark is None or mark[0].dim() == 0 or len(mark[0]) != n:
+    if mark is None:
         return None
     labels, of_labels = mark
+    # Labels of another length do not belong to this batch, which the criterion says of all of them;
+    # and a criterion of a caller's own may take what is no tensor.
+    if not isinstance(labels, Tensor) or labels.dim() == 0 or len(labels) != n:
+        return None
     return lambda rows: of_labels(labels[rows])
 
 
