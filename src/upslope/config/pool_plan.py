@@ -83,7 +83,7 @@ class PoolPlan:
     rows: of the pool. budget: of the selection. open_s, score_s: seconds per row. least_s,
     most_s: bounds of score_s, from short runs of one sitting. join_s: seconds per row to join the
     shards. workers: that score beside each other. disk, score_memory, select_memory: bytes.
-    select_s: seconds of one processor. price: per worker and hour. hours: of scoring and selecting.
+    select_s: seconds of one processor. price: per worker and hour of scoring and selecting.
     measured: in words.
     """
 
