@@ -20,7 +20,9 @@ from upslope.progress import Interrupted, Progress, Stop
 from upslope.scoring import ShardScorer, score_pool
 from upslope.seeds import global_generator
 
-hf = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")
+# A module of it, as the folder `datasets` of these tests can be imported too.
+pytest.importorskip("datasets.load", reason="Hugging Face's datasets is not installed")
+import datasets as hf
 
 CPU = torch.device("cpu")
 TASK = tasks.build("classification", num_classes=4, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -18,7 +18,7 @@ from upslope.cli.engines import (
     starting_engine,
 )
 from upslope.distributed.launch import rank_of_process
-from upslope.startup import collection_paused
+from upslope.startup import importing_libraries
 
 Config = Annotated[
     Path | None,
@@ -170,7 +170,7 @@ def _compare(
     from upslope.display import watching
 
     with telling_errors(Resume), ExitStack() as stack:
-        with collection_paused():
+        with importing_libraries():
             from upslope import report as reports
             from upslope.comparison import compare
             from upslope.config import (
@@ -227,7 +227,7 @@ def _compare(
             sitting.show_where(recorded_run)
         else:
             show_plan(config, setup, run_plan, folder, unseen, why)
-            show_warnings(warnings(config.strategies, run_plan))
+            show_warnings(warnings(config, run_plan))
         if dry_run:
             show_estimate(config, estimate(config, setup, run_plan))
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
@@ -28,6 +27,7 @@ from upslope.decoders import EncodedImage, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import save_array, write_atomically
 from upslope.images import Form, Mode, Pixels, decode, without_advice
+from upslope.memory import raise_memory_error
 from upslope.progress import Observer, Progress
 
 ModeOption = Annotated[
@@ -202,8 +202,12 @@ def materialise(
     for count in run_for_each(read, len(dataset), dataset.threads()):
         progress(Progress("read", count, len(dataset)))
     if kept_in is not None and not errors:
-        with contextlib.suppress(RunError):  # a cache that cannot be written saves no time
+        try:
             write_atomically(kept_in, lambda to: _save(to, out))
+        except RunError as error:  # a cache that cannot be written saves no time
+            warnings.warn(
+                f"The decoded images are not kept for the next time: {error}", stacklevel=2
+            )
     positions = np.array([i for i in range(len(dataset)) if i not in errors], dtype=np.int64)
     if errors:
         warnings.warn(
@@ -245,7 +249,8 @@ def _read_cache(path: Path, shape: tuple[int, ...]) -> Pixels | None:
         with path.open("rb") as file:
             file.seek(-_DIGEST, os.SEEK_END)
             sound &= file.read() == hashlib.sha256(pixels.data).digest()
-    except Exception:  # NumPy's reader fails in any way there is on a header that is damaged
+    except Exception as error:  # NumPy's reader fails in any way there is on a damaged header
+        raise_memory_error(error, of_file=True)
         sound = False
     if sound:
         return pixels

@@ -36,7 +36,7 @@ class StreamedPool(ShardedPool):
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[Dataset]:
-        """Open a shard: read it into a file, which is here while the block runs.
+        """Yield a shard as a data set, whose rows lie in a file while the block runs.
 
         shard: one of `shards`.
 
@@ -49,7 +49,7 @@ class StreamedPool(ShardedPool):
 
     @contextmanager
     def rows(self, shard: Shard) -> Iterator[Rows]:
-        """Read the rows of a shard, whose form need not be known yet.
+        """Yield the rows of a shard; the form of the pool need not be known yet.
 
         shard: one of `shards`.
 

@@ -55,7 +55,7 @@ class Projection:
 
 
 def _directions(x: Tensor) -> Tensor:
-    """Columns that are nearly the principal directions about 0, (d, WIDTH), double precision."""
+    """Return nearly the principal directions about 0 as columns, (d, WIDTH), double precision."""
     # Any basis gives bounds that hold, so the directions need no draw of the caller's.
     rng = torch.Generator().manual_seed(0)
     sample = x[:: max(1, len(x) // SAMPLE)].double()
