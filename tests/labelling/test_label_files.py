@@ -279,8 +279,9 @@ def test_label_studio_sets_and_boxes(squares: Path) -> None:
         (_task("square-000.png", "green"), "'square-000.png': Expected one of the classes"),
         ({"data": {"image": "square-000.png", "mask": "square-001.png"},
           "annotations": _task("", "red")["annotations"]}, "image means 'square-000.png', mask"),
-        ({"data": {"image": "square-000.png"}, "annotations": [{"result": [
-            {"from_name": "c", "type": "choices", "value": {"choices": "red"}}]}]}, "a list of names"),
+        ({"data": {"image": "square-000.png"},
+          "annotations": [{"result": [{"from_name": "c", "type": "choices",
+                                       "value": {"choices": "red"}}]}]}, "a list of names"),
         (_task("other.png", "red"), "other.png"),
         ({"image": "square-000.png", "choice": "red"}, "JSON-MIN"),
         ({"data": {"image": "square-000.png"}, "annotations": [{"result": 3}]}, "result"),

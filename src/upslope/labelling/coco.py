@@ -38,7 +38,7 @@ ImportedLabel = str | list[str] | None
 """A name or an outline's text, names of a set, or None where the file says nothing of a sample."""
 _EMPTY = "upslope_empty"
 """The key by which an export marks an image that was looked at and has no object."""
-_ROUNDED = 0.0101
+_ROUNDING = 0.0101
 """Pixels by which a box may be beyond an edge, as COCO rounds its left and its width to 0.01."""
 
 
@@ -168,8 +168,8 @@ def _box_inside(image: CocoImage, box: Sequence[float], path: Path) -> Box4:
     height, width = image.size
     right, bottom = left + across, top + down
     inside = (
-        left >= -_ROUNDED and top >= -_ROUNDED and right <= width + _ROUNDED
-        and bottom <= height + _ROUNDED and across > 0 and down > 0
+        left >= -_ROUNDING and top >= -_ROUNDING and right <= width + _ROUNDING
+        and bottom <= height + _ROUNDING and across > 0 and down > 0
     )  # fmt: skip
     if not inside:
         raise DataError(
@@ -184,7 +184,7 @@ def _box_inside(image: CocoImage, box: Sequence[float], path: Path) -> Box4:
 
 
 def _check_unturned(id_: str, samples: Samples, path: Path) -> None:
-    """Raise DataError where EXIF data turn an image: COCO's outlines are for the file as it lies."""
+    """Raise DataError where EXIF data turn an image: its outlines are for the file as it lies."""
     file = samples.root / id_ if isinstance(samples, FolderImages) else None
     if file is not None and file.is_file() and read_header(file, str(file)).turned:
         raise DataError(

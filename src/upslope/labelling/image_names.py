@@ -48,20 +48,20 @@ class ImageNames:
             DataError: as `match`, and fields that mean two images.
         """
         first = next(iter(names_by_field.values()))[0]
-        meant = {
+        id_by_field = {
             field: id_
             for field, names in names_by_field.items()
             if (id_ := self._look_up(names, source)) is not None
         }
-        if len(set(meant.values())) > 1:
-            said = ", ".join(f"{field} means {id_!r}" for field, id_ in meant.items())
+        if len(set(id_by_field.values())) > 1:
+            said = ", ".join(f"{field} means {id_!r}" for field, id_ in id_by_field.items())
             raise DataError(
                 f"Expected {source} to name one image but {said}. Leave the other fields out; "
                 "nothing was recorded."
             )
-        if not meant:
+        if not id_by_field:
             return first
-        field, id_ = next(iter(meant.items()))
+        field, id_ = next(iter(id_by_field.items()))
         return self._settle(id_, names_by_field[field][0], source)
 
     def _look_up(self, names: Sequence[str], source: object) -> str | None:

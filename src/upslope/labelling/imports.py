@@ -84,6 +84,18 @@ def import_labels(project: Project, source: Path) -> ImportCount:
     return ImportCount(new, corrections, empty, tuple(differing), left_out.notes())
 
 
+def take_data_labels(project: Project, samples: Samples) -> int:
+    """Record the labels that the data have themselves; return how many are new or changed.
+
+    Classes of images say nothing where boxes or masks are asked for.
+    """
+    kind = project.settings.kind
+    if kind in OUTLINES:
+        return 0
+    labels = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
+    return sum(project.take_in(labels, "the data"))
+
+
 def _checked_labels(
     project: Project, source: Path, rows: Sequence[tuple[str, ImportedLabel]]
 ) -> dict[str, str | Sequence[str]]:
@@ -238,8 +250,8 @@ def _from_folder(
             left_out.add("image", entry.name, " in no folder of a class")
         else:
             leave(entry.name, entry.name, left_out)
-    allowed = {*classes, *UNLABELLED}
-    if not tops or (strangers := [name for name in tops if name not in allowed]):
+    usable_names = {*classes, *UNLABELLED}
+    if not tops or (strangers := [name for name in tops if name not in usable_names]):
         raise DataError(
             f"Expected folders named as the classes {', '.join(classes)} in {folder} but got "
             f"{', '.join(map(repr, strangers[:_MOST_NAMES])) if tops else 'none'}. Nothing was "

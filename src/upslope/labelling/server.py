@@ -48,8 +48,8 @@ _HEADERS = {
 }
 _BODY = 1 << 16  # bytes of a request's body at most
 _CACHE = "private, max-age=86400"
-"""Of images, whose addresses are new whenever a page is loaded from a server that was started again:
-one project's pictures are not shown for another's, nor a replaced file's old one."""
+"""Of images. A page that is loaded after the server was started again has new addresses for them,
+so that pictures of another project, or of a replaced file, are not shown in their place."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -93,9 +93,9 @@ class FilesAnnotator:
             f"{folder}/{n}" for n, folder in images_in_folders.items() if n not in files
         ]:
             raise DataError(
-                f"Expected images in {self.folder / IMAGES} under the names in the column `file` of "
-                f"{SHEET} but {len(strangers)} have others, first {strangers[0]!r}. Name them as "
-                "they were, or move them elsewhere; nothing was recorded."
+                f"Expected images in {self.folder / IMAGES} under the names in the column `file` "
+                f"of {SHEET} but {len(strangers)} have others, first {strangers[0]!r}. Name them "
+                "as they were, or move them elsewhere; nothing was recorded."
             )
         by_sample: dict[tuple[str, str], tuple[object, str]] = {}
         time = (self.folder / SHEET).stat().st_mtime if rows else 0.0

@@ -121,7 +121,7 @@ def _edge(start: float, extent: float, side: int) -> tuple[float, float]:
     Raises:
         DataError: a box that is empty, or reaches beyond the image.
     """
-    inside = -_ROUNDING <= start and 0 < extent and start + extent <= 100 + _ROUNDING
+    inside = start >= -_ROUNDING and extent > 0 and start + extent <= 100 + _ROUNDING
     if not inside:  # NaN among others
         raise DataError(
             f"Expected a box inside the image but one goes from {start:g}% to {start + extent:g}% "
