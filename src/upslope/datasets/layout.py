@@ -111,8 +111,8 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
     """
     ids: list[str] = []
     for where, folders, files in os.walk(folder):
-        if own := next((what for file, what in _OWN_FOLDERS.items() if file in files), None):
-            left_out.add(own, Path(where).relative_to(root).as_posix())
+        if kind := next((what for file, what in _OWN_FOLDERS.items() if file in files), None):
+            left_out.add(kind, Path(where).relative_to(root).as_posix())
             folders.clear()
             continue
         at = Path(where).relative_to(root).as_posix()
