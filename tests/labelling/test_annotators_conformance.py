@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import make_squares
+from pictures import make_patterns
 from studio import Studio, choice
 
 from upslope.errors import DataError
@@ -127,7 +127,7 @@ def test_sets_of_labels_come_back_too(tool: Any) -> None:
 
 def test_answers_are_recorded_once_and_corrections_replace_them(tool: Any, tmp_path: Path) -> None:
     make, write = tool
-    colours = make_squares(tmp_path / "squares", 12)
+    colours = make_patterns(tmp_path / "squares", 12)
     settings = ProjectSettings(str(tmp_path / "squares"), CLASSES)
     one = make("class")
     with Project.create(tmp_path / "p", settings) as project:
@@ -155,7 +155,7 @@ def test_answers_are_recorded_once_and_corrections_replace_them(tool: Any, tmp_p
 
 
 def test_an_answer_that_is_none_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
-    make_squares(tmp_path / "squares", 6)
+    make_patterns(tmp_path / "squares", 6)
     settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
     one = FilesAnnotator(tmp_path / "f", "class", ("red", "blue"), "me")
     with Project.create(tmp_path / "p", settings) as project:
