@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from upslope.errors import RunError
+from upslope.memory import raise_memory_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        raise_memory_error(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
                 f"Expected room on the disk for {path} but it is full. Free some space and run the "

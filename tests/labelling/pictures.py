@@ -22,7 +22,7 @@ def make_squares(folder: Path, count: int) -> dict[str, str]:
 
 
 def make_patterns(folder: Path, count: int) -> dict[str, str]:
-    """Write `count` images, no two of which are near-copies; names and colours as `make_squares`."""
+    """Write `count` images, none near another; names and colours as `make_squares`."""
     colours = make_squares(folder, count)
     for i in range(count):
         pixels = np.random.default_rng(i).integers(0, 256, (24, 24, 3), dtype=np.uint8)
