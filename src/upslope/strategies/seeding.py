@@ -59,7 +59,7 @@ class Rows:
         return (self.x if rows is None else self.x[rows]) @ self.x[i]
 
     def features(self) -> Tensor:
-        """Return the vectors."""
+        """Return the vectors themselves, (n, d)."""
         return self.x
 
     def upper_bounds(self, i: int, projection: Projection) -> Tensor:
