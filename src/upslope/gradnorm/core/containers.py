@@ -8,9 +8,10 @@ what lies in them. `Walk` lists them once; a `Holder` is one of them, with what 
 from __future__ import annotations
 
 import operator
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -47,6 +48,7 @@ class Walk:
 
     def __init__(self, *modules: nn.Module, apart_from: Iterable[nn.Module] = ()):
         self.holders: list[Holder] = []
+        self._dicts: list[dict[Any, Any]] = []
         self.tensors: dict[int, Tensor] = {}
         self.modules: list[nn.Module] = []
         self._visited_ids: set[int] = set()
@@ -56,6 +58,7 @@ class Walk:
             self._visited_ids.update(id(tensor) for tensor in tensors if tensor is not None)
         for module in modules:
             self._visit(module, _DEPTH)
+        self.holders.append(_Dicts(self._dicts))
         self.holders.append(_Hooks(self.modules))
         self.holders.append(_TensorHooks(self.tensors.values()))
 
@@ -77,7 +80,7 @@ class Walk:
         self.modules.append(module)
         # Past `__getattr__` of the module: a lookup there costs as much as all that follows.
         attributes = vars(module)
-        self.holders.append(Holder(attributes))
+        self._dicts.append(attributes)
         for name, value in attributes.items():
             if type(value) not in _ATOMS and name not in _MODULE_FIELDS:
                 self._visit(value, _DEPTH)
@@ -93,7 +96,10 @@ class Walk:
 
     def _visit_container(self, value: Any, depth: int, in_object: bool) -> None:
         if isinstance(value, dict):
-            self.holders.append(Holder(value))
+            if type(value) in (dict, OrderedDict):
+                self._dicts.append(value)
+            else:
+                self.holders.append(Holder(value))
             inner: Any = value.values()
         elif isinstance(value, (list, deque)):
             self.holders.append(_List(value))
@@ -102,6 +108,8 @@ class Walk:
             self.holders.append(_Set(value))
             inner = value
         elif isinstance(value, tuple):
+            if all(type(item) in _ATOMS for item in value):
+                return
             inner = value
         elif isinstance(value, np.ndarray):
             if value.flags.writeable and not value.dtype.hasobject:
@@ -109,7 +117,7 @@ class Walk:
             inner = ()
         # Objects in objects lead to what others share: loggers, data sets, a trainer.
         elif not in_object and isinstance(getattr(value, "__dict__", None), dict):
-            self.holders.append(Holder(value.__dict__))
+            self._dicts.append(value.__dict__)
             inner, in_object = value.__dict__.values(), True
         else:
             return
@@ -145,6 +153,43 @@ class Holder:
             self.held.clear()
         for key, value in zip(self._keys, self._values_to_be, strict=True):
             self.held[key] = value
+
+
+class _Dicts(Holder):
+    """Many dicts, and the entries that they held.
+
+    A module has four of its own, and no pass changes nearly all of them: one question for all.
+    """
+
+    def __init__(self, dicts: list[dict[Any, Any]]):
+        self._sizes = list(map(len, dicts))
+        super().__init__(dicts)
+
+    def put_back(self) -> None:
+        """Let each dict hold what is expected, if a pass has changed it."""
+        if self._sizes == list(map(len, self.held)):
+            keys, values = chain.from_iterable(self.held), self._values_of(self.held)
+            if all(map(operator.is_, values, self._values_to_be)) and all(
+                map(operator.is_, keys, self._keys)
+            ):
+                return
+        start = 0
+        for dictionary, size in zip(self.held, self._sizes, strict=True):
+            part = slice(start, start + size)
+            keys_to_be, values_to_be = self._keys[part], self._values_to_be[part]
+            same = _are(list(dictionary), keys_to_be)
+            if not (same and _are(list(dictionary.values()), values_to_be)):
+                if not same:
+                    dictionary.clear()
+                dictionary.update(zip(keys_to_be, values_to_be, strict=True))
+            start += size
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return list(chain.from_iterable(self.held)), list(self._values_of(self.held))
+
+    @staticmethod
+    def _values_of(dicts: list[dict[Any, Any]]) -> Iterator[Any]:
+        return chain.from_iterable(dictionary.values() for dictionary in dicts)
 
 
 def _are(first: Sequence[Any], second: Sequence[Any]) -> bool:
