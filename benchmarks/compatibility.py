@@ -1,8 +1,11 @@
 """The short tests with each version of Python at hand, and the oldest and newest torch allowed.
 
-`python benchmarks/compatibility.py` makes an environment for each pair in `.venv/compatibility`, by
+With the oldest Python they also run with the lower bounds of all dependencies.
+
+`python benchmarks/compatibility.py` makes an environment for each in `.venv/compatibility`, by
 uv where it is installed (which gets missing versions of Python), else by the interpreters
-on PATH. It says which pairs passed, failed, or could not be reached, and why.
+on PATH. It says which passed, failed, or could not be reached, and why. An environment is removed
+once its tests have run: with torch's build for GPUs each takes some 7 GB.
 """
 
 from __future__ import annotations
@@ -11,11 +14,21 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-TESTS = ("tests/test_files.py", "tests/test_ledger.py", "tests/strategies/test_conformance.py")
+TESTS = (
+    "tests/test_files.py",
+    "tests/test_ledger.py",
+    "tests/test_reading.py",
+    "tests/test_checkpoints.py",
+    "tests/test_config.py",
+    "tests/test_experiment.py",
+    "tests/datasets/test_dataset_conformance.py",
+    "tests/strategies/test_conformance.py",
+)
 
 
 def oldest_torch() -> str:
@@ -24,6 +37,13 @@ def oldest_torch() -> str:
     stated = re.search(r'"torch>=([\d.]+)', text)
     assert stated is not None
     return stated[1]
+
+
+def lower_bounds() -> list[str]:
+    """Return `name==version` of the lower bound of each dependency, those of tests included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    stated = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    return [entry.replace(">=", "==") for entry in stated if ">=" in entry and "torch" not in entry]
 
 
 def run(command: list[str], **options: object) -> str:
@@ -35,9 +55,9 @@ def run(command: list[str], **options: object) -> str:
     return lines[-1][:160] if lines else f"ended with code {done.returncode}"
 
 
-def make(version: str, torch: str, folder: Path) -> str:
-    """Make an environment with these versions; return "" or why that is not possible."""
-    wanted = [f"torch{torch}", "-e", f"{ROOT}[dev]"]
+def make(version: str, wanted: list[str], folder: Path) -> str:
+    """Make an environment with Upslope and versions; return "" or why that is not possible."""
+    wanted = [*wanted, "-e", f"{ROOT}[dev]"]
     if uv := shutil.which("uv"):
         return run([uv, "venv", "--clear", "--python", version, str(folder)]) or run(
             [uv, "pip", "install", "--python", str(folder / "bin/python"), *wanted]
@@ -53,17 +73,25 @@ def make(version: str, torch: str, folder: Path) -> str:
 def main() -> int:
     """Try every pair; the exit code is 1 where tests failed in one that could be made."""
     failed = False
+    oldest = f"torch=={oldest_torch()}.*"
     for version in PYTHONS:
-        for torch in (f"=={oldest_torch()}.*", ""):
-            name = f"Python {version}, torch {torch or 'newest'}"
-            folder = ROOT / ".venv/compatibility" / f"{version}-{'oldest' if torch else 'newest'}"
-            reason = make(version, torch, folder)
-            if reason:
+        cases = {oldest: [oldest], "torch newest": ["torch"]}
+        if version == PYTHONS[0]:
+            cases["lower bounds"] = [oldest, *lower_bounds()]
+        for words, wanted in cases.items():
+            name = f"Python {version}, {words}"
+            folder = ROOT / ".venv/compatibility" / version
+            if reason := make(version, wanted, folder):
                 print(f"{name}: not reached: {reason}", flush=True)
-                continue
-            problem = run([str(folder / "bin/python"), "-m", "pytest", "-q", *TESTS], cwd=ROOT)
-            failed |= bool(problem)
-            print(f"{name}: {f'failed: {problem}' if problem else 'passed'}", flush=True)
+            else:
+                python = str(folder / "bin/python")
+                print_version = [python, "-c", "import torch; print(torch.__version__)"]
+                got = subprocess.run(print_version, capture_output=True, text=True, check=False)
+                problem = run([python, "-m", "pytest", "-q", *TESTS], cwd=ROOT)
+                failed |= bool(problem)
+                word = f"failed: {problem}" if problem else "passed"
+                print(f"{name} (torch {got.stdout.strip()}): {word}", flush=True)
+            shutil.rmtree(folder, ignore_errors=True)
     return int(failed)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from short_forms import mark_rest_long
 from upslope import models
 from upslope.config import Config, Setup, assemble, check_compatible, load
 from upslope.datasets import Splits
@@ -92,7 +93,9 @@ def test_masks_leave_out_what_wants_one_label_or_features() -> None:
     assert "one label per sample" in fitted.left_out["sraal"]
 
 
-@pytest.mark.parametrize("name", ["qbc", "isal", "ll4al", "vaal", "gradnorm-diverse"])
+@pytest.mark.parametrize(
+    "name", mark_rest_long(["qbc", "isal", "ll4al", "vaal", "gradnorm-diverse"], 2)
+)
 def test_masks_reach_what_learns_from_them(name: str, tmp_path: Path) -> None:
     _, setup = dense()
     options: dict[str, object] = {"vaal": {"steps": 3}, "qbc": {"epochs": 2}}.get(name, {})

@@ -75,7 +75,11 @@ def document(name, root, cache):
 
 
 @pytest.mark.parametrize(
-    ("name", "figure", "least"), [("masks", "miou", 0.75), ("volumes", "accuracy", 0.6)]
+    ("name", "figure", "least"),
+    [
+        ("masks", "miou", 0.75),
+        pytest.param("volumes", "accuracy", 0.6, marks=pytest.mark.long),
+    ],
 )
 def test_asks_trains_and_resumes(tmp_path, name, figure, least):
     config = parse(
@@ -119,6 +123,7 @@ def test_asks_trains_and_resumes(tmp_path, name, figure, least):
     assert read_run(tmp_path / "run").curve()[1][-1] == figures[figure]
 
 
+@pytest.mark.long
 def test_a_budget_of_boundaries_buys_masks(tmp_path):
     """QBC with the cost of Kuo et al.: as many masks as the predicted boundaries allow."""
     budget = 120.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from upslope.cli.app import app
 from upslope.config import load, plan, to_plan, warnings
 from upslope.config.evidence import BEHIND, CELLS, EVIDENCE
+from upslope.config.schema import Choice
 from upslope.evaluation import area, holm, paired_comparison
 from upslope.strategies import REGISTRY
 
@@ -80,7 +82,7 @@ def lines(strategies: str, initial: int, cycles: int = 3) -> list[str]:
     sets = [f"strategies={strategies}", f"experiment.initial={initial}"]
     config = load(sets=[*sets, "experiment.budget=20", f"experiment.cycles={cycles}"])
     setup, _ = to_plan(config)
-    return warnings(config.strategies, plan(config, setup))
+    return warnings(config, plan(config, setup))
 
 
 def test_is_told_for_the_strategy_and_the_budget_alone() -> None:
@@ -93,6 +95,14 @@ def test_is_told_for_the_strategy_and_the_budget_alone() -> None:
     focal = "[{name: expected-gradnorm, criterion: focal}]"
     assert lines(focal, 30) == []
     assert len(lines("[expected-gradnorm]", 30)) == 1
+
+
+def test_other_tasks_were_not_measured_and_are_not_warned_of() -> None:
+    config = load(sets=["strategies=[entropy-gradnorm]", "experiment.initial=30"])
+    sizes = plan(config, to_plan(config)[0])
+    assert len(warnings(config, sizes)) == 1
+    for task in ("segmentation", "multi-label", "regression"):
+        assert warnings(replace(config, task=Choice(task)), sizes) == []
 
 
 def test_the_command_line_tells_it_once_before_it_begins() -> None:

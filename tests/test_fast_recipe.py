@@ -232,6 +232,7 @@ def test_triangular_rises_and_falls_in_lines() -> None:
     assert rates == pytest.approx([0.1, 0.55, 1.0, 0.5, 0.0])
 
 
+@pytest.mark.long
 @NEEDS_MUON
 def test_the_recipe_learns_and_depends_on_the_seed_alone() -> None:
     digits = datasets.load("digits")

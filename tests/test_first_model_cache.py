@@ -42,7 +42,8 @@ def test_what_is_damaged_is_not_taken(
 ) -> None:
     file = cache.folder / name
     file.write_bytes(file.read_bytes().replace(old, new, 1))
-    assert cache.fetch("key", tmp_path / "copy") is None
+    with pytest.warns(UserWarning, match=rf"{name} is damaged: the first model .* trained again"):
+        assert cache.fetch("key", tmp_path / "copy") is None
     assert not (tmp_path / "copy").exists()
 
 

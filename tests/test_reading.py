@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from upslope.errors import ConfigError, DataError
+from upslope.errors import ConfigError, DataError, RunError
 from upslope.reading import (
     check_regular,
     check_room,
@@ -20,6 +23,7 @@ from upslope.reading import (
     read_npz,
     read_within_limit,
     reporting_damage,
+    temporary_folder,
 )
 
 
@@ -127,3 +131,34 @@ def test_matlab_files_take_no_more_memory_than_they_may(tmp_path: Path) -> None:
     with limited_to(1 / 64), pytest.raises(DataError, match=r"more memory than `data\.read_limit`"):
         read_matlab(path, "X", **said)
     assert read_matlab(path, "X", "y", "z", **said)["X"].shape == (24, 1 << 20)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sets a limit on the size of files")
+@pytest.mark.parametrize("most", [100, 130])
+def test_arrays_of_matlab_files_that_cannot_be_handed_over_are_an_error_of_the_disk(
+    tmp_path: Path, most: int
+) -> None:
+    """Of a small array NumPy drops the error that comes as the C library empties its buffer."""
+    from scipy.io import savemat
+
+    savemat(tmp_path / "a.mat", {"x": np.arange(60, dtype=np.uint8)})
+    program = (
+        "import resource; from pathlib import Path; from upslope.errors import RunError\n"
+        "from upslope.datasets.matlab import read_matlab\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, resource.RLIM_INFINITY))\n"
+        "try: read_matlab(Path('a.mat'), 'x', what='x', advice='Get it again.')\n"
+        "except RunError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Expected room for temporary files in ")
+    assert "TMPDIR" in done.stdout
+
+
+def test_a_folder_for_temporary_files_that_is_not_there_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(RunError, match=r"gone but got: .*TMPDIR"), temporary_folder():
+        pass

@@ -69,15 +69,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_blocks(tmp_path_factory.mktemp("readme"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_block_leaves_what_it_promises(folder: Path) -> None:
     assert (folder / "runs" / "first" / "report" / "report.html").is_file()
     assert (folder / "runs" / "python" / "report" / "report.html").is_file()
+    assert len(read_comparison(folder / "runs" / "arrays").runs["margin"]) == 2
     assert len((folder / "scores.csv").read_text().splitlines()) == 1401
     assert len((folder / "predictions.csv").read_text().splitlines()) == 1401
 
 
-def test_the_block_on_hugging_face_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_block_on_hugging_face_runs(capsys: pytest.CaptureFixture[str]) -> None:
     if not HAS_HUGGING_FACE:
         pytest.skip("datasets is not installed")
     (code,) = (code for _, code in BLOCKS if "import datasets as hf" in code)
@@ -92,7 +93,7 @@ def test_the_examples_on_own_data_are_short() -> None:
         assert len(lines) <= 10, name
 
 
-def test_the_loop_of_the_readme_trains(folder: Path, tmp_path: Path) -> None:
+def test_the_loop_of_the_readme_trains(tmp_path: Path) -> None:
     (code,) = (code for _, code in BLOCKS if "def fit(" in code)
     names: dict[str, Any] = {"torch": torch}
     exec(compile(code, "README.md", "exec"), names)
@@ -108,7 +109,6 @@ def test_the_loop_of_the_readme_trains(folder: Path, tmp_path: Path) -> None:
     ) as run:
         result = run.run()
     assert len(result.cycles) == 2
-    assert len(read_comparison(folder / "runs" / "arrays").runs["margin"]) == 2
 
 
 def runs_of(folder: Path) -> list[RunResult]:

@@ -26,6 +26,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_measures_strategies_and_writes_the_table(tmp_path: Path) -> None:
     out = tmp_path / "folder" / "table.json"
     done = run("--strategies", "core-set,qbc", "--out", str(out))

@@ -30,6 +30,7 @@ MOST = {
     "rates told as `a sample`": 0,
     "modules that open with What": 0,
     "participles as names": 0,
+    "arguments told that there are not": 0,
 }
 """The most places that there may be."""
 
@@ -106,6 +107,8 @@ QUANTITIES = (
 )
 RATE = re.compile(rf"\b(?:{QUANTITIES}) a (?:sample|candidate|class|cycle|seed|batch|step)\b")
 NO_RATE = re.compile(r"random numbers a sample|costs a label")
+TOLD = re.compile(r"(?:^|(?<=[.;] ))((?:[a-z_][a-z0-9_]*)(?:, [a-z_][a-z0-9_]*)*): ")
+"""Where a docstring tells of arguments: at the beginning of a sentence, "name: ..."."""
 RETURNS = re.compile(
     r"^(?:Return|Yield|Whether|How many|The |A |An |\(|\||Every|Those|`)|\bReturns\b|\bYields\b|->"
 )
@@ -148,7 +151,7 @@ def modules() -> dict[Path, ast.Module]:
 def faults(trees: dict[Path, ast.Module]) -> dict[str, list[Place]]:
     """Return measure of `MOST` -> the places that it counts."""
     places: dict[str, list[Place]] = defaultdict(list)
-    short, bound, rate, what, participle = MOST
+    short, bound, rate, what, participle, absent = MOST
     for path, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -158,6 +161,9 @@ def faults(trees: dict[Path, ast.Module]) -> dict[str, list[Place]]:
                     places[short].append(Place(path, line, f"{name}: {text}"))
                 if isinstance(node, ast.Module) and (text or "").startswith("What "):
                     places[what].append(Place(path, line, (text or "").partition("\n")[0]))
+            if isinstance(node, Definition):
+                for name in _absent_arguments(node):
+                    places[absent].append(Place(path, node.lineno, f"{node.name}: {name}"))
             if "found" in _names(node):
                 places[bound].append(Place(path, getattr(node, "lineno", 1), "found"))
         for line, name in _participles(tree):
@@ -167,6 +173,30 @@ def faults(trees: dict[Path, ast.Module]) -> dict[str, list[Place]]:
             if RATE.search(text) and not NO_RATE.search(text):
                 places[rate].append(Place(path, number, text.strip()))
     return {measure: places[measure] for measure in MOST}
+
+
+def _absent_arguments(node: Definition) -> Iterator[str]:
+    """Yield the names of which a docstring tells as of arguments or fields, and that are neither.
+
+    What takes any arguments, or inherits some, may call them as it likes.
+    """
+    if isinstance(node, ast.ClassDef) and node.bases:
+        return
+    known = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.arguments) and inner.vararg and isinstance(node, ast.FunctionDef):
+            return
+        if isinstance(inner, ast.arg):
+            known.add(inner.arg)
+        elif isinstance(inner, ast.FunctionDef) and inner is not node:
+            known.add(inner.name)
+        elif isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
+            known.add(inner.attr)
+        elif isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
+            known.add(inner.target.id)
+    text = (ast.get_docstring(node) or "").partition("Raises:")[0].partition("Example:")[0]
+    for sentence in TOLD.finditer(" ".join(text.split())):
+        yield from (name for name in sentence[1].split(", ") if name not in known)
 
 
 def _names(node: ast.AST) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,8 +67,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             mode = temporary.stat().st_mode  # as of any new file: libraries choose others
             write(temporary)
             temporary.chmod(mode)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(temporary)
             temporary.replace(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -189,19 +189,31 @@ def write_digested_json(path: Path, data: Mapping[str, Any]) -> None:
     write_text(path, json.dumps({**data, _DIGEST: json_digest(data)}, indent=1))
 
 
-def read_digested_json(path: Path) -> dict[str, Any] | None:
+def read_digested_json(path: Path, consequence: str = "") -> dict[str, Any] | None:
     """Return what `write_digested_json` wrote; None where there is no file, or a damaged one.
 
     A file without a digest, of an earlier version, is taken as it is.
+
+    consequence: what happens where the file is damaged, as "the metric is computed again", for a
+        warning; without it there is none.
     """
     try:
-        data = from_json(path.read_text(encoding="utf-8"))
-        if _DIGEST in data:
-            return data if data.pop(_DIGEST) == json_digest(data) else None
-        # Where the name of the digest is what is damaged, its value is that of all the rest.
-        return None if any(_is_digest_of_rest(data, name) for name in data) else data
-    except (OSError, ValueError, TypeError, AttributeError):
+        data = _read_sound(path)
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError, AttributeError):
+        data = None
+    if data is None and consequence:
+        warnings.warn(f"{path} is damaged: {consequence}.", stacklevel=3)
+    return data
+
+
+def _read_sound(path: Path) -> dict[str, Any] | None:
+    data: dict[str, Any] = from_json(path.read_text(encoding="utf-8"))
+    if _DIGEST in data:
+        return data if data.pop(_DIGEST) == json_digest(data) else None
+    # Where the name of the digest is what is damaged, its value is that of all the rest.
+    return None if any(_is_digest_of_rest(data, name) for name in data) else data
 
 
 def _is_digest_of_rest(data: Mapping[str, Any], name: str) -> bool:
@@ -306,6 +318,16 @@ def _lives(number: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def sync_file(path: Path) -> None:
+    """Have the content of a file on the disk on return.
+
+    Raises:
+        OSError: the disk says that it is not.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

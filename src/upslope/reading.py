@@ -23,12 +23,13 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from upslope.errors import DataError, UpslopeError
+from upslope.errors import DataError, RunError, UpslopeError
 
 READ_LIMIT = 4.0
 """Default of `data.read_limit`, in GiB."""
 _GIB = 2**30
 _CHUNK = 1 << 20  # bytes that are unpacked at once
+_WRITING_FAILED = 3  # exit code of a script of `read_in_child`, as `datasets.mat_child` has it
 _limit: ContextVar[float] = ContextVar("upslope_read_limit", default=READ_LIMIT * _GIB)
 
 
@@ -211,6 +212,40 @@ def _check_header(file: IO[bytes], size: int, name: str) -> None:
         raise ValueError(f"{name} is of type {kind} and shape {shape}, in {size:,} bytes")
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder for temporary files, which is removed when the block ends.
+
+    Raises:
+        RunError: there is no room for it. Writing into it is the caller's.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="upslope-")
+    except OSError as error:
+        raise _temporary_fault(error) from error
+    with folder as name:
+        yield Path(name)
+
+
+def write_temporary(path: Path, data: bytes) -> None:
+    """Write a file into a `temporary_folder`, from where a library reads it.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise _temporary_fault(error) from error
+
+
+def _temporary_fault(said_of_it: object) -> RunError:
+    return RunError(
+        f"Expected room for temporary files in {tempfile.gettempdir()} but got: {said_of_it}. "
+        "Free some space there, or set TMPDIR to another folder; then run the same command again."
+    )
+
+
 def read_in_child(script: Path, path: Path, *arguments: str) -> dict[str, NDArray[Any]]:
     """Read a file by a script in a process of its own, and return the arrays that it saved.
 
@@ -218,24 +253,26 @@ def read_in_child(script: Path, path: Path, *arguments: str) -> dict[str, NDArra
     more memory than a file may.
 
     script: called with the file, a folder to save <name>.npy into, the limit in bytes, and the
-    arguments; it imports nothing of Upslope.
+    arguments; it imports nothing of Upslope, and ends with exit code 3 where it cannot write.
 
     Raises:
+        RunError: the folder for temporary files is full or cannot be written.
         ValueError: the script failed, with the last line of what it said, or its process ended.
     """
     check_regular(path)
-    with tempfile.TemporaryDirectory(prefix="upslope-") as folder:
+    with temporary_folder() as folder:
         limit = str(read_limit())
         # -P: the script's folder does not hide modules of other packages.
-        command = [sys.executable, "-P", str(script), str(path), folder, limit, *arguments]
+        command = [sys.executable, "-P", str(script), str(path), str(folder), limit, *arguments]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         process = subprocess.run(command, capture_output=True, env=environment, check=False)
         if process.returncode:
             lines = process.stderr.decode(errors="replace").strip().splitlines()
+            if process.returncode == _WRITING_FAILED and lines:
+                raise _temporary_fault(lines[-1])
             if process.returncode > 0 and lines:
                 raise ValueError(lines[-1])
             raise ValueError(f"the process that read it ended with code {process.returncode}")
         return {
-            file.stem: np.load(file, allow_pickle=False)
-            for file in sorted(Path(folder).glob("*.npy"))
+            file.stem: np.load(file, allow_pickle=False) for file in sorted(folder.glob("*.npy"))
         }

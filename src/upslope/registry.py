@@ -143,8 +143,8 @@ def check_options(
 ) -> dict[str, Any]:
     """`options` with every value of the type and in the range that `target` states.
 
-    where: opens each line of the error, e.g. "data set 'digits'". given: as in `describe`.
-    also: further callables whose options are known here.
+    where: opens each line of the error, e.g. "data set 'digits'". given_names: as in
+    `describe`. also: further callables whose options are known here.
 
     Raises:
         ConfigError: unknown options, wrong types and values out of range, all in one message.

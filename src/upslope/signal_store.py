@@ -27,7 +27,7 @@ from torch import Tensor
 
 from upslope.blocks import SUFFIX, Records, map_block, write_block
 from upslope.errors import DataError, RunError
-from upslope.files import from_json, read_digested_json, to_json, write_atomically
+from upslope.files import from_json, json_digest, read_digested_json, to_json, write_atomically
 from upslope.pool import Need
 
 RECORD, IDS = "store.json", "ids"
@@ -35,7 +35,7 @@ BLOCK = 1024
 """Rows of a block: what a kill may cost."""
 MAPS = 4096
 """Blocks mapped at once; systems allow some 65,000 maps per process."""
-_METADATA = b"upslope"
+_METADATA, _DIGEST = b"upslope", "sha256"
 
 Precision = Literal["float16", "float32"]
 
@@ -89,8 +89,10 @@ class StoreWriter:
         Raises:
             RunError: the disk is full or cannot be written.
         """
-        metadata = {_METADATA: to_json({"blocks": [list(b) for b in blocks]})}
-        table = pa.table({"id": pa.array(ids, pa.string())}).replace_schema_metadata(metadata)
+        plain = [list(block) for block in blocks]
+        record = {"blocks": plain, _DIGEST: json_digest([plain, list(ids)])}
+        table = pa.table({"id": pa.array(ids, pa.string())})
+        table = table.replace_schema_metadata({_METADATA: to_json(record)})
 
         def write(temporary: Path) -> None:
             with (
@@ -267,16 +269,26 @@ def need_of(plain: Sequence[Any]) -> Need:
 
 
 def blocks_of(path: Path) -> list[tuple[int, int]]:
-    """Return (start, rows) of each block of a shard. path: of its ids.
+    """Return (start, rows) of each block of a shard, once its ids were compared with their digest;
+    those of earlier versions have none.
+
+    path: of its ids.
 
     Raises:
         RunError: the file is damaged.
     """
     try:
         with pa.memory_map(str(path)) as file:
-            metadata = pa.ipc.open_file(file).schema.metadata or {}
-        return [(int(start), int(rows)) for start, rows in from_json(metadata[_METADATA])["blocks"]]
-    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+            table = pa.ipc.open_file(file).read_all()
+            table.validate(full=True)
+            record = from_json((table.schema.metadata or {})[_METADATA])
+            blocks = [(int(start), int(rows)) for start, rows in record["blocks"]]
+            ids = table.column("id").to_pylist()
+        digest = json_digest([[list(block) for block in blocks], ids])
+        if record.get(_DIGEST, digest) != digest or sum(rows for _, rows in blocks) != len(ids):
+            raise ValueError("its content is not what was written")
+        return blocks
+    except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise RunError(
             f"Expected the ids of a shard in {path} but the file is damaged. Remove it, and run "
             "the command that computes signals again."

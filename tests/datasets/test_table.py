@@ -213,6 +213,17 @@ def test_a_column_that_says_what_to_test_on_by_another_name_is_refused(tmp_path,
         datasets.load("table", root=tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize("name", ["fold", "Fold_id", "cv-fold", "kfold", "partition"])
+def test_a_column_of_folds_is_an_input_and_is_pointed_at(tmp_path, name):
+    rows = [f"{i},{'ab'[i % 2]},{i % 5}" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join([f"x,label,{name}", *rows, ""]))
+    told = [f"The column `{name}` is an input as the others are" in note
+            for note in datasets.load("table", root=tmp_path / "t.csv").notes]  # fmt: skip
+    assert told.count(True) == 1
+    alone = datasets.load("table", root=tmp_path / "t.csv", columns="x")
+    assert not any("divides nothing" in note for note in alone.notes)
+
+
 @pytest.mark.parametrize(
     ("name", "values"), [("way", ("train", "bus")), ("set", ("train", "train")), ("test", (0, 1))]
 )

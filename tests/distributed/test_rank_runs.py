@@ -112,7 +112,7 @@ def test_an_early_error_is_told_by_rank_0_before_another_rank_ends(tmp_path: Pat
         assert other.wait(30) != 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_runs_scores_and_writes_once(tmp_path: Path) -> None:
     command = [
         "--set", "experiment.initial=30", "--set", "experiment.budget=10", "--set",

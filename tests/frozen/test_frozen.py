@@ -312,3 +312,31 @@ def test_no_warning_where_nothing_is_wrong(tmp_path):
         warnings.simplefilter("error")
         features_of(images(10), tmp_path)
         features_of(images(10), tmp_path)
+
+
+@pytest.mark.parametrize("place", ["header", "number", "end", "all"])
+def test_damaged_features_of_made_up_samples_are_told_and_made_again(tmp_path, place):
+    dataset = images(30)
+    first, _ = features_of(dataset, tmp_path)
+    (probe,) = tmp_path.glob("*/probe")
+    sound = probe.read_bytes()
+    (block,) = tmp_path.glob("*/*.npy")
+    content = block.read_bytes()
+    damaged = bytearray(sound if place != "all" else b"")
+    if place != "all":
+        damaged[{"header": 20, "number": 130, "end": -1}[place]] ^= 64
+    probe.write_bytes(damaged)
+    with pytest.warns(UserWarning, match="probe is damaged, .* computed again"):
+        second, computed = features_of(dataset, tmp_path)
+    assert computed == 30
+    assert torch.equal(first.inputs(range(30)), second.inputs(range(30)))
+    assert probe.read_bytes() == sound
+    assert block.read_bytes() == content
+    assert features_of(dataset, tmp_path)[1] == 0  # and nothing is said any more
+
+
+def test_features_of_made_up_samples_of_earlier_versions_have_no_digest(tmp_path):
+    features_of(images(30), tmp_path)
+    (probe,) = tmp_path.glob("*/probe")
+    probe.write_bytes(probe.read_bytes()[:-32])
+    assert features_of(images(30), tmp_path)[1] == 0

@@ -66,7 +66,7 @@ def test_one_backward_pass_for_two_classes(monkeypatch):
 
 @pytest.mark.parametrize("norm", ["global", "tensor-sum"])
 @pytest.mark.parametrize(("kind", "power"), [("mean", 1), ("rms", 2)])
-@pytest.mark.parametrize("classes", [2, 3, 5, 12])
+@pytest.mark.parametrize("classes", [2, 3, 5, pytest.param(12, marks=pytest.mark.long)])
 def test_truncation_error_is_within_its_bound(classes, kind, power, norm):
     for seed in range(6):
         model, x = net(classes, seed), batch(8, seed, scale=1.0 + 3 * (seed % 3))

@@ -74,6 +74,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory as Linux counts it")
+@pytest.mark.long
 @pytest.mark.parametrize("calls", [1, 4])
 def test_a_few_large_volumes_stay_within_the_bound_from_the_first_call_on(calls: int) -> None:
     # Single volumes were unfolded by the proofs, and the heap kept holes as large as what is alive.

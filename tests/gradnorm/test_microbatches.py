@@ -18,6 +18,7 @@ from upslope.gradnorm import (
     gradient_sketches,
     label_free,
 )
+from upslope.gradnorm import supervised as at_labels
 from upslope.gradnorm.core.model_io import Batch
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.trace import microbatches
@@ -75,6 +76,83 @@ def test_a_loss_that_holds_the_labels_of_the_batch(started: list[int]) -> None:
     found = gradient_norms(model, X, supervised)
     assert relative_error(found, norms_one_by_one(model, X, at_label)) < 1e-9
     assert len(started) == 3
+
+
+def test_a_loss_at_known_labels_goes_by_itself_for_each_piece(started: list[int]) -> None:
+    seen: list[int] = []
+
+    def criterion(z: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        seen.append(len(labels))
+        return F.cross_entropy(z, labels, reduction=reduction, label_smoothing=0.1)
+
+    def alone(z: Tensor, i: int) -> Tensor:
+        return F.cross_entropy(z, LABELS[i : i + 1], label_smoothing=0.1)
+
+    model = network()
+    for _ in range(2):
+        norms = gradient_norms(model, X, at_labels(LABELS, criterion))
+        assert relative_error(norms, norms_one_by_one(model, X, alone)) < 1e-9
+    assert max(seen) == max(started) == 3
+    assert len(started) == 6
+
+
+@pytest.mark.usefixtures("started")
+@pytest.mark.parametrize("count", [2, 3, 6, 8, 14])
+def test_labels_of_another_length_are_refused_though_they_fit_a_piece(count: int) -> None:
+    for _ in range(2):
+        with pytest.raises((ValueError, GradientNormError), match=r"batch_size|losses"):
+            gradient_norms(network(), X, at_labels(LABELS.repeat(2)[:count]))
+
+
+@pytest.mark.usefixtures("started")
+def test_labels_that_only_the_criterion_can_read() -> None:
+    def criterion(z: Tensor, labels: Any, reduction: str) -> Tensor:
+        return F.cross_entropy(z, torch.tensor(labels), reduction=reduction)
+
+    names: Any = LABELS.tolist()
+    model = network()
+    norms = gradient_norms(model, X, at_labels(names, criterion))
+    assert relative_error(norms, norms_one_by_one(model, X, at_label)) < 1e-9
+
+
+@pytest.mark.usefixtures("started")
+def test_a_criterion_that_mixes_the_samples_of_a_piece_is_refused() -> None:
+    def against_the_mean(z: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        losses = F.cross_entropy(z, labels, reduction=reduction)
+        return losses - losses.mean()
+
+    for _ in range(2):
+        with pytest.raises(GradientNormError, match="enter the losses of others"):
+            gradient_norms(network(), X, at_labels(LABELS, against_the_mean))
+
+
+@pytest.mark.usefixtures("started")
+def test_outputs_as_long_as_the_longest_sample_of_a_piece_meet_labels_of_all() -> None:
+    class Trimmed(nn.Module):
+        """Tokens up to the last one that any sample has."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(9, 4, dtype=torch.float64)
+            self.head = nn.Linear(4, 3, dtype=torch.float64)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            longest = int((ids > 0).sum(1).max())
+            return self.head(self.embed(ids[:, :longest])).transpose(1, 2)
+
+    torch.manual_seed(0)
+    model, lengths = Trimmed().eval(), torch.tensor([2, 1, 3, 5, 1, 2, 4])
+    ids = torch.randint(1, 9, (7, 5)) * (torch.arange(5) < lengths[:, None])
+    labels = torch.randint(0, 3, (7, 5)).masked_fill(ids == 0, -100)
+
+    def criterion(z: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        return F.cross_entropy(z, labels[:, : z.shape[2]], reduction=reduction).sum(1)
+
+    def alone(z: Tensor, i: int) -> Tensor:
+        return F.cross_entropy(z, labels[i : i + 1, : z.shape[2]], reduction="sum")
+
+    norms = gradient_norms(model, ids, at_labels(labels, criterion))
+    assert relative_error(norms, norms_one_by_one(model, ids, alone)) < 1e-9
 
 
 @pytest.mark.parametrize("marked", [True, False])

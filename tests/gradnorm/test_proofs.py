@@ -13,6 +13,7 @@ from oracle import norms_one_by_one, relative_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from short_forms import mark_rest_long
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import explain, gradient_norms, samples_that_fit, select
 from upslope.gradnorm.core.layout import Layout
@@ -49,7 +50,10 @@ class Encoder(nn.Module):
         return self.head(tokens[torch.arange(len(x)), lengths - 1])
 
 
-@pytest.mark.parametrize(("n", "steps"), [(2, 4), (4, 4), (4, 8)])
+@pytest.mark.parametrize(
+    ("n", "steps"),
+    mark_rest_long([(2, 4), (4, 4), (4, 8)], 3),
+)
 def test_tokens_that_leave_layouts_in_doubt(n, steps):
     for seed in range(8):
         torch.manual_seed(seed)

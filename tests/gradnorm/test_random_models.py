@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from short_forms import mark_rest_long
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import gradient_norms, label_free
 
 D = torch.float64
-SIZES = (2, 6, 20, 64)
+SIZES = (2, 6, 20, pytest.param(64, marks=pytest.mark.long))
 
 
 def squares(z: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ DRAWING: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", mark_rest_long((2, 6, 20, 64), 2))
 @pytest.mark.parametrize("draw", DRAWING)
 @pytest.mark.parametrize("mix", MIXING)
 def test_models_that_draw_and_mix_are_refused(mix: str, draw: str, n: int) -> None:

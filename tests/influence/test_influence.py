@@ -12,6 +12,7 @@ from small_problems import MODELS, Data, Explicit, altered, problem, relative
 from test_solvers import exact_solution, positive
 from torch import nn
 
+from short_forms import mark_rest_long
 from upslope.errors import InfluenceError
 from upslope.influence import (
     EKFAC,
@@ -25,7 +26,7 @@ from upslope.influence import (
 )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mark_rest_long(MODELS, 2))
 @pytest.mark.parametrize("loss", ["label", "entropy"])
 def test_influences_are_those_of_the_explicit_matrix(name: str, loss: str) -> None:
     """Eq. 2, with the 1/n of the training set, a sum over the test set, and its sign."""

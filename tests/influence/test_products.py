@@ -9,6 +9,7 @@ from small_problems import MODELS, Explicit, altered, problem, relative
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from short_forms import mark_rest_long
 from upslope.errors import GradientNormError, InfluenceError
 from upslope.influence import Curvature, entropy_loss
 
@@ -20,7 +21,7 @@ MATRICES: dict[str, Callable[[Explicit], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mark_rest_long(MODELS, 2))
 @pytest.mark.parametrize("kind", MATRICES)
 def test_products_are_those_of_the_explicit_matrix(name: str, kind: str) -> None:
     model, data = problem(name)

@@ -7,6 +7,7 @@ import torch
 from small_problems import MODELS, Explicit, problem, relative
 from torch import Tensor, nn
 
+from short_forms import mark_rest_long
 from upslope.errors import InfluenceError
 from upslope.influence import ConjugateGradients, Curvature, Lissa
 
@@ -24,7 +25,7 @@ def positive(matrix: Tensor) -> float:
     return max(0.0, -float(torch.linalg.eigvalsh(matrix)[0])) + 0.05
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mark_rest_long(MODELS, 2))
 @pytest.mark.parametrize("kind", ["hessian", "gauss-newton", "empirical-fisher"])
 def test_conjugate_gradients_solve_as_the_explicit_matrix(name: str, kind: str) -> None:
     model, data = problem(name)

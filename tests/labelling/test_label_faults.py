@@ -12,10 +12,8 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "labelling_faults.py"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("labels", "faults"), [(160, 1), pytest.param(400, 2, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("labels", "faults"), [(160, 1), (400, 2)])
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: limits of a running process")
 def test_no_label_is_lost_doubled_or_changed_under_faults(labels: int, faults: int) -> None:
     pytest.importorskip("starlette", reason="needs the extra `label`: starlette")

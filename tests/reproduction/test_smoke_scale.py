@@ -1,4 +1,4 @@
-"""`upslope reproduce --scale smoke`: two tables for most tests; all artefacts in the long form."""
+"""`upslope reproduce --scale smoke`: two tables for most tests, all artefacts for the rest."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from upslope import reproduction
 from upslope.cli import app
 from upslope.errors import RunError
 from upslope.ledger import read_run
+from upslope.progress import Stop, no_progress
 from upslope.reproduction import ARTEFACTS, paper
 from upslope.reproduction.artefacts.table_1 import OVERLAP
 from upslope.reproduction.metrics.metric_cache import MetricJobs
 from upslope.reproduction.studies.finished_run import FinishedRun
 from upslope.reproduction.studies.opened import OpenedStudy
+
+pytestmark = pytest.mark.long
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,8 @@ def all_made(made: Made) -> Made:
     return make(made.out, "all")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fixture", "names"),
-    [
-        ("made", ["table1", "table3"]),
-        pytest.param("all_made", ["all"], marks=pytest.mark.long),
-    ],
+    ("fixture", "names"), [("made", ["table1", "table3"]), ("all_made", ["all"])]
 )
 def test_every_artefact_is_written(
     request: pytest.FixtureRequest, fixture: str, names: list[str]
@@ -92,7 +90,6 @@ def test_every_artefact_is_written(
         assert f"({name}/table.md)" in report.page.read_text()
 
 
-@pytest.mark.slow
 def test_papers_numbers_are_marked_as_such(made: Made) -> None:
     of_entropy = {
         line["column"]: float(line["mean"])
@@ -107,7 +104,6 @@ def test_papers_numbers_are_marked_as_such(made: Made) -> None:
     assert "| data | digits" in page
 
 
-@pytest.mark.slow
 def test_same_choice_when_made_again(made: Made) -> None:
     opened = made.opened("main")
     for strategy in opened.setup.strategies:
@@ -115,7 +111,6 @@ def test_same_choice_when_made_again(made: Made) -> None:
         assert run.select(1) == run.selected_positions(1), strategy
 
 
-@pytest.mark.slow
 def test_a_damaged_model_gives_no_metric(made: Made) -> None:
     opened = made.opened("main")
     file = opened.folder / "random" / "seed-0" / "models" / "cycle-1.safetensors"
@@ -133,7 +128,21 @@ def test_a_damaged_model_gives_no_metric(made: Made) -> None:
         file.write_bytes(whole)
 
 
-@pytest.mark.slow
+def test_a_damaged_metric_is_told_and_computed_again(made: Made) -> None:
+    opened = made.opened("main")
+    jobs = MetricJobs(opened, OVERLAP, ("random",))
+    file = opened.folder / "measured" / OVERLAP.name / "random" / "seed-0.json"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole.replace(b"figures", b"fogures"))
+        with pytest.warns(UserWarning, match=r"seed-0\.json is damaged: the metric is"):
+            jobs.run("random", 0, no_progress, Stop())
+        assert file.read_bytes() == whole
+        jobs.run("random", 0, no_progress, Stop())  # and nothing is said any more
+    finally:
+        file.write_bytes(whole)
+
+
 def test_overlap_counts_as_its_definition(made: Made) -> None:
     opened = made.opened("main")
     run = FinishedRun(opened, "random", 0)
@@ -153,7 +162,6 @@ def test_overlap_counts_as_its_definition(made: Made) -> None:
     assert not set(run.candidates(1)) & set(run.labelled(1))
 
 
-@pytest.mark.long
 def test_reduced_counts_as_its_definition(all_made: Made) -> None:
     run = FinishedRun(all_made.opened("main"), "entropy-gradnorm", 1)
     norm = all_made.request.runner.scale.variant.norm
@@ -175,7 +183,6 @@ def test_reduced_counts_as_its_definition(all_made: Made) -> None:
     assert [n / found["k"] for n in found["reduced"]] == shares
 
 
-@pytest.mark.long
 def test_bounds_are_in_order(all_made: Made) -> None:
     values: dict[tuple[str, str], dict[str, float]] = {}
     for line in all_made.lines("figure3"):
@@ -189,7 +196,6 @@ def test_bounds_are_in_order(all_made: Made) -> None:
         assert terms["Approx-3"] > 0
 
 
-@pytest.mark.long
 def test_seeds_and_titles_are_those_of_the_numbers(all_made: Made) -> None:
     """The influences are of the first seed alone; no two panels of a picture share a name."""
     page = (all_made.out / "table2" / "table.md").read_text()
@@ -200,7 +206,6 @@ def test_seeds_and_titles_are_those_of_the_numbers(all_made: Made) -> None:
         assert len({(r["table"], r["row"], r["column"]) for r in lines}) == len(lines), artefact
 
 
-@pytest.mark.slow
 def test_gap_is_of_the_recorded_figures(made: Made) -> None:
     runs = [read_run(made.out / f"studies/main/core-set/seed-{s}") for s in (0, 1)]
     gaps = [
@@ -215,7 +220,6 @@ def test_gap_is_of_the_recorded_figures(made: Made) -> None:
     assert shown == [pytest.approx(sum(gaps) / 2)]
 
 
-@pytest.mark.long
 def test_deeper_network_has_the_labels_that_were_selected(all_made: Made) -> None:
     selected = read_run(all_made.out / "studies/main/vaal/seed-0")
     deeper = read_run(all_made.out / "studies/deeper/vaal/seed-0")
@@ -225,7 +229,6 @@ def test_deeper_network_has_the_labels_that_were_selected(all_made: Made) -> Non
     assert len(deeper.cycles) == 1
 
 
-@pytest.mark.long
 def test_steps_of_the_confound_are_those_taken(all_made: Made) -> None:
     steps = {
         line["row"]: float(line["mean"])
@@ -238,7 +241,6 @@ def test_steps_of_the_confound_are_those_taken(all_made: Made) -> None:
     assert abs(steps["all labels, as many steps"] - 44) <= 13 / 2
 
 
-@pytest.mark.slow
 def test_goes_on_without_training_again(made: Made) -> None:
     kept = [
         *made.out.glob("studies/*/*/seed-*/models/*"),
@@ -254,7 +256,6 @@ def test_goes_on_without_training_again(made: Made) -> None:
     assert {path: path.stat().st_mtime_ns for path in kept} == before
 
 
-@pytest.mark.slow
 def test_other_settings_are_refused_in_the_same_folder(made: Made) -> None:
     result = CliRunner().invoke(
         app, ["reproduce", "table3", "--out", str(made.out), "-s", "training.epochs=5"]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from shards_to_write import write_parquet
 from test_score_shards import files, scorer
 
@@ -26,9 +27,10 @@ def started(pool: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_at_random_moments_it_goes_on_and_ends_bit_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_killed_at_random_moments_it_goes_on_and_ends_bit_equal(tmp_path: Path, kills: int) -> None:
     pool, out, rng = write_parquet(tmp_path / "pool", 40, 20), tmp_path / "killed", random.Random(3)
-    for _ in range(3):
+    for _ in range(kills):
         process = started(pool, out)
         assert process.stdout is not None
         seen = [line.split()[0] for line, _ in zip(process.stdout, range(3), strict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ from upslope.errors import ConfigError, DataError, RunError
 from upslope.pools import open_pool
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.scoring import ShardScorer, score_pool, score_to_file
-from upslope.scoring.shards import shards_of_rank
+from upslope.scoring.score_files import check_joined
+from upslope.scoring.shards import join_scores, shards_of_rank
 from upslope.seeds import global_generator
 
 CPU = torch.device("cpu")
@@ -140,10 +142,66 @@ def test_a_signal_that_is_trained_on_the_pool_is_refused(tmp_path: Path) -> None
         score_pool(scorer(write_parquet(tmp_path / "pool"), tmp_path / "out", names=("vaal",)))
 
 
-def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["cut", "a bit of a score", "a bit of an id", "a fact"])
+def test_a_damaged_file_of_scores_is_told_and_made_again(tmp_path: Path, fault: str) -> None:
     pool = write_parquet(tmp_path / "pool")
-    score_pool(scorer(pool, tmp_path / "out"))
+    report = score_pool(scorer(pool, tmp_path / "out"))
+    once = files(tmp_path / "out")
     file = tmp_path / "out" / "shards" / "part-00001.parquet.parquet"
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"part-00001\.parquet\.parquet but the file is damaged"):
-        score_pool(scorer(pool, tmp_path / "out"))
+    damage(file, fault)
+    ready = scorer(pool, tmp_path / "out")
+    with pytest.raises(DataError, match=r"part-00001\.parquet\.parquet but"):
+        join_scores(ready)
+    with pytest.warns(UserWarning, match=r"part-00001\.parquet\.parquet is damaged"):
+        assert score_pool(ready).new == 1
+    assert files(tmp_path / "out") == once
+    assert report.scored == 15
+
+
+@pytest.mark.parametrize("fault", ["cut", "a bit of a score", "a bit of an id"])
+def test_damage_of_the_table_of_all_shards_is_told(tmp_path: Path, fault: str) -> None:
+    table = score_pool(scorer(write_parquet(tmp_path / "pool"), tmp_path / "out")).table
+    check_joined(table)
+    damage(table, fault)
+    with pytest.raises(DataError, match="Run `upslope score` again"):
+        check_joined(table)
+
+
+def test_tables_of_scores_of_earlier_versions_have_no_digest_and_are_read(tmp_path: Path) -> None:
+    pool = write_parquet(tmp_path / "pool")
+    table = score_pool(scorer(pool, tmp_path / "out")).table
+    shards = sorted((tmp_path / "out" / "shards").iterdir())
+    for file in (table, *shards):
+        content = pq.read_table(file)
+        record = json.loads(metadata_of(file))
+        del record["sha256"]
+        kept = {b"upslope": json.dumps(record)} if record else None
+        pq.write_table(content.replace_schema_metadata(kept), file)
+    check_joined(table)
+    assert score_pool(scorer(pool, tmp_path / "out")).new == 0
+
+
+def metadata_of(file: Path) -> bytes:
+    return dict(pq.read_metadata(file).metadata)[b"upslope"]
+
+
+def damage(file: Path, fault: str) -> None:
+    """Damage a file of scores so that Parquet's own reader notices nothing, but for what is cut."""
+    if fault == "cut":
+        file.write_bytes(file.read_bytes()[:-20])
+        return
+    table = pq.read_table(file)
+    metadata = {b"upslope": metadata_of(file)}
+    if fault == "a bit of a score":
+        at = table.column_names.index("margin")
+        values = table.column(at).to_numpy().copy()
+        values.view("u8")[3] ^= 1
+        table = table.set_column(at, "margin", pa.array(values))
+    elif fault == "a bit of an id":
+        at = table.column_names.index("id")
+        ids = table.column(at).to_pylist()
+        ids[3] = ids[3].replace("sample", "sampld")
+        table = table.set_column(at, "id", pa.array(ids))
+    else:
+        metadata[b"upslope"] = metadata[b"upslope"].replace(b'"skipped": []', b'"skipped": ["x"]')
+    pq.write_table(table.replace_schema_metadata(metadata), file)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from shards_to_write import id_of, write_parquet
@@ -94,9 +96,38 @@ def test_blocks_that_are_missing_or_damaged_are_computed_again_bit_equal(tmp_pat
     (signals / "probabilities" / "part-00001.parquet-000008.npy").unlink()
     kept = signals / "features" / "part-00001.parquet-000000.npy"
     before = kept.stat().st_mtime_ns
-    score_pool(scorer(pool, tmp_path / "out"))
+    with pytest.warns(UserWarning, match=r"part-00001\.parquet-000004\.npy is damaged"):
+        score_pool(scorer(pool, tmp_path / "out"))
     assert files(tmp_path / "out") == once
     assert kept.stat().st_mtime_ns == before
+
+
+def test_ids_with_a_flipped_bit_are_told_and_written_again(tmp_path: Path) -> None:
+    pool = write_parquet(tmp_path / "pool", 2, 10)
+    score_pool(scorer(pool, tmp_path / "out"))
+    once = files(tmp_path / "out")
+    ids = tmp_path / "out" / "signals" / "ids" / "part-00001.parquet.arrow"
+    content = ids.read_bytes()
+    assert content.count(b"sample-00013") == 1
+    ids.write_bytes(content.replace(b"sample-00013", b"sample-00003"))
+    with pytest.raises(RunError, match=r"part-00001\.parquet\.arrow but the file is damaged"):
+        SignalStore(tmp_path / "out" / "signals")
+    with pytest.warns(UserWarning, match=r"part-00001\.parquet\.arrow is damaged"):
+        score_pool(scorer(pool, tmp_path / "out"))
+    assert files(tmp_path / "out") == once
+
+
+def test_ids_of_earlier_versions_have_no_digest_and_are_read(tmp_path: Path) -> None:
+    score_pool(scorer(write_parquet(tmp_path / "pool", 1, 10), tmp_path / "out"))
+    file = tmp_path / "out" / "signals" / "ids" / "part-00000.parquet.arrow"
+    with pa.OSFile(str(file)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    record = json.loads(table.schema.metadata[b"upslope"])
+    del record["sha256"]
+    table = table.replace_schema_metadata({b"upslope": json.dumps(record)})
+    with pa.OSFile(str(file), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+    assert SignalStore(tmp_path / "out" / "signals").ids([3]) == [id_of(3)]
 
 
 def test_a_damaged_block_is_named_when_it_is_read(tmp_path: Path) -> None:

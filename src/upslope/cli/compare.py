@@ -227,7 +227,7 @@ def _compare(
             sitting.show_where(recorded_run)
         else:
             show_plan(config, setup, run_plan, folder, unseen, why)
-            show_warnings(warnings(config.strategies, run_plan))
+            show_warnings(warnings(config, run_plan))
         if dry_run:
             show_estimate(config, estimate(config, setup, run_plan))
             return

@@ -17,6 +17,7 @@ def select_scored(
     from upslope.config import find_strategy
     from upslope.errors import ConfigError, RunError
     from upslope.reading import reporting_damage
+    from upslope.scoring.score_files import check_joined
     from upslope.scoring.shards import SIGNALS, TABLE
     from upslope.scoring.top import REMEDY, top_scores
 
@@ -26,6 +27,7 @@ def select_scored(
             f"Expected the scores of all shards in {table} but some shards are left. Run "
             "`upslope score` again: it goes on where it stopped."
         )
+    check_joined(table)
     with reporting_damage(f"a Parquet file of scores in {table}", REMEDY):
         columns = [n for n in pq.read_schema(table).names if n not in ("shard", "id")]
     labelled_ids, count_labelled = _labelled_ids(labelled, table)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from upslope.config.evidence import ONE_CLASS
 from upslope.config.schema import Config
 from upslope.ledger import read_run
 from upslope.ledger.store import has_begun
-
-_ONE_CLASS = ("classification", "text-classification")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def default_strategy(config: Config) -> DefaultStrategy:
             "emcm",
             "published for regression, where there is no posterior; not measured here",
         )
-    if config.freeze and config.task.name in _ONE_CLASS:
+    if config.freeze and config.task.name in ONE_CLASS:
         return DefaultStrategy(
             "u-herding",
             "first on frozen features with 2 to 20 labels per class: 3.6 to 4.1 points of area "

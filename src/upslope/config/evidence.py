@@ -6,11 +6,13 @@ The figures are those of results/verdict, where every curve is; docs/verdict.md 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from upslope.config.plan import Plan
-from upslope.config.schema import Choice
+from upslope.config.schema import Config
+
+ONE_CLASS = ("classification", "text-classification")
+"""The tasks that were measured: each sample has one class."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,15 @@ EVIDENCE = {
 """What `upslope list NAME` says a strategy is best for; of others it tells what was published."""
 
 
-def warnings(strategies: Iterable[Choice], plan: Plan) -> list[str]:
+def warnings(config: Config, plan: Plan) -> list[str]:
     """Return a line for each strategy that the evidence warns of at the budget of a plan.
 
     A strategy is warned of where its first selection comes with fewer labels per class than the
-    evidence went up to.
+    evidence went up to, and each sample has one class: nothing else was measured.
 
-    strategies: of the comparison.
+    config: of the comparison. plan: its sizes.
     """
-    if len(plan.budgets) < 2 or plan.classes < 2:
+    if len(plan.budgets) < 2 or plan.classes < 2 or config.task.name not in ONE_CLASS:
         return []
     per_class = plan.budgets[0] / plan.classes
     return [
@@ -93,7 +95,7 @@ def warnings(strategies: Iterable[Choice], plan: Plan) -> list[str]:
         f"{row.strategy} was behind random, by {row.points:g} points of area where it was "
         f"worst, and {row.better} ahead (docs/verdict.md, {row.cell}); this run begins with "
         f"{per_class:.2g}."
-        for choice in strategies
+        for choice in config.strategies
         for row in BEHIND
         if choice.name == row.strategy
         and per_class < row.labels_per_class

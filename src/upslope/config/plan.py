@@ -55,10 +55,9 @@ def plan(
 ) -> Plan:
     """Return the sizes, budgets and steps of a comparison; trains nothing.
 
-    begun: a run that is gone on with, whose labels so far may be other than settings say now.
-    initial: labels that a run begins with, where they are those of an earlier one.
-
-    config, setup: of the comparison.
+    config, setup: of the comparison. earlier: a run that is gone on with, whose labels so far may
+    be other than settings say now. initial: labels that a run begins with, where they are those of
+    an earlier one.
 
     Raises:
         SelectionError: more labels asked for than the pool holds.

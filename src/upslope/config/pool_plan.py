@@ -32,6 +32,7 @@ import torch
 from upslope.config.scoring import TrainedModel
 from upslope.datasets.arrow import read_parquet
 from upslope.errors import ConfigError, DataError
+from upslope.files import disk_errors
 from upslope.pool import Need, Strategy
 from upslope.pools import ShardedPool
 from upslope.scoring import compute_signals
@@ -82,7 +83,7 @@ class PoolPlan:
     rows: of the pool. budget: of the selection. open_s, score_s: seconds per row. least_s,
     most_s: bounds of score_s, from short runs of one sitting. join_s: seconds per row to join the
     shards. workers: that score beside each other. disk, score_memory, select_memory: bytes.
-    select_s: seconds of one processor. price: per worker and hour. hours: of scoring and selecting.
+    select_s: seconds of one processor. price: per worker and hour of scoring and selecting.
     measured: in words.
     """
 
@@ -203,7 +204,8 @@ def plan_pool(
 def _join(ids: Sequence[str], clock: Callable[[], float]) -> float:
     """The seconds that it takes to write the scores of these ids, compare the ids, and join."""
     began = clock()
-    with tempfile.TemporaryDirectory() as folder:
+    place = Path(tempfile.gettempdir())
+    with disk_errors(place), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.parquet"
         table = pa.table({"id": pa.array(ids, pa.string()), "score": np.zeros(len(ids))})
         pq.write_table(table, path)

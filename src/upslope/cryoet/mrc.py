@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
+from upslope.files import write_atomically
 from upslope.reading import check_room, compression_of, count_rest, open_unpacked, reporting_damage
 
 _HEADER = 1024  # bytes, before the extended header
@@ -135,13 +136,23 @@ def finite(values: NDArray[np.generic], name: object) -> NDArray[np.float32]:
 
 
 def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:
-    """Write (z, y, x) as a volume, (n, z, y, x) as a stack of volumes, in float32."""
+    """Write (z, y, x) as a volume, (n, z, y, x) as a stack of volumes, in float32, whole or not at
+    all.
+
+    Raises:
+        ConfigError: mrcfile is not installed.
+        RunError: the disk is full or cannot be written.
+    """
     from upslope.cryoet.structures import import_needed
 
     mrcfile = import_needed("mrcfile")
-    with mrcfile.new(path, overwrite=True) as out:
-        out.set_data(values.astype(np.float32))  # four dimensions make it a stack of volumes
-        out.voxel_size = voxel
+
+    def write(temporary: Path) -> None:
+        with mrcfile.new(temporary, overwrite=True) as out:
+            out.set_data(values.astype(np.float32))  # four dimensions make it a stack of volumes
+            out.voxel_size = voxel
+
+    write_atomically(path, write)
 
 
 def _unpacked_values(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +20,8 @@ from upslope.reading import (
     read_npz,
     read_within_limit,
     reporting_damage,
+    temporary_folder,
+    write_temporary,
 )
 
 ATOMS = (".pdb", ".ent", ".cif", ".mmcif")
@@ -158,10 +159,10 @@ def _read_atoms(path: Path, id_: str) -> Atoms:
 
 def _entry(gemmi: ModuleType, path: Path) -> Any:
     """The entry of a file, unpacked here where it is compressed: gemmi sets no bound to that."""
-    with open_unpacked(path) as file, TemporaryDirectory(prefix="upslope-") as folder:
+    with open_unpacked(path) as file, temporary_folder() as folder:
         if compression_of(path) is None:
             check_room(path.stat().st_size, path)
             return gemmi.read_structure(str(path))
-        plain = Path(folder) / path.name.removesuffix(".gz")
-        plain.write_bytes(read_within_limit(file, path))
+        plain = folder / path.name.removesuffix(".gz")
+        write_temporary(plain, read_within_limit(file, path))
         return gemmi.read_structure(str(plain))

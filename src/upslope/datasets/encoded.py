@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
@@ -202,8 +201,12 @@ def materialise(
     for count in run_for_each(read, len(dataset), dataset.threads()):
         progress(Progress("read", count, len(dataset)))
     if kept_in is not None and not errors:
-        with contextlib.suppress(RunError):  # a cache that cannot be written saves no time
+        try:
             write_atomically(kept_in, lambda to: _save(to, out))
+        except RunError as error:  # a cache that cannot be written saves no time
+            warnings.warn(
+                f"The decoded images are not kept for the next time: {error}", stacklevel=2
+            )
     positions = np.array([i for i in range(len(dataset)) if i not in errors], dtype=np.int64)
     if errors:
         warnings.warn(

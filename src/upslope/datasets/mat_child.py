@@ -1,6 +1,7 @@
 """Read arrays of a MATLAB 5 file in a process of its own; run as a script by `datasets.matlab`.
 
 SciPy's reader ends the process on some damaged files. Nothing of Upslope is imported here.
+The exit code is `WRITING_FAILED` where the arrays cannot be written, as on a full disk.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+
+WRITING_FAILED = 3
+"""As `upslope.reading` has it."""
 
 
 def main(path: str, folder: str, limit: str, *names: str) -> None:
@@ -41,7 +45,15 @@ def _save(folder: str, name: str, array: Any) -> None:
 
     if array.dtype.hasobject:
         raise ValueError(f"{name} is of objects, not of numbers")
-    np.save(Path(folder) / f"{name}.npy", array, allow_pickle=False)
+    try:
+        with Path(folder, f"{name}.npy").open("wb") as file:
+            # Written through Python: of a file of the system's, NumPy passes over an error that
+            # comes as it empties its buffer.
+            writer = type("Writer", (), {"write": staticmethod(file.write)})()
+            np.save(writer, array, allow_pickle=False)
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(WRITING_FAILED)
 
 
 def _limit_memory(limit: int) -> None:

@@ -30,7 +30,9 @@ def read_split_labels(
     """Return (names of the classes, split -> (n,) labels, notes).
 
     Whole numbers of any type are positions in the names, -1 and empty cells being unlabelled; text
-    and truth values are names themselves. stated: the names that each split's files state, if any.
+    and truth values are names themselves.
+
+    columns: split -> its labels. names_by_split: the names that each split's files state, if any.
     column, source: for messages. words: the option `missing_labels`.
 
     Raises:

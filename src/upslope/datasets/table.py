@@ -43,6 +43,11 @@ _MARKS = tuple(sign * (10.0**digits - 1) for digits in (3, 4, 5, 6) for sign in 
 _MOST_COUNTS = 10
 """Rows from which a column of numbers that counts them is pointed at."""
 _ID_NAME = re.compile(r"(^|[\W_])(id|ids|uuid|guid|index|key|nr|no|number)$", re.IGNORECASE)
+_FOLD_NAME = re.compile(
+    r"((cv|k|test|train|val)[\W_]?)?folds?([\W_]?(id|index|nr|no|number))?|partition|subset",
+    re.IGNORECASE,
+)
+"""Names of columns that mostly say in which part of a cross-validation a row is."""
 
 Floats = NDArray[np.float32]
 Missing = Literal["error", "fill"]
@@ -100,6 +105,8 @@ def from_rows(
     as_categories = split_names(categorical, "data.categorical")
     values, notes = features(rows, names, as_categories, pool, missing)
     notes = (*notes, *_copies_of_target(rows, names, target_columns))
+    if columns is None:
+        notes = (*notes, *map(_fold_note, filter(_FOLD_NAME.fullmatch, names)))
     return split(rows, rows.path.stem, values, target_columns, test_share, notes)
 
 
@@ -138,6 +145,13 @@ def features(
         columns = ", ".join(f"{name} ({count:,})" for name, count in categories.items())
         notes.insert(0, f"Columns taken as categories, with one input each: {columns}.")
     return np.concatenate(parts, axis=1), tuple(notes)
+
+
+def _fold_note(name: str) -> str:
+    return (
+        f"The column `{name}` is an input as the others are, and divides nothing. Where it says "
+        "in which part of a cross-validation a row is, leave it out by `data.columns`."
+    )
 
 
 def _empty_cells(column: Numbers | Categories, name: str, rows: Rows) -> str:

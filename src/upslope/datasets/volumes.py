@@ -109,7 +109,7 @@ def simulate_splits(
         shape = (count, *(imaging.box,) * 3)
         if path.is_file() and not _sound(path, shape):
             warnings.warn(f"{path} is damaged: its volumes are simulated again.", stacklevel=2)
-            path.unlink()
+            path.unlink(missing_ok=True)
         if not path.is_file():
             if not parts:
                 templates = [template(structure, imaging) for structure in structures.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from upslope.checkpoints import file_sha256
 from upslope.files import read_digested_json, sweep, write_atomically, write_digested_json
+
+_AGAIN = "the first model of this seed is trained again"
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class FirstModelCache:
         write_digested_json(self._record, {"key": key, **record})
 
     def fetch(self, key: str, model: Path) -> dict[str, Any] | None:
-        """Copy a model of this key to `model` and return its record, None where there is none."""
-        record = read_digested_json(self._record)
+        """Copy a model of this key to `model` and return its record, None where there is none that
+        is sound; a damaged one is told in a warning."""
+        record = read_digested_json(self._record, _AGAIN)
         if record is None or record.get("key") != key or not self._model.is_file():
             return None
         if file_sha256(self._model) != record.get("sha256"):
+            warnings.warn(f"{self._model} is damaged: {_AGAIN}.", stacklevel=2)
             return None
         write_atomically(model, lambda temporary: _copy(self._model, temporary))
         return record

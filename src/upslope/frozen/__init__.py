@@ -15,8 +15,8 @@ from upslope.frozen.freeze import (
     freeze_dataset,
     freeze_splits,
     measure_features,
-    same_summary,
 )
+from upslope.frozen.probe import same_summary
 
 __all__ = [
     "Backbone",

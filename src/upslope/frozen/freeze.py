@@ -19,9 +19,9 @@ from upslope.datasets.paths import cache_folder
 from upslope.datasets.readable import first_readable, readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError
-from upslope.files import save_array, write_atomically
 from upslope.frozen.backbone import Backbone, take_backbone
 from upslope.frozen.dataset import FeatureDataset
+from upslope.frozen.probe import store_folder, summary
 from upslope.frozen.store import FeatureStore
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.seeds import deterministic
@@ -32,9 +32,6 @@ BLOCK = 256
 
 BATCH = 32
 """Samples in a forward pass: few, so that the activations of large images fit."""
-
-_PROBE = "probe"  # a file of each store: features of made-up samples
-_CLOSE = 1e-3  # relative: what other numbers of threads and versions of libraries leave
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def freeze_dataset(
     base = Path(folder) if folder is not None else cache_folder() / "features"
     with deterministic(device):
         probe = backbone.probe(first_readable(dataset, 1).to(device))
-        store = FeatureStore(_store_folder(base, backbone, probe, device), backbone.width)
+        store = FeatureStore(store_folder(base, backbone.digest, probe, device), backbone.width)
         digests = content_digests(dataset, lambda _: stop.check())
         _fill(store, dataset, digests, backbone, device, observer, stop)
     places = store.places(digests)
@@ -196,61 +193,6 @@ def _fill(
             observer(Progress("features", already + start + int(batch[-1]) + 1, len(digests)))
         if rows:
             store.add(there, torch.cat(rows))
-
-
-def summary(probe: Tensor) -> list[float]:
-    """Return eight numbers of the features of made-up samples: means over quarters of each."""
-    return [float(part.mean()) for row in probe.double() for part in row.tensor_split(4)]
-
-
-def same_summary(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Return whether two summaries are of the same network, but for what rounding leaves.
-
-    one, other: the features of the made-up samples, flattened.
-    """
-    scale = max(map(abs, one), default=0.0) or 1.0
-    return len(one) == len(other) and all(
-        abs(a - b) <= _CLOSE * scale for a, b in zip(one, other, strict=True)
-    )
-
-
-def _store_folder(
-    base: Path, backbone: Backbone, probe_features: Tensor, device: torch.device
-) -> Path:
-    """Return the folder of this network on this kind of device.
-
-    What a network computes may also depend on what its digest does not see, such as a number that
-    its code reads elsewhere. So each folder holds the features of two made-up samples, and one
-    whose features differ from those computed now is another network's.
-    """
-    probe = probe_features.numpy()
-    name = f"{backbone.digest[:24]}-{device.type}"
-    number = 0
-    while True:
-        folder = base / (f"{name}-{number}" if number else name)
-        file = folder / _PROBE
-        if not file.is_file():
-            write_atomically(file, lambda temporary: _save_probe(temporary, probe))
-            return folder
-        if _is_close(file, probe):
-            return folder
-        number += 1
-
-
-def _save_probe(path: Path, probe: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
-    with path.open("wb") as file:
-        save_array(file, probe)
-
-
-def _is_close(path: Path, probe: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
-    try:
-        stored_features = np.load(path, allow_pickle=False)
-    except Exception:  # a damaged header fails in any way there is
-        return False
-    scale = float(np.abs(probe).max()) or 1.0
-    return stored_features.shape == probe.shape and bool(
-        np.abs(stored_features - probe).max() <= _CLOSE * scale
-    )
 
 
 def _lazy(dataset: Dataset, backbone: Backbone, device: torch.device) -> FeatureDataset:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ class FeatureStore:
             try:
                 self._take(path)
             except DamagedBlockError as error:
-                path.replace(path.with_suffix(".damaged"))
+                with suppress(FileNotFoundError):  # another process has set it aside
+                    path.replace(path.with_suffix(".damaged"))
                 warnings.warn(f"{error} Its features are computed again.", stacklevel=2)
 
     def places(self, digests: Sequence[bytes | None]) -> Places:

@@ -42,6 +42,30 @@ def is_label_free(loss: Loss) -> bool:
     return getattr(loss, "label_free", False) is True
 
 
+def labelled_by_rows(loss: Loss, labels: Tensor, of_labels: Callable[[Tensor], Loss]) -> Loss:
+    """Return the loss, marked as one that takes of each sample its outputs and its labels alone.
+
+    It may then go through a batch in parts, each with its own labels, which saves memory.
+
+    labels: (n, ...). of_labels: makes the loss of other samples from their labels.
+    """
+    loss.__dict__["rows_of_labels"] = (labels, of_labels)
+    return loss
+
+
+def losses_by_rows(loss: Loss, n: int) -> Callable[[slice], Loss] | None:
+    """Return what gives the loss of some samples of a batch of n; None where no mark says how."""
+    mark: tuple[Tensor, Callable[[Tensor], Loss]] | None = getattr(loss, "rows_of_labels", None)
+    if mark is None:
+        return None
+    labels, of_labels = mark
+    # Labels of another length do not belong to this batch, which the criterion says of all of them;
+    # and a criterion of a caller's own may take what is no tensor.
+    if not isinstance(labels, Tensor) or labels.dim() == 0 or len(labels) != n:
+        return None
+    return lambda rows: of_labels(labels[rows])
+
+
 def identify(loss: Any) -> Any:
     """Return a key that two losses share only if they are the same code, with the same parts.
 
@@ -205,7 +229,7 @@ def supervised(targets: Tensor, criterion: Criterion = F.cross_entropy) -> Loss:
         losses = criterion(logits_of(outputs), targets, reduction="none")  # type: ignore[call-arg]
         return _per_sample(losses)
 
-    return loss
+    return labelled_by_rows(loss, targets, functools.partial(supervised, criterion=criterion))
 
 
 def class_logits(outputs: Any, logits: Logits) -> Tensor:

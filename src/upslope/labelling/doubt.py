@@ -61,7 +61,7 @@ def doubt_classes(
 ) -> list[tuple[int, int, float]]:
     """Return (position, class that is likelier, margin) of doubted labels, largest margin first.
 
-    p: (n, classes), of models that have not seen the sample. given: (n,).
+    p: (n, classes), of models that have not seen the sample. answers: (n,).
     """
     classes = p.shape[1]
     thresholds = np.full(classes, np.inf)  # a class without labels is never likelier

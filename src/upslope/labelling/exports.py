@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import ConfigError, DataError
-from upslope.files import csv_text, make_folder, new_folder, write_atomically, write_text
+from upslope.files import (
+    csv_text,
+    make_folder,
+    new_folder,
+    sync_file,
+    write_atomically,
+    write_text,
+)
 from upslope.labelling.people import MergeMethod, merge_answers
 from upslope.labelling.project import names_of, read_project
 from upslope.labelling.samples import FolderImages, open_samples
@@ -188,5 +195,4 @@ def link_file(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copy2(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(target)

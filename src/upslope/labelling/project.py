@@ -9,7 +9,6 @@ Folder and files can be read by their owner alone. One process at a time writes.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from upslope.errors import DataError, RunError
-from upslope.files import new_folder
+from upslope.files import new_folder, sync_file
 from upslope.labelling.outlines import canonical
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import OUTLINES, ProjectSettings
@@ -85,8 +84,7 @@ class Project:
             for name in (FORMAT.file, "run.lock", TOKEN):
                 (new / name).touch(mode=_PRIVATE_FILE)
             (new / TOKEN).write_text(secrets.token_urlsafe(32), encoding="ascii")
-            with (new / TOKEN).open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(new / TOKEN)
             EventLog(new, FORMAT, {"project": settings.record()}).close()
         return cls(folder)
 

@@ -84,8 +84,8 @@ def advice_lines(state: LabelState, settings: ProjectSettings, wage: float | Non
 def agreement(state: LabelState) -> dict[str, Any] | None:
     """Return how far people agree on the samples that two or more of them labelled; else None.
 
-    Skipped samples and imported labels are left out. kappa: Cohen's for two people, Fleiss' over
-    the samples with exactly two answers for more; None where it is not defined.
+    Skipped samples and imported labels are left out. The kappa is Cohen's for two people, and
+    Fleiss' over the samples with exactly two answers for more; None where it is not defined.
     """
     pairs: list[dict[str, object]] = []
     for answers in state.answers.values():

@@ -34,7 +34,7 @@ _ADVISE_EVERY, _ADVISE_GROWTH = 25, 1.05
 class Trainer:
     """Ranks the samples of a project again whenever there are new answers.
 
-    changed: is set when there are. out: where rankings are written.
+    folder: of the project. change_event: is set when there are. out: where rankings are written.
     """
 
     def __init__(self, folder: Path, change_event: threading.Event, out: TextIO) -> None:

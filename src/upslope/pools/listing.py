@@ -43,7 +43,7 @@ def list_shards(
 ) -> Listing:
     """Return the shards at a path: a file, a folder, a pattern, or a range {000..012}.
 
-    wanted: the format; told by the files, if not given. index: where the names of the images of a
+    asked_format: told by the files, if not given. index: where the names of the images of a
     folder are kept; where it is there already, the folder is not listed again.
 
     Raises:

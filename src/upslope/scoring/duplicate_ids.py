@@ -7,6 +7,7 @@ hashes then lie in one file, which fits into memory. Of equal hashes the ids the
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 
 from upslope.datasets.arrow import read_parquet
 from upslope.errors import DataError
-from upslope.files import disk_errors
+from upslope.files import disk_errors, sweep
+from upslope.reading import reporting_damage
 
 BUCKET = 1 << 18
 """Ids whose hashes are compared at once, up to 2^26 ids: 4 MiB of records, 10 while they are
@@ -30,11 +32,14 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
     names: of the shards. files: Parquet files with a column `id`, one for each shard. folder: where
     the hashes lie meanwhile: 16 bytes per id.
     """
-    import pyarrow.parquet as pq
-
-    total = sum(pq.read_metadata(file).num_rows for file in files)
+    total = sum(map(_count_rows, files))
     bits = (min(_MOST, max(1, -(-total // BUCKET))) - 1).bit_length()
-    with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".ids-") as place:
+    sweep(folder, ".ids-*.part")  # of processes that were killed
+    suffix = f".{os.getpid()}.part"
+    with (
+        disk_errors(folder),
+        tempfile.TemporaryDirectory(suffix, ".ids-", folder) as place,
+    ):
         buckets = [Path(place) / str(i) for i in range(1 << bits)]
         handles = [bucket.open("wb") for bucket in buckets]
         try:
@@ -48,6 +53,15 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
                 handle.close()
         for bucket in buckets:
             _compare(np.fromfile(bucket, dtype=_RECORD), names, files)
+
+
+def _count_rows(file: Path) -> int:
+    import pyarrow.parquet as pq
+
+    with reporting_damage(
+        f"the scores of a shard in {file}", "Remove it, and run the same command again."
+    ):
+        return int(pq.read_metadata(file).num_rows)
 
 
 def _ids(file: Path) -> list[str]:

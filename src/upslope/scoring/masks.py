@@ -5,8 +5,6 @@ The folder is laid out as the data set `mask-folder` reads it: `classes.csv`, an
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +18,7 @@ from upslope.batches import in_order
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable, readable
 from upslope.errors import ConfigError, DataError
-from upslope.files import csv_line, disk_errors, make_folder, safe_cell, sweep, sync_folder
+from upslope.files import csv_line, new_folder, safe_cell, sync_file, write_text
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.files import ScoreReport
 from upslope.scoring.signals import OnCorrupt
@@ -78,36 +76,23 @@ def predict_masks(
     if not len(dataset):
         raise DataError(f"Expected images to predict but {place_of(dataset)} gave none.")
     names = _file_names(dataset)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     ids_left_out: list[str] = []
     count = len(classes)
-    with disk_errors(folder), evaluating(model), deterministic(device), torch.no_grad():
-        make_folder(folder.parent)
-        sweep(folder.parent, f".{folder.name}.*.part")
-        temporary.mkdir()
-        try:
-            for part in in_order(len(dataset), batch_size):
-                stop.check()
-                positions = part.tolist()
-                inputs, mask = _read(dataset, positions, on_corrupt)
-                there = [
-                    position for position, ok in zip(positions, mask.tolist(), strict=True) if ok
-                ]
-                ids_left_out += [dataset.ids[i] for i in sorted({*positions} - {*there})]
-                if there:
-                    outputs = task.predict(model, task.prepare(inputs.to(device)))
-                    masks = task.predictions(outputs).cpu()
-                    count = max(count, _count(masks))
-                    for position, values in zip(there, masks, strict=True):
-                        _save(temporary / "masks" / names[position], values)
-                observer(Progress("score", positions[-1] + 1, len(dataset)))
-            _write_classes(temporary / "classes.csv", classes, count)
-            if folder.is_dir():
-                folder.rmdir()
-            temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        sync_folder(folder.parent)
+    with new_folder(folder) as new, evaluating(model), deterministic(device), torch.no_grad():
+        for part in in_order(len(dataset), batch_size):
+            stop.check()
+            positions = part.tolist()
+            inputs, mask = _read(dataset, positions, on_corrupt)
+            there = [position for position, ok in zip(positions, mask.tolist(), strict=True) if ok]
+            ids_left_out += [dataset.ids[i] for i in sorted({*positions} - {*there})]
+            if there:
+                outputs = task.predict(model, task.prepare(inputs.to(device)))
+                masks = task.predictions(outputs).cpu()
+                count = max(count, _count(masks))
+                for position, values in zip(there, masks, strict=True):
+                    _save(new / "masks" / names[position], values)
+            observer(Progress("score", positions[-1] + 1, len(dataset)))
+        _write_classes(new / "classes.csv", classes, count)
     return ScoreReport(len(dataset) - len(ids_left_out), tuple(ids_left_out))
 
 
@@ -165,10 +150,11 @@ def _count(masks: Tensor) -> int:
 def _save(path: Path, mask: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(mask.numpy().astype(np.uint8)).save(path, "PNG")
+    sync_file(path)
 
 
 def _write_classes(path: Path, classes: Sequence[str], count: int) -> None:
     names = classes if len(classes) == count else [str(i) for i in range(count)]
     lines = [csv_line(["name", "id"])]
     lines += [csv_line([safe_cell(name), i]) for i, name in enumerate(names)]
-    path.write_text("".join(lines), encoding="utf-8", newline="")
+    write_text(path, "".join(lines))

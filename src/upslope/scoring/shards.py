@@ -11,6 +11,7 @@ depend on which other shards there are. A kill loses the shard that was open.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -21,20 +22,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from upslope.datasets.arrow import read_parquet
 from upslope.distributed.engine import compute_batches, current, using
 from upslope.errors import ConfigError, DataError, RunError
-from upslope.files import (
-    from_json,
-    to_json,
-    write_atomically,
-)
+from upslope.files import write_atomically
 from upslope.pool import Need, PoolView
 from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.duplicate_ids import check_distinct
 from upslope.scoring.files import Scorer
 from upslope.scoring.records import record_or_compare, weights_digest
+from upslope.scoring.score_files import read_scores, with_facts, write_joined
 from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.scoring.stored import ShardStorer, plain_needs
 from upslope.signal_store import Precision
@@ -43,7 +40,6 @@ from upslope.signals.base import FittedSignal
 from upslope.tasks.base import Task
 
 RECORD, SHARDS, TABLE, SIGNALS = "pool.json", "shards", "scores.parquet", "signals"
-_METADATA = b"upslope"
 _NOT_FITTED_ON_POOL = (
     "extracted-features",
 )  # signals that are fitted in name alone: nothing is trained
@@ -189,7 +185,7 @@ class ShardScorer:
                 "tag": shard.tag,
                 "skipped": [rows.ids[i] for i in table.skipped],
             }
-        return pa.table(columns).replace_schema_metadata({_METADATA: to_json(facts)})
+        return with_facts(pa.table(columns), facts)
 
     def write(self, shard: Shard, scores: pa.Table) -> Path:
         """Return the file of a shard, once what `compute` returned is written, whole or not at all.
@@ -226,7 +222,11 @@ class ShardScorer:
         path = self.file_of(shard)
         if not path.is_file() or (self.storer is not None and not self.storer.is_done(shard)):
             return False
-        facts = facts_of(path)
+        try:
+            _, facts = read_scores(path)
+        except DataError:
+            warnings.warn(f"{path} is damaged: its shard is scored again.", stacklevel=2)
+            return False
         self.pool.check_unchanged(shard, int(facts["size"]), str(facts["tag"]))
         return True
 
@@ -308,50 +308,17 @@ def join_scores(scorer: ShardScorer, new: int = 0, *, ids_by_shard: bool = False
 
     def tables() -> Iterator[pa.Table]:
         for name, file in zip(names, files, strict=True):
-            table = read_parquet(file)
+            table, facts = read_scores(file)
             counts[0] += len(table)
-            counts[1] += len(facts_of(file)["skipped"])
+            counts[1] += len(facts["skipped"])
             if ids_by_shard:
                 ids = pa.array([f"{name}/{i}" for i in table.column("id").to_pylist()], pa.string())
                 table = table.set_column(0, "id", ids)
             shard = pa.DictionaryArray.from_arrays(pa.array([0] * len(table), pa.int32()), [name])
             yield table.add_column(0, "shard", shard).replace_schema_metadata(None)
 
-    write_atomically(path, lambda temporary: _write(temporary, tables()))
+    write_atomically(path, lambda temporary: write_joined(temporary, tables()))
     return PoolReport(counts[0], counts[1], new, path)
-
-
-def _write(path: Path, tables: Iterator[pa.Table]) -> None:
-    import pyarrow.parquet as pq
-
-    writer: pq.ParquetWriter | None = None
-    try:
-        for table in tables:
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-    finally:
-        if writer:
-            writer.close()
-
-
-def facts_of(path: Path) -> dict[str, Any]:
-    """Return what the scores of a shard say of it: its name, size, tag, and what was skipped.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    import pyarrow.parquet as pq
-
-    try:
-        facts = from_json((pq.read_schema(path).metadata or {})[_METADATA])
-        if {"shard", "size", "tag", "skipped"} <= facts.keys():
-            return dict(facts)
-    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError):
-        pass  # told below
-    raise DataError(
-        f"Expected the scores of a shard in {path} but the file is damaged. Remove it, and run the "
-        "same command again: it is computed anew."
-    )
 
 
 def check_separable(name: str, need: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from upslope.datasets.base import Dataset
-from upslope.errors import DataError
+from upslope.errors import DataError, RunError
 from upslope.files import read_digested_json
 from upslope.pool import Need
 from upslope.pools import Shard, ShardedPool
@@ -76,7 +77,11 @@ class ShardStorer:
         writer, name = self.writer, shard.file_name
         if not writer.ids_of(name).is_file():
             return False
-        starts = [start for start, _ in blocks_of(writer.ids_of(name))]
+        try:
+            starts = [start for start, _ in blocks_of(writer.ids_of(name))]
+        except RunError:
+            warnings.warn(f"{writer.ids_of(name)} is damaged: it is written again.", stacklevel=2)
+            return False
         return all(writer.path(n, name, start).is_file() for n in self.needs for start in starts)
 
     def store(
@@ -141,7 +146,8 @@ class ShardStorer:
             try:
                 records = map_block(path, shapes[str(need)], self.precision)
             except DamagedBlockError:
-                return None  # computed again, as if it were not there
+                warnings.warn(f"{path} is damaged: it is computed again.", stacklevel=2)
+                return None
             ids = [by_digest.get(d.tobytes(), "") for d in records["digest"]]
             if "" in ids:
                 return None  # of a shard that was another then

@@ -1,14 +1,15 @@
 """Weights that a signal learns once for a run, kept on the disk so that no later start learns them.
 
 A file of weights has a record beside it with the key of what they were learnt from and the SHA-256
-of the file. What was learnt from something else, or is damaged, counts as absent: it is learnt
-again, and gives the same weights.
+of the file. What was learnt from something else counts as absent, and so does, with a warning, what
+is damaged: it is learnt again, and gives the same weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 from torch import Tensor
@@ -45,10 +46,14 @@ def load_learnt(path: Path, key: str) -> dict[str, Tensor] | None:
 
     path: the file of the weights. key: as `key_of` returns it.
     """
-    record = read_digested_json(path.with_suffix(".json"))
+    again = "its weights are learnt again"
+    record = read_digested_json(path.with_suffix(".json"), again)
     if record is None or record.get("key") != key or not path.is_file():
         return None
-    return load_tensors(path)[0] if file_sha256(path) == record.get("sha256") else None
+    if file_sha256(path) != record.get("sha256"):
+        warnings.warn(f"{path} is damaged: {again}.", stacklevel=2)
+        return None
+    return load_tensors(path)[0]
 
 
 def save_learnt(path: Path, key: str, weights: dict[str, Tensor]) -> None:

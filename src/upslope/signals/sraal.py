@@ -160,7 +160,7 @@ def generator_loss(
     new: Tensor,
     rng: torch.Generator,
 ) -> Tensor:
-    """The generator's. known: labelled inputs and labels; new: unlabelled inputs."""
+    """The generator's. labelled_part: inputs and labels; new: unlabelled inputs."""
     total = new.new_zeros(())
     for x, y in [*([labelled_part] if labelled_part else []), (new, None)]:
         mean, log_variance = vae.encode(x)

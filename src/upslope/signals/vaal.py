@@ -123,7 +123,7 @@ def generator_loss(
     new: Tensor,
     rng: torch.Generator,
 ) -> Tensor:
-    """The autoencoder's. known, new: labelled and unlabelled inputs (n, *shape)."""
+    """The autoencoder's. labelled_batch, new: inputs (n, *shape)."""
     total = new.new_zeros(())
     for x in (labelled_batch, new):
         if x is not None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,11 +212,16 @@ def searching(
     sizes = [len(members) for members in cells.members]
     mean = torch.tensor(sizes, dtype=torch.float32) / len(order) @ cells.means
     free = torch.from_numpy(~np.isin(order, labelled))
-    with disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
+    place = Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        with disk_errors(place):
+            file = stack.enter_context(tempfile.TemporaryFile())
         for members in cells.members:
             part = rows(members.tolist()).contiguous().numpy()
-            file.write(part.data)
-        file.flush()
+            with disk_errors(place):
+                file.write(part.data)
+        with disk_errors(place):
+            file.flush()
         copy = np.memmap(file, part.dtype, "r+", shape=(len(order), len(mean)))
         starts = np.cumsum([0, *sizes]).tolist()
         labelled_rows = rows(labelled.tolist()).float()

@@ -8,13 +8,15 @@ import pytest
 
 from campaign.judge import NORMS, try_case
 from campaign.registry import every_case
+from short_forms import mark_rest_long
 
 CASES = [case for case in every_case() if case.in_suite]
+TITLES = [case.title for case in CASES]
 
 
 # Warnings are the networks' own; those of the library are recorded and judged.
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("index", range(len(CASES)), ids=[case.title for case in CASES])
+@pytest.mark.parametrize("index", mark_rest_long(range(len(CASES)), 3), ids=TITLES)
 def test_every_answer_is_exact_or_refused(index: int) -> None:
     case = CASES[index]
     if case.family == "transformers":

@@ -16,17 +16,21 @@ def fails(drawn) -> bool:
     return not all(v.good for v in try_case(drawn.case(), drawn.seed))
 
 
-@settings(
-    max_examples=25, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)  # fmt: skip
-@given(st.integers(0, 2**31 - 1))
-def test_every_answer_is_exact_or_refused(seed: int) -> None:
-    drawn = plan(seed)
-    if fails(drawn):
-        pytest.fail(
-            f"a random network is wrong; to see it again:\n\n{smaller(drawn, fails).script()}"
-        )
+@pytest.mark.parametrize("count", [8, pytest.param(25, marks=pytest.mark.long)])
+def test_every_answer_is_exact_or_refused(count: int) -> None:
+    @settings(
+        max_examples=count, deadline=None, derandomize=True, database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )  # fmt: skip
+    @given(st.integers(0, 2**31 - 1))
+    def try_networks(seed: int) -> None:
+        drawn = plan(seed)
+        if fails(drawn):
+            pytest.fail(
+                f"a random network is wrong; to see it again:\n\n{smaller(drawn, fails).script()}"
+            )
+
+    try_networks()
 
 
 def test_a_plan_is_the_same_each_time_and_its_script_runs() -> None:

@@ -44,7 +44,7 @@ def batched_products(a: Tensor, b: Tensor) -> Tensor:
 def prepare_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     """(x, y) -> y + x W^T as a new tensor, for x after x: the weight is laid out once.
 
-    x: (rows, i), weight: (o, i), y: (rows, o).
+    weight: W, (o, i). rows: how many x, (rows, i), and y, (rows, o), have.
     """
     if prefers_onednn(rows * weight.numel(), weight):
         reordered_weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)

@@ -133,7 +133,7 @@ def grouped_mm(
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Any:
-    """`torch._grouped_mm`, `F.grouped_mm`. x: (s, i), W: (e, i, o), offs: (e,) -> (s, o)."""
+    """`torch._grouped_mm`, `F.grouped_mm`. input: (s, i), mat2: (e, i, o), offs: (e,) -> (s, o)."""
     if bias is not None or offs is None or input.dim() != 2 or mat2.dim() != 3:
         return NotImplemented
     if tape.weights.is_weight(input) or not tape.weights.is_weight(mat2):

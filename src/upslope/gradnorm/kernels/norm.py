@@ -202,7 +202,7 @@ def group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,  # noqa: ARG001
 ) -> Any:
-    """`torch.group_norm`. x: (n, c, ...)."""
+    """`torch.group_norm`. input: (n, c, ...)."""
     if weight is not None and bias is not None and weight.dtype == input.dtype:
         return tape.use(GroupNorm(tape, weight, bias, num_groups, eps), input)
     xhat = torch.group_norm(input, num_groups, None, None, eps)
@@ -221,7 +221,7 @@ def instance_norm(
     eps: float,
     cudnn_enabled: bool,
 ) -> Any:
-    """`torch.instance_norm`. x: (n, c, ...)."""
+    """`torch.instance_norm`. input: (n, c, ...)."""
     statistics = (running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled)
     xhat = run_exactly(torch.instance_norm, (input, None, None, *statistics), {})
     return tape.use(Affine(tape, weight, bias, _channels(input)), xhat)

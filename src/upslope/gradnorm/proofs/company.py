@@ -35,8 +35,8 @@ def check_steered(
 ) -> Ways:
     """Run samples that the numbers of others may have steered, without those; return what is known.
 
-    run: the batch, whose outputs are there. steering: the numbers that left. known: ways of samples
-    that need not be tried again.
+    run: the batch, whose outputs are there. steering: the numbers that left. settled_ways: of
+    samples that need not be tried again.
 
     Raises:
         ProofFailed: some outputs are other ones without company.

@@ -31,8 +31,9 @@ class _CannotTell(Exception):  # noqa: N818
 def refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: Collection[int]) -> None:
     """Refuse a model whose outputs for some samples change when they go without the others.
 
-    groups: the samples that go together. unused: as in `mixing.compare_outputs`. Where what is
-    drawn depends on the numbers of the samples, no other pass tells whether they mix.
+    Where what is drawn depends on the numbers of the samples, no other pass tells whether they mix.
+
+    groups: the samples that go together. unused_places: as in `mixing.compare_outputs`.
 
     Raises:
         GradientNormError: they change; or nothing can be told, and no other pass tells.

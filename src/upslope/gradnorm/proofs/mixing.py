@@ -45,7 +45,7 @@ def compare_outputs(
 ) -> None:
     """Refuse a model whose outputs for some samples change when the others are not there.
 
-    outputs: of the samples `rows` alone. unused: the places among the tensors of the outputs
+    outputs: of the samples `rows` alone. unused_places: the places among the tensors of the outputs
     (`tensors_in`) that the loss does not look at, and that may be what they like. may_be_shorter:
     whether outputs may lack what pads them to the longest sample of the batch (`shares_alone`).
 

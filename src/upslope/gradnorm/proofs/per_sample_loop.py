@@ -252,8 +252,8 @@ def _refuse_mixing(
     Powers of two tell all samples apart at once where the backward pass is linear. Where it is not
     (clipped or rounded gradients), or samples do mix, the losses go backward one by one.
 
-    once, scaled: the gradients at the inputs, of the losses and of u times the losses. from_one:
-    those of the loss of one sample.
+    once, gradients_scaled: the gradients at the inputs, of the losses and of u times the losses.
+    from_one: those of the loss of one sample.
 
     Raises:
         GradientNormError: it does.

@@ -98,7 +98,7 @@ def check_separation(
 def check_gradients(
     run: BatchRun, loss: Loss, kernel_gradients: KernelGradients, reduction: Reduction
 ) -> None:
-    """See 1. and 2. in the head of this file. own: what the kernels found, of `reduction`.
+    """See 1. and 2. in the head of this file. kernel_gradients: by the kernels, of `reduction`.
 
     Raises:
         ProofFailed: naming the parameter whose gradients differ.

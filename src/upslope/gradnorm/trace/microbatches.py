@@ -2,17 +2,18 @@
 
 A tensor of tens of megabytes is slow twice: its pages are fresh from the system each time, and what
 one operator wrote has left the cache before the next one reads it. With a loss that looks at
-outputs alone, each piece goes by itself. Others may hold the labels of the whole batch: then the
-forward passes go piece by piece, the losses are those of all outputs together, and the backward
-passes go piece by piece from the gradient at the outputs. How many samples make a piece follows
-from shapes alone: results do not depend on what else the machine does.
+outputs alone, or whose labels are known sample by sample, each piece goes by itself. Others may
+hold the labels of the whole batch: then the forward passes go piece by piece, the losses are those
+of all outputs together, and the backward passes go piece by piece from the gradient at the outputs.
+How many samples make a piece follows from shapes alone: results do not depend on what else the
+machine does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,7 +32,7 @@ from upslope.gradnorm.core.restoring import restoring_state, without_traces
 from upslope.gradnorm.core.stateful_losses import keeping_loss
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.losses import identify, is_label_free
+from upslope.gradnorm.losses import identify, is_label_free, losses_by_rows
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.proofs.independence import loss_may_mix_samples
 from upslope.gradnorm.proofs.mixing import shared_tensors
@@ -84,7 +85,11 @@ def reduce_per_sample(
         del first  # its activations go as soon as it is done
         if is_label_free(loss):
             return _stack(piece.reduce_per_sample(reduction, loss, last=True) for piece in pieces)
-        rows = _with_joined_outputs(list(pieces), reduction, loss)
+        loss_of = losses_by_rows(loss, batch.n)
+        if loss_of is None:
+            rows = _with_joined_outputs(list(pieces), reduction, loss)
+        else:
+            rows = _with_labels_of_rows(pieces, reduction, loss_of)
         if rows is None:
             state.renew()
             whole = Recording(model, batch, weights, options, state)
@@ -148,6 +153,26 @@ def _most(model: nn.Module, batch: Batch, *, is_bounded: bool) -> int:
         enough = min(_AVERAGE / max(1, average), _BLOCK / max(1, largest))
         sizes_of_model[key] = max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
     return min(limit, sizes_of_model[key])
+
+
+def _with_labels_of_rows(
+    records: Iterator[Recording], reduction: Reduction, loss_of: Callable[[slice], Loss]
+) -> dict[str, Tensor] | None:
+    """None where outputs are padded to the longest sample of a piece, and labels to that of all."""
+    results, shapes = [], None
+    for record in records:
+        first = record.run.batch.first
+        shapes_of_piece = [t.shape[1:] for t in tensors_in(record.outputs)]
+        if shapes not in (None, shapes_of_piece):
+            return None
+        shapes, loss = shapes_of_piece, loss_of(slice(first, first + record.n))
+        try:
+            results.append(record.reduce_per_sample(reduction, loss, last=True))
+        except GradientNormError:
+            raise
+        except Exception:  # a criterion to which its labels do not fit: all of them may
+            return None
+    return _stack(results)
 
 
 def _with_joined_outputs(

@@ -79,7 +79,8 @@ class MetricJobs:
     def _read(self, name: str, seed: int) -> dict[str, Any]:
         """Return what is stored of one run; nothing where there is no file, or a damaged one."""
         # What is damaged is computed again from the models, whose digests are recorded.
-        return read_digested_json(self._file(name, seed)) or {}
+        file = self._file(name, seed)
+        return read_digested_json(file, "the metric is computed again") or {}
 
 
 def measure(

@@ -20,7 +20,7 @@ class OpenedStudy:
     """A declared study with its data read and its network and strategies built; picklable.
 
     study: its declaration. config: its configuration, with the assignments of this call.
-    job: data set, task, network and strategies. folder: where its runs lie.
+    setup: data set, task, network and strategies. folder: where its runs lie.
     """
 
     study: Study
