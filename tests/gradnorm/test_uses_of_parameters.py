@@ -326,7 +326,7 @@ def products_of_functions(m, x):
 @pytest.mark.parametrize(("room", "passes"), [(1 << 20, 1), (2 * 1728, 2), (1, 4)])
 def test_functions_of_several_parameters_share_a_backward_pass(room, passes, n, monkeypatch):
     torch.manual_seed(0)
-    model = Functional(products_of_functions, **{name: (6, 6) for name in "abcde"})
+    model = Functional(products_of_functions, **dict.fromkeys("abcde", (6, 6)))
     x = torch.randn(n, 6)
     assert_agrees(model, x)  # and its program is proven, which takes passes as well
     monkeypatch.setattr(reductions, "CACHE", room * n)

@@ -160,9 +160,9 @@ class ModelState:
         """
         with torch.inference_mode(False):
             self._learn()
-            replaced = [s for s in self._stretches_to_copy if s.now is not s.own]
-            others = [s for s in self._stretches_to_copy if s.now is s.own]
-            for stretch in (*replaced, *find_changed(others)):
+            elsewhere = [s for s in self._stretches_to_copy if s.now is not s.own]
+            in_place = [s for s in self._stretches_to_copy if s.now is s.own]
+            for stretch in (*elsewhere, *find_changed(in_place)):
                 stretch.restore()
             for odd in self._odd:
                 odd.restore()

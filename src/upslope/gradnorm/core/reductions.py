@@ -256,7 +256,7 @@ class ReducingListener:
         weights are made of one by one share a pass as long as their gradients fit the cache.
         """
         weights, groups = self.tape.weights, list[set[str]]()
-        shared: set[str] = set()
+        companions: set[str] = set()
         room = 0
         for name, uses in self._pending.items():
             names = {name}.union(*(weights.sources(weight) for weight, _ in uses))
@@ -267,17 +267,17 @@ class ReducingListener:
             elif not any(weights.isometric(weight) for weight, _ in uses):
                 size = self._bytes_of_gradients(name, uses)
                 if size > room:
-                    shared, room = set(), min(CACHE, self.tape.options.scratch)
-                    groups.append(shared)
-                shared.add(name)
+                    companions, room = set(), min(CACHE, self.tape.options.scratch)
+                    groups.append(companions)
+                companions.add(name)
                 room -= size
         return [[name for name in self._pending if name in group] for group in groups]
 
     def _bytes_of_gradients(self, name: str, uses: Uses) -> int:
         """Return the bytes of the per-sample gradients of a parameter and of what is made of it."""
         parameter = self.tape.weights.parameters[name]
-        made = {id(weight): weight.numel() for weight, _ in uses}
-        return 3 * self.n * parameter.element_size() * (parameter.numel() + sum(made.values()))
+        sizes = {id(weight): weight.numel() for weight, _ in uses}
+        return 3 * self.n * parameter.element_size() * (parameter.numel() + sum(sizes.values()))
 
     def _reduce(self, name: str, uses: Uses) -> Tensor:
         return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.options.scratch)

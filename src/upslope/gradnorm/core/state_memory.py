@@ -188,21 +188,21 @@ class FewNumbers:
     def __init__(self, stretches: Sequence[Stretch]):
         self._groups: dict[tuple[torch.device, torch.dtype], list[tuple[Stretch, Tensor]]] = {}
         for stretch in stretches:
-            seen = _few_of(stretch.own)
-            self._groups.setdefault((seen.device, seen.dtype), []).append((stretch, seen))
+            few = _few_of(stretch.own)
+            self._groups.setdefault((few.device, few.dtype), []).append((stretch, few))
         self._before = {key: _join(group) for key, group in self._groups.items()}
 
     def find_changed(self) -> list[Stretch]:
         """Return the stretches of which some number is another one by now."""
-        changed = []
+        stretches_written = []
         for key, group in self._groups.items():
             now, before = _join(group), self._before[key]
             if torch.equal(now, before):
                 continue
-            sizes = [len(seen) for _, seen in group]
+            sizes = [len(few) for _, few in group]
             rows = zip(group, torch.split(now, sizes), torch.split(before, sizes), strict=True)
-            changed += [stretch for (stretch, _), a, b in rows if not torch.equal(a, b)]
-        return changed
+            stretches_written += [stretch for (stretch, _), a, b in rows if not torch.equal(a, b)]
+        return stretches_written
 
 
 def _few_of(memory: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ def _few_of(memory: Tensor) -> Tensor:
 
 
 def _join(group: Sequence[tuple[Stretch, Tensor]]) -> Tensor:
-    return torch.cat([seen for _, seen in group])
+    return torch.cat([few for _, few in group])
 
 
 class OddTensor:

@@ -1,6 +1,6 @@
 """Rectifiers with a learned slope: y = x where x > 0, w x elsewhere.
 
-    dL_n/dw = sum of g x where x <= 0, over the positions of sample n
+dL_n/dw = sum of g x where x <= 0, over the positions of sample n
 """
 
 from __future__ import annotations
@@ -59,6 +59,6 @@ def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Any:
     if weight.numel() > 1:
         shape = (input.shape[1], *(1,) * (input.dim() - 2))
     if tape.weights.is_weight(input) or weight.dtype != input.dtype:
-        scaled = tape.use(Affine(tape, weight, None, shape), input)
-        return torch.where(input > 0, input, scaled)
+        product = tape.use(Affine(tape, weight, None, shape), input)
+        return torch.where(input > 0, input, product)
     return tape.use(PReLU(tape, weight, shape), input)
