@@ -4,8 +4,8 @@ With the oldest Python they also run with the lower bounds of all dependencies.
 
 `python benchmarks/compatibility.py` makes an environment for each in `.venv/compatibility`, by
 uv where it is installed (which gets missing versions of Python), else by the interpreters
-on PATH. It says which passed, failed, or could not be reached, and why. An environment is removed
-once its tests have run: with torch's build for GPUs each takes some 7 GB.
+on PATH. It says which passed, failed, or could not be reached, and why; what the tests say is left
+beside. An environment is removed once they have run: torch's build for GPUs takes some 7 GB.
 """
 
 from __future__ import annotations
@@ -87,9 +87,12 @@ def main() -> int:
                 python = str(folder / "bin/python")
                 print_version = [python, "-c", "import torch; print(torch.__version__)"]
                 got = subprocess.run(print_version, capture_output=True, text=True, check=False)
-                problem = run([python, "-m", "pytest", "-q", *TESTS], cwd=ROOT)
-                failed |= bool(problem)
-                word = f"failed: {problem}" if problem else "passed"
+                tests = [python, "-m", "pytest", "-q", *TESTS]
+                done = subprocess.run(tests, capture_output=True, text=True, check=False, cwd=ROOT)
+                log = folder.parent / f"{name}.log".replace(" ", "-")
+                log.write_text(done.stdout + done.stderr, encoding="utf-8")
+                failed |= bool(done.returncode)
+                word = f"failed, see {log}" if done.returncode else "passed"
                 print(f"{name} (torch {got.stdout.strip()}): {word}", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
     return int(failed)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from upslope.startup import collection_paused
+from upslope.startup import importing_libraries
 
 _CIRCLE = """
 from upslope.startup import end_without_collection
@@ -28,7 +28,7 @@ def test_collection_is_paused_and_then_as_before(enabled: bool) -> None:
 
     def fail() -> None:
         meanwhile.append(gc.isenabled())
-        with collection_paused():
+        with importing_libraries():
             meanwhile.append(gc.isenabled())
             raise ImportError
 

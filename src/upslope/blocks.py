@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from upslope.errors import DataError
 from upslope.files import save_array, write_atomically
+from upslope.memory import raise_memory_error
 
 SUFFIX = ".npy"
 DIGEST = hashlib.sha256().digest_size
@@ -59,6 +60,7 @@ def map_block(path: Path, shape: tuple[int, ...], dtype: DTypeLike = np.float32)
             file.seek(-DIGEST, os.SEEK_END)
             sound = file.read() == hashlib.sha256(records.data).digest()
     except Exception as error:  # NumPy's reader fails in any way there is on a damaged header
+        raise_memory_error(error, of_file=True)
         raise DamagedBlockError(_fault_error(path, "cannot be read")) from error
     if not sound or records.dtype != _record(shape, dtype):
         raise DamagedBlockError(_fault_error(path, "is damaged"))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from upslope.errors import ModelError
 from upslope.files import write_atomically
+from upslope.memory import raise_memory_error
 
 _HEADER = "upslope"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
@@ -74,6 +75,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, json.loads(metadata.get(_HEADER, "{}"))
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise_memory_error(error, of_file=True)
         raise ModelError(
             f"Expected {path} to be a readable safetensors file but got: {error}. Give another "
             "checkpoint, or write this one again."
@@ -142,6 +144,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn pickle stream fails in any way there is
+        raise_memory_error(error, of_file=True)
         if isinstance(error, pickle.UnpicklingError) and re.search(_OBJECTS, str(error)):
             raise ModelError(
                 f"Expected {path} to hold tensors alone but it holds other objects, which could "

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError, RunError, UpslopeError
+from upslope.memory import raise_memory_error
 
 READ_LIMIT = 4.0
 """Default of `data.read_limit`, in GiB."""
@@ -81,12 +82,14 @@ def reporting_damage(
 
     Raises:
         DataError: reading failed.
+        RunError: memory is short.
     """
     try:
         yield
     except UpslopeError:
         raise
     except Exception as error:
+        raise_memory_error(error, of_file=True)
         raise DataError(
             f"Expected {wanted_words} but {fault_words}: {said(error)}. {advice}"
         ) from error

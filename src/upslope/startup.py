@@ -12,10 +12,17 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from upslope.memory import check_room_for_libraries
+
 
 @contextmanager
-def collection_paused() -> Iterator[None]:
-    """Pause the collection of garbage while libraries are imported; it is then as it was before."""
+def importing_libraries() -> Iterator[None]:
+    """Pause the collection of garbage while libraries are imported; it is then as it was before.
+
+    Raises:
+        RunError: memory has a limit that cannot hold them.
+    """
+    check_room_for_libraries()
     before = gc.isenabled()
     gc.disable()
     try:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import itertools
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -22,9 +23,10 @@ from tests.faults.flips import FlippedRun, flip_a_bit
 from tests.faults.formats import Format
 from tests.faults.inputs import Damage, read_damaged
 from tests.faults.kills import kill_at_random
+from tests.faults.memory import starve
 from tests.faults.mutations import mutate
 from tests.faults.power import cut_power
-from tests.faults.races import run_twice
+from tests.faults.races import run_together
 from tests.faults.trials import Record, Trial, scratch_folder
 from tests.faults.write_errors import count_calls, fail_a_call
 
@@ -33,6 +35,7 @@ LONG = {
     "errors": 1000,
     "power": 500,
     "races": 100,
+    "memory": 100,
     "flips": 5000,
     "inputs": 10**6,
     "guided": 10**5,
@@ -132,6 +135,9 @@ class Campaign:
         if kind == "guided":
             yield from self._guided(count)
             return
+        if kind == "memory" and sys.platform != "linux":
+            print("memory: left out, it needs Linux")
+            return
         if kind in ("errors", "power") and not syscalls.SUPPORTED:
             print(f"{kind}: left out, they need Linux on x86-64")
             return
@@ -182,7 +188,8 @@ class Campaign:
     def _kinds(self) -> dict[str, Callable[[Trial, Path], None]]:
         return {
             "kills": lambda t, folder: kill_at_random(t, *self._timed(t.subject), folder),
-            "races": lambda t, folder: run_twice(t, *self._timed(t.subject), folder),
+            "races": lambda t, folder: run_together(t, *self._timed(t.subject), folder),
+            "memory": lambda t, folder: starve(t, self._subject(t.subject), folder),
             "errors": lambda t, folder: fail_a_call(
                 t, self._subject(t.subject), folder, self._count(t.subject)
             ),

@@ -154,19 +154,19 @@ def begin_project(folder: Path) -> None:
 
 
 class Subject:
-    """A command with what an undisturbed call of it leaves: `expected`, in `folder`/reference."""
+    """A command with what an undisturbed call of it leaves in `reference`: `expected`."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.command = COMMANDS[name]
         self.finished = finished_run(folder)
-        reference = folder / f"reference-{name}"
-        if not reference.exists():
-            reference.mkdir()
-            self.command.begins(reference)
-            first = self.start(reference, folder / f"reference-{name}.log").end()
+        self.reference = folder / f"reference-{name}"
+        if not self.reference.exists():
+            self.reference.mkdir()
+            self.command.begins(self.reference)
+            first = self.start(self.reference, folder / f"reference-{name}.log").end()
             if first.code != self.command.done:
                 raise RuntimeError(f"{name} fails undisturbed: {first.output}")
-        self.expected = fingerprints(reference)
+        self.expected = fingerprints(self.reference)
 
     def start(
         self,

@@ -18,7 +18,7 @@ from upslope.cli.engines import (
     starting_engine,
 )
 from upslope.distributed.launch import rank_of_process
-from upslope.startup import collection_paused
+from upslope.startup import importing_libraries
 
 Config = Annotated[
     Path | None,
@@ -170,7 +170,7 @@ def _compare(
     from upslope.display import watching
 
     with telling_errors(Resume), ExitStack() as stack:
-        with collection_paused():
+        with importing_libraries():
             from upslope import report as reports
             from upslope.comparison import compare
             from upslope.config import (

@@ -15,6 +15,7 @@ import typer
 from upslope.display import SafeConsole, err
 from upslope.distributed.launch import rank_of_process
 from upslope.errors import UpslopeError
+from upslope.memory import as_memory_error
 from upslope.progress import noting_interrupts
 
 _SECONDS_FOR_RANK_0 = 60
@@ -55,8 +56,6 @@ def telling_errors(resume: str = ANEW) -> Iterator[None]:
         except Exception as error:
             if interrupts.seen:
                 _stop(resume)
-            from upslope.experiment.memory import as_memory_error  # imports torch
-
             if (short := as_memory_error(error)) is not None:
                 _fail(short)
             raise
@@ -72,8 +71,11 @@ def _fail(error: UpslopeError) -> NoReturn:
     # that have joined leave signals to rank 0, and end with it.
     if rank_of_process() and err.quiet and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         time.sleep(_SECONDS_FOR_RANK_0)
-    err.print("[bold red]error[/bold red]", end=" ")
-    err.print(str(error), markup=False)
+    try:
+        err.print("[bold red]error[/bold red]", end=" ")
+        err.print(str(error), markup=False)
+    except (MemoryError, ImportError):  # colours take modules that are not loaded before
+        sys.stderr.write(f"error {error}\n")
     raise typer.Exit(error.exit_code) from None
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from upslope.cli.console import telling_errors
-from upslope.startup import collection_paused
+from upslope.startup import importing_libraries
 
 
 def report(
@@ -52,7 +52,7 @@ def report(
     from upslope.display import watching
 
     with telling_errors():
-        with collection_paused():
+        with importing_libraries():
             from upslope import report as reports
 
         folder = out or runs[0] / "report"

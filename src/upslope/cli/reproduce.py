@@ -13,7 +13,7 @@ import typer
 
 from upslope.cli.console import out, telling_errors
 from upslope.display import err
-from upslope.startup import collection_paused
+from upslope.startup import importing_libraries
 
 if TYPE_CHECKING:
     from upslope.progress import Observer
@@ -69,7 +69,7 @@ def reproduce(
       upslope reproduce all --scale paper --variant text --device cuda --dry-run
     """
     with telling_errors("Run the same command again: it goes on where it stopped."):
-        with collection_paused():
+        with importing_libraries():
             from upslope import reproduction
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]

@@ -21,7 +21,7 @@ from upslope.cli.engines import (
     starting_engine,
 )
 from upslope.counts import format_count
-from upslope.startup import collection_paused
+from upslope.startup import importing_libraries
 
 if TYPE_CHECKING:
     from upslope.config.recorded import Source
@@ -146,7 +146,7 @@ def score(
       upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
     """
     with telling_errors(ANEW if data is None else _SHARD_BY_SHARD):
-        with collection_paused():
+        with importing_libraries():
             from upslope.config import scorers
             from upslope.scoring import check_file_name, score_to_file
 
@@ -202,7 +202,7 @@ def predict(
       upslope predict runs/photos -s data.root=more-photos -o predictions.parquet
     """
     with telling_errors():
-        with collection_paused():
+        with importing_libraries():
             from upslope.scoring import (
                 check_file_name,
                 predict_masks,

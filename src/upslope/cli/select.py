@@ -12,7 +12,7 @@ import typer
 from upslope.cli.console import out as console
 from upslope.cli.console import telling_errors
 from upslope.cli.score import Configuration, Device, Network, Sets, SkipCorrupt
-from upslope.startup import collection_paused
+from upslope.startup import importing_libraries
 
 if TYPE_CHECKING:
     from upslope.config import Source
@@ -86,7 +86,7 @@ def select(
       upslope select runs/photos --data more-photos --budget 100
     """
     with telling_errors():
-        with collection_paused():
+        with importing_libraries():
             from upslope.config import find_source, find_strategy, load_trained_model
             from upslope.datasets import list_ids, load
             from upslope.display import watching

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from upslope.errors import UpslopeError
+from upslope.memory import as_memory_error
 from upslope.processes import end_with_parent_thread, follow_parent, make_portable
 from upslope.progress import Interrupted, Observer, Progress, Stop
 
@@ -54,6 +55,16 @@ def work(connection: Connection, parcel: Any, threads: int) -> None:
 
     parcel: holds the pickled plan. threads: of torch in this process.
     """
+    try:
+        _run_seeds(connection, parcel, threads)
+    except Interrupted:
+        connection.send(Free())
+    except BaseException as error:
+        connection.send(Failure(_with_origin(error)))
+    threading.Event().wait()  # until the parent, which has heard all there is to hear, ends this
+
+
+def _run_seeds(connection: Connection, parcel: Any, threads: int) -> None:
     follow_parent()
     end_with_parent_thread()
     torch.set_num_threads(threads)
@@ -73,16 +84,10 @@ def work(connection: Connection, parcel: Any, threads: int) -> None:
                 seeds.put(message)
 
     threading.Thread(target=listen, daemon=True, name="upslope-listen").start()
-    try:
-        plan: Runs = pickle.loads(parcel.open())  # written by the parent, to a file without a name
-        while True:
-            _run_seed(plan, seeds.get(), connection, stop)
-            connection.send(Free())
-    except Interrupted:
+    plan: Runs = pickle.loads(parcel.open())  # written by the parent, to a file without a name
+    while True:
+        _run_seed(plan, seeds.get(), connection, stop)
         connection.send(Free())
-    except BaseException as error:
-        connection.send(Failure(_with_origin(error)))
-    threading.Event().wait()  # until the parent, which has heard all there is to hear, ends this
 
 
 def _run_seed(plan: Runs, seed: int, connection: Connection, stop: Stop) -> None:
@@ -102,7 +107,9 @@ def _run_seed(plan: Runs, seed: int, connection: Connection, stop: Stop) -> None
 
 
 def _with_origin(error: BaseException) -> BaseException:
-    """Return the error as another process can take it, with where it came from in its notes."""
+    """Return the error as another process can take it, with where it came from in its notes; of a
+    want of memory, which that process need not have, what to tell."""
+    error = as_memory_error(error) or error
     if not isinstance(error, UpslopeError):
         error.add_note("In a worker:\n" + "".join(traceback.format_exception(error)))
     return make_portable(error)

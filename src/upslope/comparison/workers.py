@@ -25,6 +25,7 @@ import torch
 from upslope.comparison.handover import Parcel, handed_over
 from upslope.comparison.worker import Failure, Runs, work
 from upslope.errors import ConfigError, RunError
+from upslope.memory import is_limited
 from upslope.processes import blocking_signals, out_of_memory_kills
 from upslope.progress import Observer, Progress, Stop
 
@@ -213,10 +214,19 @@ class _Crew:
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             memory = ", as systems do where memory is short" if code == -signal.SIGKILL else ""
-            return f"it was ended by {name}{memory}"
+            return f"it was ended by {name}{memory}{self._limit()}"
         return (
             f"it ended with exit code {code}. What it printed says why; a script must call "
-            '`compare` under `if __name__ == "__main__":`'
+            f'`compare` under `if __name__ == "__main__":`{self._limit()}'
+        )
+
+    def _limit(self) -> str:
+        """What may be the cause where processes may take so much memory and no more."""
+        if not is_limited():
+            return ""
+        return (
+            ". Memory is limited here (ulimit -v), which ends what starts with too little in such "
+            "ways: raise the limit, or take fewer workers"
         )
 
 

@@ -29,6 +29,7 @@ from upslope.frozen import (
     same_summary,
     take_backbone,
 )
+from upslope.memory import raise_memory_error
 from upslope.pool import Strategy
 from upslope.progress import Observer, no_progress
 from upslope.scoring import Scorer
@@ -196,6 +197,7 @@ def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
         with torch.no_grad():
             return task.logits(model(sample)).shape[1]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise_memory_error(error)
         raise ModelError(
             f"Expected {type(model).__name__} to return logits, (n, classes, ...), for a batch of "
             f"shape {tuple(sample.shape)} but it raised {type(error).__name__}: {error}"

@@ -56,6 +56,7 @@ from upslope.datasets.unlabelled import (
     wants_people,
 )
 from upslope.errors import DataError, UpslopeError
+from upslope.memory import raise_memory_error
 from upslope.progress import Observer, no_progress
 from upslope.reading import limited_to, said
 
@@ -204,6 +205,7 @@ def _opening(name: str, root: object, options: dict[str, Any]) -> Iterator[None]
     except (UpslopeError, Warning):
         raise
     except Exception as error:
+        raise_memory_error(error, of_file=True)
         # Readers name what they expect; this is for damage that none of them foresaw.
         raise DataError(
             f"Expected files of the data set {name!r} in {root} that can be read but got "

@@ -27,6 +27,7 @@ from upslope.decoders import EncodedImage, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import save_array, write_atomically
 from upslope.images import Form, Mode, Pixels, decode, without_advice
+from upslope.memory import raise_memory_error
 from upslope.progress import Observer, Progress
 
 ModeOption = Annotated[
@@ -248,7 +249,8 @@ def _read_cache(path: Path, shape: tuple[int, ...]) -> Pixels | None:
         with path.open("rb") as file:
             file.seek(-_DIGEST, os.SEEK_END)
             sound &= file.read() == hashlib.sha256(pixels.data).digest()
-    except Exception:  # NumPy's reader fails in any way there is on a header that is damaged
+    except Exception as error:  # NumPy's reader fails in any way there is on a damaged header
+        raise_memory_error(error, of_file=True)
         sound = False
     if sound:
         return pixels

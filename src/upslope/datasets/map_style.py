@@ -25,6 +25,7 @@ from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import UNKNOWN, Array, Labels, finite_floats
 from upslope.errors import ConfigError, DataError
 from upslope.images import Form, Mode, natural_mode, pixels_of, refuse_pages
+from upslope.memory import raise_memory_error
 from upslope.reading import reporting_damage
 
 INPUT_KEYS = ("image", "images", "img", "pixel_values", "input", "inputs", "x", "features")
@@ -230,6 +231,7 @@ def read_item(items: Any, position: int, where: str) -> Any:
     try:
         return items[position]
     except _UNREADABLE as error:
+        raise_memory_error(error)
         raise DataError(
             f"Expected to read {where} but the data set raised {type(error).__name__}: {error}."
         ) from error

@@ -25,6 +25,7 @@ from upslope.datasets.base import Splits
 from upslope.datasets.paths import cache_folder
 from upslope.errors import DataError
 from upslope.files import reserve, write_atomically, write_text
+from upslope.memory import raise_memory_error
 from upslope.progress import Observer, no_progress
 
 _DIGEST = hashlib.sha256().digest_size
@@ -191,6 +192,7 @@ def _open_cache(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
     try:
         volumes: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy's reader fails in any way there is on a damaged header
+        raise_memory_error(error, of_file=True)
         raise DataError(
             f"Expected simulated volumes in {path} but reading it failed: {error}. Remove the "
             "file: it is made again."

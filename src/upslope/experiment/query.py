@@ -25,12 +25,12 @@ from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, SelectionError
 from upslope.experiment.checks import check_fit, positions
-from upslope.experiment.memory import memory_errors
 from upslope.experiment.query_labels import place_of, read_labelled
 from upslope.experiment.query_task import task_for
 from upslope.experiment.sampling import candidates as draw_candidates
 from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings, candidate_count
+from upslope.memory import memory_errors
 from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, Stop
 from upslope.scoring.signals import OnCorrupt

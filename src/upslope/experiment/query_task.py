@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from upslope import registry, tasks
 from upslope.autodiff import evaluating
 from upslope.errors import ConfigError, ModelError
+from upslope.memory import raise_memory_error
 from upslope.tasks.base import Task
 
 
@@ -60,6 +61,7 @@ def _outputs(model: nn.Module, task: Task, sample: Tensor) -> int:
         with evaluating(model), torch.no_grad():
             outputs = model(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise_memory_error(error)
         raise ModelError(
             f"Expected {type(model).__name__} to take a batch of shape {tuple(inputs.shape)} "
             f"{inputs.dtype} but it raised {type(error).__name__}: {error}"

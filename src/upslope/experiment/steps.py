@@ -18,13 +18,13 @@ from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.guesses import count_scores, predict_chosen
 from upslope.experiment.labels import LabelledPool, TargetsOf
-from upslope.experiment.memory import memory_errors
 from upslope.experiment.sampling import candidates, initial_set
 from upslope.experiment.selection import Selector
 from upslope.experiment.settings import candidate_count
 from upslope.files import json_digest
 from upslope.ledger import Event, State
 from upslope.ledger.records import is_fitted
+from upslope.memory import memory_errors
 from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
 from upslope.progress import Progress, Stop
 from upslope.scoring import LabelledSet

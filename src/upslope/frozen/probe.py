@@ -18,6 +18,7 @@ from torch import Tensor
 
 from upslope.blocks import SUFFIX
 from upslope.files import save_array, write_atomically
+from upslope.memory import raise_memory_error
 
 PROBE = "probe"
 """The file of a folder of features that holds those of made-up samples."""
@@ -93,7 +94,8 @@ def _read_probe(path: Path) -> Probe | None:
         if digest not in (b"", hashlib.sha256(np.ascontiguousarray(features).data).digest()):
             return None
         return features if np.isfinite(features).all() else None
-    except Exception:  # a damaged header fails in any way there is
+    except Exception as error:  # a damaged header fails in any way there is
+        raise_memory_error(error, of_file=True)
         return None
 
 

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from upslope.autodiff import evaluating
 from upslope.errors import ModelError
+from upslope.memory import raise_memory_error
 
 
 def lazy_layers(model: nn.Module) -> list[str]:
@@ -46,6 +47,7 @@ def initialise(model: nn.Module, *samples: Tensor) -> nn.Module:
             with evaluating(model), torch.no_grad():
                 model(sample)
         except Exception as error:  # whatever a network of somebody else's may raise
+            raise_memory_error(error)
             reason = reason or f"{type(error).__name__}: {error}"
         if not lazy_layers(model):
             return model

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from upslope.errors import ConfigError, UpslopeError
+from upslope.memory import raise_memory_error
 from upslope.models.inputs import ImageForm, stated_form
 from upslope.registry import (
     OptionConflict,
@@ -137,6 +138,7 @@ def build_own(
     except UpslopeError:
         raise
     except Exception as error:  # whatever a function of somebody else's may raise
+        raise_memory_error(error)
         words = "".join(f", {key}={value!r}" for key, value in options.items())
         raise ConfigError(
             f"Expected the model factory {name!r} to return a network for num_classes="
@@ -163,6 +165,7 @@ def import_function(name: str) -> Callable[..., Any]:
         with importable_current_folder(), torch.random.fork_rng(devices=[]):
             module = importlib.import_module(module_name)
     except Exception as error:  # a module of somebody else's may raise anything, SyntaxError too
+        raise_memory_error(error)
         message = (
             str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         )

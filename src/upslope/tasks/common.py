@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from upslope.autodiff import evaluating
 from upslope.errors import ConfigError, ModelError
+from upslope.memory import raise_memory_error
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class CommonTask:
             with evaluating(model), torch.no_grad():
                 outputs = model(sample)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise_memory_error(error)
             raise ModelError(
                 f"Expected {type(model).__name__} to take a batch of shape {tuple(sample.shape)} "
                 f"but it raised {type(error).__name__}: {error}"
