@@ -38,7 +38,10 @@ from upslope.signal_store import RECORD, SignalStore, StoreWriter, plain_need
 from upslope.strategies.two_stage import TWO_STAGE
 
 CLASSES, CLUSTERS, ROWS = 10, 500, 4096
-OPTIONS = {"u-herding": {"temperature": 1}}
+OPTIONS: dict[str, dict[str, float | str]] = {
+    "u-herding": {"temperature": 1},  # one that is fitted would need labels
+    "gradnorm-diverse": {"loss": "likely-label"},  # whose sketch is stored for LCMD
+}
 FEATURES, POSTERIORS = Need.of("features"), Need.of("probabilities")
 SIGNALS, SCORED = "signals", ("margin", "entropy", "least-confidence")
 JUDGED = 100_000
@@ -175,7 +178,8 @@ def measure(name: str, folder: Path, budget: int, exact: bool, judged: bool) -> 
         )
     else:
         sheet = Path(f"{folder}-{name}.csv")
-        select_scored(folder, name, budget, 1, None, sheet)
+        text = json.dumps({"name": name, **OPTIONS[name]}) if name in OPTIONS else name
+        select_scored(folder, text, budget, 1, None, sheet)
         with sheet.open(encoding="utf-8", newline="") as file:
             ids = [row["id"] for row in csv.DictReader(file)]
         sheet.unlink()
