@@ -1,5 +1,5 @@
-"""`upslope label export`, `predict`, `import` and `move`: labels and predictions out, earlier labels
-in, and where the data lie."""
+"""`upslope label export`, `predict`, `import` and `move`: labels and predictions out, labels in,
+and where the data lie."""
 
 from __future__ import annotations
 
