@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,15 +117,20 @@ class FilesAnnotator:
             ) from error
         first = text.partition("\n")[0]
         delimiter = max(",;\t", key=first.count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        columns = [_plain(name.strip()) for name in next(reader, [])]
+        try:
+            lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except csv.Error as error:  # such as a cell beyond the limit of the reader
+            raise DataError(
+                f"Expected {path} to be a CSV file but: {error}. Nothing was recorded."
+            ) from error
+        columns = [_plain(name.strip()) for name in (lines[0] if lines else [])]
         if missing := [name for name in ("id", "file", "label") if name not in columns]:
             raise DataError(
                 f"Expected the columns {', '.join(COLUMNS)} in {path} but {', '.join(missing)} "
                 "is missing. Put the first line back; nothing was recorded."
             )
         rows = []
-        for number, cells in enumerate(reader, 2):
+        for number, cells in enumerate(lines[1:], 2):
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(columns):
@@ -172,11 +178,14 @@ def _write(path: Path, data: bytes) -> None:
 
 def _number(cell: str, id_: str) -> float:
     try:
-        return max(0.0, float(cell or 0))
-    except ValueError as error:
+        seconds = float(cell or 0)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
         raise DataError(
             f"Expected `seconds` of {id_!r} to be a number but got {cell!r}; nothing was recorded."
-        ) from error
+        )
+    return max(0.0, seconds)
 
 
 def _plain(cell: str) -> str:
