@@ -93,7 +93,7 @@ def measure(project: Path, truth: dict[str, str], count: int, pause: float) -> d
 
         standing = json.loads(call("/api/status")[0])
         answers, pictures = [], []
-        seen: set[int] = set()
+        seen: set[str] = set()
         accuracy = {}
         started = time.monotonic()
         for done in range(1, count + 1):

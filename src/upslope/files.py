@@ -162,16 +162,32 @@ def to_json(value: Any) -> str:
     return json.dumps(_without_nan(value), indent=2, default=str) + "\n"
 
 
-def from_json(text: str | bytes) -> Any:
+def from_json(
+    text: str | bytes, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
     """Return what JSON text holds.
+
+    make_object: of the pairs of an object, as `object_of_pairs`; None for a plain dict.
 
     Raises:
         ValueError: it is no JSON, or is nested deeper than Python can follow.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=make_object)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of a JSON parser's pairs: what `json.loads` takes as `object_pairs_hook`.
+
+    Raises:
+        ValueError: a key is there twice, of which the last would count without a word.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"a key of {', '.join(row)[:60]} is there twice")
+    return row
 
 
 def json_digest(value: object) -> str:
@@ -238,15 +254,21 @@ def _write(path: Path, text: str) -> None:
 def safe_cell(cell: str) -> str:
     """Return a cell of a CSV file with an apostrophe before what a spreadsheet runs as a formula.
 
-    Numbers stay as they are.
+    Numbers stay as they are. A cell that begins with apostrophes and goes on so gets one more, so
+    that `plain_cell` returns each cell as it was.
     """
-    if not cell.startswith(FORMULA):
+    if not cell.lstrip("'").startswith(FORMULA):
         return cell
     try:
         float(cell)
     except ValueError:
         return f"'{cell}"
     return cell
+
+
+def plain_cell(cell: str) -> str:
+    """Return a cell without the apostrophe that `safe_cell` put before it."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
 
 
 def csv_line(cells: Iterable[object]) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.faults.formats import Format, content
 
 from upslope import datasets
+from upslope.datasets.layout import LeftOut
 from upslope.labelling import imports
 from upslope.labelling.annotators.files import COLUMNS, SHEET, FilesAnnotator
 from upslope.labelling.outlines import boxes_text, masks_text
@@ -199,7 +200,7 @@ def _import(kind: AnswerKind, name: str) -> Callable[[Path], list[Any]]:
     def read(folder: Path) -> list[Any]:
         settings = ProjectSettings(str(folder / "images"), _CLASSES, kind)
         samples = open_samples(settings.data, settings.classes, settings.target)
-        return sorted(map(repr, imports._read(folder / name, settings, samples)))
+        return sorted(map(repr, imports._read(folder / name, settings, samples, LeftOut())))
 
     return read
 

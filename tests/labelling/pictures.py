@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 
@@ -17,4 +18,13 @@ def make_squares(folder: Path, count: int) -> dict[str, str]:
         pixels = (level, 10, 10) if colour == "red" else (10, 10, level)
         Image.new("RGB", (24, 24), pixels).save(folder / f"square-{i:03d}.png")
         colours[f"square-{i:03d}.png"] = colour
+    return colours
+
+
+def make_patterns(folder: Path, count: int) -> dict[str, str]:
+    """Write `count` images, none near another; names and colours as `make_squares`."""
+    colours = make_squares(folder, count)
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"square-{i:03d}.png")
     return colours

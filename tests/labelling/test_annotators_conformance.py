@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import make_squares
+from pictures import make_patterns
 from studio import Studio, choice
 
 from upslope.errors import DataError
@@ -127,7 +127,7 @@ def test_sets_of_labels_come_back_too(tool: Any) -> None:
 
 def test_answers_are_recorded_once_and_corrections_replace_them(tool: Any, tmp_path: Path) -> None:
     make, write = tool
-    colours = make_squares(tmp_path / "squares", 12)
+    colours = make_patterns(tmp_path / "squares", 12)
     settings = ProjectSettings(str(tmp_path / "squares"), CLASSES)
     one = make("class")
     with Project.create(tmp_path / "p", settings) as project:
@@ -155,7 +155,7 @@ def test_answers_are_recorded_once_and_corrections_replace_them(tool: Any, tmp_p
 
 
 def test_an_answer_that_is_none_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
-    make_squares(tmp_path / "squares", 6)
+    make_patterns(tmp_path / "squares", 6)
     settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
     one = FilesAnnotator(tmp_path / "f", "class", ("red", "blue"), "me")
     with Project.create(tmp_path / "p", settings) as project:
@@ -198,3 +198,74 @@ def test_a_column_that_a_spreadsheet_would_run_is_escaped_in_the_sheet_and_comes
         rows = list(csv.DictReader(file))
     assert [row["'=1+1"] for row in rows] == ["7", "7"]
     assert "=1+1" not in rows[0]
+
+
+def sheet_rows(annotator: FilesAnnotator) -> list[dict[str, str]]:
+    with (annotator.folder / "to-label.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(annotator: FilesAnnotator, rows: list[list[str]]) -> None:
+    with (annotator.folder / "to-label.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def test_a_new_image_takes_no_name_of_an_older_one(tmp_path: Path) -> None:
+    """People delete rows, and whole sheets: an image under an old name would get its answer."""
+    annotator = FilesAnnotator(tmp_path, "class", CLASSES, "ann")
+    annotator.push(tasks("a.png", "b.png", "c.png"))
+    rows = sheet_rows(annotator)
+    write_rows(annotator, [list(rows[0]), *(list(row.values()) for row in rows[1:])])
+    annotator.push(tasks("d.png"))
+    files = {row["id"]: row["file"] for row in sheet_rows(annotator)}
+    assert files == {"b.png": "00002.png", "c.png": "00003.png", "d.png": "00004.png"}
+    (tmp_path / "images" / "red").mkdir()
+    (tmp_path / "images" / "00004.png").rename(tmp_path / "images" / "red" / "00004.png")
+    (tmp_path / "to-label.csv").unlink()
+    annotator.push(tasks("e.png"))
+    assert [row["file"] for row in sheet_rows(annotator)] == ["00005.png"]
+    with pytest.raises(DataError, match=r"first 'red/00004\.png'"):
+        annotator.pull()
+
+
+@pytest.mark.parametrize("name", ["mine.png", "deep/00001.png"])
+def test_an_image_in_a_folder_of_a_class_that_no_row_has_is_told(tmp_path: Path, name: str) -> None:
+    annotator = FilesAnnotator(tmp_path, "class", CLASSES, "ann")
+    annotator.push(tasks("a.png"))
+    target = tmp_path / "images" / "red" / name
+    target.parent.mkdir(parents=True)
+    (tmp_path / "images" / "00001.png").rename(target)
+    with pytest.raises(DataError, match="under the names in the column `file`"):
+        annotator.pull()
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "words"),
+    [
+        ("id,file,label,label", "a.png,,red,blue", "one column label"),
+        ("id,file,label", "a.png,,red\na.png,,blue", "'a.png' by ann"),
+        ("id,file,label,seconds", "a.png,,red,inf", "`seconds` of 'a.png'"),
+        ("id,file,label,seconds", "a.png,,red,nan", "`seconds` of 'a.png'"),
+        ("id,file,label", "a.png,," + "x" * 140_000, "field larger"),
+    ],
+)
+def test_a_sheet_that_says_two_things_is_refused(
+    tmp_path: Path, header: str, row: str, words: str
+) -> None:
+    (tmp_path / "to-label.csv").write_text(f"{header}\n{row}\n")
+    with pytest.raises(DataError, match=words):
+        FilesAnnotator(tmp_path, "class", CLASSES, "ann").pull()
+
+
+def test_columns_of_the_data_are_not_those_of_the_sheet(tmp_path: Path) -> None:
+    cells = {"text": "good", "why": "it is", "seconds": "9", "note": "theirs"}
+    task = AnnotationTask("1", 1, "margin: rank 1", "row", 0.5, cells=cells)
+    annotator = FilesAnnotator(tmp_path, "class", CLASSES, "ann")
+    annotator.push([task])
+    (row,) = sheet_rows(annotator)
+    assert (row["why"], row["seconds"], row["text"]) == ("margin: rank 1", "", "good")
+    assert (row["data: why"], row["data: seconds"], row["data: note"]) == ("it is", "9", "theirs")
+    row["label"] = "red"
+    write_rows(annotator, [list(row), list(row.values())])
+    (answer,) = annotator.pull()
+    assert (answer.seconds, answer.note) == (0.0, "")

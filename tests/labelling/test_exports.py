@@ -9,9 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from pictures import make_squares
+from typer.testing import CliRunner
 
 from upslope import datasets
+from upslope.cli import app
 from upslope.errors import ConfigError, DataError, RunError
+from upslope.files import FORMULA, plain_cell, safe_cell
 from upslope.labelling.exports import export_folders, export_table
 from upslope.labelling.imports import import_labels
 from upslope.labelling.project import Project, read_project
@@ -110,6 +113,8 @@ def test_label_sets_come_back_in(tmp_path: Path) -> None:
         ("id,label\nsquare-000.png,green\n", "'green'"),
         ("id,label\nsquare-000.png,red\nsquare-000.png,blue\n", "'red' and 'blue'"),
         ("id,label\nsquare-000.png\n", "2 cells in row 2"),
+        ("id,label,Label\nsquare-000.png,red,blue\n", "one column label"),
+        ("id,label,ID\nsquare-000.png,red,square-001.png\n", "one column id"),
         ("name,class\nsquare-000.png,red\n", "columns id and label"),
         (f"id,label\n{'x' * 200_000},red\n", "field larger than field limit"),
     ],
@@ -168,3 +173,89 @@ def test_folders_are_there_as_a_whole_or_not_at_all(
     assert {path.name for path in folder.iterdir()} == {"squares", "project"}
     export_folders(folder / "project", folder / "sorted")
     assert len([*folder.glob("sorted/*/*.png")]) == len(colours)
+
+
+@pytest.mark.parametrize(
+    "cell", ["=1", "'=1", "''=1", "-1", "'-1", "'", "'x", "x", "", "+x", "@", "'\t", "＝1"]
+)
+def test_cells_come_back_from_a_spreadsheet_as_they_were(cell: str) -> None:
+    written = safe_cell(cell)
+    assert plain_cell(written) == cell
+    assert not written.startswith(FORMULA) or float(written)
+
+
+def test_names_like_formulas_and_apostrophes_come_back(tmp_path: Path) -> None:
+    make_squares(tmp_path / "squares", 2)
+    names = ["=a.png", "'=a.png"]
+    for path, name in zip(sorted((tmp_path / "squares").iterdir()), names, strict=True):
+        path.rename(path.with_name(name))
+    settings = ProjectSettings(str(tmp_path / "squares"), ("=x", "'=x"))
+    with Project.create(tmp_path / "one", settings) as project:
+        project.answer("=a.png", "'=x", author="me")
+        project.answer("'=a.png", "=x", author="me")
+    export_table(tmp_path / "one", tmp_path / "labels.csv")
+    with Project.create(tmp_path / "two", settings) as project:
+        import_labels(project, tmp_path / "labels.csv")
+        assert project.state.labels(control=False) == {"=a.png": 1, "'=a.png": 0}
+
+
+def test_a_table_may_name_images_by_their_files(squares: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = squares
+    (folder / "labels.csv").write_text("id,label\nelsewhere/square-010.png,red\n")
+    settings = read_project(folder / "project")[0]
+    with Project.create(folder / "again", settings) as project:
+        import_labels(project, folder / "labels.csv")
+        assert list(project.state.answers) == ["square-010.png"]
+
+
+def test_labels_that_do_not_count_are_told(squares: tuple[Path, dict[str, str]]) -> None:
+    """What was answered before counts, and who imports something else has to know."""
+    folder, colours = squares
+    id_ = "square-001.png"
+    other = "red" if colours[id_] == "blue" else "blue"
+    (folder / "labels.csv").write_text(f"id,label\n{id_},{other}\n")
+    with Project(folder / "project") as project:
+        count = import_labels(project, folder / "labels.csv")
+    assert (count.new, count.differing) == (1, (id_,))
+    done = CliRunner().invoke(
+        app, ["label", "import", str(folder / "project"), str(folder / "labels.csv")]
+    )
+    assert "1 labels differ from answers that were there" in done.stdout
+
+
+def test_what_a_folder_of_classes_holds_besides_is_told(
+    squares: tuple[Path, dict[str, str]],
+) -> None:
+    folder, _ = squares
+    for name in ("red/square-000.png", "unlabelled/square-001.png", "square-002.png"):
+        (folder / "sorted" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "squares" / Path(name).name, folder / "sorted" / name)
+    (folder / "sorted" / "red" / "raw.dng").write_bytes(b"x")
+    (folder / "sorted" / ".cache").mkdir()
+    settings = read_project(folder / "project")[0]
+    with Project.create(folder / "again", settings) as project:
+        count = import_labels(project, folder / "sorted")
+    assert (count.new, count.empty) == (1, 1)
+    notes = " ".join(count.notes)
+    assert "1 image in no folder of a class: 'square-002.png'" in notes
+    assert "'red/raw.dng'" in notes
+
+
+def test_folders_of_classes_are_sets_of_labels_or_no_outlines(tmp_path: Path) -> None:
+    make_squares(tmp_path / "squares", 2)
+    for name in ("a/square-000.png", "b/square-000.png", "b/square-001.png"):
+        (tmp_path / "sorted" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "squares" / Path(name).name, tmp_path / "sorted" / name)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("a", "b"), kind="labels")
+    with Project.create(tmp_path / "sets", settings) as project:
+        import_labels(project, tmp_path / "sorted")
+        assert project.state.labels(control=False) == {
+            "square-000.png": [1, 1],
+            "square-001.png": [0, 1],
+        }
+    settings = ProjectSettings(str(tmp_path / "squares"), ("a", "b"), kind="boxes")
+    with (
+        Project.create(tmp_path / "boxes", settings) as project,
+        pytest.raises(DataError, match="folders of classes"),
+    ):
+        import_labels(project, tmp_path / "sorted")

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,12 @@ def test_labels_in_the_data_are_taken_in(here: Path) -> None:
     [
         (["init", "p", "--data", "squares"], 2, "--classes cat,dog,bird"),
         (["init", "p", "--data", "nothing", "--classes", "a,b"], 3, "'/"),
-        (["init", "p", "--data", "squares", "--classes", "a"], 2, "two or more"),
+        (["init", "p", "--data", "squares", "--classes", "a"], 2, "`--classes` to be two or more"),
+        (["init", "p", "--data", "squares", "--classes", '"a,b'], 2, "double quotes"),
+        (["init", "p", "--data", "squares", "--classes", "a\nb,c"], 2, "double quotes"),
+        (["init", "p", "--data", "squares", "--classes", "a,b", "--seed", "-1"], 2, "`--seed`"),
+        (["init", "p", "--data", "squares", "--classes", "a;b,c", "--kind", "labels"], 2, "a;b"),
+        (["init", "p", "--data", "squares", "--classes", "none,c", "--kind", "labels"], 2, "none"),
         (
             ["init", "p", "--data", "squares", "--classes", "a,b", "--strategy", "margine"],
             2,
@@ -97,6 +103,75 @@ def test_refusals(here: Path, arguments: list[str], code: int, what: str) -> Non
     make_squares(here / "squares", 3)
     assert what in run(*arguments, code=code)
     assert not (here / "p").exists()
+
+
+def test_labels_that_come_into_the_data_later_are_taken_in(here: Path) -> None:
+    (here / "t.csv").write_text("id,text,label\n1,good,\n2,bad,\n3,odd,\n")
+    run("init", "p", "--data", "t.csv", "--classes", "yes,no")
+    (here / "t.csv").write_text("id,text,label\n1,good,yes\n2,bad,no\n3,odd,\n")
+    assert "2 labels of the data are new" in run("next", "p", "--count", "0")
+    assert read_project(here / "p")[1].labels(control=False) == {"1": 0, "2": 1}
+    assert "labels of the data" not in run("next", "p", "--count", "0")
+
+
+def test_folders_of_classes_say_nothing_of_boxes(here: Path) -> None:
+    make_squares(here / "d" / "red", 3)
+    make_squares(here / "d" / "blue", 3)
+    said = run("init", "p", "--data", "d", "--classes", "red,blue", "--kind", "boxes")
+    assert "already" not in said
+    assert read_project(here / "p")[1].events == 0
+
+
+def test_a_class_may_hold_a_comma_in_quotes(here: Path) -> None:
+    make_squares(here / "squares", 3)
+    run("init", "p", "--data", "squares", "--classes", '"red, or so", a"b ,c')
+    assert read_project(here / "p")[0].classes == ("red, or so", 'a"b', "c")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["other/squares"], "data /.*/squares, not other/squares"),
+        (["squares", "--classes", "a,b,c"], "classes a,b, not a,b,c"),
+        (["squares", "--kind", "labels"], "kind class, not labels"),
+        (["squares", "--strategy", "badge", "--twice", "0.2"], "strategy .* twice 0.0, not 0.2"),
+    ],
+)
+def test_a_project_is_not_gone_on_with_under_another_command(
+    here: Path, arguments: list[str], what: str
+) -> None:
+    pytest.importorskip("starlette", reason="needs the extra `label`: starlette")
+    for folder in ("squares", "other/squares"):
+        make_squares(here / folder, 3)
+    run("init", "squares-labels", "--data", "squares", "--classes", "a,b")
+    assert re.search(what, run("start", *arguments, "--no-browser", code=2))
+
+
+def test_nothing_of_a_project_becomes_an_image_to_label(here: Path) -> None:
+    make_squares(here / "squares", 3)
+    run("init", "squares/p", "--data", "squares", "--classes", "a,b")
+    run("next", "squares/p", "--count", "2")
+    assert any((here / "squares" / "p" / "files" / "images").iterdir())
+    assert "3 samples" in run("init", "q", "--data", "squares", "--classes", "a,b")
+    with Project(here / "q") as project:
+        project.answer("square-000.png", "a", author="me")
+    assert "outside of" in run("export", "q", "squares/sorted", code=3)
+    assert not (here / "squares" / "sorted").exists()
+
+
+def test_links_are_exported_as_files_and_hidden_classes_are_not(here: Path) -> None:
+    make_squares(here / "squares", 2)
+    (here / "squares" / "link.png").symlink_to("square-000.png")
+    run("init", "p", "--data", "squares", "--classes", "a,b")
+    with Project(here / "p") as project:
+        project.answer("link.png", "a", author="me")
+    run("export", "p", "sorted")
+    file = here / "sorted" / "a" / "link.png"
+    assert not file.is_symlink()
+    assert file.read_bytes() == (here / "squares" / "square-000.png").read_bytes()
+    for name in (".a", "Unlabelled"):
+        run("init", f"p{name}", "--data", "squares", "--classes", f"{name},b")
+        assert "can name folders" in run("export", f"p{name}", "hidden", code=2)
 
 
 def test_refusals_of_a_project(here: Path) -> None:

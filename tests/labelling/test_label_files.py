@@ -105,11 +105,22 @@ def test_coco_of_masks_is_what_other_readers_expect(squares: Path) -> None:
     np.testing.assert_array_equal(np.asarray(drawn)[0], expected)
 
 
-def test_an_image_on_which_nothing_is_seen_has_no_object(squares: Path) -> None:
-    project = _project(squares, "project", "labels", {"square-000.png": []})
+NOTHING: dict[AnswerKind, Any] = {
+    "labels": [], "boxes": boxes_text(SIZE, []), "masks": masks_text(SIZE, {}, CLASSES)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(NOTHING))
+def test_an_image_on_which_nothing_is_seen_has_no_object(squares: Path, kind: AnswerKind) -> None:
+    project = _project(squares, "project", kind, {"square-000.png": NOTHING[kind]})
     assert export_coco(project, squares / "coco.json").samples == 1
-    labels, empty = _again(squares, "labels", squares / "coco.json")
-    assert (labels, empty) == ({}, 1)  # COCO cannot say that somebody looked
+    record = json.loads((squares / "coco.json").read_text())
+    assert record["annotations"] == []
+    assert _again(squares, kind, squares / "coco.json") == (_labels(project), 0)
+    del record["images"][0]["upslope_empty"]  # as others write it: nobody may have looked
+    (squares / "other.json").write_text(json.dumps(record))
+    with Project(squares / "again") as again:
+        assert import_labels(again, squares / "other.json").empty == 1
 
 
 def _coco(folder: Path, *entries: dict[str, Any], image: dict[str, Any] | None = None) -> Path:
@@ -149,7 +160,14 @@ SQUARE = {"segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]}
         ("class", [RED], {"file_name": "other.png"}, "other.png"),
         ("boxes", [RED], {}, "1 have none"),
         ("boxes", [{**RED, "bbox": [1, 2, "x", 4]}], {}, "bbox"),
-        ("boxes", [{**RED, "bbox": [20, 2, 30, 4]}], {}, "does not lie in"),
+        ("boxes", [{**RED, "bbox": [20, 2, 30, 4]}], {}, "on 'a/square-000.png'.*does not lie in"),
+        ("boxes", [{**RED, "bbox": [20, 2, 0, 4]}], {}, "does not lie in"),
+        (
+            "masks",
+            [{**RED, "segmentation": [[30, 30, 40, 30, 40, 40]]}],
+            {},
+            "outline of red has none",
+        ),
         ("boxes", [{**RED, **SQUARE, "bbox": [2, 2, 10, 10], "iscrowd": 1}], {}, "crowds"),
         ("boxes", [{**RED, "bbox": [1, 2, 3, 4]}], {"height": 25}, "height, width"),
         ("masks", [{**RED, "bbox": [1, 2, 3, 4]}], {}, "--kind boxes"),
@@ -214,18 +232,30 @@ def _task(image: str, *choices: str | None, field: str = "colour") -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    "image",
+    ("image", "id_"),
     [
-        "square-000.png",
-        "/data/local-files/?d=squares/square-000.png",
-        "/data/upload/3/0a1b2c3d-square-000.png",
-        "https://host/a%20b/square-000.png?x=1",
-        "s3://bucket/squares/square-000.png",
+        ("square-000.png", "square-000.png"),
+        ("square-000.png?d=square-002.png", "square-000.png"),
+        ("/data/local-files/?d=squares/square-000.png", "square-000.png"),
+        ("/data/local-files/?d=C%3A%5Csquares%5Csquare-000.png", "square-000.png"),
+        ("/data/upload/3/0a1b2c3d-square-000.png", "square-000.png"),
+        ("/data/upload/3/0a1b2c3d-ü_1.png", "ü #1.png"),
+        ("https://host/a%20b/square-000.png?x=1", "square-000.png"),
+        ("https://[host/square-000.png", "square-000.png"),
+        ("s3://bucket/squares/square-000.png", "square-000.png"),
+        ("s3://bucket/ü #1.png", "ü #1.png"),
+        ("gs://bucket/%C3%BC%20%231.png", "ü #1.png"),
+        ("/tasks/7/presign/?fileuri=czM6Ly9idWNrZXQvc3F1YXJlLTAwMC5wbmc=", "square-000.png"),
+        ("100%25.png", "100%25.png"),
+        ("s3://bucket/more/sub/same.png", "sub/same.png"),
     ],
 )
-def test_label_studio_names_files_in_its_ways(squares: Path, image: str) -> None:
+def test_label_studio_names_files_in_its_ways(squares: Path, image: str, id_: str) -> None:
+    for name in ("ü #1.png", "100%25.png", "same.png", "sub/same.png"):
+        (squares / "squares" / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", SIZE).save(squares / "squares" / name)
     path = _tasks(squares, _task(image, "blue"), _task("square-001.png", None))
-    assert _again(squares, "class", path) == ({"square-000.png": 1}, 1)
+    assert _again(squares, "class", path) == ({id_: 1}, 1)
 
 
 def test_label_studio_sets_and_boxes(squares: Path) -> None:
@@ -246,7 +276,12 @@ def test_label_studio_sets_and_boxes(squares: Path) -> None:
     ("task", "words"),
     [
         (_task("square-000.png", "red", "blue"), "differ"),
-        (_task("square-000.png", "green"), "green"),
+        (_task("square-000.png", "green"), "'square-000.png': Expected one of the classes"),
+        ({"data": {"image": "square-000.png", "mask": "square-001.png"},
+          "annotations": _task("", "red")["annotations"]}, "image means 'square-000.png', mask"),
+        ({"data": {"image": "square-000.png"},
+          "annotations": [{"result": [{"from_name": "c", "type": "choices",
+                                       "value": {"choices": "red"}}]}]}, "a list of names"),
         (_task("other.png", "red"), "other.png"),
         ({"image": "square-000.png", "choice": "red"}, "JSON-MIN"),
         ({"data": {"image": "square-000.png"}, "annotations": [{"result": 3}]}, "result"),
@@ -286,3 +321,78 @@ def test_a_file_name_of_two_images_is_refused(squares: Path) -> None:
     Image.new("RGB", SIZE).save(squares / "squares" / "more" / "square-000.png")
     with pytest.raises(DataError, match="2 have that name"):
         _again(squares, "class", _coco(squares, RED))
+
+
+def test_boxes_that_rounding_puts_beyond_an_edge_end_there(squares: Path) -> None:
+    """COCO rounds left and width to hundredths, each by itself."""
+    path = _coco(squares, {**RED, "bbox": [-0.01, 2, 24.01, 22.01]})
+    ((_, text),) = _again(squares, "boxes", path)[0].items()
+    assert text == boxes_text(SIZE, [("red", 0, 2, 24, 22)])
+
+
+def test_two_names_of_one_image_are_refused(squares: Path) -> None:
+    """One of the two is another image of the same name, whose label this one would get."""
+    path = _coco(squares, RED)
+    record = json.loads(path.read_text())
+    record["images"].append({**record["images"][0], "id": 2, "file_name": "b/square-000.png"})
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"'a/square-000\.png' and 'b/square-000\.png' both mean"):
+        _again(squares, "class", path)
+
+
+def test_a_key_that_is_there_twice_is_refused(squares: Path) -> None:
+    path = _coco(squares, RED)
+    path.write_text(
+        path.read_text().replace('"category_id": 3', '"category_id": 3, "category_id": 7')
+    )
+    with pytest.raises(DataError, match="there twice"):
+        _again(squares, "class", path)
+
+
+def _outline(type_: str, value: dict[str, Any], **more: Any) -> dict[str, Any]:
+    size = {"original_width": SIZE[1], "original_height": SIZE[0]}
+    result = {"from_name": "label", "type": type_, "value": value, **size, **more}
+    return {"data": {"image": "square-000.png"}, "annotations": [{"result": [result]}]}
+
+
+BOX = {"x": 25, "y": 50, "width": 50, "height": 25, "rectanglelabels": ["red"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (_outline("rectanglelabels", {**BOX, "x": -25}), "-25% to 25%"),
+        (_outline("rectanglelabels", {**BOX, "x": 75}), "75% to 125%"),
+        (_outline("rectanglelabels", {**BOX, "x": float("nan")}), "nan%"),
+        (_outline("rectanglelabels", {**BOX, "rotation": 3}), "rotated"),
+        (_outline("rectanglelabels", BOX, image_rotation=90), "rotated image"),
+        (_outline("rectanglelabels", {**BOX, "rectanglelabels": ["red", "blue"]}), "one class"),
+        (_outline("rectanglelabels", BOX, original_width=48), "to have .height, width. = .24, 48."),
+        (_outline("rectanglelabels", {**BOX, "rectanglelabels": ["green"]}), "'green'"),
+    ],
+)  # fmt: skip
+def test_boxes_of_label_studio_that_do_not_fit_are_refused(
+    squares: Path, task: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        _again(squares, "boxes", _tasks(squares, task))
+
+
+def test_choices_beside_boxes_are_not_dropped(squares: Path) -> None:
+    task = _outline("rectanglelabels", BOX)
+    task["annotations"][0]["result"] += _task("", "bad", field="quality")["annotations"][0][
+        "result"
+    ]
+    with pytest.raises(DataError, match="results of the types choices"):
+        _again(squares, "boxes", _tasks(squares, task))
+
+
+def test_choices_may_be_ticked_in_any_order(squares: Path) -> None:
+    path = _tasks(squares, _task("square-000.png", "red+blue", "blue+red"))
+    assert _again(squares, "labels", path)[0] == {"square-000.png": [1, 1]}
+
+
+def test_masks_of_names_that_are_no_classes_are_refused() -> None:
+    """They were left out without a word where Label Studio's form had other names."""
+    with pytest.raises(DataError, match="'green'"):
+        masks_text(SIZE, {"green": np.ones(SIZE, dtype=bool)}, CLASSES)

@@ -50,13 +50,22 @@ def test_other_kinds_of_files_become_png(tmp_path: Path) -> None:
             assert image.getpixel((3, 3)) == (10, 200, 30)
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_left_out_and_refused(tmp_path: Path) -> None:
     make_squares(tmp_path / "secret", 1)
     make_squares(tmp_path / "in", 1)
-    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "secret" / "square-000.png")
+    links = {
+        "link": "../secret/square-000.png", "nothing": "gone.png", "round": "round.png",
+        "inside": "square-000.png",
+    }  # fmt: skip
+    for name, target in links.items():
+        (tmp_path / "in" / f"{name}.png").symlink_to(target)
     samples = open_samples(str(tmp_path / "in"), ("a", "b"))
     assert isinstance(samples, FolderImages)
-    position = samples.ids.index("link.png")
+    assert list(samples.ids) == ["inside.png", "square-000.png"]
+    assert "3 links to no file inside the folder: 'link.png'" in samples.notes[0]
+    position = 0  # of a file that becomes a link while the page is open
+    (tmp_path / "in" / "inside.png").unlink()
+    (tmp_path / "in" / "inside.png").symlink_to("../secret/square-000.png")
     with pytest.raises(DataError, match="it is a link"):
         samples.picture(position)
     with pytest.raises(DataError, match="it is a link"):

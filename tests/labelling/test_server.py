@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from upslope.cli import app
 from upslope.labelling.project import Project, read_project
+from upslope.labelling.session import sample_key
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL
 
@@ -64,11 +65,12 @@ def test_what_a_request_cannot_do(
     assert raw(server, "/", Cookie=let_in, Host=f"localhost:{server.port}")[0] == 200
     for path in ("/../../etc/passwd", "/image/..%2f..%2fetc%2fpasswd", "/page/index.html"):
         assert raw(server, path, Cookie=let_in)[0] == 404
-    for path in ("/image/80", "/image/99999999999999999999"):
+    for path in ("/image/80", f"/image/{sample_key('gone.png')}"):
         assert raw(server, path, Cookie=let_in)[0] == 400
     # A form of another site can send text, and no JSON; and no cookie of this strictness.
-    sent = json.dumps({"sample": 0, "label": "red"})
-    for content in ("text/plain", "application/x-www-form-urlencoded"):
+    key = sample_key("square-000.png")
+    sent = json.dumps({"sample": key, "label": "red"})
+    for content in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
         status, _, _ = raw(
             server, "/api/answer", "POST", sent, Cookie=let_in, Content_Type=content, Host=own
         )
@@ -76,16 +78,23 @@ def test_what_a_request_cannot_do(
     for bad, what in (
         ("[]", "a JSON object"),
         ("{", "JSON"),
-        ('{"sample": 80, "label": "red"}', "0 to 79"),
-        ('{"sample": true, "label": "red"}', "number of a sample"),
-        ('{"sample": "../x", "label": "red"}', "number of a sample"),
-        ('{"sample": 0, "label": "green"}', "'green'"),
-        ('{"sample": 0}', "`label`"),
-        ('{"sample": 0, "reason": "tired"}', "skip, cannot tell"),
-        ('{"sample": 0, "label": "red", "seconds": "x"}', "`seconds`"),
-        ('{"sample": 0, "label": "red", "note": "' + "x" * 2001 + '"}', "2000 characters"),
-        ('{"sample": 0, "label": "' + "x" * 70_000 + '"}', "65,536 bytes"),
+        ("[" * 60_000, "too deep"),
+        ('{"sample": 0, "label": "red"}', "key of a sample"),
+        ('{"sample": true, "label": "red"}', "key of a sample"),
+        ('{"sample": "../x", "label": "red"}', "key of a sample"),
+        ('{"sample": KEY, "label": "green"}', "'green'"),
+        ('{"sample": KEY}', "`label`"),
+        ('{"sample": KEY, "label": "red", "reason": "skip"}', "no other"),
+        ('{"sample": KEY, "label": "red", "labels": ["red"]}', "no other"),
+        ('{"sample": KEY, "reason": "tired"}', "skip, cannot tell"),
+        ('{"sample": KEY, "label": "red", "seconds": "x"}', "`seconds`"),
+        ('{"sample": KEY, "label": "red", "seconds": true}', "`seconds`"),
+        ('{"sample": KEY, "label": "red", "seconds": NaN}', "`seconds`"),
+        ('{"sample": KEY, "label": "red", "note": "\\ud800"}', "surrogates"),
+        ('{"sample": KEY, "label": "red", "note": "' + "x" * 2001 + '"}', "2000 characters"),
+        ('{"sample": KEY, "label": "' + "x" * 70_000 + '"}', "65,536 bytes"),
     ):
+        bad = bad.replace("KEY", json.dumps(key))
         status, _, body = raw(
             server, "/api/answer", "POST", bad, Cookie=let_in, Content_Type="application/json"
         )

@@ -13,7 +13,7 @@ from upslope.errors import DataError
 from upslope.labelling.project import Project
 from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import open_samples
-from upslope.labelling.session import QUESTIONS_FILE, Session
+from upslope.labelling.session import QUESTIONS_FILE, Session, sample_key
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL, SKIP
 
@@ -88,7 +88,7 @@ def test_undo_shows_the_sample_again_and_then_the_one_before_it(session: Session
 def test_a_second_look_keeps_or_corrects(session: Session) -> None:
     one = answer(session)
     waiting = first(session)["id"]
-    sample = session.samples.ids.index(one)
+    sample = sample_key(one)
     session.review("me", sample)
     looked_at = first(session)
     assert (looked_at["id"], looked_at["answer"]["label"]) == (one, "red")
@@ -99,7 +99,7 @@ def test_a_second_look_keeps_or_corrects(session: Session) -> None:
     assert session.project.state.answers[one]["me"].label == 1
     assert first(session)["id"] == waiting
     with pytest.raises(DataError, match="with an answer of me"):
-        session.review("me", session.samples.ids.index(waiting))
+        session.review("me", sample_key(waiting))
 
 
 def test_the_guess_is_not_sent_before_it_is_asked_for(session: Session) -> None:
@@ -149,3 +149,36 @@ def test_counts(session: Session) -> None:
     assert progress["classes"] == {"red": 2, "blue": 1}
     assert (progress["labelled"], progress["passed"], progress["unreadable"]) == (3, 1, 1)
     assert progress["remaining"] == 35
+
+
+def test_a_page_that_was_open_means_the_sample_it_shows(tmp_path: Path) -> None:
+    """Photographs come and go while the project is closed, and a page may stay open: an answer is
+    for what was shown, and what is gone is refused."""
+    make_squares(tmp_path / "squares", 6)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
+    with Project.create(tmp_path / "project", settings) as project:
+        session = Session(project, open_samples(settings.data, settings.classes))
+        shown, following = session.status("me")["questions"][:2]
+        opening = session.describe("me")["opening"]
+    (tmp_path / "squares" / following["id"]).unlink()
+    copy = (tmp_path / "squares" / shown["id"]).read_bytes()
+    (tmp_path / "squares" / "before-all-others.png").write_bytes(copy)
+    with Project(tmp_path / "project") as project:
+        session = Session(project, open_samples(settings.data, settings.classes))
+        session.answer("me", {"sample": shown["sample"], "label": "blue"})
+        assert list(project.state.answers) == [shown["id"]]
+        with pytest.raises(DataError, match="its file is gone"):
+            session.answer("me", {"sample": following["sample"], "label": "red"})
+        # Pictures that a browser keeps are not shown for those of another time or project.
+        assert session.describe("me")["opening"] != opening
+
+
+def test_a_clock_that_is_set_back_holds_no_sample(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = first(session, "ann")["id"]
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    asked = {first(session, "bob")["id"]}
+    while session.status("bob")["questions"]:
+        asked.add(answer(session, "bob"))
+    assert shown in asked

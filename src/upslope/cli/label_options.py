@@ -12,7 +12,8 @@ from upslope.cli.console import out
 Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="Folder of the project.")]
 Name = Annotated[str | None, typer.Option(help="Who answers; your login name by default.")]
 Wage = Annotated[
-    float | None, typer.Option(min=0, help="For an hour of labelling: advice in money too.")
+    float | None,
+    typer.Option(min=0, max=1e6, help="For an hour of labelling: advice in money too."),
 ]
 
 GO_ON = "Every answer is kept: the same command goes on."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import getpass
 import importlib.util
 import json
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +34,9 @@ Target = Annotated[str | None, typer.Option(help="Column of labels of a table.")
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Twice = Annotated[float, typer.Option(help="Share of the samples that two people label.")]
 Host = Annotated[str, typer.Option(help="Address to listen at; others than loopback are open.")]
-Port = Annotated[int | None, typer.Option(help="Port; 8321, or a free one where it is taken.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port; 8321, or a free one where it is taken.")
+]
 Browser = Annotated[bool, typer.Option(help="Open the page in a browser.")]
 
 
@@ -71,7 +76,10 @@ def start(
         folder = out_ or Path(
             f"{Path(data).resolve().name if data not in BUILT_IN else data}-labels"
         )
-        if not (folder / FORMAT.file).exists():
+        if (folder / FORMAT.file).exists():
+            options = {"kind": kind, "strategy": strategy, "control": control, "target": target}
+            _check_same(folder, data, classes, {**options, "twice": twice, "seed": seed})
+        else:
             _create(folder, data, classes, kind, strategy, control, target, twice, seed)
         _serve(folder, name, host, port, browser, wage)
 
@@ -154,6 +162,7 @@ def _create(
     seed: int,
 ) -> None:
     from upslope.errors import ConfigError
+    from upslope.labelling.imports import take_data_labels
     from upslope.labelling.learner import check_strategy
     from upslope.labelling.project import Project as LabelProject
     from upslope.labelling.samples import BUILT_IN, open_samples
@@ -167,20 +176,62 @@ def _create(
             )
         classes = ",".join("0123456789")
     place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
-    names = tuple(name.strip() for name in classes.split(","))
+    names = _class_names(classes)
     settings = ProjectSettings(place, names, kind, strategy, control, target, twice, seed)  # type: ignore[arg-type]
     check_strategy(settings)
     samples = open_samples(place, names, target)
     for note in samples.notes:
         say(note)
     with LabelProject.create(folder, settings) as project:
-        if samples.labels:
-            labels = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
-            project.take_in(labels, "the data")
+        count = take_data_labels(project, samples)
     say(
         f"{folder}: {len(samples.ids):,} samples of {data}, {len(names)} classes"
-        + (f", {len(samples.labels):,} labelled already" if samples.labels else "")
+        + (f", {count:,} labelled already" if count else "")
     )
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    """The names between commas; one that holds a comma stands in double quotes, as in a CSV."""
+    from upslope.errors import ConfigError
+
+    try:
+        (names,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(
+            f"Expected `--classes` to be names with commas between, in double quotes where they "
+            f"hold one, but got {text!r}: {error}."
+        ) from error
+    return tuple(name.strip() for name in names)
+
+
+def _check_same(
+    folder: Path, data: str, classes: str | None, options: Mapping[str, object]
+) -> None:
+    """Raise ConfigError where a command names other data, classes or options than the project has
+    that it would go on with. Options at their defaults name none."""
+    from upslope.errors import ConfigError
+    from upslope.labelling.project import read_project
+    from upslope.labelling.samples import BUILT_IN
+    from upslope.labelling.settings import ProjectSettings
+
+    settings, _ = read_project(folder)
+    differences = []
+    if not (data == settings.data and data in BUILT_IN) and (
+        Path(data).expanduser().resolve() != Path(settings.data).resolve()
+    ):
+        differences.append(f"data {settings.data}, not {data}")
+    if classes is not None and (names := _class_names(classes)) != settings.classes:
+        differences.append(f"classes {','.join(settings.classes)}, not {','.join(names)}")
+    defaults = {field.name: field.default for field in dataclasses.fields(ProjectSettings)}
+    for name, value in options.items():
+        there = getattr(settings, name)
+        if value not in (there, defaults[name]):
+            differences.append(f"{name} {there}, not {value}")
+    if differences:
+        raise ConfigError(
+            f"Expected {folder} to be a project of the same but it has {'; '.join(differences)}. "
+            f"Go on with it: `upslope label serve {folder}`; or choose another folder: --out."
+        )
 
 
 def _serve(
@@ -192,6 +243,7 @@ def _serve(
     wage: float | None,
 ) -> None:
     from upslope.errors import ConfigError
+    from upslope.labelling.imports import take_data_labels
     from upslope.labelling.project import Project as LabelProject
     from upslope.labelling.samples import open_samples
     from upslope.labelling.server import LOOPBACK, listen
@@ -208,6 +260,8 @@ def _serve(
                 "label-studio"
             )
         samples = open_samples(settings.data, settings.classes, settings.target)
+        if count := take_data_labels(project, samples):
+            say(f"{count:,} labels of the data are new")
         session = Session(project, samples, wage)
         listener = listen(host, port)
         number = listener.getsockname()[1]

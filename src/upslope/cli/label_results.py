@@ -119,3 +119,10 @@ def import_(
         say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
         if count.empty:
             say(f"{count.empty:,} rows have no label and say nothing")
+        if count.differing:
+            say(
+                f"{len(count.differing):,} labels differ from answers that were there, which "
+                f"count, first of {count.differing[0]!r}: correct these on the page"
+            )
+        for note in count.notes:
+            say(note)

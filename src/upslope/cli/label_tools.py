@@ -117,12 +117,15 @@ def _exchange(
     folder: Path, tool: str, url: str | None, token: str | None, name: str | None, guesses: bool
 ) -> Iterator[tuple[Exchange, subprocess.Popen[bytes] | None]]:
     from upslope.labelling.exchange import Exchange
+    from upslope.labelling.imports import take_data_labels
     from upslope.labelling.project import Project
     from upslope.labelling.samples import open_samples
 
     with Project(folder) as project:
         settings = project.settings
         samples = open_samples(settings.data, settings.classes, settings.target)
+        if label_count := take_data_labels(project, samples):
+            say(f"{label_count:,} labels of the data are new")
         annotator, process = _annotator(project, samples, tool, url, token, name)
         yield Exchange(project, samples, annotator, guesses), process
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from upslope.datasets.outlines import Outline, read_runs
-from upslope.files import from_json
+from upslope.files import from_json, object_of_pairs
 from upslope.reading import check_room, reporting_damage
 
 _ROOM = 8
@@ -67,11 +67,11 @@ def read_content(path: Path, kind: str = "COCO instances") -> Any:
     kind: of the content, as messages name it.
 
     Raises:
-        DataError: the file is too large, or no JSON.
+        DataError: the file is too large, no JSON, or has a key twice in an object.
     """
     with reporting_damage(f"{kind} in {path}", _ADVICE):
         check_room(_ROOM * path.stat().st_size, path)
-        return from_json(path.read_bytes())
+        return from_json(path.read_bytes(), object_of_pairs)
 
 
 def parse_instances(content: Any, path: Path) -> Instances:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
+from upslope.files import object_of_pairs
 from upslope.reading import check_room, reporting_damage
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _rows(text: str, path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_object, parse_constant=_refuse)
+            row = json.loads(line, object_pairs_hook=object_of_pairs, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
             raise DataError(
@@ -86,13 +87,6 @@ def _rows(text: str, path: Path) -> Iterator[dict[str, Any]]:
                 f"{_ADVICE}"
             )
         yield row
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError(f"a key of {', '.join(row)[:60]} is there twice")
-    return row
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -42,8 +42,8 @@ _SYSTEM_FILES = frozenset(
     (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "icon\r")
 )
 _OF_SYSTEM = " of an operating system"
-_LEDGER = "ledger.sqlite"  # lies in the folder of a run, which also holds pictures
-_RUN = "run folder"
+_OWN_FOLDERS = {"ledger.sqlite": "run folder", "labels.sqlite": "labelling project"}
+"""File -> what the folder is in which it lies: Upslope's own, which also hold pictures."""
 _MOST_NAMES = 3
 
 
@@ -111,8 +111,8 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
     """
     ids: list[str] = []
     for where, folders, files in os.walk(folder):
-        if _LEDGER in files:
-            left_out.add(_RUN, Path(where).relative_to(root).as_posix())
+        if kind := next((what for file, what in _OWN_FOLDERS.items() if file in files), None):
+            left_out.add(kind, Path(where).relative_to(root).as_posix())
             folders.clear()
             continue
         at = Path(where).relative_to(root).as_posix()
@@ -383,7 +383,7 @@ def _class_folders(
     for name in _visible(folder):
         here = LeftOut()
         images = images_in(root, folder / name, here)
-        if not images and not here.count(_RUN):
+        if not images and not any(map(here.count, _OWN_FOLDERS.values())):
             advice = "Remove the folder if it is no class."
             raise no_images(folder / name, here, " of a class", advice)
         for (noun, detail), paths in here.paths.items():

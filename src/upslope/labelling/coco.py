@@ -33,8 +33,13 @@ from upslope.labelling.samples import FolderImages, Samples, open_samples
 from upslope.labelling.settings import OUTLINES, AnswerKind
 from upslope.labelling.state import AnswerLabel
 
+Box4 = tuple[float, float, float, float]
 ImportedLabel = str | list[str] | None
 """A name or an outline's text, names of a set, or None where the file says nothing of a sample."""
+_EMPTY = "upslope_empty"
+"""The key by which an export marks an image that was looked at and has no object."""
+_ROUNDING = 0.0101
+"""Pixels by which a box may be beyond an edge, as COCO rounds its left and its width to 0.01."""
 
 
 def read_coco_labels(
@@ -42,21 +47,26 @@ def read_coco_labels(
 ) -> list[tuple[str, ImportedLabel]]:
     """Return (id, label) of each image in a file of COCO instances.
 
-    content: of the file at `path`. An image without objects says nothing: COCO does not tell
-    whether somebody looked at it. Crowds count as objects of their category, but for boxes.
+    content: of the file at `path`. An image without objects says nothing, since COCO does not tell
+    whether somebody looked at it, but in what `export_coco` wrote. Crowds count as objects of their
+    category, but for boxes.
 
     Raises:
         DataError: a damaged file, objects of several categories for one class, boxes where masks
-            are asked for, crowds where boxes are, and outlines of another size than the image.
+            are asked for, crowds where boxes are, boxes and outlines without a pixel of the image,
+            and outlines for an image that is turned.
     """
     instances = parse_instances(content, path)
     names = ImageNames(samples.ids)
+    empty_files = {image["file_name"] for image in content["images"] if image.get(_EMPTY) is True}
     rows: list[tuple[str, ImportedLabel]] = []
     for image in instances.images:
         id_ = names.match([image.file], path)
         label = _label_of(image, kind, instances.categories, path) if image.numbers else None
+        if not image.numbers and image.file in empty_files and kind != "class":
+            label = _nothing_seen(image.size, kind)
         if label is not None and kind in OUTLINES:
-            _check_size(image, id_, samples, path)
+            _check_unturned(id_, samples, path)
         rows.append((id_, label))
     return rows
 
@@ -82,7 +92,8 @@ def export_coco(project: Path | str, path: Path, merge: MergeMethod = "majority"
     objects: list[dict[str, Any]] = []
     for number, (id_, label) in enumerate(labels.items(), 1):
         size, parts = _objects(label, samples.root / id_, settings.kind, settings.classes)
-        images.append({"id": number, "file_name": id_, "height": size[0], "width": size[1]})
+        image = {"id": number, "file_name": id_, "height": size[0], "width": size[1]}
+        images.append(image if parts else {**image, _EMPTY: True})
         for name, part in parts:
             ids = {"id": len(objects) + 1, "image_id": number, "category_id": categories[name]}
             objects.append({**ids, "iscrowd": 0, **part})
@@ -122,8 +133,10 @@ def _label_of(
                 f"Expected a box of every object on {image.file!r} in {path} but "
                 f"{image.objects - len(image.rectangles)} have none. Nothing was recorded."
             )
-        boxes = [(categories[n], x, y, w, h) for n, x, y, w, h in image.rectangles]
-        return boxes_text(image.size, boxes)
+        return boxes_text(
+            image.size,
+            [(categories[n], *_box_inside(image, box, path)) for n, *box in image.rectangles],
+        )
     if image.boxes:
         raise DataError(
             f"Expected outlines on {image.file!r} in {path} but {image.boxes} objects have a box "
@@ -133,21 +146,50 @@ def _label_of(
     for outline in image.outlines:
         name = categories[outline.number - 1]
         inside = outline.inside(*image.size)
+        if not inside.any():
+            raise DataError(
+                f"Expected every object on {image.file!r} in {path} to have a pixel but an outline "
+                f"of {name} has none. Take it out; nothing was recorded."
+            )
         masks[name] = masks[name] | inside if name in masks else inside
     return masks_text(image.size, masks, categories)
 
 
-def _check_size(image: CocoImage, id_: str, samples: Samples, path: Path) -> None:
-    """Raise DataError where an image has another size than the one its outlines are for."""
-    file = samples.root / id_ if isinstance(samples, FolderImages) else None
-    if file is None or not file.is_file():
-        return  # refused by its id
-    header = read_header(file, str(file))
-    if header.turned or header.size != image.size:
-        got = "is turned by its EXIF data" if header.turned else f"has {header.size}"
+def _nothing_seen(size: tuple[int, int], kind: AnswerKind) -> ImportedLabel:
+    """The label of an image that was looked at and has no object."""
+    if kind == "labels":
+        return []
+    return boxes_text(size, []) if kind == "boxes" else masks_text(size, {}, ())
+
+
+def _box_inside(image: CocoImage, box: Sequence[float], path: Path) -> Box4:
+    """A box of an image, less what rounding puts beyond its edges. Raises DataError."""
+    left, top, across, down = box
+    height, width = image.size
+    right, bottom = left + across, top + down
+    inside = (
+        left >= -_ROUNDING and top >= -_ROUNDING and right <= width + _ROUNDING
+        and bottom <= height + _ROUNDING and across > 0 and down > 0
+    )  # fmt: skip
+    if not inside:
         raise DataError(
-            f"Expected {file} to have (height, width) = {image.size}, as {path} states, unturned, "
-            f"but it {got}. Nothing was recorded."
+            f"Expected the boxes on {image.file!r} in {path} to lie in its {width}x{height} pixels "
+            f"but {list(box)} does not lie in them. Mend it; nothing was recorded."
+        )
+    if left < 0 or right > width:
+        left, across = max(left, 0.0), min(right, width) - max(left, 0.0)
+    if top < 0 or bottom > height:
+        top, down = max(top, 0.0), min(bottom, height) - max(top, 0.0)
+    return left, top, across, down
+
+
+def _check_unturned(id_: str, samples: Samples, path: Path) -> None:
+    """Raise DataError where EXIF data turn an image: its outlines are for the file as it lies."""
+    file = samples.root / id_ if isinstance(samples, FolderImages) else None
+    if file is not None and file.is_file() and read_header(file, str(file)).turned:
+        raise DataError(
+            f"Expected {file} to be unturned, as the outlines in {path} are for it, but it is "
+            "turned by its EXIF data. Save it turned; nothing was recorded."
         )
 
 

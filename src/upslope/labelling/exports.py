@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upslope.datasets.layout import UNLABELLED, is_hidden
 from upslope.errors import ConfigError, DataError
 from upslope.files import (
     csv_text,
@@ -128,6 +129,11 @@ def labelled_images(
         raise ConfigError("Expected images of a folder for folders of images. Export a .csv.")
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"Expected {folder} to be new or empty but it holds files already.")
+    if folder.resolve().is_relative_to(samples.root.resolve()):
+        raise DataError(
+            f"Expected a folder outside of {samples.root} but got {folder}, in which the copies "
+            "would be new images to label. Choose another."
+        )
     there = set(samples.ids)
     if absent := [id_ for id_ in labels if id_ not in there]:
         raise DataError(
@@ -186,11 +192,18 @@ def count_labels(state: LabelState, labels: Mapping[str, AnswerLabel], rows: int
 
 
 def _names_a_folder(name: str) -> bool:
-    return name == Path(name).name and name not in (".", "..") and not set('/\\:*?"<>|') & set(name)
+    """Whether data sets and file systems take a folder of this name for that of a class."""
+    is_read = not is_hidden(name) and name.lower() not in UNLABELLED
+    return is_read and name == Path(name).name and not set('/\\:*?"<>|') & set(name)
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, or a copy that is on the disk on return."""
+    """Make `target` a hard link to `source`, or a copy that is on the disk on return.
+
+    Where `source` is a link itself, the file is meant that it leads to: elsewhere it may lead to
+    nothing.
+    """
+    source = source.resolve()
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links

@@ -166,7 +166,10 @@ def _digests(samples: ImageSamples) -> list[bytes]:
     for id_ in samples.ids:
         digest = hashlib.sha256(id_.encode("utf-8", "surrogatepass") + b"\0")
         if isinstance(samples, FolderImages):
-            status = (samples.root / id_).stat()
-            digest.update(f"{status.st_size}/{status.st_mtime_ns}".encode())
+            try:
+                status = (samples.root / id_).stat()
+                digest.update(f"{status.st_size}/{status.st_mtime_ns}".encode())
+            except OSError:  # gone since the folder was opened: told as unreadable
+                digest.update(b"gone")
         digests.append(digest.digest())
     return digests

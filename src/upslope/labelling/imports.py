@@ -10,33 +10,46 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.datasets.coco_json import read_content
-from upslope.datasets.layout import LeftOut, images_in
+from upslope.datasets.layout import (
+    UNLABELLED,
+    LeftOut,
+    images_in,
+    is_hidden,
+    is_image,
+    leave,
+)
 from upslope.errors import DataError
-from upslope.files import FORMULA
+from upslope.files import plain_cell
+from upslope.images import read_header
 from upslope.labelling.coco import ImportedLabel, read_coco_labels
 from upslope.labelling.exports import NO_LABEL
 from upslope.labelling.image_names import ImageNames
 from upslope.labelling.label_studio_export import read_label_studio_labels
+from upslope.labelling.people import merge_answers
 from upslope.labelling.project import Project
-from upslope.labelling.samples import Samples, open_samples
-from upslope.labelling.settings import AnswerKind, ProjectSettings
+from upslope.labelling.samples import FolderImages, Samples, open_samples
+from upslope.labelling.settings import OUTLINES, AnswerKind, ProjectSettings
 
-_MOST_NAMES = 5
+_MOST_NAMES, _MOST_PROBLEMS = 5, 3
 
 
 @dataclass(frozen=True)
 class ImportCount:
     """new: labels recorded. corrected: labels of an earlier import that changed. empty: rows
-    without a label, which say nothing."""
+    without a label, which say nothing. differing: ids of samples for which other answers count,
+    given before. notes: sentences on what was left out."""
 
     new: int
     corrected: int
     empty: int
+    differing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def import_labels(project: Project, source: Path) -> ImportCount:
@@ -46,11 +59,13 @@ def import_labels(project: Project, source: Path) -> ImportCount:
 
     Raises:
         DataError: nothing there, ids that the project does not have, names that are no classes,
-            two labels for one sample.
+            two labels for one sample, two names for one image, outlines of another size than the
+            image.
     """
     settings = project.settings
     samples = open_samples(settings.data, settings.classes, settings.target)
-    rows = _read(source, settings, samples)
+    left_out = LeftOut()
+    rows = _read(source, settings, samples, left_out)
     project_ids = set(samples.ids)
     if strangers := sorted({id_ for id_, _ in rows} - project_ids):
         raise DataError(
@@ -59,30 +74,89 @@ def import_labels(project: Project, source: Path) -> ImportCount:
             f"{settings.data}; "
             "nothing was recorded."
         )
+    labels = _checked_labels(project, source, rows)
+    if isinstance(samples, FolderImages) and settings.kind in OUTLINES:
+        _check_sizes(samples, {id_: str(label) for id_, label in labels.items()}, source)
+    new, corrections = project.take_in(labels, source.name)
+    labels_that_count = merge_answers(project.state, settings.classes)
+    differing = [i for i, label in labels.items() if labels_that_count[i] != project.label(label)]
+    empty = sum(label is None for _, label in rows)
+    return ImportCount(new, corrections, empty, tuple(differing), left_out.notes())
+
+
+def take_data_labels(project: Project, samples: Samples) -> int:
+    """Record the labels that the data have themselves; return how many are new or changed.
+
+    Classes of images say nothing where boxes or masks are asked for.
+    """
+    kind = project.settings.kind
+    if kind in OUTLINES:
+        return 0
+    labels = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
+    return sum(project.take_in(labels, "the data"))
+
+
+def _checked_labels(
+    project: Project, source: Path, rows: Sequence[tuple[str, ImportedLabel]]
+) -> dict[str, str | Sequence[str]]:
+    """Return id -> label of the rows that have one, each of which the project can hold.
+
+    Raises:
+        DataError: labels that are none of the project's; two for one sample.
+    """
     labels: dict[str, str | Sequence[str]] = {}
-    empty = 0
+    problems = []
     for id_, label in rows:
         if label is None:
-            empty += 1
-        elif labels.setdefault(id_, label) != label:
+            continue
+        try:
+            value = project.label(label)
+        except DataError as error:
+            problems.append(f"{id_!r}: {error}")
+            continue
+        if project.label(labels.setdefault(id_, label)) != value:
             raise DataError(
                 f"Expected one label for {id_!r} in {source} but got {labels[id_]!r} and "
                 f"{label!r}. Nothing was recorded."
             )
-    new, corrections = project.take_in(labels, source.name)
-    return ImportCount(new, corrections, empty)
+    if problems:
+        more = len(problems) - _MOST_PROBLEMS
+        raise DataError(
+            f"Expected labels of the project in {source} but {len(problems):,} are not: "
+            f"{' '.join(problems[:_MOST_PROBLEMS])}{f' And {more:,} more.' if more > 0 else ''} "
+            "Nothing was recorded."
+        )
+    return labels
+
+
+def _check_sizes(samples: FolderImages, outlines: Mapping[str, str], source: Path) -> None:
+    """Raise DataError where an image, turned as people see it, has another size than its outlines
+    are for."""
+    for id_, text in outlines.items():
+        file = samples.root / id_
+        height, width = json.loads(text)["size"]
+        size = read_header(file, str(file)).size
+        if size != (height, width):
+            raise DataError(
+                f"Expected {file} to have (height, width) = {(height, width)}, as {source} states, "
+                f"but it has {size}. Nothing was recorded."
+            )
 
 
 def _read(
-    source: Path, settings: ProjectSettings, samples: Samples
+    source: Path, settings: ProjectSettings, samples: Samples, left_out: LeftOut
 ) -> list[tuple[str, ImportedLabel]]:
-    """(id, label) of whatever the source names."""
+    """(id, label) of whatever the source names. left_out: counts files that are not read."""
     if source.is_dir():
-        return _from_folder(source, samples.ids, settings.classes)
+        return _from_folder(source, samples.ids, settings, left_out)
     if not source.is_file():
         raise DataError(f"Expected a file of labels or a folder at {source} but there is none.")
     if source.suffix.lower() != ".json":
-        return [(id_, _label(text, settings.kind)) for id_, text in _from_csv(source)]
+        names = ImageNames(samples.ids if samples.kind == "image" else ())
+        return [
+            (names.match([id_], source), _label(text, settings.kind))
+            for id_, text in _from_csv(source)
+        ]
     content = read_content(source, "JSON of COCO or Label Studio")
     if isinstance(content, list):
         return read_label_studio_labels(
@@ -133,6 +207,11 @@ def _from_csv(path: Path) -> list[tuple[str, str]]:
             f"Expected the columns id and label in the first line of {path} but got "
             f"{first.strip()!r}. Name them so."
         )
+    if twice := [name for name in ("id", "label") if names.count(name) > 1]:
+        raise DataError(
+            f"Expected one column {twice[0]} in {path} but got {names.count(twice[0])}. Rename "
+            "those that are not meant; nothing was recorded."
+        )
     rows = []
     for number, cells in enumerate(
         _cells(text, delimiter, path)[1:], 2
@@ -145,16 +224,34 @@ def _from_csv(path: Path) -> list[tuple[str, str]]:
                 "Quote cells that hold the delimiter; nothing was recorded."
             )
         row = dict(zip(names, cells, strict=True))
-        rows.append((_plain(row["id"]), _plain(row["label"].strip())))
+        rows.append((plain_cell(row["id"]), plain_cell(row["label"].strip())))
     return rows
 
 
 def _from_folder(
-    folder: Path, ids: Sequence[str], classes: Sequence[str]
+    folder: Path, ids: Sequence[str], settings: ProjectSettings, left_out: LeftOut
 ) -> list[tuple[str, ImportedLabel]]:
-    """(id, label) of each image in a folder named as a class."""
-    tops = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if not tops or (strangers := [name for name in tops if name not in classes]):
+    """(id, label) of each image in a folder named as a class; of sets, the classes of its folders.
+
+    left_out: counts what is no image, or lies in no folder of a class.
+    """
+    classes = settings.classes
+    if settings.kind in OUTLINES:
+        raise DataError(
+            f"Expected {settings.kind} for this project but folders of classes, as {folder}, have "
+            "none. Give .json (COCO, Label Studio) or a .csv."
+        )
+    entries = sorted(folder.iterdir())
+    tops = [e.name for e in entries if e.is_dir() and (e.name in classes or not is_hidden(e.name))]
+    for entry in entries:
+        if entry.name in tops:
+            continue
+        if is_image(entry.name):
+            left_out.add("image", entry.name, " in no folder of a class")
+        else:
+            leave(entry.name, entry.name, left_out)
+    usable_names = {*classes, *UNLABELLED}
+    if not tops or (strangers := [name for name in tops if name not in usable_names]):
         raise DataError(
             f"Expected folders named as the classes {', '.join(classes)} in {folder} but got "
             f"{', '.join(map(repr, strangers[:_MOST_NAMES])) if tops else 'none'}. Nothing was "
@@ -162,13 +259,13 @@ def _from_folder(
         )
     names = ImageNames(ids)
     rows: list[tuple[str, ImportedLabel]] = []
+    sets: dict[str, list[str]] = {}
     for top in tops:
-        for path in images_in(folder, folder / top, LeftOut()):
-            inner = path.removeprefix(f"{top}/")
-            rows.append((names.match([inner, path], folder), top))
-    return rows
-
-
-def _plain(cell: str) -> str:
-    """The cell without the apostrophe that an export put before what looks like a formula."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+        for path in images_in(folder, folder / top, left_out):
+            id_ = names.match([path.removeprefix(f"{top}/"), path], folder)
+            label = top if top in classes else None
+            if settings.kind == "labels" and label is not None:
+                sets.setdefault(id_, []).append(label)
+            else:
+                rows.append((id_, label))
+    return [*rows, *sets.items()]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,6 +22,10 @@ _TYPES: Mapping[AnswerKind, str] = {
     "masks": "brushlabels",
 }
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what the server puts before the name of an upload
+_NOT_IN_UPLOADS = re.compile(r"[^-\w.]")  # what the server leaves out of the name of an upload
+_UPLOADS = "/data/upload/"
+_BUCKET = re.compile(r"^(s3|gs|azure-blob)://[^/]*/(.+)$", re.DOTALL)
+_LOCAL_FILES = "/data/local-files/"
 _MOST_NAMES = 3
 
 
@@ -37,6 +42,10 @@ def read_label_studio_labels(
             fields, annotations of one task that differ, or that are none of the project's kind.
     """
     names = ImageNames(ids)
+    files_by_upload: dict[str, set[str]] = {}
+    for id_ in ids:
+        file = id_.rpartition("/")[2]
+        files_by_upload.setdefault(_upload_name(file), set()).add(file)
     rows: list[tuple[str, ImportedLabel]] = []
     different: list[str] = []
     for number, task in enumerate(tasks, 1):
@@ -47,10 +56,13 @@ def read_label_studio_labels(
                 f"Expected task {number} of {path} to have `data` and `annotations`. Export in "
                 "Label Studio's format JSON, not JSON-MIN; nothing was recorded."
             )
-        id_ = names.match(_names(data, number, path), path)
+        where = f"task {number} of {path}"
+        id_ = names.match_one(_names_by_field(data, files_by_upload, where), where)
         answers: list[ImportedLabel] = []
         for annotation in annotations:
-            answer = _answer(annotation, kind, classes, f"task {number} of {path}")
+            answer = _answer(annotation, kind, classes, where)
+            if isinstance(answer, list):  # in whatever order the choices were ticked
+                answer = sorted(set(answer))
             if answer is not None and answer not in answers:
                 answers.append(answer)
         if len(answers) > 1:
@@ -67,26 +79,68 @@ def read_label_studio_labels(
     return rows
 
 
-def _names(data: Mapping[str, Any], number: int, path: Path) -> list[str]:
-    """What the data of a task may call its sample, the likeliest first."""
+def _names_by_field(
+    data: Mapping[str, Any], files_by_upload: Mapping[str, set[str]], where: str
+) -> dict[str, list[str]]:
+    """Field of a task's data -> what its text may call the sample, the likeliest name first.
+
+    files_by_upload: names of uploads -> names of the project's files.
+    """
     if isinstance(data.get(ID), str):
-        return [data[ID]]
-    names: list[str] = []
-    for value in data.values():
-        if not isinstance(value, str) or not value or value.startswith("data:"):
-            continue
-        address = urlsplit(value)
-        local = parse_qs(address.query).get("d", [])  # how files on the server's disk are named
-        whole = local[0] if local else unquote(address.path)
-        file = whole.rpartition("/")[2]
-        names += [whole.lstrip("/"), file, _UPLOAD.sub("", file)]
-    names = [name for name in dict.fromkeys(names) if name]
-    if not names:
+        return {ID: [data[ID]]}
+    by_field = {
+        str(field): [name for name in dict.fromkeys(_names_in(value, files_by_upload)) if name]
+        for field, value in data.items()
+        if isinstance(value, str) and not value.startswith("data:")
+    }
+    by_field = {field: names for field, names in by_field.items() if names}
+    if not by_field:
         raise DataError(
-            f"Expected the data of task {number} of {path} to name an image, by a path or an "
-            "address. Nothing was recorded."
+            f"Expected the data of {where} to name an image, by a path or an address. Nothing was "
+            "recorded."
         )
-    return names
+    return by_field
+
+
+def _names_in(value: str, files_by_upload: Mapping[str, set[str]]) -> Iterator[str]:
+    """The names that a path or an address may mean: as it stands, then as its scheme spells it."""
+    yield value.lstrip("/")
+    path = _path_in(value)
+    yield path.lstrip("/")
+    yield path.replace("\\", "/").lstrip("/")
+    folder, _, file = path.rpartition("/")
+    original = _UPLOAD.sub("", file)
+    if original != file:
+        yield f"{folder}/{original}".lstrip("/")
+        files = files_by_upload.get(original, set())
+        if _UPLOADS in path and len(files) == 1:
+            yield f"{folder}/{next(iter(files))}".lstrip("/")
+
+
+def _upload_name(file: str) -> str:
+    """The name of a file as the server spells it once it was sent there."""
+    return _NOT_IN_UPLOADS.sub("", file.strip().replace(" ", "_"))
+
+
+def _path_in(value: str) -> str:
+    """The path of a file in an address of Label Studio, of a bucket or of a web server."""
+    if bucket := _BUCKET.match(value):  # a key as it is, with any ? and #
+        return unquote(bucket[2]) if "%" in bucket[2] else bucket[2]
+    try:
+        address = urlsplit(value)
+    except ValueError:  # no address but text, with a bracket in the wrong place
+        return value
+    query = parse_qs(address.query)
+    if address.path.endswith(_LOCAL_FILES) and "d" in query:  # files on the server's own disk
+        return query["d"][0]
+    if "fileuri" in query:  # an address in a bucket, handed on by the server
+        code = query["fileuri"][0]
+        try:
+            inner = base64.urlsafe_b64decode(code + "=" * (-len(code) % 4)).decode()
+        except ValueError:
+            return code
+        return _path_in(inner) if _BUCKET.match(inner) else inner
+    return unquote(address.path)
 
 
 def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: str) -> ImportedLabel:
@@ -96,11 +150,10 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
         raise DataError(f"Expected a list `result` in an annotation of {where}.")
     if annotation.get("was_cancelled") or not results:
         return None
-    regions = [r for r in results if r.get("type") != "choices"]
-    choices = [
-        r for r in results if r.get("type") == _TYPES[kind] and r.get("from_name") != PASS_CHOICE
-    ]
-    others = sorted({str(r.get("type")) for r in regions if r.get("type") != _TYPES[kind]})
+    is_pass = [r for r in results if r.get("from_name") == PASS_CHOICE]
+    answers = [r for r in results if r.get("from_name") != PASS_CHOICE]
+    choices = [r for r in answers if r.get("type") == _TYPES[kind]]
+    others = sorted({str(r.get("type")) for r in answers if r.get("type") != _TYPES[kind]})
     fields = sorted({str(r.get("from_name")) for r in choices})
     if others or len(fields) > 1:
         what = f"results of the types {', '.join(others)}" if others else (
@@ -110,7 +163,6 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
             f"Expected {_TYPES[kind]} of one field, as the kind {kind} has them, in {where} but "
             f"got {what}. Export them by themselves; nothing was recorded."
         )
-    is_pass = [r for r in results if r.get("from_name") == PASS_CHOICE]
     try:
         label, _ = answer_of([{**r, "from_name": LABEL} for r in choices] + is_pass, kind, classes)
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:

@@ -43,7 +43,12 @@ def boxes_text(size: tuple[int, int], boxes: Sequence[Box]) -> str:
 
 
 def masks_text(size: tuple[int, int], masks: Mapping[str, Mask], classes: Sequence[str]) -> str:
-    """Return the text of masks. masks: class -> (h, w); classes without a pixel are left out."""
+    """Return the text of masks. masks: class -> (h, w); classes without a pixel are left out.
+
+    Raises:
+        DataError: masks of names that are no classes.
+    """
+    _refuse_strangers(set(masks), classes, "masks")
     runs = {
         name: run_lengths(masks[name].ravel())
         for name in classes
@@ -76,11 +81,7 @@ def read_outlines(text: str, kind: str, classes: Sequence[str]) -> Outlines:
         raise DataError(
             f"Expected {kind} as JSON with `{kind}` and `size` but got {text[:60]!r}: {error}."
         ) from error
-    if strangers := sorted(names - set(classes)):
-        raise DataError(
-            f"Expected the classes {', '.join(classes)} in {kind} but got "
-            f"{', '.join(map(repr, strangers))}."
-        )
+    _refuse_strangers(names, classes, kind)
     return outlines
 
 
@@ -107,6 +108,14 @@ def run_lengths(pixels: Mask) -> list[int]:
     flat = np.concatenate(([False], pixels, [not bool(pixels[-1])]))
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     return [int(n) for n in np.diff(np.concatenate(([0], edges)))]
+
+
+def _refuse_strangers(names: set[str], classes: Sequence[str], kind: str) -> None:
+    if strangers := sorted(names - set(classes)):
+        raise DataError(
+            f"Expected the classes {', '.join(classes)} in {kind} but got "
+            f"{', '.join(map(repr, strangers))}."
+        )
 
 
 def _mask(runs: Sequence[Any], height: int, width: int) -> Mask:

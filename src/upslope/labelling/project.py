@@ -67,7 +67,9 @@ class Project:
 
         Raises:
             RunError: there is a project already, or the folder holds other files.
+            ConfigError: settings with which no project may begin.
         """
+        settings.check_new()
         folder = Path(folder)
         if (folder / FORMAT.file).exists():
             raise RunError(

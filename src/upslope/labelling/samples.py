@@ -25,6 +25,7 @@ from upslope.datasets.rows import read_rows
 from upslope.datasets.unlabelled import USUAL, is_flat, row_contents
 from upslope.errors import DataError
 from upslope.images import HEIC_SUFFIXES, Form, Pixels, decode, reads_heic
+from upslope.reading import is_file
 
 Kind = Literal["image", "text", "row"]
 
@@ -181,6 +182,8 @@ def _folder(root: Path, classes: Sequence[str]) -> FolderImages:
         pool_entries = [(id_, name) for id_, name, split in entries if split in ("", "train")]
         ids = [id_ for id_, _ in pool_entries]
         labels = {id_: name for id_, name in pool_entries if name}
+    ids = [id_ for id_ in ids if not _leads_elsewhere(root, id_, left_out)]
+    labels = {id_: labels[id_] for id_ in ids if id_ in labels}
     if not ids:
         raise DataError(f"Expected images to label in {root} but there are none. Check the path.")
     _refuse_strangers(labels, classes, root)
@@ -191,6 +194,15 @@ def _folder(root: Path, classes: Sequence[str]) -> FolderImages:
             "HEIC pictures are read with pillow-heif: pip install '.[label]'",
         )
     return FolderImages(root, tuple(ids), labels, notes)
+
+
+def _leads_elsewhere(root: Path, id_: str, left_out: LeftOut) -> bool:
+    """Tell, and count, whether an image is a link to no file inside the folder."""
+    path = root / id_
+    if not path.is_symlink() or (is_file(path) and path.resolve().is_relative_to(root.resolve())):
+        return False
+    left_out.add("link", id_, " to no file inside the folder")
+    return True
 
 
 def _table(path: Path, classes: Sequence[str], target: str | None) -> TableRows:

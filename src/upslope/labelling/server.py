@@ -1,7 +1,7 @@
 """The page's server: starlette and uvicorn, on loopback, one process per project.
 
 A browser is let in by the token in the address, and by a cookie from then on. Nothing that a
-request says becomes a path: samples are named by number, and the page has three files.
+request says becomes a path: samples are named by keys, and the page has three files.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from upslope.errors import ConfigError, DataError, UpslopeError
+from upslope.files import from_json
 from upslope.labelling.samples import TableRows
 from upslope.labelling.session import Session
 from upslope.labelling.training_process import TrainingProcess
 from upslope.progress import answering_signals
+from upslope.reading import said
 
 PORT = 8321
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -45,7 +47,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _BODY = 1 << 16  # bytes of a request's body at most
-_CACHE = "private, max-age=86400"  # of images: a sample's content does not change
+_CACHE = "private, max-age=86400"
+"""Of images. A page that is loaded after the server was started again has new addresses for them,
+so that pictures of another project, or of a replaced file, are not shown in their place."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -80,8 +84,8 @@ class Page:
             **{path: self._file(*file) for path, file in _FILES.items()},
             "/api/project": self._project,
             "/api/status": self._status,
-            "/api/guess/{sample:int}": self._guess,
-            "/image/{sample:int}": self._image,
+            "/api/guess/{sample}": self._guess,
+            "/image/{sample}": self._image,
         }
 
     def _post_routes(self) -> dict[str, Endpoint]:
@@ -124,8 +128,10 @@ class Page:
             return PlainTextResponse(
                 "Expected the address with its token, as `upslope label serve` printed it.", 403
             )
-        if request.method == "POST" and request.headers.get("content-type") != "application/json":
-            return PlainTextResponse("Expected JSON.", 415)  # what no form of another site sends
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method == "POST" and media_type != "application/json":
+            # JSON is what no form of another site sends.
+            return PlainTextResponse("Expected the content type application/json.", 415)
         return None
 
     def _entry(self, request: Request) -> Response | None:
@@ -164,12 +170,12 @@ class Page:
         return JSONResponse(self.session.guess(request.path_params["sample"]))
 
     async def _image(self, request: Request) -> Response:
-        samples, sample = self.session.samples, request.path_params["sample"]
-        self.session.id_of(sample)  # raises where there is none
+        samples = self.session.samples
+        position = self.session.position_of(request.path_params["sample"])
         if isinstance(samples, TableRows):
             return Response(status_code=404)
         # In a thread, since a large image takes longer to read than an answer may wait.
-        picture = await asyncio.to_thread(samples.picture, sample)
+        picture = await asyncio.to_thread(samples.picture, position)
         return Response(
             picture.data, media_type=picture.media_type, headers={"Cache-Control": _CACHE}
         )
@@ -288,9 +294,11 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(request_body) > _BODY:
             raise DataError(f"Expected a request of {_BODY:,} bytes at most.")
     try:
-        body = json.loads(request_body)
+        body = from_json(request_body)
+        # Half a character, which JSON can spell and no file or answer of the server can hold.
+        json.dumps(body, ensure_ascii=False).encode()
     except ValueError as error:
-        raise DataError(f"Expected JSON but: {error}.") from error
+        raise DataError(f"Expected JSON but: {said(error)}.") from error
     if not isinstance(body, dict):
         raise DataError("Expected a JSON object.")
     return body

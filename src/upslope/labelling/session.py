@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,6 +27,9 @@ QUESTIONS_FILE = "shown.json"
 """The file in which a server keeps what each person looks at."""
 _HISTORY = 12
 _HELD_SECONDS = 600.0  # that a sample shown to one person is not shown to another
+_ONE_ANSWER = (
+    "Expected one of `label`, a name, `labels`, names, and `reason` in an answer, and no other."
+)
 _NOTE, _SECONDS = 2000, 86_400.0  # longest note in characters; longest time in seconds
 
 
@@ -40,6 +44,8 @@ class Session:
         self.queue = Queue(samples.ids, project.settings)
         self.ranking: Ranking | None = None
         self._position = {id_: i for i, id_ in enumerate(samples.ids)}
+        self._id_of_key = {sample_key(id_): id_ for id_ in samples.ids}
+        self._opening = secrets.token_hex(4)
         self._first: dict[str, list[Question]] = {}  # author -> asked before the queue
         self._questions_open: dict[
             str, tuple[str, float]
@@ -64,6 +70,7 @@ class Session:
             "strategy": settings.strategy,
             "control": settings.control,
             "notes": list(self.samples.notes),
+            "opening": self._opening,
         }
 
     def status(self, author: str) -> dict[str, Any]:
@@ -84,7 +91,7 @@ class Session:
     def answer(self, author: str, body: Mapping[str, Any]) -> None:
         """Record what a person said of a sample.
 
-        body: `sample`, its number; `label` (a name), `labels` (names) or `reason`; `seconds`,
+        body: `sample`, its key; `label` (a name), `labels` (names) or `reason`; `seconds`,
         `note`, `guess_shown`.
 
         Raises:
@@ -92,6 +99,8 @@ class Session:
             RunError: the disk is full.
         """
         id_ = self.id_of(body.get("sample"))
+        if sum(key in body for key in ("label", "labels", "reason")) != 1:
+            raise DataError(_ONE_ANSWER)
         question = next((q for q in self._first.get(author, ()) if q.id == id_), None)
         details: dict[str, Any] = {
             "author": author,
@@ -168,7 +177,8 @@ class Session:
         held_ids = {
             id_
             for other, (id_, since) in self._questions_open.items()
-            if other != author and now - since < _HELD_SECONDS
+            # A clock that was set back would hold a sample until it is where it was.
+            if other != author and 0 <= now - since < _HELD_SECONDS
         }
         first = self._first.get(author, [])
         following = self.queue.upcoming(
@@ -231,10 +241,10 @@ class Session:
         }
 
     def _content(self, id_: str) -> dict[str, Any]:
-        position = self._position[id_]
-        content: dict[str, Any] = {"sample": position, "id": id_}
+        content: dict[str, Any] = {"sample": sample_key(id_), "id": id_}
         if isinstance(self.samples, TableRows):
-            content["cells"] = [[k, v] for k, v in self.samples.content(position).items()]
+            cells = self.samples.content(self._position[id_])
+            content["cells"] = [[k, v] for k, v in cells.items()]
         return content
 
     def _answer(self, answer: Answer) -> dict[str, Any]:
@@ -301,13 +311,27 @@ class Session:
         )
 
     def id_of(self, sample: object) -> str:
-        """Return the id of a sample, given its number. Raises DataError."""
-        count = len(self.samples.ids)
-        if isinstance(sample, bool) or not isinstance(sample, int) or not 0 <= sample < count:
+        """Return the id of a sample, given its key. Raises DataError."""
+        id_ = self._id_of_key.get(sample) if isinstance(sample, str) else None
+        if id_ is None:
             raise DataError(
-                f"Expected the number of a sample, 0 to {count - 1}, but got {sample!r}."
+                f"Expected the key of a sample of the project but got {sample!r}. If its file is "
+                "gone, load the page again."
             )
-        return self.samples.ids[sample]
+        return id_
+
+    def position_of(self, sample: object) -> int:
+        """Return the position of a sample, given its key. Raises DataError."""
+        return self._position[self.id_of(sample)]
+
+
+def sample_key(id_: str) -> str:
+    """Return the text by which pages name a sample in requests.
+
+    It depends on the id alone: a page that was open while the project was closed and opened with
+    more samples or fewer still means the same sample, which a position would not.
+    """
+    return hashlib.sha256(id_.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def _names(body: Mapping[str, Any]) -> str | list[str]:
@@ -316,12 +340,12 @@ def _names(body: Mapping[str, Any]) -> str | list[str]:
         return label
     if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
         return labels
-    raise DataError("Expected `label`, a name, `labels`, names, or `reason` in an answer.")
+    raise DataError(_ONE_ANSWER)
 
 
 def _seconds(value: object) -> float:
-    if isinstance(value, int | float) and math.isfinite(value):
-        return round(min(max(float(value), 0.0), _SECONDS), 3)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0:
+        return round(float(min(max(value, 0), _SECONDS)), 3)  # finite, and perhaps beyond a float
     raise DataError(f"Expected `seconds` to be a number but got {value!r}.")
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from upslope.datasets.unlabelled import class_names
 from upslope.errors import ConfigError
+from upslope.tasks.answers import NO_LABEL
 
 AnswerKind = Literal["class", "labels", "boxes", "masks"]
 """One class per sample, a set of labels, or outlines: boxes or masks of classes."""
@@ -41,7 +41,11 @@ class ProjectSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        class_names((), self.classes, "the project")
+        names = [name.strip() for name in self.classes]
+        if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+            raise ConfigError(
+                f"Expected `--classes` to be two or more distinct names but got {names}."
+            )
         for name, value in (("--control", self.control), ("--twice", self.twice)):
             if not 0 <= value < 1:
                 raise ConfigError(
@@ -55,6 +59,23 @@ class ProjectSettings:
     def cold_start(self) -> int:
         """How many training labels are asked by coverage before the strategy chooses."""
         return max(_FEWEST, _PER_CLASS * len(self.classes))
+
+    def check_new(self) -> None:
+        """Refuse what a project may not begin with; those that began with it are still read.
+
+        Raises:
+            ConfigError: a negative seed; labels of a set whose names would not come back from a
+                table, where semicolons stand between names and `none` for none.
+        """
+        if self.seed < 0:
+            raise ConfigError(f"Expected `--seed` to be at least 0 but got {self.seed}.")
+        names = [name for name in self.classes if name == NO_LABEL or ";" in name]
+        if self.kind == "labels" and names:
+            raise ConfigError(
+                f"Expected `--classes` of sets without semicolons, and none called {NO_LABEL!r}, "
+                f"as tables have them between names and for the empty set, but got {names}. "
+                "Rename them."
+            )
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON holds them."""

@@ -7,7 +7,8 @@ manager.
 
 Cells of the column `label`: the name of a class; names with semicolons between, or `none`, for a
 set of labels; an outline as JSON (`outlines`); `skip` or `cannot tell`. Columns `author`, `seconds`
-and `note` may be filled in. People's columns and rows of their own stay as they are.
+and `note` may be filled in. People's columns and rows of their own stay as they are. A column of
+the data that is called as one of the sheet's own is called `data: NAME` there.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.errors import DataError
-from upslope.files import FORMULA, csv_text, disk_errors, make_folder, write_atomically, write_text
+from upslope.files import (
+    csv_text,
+    disk_errors,
+    make_folder,
+    plain_cell,
+    write_atomically,
+    write_text,
+)
 from upslope.labelling.annotators.base import AnnotationTask, PulledAnswer, PushCount
 from upslope.labelling.settings import AnswerKind
 from upslope.labelling.state import REASONS
@@ -56,13 +65,14 @@ class FilesAnnotator:
         new = [task for task in tasks if task.id not in there]
         with disk_errors(self.folder):
             make_folder(self.folder / IMAGES)
-        for number, task in enumerate(new, len(rows) + 1):
-            row = dict.fromkeys(columns, "")
-            row.update(id=task.id, rank=str(task.rank), why=task.why, **task.cells)
+        for number, task in enumerate(new, self._first_free_number(rows)):
+            cells = {f"data: {n}" if n in COLUMNS else n: cell for n, cell in task.cells.items()}
+            row = dict.fromkeys(columns, "") | cells
+            row |= {"id": task.id, "rank": str(task.rank), "why": task.why}
             row["score"] = "" if task.score is None else f"{task.score:.6g}"
             if task.kind == "image":
                 row["file"] = self._copy(task, number)
-            columns += [name for name in task.cells if name not in columns]
+            columns += [name for name in cells if name not in columns]
             rows.append(row)
         if new:
             lines = [[row.get(name, "") for name in columns] for row in rows]
@@ -73,10 +83,21 @@ class FilesAnnotator:
         """Return the answers in the sheet and in the folders of classes.
 
         Raises:
-            DataError: a sample with two answers, or cells that are none.
+            DataError: a sample with two answers of one person, cells that are none, or files in
+                folders of classes that no row of the sheet has.
         """
         rows = self._rows()[1]
         images_in_folders = self._sorted_images()
+        files = {row["file"] for row in rows}
+        if strangers := [
+            f"{folder}/{n}" for n, folder in images_in_folders.items() if n not in files
+        ]:
+            raise DataError(
+                f"Expected images in {self.folder / IMAGES} under the names in the column `file` "
+                f"of {SHEET} but {len(strangers)} have others, first {strangers[0]!r}. Name them "
+                "as they were, or move them elsewhere; nothing was recorded."
+            )
+        by_sample: dict[tuple[str, str], tuple[object, str]] = {}
         time = (self.folder / SHEET).stat().st_mtime if rows else 0.0
         answers = []
         for row in rows:
@@ -94,6 +115,12 @@ class FilesAnnotator:
             seconds = _number(row["seconds"], row["id"])
             reason = text.lower() if text.lower() in REASONS and text not in self.classes else ""
             answer = None if reason else self._answer(text)
+            if by_sample.setdefault((row["id"], author), (answer, reason)) != (answer, reason):
+                raise DataError(
+                    f"Expected one answer for {row['id']!r} by {author} in {SHEET} but two rows "
+                    "differ. Mend one of them, or fill in who gave which in the column `author`; "
+                    "nothing was recorded."
+                )
             answers.append(
                 PulledAnswer(row["id"], author, answer, reason, seconds, time, row["note"].strip())
             )
@@ -119,11 +146,16 @@ class FilesAnnotator:
         delimiter = max(",;\t", key=first.count)
         try:
             lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        except csv.Error as error:  # such as a cell beyond the limit of the reader
+        except csv.Error as error:
             raise DataError(
                 f"Expected {path} to be a CSV file but: {error}. Nothing was recorded."
             ) from error
-        columns = [_plain(name.strip()) for name in (lines[0] if lines else [])]
+        columns = [plain_cell(name.strip()) for name in (lines[0] if lines else ())]
+        if twice := [name for name in COLUMNS if columns.count(name) > 1]:
+            raise DataError(
+                f"Expected one column {twice[0]} in {path} but got {columns.count(twice[0])}. "
+                "Rename yours; nothing was recorded."
+            )
         if missing := [name for name in ("id", "file", "label") if name not in columns]:
             raise DataError(
                 f"Expected the columns {', '.join(COLUMNS)} in {path} but {', '.join(missing)} "
@@ -138,7 +170,9 @@ class FilesAnnotator:
                     f"Expected {len(columns)} cells in row {number} of {path} but got "
                     f"{len(cells)}. Quote cells that hold the delimiter; nothing was recorded."
                 )
-            row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(_plain, cells), strict=True))
+            row = dict.fromkeys(COLUMNS, "") | dict(
+                zip(columns, map(plain_cell, cells), strict=True)
+            )
             rows.append(row)
         return columns, rows
 
@@ -149,12 +183,14 @@ class FilesAnnotator:
         if not images.is_dir():
             return folders
         for top in sorted(path for path in images.iterdir() if path.is_dir()):
+            if top.name.startswith(".") and top.name not in self.classes:
+                continue  # of an operating system or a file manager
             if top.name not in self.classes or self.kind != "class":
                 raise DataError(
                     f"Expected folders named as the classes {', '.join(self.classes)} in {images} "
                     f"but got {top.name!r}. Rename it; nothing was recorded."
                 )
-            for file in sorted(top.iterdir()):
+            for file in sorted(path for path in top.iterdir() if not path.name.startswith(".")):
                 if folders.setdefault(file.name, top.name) != top.name:
                     raise DataError(
                         f"Expected {file.name!r} in one folder of a class but it lies in "
@@ -162,6 +198,14 @@ class FilesAnnotator:
                         "recorded."
                     )
         return folders
+
+    def _first_free_number(self, rows: Sequence[Mapping[str, str]]) -> int:
+        """A number above those of all images that were ever handed out, whose rows may be gone: a
+        new image under an old name would get the answer of the old one, or stand in its place."""
+        names = [row["file"] for row in rows]
+        names += [path.name for path in (self.folder / IMAGES).rglob("*")]
+        numbers = (re.match(r"\d{5,}(?=\.)", name) for name in names)
+        return max((int(match[0]) for match in numbers if match), default=0) + 1
 
     def _copy(self, task: AnnotationTask, number: int) -> str:
         suffix = {"image/png": ".png"}.get(task.media_type, Path(task.id).suffix.lower() or ".png")
@@ -179,14 +223,10 @@ def _write(path: Path, data: bytes) -> None:
 def _number(cell: str, id_: str) -> float:
     try:
         seconds = float(cell or 0)
-    except ValueError:
-        seconds = math.nan
-    if not math.isfinite(seconds):
+        if not math.isfinite(seconds):
+            raise ValueError
+        return max(0.0, seconds)
+    except ValueError as error:
         raise DataError(
             f"Expected `seconds` of {id_!r} to be a number but got {cell!r}; nothing was recorded."
-        )
-    return max(0.0, seconds)
-
-
-def _plain(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+        ) from error

@@ -18,6 +18,8 @@ SAMPLE, LABEL, PASS_CHOICE = "sample", "label", "passed"
 """Names of the tags of the form."""
 ID = "upslope_id"
 """The field of a task that holds the id of its sample."""
+_ROUNDING = 1e-6
+"""Percent of an edge by which a box that a mouse drew may be beyond it in floating point."""
 
 
 def label_config(kind: AnswerKind, sample_kind: Kind, classes: Sequence[str]) -> str:
@@ -71,7 +73,7 @@ def answer_of(
     if is_pass:
         return None, CANNOT_TELL
     if kind in ("class", "labels"):
-        names = [str(name) for r in label_results for name in r["value"].get("choices", ())]
+        names = [name for r in label_results for name in _names(r["value"], "choices")]
         if kind == "labels":
             return names, ""
         if len(names) != 1:
@@ -86,6 +88,11 @@ def answer_of(
     if len(sizes) != 1:
         raise DataError(f"Expected outlines of one image but they have the sizes {sorted(sizes)}.")
     (size,) = sizes
+    if any(r.get("image_rotation") for r in label_results):
+        raise DataError(
+            "Expected outlines of the image as it is but one was drawn on the rotated image. Draw "
+            "it again, unrotated."
+        )
     if kind == "boxes":
         return boxes_text(size, [_box(r, size) for r in label_results]), ""
     return masks_text(size, _masks(label_results, size), classes), ""
@@ -95,15 +102,41 @@ def _box(result: Mapping[str, Any], size: tuple[int, int]) -> Box:
     """A box in pixels; Label Studio keeps percent of the image."""
     height, width = size
     value = result["value"]
-    if float(value.get("rotation", 0)) != 0:
+    if float(value.get("rotation") or 0) != 0:
         raise DataError("Expected boxes along the image's edges but one is rotated. Draw it again.")
-    (name,) = value["rectanglelabels"]
-    x, y, w, h = (float(value[key]) / 100 for key in ("x", "y", "width", "height"))
-    left, top = max(0.0, x * width), max(0.0, y * height)
-    return (
-        str(name), left, top,
-        min(w * width, width - left), min(h * height, height - top),
-    )  # fmt: skip
+    names = _names(value, "rectanglelabels")
+    if len(names) != 1:
+        raise DataError(f"Expected one class for a box but got {', '.join(names) or 'none'}.")
+    x, y, w, h = (float(value[key]) for key in ("x", "y", "width", "height"))
+    left, across = _edge(x, w, width)
+    top, down = _edge(y, h, height)
+    return names[0], left, top, across, down
+
+
+def _edge(start: float, extent: float, side: int) -> tuple[float, float]:
+    """Start and extent of a box along one edge in pixels, given in percent of its `side` pixels.
+
+    What is beyond the image by rounding is cut off.
+
+    Raises:
+        DataError: a box that is empty, or reaches beyond the image.
+    """
+    inside = start >= -_ROUNDING and extent > 0 and start + extent <= 100 + _ROUNDING
+    if not inside:  # NaN among others
+        raise DataError(
+            f"Expected a box inside the image but one goes from {start:g}% to {start + extent:g}% "
+            "of an edge. Draw it again."
+        )
+    first = max(0.0, start / 100 * side)
+    return first, min(extent / 100 * side, side - first)
+
+
+def _names(value: Mapping[str, Any], key: str) -> list[str]:
+    """The names in a list of a result's value. Raises DataError where it is no list of names."""
+    names = value.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"Expected a list of names as `{key}` but got {names!r}.")
+    return names
 
 
 def _masks(results: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Mask]:
@@ -114,6 +147,6 @@ def _masks(results: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> dict[
         if value.get("format") != "rle":
             raise DataError(f"Expected a brush's mask but got the format {value.get('format')!r}.")
         mask = decode_brush(value["rle"], size[1], size[0])
-        for name in value["brushlabels"]:
-            masks[str(name)] = masks[str(name)] | mask if str(name) in masks else mask
+        for name in _names(value, "brushlabels"):
+            masks[name] = masks[name] | mask if name in masks else mask
     return masks

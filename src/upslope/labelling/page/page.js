@@ -142,7 +142,7 @@ async function showGuess() {
       const label = [guess.nearest.label].flat().join(", ") || "none";
       const figure = element("figure");
       if (project.sample_kind === "image") {
-        figure.append(element("img", { src: `/image/${guess.nearest.sample}`, alt: "" }));
+        figure.append(element("img", { src: address(guess.nearest.sample), alt: "" }));
       }
       const words = guess.nearest.cells ? `${cells(guess.nearest)}: ` : "";
       figure.append(element("figcaption", {}, `Most alike among the labelled: ${words}${label}`));
@@ -156,12 +156,15 @@ async function showGuess() {
 
 const cells = (sample) => sample.cells.map(([, value]) => value).join(" · ").slice(0, 160);
 
+// Another address after the server was started again: see the server's word on caching.
+const address = (sample) => `/image/${sample}?${project.opening}`;
+
 function image(sample) {
   let one = images.get(sample);
   if (!one) {
     one = new Image();
     one.decoding = "async";
-    one.src = `/image/${sample}`;
+    one.src = address(sample);
     one.onload = () => one.classList.toggle("small", Math.max(one.naturalWidth, one.naturalHeight) < SMALL);
     one.onerror = () => { one.dataset.broken = "1"; if (question && question.sample === sample) draw(); };
     images.set(sample, one);
@@ -327,7 +330,7 @@ function showHistory() {
     const button = element("button", { type: "button", title: `${one.id}: look at this answer again` });
     button.setAttribute("aria-label", `${one.id}, ${label}: look at this answer again`);
     if (one.cells) button.append(element("div", { class: "words" }, cells(one)));
-    else button.append(element("img", { src: `/image/${one.sample}`, alt: "", loading: "lazy" }));
+    else button.append(element("img", { src: address(one.sample), alt: "", loading: "lazy" }));
     button.append(element("span", {}, label));
     button.onclick = () => change("/api/review", { sample: one.sample });
     return button;
