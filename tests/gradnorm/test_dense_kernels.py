@@ -149,6 +149,19 @@ def test_prelu_also_where_its_input_is_exactly_zero(count):
     assert_agrees(Head(body, 4, channels_first=True), torch.randn(3, 4, 6))
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("first", [True, False])
+def test_prelu_of_images_in_either_memory_format(first, count, n):
+    torch.manual_seed(0)
+    layers = [nn.PReLU(count), nn.Conv2d(4, 4, 3), nn.PReLU(count), nn.Conv2d(4, 4, 1)]
+    body = nn.Sequential(*layers[0 if first else 1 :])
+    x = torch.randn(n, 4, 6, 5)
+    assert_agrees(Head(body, 4, channels_first=True), x)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert_agrees(Head(body, 4, channels_first=True), last)
+
+
 class Words(nn.Module):
     def __init__(self, table: nn.Module, width: int) -> None:
         super().__init__()

@@ -192,3 +192,19 @@ def test_weight_normalisation_along_the_taps_of_a_grouped_convolution(n):
     conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 8, 4, padding=2, groups=2), dim=2)
     model = nn.Sequential(conv, nn.Tanh(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3))
     assert_agrees(model, torch.randn(n, 8, 20))
+
+
+def distances_between_positions(m, x):
+    """Attention whose scores have a learned number for each distance, as T5's."""
+    t = x.shape[1]
+    places = torch.arange(t)
+    bias = F.embedding(places[None] - places[:, None] + t - 1, m.table)  # (t, t, 1)
+    scores = x @ m.w @ x.transpose(1, 2) + bias[..., 0]
+    return (scores.softmax(-1) @ x).sin().mean(1)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5])
+def test_distances_between_as_many_positions_as_samples(n):
+    torch.manual_seed(0)
+    model = Functional(distances_between_positions, table=(7, 1), w=(6, 6))
+    assert_agrees(model, torch.randn(n, 4, 6))

@@ -15,7 +15,8 @@ from upslope.gradnorm.core.per_sample_gradients import SCRATCH, OuterProducts
 def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == 0 and not matrix_products._AVAILABLE:
         pytest.skip("torch was built without oneDNN")
-    monkeypatch.setattr(matrix_products, "WORTH", request.param)
+    for limit in ("WORTH", "WORTH_EACH"):
+        monkeypatch.setattr(matrix_products, limit, request.param)
 
 
 def strided(*shape: int) -> list[Tensor]:
@@ -70,5 +71,8 @@ def test_only_large_products_of_single_precision_on_a_cpu_go_to_the_other_librar
         matrix_products.prefers_onednn(matrix_products.WORTH, single, single)
         == matrix_products._AVAILABLE
     )
+    each = matrix_products.WORTH_EACH
+    assert not matrix_products.prefers_onednn_for_each(each - 1, single)
+    assert matrix_products.prefers_onednn_for_each(each, single) == matrix_products._AVAILABLE
     with torch.backends.mkldnn.flags(enabled=False):
         assert not matrix_products.prefers_onednn(matrix_products.WORTH, single)

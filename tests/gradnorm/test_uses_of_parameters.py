@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core import reductions
+from upslope.gradnorm.core.weights import Weights
 
 
 class Functional(nn.Module):
@@ -312,3 +314,30 @@ def test_parametrisation_held_in_the_cache_of_the_caller():
             found = gradient_norms(model, x, "entropy")
     assert relative_error(found, truth) < TOLERANCE
     assert seen.path == "kernels"
+
+
+def products_of_functions(m, x):
+    for w in (m.a, m.b, m.c, m.d):
+        x = torch.tanh(x @ (w.sin() + w.sum(0)))
+    return x @ m.e
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize(("room", "passes"), [(1 << 20, 1), (2 * 1728, 2), (1, 4)])
+def test_functions_of_several_parameters_share_a_backward_pass(room, passes, n, monkeypatch):
+    torch.manual_seed(0)
+    model = Functional(products_of_functions, **dict.fromkeys("abcde", (6, 6)))
+    x = torch.randn(n, 6)
+    assert_agrees(model, x)  # and its program is proven, which takes passes as well
+    monkeypatch.setattr(reductions, "CACHE", room * n)
+    calls = []
+    pull = Weights.gradients_of_parameters
+
+    def count_calls(self, parameters, weight_gradients):
+        calls.append(sorted(parameters))
+        return pull(self, parameters, weight_gradients)
+
+    monkeypatch.setattr(Weights, "gradients_of_parameters", count_calls)
+    assert_agrees(model, x)
+    assert len(calls) == 2 * passes  # of both norms
+    assert sorted(name for names in calls for name in names) == sorted(2 * "abcd")

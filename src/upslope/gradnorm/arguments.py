@@ -118,8 +118,8 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
 
 def _global(squares: dict[str, Tensor]) -> Tensor:
     # In double: small tensors' squares would be lost beside those of large ones.
-    return torch.stack([s.double() for s in squares.values()]).sum(dim=0).sqrt()
+    return torch.stack(list(squares.values())).double().sum(dim=0).sqrt()
 
 
 def _tensor_sum(squares: dict[str, Tensor]) -> Tensor:
-    return torch.stack([s.double().sqrt() for s in squares.values()]).sum(dim=0)
+    return torch.stack(list(squares.values())).double().sqrt().sum(dim=0)

@@ -34,6 +34,9 @@ _INSTANCE = frozenset({F.instance_norm, torch.instance_norm})
 FAULTY = _BATCH | _INSTANCE
 """The functions whose backward pass reads some gradients in the wrong order."""
 
+NAMES = _RECURRENT | {func.__name__ for func in FAULTY | _VOLUMES}
+"""The names of all operators that `run_exactly` may run in another way than it is told to."""
+
 
 class exact_batch_norm(TorchFunctionMode):  # noqa: N801 (entered like a function)
     """Make the gradients of batch and instance normalisation exact while this is entered.

@@ -19,6 +19,10 @@ _AVAILABLE: bool = torch.backends.mkldnn.is_available() and all(  # type: ignore
 )
 WORTH = 1_500_000
 """Multiply-adds from which the dearer call pays."""
+WORTH_EACH = 32_000_000
+"""Multiply-adds of each of several products from which a call for each pays. Set by hand: on the
+machine of benchmarks/RESULTS.md, 8 products of 65 x 768 by 768 x 65 take 0.9 ms by BLAS and 1.0 to
+1.9 ms by oneDNN, and those of 256 x 512 by 512 x 256 6.7 ms by either."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -30,10 +34,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def batched_products(a: Tensor, b: Tensor) -> Tensor:
     """(n, r, i) @ (n, i, o) -> (n, r, o), each product by itself, without autograd."""
-    # BLAS gives each core a product of its own; oneDNN has them share one, and copies loose rows.
-    loose = a.stride(2) == 1 and a.stride(1) > a.shape[2]
-    dearer = torch.get_num_threads() * (2 if loose else 1)
-    if prefers_onednn(a[0].numel() * b.shape[2] // dearer, a, b):
+    # BLAS gives each core a product of its own; oneDNN has them share one, in a call for each.
+    if prefers_onednn_for_each(a[0].numel() * b.shape[2] // torch.get_num_threads(), a, b):
         pairs = zip(torch.unbind(a), torch.unbind(_pack(b.mT)), strict=True)
         return torch.stack([_product(x, w, None) for x, w in pairs])
     return a @ b
@@ -71,3 +73,8 @@ def prefers_onednn(work: int, *tensors: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and _AVAILABLE
     )
+
+
+def prefers_onednn_for_each(work: int, *tensors: Tensor) -> bool:
+    """Whether several products, each of so many multiply-adds, go to oneDNN one by one."""
+    return work >= WORTH_EACH and prefers_onednn(work, *tensors)

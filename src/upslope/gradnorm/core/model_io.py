@@ -290,14 +290,11 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     """
     modules: list[nn.Module] = []
     module_ids: set[int] = set()
-
-    def walk(module: nn.Module) -> None:
-        if id(module) not in module_ids:
+    stack: list[nn.Module | None] = [model]
+    while stack:
+        module = stack.pop()
+        if module is not None and id(module) not in module_ids:
             module_ids.add(id(module))
             modules.append(module)
-            for child in module._modules.values():
-                if child is not None:
-                    walk(child)
-
-    walk(model)
+            stack.extend(list(module._modules.values())[::-1])
     return modules

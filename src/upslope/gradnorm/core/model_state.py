@@ -27,11 +27,10 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.old_memory import OldMemoryWatch
 from upslope.gradnorm.core.state_memory import (
+    FewNumbers,
     OddTensor,
     Stretch,
-    are_same,
     copy_bytes,
-    few_of,
     find_changed,
     has_memory,
     stretches_of,
@@ -161,7 +160,9 @@ class ModelState:
         """
         with torch.inference_mode(False):
             self._learn()
-            for stretch in self._stretches_to_copy:
+            elsewhere = [s for s in self._stretches_to_copy if s.now is not s.own]
+            in_place = [s for s in self._stretches_to_copy if s.now is s.own]
+            for stretch in (*elsewhere, *find_changed(in_place)):
                 stretch.restore()
             for odd in self._odd:
                 odd.restore()
@@ -212,14 +213,9 @@ class ModelState:
     def _watch(self, *, by_values: bool = False) -> None:
         """Take note of parameters that are written for the first time, without a copy."""
         changed_stretches = [stretch for stretch in self._stretches_to_watch if stretch.has_moved()]
-        if by_values and not are_same(self._few, few_of(self._stretches_to_watch)):
-            few = zip(
-                self._stretches_to_watch, few_of(self._stretches_to_watch), self._few, strict=True
-            )
+        if by_values:
             ids = {id(stretch) for stretch in changed_stretches}
-            changed_stretches += [
-                s for s, a, b in few if id(s) not in ids and not torch.equal(a, b)
-            ]
+            changed_stretches += [s for s in self._few.find_changed() if id(s) not in ids]
         if not changed_stretches:
             return
         # They are known from now on, so that the next call begins with a copy of them.
@@ -235,7 +231,7 @@ class ModelState:
         self._watch_only([s for s in self._stretches_to_watch if s.before is None])
 
     def _watch_only(self, stretches: list[Stretch]) -> None:
-        self._stretches_to_watch, self._few = stretches, few_of(stretches)
+        self._stretches_to_watch, self._few = stretches, FewNumbers(stretches)
 
     def _names_of(self, ids: Iterable[int]) -> list[str]:
         modules = self._modules[::-1]

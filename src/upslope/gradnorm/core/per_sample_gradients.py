@@ -21,7 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.matrix_products import batched_products, linear, prefers_onednn
+from upslope.gradnorm.core.matrix_products import (
+    batched_products,
+    linear,
+    prefers_onednn_for_each,
+)
 
 SCRATCH = 64 << 20
 """Bytes of scratch that a chunk may take, where the caller sets no bound."""
@@ -250,7 +254,7 @@ class OuterProducts(PerSampleGradient):
         n, t, o = left.shape
         i, size = right.shape[2], right.element_size()
         width = max(1, min(o, scratch // (i * size)))
-        if min(i, o) >= _WIDE and prefers_onednn(t * i * width, left, right):
+        if min(i, o) >= _WIDE and prefers_onednn_for_each(t * i * width, left, right):
             return torch.stack(
                 [_norm_by_blocks(g, x, width) for g, x in zip(left, right, strict=True)]
             )

@@ -20,14 +20,14 @@ to be the same, and each is proven by itself.
 from __future__ import annotations
 
 import cmath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from upslope.gradnorm.core.model_io import modules_of
-from upslope.gradnorm.core.steering import Steering
+from upslope.gradnorm.core.steering import SIZED_BY_DATA, Steering
 from upslope.gradnorm.core.tensor_marks import marks_of
 
 MOVING = frozenset(
@@ -82,6 +82,12 @@ _WITHOUT_NAME = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.Scrip
 
 _NAMELESS = "(no name)"
 
+_OF_INTEREST = (
+    MOVING | LEAVING | SIZED_OPERATORS | UNREADABLE | BY_INDEX | LOOKING_UP | SIZED_BY_DATA
+    | {_NAMELESS}
+)  # fmt: skip
+"""Operators of which more is noted than shapes and options."""
+
 
 class Program:
     """The identity of one forward pass, built while it runs."""
@@ -101,6 +107,11 @@ class Program:
             self.repeats = False
             return
         if not of_samples:
+            return
+        if name not in _OF_INTEREST and _is_strided(args) and _is_strided(kwargs.values()):
+            if isinstance(out, Tensor) and out.dim() == 0:
+                self.steering.follow(func, name, args, kwargs, out)
+            self._add((name, *map(_outline, args), *map(_outline, kwargs.values())))
             return
         if isinstance(out, Tensor) and out.dim() == 0:
             self.steering.follow(func, name, args, kwargs, out)
@@ -135,7 +146,7 @@ class Program:
         if name in MOVING and torch._C._functorch.peek_interpreter_stack() is not None:
             return True  # under `vmap` shapes are those of one row
         # Sparse and jagged tensors keep entries where their own indices say.
-        return any(isinstance(v, Tensor) and v.layout != torch.strided for v in values)
+        return not _is_strided(values)
 
     def _add(self, description: Any) -> None:
         self._identity = hash((self._identity, description))
@@ -169,6 +180,11 @@ def switches_of(model: nn.Module) -> tuple[str, ...]:
     )
 
 
+def _is_strided(values: Iterable[Any]) -> bool:
+    """Whether no tensor among some arguments keeps its entries where indices of its own say."""
+    return all(v.layout == torch.strided for v in values if isinstance(v, Tensor))
+
+
 def _is_made_of_samples(value: Any) -> bool:
     return isinstance(value, Tensor) and marks_of(value).samples_in is not None
 
@@ -189,7 +205,7 @@ def _outline(value: Any) -> Any:
     switch an input off, as the factors of `addmm` do, and are kept apart; so are infinities.
     """
     if isinstance(value, Tensor):
-        return tuple(value.shape)
+        return value.shape
     if isinstance(value, (tuple, list)):
         return tuple(map(_outline, value))
     switches = isinstance(value, (float, complex)) and (

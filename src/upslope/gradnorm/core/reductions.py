@@ -16,6 +16,7 @@ from upslope.gradnorm.core.layout import (
     SamplesNotSeparable,
 )
 from upslope.gradnorm.core.per_sample_gradients import (
+    CACHE,
     OfOneSample,
     PerSampleGradient,
     chunks,
@@ -249,16 +250,34 @@ class ReducingListener:
         return self._results
 
     def _group_parameters(self) -> list[list[str]]:
-        """Return groups of parameters of which weights are made, as of a projected table."""
-        groups: list[set[str]] = []
-        for uses in self._pending.values():
-            for weight, _ in uses:
-                names = set(self.tape.weights.sources(weight))
-                if len(names) > 1:
-                    groups_to_join = [group for group in groups if group & names]
-                    groups = [group for group in groups if not group & names]
-                    groups.append(names.union(*groups_to_join))
+        """Return groups of parameters whose gradients are formed by one backward pass each.
+
+        Parameters of which one weight is made belong together, as of a projected table. Those that
+        weights are made of one by one share a pass as long as their gradients fit the cache.
+        """
+        weights, groups = self.tape.weights, list[set[str]]()
+        companions: set[str] = set()
+        room = 0
+        for name, uses in self._pending.items():
+            names = {name}.union(*(weights.sources(weight) for weight, _ in uses))
+            if len(names) > 1:
+                groups_to_join = [group for group in groups if group & names]
+                groups = [group for group in groups if not group & names]
+                groups.append(names.union(*groups_to_join))
+            elif not any(weights.isometric(weight) for weight, _ in uses):
+                size = self._bytes_of_gradients(name, uses)
+                if size > room:
+                    companions, room = set(), min(CACHE, self.tape.options.scratch)
+                    groups.append(companions)
+                companions.add(name)
+                room -= size
         return [[name for name in self._pending if name in group] for group in groups]
+
+    def _bytes_of_gradients(self, name: str, uses: Uses) -> int:
+        """Return the bytes of the per-sample gradients of a parameter and of what is made of it."""
+        parameter = self.tape.weights.parameters[name]
+        sizes = {id(weight): weight.numel() for weight, _ in uses}
+        return 3 * self.n * parameter.element_size() * (parameter.numel() + sum(sizes.values()))
 
     def _reduce(self, name: str, uses: Uses) -> Tensor:
         return self.reduction.of_uses(self.tape.weights, name, uses, self.tape.options.scratch)

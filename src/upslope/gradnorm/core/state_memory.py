@@ -56,7 +56,15 @@ class _Looking:
 
     def has_moved(self) -> bool:
         """Whether it was written to in a way that PyTorch counts, or was given other memory."""
-        return _version(self.now) != self.version or _Place.of(self.now) != self.now_place
+        now, place = self.now, self.now_place
+        # Asked of each tensor of a model several times per call: no `_Place` is made.
+        return (
+            now.data_ptr() != place.pointer
+            or _version(now) != self.version
+            or now.shape != place.shape
+            or now.stride() != place.stride
+            or now.dtype != place.dtype
+        )
 
     def become(self, tensor: Tensor) -> None:
         self.now, self.now_place, self.version = tensor, _Place.of(tensor), _version(tensor)
@@ -171,26 +179,42 @@ def equal_bytes(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def few_of(stretches: Iterable[Stretch]) -> list[Tensor]:
-    """Return a few numbers of each stretch of memory, as bytes."""
-    few = []
-    for stretch in stretches:
-        bytes_read = stretch.own.clone() if len(stretch.own) <= 8 * _SEEN_OF_EACH else stretch.own
-        if len(bytes_read) > 8 * _SEEN_OF_EACH:
-            longs = bytes_read[: len(bytes_read) // 8 * 8].view(torch.int64)
-            bytes_read = longs[:: len(longs) // _SEEN_OF_EACH].clone().view(torch.uint8)
-        few.append(bytes_read)
-    return few
+class FewNumbers:
+    """A few numbers of each of many stretches of memory, copied: do they hold them still?
+
+    One copy and one question serve all stretches of a device.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch]):
+        self._groups: dict[tuple[torch.device, torch.dtype], list[tuple[Stretch, Tensor]]] = {}
+        for stretch in stretches:
+            few = _few_of(stretch.own)
+            self._groups.setdefault((few.device, few.dtype), []).append((stretch, few))
+        self._before = {key: _join(group) for key, group in self._groups.items()}
+
+    def find_changed(self) -> list[Stretch]:
+        """Return the stretches of which some number is another one by now."""
+        stretches_written = []
+        for key, group in self._groups.items():
+            now, before = _join(group), self._before[key]
+            if torch.equal(now, before):
+                continue
+            sizes = [len(few) for _, few in group]
+            rows = zip(group, torch.split(now, sizes), torch.split(before, sizes), strict=True)
+            stretches_written += [stretch for (stretch, _), a, b in rows if not torch.equal(a, b)]
+        return stretches_written
 
 
-def are_same(first: list[Tensor], second: list[Tensor]) -> bool:
-    """Whether two lists of bytes are the same: one question for each device."""
-    devices = {t.device for t in first}
-    pairs = (
-        [torch.cat([t for t in bytes_read if t.device == d]) for bytes_read in (first, second)]
-        for d in devices
-    )
-    return all(torch.equal(a, b) for a, b in pairs)
+def _few_of(memory: Tensor) -> Tensor:
+    """Return a view of a few of the bytes, all of them where there are few."""
+    if len(memory) <= 8 * _SEEN_OF_EACH:
+        return memory
+    longs = memory[: len(memory) // 8 * 8].view(torch.int64)
+    return longs[:: len(longs) // _SEEN_OF_EACH]
+
+
+def _join(group: Sequence[tuple[Stretch, Tensor]]) -> Tensor:
+    return torch.cat([few for _, few in group])
 
 
 class OddTensor:

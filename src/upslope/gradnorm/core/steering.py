@@ -22,7 +22,7 @@ from upslope.gradnorm.core.tensor_marks import mark, marks_of
 _EXTREMES = frozenset({"all", "amax", "amin", "any", "max", "min"})
 """Reductions that are the same for many copies of one sample as for one."""
 
-_SIZED_BY_DATA = frozenset({"argwhere", "masked_select", "nonzero", "unique", "unique_consecutive"})
+SIZED_BY_DATA = frozenset({"argwhere", "masked_select", "nonzero", "unique", "unique_consecutive"})
 """Operators that return as many entries as the data have."""
 
 _UNANIMOUS = {"all": True, "any": False}
@@ -94,7 +94,7 @@ class Steering:
 
     def mark_sizes(self, name: str, args: Any, out: Any) -> None:
         """Mark what an operator makes, if the data decide on its size; arguments as of `follow`."""
-        by_data = name in _SIZED_BY_DATA
+        by_data = name in SIZED_BY_DATA
         if name == "__getitem__":
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             tensors = [x for x in index if isinstance(x, Tensor) and x.dim() > 0]

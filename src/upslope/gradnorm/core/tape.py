@@ -124,7 +124,8 @@ class Tape:
         """Run the kernel on its inputs; the output carries the gradient edge."""
         self.kernels.append(kernel)
         for weight in kernel.weights:
-            self.uses_of.update(self.weights.sources(weight))
+            for name in self.weights.sources(weight):
+                self.uses_of[name] += 1
         output: Tensor = _Record.apply(  # type: ignore[no-untyped-call]
             self, len(self.kernels) - 1, self.anchors[-1], *inputs
         )

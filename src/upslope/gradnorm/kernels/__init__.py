@@ -17,6 +17,7 @@ from upslope.gradnorm.kernels import (
     expand,
     linear,
     norm,
+    prelu,
 )
 from upslope.gradnorm.kernels.conv import convolution
 from upslope.gradnorm.kernels.recurrent import rules as recurrent
@@ -43,7 +44,7 @@ REGISTRY: Mapping[str, Callable[..., Any]] = {
     "group_norm": norm.group_norm,
     "instance_norm": norm.instance_norm,
     "rms_norm": norm.rms_norm,
-    "prelu": norm.prelu,
+    "prelu": prelu.prelu,
     "embedding": embedding.embedding,
     "__getitem__": embedding.index,
     "index_select": embedding.index_select,

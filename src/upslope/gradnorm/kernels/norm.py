@@ -230,10 +230,3 @@ def instance_norm(
 def _channels(input: Tensor) -> tuple[int, ...]:
     """Return the shape to which a weight with one entry per channel is reshaped."""
     return (input.shape[1], *(1,) * (input.dim() - 2))
-
-
-def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Any:
-    """`torch.prelu`: x where positive, w * x elsewhere."""
-    shape = _channels(input) if weight.numel() > 1 else (1,) * input.dim()
-    scaled_gradient = tape.use(Affine(tape, weight, None, shape), input)
-    return torch.where(input > 0, input, scaled_gradient)

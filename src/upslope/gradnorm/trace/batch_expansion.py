@@ -128,10 +128,12 @@ def row_of_sample(args: tuple[Any, ...], n: int) -> int | None:
 
 
 def looks_up_for_each(args: tuple[Any, ...], n: int) -> bool:
-    """Whether rows are looked up for every sample, though by constants: repeated positions."""
-    tensors = tensors_of(args)
-    places = [t for t in tensors if not t.is_floating_point() and t.dim() > 1]
-    return n > 1 and any(len(p) == n for p in places)
+    """Whether rows are looked up for every sample, though by constants: repeated positions.
+
+    Distances between as many positions as there are samples differ from row to row, and are not.
+    """
+    places = [t for t in tensors_of(args) if not t.is_floating_point() and t.dim() > 1]
+    return n > 1 and any(_has_equal_rows(p, n) for p in places)
 
 
 def gives_to_each(

@@ -56,6 +56,7 @@ from upslope.gradnorm.trace.operators import (
     REPEATING,
     as_type,
     is_entrywise,
+    is_ordinary,
     is_written_in_python,
     refuse_write_through_copy,
     tensors_of,
@@ -72,6 +73,9 @@ from upslope.gradnorm.trace.refusals import (
 )
 from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
 from upslope.gradnorm.trace.tensor_kinds import TensorKinds
+
+_NO_WEIGHTS = frozenset(["sample", "constant"])
+"""Kinds of tensors (`tensor_kinds`) that meet in an operator without weights."""
 
 
 class Interceptor(TorchFunctionMode):
@@ -136,9 +140,31 @@ class Interceptor(TorchFunctionMode):
             raise GradientsHooked(
                 "the model registers a hook on a tensor, which may change gradients"
             )
-        tensors = tensors_of((*args, *kwargs.values()))
-        kinds = {self._kind(t) for t in tensors}
+        tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
+        kinds = self._kinds.of_all(tensors)
         name = getattr(func, "__name__", "")
+        # Most operators of a network: no weight, and nothing to be asked but where entries go.
+        if kinds <= _NO_WEIGHTS and not self._orders.met and is_ordinary(name):
+            out = func(*args, **kwargs)
+            self.program.note(func, args, kwargs, out, "sample" in kinds)
+            if "sample" in kinds:
+                self._mark_samples(out)
+            return out
+        return self._intercept(func, name, args, kwargs, tensors, kinds)
+
+    def _intercept(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        kinds: set[str],
+    ) -> Any:
+        """Run an operator that takes weights, or of which more is to be asked.
+
+        func, name, args, kwargs: the operator and what it got. tensors, kinds: those among it.
+        """
         # Positions repeated for each sample are constants, and yet each row looked up is one
         # sample's.
         if name == "embedding" and looks_up_for_each(args, self.n):
@@ -204,16 +230,20 @@ class Interceptor(TorchFunctionMode):
             self.copied = True
             kinds.add("sample")
         if "sample" in kinds:
-            for tensor in tensors_of((out, args[:1] if out is None else ())):
-                self.tape.types.add(tensor.dtype)
-                marks = mark(tensor)
-                if marks.placeholder_of is None:
-                    marks.samples_in = self._kinds.session
-                if id(tensor) in self._buffers:
-                    self._tensors_written.append(tensor)
+            self._mark_samples(args[:1] if out is None else out)
             if order is not None:
                 mark_order(func, out, order)
         return out
+
+    def _mark_samples(self, out: Any) -> None:
+        """Mark what an operator made, or wrote into, as tensors that depend on the samples."""
+        for tensor in tensors_of(out):
+            self.tape.types.add(tensor.dtype)
+            marks = mark(tensor)
+            if marks.placeholder_of is None:
+                marks.samples_in = self._kinds.session
+            if id(tensor) in self._buffers:
+                self._tensors_written.append(tensor)
 
     def _order_behind(
         self, func: Callable[..., Any], args: Any, tensors: list[Tensor]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from upslope.gradnorm.core.layout import SamplesNotSeparable
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.torch_faults import NAMES as FAULTY
 
 ENTRYWISE = frozenset(
     {
@@ -62,6 +63,16 @@ EXPANDING = frozenset(["expand", "expand_as", "broadcast_to"])
 REPEATING = frozenset(["repeat", "tile"])
 """Operators that put a tensor beside itself."""
 
+_ASKED_ABOUT = frozenset(
+    {func.__name__ for func in CHOOSING}
+    | {"embedding", "embedding_bag", "view"}
+    | LIKE_ANOTHER
+    | EXPANDING
+    | REPEATING
+    | FAULTY
+)
+"""Names of operators that need more than to be run, also where no weight is among the tensors."""
+
 
 _WHOLE = frozenset({"einsum", "embedding_bag"})
 """Functions written in Python that a kernel takes whole."""
@@ -71,6 +82,12 @@ def is_entrywise(name: str) -> bool:
     """Whether an operator is one of those, or its form in place or for operands exchanged."""
     plain = name.strip("_")
     return plain in ENTRYWISE or (plain[:1] in "ri" and plain[1:] in ENTRYWISE)
+
+
+@functools.cache  # asked of every operator
+def is_ordinary(name: str) -> bool:
+    """Whether an operator is only run and noted where no weight is among its tensors."""
+    return name not in _ASKED_ABOUT and not writes(name)
 
 
 def is_written_in_python(func: Callable[..., Any]) -> bool:

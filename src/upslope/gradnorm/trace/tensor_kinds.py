@@ -6,6 +6,7 @@ Asked by `intercept` of every tensor that an operator takes: it must be fast.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -39,6 +40,15 @@ class TensorKinds:
     def is_sample(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the samples."""
         return self.of(tensor) == "sample"
+
+    def of_all(self, tensors: Iterable[Tensor]) -> set[str]:
+        """Return the kinds of several tensors. Asked of every operator: samples are told first."""
+        kinds, weights, session = set(), self.tape.weights, self.session
+        for tensor in tensors:
+            marks = marks_of(tensor)
+            is_sample = marks.samples_in == session and marks.made_of is not weights
+            kinds.add("sample" if is_sample and not weights.tracks(tensor) else self.of(tensor))
+        return kinds
 
     def of(self, tensor: Tensor) -> str:
         """Return the kind of a tensor.

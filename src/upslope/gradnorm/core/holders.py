@@ -1,0 +1,216 @@
+"""Contents of dicts, lists, sets, arrays and hooks of modules, to be put back after a pass.
+
+`containers` lists them, `model_state` asks for them before each pass.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_pre_hooks",
+    "_backward_hooks",
+)  # fmt: skip
+"""The attributes in which PyTorch keeps the hooks that a pass runs, or may install."""
+
+
+class Holder:
+    """A dict, and the entries that it held."""
+
+    def __init__(self, tensors: Any):
+        self.held = tensors
+        self._keys, self._values = self._entries()
+        self._values_to_be = self._values
+
+    def expect(self, instead: Callable[[Any], Any]) -> None:
+        """Expect other values from now on. instead: what stands for each that it held."""
+        self._values_to_be = [instead(value) for value in self._values]
+
+    def put_back(self) -> None:
+        """Let it hold what is expected, if a pass has changed it."""
+        keys, values = self._entries()
+        if not (_are(values, self._values_to_be) and _are(keys, self._keys)):
+            self._write(keys)
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return list(self.held), list(self.held.values())
+
+    def _write(self, keys: Sequence[Any]) -> None:
+        if not _are(keys, self._keys):
+            self.held.clear()
+        for key, value in zip(self._keys, self._values_to_be, strict=True):
+            self.held[key] = value
+
+
+class HolderOfDicts(Holder):
+    """Many dicts, and the entries that they held.
+
+    A module has four of its own, and no pass changes nearly all of them: one question for all.
+    """
+
+    def __init__(self, dicts: list[dict[Any, Any]]):
+        self._sizes = list(map(len, dicts))
+        super().__init__(dicts)
+
+    def put_back(self) -> None:
+        """Let each dict hold what is expected, if a pass has changed it."""
+        if self._sizes == list(map(len, self.held)):
+            keys, values = chain.from_iterable(self.held), self._values_of(self.held)
+            if all(map(operator.is_, values, self._values_to_be)) and all(
+                map(operator.is_, keys, self._keys)
+            ):
+                return
+        start = 0
+        for dictionary, size in zip(self.held, self._sizes, strict=True):
+            part = slice(start, start + size)
+            keys_to_be, values_to_be = self._keys[part], self._values_to_be[part]
+            same = _are(list(dictionary), keys_to_be)
+            if not (same and _are(list(dictionary.values()), values_to_be)):
+                if not same:
+                    dictionary.clear()
+                dictionary.update(zip(keys_to_be, values_to_be, strict=True))
+            start += size
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return list(chain.from_iterable(self.held)), list(self._values_of(self.held))
+
+    @staticmethod
+    def _values_of(dicts: list[dict[Any, Any]]) -> Iterator[Any]:
+        return chain.from_iterable(dictionary.values() for dictionary in dicts)
+
+
+def _are(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether two sequences are of the same objects: tensors have no other equality."""
+    return len(first) == len(second) and all(map(operator.is_, first, second))
+
+
+class HolderOfScript(Holder):
+    """The buffers or parameters of a compiled script."""
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        pairs = list(self.held.items())
+        return [key for key, _ in pairs], [value for _, value in pairs]
+
+    def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
+        for key, value in zip(self._keys, self._values_to_be, strict=True):
+            self.held[key] = value
+
+
+class HolderOfList(Holder):
+    """A list or a deque, and what it held."""
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), list(self.held)
+
+    def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
+        self.held.clear()
+        self.held.extend(self._values_to_be)
+
+
+class HolderOfSet(Holder):
+    """A set, and the entries that it held."""
+
+    def __init__(self, tensors: set[Any]):
+        super().__init__(tensors)
+        self._copy = set(tensors)
+
+    def put_back(self) -> None:
+        """Let it hold what is expected, if a pass has changed it."""
+        if self.held != self._copy:
+            self.held.clear()
+            self.held.update(self._copy)
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+class HolderOfArray(Holder):
+    """An array of NumPy, and the numbers that it held."""
+
+    def __init__(self, tensors: Any):
+        super().__init__(tensors)
+        self._copy = tensors.copy()
+
+    def put_back(self) -> None:
+        """Let it hold what is expected, if a pass has changed it."""
+        if self.held.tobytes() != self._copy.tobytes():
+            self.held[...] = self._copy
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+class HolderOfHooks(Holder):
+    """The hooks and the classes of modules.
+
+    A pass may install hooks, and remember by an attribute that it has: where that is put back, they
+    must go as well, or the next pass installs them twice. A parametrization changes the class.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        everything = (vars(module).get(name) for module in modules for name in _HOOKS)
+        super().__init__([hooks for hooks in everything if hooks is not None])
+        # Nearly all are empty, and this runs before each pass: sizes are compared at first.
+        self._sizes = list(map(len, self.held))
+        self._copies = {i: dict(self.held[i]) for i, size in enumerate(self._sizes) if size}
+        self._modules, self._classes = modules, list(map(type, modules))
+
+    def put_back(self) -> None:
+        """Let modules have the hooks and the classes that they had."""
+        now = list(map(len, self.held))
+        places = set(self._copies)
+        if now != self._sizes:
+            places.update(i for i, size in enumerate(now) if size != self._sizes[i])
+        for i in places:
+            _fill(self.held[i], self._copies.get(i, {}))
+        if list(map(type, self._modules)) != self._classes:
+            for module, own_fields in zip(self._modules, self._classes, strict=True):
+                module.__class__ = own_fields
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+class HolderOfTensorHooks(Holder):
+    """The hooks on the gradients of tensors. A pass that registers one, and remembers that it has,
+    would change the gradient once more in each of ours."""
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        super().__init__(list(tensors))
+        self._copies = {
+            id(tensor): [dict(hooks or {}) for hooks in _hooks_of(tensor)]
+            for tensor in self.held
+            if any(_hooks_of(tensor))
+        }
+
+    def put_back(self) -> None:
+        """Let tensors have the hooks that they had."""
+        for tensor in self.held:
+            hooks = _hooks_of(tensor)
+            if hooks[0] or hooks[1] or id(tensor) in self._copies:
+                for hook_dict, before in zip(
+                    hooks, self._copies.get(id(tensor), ({}, {})), strict=True
+                ):
+                    if hook_dict is not None:
+                        _fill(hook_dict, before)
+
+    def _entries(self) -> tuple[Sequence[Any], list[Any]]:
+        return (), []
+
+
+def _hooks_of(tensor: Tensor) -> tuple[dict[int, Any] | None, dict[int, Any] | None]:
+    """The hooks on a gradient, and those that run once it is accumulated."""
+    return tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+
+
+def _fill(dictionary: dict[Any, Any], before: Mapping[Any, Any]) -> None:
+    """Let a dict hold what it held before, in that order."""
+    if list(dictionary.items()) != list(before.items()):
+        dictionary.clear()
+        dictionary.update(before)
