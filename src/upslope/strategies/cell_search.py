@@ -98,7 +98,7 @@ class Search:
         if not len(samples):
             return False
         fell = False
-        step = max(1, BLOCK // max(1, self.count))
+        step = max(1, BLOCK // max(self.count, self.rows.shape[1]))  # of distances, and of rows
         for part in torch.split(samples[self.met[samples].argsort()], step):
             first = int(self.met[part[0]])
             distances = torch.addmm(
