@@ -87,7 +87,8 @@ def main() -> int:
                 python = str(folder / "bin/python")
                 print_version = [python, "-c", "import torch; print(torch.__version__)"]
                 got = subprocess.run(print_version, capture_output=True, text=True, check=False)
-                tests = [python, "-m", "pytest", "-q", *TESTS]
+                # Old versions of dependencies are deprecated by newer ones of theirs.
+                tests = [python, "-m", "pytest", "-q", "-W", "default::DeprecationWarning", *TESTS]
                 done = subprocess.run(tests, capture_output=True, text=True, check=False, cwd=ROOT)
                 log = folder.parent / f"{name}.log".replace(" ", "-")
                 log.write_text(done.stdout + done.stderr, encoding="utf-8")

@@ -3,14 +3,17 @@
     python benchmarks/two_stage.py --candidates 50000 --budget 500 --exact
     python benchmarks/two_stage.py --candidates 1000000 --budget 10000
 
-The pool is made up: features of `--features` numbers in clusters of unequal size and spread,
-posteriors of ten classes that belong to them. Each strategy runs in a process of its own with one
-thread. Time is processor time; memory is the peak of what the process holds of its own (RssAnon):
-pages of the store that are mapped can be dropped at any time, and are not counted.
+Each is chosen as `upslope select` does, from a folder as `upslope score` leaves it; with --exact
+also from signals in memory. The pool is made up: features of `--features` numbers in clusters of
+unequal size and spread, posteriors of ten classes that belong to them. Each strategy runs in a
+process of its own with one thread. CPU s is processor time; memory is the peak of what the process
+holds of its own (RssAnon): pages of the store that are mapped can be dropped at any time, and are
+not counted.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -20,19 +23,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import typer
 from torch import Tensor
 
 from upslope import strategies
+from upslope.cli.select_scored import select_scored
 from upslope.files import write_digested_json
 from upslope.pool import Need, PoolView
+from upslope.scoring.shards import TABLE
 from upslope.signal_store import RECORD, SignalStore, StoreWriter, plain_need
-from upslope.strategies.two_stage import TWO_STAGE, select_in_cells
+from upslope.strategies.two_stage import TWO_STAGE
 
 CLASSES, CLUSTERS, ROWS = 10, 500, 4096
 OPTIONS = {"u-herding": {"temperature": 1}}
 FEATURES, POSTERIORS = Need.of("features"), Need.of("probabilities")
+SIGNALS, SCORED = "signals", ("margin", "entropy", "least-confidence")
+JUDGED = 100_000
+"""Samples up to which quality is computed."""
 
 
 def parts(count: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -51,24 +61,44 @@ def parts(count: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def write_store(folder: Path, count: int, width: int) -> None:
     """Write the pool as a store of one shard, in half precision."""
-    writer, sketch = StoreWriter(folder, "float16"), _sketch()
+    writer, sketch, changes = StoreWriter(folder / SIGNALS, "float16"), _sketch(), _changes()
+    rng = torch.Generator().manual_seed(3)
     ids: list[str] = []
+    scores: list[Tensor] = []
     blocks = []
     for number, (x, p) in enumerate(parts(count, width)):
         start = number * ROWS
         of_part = [f"{i:09d}" for i in range(start, start + len(x))]
-        for need, values in ((FEATURES, x), (POSTERIORS, p), (sketch, x)):
+        # Uncertain samples change their prediction more often when features are dropped.
+        unsure = 2 * (1 - p.amax(dim=1, keepdim=True)).expand(-1, 3)
+        dropped = torch.bernoulli(unsure.clamp(max=1), generator=rng).sum(dim=1)
+        for need, values in ((FEATURES, x), (POSTERIORS, p), (sketch, x), (changes, dropped)):
             writer.write(need, "made-up", start, of_part, values)
         ids += of_part
         blocks.append((start, len(x)))
+        top = p.topk(2, dim=1).values
+        entropies = -torch.special.xlogy(p, p).sum(dim=1)
+        scores.append(torch.stack([top[:, 1] - top[:, 0], entropies, -top[:, 0]], dim=1))
     writer.finish("made-up", ids, blocks)
-    shapes = ((FEATURES, width), (POSTERIORS, CLASSES), (sketch, width))
+    shapes: tuple[tuple[Need, list[int]], ...] = (
+        (FEATURES, [width]),
+        (POSTERIORS, [CLASSES]),
+        (sketch, [width]),
+        (changes, []),
+    )
     record = {
         "precision": "float16",
-        "signals": [{"need": plain_need(n), "shape": [w]} for n, w in shapes],
+        "signals": [{"need": plain_need(n), "shape": w} for n, w in shapes],
         "shards": ["made-up"],
     }
-    write_digested_json(folder / RECORD, record)
+    write_digested_json(folder / SIGNALS / RECORD, record)
+    columns = dict(zip(SCORED, torch.cat(scores).T.double().numpy(), strict=True))
+    table = pa.table({"shard": ["made-up"] * count, "id": ids, **columns})
+    pq.write_table(table, folder / TABLE)
+
+
+def _changes() -> Need:
+    return strategies.build("dropquery").needs[1]
 
 
 def _sketch() -> Need:
@@ -129,11 +159,13 @@ class Watch(threading.Thread):
 def measure(name: str, folder: Path, budget: int, exact: bool, judged: bool) -> dict[str, object]:
     """Select once, and return processor seconds, peak bytes, and the quality."""
     torch.set_num_threads(1)
-    strategy = strategies.build(name, **OPTIONS.get(name, {}))
-    store, rng, watch = SignalStore(folder), torch.Generator().manual_seed(1), Watch()
-    began = time.process_time()
+    watch = Watch()
+    began, clock = time.process_time(), time.monotonic()
     watch.start()
+    store = SignalStore(folder / SIGNALS)
     if exact:
+        strategy = strategies.build(name, **OPTIONS.get(name, {}))
+        rng = torch.Generator().manual_seed(1)
         signals = {
             n: torch.cat([b.float() for _, b in store.blocks(Need(n.name, n.options))])
             for n in strategy.needs
@@ -142,10 +174,15 @@ def measure(name: str, folder: Path, budget: int, exact: bool, judged: bool) -> 
             strategy.select(PoolView(store.ids(range(len(store))), signals), budget, rng).ids
         )
     else:
-        ids = list(select_in_cells(strategy, store, budget, rng).ids)
+        sheet = Path(f"{folder}-{name}.csv")
+        select_scored(folder, name, budget, 1, None, sheet)
+        with sheet.open(encoding="utf-8", newline="") as file:
+            ids = [row["id"] for row in csv.DictReader(file)]
+        sheet.unlink()
     watch.over = True
     seconds = time.process_time() - began
-    figures: dict[str, object] = {"seconds": seconds, "bytes": watch.peak}
+    wall = time.monotonic() - clock
+    figures: dict[str, object] = {"seconds": seconds, "wall": wall, "bytes": watch.peak}
     return figures | (quality(name, store, ids) if judged else {})
 
 
@@ -160,15 +197,17 @@ def main(
 ) -> None:
     """Measure strategies that choose in two stages, each in a process of its own."""
     place = folder / f"{candidates}x{features}"
-    judged = candidates <= 100_000
+    judged = candidates <= JUDGED
     if one:
         name, form = one.split(",")
         print(json.dumps(measure(name, place, budget, form == "exact", judged)))
         return
-    if not (place / RECORD).is_file():
+    if not (place / TABLE).is_file():
         write_store(place, candidates, features)
-    for name in TWO_STAGE if names == "all" else names.split(","):
-        for form in (["exact"] if exact else []) + ["two-stage"]:
+    print("| strategy | form | CPU s | wall s | GiB | quality |", flush=True)
+    print("| --- | --- | --: | --: | --: | --- |", flush=True)
+    for name in (*TWO_STAGE, *SCORED) if names == "all" else names.split(","):
+        for form in (["exact"] if exact and name not in SCORED else []) + ["selected"]:
             command = [sys.executable, __file__, "--candidates", str(candidates), "--features",
                        str(features), "--budget", str(budget), "--folder", str(folder),
                        "--one", f"{name},{form}"]  # fmt: skip
@@ -177,9 +216,10 @@ def main(
                 print(f"| {name} | {form} | failed: {done.stderr.strip().splitlines()[-1]} |")
                 continue
             row = json.loads(done.stdout.strip().splitlines()[-1])
-            seconds, held = row.pop("seconds"), row.pop("bytes")
+            seconds, wall, held = (row.pop(key) for key in ("seconds", "wall", "bytes"))
             judged_by = ", ".join(f"{key} {value:.4g}" for key, value in row.items())
-            print(f"| {name} | {form} | {seconds:.1f} | {held / 2**30:.2f} | {judged_by} |")
+            figures = f"{seconds:.1f} | {wall:.0f} | {held / 2**30:.2f}"
+            print(f"| {name} | {form} | {figures} | {judged_by} |")
             sys.stdout.flush()
 
 

@@ -60,9 +60,10 @@ def check_room(byte_count: int, path: object, limit: int | None = None) -> None:
     """
     most = read_limit() if limit is None else limit
     if byte_count > most:
+        gibibytes = min(byte_count, 10**30) / _GIB  # a larger number need not be a float
         raise DataError(
             f"Expected {path} to take at most {most / _GIB:.3g} GiB of memory but its header asks "
-            f"for {byte_count / _GIB:.3g} GiB. If the file is what it should be, raise "
+            f"for {gibibytes:.3g} GiB. If the file is what it should be, raise "
             f"`data.read_limit` (GiB, {read_limit() / _GIB:g} now); else get it again."
         )
 

@@ -141,7 +141,10 @@ class Campaign:
         if kind in ("errors", "power") and not syscalls.SUPPORTED:
             print(f"{kind}: left out, they need Linux on x86-64")
             return
-        turns = [name for name, share in self.shares.items() for _ in range(share)]
+        shares = dict(self.shares)
+        if kind == "memory":
+            shares.pop("label", None)  # the person at the page needs memory of the same process
+        turns = [name for name, share in shares.items() for _ in range(share)]
         if not turns:
             return
         numbers = dict.fromkeys(turns, 0)
@@ -178,11 +181,12 @@ class Campaign:
                 count -= guided.RUNS
 
     def _formats(self, kind: str) -> Mapping[str, Format]:
+        from tests.faults.collections import COLLECTIONS
         from tests.faults.formats import FORMATS
         from tests.faults.readers import READERS
         from tests.faults.stored import STORED
 
-        return STORED if kind == "flips" else {**FORMATS, **READERS}
+        return STORED if kind == "flips" else {**FORMATS, **COLLECTIONS, **READERS}
 
     @cached_property
     def _kinds(self) -> dict[str, Callable[[Trial, Path], None]]:

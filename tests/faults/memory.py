@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import resource
+import signal
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,9 @@ _LEAST, _MOST = 1 << 19, 1 << 28
 """Bytes that a command may have beyond what it starts with; the tiny ones take some 10^8."""
 _REFUSED = 6
 _ERROR = re.compile(r"^error .*memory", re.MULTILINE)
+_NATIVE = re.compile(r"^(cannot allocate memory for thread-local data: ABORT|.*std::bad_alloc)$",
+                     re.MULTILINE)  # fmt: skip
+"""What the loader of the system and C++ say as they end the process, which nothing can prevent."""
 
 
 def starve(trial: Trial, subject: Subject, folder: Path) -> None:
@@ -37,10 +41,12 @@ def starve(trial: Trial, subject: Subject, folder: Path) -> None:
     what = f"{room >> 10} KiB"
     if fault := ended.fault:
         trial.note(fault[0], f"{what}: {fault[1]}")
+    elif (ended.code == _REFUSED and _ERROR.search(ended.output)) or (
+        ended.code in (127, -signal.SIGABRT) and _NATIVE.search(ended.output)
+    ):
+        trial.note("refused")
     elif ended.code is not None and ended.code < 0:
         trial.note("crashed", f"{what}: exit code {ended.code}: {ended.output[-800:]}")
-    elif ended.code == _REFUSED and _ERROR.search(ended.output):
-        trial.note("refused")
     elif ended.code != subject.command.done:
         trial.note("different", f"{what}: exit code {ended.code}: {ended.output[-800:]}")
     if lost := subject.command.lost(folder, ended.output):

@@ -13,6 +13,7 @@ import json
 import random
 import re
 import struct
+import tarfile
 import warnings
 import zipfile
 import zlib
@@ -68,7 +69,9 @@ def _inside(data: bytes, name: str, rng: random.Random) -> bytes | None:
         return _png(data, rng)
     if name.endswith((".json", ".jsonl")):
         return _json(data, rng) if rng.random() < 0.6 else _text(data, rng)
-    if name.endswith((".csv", ".star", ".yaml", ".txt")):
+    if name.endswith(".tar"):
+        return _tar(data, rng)
+    if name.endswith((".csv", ".star", ".yaml", ".txt", ".xml")):
         return _text(data, rng)
     if name.endswith(".parquet"):
         return _parquet(data, rng)
@@ -228,6 +231,50 @@ def _zip(data: bytes, rng: random.Random) -> bytes:
             for name, inner in members:
                 archive.writestr(name, inner)
     return buffer.getvalue()
+
+
+def _tar(data: bytes, rng: random.Random) -> bytes:
+    """Change a member, its name or its kind, or a field of its header whose sum is then right."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        members = [
+            (member, reader.read() if (reader := archive.extractfile(member)) else b"")
+            for member in archive
+        ]
+    at = rng.randrange(len(members))
+    header, inner = members[at]
+    first = members[0][0].name
+    names = (*WORDS[:40], header.name.upper(), first, "a/../b.png", "/a.png", "b" * 300)
+    change = rng.randrange(8)
+    if change == 0:
+        header.name = rng.choice(names)
+    elif change == 1:
+        header.type = rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE,
+                                  tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE,
+                                  b"x", b"g", b"L", b"?"))  # fmt: skip
+        header.linkname = rng.choice(("/etc/passwd", members[0][0].name, ""))
+    elif change == 2:
+        del members[at]
+    elif change == 3:
+        members.append((header, inner))
+    elif change == 4:
+        header.pax_headers = {rng.choice(("size", "path", "GNU.sparse.major", "mtime")):
+                              rng.choice(("1", "-1", "9" * 30, "x", "../y"))}  # fmt: skip
+    else:
+        members[at] = (header, _mutate_once(inner, header.name, rng))
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", errors="surrogateescape") as archive:
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    out = bytearray(buffer.getvalue())
+    if rng.random() < 0.2 and len(out) >= 512:  # a field of a header, in octal or in binary
+        field = rng.choice((slice(100, 108), slice(124, 136), slice(136, 148), slice(156, 157)))
+        size = field.stop - field.start
+        value = rng.choice((b"%o" % rng.choice(NUMBERS), b"\x80" + b"\xff" * 11, b"-1", b" "))
+        out[field] = value[:size].ljust(size, b"\0")
+        out[148:156] = b" " * 8
+        out[148:156] = b"%06o\0 " % sum(out[:512])
+    return bytes(out)
 
 
 def _npy(data: bytes, rng: random.Random) -> bytes:

@@ -174,6 +174,36 @@ def test_links_are_exported_as_files_and_hidden_classes_are_not(here: Path) -> N
         assert "can name folders" in run("export", f"p{name}", "hidden", code=2)
 
 
+def test_a_project_and_its_data_may_be_moved(here: Path) -> None:
+    make_squares(here / "squares", 4)
+    make_squares(here / "others" / "deep", 4)
+    run("init", "p", "--data", "squares", "--classes", "a,b")
+    with Project(here / "p") as project:
+        project.answer("square-000.png", "a", author="me")
+        project.answer("square-001.png", "b", author="me")
+    (here / "elsewhere").mkdir()
+    (here / "p").rename(here / "elsewhere" / "p")
+    (here / "squares").rename(here / "elsewhere" / "photos")
+    (here / "elsewhere" / "photos" / "square-001.png").unlink()
+    assert "upslope label move PROJECT" in run("export", "elsewhere/p", "sorted", code=3)
+    assert "none of the 2 answered ones" in run("move", "elsewhere/p", "others", code=3)
+    said = run("move", "elsewhere/p", "elsewhere/photos")
+    assert "3 samples" in said
+    assert "1 answered samples are not there, first 'square-001.png'" in said
+    settings, state = read_project(here / "elsewhere" / "p")
+    assert settings.data == str(here / "elsewhere" / "photos")
+    assert len(state.answers) == 2
+    assert "2 samples" in run("export", "elsewhere/p", "labels.CSV")
+
+
+def test_images_that_cannot_be_read_are_told_where_tasks_go_out(here: Path) -> None:
+    make_squares(here / "squares", 3)
+    (here / "squares" / "broken.png").write_bytes(b"x")
+    run("init", "p", "--data", "squares", "--classes", "a,b")
+    said = run("next", "p", "--count", "5")
+    assert "1 samples cannot be read and are not asked, first 'broken.png'" in said
+
+
 def test_refusals_of_a_project(here: Path) -> None:
     make_squares(here / "squares", 3)
     run("init", "p", "--data", "squares", "--classes", "a,b")

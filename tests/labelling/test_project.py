@@ -252,3 +252,17 @@ def test_a_project_that_could_not_be_begun_is_begun_by_the_same_command(
         assert len(project.token) > 20
     assert stat.S_IMODE((tmp_path / "p").stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "p").iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_a_token_that_is_gone_or_empty_is_made_anew(tmp_path: Path, content: str | None) -> None:
+    """An empty one would let in everybody who shows none."""
+    with Project.create(tmp_path / "p", ProjectSettings("digits", ("a", "b"))) as project:
+        before = project.token
+        path = tmp_path / "p" / "token"
+        path.unlink()
+        if content is not None:
+            path.write_text(content)
+        assert len(project.token) == len(before) > 30
+        assert project.token != before
+        assert path.stat().st_mode & 0o777 == 0o600

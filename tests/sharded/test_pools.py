@@ -269,3 +269,21 @@ def test_a_row_whose_array_differs_is_named(
     pq.write_table(pa.table({"image": cells}), tmp_path / "z.parquet")
     with pytest.raises(DataError, match=rf"z\.parquet but {words}"):
         open_pool(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrays", "floats"])
+def test_a_shard_without_rows_is_read_as_such(kind: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    arrays = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 6)
+    numbers = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(24, dtype=np.uint8)), 6)
+    tables = {
+        "parquet": pa.table({"id": ["a", "b"], "image": [png(0), png(1)]}),
+        "arrays": pa.table({"id": list("abcd"), "image": numbers}),
+        "floats": pa.table({"id": list("abcd"), "features": arrays}),
+    }
+    for number, table in enumerate((tables[kind], tables[kind].slice(0, 0))):
+        pq.write_table(table, tmp_path / f"part-{number}.parquet")
+    pool = open_pool(str(tmp_path))
+    with pool.open(pool.shards[1]) as empty:
+        assert len(empty) == 0
+        assert empty.inputs([]).shape == (0, *pool.input_shape)

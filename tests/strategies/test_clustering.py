@@ -12,14 +12,9 @@ pytest.importorskip("sklearn", minversion="1.9", reason="earlier releases sum in
 from sklearn.cluster import kmeans_plusplus
 
 
-@pytest.mark.parametrize("few", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-def test_seeds_are_those_of_scikit_learn(
-    few: float, seed: int, scale: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All distances in double precision, few of them, and whichever are fewer."""
-    monkeypatch.setattr(clustering, "FEW", few)
+def test_seeds_are_those_of_scikit_learn(seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     centres = 3 * rng.normal(size=(8, 12))
     x = centres[rng.integers(8, size=700)] + rng.normal(size=(700, 12))

@@ -1,4 +1,5 @@
-"""`upslope label export`, `predict` and `import`: labels and predictions out, earlier labels in."""
+"""`upslope label export`, `predict`, `import` and `move`: labels and predictions out, labels in,
+and where the data lie."""
 
 from __future__ import annotations
 
@@ -45,14 +46,15 @@ def export(
         from upslope.labelling.mask_folders import export_masks
         from upslope.labelling.project import read_project
 
-        if target.suffix in SUFFIXES:
+        suffix = target.suffix.lower()
+        if suffix in SUFFIXES:
             summary = export_model(project, target)
             say(f"{target}: a model of {summary.labels:,} labels on {summary.method}")
             return
-        if target.suffix == ".json":
+        if suffix == ".json":
             count = export_coco(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} images with {count.rows:,} objects")
-        elif target.suffix:
+        elif suffix:
             count = export_table(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} samples with a label, {count.rows:,} answers")
         elif read_project(project)[0].kind == "masks":
@@ -126,3 +128,26 @@ def import_(
             )
         for note in count.notes:
             say(note)
+
+
+def move(
+    project: Project,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Where the folder or the file lies now.")
+    ],
+) -> None:
+    """Say where the data of a project lie since they were moved.
+
+    [bold]Examples[/bold]
+
+      upslope label move birds /mnt/photos
+    """
+    with telling_errors():
+        from upslope.labelling.imports import move_data
+        from upslope.labelling.project import Project as LabelProject
+
+        with LabelProject(project) as label_project:
+            count, absent = move_data(label_project, data)
+        say(f"{project}: {count:,} samples of {data}")
+        if absent:
+            say(f"{len(absent):,} answered samples are not there, first {absent[0]!r}")

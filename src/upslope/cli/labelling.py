@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from upslope.cli.label_doubts import close_control, disagreements, relabel
 from upslope.cli.label_page import init, serve, start, status
-from upslope.cli.label_results import export, import_, predict
+from upslope.cli.label_results import export, import_, move, predict
 from upslope.cli.label_tools import next_, watch
 
 
@@ -48,3 +48,4 @@ label.command("import")(import_)
 label.command()(relabel)
 label.command()(disagreements)
 label.command("close-control")(close_control)
+label.command("move")(move)

@@ -114,7 +114,7 @@ def finite_floats(values: Array, source: object) -> NDArray[np.float32]:
         )
     with np.errstate(over="ignore"):  # infinity, which is refused below
         floats = values.astype(np.float32)
-    bad = ~np.isfinite(floats.reshape(len(floats), -1)).all(axis=1)
+    bad = ~np.isfinite(floats).all(axis=tuple(range(1, floats.ndim)))
     if bad.any():
         raise DataError(
             f"Expected finite numbers in {source} but {int(bad.sum())} of {len(floats)} samples "

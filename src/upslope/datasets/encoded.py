@@ -27,7 +27,7 @@ from upslope.decoders import EncodedImage, decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.files import save_array, write_atomically
 from upslope.images import Form, Mode, Pixels, decode, without_advice
-from upslope.memory import raise_memory_error
+from upslope.memory import memory_errors, raise_memory_error
 from upslope.progress import Observer, Progress
 
 ModeOption = Annotated[
@@ -104,8 +104,14 @@ class EncodedDataset:
         return len(self.ids)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, c, h, w) uint8. Raises DataError naming the image that cannot be decoded."""
-        out = np.empty((len(indices), *self.input_shape), dtype=np.uint8)
+        """(n, c, h, w) uint8.
+
+        Raises:
+            DataError: an image that cannot be decoded, by its name.
+            RunError: so many do not fit into memory.
+        """
+        with memory_errors():
+            out = np.empty((len(indices), *self.input_shape), dtype=np.uint8)
         positions = list(indices)
         if self.decoders:
             files = [self._encode(position) for position in positions]
@@ -117,7 +123,7 @@ class EncodedDataset:
         def read(k: int) -> None:
             out[k] = self.image(positions[k])
 
-        for _ in run_for_each(read, len(positions), self.threads()):
+        for _ in run_for_each(read, len(positions), self.threads()) if positions else ():
             pass
         return torch.from_numpy(out)
 

@@ -55,7 +55,7 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
     """
     settings, state = read_project(project)
     samples = open_samples(settings.data, settings.classes, settings.target)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         _check_onnx(samples.kind)
     *_, features = take_features(Path(project), samples)
     queue = Queue(samples.ids, settings)
@@ -73,9 +73,9 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
         "features": features.method,
         "labels": str(labels),
     }
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         write_atomically(path, lambda file: _write_onnx(file, head, features, settings.kind, about))
-    elif path.suffix == ".safetensors":
+    elif path.suffix.lower() == ".safetensors":
         tensors = {
             "weight": head.weight.detach(), "bias": head.bias.detach(),
             "mean": torch.from_numpy(features.mean.copy()),

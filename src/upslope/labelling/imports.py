@@ -33,7 +33,7 @@ from upslope.labelling.image_names import ImageNames
 from upslope.labelling.label_studio_export import read_label_studio_labels
 from upslope.labelling.people import merge_answers
 from upslope.labelling.project import Project
-from upslope.labelling.samples import FolderImages, Samples, open_samples
+from upslope.labelling.samples import BUILT_IN, FolderImages, Samples, open_samples
 from upslope.labelling.settings import OUTLINES, AnswerKind, ProjectSettings
 
 _MOST_NAMES, _MOST_PROBLEMS = 5, 3
@@ -94,6 +94,28 @@ def take_data_labels(project: Project, samples: Samples) -> int:
         return 0
     labels = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
     return sum(project.take_in(labels, "the data"))
+
+
+def move_data(project: Project, data: str) -> tuple[int, list[str]]:
+    """Record where the data of a project lie now; return how many samples there are, and the
+    answered ones that are not among them.
+
+    data: a folder or a file.
+
+    Raises:
+        DataError: nothing of that name, or none of the samples that were answered.
+    """
+    settings = project.settings
+    place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
+    samples = open_samples(place, settings.classes, settings.target)
+    absent = sorted(set(project.state.answers) - set(samples.ids))
+    if absent and len(absent) == len(project.state.answers):
+        raise DataError(
+            f"Expected the samples of the project in {place} but none of the {len(absent):,} "
+            f"answered ones is there, first {absent[0]!r}. Check the path."
+        )
+    project.move(place)
+    return len(samples.ids), absent
 
 
 def _checked_labels(

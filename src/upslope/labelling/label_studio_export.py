@@ -165,7 +165,7 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
         )
     try:
         label, _ = answer_of([{**r, "from_name": LABEL} for r in choices] + is_pass, kind, classes)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"Expected an annotation as Label Studio writes it in {where} but reading it failed: "
             f"{type(error).__name__}: {error}. Nothing was recorded."

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
+from upslope.files import from_json
+from upslope.reading import check_room
 
 Mask = NDArray[np.bool_]
 Box = tuple[str, float, float, float, float]
@@ -62,7 +64,7 @@ def read_outlines(text: str, kind: str, classes: Sequence[str]) -> Outlines:
         DataError: no such text, names that are no classes, or outlines beyond the image.
     """
     try:
-        body = json.loads(text)
+        body = from_json(text)
         height, width = (_whole(n) for n in body["size"])
         entries = body[kind]
         if height < 1 or width < 1:
@@ -75,7 +77,7 @@ def read_outlines(text: str, kind: str, classes: Sequence[str]) -> Outlines:
             masks = {str(name): _mask(runs, height, width) for name, runs in entries.items()}
             names = set(masks)
             outlines = Outlines((height, width), (), masks)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"Expected {kind} as JSON with `{kind}` and `size` but got {text[:60]!r}: {error}."
         ) from error
@@ -120,6 +122,7 @@ def _mask(runs: Sequence[Any], height: int, width: int) -> Mask:
     lengths = [_whole(n) for n in runs]
     if min(lengths, default=0) < 0 or sum(lengths) != height * width:
         raise ValueError(f"runs of {sum(lengths)} pixels for {height * width}")
+    check_room(height * width, "a mask")
     present = np.arange(len(lengths)) % 2 == 1
     return np.repeat(present, lengths).reshape(height, width)
 

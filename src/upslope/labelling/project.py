@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from upslope.errors import DataError, RunError
-from upslope.files import new_folder, sync_file
+from upslope.files import disk_errors, new_folder, sync_file
 from upslope.labelling.outlines import canonical
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import OUTLINES, ProjectSettings
@@ -59,7 +60,7 @@ class Project:
         self.folder = Path(folder)
         _require(self.folder)
         self._log = EventLog(self.folder, FORMAT, {})
-        self.settings = ProjectSettings.from_record(self._log.meta["project"])
+        self._first_settings = ProjectSettings.from_record(self._log.meta["project"])
 
     @classmethod
     def create(cls, folder: Path | str, settings: ProjectSettings) -> Project:
@@ -83,12 +84,16 @@ class Project:
             )
         with new_folder(folder) as new:
             new.chmod(_PRIVATE_FOLDER)
-            for name in (FORMAT.file, "run.lock", TOKEN):
+            for name in (FORMAT.file, "run.lock"):
                 (new / name).touch(mode=_PRIVATE_FILE)
-            (new / TOKEN).write_text(secrets.token_urlsafe(32), encoding="ascii")
-            sync_file(new / TOKEN)
+            _write_token(new)
             EventLog(new, FORMAT, {"project": settings.record()}).close()
         return cls(folder)
+
+    @property
+    def settings(self) -> ProjectSettings:
+        """Return what is labelled, and how."""
+        return _with_data(self._first_settings, self.state)
 
     @property
     def state(self) -> LabelState:
@@ -97,8 +102,10 @@ class Project:
 
     @property
     def token(self) -> str:
-        """What a browser must show to be let in."""
-        return (self.folder / TOKEN).read_text(encoding="ascii")
+        """What a browser must show to be let in; a new one where its file is gone or empty."""
+        path = self.folder / TOKEN
+        token = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
+        return token.strip() or _write_token(self.folder)
 
     def answer(
         self,
@@ -267,6 +274,11 @@ class Project:
         if new := sorted(set(ids) - self.state.unreadable):
             self._log.record(Event("unreadable", 0, {"ids": new}))
 
+    def move(self, data: str) -> None:
+        """Record that the data lie elsewhere from here on. data: as in the settings."""
+        if data != self.settings.data:
+            self._log.record(Event("moved", 0, {"data": data}))
+
     def close_control(self) -> None:
         """Train on control answers from here on; the accuracy is not measured any more."""
         if not self.state.closed:
@@ -297,7 +309,24 @@ def read_project(folder: Path | str) -> tuple[ProjectSettings, LabelState]:
     path = _require(Path(folder))
     with open_to_read(path) as db:
         meta, state, _ = read_log(db, path, FORMAT)
-    return ProjectSettings.from_record(meta["project"]), state
+    return _with_data(ProjectSettings.from_record(meta["project"]), state), state
+
+
+def _with_data(settings: ProjectSettings, state: LabelState) -> ProjectSettings:
+    """Return the settings with which a project began, but for where its data lie now."""
+    return settings if state.data is None else replace(settings, data=state.data)
+
+
+def _write_token(folder: Path) -> str:
+    """Write a new token into the folder of a project, for its owner alone; return it."""
+    token = secrets.token_urlsafe(32)
+    path = folder / TOKEN
+    with disk_errors(path):
+        path.unlink(missing_ok=True)
+        path.touch(mode=_PRIVATE_FILE)
+        path.write_text(token, encoding="ascii")
+        sync_file(path)
+    return token
 
 
 def names_of(label: AnswerLabel, classes: Sequence[str]) -> Any:

@@ -165,7 +165,8 @@ def open_samples(data: str, classes: Sequence[str], target: str | None = None) -
         return DatasetImages(datasets.load(data).pool)
     raise DataError(
         f"Expected a folder of images, a file ({', '.join(TABLE_SUFFIXES)}) or one of "
-        f"{', '.join(BUILT_IN)} to label but got {data!r}. Check the path."
+        f"{', '.join(BUILT_IN)} to label but got {data!r}. Check the path; where the data of a "
+        "project were moved, say where to: upslope label move PROJECT DATA."
     )
 
 

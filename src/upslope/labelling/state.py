@@ -8,6 +8,7 @@
                 "advice" where there is new advice (`advice`)
     asked_again {"ids": {id: why}}: samples to be answered once more, by whoever comes next
     confirmed   {"ids": [id], "author"}: asked again, and answered as before
+    moved       {"data": place}: where the data lie from here on
     closed      {}: control answers are trained on from here on
     copies      {"ids": {id: id}}: samples that are copies of another, and are not asked beside it
     unreadable  {"ids"}: samples whose content cannot be read, and which are not asked
@@ -111,7 +112,8 @@ class LabelState:
     answers: id -> author -> the answer that stands. unreadable: samples that cannot be asked.
     measurements: in the order in which they were taken. closed: control answers are trained on.
     again: id -> why, of samples that are asked again and not answered since. copies: id -> the
-    sample that it is a copy of. events: how many there are. tally: counts over all answers.
+    sample that it is a copy of. events: how many there are. tally: counts over all answers. data:
+    where the data lie since they were moved, None where they were not.
     """
 
     answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
@@ -122,6 +124,7 @@ class LabelState:
     copies: Mapping[str, str] = field(default_factory=dict)
     events: int = 0
     tally: Tally = field(default_factory=Tally)
+    data: str | None = None
 
     def labels(self, *, control: bool) -> dict[str, AnswerLabel]:
         """Return id -> label, merged over people: what the model is trained or measured on.
@@ -180,7 +183,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
     unreadable = set(state.unreadable)
     measurements = list(state.measurements)
     again, copies = dict(state.again), state.copies
-    is_closed, count = state.closed, state.events
+    is_closed, count, data = state.closed, state.events, state.data
     tally = state.tally.copy()
 
     def put(id_: str, author: str, answer: Answer | None) -> None:
@@ -224,6 +227,8 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
                 again.pop(id_, None)
         elif event.kind == "measured":
             measurements.append(_measurement(body))
+        elif event.kind == "moved":
+            data = body["data"]
         elif event.kind == "closed":
             is_closed = True
         elif event.kind == "copies":
@@ -234,8 +239,9 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         count += 1
     return LabelState(
-        answers, frozenset(unreadable), tuple(measurements), is_closed, again, copies, count, tally
-    )
+        answers, frozenset(unreadable), tuple(measurements), is_closed, again, copies, count, tally,
+        data,
+    )  # fmt: skip
 
 
 def _measurement(body: Mapping[str, Any]) -> Measurement:

@@ -9,6 +9,7 @@ for shard in pool.shards:
 from upslope.pools.open import FORMATS, open_pool
 from upslope.pools.shard import Format, ReadOptions, Shard, ShardedPool
 from upslope.pools.storage import Patience, Storage, StorageError
+from upslope.pools.streamed import StreamedPool, stream_pool
 
 __all__ = [
     "FORMATS",
@@ -19,5 +20,7 @@ __all__ = [
     "ShardedPool",
     "Storage",
     "StorageError",
+    "StreamedPool",
     "open_pool",
+    "stream_pool",
 ]

@@ -116,7 +116,7 @@ def open_rows(pool: ShardedPool, shard: Shard) -> Iterator[Rows]:
         return
     with _here(storage, shard) as path:
         try:
-            rows = _check_rows(_read(pool, shard, path, place))
+            rows = _read(pool, shard, path, place)
         except UpslopeError as error:
             if storage.is_local:
                 raise
@@ -126,20 +126,32 @@ def open_rows(pool: ShardedPool, shard: Shard) -> Iterator[Rows]:
 
 def _read(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
     if pool.format == "parquet":
-        ids, cells, column = read_rows(path, shard.name, pool.options)
-        inputs: Source | Array
-        if isinstance(cells, np.ndarray):
-            array = cells if cells.dtype == np.uint8 else finite_floats(cells, path)
-            return Rows(ids, array, column, place)
-        if not cells.holds_addresses:
-            return Rows(ids, cells, column, place)
-        texts = [str(cells(i)) for i in range(len(ids))]
-        inputs = addresses_of(pool.storage, pool.root, pool.options.images_at, texts, shard.name)
-        return Rows(ids, inputs, column, place)
+        return rows_of_parquet(pool, shard, path, place)
     samples = read_samples([path], LeftOut(), no_progress)
     (_, offset, size), _ = locate_images(samples, pool.options.image, "raise")
     images = TarImages([path], np.zeros(len(size), dtype=np.int32), offset, size)
-    return Rows(tuple(samples.ids), images, "images", place)
+    return _check_rows(Rows(tuple(samples.ids), images, "images", place))
+
+
+def rows_of_parquet(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
+    """Return the rows of a shard that lies in a Parquet file.
+
+    pool, shard: the pool, whose form need not be known yet, and one of its shards. path: of the
+    file. place: of the shard, for messages.
+
+    Raises:
+        DataError: as `ShardedPool.open`.
+    """
+    ids, cells, column = read_rows(path, shard.name, pool.options)
+    inputs: Source | Array
+    if isinstance(cells, np.ndarray):
+        inputs = cells if cells.dtype == np.uint8 else finite_floats(cells, path)
+    elif not cells.holds_addresses:
+        inputs = cells
+    else:
+        texts = [str(cells(i)) for i in range(len(ids))]
+        inputs = addresses_of(pool.storage, pool.root, pool.options.images_at, texts, shard.name)
+    return _check_rows(Rows(ids, inputs, column, place))
 
 
 def _check_rows(rows: Rows) -> Rows:
@@ -245,4 +257,4 @@ def addresses_of(
     return Addresses(elsewhere, path, path, addresses, shard)
 
 
-__all__ = ["Addresses", "Cells", "Rows", "addresses_of", "open_rows"]
+__all__ = ["Addresses", "Cells", "Rows", "addresses_of", "open_rows", "rows_of_parquet"]

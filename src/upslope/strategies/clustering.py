@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FEW = 0.1
-"""Share of the distances up to which only those that may matter are computed exactly."""
+_SUM = 1e-5  # by how much, relative to it, a sum of distances in single precision may be wrong
 
 
 def clusters(x: Tensor, k: int, rng: torch.Generator) -> Tensor:
@@ -32,12 +31,12 @@ def clusters(x: Tensor, k: int, rng: torch.Generator) -> Tensor:
 
 
 def seeds(x: np.ndarray, n_clusters: int, random_state: Any) -> np.ndarray:
-    """Return the centres of scikit-learn's greedy k-means++, in less than half of its time.
+    """Return the centres of scikit-learn's greedy k-means++, in a fifth of its time.
 
     x: (n, d) in single precision. random_state: a `numpy.random.RandomState`. Returns
-    (n_clusters, d). As there, the best of 2 + log(k) draws is taken each time, and distances are
-    computed in double precision, then rounded. Here they are computed in single precision first,
-    and anew in double precision only where they may be below the distance to the nearest centre.
+    (n_clusters, d). As there, the draw of least potential is taken of 2 + log(k) each time, and
+    its distances are computed in double precision, then rounded. Here single precision tells which
+    draws may be the one, and of these which rows may come nearer.
     """
     trials = 2 + int(np.log(n_clusters))
     ones = np.ones(len(x), dtype=x.dtype)
@@ -46,33 +45,35 @@ def seeds(x: np.ndarray, n_clusters: int, random_state: Any) -> np.ndarray:
     narrow = norms.astype(x.dtype)
     # More than single precision can miss in d products, none of which exceeds the largest norm.
     margin = 4 * (x.shape[1] + 4) * np.finfo(x.dtype).eps * narrow.max()
+    rows_of_x = torch.from_numpy(x)  # few columns at a time take torch half as long as NumPy
 
-    def distances(to: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
-        exact = -2 * (wide[to] @ wide[rows].T) + norms[to, None] + norms[rows]
+    def distances(to: int, rows: np.ndarray | slice) -> np.ndarray:
+        exact = -2 * (wide[rows] @ wide[to]) + norms[to] + norms[rows]
         result: np.ndarray = exact.astype(x.dtype)
         return result.clip(min=0)
 
-    centres = [random_state.choice(len(x), p=ones / ones.sum())]
-    nearest = distances(np.array(centres), slice(None))[0]
+    centres = [int(random_state.choice(len(x), p=ones / ones.sum()))]
+    nearest = distances(centres[0], slice(None))
     potential = nearest @ ones
     for _ in range(1, n_clusters):
-        draws = random_state.uniform(size=trials) * potential
-        candidates = np.searchsorted(np.cumsum(nearest), draws)
-        np.clip(candidates, None, len(x) - 1, out=candidates)
-        rough = narrow + narrow[candidates, None] - 2 * (x[candidates] @ x.T)
+        points = random_state.uniform(size=trials) * potential
+        draws = np.searchsorted(np.cumsum(nearest), points)
+        np.clip(draws, None, len(x) - 1, out=draws)
+        products = (rows_of_x @ rows_of_x[torch.from_numpy(draws)].T).T.contiguous().numpy()
+        rough = narrow + narrow[draws, None] - 2 * products
         closer = rough < nearest + margin
-        if closer.mean() > FEW:
-            squares = np.minimum(nearest, distances(candidates, slice(None)))
-        else:
-            squares = np.repeat(nearest[None], trials, axis=0)
-            for i in range(trials):
-                rows = np.flatnonzero(closer[i])
-                exact = distances(candidates[i : i + 1], rows)[0]
-                squares[i, rows] = np.minimum(nearest[rows], exact)
-        potentials = squares @ ones[:, None]
-        best = int(np.argmin(potentials))
-        potential, nearest = potentials[best], squares[best]
-        centres.append(candidates[best])
+        squares = np.minimum(nearest, rough.clip(min=0))
+        potentials = (squares @ ones[:, None])[:, 0]
+        doubt = margin * closer.sum(axis=1) + _SUM * potentials
+        contenders = np.flatnonzero(potentials - doubt <= (potentials + doubt).min())
+        for i in contenders:
+            squares[i] = nearest
+            rows = np.flatnonzero(closer[i])
+            squares[i, rows] = np.minimum(nearest[rows], distances(draws[i], rows))
+        potentials = (squares @ ones[:, None])[contenders, 0]
+        first = int(np.argmin(potentials))
+        potential, nearest = potentials[first], squares[contenders[first]]
+        centres.append(int(draws[contenders[first]]))
     result: np.ndarray = x[centres]
     return result
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import distance_blocks, nearest_squared, subtract_mean
+from upslope.strategies.seeding import Rows, Screening
 
 PAIRS = 5_000_000
 """Most (sample, centre) pairs in one integer program: a few GB in the solver."""
@@ -41,14 +42,17 @@ def k_center(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], Tensor, list
     """
     nearest = nearest_squared(x, y)
     lengths = x.square().sum(dim=1)
+    screening = Screening(Rows(x), lengths, budget)
     positions: list[int] = []
     gains: list[float] = []
     for _ in range(budget):
         cold = not len(y) and not positions
         centre = int((x - x.mean(dim=0)).square().sum(dim=1).argmin() if cold else nearest.argmax())
         gains.append(float(nearest[centre]))
-        step = torch.addmv(lengths + lengths[centre], x, x[centre], alpha=-2).clamp_(min=0)
-        nearest = torch.minimum(nearest, step)
+        rows = screening.rows(centre, nearest)
+        part = slice(None) if rows is None else rows
+        step = torch.addmv(lengths[part] + lengths[centre], x[part], x[centre], alpha=-2)
+        nearest[part] = torch.minimum(nearest[part], step.clamp_(min=0))
         # Chosen rows lie below every distance, so that duplicates are never chosen twice.
         nearest[centre] = -1.0
         positions.append(centre)

@@ -11,6 +11,7 @@ from torch import Tensor
 BLOCK = 2**22
 """Entries of one block of a distance matrix: 16 MB in float32. What is larger, the system maps
 anew for every block, page by page."""
+_FEW_PAIRS = 1 / 64  # of all, whose distances one by one take less time than those of a block
 
 
 def squared_distances(x: Tensor, y: Tensor, squares: Tensor | None = None) -> Tensor:
@@ -41,6 +42,40 @@ def nearest_squared(x: Tensor, y: Tensor) -> Tensor:
             nearest[rows] = torch.minimum(nearest[rows], products.amin(dim=1))
     # Adding ||x_i||^2 and cutting at 0 keep the order, so that once after the minimum is enough.
     return nearest.add_(x.square().sum(dim=1)).clamp_(min=0)
+
+
+def nearest_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return min_j ||x_i - y_j||^2 and the first j that has it, (n,) each.
+
+    x: (n, d), y: (m, d), m >= 1, in double precision. Products in single precision tell which rows
+    of y may be the nearest; distances to these are computed in double precision.
+    """
+    nearest = torch.empty(len(x), dtype=x.dtype)
+    indices = torch.empty(len(x), dtype=torch.int64)
+    squares, narrow = y.square().sum(dim=1), y.float()
+    # Relative to squared lengths, twice what single precision can miss in d products.
+    slack = (x.shape[1] + 8) * torch.finfo(torch.float32).eps
+    narrow_squares = (squares * (1 - slack)).float()
+    size = max(1, BLOCK // len(y))
+    for rows in _slices(len(x), size):
+        part, lengths = x[rows], x[rows].square().sum(dim=1)
+        products = torch.addmm(narrow_squares, part.float(), narrow.T, alpha=-2)
+        least, place = products.min(dim=1)
+        bounds = least + 2 * slack * (lengths + squares[place]).float()
+        i, j = (products <= bounds[:, None]).nonzero().unbind(dim=1)
+        if len(i) > _FEW_PAIRS * products.numel() or not bounds.isfinite().all():
+            nearest[rows], indices[rows] = squared_distances(part, y, squares).min(dim=1)
+            continue
+        of_pairs = torch.cat(
+            [(part[i[p]] * y[j[p]]).sum(dim=1) for p in _slices(len(i), BLOCK // x.shape[1])]
+        )
+        of_pairs = (lengths[i] + squares[j] - 2 * of_pairs).clamp_(min=0)
+        best = torch.full_like(lengths, torch.inf).scatter_reduce_(0, i, of_pairs, "amin")
+        is_best = of_pairs == best[i]
+        first = torch.full((len(part),), len(y))
+        nearest[rows] = best
+        indices[rows] = first.scatter_reduce_(0, i[is_best], j[is_best], "amin")
+    return nearest, indices
 
 
 def symmetric_tiles(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.distances import distance_blocks
-from upslope.strategies.seeding import Rows
+from upslope.strategies.distances import nearest_rows
+from upslope.strategies.seeding import Rows, Screening
 from upslope.strategies.sketches import Dim, Loss, Parameters, sketch_need
 
 
@@ -54,11 +54,12 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[
     """Return the positions in x, in order of choice, and the spread of the cluster of each, which
     is infinite before there is a centre. x: (n, d), y: (m, d), the centres to begin with."""
     n, m = len(x), len(y)
-    rows = Rows(x)
-    norms = rows.squared_norms()
+    vectors = Rows(x)
+    norms = vectors.squared_norms()
+    screening = Screening(vectors, norms, budget)
     nearest, cluster = torch.full((n,), torch.inf, dtype=x.dtype), torch.zeros(n).long()
-    for part, squared_distances in distance_blocks(x, y):
-        nearest[part], cluster[part] = squared_distances.min(dim=1)
+    if m:
+        nearest, cluster = nearest_rows(x, y)
     free = torch.ones(n, dtype=torch.bool)
     positions: list[int] = []
     spreads: list[float] = []
@@ -68,16 +69,19 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[
             spreads.append(torch.inf)
         else:
             spread = torch.zeros(m + budget, dtype=x.dtype)
-            spread.index_add_(0, cluster[free], nearest[free])
+            spread.index_add_(0, cluster, torch.where(free, nearest, 0.0))
             # A cluster without a candidate left comes after one whose candidates are all alike.
-            empty = torch.bincount(cluster[free], minlength=m + budget) == 0
-            largest = int(spread.masked_fill(empty, -1.0).argmax())
-            inside = free & (cluster == largest)
-            best = int(nearest.masked_fill(~inside, -1.0).argmax())
+            sizes = torch.zeros(m + budget, dtype=torch.int64).index_add_(0, cluster, free.long())
+            largest = int(spread.masked_fill_(sizes == 0, -1.0).argmax())
+            best = int(torch.where(free & (cluster == largest), nearest, -1.0).argmax())
             spreads.append(float(spread[largest]))
         positions.append(best)
         free[best] = False
-        squared_distances = (norms + norms[best] - 2 * rows.products(best)).clamp(min=0)
-        closer = squared_distances < nearest
-        nearest[closer], cluster[closer] = squared_distances[closer], m + k
+        rows = screening.rows(best, nearest)
+        part = slice(None) if rows is None else rows
+        squared_distances = norms[part] + norms[best] - 2 * vectors.products(best, rows)
+        squared_distances.clamp_(min=0)
+        closer = squared_distances < nearest[part]
+        closer_rows = closer.nonzero().flatten() if rows is None else rows[closer]
+        nearest[closer_rows], cluster[closer_rows] = squared_distances[closer], m + k
     return positions, spreads

@@ -16,6 +16,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from upslope.strategies.projection import Projection
+
+SHARE = 1 / 8
+"""Most of all vectors whose distances are computed apart: beyond, those of all take less time."""
+_GROUP = 8  # rows that the kernels of matrix products take together, or a multiple of it
+_ROUNDING = 1e-6  # relative; more than sums of squared norms lose
+
 
 class Family(Protocol):
     """Vectors g_1 .. g_n, known by their inner products."""
@@ -24,8 +31,16 @@ class Family(Protocol):
         """Return the squared norms |g_i|^2, (n,)."""
         ...
 
-    def products(self, i: int) -> Tensor:
-        """<g_j, g_i> for every j: (n,)."""
+    def products(self, i: int, rows: Tensor | None = None) -> Tensor:
+        """Return <g_j, g_i> for every j, or for those at `rows`."""
+        ...
+
+    def features(self) -> Tensor:
+        """Return the rows that make products costly, (n, d)."""
+        ...
+
+    def upper_bounds(self, i: int, projection: Projection) -> Tensor:
+        """Return numbers that <g_j, g_i> does not exceed, (n,). projection: of `features`."""
         ...
 
 
@@ -39,9 +54,18 @@ class Rows:
         """Return the squared norms |g_i|^2, (n,)."""
         return self.x.square().sum(dim=1)
 
-    def products(self, i: int) -> Tensor:
-        """<g_j, g_i> for every j: (n,)."""
-        return self.x @ self.x[i]
+    def products(self, i: int, rows: Tensor | None = None) -> Tensor:
+        """Return <g_j, g_i> for every j, or for those at `rows`."""
+        return (self.x if rows is None else self.x[rows]) @ self.x[i]
+
+    def features(self) -> Tensor:
+        """Return the vectors themselves, (n, d)."""
+        return self.x
+
+    def upper_bounds(self, i: int, projection: Projection) -> Tensor:
+        """Return numbers that <g_j, g_i> does not exceed, (n,)."""
+        estimates, errors = projection.bounds(i)
+        return estimates.add_(errors)
 
 
 @dataclass(frozen=True)
@@ -55,9 +79,50 @@ class OuterProducts:
         """Return the squared norms |g_i|^2, (n,)."""
         return self.a.square().sum(dim=1) * self.h.square().sum(dim=1)
 
-    def products(self, i: int) -> Tensor:
-        """<g_j, g_i> for every j: (n,)."""
-        return (self.a @ self.a[i]) * (self.h @ self.h[i])
+    def products(self, i: int, rows: Tensor | None = None) -> Tensor:
+        """Return <g_j, g_i> for every j, or for those at `rows`."""
+        a, h = (self.a, self.h) if rows is None else (self.a[rows], self.h[rows])
+        return (a @ self.a[i]) * (h @ self.h[i])
+
+    def features(self) -> Tensor:
+        """Return h, which is wider than a."""
+        return self.h
+
+    def upper_bounds(self, i: int, projection: Projection) -> Tensor:
+        """Return numbers that <g_j, g_i> does not exceed, (n,)."""
+        of_a = self.a @ self.a[i]
+        estimates, errors = projection.bounds(i)
+        return estimates.mul(of_a).add_(of_a.abs_().mul_(errors))
+
+
+class Screening:
+    """Tells which vectors may lie nearer to a new centre than to the nearest one so far.
+
+    vectors: n of them. norms: (n,) their squared norms. uses: how many centres will come.
+    """
+
+    def __init__(self, vectors: Family, norms: Tensor, uses: int) -> None:
+        x = vectors.features()
+        self.vectors, self.projection = vectors, Projection.of(x, uses)
+        # Distances themselves are rounded: bounds give way by more than the products can miss.
+        slack = 4 * (x.shape[1] + 8) * torch.finfo(norms.dtype).eps
+        self.lengths = (slack * norms).sqrt_()
+        self.norms = norms * (1 - _ROUNDING)
+
+    def rows(self, i: int, nearest: Tensor) -> Tensor | None:
+        """Return the rows that may lie nearer to vector i; None where all are to be compared.
+
+        i: the new centre. nearest: (n,) squared distances to the nearest centre so far. Kernels
+        add up rows that do not fill a group in another order, so rows may come more than once.
+        """
+        if self.projection is None:
+            return None
+        upper = self.vectors.upper_bounds(i, self.projection).to(nearest.dtype)
+        upper.addcmul_(self.lengths, self.lengths[i]).mul_(2)
+        rows = (upper > (self.norms - nearest).add_(self.norms[i])).nonzero().flatten()
+        if len(rows) > SHARE * len(nearest):
+            return None
+        return torch.cat([rows, rows[:1].expand(-len(rows) % _GROUP)])
 
 
 def k_means_plus_plus(vectors: Family, budget: int, rng: torch.Generator) -> list[int]:
@@ -68,16 +133,19 @@ def k_means_plus_plus(vectors: Family, budget: int, rng: torch.Generator) -> lis
     """
     norms = vectors.squared_norms()
     scale = float(norms.max())
-    first = int(norms.argmax())
-    seeds = [first]
+    screening = Screening(vectors, norms, budget)
+    seeds = [int(norms.argmax())]
     nearest = torch.full_like(norms, torch.inf)
     free = torch.ones(len(norms), dtype=torch.bool)
     for _ in range(1, budget):
         free[seeds[-1]] = False
-        squared_distances = norms + norms[seeds[-1]] - 2 * vectors.products(seeds[-1])
+        rows = screening.rows(seeds[-1], nearest)
+        part = slice(None) if rows is None else rows
+        products = vectors.products(seeds[-1], rows)
+        squared_distances = norms[part] + norms[seeds[-1]] - 2 * products
         # What the subtraction leaves of equal vectors is rounding, not distance.
         squared_distances[squared_distances < 1e-6 * scale] = 0
-        nearest = torch.minimum(nearest, squared_distances)
+        nearest[part] = torch.minimum(nearest[part], squared_distances)
         weights = torch.where(free, nearest, 0.0).double()
         if not weights.any():
             weights = free.double()

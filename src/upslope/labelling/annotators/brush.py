@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
+from upslope.reading import check_room
 
 _CHANNELS = 4
 _MOST = 1 << 28  # pixels of a mask at most, beyond which a code is taken for damaged
@@ -36,6 +37,7 @@ def decode_brush(rle: Sequence[int], width: int, height: int) -> NDArray[np.bool
             f"Expected the mask of an image of {width}x{height} pixels, {size:,} values, but its "
             "run-length code has another count."
         )
+    check_room(np.dtype(np.uint32).itemsize * size, "a brush's mask")
     word = bits.read(5) + 1
     lengths = [bits.read(4) + 1 for _ in range(4)]
     values = np.zeros(size, dtype=np.uint32)

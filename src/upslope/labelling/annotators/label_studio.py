@@ -110,7 +110,14 @@ class LabelStudioAnnotator:
         else:
             try:
                 answer, reason = answer_of(annotation["result"], self.kind, self.classes)
-            except (DataError, KeyError, TypeError, ValueError) as error:
+            except (
+                DataError,
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                OverflowError,
+            ) as error:
                 raise DataError(
                     f"Expected an answer in task {task['id']} of {self.url} ({task['data'][ID]!r}) "
                     f"but it cannot be read: {error} Mend it there; nothing was recorded."

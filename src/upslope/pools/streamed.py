@@ -1,0 +1,142 @@
+"""A streamed Hugging Face data set as a pool: its shards are read one by one, none is listed.
+
+stream = datasets.load_dataset("parquet", data_files=..., split="train", streaming=True)
+pool = stream_pool(stream, "photos")
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upslope.datasets.base import Dataset
+from upslope.datasets.paths import cache_folder
+from upslope.errors import ConfigError, DataError
+from upslope.files import make_folder, sweep
+from upslope.pools.rows import Rows, rows_of_parquet
+from upslope.pools.shard import ReadOptions, Shard, ShardedPool
+from upslope.pools.storage import Patience, Storage, StorageError
+
+BATCH = 1000
+"""Rows that are taken from the stream at once."""
+
+
+@dataclass(frozen=True)
+class StreamedPool(ShardedPool):
+    """A pool whose shards are those of a stream. stream: a `datasets.IterableDataset`."""
+
+    stream: Any = field(default=None, repr=False)
+
+    @contextmanager
+    def open(self, shard: Shard) -> Iterator[Dataset]:
+        """Yield a shard as a data set, whose rows lie in a file while the block runs.
+
+        shard: one of `shards`.
+
+        Raises:
+            DataError: its rows are not those of a pool, or unlike the first shard's.
+            StorageError: the stream fails.
+        """
+        with self.rows(shard) as rows:
+            yield rows.dataset(self)
+
+    @contextmanager
+    def rows(self, shard: Shard) -> Iterator[Rows]:
+        """Yield the rows of a shard; the form of the pool need not be known yet.
+
+        shard: one of `shards`.
+
+        Raises: as `open`.
+        """
+        folder = cache_folder() / "shards"
+        make_folder(folder)
+        sweep(folder)  # files of processes that were killed
+        handle, name = tempfile.mkstemp(f".{os.getpid()}.part", f".{shard.number}-", folder)
+        os.close(handle)
+        path = Path(name)
+        try:
+            part = self.stream.shard(num_shards=len(self), index=shard.number)
+            place = f"{self.url}, {shard.name}"
+            if _write(part, path, place):
+                yield rows_of_parquet(self, shard, path, place)
+            else:
+                yield Rows((), np.empty((0, *self.input_shape), np.uint8), self.column, place)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def stream_pool(stream: Any, name: str, *, options: ReadOptions | None = None) -> StreamedPool:
+    """Return the pool of a streamed Hugging Face data set, for `scoring.score_pool`.
+
+    The shards are those of the stream (`num_shards`), mostly a file each. A shard that is open lies
+    in a file of the cache folder, and its rows in memory, as those of a Parquet shard do. Rows must
+    come in the same order each time: take no shuffled stream.
+
+    stream: a `datasets.IterableDataset`, of one split. name: of the pool, which goes into names of
+    shards, and into ids where there is no column of ids. options: how rows are read.
+
+    Raises:
+        ConfigError: no such stream, or addresses of images without `options.images_at`.
+        DataError: nothing in it, or a first shard that cannot be read.
+        StorageError: the stream fails.
+    """
+    if not hasattr(stream, "num_shards") or not hasattr(stream, "with_format"):
+        raise ConfigError(
+            "Expected a streamed data set of one split (`load_dataset(..., split=..., "
+            f"streaming=True)`) but got {type(stream).__name__}."
+        )
+    count = int(stream.num_shards)
+    shards = tuple(
+        Shard(i, f"{name}-{i:05d}-of-{count:05d}", "", 0, "streamed") for i in range(count)
+    )
+    options = options or ReadOptions()
+    # Nothing is read from the storage but images at `images_at`.
+    storage = Storage("file", {}, Patience())
+    bare = StreamedPool(
+        f"stream:{name}", "parquet", storage, "", shards, options, None, (), "", None, stream
+    )
+    for shard in shards:
+        with bare.rows(shard) as rows:
+            if rows.column.startswith("addresses") and options.images_at is None:
+                raise ConfigError(
+                    f"Expected `images_at`, the folder or bucket of the images of {bare.url}, as "
+                    "its rows hold addresses, but got none."
+                )
+            if rows.ids:
+                form, shape = rows.form(options)
+                return replace(bare, form=form, input_shape=shape, column=rows.column)
+    raise DataError(f"Expected samples in {bare.url} but its shards are empty.")
+
+
+def _write(part: Any, path: Path, place: str) -> int:
+    """Write the rows of a shard of a stream into a Parquet file, and return how many there are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer, rows = None, 0
+    try:
+        for table in part.with_format("arrow").iter(batch_size=BATCH):
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="none")
+            writer.write_table(table.cast(writer.schema))
+            rows += len(table)
+    except OSError as error:  # of the network, of the source, or of this disk: it says which
+        raise StorageError(
+            f"Expected to read {place} but the stream failed: {error}. The same call goes on with "
+            "this shard."
+        ) from error
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(
+            f"Expected rows of one schema in {place} but the stream is damaged, or gave others: "
+            f"{error}"
+        ) from error
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
