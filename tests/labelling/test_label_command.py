@@ -196,6 +196,14 @@ def test_a_project_and_its_data_may_be_moved(here: Path) -> None:
     assert "2 samples" in run("export", "elsewhere/p", "labels.CSV")
 
 
+def test_images_that_cannot_be_read_are_told_where_tasks_go_out(here: Path) -> None:
+    make_squares(here / "squares", 3)
+    (here / "squares" / "broken.png").write_bytes(b"x")
+    run("init", "p", "--data", "squares", "--classes", "a,b")
+    said = run("next", "p", "--count", "5")
+    assert "1 samples cannot be read and are not asked, first 'broken.png'" in said
+
+
 def test_refusals_of_a_project(here: Path) -> None:
     make_squares(here / "squares", 3)
     run("init", "p", "--data", "squares", "--classes", "a,b")

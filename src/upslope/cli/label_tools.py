@@ -67,6 +67,11 @@ def next_(
         if count:
             push_count = exchange.push(count)
             say(f"{push_count.new:,} tasks for {tool}, those worth most first")
+            if unreadable := exchange.project.state.unreadable:
+                say(
+                    f"{len(unreadable):,} samples cannot be read and are not asked, first "
+                    f"{min(unreadable)!r}"
+                )
 
 
 def watch(
