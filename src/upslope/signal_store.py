@@ -285,7 +285,12 @@ def blocks_of(path: Path) -> list[tuple[int, int]]:
             blocks = [(int(start), int(rows)) for start, rows in record["blocks"]]
             ids = table.column("id").to_pylist()
         digest = json_digest([[list(block) for block in blocks], ids])
-        if record.get(_DIGEST, digest) != digest or sum(rows for _, rows in blocks) != len(ids):
+        strangers = record.keys() - {"blocks", _DIGEST}  # the digest, where its name is damaged
+        if (
+            strangers
+            or record.get(_DIGEST, digest) != digest
+            or sum(rows for _, rows in blocks) != len(ids)
+        ):
             raise ValueError("its content is not what was written")
         return blocks
     except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

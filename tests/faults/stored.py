@@ -17,6 +17,8 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from tests.faults import annotator
 from tests.faults.commands import begin_project, what_counts
@@ -29,8 +31,11 @@ from upslope.errors import DataError, RunError
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.verify import verify_run
 from upslope.files import read_digested_json, write_digested_json
+from upslope.frozen.probe import store_folder
 from upslope.frozen.store import FeatureStore, gather, map_block
 from upslope.labelling.project import Project
+from upslope.scoring.score_files import check_joined, read_scores, with_facts, write_joined
+from upslope.signal_store import StoreWriter, blocks_of
 from upslope.training.state import load_position
 
 _AT_ONCE = 100
@@ -146,6 +151,50 @@ def _read_metrics(folder: Path) -> list[Any]:
     return [repr(data)]
 
 
+def _write_scores(folder: Path) -> None:
+    table = pa.table({"id": [f"s{i}" for i in range(9)], "margin": np.linspace(0, 1, 9)})
+    facts = {"shard": "a", "size": 9, "tag": "t", "skipped": ["x"]}
+    pq.write_table(with_facts(table, facts), folder / "a.parquet")
+
+
+def _read_scores(folder: Path) -> list[Any]:
+    table, facts = read_scores(folder / "a.parquet")
+    return [repr(table.to_pydict()), repr(facts)]
+
+
+def _write_joined(folder: Path) -> None:
+    table = pa.table({"id": [f"s{i}" for i in range(9)], "margin": np.linspace(0, 1, 9)})
+    write_joined(folder / "scores.parquet", [table, table.slice(0, 3)])
+
+
+def _read_joined(folder: Path) -> list[Any]:
+    check_joined(folder / "scores.parquet")
+    with pq.ParquetFile(folder / "scores.parquet") as file:
+        return [repr(file.read().to_pydict())]
+
+
+def _write_ids(folder: Path) -> None:
+    StoreWriter(folder).finish("a", [f"s{i}" for i in range(9)], [(0, 5), (5, 4)])
+
+
+def _read_ids(folder: Path) -> list[Any]:
+    file = StoreWriter(folder).ids_of("a")
+    blocks = blocks_of(file)
+    with pa.OSFile(str(file)) as source:
+        return [blocks, pa.ipc.open_file(source).read_all().column("id").to_pylist()]
+
+
+_PROBED = torch.arange(12.0).reshape(2, 6)
+
+
+def _write_probe(folder: Path) -> None:
+    store_folder(folder, "d" * 64, _PROBED, torch.device("cpu"))
+
+
+def _read_probe(folder: Path) -> list[Any]:
+    return [str(store_folder(folder, "d" * 64, _PROBED, torch.device("cpu")).relative_to(folder))]
+
+
 def _write_answers(folder: Path) -> None:
     begin_project(folder)
     with Project(folder / annotator.PROJECT) as project:
@@ -167,6 +216,10 @@ STORED: Mapping[str, Format] = {
     "features": Format(_write_features, _read_features, at_once=_AT_ONCE, tidy=False),
     "decoded images": Format(_write_decoded, _read_decoded, at_once=_AT_ONCE),
     "metrics": Format(_write_metrics, _read_metrics, at_once=_AT_ONCE),
+    "scores of a shard": Format(_write_scores, _read_scores, at_once=_AT_ONCE),
+    "scores of all shards": Format(_write_joined, _read_joined, at_once=_AT_ONCE),
+    "ids of stored signals": Format(_write_ids, _read_ids, at_once=_AT_ONCE),
+    "features of made-up samples": Format(_write_probe, _read_probe, at_once=_AT_ONCE, tidy=False),
     "answers of a project": Format(
         _write_answers, _read_answers, "*/labels.sqlite", at_once=_AT_ONCE, tidy=False
     ),

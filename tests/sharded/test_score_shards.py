@@ -142,7 +142,7 @@ def test_a_signal_that_is_trained_on_the_pool_is_refused(tmp_path: Path) -> None
         score_pool(scorer(write_parquet(tmp_path / "pool"), tmp_path / "out", names=("vaal",)))
 
 
-@pytest.mark.parametrize("fault", ["cut", "a bit of a score", "a bit of an id", "a fact"])
+@pytest.mark.parametrize("fault", ["cut", "a bit of a score", "a bit of an id", "a fact", "a name"])
 def test_a_damaged_file_of_scores_is_told_and_made_again(tmp_path: Path, fault: str) -> None:
     pool = write_parquet(tmp_path / "pool")
     report = score_pool(scorer(pool, tmp_path / "out"))
@@ -158,7 +158,7 @@ def test_a_damaged_file_of_scores_is_told_and_made_again(tmp_path: Path, fault: 
     assert report.scored == 15
 
 
-@pytest.mark.parametrize("fault", ["cut", "a bit of a score", "a bit of an id"])
+@pytest.mark.parametrize("fault", ["cut", "a bit of a score", "a bit of an id", "a name"])
 def test_damage_of_the_table_of_all_shards_is_told(tmp_path: Path, fault: str) -> None:
     table = score_pool(scorer(write_parquet(tmp_path / "pool"), tmp_path / "out")).table
     check_joined(table)
@@ -202,6 +202,8 @@ def damage(file: Path, fault: str) -> None:
         ids = table.column(at).to_pylist()
         ids[3] = ids[3].replace("sample", "sampld")
         table = table.set_column(at, "id", pa.array(ids))
+    elif fault == "a name":  # of the digest
+        metadata[b"upslope"] = metadata[b"upslope"].replace(b"sha256", b"sha257")
     else:
         metadata[b"upslope"] = metadata[b"upslope"].replace(b'"skipped": []', b'"skipped": ["x"]')
     pq.write_table(table.replace_schema_metadata(metadata), file)

@@ -144,7 +144,8 @@ class Interceptor(TorchFunctionMode):
         kinds = self._kinds.of_all(tensors)
         name = getattr(func, "__name__", "")
         # Most operators of a network: no weight, and nothing to be asked but where entries go.
-        if kinds <= _NO_WEIGHTS and not self._orders.met and is_ordinary(name):
+        ordinary = is_ordinary(name, of_one_sample_tensor=len(tensors) == 1 and "sample" in kinds)
+        if ordinary and kinds <= _NO_WEIGHTS and not self._orders.met:
             out = func(*args, **kwargs)
             self.program.note(func, args, kwargs, out, "sample" in kinds)
             if "sample" in kinds:

@@ -63,12 +63,13 @@ EXPANDING = frozenset(["expand", "expand_as", "broadcast_to"])
 REPEATING = frozenset(["repeat", "tile"])
 """Operators that put a tensor beside itself."""
 
+_LENDING = LIKE_ANOTHER | EXPANDING | REPEATING
+"""Operators of which it matters which of their tensors depends on the samples."""
+
 _ASKED_ABOUT = frozenset(
     {func.__name__ for func in CHOOSING}
     | {"embedding", "embedding_bag", "view"}
-    | LIKE_ANOTHER
-    | EXPANDING
-    | REPEATING
+    | _LENDING
     | FAULTY
 )
 """Names of operators that need more than to be run, also where no weight is among the tensors."""
@@ -85,8 +86,14 @@ def is_entrywise(name: str) -> bool:
 
 
 @functools.cache  # asked of every operator
-def is_ordinary(name: str) -> bool:
-    """Whether an operator is only run and noted where no weight is among its tensors."""
+def is_ordinary(name: str, *, of_one_sample_tensor: bool) -> bool:
+    """Whether an operator is only run and noted where no weight is among its tensors.
+
+    of_one_sample_tensor: whether it takes a single tensor, which depends on the samples. Then it
+    takes no entry by the data, and repeats nothing that is the same for all samples.
+    """
+    if of_one_sample_tensor and (name == "__getitem__" or name in _LENDING):
+        return True
     return name not in _ASKED_ABOUT and not writes(name)
 
 
