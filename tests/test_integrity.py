@@ -122,7 +122,7 @@ def test_a_repair_that_fails_leaves_nothing_and_can_be_made_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("upslope.experiment.verify.write_ledger", full_disk)
+        patch.setattr("upslope.ledger.salvage.write_ledger", full_disk)
         with pytest.raises(RunError, match="it is full"):
             repair_run(folder, tmp_path / "saved")
     assert not [path for path in tmp_path.iterdir() if "saved" in path.name]

@@ -1,4 +1,4 @@
-"""`upslope verify` and `upslope repair`: check the folder of a run, and save what is sound."""
+"""`upslope verify` and `upslope repair`: check a run or a project, and save what is sound."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import typer
 from upslope.cli.console import out, telling_errors
 from upslope.counts import format_count
 
-Run = Annotated[Path, typer.Argument(help="Folder of a run, or of several.", metavar="RUN")]
+Run = Annotated[
+    Path,
+    typer.Argument(help="Folder of a run, of several, or of a labelling project.", metavar="RUN"),
+]
 
 
 def verify(run: Run) -> None:
-    """Check a run: its ledger, event by event, and every file whose digest that holds.
+    """Check a run or labels: the ledger, event by event, and every file whose digest it holds.
 
     Nothing is changed. The exit code is 6 where something is damaged or missing.
 
@@ -25,12 +28,14 @@ def verify(run: Run) -> None:
     with telling_errors():
         from upslope.errors import RunError
         from upslope.experiment.verify import verify_run
+        from upslope.labelling.repair import is_project, verify_project
         from upslope.ledger.store import FILE
 
         folders = sorted(file.parent for file in run.rglob(FILE)) if run.is_dir() else []
+        folders += [run] if is_project(run) else []
         damage_count = 0
         for folder in folders or [run]:
-            result = verify_run(folder)
+            result = verify_project(folder) if is_project(folder) else verify_run(folder)
             damage_count += bool(result.problems)
             state = "damaged" if result.problems else "sound"
             counts = (
@@ -42,7 +47,7 @@ def verify(run: Run) -> None:
                 out.print(f"  {line}", markup=False, soft_wrap=True)
         if damage_count:
             raise RunError(
-                f"Expected sound runs but {damage_count} of {len(folders) or 1} "
+                f"Expected sound ledgers but {damage_count} of {len(folders) or 1} "
                 f"{'is' if damage_count == 1 else 'are'} damaged. "
                 "Models are made again by the command that began the run; `upslope repair` saves "
                 "what is sound of a ledger."
@@ -50,12 +55,12 @@ def verify(run: Run) -> None:
 
 
 def repair(
-    run: Annotated[Path, typer.Argument(help="Folder of the damaged run.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="Folder of what is damaged.", metavar="RUN")],
     folder: Annotated[Path, typer.Option("--out", "-o", help="New folder for what is sound.")],
 ) -> None:
-    """Save what is sound of a damaged run into a new folder, and say what is lost.
+    """Save what is sound of a damaged run, or of a project's labels, and say what is lost.
 
-    The damaged run stays as it is. The command that began the run goes on in the new folder.
+    The damaged one stays as it is. The command that began it goes on in the new folder.
 
     [bold]Examples[/bold]
 
@@ -63,8 +68,9 @@ def repair(
     """
     with telling_errors():
         from upslope.experiment.verify import repair_run
+        from upslope.labelling.repair import is_project, repair_project
 
-        result = repair_run(run, folder)
+        result = repair_project(run, folder) if is_project(run) else repair_run(run, folder)
         events, files = (
             format_count(result.events, "event"),
             format_count(len(result.files), "file"),

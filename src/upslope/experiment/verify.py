@@ -14,9 +14,9 @@ from upslope.checkpoints import file_sha256
 from upslope.counts import format_count
 from upslope.errors import RunError
 from upslope.files import from_json, new_folder, write_atomically
-from upslope.ledger import Event, RunResult, State, fold, read_run
-from upslope.ledger.salvage import read_what_is_sound, write_ledger
-from upslope.ledger.store import FILE, chain_start
+from upslope.ledger import RunResult, read_run
+from upslope.ledger.salvage import save_what_is_sound
+from upslope.ledger.store import FILE, FORMAT, chain_start
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,6 @@ def verify_run(folder: Path | str) -> Verification:
         begins, events = chain_start(folder / FILE)
     except RunError as error:
         return Verification(0, (), (str(error),), ())
-    notes = []
-    if begins is None:
-        notes.append(f"no chain: {format_count(events, 'event')} of an earlier version of Upslope")
-    elif begins > 1:
-        notes.append(f"no chain before event {begins}: an earlier version of Upslope wrote those")
     sound, problems = [], []
     for name, digest, is_needed in _files(run):
         path = folder / name
@@ -68,7 +63,19 @@ def verify_run(folder: Path | str) -> Verification:
             problems.append(f"{name} is not what was recorded{_AGAIN}")
         elif is_needed:
             problems.append(f"{name} is missing{_AGAIN}")
-    return Verification(events, tuple(sound), tuple(problems), tuple(notes))
+    return Verification(events, tuple(sound), tuple(problems), chain_notes(begins, events))
+
+
+def chain_notes(begins: int | None, events: int) -> tuple[str, ...]:
+    """Return what of a log could not be checked.
+
+    begins: the first event with a chain, None without one. events: how many there are.
+    """
+    if begins is None:
+        return (f"no chain: {format_count(events, 'event')} of an earlier version of Upslope",)
+    if begins > 1:
+        return (f"no chain before event {begins}: an earlier version of Upslope wrote those",)
+    return ()
 
 
 _AGAIN = "; the command that began the run makes it again where it needs it"
@@ -84,29 +91,21 @@ def repair_run(folder: Path | str, out: Path | str) -> Repair:
             read. Nothing is then left of `out`.
     """
     folder, out = Path(folder), Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"Expected {out} to be a new folder but it has content. Choose another.")
-    salvage = read_what_is_sound(folder / FILE)
-    state, rows = State(), []
-    for row in salvage.rows:
-        try:
-            state = fold([Event(row[3], row[2], from_json(row[4]))], state)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            break
-        rows.append(row)
+    check_new_folder(out)
     saved_names = []
     with new_folder(out) as new:
-        write_ledger(new / FILE, salvage.meta, rows, salvage.chained)
+        count, losses = save_what_is_sound(folder / FILE, new / FILE, FORMAT)
         for name, digest, _ in _files(read_run(new)):
             if (folder / name).is_file() and file_sha256(folder / name) == digest:
                 write_atomically(new / name, partial(shutil.copyfile, folder / name))
                 saved_names.append(name)
-    lost_words = []
-    if salvage.reason or len(rows) < len(salvage.rows):
-        lost_words.append(
-            f"the ledger from event {len(rows) + 1} on: {salvage.reason or 'out of turn'}"
-        )
-    return Repair(len(rows), tuple(lost_words), tuple(saved_names))
+    return Repair(count, losses, tuple(saved_names))
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise RunError where a folder for what is saved has content."""
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"Expected {folder} to be a new folder but it has content. Choose another.")
 
 
 def _files(run: RunResult) -> list[tuple[str, str, bool]]:

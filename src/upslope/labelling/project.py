@@ -44,7 +44,8 @@ FORMAT = LogFormat(
 )
 TOKEN = "token"
 """The file that holds what a browser must show to be let in."""
-_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+"""Modes: a project belongs to its user."""
 _AT_ONCE = 1000
 _MEASURE_EVERY = 5  # labels between two measurements that are recorded
 
@@ -83,9 +84,9 @@ class Project:
                 "Choose another folder for the project: --out FOLDER."
             )
         with new_folder(folder) as new:
-            new.chmod(_PRIVATE_FOLDER)
+            new.chmod(PRIVATE_FOLDER)
             for name in (FORMAT.file, "run.lock"):
-                (new / name).touch(mode=_PRIVATE_FILE)
+                (new / name).touch(mode=PRIVATE_FILE)
             _write_token(new)
             EventLog(new, FORMAT, {"project": settings.record()}).close()
         return cls(folder)
@@ -323,7 +324,7 @@ def _write_token(folder: Path) -> str:
     path = folder / TOKEN
     with disk_errors(path):
         path.unlink(missing_ok=True)
-        path.touch(mode=_PRIVATE_FILE)
+        path.touch(mode=PRIVATE_FILE)
         path.write_text(token, encoding="ascii")
         sync_file(path)
     return token

@@ -1,4 +1,4 @@
-"""Save the sound part of a damaged ledger: all events before the first damaged one."""
+"""Save the sound part of a damaged log: all events before the first damaged one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from upslope.errors import RunError
 from upslope.files import from_json
 from upslope.ledger.chain import CHAIN, COLUMNS, End, start_of
-from upslope.ledger.log import create_tables, open_to_read, sqlite_errors
-from upslope.ledger.store import FORMAT, META
+from upslope.ledger.events import Event
+from upslope.ledger.log import LogFormat, create_tables, open_to_read, sqlite_errors
 
 
 @dataclass(frozen=True)
 class Salvage:
-    """meta: what the run began with. rows: sound events, as `COLUMNS` and, where chained, their
+    """meta: what the log began with. rows: sound events, as `COLUMNS` and, where chained, their
     digests. reason: why no more, empty where nothing is lost."""
 
     meta: Mapping[str, str]
@@ -27,11 +27,42 @@ class Salvage:
     reason: str
 
 
-def read_what_is_sound(path: Path) -> Salvage:
-    """Read a ledger as far as it is sound.
+def save_what_is_sound(path: Path, new: Path, kind: LogFormat[Any]) -> tuple[int, tuple[str, ...]]:
+    """Write the sound part of a log as a new one, in a folder that exists.
+
+    path: of the damaged log. new: of the other. kind: what kind of log it is.
+
+    Returns: how many events were saved, and what could not be, a sentence each.
 
     Raises:
-        RunError: there is none, or what the run began with cannot be read.
+        RunError: there is no log, what it began with cannot be read, or the disk is full.
+    """
+    salvage = read_what_is_sound(path, kind)
+    rows = salvage.rows[: _count_in_turn(salvage.rows, kind)]
+    write_ledger(new, salvage.meta, rows, salvage.chained, kind)
+    if not salvage.reason and len(rows) == len(salvage.rows):
+        return len(rows), ()
+    return len(rows), (
+        f"the ledger from event {len(rows) + 1} on: {salvage.reason or 'out of turn'}",
+    )
+
+
+def _count_in_turn(rows: Sequence[Sequence[Any]], kind: LogFormat[Any]) -> int:
+    """Return how many events follow from each other, from the first on."""
+    state = kind.fold(())
+    for count, row in enumerate(rows):
+        try:
+            state = kind.fold([Event(row[3], row[2], from_json(row[4]))], state)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return count
+    return len(rows)
+
+
+def read_what_is_sound(path: Path, kind: LogFormat[Any]) -> Salvage:
+    """Read a log as far as it is sound.
+
+    Raises:
+        RunError: there is none, or what it began with cannot be read.
     """
     if not path.is_file():
         raise RunError(f"Expected a ledger at {path} but there is no such file.")
@@ -48,14 +79,14 @@ def read_what_is_sound(path: Path) -> Salvage:
         except sqlite3.Error as error:
             reason = str(error)
     try:
-        for key in META:
+        for key in kind.keys:
             from_json(meta[key])
         if has_chain:
             rows, fault = _sound(meta, rows)
             reason = fault or reason
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"Expected what the run of {path} began with to be readable but it is damaged: {error}."
+            f"Expected what {path} began with to be readable but it is damaged: {error}."
             " Restore the ledger from a copy."
         ) from error
     return Salvage(meta, rows, has_chain, reason)
@@ -80,9 +111,13 @@ def _sound(
 
 
 def write_ledger(
-    path: Path, meta: Mapping[str, str], rows: Sequence[Sequence[Any]], has_chain: bool
+    path: Path,
+    meta: Mapping[str, str],
+    rows: Sequence[Sequence[Any]],
+    has_chain: bool,
+    kind: LogFormat[Any],
 ) -> None:
-    """Write a new ledger of these events; where they have no chain, one begins after them.
+    """Write a new log of these events; where they have no chain, one begins after them.
 
     path: in a folder that exists.
 
@@ -96,6 +131,6 @@ def write_ledger(
     with sqlite_errors(path):
         db = sqlite3.connect(path, isolation_level=None)
         try:
-            create_tables(db, FORMAT, values, [(*row, None)[:6] for row in rows])
+            create_tables(db, kind, values, [(*row, None)[:6] for row in rows])
         finally:
             db.close()
