@@ -65,6 +65,7 @@ def test_a_network_is_the_same_each_time_and_leaves_the_generator_alone() -> Non
     assert torch.equal(x, NETWORKS["lstm"].inputs(3))
 
 
+@pytest.mark.long
 def test_peak_memory_counts_what_the_run_takes_and_not_what_its_parent_had() -> None:
     ballast = torch.ones(2**26)  # 256 MiB, which the process below must not be charged with
     peak = peak_mib("bert", "forward + backward", 2, 2, "cpu")

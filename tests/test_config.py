@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from short_forms import mark_rest_long
 from upslope import datasets, models, strategies, tasks
 from upslope.config import (
     Config,
@@ -248,7 +249,7 @@ PAPER = {
 """Pool, and initial labels, budget and candidates of the first cycle."""
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", mark_rest_long(PAPER, 2))
 def test_the_paper_s_protocols_are_planned_without_their_data(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHORT = {"kills": 1, "errors": 1, "power": 1, "races": 1, "flips": 5}
+SHORT = {"kills": 1, "errors": 1, "power": 1, "flips": 5}
 LONGER = {"kills": 2, "errors": 2, "power": 2, "races": 1, "flips": 5}
 """Trials of each kind; of flips, how many at least."""
 
@@ -53,11 +53,13 @@ def campaign(
     return trials, counts
 
 
-@pytest.mark.parametrize("kind", SHORT)
+@pytest.mark.parametrize("kind", LONGER)
 def test_whatever_happens_is_mended_or_told(
     campaign: tuple[dict[str, int], Outcomes], kind: str
 ) -> None:
     trials, outcomes = campaign
+    if kind not in trials:
+        pytest.skip("in the long form alone")
     if kind in ("errors", "power") and sys.platform != "linux":
         pytest.skip("needs Linux")
     if kind == "flips":  # many in a trial

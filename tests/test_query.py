@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from short_forms import mark_rest_long
 from small_tasks import TASK, perceptron, splits
 from upslope import (
     Experiment,
@@ -79,7 +80,8 @@ def experiment(digits, folder, strategy, shared=None):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in REGISTRY if n not in TRAINED_ALONG | FOR_MASKS | SEES_LABELS]
+    "name",
+    mark_rest_long([n for n in REGISTRY if n not in TRAINED_ALONG | FOR_MASKS | SEES_LABELS], 2),
 )
 def test_it_chooses_what_an_experiment_does(name, digits, tmp_path_factory, tmp_path):
     strategy = strategies.build(name, **QUICK.get(name, {}))

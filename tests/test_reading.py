@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from short_forms import mark_rest_long
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.reading import (
     check_regular,
@@ -134,7 +135,7 @@ def test_matlab_files_take_no_more_memory_than_they_may(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sets a limit on the size of files")
-@pytest.mark.parametrize("most", [100, 130])
+@pytest.mark.parametrize("most", mark_rest_long([100, 130], 2))
 def test_arrays_of_matlab_files_that_cannot_be_handed_over_are_an_error_of_the_disk(
     tmp_path: Path, most: int
 ) -> None:

@@ -15,6 +15,7 @@ import torch
 import rank_functions
 from forked import until
 from rank_processes import Processes, run_ranks
+from short_forms import mark_rest_long
 from upslope.errors import RunError
 from upslope.experiment.environment import differing, environment
 from upslope.ledger import read_run
@@ -36,7 +37,7 @@ def test_ranks_select_what_one_process_selects(tmp_path: Path, of_one: list[list
     assert read_run(tmp_path / "run").environment["processes"] == 2
 
 
-@pytest.mark.parametrize(("victim", "then"), [(1, 1), (0, 2)])
+@pytest.mark.parametrize(("victim", "then"), mark_rest_long([(1, 1), (0, 2)], 2))
 def test_a_killed_rank_is_one_error_and_the_run_goes_on(
     tmp_path: Path, of_one: list[list[str]], victim: int, then: int
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from short_forms import mark_rest_long
 from upslope.errors import DataError
 from upslope.evaluation import predict_gain
 
@@ -34,7 +35,7 @@ def test_a_level_curve_brings_nothing_and_what_can_be_shown_is_that_of_mcnemar()
     assert gain.detectable == pytest.approx(1.96 * np.sqrt(0.09 / 100), rel=1e-3)
 
 
-@pytest.mark.parametrize("m", [40, 200])
+@pytest.mark.parametrize("m", mark_rest_long([40, 200], 2))
 def test_intervals_hold_the_true_gain_as_often_as_they_say(m: int) -> None:
     true = error(200) - error(250)
     rng = np.random.default_rng(3)

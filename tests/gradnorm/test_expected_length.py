@@ -8,6 +8,7 @@ from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from short_forms import mark_rest_long
 from upslope.errors import GradientNormError
 from upslope.gradnorm import (
     entropy,
@@ -66,7 +67,7 @@ def test_one_backward_pass_for_two_classes(monkeypatch):
 
 @pytest.mark.parametrize("norm", ["global", "tensor-sum"])
 @pytest.mark.parametrize(("kind", "power"), [("mean", 1), ("rms", 2)])
-@pytest.mark.parametrize("classes", [2, 3, 5, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.parametrize("classes", mark_rest_long([2, 5, 3, 12], 2))
 def test_truncation_error_is_within_its_bound(classes, kind, power, norm):
     for seed in range(6):
         model, x = net(classes, seed), batch(8, seed, scale=1.0 + 3 * (seed % 3))

@@ -44,6 +44,7 @@ def peak(what: str, n: int, script: str = MEASURE) -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory as Linux counts it")
+@pytest.mark.long
 def test_peak_memory_is_that_of_a_plain_pass_plus_the_bound():
     # One gradient per sample is 8 MiB here: 96 samples would take 770 MiB.
     plain, ours = peak("plain", 96), peak("norms", 96)

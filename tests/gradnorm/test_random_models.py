@@ -18,7 +18,7 @@ from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import gradient_norms, label_free
 
 D = torch.float64
-SIZES = (2, 6, 20, pytest.param(64, marks=pytest.mark.long))
+SIZES = mark_rest_long((2, 6, 20, 64), 2)
 
 
 def squares(z: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ DRAWING: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("n", mark_rest_long((2, 6, 20, 64), 2))
+@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("draw", DRAWING)
 @pytest.mark.parametrize("mix", MIXING)
 def test_models_that_draw_and_mix_are_refused(mix: str, draw: str, n: int) -> None:
@@ -275,7 +275,7 @@ def test_losses_that_draw_are_refused(train: bool) -> None:
                 gradient_norms(model, x, loss)
 
 
-@pytest.mark.parametrize("mark", [label_free, lambda loss: loss])
+@pytest.mark.parametrize("mark", mark_rest_long([lambda loss: loss, label_free], 2))
 def test_batches_are_not_cut_where_a_model_draws_in_eval_mode(mark: Any) -> None:
     seed(0)
     model = nn.Sequential(nn.Linear(5, 20000), nn.Unflatten(1, (8, 2500)), nn.AvgPool1d(500),

@@ -342,6 +342,7 @@ def test_thumbnails_show_volumes_floats_and_masks() -> None:
     assert colours.getpixel((1, 1))[:3] == (0, 0, 0)
 
 
+@pytest.mark.long
 def test_pages_with_pictures_of_noise_stay_under_ten_megabytes(tmp_path: Path) -> None:
     """20 strategies on 10 sets, each pick another image that no encoder makes small."""
     noise = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)

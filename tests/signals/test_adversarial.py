@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from toy import context
 
+from short_forms import mark_rest_long
 from upslope.pool import Need
 from upslope.signals import build, sraal, vaal
 from upslope.signals.fitting import batches
@@ -130,7 +131,7 @@ def test_one_update_is_adams_first_step(module: object) -> None:
         assert torch.allclose(moved, -5e-4 * p.grad[clear].sign(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vaal", "sraal"])
+@pytest.mark.parametrize("name", mark_rest_long(["vaal", "sraal"], 2))
 def test_what_is_unlike_the_labelled_scores_highest(name: str) -> None:
     ctx = context()
     signal = build(Need.of(name, steps=60, width=4, latent=8)).fit(ctx)  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ TITLES = [case.title for case in CASES]
 
 # Warnings are the networks' own; those of the library are recorded and judged.
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("index", mark_rest_long(range(len(CASES)), 3), ids=TITLES)
+@pytest.mark.parametrize("index", mark_rest_long(range(len(CASES)), 4), ids=TITLES)
 def test_every_answer_is_exact_or_refused(index: int) -> None:
     case = CASES[index]
     if case.family == "transformers":
