@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo   active learning on handwritten digits: table, curves, HTML page"
 	@echo "make label  a page on which you label scikit-learn's digits, to try it"
-	@echo "make test   the tests, what takes long in its short form: under 4 min on two cores"
+	@echo "make test   the tests, what takes long in its short form: some 4 min on two cores"
 	@echo "make test-all   these, and the long forms too: 10 min"
 	@echo "make check  lint, format, types, import rules, docstrings, names"
 	@echo "make sbom   what is installed, with versions, as sbom.json (CycloneDX)"
@@ -28,7 +28,7 @@ demo: $(VENV)/core
 label: $(VENV)/label
 	@$(BIN)/upslope label digits --out $(LABELS)
 
-# Workers with one thread each: torch's own threads would fight over the cores. A file's tests
+# Two workers with one thread each: torch's own threads would fight over the cores. A file's tests
 # stay together, since they share what is slow to make.
 test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder

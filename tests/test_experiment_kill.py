@@ -42,12 +42,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
-    uninterrupted: Path, tmp_path: Path
+    uninterrupted: Path, tmp_path: Path, kills: int
 ) -> None:
     path, rng = tmp_path / "run", random.Random(7)
-    for _ in range(3):  # of the 89 calls of its observer, the run is far from the last
+    for _ in range(kills):  # of the 89 calls of its observer, the run is far from the last
         moment = (rng.randint(3, 15), rng.uniform(0, 0.02))
         process = Forked(run_to_kill.main, path, None, moment, log=tmp_path / "log")
         assert process.end() == -signal.SIGKILL, process.output

@@ -71,6 +71,7 @@ def test_the_seed_of_a_killed_worker_is_taken_over(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_when_all_workers_are_killed_one_error_says_so(tmp_path: Path) -> None:
     process = start(tmp_path, pause=0.1)
     until(lambda: len(process.workers()) == 2)

@@ -31,6 +31,7 @@ def of_one(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     return asked
 
 
+@pytest.mark.long
 def test_ranks_select_what_one_process_selects(tmp_path: Path, of_one: list[list[str]]) -> None:
     got = run_ranks(2, rank_functions.chosen, tmp_path / "run", folder=tmp_path)
     assert got == of_one

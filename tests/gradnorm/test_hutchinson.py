@@ -18,6 +18,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 30)).double().eval()
 
 
+@pytest.mark.long
 def test_errors_are_as_large_as_stated_and_no_bias_is_seen() -> None:
     model = network()
     exact = expected_gradient_length(model, X, kind="rms").scores

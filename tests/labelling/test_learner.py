@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from short_forms import mark_rest_long
 from upslope import strategies
 from upslope.errors import UpslopeError
 from upslope.labelling.features import SIDE, image_statistics, row_features, standardise
@@ -65,7 +66,7 @@ def test_the_model_learns_and_is_measured_on_control_answers_alone() -> None:
     assert (ranking.labels, ranking.of) == (65, 0)
 
 
-@pytest.mark.parametrize("kind", ["class", "labels"])
+@pytest.mark.parametrize("kind", mark_rest_long(["class", "labels"], 2))
 @pytest.mark.parametrize(
     "strategy",
     [  # refine lets eight others choose from fifty batches

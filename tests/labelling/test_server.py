@@ -102,6 +102,7 @@ def test_what_a_request_cannot_do(
     assert read_project(squares[0])[1].events == 0
 
 
+@pytest.mark.long
 def test_a_second_server_is_refused_by_name(
     squares: tuple[Path, dict[str, str]], page_server: Callable[..., Any]
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_second_server_is_refused_by_name(
     assert "Expected to be alone" in done.stderr
 
 
+@pytest.mark.long
 def test_a_person_labels_the_model_learns_and_a_kill_loses_nothing(
     squares: tuple[Path, dict[str, str]], page_server: Callable[..., Any]
 ) -> None:

@@ -27,7 +27,8 @@ def started(pool: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [1, 3])
 def test_killed_at_random_moments_it_goes_on_and_ends_bit_equal(tmp_path: Path, kills: int) -> None:
     pool, out, rng = write_parquet(tmp_path / "pool", 40, 20), tmp_path / "killed", random.Random(3)
     for _ in range(kills):
