@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from small_tasks import MODEL, TASK, splits
-from upslope import strategies
+from upslope import datasets, models, strategies, tasks
 from upslope.comparison import ComparisonResult, compare, read_comparison
 from upslope.errors import ConfigError, ModelError, RunError
 from upslope.experiment import ExperimentSettings
@@ -91,6 +92,26 @@ def test_workers_give_the_same_runs(tmp_path: Path) -> None:
     assert fingerprints(there) == fingerprints(here)
     assert seen[-1].done == seen[-1].total == 5
     assert {p.run for p in seen if p.phase == "cycle"} >= {"margin/seed-0", "margin/seed-1"}
+
+
+@pytest.mark.long
+def test_workers_meet_images_in_the_order_in_which_they_lie(tmp_path: Path) -> None:
+    """Convolutions of the same numbers in another order in memory round differently."""
+    digits = datasets.load("digits", limit=80, test_limit=20)
+    assert digits.pool.inputs([0, 1]).stride() != (64, 64, 8, 1)  # channels last, of one channel
+    options = {
+        "splits": digits,
+        "task": tasks.build("classification", num_classes=10, mean=(0.3,), std=(0.4,)),
+        "model": partial(models.build, "cnn-small", num_classes=10, input_shape=(1, 8, 8)),
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        here = run(tmp_path / "here", **options)
+        there = run(tmp_path / "there", workers=2, **options)
+    finally:
+        torch.set_num_threads(threads)
+    assert fingerprints(there) == fingerprints(here)
 
 
 def test_a_failure_in_a_worker_is_told(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from upslope.comparison import pickling
 from upslope.comparison.worker import Runs
 from upslope.distributed.ray_engine import RayEngine
 from upslope.errors import ConfigError, RunError
@@ -103,8 +104,7 @@ def _pickle(jobs: Runs) -> bytes:
     from ray import cloudpickle
 
     try:
-        data: bytes = cloudpickle.dumps(jobs)
-        return data
+        return pickling.dumps(jobs, cloudpickle.CloudPickler)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"Expected everything given to tasks of Ray to be picklable but got: {error}. Define "

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from upslope.comparison import pickling
 from upslope.comparison.handover import Parcel, handed_over
 from upslope.comparison.worker import Failure, Runs, work
 from upslope.errors import ConfigError, RunError
@@ -237,7 +238,7 @@ def _send(worker: _Worker, message: int | None) -> None:
 
 def _pickle(plan: Runs) -> bytes:
     try:
-        return pickle.dumps(plan)
+        return pickling.dumps(plan)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"Expected everything given to workers to be picklable but got: {error}. Define the "
