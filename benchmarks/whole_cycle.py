@@ -9,6 +9,7 @@ The same labels, steps, batch size, optimiser and candidates in both, on CIFAR-1
 at first, 5% more by the norm of the entropy's gradient, and training from scratch with those. Both
 select with our model of the first cycle, so that the selections can be compared; evaluation on test
 images is in neither figure. They take turns; times are of the wall clock, medians of the rounds.
+A network that is sure of everything gives norms of 0, whose order means nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import RunResult
 from upslope.training import TrainingSettings
 
-BATCH, RATE, MOMENTUM, DECAY, PAD = 128, 0.05, 0.9, 5e-4, 4
+BATCH, RATE, MOMENTUM, DECAY, PAD = 32, 0.02, 0.9, 5e-4, 4
 Seconds = dict[str, float]
 
 
@@ -170,7 +171,9 @@ def measure(name: str, splits: Any, epochs: int, rounds: int) -> None:
         )
         cells.append(f"{a:.1f} / {b:.1f} = {a / b:.2f}")
     wall = statistics.median(seconds["wall"] for seconds in rows["ours"])
-    print(f"| {name} | {' | '.join(cells)} | {wall:.1f} | {min(shares):.3f} |", flush=True)
+    learnt = run.cycles[0].train_metrics["accuracy"]
+    last = f"{wall:.1f} | {learnt:.2f} | {min(shares):.3f}"
+    print(f"| {name} | {' | '.join(cells)} | {last} |", flush=True)
 
 
 def main() -> None:
@@ -188,7 +191,8 @@ def main() -> None:
     splits = datasets.load("cifar10", limit=options.pool, test_limit=10, progress=lambda _: None)
     print(
         "| network | training, published / ours, s | selection | both | ours with evaluation, s "
-        "| selected by both |\n| --- | --- | --- | --- | --: | --: |"
+        "| accuracy on its labels | selected by both |\n"
+        "| --- | --- | --- | --- | --: | --: | --: |"
     )
     for name in options.models.split(","):
         measure(name, splits, options.epochs, options.rounds)
