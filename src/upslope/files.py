@@ -85,7 +85,6 @@ def save_array(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
     Raises:
         OSError: the disk is full or cannot be written.
     """
-
     import numpy as np  # not at the top: `--help` answers without it
 
     class Writer:

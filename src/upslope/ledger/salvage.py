@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,17 @@ def save_what_is_sound(path: Path, new: Path, kind: LogFormat[Any]) -> tuple[int
 
 def _count_in_turn(rows: Sequence[Sequence[Any]], kind: LogFormat[Any]) -> int:
     """Return how many events follow from each other, from the first on."""
-    state = kind.fold(())
-    for count, row in enumerate(rows):
-        try:
-            state = kind.fold([Event(row[3], row[2], from_json(row[4]))], state)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return count
-    return len(rows)
+    count = 0
+
+    def events() -> Iterator[Event]:
+        nonlocal count
+        for row in rows:
+            yield Event(row[3], row[2], from_json(row[4]))
+            count += 1  # the next is asked for: this one followed
+
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        kind.fold(events())
+    return count
 
 
 def read_what_is_sound(path: Path, kind: LogFormat[Any]) -> Salvage:

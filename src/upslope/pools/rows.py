@@ -7,7 +7,9 @@ or where the user says.
 
 from __future__ import annotations
 
+import os
 import posixpath
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,17 +178,24 @@ def _here(storage: Storage, shard: Shard) -> Iterator[Path]:
             raise DataError(f"Expected the shard {shard.path} but there is no such file.")
         yield Path(shard.path)
         return
+    with temporary_file(shard) as path:
+        storage.fetch(shard.path, shard.size, path)
+        yield path
+
+
+@contextmanager
+def temporary_file(shard: Shard) -> Iterator[Path]:
+    """Yield an empty file for the rows of a shard, which is removed when the block ends.
+
+    shard: one of a pool whose shards do not lie here.
+    """
     folder = cache_folder() / "shards"
     make_folder(folder)
-    sweep(folder)  # copies of processes that were killed
-    import os
-    import tempfile
-
+    sweep(folder)  # files of processes that were killed
     handle, name = tempfile.mkstemp(f".{os.getpid()}.part", f".{shard.number}-", folder)
     os.close(handle)
     path = Path(name)
     try:
-        storage.fetch(shard.path, shard.size, path)
         yield path
     finally:
         path.unlink(missing_ok=True)

@@ -6,8 +6,6 @@ pool = stream_pool(stream, "photos")
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from upslope.datasets.base import Dataset
-from upslope.datasets.paths import cache_folder
 from upslope.errors import ConfigError, DataError
-from upslope.files import make_folder, sweep
-from upslope.pools.rows import Rows, rows_of_parquet
+from upslope.pools.rows import Rows, rows_of_parquet, temporary_file
 from upslope.pools.shard import ReadOptions, Shard, ShardedPool
 from upslope.pools.storage import Patience, Storage, StorageError
 
@@ -55,21 +51,13 @@ class StreamedPool(ShardedPool):
 
         Raises: as `open`.
         """
-        folder = cache_folder() / "shards"
-        make_folder(folder)
-        sweep(folder)  # files of processes that were killed
-        handle, name = tempfile.mkstemp(f".{os.getpid()}.part", f".{shard.number}-", folder)
-        os.close(handle)
-        path = Path(name)
-        try:
+        with temporary_file(shard) as path:
             part = self.stream.shard(num_shards=len(self), index=shard.number)
             place = f"{self.url}, {shard.name}"
             if _write(part, path, place):
                 yield rows_of_parquet(self, shard, path, place)
             else:
                 yield Rows((), np.empty((0, *self.input_shape), np.uint8), self.column, place)
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def stream_pool(stream: Any, name: str, *, options: ReadOptions | None = None) -> StreamedPool:
