@@ -59,3 +59,15 @@ def test_a_changed_answer_is_found_and_those_before_it_are_saved(folder: Path) -
     code, text = run("repair", folder, "--out", saved)
     assert code != 0
     assert "new folder" in text
+
+
+def test_what_does_not_follow_is_left_out_though_its_bytes_are_sound(folder: Path) -> None:
+    """A log without a chain, as earlier versions wrote it, whose last event corrects no answer."""
+    with sqlite3.connect(folder / FORMAT.file) as db:
+        db.execute("DELETE FROM meta WHERE key = 'chain'")
+        db.execute("UPDATE events SET kind = 'corrected' WHERE number IN (26, 29)")
+    db.close()
+    code, text = run("repair", folder, "--out", folder.parent / "saved")
+    assert code == 0, text
+    assert "lost: the ledger from event 26 on: out of turn" in text
+    assert list(labels_of(folder.parent / "saved")) == [f"s{i}" for i in range(25)]
