@@ -1,15 +1,14 @@
-"""The study behind docs/verdict.md: strategies x seeds on frozen features, cell by cell.
+"""The study behind docs/verdict.md: strategies x seeds, cell by cell.
 
     python benchmarks/verdict.py run --features features --runs runs/verdict --seeds 10
     python benchmarks/verdict.py summarise --runs runs/verdict --out results/verdict
     python benchmarks/verdict_tables.py --results results/verdict
 
-A cell is a data set and a range of labels; those called confirm-... are tables of scikit-learn,
-each column standardised, on which nothing was tried before. `run` trains a linear head on features
-that `benchmarks/frozen_features.py` wrote: seed by seed, in each seed every cell, in each cell
-every strategy. What was done before is not done again, so that the same command goes on after a
-stop, and grows with `--seeds`, `--cells` and `--strategies`. One process and thread; run it under
-`nice`.
+A cell is a data set, a range of labels and a way of learning (`verdict_cells.py`); networks that
+are trained whole read their data from `$UPSLOPE_DATA`. `run` goes seed by seed, in each seed cell
+by cell, in each cell strategy by strategy. What was done before is not done again, so that the same
+command goes on after a stop, and grows with `--seeds`, `--cells` and `--strategies`. One process
+and thread; run it under `nice`.
 `summarise` writes a JSON file per cell with every curve; `verdict_tables.py` makes the tables.
 """
 
@@ -20,52 +19,22 @@ import json
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from torch import nn  # noqa: E402
 
-from upslope import datasets, strategies, tasks  # noqa: E402
+from upslope import strategies  # noqa: E402
 from upslope.comparison import compare, read_comparison  # noqa: E402
-from upslope.datasets.base import Splits  # noqa: E402
 from upslope.experiment import ExperimentSettings  # noqa: E402
 from upslope.pool import Strategy  # noqa: E402
-from upslope.training import TrainingSettings  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A data set and a range of labels. candidates: scored in each cycle."""
-
-    data: str
-    initial: int
-    budget: int
-    cycles: int
-    candidates: int | str
-
-
-CELLS = {
-    "sign-digits-low": Cell("sign-digits", 20, 20, 10, "all"),
-    "cifar10-low": Cell("cifar10", 20, 20, 10, 2500),
-    "fashion-mnist-low": Cell("fashion-mnist", 20, 20, 10, 2500),
-    "sign-digits-high": Cell("sign-digits", 100, 100, 6, "all"),
-    "cifar10-high": Cell("cifar10", 100, 100, 10, 2500),
-    "fashion-mnist-high": Cell("fashion-mnist", 100, 100, 10, 2500),
-    # For confirmation: no setting and no rule was chosen on these.
-    "confirm-digits": Cell("sklearn-digits", 20, 20, 10, "all"),
-    "confirm-breast-cancer": Cell("sklearn-breast_cancer", 4, 4, 10, "all"),
-    "confirm-wine": Cell("sklearn-wine", 6, 3, 10, "all"),
-}
+from verdict_cells import CELLS, Problem, problem, training_of  # noqa: E402
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"name": "random"},
@@ -82,16 +51,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "dropquery": {"name": "dropquery"},
 }
 
-TRAINING = TrainingSettings(
-    epochs=100, batch_size=1024, optimizer="adam", lr=0.03, weight_decay=0.03
-)
-"""Full batches, one-cycle. Chosen by accuracy on random labels alone, at 20, 100 and 200 to 400."""
-
-
-def head(classes: int, width: int) -> nn.Module:
-    """Return the linear head that each cycle trains."""
-    return nn.Linear(width, classes)
-
 
 def run(options: argparse.Namespace) -> None:
     """Run what is not finished, seed by seed, until `--seconds` are over."""
@@ -102,47 +61,23 @@ def run(options: argparse.Namespace) -> None:
             for label in options.strategies:
                 if time.monotonic() > end:
                     return
-                splits = _splits(CELLS[name].data, options.features)
-                if splits is None:
-                    print(f"{name}: no features of {CELLS[name].data}", flush=True)
+                posed = problem(CELLS[name], options.features)
+                if isinstance(posed, str):
+                    print(f"{name}: {posed}", flush=True)
                 else:
-                    _run(name, splits, label, seed, options.runs)
+                    _run(name, posed, label, seed, options.runs)
 
 
-@cache
-def _splits(data: str, folder: Path) -> Splits | None:
-    """The pool and the test set of a cell; None where there are no features of it."""
-    if not data.startswith("sklearn-"):
-        file = folder / f"{data}.npz"
-        return datasets.load("npz", file) if file.is_file() else None
-    import sklearn.datasets
-    from sklearn.model_selection import train_test_split
-
-    load = getattr(sklearn.datasets, f"load_{data.removeprefix('sklearn-')}")
-    inputs, labels = load(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(
-        inputs, labels, test_size=0.3, stratify=labels, random_state=0
-    )
-    mean, spread = x.mean(axis=0), x.std(axis=0)
-    spread[spread == 0] = 1
-    with tempfile.TemporaryDirectory() as made:
-        file = Path(made) / f"{data}.npz"
-        arrays = {"x_train": (x - mean) / spread, "x_test": (x_test - mean) / spread}
-        np.savez(file, y_train=y, y_test=y_test, **arrays)
-        return datasets.load("npz", file)
-
-
-def _run(name: str, splits: Splits, label: str, seed: int, runs: Path) -> None:
+def _run(name: str, posed: Problem, label: str, seed: int, runs: Path) -> None:
     cell, started = CELLS[name], time.monotonic()
-    classes, (width,) = len(splits.pool.classes), splits.pool.input_shape
     chosen: dict[str, Strategy] = {label: strategies.build(**STRATEGIES[label])}
     compare(
         runs / name,
         strategies=chosen,
         seeds=[seed],
-        splits=splits,
-        task=tasks.build("classification", num_classes=classes),
-        model=partial(head, classes, width),
+        splits=posed.splits,
+        task=posed.task,
+        model=posed.model,
         settings=ExperimentSettings(
             initial=cell.initial,
             budget=cell.budget,
@@ -150,7 +85,7 @@ def _run(name: str, splits: Splits, label: str, seed: int, runs: Path) -> None:
             candidates=cell.candidates,
             score_batch=2500,
         ),
-        training=TRAINING,
+        training=posed.training,
         device="cpu",
         progress=False,
     )
@@ -177,8 +112,8 @@ def summarise(options: argparse.Namespace) -> None:
                 }
         record = {
             "cell": asdict(cell),
-            "training": TRAINING.record(),
-            "head": "linear, frozen features",
+            "training": training_of(cell),
+            "network": cell.whole or "linear head on frozen features",
             "commit": _commit(),
             "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
             "budgets": budgets,

@@ -24,7 +24,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from upslope import datasets, query, tasks  # noqa: E402
 from upslope.training import train  # noqa: E402
-from verdict import CELLS, TRAINING  # noqa: E402
+from verdict_cells import CELLS, HEAD  # noqa: E402
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"name": "random"},
@@ -45,7 +45,7 @@ def rows_of(splits: Any, seed: int) -> dict[str, list[float]]:
     torch.manual_seed(seed)
     model = nn.Linear(pool.input_shape[0], classes)
     task = tasks.build("classification", num_classes=classes)
-    train(model, task, pool, order[:LABELS], TRAINING, seed=seed, device=torch.device("cpu"))
+    train(model, task, pool, order[:LABELS], HEAD, seed=seed, device=torch.device("cpu"))
     x, y = pool.inputs(range(len(pool))), pool.targets(range(len(pool)))
     with torch.no_grad():
         p = model.eval()(x).softmax(dim=1)

@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import verdict  # noqa: E402
+import verdict_cells  # noqa: E402
 import verdict_tables  # noqa: E402
 from upslope.ledger import read_run  # noqa: E402
 
@@ -27,7 +28,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tmp_path / "blobs.npz",
         x_train=x[:100], y_train=labels[:100], x_test=x[100:], y_test=labels[100:],
     )  # fmt: skip
-    cell = verdict.Cell("blobs", 6, 4, 3, "all")
+    cell = verdict_cells.Cell("blobs", 6, 4, 3, "all")
     monkeypatch.setattr(verdict, "CELLS", {"blobs-low": cell})
     return tmp_path
 
@@ -75,3 +76,68 @@ def test_a_cell_without_features_is_told(
         "--cells", "blobs-low", "--strategies", "random", "--seeds", 1,
     )  # fmt: skip
     assert "no features of blobs" in capsys.readouterr().out
+
+
+@pytest.fixture
+def features() -> dict[str, np.ndarray]:
+    """Four classes of a hundred samples each, in no order."""
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(4), 100))
+    x = np.random.default_rng(2).normal(size=(400, 3)).astype(np.float32)
+    return {"x_train": x, "y_train": labels, "x_test": x[:9], "y_test": labels[:9]}
+
+
+def test_an_imbalanced_pool_has_one_of_the_rarest_for_twenty_of_the_commonest(
+    features: dict[str, np.ndarray],
+) -> None:
+    pool = verdict_cells.imbalanced(features)
+    assert np.bincount(pool["y_train"]).tolist() == [100, 37, 14, 5]
+    before = zip(features["x_train"], features["y_train"], strict=True)
+    rows = {row.tobytes(): label for row, label in before}
+    after = zip(pool["x_train"], pool["y_train"], strict=True)
+    assert all(rows[x.tobytes()] == y for x, y in after)
+
+
+def test_near_copies_are_nearer_to_their_sample_than_to_any_other(
+    features: dict[str, np.ndarray],
+) -> None:
+    pool = verdict_cells.near_copies(features)
+    groups = pool["x_train"].reshape(40, 10, 3)
+    assert (pool["y_train"].reshape(40, 10) == pool["y_train"][::10, None]).all()
+    assert not (groups[:, 1:] == groups[:, :1]).any()
+    assert np.abs(groups - groups[:, :1]).max() < 0.6
+    originals = {row.tobytes() for row in features["x_train"]}
+    assert all(row.tobytes() in originals for row in groups[:, 0])
+
+
+def test_answers_of_people_are_those_of_the_images_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = np.random.default_rng(3).integers(0, 10, 50).astype(np.uint8)
+    answers = ((truth + 1) % 10).astype(np.uint8)
+    (tmp_path / "cifar10n").mkdir()
+    np.savez(tmp_path / "cifar10n/cifar10n.npz", random_label1=answers, clean_label=truth)
+    monkeypatch.setenv("UPSLOPE_DATA", str(tmp_path))
+    drawn = np.random.default_rng(0).permutation(50)[:20]
+    for rows in (drawn, np.sort(drawn)):
+        y = truth[rows].astype(np.int64)
+        assert verdict_cells.people({"y_train": y})["y_train"].tolist() == answers[rows].tolist()
+    with pytest.raises(ValueError, match="the pool that"):
+        verdict_cells.people({"y_train": (y + 1) % 10})
+
+
+@pytest.mark.parametrize("regime", ["text", "scratch"])
+def test_networks_that_are_trained_whole_come_from_a_configuration(
+    regime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPSLOPE_DATA", str(tmp_path))
+    cell = verdict_cells.Cell("mine", 4, 2, 2, "all", whole="text")
+    assert "mine" in str(verdict_cells.problem(cell, tmp_path))  # what is missing, by its path
+    assert verdict_cells.training_of(verdict_cells.Cell("mine", 4, 2, 2, "all", whole=regime))
+    (tmp_path / "mine").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / "mine" / f"{name}.tsv").write_text("a good film\t1\na bad film\t0\n" * 4)
+    verdict_cells.problem.cache_clear()
+    posed = verdict_cells.problem(cell, tmp_path)
+    assert isinstance(posed, verdict_cells.Problem)
+    assert len(posed.splits.pool) == 8
+    assert posed.training.epochs == 15
