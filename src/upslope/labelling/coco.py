@@ -29,7 +29,7 @@ from upslope.labelling.outlines import (
 )
 from upslope.labelling.people import MergeMethod, merge_answers
 from upslope.labelling.project import names_of, read_project
-from upslope.labelling.samples import FolderImages, Samples, open_samples
+from upslope.labelling.samples import FolderImages, Samples, samples_of
 from upslope.labelling.settings import OUTLINES, AnswerKind
 from upslope.labelling.state import AnswerLabel
 
@@ -83,7 +83,7 @@ def export_coco(project: Path | str, path: Path, merge: MergeMethod = "majority"
         RunError: no project, or a disk that is full.
     """
     settings, state = read_project(project)
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     if not isinstance(samples, FolderImages):
         raise ConfigError("Expected images of a folder for COCO's JSON. Export a .csv.")
     labels = merge_answers(state, settings.classes, merge)

@@ -30,7 +30,7 @@ from upslope.labelling.features import CELL, DIRECTIONS, GRID, NETWORK_SIDE, SID
 from upslope.labelling.learner import Learner
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import samples_of
 
 SUFFIXES = (".safetensors", ".onnx")
 
@@ -54,7 +54,7 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
         RunError: no project, or a disk that is full.
     """
     settings, state = read_project(project)
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     if path.suffix.lower() == ".onnx":
         _check_onnx(samples.kind)
     *_, features = take_features(Path(project), samples)

@@ -33,7 +33,7 @@ from upslope.labelling.image_names import ImageNames
 from upslope.labelling.label_studio_export import read_label_studio_labels
 from upslope.labelling.people import merge_answers
 from upslope.labelling.project import Project
-from upslope.labelling.samples import BUILT_IN, FolderImages, Samples, open_samples
+from upslope.labelling.samples import BUILT_IN, FolderImages, Samples, samples_of
 from upslope.labelling.settings import OUTLINES, AnswerKind, ProjectSettings
 
 _MOST_NAMES, _MOST_PROBLEMS = 5, 3
@@ -63,7 +63,7 @@ def import_labels(project: Project, source: Path) -> ImportCount:
             image.
     """
     settings = project.settings
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     left_out = LeftOut()
     rows = _read(source, settings, samples, left_out)
     project_ids = set(samples.ids)
@@ -107,7 +107,7 @@ def move_data(project: Project, data: str) -> tuple[int, list[str]]:
     """
     settings = project.settings
     place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
-    samples = open_samples(place, settings.classes, settings.target)
+    samples = samples_of(settings, place)
     absent = sorted(set(project.state.answers) - set(samples.ids))
     if absent and len(absent) == len(project.state.answers):
         raise DataError(

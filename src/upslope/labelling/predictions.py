@@ -30,7 +30,7 @@ from upslope.labelling.learner import Learner
 from upslope.labelling.people import merge_answers
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
-from upslope.labelling.samples import TableRows, open_samples
+from upslope.labelling.samples import TableRows, samples_of
 from upslope.labelling.settings import ProjectSettings
 
 COLUMNS = ("id", "prediction", "probability", "label")
@@ -58,7 +58,7 @@ def learner_and_features(
         DataError: the samples are gone.
         RunError: a disk that is full.
     """
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     *_, features = take_features(Path(project), samples)
     queue = Queue(samples.ids, settings)
     learner = Learner(settings, samples.ids, queue, features.values, features.method)
@@ -69,7 +69,7 @@ def _other_images(
     project: Path | str, settings: ProjectSettings, features: SampleFeatures, data: str
 ) -> tuple[Sequence[str], Floats]:
     """Ids and features of images that do not belong to the project."""
-    samples = open_samples(data, settings.classes)
+    samples = samples_of(settings, data)
     if isinstance(samples, TableRows) or features.method not in _image_methods():
         raise ConfigError(
             "Expected images to predict other data than the project's but got texts or rows, whose "
