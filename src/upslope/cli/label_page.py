@@ -251,11 +251,11 @@ def _check_same(folder: Path, data: str, classes: str | None, options: Mapping[s
         differences.append(f"data {settings.data}, not {data}")
     if classes is not None and (names := _class_names(classes)) != settings.classes:
         differences.append(f"classes {','.join(settings.classes)}, not {','.join(names)}")
-    for named, there in ((options, settings), (vars(options["reading"]), settings.reading)):
+    for values, there in ((options, settings), (vars(options["reading"]), settings.reading)):
         defaults = {field.name: field.default for field in dataclasses.fields(there)}
         differences += [
             f"{name} {getattr(there, name)}, not {value}"
-            for name, value in named.items()
+            for name, value in values.items()
             if name != "reading" and value not in (getattr(there, name), defaults[name])
         ]
     if differences:
@@ -276,12 +276,14 @@ def _serve(
     from upslope.errors import ConfigError
     from upslope.labelling.imports import take_data_labels
     from upslope.labelling.project import Project as LabelProject
+    from upslope.labelling.project import check_author
     from upslope.labelling.samples import samples_of
     from upslope.labelling.server import LOOPBACK, listen
     from upslope.labelling.server import serve as serve_page
     from upslope.labelling.session import Session
     from upslope.labelling.settings import OUTLINES
 
+    check_author(name or "")
     with LabelProject(folder) as project:
         settings = project.settings
         if settings.kind in OUTLINES:

@@ -123,9 +123,10 @@ def _exchange(
 ) -> Iterator[tuple[Exchange, subprocess.Popen[bytes] | None]]:
     from upslope.labelling.exchange import Exchange
     from upslope.labelling.imports import take_data_labels
-    from upslope.labelling.project import Project
+    from upslope.labelling.project import Project, check_author
     from upslope.labelling.samples import samples_of
 
+    check_author(name or "")
     with Project(folder) as project:
         settings = project.settings
         samples = samples_of(settings)

@@ -26,8 +26,8 @@ def as_arguments(text: str) -> str:
 
 def as_command_options(text: str) -> str:
     """Return a sentence in which options of a configuration are called as those of a command."""
-    text = _LIST_OF_NAMES.sub(lambda m: f"{_dashed(m[1])} {m[2].replace(' ', '')}", text)
-    return _OPTION.sub(lambda match: f"`{_dashed(match[1])}`", text)
+    text = _LIST_OF_NAMES.sub(lambda m: f"{_option_name(m[1])} {m[2].replace(' ', '')}", text)
+    return _OPTION.sub(lambda match: f"`{_option_name(match[1])}`", text)
 
 
 @contextmanager
@@ -54,5 +54,5 @@ def _renaming(rename: Callable[[str], str]) -> Iterator[None]:
         raise DataError(rename(str(error))) from error
 
 
-def _dashed(name: str) -> str:
+def _option_name(name: str) -> str:
     return "--" + name.replace("_", "-")

@@ -20,6 +20,7 @@ from upslope.files import write_text
 from upslope.images import read_header
 from upslope.labelling.exports import ExportCount, count_labels
 from upslope.labelling.image_names import ImageNames
+from upslope.labelling.imported_labels import ImportedLabel
 from upslope.labelling.outlines import (
     Mask,
     boxes_text,
@@ -34,8 +35,6 @@ from upslope.labelling.settings import OUTLINES, AnswerKind
 from upslope.labelling.state import AnswerLabel
 
 Box4 = tuple[float, float, float, float]
-ImportedLabel = str | list[str] | None
-"""A name or an outline's text, names of a set, or None where the file says nothing of a sample."""
 _EMPTY = "upslope_empty"
 """The key by which an export marks an image that was looked at and has no object."""
 _ROUNDING = 0.0101

@@ -1,7 +1,7 @@
 """The model of a project as a file: safetensors, or ONNX that goes from pixels to probabilities.
 
 NAME.safetensors    weight (k, d), bias (k,), mean and deviation (d,) of the features; classes,
-                    kind and features as metadata
+                    kind, features, labels and perhaps white as metadata (`model_file`)
 NAME.onnx           inputs `pixels_64` and, with the network, `pixels_128`: (n, 3, side, side)
                     uint8, RGB, the centre of the image cropped to a square and scaled; output
                     `probabilities`: (n, k); metadata as above
@@ -73,6 +73,8 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
         "features": features.method,
         "labels": str(labels),
     }
+    if settings.reading.white is not None:
+        about["white"] = str(settings.reading.white)
     if path.suffix.lower() == ".onnx":
         write_atomically(path, lambda file: _write_onnx(file, head, features, settings.kind, about))
     elif path.suffix.lower() == ".safetensors":

@@ -206,6 +206,19 @@ def open_samples(
     )
 
 
+def open_images(folder: str, reading: ReadingOptions = AS_FILES_SAY) -> FolderImages:
+    """Open all images of a folder, at any depth, whatever its folders are called.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    root = Path(folder).expanduser().absolute()
+    if not root.is_dir():
+        raise DataError(f"Expected a folder of images but there is none at {folder!r}.")
+    left_out = LeftOut()
+    return _images(root, images_in(root, root, left_out), {}, left_out, reading)
+
+
 def _folder(root: Path, classes: Sequence[str], reading: ReadingOptions) -> FolderImages:
     left_out = LeftOut()
     if is_flat(root, classes):
@@ -219,11 +232,22 @@ def _folder(root: Path, classes: Sequence[str], reading: ReadingOptions) -> Fold
         pool_entries = [(id_, name) for id_, name, split in entries if split in ("", "train")]
         ids = [id_ for id_, _ in pool_entries]
         labels = {id_: name for id_, name in pool_entries if name}
+    _refuse_strangers(labels, classes, root)
+    return _images(root, ids, labels, left_out, reading)
+
+
+def _images(
+    root: Path,
+    ids: Sequence[str],
+    labels: Mapping[str, str],
+    left_out: LeftOut,
+    reading: ReadingOptions,
+) -> FolderImages:
+    """The images of a folder but for links to elsewhere, with notes on what was left out."""
     ids = [id_ for id_ in ids if not _leads_elsewhere(root, id_, left_out)]
     labels = {id_: labels[id_] for id_ in ids if id_ in labels}
     if not ids:
-        raise DataError(f"Expected images to label in {root} but there are none. Check the path.")
-    _refuse_strangers(labels, classes, root)
+        raise DataError(f"Expected images in {root} but there are none. Check the path.")
     notes = tuple(map(as_command_options, left_out.notes()))
     if not reads_heic() and any(suffix in note for note in notes for suffix in HEIC_SUFFIXES):
         notes = (
