@@ -37,7 +37,7 @@ class StatefulLoss:
     def __call__(self, outputs: Any) -> Tensor:
         """Return the losses of outputs, (n,)."""
         with torch._C.DisableTorchFunction():  # what is watched are the operators of the loss alone
-            self._state.renew()
+            self._state.begin_pass()
         losses = self.loss(outputs)
         with torch._C.DisableTorchFunction():
             self._state.end_pass()
