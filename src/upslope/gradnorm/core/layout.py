@@ -204,8 +204,13 @@ class Samples:
         Raises:
             SamplesNotSeparable: the samples are in one of the last `keep` dimensions.
         """
-        if self.layout.last >= tensor.dim() - keep:
+        layout = self.layout
+        if layout.last >= tensor.dim() - keep:
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
+        # The usual place, in one step: asked of each use.
+        usual = type(layout) is Layout and layout.dim == 0 and layout.b is None
+        if usual and tensor.shape[0] % self.n == 0 and tensor.numel():
+            return tensor.reshape(self.n, -1, *tensor.shape[tensor.dim() - keep :])
         return self.front(tensor).flatten(1, -1 - keep)
 
     def sum_to_shape(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:

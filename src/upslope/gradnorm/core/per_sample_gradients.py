@@ -43,7 +43,7 @@ def squared_norms(values: Tensor) -> Tensor:
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     # Squares of half precision overflow at 256, and sums of them lose every small one.
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    flat = values.reshape(len(values), -1)
+    flat = values if values.dim() == 2 else values.reshape(values.shape[0], -1)
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
     return norms.square()
 

@@ -10,12 +10,13 @@ import functools
 import re
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.layout import SamplesNotSeparable
+from upslope.gradnorm.core.program import MOVING, is_noted_in_outline, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.torch_faults import NAMES as FAULTY
 
@@ -83,6 +84,35 @@ def is_entrywise(name: str) -> bool:
     """Whether an operator is one of those, or its form in place or for operands exchanged."""
     plain = name.strip("_")
     return plain in ENTRYWISE or (plain[:1] in "ri" and plain[1:] in ENTRYWISE)
+
+
+class Traits(NamedTuple):
+    """What an operator's name says, for the short way through the interceptor."""
+
+    name: str
+    asks: bool
+    """Whether it is one of `ASKING`."""
+    is_short: bool
+    """Whether it is only run and noted by its outline, if no weight is among its tensors."""
+    moves: bool
+    """Whether it then takes one tensor, and numbers of Python's."""
+    run: Callable[..., Any]
+    """What runs it."""
+
+
+@functools.lru_cache(4096)  # asked of every operator
+def traits_of(func: Callable[..., Any]) -> Traits:
+    """Return what is known of an operator whatever it is given."""
+    name, asks = getattr(func, "__name__", ""), func in ASKING
+    moves = name in MOVING
+    is_short = (
+        bool(name)
+        and name == name_of(func)
+        and func is not Tensor.register_hook
+        and is_noted_in_outline(name)
+        and (is_ordinary(name, of_one_sample_tensor=moves) or func is Tensor.view)
+    )
+    return Traits(name, asks, is_short, moves, view_samples if func is Tensor.view else func)
 
 
 @functools.cache  # asked of every operator
