@@ -68,7 +68,8 @@ class ModelState:
         learnt_ids = _ids_of_writes_by_model.setdefault(model, {})
         self._learns = key not in learnt_ids
         self._ids_of_writes = learnt_ids.setdefault(key, set())
-        self._stretches_to_copy, stretches_to_watch = [], []
+        self._stretches_to_copy: list[Stretch] = []
+        stretches_to_watch: list[Stretch] = []
         for stretch in self._stretches:
             is_copied = self._is_copied(stretch)
             (self._stretches_to_copy if is_copied else stretches_to_watch).append(stretch)

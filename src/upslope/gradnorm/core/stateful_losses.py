@@ -51,8 +51,10 @@ def keeping_loss(loss: Loss, model: nn.Module) -> Iterator[Loss]:
     loss: the caller's. model: the network, whose own modules are left to what restores it: a loss
     may read what the last pass has left in them.
     """
-    model_ids = {id(module) for module in modules_of(model)}
-    modules = [module for module in modules_in(loss) if id(module) not in model_ids]
+    modules = modules_in(loss)
+    if modules:
+        model_ids = {id(module) for module in modules_of(model)}
+        modules = [module for module in modules if id(module) not in model_ids]
     if not modules:
         yield loss
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -128,7 +128,9 @@ class Tape:
                 self.uses_of[name] += 1
         # Under `vmap` and its like PyTorch has more to ask; of each use, that takes as long as a
         # small product.
-        apply = _Record.apply if torch._C._are_functorch_transforms_active() else _apply_record
+        apply: Callable[..., Tensor] = _apply_record
+        if torch._C._are_functorch_transforms_active():
+            apply = _Record.apply
         output: Tensor = apply(self, len(self.kernels) - 1, self.anchors[-1], *inputs)
         self.types.add(output.dtype)
         # Autocast computes in half precision and may put out float32: what is proven must know.
@@ -154,7 +156,7 @@ class _Record(torch.autograd.Function):
         return (_pull_once if torch.is_grad_enabled() else _pull)(ctx, g)
 
 
-_apply_record = super(torch.autograd.Function, _Record).apply
+_apply_record: Callable[..., Tensor] = super(torch.autograd.Function, _Record).apply
 
 
 def _pull(ctx: Any, g: Tensor) -> tuple[Any, ...]:

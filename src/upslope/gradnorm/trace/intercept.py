@@ -48,6 +48,7 @@ from upslope.gradnorm.trace.batch_expansion import (
     row_of_sample,
 )
 from upslope.gradnorm.trace.operators import (
+    CALLED_BY,
     CHOOSING,
     EXPANDING,
     JOINING,
@@ -91,8 +92,9 @@ class Interceptor(TorchFunctionMode):
         self.program = Program(n)
         self._kinds = TensorKinds(tape, self.program, self._orders)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
-        self._module_with_hook = module_with_backward_hook(model)
-        self._buffers = {id(b) for module in modules_of(model) for b in module._buffers.values()}
+        modules = modules_of(model)
+        self._module_with_hook = module_with_backward_hook(model, modules)
+        self._buffers = {id(b) for module in modules for b in module._buffers.values()}
         self._tensors_written: list[Tensor] = []
         """Buffers that samples were written into: they lose their mark when the model has run."""
         self._depth = 0
@@ -131,6 +133,9 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
+        call = CALLED_BY[func](*args, **kwargs) if func in CALLED_BY else None
+        if call is not None:
+            (func, args), kwargs = call, {}
         traits = traits_of(func)
         # Nothing is computed, and these are asked for hundreds of times per pass.
         if traits.asks:

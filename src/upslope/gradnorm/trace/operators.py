@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from upslope.gradnorm.core.layout import SamplesNotSeparable
 from upslope.gradnorm.core.program import MOVING, is_noted_in_outline, name_of
@@ -130,6 +131,63 @@ def is_ordinary(name: str, *, of_one_sample_tensor: bool) -> bool:
 def is_written_in_python(func: Callable[..., Any]) -> bool:
     """Whether a function is Python code that only hands on to another torch function."""
     return isinstance(func, types.FunctionType) and func.__name__ not in _WHOLE
+
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function, and its arguments."""
+
+
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,  # noqa: ARG001
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Call | None:
+    if max_norm is not None or (padding_idx is not None and padding_idx < 0):
+        return None
+    padding = -1 if padding_idx is None else padding_idx
+    if padding >= len(weight):
+        return None
+    return torch.embedding, (weight, input, padding, scale_grad_by_freq, sparse)
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Call:
+    cudnn = torch.backends.cudnn.enabled
+    return torch.layer_norm, (input, normalized_shape, weight, bias, eps, cudnn)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Call | None:
+    if training or eps < 0:
+        return None
+    rest = (running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled)
+    return torch.batch_norm, (input, weight, bias, *rest)
+
+
+CALLED_BY: Mapping[Callable[..., Any], Callable[..., Call | None]] = {
+    F.embedding: _embedding,
+    F.layer_norm: _layer_norm,
+    F.batch_norm: _batch_norm,
+}
+"""Function written in Python -> what gives the call of torch that is all it comes to, or None where
+it does more. Frequent ones, whose code need not be run to meet the operator inside."""
 
 
 @functools.cache
