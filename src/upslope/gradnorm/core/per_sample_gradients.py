@@ -132,6 +132,13 @@ class PerSampleGradient(ABC):
         """
         return None
 
+    def dense_pieces(self, scratch: int) -> Iterator[Tensor] | None:  # noqa: ARG002
+        """Yield the gradients themselves (m, *shape), a few samples at a time, in order.
+
+        None where `materialize` is as good as any other way. scratch: bytes that a piece may take.
+        """
+        return None
+
     def cost(self) -> tuple[str, float]:
         """Return the method of the norm, "" where there is one alone, and what a sample costs.
 
