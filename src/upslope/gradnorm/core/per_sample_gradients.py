@@ -249,7 +249,7 @@ class OuterProducts(PerSampleGradient):
                     scratch
                 )
             out.append(total)
-        return torch.cat(out)
+        return out[0] if len(out) == 1 else torch.cat(out)
 
     def direct(self, scratch: int) -> Tensor:
         """(n,): squared norms of the products themselves, a block of rows of each at a time.

@@ -92,9 +92,8 @@ class Interceptor(TorchFunctionMode):
         self.program = Program(n)
         self._kinds = TensorKinds(tape, self.program, self._orders)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
-        modules = modules_of(model)
-        self._module_with_hook = module_with_backward_hook(model, modules)
-        self._buffers = {id(b) for module in modules for b in module._buffers.values()}
+        self._module_with_hook = module_with_backward_hook(model)
+        self._buffers = {id(b) for module in modules_of(model) for b in module._buffers.values()}
         self._tensors_written: list[Tensor] = []
         """Buffers that samples were written into: they lose their mark when the model has run."""
         self._depth = 0

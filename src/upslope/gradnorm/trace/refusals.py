@@ -6,7 +6,7 @@ Under them no sample has a gradient of its own, or the model is not left as it w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -154,14 +154,11 @@ def _has_hook(parameter: nn.Parameter) -> bool:
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
-def module_with_backward_hook(model: nn.Module, modules: Iterable[nn.Module]) -> str | None:
-    """Return the name of a module whose backward hooks may change gradients; None without one.
-
-    modules: those of the model.
-    """
+def module_with_backward_hook(model: nn.Module) -> str | None:
+    """Return the name of a module whose backward hooks may change gradients; None without one."""
     if registry._global_backward_hooks or registry._global_backward_pre_hooks:
         return "every module"
-    for module in modules:
+    for module in modules_of(model):
         if module._backward_hooks or module._backward_pre_hooks:
             name = next(name for name, other in model.named_modules() if other is module)
             return f"`{name or 'the model'}`"

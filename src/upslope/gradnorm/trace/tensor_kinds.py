@@ -16,6 +16,7 @@ from upslope.gradnorm.core.program import Program, outline_of
 from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.core.tensor_marks import NO_MARKS, mark, marks_of
 from upslope.gradnorm.core.weights import leaves
+from upslope.gradnorm.trace.operators import JOINING
 from upslope.gradnorm.trace.sequence_order import SequenceOrders
 
 _session = itertools.count()
@@ -70,8 +71,9 @@ class TensorKinds:
         Asked of every operator: it must be fast.
 
         name, args, kwargs: the operator and what it got. moves: whether it moves entries, and may
-        take one tensor alone.
+        take one tensor alone, or samples in a list that it joins.
         """
+        joins = moves and name in JOINING
         outline: list[Any] = [name]
         session, weights, count = self.session, self.tape.weights, 0
         for value in (*args, *kwargs.values()) if kwargs else args:
@@ -89,6 +91,9 @@ class TensorKinds:
                 outline.append(value.shape)
             elif kind in _PLAIN:
                 outline.append(outline_of(value))
+            elif joins and kind in _SEQUENCES and all(map(self._is_plain_sample, value)):
+                count += 1
+                outline.append(tuple(map(outline_of, value)))
             elif kind in _SEQUENCES and all(type(item) is int for item in value):
                 outline.append(tuple(value))
             elif moves and _is_plain_index(value):
@@ -98,6 +103,17 @@ class TensorKinds:
         if not count or (moves and (count > 1 or _is_under_vmap())):
             return None
         return tuple(outline)
+
+    def _is_plain_sample(self, value: Any) -> bool:
+        """Whether something is dense samples with dimensions, as they come to be joined."""
+        if type(value) is not Tensor or value.layout is not torch.strided or not value.shape:
+            return False
+        marks = marks_of(value)
+        return (
+            marks.samples_in == self.session
+            and marks.made_of is not self.tape.weights
+            and marks.placeholder_of is None
+        )
 
     def is_sample(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the samples."""

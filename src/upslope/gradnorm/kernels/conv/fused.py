@@ -137,6 +137,9 @@ class FusedWeightGradient(PerSampleGradient):
 
     def dense_pieces(self, scratch: int) -> Iterator[Tensor] | None:
         """Yield the gradients themselves; see `PerSampleGradient`. <W, D> is taken on the way."""
+        return self._scaled_pieces(scratch)
+
+    def _scaled_pieces(self, scratch: int) -> Iterator[Tensor]:
         along = []
         for gradient in self._gradients(scratch):
             rows, weight = _rows(gradient, self.weight)
