@@ -1,7 +1,7 @@
 """The model of a project as a file: safetensors, or ONNX that goes from pixels to probabilities.
 
 NAME.safetensors    weight (k, d), bias (k,), mean and deviation (d,) of the features; classes,
-                    kind and features as metadata
+                    kind, features, labels and perhaps white as metadata (`model_file`)
 NAME.onnx           inputs `pixels_64` and, with the network, `pixels_128`: (n, 3, side, side)
                     uint8, RGB, the centre of the image cropped to a square and scaled; output
                     `probabilities`: (n, k); metadata as above
@@ -30,7 +30,7 @@ from upslope.labelling.features import CELL, DIRECTIONS, GRID, NETWORK_SIDE, SID
 from upslope.labelling.learner import Learner
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import samples_of
 
 SUFFIXES = (".safetensors", ".onnx")
 
@@ -54,7 +54,7 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
         RunError: no project, or a disk that is full.
     """
     settings, state = read_project(project)
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     if path.suffix.lower() == ".onnx":
         _check_onnx(samples.kind)
     *_, features = take_features(Path(project), samples)
@@ -73,6 +73,8 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
         "features": features.method,
         "labels": str(labels),
     }
+    if settings.reading.white is not None:
+        about["white"] = str(settings.reading.white)
     if path.suffix.lower() == ".onnx":
         write_atomically(path, lambda file: _write_onnx(file, head, features, settings.kind, about))
     elif path.suffix.lower() == ".safetensors":

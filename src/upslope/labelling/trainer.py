@@ -24,7 +24,7 @@ from upslope.labelling.learner import Learner
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
 from upslope.labelling.ranking import Ranking
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import samples_of
 
 _NICE = 10  # the page goes first
 _ADVISE_EVERY, _ADVISE_GROWTH = 25, 1.05
@@ -41,7 +41,7 @@ class Trainer:
         self._folder, self._change_event, self._out = folder, change_event, out
         self._settings, _ = read_project(folder)
         settings = self._settings
-        self._samples = open_samples(settings.data, settings.classes, settings.target)
+        self._samples = samples_of(settings)
         self._queue = Queue(self._samples.ids, settings)
         self._learner: Learner | None = None
         self._advice: dict[str, Any] | None = None
