@@ -171,8 +171,8 @@ class Walk:
                 self._visit(item, depth - 1, in_object=in_object)
 
 
-_KEPT = 8
-"""Models whose walks are remembered."""
+_MOST_WALKS = 8
+"""Models whose walks are remembered at once."""
 
 _walks: WeakKeyDictionary[nn.Module, Walk] = WeakKeyDictionary()
 """model -> the walk from it. What can be reached from a model may lead back to it, so that a walk
@@ -197,7 +197,7 @@ def return_walk(walk: Walk) -> None:
     model = walk.modules[0]
     walk.modules[0] = _NOBODY
     _walks[model] = walk
-    while len(_walks) > _KEPT:
+    while len(_walks) > _MOST_WALKS:
         del _walks[next(iter(_walks))]
 
 

@@ -213,7 +213,7 @@ class Looks:
         return self._places_now() == self._places
 
     def start_anew(self) -> None:
-        """Count writes from now on."""
+        """Count the writes to these tensors from now on."""
         self._versions = list(map(_version, self._tensors))
         for at, version in zip(self._looking, self._versions, strict=True):
             at.first_version = at.version = version

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -66,13 +65,7 @@ multiply-add as with long sides."""
 
 def best(operands: ConvOperands) -> str:
     """Return the name of the cheapest method."""
-    shapes = operands.x.shape, operands.g.shape, operands.shape
-    return _best(*shapes, operands.geometry, samples_per_call(operands))
-
-
-@functools.lru_cache(4096)  # as `_costs`
-def _best(*operands: Any) -> str:
-    estimates = _costs(*operands)
+    estimates = costs(operands)
     return min(estimates, key=estimates.__getitem__)
 
 
