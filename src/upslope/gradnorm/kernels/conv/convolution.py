@@ -90,6 +90,7 @@ class Convolution(Kernel):
             and s == (1, 1)
             and p == (0, 0)
             and prefers_onednn(x.numel() * len(weight), x, weight)
+            and not torch.is_autocast_enabled("cpu")  # under which the type is another one
         )
 
     def channels_last_weight(self) -> Tensor:
