@@ -25,6 +25,7 @@ from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import samples_of
+from upslope.memory import take_buffers
 
 _NICE = 10  # the page goes first
 _ADVISE_EVERY, _ADVISE_GROWTH = 25, 1.05
@@ -102,15 +103,18 @@ def main() -> None:
     change_event = threading.Event()
 
     def listen() -> None:
-        for _ in sys.stdin:
-            change_event.set()
-        os._exit(0)  # the parent has ended
+        try:
+            for _ in sys.stdin:
+                change_event.set()
+        finally:
+            os._exit(0)  # the parent has ended, or can be heard no more
 
     threading.Thread(target=listen, daemon=True, name="upslope-listen").start()
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     try:
+        take_buffers()
         Trainer(Path(sys.argv[1]), change_event, out).run()
     except BrokenPipeError:
         os._exit(0)  # the parent was killed: nobody reads rankings any more
