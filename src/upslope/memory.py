@@ -37,7 +37,7 @@ Measured by `ulimit -v` before a tiny `upslope run`: 830 MiB were too little, 1,
 _BUFFER = 40 << 20
 """Bytes that OpenBLAS, one of which NumPy and SciPy have each, computes in, with some to spare.
 
-It takes 32 MiB at its first product of large matrices (SciPy 1.16, NumPy 2.4). SciPy's looks for
+It takes 32 MiB at its first product of large matrices (SciPy 1.17, NumPy 2.4). SciPy's looks for
 them for ever where there is less room."""
 _SIDE = 300
 """Rows of a matrix whose products need the buffer: of 100 they do without."""

@@ -8,7 +8,7 @@ and then: those of a pool live as long as the pool, and one that ended has faile
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
 from types import TracebackType
@@ -58,16 +58,10 @@ class Threads:
         Raises:
             MemoryError: a thread ended, so that the call may never be made.
         """
-        while True:
-            try:
-                return future.result(timeout=_LOOK_SECONDS)
-            except BrokenThreadPool as error:
-                raise _failure() from error
-            except TimeoutError:  # of this wait, or of the call itself
-                if future.done():
-                    return future.result()
-                if not all(thread.is_alive() for thread in self._threads):
-                    raise _failure() from None
+        try:
+            return wait_for(future, self._threads)
+        except BrokenThreadPool as error:
+            raise _failure() from error
 
     def map(self, work: Callable[[int], Result], values: Iterable[int]) -> Iterator[Result]:
         """Yield what the calls of `work` with each value return, in the order of the values."""
@@ -81,6 +75,24 @@ class Threads:
 
     def _begin(self) -> None:
         self._threads.append(threading.current_thread())
+
+
+def wait_for(future: Future[Result], threads: Sequence[threading.Thread]) -> Result:
+    """Return what a call returned, or raise what it raised.
+
+    threads: those without which the call is never made.
+
+    Raises:
+        MemoryError: one of them ended.
+    """
+    while True:
+        try:
+            return future.result(timeout=_LOOK_SECONDS)
+        except TimeoutError:  # of this wait, or of the call itself
+            if future.done():
+                return future.result()
+            if not all(thread.is_alive() for thread in threads):
+                raise _failure() from None
 
 
 def _failure() -> MemoryError:
