@@ -48,7 +48,7 @@ from upslope.gradnorm.trace.batch_expansion import (
     row_of_sample,
 )
 from upslope.gradnorm.trace.operators import (
-    ASKING,
+    CALLED_BY,
     CHOOSING,
     EXPANDING,
     JOINING,
@@ -60,6 +60,7 @@ from upslope.gradnorm.trace.operators import (
     is_written_in_python,
     refuse_write_through_copy,
     tensors_of,
+    traits_of,
     view_samples,
     without_torch_function_dispatch,
     writes,
@@ -131,10 +132,23 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
+        call = CALLED_BY[func](*args, **kwargs) if func in CALLED_BY else None
+        if call is not None:
+            (func, args), kwargs = call, {}
+        traits = traits_of(func)
         # Nothing is computed, and these are asked for hundreds of times per pass.
-        if func in ASKING:
+        if traits.asks:
             self.program.steering.ask_size(args[0])
             return func(*args, **kwargs)
+        if traits.is_short and not self._orders.met:
+            outline = self._kinds.outline(traits.name, args, kwargs, moves=traits.moves)
+            if outline is not None:
+                out = traits.run(*args, **kwargs)
+                if isinstance(out, Tensor) and not out.shape:
+                    self.program.steering.follow(func, traits.name, args, kwargs, out)
+                self.program.note_outline(outline)
+                self._mark_samples(out)
+                return out
         # The engine could not tell such a hook which sample a gradient belongs to.
         if func is Tensor.register_hook:
             raise GradientsHooked(
